@@ -5,7 +5,8 @@ use super::demo::kill::{self, Kill};
 use super::demo::run::{self as demo, Demo};
 use super::diff::{self, Diff};
 use super::doctor::{self, Doctor};
-use super::dump::{self, Dump};
+use super::dump;
+use super::dump_args::Dump;
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan, Ttl};
 use super::log_level::{self, SetLevel};
 use super::manual::{self, Completions, Man};
@@ -19,8 +20,8 @@ use super::snapshot_inspect::{self, Inspect};
 use super::snapshot_save::{self, Save};
 use super::status::{self, Show};
 use super::top::{self, Top};
-use crate::loadgen::args::{Bench, Workload};
-use crate::loadgen::{failover, load, raw};
+use crate::loadgen::args::Bench;
+use crate::loadgen::bench;
 use crate::remote::failure::CliError;
 use clap::builder::Resettable;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
@@ -102,11 +103,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Some(("top", matches)) => top::run(&Top::from_arg_matches(matches)?),
         Some(("doctor", matches)) => doctor::run(&Doctor::from_arg_matches(matches)?),
         Some(("completions", matches)) => {
-            manual::completions(&Completions::from_arg_matches(matches)?);
+            manual::completions(&Completions::from_arg_matches(matches)?, &mut describe());
             Ok(())
         }
-        Some(("man", matches)) => manual::man(&Man::from_arg_matches(matches)?),
-        Some(("bench", matches)) => bench(&Bench::from_arg_matches(matches)?),
+        Some(("man", matches)) => manual::man(&Man::from_arg_matches(matches)?, describe()),
+        Some(("bench", matches)) => bench::run(&Bench::from_arg_matches(matches)?),
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
         Some(("member", matches)) => member::run(&Member::from_arg_matches(matches)?),
         Some(("transfer", matches)) => member::transfer(&Transfer::from_arg_matches(matches)?),
@@ -154,16 +155,4 @@ fn end_quietly_when_nobody_reads() -> Result<(), CliError> {
     signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, at_once)
         .map(|_kept_for_life| ())
         .map_err(|error| CliError { what: format!("cannot register a signal handler: {error}"), code: 74 })
-}
-
-fn bench(args: &Bench) -> Result<(), CliError> {
-    args.check_pictures()?;
-    if args.story.scenario.is_some() {
-        return failover::run(args);
-    }
-    match args.what {
-        Workload::Disk => raw::disk(args),
-        Workload::Net => raw::net(args),
-        Workload::Put | Workload::Get | Workload::Mixed | Workload::Incr => load::run(args),
-    }
 }

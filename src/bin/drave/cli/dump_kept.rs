@@ -1,6 +1,6 @@
 //! `drave dump --why-kept`: each segment of a journal, and why it is still stored, as far as the files show.
 
-use super::dump::{Dump, Output};
+use super::dump_args::{Dump, Output};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use drave::inspect::files::{Files, read};

@@ -1,6 +1,7 @@
 //! Snapshots as `dump` prints them: one line each beside a journal, otherwise chunk by chunk.
 
-use super::dump::{Output, Walk};
+use super::dump::Walk;
+use super::dump_args::Output;
 use bytesize::ByteSize;
 use drave::inspect::snapshots::{SnapshotFile, snapshots_at};
 use drave::snapshot::format::{CHUNK_HEADER, Chunk, ChunkKind, FORMAT, Flaw, FlawKind, Header};

@@ -1,9 +1,8 @@
 //! `drave completions` and `drave man`: shell completions and manual pages of the command line.
 
-use super::command::describe;
 use crate::output::out;
 use crate::remote::failure::CliError;
-use clap::Args;
+use clap::{Args, Command};
 use clap_complete::Shell;
 use std::io;
 use std::path::PathBuf;
@@ -24,19 +23,19 @@ pub struct Man {
     directory: PathBuf,
 }
 
-/// `drave completions`.
-pub fn completions(args: &Completions) {
+/// `drave completions`, for that command line.
+pub fn completions(args: &Completions, command: &mut Command) {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut describe(), "drave", &mut script);
+    clap_complete::generate(args.shell, command, "drave", &mut script);
     out!("{}", String::from_utf8_lossy(&script));
 }
 
-/// `drave man`: writes the pages, and prints how many there are.
-pub fn man(args: &Man) -> Result<(), CliError> {
+/// `drave man`: writes the pages of that command line, and prints how many there are.
+pub fn man(args: &Man, command: Command) -> Result<(), CliError> {
     let place = args.directory.display();
     let failed = |error: io::Error| CliError { what: format!("{place}: {error}"), code: 74 };
     std::fs::create_dir_all(&args.directory).map_err(failed)?;
-    clap_mangen::generate_to(describe(), &args.directory).map_err(failed)?;
+    clap_mangen::generate_to(command, &args.directory).map_err(failed)?;
     let pages = std::fs::read_dir(&args.directory).map_err(failed)?.count();
     eprintln!("{pages} pages in {place}");
     Ok(())

@@ -7,6 +7,7 @@ pub mod demo;
 pub mod diff;
 pub mod doctor;
 pub mod dump;
+pub mod dump_args;
 pub mod dump_kept;
 pub mod dump_snapshots;
 pub mod join;

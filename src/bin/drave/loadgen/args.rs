@@ -1,6 +1,6 @@
 //! The arguments of `drave bench`.
 
-use super::failover::FailoverScenario;
+use super::failover_args::FailoverScenario;
 use crate::remote::cluster::Cluster;
 use crate::remote::failure::CliError;
 use bytesize::ByteSize;

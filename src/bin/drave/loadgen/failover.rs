@@ -5,13 +5,13 @@
 //! taken effect exactly once, or the benchmark fails.
 
 use super::args::Bench;
+use super::failover_args::Which;
 use super::outage::{Gap, Gaps, measure};
 use super::report::build;
 use super::steady::{Ack, Pace, Steady, Sum};
 use super::three_nodes::TestCluster;
 use crate::output::outln;
 use crate::remote::failure::CliError;
-use clap::{Args, ValueEnum};
 use rustix::process::Signal;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -28,75 +28,6 @@ const GIVE_UP: Duration = Duration::from_secs(20);
 const FLOWING: Duration = Duration::from_millis(200);
 /// How often the acknowledgements are checked.
 const LOOK: Duration = Duration::from_millis(5);
-
-/// What happens while it is measured.
-#[derive(Args, Clone, Debug)]
-pub struct FailoverScenario {
-    /// Run a cluster of its own and inject faults into it; --rate, --clients, --inflight and -o apply
-    #[arg(long, value_enum)]
-    pub scenario: Option<Scenario>,
-    /// Number of runs of each fault (scenario)
-    #[arg(long, default_value_t = 10, requires = "scenario", value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub runs: u64,
-    /// The fault to inject (scenario)
-    #[arg(long, value_enum, default_value_t = Which::All, requires = "scenario")]
-    pub fault: Which,
-}
-
-/// A scenario.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Scenario {
-    /// A node fails and recovers.
-    Failover,
-}
-
-/// How it fails.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Which {
-    /// kill -9 of the leader.
-    Kill,
-    /// SIGSTOP of the leader, until writes flow again.
-    Freeze,
-    /// The leader is cut off from nodes and clients, until writes flow again.
-    Isolate,
-    /// SIGTERM of the leader.
-    Term,
-    /// kill -9 of a follower.
-    KillFollower,
-    /// All of these, one after the other.
-    All,
-}
-
-impl Which {
-    fn each(self) -> Vec<Which> {
-        match self {
-            Which::All => vec![Which::Kill, Which::Freeze, Which::Isolate, Which::Term, Which::KillFollower],
-            one => vec![one],
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Which::Kill => "kill",
-            Which::Freeze => "freeze",
-            Which::Isolate => "isolate",
-            Which::Term => "term",
-            Which::KillFollower => "kill-follower",
-            Which::All => "all",
-        }
-    }
-
-    fn what(self) -> &'static str {
-        match self {
-            Which::Kill => "kill -9 of the leader",
-            Which::Freeze => "SIGSTOP of the leader",
-            Which::Isolate => "the leader is cut off from nodes and clients",
-            Which::Term => "SIGTERM of the leader",
-            Which::KillFollower => "kill -9 of a follower",
-            Which::All => "everything",
-        }
-    }
-}
 
 /// `drave bench --scenario failover`.
 pub fn run(args: &Bench) -> Result<(), CliError> {

@@ -1,10 +1,8 @@
 //! Runs a closed-loop or open-loop load against a cluster and measures it.
 
 use super::args::{Bench, Dist, Workload};
-use super::html;
 use super::report::{self, Run};
 use super::result::RunResult;
-use super::sweep;
 use super::verify::Ledger;
 use crate::remote::cluster::Cluster;
 use crate::remote::failure::CliError;
@@ -81,25 +79,6 @@ fn ask(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
         Input::Put(value) => mux.execute(Command::Put { key: name, value }.encode(), tag),
         Input::Del | Input::Cas(..) | Input::PutFor(..) => unreachable!("no workload deletes, compares or expires"),
     }
-}
-
-/// `drave bench put|get|mixed|incr`.
-pub fn run(args: &Bench) -> Result<(), CliError> {
-    if !args.results.is_empty() {
-        let runs = args.results.iter().map(|path| RunResult::read(path)).collect::<Result<Vec<_>, _>>()?;
-        return draw(args, &runs);
-    }
-    if !args.sweep.is_empty() {
-        return sweep::run(args, &args.sweep);
-    }
-    let (outcome, verdict) = measure(args);
-    // The report is drawn even if the verification or the SLO failed.
-    let drawn = outcome.map_or(Ok(()), |outcome| draw(args, &[outcome]));
-    verdict.and(drawn)
-}
-
-fn draw(args: &Bench, runs: &[RunResult]) -> Result<(), CliError> {
-    args.report.as_deref().map_or(Ok(()), |path| html::of_runs(path, runs))
 }
 
 /// Measures one run. Returns its result if it finished, and the verdict: the first error, a failed verification or a

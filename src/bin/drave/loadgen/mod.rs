@@ -2,8 +2,10 @@
 
 pub mod args;
 pub mod axis;
+pub mod bench;
 pub mod chart;
 pub mod failover;
+pub mod failover_args;
 pub mod hgrm;
 pub mod html;
 pub mod load;

@@ -1,0 +1,72 @@
+//! The arguments of `drave bench --scenario`.
+
+use clap::{Args, ValueEnum};
+
+/// What happens while it is measured.
+#[derive(Args, Clone, Debug)]
+pub struct FailoverScenario {
+    /// Run a cluster of its own and inject faults into it; --rate, --clients, --inflight and -o apply
+    #[arg(long, value_enum)]
+    pub scenario: Option<Scenario>,
+    /// Number of runs of each fault (scenario)
+    #[arg(long, default_value_t = 10, requires = "scenario", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub runs: u64,
+    /// The fault to inject (scenario)
+    #[arg(long, value_enum, default_value_t = Which::All, requires = "scenario")]
+    pub fault: Which,
+}
+
+/// A scenario.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Scenario {
+    /// A node fails and recovers.
+    Failover,
+}
+
+/// How it fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Which {
+    /// kill -9 of the leader.
+    Kill,
+    /// SIGSTOP of the leader, until writes flow again.
+    Freeze,
+    /// The leader is cut off from nodes and clients, until writes flow again.
+    Isolate,
+    /// SIGTERM of the leader.
+    Term,
+    /// kill -9 of a follower.
+    KillFollower,
+    /// All of these, one after the other.
+    All,
+}
+
+impl Which {
+    pub(super) fn each(self) -> Vec<Which> {
+        match self {
+            Which::All => vec![Which::Kill, Which::Freeze, Which::Isolate, Which::Term, Which::KillFollower],
+            one => vec![one],
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Which::Kill => "kill",
+            Which::Freeze => "freeze",
+            Which::Isolate => "isolate",
+            Which::Term => "term",
+            Which::KillFollower => "kill-follower",
+            Which::All => "all",
+        }
+    }
+
+    pub(super) fn what(self) -> &'static str {
+        match self {
+            Which::Kill => "kill -9 of the leader",
+            Which::Freeze => "SIGSTOP of the leader",
+            Which::Isolate => "the leader is cut off from nodes and clients",
+            Which::Term => "SIGTERM of the leader",
+            Which::KillFollower => "kill -9 of a follower",
+            Which::All => "everything",
+        }
+    }
+}
