@@ -1,6 +1,6 @@
 //! Describes the difference between two observations in sentences.
 
-use super::model::{Node, PollResult, Process};
+use super::node::{Node, PollResult, Process};
 use bytesize::ByteSize;
 use drave::api::Status;
 

@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod keys;
 pub mod load;
 pub mod model;
+pub mod node;
 pub mod node_table;
 pub mod poll;
 pub mod screen;

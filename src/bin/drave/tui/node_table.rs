@@ -1,6 +1,7 @@
 //! The table of nodes: its columns, and which of them are hidden on a narrow terminal.
 
-use super::model::{Model, Node, PollResult, Process};
+use super::model::Model;
+use super::node::{Node, PollResult, Process};
 use bytesize::ByteSize;
 use drave::api::{PeerStatus, RoleName, Status};
 use std::time::Duration;

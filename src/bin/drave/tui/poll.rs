@@ -1,6 +1,7 @@
 //! Polls the status of each node on a thread of its own, so that a silent node delays no other.
 
-use super::model::{Observation, PollResult};
+use super::model::Observation;
+use super::node::PollResult;
 use drave::client::{Client, ClientError, Options};
 use drave::secure::Keys;
 use std::collections::BTreeMap;

@@ -2,7 +2,8 @@
 
 use super::event_log::Tone;
 use super::keys::{self, Reach};
-use super::model::{Event, Load, Model, Process, Sample};
+use super::model::{Event, Load, Model, Sample};
+use super::node::Process;
 use super::node_table;
 use drave::types::Membership;
 use ratatui::Frame;

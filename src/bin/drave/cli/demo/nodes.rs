@@ -3,7 +3,7 @@
 use super::register::{Register, io};
 use crate::remote::failure::CliError;
 use crate::remote::process;
-use crate::tui::model::Process;
+use crate::tui::node::Process;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::tui::event_log::StoryLine;
+use crate::tui::model::Observation;
 use crate::tui::model::tests::{answers, at, led, looked, status, three};
-use crate::tui::model::{Observation, PollResult};
+use crate::tui::node::PollResult;
 use drave::api::RoleName;
 use proptest::prelude::*;
 use ratatui::Terminal;
