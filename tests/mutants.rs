@@ -1,7 +1,7 @@
 //! Each safety rule, broken on purpose. The simulator must notice, and this test prints the first seed that does.
 
+use drave::sim::governance::Governance;
 use drave::sim::network::Tier;
-use drave::sim::operator::Governance;
 use drave::sim::scenario::FaultWeights;
 use drave::sim::{Scenario, run};
 use drave::types::{Mutant, Mutants};

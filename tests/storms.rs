@@ -3,7 +3,7 @@
 //!
 //! `DRAVE_SEEDS=100000 cargo test --release --test storms` runs for longer; `DRAVE_SEED=N` sets the first seed.
 
-use drave::sim::operator::Governance;
+use drave::sim::governance::Governance;
 use drave::sim::scenario::FaultWeights;
 use drave::sim::{Scenario, run};
 use std::sync::Mutex;

@@ -1,22 +1,14 @@
 //! The state machine of each simulated node: it processes its inputs at once or after a delay, in order.
 
+use super::applier_input::ApplierInput;
 use super::checks;
 use super::host::Process;
 use super::world::{SimEvent, World};
 use crate::apply::Report;
 use crate::node::Event;
-use crate::types::{ClusterTime, Entry, NodeId, Time};
-use bytes::Bytes;
+use crate::types::{NodeId, Time};
 use rand::RngExt;
 use std::time::Duration;
-
-/// An input of a state machine.
-pub enum ApplierInput {
-    /// Committed entries.
-    Entries(Vec<Entry>),
-    /// A query, with its ticket.
-    Query(u64, Bytes, ClusterTime),
-}
 
 impl World {
     /// Gives the state machine an input. Returns whether it was processed at once.

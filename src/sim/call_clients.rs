@@ -1,138 +1,16 @@
 //! Simulated clients with one request in progress: the protocol of the blocking `Client` over simulated connections.
 
+use super::call_client::{CallClient, Connection};
 use super::checks;
 use super::tasks::Body;
-use super::workload::{TaskClient, TaskEnd};
+use super::workload::TaskEnd;
 use super::world::World;
 use crate::api::{Outcome, Reply, Request};
-use crate::client::call_protocol::{CallProtocol, Step};
-use crate::client::{ClientError, Options};
-use crate::types::{NodeId, Time};
-use crate::wire::WireError;
-use crate::wire::client::{put_request_frame, read_reply_frame};
-use crate::wire::frame::FrameReader;
-use crate::wire::hello::{Hello, Welcome};
+use crate::client::ClientError;
+use crate::client::call_protocol::Step;
+use crate::wire::client::put_request_frame;
+use crate::wire::hello::Hello;
 use bytes::{Bytes, BytesMut};
-use std::collections::VecDeque;
-
-/// A connection of a blocking client.
-#[derive(Debug, Default)]
-struct Connection {
-    link: u64,
-    reader: FrameReader,
-    input: BytesMut,
-    /// The node that has welcomed the client.
-    node: Option<NodeId>,
-    /// The number of the last request.
-    asked: u64,
-    /// Replies that were received and not handled yet.
-    replies: VecDeque<(u64, Reply)>,
-    ended: bool,
-}
-
-/// One client.
-pub struct CallClient {
-    /// Its tasks.
-    pub asker: TaskClient,
-    protocol: CallProtocol,
-    main: Option<Connection>,
-    second: Option<Connection>,
-    /// The task of the call in progress.
-    tag: Option<u64>,
-    /// Its current step: an action to begin, or a wait.
-    step: Option<Step>,
-}
-
-impl Connection {
-    /// Reads received bytes. The error describes bytes that no correct node sends.
-    fn receives(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        self.input.extend_from_slice(bytes);
-        while let Some(frame) = self.reader.next(&mut self.input)? {
-            if self.node.is_none() {
-                self.node = Some(Welcome::read(frame)?.node);
-            } else {
-                self.replies.push_back(read_reply_frame(frame)?);
-            }
-        }
-        Ok(())
-    }
-
-    /// The reply to the last request, if it was received.
-    fn reply(&mut self) -> Option<Reply> {
-        let at = self.replies.iter().position(|(id, _)| *id == self.asked)?;
-        let (_, reply) = self.replies.drain(..=at).next_back()?;
-        Some(reply)
-    }
-}
-
-impl CallClient {
-    /// A client with default timeouts.
-    pub fn new(asker: TaskClient, endpoints: Vec<String>, seed: u64) -> CallClient {
-        let protocol = CallProtocol::new(endpoints, Options::default(), Time::ZERO, seed);
-        CallClient { asker, protocol, main: None, second: None, tag: None, step: None }
-    }
-
-    fn on(&mut self, link: u64) -> Option<&mut Connection> {
-        self.main.iter_mut().chain(&mut self.second).find(|connection| connection.link == link)
-    }
-
-    /// Handles bytes received on a connection. The error describes bytes that no correct node sends.
-    pub fn receives(&mut self, now: Time, link: u64, bytes: &[u8]) -> checks::Result<()> {
-        let Some(connection) = self.on(link) else { return Ok(()) };
-        match connection.receives(bytes) {
-            Ok(()) => {}
-            Err(WireError::Refused(_)) => connection.ended = true,
-            Err(error) => return Err(format!("client {} cannot decode its input: {error}", self.asker.client)),
-        }
-        self.looks(now);
-        Ok(())
-    }
-
-    /// Handles the end of a connection.
-    pub fn loses(&mut self, now: Time, link: u64) {
-        if let Some(connection) = self.on(link) {
-            connection.ended = true;
-            self.looks(now);
-        }
-    }
-
-    /// Handles a wake-up.
-    pub fn wakes(&mut self, now: Time) {
-        self.looks(now);
-    }
-
-    /// Checks whether the awaited event has happened, can no longer happen, or has timed out.
-    fn looks(&mut self, now: Time) {
-        let Some(step) = self.step.take() else { return };
-        let (main, second) = (self.main.as_mut(), self.second.as_mut());
-        match &step {
-            Step::Dial { endpoint, until } => match main.map(|main| (main.node, main.ended)) {
-                Some((Some(node), _)) => return self.protocol.dialed(endpoint.clone(), Some(node)),
-                Some((None, false)) if now < *until => {}
-                _ => return self.protocol.not_dialed(now, endpoint, "no welcome"),
-            },
-            Step::Wait { until } => match main.map(|main| (main.reply(), main.ended)) {
-                Some((Some(reply), _)) => return self.protocol.answered(now, reply),
-                Some((None, false)) if now < *until => {}
-                Some((None, false)) => return self.protocol.late(now, "no answer in time"),
-                _ => return self.protocol.lost(now, "the connection is lost"),
-            },
-            Step::Look { until } => match main.map(|main| (main.reply(), main.ended)) {
-                Some((Some(Reply::Status(status)), _)) => return self.protocol.looked(now, Some(&status)),
-                Some((None, false)) if now < *until => {}
-                _ => return self.protocol.looked(now, None),
-            },
-            Step::Consult { until, .. } => match second.map(|second| (second.reply(), second.node, second.ended)) {
-                Some((Some(reply), node, _)) => return self.protocol.consulted(now, Some((node, reply))),
-                Some((None, _, false)) if now < *until => {}
-                _ => return self.protocol.consulted(now, None),
-            },
-            Step::Pause { until } if now >= *until => return,
-            Step::Pause { .. } | Step::Send { .. } | Step::Done(_) => {}
-        }
-        self.step = Some(step);
-    }
-}
 
 /// Converts a call's result to a task's end. The error describes an answer that no correct cluster gives.
 fn ending(result: Result<Reply, ClientError>) -> checks::Result<TaskEnd> {

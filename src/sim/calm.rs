@@ -2,7 +2,7 @@
 
 use super::clients::Client;
 use super::host::Process;
-use super::linked_clients::LinkedClient;
+use super::linked_client::LinkedClient;
 use super::world::{SimEvent, World};
 use crate::consensus::quorum::decides;
 use crate::types::{Index, Member, NodeId, PendingRole, Term, Time};

@@ -3,91 +3,13 @@
 //! The checks use what the nodes *do* (write, send, commit and apply), not what they report of themselves. `quorums`
 //! derives from a node's log which configuration the node must use. `recovery` checks what must be found on its disk.
 
+use super::node_history::{Claims, Image, NodeHistory, Stamp};
 use super::quorums::Configurations;
-use super::recovery::Lie;
+pub use super::violation::Result;
 use crate::consensus::message::{Envelope, Message, VoteKind};
 use crate::consensus::quorum::decides;
-use crate::types::{DiskId, Entry, HardState, Index, Membership, NodeId, Position, Term, Write};
+use crate::types::{DiskId, Entry, Index, Membership, NodeId, Position, Term, Write};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The result of a check; the error describes the violation.
-pub type Result<T> = std::result::Result<T, String>;
-
-/// An entry's term and checksum: all that is compared when two logs are compared.
-pub type Stamp = (Term, u32);
-
-/// The contents of one disk, or those it would have if all its writes arrived.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Image {
-    /// Term and vote.
-    pub hard_state: HardState,
-    /// The index up to which the log was discarded. The image in [`NodeHistory`] keeps the whole log all the same.
-    pub base: Index,
-    /// Each entry's term and checksum.
-    pub log: Vec<Stamp>,
-}
-
-impl Image {
-    /// Applies a write to this image.
-    fn apply(&mut self, write: &Write, ledger: &[Stamp]) {
-        self.restart(write, ledger);
-        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
-        for entry in &write.entries {
-            self.put(entry);
-        }
-    }
-
-    /// A snapshot replaces the log: by the committed entries that it covers.
-    pub(super) fn restart(&mut self, write: &Write, ledger: &[Stamp]) {
-        if let Some(base) = &write.base {
-            self.log = ledger[..base.position.index.0 as usize].to_vec();
-        }
-    }
-
-    pub(super) fn put(&mut self, entry: &Entry) {
-        self.log.truncate(entry.position.index.0 as usize - 1);
-        self.log.push((entry.position.term, entry.checksum));
-    }
-}
-
-/// A node's claims about its disk, in messages that have left it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Claims {
-    /// The highest term in which it sent a message.
-    pub(super) term: Term,
-    /// The highest position that it claimed to hold.
-    pub(super) position: Position,
-}
-
-impl Claims {
-    fn covers(&self, other: &Claims) -> bool {
-        self.term >= other.term && self.position >= other.position
-    }
-}
-
-/// One node, through all its lives (one for each process start).
-#[derive(Clone, Debug, Default)]
-pub struct NodeHistory {
-    /// The certain contents of the disk.
-    pub(super) durable: Image,
-    /// Writes that are not synced yet, in order.
-    pub(super) unsynced: Vec<Write>,
-    /// The durable image with all unsynced writes applied.
-    pub(super) seen: Image,
-    pub(super) commit: Index,
-    pub(super) leads: Option<Term>,
-    /// The configuration it used at the last check. It commits by that one, and may adopt another in the same step.
-    pub(super) used: (Index, Membership),
-    /// The contents of its disk before it was emptied, or before an older copy was restored, until the disk holds as
-    /// much again.
-    pub(super) ghost: Option<Image>,
-    /// Its claims in all its lives on this disk.
-    pub(super) claims: Claims,
-    /// The part of these claims that peers have reported back to it since an older copy of its disk was restored.
-    pub(super) told: Option<Claims>,
-    /// A sync that the disk reported as done and did not do, with the disk's certain contents.
-    pub(super) lie: Option<Lie>,
-}
 
 /// A node's role and commit index, and the commit index by the definition.
 #[derive(Clone, Copy, Debug)]

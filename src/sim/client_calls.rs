@@ -2,7 +2,7 @@
 
 use super::checks;
 use super::clients::Asking;
-use super::linked_clients::FIRST_LINKED;
+use super::linked_client::FIRST_LINKED;
 use super::operator::OPERATOR;
 use super::world::{SimEvent, World};
 use crate::node::{Caller, Event};

@@ -5,6 +5,7 @@
 //! silently, so that nothing passes any more and neither end notices.
 
 use super::checks;
+use super::client_link::{FIRST_LINK, Link, OnLink};
 use super::world::{SimEvent, World};
 use crate::api::Reply;
 use crate::node::{Caller, Event};
@@ -14,63 +15,9 @@ use crate::wire::frame::FrameReader;
 use crate::wire::hello::{Hello, VERSION_MAX, Welcome};
 use bytes::{Bytes, BytesMut};
 use rand::RngExt;
-use std::collections::BTreeMap;
-
-/// Caller numbers from here on are client connections.
-pub const FIRST_LINK: u64 = 1 << 42;
 
 /// One in this many sends breaks the connection, and one in this many silences it.
 const BREAKS: u32 = 200;
-
-/// An event at one end of a connection.
-pub enum OnLink {
-    /// Bytes of the client reach the node. The number counts the client's earlier sends.
-    Arrives(u64, Bytes),
-    /// The node notices that the connection has ended.
-    HangsUp,
-    /// Bytes of the node reach the client.
-    Returns(Bytes),
-    /// The client notices that the connection has ended.
-    Ends,
-}
-
-impl OnLink {
-    /// Whether the event is at the node's end.
-    fn is_at_node(&self) -> bool {
-        matches!(self, OnLink::Arrives(..) | OnLink::HangsUp)
-    }
-}
-
-/// One connection.
-#[derive(Debug)]
-struct Link {
-    client: u64,
-    to: NodeId,
-    /// The process that accepted the connection.
-    life: Option<u64>,
-    /// Neither end sends anything more on it.
-    over: bool,
-    /// Nothing passes any more, and neither end knows.
-    dark: bool,
-    /// The node's machine has reset the connection, because it does not know it.
-    reset: bool,
-    /// When the last bytes sent arrive, at the node and at the client.
-    last: [Time; 2],
-    reader: FrameReader,
-    input: BytesMut,
-    greeted: bool,
-    /// How many sends the client has made, and how many of them have arrived.
-    sent: u64,
-    arrived: u64,
-}
-
-/// All connections, past and present.
-#[derive(Debug, Default)]
-pub struct Links {
-    links: BTreeMap<u64, Link>,
-    /// How many have broken.
-    pub broken: u64,
-}
 
 /// The node at an endpoint.
 fn node_at(endpoint: &str) -> Option<NodeId> {

@@ -4,6 +4,7 @@
 
 use super::checks;
 use super::disk::{Crash, SimDisk, Stop};
+use super::node_history::Image;
 use super::world::{SimEvent, World};
 use crate::disk::Disk;
 use crate::snapshot::format::file_position;
@@ -185,7 +186,7 @@ impl World {
 
     /// Checks that a machine's journal recovered everything that its disk had reported as synced, unless that disk has
     /// lied.
-    pub(super) fn recovers(&mut self, at: NodeId, image: checks::Image) -> checks::Result<()> {
+    pub(super) fn recovers(&mut self, at: NodeId, image: Image) -> checks::Result<()> {
         self.checks.disks.insert(at, self.hosts[&at].disk_id);
         let lost = self.checks.recovers(at, image)?;
         if lost {

@@ -1,9 +1,9 @@
 //! One machine of the simulated world: its disk, its clock, and the process on it while one runs.
 
-use super::applying::ApplierInput;
-use super::checks::{Image, NodeHistory};
+use super::applier_input::ApplierInput;
 use super::disk::SimDisk;
-use super::peer_links::{Inbound, Outbound};
+use super::node_history::{Image, NodeHistory};
+use super::peer_connection::{Inbound, Outbound};
 use super::scenario::Scenario;
 use crate::admission::{Admission, Identity};
 use crate::apply::Applier;

@@ -6,39 +6,52 @@
 //! [`troubles`] injects faults, [`checks`] checks every step, and [`history`] checks whether the results that the
 //! clients saw are linearizable.
 
+mod applier_input;
 mod applying;
+mod call_client;
 mod call_clients;
 mod calm;
 pub mod checks;
 mod client_calls;
+mod client_link;
 mod client_links;
 pub mod clients;
 mod damage;
 pub mod disk;
+pub mod governance;
 pub mod history;
 pub mod host;
+mod linked_client;
 mod linked_clients;
 mod logs;
 mod members;
+mod mux_client;
 mod mux_clients;
 pub mod network;
+pub mod node_history;
 pub mod operator;
+mod operator_state;
 mod order;
+mod peer_connection;
 mod peer_links;
+mod pipelined_connection;
 mod pipelines;
 mod progress;
+mod progress_law;
 mod quorums;
 mod recovery;
 pub mod run;
 pub mod scenario;
+mod snapshot_state;
 mod snapshots;
 mod tasks;
 pub mod troubles;
 mod values;
+pub mod violation;
 pub mod workload;
 pub mod world;
 
 pub use run::{Violation, WorldReport, run};
 pub use scenario::Scenario;
-pub use snapshots::SnapshotCounts;
+pub use snapshot_state::SnapshotCounts;
 pub use world::Trace;

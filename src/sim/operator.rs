@@ -5,89 +5,25 @@
 use super::checks;
 use super::clients::Asking;
 use super::disk::Crash;
+use super::governance::PATIENCE;
 use super::host::Host;
+use super::operator_state::PendingRequest;
 use super::world::{SimEvent, World};
 use crate::api::{Refusal, Reply, Request};
 use crate::node::Event;
-use crate::types::{Change, DiskId, Membership, NodeId, PendingRole, Time};
+use crate::types::{Change, DiskId, Membership, NodeId, PendingRole};
 use rand::RngExt;
-use rand::rngs::SmallRng;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The operator's client number.
 pub const OPERATOR: u64 = 0;
 
-/// How long the operator waits for an answer by default.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// How often a request is sent before the operator abandons it.
 const ATTEMPTS: u32 = 4;
 
 /// How often it looks for machines that have lost their disks, in calm.
 const MENDS_EVERY: Duration = Duration::from_millis(200);
-
-/// The behavior of a world's operator.
-#[derive(Clone, Debug, Default)]
-pub struct Governance {
-    /// The average time between two actions. Without it there is no operator.
-    pub every: Option<Duration>,
-    /// How long it waits for an answer before it goes on with something else.
-    pub patience: Duration,
-    /// How many of a hundred changes are forced. (Forced changes and lost disks together can leave a cluster that
-    /// nothing repairs: a world has only one of them.)
-    pub forced: u32,
-    /// How many machines lose their disks at most.
-    pub wipes: u64,
-    /// Whether it transfers leadership, and shuts processes down in an orderly way.
-    pub transfers: bool,
-    /// Whether it requests arbitrary sets of voters, rather than changes of one member at a time.
-    pub at_will: bool,
-}
-
-impl Governance {
-    /// Draws the operator's behavior for a cluster with that many founders.
-    pub fn draw(rng: &mut SmallRng, founders: u64) -> Governance {
-        let every = Duration::from_millis([60, 250, 1000][rng.random_range(0..3)]);
-        let wipes = rng.random_range(0..2) == 0;
-        let forced = [0, 10, 50][rng.random_range(0..3)];
-        Governance {
-            every: Some(every),
-            patience: PATIENCE,
-            forced: if wipes { 0 } else { forced },
-            // A cluster that one node founded, and that has grown, may lose its founder.
-            wipes: if !wipes { 0 } else { (founders.saturating_sub(1) / 2).max(u64::from(founders == 1)) },
-            transfers: rng.random_range(0..3) > 0,
-            at_will: rng.random_range(0..2) == 0,
-        }
-    }
-}
-
-/// A request in progress.
-#[derive(Clone, Debug)]
-struct PendingRequest {
-    id: u64,
-    since: Time,
-    attempts: u32,
-    request: Request,
-}
-
-/// The operator.
-#[derive(Clone, Debug, Default)]
-pub struct Operator {
-    asked: u64,
-    pending: Option<PendingRequest>,
-    /// No request is sent before this time: a machine's loss of its disk is not known at once.
-    waits: Time,
-    wiped: u64,
-}
-
-impl Operator {
-    /// Whether it waits for an answer.
-    pub(super) fn asks(&self) -> bool {
-        self.pending.is_some()
-    }
-}
 
 impl World {
     /// Runs the operator's next action.

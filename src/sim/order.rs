@@ -3,7 +3,7 @@
 //!
 //! The rules are written here a second time, independent of the session table that they check.
 
-use super::checks::Result;
+use super::violation::Result;
 use crate::api::{Op, Outcome};
 use crate::machine::words::{Command, Step};
 use crate::types::{Entry, Index, Payload, SessionId};

@@ -5,10 +5,11 @@
 use super::checks;
 use super::host::Incoming;
 use super::network::{Packet, Tier};
+use super::peer_connection::{End, Inbound, LinkState, Outbound};
 use super::world::{SimEvent, World};
 use crate::admission::HelloContext;
 use crate::node::{Caller, Event};
-use crate::types::{DiskId, Membership, Mutant, NodeId, Time};
+use crate::types::{DiskId, Membership, Mutant, NodeId};
 use crate::wire::frame::{Frame, FrameKind, FrameReader};
 use crate::wire::hello::{CallerKind, Hello, VERSION_MAX, Welcome};
 use crate::wire::peer::PeerFrame;
@@ -23,59 +24,6 @@ const DIAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The longest pause between two attempts to dial a peer.
 const DIAL_PAUSE_MAX_MS: u64 = 100;
-
-/// A node's connection for sending to a peer.
-#[derive(Clone, Copy, Debug)]
-pub struct Outbound {
-    /// Its state.
-    pub state: LinkState,
-    /// Failed attempts since it was last up.
-    pub failures: u32,
-}
-
-/// The state of an outbound connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LinkState {
-    /// Down; to be dialed at that time.
-    Down(Time),
-    /// Dialed on that run of the link at that time, and not answered yet.
-    Dialed(u64, Time),
-    /// Up on that run of the link.
-    Up(u64),
-}
-
-impl Outbound {
-    /// A connection to be dialed at once.
-    fn new(now: Time) -> Outbound {
-        Outbound { state: LinkState::Down(now), failures: 0 }
-    }
-
-    /// The run of the link that the connection is on.
-    fn run(&self) -> Option<u64> {
-        match self.state {
-            LinkState::Dialed(run, _) | LinkState::Up(run) => Some(run),
-            LinkState::Down(_) => None,
-        }
-    }
-}
-
-/// The connection on which a node receives from a peer.
-#[derive(Clone, Copy, Debug)]
-pub struct Inbound {
-    /// The run of the link that it is on.
-    pub run: u64,
-    /// The disk id with which the peer identified itself.
-    pub disk: DiskId,
-}
-
-/// One end of a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
-    /// The end at the node that dialed.
-    Outbound,
-    /// The end at the node that was dialed.
-    Inbound,
-}
 
 impl World {
     /// Breaks both connections between two nodes; both nodes notice.

@@ -4,21 +4,18 @@
 //! then. It ends with the process that it is connected to.
 
 use super::checks;
-use super::order::{self, Order};
+use super::pipelined_connection::{Connection, FIRST_CONNECTION, PipelinedTask, Pipelines};
 use super::world::{SimEvent, World};
 use crate::api::{Consistency, Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
-use crate::machine::words::{Answer, Command, Query, Step};
+use crate::machine::words::Answer;
 use crate::node::{Caller, Event};
-use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestKind, RequestPipeline, Tally};
+use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestPipeline, Tally};
 use crate::types::{NodeId, Time};
 use bytes::{Bytes, BytesMut};
 use rand::RngExt;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Caller numbers from here on are pipelined connections.
-pub const FIRST_CONNECTION: u64 = 1 << 40;
 /// Added to a connection's number when its session is opened.
 const OPENING: u64 = 1 << 41;
 /// A client that waits this long without any reply disconnects. Where single messages are lost and no link ever breaks,
@@ -26,40 +23,6 @@ const OPENING: u64 = 1 << 41;
 const SILENCE_MAX: Duration = Duration::from_secs(8);
 /// How many requests may wait for their answers.
 const WAITING_MAX: usize = 24;
-
-/// The purpose of a connection's request.
-#[derive(Clone, Copy, Debug)]
-enum PipelinedTask {
-    /// Appends the counters from the first to the last.
-    Appends { first: u64, last: u64 },
-    /// Reads the key.
-    Reads(Consistency),
-}
-
-/// One connection.
-#[derive(Debug)]
-struct Connection {
-    at: NodeId,
-    life: u64,
-    pipeline: RequestPipeline<PipelinedTask>,
-    /// The last appended counter, and the last whose append was acknowledged.
-    counter: u64,
-    acknowledged: u64,
-    /// How many commands its last read showed.
-    shown: usize,
-    /// When it last received a reply, or waited for none.
-    told_at: Time,
-}
-
-/// All connections, and the checks on them.
-#[derive(Debug, Default)]
-pub struct Pipelines {
-    connections: BTreeMap<u64, Connection>,
-    opened: u64,
-    pub(super) order: Order,
-    /// No more requests are sent.
-    pub(super) stopping: bool,
-}
 
 /// The replies that a connection received, until they are checked.
 type PipelinedReplies = Vec<(PipelinedTask, RequestEnd)>;
@@ -241,27 +204,4 @@ impl World {
 fn note(told: &mut PipelinedReplies, pending: &PendingRequest<PipelinedTask>, fate: RequestFate<'_>) -> BytesMut {
     told.push((pending.format, ending(fate)));
     BytesMut::from(&b"."[..])
-}
-
-impl Connection {
-    /// The connection's next request: mostly an append.
-    fn next(&mut self, now: Time, number: u64, draw: u32) -> PendingRequest<PipelinedTask> {
-        let key = order::key(number);
-        let key = key.as_bytes();
-        if draw < 3 {
-            let consistency = if draw == 0 { Consistency::Local } else { Consistency::Linearizable };
-            let query = Query::Get { key }.encode();
-            return PendingRequest::new(now, RequestKind::Read(consistency), query, PipelinedTask::Reads(consistency));
-        }
-        let first = self.counter + 1;
-        self.counter = if draw == 3 { first + 1 } else { first };
-        let tails: Vec<String> = (first..=self.counter).map(order::tail).collect();
-        let mut appends = tails.iter().map(|tail| Command::Append { key, tail: tail.as_bytes() });
-        let body = match (tails.len(), appends.next()) {
-            (1, Some(append)) => append.encode(),
-            (_, append) => Command::Block(append.into_iter().chain(appends).map(Step::Do).collect()).encode(),
-        };
-        let asked = PipelinedTask::Appends { first, last: self.counter };
-        PendingRequest::new(now, RequestKind::Write(None), body, asked)
-    }
 }

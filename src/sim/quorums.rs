@@ -6,7 +6,8 @@
 //! quorums of any two of them share a member. A node whose log lacks the latest committed configuration cannot win an
 //! election, whatever its own configuration is: the nodes that committed it reject its vote requests.
 
-use super::checks::{Result, Stamp};
+use super::node_history::Stamp;
+use super::violation::Result;
 use crate::consensus::quorum::decides;
 use crate::types::{Entry, Index, Membership, NodeId, Payload, Term};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,18 +1,9 @@
 //! Checks that everything synced is on a machine's disk, both during a run and when the machine restarts.
 
-use super::checks::{Checks, Claims, Image, NodeHistory, Result, Stamp};
+use super::checks::Checks;
+use super::node_history::{Claims, Image, Lie, NodeHistory, Stamp};
+use super::violation::Result;
 use crate::types::{HardState, Index, NodeId, Term, Write};
-
-/// A sync that a disk reported as done and did not do. A power loss may take everything written since.
-#[derive(Clone, Debug)]
-pub(super) struct Lie {
-    /// The contents of the disk before.
-    held: Image,
-    /// The writes reported as synced since.
-    pub(super) since: Vec<Write>,
-    /// Whether the power was lost since.
-    power: bool,
-}
 
 /// Whether a disk may hold `found`: the image with a prefix of these writes applied in order, and nothing else.
 fn explains(image: &Image, writes: &[&Write], found: &Image, restarted: usize, ledger: &[Stamp]) -> bool {

@@ -1,7 +1,7 @@
 //! Runs the world of one seed from start to end.
 
 use super::scenario::Scenario;
-use super::snapshots::SnapshotCounts;
+use super::snapshot_state::SnapshotCounts;
 use super::world::{Trace, World};
 use crate::types::Time;
 use std::fmt;

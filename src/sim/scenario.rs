@@ -1,7 +1,7 @@
 //! The parameters of a world, drawn from a seed: each seed has its own mix.
 
+use super::governance::Governance;
 use super::network::{NetworkProfile, Tier};
-use super::operator::Governance;
 use super::workload::Load;
 use crate::apply::sessions;
 use crate::consensus;

@@ -15,7 +15,6 @@ use crate::snapshot::{Snapshot, Store};
 use crate::types::{Index, Membership, NodeId, Position};
 use bytes::Bytes;
 use rand::RngExt;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The chunk size in bytes: small, so that much happens between two chunks.
@@ -27,29 +26,6 @@ const SENT_MOST: u64 = 3;
 /// The same limit where messages overtake one another: for each chunk that arrives in order, a window of others may
 /// have arrived too early and is sent again.
 const SENT_MOST_OUT_OF_ORDER: u64 = 20;
-
-/// Counts of a world's snapshots.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct SnapshotCounts {
-    /// Snapshots taken.
-    pub taken: u64,
-    /// Snapshots received from another node and restored, in the storm or in calm.
-    pub received: u64,
-    /// Those restored in calm, when nodes only have to catch up.
-    pub caught_up: u64,
-    /// Snapshots found damaged: on reading them back; on receiving them; and when the sender reads its own file again.
-    pub damaged: [u64; 3],
-}
-
-/// The state of the snapshots of a world.
-#[derive(Debug, Default)]
-pub struct Snapshots {
-    pub(super) became: SnapshotCounts,
-    /// Machines with a flipped bit in the snapshot of that index, and no known newer snapshot.
-    pub(super) rotten: BTreeMap<NodeId, Index>,
-    /// The bytes sent in calm, by sender, receiver, run of their link, and snapshot.
-    sent: BTreeMap<(NodeId, NodeId, u64, Position), u64>,
-}
 
 impl World {
     /// Checks that purged ≤ snapshot ≤ applied ≤ commit ≤ last, on every node, after every step.

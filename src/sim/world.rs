@@ -1,20 +1,20 @@
 //! A simulated world: virtual time, one event queue and one random generator around the real node, journal and applier.
 
-use super::applying::ApplierInput;
+use super::applier_input::ApplierInput;
 use super::checks::{self, Checks, Standing};
-use super::client_links::{FIRST_LINK, Links, OnLink};
+use super::client_link::{FIRST_LINK, Links, OnLink};
 use super::clients::Client;
 use super::disk::Crash;
 use super::history::History;
 use super::host::{Clock, Host};
-use super::linked_clients::LinkedClient;
+use super::linked_client::LinkedClient;
 use super::network::Network;
-use super::operator::Operator;
-use super::peer_links::End;
-use super::pipelines::{FIRST_CONNECTION, Pipelines};
+use super::operator_state::Operator;
+use super::peer_connection::End;
+use super::pipelined_connection::{FIRST_CONNECTION, Pipelines};
 use super::progress::Progress;
 use super::scenario::Scenario;
-use super::snapshots::Snapshots;
+use super::snapshot_state::Snapshots;
 use super::values::Values;
 use crate::consensus::message::Envelope;
 use crate::consensus::note::Note;
