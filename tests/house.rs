@@ -1,5 +1,5 @@
-//! Checks the layering of the crate against the code: allowed imports of each module, forbidden words in pure modules,
-//! `mod.rs` files without definitions, and lengths of files and functions.
+//! Checks the layering of the crate against the code: allowed imports of each module, no circle of imports between its
+//! files, forbidden words in pure modules, `mod.rs` files without definitions, and lengths of files and functions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -141,6 +141,12 @@ const LONG_FILES: &[(&str, &str)] = &[];
 const FUNCTION_MAX: usize = 70;
 const LONG_FUNCTIONS: &[(&str, &str)] = &[("wal/open.rs:resume", "one sequence of steps, each needs the one before")];
 
+/// Files that import one another, each circle with its reason. The list may only shrink.
+const CIRCLES: &[(&[&str], &str)] = &[
+    (&["consensus/leader.rs", "consensus/leader/transfer.rs"], "a role, and the part of it that transfers leadership"),
+    (&["consensus/replica.rs", "consensus/replica/identity.rs"], "a replica, and the part of it that knows its disk"),
+];
+
 fn sources() -> BTreeMap<String, String> {
     fn walk(directory: &Path, out: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).unwrap() {
@@ -244,6 +250,143 @@ fn module_layers_have_no_cycle() {
             done.push(name);
         }
     }
+}
+
+/// A path of an import, or the path of a file's module: its words in order.
+type ModulePath = Vec<String>;
+
+#[test]
+fn files_of_a_module_have_no_import_circle() {
+    let sources = sources();
+    let (program, library): (Vec<_>, Vec<_>) = sources.iter().partition(|(name, _)| name.starts_with(PROGRAM_PATH));
+    let mut found = circles(&imports_of_files(&library, ""));
+    found.append(&mut circles(&imports_of_files(&program, PROGRAM_PATH)));
+    let listed: BTreeSet<BTreeSet<&str>> = CIRCLES.iter().map(|(files, _)| files.iter().copied().collect()).collect();
+    let mut wrong: Vec<String> =
+        found.difference(&listed).map(|files| format!("these files import one another: {files:?}")).collect();
+    let gone = listed.difference(&found);
+    wrong.extend(gone.map(|files| format!("{files:?} are no circle any more: remove it from CIRCLES")));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The files that each file imports by a path that begins with `crate`, `super` or `self`. A `mod.rs` defines nothing,
+/// so that it neither imports nor is imported.
+fn imports_of_files<'a>(files: &[(&'a String, &String)], prefix: &str) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+    let module = |name: &str| -> ModulePath {
+        name[prefix.len()..].trim_end_matches(".rs").split('/').map(str::to_owned).collect()
+    };
+    let counts = |name: &str| !name.ends_with("mod.rs") && !is_test(name) && name != "lib.rs";
+    let files = files.iter().filter(|(name, _)| counts(name));
+    let modules: BTreeMap<ModulePath, &str> = files.clone().map(|(name, _)| (module(name), name.as_str())).collect();
+    let mut imports = BTreeMap::new();
+    for (name, text) in files {
+        let code: Vec<&str> = without_tests(text).lines().filter(|line| !is_comment(line)).collect();
+        let targets = import_paths(&code.join("\n")).into_iter().filter_map(|path| {
+            let target = absolute(module(name), path);
+            // The longest beginning of the path that names a file: the rest names an item in it.
+            (1..=target.len()).rev().find_map(|length| modules.get(&target[..length]).copied())
+        });
+        imports.insert(name.as_str(), targets.filter(|target| target != name).collect());
+    }
+    imports
+}
+
+/// The path from the root of the crate, for a path in the module `here`.
+fn absolute(mut here: ModulePath, path: ModulePath) -> ModulePath {
+    for word in path {
+        match word.as_str() {
+            "crate" => here.clear(),
+            "super" => drop(here.pop()),
+            "self" => {}
+            _ => here.push(word),
+        }
+    }
+    here
+}
+
+/// All paths in the code that begin with `crate`, `super` or `self`, imported or inline.
+fn import_paths(code: &str) -> Vec<ModulePath> {
+    let mut paths = Vec::new();
+    for root in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(root) {
+            // `super::super::x` is one path, and `$crate::x` is in a macro.
+            let before = code[..at].chars().next_back();
+            if !before.is_some_and(|c| c.is_alphanumeric() || "_:$".contains(c)) {
+                read_path(&code[at..], ModulePath::new(), &mut paths);
+            }
+        }
+    }
+    paths
+}
+
+/// Reads one path, or the paths of a tree in braces, behind `path`. Returns the code behind it.
+fn read_path<'a>(mut code: &'a str, mut path: ModulePath, paths: &mut Vec<ModulePath>) -> &'a str {
+    loop {
+        code = code.trim_start();
+        if let Some(mut tree) = code.strip_prefix('{') {
+            loop {
+                tree = read_path(tree, path.clone(), paths).trim_start();
+                let Some(next) = tree.strip_prefix(',') else { break };
+                tree = next;
+            }
+            return tree.strip_prefix('}').unwrap_or(tree);
+        }
+        let length = code.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(code.len());
+        let (word, rest) = code.split_at(length);
+        if word.is_empty() {
+            // A glob names the module itself; nothing follows the last comma of a tree.
+            let glob = code.strip_prefix('*');
+            paths.extend(glob.map(|_| path));
+            return glob.unwrap_or(code);
+        }
+        path.push(word.to_owned());
+        match rest.strip_prefix("::").filter(|next| !next.starts_with('<')) {
+            Some(next) => code = next,
+            None => {
+                paths.push(path);
+                let renamed = rest.strip_prefix(" as ").map(|name| name.trim_start_matches(char::is_alphanumeric));
+                return renamed.unwrap_or(rest);
+            }
+        }
+    }
+}
+
+/// The largest sets of files of which each imports, directly or not, every other.
+fn circles<'a>(imports: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<BTreeSet<&'a str>> {
+    let reached = |from: &str| {
+        let mut reached: BTreeSet<&str> = BTreeSet::new();
+        let mut next: Vec<&str> = imports[from].iter().copied().collect();
+        while let Some(file) = next.pop() {
+            if reached.insert(file) {
+                next.extend(&imports[file]);
+            }
+        }
+        reached
+    };
+    let reached: BTreeMap<&str, BTreeSet<&str>> = imports.keys().map(|file| (*file, reached(file))).collect();
+    let circle = |file: &&'a str| -> BTreeSet<&'a str> {
+        imports.keys().copied().filter(|other| reached[file].contains(other) && reached[other].contains(file)).collect()
+    };
+    imports.keys().map(circle).filter(|files| !files.is_empty()).collect()
+}
+
+#[test]
+fn import_paths_are_read_from_trees_and_inline_paths() {
+    let code = "use super::{\n    a::{self, B as C},\n    d::*,\n};\nfn f() { crate::e::g::<u8>(); $crate::h() }";
+    let mut paths: Vec<String> = import_paths(code).iter().map(|path| path.join("::")).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["crate::e::g", "super::a::B", "super::a::self", "super::d"]);
+}
+
+#[test]
+fn circles_are_found_through_several_files() {
+    let imports = BTreeMap::from([
+        ("a", BTreeSet::from(["b"])),
+        ("b", BTreeSet::from(["c", "d"])),
+        ("c", BTreeSet::from(["a"])),
+        ("d", BTreeSet::new()),
+    ]);
+    assert_eq!(circles(&imports), BTreeSet::from([BTreeSet::from(["a", "b", "c"])]));
 }
 
 #[test]
