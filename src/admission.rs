@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long a node stays connected to a former member, which has to learn that it was removed.
-const LEAVERS_FOR: Duration = Duration::from_secs(10);
+const FORMER_MEMBER_GRACE: Duration = Duration::from_secs(10);
 
 /// A node's identity, as its peers see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +70,7 @@ pub struct Admission {
     guests: BTreeMap<NodeId, Member>,
     /// The disk of each peer, since this process started. A node whose data directory was replaced under its old id has
     /// forgotten its votes and acknowledgements: accepting its messages would count two nodes as one.
-    met: BTreeMap<NodeId, DiskId>,
+    known_disks: BTreeMap<NodeId, DiskId>,
     /// The process of each peer with an open inbound connection.
     runs: BTreeMap<NodeId, u64>,
 }
@@ -87,7 +87,7 @@ impl Admission {
             leader: None,
             former_members: BTreeMap::new(),
             guests: BTreeMap::new(),
-            met: BTreeMap::new(),
+            known_disks: BTreeMap::new(),
             runs: BTreeMap::new(),
         }
     }
@@ -144,9 +144,9 @@ impl Admission {
         let members = &self.members;
         let stays = |id: NodeId| !from_places && before.stays(id, members);
         let added = members.ids().filter(|id| !stays(*id)).collect();
-        self.met.retain(|peer, _| stays(*peer));
+        self.known_disks.retain(|peer, _| stays(*peer));
         for (id, member) in before.members {
-            self.former_members.entry(id).or_insert((member, now + LEAVERS_FOR));
+            self.former_members.entry(id).or_insert((member, now + FORMER_MEMBER_GRACE));
         }
         self.former_members.retain(|id, _| !members.members.contains_key(id));
         self.guests.retain(|id, _| !members.members.contains_key(id));
@@ -157,14 +157,14 @@ impl Admission {
     /// A former member that was added again, and leads, dials anew and becomes a guest; any other is refused as a
     /// stranger. (Counter-example: a follower that has not yet received the entry that adds its leader again closes
     /// only its own link. It goes on receiving from the leader and never answers it.)
-    pub fn forget_leavers(&mut self, now: Time) -> Vec<NodeId> {
+    pub fn forget_former_members(&mut self, now: Time) -> Vec<NodeId> {
         let due = self.former_members.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
         self.former_members.retain(|_, (_, until)| *until > now);
         due
     }
 
     /// Whether there are former members to which this node stays connected.
-    pub fn has_leavers(&self) -> bool {
+    pub fn has_former_members(&self) -> bool {
         !self.former_members.is_empty()
     }
 
@@ -288,14 +288,14 @@ impl Admission {
             return None;
         }
         if self.members.members.contains_key(&peer) {
-            self.met.entry(peer).or_insert(disk);
+            self.known_disks.entry(peer).or_insert(disk);
         }
         Some(disk)
     }
 
     /// The disk that peer is known by, if any.
     pub fn known_disk(&self, peer: NodeId) -> Option<DiskId> {
-        self.members.disk(peer).or(self.met.get(&peer).copied())
+        self.members.disk(peer).or(self.known_disks.get(&peer).copied())
     }
 
     /// Classifies a peer by its disk, log and configuration. If the membership names no disk for it, it is known by the
@@ -304,7 +304,7 @@ impl Admission {
         let ours = Standpoint { membership: &self.members, configured: self.configured };
         let origin = Origin { disk: Some(disk), log: holds.log };
         let introduction = Introduction { node: peer, origin, configured: Some(holds.configured) };
-        classify_peer(ours, self.met.get(&peer).copied(), &introduction)
+        classify_peer(ours, self.known_disks.get(&peer).copied(), &introduction)
     }
 }
 
@@ -402,8 +402,8 @@ mod tests {
         let hello = admission(3, 3).hello(id(1), "n3:1");
         assert!(one.check_hello(&hello, HelloContext::default()).is_ok());
         assert!(!one.admit(&hello).1, "the peer is dialed already");
-        assert_eq!(one.forget_leavers(Time(6)), []);
-        assert_eq!(one.forget_leavers(Time(5) + LEAVERS_FOR), [id(3)], "its connections are closed");
+        assert_eq!(one.forget_former_members(Time(6)), []);
+        assert_eq!(one.forget_former_members(Time(5) + FORMER_MEMBER_GRACE), [id(3)], "its connections are closed");
         assert!(one.peers_to_dial().all(|(peer, _)| *peer != id(3)));
         assert_eq!(one.check_hello(&hello, HelloContext::default()), Err(Reason::Stranger));
     }
@@ -417,7 +417,7 @@ mod tests {
         let hello = admission(3, 3).hello(id(1), "n3:1");
         assert!(!one.admit(&hello).1, "the peer is dialed as a former member");
         // Its connections are closed then, so it dials anew.
-        one.forget_leavers(Time(5) + LEAVERS_FOR);
+        one.forget_former_members(Time(5) + FORMER_MEMBER_GRACE);
         one.gone(id(3));
         one.set_leader(Some(id(3)));
         assert!(one.check_hello(&hello, HelloContext::default()).is_ok());

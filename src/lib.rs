@@ -78,7 +78,7 @@
 //! | [`wal`] | the journal: entries and hard state in one ordered stream |
 //! | [`snapshot`] | snapshot files, which replace a log prefix, each published as a whole |
 //! | [`machine`], [`apply`] | the state machine, and the sessions around it |
-//! | [`shelf`] | takes snapshots of a state, and restores a state from them |
+//! | [`snapshotting`] | takes snapshots of a state, and restores a state from them |
 //! | [`pipeline`] | the requests of one gateway connection: in order, once |
 //! | [`wire`], [`client`] | messages and frames; clients |
 //! | [`node`] | the whole server without its I/O |
@@ -102,9 +102,9 @@ pub mod node;
 pub mod pipeline;
 pub mod secure;
 pub mod server;
-pub mod shelf;
 pub mod sim;
 pub mod snapshot;
+pub mod snapshotting;
 pub mod types;
 pub mod wal;
 pub mod wire;

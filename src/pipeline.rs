@@ -25,7 +25,7 @@ pub const READS_MAX: usize = 30;
 /// How long a command is retried. Then it is answered with what is known of it.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a retry.
-pub const AGAIN: Duration = Duration::from_millis(20);
+pub const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The session of a connection, opened for its first write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -269,10 +269,10 @@ impl<R> RequestPipeline<R> {
         tell: &mut ReplyEncoder<'_, R>,
     ) {
         if self.retry_pending && self.in_flight == 0 && self.again_at == Time::NEVER {
-            self.again_at = now + AGAIN;
+            self.again_at = now + RETRY_INTERVAL;
         }
         if self.retry_pending && self.in_flight == 0 && self.again_at <= now {
-            self.leave_lapsed_session(tell);
+            self.leave_expired_session(tell);
             self.give_up_overdue(now, tell);
             (self.retry_pending, self.again_at) = (false, Time::NEVER);
         }
@@ -351,7 +351,7 @@ impl<R> RequestPipeline<R> {
                     }
                 }
                 self.retry_pending = true;
-                self.again_at = now + AGAIN;
+                self.again_at = now + RETRY_INTERVAL;
             }
         }
     }
@@ -418,7 +418,7 @@ impl<R> RequestPipeline<R> {
     /// Handles writes that were proposed in a session that has expired. None of them can execute any more. A write
     /// without an attempt in a log gets a number in the next session, in the same order; the outcome of any other is
     /// unknown.
-    fn leave_lapsed_session(&mut self, tell: &mut ReplyEncoder<'_, R>) {
+    fn leave_expired_session(&mut self, tell: &mut ReplyEncoder<'_, R>) {
         let current = self.session();
         for at in 0..self.slots.len() {
             let Slot::Waits(pending) = &mut self.slots[at] else { continue };

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use drave::api::{Op, Outcome, Reply, Request};
-use drave::machine::words;
+use drave::machine::commands;
 use drave::types::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term};
 use drave::wire::client::{Numbered, put_reply_frame, read_request_frame};
 use drave::wire::frame::{FrameKind, FrameReader};
@@ -415,7 +415,7 @@ fn scan_prints_all_keys_or_reports_more() {
     let mut client = cluster.client();
     for n in 0..2100 {
         let key = format!("k{n:04}");
-        client.execute(&words::Command::Put { key: key.as_bytes(), value: b"v" }.encode()).unwrap();
+        client.execute(&commands::Command::Put { key: key.as_bytes(), value: b"v" }.encode()).unwrap();
     }
     let all = cluster.run(&["scan", "k"]);
     assert_eq!((all.out.lines().count(), all.err.as_str()), (2100, ""));

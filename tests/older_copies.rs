@@ -4,7 +4,7 @@
 //! `scripts/mending.sh` runs many rounds of it (`DRAVE_MENDING_ROUNDS`).
 
 use drave::client::Client;
-use drave::machine::words::{Answer, Command};
+use drave::machine::commands::{Answer, Command};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::path::Path;

@@ -1,7 +1,8 @@
-//! Runs the commands that README.md and the pages in docs/ show against a demo, and compares their output with the pages.
+//! Runs the commands that README.md and the pages in docs/ show against a demo, and compares their output with the
+//! pages.
 //!
-//! A command block is indented by four spaces and has lines that start with `$ `. It is either listed in [`TYPED`], or the
-//! page gives the reason in a comment before it: `<!-- not typed: REASON -->`.
+//! A command block is indented by four spaces and has lines that start with `$ `. It is either listed in [`TYPED`], or
+//! the page gives the reason in a comment before it: `<!-- not typed: REASON -->`.
 
 mod support;
 

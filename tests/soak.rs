@@ -1,5 +1,6 @@
-//! A cluster under load for `DRAVE_SOAK_SECONDS`: its disk usage stays within the bound of docs/operations.md, its memory
-//! does not grow, and a node that was down for a third of the time catches up through a snapshot during the load.
+//! A cluster under load for `DRAVE_SOAK_SECONDS`: its disk usage stays within the bound of docs/operations.md, its
+//! memory does not grow, and a node that was down for a third of the time catches up through a snapshot during the
+//! load.
 
 use drave::api::LogStatus;
 use std::collections::VecDeque;

@@ -5,7 +5,7 @@ use drave::api::Op;
 use drave::codec;
 use drave::disk::FsDisk;
 use drave::disk::fs::Syncs;
-use drave::machine::words::Command;
+use drave::machine::commands::Command;
 use drave::snapshot::Store;
 use drave::snapshot::format::{ChunkKind, Header};
 use drave::types::*;

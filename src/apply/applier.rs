@@ -193,8 +193,8 @@ impl<M: StateMachine> Applier<M> {
         &self.machine
     }
 
-    /// Freezes machine and sessions; [`Applier::next_chunk`] serializes them while entries are still applied. As quick as
-    /// the machine's own [`StateMachine::freeze`].
+    /// Freezes machine and sessions; [`Applier::next_chunk`] serializes them while entries are still applied. As quick
+    /// as the machine's own [`StateMachine::freeze`].
     pub fn freeze(&mut self) -> StateHeader {
         self.sessions.freeze();
         self.machine.freeze();

@@ -6,7 +6,7 @@
 //! [`CallProtocol::is_connected`] is false, the driver drops the connection.
 
 use super::error::{ClientError, Tried};
-use super::known::{KnownEndpoints, LOOK_EVERY};
+use super::known::{KnownEndpoints, REFRESH_INTERVAL};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::secure::Keys;
 use crate::types::{NodeId, SessionId, Time};
@@ -175,7 +175,7 @@ impl CallProtocol {
     pub fn new(endpoints: Vec<String>, options: Options, now: Time, seed: u64) -> CallProtocol {
         CallProtocol {
             known: KnownEndpoints::new(endpoints),
-            look_at: now + LOOK_EVERY,
+            look_at: now + REFRESH_INTERVAL,
             options,
             connection: None,
             session: None,
@@ -398,7 +398,7 @@ impl CallProtocol {
             return self.replied(now, reply);
         }
         // Requests the members from time to time.
-        self.look_at = now + LOOK_EVERY;
+        self.look_at = now + REFRESH_INTERVAL;
         self.call.phase = Phase::Looks(Box::new(reply));
     }
 

@@ -7,7 +7,7 @@ use std::ops::Index;
 use std::time::Duration;
 
 /// How often a long-lived client requests the members.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The endpoints of a cluster. The given ones stay, and come first; since a cluster may replace all of these members
 /// one by one, the client also learns others. Their number is bounded; the oldest are dropped.

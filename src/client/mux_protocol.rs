@@ -7,7 +7,7 @@
 //! [`MuxProtocol::is_connected`] is false, the driver drops the connection.
 
 use super::in_flight::InFlight;
-use super::known::{KnownEndpoints, LOOK_EVERY};
+use super::known::{KnownEndpoints, REFRESH_INTERVAL};
 use super::scout_protocol::{ScoutProtocol, Word};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::secure::Keys;
@@ -159,7 +159,7 @@ impl MuxProtocol {
         MuxProtocol {
             turn: begin % known.len(),
             known,
-            look_at: now + LOOK_EVERY,
+            look_at: now + REFRESH_INTERVAL,
             state: ConnectionState::Down(now),
             hint: None,
             failures: 0,
@@ -415,7 +415,7 @@ impl MuxProtocol {
             self.in_flight.in_order(later).into_iter().for_each(|key| self.send(key, true));
         }
         if self.is_up() && self.look_at <= now {
-            self.look_at = now + LOOK_EVERY;
+            self.look_at = now + REFRESH_INTERVAL;
             put_request_frame(&mut self.output, LOOKING, false, &Request::Status);
         }
         let silent = match self.state {

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 
 /// The pause after a reply that names the same leader as before; it doubles each time.
-const AGAIN: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest pause between two requests.
 const AGAIN_MAX: Duration = Duration::from_millis(400);
 
@@ -50,7 +50,7 @@ impl ScoutProtocol {
         let mut output = BytesMut::new();
         Hello::client().put(&mut output);
         let (input, reader) = (BytesMut::new(), FrameReader::default());
-        ScoutProtocol { endpoint, node: None, output, input, reader, greeted_by, again: None, pause: AGAIN }
+        ScoutProtocol { endpoint, node: None, output, input, reader, greeted_by, again: None, pause: RETRY_INTERVAL }
     }
 
     /// When [`ScoutProtocol::wake`] is due.

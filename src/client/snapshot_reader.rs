@@ -15,7 +15,7 @@ const WINDOW: u64 = 4;
 /// The reader fails after this long without a chunk. It has dialed again meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause before the reader dials again.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Reads the file of one snapshot of one node. After a broken connection it dials again and continues where it was, as
 /// long as the node keeps that snapshot.
@@ -112,7 +112,7 @@ impl SnapshotReader {
             if Instant::now() >= until {
                 return Err(ClientError::Refused(failure));
             }
-            std::thread::sleep(AGAIN);
+            std::thread::sleep(RETRY_INTERVAL);
         }
     }
 

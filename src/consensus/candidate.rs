@@ -11,7 +11,7 @@ use crate::types::{DiskId, Mutant, NodeId, Time, Vote};
 fn own_vote(me: &Replica, ballot: &mut Ballot) {
     let named = me.configs.current().disk(me.id);
     let counts = me.disk().is_none() || named == me.disk() || me.options.mutants.breaks(Mutant::VoteUnnamed);
-    match me.voice() {
+    match me.vote_weight() {
         VoteWeight::Founder => ballot.record_empty_log_vote(me.id),
         VoteWeight::Counted if counts => ballot.record_vote(me.id),
         VoteWeight::Counted | VoteWeight::None => {}

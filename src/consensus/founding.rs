@@ -30,14 +30,14 @@ pub struct Founding {
     vetoes: BTreeMap<NodeId, LogId>,
     /// How long silent founders are waited for.
     until: Time,
-    anyway: bool,
+    forced: bool,
     told_at: Time,
 }
 
 impl Founding {
     /// Starts the wait for silent founders, at the start of the process.
     pub fn begins(&mut self, now: Time, options: &Options) {
-        (self.until, self.anyway) = (now + options.founding_wait, options.force_founding);
+        (self.until, self.forced) = (now + options.founding_wait, options.force_founding);
     }
 
     /// Records that a peer holds a log.
@@ -49,7 +49,7 @@ impl Founding {
 
     /// Whether a founder that holds a log is a veto.
     pub fn minds_holders(&self, mutants: Mutants) -> bool {
-        !self.anyway && !mutants.breaks(Mutant::FoundOverHolder)
+        !self.forced && !mutants.breaks(Mutant::FoundOverHolder)
     }
 
     /// Whether a founder holds a log, and that is a veto.
@@ -68,7 +68,7 @@ impl Founding {
         mutants: Mutants,
         notes: &mut Vec<Note>,
     ) -> bool {
-        let waited = self.anyway || now >= self.until || mutants.breaks(Mutant::FoundOverHolder);
+        let waited = self.forced || now >= self.until || mutants.breaks(Mutant::FoundOverHolder);
         if enough && waited && !self.is_vetoed(mutants) {
             return true;
         }

@@ -164,7 +164,9 @@ impl Leader {
 
     /// Steps down if no quorum responds, nothing commits, or the disk does not respond (thesis §6.2).
     fn check_quorum(&mut self, me: &mut Replica, now: Time) -> Next {
-        if !self.hears_quorum(me, now) && !self.revert_change(me, now) && !me.options.mutants.breaks(Mutant::NoPreVote)
+        if !self.has_quorum_contact(me, now)
+            && !self.revert_change(me, now)
+            && !me.options.mutants.breaks(Mutant::NoPreVote)
         {
             return Next::StepDown(StepDown::NoQuorum);
         }
@@ -206,7 +208,7 @@ impl Leader {
             && quorum::decides(me.configs.current(), has_room)
     }
 
-    fn hears_quorum(&self, me: &Replica, now: Time) -> bool {
+    fn has_quorum_contact(&self, me: &Replica, now: Time) -> bool {
         quorum::decides(me.configs.current(), |id| self.is_recent(me, now, id))
     }
 
@@ -235,8 +237,8 @@ impl Leader {
         }
         let last = me.log.last().index;
         let fits = |id: NodeId| match self.progress.get(&id) {
-            Some(progress) => self.is_recent(me, now, id) && progress.room.takes(&me.log, last, more, keep),
-            None => id == me.id && me.room.takes(&me.log, last, more, keep),
+            Some(progress) => self.is_recent(me, now, id) && progress.room.fits(&me.log, last, more, keep),
+            None => id == me.id && me.room.fits(&me.log, last, more, keep),
         };
         fits(me.id) && quorum::decides(me.configs.current(), fits)
     }
@@ -301,7 +303,7 @@ impl Leader {
             Message::AppendRejected { refused, hint, probe } => {
                 if shows_loss(me, progress, refused, probe) {
                     lose(me, peer, progress, hint);
-                } else if let Err(what) = conflict(me, progress, refused, hint) {
+                } else if let Err(what) = handle_rejection(me, progress, refused, hint) {
                     me.notes.push(Note::InvalidMessage { peer, what });
                 }
             }
@@ -485,7 +487,7 @@ fn lose(me: &mut Replica, peer: NodeId, progress: &mut Progress, hint: Position)
 }
 
 /// Handles a rejected append: goes back by whole terms (§5.3).
-fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Position) -> Result<(), &'static str> {
+fn handle_rejection(me: &Replica, progress: &mut Progress, refused: Index, hint: Position) -> Result<(), &'static str> {
     if refused <= progress.matched {
         return Ok(()); // late
     }
@@ -526,7 +528,7 @@ fn stream(me: &Replica, now: Time, peer: NodeId, (progress, probes): (&mut Progr
         ProgressState::Probe { asked: Some(_) } | ProgressState::Snapshot => {}
         ProgressState::Probe { asked: None } => {
             let few = log.bytes(progress.next.prev(), last) <= PROBE_BYTES
-                && progress.room.takes(log, last, 0, options.reserve_bytes / 4);
+                && progress.room.fits(log, last, 0, options.reserve_bytes / 4);
             *probes += 1;
             order(progress, if few { last.max(progress.next.prev()) } else { progress.next.prev() }, *probes);
             progress.probe = *probes;
@@ -539,7 +541,7 @@ fn stream(me: &Replica, now: Time, peer: NodeId, (progress, probes): (&mut Progr
                 && log.bytes(progress.agreed.max(log.base().index), progress.next.prev()) < options.window_bytes
             {
                 let upto = log.reach(progress.next.prev(), options.append_bytes, options.append_entries);
-                if !progress.room.takes(log, upto, 0, options.reserve_bytes / 4) {
+                if !progress.room.fits(log, upto, 0, options.reserve_bytes / 4) {
                     // The entries could only wait there, and block its log for entries that free room. Its heartbeat
                     // response reports new room.
                     break;

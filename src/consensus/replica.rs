@@ -424,7 +424,7 @@ impl Replica {
         let breaks_promise = last < self.promised() && !mutants.breaks(Mutant::ForgetPromised);
         let same = |vote: Vote| vote == candidate || (vote.node == from && mutants.breaks(Mutant::VoteForAnyDisk));
         let voted = self.vote().is_some_and(|vote| !same(vote)) && !mutants.breaks(Mutant::VoteTwice) && !bypass;
-        let voice = self.voice();
+        let voice = self.vote_weight();
         let denied = match ask {
             _ if voice == VoteWeight::None => Some("this node's log does not name its disk yet"),
             _ if behind => Some("the candidate's log is behind"),

@@ -32,7 +32,7 @@ impl Room {
 
     /// Whether the rest of the log up to `upto`, plus `more` bytes, fits in the node's room with `keep` bytes left
     /// over.
-    pub fn takes(&self, log: &Log, upto: Index, more: u64, keep: u64) -> bool {
+    pub fn fits(&self, log: &Log, upto: Index, more: u64, keep: u64) -> bool {
         if self.is_ample() {
             return true;
         }
@@ -52,16 +52,16 @@ mod tests {
         let mut log = Log::new(Position::ZERO);
         (0..10).for_each(|_| _ = log.append(Term(1), 1000));
         let room = |bytes, behind| Room { low: false, bytes, behind: Index(behind) };
-        assert!(room(5 * 1064 + 564, 5).takes(&log, Index(10), 500, 0));
-        assert!(!room(5 * 1064 + 563, 5).takes(&log, Index(10), 500, 0));
-        assert!(!room(5 * 1064 + 564, 5).takes(&log, Index(10), 500, 1));
-        assert!(!room(5 * 1064 + 564, 4).takes(&log, Index(10), 500, 0));
+        assert!(room(5 * 1064 + 564, 5).fits(&log, Index(10), 500, 0));
+        assert!(!room(5 * 1064 + 563, 5).fits(&log, Index(10), 500, 0));
+        assert!(!room(5 * 1064 + 564, 5).fits(&log, Index(10), 500, 1));
+        assert!(!room(5 * 1064 + 564, 4).fits(&log, Index(10), 500, 0));
         // The node is ahead of this log, or of the part that the log still has.
-        assert!(room(564, 12).takes(&log, Index(10), 500, 0));
+        assert!(room(564, 12).fits(&log, Index(10), 500, 0));
         log.persisted(Index(10));
         log.commit_to(Index(10));
         log.compact(Index(8));
-        assert!(room(2 * 1064 + 564, 3).takes(&log, Index(10), 500, 0));
-        assert!(Room::AMPLE.takes(&log, Index(10), u64::MAX, u64::MAX));
+        assert!(room(2 * 1064 + 564, 3).fits(&log, Index(10), 500, 0));
+        assert!(Room::AMPLE.fits(&log, Index(10), u64::MAX, u64::MAX));
     }
 }

@@ -3,7 +3,7 @@
 //! Assumptions: `fdatasync` and `fsync` report each error at least once and are otherwise truthful; `rename` is atomic;
 //! a synced directory keeps its names.
 
-use super::seam::{Disk, DiskFile};
+use super::interface::{Disk, DiskFile};
 use super::sigbus::MappedFile;
 use super::unreadable::{Unreadable, read_through};
 use bytes::Bytes;

@@ -4,7 +4,7 @@
 //! bit into `EIO`. A read through a mapping cannot return an error ([`super::sigbus`]), so each file is read with
 //! `pread` before it is used.
 
-use super::seam::DiskFile;
+use super::interface::DiskFile;
 use std::io;
 
 /// A file is read in pieces of this size.

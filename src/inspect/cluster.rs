@@ -150,7 +150,7 @@ fn configurations(one: &Directory, other: &Directory, out: &mut Violations) {
 fn overwritten(directories: &[Directory], out: &mut Violations) {
     let mut known: BTreeMap<(Index, Term), (StoredEntry, &str)> = BTreeMap::new();
     for directory in directories {
-        for (index, head) in &directory.replay.gone {
+        for (index, head) in &directory.replay.overwritten {
             let (first, there) = *known.entry((*index, head.term)).or_insert((*head, &directory.name));
             if !first.is(head) {
                 two_entries(*index, &first, head, &[there, &directory.name], out);

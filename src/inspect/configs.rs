@@ -9,7 +9,7 @@ use crate::types::{Membership, NodeId};
 use std::collections::BTreeSet;
 
 /// Why a configuration is invalid by itself; `None` if it is valid.
-pub fn wrong(membership: &Membership) -> Option<String> {
+pub fn invalid_configuration(membership: &Membership) -> Option<String> {
     if membership.voters.is_empty() {
         return Some("nobody votes".to_owned());
     }
@@ -109,8 +109,8 @@ mod tests {
 
     #[test]
     fn configuration_needs_voters_that_are_members() {
-        assert_eq!(wrong(&of(&[1, 2], &[1], &[])), None);
-        assert_eq!(wrong(&of(&[1, 2], &[], &[])).as_deref(), Some("nobody votes"));
-        assert_eq!(wrong(&of(&[1], &[1, 2], &[])).as_deref(), Some("n2 votes and is no member"));
+        assert_eq!(invalid_configuration(&of(&[1, 2], &[1], &[])), None);
+        assert_eq!(invalid_configuration(&of(&[1, 2], &[], &[])).as_deref(), Some("nobody votes"));
+        assert_eq!(invalid_configuration(&of(&[1], &[1, 2], &[])).as_deref(), Some("n2 votes and is no member"));
     }
 }

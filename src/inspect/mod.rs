@@ -1,8 +1,8 @@
 //! Reads data directories offline: segments, snapshots and what they prove, without a running node.
 //!
 //! [`files`] finds and reads segments, [`walk`] passes over their records in order, and [`record`] describes one record
-//! in words. [`directory`] reads a whole data directory; [`replay`] rebuilds its log and checks it against Raft's rules;
-//! [`cluster`] and [`commit_status`] compare several directories.
+//! in words. [`directory`] reads a whole data directory; [`replay`] rebuilds its log and checks it against Raft's
+//! rules; [`cluster`] and [`commit_status`] compare several directories.
 
 pub mod cluster;
 pub mod commit_status;

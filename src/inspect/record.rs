@@ -4,7 +4,7 @@ use super::record_kv::command;
 use super::record_text::{Fields, RecordText, Style, quoted, text};
 use crate::api::Op;
 use crate::codec::{self, Reader};
-use crate::machine::words::Command;
+use crate::machine::commands::Command;
 use crate::types::{Index, Payload, Position, Vote};
 use crate::wal::format::{self, Batch, Frame, Opening, RecordKind, Seal};
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! A command of the key-value state machine as text and as JSON fields.
 
 use super::record_text::{Fields, RecordText, Style, quoted, text};
-use crate::machine::words::{Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step};
+use crate::machine::commands::{Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step};
 use bytes::Bytes;
 
 /// Decodes a command.

@@ -39,7 +39,7 @@ pub struct Replay {
     /// The configurations in force where the log begins and those in the log, oldest first.
     pub configurations: Vec<Configured>,
     /// Entries that were overwritten by others.
-    pub gone: Vec<(Index, StoredEntry)>,
+    pub overwritten: Vec<(Index, StoredEntry)>,
     /// The violations so far.
     pub violations: Violations,
     /// Records that are intact but invalid.
@@ -59,7 +59,7 @@ impl Replay {
             hard: None,
             votes: BTreeMap::new(),
             configurations: Vec::new(),
-            gone: Vec::new(),
+            overwritten: Vec::new(),
             violations: Violations::default(),
             odd: Vec::new(),
             broken: false,
@@ -158,7 +158,7 @@ impl Replay {
         let head = StoredEntry { term, time, checksum: entry.checksum, segment: place(segment)?, at: place(frame.at)? };
         let gone = self.log.put(index, head);
         self.configurations.retain(|configured| configured.index < index || configured.index <= self.base.index);
-        self.gone.extend(gone);
+        self.overwritten.extend(gone);
         self.judge_order(position, &head);
         if let (true, Payload::Membership(membership)) = (membership, &entry.payload) {
             self.configure(index, membership, true);
@@ -217,7 +217,7 @@ impl Replay {
         let nobody = index == Index::ZERO && membership.members.is_empty();
         let before = self.configurations.last().filter(|before| follows && !before.membership.members.is_empty());
         let misstep = before.and_then(|before| configs::misstep(&before.membership, membership));
-        for what in [configs::wrong(membership).filter(|_| !nobody), misstep].into_iter().flatten() {
+        for what in [configs::invalid_configuration(membership).filter(|_| !nobody), misstep].into_iter().flatten() {
             self.violations.add(Rule::Configurations, &[&self.place], format!("at {index}: {what}"));
         }
         self.configurations.push(Configured { index, membership: membership.clone() });

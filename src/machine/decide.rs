@@ -3,7 +3,7 @@
 //! The decision depends on the key's current value, and the map executes it afterwards: a batch makes the same
 //! decisions against the result of its previous commands.
 
-use super::words::{Answer, Command, Expiration, ExpireCondition, SetCondition};
+use super::commands::{Answer, Command, Expiration, ExpireCondition, SetCondition};
 use crate::codec::integer;
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::types::ClusterTime;
@@ -84,7 +84,7 @@ pub fn decide<'a>(command: &Command<'a>, held: Option<StoredValue<'_>>, now: Clu
         Command::Expire { deadline, bar, .. } => {
             let Some(StoredValue { value, .. }) = held else { return Ok((Change::Keep, Answer::Number(0))) };
             let deadline = deadline.from(now);
-            if !lets(*bar, lasts, deadline) {
+            if !permits(*bar, lasts, deadline) {
                 return Ok((Change::Keep, Answer::Number(0)));
             }
             Ok((until(Cow::Owned(value.to_vec()), Some(deadline), held, now), Answer::Number(1)))
@@ -114,7 +114,7 @@ fn until<'a>(
     }
 }
 
-fn lets(bar: ExpireCondition, has: Option<ClusterTime>, new: ClusterTime) -> bool {
+fn permits(bar: ExpireCondition, has: Option<ClusterTime>, new: ClusterTime) -> bool {
     let one = bar.has_one.is_none_or(|must| must == has.is_some());
     let doubt = if bar.dated { DATE_DOUBT_MS } else { 0 };
     let order = match (bar.later, has) {

@@ -3,8 +3,8 @@
 //! Freezing copies nothing: the old value of a key is saved when the key changes for the first time, unless it is
 //! serialized already. So freezing takes no time, and serializing costs what is serialized and what changed meanwhile.
 
+use super::commands::{Pair, put_pair};
 use super::decide::StoredValue;
-use super::words::{Pair, put_pair};
 use crate::types::ClusterTime;
 use bytes::{Bytes, BytesMut};
 use std::borrow::Cow;
@@ -21,12 +21,12 @@ use std::ops::Bound;
 pub struct Frozen {
     time: ClusterTime,
     told: Option<Box<[u8]>>,
-    before: BTreeMap<Box<[u8]>, Option<Was>>,
+    before: BTreeMap<Box<[u8]>, Option<FrozenValue>>,
 }
 
 /// A key's value at the freeze.
 #[derive(Clone, Debug)]
-struct Was {
+struct FrozenValue {
     value: Box<[u8]>,
     deadline: Option<ClusterTime>,
 }
@@ -51,7 +51,7 @@ impl Frozen {
         let told = self.told.as_deref().is_some_and(|told| key <= told);
         if !told && !self.before.contains_key(key) {
             let held = held.filter(|held| self.was_serialized(held.deadline));
-            let was = held.map(|StoredValue { value, deadline }| Was { value: value.into(), deadline });
+            let was = held.map(|StoredValue { value, deadline }| FrozenValue { value: value.into(), deadline });
             self.before.insert(key.into(), was);
         }
     }
@@ -91,7 +91,7 @@ impl Frozen {
                 && let Some((key, held)) = std::mem::replace(&mut kept, self.before.pop_first())
             {
                 match held {
-                    Some(Was { value, deadline }) => {
+                    Some(FrozenValue { value, deadline }) => {
                         put_pair(&mut out, Pair { key: &key, value: &value, deadline });
                     }
                     None => passed += 8 + key.len(),

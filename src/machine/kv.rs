@@ -7,12 +7,12 @@
 //! A key may have a deadline. Once an entry with that time or a later one is applied, the key is absent on every node
 //! alike; see `expiry.rs` for when its memory is freed.
 
+use super::commands::{self, Answer, AnswerList, Command, PAIRS, Pair, Query, Step, TimeToLive, VALUE, put_option};
 use super::decide::{Change, StoredValue, decide, key_of};
 use super::expiry::Expiry;
 use super::frozen::Frozen;
 use super::index::Index;
 use super::state_machine::{Context, StateMachine};
-use super::words::{self, Answer, AnswerList, Command, PAIRS, Pair, Query, Step, TimeToLive, VALUE, put_option};
 use crate::codec::{Malformed, Put};
 use crate::limits::ANSWER_BYTES_MAX;
 use crate::types::ClusterTime;
@@ -450,7 +450,7 @@ impl StateMachine for Kv {
 
     fn prefetch(&self, commands: &mut dyn Iterator<Item = &[u8]>) {
         // A batch prefetches its own keys.
-        let mut keys = commands.map(|command| words::key(command).unwrap_or_default());
+        let mut keys = commands.map(|command| commands::key(command).unwrap_or_default());
         while self.look_ahead(&mut keys) {}
     }
 
@@ -483,7 +483,7 @@ impl StateMachine for Kv {
 
     fn restore(&mut self, mut piece: &[u8]) -> Result<(), Malformed> {
         while !piece.is_empty() {
-            let Pair { key, value, deadline } = words::read_pair(&mut piece)?;
+            let Pair { key, value, deadline } = commands::read_pair(&mut piece)?;
             if self.order.last_key_value().is_some_and(|(last, _)| **last >= *key) {
                 return Err(Malformed("keys out of order"));
             }

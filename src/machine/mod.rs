@@ -1,13 +1,13 @@
 //! The state machine: the trait an embedding program implements, and the key-value machine we ship.
 
+pub mod commands;
 mod decide;
 mod expiry;
 mod frozen;
 mod index;
 pub mod kv;
 pub mod state_machine;
-pub mod words;
 
+pub use commands::{Answer, Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step, TimeToLive};
 pub use kv::{KIND, Kv};
 pub use state_machine::{Context, StateMachine};
-pub use words::{Answer, Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step, TimeToLive};

@@ -9,9 +9,9 @@ use crate::consensus::message::SnapshotChunk;
 use crate::limits::CHUNK_BYTES;
 use crate::machine::state_machine::StateMachine;
 use crate::node::event::{DurableSnapshot, Event};
-use crate::shelf::restore::header;
-use crate::shelf::{Job, JobResult, Restore};
 use crate::snapshot::Snapshot;
+use crate::snapshotting::restore::header;
+use crate::snapshotting::{Job, JobResult, Restore};
 use crate::types::{ClusterId, ClusterTime, Entry, Index, Membership, NodeId, Position};
 use crate::wal::report::Fault;
 use bytes::Bytes;
@@ -32,7 +32,7 @@ pub struct Applying<M> {
     /// The queue of the thread that writes and receives snapshots.
     shelf: Sender<Job>,
     /// Frees large values on another thread.
-    leavings: DeferredDrop,
+    deferred_drop: DeferredDrop,
     /// Pending queries: ticket, query, cluster time.
     queries: VecDeque<(u64, Bytes, ClusterTime)>,
     /// Whether a snapshot of the state is being written.
@@ -49,7 +49,16 @@ impl<M: StateMachine> Applying<M> {
         shelf: Sender<Job>,
         leavings: DeferredDrop,
     ) -> Applying<M> {
-        Applying { applier, cluster, node, shelf, leavings, queries: VecDeque::new(), taking: false, reviving: None }
+        Applying {
+            applier,
+            cluster,
+            node,
+            shelf,
+            deferred_drop: leavings,
+            queries: VecDeque::new(),
+            taking: false,
+            reviving: None,
+        }
     }
 
     /// Applies committed entries.
@@ -130,7 +139,7 @@ impl<M: StateMachine> Applying<M> {
             JobResult::Published(snapshot) => {
                 self.taking = false;
                 self.applier.end_snapshot();
-                Some(Event::SnapshotTaken(snapshot.map(|snapshot| kept(&snapshot, &self.leavings))))
+                Some(Event::SnapshotTaken(snapshot.map(|snapshot| kept(&snapshot, &self.deferred_drop))))
             }
             JobResult::NoRoom => None,
             JobResult::Received { from, snapshot, next, damaged } => {
@@ -160,20 +169,20 @@ impl<M: StateMachine> Applying<M> {
         let Some(reviving) = self.reviving.take() else { return Ok(None) };
         let (applier, snapshot, base) = reviving.finish()?;
         if applier.applied() <= self.applier.applied() {
-            self.leavings.leave((applier, snapshot));
+            self.deferred_drop.defer((applier, snapshot));
             return Ok(None);
         }
-        self.leavings.leave(std::mem::replace(&mut self.applier, applier));
+        self.deferred_drop.defer(std::mem::replace(&mut self.applier, applier));
         if std::mem::take(&mut self.taking) {
             // The frozen state is dropped with the old one. If the thread is gone, that is reported elsewhere.
-            let _there_or_gone = self.shelf.send(Job::GiveUp);
+            let _there_or_gone = self.shelf.send(Job::Abort);
         }
         let (time, report) = (snapshot.header().time, self.applier.apply(&[]));
-        Ok(Some(Event::Restored { kept: kept(&snapshot, &self.leavings), base, time, report }))
+        Ok(Some(Event::Restored { kept: kept(&snapshot, &self.deferred_drop), base, time, report }))
     }
 }
 
 /// A snapshot as the node knows it. Its file, once removed, is freed on another thread.
 pub fn kept(snapshot: &Snapshot, leavings: &DeferredDrop) -> DurableSnapshot {
-    DurableSnapshot { position: snapshot.header().position, bytes: leavings.lend(snapshot.bytes().clone()) }
+    DurableSnapshot { position: snapshot.header().position, bytes: leavings.wrap(snapshot.bytes().clone()) }
 }

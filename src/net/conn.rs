@@ -60,7 +60,7 @@ pub struct Conn {
     pub sent_before: u64,
     /// In how many sweeps in a row the socket accepted almost nothing.
     pub stalls: u8,
-    /// The timeout for `awaits`, where it is not the default of the role.
+    /// The timeout for `waiting_since`, where it is not the default of the role.
     patience: Option<Duration>,
     reader: FrameReader,
     input: BytesMut,

@@ -35,7 +35,7 @@ impl AsRef<[u8]> for DeferredBytes {
 
 impl Drop for DeferredBytes {
     fn drop(&mut self) {
-        self.leavings.leave(self.bytes.take());
+        self.leavings.defer(self.bytes.take());
     }
 }
 
@@ -43,15 +43,15 @@ impl DeferredDrop {
     /// Starts the thread.
     pub fn start() -> io::Result<DeferredDrop> {
         let (thread, left) = channel::<Box<dyn Send>>();
-        std::thread::Builder::new().name("leavings".into()).spawn(move || {
-            give_way();
+        std::thread::Builder::new().name("deferred-drop".into()).spawn(move || {
+            lower_priority();
             left.into_iter().for_each(drop);
         })?;
         Ok(DeferredDrop { thread })
     }
 
     /// Frees a value on the thread, at some later time.
-    pub fn leave(&self, what: impl Send + 'static) {
+    pub fn defer(&self, what: impl Send + 'static) {
         if let Err(SendError(what)) = self.thread.send(Box::new(what)) {
             // The thread ends only with the process.
             drop(what);
@@ -59,13 +59,13 @@ impl DeferredDrop {
     }
 
     /// Wraps bytes so that the thread frees them, wherever the last reference is dropped.
-    pub fn lend(&self, bytes: Bytes) -> Bytes {
+    pub fn wrap(&self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(DeferredBytes { bytes: Some(bytes), leavings: self.clone() })
     }
 }
 
 /// Lowers the priority of the calling thread, which does background work.
-pub fn give_way() {
+pub fn lower_priority() {
     if let Err(error) = setpriority_process(Some(gettid()), NICE) {
         log::warn!("cannot lower the priority of a background thread: {error}");
     }
@@ -96,9 +96,9 @@ mod tests {
     fn last_reference_is_freed_on_the_thread() {
         let leavings = DeferredDrop::start().unwrap();
         let (tell, told) = channel();
-        leavings.leave(DropReporter(tell.clone()));
+        leavings.defer(DropReporter(tell.clone()));
         assert_ne!(told.recv().unwrap(), current().id());
-        let bytes = leavings.lend(Bytes::from_owner(DropReporter(tell)));
+        let bytes = leavings.wrap(Bytes::from_owner(DropReporter(tell)));
         let rest = bytes.slice(1..);
         drop(bytes);
         assert_eq!(&rest[..], b"ent");

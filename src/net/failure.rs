@@ -80,28 +80,28 @@ impl Failure {
 
 /// Lines that were logged within the last minute.
 #[derive(Debug)]
-pub struct SaidLines {
-    said: BTreeMap<String, Time>,
+pub struct RecentLines {
+    lines: BTreeMap<String, Time>,
     most: usize,
 }
 
-impl SaidLines {
+impl RecentLines {
     /// Remembers at most `most` different lines. Beyond that none is logged until some are older than a minute.
-    pub fn at_most(most: usize) -> SaidLines {
-        SaidLines { said: BTreeMap::new(), most }
+    pub fn at_most(most: usize) -> RecentLines {
+        RecentLines { lines: BTreeMap::new(), most }
     }
 
     /// Whether a line has to be logged now. If so, it is recorded as logged.
     pub fn is_new(&mut self, now: Time, line: &str) -> bool {
-        if self.said.get(line).is_some_and(|at| now.since(*at) < SAY_EVERY) {
+        if self.lines.get(line).is_some_and(|at| now.since(*at) < SAY_EVERY) {
             return false;
         }
-        if self.said.len() >= self.most {
-            self.said.retain(|_, at| now.since(*at) < SAY_EVERY);
+        if self.lines.len() >= self.most {
+            self.lines.retain(|_, at| now.since(*at) < SAY_EVERY);
         }
-        let has_room = self.said.len() < self.most;
+        let has_room = self.lines.len() < self.most;
         if has_room {
-            self.said.insert(line.to_owned(), now);
+            self.lines.insert(line.to_owned(), now);
         }
         has_room
     }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn line_is_logged_once_a_minute() {
-        let mut said = SaidLines::at_most(8);
+        let mut said = RecentLines::at_most(8);
         let at = |seconds| Time::ZERO + Duration::from_secs(seconds);
         assert!(said.is_new(at(1), "n2: refused"));
         assert!(!said.is_new(at(60), "n2: refused"));
@@ -123,11 +123,11 @@ mod tests {
 
     #[test]
     fn memory_of_lines_is_bounded() {
-        let mut said = SaidLines::at_most(20);
+        let mut said = RecentLines::at_most(20);
         let lines = (0..10_000).filter(|n| said.is_new(Time::ZERO, &n.to_string())).count();
-        assert_eq!((lines, said.said.len()), (20, 20));
+        assert_eq!((lines, said.lines.len()), (20, 20));
         assert!(said.is_new(Time::ZERO + SAY_EVERY, "later"));
-        assert_eq!(said.said.len(), 1);
+        assert_eq!(said.lines.len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::credentials::Credentials;
 use super::leadership::{Board, Leadership};
 use super::waker::Waker;
 use crate::api::{Reply, Request};
-use crate::shelf::JobResult;
+use crate::snapshotting::JobResult;
 use crate::wal::report as wal;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;

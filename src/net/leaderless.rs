@@ -17,7 +17,7 @@ pub struct Leaderless {
 
 impl Leaderless {
     /// Updates the state. Returns for how long there was no leader, if that has to be logged now.
-    pub fn look(&mut self, now: Time, has_leader: bool) -> Option<Duration> {
+    pub fn update(&mut self, now: Time, has_leader: bool) -> Option<Duration> {
         if has_leader {
             self.since = None;
             return None;
@@ -59,18 +59,18 @@ mod tests {
         let mut leaderless = Leaderless::default();
         assert_eq!(leaderless.deadline(), Time::NEVER);
         let begin = Time::ZERO + Duration::from_secs(5);
-        assert_eq!(leaderless.look(begin, true), None);
-        assert_eq!(leaderless.look(begin, false), None);
+        assert_eq!(leaderless.update(begin, true), None);
+        assert_eq!(leaderless.update(begin, false), None);
         let mut said = Vec::new();
         let mut now = begin;
         for _ in 0..9 {
             now = leaderless.deadline();
-            said.push(leaderless.look(now, false).unwrap().as_secs());
-            assert_eq!(leaderless.look(now, false), None);
+            said.push(leaderless.update(now, false).unwrap().as_secs());
+            assert_eq!(leaderless.update(now, false), None);
         }
         assert_eq!(said, [2, 4, 8, 16, 32, 64, 124, 184, 244]);
-        assert_eq!(leaderless.look(now, true), None);
-        assert_eq!(leaderless.look(now, false), None);
+        assert_eq!(leaderless.update(now, true), None);
+        assert_eq!(leaderless.update(now, false), None);
         assert_eq!(leaderless.deadline(), now + FIRST, "the interval starts again at its shortest");
     }
 

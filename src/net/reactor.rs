@@ -236,7 +236,7 @@ impl<M: StateMachine> Reactor<M> {
         let raft = self.node.raft();
         // A node that is not a member, or is stopping, expects no leader.
         let waits = || self.stop_by.is_none() && raft.membership().members.contains_key(&self.id);
-        let Some(since) = self.leaderless.look(now, raft.leader().is_some() || !waits()) else { return };
+        let Some(since) = self.leaderless.update(now, raft.leader().is_some() || !waits()) else { return };
         let (mut heard, mut unheard) = (Vec::new(), Vec::new());
         for voter in raft.membership().all_voters().filter(|voter| *voter != self.id) {
             let (is_heard, words) = self.net.reach(now, voter);

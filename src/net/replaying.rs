@@ -5,7 +5,7 @@ use crate::types::{Entry, Index, Time};
 use std::time::Duration;
 
 /// How often progress is logged.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The log that a node found at startup, while it is being applied.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ impl Replaying {
                 "applied the log: {n} entries, {done} MB in {took:.2} s, {rate:.2} GB/s"
             ));
         }
-        if now.since(self.told) < TELL_EVERY {
+        if now.since(self.told) < REPORT_INTERVAL {
             return ReplayEvent::Nothing;
         }
         self.told = now;

@@ -2,23 +2,23 @@
 
 mod closing;
 mod credentials;
-mod failing;
+mod failure_log;
 mod figures;
 mod gateway_kind;
 mod gateways;
-mod greeting;
+mod handshake;
 mod http;
 mod memory;
 mod redis;
-mod saying;
+mod replying;
 mod seats;
-mod sweeping;
+mod sweeper;
 
 use super::conn::{Conn, Filled};
 use super::counting::Counting;
 use super::dialect::{ClientFrame, Role};
 use super::disks::Disks;
-use super::failure::{Failure, SaidLines};
+use super::failure::{Failure, RecentLines};
 use super::links::{Link, Links};
 use super::listening::Listening;
 use super::options::Options;
@@ -88,15 +88,15 @@ pub struct Net {
     configured_addresses: BTreeMap<NodeId, String>,
     /// Decides which peers are admitted.
     admission: Admission,
-    doors: Doors,
+    gateways: Doors,
     redis: Redis,
     counting: Counting,
     http: super::http::gateway::Options,
     disks: Disks,
     listening: Listening,
     /// Lines logged about failed connections, to avoid repeating them.
-    said: SaidLines,
-    said_of_callers: SaidLines,
+    said: RecentLines,
+    said_of_callers: RecentLines,
     /// Why the last attempt to reach each peer failed, in a word or two; removed once the peer is connected.
     causes: BTreeMap<NodeId, &'static str>,
     /// The inbound connection of each peer.
@@ -149,14 +149,14 @@ impl Net {
             handshaking: VecDeque::new(),
             configured_addresses: places,
             admission: Admission::new(me).of_machine(machine),
-            doors: Doors::default(),
+            gateways: Doors::default(),
             redis: Redis::default(),
             counting: Counting::default(),
             http: Default::default(),
             disks: Disks::default(),
             listening: Listening::default(),
-            said: SaidLines::at_most(failing::PEER_LINES),
-            said_of_callers: SaidLines::at_most(failing::CALLER_LINES),
+            said: RecentLines::at_most(failure_log::PEER_LINES),
+            said_of_callers: RecentLines::at_most(failure_log::CALLER_LINES),
             causes: BTreeMap::new(),
             inbound_peers: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -233,7 +233,7 @@ impl Net {
     }
 
     /// The listen address is a default. If the members expect this node elsewhere, a warning is logged.
-    pub fn listens_unasked(&mut self, listens: String) {
+    pub fn set_inferred_address(&mut self, listens: String) {
         self.listening = Listening::unasked(listens);
     }
 
@@ -287,7 +287,7 @@ impl Net {
             return Time::ZERO;
         }
         let accept = if self.callers && self.listener.is_some() { self.accept_at } else { Time::NEVER };
-        self.links.deadline().min(self.sweep_at).min(accept).min(self.doors.deadline())
+        self.links.deadline().min(self.sweep_at).min(accept).min(self.gateways.deadline())
     }
 
     /// Waits for events, at most for `timeout`. Returns whether there were any.
@@ -302,8 +302,8 @@ impl Net {
             came = true;
             match event.token() {
                 LISTENER => self.callers = true,
-                REDIS => self.doors.knocked(GatewayKind::Redis),
-                HTTP => self.doors.knocked(GatewayKind::Http),
+                REDIS => self.gateways.knocked(GatewayKind::Redis),
+                HTTP => self.gateways.knocked(GatewayKind::Http),
                 WAKER => {}
                 FREE => self.signalled = true,
                 token => {
@@ -476,7 +476,7 @@ impl Net {
                         return Err(Malformed("a proposal on an operator connection").into());
                     }
                     conn.unanswered += 1;
-                    self.asked(token, number, asked);
+                    self.handle_request(token, number, asked);
                 }
                 (ClientFrame::Peer(frame), Role::InboundPeer(peer)) => self.peer_frame(peer, frame)?,
                 (ClientFrame::Hello(hello), _) => self.greeted(now, token, &hello),
@@ -488,7 +488,7 @@ impl Net {
         }
     }
 
-    fn asked(&mut self, token: Token, number: u64, asked: Numbered) {
+    fn handle_request(&mut self, token: Token, number: u64, asked: Numbered) {
         let Numbered { id, forward, request } = asked;
         self.counting.asked(&request);
         if self.stopping && !matches!(request, Request::Status) {
@@ -551,7 +551,7 @@ impl Net {
             }
             if held_back && !conn.is_held_back(&self.options, pressure) {
                 // Its requests to the node were delayed until the client reads.
-                self.doors.pump_soon(token);
+                self.gateways.pump_soon(token);
             }
             if rested && !conn.is_read_suspended(&self.options, pressure) {
                 // Reading from it was suspended until the client reads.

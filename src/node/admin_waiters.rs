@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How often a leader without disk room looks for a transfer target that has some.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Callers that wait for a membership change to complete, or for another node to lead.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +71,7 @@ impl AdminWaiters {
     pub fn looks_for_room(&mut self, now: Time) -> bool {
         let due = now >= self.next_check;
         if due {
-            self.next_check = now + LOOK_EVERY;
+            self.next_check = now + CHECK_INTERVAL;
         }
         due
     }
@@ -91,7 +91,7 @@ impl AdminWaiters {
                 }
                 // The next leader completes the change, or does not know of it.
                 _ if !leads => Reply::Unknown,
-                true => Reply::Refused(taken_back(raft)),
+                true => Reply::Refused(change_aborted(raft)),
                 false => return true,
             };
             out.push((pending.from, pending.id, reply));
@@ -110,7 +110,7 @@ impl AdminWaiters {
     }
 }
 
-fn taken_back(raft: &Raft) -> Refusal {
+fn change_aborted(raft: &Raft) -> Refusal {
     let why = format!("the change was aborted; the membership in force is {}", raft.membership());
     Refusal::InvalidChange { why }
 }

@@ -89,9 +89,9 @@ pub enum Event {
     },
     /// The applier has applied the entries of [`Action::Apply`].
     Applied(apply::Report),
-    /// [`Action::Take`] is complete. `None` if there was no room for the snapshot.
+    /// [`Action::TakeSnapshot`] is complete. `None` if there was no room for the snapshot.
     SnapshotTaken(Option<DurableSnapshot>),
-    /// The snapshot of [`Action::Take`] was damaged when it was read back: it is discarded.
+    /// The snapshot of [`Action::TakeSnapshot`] was damaged when it was read back: it is discarded.
     TakenDamaged,
     /// [`Action::Inspect`] is complete.
     Inspected {
@@ -162,16 +162,16 @@ pub enum Action {
     Write(Write),
     /// Apply these committed entries, in order; [`Event::Applied`] reports the outcomes.
     Apply(Vec<Entry>),
-    /// Freeze the machine and write a snapshot of it; [`Event::SnapshotTaken`] follows when it is durable. No batch is being
-    /// applied: all entries submitted before are applied, and entries submitted in the same turn are not yet.
+    /// Freeze the machine and write a snapshot of it; [`Event::SnapshotTaken`] follows when it is durable. No batch is
+    /// being applied: all entries submitted before are applied, and entries submitted in the same turn are not yet.
     TakeSnapshot {
         /// The index since which the membership holds.
         configured: Index,
         /// The membership as of the applied index.
         membership: Membership,
     },
-    /// Store a chunk of a leader's snapshot. [`Event::ChunkStored`] reports the progress, and [`Event::Restored`] that the
-    /// snapshot is complete and the machine restored from it.
+    /// Store a chunk of a leader's snapshot. [`Event::ChunkStored`] reports the progress, and [`Event::Restored`] that
+    /// the snapshot is complete and the machine restored from it.
     StoreChunk {
         /// The leader.
         from: NodeId,

@@ -6,7 +6,7 @@ use crate::types::{ClusterTime, Index, Position, Time};
 use std::time::Duration;
 
 /// The delay before the next attempt if the proposal is rejected.
-const AGAIN: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// While a key has a deadline, an entry carries the time into the log at least this often. The time since the last
 /// entry is known only to running nodes: if all of them stop, it is lost, and keys live longer by that much.
@@ -46,7 +46,7 @@ impl ExpiryTicker {
         }
         match raft.propose(now, Op::Tick.encode()) {
             Ok(position) => self.outstanding = Some(position),
-            Err(_) => self.look_at = now + AGAIN,
+            Err(_) => self.look_at = now + RETRY_INTERVAL,
         }
     }
 

@@ -15,7 +15,7 @@ const WINDOW: u64 = 16;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Chunks that a follower reports missing are sent again no more often than this: reordered acknowledgments report the
 /// same.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often a snapshot that is undamaged here, but that a follower received damaged, is sent again. Then the follower
 /// waits for a newer one.
@@ -93,7 +93,7 @@ impl SnapshotSender {
         let ship = self.transfers.entry(to).or_insert_with(|| Transfer::new(now, newest.clone()));
         if ship.kept.position.index <= matched {
             *ship = Transfer { restarted_at: ship.restarted_at, ..Transfer::new(now, newest.clone()) };
-        } else if ship.hold == Hold::Nothing && now.since(ship.restarted_at) >= AGAIN {
+        } else if ship.hold == Hold::Nothing && now.since(ship.restarted_at) >= RETRY_INTERVAL {
             // Not at every late acknowledgment.
             ship.restarted_at = now;
             ship.probe(now);
@@ -208,7 +208,7 @@ impl SnapshotSender {
     /// When chunks are next due to be sent again.
     pub fn deadline(&self) -> Time {
         let due = |ship: &Transfer| match ship.hold {
-            Hold::Nothing if ship.missing_from.is_some() => ship.restarted_at + AGAIN,
+            Hold::Nothing if ship.missing_from.is_some() => ship.restarted_at + RETRY_INTERVAL,
             Hold::Nothing => ship.last_progress + PATIENCE,
             Hold::Until(when) => when,
             Hold::Inspection | Hold::Replacement | Hold::Newer => Time::NEVER,
@@ -254,7 +254,7 @@ impl Transfer {
     fn send_what_it_lacks(&mut self, now: Time) {
         if let Some(from) = self.missing_from
             && self.hold == Hold::Nothing
-            && now.since(self.restarted_at) >= AGAIN
+            && now.since(self.restarted_at) >= RETRY_INTERVAL
         {
             self.begin_again_at(now, from);
         }
@@ -339,9 +339,9 @@ mod tests {
         shipping.chunked(Time(2), to, newest.position, 12 * CHUNK);
         assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")), [26, 27]);
         // Its link broke: one chunk probes for its offset.
-        shipping.begin(Time(9) + AGAIN, to, &newest, Index(0));
+        shipping.begin(Time(9) + RETRY_INTERVAL, to, &newest, Index(0));
         assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")), [12]);
-        shipping.chunked(Time(9) + AGAIN, to, newest.position, 20 * CHUNK);
+        shipping.chunked(Time(9) + RETRY_INTERVAL, to, newest.position, 20 * CHUNK);
         assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")).first(), Some(&20));
     }
 
@@ -362,12 +362,12 @@ mod tests {
         // The first chunk is lost, and all others are rejected.
         (0..15).for_each(|_| shipping.chunked(Time(2), to, newest.position, CHUNK));
         assert_eq!(sends(&mut shipping, Time(2)), Vec::<u64>::new(), "the chunks may only be reordered");
-        assert_eq!(shipping.deadline(), Time(1) + AGAIN);
-        assert_eq!(sends(&mut shipping, Time(1) + AGAIN).first(), Some(&1));
+        assert_eq!(shipping.deadline(), Time(1) + RETRY_INTERVAL);
+        assert_eq!(sends(&mut shipping, Time(1) + RETRY_INTERVAL).first(), Some(&1));
         // The chunk was only late.
-        shipping.chunked(Time(2) + AGAIN, to, newest.position, CHUNK);
-        shipping.chunked(Time(3) + AGAIN, to, newest.position, 3 * CHUNK);
-        assert_eq!(sends(&mut shipping, Time(3) + AGAIN + AGAIN), [17, 18]);
+        shipping.chunked(Time(2) + RETRY_INTERVAL, to, newest.position, CHUNK);
+        shipping.chunked(Time(3) + RETRY_INTERVAL, to, newest.position, 3 * CHUNK);
+        assert_eq!(sends(&mut shipping, Time(3) + RETRY_INTERVAL + RETRY_INTERVAL), [17, 18]);
     }
 
     /// Streaming one snapshot to a follower blocked the next one (rqlite, before v10): pitfall 38.
@@ -381,13 +381,13 @@ mod tests {
         shipping.chunked(Time(1), to, older.position, 10 * CHUNK);
         // A newer snapshot was taken. The follower continues with the older one, and then needs no other.
         shipping.renew(Time(2), &newer);
-        shipping.begin(Time(0) + AGAIN, to, &newer, Index(0));
+        shipping.begin(Time(0) + RETRY_INTERVAL, to, &newer, Index(0));
         assert_eq!(
             (shipping.oldest(Time(2)), shipping.progress(to)),
             (Some(Index(9)), Some((10 * CHUNK, 100 * CHUNK)))
         );
         // A follower that holds it and needs a snapshot again is sent the newer one.
-        shipping.begin(Time(0) + AGAIN, to, &newer, Index(9));
+        shipping.begin(Time(0) + RETRY_INTERVAL, to, &newer, Index(9));
         assert_eq!((shipping.oldest(Time(2)), shipping.progress(to)), (Some(Index(20)), Some((0, 3 * CHUNK))));
     }
 
@@ -399,7 +399,7 @@ mod tests {
         let to = NodeId::new(2).expect("not zero");
         let newer = DurableSnapshot { position: Position::new(Index(20), Term(2)), ..ship(3).kept };
         shipping.begin(Time(0), to, &ship(100).kept, Index(0));
-        let (before, after) = (Time(0) + (options.hold_for - AGAIN), Time(0) + options.hold_for);
+        let (before, after) = (Time(0) + (options.hold_for - RETRY_INTERVAL), Time(0) + options.hold_for);
         shipping.renew(before, &newer);
         assert_eq!(shipping.oldest(before), Some(Index(9)));
         assert_eq!(shipping.oldest(after), None);
@@ -431,7 +431,7 @@ mod tests {
         }
         assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")), [17, 18]);
         // If the follower repeats it, a chunk was lost.
-        shipping.chunked(Time(9) + AGAIN, to, newest.position, 3 * CHUNK);
+        shipping.chunked(Time(9) + RETRY_INTERVAL, to, newest.position, 3 * CHUNK);
         assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")).first(), Some(&3));
     }
 
@@ -521,7 +521,7 @@ mod tests {
         shipping.inspected(Time(1), newest.position, false);
         for follower in [to, other] {
             assert!(sends(&mut shipping, follower).is_empty());
-            shipping.begin(Time(0) + AGAIN, follower, &newest, Index(0));
+            shipping.begin(Time(0) + RETRY_INTERVAL, follower, &newest, Index(0));
             assert!(sends(&mut shipping, follower).is_empty());
         }
         // Another snapshot of the same position: no entry was applied meanwhile.

@@ -35,8 +35,8 @@ pub fn frees(op: &Bytes, frees: fn(&[u8]) -> bool) -> bool {
 mod tests {
     use super::*;
     use crate::machine::Kv;
+    use crate::machine::commands::Command;
     use crate::machine::state_machine::StateMachine;
-    use crate::machine::words::Command;
     use crate::types::SessionId;
 
     fn passes(command: &Command<'_>) -> bool {

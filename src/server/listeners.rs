@@ -49,7 +49,7 @@ fn listen_when_known(config: &Config, place: &str) -> Result<TcpListener, Server
     let mut told = None;
     loop {
         match resolve(place) {
-            Err(error) if is_passing(&error) && began.elapsed() < NAME_WAIT => {
+            Err(error) if is_transient(&error) && began.elapsed() < NAME_WAIT => {
                 let second = began.elapsed().as_secs();
                 if told.is_none_or(|told| second >= told + 5) {
                     told = Some(second);
@@ -67,7 +67,7 @@ fn listen_when_known(config: &Config, place: &str) -> Result<TcpListener, Server
 }
 
 /// Whether the name may be resolved later.
-fn is_passing(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     error.kind() != ErrorKind::InvalidInput
 }
 

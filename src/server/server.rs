@@ -5,7 +5,7 @@ use super::error::ServerError;
 use super::handle::Handle;
 use super::listeners::Listeners;
 use super::reloading::{Reloader, tell_validity};
-use super::start_progress::{StartProgress, TELL_EVERY};
+use super::start_progress::{REPORT_INTERVAL, StartProgress};
 use super::workers::{spawn_log, spawn_snapshot_thread, spawn_watch};
 use crate::config::Config;
 use crate::disk::fs::Lock;
@@ -17,7 +17,7 @@ use crate::net::inbox::inbox;
 use crate::net::reactor::{Broken, Clock, Options, Reactor};
 use crate::net::resp::gateway as redis;
 use crate::net::sockets::{FREE, Net};
-use crate::shelf::SnapshotWorker;
+use crate::snapshotting::SnapshotWorker;
 use crate::types::{ClusterId, Membership};
 use crate::wal::{self, SpaceMonitor};
 use mio::Interest;
@@ -51,7 +51,7 @@ impl<M: StateMachine> Server<M> {
     pub fn open(config: Config, machine: M) -> Result<Server<M>, ServerError> {
         config.check()?;
         let node = config.id.get();
-        let mut telling = StartProgress::begin(TELL_EVERY, move |line| log::info!(node; "{line}"))?;
+        let mut telling = StartProgress::begin(REPORT_INTERVAL, move |line| log::info!(node; "{line}"))?;
         // The address to listen on, unless only the recovered membership has it.
         let named = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned());
         boot::check_first_start(&config)?;
@@ -87,9 +87,9 @@ impl<M: StateMachine> Server<M> {
         }
         let net_options = crate::net::options::Options { machine: kind, ..config.net.clone() };
         let mut net = Net::open(me, native, config.peers.clone(), net_options)?;
-        let doors = open_doors(&config, &mut net, redis, http)?;
+        let doors = open_gateways(&config, &mut net, redis, http)?;
         if config.listen.is_none() {
-            net.listens_unasked(listen);
+            net.set_inferred_address(listen);
         }
         let (post, inbox) = inbox(net.waker().clone());
         let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_busy_poll)?;
@@ -185,7 +185,7 @@ fn verdict(ended: Result<(), Broken>, synced: thread::Result<wal::Result<()>>) -
 }
 
 /// Opens the gateways for which listeners are bound; returns for each the kind of clients in words, and the address.
-fn open_doors(
+fn open_gateways(
     config: &Config,
     net: &mut Net,
     redis: Option<TcpListener>,

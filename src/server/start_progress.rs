@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The interval of progress reports.
-pub const TELL_EVERY: Duration = Duration::from_secs(1);
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The progress reports of a start.
 pub struct StartProgress {
@@ -41,7 +41,7 @@ impl StartProgress {
             while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(every) {
                 // Cloned first, so that the lock is not held while `say` runs.
                 let stage = lock(&told).clone();
-                if let Some(line) = stage.so_far(stage.begun.elapsed()) {
+                if let Some(line) = stage.progress_line(stage.begun.elapsed()) {
                     say(&line);
                 }
             }
@@ -55,7 +55,7 @@ impl StartProgress {
         let next = StartStage { what, meter: Arc::default(), begun: Instant::now() };
         let meter = Arc::clone(&next.meter);
         let before = std::mem::replace(&mut *lock(&self.stage), next);
-        self.done.extend(before.in_the_end(before.begun.elapsed()));
+        self.done.extend(before.summary_line(before.begun.elapsed()));
         meter
     }
 
@@ -72,13 +72,13 @@ impl StartProgress {
 
 impl StartStage {
     /// The progress in words; `None` if there is nothing to read.
-    fn so_far(&self, took: Duration) -> Option<String> {
+    fn progress_line(&self, took: Duration) -> Option<String> {
         let (done, of) = (self.meter.done(), self.meter.of());
         let line = || format!("recovering: {}: {} of {} MB, {:.2} GB/s", self.what, mb(done), mb(of), rate(done, took));
         (of > 0).then(line)
     }
 
-    fn in_the_end(&self, took: Duration) -> Option<String> {
+    fn summary_line(&self, took: Duration) -> Option<String> {
         let done = self.meter.done();
         let what = self.what;
         (done > 0)
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn start_with_nothing_to_read_reports_nothing() {
-        let mut telling = StartProgress::begin(TELL_EVERY, |_| ()).unwrap();
+        let mut telling = StartProgress::begin(REPORT_INTERVAL, |_| ()).unwrap();
         let _meter = telling.stage("log read");
         assert_eq!(telling.end(), None);
     }
@@ -143,8 +143,8 @@ mod tests {
         stage.meter.advance(1_000_000_000);
         let two = Duration::from_secs(2);
         let nothing = StartStage { meter: Arc::default(), ..stage.clone() };
-        assert_eq!(nothing.so_far(two), None, "a new directory is not recovered");
-        assert_eq!(stage.so_far(two).unwrap(), "recovering: log read: 1000 of 4000 MB, 0.50 GB/s");
-        assert_eq!(stage.in_the_end(two).unwrap(), "log read: 1000 MB in 2.00 s, 0.50 GB/s");
+        assert_eq!(nothing.progress_line(two), None, "a new directory is not recovered");
+        assert_eq!(stage.progress_line(two).unwrap(), "recovering: log read: 1000 of 4000 MB, 0.50 GB/s");
+        assert_eq!(stage.summary_line(two).unwrap(), "log read: 1000 MB in 2.00 s, 0.50 GB/s");
     }
 }

@@ -5,9 +5,9 @@
 
 use crate::disk::Disk;
 use crate::net::busy_poll::BusyPoll;
-use crate::net::deferred_drop::give_way;
+use crate::net::deferred_drop::lower_priority;
 use crate::net::inbox::{InboxSender, LoopMessage};
-use crate::shelf::{Job, SnapshotWorker};
+use crate::snapshotting::{Job, SnapshotWorker};
 use crate::types::{Entry, Payload, Position, Write};
 use crate::wal::{Fault, Journal, Result, SpaceMonitor, Spare, SpareOrder, Task};
 use std::collections::VecDeque;
@@ -22,15 +22,15 @@ const BATCH_BYTES: usize = 1 << 20;
 /// After this long without work the log records that everything before is synced.
 const IDLE: Duration = Duration::from_millis(10);
 /// The pause before another attempt at a failed spare segment.
-const SPARE_AGAIN: Duration = Duration::from_secs(5);
+const SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// The minimum pause between two pieces of a spare segment; it lasts as long as the piece, to leave the disk to the
 /// log.
 const SPARE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The pause before another attempt of a log that is out of space.
-const ROOM_AGAIN: Duration = Duration::from_millis(100);
+const SPACE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the free space is checked: after it returns, writes are accepted again within five seconds.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The journal on its thread.
 struct LogThread<D: Disk> {
@@ -131,7 +131,7 @@ impl<D: Disk> LogThread<D> {
             if !self.sync()? {
                 return Err(fault);
             }
-            std::thread::sleep(ROOM_AGAIN);
+            std::thread::sleep(SPACE_CHECK_INTERVAL);
             self.order_spares();
             self.drain_releases()?;
         }
@@ -188,12 +188,12 @@ impl<D: Disk> LogThread<D> {
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) if patience == IDLE => self.journal.confirm()?,
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some(report) = self.journal.look()? {
+                    if let Some(report) = self.journal.check_space()? {
                         self.post.post(LoopMessage::Journal(report));
                     }
                 }
             }
-            patience = LOOK_EVERY;
+            patience = CHECK_INTERVAL;
         }
     }
 
@@ -210,7 +210,7 @@ impl<D: Disk> LogThread<D> {
             }
             // No reason to stop yet: the journal creates its own file when it must, and stops if it cannot.
             Ok(Err(fault)) => {
-                self.order_at = Some(Instant::now() + SPARE_AGAIN);
+                self.order_at = Some(Instant::now() + SPARE_RETRY_INTERVAL);
                 match fault {
                     Fault::Full { file } => log::warn!("no space left for {file}, the next segment: retrying"),
                     fault => log::warn!("cannot prepare the next segment: {fault}"),
@@ -235,7 +235,7 @@ pub fn spawn_snapshot_thread<D: Disk>(mut keeper: SnapshotWorker<D>, post: Inbox
     let (sender, jobs) = channel();
     std::thread::Builder::new().name("snapshot".into()).spawn(move || {
         let _alarm = Alarm { post: post.clone(), which: "snapshot" };
-        give_way();
+        lower_priority();
         for job in jobs {
             let is_piece = matches!(job, Job::Piece(_) | Job::Verify);
             let begun = Instant::now();
@@ -261,7 +261,7 @@ pub fn spawn_watch<D: Disk>(
     let (held, holds) = channel::<Infallible>();
     let thread = std::thread::Builder::new().name("space".into()).spawn(move || {
         loop {
-            match watch.look() {
+            match watch.check_space() {
                 Ok(Some(low)) => {
                     // If the reactor is gone, the sender will soon be dropped too.
                     post.post(LoopMessage::Space { low });
@@ -270,7 +270,7 @@ pub fn spawn_watch<D: Disk>(
                 // If the disk has failed, the log will fail too, and knows what to do.
                 Err(fault) => log::warn!("cannot read the free disk space: {fault}"),
             }
-            if holds.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
+            if holds.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
         }

@@ -100,7 +100,7 @@ impl Checks {
 
     /// A node learns its earlier claims: from a leader that finds entries lost, or from a peer that received the
     /// claims.
-    pub fn told(&mut self, node: NodeId, message: &Message) {
+    pub fn record_reminder(&mut self, node: NodeId, message: &Message) {
         let Some(told) = &mut self.life(node).told else { return };
         match message {
             Message::Reminder { term, position } => {
@@ -114,7 +114,7 @@ impl Checks {
 
     /// Checks a node that votes or requests votes. On an older copy of its disk, it must first have learned its earlier
     /// claims. If it has not, the rest of the run proves nothing against it (`untold`).
-    fn votes_untold(&mut self, node: NodeId) -> Result<()> {
+    fn check_claims_before_vote(&mut self, node: NodeId) -> Result<()> {
         let life = self.life(node);
         if life.told.is_some_and(|told| !told.covers(&life.claims)) {
             self.voted_before_reminder = true;
@@ -141,7 +141,7 @@ impl Checks {
     pub fn writes(&mut self, node: NodeId, write: &Write, leads: Option<Term>) -> Result<()> {
         if leads.is_some() {
             // A node that is the only voter by its older copy requests no votes.
-            self.votes_untold(node)?;
+            self.check_claims_before_vote(node)?;
         }
         let life = self.lives.get_mut(&node).expect("every node has a history");
         if let (Some(term), Some(first)) = (leads, write.entries.first())
@@ -258,7 +258,7 @@ impl Checks {
             Message::RequestVote { ask: VoteKind::Vote | VoteKind::Transfer, .. }
                 | Message::RequestVoteResponse { granted: true, .. }
         ) {
-            self.votes_untold(from)?;
+            self.check_claims_before_vote(from)?;
         }
         let life = self.life(from);
         let position = match message {
@@ -287,7 +287,12 @@ impl Checks {
     }
 
     /// Checks a node's role and commit index after a step.
-    pub fn stands(&mut self, node: NodeId, standing: Standing, uses: (Index, &Membership)) -> Result<()> {
+    pub fn check_role_and_commit(
+        &mut self,
+        node: NodeId,
+        standing: Standing,
+        uses: (Index, &Membership),
+    ) -> Result<()> {
         let Standing { term, leads, commit, defined } = standing;
         let leads = leads.then_some(term);
         let life = self.lives.get_mut(&node).expect("every node has a history");
@@ -339,7 +344,7 @@ impl Checks {
         }
         self.configurations.stands(node, open, uses)?;
         if rises {
-            self.rises(node, leads)?;
+            self.check_new_leader(node, leads)?;
         }
         let life = self.life(node);
         life.leads = leads;
@@ -383,10 +388,10 @@ impl Checks {
         Ok(())
     }
 
-    fn rises(&mut self, node: NodeId, leads: Option<Term>) -> Result<()> {
+    fn check_new_leader(&mut self, node: NodeId, leads: Option<Term>) -> Result<()> {
         let Some(term) = leads else { return Ok(()) };
         // A node that is the only voter by its older copy requests no votes.
-        self.votes_untold(node)?;
+        self.check_claims_before_vote(node)?;
         self.elected_by_most(node, term)?;
         let first = *self.leaders.entry(term).or_insert(node);
         if first != node {
@@ -433,7 +438,7 @@ impl Checks {
     }
 
     /// A node's state machine was restored from a snapshot.
-    pub fn becomes(&mut self, node: NodeId, position: Position, digest: u64) -> Result<()> {
+    pub fn check_restored_state(&mut self, node: NodeId, position: Position, digest: u64) -> Result<()> {
         let committed = self.ledger.get((position.index.0 as usize).wrapping_sub(1));
         if committed.is_none_or(|(term, _)| *term != position.term) {
             return Err(format!("{node} restores from a snapshot of {position}, which is not committed"));

@@ -5,7 +5,7 @@
 //! fits, and go on with the rest. The model of a key is written here a second time, independent of the state machine
 //! that it checks.
 
-use crate::machine::words::Answer;
+use crate::machine::commands::Answer;
 use crate::types::Time;
 use crate::types::digest::{hash, hash_numbers};
 use bytes::Bytes;

@@ -21,7 +21,7 @@ const LOOKS: Duration = Duration::from_millis(200);
 const SLOW_MICROS: std::ops::RangeInclusive<u64> = 20_000..=200_000;
 
 /// After how many syncs, over all machines, a disk is compared with its journal's reports.
-const LOOK_EVERY: u64 = 64;
+const CHECK_INTERVAL: u64 = 64;
 
 /// Appends the queued writes to the journal, as far as there is space. Returns their number.
 fn append(up: &mut Process) -> wal::Result<usize> {
@@ -124,7 +124,7 @@ impl World {
         self.syncs += 1;
         let host = &self.hosts[&at];
         let is_judged = !host.damaged && !host.may_lie;
-        if !self.syncs.is_multiple_of(LOOK_EVERY) || !is_judged || self.scenario.mutants != Mutants::NONE {
+        if !self.syncs.is_multiple_of(CHECK_INTERVAL) || !is_judged || self.scenario.mutants != Mutants::NONE {
             return Ok(());
         }
         let found = host.durable(&self.scenario);
@@ -148,7 +148,7 @@ impl World {
         let host = self.host(at);
         let life = host.incarnation;
         let Some(up) = &mut host.up else { return Ok(()) };
-        let news = match up.watch.look() {
+        let news = match up.watch.check_space() {
             Ok(news) => news,
             // The power failed in the middle of it. With a log that rejects writes, nothing else would notice.
             Err(fault) if self.hosts[&at].has_stopped() => {
@@ -174,7 +174,7 @@ impl World {
 
     /// An idle log checks how much space there is.
     fn look_for_room(&mut self, at: NodeId) -> checks::Result<()> {
-        match self.host(at).up.as_mut().filter(|up| !up.syncing).map(|up| up.journal.look()) {
+        match self.host(at).up.as_mut().filter(|up| !up.syncing).map(|up| up.journal.check_space()) {
             Some(Ok(Some(report))) => self.handle(at, Event::Journal(report)),
             Some(Err(fault)) => {
                 self.stops(at, &fault);

@@ -3,7 +3,7 @@
 //!
 //! Nothing here has its own clock, thread or random generator: time and randomness are passed in, so that a seed
 //! determines the whole run. [`scenario`] draws the parameters of a world from its seed, [`world`] runs it,
-//! [`troubles`] injects faults, [`checks`] checks every step, and [`history`] checks whether the results that the
+//! [`faults`] injects faults, [`checks`] checks every step, and [`history`] checks whether the results that the
 //! clients saw are linearizable.
 
 mod applier_input;
@@ -18,6 +18,7 @@ mod client_links;
 pub mod clients;
 mod damage;
 pub mod disk;
+pub mod faults;
 pub mod governance;
 pub mod history;
 pub mod host;
@@ -45,7 +46,6 @@ pub mod scenario;
 mod snapshot_state;
 mod snapshots;
 mod tasks;
-pub mod troubles;
 mod values;
 pub mod violation;
 pub mod workload;

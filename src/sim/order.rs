@@ -5,7 +5,7 @@
 
 use super::violation::Result;
 use crate::api::{Op, Outcome};
-use crate::machine::words::{Command, Step};
+use crate::machine::commands::{Command, Step};
 use crate::types::{Entry, Index, Payload, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 

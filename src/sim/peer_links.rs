@@ -216,7 +216,7 @@ impl World {
     fn handle_frame(&mut self, to: NodeId, from: NodeId, frame: Frame) -> checks::Result<()> {
         let event = match PeerFrame::read(frame).map_err(|error| broken(to, from, error))? {
             PeerFrame::Raft(envelope) => {
-                self.checks.told(to, &envelope.message);
+                self.checks.record_reminder(to, &envelope.message);
                 Event::Peer(envelope)
             }
             PeerFrame::Forward { id, request } => {
@@ -311,7 +311,7 @@ impl World {
         let (leader, configured) = (up.node.raft().leader(), up.node.raft().configured_at());
         up.admission.set_leader(leader);
         if up.arranged && configured == up.admission.configured() && up.members == *up.node.membership() {
-            let forgotten = up.admission.forget_leavers(now);
+            let forgotten = up.admission.forget_former_members(now);
             if !forgotten.is_empty() {
                 forgotten.into_iter().for_each(|peer| self.drop_peer(at, peer));
                 self.keeps_links(at);

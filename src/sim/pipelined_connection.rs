@@ -2,7 +2,7 @@
 
 use super::order::{self, Order};
 use crate::api::Consistency;
-use crate::machine::words::{Command, Query, Step};
+use crate::machine::commands::{Command, Query, Step};
 use crate::pipeline::{PendingRequest, RequestKind, RequestPipeline};
 use crate::types::{NodeId, Time};
 use std::collections::BTreeMap;

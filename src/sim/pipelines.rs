@@ -8,7 +8,7 @@ use super::pipelined_connection::{Connection, FIRST_CONNECTION, PipelinedTask, P
 use super::world::{SimEvent, World};
 use crate::api::{Consistency, Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
-use crate::machine::words::Answer;
+use crate::machine::commands::Answer;
 use crate::node::{Caller, Event};
 use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestPipeline, Tally};
 use crate::types::{NodeId, Time};

@@ -26,7 +26,7 @@ pub struct WorldReport {
     /// How many operations of clients were answered.
     pub operations: u64,
     /// Whether the run ended early: a node voted on an older copy of its disk before it learned its earlier claims.
-    pub untold: bool,
+    pub voted_before_reminder: bool,
     /// How many commands of pipelined connections were executed.
     pub pipelined: u64,
     /// For how many time windows a majority was healthy and had to make progress.
@@ -55,7 +55,11 @@ impl WorldReport {
     pub fn beside(&self) -> String {
         let SnapshotCounts { taken, received, damaged, .. } = &self.snapshots;
         let damaged: u64 = damaged.iter().sum();
-        let untold = if self.untold { " · ended: an older copy of a disk voted before its reminder" } else { "" };
+        let untold = if self.voted_before_reminder {
+            " · ended: an older copy of a disk voted before its reminder"
+        } else {
+            ""
+        };
         let WorldReport {
             configurations, pipelined, windows, full_starts, lost_writes, twins, replaced, unjudged, ..
         } = self;
@@ -130,7 +134,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
             faults: world.faults,
             configurations: world.checks.configurations.committed(),
             operations: world.history().answered() as u64,
-            untold: world.checks.voted_before_reminder,
+            voted_before_reminder: world.checks.voted_before_reminder,
             pipelined: world.pipelines.order.executed(),
             windows: world.progress.judged(),
             full_starts: world.full_starts,

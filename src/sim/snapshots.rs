@@ -8,10 +8,10 @@ use super::world::{SimEvent, World};
 use crate::consensus::message::{Envelope, Message, SnapshotChunk};
 use crate::disk::{Disk, Meter};
 use crate::node::Event;
-use crate::shelf::restore::header;
-use crate::shelf::{Job, JobResult, Restore};
 use crate::snapshot::format::{file_name, file_position};
 use crate::snapshot::{Snapshot, Store};
+use crate::snapshotting::restore::header;
+use crate::snapshotting::{Job, JobResult, Restore};
 use crate::types::{Index, Membership, NodeId, Position};
 use bytes::Bytes;
 use rand::RngExt;
@@ -177,12 +177,12 @@ impl World {
         let (kept, time) = (durable_snapshot(&snapshot), snapshot.header().time);
         if std::mem::take(&mut up.taking) {
             // The frozen state is gone with the old state machine.
-            self.job(at, Job::GiveUp)?;
+            self.job(at, Job::Abort)?;
         }
         self.snapshots.became.received += 1;
         self.snapshots.became.caught_up += u64::from(self.calm);
         self.trace_line(|| format!("{at} restores from a snapshot of {position}"));
-        self.checks.becomes(at, position, report.digest)?;
+        self.checks.check_restored_state(at, position, report.digest)?;
         self.handle(at, Event::Restored { kept, base, time, report })
     }
 

@@ -6,7 +6,7 @@
 
 use super::history::{History, Input};
 use crate::api::Consistency;
-use crate::machine::words::{Answer, Command, Deadline, Expiration, Query, SetCondition, Step};
+use crate::machine::commands::{Answer, Command, Deadline, Expiration, Query, SetCondition, Step};
 use crate::types::Time;
 use bytes::Bytes;
 use rand::RngExt;

@@ -5,7 +5,7 @@
 //! old.)
 
 use crate::api::Op;
-use crate::machine::words::{Answer, Command, Query, Step};
+use crate::machine::commands::{Answer, Command, Query, Step};
 use crate::types::{Entry, Index, Payload};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};

@@ -19,8 +19,8 @@ use super::values::Values;
 use crate::consensus::message::Envelope;
 use crate::consensus::note::Note;
 use crate::node::{Action, Caller, Event};
-use crate::shelf::Job;
 use crate::snapshot::Snapshot;
+use crate::snapshotting::Job;
 use crate::types::digest;
 use crate::types::{DiskId, NodeId, Time};
 use crate::wal::Fault;
@@ -442,7 +442,7 @@ impl World {
             return Err(format!("{at} holds {} requests, more than {HELD_MAX}", up.node.held()));
         }
         self.in_order(at)?;
-        self.checks.stands(at, Standing { term, leads, commit, defined }, uses)
+        self.checks.check_role_and_commit(at, Standing { term, leads, commit, defined }, uses)
     }
 
     pub(super) fn schedule(&mut self, at: NodeId) {

@@ -168,7 +168,7 @@ impl<D: Disk> SpaceMonitor<D> {
 
     /// Checks the disk, and makes the reserve if there is room for it. Returns whether space is low if that has
     /// changed.
-    pub fn look(&mut self) -> Result<Option<bool>> {
+    pub fn check_space(&mut self) -> Result<Option<bool>> {
         let free = self.disk.free().map_err(io("check the free disk space for", NAME))?;
         let missing = self.reserve.missing()?;
         let margin = self.segment / 4 * if self.low { 2 } else { 1 };
@@ -201,7 +201,7 @@ mod tests {
     fn free_disk_gets_reserve_and_reports_no_change() {
         let disk = SimDisk::new();
         let mut watch = watch(&disk);
-        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(watch.check_space().unwrap(), None);
         assert_eq!(disk.durable().seen(NAME).map(|bytes| bytes.len() as u64), Some(RESERVE));
         assert_eq!(disk.free().unwrap(), u64::MAX);
     }
@@ -210,58 +210,58 @@ mod tests {
     fn low_and_enough_space_are_each_reported_once() {
         let disk = SimDisk::new();
         let mut watch = watch(&disk);
-        watch.look().unwrap();
+        watch.check_space().unwrap();
         leave(&disk, SEGMENT);
         assert_eq!(disk.free().unwrap(), SEGMENT);
-        assert_eq!(watch.look().unwrap(), Some(true));
-        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(watch.check_space().unwrap(), Some(true));
+        assert_eq!(watch.check_space().unwrap(), None);
         // The amount that was enough before is not yet enough again.
         leave(&disk, SEGMENT + SEGMENT / 4);
-        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(watch.check_space().unwrap(), None);
         leave(&disk, SEGMENT + SEGMENT / 2);
-        assert_eq!(watch.look().unwrap(), Some(false));
+        assert_eq!(watch.check_space().unwrap(), Some(false));
         leave(&disk, SEGMENT + SEGMENT / 4);
-        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(watch.check_space().unwrap(), None);
     }
 
     #[test]
     fn removed_reserve_is_remade_before_writes_resume() {
         let disk = SimDisk::new();
         let mut watch = watch(&disk);
-        watch.look().unwrap();
+        watch.check_space().unwrap();
         leave(&disk, 0);
-        assert_eq!(watch.look().unwrap(), Some(true));
+        assert_eq!(watch.check_space().unwrap(), Some(true));
         assert!(watch.reserve.remove_for_log().unwrap());
         assert!(!watch.reserve.remove_for_log().unwrap(), "the reserve is already removed");
         assert_eq!(disk.free().unwrap(), RESERVE);
         leave(&disk, RESERVE - 1);
-        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(watch.check_space().unwrap(), None);
         assert_eq!(disk.seen(NAME), None);
         // Room for the reserve, but not for a segment as well.
         leave(&disk, RESERVE + SEGMENT);
-        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(watch.check_space().unwrap(), None);
         assert!(disk.durable().seen(NAME).is_some());
         leave(&disk, SEGMENT + SEGMENT / 2);
-        assert_eq!(watch.look().unwrap(), Some(false));
+        assert_eq!(watch.check_space().unwrap(), Some(false));
     }
 
     #[test]
     fn lent_reserve_is_not_remade_and_log_can_claim_it() {
         let disk = SimDisk::new();
         let mut watch = watch(&disk);
-        watch.look().unwrap();
+        watch.check_space().unwrap();
         leave(&disk, 0);
         let reserve = watch.reserve.clone();
         assert!(reserve.lend().unwrap());
         assert!(!reserve.lend().unwrap(), "the reserve is lent only once");
-        assert_eq!((watch.look().unwrap(), disk.free().unwrap()), (Some(true), RESERVE));
+        assert_eq!((watch.check_space().unwrap(), disk.free().unwrap()), (Some(true), RESERVE));
         assert!(!reserve.is_claimed());
         assert!(!reserve.remove_for_log().unwrap(), "a lent reserve has no file");
         assert!(reserve.is_claimed());
         assert!(!reserve.make().unwrap());
         reserve.end_loan();
         assert!(!reserve.is_claimed());
-        assert_eq!((watch.look().unwrap(), disk.free().unwrap()), (None, 0));
+        assert_eq!((watch.check_space().unwrap(), disk.free().unwrap()), (None, 0));
         assert!(reserve.remove_for_log().unwrap() && !reserve.is_claimed());
     }
 
@@ -283,9 +283,9 @@ mod tests {
     fn zero_size_reserve_makes_no_file() {
         let disk = SimDisk::new();
         let mut watch = SpaceMonitor::new(Ballast::new(disk.clone(), 0), SEGMENT);
-        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(watch.check_space().unwrap(), None);
         assert_eq!(disk.list().unwrap().len(), 0);
         leave(&disk, 0);
-        assert_eq!(watch.look().unwrap(), Some(true));
+        assert_eq!(watch.check_space().unwrap(), Some(true));
     }
 }

@@ -40,7 +40,7 @@ pub struct Journal<D: Disk> {
     pub(super) file: D::File,
     pub(super) segment: Segment,
     pub(super) older: VecDeque<Older>,
-    pub(super) outline: LogSummary,
+    pub(super) summary: LogSummary,
     pub(super) batch: u64,
     /// Whether a piece of the current batch is in the file and its header announces more pieces.
     pub(super) open: bool,
@@ -83,7 +83,7 @@ impl AsRef<[u8]> for LeasedMapping {
     }
 }
 
-pub(super) fn held(bytes: Bytes) -> (Bytes, Weak<()>) {
+pub(super) fn track_mapping(bytes: Bytes) -> (Bytes, Weak<()>) {
     let alive = Arc::new(());
     let watch = Arc::downgrade(&alive);
     (Bytes::from_owner(LeasedMapping { bytes, _alive: alive }), watch)
@@ -111,7 +111,7 @@ impl<D: Disk> Journal<D> {
 
     /// Returns a report if the room has changed since the last one. To be called when the log thread is idle: other
     /// processes may fill the disk or free space on it.
-    pub fn look(&mut self) -> Result<Option<Report>> {
+    pub fn check_space(&mut self) -> Result<Option<Report>> {
         self.guard()?;
         if self.room()? == self.reported_room { Ok(None) } else { self.sync().map(Some) }
     }
@@ -169,7 +169,7 @@ impl<D: Disk> Journal<D> {
         self.guard()?;
         let bytes = match task {
             Task::Write(write) => frames_of(write),
-            Task::Release(_) => format::frame_size(opening_size(&self.outline)),
+            Task::Release(_) => format::frame_size(opening_size(&self.summary)),
         };
         let pieces = bytes / self.options.batch_bytes + 1;
         self.provide_bytes(bytes + pieces * BATCH_FRAME)
@@ -181,7 +181,7 @@ impl<D: Disk> Journal<D> {
         }
         // An entry is never split, so the end of each segment may be too short for the next entry and stay unused.
         let segments = (bytes as u64).div_ceil(self.options.segment_bytes / 2);
-        let needed = Segment::room_for(opening_size(&self.outline), 0).max(self.options.segment_bytes);
+        let needed = Segment::room_for(opening_size(&self.summary), 0).max(self.options.segment_bytes);
         while (self.spares.len() as u64) < segments {
             let order = SpareOrder { name: format!("needed-{:010}", self.segment.number + 1), bytes: needed };
             let spare = self.reserve_segment(&order)?;
@@ -237,7 +237,7 @@ impl<D: Disk> Journal<D> {
             format::put_base(&mut body, base);
             self.make_room(body.len())?;
             self.segment.frame(RecordKind::Base, self.batch, |out| out.extend_from_slice(&body));
-            self.outline.restart(base.clone());
+            self.summary.restart(base.clone());
             self.segment.marks.clear();
             self.replaced(Index::ZERO);
         }
@@ -246,23 +246,23 @@ impl<D: Disk> Journal<D> {
             format::put_hard(&mut body, hard);
             self.make_room(body.len())?;
             self.segment.frame(RecordKind::Hard, self.batch, |out| out.extend_from_slice(&body));
-            self.outline.hard = *hard;
+            self.summary.hard = *hard;
         }
         for entry in &write.entries {
             assert!(
-                entry.position.index <= self.outline.last.index.next() && entry.position.index != Index::ZERO,
+                entry.position.index <= self.summary.last.index.next() && entry.position.index != Index::ZERO,
                 "log indexes have no gaps"
             );
             self.make_room(codec::entry_size(entry))?;
             self.segment.entry(self.batch, entry.position, |out| codec::put_entry(out, entry));
-            if entry.position.index != self.outline.last.index.next() {
+            if entry.position.index != self.summary.last.index.next() {
                 self.replaced(entry.position.index);
             }
             let membership = match &entry.payload {
                 Payload::Membership(membership) => Some(&**membership),
                 _ => None,
             };
-            self.outline.append(entry.position, entry.time, membership);
+            self.summary.append(entry.position, entry.time, membership);
             self.report.entries += 1;
             if self.segment.waiting() >= self.options.batch_bytes {
                 self.write_out(true)?;
@@ -280,7 +280,7 @@ impl<D: Disk> Journal<D> {
 
     pub(super) fn put_opening(&mut self) {
         let mut body = Vec::new();
-        self.outline.opening().put(&mut body);
+        self.summary.opening().put(&mut body);
         self.segment.frame(RecordKind::Open, self.batch, |out| out.extend_from_slice(&body));
         self.dirty = true;
     }
@@ -339,13 +339,13 @@ impl<D: Disk> Journal<D> {
 
     /// Writes the durable hard state and offset to the sync marker.
     pub(super) fn write_sync_marker(&mut self) -> Result<()> {
-        let hard = self.outline.hard;
+        let hard = self.summary.hard;
         if self.mirrored != Some(hard) {
             self.side.mirror(&hard)?;
             self.mirrored = Some(hard);
         }
         let (segment, offset) = self.synced;
-        self.side.state(&LogOffset { boot: self.boot, segment, offset, last: self.outline.last })
+        self.side.write_offset(&LogOffset { boot: self.boot, segment, offset, last: self.summary.last })
     }
 
     fn make_room(&mut self, body: usize) -> Result<()> {
@@ -355,7 +355,7 @@ impl<D: Disk> Journal<D> {
     /// Seals the segment and begins the next one.
     fn rotate(&mut self, body: usize) -> Result<()> {
         let number = self.segment.number + 1;
-        let needed = Segment::room_for(opening_size(&self.outline), body).max(self.options.segment_bytes);
+        let needed = Segment::room_for(opening_size(&self.summary), body).max(self.options.segment_bytes);
         let fits = self.spares.iter().position(|spare| spare.bytes >= needed);
         let spare = match fits.and_then(|at| self.spares.remove(at)) {
             Some(spare) => spare,
@@ -365,7 +365,7 @@ impl<D: Disk> Journal<D> {
         let skip_names = self.options.mutants.breaks(Mutant::SkipNameSync);
         let (file, capacity) = activate_segment(&self.disk, spare, &header, skip_names)?;
 
-        let seal = Seal { successor: number, last: self.outline.last };
+        let seal = Seal { successor: number, last: self.summary.last };
         self.segment.frame(RecordKind::Seal, self.batch, |out| seal.put(out));
         self.flush()?;
         self.retire()?;
@@ -392,7 +392,7 @@ impl<D: Disk> Journal<D> {
     fn retire(&mut self) -> Result<()> {
         let number = self.segment.number;
         let name = file_name(number);
-        let (bytes, mapped) = held(self.disk.map(&name).map_err(io("map", &name))?);
+        let (bytes, mapped) = track_mapping(self.disk.map(&name).map_err(io("map", &name))?);
         let entries = self.segment.marks.entries();
         let live = entries.map_or(Index::ZERO, |(_, last)| last);
         self.older.push_back(Older { number, bytes: self.segment.capacity(), live, mapped });
@@ -404,18 +404,18 @@ impl<D: Disk> Journal<D> {
 
     fn release_segments(&mut self, upto: Position) -> Result<()> {
         let whole = self.older.iter().take_while(|older| older.live <= upto.index).count();
-        if whole == 0 || upto.index > self.outline.last.index {
+        if whole == 0 || upto.index > self.summary.last.index {
             return Ok(());
         }
-        if upto.index > self.outline.base.position.index {
+        if upto.index > self.summary.base.position.index {
             // The release record must be durable before any file is removed, so that the remaining segments are known
             // to be complete.
-            let base = self.outline.base_at(upto);
+            let base = self.summary.base_at(upto);
             let mut body = Vec::new();
             format::put_base(&mut body, &base);
             self.make_room(body.len())?;
             self.segment.frame(RecordKind::Release, self.batch, |out| out.extend_from_slice(&body));
-            self.outline.release(base);
+            self.summary.release(base);
             self.dirty = true;
         }
         if self.dirty {

@@ -4,7 +4,7 @@
 //! overwritten with zeros, bytes that may not have been synced are written again, and all of it is synced.
 
 use super::format::{self, file_name, file_number};
-use super::journal::{Journal, Older, activate_segment, empty_report, header_of, held, opening_size};
+use super::journal::{Journal, Older, activate_segment, empty_report, header_of, opening_size, track_mapping};
 use super::load::{read_all, read_whole};
 use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode};
@@ -57,7 +57,7 @@ impl<D: Disk> JournalParts<D> {
             reported_room: u64::MAX,
             poisoned: false,
             segment,
-            outline,
+            summary: outline,
             options,
         }
     }
@@ -160,7 +160,7 @@ impl<D: Disk> Journal<D> {
         for believed in &mut replay.segments {
             let (number, live) = (believed.header.number, believed.live.1);
             let name = file_name(number);
-            let (bytes, mapped) = held(disk.map(&name).map_err(io("map", &name))?);
+            let (bytes, mapped) = track_mapping(disk.map(&name).map_err(io("map", &name))?);
             older.push_back(Older { number, bytes: bytes.len() as u64, live, mapped });
             believed.bytes = bytes;
         }
@@ -176,11 +176,11 @@ impl<D: Disk> Journal<D> {
         }
         journal.write_sync_marker()?;
         let recovered = Recovered {
-            hard_state: journal.outline.hard,
-            base: journal.outline.base.clone(),
+            hard_state: journal.summary.hard,
+            base: journal.summary.base.clone(),
             heads,
-            last_time: journal.outline.time,
-            configurations: journal.outline.configurations.clone(),
+            last_time: journal.summary.time,
+            configurations: journal.summary.configurations.clone(),
             view,
             notes: replay.notes,
         };
@@ -215,9 +215,9 @@ impl<D: Disk> Journal<D> {
         journal.settle()?;
         let recovered = Recovered {
             hard_state: HardState::default(),
-            base: journal.outline.base.clone(),
+            base: journal.summary.base.clone(),
             heads: Vec::new(),
-            last_time: journal.outline.time,
+            last_time: journal.summary.time,
             configurations: Vec::new(),
             view,
             notes: Vec::new(),

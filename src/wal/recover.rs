@@ -102,7 +102,7 @@ struct Break {
 pub fn replay<'a>(
     mut files: Vec<Read>,
     options: &Options,
-    testimony: &SyncMarker,
+    sync_marker: &SyncMarker,
     reading: ReadMode<'a>,
 ) -> Result<Replay<'a>> {
     // If a number is missing, the segments before it were released, and a power loss undid the removal of some of them
@@ -122,8 +122,8 @@ pub fn replay<'a>(
         meter: reading.meter,
     };
     reading.meter.expect(files.iter().map(Read::size).sum());
-    ahead(&files, options.disk, reading.threads, |ahead| replay.all(&files, options, testimony, ahead))?;
-    if let (Some(place), Some(last)) = (testimony.place, replay.segments.last())
+    ahead(&files, options.disk, reading.threads, |ahead| replay.all(&files, options, sync_marker, ahead))?;
+    if let (Some(place), Some(last)) = (sync_marker.place, replay.segments.last())
         && place.segment > last.header.number
         && !options.mutants.breaks(Mutant::CutDamage)
     {

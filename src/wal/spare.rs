@@ -52,7 +52,7 @@ impl SpareOrder {
         }
         match made {
             Ok(_) => Ok(spare),
-            Err(fault) => Err(spare.give_up(disk, fault)),
+            Err(fault) => Err(spare.abort(disk, fault)),
         }
     }
 
@@ -65,7 +65,7 @@ impl SpareOrder {
             Ok(()) => Ok(spare),
             Err(error) => {
                 let fault = io("reserve", &spare.name)(error);
-                Err(spare.give_up(disk, fault))
+                Err(spare.abort(disk, fault))
             }
         }
     }
@@ -101,7 +101,7 @@ impl<F: DiskFile> Spare<F> {
     }
 
     /// Removes the file, as its room may be needed elsewhere. If that fails, the next start removes it.
-    fn give_up<D: Disk<File = F>>(self, disk: &D, fault: Fault) -> Fault {
+    fn abort<D: Disk<File = F>>(self, disk: &D, fault: Fault) -> Fault {
         let _either = disk.remove(&self.name);
         fault
     }

@@ -114,7 +114,7 @@ impl<F: DiskFile> SyncMarkerFile<F> {
     }
 
     /// Writes the offset up to which the log was synced; the write itself is not synced.
-    pub fn state(&mut self, place: &LogOffset) -> Result<()> {
+    pub fn write_offset(&mut self, place: &LogOffset) -> Result<()> {
         let mut fields = [0; 40];
         let mut out = &mut fields[..];
         out.put_u64_le(place.boot);

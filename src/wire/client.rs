@@ -5,7 +5,7 @@
 
 use super::change::{change_size, put_change, read_change};
 use super::error::WireError;
-use super::frame::{Frame, FrameKind, kept, put_frame};
+use super::frame::{Frame, FrameKind, copy_if_small, put_frame};
 use super::log_level::{put_level, put_level_request, read_level, read_level_request};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::codec::{Malformed, Put, Reader};
@@ -178,7 +178,7 @@ pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
 pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
     match reader.u8()? {
         PROPOSE => {
-            let op = kept(reader.rest());
+            let op = copy_if_small(reader.rest());
             match Op::read(&op)? {
                 Op::Tick => Err(Malformed("an operation that only a leader may propose")),
                 Op::Open { .. } | Op::Execute { .. } | Op::Close { .. } => Ok(Request::Propose { op }),

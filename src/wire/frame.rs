@@ -67,7 +67,7 @@ pub struct Frame {
 
 /// The content in a form to keep: a slice of the received bytes, or a copy if it is short. One read returns up to 256
 /// KiB, and the smallest slice, say an entry, keeps all of it in memory as long as it lives.
-pub fn kept(content: Bytes) -> Bytes {
+pub fn copy_if_small(content: Bytes) -> Bytes {
     if content.len() < SLICED { Bytes::copy_from_slice(&content) } else { content }
 }
 

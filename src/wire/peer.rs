@@ -5,7 +5,7 @@
 
 use super::client::{put_reply, put_request, read_reply, read_request, reply_size, request_size};
 use super::error::WireError;
-use super::frame::{Frame, FrameKind, kept, put_frame};
+use super::frame::{Frame, FrameKind, copy_if_small, put_frame};
 use crate::api::{Reply, Request};
 use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, read_entry};
 use crate::consensus::clock::LeaderTime;
@@ -310,7 +310,7 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
     }
     // Reserves no more than the bytes can really hold, whatever the count is.
     let mut entries: Vec<Entry> = Vec::with_capacity(count.min(reader.left() / ENTRY_HEADER));
-    let mut reader = Reader::new(kept(reader.rest()));
+    let mut reader = Reader::new(copy_if_small(reader.rest()));
     let mut before = prev;
     for _ in 0..count {
         let entry = read_entry(&mut reader)?;

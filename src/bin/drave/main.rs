@@ -6,16 +6,16 @@ mod output;
 mod remote;
 mod tui;
 
-/// The entries of a log are freed in the order in which they were allocated, thousands of them at a time. The C library's
-/// allocator merges and splits their blocks again and again, which cost a tenth of the throughput. This one returns
-/// unused memory to the system by a thread of its own, some ten seconds after the load that needed it.
+/// The entries of a log are freed in the order in which they were allocated, thousands of them at a time. The C
+/// library's allocator merges and splits their blocks again and again, which cost a tenth of the throughput. This one
+/// returns unused memory to the system by a thread of its own, some ten seconds after the load that needed it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     let matches = cli::command::without_empty_variables(cli::command::describe()).get_matches();
     if let Err(failure) = cli::command::run(&matches) {
-        cli::logging::say_last(&failure.what);
+        cli::logging::log_final_error(&failure.what);
         std::process::exit(failure.code);
     }
     output::flush();

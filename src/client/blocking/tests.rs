@@ -4,8 +4,8 @@ use super::super::{Completion, Fleet, MuxOptions};
 use super::*;
 use crate::apply::applier::Applier;
 use crate::codec;
+use crate::machine::commands::{Answer, Command};
 use crate::machine::kv::Kv;
-use crate::machine::words::{Answer, Command};
 use crate::types::{ClusterId, ClusterTime, DiskId, NodeId, Payload, Term};
 use crate::wire::client::{put_reply_frame, read_request_frame};
 use crate::wire::frame::FrameReader;
@@ -152,7 +152,7 @@ fn command_takes_effect_once_despite_failures() {
         assert_eq!(Answer::decode(executed.answer), Ok(Answer::Number(n)));
     }
     assert_eq!(cluster.lock().unwrap().applier.machine().get(b"n"), Some(&b"200"[..]));
-    let query = crate::machine::words::Query::Get { key: b"n" }.encode();
+    let query = crate::machine::commands::Query::Get { key: b"n" }.encode();
     let queried = client.query(&query, Consistency::Linearizable).unwrap();
     assert_eq!(Answer::decode(queried.answer), Ok(Answer::Value(Some(Bytes::from_static(b"200")))));
 }

@@ -90,7 +90,7 @@ impl Raft {
         if let Message::RequestVote { ask, .. } = envelope.message
             && (envelope.term > self.me.term() || ask == VoteKind::PreVote)
             && ask != VoteKind::Transfer
-            && self.hears_leader(now)
+            && self.has_recent_leader(now)
         {
             // A voter in contact with a leader does not help to depose it, and does not adopt the candidate's term
             // (thesis §4.2.3).
@@ -109,7 +109,7 @@ impl Raft {
         true
     }
 
-    pub(super) fn hears_leader(&self, now: Time) -> bool {
+    pub(super) fn has_recent_leader(&self, now: Time) -> bool {
         if self.me.options.mutants.breaks(Mutant::NoPreVote) {
             return false;
         }

@@ -48,7 +48,7 @@ impl Replica {
     /// Whether this node's own votes and copies count, by the latest configuration that is known to be committed and
     /// all later ones in its log. One configuration that names its disk is enough: whether a voter is still in the
     /// configuration is for the candidate to judge (thesis §4.2.2).
-    pub fn voice(&self) -> VoteWeight {
+    pub fn vote_weight(&self) -> VoteWeight {
         if self.options.mutants.breaks(Mutant::NoAmnesiaGuard) {
             return VoteWeight::Counted;
         }
@@ -77,7 +77,7 @@ impl Replica {
             return self.configs.current().is_voter(self.id);
         }
         let disk = self.disk().filter(|_| !mutants.breaks(Mutant::VoteUnnamed));
-        self.voice() != VoteWeight::None
+        self.vote_weight() != VoteWeight::None
             && self.configs.lists_candidate(self.id, disk, self.log.commit())
             && (self.promised() <= self.log.last() || mutants.breaks(Mutant::ForgetPromised))
     }

@@ -1,10 +1,10 @@
 //! Tests of deadlines: the machine against a naive map with deadlines, whose clock is an argument.
 
 use crate::machine::Kv;
-use crate::machine::state_machine::{Context, StateMachine};
-use crate::machine::words::{
+use crate::machine::commands::{
     Answer, Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step, TimeToLive,
 };
+use crate::machine::state_machine::{Context, StateMachine};
 use crate::types::{ClusterTime, Index, Term};
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::{CHUNK_BYTES, PIECE_EXCESS_MAX};
-use crate::machine::words::{Deadline, Expiration, SetCondition, TimeToLive};
+use crate::machine::commands::{Deadline, Expiration, SetCondition, TimeToLive};
 use crate::types::{ClusterTime, Index, Term};
 use proptest::prelude::*;
 
@@ -256,7 +256,7 @@ fn restore_rejects_invalid_chunks() {
     let mut kv = Kv::new();
     let pair = |key: &[u8]| {
         let mut out = BytesMut::new();
-        words::put_pair(&mut out, Pair { key, value: b"x", deadline: None });
+        commands::put_pair(&mut out, Pair { key, value: b"x", deadline: None });
         out
     };
     assert_eq!(kv.restore(&pair(b"b")), Ok(()));
@@ -267,7 +267,7 @@ fn restore_rejects_invalid_chunks() {
     assert_eq!(kv.restore(&[]), Ok(()));
     // With a deadline: a node that does not support deadlines sees a key that is too long.
     let mut dated = BytesMut::new();
-    words::put_pair(&mut dated, Pair { key: b"e", value: b"x", deadline: Some(ClusterTime(7)) });
+    commands::put_pair(&mut dated, Pair { key: b"e", value: b"x", deadline: Some(ClusterTime(7)) });
     assert!(dated[3] >= 0x80);
     assert!(kv.restore(&dated[..dated.len() - 1]).is_err());
     assert_eq!((kv.restore(&dated), kv.due()), (Ok(()), Some(ClusterTime(7))));

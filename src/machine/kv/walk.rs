@@ -6,7 +6,7 @@
 
 use super::{Kv, Slot};
 use crate::limits::ANSWER_BYTES_MAX;
-use crate::machine::words::Answer;
+use crate::machine::commands::Answer;
 use crate::types::digest::hash;
 use bytes::Bytes;
 use std::ops::Bound;
@@ -88,7 +88,7 @@ impl Kv {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::words::Command;
+    use crate::machine::commands::Command;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 

@@ -2,10 +2,10 @@
 
 use super::gateway::{Options, admit, is_of_node};
 use super::response::{self, ResponseFormat, ResponseKind};
-use super::routes::{NodeTopic, Route, ask};
+use super::routes::{NodeTopic, Route, parse_route};
 use crate::api::figures::Failure;
 use crate::api::{Refusal, Reply};
-use crate::machine::words::{Command, Expiration, Query, SetCondition};
+use crate::machine::commands::{Command, Expiration, Query, SetCondition};
 use crate::pipeline::{NodeRequest, PendingRequest, RequestKind, RequestPipeline};
 use crate::types::Time;
 use crate::wire::http::{CONTINUE, HttpError, Reader, RequestHead, ResponseOptions};
@@ -93,7 +93,7 @@ impl HttpConnection {
     fn begin(&mut self, head: &RequestHead, out: &mut BytesMut, setting: &RequestContext<'_>) -> Option<PendingBody> {
         let manner = ResponseOptions::of(head);
         let manner = ResponseOptions { keeps: manner.keeps && !self.probe, ..manner };
-        let asked = ask(head).and_then(|ask| {
+        let asked = parse_route(head).and_then(|ask| {
             admit(head, &ask, setting.on_loopback, setting.options)?;
             if self.probe && !is_of_node(&ask) {
                 return Err(HttpError::new(503, "as many clients are connected as may be"));

@@ -5,7 +5,7 @@ use super::routes::{LocalRoute, NodeTopic};
 use super::{health, metrics, page};
 use crate::api::figures::{Failure, RequestError};
 use crate::api::{Refusal, Status};
-use crate::machine::words::Answer;
+use crate::machine::commands::Answer;
 use crate::pipeline::{PendingRequest, RequestFate, RequestKind};
 use crate::wire::http::{HttpError, Response, ResponseOptions, put_response};
 use bytes::{Bytes, BytesMut};

@@ -3,7 +3,7 @@
 use super::exposition::ExpositionFormat;
 use crate::api::Consistency;
 use crate::limits::{ENTRY_BYTES_MAX, KEY_BYTES_MAX};
-use crate::machine::words::{Deadline, Expiration, SetCondition};
+use crate::machine::commands::{Deadline, Expiration, SetCondition};
 use crate::wire::http::{HttpError, Method, RequestHead, decoded};
 
 /// A parsed request.
@@ -64,7 +64,7 @@ pub enum NodeTopic {
 }
 
 /// Parses a request. The reason of an error with status 405 is the list of allowed methods.
-pub fn ask(head: &RequestHead) -> Result<Route, HttpError> {
+pub fn parse_route(head: &RequestHead) -> Result<Route, HttpError> {
     let ask = match head.path.strip_prefix("/kv/") {
         Some(key) => key_asked(head, key)?,
         None => plain(head)?,
@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn parse(method: Method, target: &str) -> Result<Route, u16> {
-        ask(&head(method, target)).map_err(|wrong| wrong.status)
+        parse_route(&head(method, target)).map_err(|wrong| wrong.status)
     }
 
     #[test]
@@ -187,14 +187,17 @@ mod tests {
         let star = || Some("*".to_owned());
         let put = |if_match, if_none_match| {
             let head = RequestHead { if_match, if_none_match, ..head(Method::Put, "/kv/k") };
-            ask(&head).map_err(|wrong| wrong.status)
+            parse_route(&head).map_err(|wrong| wrong.status)
         };
         let only_if = |only_if| Ok(Route::Put { key: b"k".to_vec(), life: Expiration::Endless, only_if });
         assert_eq!(put(star(), None), only_if(SetCondition::Present));
         assert_eq!(put(None, star()), only_if(SetCondition::Absent));
         assert_eq!(put(star(), star()), Err(400));
         assert_eq!(put(Some("\"tag\"".into()), None), Err(400));
-        assert_eq!(ask(&RequestHead { if_match: star(), ..head(Method::Delete, "/kv/k") }).unwrap_err().status, 400);
+        assert_eq!(
+            parse_route(&RequestHead { if_match: star(), ..head(Method::Delete, "/kv/k") }).unwrap_err().status,
+            400
+        );
     }
 
     #[test]
@@ -216,8 +219,9 @@ mod tests {
         ] {
             assert_eq!(parse(method, target), Err(status), "{method:?} {target}");
         }
-        let sized =
-            |method, length| ask(&RequestHead { length, ..head(method, "/kv/k") }).map_err(|wrong| wrong.status);
+        let sized = |method, length| {
+            parse_route(&RequestHead { length, ..head(method, "/kv/k") }).map_err(|wrong| wrong.status)
+        };
         assert!(sized(Method::Put, ENTRY_BYTES_MAX).is_ok());
         assert_eq!(sized(Method::Put, ENTRY_BYTES_MAX + 1), Err(413));
         assert_eq!(sized(Method::Put, u64::MAX), Err(413));

@@ -4,7 +4,7 @@ use super::glob;
 use super::reply::ReplyShape;
 use crate::codec;
 use crate::limits::KEY_BYTES_MAX;
-use crate::machine::words::{Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step};
+use crate::machine::commands::{Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step};
 use crate::types::ClusterTime;
 use crate::wire::resp::CommandArgs;
 use bytes::Bytes;

@@ -5,7 +5,7 @@ use super::info;
 use super::local::ClientState;
 use super::reply::{self, ReplyShape};
 use crate::api::Reply;
-use crate::machine::words::Answer;
+use crate::machine::commands::Answer;
 use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestKind, RequestPipeline};
 use crate::types::Time;
 use crate::wire::resp::{CommandArgs, Reader, Version, Writer};

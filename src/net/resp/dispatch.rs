@@ -8,7 +8,7 @@ use super::reply::{self, ReplyShape};
 use super::table::{self, Handler, Spec, Special};
 use crate::api::{Consistency, Refusal};
 use crate::limits::{ENTRY_BYTES_MAX, RESP_COMMAND_BYTES_MAX};
-use crate::machine::words::{Command, Query, Step};
+use crate::machine::commands::{Command, Query, Step};
 use crate::pipeline::RequestKind;
 use crate::types::Time;
 use crate::wire::resp::{CommandArgs, Excess};
@@ -45,7 +45,12 @@ impl RequestContext<'_> {
 
 /// Handles a command: answers it in order, or passes it to the node. Returns false if the connection has to be closed
 /// at once, because the client is a browser that was tricked into connecting.
-pub fn hear(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut, setting: &RequestContext<'_>) -> bool {
+pub fn handle_reply(
+    talk: &mut RedisConnection,
+    words: &CommandArgs,
+    out: &mut BytesMut,
+    setting: &RequestContext<'_>,
+) -> bool {
     let name = words.at(0);
     if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:") {
         return false;

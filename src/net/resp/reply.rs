@@ -4,7 +4,7 @@ use super::glob;
 use crate::api::Refusal;
 use crate::api::figures::{Failure, RequestError};
 use crate::limits::ANSWER_BYTES_MAX;
-use crate::machine::words::{Answer, TimeToLive};
+use crate::machine::commands::{Answer, TimeToLive};
 use crate::wire::resp::Writer;
 use bytes::Bytes;
 

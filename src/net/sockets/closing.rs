@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// The pause before a refused request is retried.
-const AGAIN: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum requests retried at once, so that the retries do not overload a leader that was busy.
 const AT_ONCE: usize = 64;
 /// Maximum sessions remembered. A session beyond that is not closed; it expires by itself.
@@ -39,7 +39,7 @@ impl Closing {
             Reply::Refused(Refusal::Stopping) => {}
             _ => {
                 if self.refused.is_empty() {
-                    self.again_at = now + AGAIN;
+                    self.again_at = now + RETRY_INTERVAL;
                 }
                 self.refused.push_back(session);
             }
@@ -51,7 +51,7 @@ impl Closing {
         if self.refused.is_empty() || self.again_at > now {
             return Vec::new();
         }
-        self.again_at = now + AGAIN;
+        self.again_at = now + RETRY_INTERVAL;
         self.refused.drain(..self.refused.len().min(AT_ONCE)).collect()
     }
 
@@ -74,10 +74,10 @@ mod tests {
         assert_eq!(closing.deadline(), Time::NEVER);
         closing.answered(Time(0), 2, &Reply::Refused(Refusal::Busy));
         closing.answered(Time(0), 3, &Reply::Unknown);
-        assert_eq!((closing.deadline(), closing.due(Time(1))), (Time(0) + AGAIN, vec![]));
-        assert_eq!(closing.due(Time(0) + AGAIN), [SessionId(2), SessionId(3)]);
+        assert_eq!((closing.deadline(), closing.due(Time(1))), (Time(0) + RETRY_INTERVAL, vec![]));
+        assert_eq!(closing.due(Time(0) + RETRY_INTERVAL), [SessionId(2), SessionId(3)]);
         (4..=100).for_each(|n| closing.answered(Time(0), n, &Reply::Refused(Refusal::Busy)));
-        assert_eq!(closing.due(Time(0) + AGAIN + AGAIN).len(), AT_ONCE);
+        assert_eq!(closing.due(Time(0) + RETRY_INTERVAL + RETRY_INTERVAL).len(), AT_ONCE);
         assert_eq!(closing.due(Time::NEVER).len(), 97 - AT_ONCE);
         closing.answered(Time(0), 4, &Reply::Refused(Refusal::Busy));
         assert_eq!(closing.deadline(), Time::NEVER, "a second answer is ignored");

@@ -14,7 +14,7 @@ impl Net {
         }
         // Connections are not counted one by one: there may be ten thousand, and each may request the status.
         let [redis, http] =
-            [GatewayKind::Redis, GatewayKind::Http].map(|door| self.doors.inside.get(&door).copied().unwrap_or(0));
+            [GatewayKind::Redis, GatewayKind::Http].map(|door| self.gateways.inside.get(&door).copied().unwrap_or(0));
         let (native, unknown) = (self.clients - redis - http, self.handshaking.len());
         let peers = self.conns.len() - self.clients - unknown;
         let all = [("native", native), ("redis", redis), ("http", http), ("peer", peers), ("unknown", unknown)];

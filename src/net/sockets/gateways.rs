@@ -98,13 +98,13 @@ impl Net {
         };
         self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
         let address = listener.local_addr()?;
-        self.doors.entrances.insert(door, GatewayListener { listener, callers: false, accept_at: Time::ZERO });
+        self.gateways.entrances.insert(door, GatewayListener { listener, callers: false, accept_at: Time::ZERO });
         Ok(address)
     }
 
     /// Stops listening at all gateways.
     pub(super) fn close_doors(&mut self) {
-        for mut entrance in std::mem::take(&mut self.doors.entrances).into_values() {
+        for mut entrance in std::mem::take(&mut self.gateways.entrances).into_values() {
             let _either_way_it_is_dropped = self.poll.registry().deregister(&mut entrance.listener);
         }
     }
@@ -117,7 +117,7 @@ impl Net {
 
     fn accept_at(&mut self, now: Time, door: GatewayKind) {
         for _ in 0..ACCEPTS {
-            let entrance = self.doors.entrances.get_mut(&door);
+            let entrance = self.gateways.entrances.get_mut(&door);
             let Some(entrance) = entrance.filter(|entrance| entrance.callers && entrance.accept_at <= now) else {
                 return;
             };
@@ -139,7 +139,7 @@ impl Net {
         let Ok(mut stream) = Stream::accepted(self.options.keys.as_ref(), socket) else { return };
         // When no seat is free, an HTTP client is still accepted as a probe, to get the health of the node.
         let probes = !self.has_seat(Port::Gateway(door));
-        if probes && (door != GatewayKind::Http || self.doors.probes >= self.options.probes_max) {
+        if probes && (door != GatewayKind::Http || self.gateways.probes >= self.options.probes_max) {
             self.counting.turned_away(door.gateway());
             let _told_or_not = stream.write(match door {
                 GatewayKind::Redis => b"-ERR max number of clients reached\r\n".as_slice(),
@@ -164,8 +164,8 @@ impl Net {
         put_back(now, conn, speech, BytesMut::new(), &self.options);
         self.clients += 1;
         self.counting.accepted(door.gateway());
-        *self.doors.inside.entry(door).or_default() += 1;
-        self.doors.probes += usize::from(probes);
+        *self.gateways.inside.entry(door).or_default() += 1;
+        self.gateways.probes += usize::from(probes);
     }
 
     /// Processes complete requests until the connection has to wait.
@@ -229,19 +229,19 @@ impl Net {
 
     /// Writes due replies and sends due requests on all connections that are scheduled for it.
     pub fn pump_all(&mut self, now: Time) {
-        self.doors.closing.due(now).into_iter().for_each(|session| self.close_session(session));
-        if self.doors.wakes.values().any(|at| *at <= now) {
-            let due = self.doors.wakes.extract_if(.., |_, at| *at <= now);
+        self.gateways.closing.due(now).into_iter().for_each(|session| self.close_session(session));
+        if self.gateways.wakes.values().any(|at| *at <= now) {
+            let due = self.gateways.wakes.extract_if(.., |_, at| *at <= now);
             let due: Vec<Token> = due.map(|(token, _)| token).collect();
-            self.doors.pumps.extend(due);
+            self.gateways.pumps.extend(due);
         }
-        let mut pumps = std::mem::take(&mut self.doors.pumps);
+        let mut pumps = std::mem::take(&mut self.gateways.pumps);
         pumps.sort_unstable();
         pumps.dedup();
         pumps.drain(..).for_each(|token| self.pump(now, token));
         // A pump schedules no further pump. The answers to its requests do so later, so the buffer can be reused.
-        if self.doors.pumps.is_empty() {
-            self.doors.pumps = pumps;
+        if self.gateways.pumps.is_empty() {
+            self.gateways.pumps = pumps;
         }
     }
 
@@ -255,8 +255,8 @@ impl Net {
         speech.pump(now, &mut out, rests, &mut wants);
         self.counting.add(GatewayKind::of(&speech).gateway(), speech.tally());
         match speech.deadline() {
-            Time::NEVER => drop(self.doors.wakes.remove(&token)),
-            at => drop(self.doors.wakes.insert(token, at)),
+            Time::NEVER => drop(self.gateways.wakes.remove(&token)),
+            at => drop(self.gateways.wakes.insert(token, at)),
         }
         let leaves = speech.is_leaving() && speech.waiting() == 0;
         let says = out.len() > before;
@@ -273,7 +273,7 @@ impl Net {
                 NodeRequest::Answer(id, request) => Event::Request { from, id, forward: true, request },
                 NodeRequest::Session => {
                     let event = self.door(&Op::Open { window: SESSION_WINDOW_MAX, ordered: true });
-                    self.doors.opening.insert(self.doors.asked, token);
+                    self.gateways.opening.insert(self.gateways.asked, token);
                     event
                 }
             };
@@ -283,10 +283,10 @@ impl Net {
 
     /// A request that opens or closes a session.
     fn door(&mut self, op: &Op) -> Event {
-        self.doors.asked += 1;
+        self.gateways.asked += 1;
         Event::Request {
             from: DOOR,
-            id: self.doors.asked,
+            id: self.gateways.asked,
             forward: true,
             request: Request::Propose { op: op.encode() },
         }
@@ -295,14 +295,14 @@ impl Net {
     /// Closes the session of a connection that has ended.
     pub(super) fn close_session(&mut self, session: SessionId) {
         let event = self.door(&Op::Close { session });
-        self.doors.closing.asked(self.doors.asked, session);
+        self.gateways.closing.asked(self.gateways.asked, session);
         self.events.push(event);
     }
 
     /// Handles the reply to a request that opened or closed a session.
     pub(super) fn door_heard(&mut self, now: Time, id: u64, reply: Reply) {
-        let Some(token) = self.doors.opening.remove(&id) else {
-            return self.doors.closing.answered(now, id, &reply);
+        let Some(token) = self.gateways.opening.remove(&id) else {
+            return self.gateways.closing.answered(now, id, &reply);
         };
         let opened = match reply {
             Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
@@ -313,7 +313,7 @@ impl Net {
         match (find(&mut self.conns, token).and_then(|conn| conn.gateway.as_mut()), opened) {
             (Some(speech), opened) => {
                 speech.opened(now, opened);
-                self.doors.pump_soon(token);
+                self.gateways.pump_soon(token);
             }
             (None, Ok(session)) => self.close_session(session),
             (None, Err(_)) => {}
@@ -326,7 +326,7 @@ impl Net {
         let speech = find(&mut self.conns, token).and_then(|conn| conn.gateway.as_mut());
         let Some(speech) = speech else { return Some(reply) };
         speech.hear(id, reply);
-        self.doors.pump_soon(token);
+        self.gateways.pump_soon(token);
         None
     }
 }

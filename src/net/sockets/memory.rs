@@ -111,7 +111,7 @@ impl Net {
                 list(&mut self.unread, conn);
             }
             if conn.gateway.is_some() {
-                self.doors.pump_soon(conn.token);
+                self.gateways.pump_soon(conn.token);
             }
         }
     }

@@ -5,7 +5,7 @@ use super::{Net, find};
 use crate::limits::MEMBERS_MAX;
 use crate::net::counting::Gateway;
 use crate::net::resp::connection::RedisConnection;
-use crate::net::resp::dispatch::{RequestContext, hear};
+use crate::net::resp::dispatch::{RequestContext, handle_reply};
 use crate::net::resp::gateway::{ClusterView, MemberAddress, Options};
 use crate::types::{Membership, NodeId, Time};
 use crate::wire::resp::Bounds;
@@ -58,7 +58,7 @@ impl Net {
                     talk.pipeline.tally.requests += 1;
                     let options = &self.redis.options;
                     let setting = RequestContext { now, options, scene: &|| self.scene(), stopping: self.stopping };
-                    if !hear(talk, &words, out, &setting) {
+                    if !handle_reply(talk, &words, out, &setting) {
                         return false;
                     }
                 }
@@ -74,7 +74,7 @@ impl Net {
     /// The address of this node's Redis gateway, if it is open: the advertised one, or else the host by which the
     /// members know this node with the port of its gateway.
     pub(super) fn redis_place(&self) -> Option<String> {
-        let bound = self.doors.address(GatewayKind::Redis)?;
+        let bound = self.gateways.address(GatewayKind::Redis)?;
         let advertised = || self.redis.options.advertised.clone();
         advertised().or_else(|| Some(format!("{}:{}", self.place(self.me.node)?.rsplit_once(':')?.0, bound.port())))
     }
@@ -99,7 +99,7 @@ impl Net {
             places,
             voters: self.admission.members().voters.len(),
             follower: self.redis.options.follower,
-            port: self.doors.address(GatewayKind::Redis).map_or(0, |address| address.port()),
+            port: self.gateways.address(GatewayKind::Redis).map_or(0, |address| address.port()),
             clients: self.clients,
             clients_max: self.options.clients_max,
             accepted: self.counting.clients(Gateway::Redis),

@@ -43,11 +43,11 @@ impl Net {
 
     /// How many clients have a seat at that port. A probe has none.
     fn seated(&self, port: Port) -> usize {
-        let inside = |door| self.doors.inside.get(&door).copied().unwrap_or(0);
+        let inside = |door| self.gateways.inside.get(&door).copied().unwrap_or(0);
         match port {
             Port::Native => self.clients - self.operators - inside(GatewayKind::Redis) - inside(GatewayKind::Http),
             Port::Operators => self.operators,
-            Port::Gateway(GatewayKind::Http) => inside(GatewayKind::Http) - self.doors.probes,
+            Port::Gateway(GatewayKind::Http) => inside(GatewayKind::Http) - self.gateways.probes,
             Port::Gateway(GatewayKind::Redis) => inside(GatewayKind::Redis),
         }
     }
@@ -55,7 +55,7 @@ impl Net {
     fn is_open(&self, port: Port) -> bool {
         match port {
             Port::Native | Port::Operators => true,
-            Port::Gateway(door) => self.doors.address(door).is_some(),
+            Port::Gateway(door) => self.gateways.address(door).is_some(),
         }
     }
 

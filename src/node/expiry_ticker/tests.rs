@@ -4,7 +4,7 @@ use crate::api::{Op, Request};
 use crate::apply::Applier;
 use crate::consensus::Options as RaftOptions;
 use crate::machine::Kv;
-use crate::machine::words::{Command, Deadline, Expiration, SetCondition};
+use crate::machine::commands::{Command, Deadline, Expiration, SetCondition};
 use crate::node::event::{Action, Caller, Event};
 use crate::node::node::{Node, NodeStart};
 use crate::node::options::Options;

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use drave::api::Consistency;
 use drave::client::Executed;
 use drave::inspect::record_text::base64;
-use drave::machine::words::{Answer, Command, Deadline, Expiration, Query, SetCondition, TimeToLive};
+use drave::machine::commands::{Answer, Command, Deadline, Expiration, Query, SetCondition, TimeToLive};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -133,11 +133,11 @@ fn decode(answer: Bytes) -> Result<Answer, CliError> {
     Answer::decode(answer).map_err(|error| CliError { what: format!("cannot decode the answer: {error}"), code: 70 })
 }
 
-fn no(what: String) -> CliError {
+fn negative_result(what: String) -> CliError {
     CliError { what, code: 1 }
 }
 
-fn strange(answer: &Answer) -> CliError {
+fn unexpected_answer(answer: &Answer) -> CliError {
     CliError { what: format!("the cluster sent an unexpected reply: {answer:?}"), code: 70 }
 }
 
@@ -176,7 +176,7 @@ pub fn put(args: &Put) -> Result<(), CliError> {
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
         Answer::Done => done(&args.cluster, &executed, ms, "ok", json!({})),
-        other => return Err(strange(&other)),
+        other => return Err(unexpected_answer(&other)),
     }
     Ok(())
 }
@@ -186,8 +186,8 @@ pub fn del(args: &Del) -> Result<(), CliError> {
     let (executed, answer, ms) = execute(&args.cluster, &Command::Del { key: args.key.as_bytes() })?;
     match answer {
         Answer::Deleted { existed: true } => done(&args.cluster, &executed, ms, "ok", json!({ "existed": true })),
-        Answer::Deleted { existed: false } => return Err(no(format!("{:?} did not exist", args.key))),
-        other => return Err(strange(&other)),
+        Answer::Deleted { existed: false } => return Err(negative_result(format!("{:?} did not exist", args.key))),
+        other => return Err(unexpected_answer(&other)),
     }
     Ok(())
 }
@@ -199,12 +199,14 @@ pub fn cas(args: &Cas) -> Result<(), CliError> {
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
         Answer::Done => done(&args.cluster, &executed, ms, "ok", json!({})),
-        Answer::Kept { actual: None } => return Err(no(format!("{:?} does not exist; nothing was changed", args.key))),
+        Answer::Kept { actual: None } => {
+            return Err(negative_result(format!("{:?} does not exist; nothing was changed", args.key)));
+        }
         Answer::Kept { actual: Some(actual) } => {
             let actual = actual.escape_ascii();
-            return Err(no(format!("{:?} holds \"{actual}\"; nothing was changed", args.key)));
+            return Err(negative_result(format!("{:?} holds \"{actual}\"; nothing was changed", args.key)));
         }
-        other => return Err(strange(&other)),
+        other => return Err(unexpected_answer(&other)),
     }
     Ok(())
 }
@@ -218,9 +220,13 @@ pub fn incr(args: &Incr) -> Result<(), CliError> {
             done(&args.cluster, &executed, ms, "", json!({ "value": number }));
         }
         Answer::Number(number) => outln!("{number}"),
-        Answer::NotANumber => return Err(no(format!("{:?} holds no decimal number; nothing was changed", args.key))),
-        Answer::Overflow => return Err(no(format!("{:?} would overflow 64 bits; nothing was changed", args.key))),
-        other => return Err(strange(&other)),
+        Answer::NotANumber => {
+            return Err(negative_result(format!("{:?} holds no decimal number; nothing was changed", args.key)));
+        }
+        Answer::Overflow => {
+            return Err(negative_result(format!("{:?} would overflow 64 bits; nothing was changed", args.key)));
+        }
+        other => return Err(unexpected_answer(&other)),
     }
     Ok(())
 }
@@ -232,9 +238,9 @@ pub fn get(args: &Get) -> Result<(), CliError> {
     let queried = queried.map_err(|error| args.cluster.explain(error))?;
     let value = match decode(queried.answer)? {
         Answer::Value(value) => value,
-        other => return Err(strange(&other)),
+        other => return Err(unexpected_answer(&other)),
     };
-    let Some(value) = value else { return Err(no(format!("{:?} does not exist", args.key))) };
+    let Some(value) = value else { return Err(negative_result(format!("{:?} does not exist", args.key))) };
     if args.cluster.json() {
         let mut line = json!({ "applied": queried.applied.0 });
         name(&mut line, "value", &value);
@@ -254,10 +260,10 @@ pub fn ttl(args: &Ttl) -> Result<(), CliError> {
     let queried = args.cluster.kv_client().query(&query.encode(), consistency(args.consistency));
     let queried = queried.map_err(|error| args.cluster.explain(error))?;
     let left = match decode(queried.answer)? {
-        Answer::Left(TimeToLive::Absent) => return Err(no(format!("{:?} does not exist", args.key))),
+        Answer::Left(TimeToLive::Absent) => return Err(negative_result(format!("{:?} does not exist", args.key))),
         Answer::Left(TimeToLive::Endless) => None,
         Answer::Left(TimeToLive::Ms(ms)) => Some(ms),
-        other => return Err(strange(&other)),
+        other => return Err(unexpected_answer(&other)),
     };
     if args.cluster.json() {
         outln!("{}", json!({ "applied": queried.applied.0, "ttl_ms": left }));
@@ -296,7 +302,7 @@ pub fn scan(args: &Scan) -> Result<(), CliError> {
         let queried = queried.map_err(|error| args.cluster.explain(error))?;
         let (pairs, more) = match decode(queried.answer)? {
             Answer::Pairs { pairs, more } => (pairs, more),
-            other => return Err(strange(&other)),
+            other => return Err(unexpected_answer(&other)),
         };
         for (key, value) in &pairs {
             let line = if args.cluster.json() {

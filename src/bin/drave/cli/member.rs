@@ -333,7 +333,7 @@ fn uncounted_voters(leader: &Status) -> Vec<(u64, String)> {
 }
 
 /// The number of voters, the quorum, and how many further failures the cluster tolerates, without the voters in
-/// `out_of_count`. An even number of voters tolerates no more failures than one voter fewer.
+/// `uncounted_voters`. An even number of voters tolerates no more failures than one voter fewer.
 fn summary(status: &Status) -> String {
     let missing = uncounted_voters(status);
     let of = |kinds: &[&str]| status.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).count();

@@ -13,8 +13,8 @@ use drave::server::boot::{Booted, boot};
 use drave::server::new_cluster::{
     FirstMember, NewCluster, begin_replacement, finish_replacement, is_replacement_pending, write_new_cluster,
 };
-use drave::server::start_progress::{StartProgress, TELL_EVERY};
-use drave::shelf::Restore;
+use drave::server::start_progress::{REPORT_INTERVAL, StartProgress};
+use drave::snapshotting::Restore;
 use drave::types::{Index, Membership, NodeId, Position};
 use drave::wal::identity::{Identity, short};
 use drave::wal::{Fault, Recovered};
@@ -60,7 +60,7 @@ pub fn run(args: &Recover) -> Result<(), CliError> {
     if is_replacement_pending(&args.directory) {
         return finish(args, None);
     }
-    let mut telling = StartProgress::begin(TELL_EVERY, |line| eprintln!("{line}"))
+    let mut telling = StartProgress::begin(REPORT_INTERVAL, |line| eprintln!("{line}"))
         .map_err(|error| io_trouble("cannot start a thread", &error))?;
     let booted = open(args, &mut telling)?;
     let holds = Holds::of(booted.me.node, &booted.recovered);

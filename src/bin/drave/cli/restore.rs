@@ -9,7 +9,7 @@ use drave::disk::FsDisk;
 use drave::disk::fs::{Lock, Syncs};
 use drave::server::ServerError;
 use drave::server::new_cluster::{FirstMember, begin_replacement, finish_replacement, write_new_cluster};
-use drave::server::start_progress::{StartProgress, TELL_EVERY};
+use drave::server::start_progress::{REPORT_INTERVAL, StartProgress};
 use drave::types::address::check_address;
 use drave::types::{Index, NodeId, Position};
 use drave::wal::Fault;
@@ -45,7 +45,8 @@ pub fn run(args: &Restore) -> Result<(), CliError> {
     let data = args.data.display().to_string();
     refuse_used(&args.data)?;
     let say = |line: &str| eprintln!("{}", line.replacen("recovering", "restoring", 1));
-    let mut telling = StartProgress::begin(TELL_EVERY, say).map_err(|error| failed("cannot start a thread", &error))?;
+    let mut telling =
+        StartProgress::begin(REPORT_INTERVAL, say).map_err(|error| failed("cannot start a thread", &error))?;
     let snapshot = open(&args.file, &telling.stage("snapshot checked"))?;
     let Some(mut applier) = state(&snapshot)? else {
         let what = format!("{} holds no state of the key-value machine\n  nothing was changed", args.file.display());

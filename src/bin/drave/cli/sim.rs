@@ -104,7 +104,7 @@ pub fn run(args: Sim) -> Result<(), CliError> {
             match drave::sim::run(args.scenario(seed), args.trace.map(tell_from)) {
                 Ok(outcome) => {
                     simulated.fetch_add(cluster_ms(&outcome), Ordering::Relaxed);
-                    untold.fetch_add(u64::from(outcome.untold), Ordering::Relaxed);
+                    untold.fetch_add(u64::from(outcome.voted_before_reminder), Ordering::Relaxed);
                     unjudged.fetch_add(outcome.unjudged, Ordering::Relaxed);
                     stuck.fetch_add(u64::from(outcome.needs_the_lost), Ordering::Relaxed);
                     if let Some(from) = args.trace.filter(|from| *from > outcome.simulated) {

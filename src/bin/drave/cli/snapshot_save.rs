@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// How often to start reading from one node, at most, if a newer snapshot replaces the one that is being read.
 const BEGINS: u32 = 3;
 /// The interval of progress lines.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// The file's mode: a backup contains all keys and values, so only its owner may read it.
 const MODE: u32 = 0o600;
 
@@ -172,7 +172,7 @@ fn copy(reader: &mut SnapshotReader, source: &Source, part: &mut Part) -> Result
         };
         part.write(&piece)?;
         done += piece.len() as u64;
-        if told.elapsed() >= TELL_EVERY {
+        if told.elapsed() >= REPORT_INTERVAL {
             told = Instant::now();
             let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();
             let rate = size((done as f64 / begun.elapsed().as_secs_f64()) as u64);

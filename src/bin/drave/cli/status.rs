@@ -85,7 +85,7 @@ const NODES: [Column; 12] = [
 ];
 
 /// The columns of the table of logs and snapshots on disk.
-const KEPT: [Column; 7] = [
+const DISK_COLUMNS: [Column; 7] = [
     words("node", 5, 0),
     number("log", 10),
     number("from", 9),
@@ -109,7 +109,7 @@ fn print(asked: &[EndpointStatus]) {
     lines(&NODES, &asked.iter().map(node).collect::<Vec<_>>()).iter().for_each(|line| outln!("{line}"));
     let answered = asked.iter().filter_map(|asked| asked.status.as_ref().ok());
     let kept: Vec<_> = answered.map(|status| kept_row(status, leader)).collect();
-    lines(&KEPT, &kept).iter().for_each(|line| outln!("{line}"));
+    lines(&DISK_COLUMNS, &kept).iter().for_each(|line| outln!("{line}"));
     for status in
         asked.iter().filter_map(|asked| asked.status.as_ref().ok()).filter(|status| !status.promised.is_empty())
     {

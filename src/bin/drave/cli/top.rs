@@ -23,7 +23,7 @@ pub fn run(args: &Top) -> Result<(), CliError> {
         let what = "a live view needs a terminal\n  without one: drave status --watch [-o json]".to_owned();
         return Err(CliError { what, code: 2 });
     }
-    let stop = interrupt::told_by(interrupt::LIVE)?;
+    let stop = interrupt::stop_flag(interrupt::LIVE)?;
     let subject = Subject {
         title: "drave top",
         place: args.cluster.endpoints.join(","),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use drave::api::Consistency;
 use drave::client::{Completion, Fleet, Mux, MuxOptions, Result as Came};
 use drave::machine::KIND;
-use drave::machine::words::{Answer, Command, Query};
+use drave::machine::commands::{Answer, Command, Query};
 use drave::sim::history::{History, Input};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -85,11 +85,11 @@ fn ask(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
 /// missed SLO.
 pub fn measure(args: &Bench) -> (Option<RunResult>, Result<(), CliError>) {
     let mut outcome = None;
-    let verdict = put_on(args, &mut outcome);
+    let verdict = run_load(args, &mut outcome);
     (outcome, verdict)
 }
 
-fn put_on(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError> {
+fn run_load(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError> {
     args.check()?;
     let io = |error: std::io::Error| CliError { what: format!("sockets: {error}"), code: 74 };
     let before = report::look(args);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Timeout of the status request to one node.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long to wait before polling a cluster without a leader again.
-const AGAIN: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Maximum length of the per-second series and of the list of leader changes; in seconds, more than a day.
 const KEPT: usize = 100_000;
@@ -236,7 +236,7 @@ pub fn look(args: &Bench) -> Vec<Status> {
         if leader(&statuses).is_some() || Instant::now() >= deadline {
             return statuses;
         }
-        std::thread::sleep(AGAIN);
+        std::thread::sleep(RETRY_INTERVAL);
     }
 }
 

@@ -5,7 +5,7 @@ use crate::remote::failure::CliError;
 use bytes::Bytes;
 use drave::client::{Client, Completion, Fleet, MuxOptions, Result as Outcome};
 use drave::machine::KIND;
-use drave::machine::words::Command;
+use drave::machine::commands::Command;
 use slab::Slab;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 const NODES: u64 = 3;
 /// How long the cluster may take to become healthy.
-const WHOLE: Duration = Duration::from_secs(30);
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often its status is polled.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A follower at most this many entries behind counts as caught up: writes continue meanwhile.
 const LAG: u64 = 2_000;
 
@@ -128,12 +128,12 @@ impl TestCluster {
     /// Waits until there is one leader, all nodes follow it, and no follower is far behind.
     pub fn wait_healthy(&self) -> Result<(), CliError> {
         let begun = Instant::now();
-        while !is_whole(&self.statuses()) {
-            if begun.elapsed() > WHOLE {
-                let what = format!("the cluster is not healthy after {WHOLE:?}\n  {}", self.where_logs_are());
+        while !is_healthy(&self.statuses()) {
+            if begun.elapsed() > HEALTHY_TIMEOUT {
+                let what = format!("the cluster is not healthy after {HEALTHY_TIMEOUT:?}\n  {}", self.where_logs_are());
                 return Err(CliError { what, code: 3 });
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl TestCluster {
     }
 }
 
-fn is_whole(statuses: &[Status]) -> bool {
+fn is_healthy(statuses: &[Status]) -> bool {
     let mut leaders = statuses.iter().filter(|status| status.role == RoleName::Leader);
     let (Some(leader), None) = (leaders.next(), leaders.next()) else { return false };
     let follow = statuses.iter().all(|status| status.leader == Some(leader.node) && status.term == leader.term);

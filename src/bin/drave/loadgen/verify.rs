@@ -4,7 +4,7 @@ use crate::remote::failure::CliError;
 use bytes::Bytes;
 use drave::api::Consistency;
 use drave::client::Client;
-use drave::machine::words::{Answer, Query};
+use drave::machine::commands::{Answer, Query};
 use drave::sim::history::{History, Input};
 use drave::types::Time;
 use std::collections::BTreeMap;

@@ -13,7 +13,7 @@ pub const LIVE: &[i32] = &[SIGINT, SIGTERM, SIGHUP, SIGQUIT];
 
 /// A flag that is set by the first of these signals. The caller polls it and ends in order; a second signal ends the
 /// program at once, with 128 plus its number as the exit code.
-pub fn told_by(signals: &[i32]) -> Result<Arc<AtomicBool>, CliError> {
+pub fn stop_flag(signals: &[i32]) -> Result<Arc<AtomicBool>, CliError> {
     let told = Arc::new(AtomicBool::new(false));
     for signal in signals {
         // In this order, since the flag must not be set yet when the first signal checks it.

@@ -1,6 +1,6 @@
 //! The main loop of the view: observations and key presses in, screens and requested actions out.
 
-use super::event_log::{StoryLine, Tone};
+use super::event_log::{EventText, Severity};
 use super::jobs::BackgroundJobs;
 use super::keys::{KeyAction, KeyHandler, Pressed, Reach};
 use super::load::Writer;
@@ -89,8 +89,8 @@ impl View {
     }
 
     /// Appends an event to the list.
-    pub fn tell(&mut self, tone: Tone, text: impl Into<String>) {
-        self.observe(Observation::Told(StoryLine::new(tone, text)));
+    pub fn tell(&mut self, tone: Severity, text: impl Into<String>) {
+        self.observe(Observation::Told(EventText::new(tone, text)));
     }
 
     fn observe(&mut self, observation: Observation) {
@@ -128,7 +128,7 @@ impl View {
             };
             match self.hand.press(key) {
                 Pressed::Wish(wish) => wishes.push(wish),
-                Pressed::Once((key, does)) => self.tell(Tone::Plain, format!("press {key} again: {does}")),
+                Pressed::Once((key, does)) => self.tell(Severity::Plain, format!("press {key} again: {does}")),
                 Pressed::Nothing => {}
             }
         }
@@ -158,15 +158,15 @@ impl View {
 
     fn switch_load(&mut self) {
         match &self.load {
-            Some(load) if load.is_ending() => self.tell(Tone::Plain, "the load is still stopping"),
+            Some(load) if load.is_ending() => self.tell(Severity::Plain, "the load is still stopping"),
             Some(load) => {
                 load.end();
-                self.tell(Tone::Plain, "load off");
+                self.tell(Severity::Plain, "load off");
             }
             None => {
                 self.load = Some(Writer::start(&self.cluster, self.sink.clone()));
                 self.observe(Observation::Load(Load::On(Sample::default())));
-                self.tell(Tone::Plain, "load on");
+                self.tell(Severity::Plain, "load on");
             }
         }
     }

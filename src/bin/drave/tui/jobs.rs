@@ -1,7 +1,7 @@
 //! Long operations that must not block the view: leader transfer and snapshots. Each runs on a thread of its own, one
 //! of a kind at a time.
 
-use super::event_log::{StoryLine, Tone};
+use super::event_log::{EventText, Severity};
 use super::model::Observation;
 use super::poll::Sink;
 use crate::remote::cluster::Cluster;
@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Timeout of a leader transfer.
-const HAND_OVER: Duration = Duration::from_secs(5);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of the snapshot of one node.
 const SNAPSHOT: Duration = Duration::from_secs(600);
 
@@ -29,25 +29,25 @@ impl BackgroundJobs {
     }
 
     /// Starts a leader transfer; returns the event to show.
-    pub fn transfer(&mut self) -> StoryLine {
+    pub fn transfer(&mut self) -> EventText {
         if is_under_way(&self.transfer) {
-            return StoryLine::new(Tone::Plain, "a leader transfer is already in progress");
+            return EventText::new(Severity::Plain, "a leader transfer is already in progress");
         }
-        let mut client = Cluster { timeout: HAND_OVER, ..self.cluster.clone() }.client();
+        let mut client = Cluster { timeout: TRANSFER_TIMEOUT, ..self.cluster.clone() }.client();
         let sink = self.sink.clone();
         self.transfer = Some(std::thread::spawn(move || {
             // Success needs no event: the new leader shows it.
             if let Err(error) = client.transfer(None) {
-                tell(&sink, StoryLine::new(Tone::Bad, format!("the leader transfer failed: {error}")));
+                tell(&sink, EventText::new(Severity::Bad, format!("the leader transfer failed: {error}")));
             }
         }));
-        StoryLine::new(Tone::Plain, "leader transfer requested")
+        EventText::new(Severity::Plain, "leader transfer requested")
     }
 
     /// Requests a snapshot of each of these nodes (name, endpoint), one after the other; returns the event to show.
-    pub fn snapshot(&mut self, nodes: Vec<(String, String)>) -> StoryLine {
+    pub fn snapshot(&mut self, nodes: Vec<(String, String)>) -> EventText {
         if is_under_way(&self.snapshot) {
-            return StoryLine::new(Tone::Plain, "snapshots are still being taken");
+            return EventText::new(Severity::Plain, "snapshots are still being taken");
         }
         let client = Cluster { timeout: SNAPSHOT, ..self.cluster.clone() }.client();
         let sink = self.sink.clone();
@@ -57,13 +57,15 @@ impl BackgroundJobs {
                 // The status shows a new snapshot, but not that there was nothing new to snapshot.
                 match client.snapshot(&endpoint) {
                     Ok((position, _)) => {
-                        tell(&sink, StoryLine::new(Tone::Plain, format!("{name}: snapshot at {position}")))
+                        tell(&sink, EventText::new(Severity::Plain, format!("{name}: snapshot at {position}")))
                     }
-                    Err(error) => tell(&sink, StoryLine::new(Tone::Bad, format!("{name} took no snapshot: {error}"))),
+                    Err(error) => {
+                        tell(&sink, EventText::new(Severity::Bad, format!("{name} took no snapshot: {error}")))
+                    }
                 }
             }
         }));
-        StoryLine::new(Tone::Plain, format!("{count} nodes take snapshots, one after the other"))
+        EventText::new(Severity::Plain, format!("{count} nodes take snapshots, one after the other"))
     }
 }
 
@@ -71,6 +73,6 @@ fn is_under_way(errand: &Option<JoinHandle<()>>) -> bool {
     errand.as_ref().is_some_and(|thread| !thread.is_finished())
 }
 
-fn tell(sink: &Sink, told: StoryLine) {
+fn tell(sink: &Sink, told: EventText) {
     let _nobody_may_look_any_more = sink.send((Instant::now(), Observation::Told(told)));
 }

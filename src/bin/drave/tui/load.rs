@@ -1,13 +1,13 @@
 //! A moderate load: increments of a few counters, with their latency.
 
-use super::event_log::{StoryLine, Tone};
+use super::event_log::{EventText, Severity};
 use super::model::{Load, Observation, Sample};
 use super::poll::Sink;
 use crate::remote::cluster::Cluster;
 use bytes::Bytes;
 use drave::client::{Completion, Fleet, MuxOptions, Result as Outcome};
 use drave::machine::KIND;
-use drave::machine::words::Command;
+use drave::machine::commands::Command;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +22,7 @@ const COUNTERS: u64 = 16;
 /// Interval between writes, as long as the connection has room for one.
 const GAP: Duration = Duration::from_millis(2);
 /// Interval between samples.
-const TELL: Duration = Duration::from_millis(500);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 /// The time window of the latencies.
 const RECENT: Duration = Duration::from_secs(5);
 /// Maximum number of latencies kept.
@@ -45,11 +45,11 @@ impl Writer {
         let thread = std::thread::spawn(move || {
             let folder = format!("demo/{:08x}", rand::random::<u32>());
             if let Err(error) = Run::new(&sink, &folder).go(&cluster, &stopped) {
-                tell(&sink, Observation::Told(StoryLine::new(Tone::Bad, format!("the load failed: {error}"))));
+                tell(&sink, Observation::Told(EventText::new(Severity::Bad, format!("the load failed: {error}"))));
             }
             if remove(&cluster, &folder).is_none() {
                 let left = format!("the load's counters were not removed: they remain under {folder}/");
-                tell(&sink, Observation::Told(StoryLine::new(Tone::Plain, left)));
+                tell(&sink, Observation::Told(EventText::new(Severity::Plain, left)));
             }
         });
         Writer { stop, thread }
@@ -107,7 +107,7 @@ impl Recent {
         }
         let mut sorted: Vec<u64> = self.0.iter().map(|(_, us)| *us).collect();
         sorted.sort_unstable();
-        let seconds = now.saturating_duration_since(since).min(RECENT).as_secs_f64().max(TELL.as_secs_f64());
+        let seconds = now.saturating_duration_since(since).min(RECENT).as_secs_f64().max(SAMPLE_INTERVAL.as_secs_f64());
         // The smallest latency that at least `percent` percent of them do not exceed.
         let within = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied();
         ((sorted.len() as f64 / seconds).round() as u64, within(50).zip(within(99)))
@@ -144,7 +144,7 @@ impl<'a> Run<'a> {
             due = due.max(now);
             self.turn(&mut fleet, due.saturating_duration_since(now).max(Duration::from_millis(1)))?;
             if telling <= now {
-                telling = now + TELL;
+                telling = now + SAMPLE_INTERVAL;
                 self.say(now, began);
             }
         }

@@ -1,6 +1,6 @@
 //! The state that the view knows of a cluster: a pure function of observations and their times.
 
-use super::event_log::{self, StoryLine, Tone};
+use super::event_log::{self, EventText, Severity};
 use super::node::{Node, PollResult, Process};
 use drave::api::{RoleName, Status};
 use drave::limits::MEMBERS_MAX;
@@ -34,7 +34,7 @@ pub enum Observation {
     /// The state of the load.
     Load(Load),
     /// An action or a failure that no other observation shows.
-    Told(StoryLine),
+    Told(EventText),
 }
 
 /// The load that the view itself puts on the cluster.
@@ -66,7 +66,7 @@ pub struct Event {
     /// The time since the view was opened.
     pub at: Duration,
     /// The description of the event.
-    pub told: StoryLine,
+    pub told: EventText,
 }
 
 /// The state that the view knows of a cluster.
@@ -198,7 +198,7 @@ impl Model {
             self.commits.saw(at, status.commit);
         }
         let before = node.found.replace(found);
-        let sentences = event_log::of_a_look(node, before.as_ref());
+        let sentences = event_log::describe_poll(node, before.as_ref());
         sentences.into_iter().for_each(|told| self.tell(at, told));
         self.of_the_cluster(at);
         self.follow_the_members();
@@ -207,7 +207,7 @@ impl Model {
     fn process(&mut self, at: Duration, id: u64, process: Process) {
         let Some(node) = self.nodes.iter_mut().find(|node| node.id == Some(id)) else { return };
         let before = node.process.replace(process);
-        if let Some(told) = event_log::of_a_process(id, before, process) {
+        if let Some(told) = event_log::describe_process(id, before, process) {
             self.tell(at, told);
         }
     }
@@ -218,7 +218,7 @@ impl Model {
         let leads = self.leader().map(|leader| (leader.node, leader.term));
         let membership = self.leader().map(|leader| leader.membership.clone());
         if leads != self.leads {
-            if let Some(told) = event_log::of_a_leader(self.led, leads) {
+            if let Some(told) = event_log::describe_leader(self.led, leads) {
                 self.tell(at, told);
             }
             self.led = leads.or(self.led);
@@ -227,13 +227,13 @@ impl Model {
         // The event for a new leader names its term already.
         if term > self.term {
             if self.term > 0 && leads.is_none_or(|(_, led)| led < term) {
-                self.tell(at, StoryLine::new(Tone::Plain, format!("term {term} begins")));
+                self.tell(at, EventText::new(Severity::Plain, format!("term {term} begins")));
             }
             self.term = term;
         }
         if let Some(membership) = membership.filter(|membership| *membership != self.membership) {
             if !self.membership.is_empty() {
-                self.tell(at, StoryLine::new(Tone::Plain, format!("the members are now {membership}")));
+                self.tell(at, EventText::new(Severity::Plain, format!("the members are now {membership}")));
             }
             self.membership = membership;
         }
@@ -259,7 +259,7 @@ impl Model {
         self.nodes.sort_by_key(|node| node.id.unwrap_or(u64::MAX));
     }
 
-    fn tell(&mut self, at: Duration, told: StoryLine) {
+    fn tell(&mut self, at: Duration, told: EventText) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }

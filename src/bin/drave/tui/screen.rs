@@ -1,6 +1,6 @@
 //! Draws the model on a screen of any size. Colors carry no information that the text does not.
 
-use super::event_log::Tone;
+use super::event_log::Severity;
 use super::keys::{self, Reach};
 use super::model::{Event, Load, Model, Sample};
 use super::node::Process;
@@ -37,11 +37,11 @@ impl DrawOptions {
         if self.colours { Style::new().fg(colour) } else { Style::new() }
     }
 
-    fn tone(&self, tone: Tone) -> Style {
+    fn tone(&self, tone: Severity) -> Style {
         match tone {
-            Tone::Good => self.coloured(Color::Green),
-            Tone::Plain => Style::new(),
-            Tone::Bad => self.coloured(Color::Red),
+            Severity::Good => self.coloured(Color::Green),
+            Severity::Plain => Style::new(),
+            Severity::Bad => self.coloured(Color::Red),
         }
     }
 
@@ -93,8 +93,8 @@ fn put(frame: &mut Frame, area: Rect, lines: &[Line]) {
 fn header(model: &Model, look: &DrawOptions) -> Line<'static> {
     let (answer, all) = (model.answered().count(), model.nodes.len());
     let (leads, style) = match model.leader() {
-        Some(leader) => (format!("n{} leads term {}", leader.node, leader.term), look.tone(Tone::Good)),
-        None => (nobody(model), look.tone(Tone::Bad)),
+        Some(leader) => (format!("n{} leads term {}", leader.node, leader.term), look.tone(Severity::Good)),
+        None => (nobody(model), look.tone(Severity::Bad)),
     };
     Line::from(vec![
         Span::styled(model.title.clone(), look.title()),
@@ -131,9 +131,9 @@ fn nodes(model: &Model, look: &DrawOptions, frame: &mut Frame, left: &mut Rect) 
         let leads = model.leader().is_some_and(|leader| node.status().is_some_and(|own| own.node == leader.node));
         let well = node.status().is_some() && matches!(node.process, None | Some(Process::Runs));
         let style = match (leads, well) {
-            (_, false) => look.tone(Tone::Bad),
-            (true, true) => look.tone(Tone::Good).add_modifier(Modifier::BOLD),
-            (false, true) => look.tone(Tone::Plain),
+            (_, false) => look.tone(Severity::Bad),
+            (true, true) => look.tone(Severity::Good).add_modifier(Modifier::BOLD),
+            (false, true) => look.tone(Severity::Plain),
         };
         let row = cut(left, 1);
         put(frame, row, &[Line::styled(node_table::row(model, node, width), style)]);

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::api::{Op, Outcome, Refusal, Request};
-use crate::net::resp::dispatch::{RequestContext, hear};
+use crate::net::resp::dispatch::{RequestContext, handle_reply};
 use crate::net::resp::gateway::{ClusterView, Follower, Options};
-use crate::pipeline::{AGAIN, COMMANDS_MAX, PATIENCE, READS_MAX};
+use crate::pipeline::{COMMANDS_MAX, PATIENCE, READS_MAX, RETRY_INTERVAL};
 use crate::types::{ClusterId, Index, NodeId, Position, SessionId, Term};
 use crate::wire::resp::Bounds;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl Client {
         while let Some(words) = self.talk.reader.next(&mut input, Bounds::KNOWN).unwrap() {
             let options = Options::default();
             let setting = RequestContext { now: self.now, options: &options, scene: &scene, stopping: false };
-            assert!(hear(&mut self.talk, &words, &mut self.out, &setting));
+            assert!(handle_reply(&mut self.talk, &words, &mut self.out, &setting));
         }
         self.pump()
     }
@@ -140,7 +140,7 @@ fn lost_writes_are_retried_once_all_are_answered() {
     assert_eq!(client.say("INCR n\r\n").len(), 0, "no write overtakes one that may be retried");
     assert_eq!(client.hear(1, Reply::Refused(Refusal::Busy)).len(), 0);
     assert!(client.talk.pipeline.deadline() > client.now, "the retry is due later");
-    let again = client.later(AGAIN);
+    let again = client.later(RETRY_INTERVAL);
     assert_eq!(asked(&again), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
     for number in 0..3 {
         client.hear(number, done(&Answer::Number(number as i64 + 1)));
@@ -163,7 +163,7 @@ fn writes_after_a_lost_one_are_retried_in_order() {
     client.hear(2, outcome(Outcome::OutOfOrder));
     assert_eq!(client.hear(3, outcome(Outcome::OutOfOrder)).len(), 0);
     let again = [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1))), (3, Some((5, 4, 1)))];
-    assert_eq!(asked(&client.later(AGAIN)), again);
+    assert_eq!(asked(&client.later(RETRY_INTERVAL)), again);
     (0..4).for_each(|number| drop(client.hear(number, done(&Answer::Done))));
     assert_eq!(client.take_output(), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
 }
@@ -173,10 +173,10 @@ fn next_write_skips_an_abandoned_number() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\n");
     client.hear(0, Reply::Unknown);
-    assert_eq!(asked(&client.later(AGAIN)), [(0, Some((5, 1, 1)))]);
+    assert_eq!(asked(&client.later(RETRY_INTERVAL)), [(0, Some((5, 1, 1)))]);
     // With an attempt that may be in a log, a missing leader is waited for: only the same number reveals its outcome.
     client.hear(0, Reply::Refused(Refusal::NoLeader));
-    assert_eq!(asked(&client.later(AGAIN)), [(0, Some((5, 1, 1)))]);
+    assert_eq!(asked(&client.later(RETRY_INTERVAL)), [(0, Some((5, 1, 1)))]);
     client.hear(0, Reply::Refused(Refusal::NoLeader));
     assert_eq!(client.later(PATIENCE).len(), 0);
     assert_eq!(client.take_output(), "-TIMEOUT outcome unknown\r\n");
@@ -191,7 +191,7 @@ fn rejected_number_is_skipped_after_earlier_answers() {
     client.hear(1, Reply::Refused(Refusal::TooLarge { bytes: 9, limit: 8 }));
     client.hear(2, outcome(Outcome::OutOfOrder));
     client.hear(0, done(&Answer::Done));
-    assert_eq!(asked(&client.later(AGAIN)), [(2, Some((5, 3, 3)))]);
+    assert_eq!(asked(&client.later(RETRY_INTERVAL)), [(2, Some((5, 3, 3)))]);
 }
 
 /// The third write was refused and never proposed in the expired session. It must not keep its number there, or the
@@ -203,7 +203,7 @@ fn expired_session_is_abandoned_by_all_its_writes() {
     client.hear(0, outcome(Outcome::SessionExpired));
     client.hear(1, Reply::Unknown);
     client.hear(2, Reply::Refused(Refusal::Busy));
-    assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
+    assert!(matches!(client.later(RETRY_INTERVAL)[..], [NodeRequest::Session]));
     client.say("SET k d\r\n");
     client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
     assert_eq!(asked(&client.pump()), [(0, Some((6, 1, 1))), (2, Some((6, 2, 1))), (3, Some((6, 3, 1)))]);
@@ -239,10 +239,10 @@ fn unapplied_write_moves_to_a_new_session() {
     client.say("SET a 1\r\nSET b 2\r\n");
     client.hear(0, Reply::Unknown);
     client.hear(1, Reply::Refused(Refusal::Busy));
-    client.later(AGAIN);
+    client.later(RETRY_INTERVAL);
     client.hear(0, lapsed());
     client.hear(1, lapsed());
-    assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
+    assert!(matches!(client.later(RETRY_INTERVAL)[..], [NodeRequest::Session]));
     assert_eq!(client.take_output(), "-TIMEOUT outcome unknown\r\n", "the first write may have been applied");
     client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
     assert_eq!(asked(&client.pump()), [(1, Some((6, 1, 1)))]);
@@ -255,9 +255,9 @@ fn write_fails_unapplied_if_no_session_opens() {
     let mut client = Client::new();
     assert!(matches!(client.say("SET a 1\r\n")[..], [NodeRequest::Session]));
     client.talk.pipeline.opened(client.now, Err(Some(Refusal::Busy)));
-    assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
+    assert!(matches!(client.later(RETRY_INTERVAL)[..], [NodeRequest::Session]));
     client.talk.pipeline.opened(client.now, Err(Some(Refusal::NoLeader)));
-    assert_eq!(client.later(AGAIN).len(), 0);
+    assert_eq!(client.later(RETRY_INTERVAL).len(), 0);
     assert_eq!(client.take_output(), "-CLUSTERDOWN No Raft leader\r\n");
 }
 

@@ -3,7 +3,7 @@
 use super::super::Identity;
 use super::super::memory::Memory;
 use super::*;
-use crate::machine::words::Answer;
+use crate::machine::commands::Answer;
 use crate::net::options::Options;
 use crate::net::password::Password;
 use crate::net::pressure::Pressure;
@@ -40,7 +40,7 @@ impl Pumped {
 
     fn dial_at(&mut self, door: GatewayKind) -> Blocking {
         let before = self.net.clients;
-        let caller = Blocking::connect(self.net.doors.address(door).unwrap()).unwrap();
+        let caller = Blocking::connect(self.net.gateways.address(door).unwrap()).unwrap();
         caller.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         self.until("the client is connected", |net| net.clients > before);
         caller
@@ -51,7 +51,7 @@ impl Pumped {
         let before = self.net.clients;
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect(&SockAddr::from(self.net.doors.address(GatewayKind::Redis).unwrap())).unwrap();
+        socket.connect(&SockAddr::from(self.net.gateways.address(GatewayKind::Redis).unwrap())).unwrap();
         self.until("the client is connected", |net| net.clients > before);
         socket.into()
     }
@@ -273,11 +273,11 @@ fn full_node_still_answers_health_probes() {
     assert!(node.answer(&mut operator).starts_with("HTTP/1.1 200 "));
     drop(operator);
     node.until("the probe is disconnected", |net| net.clients == 1);
-    assert_eq!(node.net.doors.probes, 0);
+    assert_eq!(node.net.gateways.probes, 0);
 
     let _probes: Vec<_> = (0..node.net.options.probes_max).map(|_| node.dial()).collect();
     for (door, said) in [(GatewayKind::Redis, "-ERR max number of clients"), (GatewayKind::Http, "HTTP/1.1 503 ")] {
-        let mut another = Blocking::connect(node.net.doors.address(door).unwrap()).unwrap();
+        let mut another = Blocking::connect(node.net.gateways.address(door).unwrap()).unwrap();
         another.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         assert!(node.answer(&mut another).starts_with(said));
     }
@@ -289,11 +289,11 @@ fn each_port_reserves_seats_for_its_clients() {
     node.net.options.clients_max = 32;
     let refused = "-ERR max number of clients";
     let redis: Vec<_> = (0..26).map(|_| node.dial_at(GatewayKind::Redis)).collect();
-    let mut more = Blocking::connect(node.net.doors.address(GatewayKind::Redis).unwrap()).unwrap();
+    let mut more = Blocking::connect(node.net.gateways.address(GatewayKind::Redis).unwrap()).unwrap();
     more.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     assert!(node.answer(&mut more).starts_with(refused));
     let _http: Vec<_> = (0..4).map(|_| node.dial()).collect();
-    assert_eq!(node.net.doors.probes, 2, "two clients have seats, and two are probes");
+    assert_eq!(node.net.gateways.probes, 2, "two clients have seats, and two are probes");
     assert!(node.net.has_seat(Port::Native) && node.net.has_seat(Port::Operators));
     drop(redis);
     node.until("the clients are disconnected", |net| net.clients == 4);

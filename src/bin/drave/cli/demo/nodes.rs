@@ -28,7 +28,7 @@ pub enum LogTarget {
 }
 
 /// The state of a node's process.
-enum Seat {
+enum NodeProcess {
     /// The process exists.
     Taken {
         child: Child,
@@ -49,7 +49,7 @@ pub struct Nodes {
     peers: String,
     base_port: u16,
     words: LogTarget,
-    seats: BTreeMap<u64, Seat>,
+    seats: BTreeMap<u64, NodeProcess>,
     /// Threads that copy the nodes' log lines until the end of each pipe.
     readers: Vec<JoinHandle<()>>,
     register: Register,
@@ -73,7 +73,7 @@ impl Nodes {
     pub fn new(count: u16, base_port: u16, dir: PathBuf, words: LogTarget) -> Nodes {
         let endpoints: Vec<String> = (0..count).map(|n| format!("127.0.0.1:{}", base_port.saturating_add(n))).collect();
         let peers = endpoints.iter().zip(1..).map(|(at, id)| format!("{id}={at}")).collect::<Vec<_>>().join(",");
-        let seats = (1..=u64::from(count)).map(|id| (id, Seat::Empty)).collect();
+        let seats = (1..=u64::from(count)).map(|id| (id, NodeProcess::Empty)).collect();
         let register = Register { endpoints, pids: BTreeMap::new() };
         Nodes { dir, peers, base_port, words, seats, readers: Vec::new(), register }
     }
@@ -109,7 +109,7 @@ impl Nodes {
             }));
         }
         self.register.pids.insert(id, child.id() as i32);
-        self.seats.insert(id, Seat::Taken { child, frozen: false, to_stay_away: false });
+        self.seats.insert(id, NodeProcess::Taken { child, frozen: false, to_stay_away: false });
         self.register.write(self.base_port)
     }
 
@@ -123,12 +123,12 @@ impl Nodes {
         let mut deaths = Vec::new();
         let mut for_good = None;
         for (id, seat) in &mut self.seats {
-            let Seat::Taken { child, frozen, to_stay_away } = seat else { continue };
+            let NodeProcess::Taken { child, frozen, to_stay_away } = seat else { continue };
             if let Ok(Some(status)) = child.try_wait() {
                 if let Some(code) = status.code().filter(|code| matches!(code, 2 | 5 | 70 | 74 | 75 | 78)) {
                     for_good = Some((*id, code));
                 }
-                *seat = if *to_stay_away { Seat::Empty } else { Seat::Returns(Instant::now() + DOWN) };
+                *seat = if *to_stay_away { NodeProcess::Empty } else { NodeProcess::Returns(Instant::now() + DOWN) };
                 deaths.push(Death { node: *id, status });
                 continue;
             }
@@ -141,7 +141,7 @@ impl Nodes {
             return Err(self.ended(id, code));
         }
         let now = Instant::now();
-        let due = |seat: &Seat| matches!(seat, Seat::Returns(at) if *at <= now);
+        let due = |seat: &NodeProcess| matches!(seat, NodeProcess::Returns(at) if *at <= now);
         let due: Vec<u64> = self.seats.iter().filter(|(_, seat)| due(seat)).map(|(id, _)| *id).collect();
         due.into_iter().try_for_each(|id| self.start(id))?;
         Ok(deaths)
@@ -166,21 +166,21 @@ impl Nodes {
     /// The state of each node's process.
     pub fn processes(&self) -> Vec<(u64, Process)> {
         let now = Instant::now();
-        let process = |seat: &Seat| match seat {
-            Seat::Taken { frozen: false, .. } => Process::Runs,
-            Seat::Taken { frozen: true, .. } => Process::Frozen,
+        let process = |seat: &NodeProcess| match seat {
+            NodeProcess::Taken { frozen: false, .. } => Process::Runs,
+            NodeProcess::Taken { frozen: true, .. } => Process::Frozen,
             // The remaining seconds, rounded up.
-            Seat::Returns(at) => {
+            NodeProcess::Returns(at) => {
                 Process::Returns { seconds: at.saturating_duration_since(now).as_millis().div_ceil(1000) as u64 }
             }
-            Seat::Empty => Process::Away,
+            NodeProcess::Empty => Process::Away,
         };
         self.seats.iter().map(|(id, seat)| (*id, process(seat))).collect()
     }
 
     /// The id of a frozen node, if any.
     pub fn frozen(&self) -> Option<u64> {
-        let frozen = |seat: &Seat| matches!(seat, Seat::Taken { frozen: true, .. });
+        let frozen = |seat: &NodeProcess| matches!(seat, NodeProcess::Taken { frozen: true, .. });
         self.seats.iter().find(|(_, seat)| frozen(seat)).map(|(id, _)| *id)
     }
 
@@ -188,7 +188,7 @@ impl Nodes {
     /// reaped, so that its state is checked first.
     pub fn signal(&self, id: u64, signal: Signal) -> bool {
         match self.seats.get(&id) {
-            Some(Seat::Taken { child, .. }) => {
+            Some(NodeProcess::Taken { child, .. }) => {
                 let pid = Pid::from_child(child);
                 let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
                 let is_dead = matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)));
@@ -203,11 +203,11 @@ impl Nodes {
     pub fn kill_or_start(&mut self, id: u64) -> Result<Option<bool>, CliError> {
         match self.seats.get_mut(&id) {
             None => Ok(None),
-            Some(Seat::Taken { to_stay_away, .. }) => {
+            Some(NodeProcess::Taken { to_stay_away, .. }) => {
                 *to_stay_away = true;
                 Ok(Some(self.signal(id, Signal::KILL)))
             }
-            Some(Seat::Returns(_) | Seat::Empty) => self.start(id).map(|()| Some(false)),
+            Some(NodeProcess::Returns(_) | NodeProcess::Empty) => self.start(id).map(|()| Some(false)),
         }
     }
 
@@ -218,7 +218,7 @@ impl Nodes {
             let _gone = (self.signal(*id, Signal::TERM), self.signal(*id, Signal::CONT));
         }
         for (id, seat) in &mut self.seats {
-            let Seat::Taken { child, .. } = seat else { continue };
+            let NodeProcess::Taken { child, .. } = seat else { continue };
             match child.wait() {
                 Ok(status) => print_line(&format!("n{id} stopped ({status})")),
                 Err(error) => print_line(&format!("n{id}: {error}")),

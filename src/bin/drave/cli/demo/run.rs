@@ -7,7 +7,7 @@ use crate::remote::failure::CliError;
 use crate::remote::interrupt;
 use crate::remote::tls::Tls;
 use crate::tui::app::{Subject, View};
-use crate::tui::event_log::Tone;
+use crate::tui::event_log::Severity;
 use crate::tui::keys::{KeyAction, Reach};
 use crate::tui::terminal;
 use clap::Args;
@@ -46,7 +46,7 @@ pub fn run(args: &Demo) -> Result<(), CliError> {
         return Err(CliError { what: format!("{what}\n  use a lower port: --base-port 7401"), code: 2 });
     }
     let live = !args.plain && terminal::is_there();
-    let stop = interrupt::told_by(if live { interrupt::LIVE } else { interrupt::IN_LINES })?;
+    let stop = interrupt::stop_flag(if live { interrupt::LIVE } else { interrupt::IN_LINES })?;
     let dir = match &args.dir {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("drave-demo-{}", std::process::id())),
@@ -107,7 +107,7 @@ fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), Cl
         // Kills are the purpose of the demo; any other exit is worth an event.
         let deaths = nodes.supervise()?.into_iter();
         for Death { node, status } in deaths.filter(|death| death.status.signal() != Some(Signal::KILL.as_raw())) {
-            view.tell(Tone::Plain, format!("n{node} ended: {status}"));
+            view.tell(Severity::Plain, format!("n{node} ended: {status}"));
         }
         nodes.processes().into_iter().for_each(|(node, process)| view.process(node, process));
         for wish in view.turn()? {
@@ -131,17 +131,19 @@ fn leader(view: &View) -> Option<(u64, String)> {
 
 fn kill_leader(nodes: &Nodes, view: &mut View) {
     match leader(view) {
-        Some((id, words)) if nodes.signal(id, Signal::KILL) => view.tell(Tone::Plain, format!("kill -9 of {words}")),
-        _ => view.tell(Tone::Plain, "there is no leader to kill now"),
+        Some((id, words)) if nodes.signal(id, Signal::KILL) => {
+            view.tell(Severity::Plain, format!("kill -9 of {words}"))
+        }
+        _ => view.tell(Severity::Plain, "there is no leader to kill now"),
     }
 }
 
 fn kill_or_start(nodes: &mut Nodes, view: &mut View, id: u64) -> Result<(), CliError> {
     match nodes.kill_or_start(id)? {
-        Some(true) => view.tell(Tone::Plain, format!("kill -9 of n{id}")),
+        Some(true) => view.tell(Severity::Plain, format!("kill -9 of n{id}")),
         // The view shows the start.
         Some(false) => {}
-        None => view.tell(Tone::Plain, format!("there is no n{id}")),
+        None => view.tell(Severity::Plain, format!("there is no n{id}")),
     }
     Ok(())
 }
@@ -153,7 +155,9 @@ fn freeze_or_thaw(nodes: &Nodes, view: &mut View) {
         return;
     }
     match leader(view) {
-        Some((id, words)) if nodes.signal(id, Signal::STOP) => view.tell(Tone::Plain, format!("SIGSTOP of {words}")),
-        _ => view.tell(Tone::Plain, "there is no leader to freeze now"),
+        Some((id, words)) if nodes.signal(id, Signal::STOP) => {
+            view.tell(Severity::Plain, format!("SIGSTOP of {words}"))
+        }
+        _ => view.tell(Severity::Plain, "there is no leader to freeze now"),
     }
 }

@@ -211,7 +211,7 @@ pub fn flush() {
 }
 
 /// Logs why the process ends, after all earlier lines, and waits until it is written, for a second at most.
-pub fn say_last(what: &str) {
+pub fn log_final_error(what: &str) {
     match LOGGER.get() {
         Some(logger) if logger.format == Format::Json => log::error!("{what}"),
         Some(logger) => logger.sink.push(format!("error: {what}\n").as_bytes()),

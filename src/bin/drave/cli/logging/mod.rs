@@ -7,4 +7,4 @@ pub mod json;
 pub mod logger;
 pub mod sink;
 
-pub use logger::{Format, change_level, flush, say_last, start};
+pub use logger::{Format, change_level, flush, log_final_error, start};

@@ -218,7 +218,7 @@ fn commit_rate_uses_time_between_responses() {
 fn events_and_commit_rates_are_bounded() {
     let mut model = led(0);
     for n in 0..2 * (EVENTS_MAX + SECONDS_MAX) as u64 {
-        model.update(at(n), Observation::Told(StoryLine::new(Tone::Plain, n.to_string())));
+        model.update(at(n), Observation::Told(EventText::new(Severity::Plain, n.to_string())));
         model.update(at(n), answers(status(1, RoleName::Leader, 2, 1000 + n)));
         model.tick(at(n));
     }

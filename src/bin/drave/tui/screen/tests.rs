@@ -1,7 +1,7 @@
 //! Tests of the drawn screens.
 
 use super::*;
-use crate::tui::event_log::StoryLine;
+use crate::tui::event_log::EventText;
 use crate::tui::model::Observation;
 use crate::tui::model::tests::{answers, at, led, looked, status, three};
 use crate::tui::node::PollResult;
@@ -48,7 +48,7 @@ fn eventful() -> Model {
     }
     let sample = Sample { per_second: 498, under_way: 8, latency: Some((940, 4100)), failed: 2 };
     model.update(at(60), Observation::Load(Load::On(sample)));
-    model.update(at(60), Observation::Told(StoryLine::new(Tone::Plain, "SIGSTOP of n1, leader of term 2")));
+    model.update(at(60), Observation::Told(EventText::new(Severity::Plain, "SIGSTOP of n1, leader of term 2")));
     model.update(at(60), Observation::Process { node: 1, process: Process::Frozen });
     let before = model.leader().unwrap().commit;
     model.update(at(61), answers(status(2, RoleName::Leader, 3, before + 400)));

@@ -27,7 +27,7 @@ impl Net {
             Role::OutboundPeer(peer) => {
                 let line = format!("the connection to {peer} at {} was lost: {}", self.dialed_at(peer), failure.text);
                 self.causes.insert(peer, failure.word);
-                self.say_once(now, false, &line);
+                self.log_once(now, false, &line);
             }
             // Only TLS errors are of use to an operator: malformed bytes may come from anywhere.
             Role::Handshaking if failure.word == "TLS" => {
@@ -62,12 +62,12 @@ impl Net {
     pub(super) fn unreachable(&mut self, now: Time, peer: NodeId, failure: Failure) {
         self.causes.insert(peer, failure.word);
         let line = format!("cannot reach {peer} at {}: {}", self.dialed_at(peer), failure.text);
-        self.say_once(now, failure.is_lasting, &line);
+        self.log_once(now, failure.is_lasting, &line);
     }
 
     /// Logs that an inbound peer was rejected. Rejections because of a disk or a log have log lines of their own, with
     /// advice.
-    pub(super) fn turned_away(&mut self, now: Time, token: Token, peer: NodeId, reason: Reason) {
+    pub(super) fn log_rejected_peer(&mut self, now: Time, token: Token, peer: NodeId, reason: Reason) {
         if matches!(reason, Reason::Disk | Reason::Twin | Reason::Log | Reason::Stopping) {
             return;
         }
@@ -86,7 +86,7 @@ impl Net {
         }
     }
 
-    fn say_once(&mut self, now: Time, warns: bool, line: &str) {
+    fn log_once(&mut self, now: Time, warns: bool, line: &str) {
         if self.said.is_new(now, line) {
             let level = if warns { log::Level::Warn } else { log::Level::Info };
             log::log!(level, node = self.me.node.get(); "{line}");

@@ -36,7 +36,7 @@ impl Net {
             _ => {}
         }
         if let (Err(reason), CallerKind::Peer { node, .. }) = (verdict, hello.caller) {
-            self.turned_away(now, token, node, reason);
+            self.log_rejected_peer(now, token, node, reason);
         }
         if let (Err(Reason::Full), CallerKind::Client | CallerKind::Operator) = (verdict, hello.caller) {
             self.counting.turned_away(Gateway::Native);

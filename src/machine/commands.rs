@@ -270,13 +270,13 @@ pub enum TimeToLive {
     Ms(u64),
 }
 
-mod answered;
-mod asked;
 mod cursor;
+mod request;
+mod response;
 
-pub(super) use answered::{AnswerList, PAIRS, VALUE, put_option};
-pub(super) use asked::key;
 pub(super) use cursor::{Pair, put_pair, read_pair};
+pub(super) use request::key;
+pub(super) use response::{AnswerList, PAIRS, VALUE, put_option};
 
 #[cfg(test)]
 mod tests;

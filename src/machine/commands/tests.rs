@@ -117,8 +117,8 @@ fn nested_batch_and_oversized_key_are_rejected() {
     let long = vec![0; KEY_BYTES_MAX + 1];
     assert!(Command::decode(&Command::Del { key: &long }.encode()).is_err());
     // Four thousand million commands in nine bytes.
-    for kind in [asked::BATCH, asked::BLOCK] {
-        assert!(Command::decode(&[kind, 255, 255, 255, 255, asked::DEL, 0, 0, 0]).is_err());
+    for kind in [request::BATCH, request::BLOCK] {
+        assert!(Command::decode(&[kind, 255, 255, 255, 255, request::DEL, 0, 0, 0]).is_err());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reconciles snapshot and journal at a start.
 
-use super::trouble::{damaged, fault};
+use super::faults::{damaged, fault};
 use crate::disk::Disk;
 use crate::snapshot::{Header, Newest, Snapshot};
 use crate::types::{HardState, Index, Mutant, SnapshotPoint, Term};

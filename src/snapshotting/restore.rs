@@ -1,7 +1,7 @@
 //! Restores a state from a snapshot in small steps: a gigabyte takes a second, too long for heartbeats to wait.
 
+use super::faults::{fault, strange};
 use super::start::base_of;
-use super::trouble::{fault, strange};
 use crate::apply::{Applier, ApplierRestore, Piece, StateHeader};
 use crate::disk::Meter;
 use crate::machine::state_machine::StateMachine;

@@ -30,12 +30,12 @@ impl Net {
         }
         self.sweep_memory(now);
         again |= self.memory.pressure() > Pressure::None;
-        let forgotten = self.admission.forget_leavers(now);
+        let forgotten = self.admission.forget_former_members(now);
         if !forgotten.is_empty() {
             forgotten.into_iter().for_each(|peer| self.disconnect(now, peer));
             self.update_links(now);
         }
-        again |= self.admission.has_leavers();
+        again |= self.admission.has_former_members();
         self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
         for token in overdue {
             if matches!(find(&mut self.conns, token).map(|conn| conn.role), Some(Role::Connecting(_))) {
@@ -49,7 +49,7 @@ impl Net {
         if find(&mut self.conns, token).is_none() {
             return;
         }
-        self.doors.probes -= usize::from(self.is_probe(token));
+        self.gateways.probes -= usize::from(self.is_probe(token));
         let mut conn = self.conns.remove(token.0 & KEY_MASK);
         self.look_over(now);
         self.memory.forget(conn.held);
@@ -60,7 +60,7 @@ impl Net {
                 self.clients -= 1;
                 self.operators -= usize::from(conn.is_operator);
                 let door = conn.gateway.as_ref().map(GatewayKind::of);
-                if let Some(inside) = door.and_then(|door| self.doors.inside.get_mut(&door)) {
+                if let Some(inside) = door.and_then(|door| self.gateways.inside.get_mut(&door)) {
                     *inside -= 1;
                 }
                 self.events.push(Event::CallerGone(Caller::Client(number)));

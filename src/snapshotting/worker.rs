@@ -3,8 +3,8 @@
 //! On a full disk a snapshot is what frees room. So it borrows the reserve if it fits into that, and returns it when it
 //! is done or when the log needs it.
 
+use super::faults::{fault, of_reserve};
 use super::restore::chunk_of;
-use super::trouble::{fault, of_reserve};
 use crate::apply::Piece;
 use crate::disk::Disk;
 use crate::snapshot::{self, Header, Incoming, Snapshot, Store, Writer};
@@ -28,7 +28,7 @@ pub enum Job {
     /// Read the next part of it back from the disk; publish it when all of it matches what was written.
     Verify,
     /// Abort it.
-    GiveUp,
+    Abort,
     /// Write a piece of another node's snapshot file.
     Receive {
         /// The sender.
@@ -97,13 +97,13 @@ pub struct SnapshotWorker<D: Disk> {
     /// Position and size of the latest received snapshot: later messages from its sender about it are stale.
     arrived: Option<(Position, u64)>,
     /// Whether a lack of room was logged since there last was room.
-    complained: bool,
+    no_room_logged: bool,
 }
 
 impl<D: Disk> SnapshotWorker<D> {
     /// An idle worker for these files; `reserve` is on the same disk.
     pub fn new(store: Store<D>, reserve: Ballast<D>) -> SnapshotWorker<D> {
-        SnapshotWorker { store, reserve, writer: None, incoming: None, arrived: None, complained: false }
+        SnapshotWorker { store, reserve, writer: None, incoming: None, arrived: None, no_room_logged: false }
     }
 
     /// Runs a job. An error is final: the node must stop.
@@ -113,7 +113,7 @@ impl<D: Disk> SnapshotWorker<D> {
             Job::Piece(piece) => self.with_reserve(|keeper| keeper.put(&piece)),
             Job::Finish => self.with_reserve(SnapshotWorker::seal),
             Job::Verify => self.with_reserve(SnapshotWorker::verify),
-            Job::GiveUp => Ok(JobResult::Published(None)),
+            Job::Abort => Ok(JobResult::Published(None)),
             Job::Receive { from, snapshot, total, offset, bytes } => {
                 return self.receive(from, snapshot, total, offset, &bytes);
             }
@@ -124,14 +124,14 @@ impl<D: Disk> SnapshotWorker<D> {
         match outcome {
             Ok(done @ (JobResult::Ready | JobResult::Written)) => Ok(done),
             Ok(done @ JobResult::Published(Some(_))) => {
-                self.complained = false;
+                self.no_room_logged = false;
                 self.reserve.end_loan();
                 Ok(done)
             }
-            Ok(done) => self.give_up().map(|()| done),
+            Ok(done) => self.abort().map(|()| done),
             Err(snapshot::Fault::Full { file }) => {
                 self.log_no_room_once(&file);
-                self.give_up().map(|()| JobResult::Published(None))
+                self.abort().map(|()| JobResult::Published(None))
             }
             Err(damaged @ snapshot::Fault::Damaged { .. }) => self.set_aside(&damaged).map_err(fault),
             Err(wrong) => Err(fault(wrong)),
@@ -169,13 +169,13 @@ impl<D: Disk> SnapshotWorker<D> {
 
     /// Logs a lack of room once, since it may last long.
     fn log_no_room_once(&mut self, file: &str) {
-        if !std::mem::replace(&mut self.complained, true) {
+        if !std::mem::replace(&mut self.no_room_logged, true) {
             log::warn!("no space left for {file}, not even with the reserve: the log is kept until there is space");
         }
     }
 
     /// Aborts the snapshot that is being written: its room and the loan of the reserve are free when this returns.
-    fn give_up(&mut self) -> Result<()> {
+    fn abort(&mut self) -> Result<()> {
         let abandoned = self.writer.take().map_or(Ok(()), Writer::abandon);
         self.reserve.end_loan();
         abandoned.map_err(fault)
@@ -261,10 +261,10 @@ impl<D: Disk> SnapshotWorker<D> {
         bytes: &[u8],
     ) -> Result<JobResult> {
         let said = |next, damaged| JobResult::Received { from, snapshot: position, next, damaged };
-        match self.take_in(position, total, offset, bytes) {
+        match self.receive_piece(position, total, offset, bytes) {
             Ok(Ok(next)) => Ok(said(next, false)),
             Ok(Err(snapshot)) => {
-                self.complained = false;
+                self.no_room_logged = false;
                 Ok(JobResult::Complete(snapshot))
             }
             // The damaged file was removed. The sender is informed, and reads its own file again.
@@ -307,7 +307,7 @@ impl<D: Disk> SnapshotWorker<D> {
     }
 
     /// How many bytes of the snapshot are here, or the snapshot if it is complete.
-    fn take_in(
+    fn receive_piece(
         &mut self,
         position: Position,
         total: u64,
