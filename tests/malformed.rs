@@ -5,18 +5,16 @@
 //! `--nocapture` shows the latency of honest writes during the attack and before it. `scripts/malformed.sh` runs enough
 //! of them to prove something.
 
+#[path = "fuzz/inputs.rs"]
+mod inputs;
 mod support;
 
-use bytes::{BufMut, BytesMut};
-use drave::api::{Consistency, Op, Request};
+use bytes::BytesMut;
 use drave::client::{Client, Options};
-use drave::machine::{Command as Do, Query};
-use drave::types::SessionId;
-use drave::wire::client::put_request_frame;
-use drave::wire::frame::{FrameKind, put_frame};
+use drave::machine::Command as Do;
 use drave::wire::hello::Hello;
+use inputs::{http, native, redis};
 use rand::rngs::SmallRng;
-use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -38,123 +36,6 @@ type Generator = fn(&mut SmallRng) -> Vec<u8>;
 
 fn env_number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
-}
-
-fn noise(chance: &mut SmallRng, most: usize) -> Vec<u8> {
-    (0..chance.random_range(1..most)).map(|_| chance.random()).collect()
-}
-
-/// Changes a few bytes: replaces, removes, inserts or repeats some, or truncates.
-fn mutate(bytes: &mut Vec<u8>, chance: &mut SmallRng) {
-    for _ in 0..chance.random_range(1..4) {
-        let at = chance.random_range(0..=bytes.len());
-        match chance.random_range(0..5) {
-            0 if at < bytes.len() => bytes[at] = chance.random(),
-            1 => bytes.truncate(at),
-            2 => bytes.insert(at, *b"\r\n\0 :%0*$-9\xff".choose(chance).unwrap()),
-            3 => bytes.extend_from_within(at..),
-            _ if at < bytes.len() => drop(bytes.remove(at)),
-            _ => {}
-        }
-    }
-}
-
-/// Malformed input in the native protocol, derived from requests that a real client might send, and from ones over the
-/// limits.
-fn native(chance: &mut SmallRng) -> Vec<u8> {
-    // An unused session id: session ids are no secret, and the honest client's session must not be closed.
-    let session = SessionId(chance.random_range(1 << 40..1 << 41));
-    let command = Do::Put { key: b"malformed", value: b"value" }.encode();
-    let requests = [
-        Request::Status,
-        Request::Query { query: Query::Get { key: b"malformed" }.encode(), consistency: Consistency::Linearizable },
-        Request::Query {
-            query: Query::Scan { prefix: b"", after: None, limit: u32::MAX }.encode(),
-            consistency: Consistency::Local,
-        },
-        Request::Propose { op: Op::Open { window: 7, ordered: false }.encode() },
-        Request::Propose { op: Op::Execute { session, seq: 1, first_outstanding: 1, command }.encode() },
-        Request::Propose { op: Op::Close { session }.encode() },
-    ];
-    let mut out = BytesMut::new();
-    match chance.random_range(0..4) {
-        0 => out.put_slice(&noise(chance, 400)),
-        1 => {
-            let length = [u32::MAX, u32::MAX - 12, 1 << 31, (64 << 10) + 1, 64 << 10].choose(chance).unwrap();
-            out.put_u32_le(*length);
-            out.put_slice(&[chance.random(), chance.random_range(0..4), 0, 0]);
-            out.put_u32_le(chance.random());
-        }
-        sealed => {
-            let mut frame = BytesMut::new();
-            put_request_frame(&mut frame, chance.random(), chance.random(), requests.choose(chance).unwrap());
-            let mut bytes = frame[if sealed == 2 { 12 } else { 0 }..].to_vec();
-            mutate(&mut bytes, chance);
-            // With the checksum corrected, the frame passes further checks.
-            if sealed == 2 {
-                put_frame(&mut out, FrameKind::Request, |out| out.put_slice(&bytes))
-            } else {
-                out.put_slice(&bytes)
-            }
-        }
-    }
-    out.to_vec()
-}
-
-fn redis(chance: &mut SmallRng) -> Vec<u8> {
-    let real: [&[u8]; 9] = [
-        b"*3\r\n$3\r\nSET\r\n$9\r\nmalformed\r\n$5\r\nvalue\r\n",
-        b"*2\r\n$3\r\nGET\r\n$9\r\nmalformed\r\n",
-        b"*5\r\n$3\r\nSET\r\n$1\r\nt\r\n$1\r\nv\r\n$2\r\nPX\r\n$4\r\n1000\r\n",
-        b"*1\r\n$5\r\nMULTI\r\n*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n*1\r\n$4\r\nEXEC\r\n",
-        b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n",
-        b"SET inline \"a \\x41 b\"\r\n",
-        b"*4\r\n$4\r\nSCAN\r\n$1\r\n0\r\n$5\r\nCOUNT\r\n$2\r\n10\r\n",
-        b"*1\r\n$4\r\nINFO\r\n",
-        b"*5\r\n$4\r\nMSET\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n$1\r\n2\r\n",
-    ];
-    let bombs: [&[u8]; 7] = [
-        b"*2147483647\r\n",
-        b"*1048576\r\n$1\r\na\r\n",
-        b"$2147483647\r\n",
-        b"*2\r\n$3\r\nGET\r\n$1073741824\r\nabc\r\n",
-        b"*-9223372036854775808\r\n",
-        b"*99999999999999999999\r\n",
-        b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n",
-    ];
-    pick_input(chance, &real, &bombs)
-}
-
-fn http(chance: &mut SmallRng) -> Vec<u8> {
-    let real: [&[u8]; 7] = [
-        b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"PUT /kv/k?ttl=1h HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nvalue",
-        b"PUT /kv/a%20b HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
-        b"DELETE /kv/k HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-        b"GET /metrics HTTP/1.1\r\nHost: [::1]:80\r\nAuthorization: Bearer x\r\n\r\n",
-        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-        b"GET http://localhost/readyz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    ];
-    let bombs: [&[u8]; 5] = [
-        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18446744073709551615\r\n\r\nx",
-        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\nx",
-        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048576\r\n\r\nx",
-        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nvalue",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-18446744073709551615\r\n\r\n",
-    ];
-    pick_input(chance, &real, &bombs)
-}
-
-fn pick_input(chance: &mut SmallRng, real: &[&[u8]], bombs: &[&[u8]]) -> Vec<u8> {
-    match chance.random_range(0..8) {
-        0 => noise(chance, 400),
-        1 => bombs.choose(chance).unwrap().to_vec(),
-        _ => {
-            let mut bytes = real.choose(chance).unwrap().to_vec();
-            mutate(&mut bytes, chance);
-            bytes
-        }
-    }
 }
 
 /// Sends `count` malformed requests to these addresses in turn, at most `rate` a second.
