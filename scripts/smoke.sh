@@ -23,7 +23,7 @@ fail() { echo "smoke test: $*" >&2; if [ -f "$dir/log" ]; then tail -n 30 "$dir/
 expect() { # pattern, command …
   local pattern=$1
   shift
-  said=$(timeout 15 "$drave" "$@" 2>&1) || fail "drave $* exits with $?: $said"
+  said=$(timeout 60 "$drave" "$@" 2>&1) || fail "drave $* exits with $?: $said"
   # shellcheck disable=SC2053
   [[ $said == $pattern ]] || fail "drave $* prints '$said' instead of '$pattern'"
 }
@@ -37,8 +37,8 @@ expect 'killed n? (was leader of term *)' kill leader --base-port "$base"
 expect noodles get lunch
 expect 2 incr visits
 # The demo starts the dead node again.
-until [[ $(timeout 15 "$drave" status 2>&1) == *n1*n2*n3* ]]; do
-  [ $SECONDS -lt 15 ] || fail "the killed node is not back"
+until [[ $(timeout 60 "$drave" status 2>&1) == *n1*n2*n3* ]]; do
+  [ $SECONDS -lt 120 ] || fail "the killed node is not back"
   sleep 0.2
 done
 nodes=$(pgrep -P "$demo") || fail "the demo has no nodes"
