@@ -12,7 +12,7 @@ use drave::api::Consistency;
 use drave::codec::Malformed;
 use drave::config::{Config, SEGMENT_BYTES_MIN};
 use drave::machine::{Context, StateMachine};
-use drave::server::server::ServerError;
+use drave::server::ServerError;
 use drave::server::{Handle, Server};
 use drave::types::{ClusterTime, NodeId};
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@ mod support;
 use drave::api::Consistency;
 use drave::config::{Config, SEGMENT_BYTES_MIN};
 use drave::inspect::directory::Directory;
-use drave::inspect::record::Style;
+use drave::inspect::record_text::Style;
 use drave::machine::{Answer, Kv, Query};
 use drave::server::Server;
 use drave::types::{Index, NodeId};

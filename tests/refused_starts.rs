@@ -134,14 +134,20 @@ fn killed_join_can_be_retried() {
     cluster.expect_no_deaths();
 }
 
-/// Starts node 2 through a proxy that loses the answer to its request to become a member.
-fn join_with_lost_answer(cluster: &Cluster) -> (LostAnswer, Beside) {
+/// A single-node cluster, at the address of a proxy that loses the answer to node 2's request to become a member; and
+/// node 2, which has just sent that request.
+fn join_with_lost_answer() -> (Cluster, LostAnswer, Beside) {
+    let mut cluster = Cluster::prepare(2);
     let proxy = LostAnswer::before(&cluster.addresses[0], &cluster.addresses[1]);
+    cluster.founders = 1;
+    cluster.words = vec!["--listen".to_owned(), std::mem::replace(&mut cluster.addresses[0], proxy.address.clone())];
+    cluster.spawn(0);
+    cluster.leader();
     let mut serve = support::drave(&["serve", "--id", "2", "--join", &proxy.address, "--http", "off", "--resp", "off"]);
     serve.args(["--listen", &cluster.addresses[1], "--data"]).arg(cluster.data(1));
     let join = Beside::start(cluster.directory.path(), "join", &mut serve);
     proxy.answered.recv_timeout(support::PATIENCE).unwrap();
-    (proxy, join)
+    (cluster, proxy, join)
 }
 
 fn is_voter(cluster: &Cluster, id: u64) -> bool {
@@ -151,8 +157,7 @@ fn is_voter(cluster: &Cluster, id: u64) -> bool {
 
 #[test]
 fn join_with_lost_answer_finds_that_it_has_joined() {
-    let cluster = single_node(2);
-    let (proxy, mut join) = join_with_lost_answer(&cluster);
+    let (cluster, proxy, mut join) = join_with_lost_answer();
     proxy.close.send(()).unwrap();
     until("node 2 is a voter", || is_voter(&cluster, 2).then_some(()), || cluster.logs());
     assert!(join.is_running());
@@ -162,14 +167,14 @@ fn join_with_lost_answer_finds_that_it_has_joined() {
 
 #[test]
 fn join_with_unknown_outcome_exits_with_75_and_can_be_repeated() {
-    let mut cluster = single_node(2);
-    let (proxy, join) = join_with_lost_answer(&cluster);
+    let (mut cluster, proxy, join) = join_with_lost_answer();
     cluster.kill(0);
     proxy.close.send(()).unwrap();
     let said = join.end();
     refused(&said, 75, "outcome unknown: n2 may have joined");
     assert!(said.err.contains("run the same command again"), "{said:?}");
     cluster.spawn(0);
+    cluster.words.clear();
     cluster.spawn(1);
     until("node 2 is a voter", || is_voter(&cluster, 2).then_some(()), || cluster.logs());
 }

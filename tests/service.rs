@@ -166,7 +166,7 @@ fn bench_without_charts_rejects_report_and_sweep() {
         for asked in [&["--report", report][..], &["--sweep", "1,4"]] {
             let said = run(&mut drave(&[&["bench"], what, asked].concat()));
             assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{said:?}");
-            assert!(said.err.contains(&format!("without {}", asked[0])), "{said:?}");
+            assert!(said.err.contains(&format!("omit {}", asked[0])), "{said:?}");
         }
     }
     let said = run(&mut drave(&["bench", "disk", "--results", "a.json", "--report", report]));
