@@ -494,3 +494,76 @@ fn code_has_no_unfinished_markers() {
         }
     }
 }
+
+/// Names that the field does not use, by module path: neither a type nor a file has one. Each stands for a name that a
+/// reader would search for, such as `RequestVote` for `AskVote`.
+const FORMER_NAMES: &[(&str, &[&str])] = &[
+    ("", &["Asked", "Came", "Found", "Given", "Held", "Kept", "Said", "Told", "Was", "What", "Wish"]),
+    ("consensus/", &["Append", "Appended", "Ask", "AskIndex", "AskVote", "Beat", "Chunk", "Chunked", "Conflict"]),
+    ("consensus/", &["Handover", "Heard", "Inquiries", "Order", "Outdated", "StepUp", "Vote"]),
+    ("types/", &["Base", "Prospect"]),
+    ("node/", &["Beforehand", "Governing", "Keeping", "Shipping", "Ticking"]),
+    ("snapshotting/", &["BringTogether", "Keeper", "Reviving", "Trouble"]),
+    ("machine/", &["Seam", "Words"]),
+    ("wal/", &["Believed", "Doubt", "Place", "Reserve", "Side", "Testimony"]),
+    ("api/", &["Dangerous", "Forgotten", "Handed", "KeptLead", "Lapsed", "Outside", "Overrun", "Unsound"]),
+    ("net/", &["About", "Asking", "Door", "Doorway", "Entrance", "Fate", "Guest", "Hearing", "Leavings", "Look"]),
+    ("net/", &["Scene", "Setting", "Small", "Speech", "Talk", "Telling", "Turns", "Want"]),
+    ("sim/", &["Trickle", "Troubles", "Weather", "Whim"]),
+    ("bin/drave/", &["Ending", "Errands", "JournalTour", "Story", "Trouble"]),
+];
+
+/// Names that stood for several types each: at most one type has one.
+const SINGLE_NAMES: &[&str] = &["Head", "Kind", "Pending", "Place", "Reading", "Session"];
+
+/// The names of the types that a file defines at its top level.
+fn types_of(text: &str) -> impl Iterator<Item = &str> {
+    without_tests(text).lines().filter_map(|line| {
+        let words = line.strip_prefix("pub ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
+        let (kind, name) = words.split_once(' ')?;
+        matches!(kind, "struct" | "enum" | "trait" | "type")
+            .then(|| name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default())
+    })
+}
+
+/// The name of a file as a type would be named: `log_start.rs` is `LogStart`.
+fn file_as_type(name: &str) -> String {
+    let stem = name.rsplit('/').next().unwrap().trim_end_matches(".rs");
+    let upper = |part: &str| part[..1].to_uppercase() + &part[1..];
+    stem.split('_').filter(|part| !part.is_empty()).map(upper).collect()
+}
+
+#[test]
+fn names_are_those_of_the_field() {
+    let mut wrong = Vec::new();
+    let mut singles: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let sources = sources();
+    for (name, text) in sources.iter().filter(|(name, _)| !is_test(name)) {
+        let former = |word: &str| {
+            let mut of_path = FORMER_NAMES.iter().filter(|(path, _)| name.starts_with(path));
+            of_path.any(|(_, names)| names.contains(&word))
+        };
+        if former(&file_as_type(name)) {
+            wrong.push(format!("{name} has a former name"));
+        }
+        for word in types_of(text) {
+            if former(word) {
+                wrong.push(format!("{name}: {word} is a former name"));
+            }
+            if let Some(single) = SINGLE_NAMES.iter().find(|single| **single == word) {
+                singles.entry(single).or_default().push(name.clone());
+            }
+        }
+    }
+    let several = singles.into_iter().filter(|(_, files)| files.len() > 1);
+    wrong.extend(several.map(|(word, files)| format!("{word} is several types: {}", files.join(", "))));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn names_of_types_and_files_are_found() {
+    let text =
+        "pub struct Told;\nenum Kept<T> {\n    Said,\n}\npub(super) type What = u8;\n    type Item = u8;\nfn f() {}\n";
+    assert!(types_of(text).eq(["Told", "Kept", "What"]));
+    assert_eq!(file_as_type("net/ask_vote.rs"), "AskVote");
+}

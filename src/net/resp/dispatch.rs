@@ -1,6 +1,6 @@
 //! Dispatches a command to its handler.
 
-use super::about;
+use super::cluster;
 use super::connection::{Block, Element, RedisConnection, ReplyKind};
 use super::error;
 use super::gateway::{ClusterView, Follower, Options};
@@ -39,7 +39,7 @@ impl RequestContext<'_> {
         let scene = (self.scene)();
         let leader = scene.leader.filter(|leader| *leader != scene.node)?;
         let place = scene.places.iter().find(|place| place.node == leader)?;
-        Some(format!("MOVED {} {}:{}", about::slot(key?), place.host, place.port))
+        Some(format!("MOVED {} {}:{}", cluster::slot(key?), place.host, place.port))
     }
 }
 

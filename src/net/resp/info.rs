@@ -3,7 +3,7 @@
 //! A field is included if it holds for this node and clients or exporters read it. Each name occurs once, since many of
 //! them read all sections into one map.
 
-use super::about::name;
+use super::cluster::name;
 use super::gateway::{ClusterView, MemberAddress};
 use super::local::REDIS_VERSION;
 use crate::api::Status;

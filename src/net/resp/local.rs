@@ -1,6 +1,6 @@
 //! Commands that are answered without the state machine.
 
-use super::about;
+use super::cluster;
 use super::error::{SHOWN, subcommand};
 use super::gateway::{ClusterView, Options};
 use super::glob;
@@ -111,7 +111,7 @@ impl LocalCommand {
             LocalCommand::Config => config(words, &scene(), &mut out),
             LocalCommand::Command if words.len() == 1 => table::tell(&mut out),
             LocalCommand::Command => out.integer(table::COMMANDS.len() as i64),
-            LocalCommand::Cluster => about::cluster(words, &scene(), &mut out)?,
+            LocalCommand::Cluster => cluster::cluster(words, &scene(), &mut out)?,
             LocalCommand::ReadOnly | LocalCommand::ReadWrite => {
                 guest.reads_locally = self == LocalCommand::ReadOnly;
                 out.line("OK");

@@ -3,10 +3,10 @@
 //!
 //! [`table`] lists every command; [`commands`] translates one into a command or query of the state machine, and
 //! [`reply`] translates its answer. A [`RedisConnection`](connection::RedisConnection) is one connection; [`dispatch`]
-//! decides how each command is handled on it. [`local`], [`about`] and [`info`] answer without the state machine.
+//! decides how each command is handled on it. [`local`], [`cluster`] and [`info`] answer without the state machine.
 //! Nothing here has a socket: `sockets/redis.rs` moves the bytes.
 
-pub mod about;
+pub mod cluster;
 pub mod commands;
 pub mod connection;
 pub mod dispatch;
