@@ -342,6 +342,10 @@ pub fn read_membership(from: &mut Reader) -> Result<Membership> {
     let mut membership = Membership { level, log_id, log_agreed: from.bool()?, ..Membership::default() };
     for _ in 0..count {
         let id = from.node_id()?;
+        // One encoding only: an entry is encoded anew where it is sent on, under the checksum of the first encoding.
+        if membership.members.last_key_value().is_some_and(|(last, _)| id <= *last) {
+            return Err(Malformed("members that are not in the order of their ids"));
+        }
         let flags = from.u8()?;
         let prospect = match flags & !(VOTER | OUTGOING) {
             0 => PendingRole::Stays,
@@ -358,9 +362,7 @@ pub fn read_membership(from: &mut Reader) -> Result<Membership> {
         if flags & OUTGOING != 0 {
             membership.outgoing.insert(id);
         }
-        if membership.members.insert(id, Member { address, disk, pending_role: prospect }).is_some() {
-            return Err(Malformed("a member named twice"));
-        }
+        membership.members.insert(id, Member { address, disk, pending_role: prospect });
     }
     Ok(membership)
 }
@@ -432,5 +434,19 @@ mod tests {
         (membership.log_id, membership.log_agreed) = (Some(LogId(0x6f2c)), true);
         let entry = sample(2, 1, Payload::Membership(Box::new(membership)));
         assert_eq!(read_entry(&mut Reader::new(encoded(&entry))), Ok(entry));
+    }
+
+    #[test]
+    fn members_out_of_order_are_rejected() {
+        let id = |n| NodeId::new(n).unwrap();
+        let mut bytes = Vec::new();
+        put_membership(&mut bytes, &Membership::founding([(id(1), "a:1".into()), (id(2), "b:2".into())]));
+        let (head, members) = bytes.split_at(13);
+        let (first, second) = members.split_at(members.len() / 2);
+        let read = |parts: [&[u8]; 3]| read_membership(&mut Reader::new(parts.concat().into()));
+        assert!(read([head, first, second]).is_ok());
+        for members in [[second, first], [first, first]] {
+            assert!(read([head, members[0], members[1]]).is_err());
+        }
     }
 }

@@ -180,6 +180,7 @@ impl Replay<'_> {
             self.classify_tail(&header, end, broken, options, behind, testimony, &bytes)?;
         }
         let live = marks.entries().unwrap_or((Index(1), Index::ZERO));
+        let bytes = padded(bytes, end);
         self.segments.push(ValidatedSegment { header, bytes, end, synced, marks, live });
         Ok(sealed.is_some())
     }
@@ -557,6 +558,17 @@ fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -
     }
     frames.remove(0);
     Ok(batch)
+}
+
+/// The bytes up to `end` at least: a file that was cut within the padding of its last frame has that frame complete, and
+/// ends before it.
+fn padded(bytes: Bytes, end: u64) -> Bytes {
+    if bytes.len() as u64 >= end {
+        return bytes;
+    }
+    let mut copy = bytes.to_vec();
+    copy.resize(end as usize, 0);
+    copy.into()
 }
 
 /// The note for the operator about a torn tail that is cut off.

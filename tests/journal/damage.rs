@@ -2,7 +2,7 @@
 
 use super::matrix::scripts;
 use super::world::*;
-use drave::disk::{Disk, Meter};
+use drave::disk::{Disk, DiskFile, Meter};
 use drave::sim::disk::{Crash, SimDisk};
 use drave::wal::{Fault, Journal, Options, ReadMode};
 use rand::SeedableRng;
@@ -90,10 +90,38 @@ fn zeroed_tail_is_damage() {
     for zeroed in [8, 64, 300] {
         let disk = disk.fork();
         let mut file = disk.open(name).unwrap();
-        drave::disk::DiskFile::write_at(&mut file, end + 1 - zeroed, &vec![0; zeroed as usize]).unwrap();
+        file.write_at(end + 1 - zeroed, &vec![0; zeroed as usize]).unwrap();
         let opened = Journal::open(disk, options(), None);
         assert!(matches!(opened, Err(Fault::Corrupt { .. })), "the side file records a sync beyond the tail");
     }
+}
+
+#[test]
+fn cut_segment_is_damage_or_harmless() {
+    let (disk, ledger) = run_and_sync(&options(), &scripts()[0].1);
+    disk.crash(&mut rng(), Crash::Kill);
+    let name = "0000000001.wal";
+    let bytes = disk.seen(name).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    assert!(!end.is_multiple_of(8), "the last record has padding, and some cuts are within it");
+    let (mut noticed, mut harmless) = (0, 0);
+    for size in 0..=end.next_multiple_of(8) {
+        let disk = disk.fork();
+        disk.remove(name).unwrap();
+        let mut file = disk.create(name).unwrap();
+        file.write_at(0, &bytes[..size]).unwrap();
+        file.sync_all().unwrap();
+        disk.sync_names().unwrap();
+        match Journal::open(disk.fork(), options(), None) {
+            Ok(_) => {
+                survive(&disk, &options(), &ledger, Between::Kill).unwrap_or_else(|why| panic!("{size} bytes: {why}"));
+                harmless += 1;
+            }
+            Err(Fault::Corrupt { .. }) => noticed += 1,
+            Err(fault) => panic!("{size} bytes: {fault}"),
+        }
+    }
+    assert!(noticed > 500 && harmless > 0, "{noticed} noticed, {harmless} harmless");
 }
 
 #[test]
@@ -122,7 +150,7 @@ fn segment_of_another_disk_is_rejected() {
     disk.crash(&mut rng(), Crash::Kill);
     let theirs = other.seen("0000000002.wal").unwrap();
     let mut file = disk.open("0000000002.wal").unwrap();
-    drave::disk::DiskFile::write_at(&mut file, 0, &theirs).unwrap();
+    file.write_at(0, &theirs).unwrap();
     assert!(matches!(Journal::open(disk, options(), None), Err(Fault::Foreign(_))));
 }
 
