@@ -2,10 +2,12 @@
 
 use crate::disk::unreadable::is_media_error;
 use crate::types::DiskId;
+use crate::wal::batches::Continuation;
 use crate::wal::format::{self, SegmentHeader};
-use crate::wal::inspect::{Finding, Inspection, Surroundings};
+use crate::wal::inspect::{Finding, Inspection};
 use crate::wal::scan::{Scan, ScanItem};
 use crate::wal::sync_marker::{self, LogOffset, SyncMarker};
+use crate::wal::tail::Surroundings;
 use anyhow::Context;
 use bytes::Bytes;
 use std::fs::File;
@@ -163,8 +165,14 @@ pub fn read(path: &Path) -> io::Result<Option<Bytes>> {
 /// Reading a file takes a while: if the node writes meanwhile, the bytes read may contain a later write without an
 /// earlier one. All earlier writes were in the file when the first read ended, though, so bytes that look damaged are
 /// read once more.
-pub fn reread_if_damaged(bytes: Bytes, path: &Path, salt: u64, around: Surroundings) -> io::Result<Option<Bytes>> {
-    let findings: Vec<Finding> = Inspection::new(bytes.clone(), salt, around).collect();
+pub fn reread_if_damaged(
+    bytes: Bytes,
+    path: &Path,
+    salt: u64,
+    around: Surroundings,
+    before: &Continuation,
+) -> io::Result<Option<Bytes>> {
+    let findings: Vec<Finding> = Inspection::new(bytes.clone(), salt, around, before.clone()).collect();
     let sealed = findings.iter().any(is_seal);
     let bad = findings.iter().any(|finding| matches!(finding, Finding::Bad { .. }));
     if !bad && (sealed || !around.followed) {

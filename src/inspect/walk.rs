@@ -5,8 +5,10 @@ use super::files::{Files, Segment, read, reread_if_damaged};
 use super::log_start::LogStart;
 use super::snapshots::reaches;
 use crate::types::Index;
+use crate::wal::batches::Continuation;
 use crate::wal::format::{self, SegmentHeader};
-use crate::wal::inspect::{Finding, Inspection, Surroundings};
+use crate::wal::inspect::{Finding, Inspection};
+use crate::wal::tail::Surroundings;
 use bytes::Bytes;
 use std::io;
 use std::path::Path;
@@ -36,11 +38,20 @@ pub trait Visitor {
     fn bad(&mut self, bad: Damage<'_>) -> io::Result<()>;
 }
 
+/// Where a segment is among those in a directory.
+#[derive(Clone, Copy)]
+struct Ends {
+    /// Whether all segments before it were released.
+    oldest: bool,
+    /// Whether it is the newest.
+    last: bool,
+}
+
 /// The state of a walk.
 #[derive(Debug, Default)]
 pub struct SegmentWalk {
-    /// The number of the batch expected next, if it is known.
-    batch: Option<u64>,
+    /// What the segments so far show of the next one.
+    before: Continuation,
     reach: LogStart,
     /// Whether a running node has released a segment since the segments were listed.
     released: bool,
@@ -55,16 +66,19 @@ impl SegmentWalk {
         let mut stop = (0, 0);
         self.released = false;
         for (at, segment) in segments.iter().enumerate() {
-            if at.checked_sub(1).is_none_or(|before| segments[before].number + 1 != segment.number) {
+            let oldest = at.checked_sub(1).is_none_or(|before| segments[before].number + 1 != segment.number);
+            if oldest {
                 self.reach.begin(segment.number);
-                self.batch = None;
+                self.before = Continuation::before(segment.number);
             }
             let successors: Vec<u64> = match single {
                 true => vec![segment.number + 1],
                 false => segments[at + 1..].iter().map(|segment| segment.number).collect(),
             };
-            let last = !single && at + 1 == segments.len();
-            stop = self.segment(segment, files, &successors, last, visitor)?;
+            // What a single file shows of its beginning and end depends on its neighbours.
+            let ends =
+                Ends { oldest: oldest && !single && segment.number != 1, last: !single && at + 1 == segments.len() };
+            stop = self.segment(segment, files, &successors, ends, visitor)?;
         }
         // A log whose segments are released during the walk has not been seen completely.
         if !single && !segments.is_empty() && !self.released {
@@ -99,7 +113,7 @@ impl SegmentWalk {
         segment: &Segment,
         files: &Files,
         successors: &[u64],
-        last: bool,
+        ends: Ends,
         visitor: &mut dyn Visitor,
     ) -> anyhow::Result<(u64, u64)> {
         let Some(bytes) = read(&segment.path)? else { return Ok(self.released(segment)) };
@@ -122,17 +136,16 @@ impl SegmentWalk {
         let place = files.synced(disk);
         let around = match &header {
             Some(header) => Surroundings::of(header, place, followed),
-            None => Surroundings { followed, ..Surroundings::default() },
+            None => Surroundings { number: segment.number, followed, ..Surroundings::default() }.with_synced(place),
         };
-        let batch = if segment.number == 1 { Some(1) } else { self.batch };
-        let around = Surroundings { batch, ..around };
-        let Some(bytes) = reread_if_damaged(bytes, &segment.path, salt, around)? else {
+        let around = Surroundings { oldest: ends.oldest, ..around };
+        let Some(bytes) = reread_if_damaged(bytes, &segment.path, salt, around, &self.before)? else {
             return Ok(self.released(segment));
         };
         if let Some(header) = &header {
             visitor.segment(segment, Some(header), &bytes)?;
         }
-        let mut inspection = Inspection::new(bytes, salt, around);
+        let mut inspection = Inspection::new(bytes, salt, around, std::mem::take(&mut self.before));
         for finding in inspection.by_ref() {
             if let Finding::Record(frame) = &finding {
                 self.reach.add_record(segment.number, frame);
@@ -140,14 +153,14 @@ impl SegmentWalk {
             visitor.finding(segment, finding)?;
         }
         let (sealed, end) = (inspection.sealed(), inspection.at());
-        self.batch = inspection.batch();
+        self.before = inspection.continuation();
         let synced = place.filter(|place| place.segment > segment.number && !followed);
         let missing = match sealed && !files.is_there(segment.number + 1) {
             true => Some((segment.number + 1, "missing, and it was named as the successor")),
             false => synced.map(|place| (place.segment, "missing, and it was synced")),
         };
         // Segments are released oldest first: while this one exists, a later one that is missing is lost.
-        if let Some((number, what)) = missing.filter(|_| last) {
+        if let Some((number, what)) = missing.filter(|_| ends.last) {
             match files.is_there(segment.number) {
                 true => visitor.bad(Damage { file: &format::file_name(number), at: 0, bytes: 0, what, next: None })?,
                 false => self.released = true,
@@ -158,7 +171,7 @@ impl SegmentWalk {
 
     /// Notes that the segment was released, and all before it.
     fn released(&mut self, segment: &Segment) -> (u64, u64) {
-        (self.released, self.batch) = (true, None);
+        (self.released, self.before) = (true, Continuation::default());
         (segment.number, 0)
     }
 }

@@ -247,6 +247,11 @@ impl Frame {
         self.at + frame_size(self.body.len()) as u64
     }
 
+    /// The header of a batch, if the frame is one and can be decoded.
+    pub fn batch_header(&self) -> Option<Batch> {
+        Batch::read(&self.body).ok().filter(|_| self.kind == RecordKind::Batch)
+    }
+
     /// Reads the frame at `at`, with header and body checked.
     pub fn read(file: &Bytes, salted: u32, at: u64) -> Result<Frame, Flaw> {
         Frame::check(file, salted, at)?;

@@ -1,39 +1,18 @@
-//! Inspects a segment, record by record, with recovery's judgment and without opening the journal.
+//! Inspects a segment, record by record, with recovery's judgement and without opening the journal.
 
-use super::format::{Batch, Flaw, Frame, RECYCLED, RecordKind, SegmentHeader};
-use super::scan::{Scan, ScanItem};
-use super::sync_marker::LogOffset;
+use super::batches::{BatchReader, BrokenBatch, Continuation};
+use super::format::{Flaw, Frame, RecordKind};
+use super::tail::{Break, Surroundings, Tail, classify};
 use bytes::Bytes;
-
-/// Facts about a segment from outside of it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Surroundings {
-    /// Its number.
-    pub number: u64,
-    /// The offset up to which it was certainly synced: from the sync marker, if that is in this segment.
-    pub synced: Option<u64>,
-    /// Whether a later segment is in use.
-    pub followed: bool,
-    /// Whether its header has the flag of a recycled file.
-    pub recycled: bool,
-    /// The number of its first batch, if the previous segment shows it.
-    pub batch: Option<u64>,
-}
-
-impl Surroundings {
-    /// The facts for the segment with this header.
-    pub fn of(header: &SegmentHeader, place: Option<LogOffset>, followed: bool) -> Surroundings {
-        let synced = place.filter(|place| place.segment == header.number).map(|place| place.offset);
-        Surroundings { number: header.number, synced, followed, recycled: header.flags & RECYCLED != 0, batch: None }
-    }
-}
+use std::collections::VecDeque;
 
 /// A record or a flaw in a segment, classified.
 #[derive(Clone, Debug)]
 pub enum Finding {
     /// A good record.
     Record(Frame),
-    /// Damage to bytes that had been synced.
+    /// Damage to bytes that had been synced; or records, found just before, that are intact and contradict each other or
+    /// those before them.
     Bad {
         /// The offset.
         at: u64,
@@ -59,22 +38,25 @@ pub enum Finding {
     },
 }
 
-/// An iterator over a segment that distinguishes a torn batch from damage as recovery does.
+/// An iterator over a segment that distinguishes a torn batch from damage as recovery does, and goes on after damage.
 pub struct Inspection {
-    scan: Scan,
+    reader: BatchReader,
     around: Surroundings,
     size: u64,
-    /// The batch that is being read: its offset and end, its number, whether it continues in another piece.
-    batch: Option<(u64, u64, u64, bool)>,
+    /// What was found and not yet returned.
+    found: VecDeque<Finding>,
+    /// Whether the reader is behind damage, where the next record may belong to a batch without a header.
+    damaged: bool,
     sealed: bool,
     ended: bool,
 }
 
 impl Inspection {
-    /// Begins at the first frame.
-    pub fn new(bytes: Bytes, salt: u64, around: Surroundings) -> Inspection {
+    /// Begins at the first frame. `before` is what the segments before this one showed.
+    pub fn new(bytes: Bytes, salt: u64, around: Surroundings, before: Continuation) -> Inspection {
         let size = bytes.len() as u64;
-        Inspection { scan: Scan::new(bytes, salt, None), around, size, batch: None, sealed: false, ended: false }
+        let reader = BatchReader::new(bytes, salt, before, 0);
+        Inspection { reader, around, size, found: VecDeque::new(), damaged: false, sealed: false, ended: false }
     }
 
     /// Whether a seal was read.
@@ -82,46 +64,54 @@ impl Inspection {
         self.sealed
     }
 
-    /// The number of the next batch, if it is known.
-    pub fn batch(&self) -> Option<u64> {
-        match self.batch {
-            Some((_, _, number, more)) => Some(if more { number } else { number + 1 }),
-            None => self.around.batch,
-        }
-    }
-
     /// The current offset.
     pub fn at(&self) -> u64 {
-        self.scan.at()
+        self.reader.at()
     }
 
-    fn judge(&mut self, at: u64, flaw: Flaw, next: Option<u64>) -> Option<Finding> {
-        let (begin, end, ..) = self.batch.unwrap_or((at, at, 0, false));
-        let begun = at < end;
-        let expected = if begun { self.batch.map(|(_, _, number, _)| number) } else { self.batch() };
-        let cut = if begun { begin } else { at };
-        let later = self.scan.clone().any(|item| match item {
-            ScanItem::Frame(frame) => {
-                let synced =
-                    Batch::read(&frame.body).ok().filter(|_| frame.kind == RecordKind::Batch).map(|batch| batch.synced);
-                let newer = frame.batch.wrapping_sub(expected.unwrap_or(0) as u32) as i32 > 0;
-                newer || synced.is_some_and(|(segment, offset)| segment == self.around.number && offset > cut)
+    /// What this segment and those before it show of the next one.
+    pub fn continuation(self) -> Continuation {
+        self.reader.state()
+    }
+
+    /// Reads the next batch, or what is in its place.
+    fn read_next(&mut self) {
+        if self.damaged
+            && let Some(frame) = self.reader.orphan()
+        {
+            self.found.push_back(Finding::Record(frame));
+            return;
+        }
+        match self.reader.read_batch(|_, _| {}) {
+            Ok(good) => self.found.extend(good.frames.into_iter().map(Finding::Record)),
+            Err(broken) => self.judge(*broken),
+        }
+    }
+
+    /// Classifies a break, after the good frames of its batch.
+    fn judge(&mut self, BrokenBatch { frames, mut broken }: BrokenBatch) {
+        let mut rest = self.reader.rest();
+        let verdict = loop {
+            // One frame may be evidence enough: then the rest need not be read.
+            let verdict = classify(&broken, &self.around);
+            match (verdict, rest.next()) {
+                (Tail::End | Tail::Torn, Some(frame)) => broken.add(&frame),
+                _ => break verdict,
             }
-            ScanItem::Gap { .. } => false,
-        });
-        let known = expected.is_some();
-        let synced = self.around.synced.is_some_and(|synced| synced > cut);
-        if (later && known) || synced || self.around.followed || (!known && next.is_some()) {
-            let bytes = next.unwrap_or(self.size) - at;
-            return Some(Finding::Bad { at, bytes, flaw, next });
+        };
+        let Break { at, cut, flaw, want, intact, .. } = broken;
+        let next = if intact { Some(self.reader.at()).filter(|next| *next < self.size) } else { broken.next };
+        self.found.extend(frames.into_iter().map(Finding::Record));
+        match verdict {
+            Tail::Corrupt(_) => {
+                let bytes = next.unwrap_or(self.size).saturating_sub(at);
+                self.found.push_back(Finding::Bad { at, bytes, flaw, next });
+                self.damaged = true;
+            }
+            Tail::Torn => self.found.push_back(Finding::Torn { at, cut, have: at - cut, want, flaw }),
+            Tail::End => {}
         }
-        self.ended = true;
-        let clean = flaw == Flaw::Blank && !begun && next.is_none();
-        if clean || (self.around.recycled && !begun) {
-            return None;
-        }
-        let want = if begun { end - begin } else { 0 };
-        Some(Finding::Torn { at, cut, have: at - cut, want, flaw })
+        self.ended = !matches!(verdict, Tail::Corrupt(_)) || next.is_none();
     }
 }
 
@@ -129,24 +119,13 @@ impl Iterator for Inspection {
     type Item = Finding;
 
     fn next(&mut self) -> Option<Finding> {
-        if self.ended || self.sealed {
-            return None;
+        while self.found.is_empty() && !self.ended && !self.sealed {
+            self.read_next();
         }
-        match self.scan.next() {
-            None => {
-                self.ended = true;
-                None
-            }
-            Some(ScanItem::Frame(frame)) => {
-                if let Some(batch) = Some(&frame).filter(|frame| frame.kind == RecordKind::Batch)
-                    && let Ok(head) = Batch::read(&batch.body)
-                {
-                    self.batch = Some((frame.at, frame.at.saturating_add(head.bytes), head.number, head.more));
-                }
-                self.sealed = frame.kind == RecordKind::Seal;
-                Some(Finding::Record(frame))
-            }
-            Some(ScanItem::Gap { at, flaw, next }) => self.judge(at, flaw, next),
+        let finding = self.found.pop_front();
+        if let Some(Finding::Record(frame)) = &finding {
+            self.sealed |= frame.kind == RecordKind::Seal;
         }
+        finding
     }
 }

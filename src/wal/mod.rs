@@ -4,6 +4,7 @@
 //! to the other and is immutable. `wal-format.md` defines the file format.
 
 pub mod ballast;
+pub mod batches;
 pub mod format;
 pub mod identity;
 pub mod inspect;
@@ -19,6 +20,7 @@ pub mod scan;
 pub mod segment;
 pub mod spare;
 pub mod sync_marker;
+pub mod tail;
 pub mod task;
 pub mod view;
 

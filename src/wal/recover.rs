@@ -1,23 +1,23 @@
-//! Recovery: from files to state, with the rule that distinguishes a torn tail from lost data.
+//! Recovery: from files to state.
 //!
-//! Nothing is changed on the disk before all segments are read and validated. The first bad byte is *corrupt*, a fault,
-//! if there is evidence that bytes after it had been synced. Without evidence it is *torn*: the batch that was being
-//! written when the process or the machine died, which was never acknowledged. Evidence is a good frame of a later
-//! batch (a batch begins only after the previous batch is synced), a later segment, a seal, or the sync marker.
+//! Nothing is changed on the disk before all segments are read and validated. [`super::tail`] tells a torn tail, which is
+//! cut off, from lost data, which is a fault.
 
-use super::format::{self, Batch, EntryHead, Flaw, Frame, RecordKind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
+use super::batches::{BatchReader, Continuation};
+use super::format::{EntryHead, Frame, RecordKind, SEGMENT_HEADER, SegmentHeader, file_name};
 use super::load::{self, Read};
-use super::log_summary::LogSummary;
+use super::log_summary::{Effect, LogSummary};
 use super::options::{Options, ReadMode, TailPolicy};
 use super::parallel_checksum::{Ahead, ahead};
 use super::report::{ADVICE, Fault, Result, Sealed};
 use super::scan::{Scan, ScanItem, last_written};
 use super::segment::SparseIndex;
 use super::sync_marker::{LogOffset, SyncMarker};
+use super::tail::{Break, Surroundings, Tail, classify};
 use super::view::View;
 use crate::codec::{self, Reader};
 use crate::disk::Meter;
-use crate::types::{ClusterTime, HardState, Index, Membership, Mutant, Payload, SnapshotPoint, Term};
+use crate::types::{ClusterTime, HardState, Index, Membership, Mutant, SnapshotPoint, Term};
 use bytes::Bytes;
 
 /// The term and size of an entry, for consensus.
@@ -81,21 +81,6 @@ pub struct Replay<'a> {
     first_known: Index,
     heads: Vec<EntrySummary>,
     meter: &'a Meter,
-}
-
-/// Where and why reading a segment stopped before its end.
-struct Break {
-    at: u64,
-    flaw: Flaw,
-    /// Whether a batch header is there, which proves that a batch was being written.
-    begun: bool,
-    next: Option<u64>,
-    /// The highest batch number of a good frame after the break.
-    later: Option<u32>,
-    /// How far this segment had been synced, by the batch headers after the break.
-    synced: u64,
-    /// The highest entry index after the break.
-    later_index: Index,
 }
 
 /// Reads all segments, oldest first.
@@ -166,23 +151,41 @@ impl Replay<'_> {
             return Err(fault);
         }
         let header = self.header(number, &bytes, options)?;
-        let first_batch = if self.segments.is_empty() && number != 1 { None } else { Some(self.batch) };
-        let chain = if self.segments.is_empty() && number != 1 { None } else { Some(self.chain.unwrap_or(0)) };
-        let mut scan = Scan::new(bytes.clone(), header.salt(), chain).known_to(whole);
-        let mut marks = SparseIndex::default();
-        let mut synced = testimony.place.filter(|place| place.segment == number).map_or(BEGIN, |place| place.offset);
-        let (end, chain, sealed, broken) = self.batches(number, &mut scan, first_batch, &mut marks, &mut synced)?;
-        self.chain = chain;
-        if sealed.is_none() {
+        let oldest = self.segments.is_empty();
+        let before = match oldest {
+            true => Continuation::before(number),
+            false => Continuation { batch: Some(self.batch), chain: self.chain, log: self.outline.take() },
+        };
+        let mut reader = BatchReader::new(bytes.clone(), header.salt(), before, whole);
+        let place = testimony.place.filter(|place| place.segment == number);
+        let mut segment = ValidatedSegment {
+            header,
+            bytes,
+            end: BEGIN,
+            synced: place.map_or(BEGIN, |place| place.offset),
+            marks: SparseIndex::default(),
+            live: (Index(1), Index::ZERO),
+        };
+        let broken = self.batches(&mut segment, &mut reader);
+        let after = reader.state();
+        (self.chain, self.outline) = (after.chain, after.log);
+        self.batch = after.batch.unwrap_or(self.batch);
+        let is_sealed = broken.is_none();
+        if let Some(broken) = broken {
             if let Some(fault) = self.unreadable(file, behind)? {
                 return Err(fault);
             }
-            self.classify_tail(&header, end, broken, options, behind, testimony, &bytes)?;
+            let around = Surroundings {
+                oldest: oldest && number != 1,
+                refuses_torn: options.torn_tail == TailPolicy::Refuse && !testimony.is_of_this_boot(),
+                ..Surroundings::of(&header, testimony.place, behind.iter().any(|file| file.is_used(options.disk)))
+            };
+            self.end_of_log(&segment, &broken, &around, options, testimony.place)?;
+            segment.bytes = padded(segment.bytes, segment.end);
         }
-        let live = marks.entries().unwrap_or((Index(1), Index::ZERO));
-        let bytes = padded(bytes, end);
-        self.segments.push(ValidatedSegment { header, bytes, end, synced, marks, live });
-        Ok(sealed.is_some())
+        segment.live = segment.marks.entries().unwrap_or(segment.live);
+        self.segments.push(segment);
+        Ok(is_sealed)
     }
 
     /// The fault of a segment that the disk cannot read to its end. An unreadable place is never taken for the end of
@@ -228,205 +231,82 @@ impl Replay<'_> {
         Ok(header)
     }
 
-    /// Applies batch after batch, each as a whole or not at all.
-    #[allow(clippy::type_complexity)]
-    fn batches(
-        &mut self,
-        number: u64,
-        scan: &mut Scan,
-        first_batch: Option<u64>,
-        marks: &mut SparseIndex,
-        synced: &mut u64,
-    ) -> Result<(u64, Option<u32>, Option<Seal>, Option<Break>)> {
-        let mut expected = first_batch;
+    /// Applies batch after batch, up to the seal or a break.
+    fn batches(&mut self, segment: &mut ValidatedSegment, reader: &mut BatchReader) -> Option<Break> {
         loop {
-            let (start, chain) = (scan.at(), scan.link());
-            let mut frames = Vec::new();
-            let outcome = read_batch(scan, expected, &mut frames);
-            let outcome = outcome.and_then(|batch| match self.take(&frames, marks) {
-                Ok(()) => Ok(batch),
-                Err(what) => Err((start, Flaw::Wrong(what), true, None)),
-            });
-            match outcome {
-                Ok(batch) => {
-                    self.meter.advance(batch.bytes);
-                    expected = Some(if batch.more { batch.number } else { batch.number + 1 });
-                    self.batch = batch.number + u64::from(!batch.more);
-                    if batch.synced.0 == number {
-                        *synced = (*synced).max(batch.synced.1);
+            let applied = |frame: &Frame, effect| self.applied(frame, effect, &mut segment.marks);
+            match reader.read_batch(applied) {
+                Ok(good) => {
+                    self.meter.advance(good.batch.bytes);
+                    segment.end = reader.at();
+                    if good.batch.synced.0 == segment.header.number {
+                        segment.synced = segment.synced.max(good.batch.synced.1);
                     }
-                    if let Some(seal) = frames.last().filter(|frame| frame.kind == RecordKind::Seal) {
-                        let seal = Seal::read(&seal.body).ok();
-                        return Ok((scan.at(), scan.link(), seal, None));
+                    if good.frames.last().is_some_and(|frame| frame.kind == RecordKind::Seal) {
+                        return None;
                     }
                 }
-                Err((at, flaw, begun, next)) => {
-                    let mut broken = Break { at, flaw, begun, next, later: None, synced: 0, later_index: Index::ZERO };
-                    for frame in &frames {
-                        broken.sees(frame, number);
-                    }
-                    for item in scan.by_ref() {
-                        if let ScanItem::Frame(frame) = item {
-                            broken.sees(&frame, number);
-                        }
-                    }
-                    let broken = (flaw != Flaw::Blank || broken.later.is_some() || begun).then_some(broken);
-                    return Ok((start, chain, None, broken));
+                Err(broken) => {
+                    let mut broken = broken.broken;
+                    reader.rest().for_each(|frame| broken.add(&frame));
+                    return Some(broken);
                 }
             }
         }
     }
 
-    /// Decides whether the log ends here, has a torn tail, or is corrupt.
-    #[allow(clippy::too_many_arguments)]
-    fn classify_tail(
+    /// Decides whether the log ends at a break. If it has a torn tail there, that is noted; if it is corrupt, it is a
+    /// fault.
+    fn end_of_log(
         &mut self,
-        header: &SegmentHeader,
-        end: u64,
-        broken: Option<Break>,
+        segment: &ValidatedSegment,
+        broken: &Break,
+        around: &Surroundings,
         options: &Options,
-        behind: &[Read],
-        testimony: &SyncMarker,
-        bytes: &Bytes,
+        place: Option<LogOffset>,
     ) -> Result<()> {
-        let number = header.number;
-        let place = testimony.place.filter(|place| place.segment == number && place.offset > end);
-        // A segment that is not number 1 and has no predecessor was begun long ago, so its opening was synced.
-        let first_lost = self.outline.is_none() && number != 1;
-        let later_batch = broken
-            .as_ref()
-            .and_then(|broken| broken.later)
-            .filter(|later| first_lost || (later.wrapping_sub(self.batch as u32) as i32) > 0);
-        let later_synced = broken.as_ref().is_some_and(|broken| broken.synced > end);
-        let used_behind = behind.iter().any(|file| file.is_used(options.disk));
-        let (at, what) = match &broken {
-            Some(broken) => {
+        match classify(broken, around) {
+            Tail::Corrupt(evidence) if !options.mutants.breaks(Mutant::CutDamage) => {
                 let next = broken.next.map_or(String::new(), |next| format!(" · next good record at {next}"));
-                (broken.at, format!("{}{next}", broken.flaw))
+                let what = match broken.is_clean() {
+                    true => "the log ends here".to_owned(),
+                    false => format!("{}{next}", broken.flaw),
+                };
+                let synced = place.filter(|_| around.synced.is_some_and(|synced| synced > broken.cut));
+                let seen = synced.map_or(broken.later_index, |place| broken.later_index.max(place.last.index));
+                Err(self.corrupt(around.number, broken.at, format!("{what}; {evidence}"), seen))
             }
-            None => (end, "the log ends here".to_owned()),
-        };
-        // In a recycled file, old records usually follow the end.
-        let broken = broken.filter(|broken| {
-            broken.begun || header.flags & format::RECYCLED == 0 || later_batch.is_some() || later_synced
-        });
-        let evidence = if later_batch.is_some() {
-            Some("good records of a later batch follow it")
-        } else if later_synced {
-            Some("a later batch records that it was synced")
-        } else if place.is_some() {
-            Some("the side file `synced` records a sync beyond it")
-        } else if used_behind {
-            Some("the next segment is in use")
-        } else if first_lost {
-            Some("this segment has no predecessor, so its beginning was synced")
-        } else if broken.is_some() && options.torn_tail == TailPolicy::Refuse && !testimony.is_of_this_boot() {
-            Some("it may have been synced, and --on-torn-tail is refuse")
-        } else {
-            None
-        };
-        if let Some(evidence) = evidence
-            && !options.mutants.breaks(Mutant::CutDamage)
-        {
-            let seen = broken.as_ref().map_or(Index::ZERO, |broken| broken.later_index);
-            let lost = place.map_or(seen, |place| seen.max(place.last.index));
-            return Err(self.corrupt(number, at, format!("{what}; {evidence}"), lost));
-        }
-        if let Some(broken) = broken {
-            self.notes.push(torn(number, end, &broken, testimony.place, bytes));
-        }
-        Ok(())
-    }
-
-    /// Applies the frames of one good batch.
-    fn take(&mut self, frames: &[Frame], marks: &mut SparseIndex) -> std::result::Result<(), &'static str> {
-        for frame in frames {
-            match frame.kind {
-                RecordKind::Batch => return Err("a batch within a batch"),
-                RecordKind::Open => self.open(frame)?,
-                RecordKind::Seal => {
-                    Seal::read(&frame.body).map_err(|malformed| malformed.0)?;
-                }
-                RecordKind::Hard => {
-                    let hard = format::read_hard(&frame.body).map_err(|malformed| malformed.0)?;
-                    self.opened()?.hard = hard;
-                }
-                RecordKind::Base => {
-                    let base = format::read_base(&frame.body).map_err(|malformed| malformed.0)?;
-                    self.heads.clear();
-                    self.first_known = base.position.index.next();
-                    self.replaced(Index::ZERO);
-                    marks.clear();
-                    self.opened()?.restart(base);
-                }
-                RecordKind::Release => {
-                    let base = format::read_base(&frame.body).map_err(|malformed| malformed.0)?;
-                    self.opened()?.release(base);
-                }
-                RecordKind::Entry => self.entry(frame, marks)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn opened(&mut self) -> std::result::Result<&mut LogSummary, &'static str> {
-        self.outline.as_mut().ok_or("a segment that does not begin with an opening record")
-    }
-
-    fn open(&mut self, frame: &Frame) -> std::result::Result<(), &'static str> {
-        let opening = format::Opening::read(&frame.body).map_err(|malformed| malformed.0)?;
-        match &self.outline {
-            // The configuration is not compared: a truncation may have restored one whose entry is in a segment
-            // released since, which is not known here. All configurations after the base are known.
-            Some(outline)
-                if (outline.hard, outline.last, outline.time, &outline.base)
-                    != (opening.hard, opening.last, opening.time, &opening.base) =>
-            {
-                Err("the opening record differs from the end of the segment before it")
-            }
-            Some(_) => Ok(()),
-            None => {
-                let configurations = Some(opening.current).filter(|(index, _)| *index > opening.base.position.index);
-                self.first_known = opening.last.index.next();
-                self.outline = Some(LogSummary {
-                    hard: opening.hard,
-                    base: opening.base,
-                    last: opening.last,
-                    time: opening.time,
-                    configurations: configurations.into_iter().collect(),
-                });
+            Tail::Torn | Tail::Corrupt(_) if !broken.is_clean() => {
+                self.notes.push(torn(around.number, broken, place, &segment.bytes));
                 Ok(())
             }
+            _ => Ok(()),
         }
     }
 
-    fn entry(&mut self, frame: &Frame, marks: &mut SparseIndex) -> std::result::Result<(), &'static str> {
-        let head = EntryHead::read(&frame.body).map_err(|malformed| malformed.0)?;
-        let index = head.position.index;
-        let last = self.opened()?.last.index;
-        if index == Index::ZERO || index > last.next() {
-            return Err("an entry that does not follow the one before it");
-        }
-        let membership = match head.membership {
-            true => {
-                match codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|malformed| malformed.0)?.payload
-                {
-                    Payload::Membership(membership) => Some(membership),
-                    _ => None,
-                }
+    /// Records what a frame changed in the log.
+    fn applied(&mut self, frame: &Frame, effect: Effect, marks: &mut SparseIndex) {
+        match effect {
+            Effect::Summary => {}
+            Effect::Began(last) => self.first_known = last.index.next(),
+            Effect::Restarted(base) => {
+                self.heads.clear();
+                self.first_known = base.index.next();
+                self.replaced(Index::ZERO);
+                marks.clear();
             }
-            false => None,
-        };
-        if index < self.first_known {
-            self.heads.clear();
-            self.first_known = index;
+            Effect::Appended(EntryHead { position, .. }) => {
+                let index = position.index;
+                if index < self.first_known {
+                    self.heads.clear();
+                    self.first_known = index;
+                }
+                self.heads.truncate((index.0 - self.first_known.0) as usize);
+                self.heads.push(EntrySummary { term: position.term, bytes: frame.body.len() as u32 });
+                self.replaced(index);
+                marks.entry(index, frame.at);
+            }
         }
-        self.heads.truncate((index.0 - self.first_known.0) as usize);
-        self.heads.push(EntrySummary { term: head.position.term, bytes: frame.body.len() as u32 });
-        self.replaced(index);
-        marks.entry(index, frame.at);
-        self.opened()?.append(head.position, head.time, membership.as_deref());
-        Ok(())
     }
 
     /// Records that older segments hold no live entry from `index` on.
@@ -495,71 +375,6 @@ impl Replay<'_> {
     }
 }
 
-impl Break {
-    fn sees(&mut self, frame: &Frame, number: u64) {
-        let newer = self.later.is_none_or(|later| frame.batch.wrapping_sub(later) as i32 > 0);
-        if newer {
-            self.later = Some(frame.batch);
-        }
-        if frame.kind == RecordKind::Batch
-            && let Ok(batch) = Batch::read(&frame.body)
-            && batch.synced.0 == number
-        {
-            self.synced = self.synced.max(batch.synced.1);
-        }
-        if frame.kind == RecordKind::Entry
-            && let Ok(head) = EntryHead::read(&frame.body)
-        {
-            self.later_index = self.later_index.max(head.position.index);
-        }
-    }
-}
-
-/// Offset and cause of a failed read of a batch, whether the batch's header was good, and the offset of the next good
-/// frame.
-type NoBatch = (u64, Flaw, bool, Option<u64>);
-
-/// Reads the batch that begins here: puts its frames into `frames` and returns its header.
-fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -> std::result::Result<Batch, NoBatch> {
-    let start = scan.at();
-    let (batch, end) = match scan.next() {
-        None => return Err((start, Flaw::Blank, false, None)),
-        Some(ScanItem::Gap { at, flaw, next }) => return Err((at, flaw, false, next)),
-        Some(ScanItem::Frame(frame)) => {
-            let read = match frame.kind {
-                RecordKind::Batch => Batch::read(&frame.body).map_err(|malformed| malformed.0),
-                _ => Err("a record outside a batch"),
-            };
-            frames.push(frame);
-            let batch = read.map_err(|what| (start, Flaw::Wrong(what), true, None))?;
-            if expected.is_some_and(|expected| expected != batch.number) {
-                return Err((start, Flaw::Wrong("a batch whose number does not follow the one before it"), true, None));
-            }
-            (batch, start.saturating_add(batch.bytes))
-        }
-    };
-    while scan.at() < end {
-        match scan.next() {
-            Some(ScanItem::Frame(frame)) if frame.kind != RecordKind::Batch => frames.push(frame),
-            Some(ScanItem::Frame(frame)) => {
-                let at = frame.at;
-                frames.push(frame);
-                return Err((at, Flaw::Wrong("a batch that begins within another"), true, None));
-            }
-            Some(ScanItem::Gap { at, flaw, next }) => return Err((at, flaw, true, next)),
-            None => return Err((scan.at(), Flaw::Short { want: batch.bytes, have: scan.at() - start }, true, None)),
-        }
-    }
-    let whole = scan.at() == end
-        && frames.len() as u64 == u64::from(batch.frames) + 1
-        && (batch.frames == 0 || frames.last().is_some_and(|frame| frame.checksum == batch.tail));
-    if !whole {
-        return Err((start, Flaw::Wrong("a batch that does not match its header"), true, None));
-    }
-    frames.remove(0);
-    Ok(batch)
-}
-
 /// The bytes up to `end` at least: a file that was cut within the padding of its last frame has that frame complete, and
 /// ends before it.
 fn padded(bytes: Bytes, end: u64) -> Bytes {
@@ -572,7 +387,8 @@ fn padded(bytes: Bytes, end: u64) -> Bytes {
 }
 
 /// The note for the operator about a torn tail that is cut off.
-fn torn(number: u64, end: u64, broken: &Break, place: Option<LogOffset>, bytes: &Bytes) -> String {
+fn torn(number: u64, broken: &Break, place: Option<LogOffset>, bytes: &Bytes) -> String {
+    let end = broken.cut;
     let bytes_cut = last_written(bytes, end).map_or(0, |last| last + 1 - end);
     let known = match place {
         Some(place) if place.segment == number => "the side file `synced` records no sync of it",

@@ -104,6 +104,28 @@ fn append_at_lower_index_truncates_later_entries() {
 }
 
 #[test]
+fn intact_batch_that_contradicts_the_log_is_corrupt() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    push(&mut journal, &mut recovered.view.clone(), write(1, 1, 1..=3));
+    let read = |before: batches::Continuation| {
+        let bytes = Bytes::from(disk.seen(&format::file_name(1)).unwrap());
+        let mut reader = batches::BatchReader::new(bytes, format::salt(DiskId(9), 1), before, 0);
+        std::iter::repeat_with(move || reader.read_batch(|_, _| {})).find_map(std::result::Result::err).unwrap().broken
+    };
+    let around = tail::Surroundings { number: 1, ..tail::Surroundings::default() };
+    let end = read(batches::Continuation::start());
+    assert_eq!((end.intact, tail::classify(&end, &around)), (false, tail::Tail::End));
+    // No sync marker and no later batch says that these batches were synced. Cut off as torn, they would be lost.
+    let mut other = founding();
+    other.position = Position::new(Index(9), Term(1));
+    let log = Some(log_summary::LogSummary::new(other));
+    let broken = read(batches::Continuation { log, ..batches::Continuation::start() });
+    assert_eq!((broken.cut, broken.intact), (format::SEGMENT_HEADER as u64, true));
+    assert!(matches!(tail::classify(&broken, &around), tail::Tail::Corrupt(_)));
+}
+
+#[test]
 fn late_seal_does_not_undo_truncation() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);

@@ -2,6 +2,7 @@
 
 mod damage;
 mod document;
+mod inspection;
 mod matrix;
 mod mutants;
 mod properties;

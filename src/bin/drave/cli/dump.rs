@@ -11,10 +11,12 @@ use drave::inspect::record_text::{Fields, RecordText, Style};
 use drave::inspect::snapshots::SUFFIX;
 use drave::inspect::walk::{Damage, SegmentWalk, Visitor};
 use drave::types::Index;
+use drave::wal::batches::Continuation;
 use drave::wal::format::{self, Flaw, Frame, RecordKind, SegmentHeader};
 use drave::wal::identity::short;
-use drave::wal::inspect::{Finding, Inspection, Surroundings};
+use drave::wal::inspect::{Finding, Inspection};
 use drave::wal::scan::{Scan, ScanItem};
+use drave::wal::tail::Surroundings;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -313,7 +315,8 @@ impl Walk<'_> {
                 continue;
             };
             let Ok(header) = SegmentHeader::decode(&bytes) else { continue };
-            let walk = Inspection::new(bytes, header.salt(), Surroundings::of(&header, None, false));
+            let walk =
+                Inspection::new(bytes, header.salt(), Surroundings::of(&header, None, false), Continuation::default());
             let mut sealed = false;
             for finding in walk {
                 sealed |= is_seal(&finding);

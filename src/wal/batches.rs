@@ -1,0 +1,187 @@
+//! Reads a segment batch by batch, each as a whole or not at all, up to the first that is not good.
+//!
+//! Recovery and the inspection of stored logs read through [`BatchReader`], so that both accept the same batches.
+
+use super::format::{Batch, Flaw, Frame, RecordKind};
+use super::log_summary::{Effect, LogSummary};
+use super::scan::{Scan, ScanItem};
+use super::tail::Break;
+use bytes::Bytes;
+
+/// The state in which one segment leaves the journal for the next.
+#[derive(Clone, Debug, Default)]
+pub struct Continuation {
+    /// The number of the next batch; `None` if it is not known.
+    pub batch: Option<u64>,
+    /// The checksum of the last frame; `None` if it is not known.
+    pub chain: Option<u32>,
+    /// The log so far; `None` before the first opening record.
+    pub log: Option<LogSummary>,
+}
+
+impl Continuation {
+    /// The state before the first segment.
+    pub fn start() -> Continuation {
+        Continuation { batch: Some(1), chain: Some(0), log: None }
+    }
+
+    /// The state before the oldest segment left: nothing is known, unless it is the first of all.
+    pub fn before(segment: u64) -> Continuation {
+        if segment == 1 { Continuation::start() } else { Continuation::default() }
+    }
+}
+
+/// The reader of one segment.
+#[derive(Debug)]
+pub struct BatchReader {
+    scan: Scan,
+    state: Continuation,
+    /// Whether a batch before the next one was lost: then its number and its contents are not compared with the log.
+    lost: bool,
+}
+
+/// A good batch.
+#[derive(Debug)]
+pub struct GoodBatch {
+    /// Its header.
+    pub batch: Batch,
+    /// Its frames, the header's first.
+    pub frames: Vec<Frame>,
+}
+
+/// The frames before a break that belong to the broken batch, and the break.
+#[derive(Debug)]
+pub struct BrokenBatch {
+    /// The good frames.
+    pub frames: Vec<Frame>,
+    /// Where they stop, and why.
+    pub broken: Break,
+}
+
+impl BatchReader {
+    /// Begins at the first frame of a segment with that salt. The frames before offset `whole` are known to be intact.
+    pub fn new(bytes: Bytes, salt: u64, state: Continuation, whole: u64) -> BatchReader {
+        let scan = Scan::new(bytes, salt, state.chain).known_to(whole);
+        BatchReader { scan, state, lost: false }
+    }
+
+    /// The current offset, at the end of the last batch or frame.
+    pub fn at(&self) -> u64 {
+        self.scan.at()
+    }
+
+    /// The state after the last good batch.
+    pub fn state(self) -> Continuation {
+        self.state
+    }
+
+    /// Reads the next batch and applies its frames to the log; calls `applied` for each. At the end of the file, or before
+    /// anything that is not a good batch, it returns a break, to which only the frames of this batch have been added.
+    pub fn read_batch(&mut self, mut applied: impl FnMut(&Frame, Effect)) -> Result<GoodBatch, Box<BrokenBatch>> {
+        let cut = self.scan.at();
+        let mut frames = Vec::new();
+        let read = self.read(&mut frames).and_then(|batch| match self.apply(&frames, &mut applied) {
+            Ok(()) => Ok(batch),
+            Err(what) => Err(self.wrong(cut, what)),
+        });
+        match read {
+            Ok(batch) => {
+                self.state.batch = Some(if batch.more { batch.number } else { batch.number.wrapping_add(1) });
+                self.state.chain = self.scan.link();
+                Ok(GoodBatch { batch, frames })
+            }
+            Err(broken) => {
+                let mut broken = Break { cut, ..broken };
+                if let Some(batch) = frames.first().and_then(Frame::batch_header) {
+                    let number = self.state.batch.filter(|_| !self.lost).or(Some(batch.number));
+                    broken = Break { begun: true, want: batch.bytes, number, ..broken };
+                }
+                frames.iter().for_each(|frame| broken.add(frame));
+                Err(Box::new(BrokenBatch { frames, broken }))
+            }
+        }
+    }
+
+    /// The frames after a break, without leaving it.
+    pub fn rest(&self) -> impl Iterator<Item = Frame> + use<> {
+        self.scan.clone().filter_map(|item| match item {
+            ScanItem::Frame(frame) => Some(frame),
+            ScanItem::Gap { .. } => None,
+        })
+    }
+
+    /// After a break: the next good frame of a batch whose header was lost. `None` before a header, from which on batches
+    /// are read again, and at another break.
+    pub fn orphan(&mut self) -> Option<Frame> {
+        (self.lost, self.state.log) = (true, None);
+        self.state.chain = self.scan.link();
+        match self.scan.clone().next() {
+            Some(ScanItem::Frame(frame)) if frame.kind != RecordKind::Batch => {
+                self.scan.next();
+                self.state.chain = self.scan.link();
+                Some(frame)
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads the frames of the batch that begins here.
+    fn read(&mut self, frames: &mut Vec<Frame>) -> Result<Batch, Break> {
+        let start = self.scan.at();
+        let batch = match self.scan.next() {
+            None => return Err(Break::at(start, Flaw::Blank, self.state.batch)),
+            Some(ScanItem::Gap { at, flaw, next }) => {
+                return Err(Break { next, ..Break::at(at, flaw, self.state.batch) });
+            }
+            Some(ScanItem::Frame(frame)) => {
+                let batch = match frame.kind {
+                    RecordKind::Batch => Batch::read(&frame.body).map_err(|malformed| malformed.0),
+                    _ => Err("a record outside a batch"),
+                };
+                frames.push(frame);
+                batch.map_err(|what| self.wrong(start, what))?
+            }
+        };
+        if self.state.batch.is_some_and(|expected| !self.lost && expected != batch.number) {
+            return Err(self.wrong(start, "a batch whose number does not follow the one before it"));
+        }
+        let end = start.saturating_add(batch.bytes);
+        while self.scan.at() < end {
+            let at = self.scan.at();
+            match self.scan.next() {
+                Some(ScanItem::Frame(frame)) => {
+                    let within = frame.kind != RecordKind::Batch;
+                    frames.push(frame);
+                    if !within {
+                        return Err(self.wrong(at, "a batch that begins within another"));
+                    }
+                }
+                Some(ScanItem::Gap { at, flaw, next }) => {
+                    return Err(Break { next, ..Break::at(at, flaw, self.state.batch) });
+                }
+                None => {
+                    let flaw = Flaw::Short { want: batch.bytes, have: at - start };
+                    return Err(Break::at(at, flaw, self.state.batch));
+                }
+            }
+        }
+        let whole = self.scan.at() == end
+            && frames.len() as u64 == u64::from(batch.frames) + 1
+            && (batch.frames == 0 || frames.last().is_some_and(|frame| frame.checksum == batch.tail));
+        if whole { Ok(batch) } else { Err(self.wrong(start, "a batch that does not match its header")) }
+    }
+
+    /// A break at `at`, where a frame is intact and wrong.
+    fn wrong(&self, at: u64, what: &'static str) -> Break {
+        Break { intact: true, begun: true, ..Break::at(at, Flaw::Wrong(what), self.state.batch) }
+    }
+
+    /// Applies the frames of a batch to the log.
+    fn apply(&mut self, frames: &[Frame], applied: &mut impl FnMut(&Frame, Effect)) -> Result<(), &'static str> {
+        for frame in frames.iter().skip(1).filter(|_| !self.lost) {
+            let effect = LogSummary::apply(&mut self.state.log, frame)?;
+            applied(frame, effect);
+        }
+        Ok(())
+    }
+}
