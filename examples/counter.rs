@@ -4,13 +4,7 @@
 //! node is the whole cluster; with more `peers`, each node runs this program with its own id.
 
 use bytes::Bytes;
-use drave::api::Consistency;
-use drave::codec::Malformed;
-use drave::config::Config;
-use drave::machine::{Context, StateMachine};
-use drave::server::{Handle, Server};
-use drave::types::digest::{Digest, hash};
-use drave::types::{ClusterTime, NodeId};
+use drave::{ClusterTime, Config, Consistency, Context, Digest, Handle, Malformed, NodeId, Server, StateMachine, hash};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

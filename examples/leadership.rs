@@ -10,11 +10,7 @@
 //! The nodes listen on PORT (7487 by default) and the two ports after it.
 
 use bytes::Bytes;
-use drave::codec::Malformed;
-use drave::config::{Config, SEGMENT_BYTES_MIN};
-use drave::machine::{Context, StateMachine};
-use drave::server::{Handle, Server};
-use drave::types::{ClusterTime, NodeId};
+use drave::{ClusterTime, Config, Context, Handle, Malformed, NodeId, SEGMENT_BYTES_MIN, Server, StateMachine};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::mpsc::{Sender, channel};

@@ -8,14 +8,10 @@
 //! The nodes listen on PORT (7484 by default) and the two ports after it.
 
 use bytes::Bytes;
-use drave::api::Consistency;
-use drave::client::{Client, ClientError, Options};
-use drave::codec::Malformed;
-use drave::config::{Config, SEGMENT_BYTES_MIN};
-use drave::machine::{Context, StateMachine};
-use drave::server::Server;
-use drave::types::digest::{Digest, hash};
-use drave::types::{ClusterTime, NodeId};
+use drave::{
+    Client, ClientError, ClientOptions, ClusterTime, Config, Consistency, Context, Digest, Malformed, NodeId,
+    SEGMENT_BYTES_MIN, Server, StateMachine, hash,
+};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
@@ -114,7 +110,7 @@ pub fn run(port: u16) -> Result<Vec<Option<String>>, Box<dyn Error>> {
     }
 
     // One endpoint would do: the client learns the others. It retries until the timeout, and never reserves twice.
-    let options = Options { machine: KIND, timeout: Duration::from_secs(30), ..Options::default() };
+    let options = ClientOptions { machine: KIND, timeout: Duration::from_secs(30), ..ClientOptions::default() };
     let mut office = Office(Client::with(peers.into_values(), options));
     for (seat, guest) in [(1, "Ada"), (2, "Grace"), (1, "Edsger")] {
         println!("{guest} asks for seat {seat}: it is {}'s", office.reserve(seat, guest)?);

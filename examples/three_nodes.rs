@@ -8,13 +8,10 @@
 //! The nodes listen on PORT (7481 by default) and the two ports after it.
 
 use bytes::Bytes;
-use drave::api::Consistency;
-use drave::codec::Malformed;
-use drave::config::{Config, SEGMENT_BYTES_MIN};
-use drave::machine::{Context, StateMachine};
-use drave::server::ServerError;
-use drave::server::{Handle, Server};
-use drave::types::{ClusterTime, NodeId};
+use drave::{
+    ClusterTime, Config, Consistency, Context, Handle, Malformed, NodeId, SEGMENT_BYTES_MIN, Server, ServerError,
+    StateMachine,
+};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;

@@ -4,14 +4,12 @@
 //!
 //! ## A state machine of your own
 //!
-//! The replicated part is a [`machine::StateMachine`]: it applies commands and returns answers, the same on every node.
+//! The replicated part is a [`StateMachine`]: it applies commands and returns answers, the same on every node.
 //! Sessions around it apply each command exactly once; below it is a log on the disks of a majority.
 //!
 //! ```
 //! use bytes::Bytes;
-//! use drave::codec::Malformed;
-//! use drave::machine::{Context, StateMachine};
-//! use drave::types::ClusterTime;
+//! use drave::{ClusterTime, Context, Malformed, StateMachine};
 //!
 //! /// Counts bytes. The second number is the frozen count, until it is serialized.
 //! #[derive(Default)]
@@ -50,7 +48,18 @@
 //! }
 //! ```
 //!
-//! [`server::Server::open`] serves it on a socket; `examples/counter.rs` is a complete program.
+//! [`Server::open`] serves it on a socket; `examples/counter.rs` is a complete program.
+//!
+//! ## What to read
+//!
+//! | for | read |
+//! |---|---|
+//! | a node in your process | [`Config`], [`Server`], [`Handle`], [`Leadership`] |
+//! | a state machine | [`StateMachine`], [`Context`], [`Digest`] |
+//! | a client | [`Client`] (one call at a time), [`Mux`] (many, on an event loop of yours), [`ClientError`], [`Refusal`] |
+//! | Raft alone, without I/O | [`consensus`] |
+//! | many hours of faults in a second | [`sim`] |
+//! | how it is built | `docs/architecture.md`, `wal-format.md`, and the comments in the source |
 //!
 //! ## Simulating it
 //!
@@ -64,47 +73,69 @@
 //! assert_eq!(Ok(outcome), run(Scenario::draw(7, Duration::from_secs(2)), None));
 //! ```
 //!
-//! ## The modules, bottom up
+//! ## Stability
 //!
-//! Each module uses only modules above it in this table, or in its row; `tests/house.rs` checks this.
-//!
-//! | module | contents |
-//! |---|---|
-//! | [`types`], [`limits`] | data types; every limit |
-//! | [`codec`], [`api`] | encoding; the requests and replies of a cluster |
-//! | [`disk`] | the few guarantees required of a file system |
-//! | [`secure`] | byte streams that may be encrypted |
-//! | [`consensus`] | Raft: no clock, thread, socket or file |
-//! | [`wal`] | the journal: entries and hard state in one ordered stream |
-//! | [`snapshot`] | snapshot files, which replace a log prefix, each published as a whole |
-//! | [`machine`], [`apply`] | the state machine, and the sessions around it |
-//! | [`snapshotting`] | takes snapshots of a state, and restores a state from them |
-//! | [`pipeline`] | the requests of one gateway connection: in order, once |
-//! | [`wire`], [`client`] | messages and frames; clients |
-//! | [`node`] | the whole server without its I/O |
-//! | [`net`], [`sim`] | the two drivers of a node: sockets and threads, and the simulator |
-//! | [`config`], [`server`] | configuration; assembly |
-//! | [`inspect`] | data directories, read offline |
+//! What this page shows is the library. The other modules are public for the program `drave` and for the tests, hidden
+//! in this documentation, and change without notice.
 
+#[doc(hidden)]
 pub mod admission;
+#[doc(hidden)]
 pub mod api;
+#[doc(hidden)]
 pub mod apply;
+#[doc(hidden)]
 pub mod client;
+#[doc(hidden)]
 pub mod codec;
+#[doc(hidden)]
 pub mod config;
 pub mod consensus;
+#[doc(hidden)]
 pub mod disk;
+#[doc(hidden)]
 pub mod inspect;
+#[doc(hidden)]
 pub mod limits;
+#[doc(hidden)]
 pub mod machine;
+#[doc(hidden)]
 pub mod net;
+#[doc(hidden)]
 pub mod node;
+#[doc(hidden)]
 pub mod pipeline;
+#[doc(hidden)]
 pub mod secure;
+#[doc(hidden)]
 pub mod server;
 pub mod sim;
+#[doc(hidden)]
 pub mod snapshot;
+#[doc(hidden)]
 pub mod snapshotting;
 pub mod types;
+#[doc(hidden)]
 pub mod wal;
+#[doc(hidden)]
 pub mod wire;
+
+#[doc(inline)]
+pub use api::{Consistency, Refusal, Status};
+#[doc(inline)]
+pub use client::{
+    CallError, Client, ClientError, Completion, Connection, Executed, Fleet, Mux, MuxOptions, Options as ClientOptions,
+    Queried, Readiness, Tried,
+};
+#[doc(inline)]
+pub use codec::Malformed;
+#[doc(inline)]
+pub use config::{BindAddress, Config, ConfigError, Joined, SEGMENT_BYTES_MIN};
+#[doc(inline)]
+pub use machine::{Context, StateMachine};
+#[doc(inline)]
+pub use server::{Handle, Leadership, Server, ServerError, handle::Session};
+#[doc(inline)]
+pub use types::digest::{Digest, hash};
+#[doc(inline)]
+pub use types::{Change, ClusterId, ClusterTime, Index, Member, Membership, NodeId, Position, Term};

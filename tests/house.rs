@@ -431,7 +431,7 @@ fn mod_files_define_nothing() {
             continue;
         }
         for line in text.lines().filter(|line| !is_comment(line) && !line.trim().is_empty()) {
-            let ok = ["pub mod ", "mod ", "pub use ", "pub(crate) mod ", "use ", "#[cfg", "}", "    ", "#!["];
+            let ok = ["pub mod ", "mod ", "pub use ", "pub(crate) mod ", "use ", "#[cfg", "#[doc(", "}", "    ", "#!["];
             assert!(ok.iter().any(|start| line.starts_with(start)), "{name} defines something: {line}");
         }
     }

@@ -28,6 +28,6 @@ pub use call_protocol::Options;
 pub use connection::{CallError, Connection, deadline};
 pub use error::{ClientError, Tried};
 pub use fleet::Fleet;
-pub use mux::Mux;
+pub use mux::{Mux, Readiness};
 pub use mux_protocol::{Completion, MuxOptions, Result};
 pub use snapshot_reader::SnapshotReader;

@@ -11,16 +11,23 @@ mod applying;
 mod call_client;
 mod call_clients;
 mod calm;
+#[doc(hidden)]
 pub mod checks;
 mod client_calls;
 mod client_link;
 mod client_links;
+#[doc(hidden)]
 pub mod clients;
 mod damage;
+#[doc(hidden)]
 pub mod disk;
+#[doc(hidden)]
 pub mod faults;
+#[doc(hidden)]
 pub mod governance;
+#[doc(hidden)]
 pub mod history;
+#[doc(hidden)]
 pub mod host;
 mod linked_client;
 mod linked_clients;
@@ -28,8 +35,11 @@ mod logs;
 mod members;
 mod mux_client;
 mod mux_clients;
+#[doc(hidden)]
 pub mod network;
+#[doc(hidden)]
 pub mod node_history;
+#[doc(hidden)]
 pub mod operator;
 mod operator_state;
 mod order;
@@ -41,14 +51,19 @@ mod progress;
 mod progress_law;
 mod quorums;
 mod recovery;
+#[doc(hidden)]
 pub mod run;
+#[doc(hidden)]
 pub mod scenario;
 mod snapshot_state;
 mod snapshots;
 mod tasks;
 mod values;
+#[doc(hidden)]
 pub mod violation;
+#[doc(hidden)]
 pub mod workload;
+#[doc(hidden)]
 pub mod world;
 
 pub use run::{Violation, WorldReport, run};
