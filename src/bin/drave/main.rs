@@ -14,9 +14,22 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     let matches = cli::command::without_empty_variables(cli::command::describe()).get_matches();
+    if matches.subcommand_name() != Some("sim") {
+        abort_on_panic();
+    }
     if let Err(failure) = cli::command::run(&matches) {
         cli::logging::log_final_error(&failure.what);
         std::process::exit(failure.code);
     }
     output::flush();
+}
+
+/// Makes a panic in any thread end the process, with its message: it is a broken invariant, and a node must not go on
+/// with it. A simulation reports it as a violation instead, with the seed.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
