@@ -1,6 +1,7 @@
 //! The tally of one election or pre-election.
 
 use super::quorum;
+use super::rules::membership::counted;
 use crate::types::{Membership, Mutant, Mutants, NodeId};
 use std::collections::BTreeSet;
 
@@ -50,7 +51,7 @@ impl Ballot {
     /// Whether voters that hold something decide, or all voters granted their vote. A voter that was emptied may have
     /// held committed entries: another voter that holds them then rejects, unless it gets no request.
     pub fn is_won(&self, membership: &Membership, mutants: Mutants) -> bool {
-        let counted = quorum::counted(membership, mutants);
+        let counted = counted(membership, mutants);
         let firm = |id: NodeId| self.yes.contains(&id) && !self.void.contains(&id);
         self.is_won_among_void(membership, mutants)
             && (quorum::decides(&counted, firm) || self.is_unanimous(membership))
@@ -61,7 +62,7 @@ impl Ballot {
         if mutants.breaks(Mutant::CountVotesTwice) {
             return self.arrived >= Membership::majority_of(membership.voters.len());
         }
-        quorum::decides(&quorum::counted(membership, mutants), |id| self.yes.contains(&id))
+        quorum::decides(&counted(membership, mutants), |id| self.yes.contains(&id))
     }
 
     /// The voters that granted their vote.

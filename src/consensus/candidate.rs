@@ -4,13 +4,13 @@ use super::ballot::Ballot;
 use super::message::{Envelope, Message, VoteKind};
 use super::next::Next;
 use super::note::{Note, Reason, StepDown};
-use super::replica::{Replica, VoteWeight};
-use crate::types::{DiskId, Mutant, NodeId, Time, Vote};
+use super::replica::Replica;
+use super::rules::election::{self, VoteWeight};
+use crate::types::{DiskId, NodeId, Time, Vote};
 
 /// Counts the candidate's own vote, by its disk like any other.
 fn own_vote(me: &Replica, ballot: &mut Ballot) {
-    let named = me.configs.current().disk(me.id);
-    let counts = me.disk().is_none() || named == me.disk() || me.options.mutants.breaks(Mutant::VoteUnnamed);
+    let counts = election::own_vote_counts(me.configs.current().disk(me.id), me.disk(), me.options.mutants);
     match me.vote_weight() {
         VoteWeight::Founder => ballot.record_empty_log_vote(me.id),
         VoteWeight::Counted if counts => ballot.record_vote(me.id),
@@ -82,19 +82,13 @@ impl Candidate {
         self.tally(me)
     }
 
-    /// Counts a vote by the voter's disk. If the configuration names the disk, the voter was not emptied since, and
-    /// everything that it acknowledged before is in this log before the entry that names it. If the configuration names
-    /// no disk, the voter is a founder that may have been emptied.
+    /// Counts a vote by the voter's disk.
     fn count(&mut self, me: &Replica, from: NodeId, disk: Option<DiskId>, void: bool) {
         let named = me.configs.current().disk(from);
-        let counts_any = me.counts_any_disk();
-        match (named, disk) {
-            _ if counts_any => self.ballot.record_vote(from),
-            (Some(named), Some(disk)) if named == disk => self.ballot.record_vote(from),
-            (Some(_), Some(_)) => {}
-            (None, Some(_)) => self.ballot.record_empty_log_vote(from),
-            (_, None) if void => self.ballot.record_empty_log_vote(from),
-            (_, None) => self.ballot.record_vote(from),
+        match election::voter_weight(named, disk, void, me.options.mutants) {
+            VoteWeight::Founder => self.ballot.record_empty_log_vote(from),
+            VoteWeight::Counted => self.ballot.record_vote(from),
+            VoteWeight::None => {}
         }
     }
 
@@ -136,8 +130,7 @@ impl Candidate {
                 return Next::Campaign(VoteKind::Vote, self.reason);
             }
         }
-        let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { VoteKind::Vote } else { VoteKind::PreVote };
-        Next::Campaign(ask, Reason::Retry)
+        Next::Campaign(election::first_vote_kind(me.options.mutants), Reason::Retry)
     }
 
     /// Handles a message of this term.
@@ -152,7 +145,7 @@ impl Candidate {
                 Next::Stay
             }
             Message::RequestVoteResponse { granted: true, void, ask, heard } if ask == self.ask => {
-                if heard.term < me.term() && !me.options.mutants.breaks(Mutant::IgnoreVotersTime) {
+                if election::adopts_voter_time(heard.term, me.term(), me.options.mutants) {
                     me.clock.observe(heard);
                 }
                 if let Some(disk) = envelope.origin.disk {

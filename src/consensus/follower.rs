@@ -5,7 +5,8 @@ use super::message::{Envelope, Message, VoteKind};
 use super::next::Next;
 use super::note::{Note, Reason};
 use super::replica::Replica;
-use crate::types::{Entry, Index, Mutant, NodeId, Position, Time, Vote};
+use super::rules::{election, replication};
+use crate::types::{Entry, Index, NodeId, Position, Time, Vote};
 
 /// The state of a node that follows a leader, or waits for one.
 #[derive(Clone, Debug)]
@@ -78,8 +79,7 @@ impl Follower {
         if !me.promotable() {
             return Next::Stay;
         }
-        let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { VoteKind::Vote } else { VoteKind::PreVote };
-        Next::Campaign(ask, self.reason)
+        Next::Campaign(election::first_vote_kind(me.options.mutants), self.reason)
     }
 
     /// Handles a broken link. If it was the leader's, the leader has most likely died; pre-vote decides whether it has,
@@ -118,7 +118,7 @@ impl Follower {
             }
             Message::Heartbeat { commit, round, time } => {
                 self.recognize_leader(me, now, from);
-                if !me.options.mutants.breaks(Mutant::TimeFromEntriesAlone) {
+                if replication::heartbeat_sets_time(me.options.mutants) {
                     me.clock.observe(LeaderTime { term: me.term(), time });
                 }
                 commit_to(me, commit);
@@ -130,7 +130,7 @@ impl Follower {
             }
             Message::InstallSnapshot(chunk) => {
                 self.recognize_leader(me, now, from);
-                if me.options.mutants.breaks(Mutant::IgnoreSnapshots) {
+                if !replication::accepts_chunks(me.options.mutants) {
                     return Next::Stay;
                 }
                 if chunk.snapshot.index <= me.log.commit() {
@@ -179,10 +179,7 @@ impl Follower {
         commit: Index,
         entries: Vec<Entry>,
     ) {
-        // Entries at or below the base are committed, and so in the leader's log (Leader Completeness).
-        let gone = prev.index < me.log.base().index && !me.options.mutants.breaks(Mutant::CompactedIsConflict);
-        let known = gone || me.log.holds(prev);
-        if !known && !me.options.mutants.breaks(Mutant::SkipPrevCheck) {
+        if !replication::holds_prev(&me.log, prev, me.options.mutants) {
             let hint = me.log.at_or_below(prev);
             return me.send(from, Message::AppendRejected { refused: prev.index, hint, probe });
         }
@@ -202,13 +199,9 @@ impl Follower {
 
     /// Sends one acknowledgement for all appends received, as far as they are durable.
     pub fn ready(&mut self, me: &mut Replica) {
-        let mutants = me.options.mutants;
         let Some(leader) = self.leader.filter(|_| self.ack_due) else { return };
-        let verified = if mutants.breaks(Mutant::AckUnmatched) { me.log.last().index } else { me.matched_prefix };
-        let eager = mutants.breaks(Mutant::AckBeforeSync)
-            || (mutants.breaks(Mutant::AckSnapshotBeforeSync) && verified == me.log.base().index);
-        let durable = if eager { verified } else { me.log.durable() };
-        let matched = verified.min(durable);
+        let verified = replication::verified_index(&me.log, me.matched_prefix, me.options.mutants);
+        let matched = replication::ack_index(&me.log, verified, me.options.mutants);
         if matched == verified || matched > self.acked {
             me.send(leader, Message::AppendResponse { matched });
             self.acked = matched;
@@ -220,9 +213,7 @@ impl Follower {
 /// Commits up to the leader's commit index, but no further than the log is known to match the leader's.
 fn commit_to(me: &mut Replica, commit: Index) {
     me.leader_commit = me.leader_commit.max(commit);
-    let broken = me.options.mutants.breaks(Mutant::CommitUnmatched);
-    let reach = if broken { me.log.last().index } else { me.matched_prefix };
-    me.log.commit_to(me.log.commit().max(commit.min(reach)));
+    me.log.commit_to(replication::follower_commit(&me.log, me.matched_prefix, commit, me.options.mutants));
     me.warn_if_removed();
 }
 
@@ -233,8 +224,7 @@ fn take_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
         return Ok(());
     }
     let ours = me.log.term(index);
-    let agrees = ours == Some(term) && !me.options.mutants.breaks(Mutant::TruncateWithoutConflict);
-    if agrees {
+    if replication::entry_agrees(ours, term, me.options.mutants) {
         return Ok(());
     }
     if ours.is_some() {

@@ -13,7 +13,8 @@
 
 use super::note::Note;
 use super::options::Options;
-use crate::types::{LogId, Mutant, Mutants, NodeId, Time};
+use super::rules::election;
+use crate::types::{LogId, Mutants, NodeId, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ impl Founding {
 
     /// Whether a founder that holds a log is a veto.
     pub fn minds_holders(&self, mutants: Mutants) -> bool {
-        !self.forced && !mutants.breaks(Mutant::FoundOverHolder)
+        election::holder_vetoes(self.forced, mutants)
     }
 
     /// Whether a founder holds a log, and that is a veto.
@@ -68,7 +69,7 @@ impl Founding {
         mutants: Mutants,
         notes: &mut Vec<Note>,
     ) -> bool {
-        let waited = self.forced || now >= self.until || mutants.breaks(Mutant::FoundOverHolder);
+        let waited = election::founding_wait_is_over(self.forced, now, self.until, mutants);
         if enough && waited && !self.is_vetoed(mutants) {
             return true;
         }

@@ -12,7 +12,8 @@ use super::quorum;
 use super::reads::{ReadId, ReadRequester, Reads};
 use super::ready::{EntriesToSend, Ready};
 use super::replica::Replica;
-use crate::types::{Index, LogId, Mutant, NodeId, Payload, Position, Time, Vote};
+use super::rules::{election, membership, replication};
+use crate::types::{Index, LogId, NodeId, Payload, Position, Time, Vote};
 use std::collections::BTreeMap;
 
 /// A probe carries entries only up to this size in bytes: most probes find that the logs do not match there.
@@ -63,8 +64,7 @@ impl Leader {
         let first = me.log.last().index.next();
         // The first entry of a new log is the configuration itself, with a log id of its own: it starts the term as
         // well.
-        let begins = me.log.last() == Position::ZERO;
-        if !begins && !me.options.mutants.breaks(Mutant::SkipNoop) {
+        if replication::needs_noop(me.log.last(), me.options.mutants) {
             me.append(now, Payload::Noop);
         }
         if me.configs.since() == Index::ZERO && me.log.base() == Position::ZERO {
@@ -110,7 +110,7 @@ impl Leader {
 
     /// Whether commands are accepted: the log is agreed to be this cluster's.
     pub fn takes_commands(&self, me: &Replica) -> bool {
-        me.configs.current().log_agreed || me.options.mutants.breaks(Mutant::ServeBeforeAgreed)
+        membership::log_takes_commands(me.configs.current().log_agreed, me.options.mutants)
     }
 
     /// The replication progress of each follower.
@@ -125,9 +125,7 @@ impl Leader {
 
     /// Whether this leader's first entry of this term is committed.
     fn current_term_committed(&self, me: &Replica) -> bool {
-        me.log.commit() >= self.term_start_index
-            || me.options.mutants.breaks(Mutant::SkipNoop)
-            || me.options.mutants.breaks(Mutant::ReadBeforeNoop)
+        replication::term_start_committed(me.log.commit(), self.term_start_index, me.options.mutants)
     }
 
     /// Runs the timers that are due: sends heartbeats, and checks whether this node should still lead.
@@ -164,13 +162,11 @@ impl Leader {
 
     /// Steps down if no quorum responds, nothing commits, or the disk does not respond (thesis §6.2).
     fn check_quorum(&mut self, me: &mut Replica, now: Time) -> Next {
-        if !self.has_quorum_contact(me, now)
-            && !self.revert_change(me, now)
-            && !me.options.mutants.breaks(Mutant::NoPreVote)
-        {
+        let responds = self.has_quorum_contact(me, now) || self.revert_change(me, now);
+        if !election::keeps_leadership(responds, me.options.mutants) {
             return Next::StepDown(StepDown::NoQuorum);
         }
-        if self.cannot_commit(me, now) && !me.options.mutants.breaks(Mutant::NeverYield) {
+        if election::yields_leadership(self.cannot_commit(me, now), me.options.mutants) {
             return Next::StepDown(StepDown::CommitStalled);
         }
         if me.disk_age(now) >= me.options.election_max {
@@ -301,7 +297,7 @@ impl Leader {
                 learn_disk_from_ack(me, peer, progress);
             }
             Message::AppendRejected { refused, hint, probe } => {
-                if shows_loss(me, progress, refused, probe) {
+                if replication::shows_loss(progress, refused, probe, me.options.mutants) {
                     lose(me, peer, progress, hint);
                 } else if let Err(what) = handle_rejection(me, progress, refused, hint) {
                     me.notes.push(Note::InvalidMessage { peer, what });
@@ -349,25 +345,21 @@ impl Leader {
     /// commits only with a later entry of this term (§5.4.2, Figure 8).
     pub fn advance(&self, me: &mut Replica) {
         let held = self.held(me);
-        let ours = me.log.term(held) == Some(me.term()) || me.options.mutants.breaks(Mutant::CommitEarlierTerms);
-        if held > me.log.commit() && ours {
+        if held > me.log.commit() && replication::may_commit(me.log.term(held), me.term(), me.options.mutants) {
             me.log.commit_to(held);
         }
     }
 
     fn held(&self, me: &Replica) -> Index {
+        let mutants = me.options.mutants;
         let by = |id: NodeId| match self.progress.get(&id) {
             Some(progress) => progress.counted(),
-            None if id == me.id && me.options.mutants.breaks(Mutant::CountSelfBeforeSync) => me.log.last().index,
-            None if id == me.id && self.counted_from.is_some_and(|from| me.log.durable() >= from) => me.log.durable(),
+            None if id == me.id => replication::own_copy(&me.log, self.counted_from, mutants),
             None => Index::ZERO,
         };
-        if me.options.mutants.breaks(Mutant::MinorityCommits) {
-            return me.configs.current().all_voters().map(by).max().unwrap_or_default();
-        }
-        let late = me.options.mutants.breaks(Mutant::ConfigAtCommit) && me.configs.since() > me.log.commit();
-        let deciding = me.configs.before().filter(|_| late).unwrap_or(me.configs.current());
-        quorum::held(&quorum::counted(deciding, me.options.mutants), by)
+        let committed = me.configs.since() <= me.log.commit();
+        let deciding = membership::deciding(me.configs.current(), me.configs.before(), committed, mutants);
+        replication::quorum_index(deciding, by, mutants)
     }
 
     /// Collects everything to send: entries, probes, heartbeats, the commit index, confirmed reads.
@@ -383,11 +375,12 @@ impl Leader {
         // An append is sent in this term, so it waits until the term is durable.
         if me.term_is_durable() {
             for (peer, progress) in &mut self.progress {
-                let late = u64::from(me.options.mutants.breaks(Mutant::ShipOneTooLate));
                 if progress.has_lost.is_some() {
                     continue;
                 }
-                if progress.stage != ProgressState::Snapshot && progress.next.prev().0 + late < me.log.base().index.0 {
+                if progress.stage != ProgressState::Snapshot
+                    && replication::needs_snapshot(progress.next, me.log.base().index, me.options.mutants)
+                {
                     // The next entry for it is no longer in the log (§7).
                     progress.start_snapshot();
                     me.notes.push(Note::SendsSnapshot { peer: *peer });
@@ -405,12 +398,11 @@ impl Leader {
         let progress = &self.progress;
         let confirmed = |round: Round| {
             let heard = |id: NodeId| {
-                let of_peer =
-                    |p: &Progress| p.round >= round || (mutants.breaks(Mutant::ReadAnyRound) && p.round.0 > 0);
-                let counts = |p: &Progress| p.counted_from.is_some() && of_peer(p);
+                let counts =
+                    |p: &Progress| p.counted_from.is_some() && replication::round_confirms(p.round, round, mutants);
                 (id == me.id && self.counted_from.is_some()) || progress.get(&id).is_some_and(counts)
             };
-            mutants.breaks(Mutant::ReadWithoutRound) || quorum::decides(me.configs.current(), heard)
+            replication::reads_confirmed(me.configs.current(), heard, mutants)
         };
         let mut out = Vec::new();
         self.reads.confirmed(confirmed, &mut out);
@@ -453,15 +445,6 @@ impl Leader {
     }
 }
 
-/// Whether a rejection proves that the follower has lost acknowledged entries: the `prev` of the probe was the last
-/// position acknowledged by then, and nothing was acknowledged since. A late rejection belongs to an earlier probe, or
-/// lies below the last position acknowledged now.
-fn shows_loss(me: &Replica, progress: &Progress, refused: Index, probe: u64) -> bool {
-    let current = probe != 0 && probe == progress.probe && progress.has_lost.is_none();
-    let acknowledged = refused == progress.matched && progress.matched > Index::ZERO;
-    current && acknowledged && !me.options.mutants.breaks(Mutant::IgnoreLost)
-}
-
 /// Learns the disk of a member that the configuration does not name yet, once the member has acknowledged that
 /// configuration from the disk. The connection may be older than the membership; its hello was ignored then.
 fn learn_disk_from_ack(me: &mut Replica, peer: NodeId, progress: &Progress) {
@@ -480,7 +463,7 @@ fn lose(me: &mut Replica, peer: NodeId, progress: &mut Progress, hint: Position)
     let upto = Position::new(upto, term);
     progress.has_lost = Some(upto);
     progress.losses += 1;
-    if me.options.mutants.breaks(Mutant::FeedBeforePromise) {
+    if !replication::promise_precedes_entries(me.options.mutants) {
         return progress.resume_after_loss();
     }
     me.send(peer, Message::LostAcknowledged { upto });

@@ -1,8 +1,9 @@
 //! Raft as a pure state machine: no clock, thread, socket, file or log line.
 //!
 //! Read it in this order: [`message`], the messages between nodes; [`log`], the log they replicate; [`replica`], a
-//! node's state in any role, with the [`gate`], which holds back messages until the disk allows them; [`follower`],
-//! [`candidate`] and [`leader`], the roles; and [`raft`], which changes the role as in Figure 4 of the paper.
+//! node's state in any role, with the [`gate`], which holds back messages until the disk allows them; [`rules`], the
+//! paper's rules, each with the switch that breaks it in tests; [`follower`], [`candidate`] and [`leader`], the roles;
+//! and [`raft`], which changes the role as in Figure 4 of the paper.
 //!
 //! The core uses positions and sizes, never payloads: an append leaves it as a range ([`ready::EntriesToSend`]), and
 //! the driver fills in the entries.
@@ -32,6 +33,7 @@ pub mod ready;
 pub mod replica;
 pub mod role;
 pub mod room;
+pub mod rules;
 
 pub use options::Options;
 pub use raft::Raft;

@@ -1,20 +1,8 @@
 //! Majorities and joint majorities, as pure functions of a configuration (§5.2, §6).
 
 use crate::limits::MEMBERS_MAX;
-use crate::types::{Index, Membership, Mutant, Mutants, NodeId};
-use std::borrow::Cow;
+use crate::types::{Index, Membership, NodeId};
 use std::collections::BTreeSet;
-
-/// The configuration that decides: `membership`, unless a test breaks a rule on purpose.
-pub fn counted(membership: &Membership, mutants: Mutants) -> Cow<'_, Membership> {
-    if mutants.breaks(Mutant::JointByNewHalf) {
-        return Cow::Owned(Membership { outgoing: BTreeSet::new(), ..membership.clone() });
-    }
-    if mutants.breaks(Mutant::LearnersCount) {
-        return Cow::Owned(Membership { voters: membership.members.keys().copied().collect(), ..membership.clone() });
-    }
-    Cow::Borrowed(membership)
-}
 
 /// Whether the voters for which `yes` holds are a majority, or in a joint configuration a majority of each half.
 ///

@@ -2,7 +2,6 @@
 
 mod identity;
 
-pub use self::identity::VoteWeight;
 use super::claims::PeerClaims;
 use super::clock::{Clock, LeaderTime};
 use super::configs::Configs;
@@ -14,10 +13,12 @@ use super::note::Note;
 use super::options::Options;
 use super::ready::Ready;
 use super::room::Room;
+use super::rules::election::{self, VoteWeight};
+use super::rules::{membership, replication};
 use crate::codec;
 use crate::types::{
-    ClusterTime, DiskId, Entry, HardState, Index, Membership, Mutant, NodeId, Payload, Position, SnapshotPoint, Term,
-    Time, Vote, Write, WriteId,
+    ClusterTime, DiskId, Entry, HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Time,
+    Vote, Write, WriteId,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -190,7 +191,7 @@ impl Replica {
         self.hard_state = HardState { term, vote: None, ..self.hard_state };
         self.matched_prefix = Index::ZERO;
         self.gate.forget_before(term);
-        if !self.options.mutants.breaks(Mutant::ForgetTerm) {
+        if election::persists_term(self.options.mutants) {
             self.hard_state_changed = true;
             self.term_write = self.next_write;
         }
@@ -198,11 +199,7 @@ impl Replica {
 
     /// Records the one vote of this term (§5.2): for that node on that disk.
     pub fn record_vote(&mut self, candidate: Vote) {
-        let mutants = self.options.mutants;
-        let mayhem = mutants.breaks(Mutant::VoteTwice)
-            || mutants.breaks(Mutant::HandoverBypassesVote)
-            || mutants.breaks(Mutant::VoteForAnyDisk);
-        assert!(mayhem || self.vote().is_none_or(|vote| vote == candidate), "one vote a term (§5.2)");
+        assert!(election::is_only_vote(self.vote(), candidate, self.options.mutants), "one vote a term (§5.2)");
         if self.vote() != Some(candidate) {
             self.hard_state.vote = Some(candidate);
             self.hard_state_changed = true;
@@ -223,12 +220,8 @@ impl Replica {
     /// Sends a message that is true only once everything written so far is durable.
     pub fn promise(&mut self, to: NodeId, message: Message) {
         let everything = if self.is_dirty() { self.next_write } else { self.last_issued() };
-        let broken = match message {
-            Message::RequestVoteResponse { .. } => self.options.mutants.breaks(Mutant::VoteBeforeSync),
-            Message::RequestVote { .. } => self.options.mutants.breaks(Mutant::AskBeforeSync),
-            _ => false,
-        };
-        self.post(if broken { WriteId::ZERO } else { everything }, to, message);
+        let waits = election::waits_for_disk(&message, self.options.mutants);
+        self.post(if waits { everything } else { WriteId::ZERO }, to, message);
     }
 
     fn post(&mut self, after: WriteId, to: NodeId, message: Message) {
@@ -243,9 +236,7 @@ impl Replica {
 
     /// An envelope from this node in that term, with its origin.
     pub fn envelope(&self, to: NodeId, term: Term, message: Message) -> Envelope {
-        let current = self.configs.current();
-        let speaks_for_log = message.speaks_for_log() && !self.options.mutants.breaks(Mutant::HideUnagreedLog);
-        let log = if speaks_for_log { current.log_id } else { current.agreed_log() };
+        let log = membership::named_log(self.configs.current(), &message, self.options.mutants);
         let origin = Origin { disk: self.disk(), log };
         Envelope { from: self.id, to, term, origin, message }
     }
@@ -289,9 +280,7 @@ impl Replica {
 
     /// Adopts a configuration: it is in force as soon as it is in the log (§6).
     fn configure(&mut self, index: Index, membership: Membership) {
-        let mutants = self.options.mutants;
-        let stale = mutants.breaks(Mutant::KeepDroppedConfig) || mutants.breaks(Mutant::KeepStaleConfig);
-        if stale && index <= self.configs.since() {
+        if !membership::takes_effect(index, self.configs.since(), self.options.mutants) {
             return;
         }
         self.forget_disks(&membership);
@@ -327,12 +316,12 @@ impl Replica {
     pub fn truncate(&mut self, from: Index) {
         self.notes.push(Note::Truncated { from, last: self.log.last() });
         self.log.truncate(from);
-        if !self.options.mutants.breaks(Mutant::KeepDroppedConfig) && self.configs.truncate(from) {
+        if membership::truncation_drops_configs(self.options.mutants) && self.configs.truncate(from) {
             let membership = Box::new(self.configs.current().clone());
             self.notes.push(Note::Configured { index: self.configs.since(), membership });
         }
         self.unwritten.retain(|entry| entry.position.index < from);
-        if self.options.mutants.breaks(Mutant::KeepDurableOnTruncate) {
+        if !replication::truncation_lowers_durable(self.options.mutants) {
             return;
         }
         self.log.clamp_durable(from);
@@ -353,19 +342,18 @@ impl Replica {
     /// log is replaced as a whole (Figure 13, rules 6 and 7): an entry it has at that index was never committed.
     pub fn restore(&mut self, base: SnapshotPoint, time: ClusterTime) {
         let Position { index, .. } = base.position;
-        if index <= self.log.commit() && !self.options.mutants.breaks(Mutant::InstallOldSnapshots) {
+        if replication::snapshot_is_old(index, self.log.commit(), self.options.mutants) {
             return;
         }
         self.clock.observe(LeaderTime { term: base.position.term, time });
         self.matched_prefix = self.matched_prefix.max(index);
-        let broken = self.options.mutants.breaks(Mutant::KeepConflictingLog) && index <= self.log.last().index;
-        if self.log.holds(base.position) || broken {
+        if replication::snapshot_keeps_log(&self.log, base.position, self.options.mutants) {
             return self.log.commit_to(index);
         }
         self.clock.observe_entry(base.position.term, time);
         self.log.restart(base.position);
         self.forget_disks(&base.membership);
-        if !self.options.mutants.breaks(Mutant::KeepStaleConfig) {
+        if membership::snapshot_sets_config(self.options.mutants) {
             self.configs.restart(base.configured, base.membership.clone());
         }
         self.notes.push(Note::LogRestarted { base: base.position });
@@ -419,17 +407,15 @@ impl Replica {
     pub fn handle_request_vote(&mut self, candidate: Vote, last: Position, ask: VoteKind) -> bool {
         let mutants = self.options.mutants;
         let from = candidate.node;
-        let bypass = ask == VoteKind::Transfer && mutants.breaks(Mutant::HandoverBypassesVote);
-        let behind = last < self.log.last() && !mutants.breaks(Mutant::VoteForShorterLog) && !bypass;
-        let breaks_promise = last < self.promised() && !mutants.breaks(Mutant::ForgetPromised);
-        let same = |vote: Vote| vote == candidate || (vote.node == from && mutants.breaks(Mutant::VoteForAnyDisk));
-        let voted = self.vote().is_some_and(|vote| !same(vote)) && !mutants.breaks(Mutant::VoteTwice) && !bypass;
+        let up_to_date = election::log_up_to_date(ask, last, self.log.last(), mutants);
+        let keeps_promise = election::reaches_promised(last, self.promised(), mutants);
+        let free = election::vote_is_free(ask, self.vote(), candidate, mutants);
         let voice = self.vote_weight();
         let denied = match ask {
             _ if voice == VoteWeight::None => Some("this node's log does not name its disk yet"),
-            _ if behind => Some("the candidate's log is behind"),
-            _ if breaks_promise => Some("the candidate's log lacks entries that this node acknowledged and lost"),
-            VoteKind::Vote | VoteKind::Transfer if voted => Some("voted for another candidate"),
+            _ if !up_to_date => Some("the candidate's log is behind"),
+            _ if !keeps_promise => Some("the candidate's log lacks entries that this node acknowledged and lost"),
+            VoteKind::Vote | VoteKind::Transfer if !free => Some("voted for another candidate"),
             VoteKind::PreVote | VoteKind::Vote | VoteKind::Transfer => None,
         };
         self.notes.push(Note::Votes { candidate: from, ask, term: self.term(), denied });

@@ -7,7 +7,8 @@ use crate::consensus::note::Note;
 use crate::consensus::progress::Progress;
 use crate::consensus::quorum;
 use crate::consensus::replica::Replica;
-use crate::types::{Change, InvalidChange, Membership, Mutant, NodeId, Payload, PendingRole, Position, Time};
+use crate::consensus::rules::membership;
+use crate::types::{Change, InvalidChange, Membership, NodeId, Payload, PendingRole, Position, Time};
 use std::collections::BTreeSet;
 
 /// A removed member is notified for this many of the longest election timeouts at most.
@@ -35,14 +36,11 @@ impl Leader {
         Ok(self.adopt(me, now, next))
     }
 
-    /// Allows one change at a time, and none before this leader's first entry is committed: two leaders that changed
-    /// the same configuration, each without knowing of the other, could reach disjoint majorities.
+    /// Allows one change at a time, and none before this leader's first entry is committed.
     fn may_change(&self, me: &Replica) -> Result<(), Refusal> {
-        let mutants = me.options.mutants;
-        let open = self.current_term_committed(me) || mutants.breaks(Mutant::ChangeBeforeNoop);
         let since = me.configs.since();
         let settled = since <= me.log.commit() && !me.configs.current().is_joint();
-        if !open || !(settled || mutants.breaks(Mutant::StackChanges)) {
+        if !membership::change_may_begin(self.current_term_committed(me), settled, me.options.mutants) {
             return Err(Refusal::Changing { since: since.max(self.term_start_index) });
         }
         Ok(())
@@ -62,8 +60,7 @@ impl Leader {
 
     /// Whether that member holds the entry that names its disk.
     pub(super) fn is_named(&self, me: &Replica, id: NodeId) -> bool {
-        let holds = |progress: &Progress| progress.counted_from.is_some_and(|from| progress.matched >= from);
-        me.options.mutants.breaks(Mutant::PromoteUnnamed) || id == me.id || self.progress.get(&id).is_some_and(holds)
+        id == me.id || membership::holds_name_of_disk(self.progress.get(&id), me.options.mutants)
     }
 
     /// Whether the cluster keeps working after the change: every new voter responds and has caught up, and enough of
@@ -107,7 +104,7 @@ impl Leader {
 
     /// Appends a configuration. It is in force as soon as it is in the log (§6).
     fn adopt(&mut self, me: &mut Replica, now: Time, next: Membership) -> Position {
-        let mut next = if me.options.mutants.breaks(Mutant::ChangeWithoutJoint) { next.settled() } else { next };
+        let mut next = membership::transition(next, me.options.mutants);
         me.name_disks(&mut next);
         let position = me.append(now, Payload::Membership(Box::new(next)));
         self.arrange(me, now);
@@ -191,7 +188,7 @@ impl Leader {
     /// Called when no quorum responds. If the cause is that the new voters of a change do not respond, the leader
     /// reverts the change and does not step down: without a leader, no node could revert it.
     pub(super) fn revert_change(&mut self, me: &mut Replica, now: Time) -> bool {
-        let Some(back) = self.revert_target(me).filter(|_| !me.options.mutants.breaks(Mutant::NeverTakeBack)) else {
+        let Some(back) = self.revert_target(me).filter(|_| membership::reverts_stuck_change(me.options.mutants)) else {
             return false;
         };
         let returns = quorum::decides(&back, |id| self.is_recent(me, now, id));

@@ -4,16 +4,16 @@ use super::Raft;
 use crate::consensus::follower::Follower;
 use crate::consensus::message::{Envelope, Message, VoteKind};
 use crate::consensus::note::{Note, StepDown};
-use crate::consensus::peer_class::{PeerClass, Refused};
 use crate::consensus::role::Role;
-use crate::types::{LogId, Mutant, NodeId, Position, Term, Time};
+use crate::consensus::rules::{election, membership};
+use crate::types::{LogId, NodeId, Position, Term, Time};
 
 impl Raft {
     /// Handles a peer's reminder of what this node's disk has promised. If the disk holds less, it is an older copy:
     /// the node adopts the term and the position, and its vote of that term is spent, because it cannot know its
     /// candidate.
     pub(super) fn handle_reminder(&mut self, now: Time, term: Term, position: Position) {
-        if self.me.options.mutants.breaks(Mutant::IgnoreReminders) {
+        if !election::reminder_binds(self.me.options.mutants) {
             return;
         }
         if term > self.me.term() {
@@ -41,26 +41,12 @@ impl Raft {
     /// meaning here.
     pub(super) fn is_accepted(&mut self, envelope: &Envelope) -> bool {
         let Envelope { from, origin, message, .. } = envelope;
-        let counts_any = self.me.counts_any_disk();
         let same_log = self.membership().agreed_log().is_none_or(|log| origin.log == Some(log));
-        // A candidate with an empty log asks whether a log may begin, and is answered that one has. A candidate with an
-        // entry has another log, or is in the first moments of this one and does not need this node's vote.
-        let leads = match message {
-            Message::RequestVote { last, .. } => *last > Position::ZERO,
-            message => message.is_leaders(),
-        };
-        let why = match self.me.class_of(*from, *origin) {
-            PeerClass::Refused(why) => why,
-            _ if leads && !same_log => Refused::NoLog,
-            PeerClass::LeaderOnly if message.is_counted() && !counts_any => return false,
-            PeerClass::LeaderOnly if self.me.options.mutants.breaks(Mutant::DeafToLeaders) => return false,
-            PeerClass::Full | PeerClass::LeaderOnly => return true,
-        };
-        if self.me.options.mutants.breaks(Mutant::HearAnyLog) {
-            return true;
-        }
-        self.me.notes.push(Note::PeerRejected { peer: *from, why });
-        false
+        let class = self.me.class_of(*from, *origin);
+        membership::accepts(class, message, same_log, self.me.options.mutants).unwrap_or_else(|why| {
+            self.me.notes.push(Note::PeerRejected { peer: *from, why });
+            false
+        })
     }
 
     /// Compares terms (§5.1). Returns whether the message is still to be handled.
@@ -72,7 +58,7 @@ impl Raft {
                 | Message::Heartbeat { .. }
                 | Message::Committed { .. }
                 | Message::InstallSnapshot(_) => self.me.send(envelope.from, Message::StaleTerm),
-                Message::RequestVoteResponse { .. } => return self.me.options.mutants.breaks(Mutant::CountStaleVotes),
+                Message::RequestVoteResponse { .. } => return election::stale_vote_counts(self.me.options.mutants),
                 Message::LostAcknowledged { .. } => self.me.send(envelope.from, Message::StaleTerm),
                 Message::AppendResponse { .. }
                 | Message::AppendRejected { .. }
@@ -90,7 +76,7 @@ impl Raft {
         if let Message::RequestVote { ask, .. } = envelope.message
             && (envelope.term > self.me.term() || ask == VoteKind::PreVote)
             && ask != VoteKind::Transfer
-            && self.has_recent_leader(now)
+            && election::contact_shields_leader(self.has_recent_leader(now), self.me.options.mutants)
         {
             // A voter in contact with a leader does not help to depose it, and does not adopt the candidate's term
             // (thesis §4.2.3).
@@ -110,9 +96,6 @@ impl Raft {
     }
 
     pub(super) fn has_recent_leader(&self, now: Time) -> bool {
-        if self.me.options.mutants.breaks(Mutant::NoPreVote) {
-            return false;
-        }
         match &self.role {
             Role::Follower(follower) => follower.has_recent_leader(&self.me, now),
             Role::Candidate(_) => false,

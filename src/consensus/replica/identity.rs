@@ -5,21 +5,9 @@ use crate::consensus::claims::Claim;
 use crate::consensus::message::{Envelope, Message, Origin};
 use crate::consensus::note::Note;
 use crate::consensus::peer_class::{Introduction, PeerClass, Standpoint, classify_peer};
+use crate::consensus::rules::election::{self, VoteWeight};
+use crate::consensus::rules::membership;
 use crate::types::{DiskId, Index, Membership, Mutant, NodeId, Position, Vote};
-
-/// Whether a node's own votes and copies count, by its own log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum VoteWeight {
-    /// The log names its disk: its votes and copies count.
-    Counted,
-    /// The node is a founder, and its log does not name its disk yet. Its log may be empty because no log has begun, or
-    /// because the disk was emptied. Its vote counts only where every voter grants its vote, or where the log is to
-    /// begin.
-    Founder,
-    /// The log names another disk for its id, or does not know the id: it was read only up to a point before the node
-    /// was added. The node neither campaigns nor votes, nor counts its own copy, whatever that log says.
-    None,
-}
 
 impl Replica {
     /// The id of this node's disk, if disks have ids here.
@@ -49,9 +37,6 @@ impl Replica {
     /// all later ones in its log. One configuration that names its disk is enough: whether a voter is still in the
     /// configuration is for the candidate to judge (thesis §4.2.2).
     pub fn vote_weight(&self) -> VoteWeight {
-        if self.options.mutants.breaks(Mutant::NoAmnesiaGuard) {
-            return VoteWeight::Counted;
-        }
         let Some(disk) = self.disk() else {
             return if self.has_empty_log() { VoteWeight::Founder } else { VoteWeight::Counted };
         };
@@ -59,14 +44,10 @@ impl Replica {
         let founds = |membership: &Membership| membership.is_voter(self.id) && membership.disk(self.id).is_none();
         let commit = self.log.commit();
         if self.configs.since_commit(commit).any(named) {
-            VoteWeight::Counted
-        } else if self.founder && self.configs.since_commit(commit).any(founds) {
-            VoteWeight::Founder
-        } else if self.options.mutants.breaks(Mutant::VoteUnnamed) {
-            VoteWeight::Counted
-        } else {
-            VoteWeight::None
+            return VoteWeight::Counted;
         }
+        let founds = self.founder && self.configs.since_commit(commit).any(founds);
+        election::unnamed_weight(founds, self.options.mutants)
     }
 
     /// Whether this node may become leader: its vote counts, it is a voter, and it holds everything that it is known to
@@ -79,7 +60,7 @@ impl Replica {
         let disk = self.disk().filter(|_| !mutants.breaks(Mutant::VoteUnnamed));
         self.vote_weight() != VoteWeight::None
             && self.configs.lists_candidate(self.id, disk, self.log.commit())
-            && (self.promised() <= self.log.last() || mutants.breaks(Mutant::ForgetPromised))
+            && election::reaches_promised(self.log.last(), self.promised(), mutants)
     }
 
     /// Records the disk a member presented. Returns whether it is new.
@@ -94,21 +75,11 @@ impl Replica {
         self.disks.get(&peer).copied()
     }
 
-    /// Whether messages from any disk under a voter's id are counted. True only where a test breaks a rule on purpose.
-    pub fn counts_any_disk(&self) -> bool {
-        let mutants = self.options.mutants;
-        mutants.breaks(Mutant::CountAnyDisk) || mutants.breaks(Mutant::NoAmnesiaGuard)
-    }
-
     /// The index from which that node's copy on that disk counts: the entry that names the disk. None if the
     /// configuration names another disk, or none.
     pub fn counted_from(&self, node: NodeId, disk: Option<DiskId>) -> Option<Index> {
-        let mutants = self.options.mutants;
         let named = disk.and_then(|disk| self.configs.named_since(node, disk));
-        if self.disk().is_none() || self.counts_any_disk() {
-            return Some(Index::ZERO);
-        }
-        named.map(|index| if mutants.breaks(Mutant::CountBeforeNamed) { Index::ZERO } else { index })
+        membership::counted_from(named, self.disk().is_some(), self.options.mutants)
     }
 
     /// Fills in the known disks where the configuration names none yet. Returns whether there were any.
@@ -125,7 +96,7 @@ impl Replica {
 
     /// Whether its log has never held anything: a new node, or a node that lost everything.
     pub fn has_empty_log(&self) -> bool {
-        self.log.last() == Position::ZERO && !self.options.mutants.breaks(Mutant::NoAmnesiaGuard)
+        election::log_is_empty(self.log.last(), self.options.mutants)
     }
 
     /// Handles a proof that this node acknowledged `upto`. If it no longer holds that position, it records it durably
