@@ -69,7 +69,7 @@ pub struct Admission {
     /// at.
     guests: BTreeMap<NodeId, Member>,
     /// The disk of each peer, since this process started. A node whose data directory was replaced under its old id has
-    /// forgotten its votes and acknowledgements: accepting its messages would count two nodes as one.
+    /// forgotten its votes and acknowledgments: accepting its messages would count two nodes as one.
     known_disks: BTreeMap<NodeId, DiskId>,
     /// The process of each peer with an open inbound connection.
     runs: BTreeMap<NodeId, u64>,

@@ -197,7 +197,7 @@ impl Follower {
         commit_to(me, commit);
     }
 
-    /// Sends one acknowledgement for all appends received, as far as they are durable.
+    /// Sends one acknowledgment for all appends received, as far as they are durable.
     pub fn ready(&mut self, me: &mut Replica) {
         let Some(leader) = self.leader.filter(|_| self.ack_due) else { return };
         let verified = replication::verified_index(&me.log, me.matched_prefix, me.options.mutants);

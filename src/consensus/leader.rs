@@ -312,7 +312,7 @@ impl Leader {
                 progress.room = room;
                 progress.round = progress.round.max(round);
                 progress.seen = seen.min(me.log.last().index);
-                // Entries are in flight, or the acknowledgement of entries that it holds already; or it was restarted,
+                // Entries are in flight, or the acknowledgment of entries that it holds already; or it was restarted,
                 // and no longer knows that its log matches the leader's.
                 let waits = progress.matched.next() < progress.next || progress.seen < progress.matched;
                 let streams = progress.stage == ProgressState::Stream;

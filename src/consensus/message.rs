@@ -113,7 +113,7 @@ pub enum Message {
         probe: u64,
     },
     /// A leader's proof that the follower no longer holds entries that it acknowledged: the follower rejected a probe
-    /// at that position, and the probe was sent after the acknowledgement.
+    /// at that position, and the probe was sent after the acknowledgment.
     LostAcknowledged {
         /// The highest position that the follower acknowledged.
         upto: Position,

@@ -3,7 +3,7 @@
 //! An id may belong to several disks in the course of a log: a member is removed, loses its disk, and is added again
 //! under its id. To the algorithm a server is therefore an id *and* a disk. It follows:
 //!
-//! * The parts of a quorum (votes, acknowledgements, answers to a read round) count only from the disk that the
+//! * The parts of a quorum (votes, acknowledgments, answers to a read round) count only from the disk that the
 //!   counting node's configuration names for that id. A voter with another disk, or whose disk is not named yet, is a
 //!   missing answer: the size of the quorum does not change.
 //! * A leader's messages are accepted from any disk of the same log: a quorum voted for that leader in that term, and

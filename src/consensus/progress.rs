@@ -111,7 +111,7 @@ impl Progress {
         }
     }
 
-    /// Handles an acknowledgement up to `matched`. Returns whether it is new.
+    /// Handles an acknowledgment up to `matched`. Returns whether it is new.
     pub fn acknowledged(&mut self, now: Time, matched: Index) -> bool {
         let news = matched > self.matched;
         if news {
@@ -159,7 +159,7 @@ impl Progress {
     }
 
     /// Sends entries again: the follower holds less than it acknowledged, and has promised to vote as if it held that.
-    /// Acknowledgements from now on count.
+    /// Acknowledgments from now on count.
     pub fn resume_after_loss(&mut self) {
         (self.matched, self.seen, self.has_lost, self.caught_up) = (Index::ZERO, Index::ZERO, None, false);
         self.probe(self.next);

@@ -69,7 +69,7 @@ pub struct Replica {
     /// The configurations of its log.
     pub configs: Configs,
     /// This node's log matches the log of this term's leader up to here, as the leader's appends have shown. Neither
-    /// acknowledgements nor commits go beyond it. A term has one leader, so it holds for the whole term, whatever role
+    /// acknowledgments nor commits go beyond it. A term has one leader, so it holds for the whole term, whatever role
     /// this node takes meanwhile.
     pub matched_prefix: Index,
     /// The highest index that a leader reported committed, whether this node's log has reached it or not.

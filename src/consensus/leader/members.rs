@@ -133,7 +133,7 @@ impl Leader {
         }
     }
 
-    /// Handles a new disk of a peer: acknowledgements from its earlier disk no longer count.
+    /// Handles a new disk of a peer: acknowledgments from its earlier disk no longer count.
     pub fn forget(&mut self, me: &Replica, peer: NodeId) {
         if let Some(progress) = self.progress.get_mut(&peer) {
             *progress = Progress::new(progress.last_contact, me.log.last().index.next());

@@ -26,7 +26,7 @@ const AFTER: Duration = Duration::from_millis(500);
 const GIVE_UP: Duration = Duration::from_secs(20);
 /// Writes flow again when, over this time, at least half of the writes due were acknowledged.
 const FLOWING: Duration = Duration::from_millis(200);
-/// How often the acknowledgements are checked.
+/// How often the acknowledgments are checked.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// `drave bench --scenario failover`.
@@ -124,7 +124,7 @@ fn with_logs(trouble: CliError, trio: &TestCluster) -> CliError {
     CliError { what: format!("{} · {}", trouble.what, trio.where_logs_are()), ..trouble }
 }
 
-/// Waits until writes flow again, and collects the acknowledgements.
+/// Waits until writes flow again, and collects the acknowledgments.
 fn flowing(load: &Steady, pace: Pace, since: Instant, acks: &mut Vec<Ack>) -> Result<(), CliError> {
     let enough = (pace.rate as f64 * FLOWING.as_secs_f64() / 2.0).max(1.0) as usize;
     loop {

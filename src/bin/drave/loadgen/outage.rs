@@ -24,8 +24,8 @@ pub struct Gaps {
     runs: Vec<Gap>,
 }
 
-/// The longest time between two consecutive acknowledgements, the second of them after `from`. The time from the last
-/// acknowledgement to `until` counts as well: it is a gap that has not ended.
+/// The longest time between two consecutive acknowledgments, the second of them after `from`. The time from the last
+/// acknowledgment to `until` counts as well: it is a gap that has not ended.
 fn longest(acks: &[Ack], from: Instant, until: Instant) -> Duration {
     let pairs =
         acks.windows(2).filter(|two| two[1].at > from).map(|two| two[1].at.saturating_duration_since(two[0].at));
@@ -34,7 +34,7 @@ fn longest(acks: &[Ack], from: Instant, until: Instant) -> Duration {
     pairs.chain([open]).max().unwrap_or_default()
 }
 
-/// Evaluates the acknowledgements before and after the fault.
+/// Evaluates the acknowledgments before and after the fault.
 pub fn measure(before: &[Ack], after: &[Ack], fault: Instant, until: Instant) -> Gap {
     let all: Vec<Ack> = before.iter().chain(after).copied().collect();
     let began = before.first().map_or(fault, |first| first.at);
@@ -132,8 +132,8 @@ mod tests {
         };
         assert_eq!(gap(&[0, 30, 40], &[90, 91], 45, 100), (50, 30), "the gap begins before the fault");
         assert_eq!(gap(&[0, 10], &[20, 21], 12, 100), (79, 10), "the gap has not ended");
-        assert_eq!(gap(&[0, 10], &[], 12, 100), (90, 10), "no acknowledgement after the fault");
-        assert_eq!(gap(&[], &[], 12, 100), (88, 0), "no acknowledgement at all");
+        assert_eq!(gap(&[0, 10], &[], 12, 100), (90, 10), "no acknowledgment after the fault");
+        assert_eq!(gap(&[], &[], 12, 100), (88, 0), "no acknowledgment at all");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Pace {
 /// An acknowledged write.
 #[derive(Clone, Copy, Debug)]
 pub struct Ack {
-    /// When the acknowledgement arrived.
+    /// When the acknowledgment arrived.
     pub at: Instant,
     /// Latency from the scheduled send.
     pub response: Duration,
@@ -98,7 +98,7 @@ impl Steady {
     }
 }
 
-/// Sends requests on schedule and records the acknowledgements until `stop` is set.
+/// Sends requests on schedule and records the acknowledgments until `stop` is set.
 fn drive(fleet: &mut Fleet, pace: Pace, stop: &AtomicBool, acks: &Mutex<Vec<Ack>>) -> std::io::Result<(Ledger, Sum)> {
     let gap = Duration::from_nanos(1_000_000_000 / pace.rate.max(1));
     let (mut flights, mut sum) = (Slab::<Flight>::new(), Sum::default());
