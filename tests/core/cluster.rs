@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use drave::api::Refusal;
-use drave::consensus::message::{Envelope, Message, Origin};
+use drave::consensus::message::{Envelope, Message, Origin, SnapshotChunk};
 use drave::consensus::note::Note;
 use drave::consensus::reads::ReadId;
 use drave::consensus::ready::EntriesToSend;
@@ -32,11 +32,15 @@ pub struct Host {
     pub notes: Vec<Note>,
     pub reads: Vec<(ReadId, Index)>,
     pub reads_lost: Vec<ReadId>,
+    /// Chunks of snapshots received, each with its sender.
+    pub chunks: Vec<(NodeId, SnapshotChunk)>,
     pub disk_delay: Duration,
 }
 
-enum Event {
+/// An event that is scheduled.
+pub enum Event {
     Arrives(Envelope),
+    /// The disk of that node has synced everything up to that write.
     Synced(NodeId, WriteId),
 }
 
@@ -46,7 +50,8 @@ pub struct Cluster {
     /// The nodes that start with the founding membership; the others start with an empty one.
     pub founders: BTreeSet<NodeId>,
     pub options: Options,
-    queue: BTreeMap<(Time, u64), Event>,
+    /// The events to come, by their time and then their order.
+    pub queue: BTreeMap<(Time, u64), Event>,
     order: u64,
     /// One-way cuts.
     pub cut: BTreeSet<(NodeId, NodeId)>,
@@ -81,6 +86,7 @@ impl Host {
             notes: Vec::new(),
             reads: Vec::new(),
             reads_lost: Vec::new(),
+            chunks: Vec::new(),
             disk_delay: ms(1),
         }
     }
@@ -268,6 +274,7 @@ impl Cluster {
         host.notes.extend(ready.notes);
         host.reads.extend(ready.reads);
         host.reads_lost.extend(ready.reads_lost);
+        host.chunks.extend(ready.chunks);
         let raft = host.raft.as_ref().unwrap();
         let fill = |order: EntriesToSend| {
             let entries = host.log[order.prev.index.0 as usize..order.upto.0 as usize].to_vec();
@@ -291,7 +298,8 @@ impl Cluster {
         }
     }
 
-    fn schedule(&mut self, delay: Duration, event: Event) {
+    /// Adds an event that occurs after `delay`.
+    pub fn schedule(&mut self, delay: Duration, event: Event) {
         self.order += 1;
         self.queue.insert((self.now + delay, self.order), event);
     }
@@ -308,7 +316,8 @@ impl Cluster {
             }
             self.now = self.now.max(tick.min(next));
             if next <= tick {
-                self.handle_event();
+                let (_, event) = self.queue.pop_first().unwrap();
+                self.handle_event(event);
             } else {
                 for node in self.ids() {
                     let now = self.now;
@@ -323,9 +332,9 @@ impl Cluster {
         self.now = until;
     }
 
-    fn handle_event(&mut self) {
+    /// Handles an event that was taken from the queue.
+    pub fn handle_event(&mut self, event: Event) {
         let now = self.now;
-        let (_, event) = self.queue.pop_first().unwrap();
         let node = match event {
             Event::Arrives(envelope) => {
                 let to = envelope.to;

@@ -1,0 +1,97 @@
+//! The text of traces: entries, votes, writes, messages and notes on one line each.
+
+use super::cluster::Cluster;
+use drave::consensus::Raft;
+use drave::consensus::message::{Envelope, Message, VoteKind};
+use drave::consensus::note::Note;
+use drave::types::*;
+
+/// `3@2 text`: the position of an entry and what it holds.
+pub fn entry_text(entry: &Entry) -> String {
+    let text = match &entry.payload {
+        Payload::Noop => "no-op".to_owned(),
+        Payload::Opaque(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Payload::Membership(membership) if membership.log_agreed => membership.to_string(),
+        Payload::Membership(membership) => format!("{membership} (new log)"),
+    };
+    format!("{} {text}", entry.position)
+}
+
+/// The vote beside a term, if there is one.
+pub fn vote_text(vote: Option<Vote>) -> String {
+    vote.map_or(String::new(), |vote| format!(", vote {}", vote.node))
+}
+
+/// The unsynced writes of a node up to `upto`.
+pub fn sync_text(cluster: &Cluster, node: NodeId, upto: WriteId) -> String {
+    let mut parts = Vec::new();
+    for write in cluster.hosts[&node].unsynced.iter().filter(|write| write.id <= upto) {
+        parts.extend(write.hard_state.map(|state| format!("term {}{}", state.term, vote_text(state.vote))));
+        parts.extend(write.base.as_ref().map(|base| format!("snapshot {}", base.position)));
+        parts.extend(write.entries.iter().map(|entry| entry.position.to_string()));
+    }
+    format!("  {node} disk   {}", parts.join(", "))
+}
+
+/// A message with its addresses and term.
+pub fn envelope_text(envelope: &Envelope) -> String {
+    let Envelope { from, to, term, message, .. } = envelope;
+    let text = match message {
+        Message::RequestVote { last, ask: VoteKind::PreVote } => format!("PreVote, log up to {last}"),
+        Message::RequestVote { last, ask: VoteKind::Vote } => format!("RequestVote, log up to {last}"),
+        Message::RequestVote { last, ask: VoteKind::Transfer } => format!("RequestVote (transfer), log up to {last}"),
+        Message::RequestVoteResponse { granted, ask, .. } => {
+            let name = if ask.is_real() { "RequestVoteResponse" } else { "PreVoteResponse" };
+            format!("{name}, {}", if *granted { "granted" } else { "refused" })
+        }
+        Message::AppendEntries { prev, commit, probe, entries } => {
+            let kind = if *probe > 0 { " (probe)" } else { "" };
+            let entries: Vec<String> = entries.iter().map(entry_text).collect();
+            let entries = if entries.is_empty() { "no entries".to_owned() } else { entries.join(", ") };
+            format!("AppendEntries{kind} after {prev}: {entries}; commit {commit}")
+        }
+        Message::AppendResponse { matched } => format!("AppendResponse, matched {matched}"),
+        Message::AppendRejected { refused, hint, .. } => format!("AppendRejected at {refused}, hint {hint}"),
+        Message::Heartbeat { commit, round, .. } => format!("Heartbeat, round {}, commit {commit}", round.0),
+        Message::HeartbeatResponse { round, seen, .. } => {
+            format!("HeartbeatResponse, round {}, matches up to {seen}", round.0)
+        }
+        Message::Committed { upto } => format!("Committed, up to {upto}"),
+        Message::InstallSnapshot(chunk) => format!("InstallSnapshot {}", chunk.snapshot),
+        Message::InstallSnapshotResponse { snapshot, .. } => format!("InstallSnapshotResponse {snapshot}"),
+        Message::ReadIndexRequest { .. } => "ReadIndexRequest".to_owned(),
+        Message::ReadIndexResponse { index, .. } => format!("ReadIndexResponse, index {index}"),
+        other => format!("{other:?}"),
+    };
+    format!("  {from} -> {to}  term {term}  {text}")
+}
+
+/// The text of a note, without times.
+pub fn note_text(note: &Note) -> String {
+    let list = |ids: &[NodeId]| ids.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
+    match note {
+        Note::Campaigns { ask: VoteKind::PreVote, term, reason, .. } => {
+            format!("requests pre-votes after term {term} ({})", reason.name())
+        }
+        Note::Campaigns { term, reason, .. } => format!("requests votes in term {term} ({})", reason.name()),
+        Note::Leads { term, votes, .. } => format!("leads term {term} with votes of {}", list(votes)),
+        Note::Silent { peer, .. } => format!("finds {peer} silent"),
+        Note::DiskStalled { .. } => "finds that its disk does not respond".to_owned(),
+        Note::FoundingWaits { silent, .. } => format!("waits for {} before it begins a log", list(silent)),
+        Note::Configured { index, membership } => format!("uses {membership} from {index}"),
+        note => note.to_string(),
+    }
+}
+
+/// The role, the term and the log of a node: the terms of its entries, the committed ones before the bar.
+pub fn node_text(raft: &Raft) -> String {
+    let (log, base) = (raft.log(), raft.log().base());
+    let mut terms = if base.index > Index::ZERO { format!(" (snapshot {base})") } else { String::new() };
+    for index in base.index.0..=log.last().index.0 {
+        if index > base.index.0 {
+            terms += &format!(" {}", log.term(Index(index)).unwrap());
+        }
+        terms += if index == log.commit().0 { " |" } else { "" };
+    }
+    format!("{:<12}  term {}  log{terms}", raft.role(), raft.term())
+}
