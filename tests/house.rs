@@ -123,7 +123,7 @@ const PURE: &[&str] = &[
     "machine/",
     "wal/view.rs",
     "codec.rs",
-    "api.rs",
+    "api/",
     "pipeline.rs",
     "admission.rs",
     "client/in_flight.rs",

@@ -1,0 +1,18 @@
+//! The requests to a cluster, and its replies.
+//!
+//! A request that changes state is an [`Op`]: the client encodes it, and its bytes go into the log unchanged. A reply
+//! has one of three results: done, refused (*nothing has happened*), or [`Reply::Unknown`], which may still happen. A
+//! retry in the same session with the same number finds out, and executes nothing twice.
+
+pub mod figures;
+mod log_level;
+mod op;
+mod peer_status;
+mod request;
+mod status;
+
+pub use log_level::{LogLevel, LogLevelInForce, LogLevelRequest};
+pub use op::{Op, Outcome};
+pub use peer_status::PeerStatus;
+pub use request::{Consistency, Refusal, Reply, Request};
+pub use status::{DiskStatus, LogStatus, MemberStatus, RoleName, StageStatus, Status, TimingStatus};

@@ -1,0 +1,216 @@
+//! A node's status: what `status`, `top`, the metrics and the live page show.
+
+use super::figures::Counters;
+use super::peer_status::PeerStatus;
+use serde::{Deserialize, Serialize};
+
+/// The role of a node in its cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleName {
+    /// Follows a leader, or waits for one.
+    #[default]
+    Follower,
+    /// Requests pre-votes; its term does not change (thesis §9.6).
+    Precandidate,
+    /// Requests votes (§5.2).
+    Candidate,
+    /// Leads its term.
+    Leader,
+    /// Receives the log and has no vote.
+    Learner,
+    /// Is not a member of a cluster that it knows: not yet, or not any more.
+    Outside,
+}
+
+impl std::fmt::Display for RoleName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            RoleName::Follower => "follower",
+            RoleName::Precandidate => "precandidate",
+            RoleName::Candidate => "candidate",
+            RoleName::Leader => "leader",
+            RoleName::Learner => "learner",
+            RoleName::Outside => "outside",
+        })
+    }
+}
+
+/// A node's own status. Sent as JSON, so that fields can be added.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's id.
+    pub node: u64,
+    /// The id of its cluster, in hex.
+    pub cluster: String,
+    /// Its role.
+    pub role: RoleName,
+    /// Its term.
+    pub term: u64,
+    /// The leader, as far as this node knows.
+    pub leader: Option<u64>,
+    /// The last index of its log that is known to be committed.
+    pub commit: u64,
+    /// The highest index known to be committed, whether its log has reached it or not.
+    #[serde(default)]
+    pub goal: u64,
+    /// The last index applied to the state machine.
+    pub applied: u64,
+    /// The last index in the log.
+    pub last: u64,
+    /// The last index that is durable on this node's disk.
+    pub durable: u64,
+    /// A digest of state machine and sessions as of `applied`, in hex: equal on all nodes at the same index.
+    pub digest: String,
+    /// Number of open sessions.
+    pub sessions: u64,
+    /// The configuration in force, in words.
+    pub membership: String,
+    /// On a leader, its view of each other member; otherwise empty.
+    pub peers: Vec<PeerStatus>,
+    /// The disk of this node.
+    pub disk: DiskStatus,
+    /// Whether writes are synced before they are answered. False only under `--unsafe-no-fsync`.
+    pub fsync: bool,
+    /// Whether its data is in memory, on a tmpfs: a sync there makes nothing durable.
+    #[serde(default)]
+    pub in_memory: bool,
+    /// The file system of its data, such as `ext4`; empty if it is not recognized.
+    #[serde(default)]
+    pub file_system: String,
+    /// Its timeouts.
+    #[serde(default)]
+    pub timing: TimingStatus,
+    /// Whether its disk has too little room: as leader it refuses writes that need more.
+    #[serde(default)]
+    pub low_space: bool,
+    /// Nanoseconds of CPU this process has used.
+    pub cpu_ns: u64,
+    /// Milliseconds since the process started.
+    pub uptime_ms: u64,
+    /// On a leader, where the time of a write goes.
+    pub stages: StageStatus,
+    /// The build: version and profile.
+    pub version: String,
+    /// Elections this node has begun since it started, by reason.
+    pub elections: std::collections::BTreeMap<String, u64>,
+    /// The members of the configuration in force.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
+    /// The target of its leadership transfer; 0 if there is none.
+    #[serde(default)]
+    pub hands_over: u64,
+    /// The id of its log, in hex; empty until it is agreed.
+    #[serde(default)]
+    pub log_id: String,
+    /// The position that it acknowledged and no longer holds, as `index@term`; empty if there is none.
+    #[serde(default)]
+    pub promised: String,
+    /// The part of the log that it keeps, and the snapshot that covers the rest.
+    #[serde(default)]
+    pub log: LogStatus,
+    /// Milliseconds until its timer is due: a leader then sends a heartbeat, and a follower campaigns.
+    #[serde(default)]
+    pub timer_ms: u64,
+    /// When its certificate expires, in seconds since 1970; none without TLS.
+    pub certificate_expires: Option<u64>,
+    /// Its state machine and the version of the commands; empty if it does not report them.
+    #[serde(default)]
+    pub machine: String,
+    /// When the last of its trusted certificates expires, in seconds since 1970; none without TLS.
+    pub authority_expires: Option<u64>,
+    /// Its counters.
+    #[serde(default)]
+    pub figures: Counters,
+}
+
+/// A node's timeouts, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct TimingStatus {
+    /// The interval of a leader's heartbeats.
+    pub heartbeat_ms: f64,
+    /// The shortest election timeout.
+    pub election_min_ms: f64,
+    /// The longest election timeout.
+    pub election_max_ms: f64,
+}
+
+/// A member of the cluster, from the configuration in force.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its id.
+    pub node: u64,
+    /// `voter` or `learner`; in a joint configuration also `incoming` and `outgoing` (§6).
+    pub kind: String,
+    /// Its address.
+    pub address: String,
+    /// The id of its disk, in hex; empty if it is not known yet.
+    pub disk: String,
+    /// Its pending role, in words; empty if its role does not change.
+    pub prospect: String,
+}
+
+/// The part of the log that a node keeps.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// The first index in the log.
+    pub first: u64,
+    /// Bytes of entries in the log.
+    pub bytes: u64,
+    /// Bytes of entries that the newest snapshot covers as well.
+    pub reclaimable: u64,
+    /// Why these entries are still kept, in words; empty if there are none.
+    pub kept_for: String,
+    /// The last index in the newest snapshot; 0 if there is none.
+    pub snapshot: u64,
+    /// The size of that snapshot in bytes.
+    pub snapshot_bytes: u64,
+    /// Milliseconds since the newest snapshot was taken or received, or since the process started if it is older.
+    #[serde(default)]
+    pub snapshot_age_ms: u64,
+    /// Whether a snapshot is being taken.
+    pub taking: bool,
+    /// Whether the last snapshot that was started did not fit on the disk, not even with the reserve.
+    #[serde(default)]
+    pub lacks_room: bool,
+    /// Bytes of snapshots sent to followers since the process started, retransmissions included.
+    #[serde(default)]
+    pub shipped_bytes: u64,
+    /// Bytes of snapshots received from leaders since the process started.
+    #[serde(default)]
+    pub received_bytes: u64,
+}
+
+/// Statistics of a node's disk. Latencies in microseconds, since the process started.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Syncs so far.
+    pub syncs: u64,
+    /// Entries made durable so far.
+    pub entries: u64,
+    /// Bytes written so far.
+    pub bytes: u64,
+    /// Median sync latency.
+    pub sync_p50_us: f64,
+    /// The 99th percentile of the sync latency.
+    pub sync_p99_us: f64,
+    /// The longest sync.
+    pub sync_max_us: f64,
+    /// Age of the oldest write not yet durable, in milliseconds.
+    pub oldest_unsynced_ms: u64,
+    /// About how many bytes more the log can take, with all room on the disk; none before the first measurement.
+    pub room: Option<u64>,
+}
+
+/// Median times of the stages of a write on its leader, in microseconds.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct StageStatus {
+    /// From the proposal until the write is handed to the disk.
+    pub queue_us: f64,
+    /// The leader's own write and sync.
+    pub fsync_us: f64,
+    /// From sending until the commit.
+    pub replicate_us: f64,
+    /// Applying the entry.
+    pub apply_us: f64,
+}
