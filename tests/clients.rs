@@ -2,7 +2,7 @@
 //! with nodes dying.
 
 use std::path::Path;
-use support::{Beside, Cluster, Said, doors, doors_beside, installed, run, until};
+use support::{Beside, Cluster, Said, cluster_with_default_redis_ports, doors, installed, run, until};
 
 mod support;
 
@@ -166,7 +166,7 @@ fn redis_py_cluster_client_survives_leader_failure() {
     if !has_redis_py() {
         return;
     }
-    let mut cluster = doors_beside(&["--resp-follower", "moved"]);
+    let mut cluster = cluster_with_default_redis_ports(&["--resp-follower", "moved"]);
     let doors = cluster.doors.clone();
     count_during_leader_failure("cluster", &mut cluster, &doors, &[0, 1, 2]);
 }

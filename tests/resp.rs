@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use support::{PATIENCE, doors, doors_beside, run, until};
+use support::{PATIENCE, cluster_with_default_redis_ports, doors, run, until};
 
 /// A parsed RESP reply.
 #[derive(Clone, PartialEq, Debug)]
@@ -748,7 +748,7 @@ fn redis_rs_client_works() {
 
 #[test]
 fn redis_rs_cluster_client_finds_the_leader() {
-    let mut cluster = doors_beside(&["--resp-follower", "moved"]);
+    let mut cluster = cluster_with_default_redis_ports(&["--resp-follower", "moved"]);
     let leader = cluster.leader();
     let seeds: Vec<String> = cluster.doors.iter().map(|door| format!("redis://{door}")).collect();
     let connect = || redis::cluster::ClusterClient::new(seeds.clone()).ok()?.get_connection().ok();

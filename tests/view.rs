@@ -234,7 +234,7 @@ fn panic_restores_terminal_and_is_visible() {
     let mut terminal = Terminal::start(&mut command, 80, 24);
     assert_eq!(terminal.end(), None, "the panic aborts the process");
     terminal.line("the panic message", |line| line.contains("on purpose"));
-    assert!(terminal.is_as_before(), "{}", terminal.text());
+    assert!(terminal.is_restored(), "{}", terminal.text());
 }
 
 #[test]

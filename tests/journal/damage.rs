@@ -1,4 +1,4 @@
-//! Disks that hold other data than was written, fail, or are full.
+//! Disks that damage data, fail, or are full.
 
 use super::matrix::scripts;
 use super::world::*;
@@ -13,7 +13,7 @@ fn rng() -> StdRng {
     StdRng::seed_from_u64(3)
 }
 
-/// The disk after a whole script, and its ledger, all of which is promised durable.
+/// The disk after a whole script and a sync, and its ledger.
 fn run_and_sync(options: &Options, script: &[Step]) -> (SimDisk, Ledger) {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     let script: Vec<Step> = script.iter().cloned().chain([Step::Sync]).collect();
@@ -21,31 +21,31 @@ fn run_and_sync(options: &Options, script: &[Step]) -> (SimDisk, Ledger) {
     (disk, ledger)
 }
 
-/// Flips one bit of each byte in turn: each flip must be noticed, or change nothing in the recovered log.
-pub fn every_flip(options: &Options, script: &[Step], side: bool) -> Result<(u64, u64), String> {
+/// Flips one bit of each byte in turn: each flip must be detected, or change nothing in the recovered log.
+pub fn every_flip(options: &Options, script: &[Step], with_marker: bool) -> Result<(u64, u64), String> {
     let (disk, ledger) = run_and_sync(options, script);
-    if !side {
+    if !with_marker {
         disk.remove("synced").unwrap();
     }
     flip_all(&disk, options, &ledger)
 }
 
-/// The same for a given disk. Returns how many flips were noticed, and how many were harmless.
+/// The same for a given disk. Returns how many flips were detected, and how many were harmless.
 fn flip_all(disk: &SimDisk, options: &Options, ledger: &Ledger) -> Result<(u64, u64), String> {
-    let (mut noticed, mut harmless) = (0, 0);
+    let (mut detected, mut harmless) = (0, 0);
     for name in files(disk).into_iter().filter(|name| !name.ends_with(".tmp")) {
         let size = disk.seen(&name).unwrap().len() as u64;
         for offset in 0..size {
             match flip_one(disk, options, ledger, &name, offset)? {
-                true => noticed += 1,
+                true => detected += 1,
                 false => harmless += 1,
             }
         }
     }
-    Ok((noticed, harmless))
+    Ok((detected, harmless))
 }
 
-/// Flips a bit of one byte. Returns whether the journal noticed; an unnoticed flip must be harmless.
+/// Flips a bit of one byte. Returns whether recovery detected it; an undetected flip must be harmless.
 fn flip_one(disk: &SimDisk, options: &Options, ledger: &Ledger, name: &str, offset: u64) -> Result<bool, String> {
     let disk = disk.fork();
     disk.crash(&mut rng(), Crash::Kill);
@@ -67,13 +67,13 @@ fn flip_one(disk: &SimDisk, options: &Options, ledger: &Ledger, name: &str, offs
 #[test]
 fn flipped_bit_is_detected_or_harmless() {
     for (name, script) in scripts() {
-        let (noticed, harmless) = every_flip(&options(), &script, true).unwrap_or_else(|why| panic!("{name}: {why}"));
-        assert!(noticed > 500 && harmless > 500, "{name}: {noticed} noticed, {harmless} harmless");
+        let (detected, harmless) = every_flip(&options(), &script, true).unwrap_or_else(|why| panic!("{name}: {why}"));
+        assert!(detected > 500 && harmless > 500, "{name}: {detected} detected, {harmless} harmless");
     }
 }
 
 #[test]
-fn confirmed_log_detects_flips_without_side_file() {
+fn confirmed_log_detects_flips_without_sync_marker() {
     for (name, mut script) in scripts() {
         script.push(Step::Confirm);
         every_flip(&options(), &script, false).unwrap_or_else(|why| panic!("{name}: {why}"));
@@ -92,7 +92,7 @@ fn zeroed_tail_is_damage() {
         let mut file = disk.open(name).unwrap();
         file.write_at(end + 1 - zeroed, &vec![0; zeroed as usize]).unwrap();
         let opened = Journal::open(disk, options(), None);
-        assert!(matches!(opened, Err(Fault::Corrupt { .. })), "the side file records a sync beyond the tail");
+        assert!(matches!(opened, Err(Fault::Corrupt { .. })), "the sync marker records a sync beyond the tail");
     }
 }
 
@@ -104,7 +104,7 @@ fn cut_segment_is_damage_or_harmless() {
     let bytes = disk.seen(name).unwrap();
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     assert!(!end.is_multiple_of(8), "the last record has padding, and some cuts are within it");
-    let (mut noticed, mut harmless) = (0, 0);
+    let (mut detected, mut harmless) = (0, 0);
     for size in 0..=end.next_multiple_of(8) {
         let disk = disk.fork();
         disk.remove(name).unwrap();
@@ -114,14 +114,15 @@ fn cut_segment_is_damage_or_harmless() {
         disk.sync_names().unwrap();
         match Journal::open(disk.fork(), options(), None) {
             Ok(_) => {
-                survive(&disk, &options(), &ledger, Between::Kill).unwrap_or_else(|why| panic!("{size} bytes: {why}"));
+                survive(&disk, &options(), &ledger, Interruption::Kill)
+                    .unwrap_or_else(|why| panic!("{size} bytes: {why}"));
                 harmless += 1;
             }
-            Err(Fault::Corrupt { .. }) => noticed += 1,
+            Err(Fault::Corrupt { .. }) => detected += 1,
             Err(fault) => panic!("{size} bytes: {fault}"),
         }
     }
-    assert!(noticed > 500 && harmless > 0, "{noticed} noticed, {harmless} harmless");
+    assert!(detected > 500 && harmless > 0, "{detected} detected, {harmless} harmless");
 }
 
 #[test]
@@ -129,16 +130,16 @@ fn any_missing_segment_is_damage() {
     let (disk, _) = run_and_sync(&options(), &scripts()[3].1);
     let segments: Vec<String> = files(&disk).into_iter().filter(|name| name.ends_with(".wal")).collect();
     assert!(segments.len() >= 4);
-    for side in [true, false] {
+    for with_marker in [true, false] {
         for name in &segments {
             let disk = disk.fork();
             disk.crash(&mut rng(), Crash::Kill);
             disk.remove(name).unwrap();
-            if !side {
+            if !with_marker {
                 disk.remove("synced").unwrap();
             }
             let opened = Journal::open(disk, options(), Some(&founding()));
-            assert!(matches!(opened, Err(Fault::Corrupt { .. })), "{name} is missing, side file {side}");
+            assert!(matches!(opened, Err(Fault::Corrupt { .. })), "{name} is missing, sync marker: {with_marker}");
         }
     }
 }
@@ -148,13 +149,13 @@ fn segment_of_another_disk_is_rejected() {
     let (disk, _) = run_and_sync(&options(), &scripts()[3].1);
     let (other, _) = run_and_sync(&Options { disk: drave::types::DiskId(10), ..options() }, &scripts()[3].1);
     disk.crash(&mut rng(), Crash::Kill);
-    let theirs = other.seen("0000000002.wal").unwrap();
+    let other_bytes = other.seen("0000000002.wal").unwrap();
     let mut file = disk.open("0000000002.wal").unwrap();
-    file.write_at(0, &theirs).unwrap();
+    file.write_at(0, &other_bytes).unwrap();
     assert!(matches!(Journal::open(disk, options(), None), Err(Fault::Foreign(_))));
 }
 
-/// Each operation fails once in turn; the journal must keep everything that it promised.
+/// Each operation fails once in turn; the journal must keep everything that it reported as durable.
 pub fn every_failure(options: &Options, script: &[Step]) -> Result<(), String> {
     let plain = SimDisk::new();
     run(&plain, options, script, &mut Ledger::default())?;
@@ -162,8 +163,9 @@ pub fn every_failure(options: &Options, script: &[Step]) -> Result<(), String> {
         let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
         disk.fail_at(at);
         run(&disk, options, script, &mut ledger)?;
-        for between in BETWEEN {
-            survive(&disk, options, &ledger, between).map_err(|why| format!("operation {at}, {between:?}: {why}"))?;
+        for interruption in INTERRUPTIONS {
+            survive(&disk, options, &ledger, interruption)
+                .map_err(|why| format!("operation {at}, {interruption:?}: {why}"))?;
         }
     }
     Ok(())
@@ -191,8 +193,9 @@ fn full_disk_keeps_synced_writes() {
                 drop(reopen(&disk, &options(), &mut ledger).unwrap_or_else(|why| panic!("{name}, {capacity}: {why}")));
             }
             disk.set_capacity(None);
-            for between in BETWEEN {
-                survive(&disk, &options(), &ledger, between).unwrap_or_else(|why| panic!("{name}, {capacity}: {why}"));
+            for interruption in INTERRUPTIONS {
+                survive(&disk, &options(), &ledger, interruption)
+                    .unwrap_or_else(|why| panic!("{name}, {capacity}: {why}"));
             }
         }
     }
@@ -208,17 +211,17 @@ fn refuse_policy_accepts_tail_torn_in_this_boot() {
     // The first write after the founding is a piece of the batch.
     disk.stop_at(drave::sim::disk::Stop { at: plain.operations(), bytes: 200 });
     run(&disk, &options, &script, &mut ledger).unwrap();
-    let strict = Options { torn_tail: drave::wal::TailPolicy::Refuse, ..options.clone() };
+    let refusing = Options { torn_tail: drave::wal::TailPolicy::Refuse, ..options.clone() };
     // After a power loss, the batch may have been synced and then damaged.
     let refused = |seed: &u64| {
         let disk = disk.fork();
         disk.crash(&mut StdRng::seed_from_u64(*seed), Crash::Power);
-        matches!(Journal::open(disk, strict.clone(), None), Err(Fault::Corrupt { .. }))
+        matches!(Journal::open(disk, refusing.clone(), None), Err(Fault::Corrupt { .. }))
     };
     assert!((0..30).filter(refused).count() > 0);
     // The process died and the kernel survived: the sync marker has everything that was acknowledged.
     disk.crash(&mut rng(), Crash::Kill);
-    for options in [&strict, &options] {
+    for options in [&refusing, &options] {
         let (_, recovered) = reopen(&disk.fork(), options, &mut ledger.clone()).unwrap();
         assert_eq!(recovered.notes.len(), 1, "{:?}", recovered.notes);
         assert!(recovered.notes[0].contains("torn at byte"), "{:?}", recovered.notes);
@@ -233,7 +236,7 @@ fn unreadable_sector_is_damage_with_file_and_offset() {
     let (disk, ledger) = run_and_sync(&options, &script);
     let names: Vec<String> = files(&disk).into_iter().filter(|name| !name.ends_with(".tmp")).collect();
     assert!(names.iter().filter(|name| name.ends_with(".wal")).count() > 2, "{names:?}");
-    let mut noticed = 0;
+    let mut detected = 0;
     for name in names {
         for sector in 0..disk.seen(&name).unwrap().len() as u64 / 512 {
             let disk = disk.fork();
@@ -242,20 +245,20 @@ fn unreadable_sector_is_damage_with_file_and_offset() {
             for threads in [1, 3] {
                 let reading = ReadMode { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
                 match Journal::read(disk.fork(), options.clone(), Some(&founding()), reading) {
-                    // There is nothing behind the seal of a segment.
+                    // No record follows the seal of a segment.
                     Ok((_, recovered)) => ledger.clone().check(&recovered).unwrap(),
                     Err(Fault::Corrupt { file, offset, what, lost, .. }) => {
                         assert_eq!((file.as_str(), offset), (name.as_str(), sector * 512 / 4096 * 4096));
                         assert!(what.contains("cannot read"), "{what}");
                         assert!(!lost.is_empty());
-                        noticed += 1;
+                        detected += 1;
                     }
                     Err(fault) => panic!("{name} sector {sector}: {fault}"),
                 }
             }
         }
     }
-    assert!(noticed > 20, "{noticed}");
+    assert!(detected > 20, "{detected}");
 }
 
 #[test]
@@ -278,7 +281,7 @@ fn damage_to_recovered_partial_batch_is_detected() {
         let (mut journal, _) = reopen(&disk, &options, &mut ledger).unwrap();
         let name = "0000000001.wal";
         let end = disk.seen(name).unwrap().iter().rposition(|byte| *byte != 0).unwrap() as u64;
-        // The next batch has the number of the interrupted one: only its header tells them apart.
+        // The next batch has the number of the interrupted one: only its header distinguishes them.
         let [_, one, sync, ..] = &writes_after_restart(&ledger)[..] else { unreachable!("a vote, a write, a sync") };
         let rest = [one.clone(), sync.clone()];
         run_steps(&disk, &mut journal, &mut drave::wal::View::default(), &rest, &mut ledger).unwrap();
@@ -308,15 +311,15 @@ fn parallel_recovery_matches_sequential() {
     for (name, script) in scripts() {
         let (disk, _) = run_and_sync(&options(), &script);
         disk.crash(&mut rng(), Crash::Kill);
-        let found = recovery_result(1, &disk).unwrap();
-        assert_eq!(recovery_result(3, &disk), Ok(found), "{name}");
+        let sequential = recovery_result(1, &disk).unwrap();
+        assert_eq!(recovery_result(3, &disk), Ok(sequential), "{name}");
         for file in files(&disk).into_iter().filter(|file| file.ends_with(".wal")) {
             for offset in (0..disk.seen(&file).unwrap().len() as u64).step_by(3) {
                 let disk = disk.fork();
                 disk.flip(&file, offset, (offset % 8) as u8);
-                let found = recovery_result(1, &disk);
-                *(if found.is_ok() { &mut good } else { &mut bad }) += 1;
-                assert_eq!(recovery_result(3, &disk), found, "{name}: {file} byte {offset}");
+                let sequential = recovery_result(1, &disk);
+                *(if sequential.is_ok() { &mut good } else { &mut bad }) += 1;
+                assert_eq!(recovery_result(3, &disk), sequential, "{name}: {file} byte {offset}");
             }
         }
     }

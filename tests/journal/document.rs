@@ -35,8 +35,8 @@ fn sample() -> (SimDisk, Bytes) {
 fn documented_bytes() -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in DOCUMENT.lines() {
-        let Some((place, rest)) = line.split_once("  ") else { continue };
-        if place.len() != 8 || u32::from_str_radix(place, 16) != Ok(bytes.len() as u32) {
+        let Some((offset, rest)) = line.split_once("  ") else { continue };
+        if offset.len() != 8 || u32::from_str_radix(offset, 16) != Ok(bytes.len() as u32) {
             continue;
         }
         let hex = rest.split('|').next().unwrap();
@@ -77,12 +77,12 @@ fn dump_decodes_as_documented() {
     let scan = Scan::new(bytes.clone(), header.salt(), Some(0));
     let frames: Vec<Frame> =
         scan.map(|item| if let ScanItem::Frame(frame) = item { frame } else { panic!("{item:?}") }).collect();
-    let said: Vec<(u64, usize, RecordKind)> =
+    let decoded: Vec<(u64, usize, RecordKind)> =
         frames.iter().map(|frame| (frame.at, frame.body.len(), frame.kind)).collect();
     use RecordKind::*;
-    let places = [(0x40, 80, Batch), (0xa0, 200, Open), (0x178, 80, Batch), (0x1d8, 48, Hard)];
-    assert_eq!(said[..4], places);
-    assert_eq!(said[4..], [(0x218, 32, Entry), (0x248, 35, Entry)]);
+    let expected = [(0x40, 80, Batch), (0xa0, 200, Open), (0x178, 80, Batch), (0x1d8, 48, Hard)];
+    assert_eq!(decoded[..4], expected);
+    assert_eq!(decoded[4..], [(0x218, 32, Entry), (0x248, 35, Entry)]);
     for frame in &frames {
         let row = format!("| `{:x}` | {} | {:08x} |", frame.at, frame.kind as u8, frame.checksum);
         assert!(DOCUMENT.contains(&row), "the table of the dump has no row {row}");
@@ -95,10 +95,10 @@ fn dump_decodes_as_documented() {
     assert_eq!(entry.payload, Payload::Opaque(Bytes::from_static(b"x=1")));
 }
 
-/// Checks that the document has a line with all of these words.
-fn assert_documented(words: &[&str]) {
-    let found = DOCUMENT.lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(found, "no line of wal-format.md has {words:?}");
+/// Asserts that a line of the document contains all of these strings.
+fn assert_documented(strings: &[&str]) {
+    let found = DOCUMENT.lines().any(|line| strings.iter().all(|string| line.contains(string)));
+    assert!(found, "no line of wal-format.md contains {strings:?}");
 }
 
 #[test]
@@ -138,14 +138,14 @@ fn tables_match_code() {
 }
 
 #[test]
-fn side_file_matches_document() {
+fn sync_marker_matches_document() {
     let (disk, _) = sample();
     let bytes = Bytes::from(disk.seen(sync_marker::NAME).unwrap());
     assert_eq!(bytes.len(), sync_marker::SLOT * sync_marker::SLOTS);
-    let testimony = sync_marker::SyncMarker::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));
-    let place = testimony.place.unwrap();
-    assert_eq!((place.segment, place.offset, place.last.index), (1, 640, Index(2)));
-    assert_eq!(testimony.hard.unwrap().vote.map(|vote| vote.node), NodeId::new(1));
+    let marker = sync_marker::SyncMarker::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));
+    let synced = marker.place.unwrap();
+    assert_eq!((synced.segment, synced.offset, synced.last.index), (1, 640, Index(2)));
+    assert_eq!(marker.hard.unwrap().vote.map(|vote| vote.node), NodeId::new(1));
     assert_eq!(files(&disk), ["0000000001.wal", sync_marker::NAME]);
 }
 

@@ -1,4 +1,5 @@
-//! The inspection of stored segments judges their end as recovery does: after every crash, and after every flipped bit.
+//! The inspection of stored segments reaches the same verdict as recovery: after every crash, and after every flipped
+//! bit.
 
 use super::matrix::scripts;
 use super::world::*;
@@ -23,9 +24,9 @@ enum Verdict {
     Corrupt,
 }
 
-/// The verdict of a start; `None` on a journal that recovery refuses for what no segment shows: that it was not founded,
-/// or that the sync marker holds a later hard state than the log.
-fn recovered(disk: &SimDisk, options: &Options) -> Option<Verdict> {
+/// The verdict of recovery. `None` if recovery rejects the journal for a reason that no segment shows: it was not
+/// founded, or the sync marker has a later hard state than the log.
+fn recovery_verdict(disk: &SimDisk, options: &Options) -> Option<Verdict> {
     match Journal::open(disk.fork(), options.clone(), None) {
         Ok((_, recovered)) => Some(if recovered.notes.is_empty() { Verdict::Whole } else { Verdict::Torn }),
         Err(Fault::Corrupt { what, .. })
@@ -40,12 +41,12 @@ fn recovered(disk: &SimDisk, options: &Options) -> Option<Verdict> {
 }
 
 /// The verdict of the inspection, segment by segment.
-fn inspected(disk: &SimDisk, options: &Options) -> Verdict {
-    let seen = |name: &str| disk.seen(name).map(Bytes::from);
+fn inspection_verdict(disk: &SimDisk, options: &Options) -> Verdict {
+    let read = |name: &str| disk.seen(name).map(Bytes::from);
     let numbers: Vec<u64> = files(disk).iter().filter_map(|name| format::file_number(name)).collect();
-    let place = seen("synced").and_then(|bytes| SyncMarker::read(&bytes, options.disk).place);
+    let place = read("synced").and_then(|bytes| SyncMarker::read(&bytes, options.disk).place);
     let is_used = |number: u64| {
-        let bytes = seen(&format::file_name(number)).unwrap();
+        let bytes = read(&format::file_name(number)).unwrap();
         Scan::new(bytes, format::salt(options.disk, number), None).any(|item| matches!(item, ScanItem::Frame(_)))
     };
     let (mut verdict, mut before) = (Verdict::Whole, Continuation::default());
@@ -54,7 +55,7 @@ fn inspected(disk: &SimDisk, options: &Options) -> Verdict {
             (verdict, before) = (Verdict::Whole, Continuation::before(number));
         }
         let oldest = number != 1 && (at == 0 || numbers[at - 1] + 1 != number);
-        let bytes = seen(&format::file_name(number)).unwrap();
+        let bytes = read(&format::file_name(number)).unwrap();
         let Ok(header) = SegmentHeader::decode(&bytes) else {
             // Recovery reads no segment after the end of the log.
             if is_used(number) || before.log.is_none() {
@@ -63,8 +64,8 @@ fn inspected(disk: &SimDisk, options: &Options) -> Verdict {
             continue;
         };
         let followed = numbers[at + 1..].iter().any(|next| is_used(*next));
-        let around = Surroundings { oldest, ..Surroundings::of(&header, place, followed) };
-        let mut inspection = Inspection::new(bytes, header.salt(), around, before);
+        let surroundings = Surroundings { oldest, ..Surroundings::of(&header, place, followed) };
+        let mut inspection = Inspection::new(bytes, header.salt(), surroundings, before);
         for finding in inspection.by_ref() {
             match finding {
                 Finding::Record(_) => {}
@@ -83,7 +84,7 @@ fn inspected(disk: &SimDisk, options: &Options) -> Verdict {
 }
 
 #[test]
-fn inspection_judges_flips_as_recovery_does() {
+fn inspection_matches_recovery_after_flipped_bit() {
     let mut counts = [0; 3];
     for (name, script) in scripts() {
         let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
@@ -94,12 +95,16 @@ fn inspection_judges_flips_as_recovery_does() {
                 disk.remove("synced").unwrap();
             }
             for file in files(&disk).into_iter().filter(|file| file.ends_with(".wal")) {
-                // The header names the owner, which only recovery compares.
+                // The header identifies the owner, which only recovery compares.
                 for offset in format::SEGMENT_HEADER as u64..disk.seen(&file).unwrap().len() as u64 {
                     let flipped = disk.fork();
                     flipped.flip(&file, offset, (offset % 8) as u8);
-                    let Some(verdict) = recovered(&flipped, &options()) else { continue };
-                    assert_eq!(inspected(&flipped, &options()), verdict, "{name}: {file} byte {offset}, {with_marker}");
+                    let Some(verdict) = recovery_verdict(&flipped, &options()) else { continue };
+                    assert_eq!(
+                        inspection_verdict(&flipped, &options()),
+                        verdict,
+                        "{name}: {file} byte {offset}, {with_marker}"
+                    );
                     counts[verdict as usize] += 1;
                 }
             }
@@ -109,7 +114,7 @@ fn inspection_judges_flips_as_recovery_does() {
 }
 
 #[test]
-fn inspection_judges_crashes_as_recovery_does() {
+fn inspection_matches_recovery_after_crash() {
     let mut torn = 0;
     for (name, script) in scripts() {
         let plain = SimDisk::new();
@@ -120,9 +125,13 @@ fn inspection_judges_crashes_as_recovery_does() {
                 disk.stop_at(Stop { at, bytes });
                 run(&disk, &options(), &script, &mut ledger).unwrap();
                 disk.crash(&mut StdRng::seed_from_u64(seed), if seed == 0 { Crash::Kill } else { Crash::Power });
-                let Some(verdict) = recovered(&disk, &options()) else { continue };
+                let Some(verdict) = recovery_verdict(&disk, &options()) else { continue };
                 torn += u64::from(verdict == Verdict::Torn);
-                assert_eq!(inspected(&disk, &options()), verdict, "{name}: operation {at}, {bytes} bytes, {seed}");
+                assert_eq!(
+                    inspection_verdict(&disk, &options()),
+                    verdict,
+                    "{name}: operation {at}, {bytes} bytes, {seed}"
+                );
             }
         }
     }

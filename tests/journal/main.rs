@@ -1,4 +1,4 @@
-//! Tests of the journal on disks that tear writes, lose data, fail and lie.
+//! Tests of the journal on disks that tear writes, lose or damage data, and fail.
 
 mod damage;
 mod document;

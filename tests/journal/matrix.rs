@@ -83,13 +83,18 @@ pub fn scripts() -> Vec<(&'static str, Vec<Step>)> {
     ]
 }
 
-/// Runs a script until the disk stops, and then each of the crashes in `between`. Returns whether the disk stopped.
-fn run_and_crash(options: &Options, script: &[Step], stop: Stop, between: &[Between]) -> Result<bool, String> {
+/// Runs a script until the disk stops, and then each of the `interruptions`. Returns whether the disk stopped.
+fn run_and_crash(
+    options: &Options,
+    script: &[Step],
+    stop: Stop,
+    interruptions: &[Interruption],
+) -> Result<bool, String> {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     disk.stop_at(stop);
     run(&disk, options, script, &mut ledger)?;
-    for between in between {
-        survive(&disk, options, &ledger, *between).map_err(|why| format!("{stop:?}, {between:?}: {why}"))?;
+    for interruption in interruptions {
+        survive(&disk, options, &ledger, *interruption).map_err(|why| format!("{stop:?}, {interruption:?}: {why}"))?;
     }
     Ok(disk.stopped())
 }
@@ -98,7 +103,7 @@ fn run_and_crash(options: &Options, script: &[Step], stop: Stop, between: &[Betw
 pub fn every_operation(options: &Options, script: &[Step]) -> Result<u64, String> {
     for at in 0.. {
         let bytes = [0, 1, 100, 512, 600][at as usize % 5];
-        if !run_and_crash(options, script, Stop { at, bytes }, &BETWEEN)? {
+        if !run_and_crash(options, script, Stop { at, bytes }, &INTERRUPTIONS)? {
             return Ok(at);
         }
     }
@@ -132,8 +137,8 @@ fn write_torn_at_any_byte_keeps_synced_writes() {
     let total = plain.operations();
     for at in total - 6..total {
         for bytes in 0..900 {
-            let between = [Between::Kill, Between::Power(bytes), Between::KillThenPower(bytes)];
-            run_and_crash(&options(), &script, Stop { at, bytes: bytes as usize }, &between).unwrap();
+            let interruptions = [Interruption::Kill, Interruption::Power(bytes), Interruption::KillThenPower(bytes)];
+            run_and_crash(&options(), &script, Stop { at, bytes: bytes as usize }, &interruptions).unwrap();
         }
     }
 }
@@ -146,8 +151,12 @@ pub fn random_crashes(options: &Options, seeds: std::ops::Range<u64>) -> Result<
         run(&plain, options, &script, &mut Ledger::default())?;
         let at = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (plain.operations() + 1);
         let stop = Stop { at, bytes: (seed % 700) as usize };
-        let between = [Between::Power(seed), Between::KillThenPower(seed), Between::PowerWhileStarting(seed % 7, seed)];
-        run_and_crash(options, &script, stop, &between).map_err(|why| format!("seed {seed}: {why}"))?;
+        let interruptions = [
+            Interruption::Power(seed),
+            Interruption::KillThenPower(seed),
+            Interruption::PowerWhileStarting(seed % 7, seed),
+        ];
+        run_and_crash(options, &script, stop, &interruptions).map_err(|why| format!("seed {seed}: {why}"))?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Breaks each rule of the journal on purpose: a test that does not notice proves nothing.
+//! Breaks each rule of the journal on purpose: the tests must detect it, or they prove nothing.
 
 use super::damage::{every_failure, every_flip};
 use super::matrix::{every_operation, random_crashes, scripts};
@@ -10,9 +10,9 @@ fn with_mutant(mutant: Mutant) -> Options {
     Options { mutants: Mutants::only(mutant), ..options() }
 }
 
-/// The names of the scripts that notice.
-fn scripts_that_detect(look: impl Fn(&[Step]) -> Result<(), String>) -> Vec<&'static str> {
-    scripts().into_iter().filter(|(_, script)| look(script).is_err()).map(|(name, _)| name).collect()
+/// The names of the scripts for which `check` fails.
+fn scripts_that_detect(check: impl Fn(&[Step]) -> Result<(), String>) -> Vec<&'static str> {
+    scripts().into_iter().filter(|(_, script)| check(script).is_err()).map(|(name, _)| name).collect()
 }
 
 #[test]

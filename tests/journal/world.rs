@@ -37,7 +37,7 @@ enum Change {
     Entry(Entry),
 }
 
-/// The changes requested of the journal, and how many of them it promised.
+/// The changes requested of the journal, and how many of them it reported as durable.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     changes: Vec<Change>,
@@ -127,17 +127,17 @@ impl Ledger {
         log
     }
 
-    fn take(&mut self, write: &Write) {
+    fn record(&mut self, write: &Write) {
         self.changes.extend(write.base.clone().map(Change::Base));
         self.changes.extend(write.hard_state.map(Change::Hard));
         self.changes.extend(write.entries.iter().cloned().map(Change::Entry));
     }
 
-    /// Checks that everything promised was recovered, and nothing that was never requested. The ledger then becomes the
-    /// recovered state: unpromised changes that did not survive are removed.
+    /// Checks that every durable change was recovered, and nothing that was never requested. The ledger then becomes the
+    /// recovered state: other changes that did not survive are removed.
     pub fn check(&mut self, recovered: &Recovered) -> Result<(), String> {
         let mut why = String::new();
-        // The longest that fits: equal entries make several fit.
+        // The longest prefix first: with equal entries, several prefixes match.
         for changes in (self.promised..=self.changes.len()).rev() {
             match self.matches_log(&self.log(changes), recovered) {
                 Ok(()) => {
@@ -161,9 +161,10 @@ impl Ledger {
         if found != last {
             return Err(format!("the last index is {found} instead of {last}"));
         }
-        let based = base == log.base || self.released.contains(&base.index);
-        let named = base == log.base || log.entries.get(&base.index.0).is_some_and(|entry| entry.position == base);
-        if !based || !named {
+        let is_known_base = base == log.base || self.released.contains(&base.index);
+        let has_same_entry =
+            base == log.base || log.entries.get(&base.index.0).is_some_and(|entry| entry.position == base);
+        if !is_known_base || !has_same_entry {
             return Err(format!("the base is {base} instead of {}", log.base));
         }
         let range = base.index.next()..=Index(last);
@@ -211,7 +212,7 @@ pub fn run_steps(
     for step in script {
         ledger.write += 1;
         if let Some(write) = step.write(ledger.write) {
-            ledger.take(&write);
+            ledger.record(&write);
             view.push(&write);
             journal.append(&write)?;
         }
@@ -243,9 +244,9 @@ pub fn run_steps(
     Ok(())
 }
 
-/// The crash between one run and the next.
+/// The interruption between one run and the next.
 #[derive(Clone, Copy, Debug)]
-pub enum Between {
+pub enum Interruption {
     Kill,
     Power(u64),
     /// A kill, a start, and then a power loss: everything that the start recovered must be durable.
@@ -254,16 +255,16 @@ pub enum Between {
     PowerWhileStarting(u64, u64),
 }
 
-pub const BETWEEN: [Between; 9] = [
-    Between::Kill,
-    Between::Power(1),
-    Between::Power(2),
-    Between::Power(3),
-    Between::Power(4),
-    Between::KillThenPower(5),
-    Between::KillThenPower(6),
-    Between::PowerWhileStarting(2, 7),
-    Between::PowerWhileStarting(4, 8),
+pub const INTERRUPTIONS: [Interruption; 9] = [
+    Interruption::Kill,
+    Interruption::Power(1),
+    Interruption::Power(2),
+    Interruption::Power(3),
+    Interruption::Power(4),
+    Interruption::KillThenPower(5),
+    Interruption::KillThenPower(6),
+    Interruption::PowerWhileStarting(2, 7),
+    Interruption::PowerWhileStarting(4, 8),
 ];
 
 /// Opens the journal, which must succeed, and checks it against the ledger.
@@ -275,18 +276,18 @@ pub fn reopen(disk: &SimDisk, options: &Options, ledger: &mut Ledger) -> Result<
 }
 
 /// Crashes, starts, writes, crashes and starts again.
-pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, between: Between) -> Result<(), String> {
+pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, interruption: Interruption) -> Result<(), String> {
     let (disk, mut ledger) = (disk.fork(), ledger.clone());
     let mut rng = StdRng::seed_from_u64(17);
-    match between {
-        Between::Kill => disk.crash(&mut rng, Crash::Kill),
-        Between::Power(seed) => disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power),
-        Between::KillThenPower(seed) => {
+    match interruption {
+        Interruption::Kill => disk.crash(&mut rng, Crash::Kill),
+        Interruption::Power(seed) => disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power),
+        Interruption::KillThenPower(seed) => {
             disk.crash(&mut rng, Crash::Kill);
             drop(reopen(&disk, options, &mut ledger)?);
             disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power);
         }
-        Between::PowerWhileStarting(operations, seed) => {
+        Interruption::PowerWhileStarting(operations, seed) => {
             disk.crash(&mut rng, Crash::Kill);
             disk.stop_at(drave::sim::disk::Stop { at: disk.operations() + operations, bytes: 100 });
             drop(Journal::open(disk.clone(), options.clone(), Some(&founding())));

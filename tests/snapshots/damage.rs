@@ -67,9 +67,9 @@ fn snapshot_of_another_name_or_cluster_is_detected() {
 #[test]
 fn damage_report_names_file_byte_and_advice() {
     let (disk, _) = damaged(|disk, name| disk.flip(name, 150, 3));
-    let told = newest(&disk).unwrap().1.damaged[0].to_string();
-    assert!(told.starts_with("000000000000000c-0000000000000002.snap: byte 1"), "{told}");
-    assert!(told.contains("stored ") && told.ends_with("Nothing was changed"), "{told}");
+    let report = newest(&disk).unwrap().1.damaged[0].to_string();
+    assert!(report.starts_with("000000000000000c-0000000000000002.snap: byte 1"), "{report}");
+    assert!(report.contains("stored ") && report.ends_with("Nothing was changed"), "{report}");
 }
 
 #[test]

@@ -64,8 +64,8 @@ fn section() -> &'static str {
 fn documented_bytes() -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in section().lines() {
-        let Some((place, rest)) = line.split_once("  ") else { continue };
-        if place.len() != 8 || u32::from_str_radix(place, 16) != Ok(bytes.len() as u32) {
+        let Some((offset, rest)) = line.split_once("  ") else { continue };
+        if offset.len() != 8 || u32::from_str_radix(offset, 16) != Ok(bytes.len() as u32) {
             continue;
         }
         let hex = rest.split('|').next().unwrap();
@@ -133,10 +133,10 @@ fn dump_restores_documented_state() {
     assert_eq!(restored.digest(), applied().digest());
 }
 
-/// Asserts that a line of the section has all of these words.
-fn assert_documented(words: &[&str]) {
-    let found = section().lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(found, "no line of the section has {words:?}");
+/// Asserts that a line of the section contains all of these strings.
+fn assert_documented(strings: &[&str]) {
+    let found = section().lines().any(|line| strings.iter().all(|string| line.contains(string)));
+    assert!(found, "no line of the section contains {strings:?}");
 }
 
 #[test]

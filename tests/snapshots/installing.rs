@@ -38,7 +38,7 @@ enum Action {
     /// Receives a leader's snapshot of this index, installs and acknowledges it.
     Receive(u64),
     /// Receives half of a leader's snapshot of this index.
-    Half(u64),
+    ReceiveHalf(u64),
 }
 
 fn membership() -> Membership {
@@ -101,16 +101,16 @@ struct Promise {
     /// Every committed entry up to this index.
     committed: u64,
     /// Entries of a deposed leader up to this index, until a snapshot may have replaced them.
-    strays: u64,
+    uncommitted: u64,
 }
 
 /// A running process.
 struct Process {
     journal: Journal<SimDisk>,
-    keeper: SnapshotWorker<SimDisk>,
+    worker: SnapshotWorker<SimDisk>,
     applier: Applier<Kv>,
-    /// The last index up to which the log equals the committed one.
-    holds: u64,
+    /// The log equals the committed one up to this index.
+    last_matching: u64,
     writes: u64,
 }
 
@@ -128,9 +128,9 @@ fn boot(disks: &Disks) -> Result<(Process, Recovered, Option<Snapshot>)> {
     Ok((
         Process {
             journal,
-            keeper: SnapshotWorker::new(store, Ballast::new(disks.0[0].clone(), 0)),
+            worker: SnapshotWorker::new(store, Ballast::new(disks.0[0].clone(), 0)),
             applier,
-            holds: 0,
+            last_matching: 0,
             writes: 0,
         },
         recovered,
@@ -139,9 +139,9 @@ fn boot(disks: &Disks) -> Result<(Process, Recovered, Option<Snapshot>)> {
 }
 
 /// Asserts that a start succeeds and has the acknowledged entries, in the snapshot or in the log after it. Sets
-/// `promise` to what the node now holds, and returns the process.
+/// `promise` to what the node now has, and returns the process.
 fn start(disks: &Disks, promise: &mut Promise) -> std::result::Result<Process, String> {
-    let (mut up, recovered, snapshot) = boot(disks).map_err(|fault| format!("the start fails: {fault}"))?;
+    let (mut process, recovered, snapshot) = boot(disks).map_err(|fault| format!("the start fails: {fault}"))?;
     let base = recovered.base.position;
     let snapshot = snapshot.map_or(Position::ZERO, |snapshot| snapshot.header().position);
     if base.index > snapshot.index {
@@ -150,18 +150,23 @@ fn start(disks: &Disks, promise: &mut Promise) -> std::result::Result<Process, S
     let last = base.index.0 + recovered.heads.len() as u64;
     let term = |index: u64| recovered.heads[(index - base.index.0) as usize - 1].term;
     let committed = (snapshot.index.0 + 1..=last).take_while(|index| term(*index) == position(*index).term);
-    up.holds = committed.last().unwrap_or(snapshot.index.0);
-    if up.holds < promise.committed || last < promise.strays {
-        return Err(format!("{promise:?} was acknowledged, but only {} and {last} were recovered", up.holds));
+    process.last_matching = committed.last().unwrap_or(snapshot.index.0);
+    if process.last_matching < promise.committed || last < promise.uncommitted {
+        return Err(format!(
+            "{promise:?} was acknowledged, but only {} and {last} were recovered",
+            process.last_matching
+        ));
     }
-    let entries = recovered.view.entries(snapshot.index.next()..=Index(up.holds), u64::MAX);
-    up.applier.apply(&entries.map_err(|fault| fault.to_string())?);
-    if (up.applier.applied().0, up.applier.digest()) != (up.holds, machine(up.holds).digest()) {
-        return Err(format!("the state at {} differs from the committed one", up.holds));
+    let entries = recovered.view.entries(snapshot.index.next()..=Index(process.last_matching), u64::MAX);
+    process.applier.apply(&entries.map_err(|fault| fault.to_string())?);
+    if (process.applier.applied().0, process.applier.digest())
+        != (process.last_matching, machine(process.last_matching).digest())
+    {
+        return Err(format!("the state at {} differs from the committed one", process.last_matching));
     }
-    promise.committed = up.holds;
-    promise.strays = if last > up.holds { last } else { 0 };
-    Ok(up)
+    promise.committed = process.last_matching;
+    promise.uncommitted = if last > process.last_matching { last } else { 0 };
+    Ok(process)
 }
 
 impl Process {
@@ -176,14 +181,14 @@ impl Process {
         match action {
             Action::Append(from, to) => {
                 let entries: Vec<Entry> = (from..=to).map(entry).collect();
-                promise.strays = 0;
+                promise.uncommitted = 0;
                 self.write(None, entries.clone())?;
                 self.applier.apply(&entries);
-                (self.holds, promise.committed) = (to, to);
+                (self.last_matching, promise.committed) = (to, to);
             }
             Action::Diverge(from, to) => {
                 self.write(None, (from..=to).map(uncommitted_entry).collect())?;
-                promise.strays = to;
+                promise.uncommitted = to;
             }
             Action::Take => {
                 self.perform(Action::Begin, promise)?;
@@ -192,36 +197,36 @@ impl Process {
             Action::Begin => {
                 let head = self.applier.freeze();
                 let begin = Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()));
-                self.keeper.run(begin)?;
+                self.worker.run(begin)?;
                 let piece = self.applier.next_chunk(300).expect("some state");
-                self.keeper.run(Job::Piece(piece))?;
+                self.worker.run(Job::Piece(piece))?;
             }
             Action::Finish => {
                 while let Some(piece) = self.applier.next_chunk(300) {
-                    self.keeper.run(Job::Piece(piece))?;
+                    self.worker.run(Job::Piece(piece))?;
                 }
-                self.keeper.run(Job::Finish)?;
-                let done = self.keeper.run(Job::Verify)?;
+                self.worker.run(Job::Finish)?;
+                let done = self.worker.run(Job::Verify)?;
                 assert!(matches!(done, JobResult::Published(Some(_))), "{done:?}");
                 self.applier.end_snapshot();
             }
             Action::Release(upto) => self.journal.release(position(upto))?,
-            Action::Half(index) => drop(self.receive(index, 2)?),
+            Action::ReceiveHalf(index) => drop(self.receive(index, 2)?),
             Action::Receive(index) => {
                 self.receive(index, 2)?;
-                if self.holds < index {
+                if self.last_matching < index {
                     // Once the snapshot is published, uncommitted entries may be gone.
-                    promise.strays = 0;
+                    promise.uncommitted = 0;
                 }
                 let snapshot = self.receive(index, 1)?.expect("the whole snapshot was sent");
                 let (applier, _, base) = Restore::begin(&self.applier, snapshot).all(&Meter::default())?;
                 // A snapshot does not undo entries that are already applied.
-                if self.holds < index {
+                if self.last_matching < index {
                     self.applier = applier;
                     self.write(Some(base), Vec::new())?;
-                    self.holds = index;
+                    self.last_matching = index;
                 }
-                promise.committed = self.holds;
+                promise.committed = self.last_matching;
                 self.journal.release(position(index))?;
             }
         }
@@ -236,7 +241,7 @@ impl Process {
         while at < upto {
             let bytes = file.bytes().slice(at..(at + 333).min(upto));
             let job = Job::Receive { from, snapshot: position(index), total: total as u64, offset: at as u64, bytes };
-            match self.keeper.run(job)? {
+            match self.worker.run(job)? {
                 JobResult::Received { next, .. } => at = next as usize,
                 JobResult::Complete(snapshot) => return Ok(Some(snapshot)),
                 done => panic!("{done:?}"),
@@ -250,14 +255,14 @@ impl Process {
 fn snapshot_of_leader(index: u64) -> Snapshot {
     let disk = SimDisk::new();
     let (store, reserve) = (Store::open(disk.clone(), CLUSTER).unwrap(), Ballast::new(disk, 0));
-    let (mut keeper, mut applier) = (SnapshotWorker::new(store, reserve), machine(index));
+    let (mut worker, mut applier) = (SnapshotWorker::new(store, reserve), machine(index));
     let head = applier.freeze();
-    keeper.run(Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()))).unwrap();
+    worker.run(Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()))).unwrap();
     while let Some(piece) = applier.next_chunk(300) {
-        keeper.run(Job::Piece(piece)).unwrap();
+        worker.run(Job::Piece(piece)).unwrap();
     }
-    keeper.run(Job::Finish).unwrap();
-    match keeper.run(Job::Verify).unwrap() {
+    worker.run(Job::Finish).unwrap();
+    match worker.run(Job::Verify).unwrap() {
         JobResult::Published(Some(snapshot)) => snapshot,
         done => panic!("{done:?}"),
     }
@@ -276,23 +281,29 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
         // The log has an uncommitted entry at the last index of the snapshot (hashicorp/raft#697).
         ("over a conflict", vec![Append(1, 10), Take, Diverge(11, 30), Receive(25), Append(26, 33), Take, Release(33)]),
         ("beyond a conflict", vec![Append(1, 10), Diverge(11, 20), Receive(40), Append(41, 44)]),
-        ("within the log", vec![Append(1, 30), Half(20), Receive(20), Append(31, 33)]),
-        ("superseded", vec![Append(1, 12), Begin, Half(40), Receive(45), Finish, Append(46, 48), Take, Release(48)]),
-        ("interrupted halfway", vec![Append(1, 5), Half(30), Half(40), Append(6, 25), Take, Release(25), Receive(40)]),
+        ("within the log", vec![Append(1, 30), ReceiveHalf(20), Receive(20), Append(31, 33)]),
+        (
+            "superseded",
+            vec![Append(1, 12), Begin, ReceiveHalf(40), Receive(45), Finish, Append(46, 48), Take, Release(48)],
+        ),
+        (
+            "interrupted halfway",
+            vec![Append(1, 5), ReceiveHalf(30), ReceiveHalf(40), Append(6, 25), Take, Release(25), Receive(40)],
+        ),
     ]
 }
 
 /// Entries appended and acknowledged after a crash must be as safe as those before it.
 fn write_and_restart(disks: &Disks, promise: &mut Promise) -> std::result::Result<(), String> {
-    let mut up = start(disks, promise)?;
-    let next = up.holds + 1;
+    let mut process = start(disks, promise)?;
+    let next = process.last_matching + 1;
     for action in
         [Action::Append(next, next + 3), Action::Take, Action::Release(next + 3), Action::Append(next + 4, next + 6)]
     {
-        up.perform(action, promise).map_err(|fault| format!("{action:?} afterwards: {fault}"))?;
+        process.perform(action, promise).map_err(|fault| format!("{action:?} afterwards: {fault}"))?;
     }
-    assert!(up.holds <= END, "indexes in scripts stay below END");
-    drop(up);
+    assert!(process.last_matching <= END, "indexes in scripts stay below END");
+    drop(process);
     disks.crash(3, Crash::Power);
     start(disks, promise).map(drop)
 }
@@ -306,41 +317,42 @@ fn survive(disks: &Disks, promise: Promise) -> std::result::Result<u64, String> 
         crashed.crash(seed, how);
         write_and_restart(&crashed.fork(), &mut promise.clone()).map_err(|why| format!("{how:?} {seed}: {why}"))?;
         // The node starts and loses power: the entries that it would have acknowledged after the start are still there.
-        let (started, mut believed) = (crashed.fork(), promise);
-        drop(start(&started, &mut believed)?);
+        let (started, mut promise_after_start) = (crashed.fork(), promise);
+        drop(start(&started, &mut promise_after_start)?);
         started.crash(4, Crash::Power);
-        write_and_restart(&started, &mut believed)
+        write_and_restart(&started, &mut promise_after_start)
             .map_err(|why| format!("{how:?} {seed}, a start, a power loss: {why}"))?;
         // Stops the start after each of its operations.
-        for which in 0..2 {
+        for disk_number in 0..2 {
             for operation in 0.. {
                 let again = crashed.fork();
-                let at = again.0[which].operations() + operation;
-                again.0[which].stop_at(Stop { at, bytes: [0, 100, 512][operation as usize % 3] });
+                let at = again.0[disk_number].operations() + operation;
+                again.0[disk_number].stop_at(Stop { at, bytes: [0, 100, 512][operation as usize % 3] });
                 drop(boot(&again));
                 if !again.stopped() {
                     break;
                 }
                 starts += 1;
                 again.crash(5 + operation, if operation % 2 == 0 { Crash::Power } else { Crash::Kill });
-                write_and_restart(&again, &mut promise.clone())
-                    .map_err(|why| format!("{how:?} {seed}, and at {operation} of {which} in the start: {why}"))?;
+                write_and_restart(&again, &mut promise.clone()).map_err(|why| {
+                    format!("{how:?} {seed}, and at {operation} of {disk_number} in the start: {why}")
+                })?;
             }
         }
     }
     Ok(starts)
 }
 
-/// Runs a script until the disk of number `which` stops as requested. Returns the disks, the acknowledged entries, and
-/// whether the disk stopped.
+/// Runs a script until the disk of number `disk_number` stops as requested. Returns the disks, the acknowledged
+/// entries, and whether the disk stopped.
 fn run(script: &[Action], stop: Option<(usize, Stop)>) -> (Disks, Promise, bool) {
     let (disks, mut promise) = (Disks([SimDisk::new(), SimDisk::new()]), Promise::default());
-    if let Some((which, stop)) = stop {
-        disks.0[which].stop_at(stop);
+    if let Some((disk_number, stop)) = stop {
+        disks.0[disk_number].stop_at(stop);
     }
-    let Ok((mut up, ..)) = boot(&disks) else { return (disks, promise, true) };
+    let Ok((mut process, ..)) = boot(&disks) else { return (disks, promise, true) };
     for action in script {
-        if let Err(fault) = up.perform(*action, &mut promise) {
+        if let Err(fault) = process.perform(*action, &mut promise) {
             assert!(disks.stopped(), "{action:?}: {fault}");
             break;
         }
@@ -349,18 +361,18 @@ fn run(script: &[Action], stop: Option<(usize, Stop)>) -> (Disks, Promise, bool)
     (disks, promise, stopped)
 }
 
-/// openraft 674e78aa and ac3e5a89, hashicorp/raft#697: conflicting entries left beside an installed snapshot, with a
+/// openraft 674e78aa and ac3e5a89, hashicorp/raft#697: conflicting entries left after an installed snapshot, with a
 /// crash in between.
 #[test]
 fn crash_after_any_operation_keeps_acknowledged_entries() {
     let (mut operations, mut starts) = (0, 0);
     for (name, script) in scripts() {
-        for which in 0..2 {
+        for disk_number in 0..2 {
             for at in 0.. {
                 let bytes = [0, 1, 100, 512, 1600][at as usize % 5];
-                let (disks, promise, stopped) = run(&script, Some((which, Stop { at, bytes })));
+                let (disks, promise, stopped) = run(&script, Some((disk_number, Stop { at, bytes })));
                 let survived = survive(&disks, promise);
-                starts += survived.unwrap_or_else(|why| panic!("{name}, at {at} of {which}: {why}"));
+                starts += survived.unwrap_or_else(|why| panic!("{name}, at {at} of {disk_number}: {why}"));
                 operations += 1;
                 if !stopped {
                     break;
@@ -372,7 +384,7 @@ fn crash_after_any_operation_keeps_acknowledged_entries() {
     assert!(operations > 300 && starts > 3000, "{operations} crashes, {starts} more while starting");
 }
 
-/// Releases the log before its snapshot is published. This must be noticed, or the test above proves nothing.
+/// Releases the log before its snapshot is published. This must be detected, or the test above proves nothing.
 #[test]
 fn log_release_before_snapshot_is_detected() {
     let script = [Action::Append(1, 40), Action::Begin, Action::Release(40), Action::Finish];

@@ -6,9 +6,9 @@ use drave::snapshot::{ChunkKind, Fault, Store};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// Events after a script: all of them, or two for a large script, which takes long.
-fn between(name: &str) -> &'static [Between] {
-    if name == "large" { &[Between::Power(1), Between::StartThenPower(4)] } else { &BETWEEN }
+/// The interruptions after a script: all, or two for a large script, which takes long.
+fn interruptions(name: &str) -> &'static [Interruption] {
+    if name == "large" { &[Interruption::Power(1), Interruption::StartThenPower(4)] } else { &INTERRUPTIONS }
 }
 
 /// More bytes than are written between two syncs.
@@ -18,15 +18,15 @@ fn scripts() -> Vec<(&'static str, Vec<Step>)> {
     use Step::*;
     vec![
         ("taking", vec![Take(5, 700), Take(12, 700), Prune(12)]),
-        ("abandoning", vec![Take(5, 700), GiveUp(12, 700), Take(12, 700), GiveUp(20, 90), Take(21, 700), Prune(21)]),
+        ("abandoning", vec![Take(5, 700), Abandon(12, 700), Take(12, 700), Abandon(20, 90), Take(21, 700), Prune(21)]),
         ("receiving", vec![Receive(5, 700), Receive(12, 700), Prune(12)]),
-        ("receiving in two parts", vec![Take(5, 700), Half(12, 700), Receive(12, 700), Prune(12)]),
+        ("receiving in two parts", vec![Take(5, 700), ReceiveHalf(12, 700), Receive(12, 700), Prune(12)]),
         (
             "a newer snapshot",
-            vec![Take(5, 700), Half(12, 700), Half(14, 700), Take(16, 700), Prune(16), Receive(18, 700)],
+            vec![Take(5, 700), ReceiveHalf(12, 700), ReceiveHalf(14, 700), Take(16, 700), Prune(16), Receive(18, 700)],
         ),
         ("the same snapshot again", vec![Take(5, 700), Receive(5, 700), Take(5, 700), Prune(5), Take(6, 700)]),
-        ("pruning", vec![Take(1, 60), Take(2, 60), Take(3, 60), Half(9, 60), Prune(2), Take(4, 60), Prune(4)]),
+        ("pruning", vec![Take(1, 60), Take(2, 60), Take(3, 60), ReceiveHalf(9, 60), Prune(2), Take(4, 60), Prune(4)]),
         ("large", vec![Take(5, LARGE), Receive(12, LARGE), Prune(12)]),
     ]
 }
@@ -40,9 +40,9 @@ fn crash_after_any_operation_leaves_old_or_new_snapshot() {
             let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
             disk.stop_at(Stop { at, bytes });
             let outcome = run(&disk, &script, &mut ledger);
-            for between in between(name) {
-                survive(&disk, &ledger, *between)
-                    .unwrap_or_else(|why| panic!("{name}, stopped at {at}, {between:?}: {why}"));
+            for interruption in interruptions(name) {
+                survive(&disk, &ledger, *interruption)
+                    .unwrap_or_else(|why| panic!("{name}, stopped at {at}, {interruption:?}: {why}"));
             }
             if !disk.stopped() {
                 outcome.unwrap_or_else(|fault| panic!("{name}: {fault}"));
@@ -65,8 +65,9 @@ fn any_failed_operation_is_reported_and_loses_nothing() {
             disk.fail_at(at);
             let outcome = run(&disk, &script, &mut ledger);
             assert!(matches!(outcome, Err(Fault::Io { .. })), "{name}: operation {at} failed: {outcome:?}");
-            for between in between(name) {
-                survive(&disk, &ledger, *between).unwrap_or_else(|why| panic!("{name}, {at}, {between:?}: {why}"));
+            for interruption in interruptions(name) {
+                survive(&disk, &ledger, *interruption)
+                    .unwrap_or_else(|why| panic!("{name}, {at}, {interruption:?}: {why}"));
             }
         }
     }
@@ -89,8 +90,9 @@ fn full_disk_is_reported_and_loses_nothing() {
             // The node continues with the snapshot it has, and fully recovers once there is space again.
             ledger.check(&newest(&disk).unwrap().1).unwrap_or_else(|why| panic!("{name}, {capacity}: {why}"));
             disk.set_capacity(None);
-            for between in BETWEEN {
-                survive(&disk, &ledger, between).unwrap_or_else(|why| panic!("{name}, {capacity}, {between:?}: {why}"));
+            for interruption in INTERRUPTIONS {
+                survive(&disk, &ledger, interruption)
+                    .unwrap_or_else(|why| panic!("{name}, {capacity}, {interruption:?}: {why}"));
             }
         }
         assert!(full > 3, "{name}: {full}");
@@ -102,23 +104,23 @@ fn full_disk_is_reported_and_loses_nothing() {
 fn killed_receiver_resumes_transfer() {
     let whole = file(12, 300_000);
     let disk = SimDisk::new();
-    let mut asked = 0;
-    for life in 1..=11 {
+    let mut transferred = 0;
+    for run_number in 1..=11 {
         let store = Store::open(disk.clone(), CLUSTER).unwrap();
         let mut incoming = store.incoming(position(12), whole.len() as u64).unwrap();
-        let upto = whole.len() * life / 11;
+        let upto = whole.len() * run_number / 11;
         let at = incoming.at() as usize;
-        asked += upto - at;
+        transferred += upto - at;
         incoming.put(at as u64, &whole[at..upto]).unwrap();
         if incoming.is_complete() {
             assert_eq!(incoming.finish().unwrap().bytes()[..], whole);
         }
-        disk.crash(&mut StdRng::seed_from_u64(life as u64), Crash::Kill);
+        disk.crash(&mut StdRng::seed_from_u64(run_number as u64), Crash::Kill);
     }
     // At worst each kill loses the incomplete chunk.
     let longest = pieces(12, 300_000).iter().map(|(_, body)| body.len()).max().unwrap() + 12;
-    assert!(asked <= whole.len() + 10 * longest, "{asked} of {}", whole.len());
-    assert!(asked < 4 * whole.len(), "{asked} of {}", whole.len());
+    assert!(transferred <= whole.len() + 10 * longest, "{transferred} of {}", whole.len());
+    assert!(transferred < 4 * whole.len(), "{transferred} of {}", whole.len());
 }
 
 #[test]

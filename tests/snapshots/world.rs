@@ -32,12 +32,12 @@ pub fn header(index: u64) -> Header {
 pub enum Step {
     /// Takes the snapshot of this index, in pieces of about this many bytes.
     Take(u64, usize),
-    /// Begins a snapshot and abandons it.
-    GiveUp(u64, usize),
+    /// Begins to write a snapshot and abandons it.
+    Abandon(u64, usize),
     /// Receives a snapshot.
     Receive(u64, usize),
     /// Receives the first half of a snapshot.
-    Half(u64, usize),
+    ReceiveHalf(u64, usize),
     /// Prunes the snapshots older than this index.
     Prune(u64),
 }
@@ -103,7 +103,7 @@ pub fn run(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Result<(), F
                 take(&store, index, bytes)?;
                 ledger.promised = ledger.promised.max(index);
             }
-            Step::GiveUp(index, bytes) => {
+            Step::Abandon(index, bytes) => {
                 let mut writer = store.writer(&header(index))?;
                 writer.put(ChunkKind::Sessions, &vec![7; bytes])?;
                 writer.abandon()?;
@@ -114,7 +114,7 @@ pub fn run(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Result<(), F
                 receive(&store, index, &file, file.len())?;
                 ledger.promised = ledger.promised.max(index);
             }
-            Step::Half(index, bytes) => {
+            Step::ReceiveHalf(index, bytes) => {
                 let file = file(index, bytes);
                 receive(&store, index, &file, file.len() / 2)?;
             }
@@ -130,7 +130,7 @@ impl Ledger {
         self.bytes = bytes;
     }
 
-    /// Asserts that the newest snapshot is the old or the new one, intact, and that no damage is found beside it.
+    /// Asserts that the newest snapshot is the old or the new one, intact, and that no other file is damaged.
     /// Returns its index.
     pub fn check(&self, newest: &Newest) -> Result<u64, String> {
         if let Some(fault) = newest.damaged.first() {
@@ -164,24 +164,24 @@ impl Ledger {
     }
 }
 
-/// Events between the end of a process and the check.
+/// The interruption between the end of a process and the check.
 #[derive(Clone, Copy, Debug)]
-pub enum Between {
+pub enum Interruption {
     Kill,
     Power(u64),
     /// The node starts once, and then the power fails: the snapshot that the start found must still be there.
     StartThenPower(u64),
 }
 
-pub const BETWEEN: [Between; 8] = [
-    Between::Kill,
-    Between::Power(0),
-    Between::Power(1),
-    Between::Power(2),
-    Between::Power(3),
-    Between::StartThenPower(4),
-    Between::StartThenPower(5),
-    Between::StartThenPower(6),
+pub const INTERRUPTIONS: [Interruption; 8] = [
+    Interruption::Kill,
+    Interruption::Power(0),
+    Interruption::Power(1),
+    Interruption::Power(2),
+    Interruption::Power(3),
+    Interruption::StartThenPower(4),
+    Interruption::StartThenPower(5),
+    Interruption::StartThenPower(6),
 ];
 
 /// Opens the store as a start does, and finds the newest snapshot.
@@ -192,13 +192,13 @@ pub fn newest(disk: &SimDisk) -> Result<(Store<SimDisk>, Newest), String> {
 }
 
 /// Crashes the disk, and checks that the directory is usable.
-pub fn survive(disk: &SimDisk, ledger: &Ledger, between: Between) -> Result<(), String> {
+pub fn survive(disk: &SimDisk, ledger: &Ledger, interruption: Interruption) -> Result<(), String> {
     let (disk, mut ledger) = (disk.fork(), ledger.clone());
     let crash = |how, seed| disk.crash(&mut StdRng::seed_from_u64(seed), how);
-    match between {
-        Between::Kill => crash(Crash::Kill, 0),
-        Between::Power(seed) => crash(Crash::Power, seed),
-        Between::StartThenPower(seed) => {
+    match interruption {
+        Interruption::Kill => crash(Crash::Kill, 0),
+        Interruption::Power(seed) => crash(Crash::Power, seed),
+        Interruption::StartThenPower(seed) => {
             crash(Crash::Kill, 0);
             ledger.promised = ledger.check(&newest(&disk)?.1)?;
             crash(Crash::Power, seed);

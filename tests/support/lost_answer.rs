@@ -10,7 +10,7 @@ use std::thread;
 /// Forwards connections to a node. The answer to the first request that contains `marker` is lost: its connection is
 /// closed instead, once the test permits it.
 pub struct LostAnswer {
-    /// Where it listens.
+    /// The address on which the proxy listens.
     pub address: String,
     /// Receives a message when the node has answered.
     pub answered: Receiver<()>,
@@ -26,8 +26,8 @@ impl LostAnswer {
     pub fn before(node: &str, marker: &str) -> LostAnswer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let ((answers, answered), (close, closes)) = (channel(), channel());
-        let loss: Loss = Arc::new(Mutex::new(Some((answers, closes))));
+        let ((answers, answered), (close, close_requests)) = (channel(), channel());
+        let loss: Loss = Arc::new(Mutex::new(Some((answers, close_requests))));
         let (node, marker) = (node.to_owned(), marker.to_owned().into_bytes());
         thread::spawn(move || {
             for client in listener.incoming() {
@@ -56,20 +56,20 @@ fn forward(client: &TcpStream, node: &TcpStream, marker: &[u8], loss: &Loss) {
         });
         copy(node, client, |_answer| {
             let loss = loss.lock().unwrap().take_if(|_| is_lost.load(Ordering::SeqCst));
-            let Some((answers, closes)) = loss else { return true };
+            let Some((answers, close_requests)) = loss else { return true };
             // An error means that the test has ended.
             let _ended = answers.send(());
-            let _ended = closes.recv();
+            let _ended = close_requests.recv();
             false
         });
     });
 }
 
-/// Copies bytes until the end of either stream, or until `goes_on` returns `false`; then shuts both streams down.
-fn copy(mut from: &TcpStream, mut to: &TcpStream, mut goes_on: impl FnMut(&[u8]) -> bool) {
+/// Copies bytes until either stream ends or `should_continue` returns `false`; then shuts both streams down.
+fn copy(mut from: &TcpStream, mut to: &TcpStream, mut should_continue: impl FnMut(&[u8]) -> bool) {
     let mut buffer = [0; 4096];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if !goes_on(&buffer[..read]) || to.write_all(&buffer[..read]).is_err() {
+        if !should_continue(&buffer[..read]) || to.write_all(&buffer[..read]).is_err() {
             break;
         }
     }

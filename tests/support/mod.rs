@@ -1,6 +1,6 @@
-//! Real processes on loopback: a cluster of nodes in its own directory, and programs beside it. All processes end with
-//! the test that started them, however it ends.
-#![allow(dead_code, reason = "each test uses its part of it")]
+//! Real processes on loopback: a cluster of nodes in its own directory, and other programs. All processes end when the
+//! test that started them ends or fails.
+#![allow(dead_code, reason = "each test uses only some of it")]
 
 use drave::api::{RoleName, Status};
 use drave::client::{Client, Options};
@@ -37,11 +37,11 @@ pub fn ports(count: u16) -> u16 {
     const BLOCK: u16 = 8;
     const BLOCKS: u16 = 2_500;
     assert!(count <= BLOCK);
-    let begin = std::process::id() as u16;
+    let first = std::process::id() as u16;
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(step < 2 * BLOCKS, "every block of ports is taken");
-        let block = begin.wrapping_mul(8).wrapping_add(step) % BLOCKS;
+        let block = first.wrapping_mul(8).wrapping_add(step) % BLOCKS;
         let base = FIRST + block * BLOCK;
         let lock = std::env::temp_dir().join(format!("drave-test-ports-{base}"));
         // The open fails if another user owns a file of that name; that block is skipped.
@@ -49,9 +49,9 @@ pub fn ports(count: u16) -> u16 {
         if lock.try_lock().is_err() {
             continue;
         }
-        let held: Vec<_> =
+        let listeners: Vec<_> =
             (base..base + count).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).collect();
-        if held.len() == usize::from(count) {
+        if listeners.len() == usize::from(count) {
             // Kept open for the life of the process: closing the file releases the lock.
             std::mem::forget(lock);
             return base;
@@ -59,14 +59,14 @@ pub fn ports(count: u16) -> u16 {
     }
 }
 
-/// Waits until `holds` returns a value, and returns it. After `PATIENCE` it panics with the text of `why`.
-pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>, why: impl FnOnce() -> String) -> T {
-    let begun = Instant::now();
+/// Waits until `condition` returns a value, and returns it. After `PATIENCE` it panics with the text of `details`.
+pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>, details: impl FnOnce() -> String) -> T {
+    let started = Instant::now();
     loop {
-        if let Some(held) = holds() {
-            return held;
+        if let Some(value) = condition() {
+            return value;
         }
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}\n{}", why());
+        assert!(started.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}\n{}", details());
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -88,15 +88,16 @@ impl Guarded {
     }
 
     /// Waits for the process to end.
-    pub fn end(&mut self, why: impl FnOnce() -> String) -> ExitStatus {
-        until("a process ends", || self.0.try_wait().unwrap(), why)
+    pub fn end(&mut self, details: impl FnOnce() -> String) -> ExitStatus {
+        until("a process ends", || self.0.try_wait().unwrap(), details)
     }
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        let _it_may_be_gone = self.0.kill();
-        let _it_may_be_gone = self.0.wait();
+        // An error means that the process has ended already.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
     }
 }
 
@@ -158,7 +159,7 @@ pub struct Cluster {
     pub doors: Vec<String>,
     /// The HTTP address of each node; without one, HTTP is off.
     pub webs: Vec<String>,
-    /// How many of the nodes, the first ones, found the cluster; the others join it.
+    /// The number of founding nodes, which are the first ones. The other nodes join the cluster.
     pub founders: usize,
     nodes: Vec<Option<Guarded>>,
 }
@@ -252,21 +253,21 @@ impl Cluster {
     }
 
     pub fn client(&self) -> Client {
-        self.patient_client(Duration::from_secs(20))
+        self.client_with_timeout(Duration::from_secs(20))
     }
 
-    fn patient_client(&self, timeout: Duration) -> Client {
+    fn client_with_timeout(&self, timeout: Duration) -> Client {
         Client::with(self.addresses.clone(), Options { timeout, ..Options::default() })
     }
 
     /// The status of a node, if it answers soon.
     pub fn status(&self, n: usize) -> Option<Status> {
-        self.patient_client(Duration::from_millis(500)).status(&self.addresses[n]).ok()
+        self.client_with_timeout(Duration::from_millis(500)).status(&self.addresses[n]).ok()
     }
 
     /// The leader of the highest term, among those of the given nodes that answer.
-    pub fn leader_of(&self, asked: impl Iterator<Item = usize>) -> Option<usize> {
-        let statuses = asked.filter(|n| self.is_running(*n)).filter_map(|n| Some((n, self.status(n)?)));
+    pub fn leader_of(&self, nodes: impl Iterator<Item = usize>) -> Option<usize> {
+        let statuses = nodes.filter(|n| self.is_running(*n)).filter_map(|n| Some((n, self.status(n)?)));
         let leaders = statuses.filter(|(_, status)| status.role == RoleName::Leader);
         leaders.max_by_key(|(_, status)| status.term).map(|(n, _)| n)
     }
@@ -278,12 +279,12 @@ impl Cluster {
 
     /// Waits until all nodes have applied the same index, and returns the digest of their state.
     pub fn agree(&self) -> String {
-        let agreed = || {
+        let same_index = || {
             let all: Vec<_> = (0..self.len()).filter_map(|n| self.status(n)).collect();
             let same = all.windows(2).all(|two| two[0].applied == two[1].applied);
             (all.len() == self.len() && same).then_some(all)
         };
-        let all = until("all nodes applied the same index", agreed, || self.logs());
+        let all = until("all nodes applied the same index", same_index, || self.logs());
         assert!(all.windows(2).all(|two| two[0].digest == two[1].digest), "{all:#?}");
         all[0].digest.clone()
     }
@@ -319,8 +320,8 @@ pub fn doors(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
     (cluster, doors)
 }
 
-/// The same with each Redis gateway at its default address: a hundred above the native port.
-pub fn doors_beside(words: &[&str]) -> Cluster {
+/// Like [`doors`], with each Redis gateway at its default port: the native port plus 100. Returns the running cluster.
+pub fn cluster_with_default_redis_ports(words: &[&str]) -> Cluster {
     let free = || {
         let mut cluster = Cluster::prepare(3);
         let native =
@@ -335,10 +336,10 @@ pub fn doors_beside(words: &[&str]) -> Cluster {
     cluster
 }
 
-/// A command for another project's program, mostly a client, that has to be installed. If it is missing, the test
+/// A command for an installed program of another project, usually a client. If it is missing, the test
 /// prints that and skips; with `DRAVE_MUST_HAVE_CLIENTS=1` it fails.
 pub fn installed(program: &str) -> Option<Command> {
-    let found = std::env::split_paths(&std::env::var_os("PATH")?).any(|place| place.join(program).is_file());
+    let found = std::env::split_paths(&std::env::var_os("PATH")?).any(|directory| directory.join(program).is_file());
     if !found {
         let must = std::env::var("DRAVE_MUST_HAVE_CLIENTS").is_ok_and(|set| set == "1");
         assert!(!must, "{program} is not installed");

@@ -1,5 +1,5 @@
 //! A pseudoterminal for a program with a screen interface: reads its screen and sends keys.
-#![allow(dead_code, reason = "each test uses its part of it")]
+#![allow(dead_code, reason = "each test uses only some of it")]
 
 use crate::support::{Guarded, until};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex};
 /// A terminal with a running program.
 pub struct Terminal {
     pub program: Guarded,
-    /// The user's side (the master).
-    people: OwnedFd,
+    /// The user's side.
+    master: OwnedFd,
     /// The program's side, kept open so that its modes can be read after the program has ended.
-    line: File,
+    slave: File,
     pub screen: Arc<Mutex<vt100::Parser>>,
-    /// Tells the thread that reads the screen to close the terminal.
+    /// Set to make the thread that reads the screen close the terminal.
     closed: Arc<AtomicBool>,
 }
 
@@ -33,9 +33,9 @@ fn size(columns: u16, rows: u16) -> Winsize {
 /// Updates the screen from the program's output until the terminal is closed.
 fn read(mut output: File, screen: &Mutex<vt100::Parser>, closed: &AtomicBool) {
     let mut bytes = [0; 4096];
-    let moment = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    let timeout = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
     while !closed.load(Ordering::Relaxed) {
-        if poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&moment)).unwrap() > 0 {
+        if poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&timeout)).unwrap() > 0 {
             let Ok(n @ 1..) = output.read(&mut bytes) else { return };
             screen.lock().unwrap().process(&bytes[..n]);
         }
@@ -45,15 +45,15 @@ fn read(mut output: File, screen: &Mutex<vt100::Parser>, closed: &AtomicBool) {
 impl Terminal {
     /// Runs the command in a new terminal, as the leader of its own session.
     pub fn start(command: &mut Command, columns: u16, rows: u16) -> Terminal {
-        let people = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&people).unwrap();
-        unlockpt(&people).unwrap();
-        let name = ptsname(&people, Vec::new()).unwrap().into_string().unwrap();
-        let line = File::options().read(true).write(true).open(name).unwrap();
-        tcsetwinsize(&people, size(columns, rows)).unwrap();
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        let slave = File::options().read(true).write(true).open(name).unwrap();
+        tcsetwinsize(&master, size(columns, rows)).unwrap();
         command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
-        let end = || line.try_clone().unwrap();
-        command.stdin(end()).stdout(end()).stderr(end());
+        let stdio = || slave.try_clone().unwrap();
+        command.stdin(stdio()).stdout(stdio()).stderr(stdio());
         // SAFETY: between fork and exec only async-signal-safe system calls are made.
         unsafe {
             command.pre_exec(|| {
@@ -65,9 +65,9 @@ impl Terminal {
         let program = Guarded::start(command);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
         let closed = Arc::new(AtomicBool::new(false));
-        let (output, parser, close) = (File::from(people.try_clone().unwrap()), screen.clone(), closed.clone());
+        let (output, parser, close) = (File::from(master.try_clone().unwrap()), screen.clone(), closed.clone());
         std::thread::spawn(move || read(output, &parser, &close));
-        Terminal { program, people, line, screen, closed }
+        Terminal { program, master, slave, screen, closed }
     }
 
     /// Closes the terminal. Returns the program, which is then without one.
@@ -77,12 +77,12 @@ impl Terminal {
     }
 
     pub fn press(&self, keys: &str) {
-        File::from(self.people.try_clone().unwrap()).write_all(keys.as_bytes()).unwrap();
+        File::from(self.master.try_clone().unwrap()).write_all(keys.as_bytes()).unwrap();
     }
 
     pub fn resize(&self, columns: u16, rows: u16) {
         self.screen.lock().unwrap().screen_mut().set_size(rows, columns);
-        tcsetwinsize(&self.people, size(columns, rows)).unwrap();
+        tcsetwinsize(&self.master, size(columns, rows)).unwrap();
     }
 
     pub fn text(&self) -> String {
@@ -95,12 +95,12 @@ impl Terminal {
         until(what, line, || self.text())
     }
 
-    /// Whether the terminal echoes input and shows the main screen again, as before the program.
-    pub fn is_as_before(&self) -> bool {
+    /// Whether the terminal echoes input and shows the main screen again, as before the program started.
+    pub fn is_restored(&self) -> bool {
         let screen = self.screen.lock().unwrap();
-        let modes = tcgetattr(self.line.as_fd()).unwrap().local_modes;
-        let calm = !screen.screen().alternate_screen() && !screen.screen().hide_cursor();
-        calm && modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
+        let modes = tcgetattr(self.slave.as_fd()).unwrap().local_modes;
+        let is_main_screen = !screen.screen().alternate_screen() && !screen.screen().hide_cursor();
+        is_main_screen && modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
     }
 
     /// Waits until the program has ended and the terminal is as before. Returns the exit code, unless a signal ended
@@ -108,7 +108,7 @@ impl Terminal {
     pub fn end(&mut self) -> Option<i32> {
         let screen = self.screen.clone();
         let code = self.program.end(|| screen.lock().unwrap().screen().contents()).code();
-        until("the terminal is restored", || self.is_as_before().then_some(()), || self.text());
+        until("the terminal is restored", || self.is_restored().then_some(()), || self.text());
         code
     }
 }
