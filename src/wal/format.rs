@@ -26,6 +26,8 @@ pub const BODY_MAX: usize = (1 << 24) - 1;
 pub const BATCH_FRAME: usize = FRAME_HEADER + BATCH_BODY;
 /// The size of a seal frame in bytes, with its header.
 pub const SEAL_FRAME: usize = FRAME_HEADER + SEAL_BODY;
+/// The flaw of an intact frame header with a kind that this program does not know.
+pub const UNKNOWN_KIND: Flaw = Flaw::Wrong("an unknown kind of frame");
 /// Segment flag: the file is an older segment's, whose records may follow the last of this one.
 pub const RECYCLED: u32 = 1;
 
@@ -129,6 +131,9 @@ impl SegmentHeader {
         }
         if format != FORMAT {
             return Err(Malformed("a version of the format that this program does not know"));
+        }
+        if flags & !RECYCLED != 0 {
+            return Err(Malformed("a version of the format with flags that this program does not know"));
         }
         let header = SegmentHeader { flags, cluster, node: node?, disk, number };
         if stored_salt != header.salt() {
@@ -309,7 +314,7 @@ impl Frame {
             }
         }
         let length = u32::from_le_bytes([rest[4], rest[5], rest[6], 0]) as usize;
-        let Some(kind) = RecordKind::of(rest[7]) else { return Err(Flaw::Wrong("an unknown kind of frame")) };
+        let Some(kind) = RecordKind::of(rest[7]) else { return Err(UNKNOWN_KIND) };
         let want = (FRAME_HEADER + length) as u64;
         if length < 4 {
             return Err(Flaw::Wrong("a body without a checksum"));

@@ -5,7 +5,7 @@
 //! written when the process or the machine died, which was never acknowledged. Evidence is a good frame of a later batch
 //! (a batch begins only after the previous batch is synced), a later segment, or the sync marker.
 
-use super::format::{EntryHead, Flaw, Frame, RECYCLED, RecordKind, SEGMENT_HEADER, SegmentHeader};
+use super::format::{EntryHead, Flaw, Frame, RECYCLED, RecordKind, SEGMENT_HEADER, SegmentHeader, UNKNOWN_KIND};
 use super::sync_marker::LogOffset;
 use crate::types::Index;
 
@@ -129,8 +129,8 @@ impl Break {
 pub fn classify(broken: &Break, around: &Surroundings) -> Tail {
     // In a recycled file, old records usually follow the end.
     let torn = !broken.is_clean() && (broken.begun || !around.recycled);
-    if broken.intact {
-        Tail::Corrupt("the batch is intact, so it is not torn")
+    if broken.intact || broken.flaw == UNKNOWN_KIND {
+        Tail::Corrupt("its bytes are intact, so it is not torn")
     } else if broken.has_later_batch() {
         Tail::Corrupt("good records of a later batch follow it")
     } else if broken.synced.0 == around.number && broken.synced.1 > broken.cut {
@@ -213,6 +213,7 @@ mod tests {
             assert!(corrupt(verdict(flaw, first, &[]), "no predecessor"));
             assert!(corrupt(verdict(flaw, |broken, _| broken.intact = true, &[]), "intact"));
         }
+        assert!(corrupt(verdict(UNKNOWN_KIND, same, &[]), "intact"));
         assert!(corrupt(verdict(BAD, |_, around| around.refuses_torn = true, &[]), "refuse"));
         assert_eq!(verdict(Flaw::Blank, |_, around| around.refuses_torn = true, &[]), Tail::End);
     }

@@ -233,6 +233,43 @@ fn journal_of_another_node_is_rejected() {
 }
 
 #[test]
+fn unknown_flag_of_a_segment_is_another_version() {
+    let disk = SimDisk::new();
+    drop(open(&disk));
+    let name = format::file_name(1);
+    let header = format::SegmentHeader::decode(&Bytes::from(disk.seen(&name).unwrap())).unwrap();
+    let header = format::SegmentHeader { flags: 2, ..header }.encode();
+    disk.open(&name).unwrap().write_at(0, &header).unwrap();
+    let fault = Journal::open(disk, options(), None).err().unwrap();
+    assert!(matches!(&fault, Fault::Foreign(why) if why.contains("flags that this program does not know")), "{fault}");
+}
+
+#[test]
+fn record_of_an_unknown_kind_is_not_cut_off() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    push(&mut journal, &mut recovered.view.clone(), write(1, 1, 1..=3));
+    drop(journal);
+    disk.remove(sync_marker::NAME).unwrap();
+    let name = format::file_name(1);
+    let bytes = Bytes::from(disk.seen(&name).unwrap());
+    let salted = format::salted(format::salt(DiskId(9), 1));
+    let last = scan::Scan::new(bytes.clone(), format::salt(DiskId(9), 1), None).filter_map(|item| match item {
+        scan::ScanItem::Frame(frame) if frame.kind == format::RecordKind::Entry => Some(frame.at),
+        _ => None,
+    });
+    let at = last.last().unwrap() as usize;
+    let mut header = bytes[at..at + format::FRAME_HEADER + 4].to_vec();
+    header[11] = 8;
+    let (rest, body) = (header[4..16].try_into().unwrap(), header[16..].try_into().unwrap());
+    let checksum = format::header_checksum(salted, at as u64, &rest, body);
+    header[..4].copy_from_slice(&checksum.to_le_bytes());
+    disk.open(&name).unwrap().write_at(at as u64, &header).unwrap();
+    let fault = Journal::open(disk, options(), None).err().unwrap().to_string();
+    assert!(fault.contains("an unknown kind of frame; its bytes are intact, so it is not torn"), "{fault}");
+}
+
+#[test]
 fn header_of_another_segment_is_damage() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
