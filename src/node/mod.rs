@@ -6,6 +6,7 @@
 //! Two drivers perform its [`Action`]s: the reactor with sockets and threads, the simulator with virtual ones.
 
 pub mod admin_waiters;
+pub mod applier_queries;
 pub mod compaction;
 pub mod event;
 mod expiry_ticker;

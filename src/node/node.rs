@@ -5,12 +5,13 @@ mod snapshots;
 mod status;
 
 use super::admin_waiters::AdminWaiters;
+use super::applier_queries::Queries;
 use super::compaction::CompactionPolicy;
 use super::event::{Action, Caller, DurableSnapshot, Event};
 use super::expiry_ticker::ExpiryTicker;
 use super::options::Options;
 use super::prefetch::Prefetch;
-use super::requests::{ClientRequest, Forwarded, LinearizableReads, Parked, Proposals, Queries};
+use super::requests::{ClientRequest, Forwarded, LinearizableReads, Parked, Proposals};
 use super::snapshot_reads::SnapshotReads;
 use super::snapshot_sender::SnapshotSender;
 use super::space::{self, Space};
