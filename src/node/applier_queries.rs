@@ -1,7 +1,7 @@
 //! Queries at the applier: the last wait of every read, and the only one of a local read.
 //!
-//! A query leaves the node with a ticket, not with its caller: the applier knows no callers, and answers in the order of
-//! submission. The ticket is this node's own number, so an answer needs no check but whether the ticket still waits.
+//! A query leaves the node with a ticket, not with its caller: the applier knows no callers, and answers in the order
+//! of submission. The ticket is this node's own number, so an answer needs no check but whether the ticket still waits.
 
 use super::event::Caller;
 use super::requests::{ClientRequest, sum_is_right};

@@ -1,4 +1,18 @@
 //! Log compaction: which snapshot is the newest, when the next one is due, and how much of the log may be discarded.
+//!
+//! A snapshot passes through four states, and the node learns of each by an event:
+//!
+//! ```text
+//!   due ──begin──▶ being taken ──taken(Some)──▶ kept ──release──▶ the log behind it is discarded
+//!    ▲                  │ taken(None), taken_damaged               │ discard: its file was found damaged
+//!    └──── a delay ─────┘◀──────────── at once ────────────────────┘
+//! ```
+//!
+//! The log is released only behind a snapshot that is durable *and* was read back undamaged. Until then the log is the
+//! only copy of these entries on this node, and a snapshot that cannot be read is found out when it is needed.
+//!
+//! Each node decides for itself (§7): a snapshot holds committed entries only, so nodes need not agree on it, and a
+//! leader that took it for all of them would send the whole state to each.
 
 use super::event::{Caller, DurableSnapshot};
 use super::options::Options;
@@ -11,12 +25,14 @@ const REST_DOUBLES: u32 = 6;
 
 /// This node's snapshots, as they concern the log.
 ///
-/// Invariant: `compacted ≤ snapshot ≤ applied`.
+/// Invariants: `compacted ≤ snapshot ≤ applied`; the snapshot never becomes an older one; one is taken at a time; only
+/// a snapshot that exists is damaged; a caller that waits, waits for a later snapshot than the newest.
 #[derive(Clone, Debug)]
 pub struct CompactionPolicy {
     /// The newest durable snapshot.
     kept: Option<DurableSnapshot>,
-    /// Whether its file was found damaged since: it is no longer sent, and another snapshot is due.
+    /// Whether its file was found damaged since: it is no longer sent, and another snapshot is due. It still counts as
+    /// the newest: the log behind it is gone, and the state it holds is applied here.
     damaged: bool,
     /// When it was taken, or when this node started.
     since: Time,
@@ -27,12 +43,12 @@ pub struct CompactionPolicy {
     /// How many snapshots in a row did not fit.
     no_space_failures: u32,
     /// How many snapshots in a row were damaged when they were read back, and the time before which none is due because
-    /// of it.
+    /// of it. Counted apart from `no_space_failures`: room that returns says nothing about a disk that flips bits.
     damaged_failures: u32,
     damaged_retry_at: Time,
     /// Callers that requested a snapshot and wait for it, each with the index that it must hold.
     waiters: Vec<(Caller, u64, Index)>,
-    /// Whether more of the log may be compacted.
+    /// Whether more of the log may be compacted. A turn that changed nothing here then costs no search in the log.
     unreleased: bool,
     /// This node's ordinal among the voters, and the number of voters.
     ordinal: (u64, u64),
@@ -66,7 +82,8 @@ impl CompactionPolicy {
         self.kept.as_ref().filter(|_| !self.damaged)
     }
 
-    /// Records that the file of `snapshot` is damaged or missing: another snapshot is due.
+    /// Records that the file of `snapshot` is damaged or missing: another snapshot is due. By now a newer one may have
+    /// replaced it; then its damage is of no consequence.
     pub fn discard(&mut self, snapshot: Position) {
         self.damaged |= self.kept.as_ref().is_some_and(|kept| kept.position == snapshot);
     }
@@ -76,12 +93,14 @@ impl CompactionPolicy {
         self.kept.as_ref().map_or(Index::ZERO, |kept| kept.position.index)
     }
 
-    /// The time since the newest snapshot was taken or received, or was found at the start. Zero if there is none.
+    /// The time since the newest snapshot was taken or received, or was found at the start. Zero if there is none. (Its
+    /// file's date is wall-clock time, which this module does not know.)
     pub fn age(&self, now: Time) -> Duration {
         self.kept.as_ref().map_or(Duration::ZERO, |_| now.since(self.since))
     }
 
-    /// Adds a caller that waits for a snapshot of everything applied by now: one that is being taken may hold less.
+    /// Adds a caller that waits for a snapshot of everything applied by now: one that is being taken may hold less. An
+    /// operator who requests a backup expects every write in it that was acknowledged before.
     pub fn add_waiter(&mut self, from: Caller, id: u64, applied: Index) {
         self.waiters.push((from, id, applied));
     }
@@ -97,7 +116,8 @@ impl CompactionPolicy {
         self.waiters.extract_if(.., |(.., wanted)| *wanted <= upto).map(|(from, id, _)| (from, id)).collect()
     }
 
-    /// Removes and returns all waiting callers, because no snapshot can be taken.
+    /// Removes and returns all waiting callers, because no snapshot can be taken. They are told at once: the next
+    /// attempt may be minutes away, and their disk is what they have to look at.
     pub fn take_all_waiters(&mut self) -> Vec<(Caller, u64)> {
         self.waiters.drain(..).map(|(from, id, _)| (from, id)).collect()
     }
@@ -112,7 +132,7 @@ impl CompactionPolicy {
         self.no_space_failures > 0
     }
 
-    /// Records that the disk has room: the next attempt need not wait.
+    /// Records that the disk has room: the next attempt need not wait, and the delay after it is short again.
     pub fn room(&mut self) {
         (self.retry_at, self.no_space_failures) = (Time::ZERO, 0);
     }
@@ -120,6 +140,7 @@ impl CompactionPolicy {
     /// Sets this node's ordinal `nth`, from 0, among `of` voters. All logs grow alike; a later ordinal takes its
     /// snapshot somewhat sooner, so that a majority has its disks to itself while one node writes.
     pub fn set_ordinal(&mut self, nth: u64, of: u64) {
+        assert!(nth <= of, "no more voters come before this node than there are voters");
         self.ordinal = (nth, of.max(1));
     }
 
@@ -127,6 +148,13 @@ impl CompactionPolicy {
     /// size and by the size of the state (otherwise most of the bytes written would be snapshots); when there is too
     /// little room (`low`) and a snapshot would free some; or when the last one is old. It is not due when the last one
     /// already holds everything applied, unless its file is damaged.
+    ///
+    /// A caller that waits overrides the delay after a lack of room, but not the one after a damaged snapshot: room may
+    /// have been made by hand, while a disk that just returned other bytes than were written may do so again. A damaged
+    /// snapshot is due even if nothing was applied since, because followers may need what only it holds.
+    ///
+    /// The log is compared in bytes, not in entries: a thousand entries are a kilobyte or a gigabyte (the switch
+    /// `snapshot-by-count` shows the difference).
     pub fn is_due(&self, now: Time, log: &Log, applied: Index, low: bool, options: &Options) -> bool {
         if self.taking || now < self.damaged_retry_at {
             return false;
@@ -148,11 +176,13 @@ impl CompactionPolicy {
         let frees = low && grown >= options.trailing_bytes;
         let most = options.snapshot_log_bytes.max(state);
         let (nth, of) = self.ordinal;
+        // The last voter's limit is still more than half of the first one's.
         let large = frees || grown >= most - most / (2 * of) * nth.min(of);
         now >= self.retry_at && (large || now.since(self.since) >= options.snapshot_max_age)
     }
 
-    /// When a snapshot is next due by age, if any entry was applied since the last one.
+    /// When a snapshot is next due by age, if any entry was applied since the last one. A snapshot due by size needs no
+    /// timer: the event that makes the log grow wakes the node.
     pub fn deadline(&self, applied: Index, options: &Options) -> Time {
         let by_count = options.mutants.breaks(Mutant::SnapshotByCount);
         if self.taking || applied == Index::ZERO {
@@ -172,10 +202,14 @@ impl CompactionPolicy {
 
     /// Records that a snapshot is being taken.
     pub fn begin(&mut self) {
+        assert!(!self.taking, "one snapshot is taken at a time: there is one frozen state");
         self.taking = true;
     }
 
     /// Records the snapshot that was taken, or (`None`) that there was no room for it.
+    ///
+    /// `None` also ends a snapshot whose frozen state was dropped, because a leader's snapshot replaced the machine.
+    /// The delay that follows is harmless: the received snapshot is newer than the one that was given up.
     pub fn taken(&mut self, now: Time, kept: Option<DurableSnapshot>, options: &Options) {
         self.taking = false;
         match kept {
@@ -192,7 +226,7 @@ impl CompactionPolicy {
     }
 
     /// Records that the snapshot was damaged when it was read back: callers keep waiting, and another attempt follows
-    /// after a delay.
+    /// after a delay. The disk has room, so another attempt may succeed, and they need not be refused.
     pub fn taken_damaged(&mut self, now: Time, options: &Options) {
         self.taking = false;
         self.damaged_retry_at = now + options.snapshot_again * (1 << self.damaged_failures.min(REST_DOUBLES));
@@ -200,6 +234,9 @@ impl CompactionPolicy {
     }
 
     /// Records a durable snapshot, taken here or received.
+    ///
+    /// An older one is ignored: the report of a snapshot taken here may arrive after a leader's later one was
+    /// installed. One of the same index is of use only in place of a damaged file.
     pub fn adopt(&mut self, now: Time, kept: DurableSnapshot) {
         let upto = self.upto();
         if kept.position.index > upto || (self.damaged && kept.position.index == upto) {
@@ -208,6 +245,7 @@ impl CompactionPolicy {
             self.since = now;
             self.unreleased = true;
         }
+        assert!(self.upto() >= upto, "the newest snapshot never becomes an older one: the log behind it is discarded");
     }
 
     /// Checks again at the next turn whether the log may be compacted.
@@ -218,6 +256,13 @@ impl CompactionPolicy {
     /// The index up to which the log may be compacted, if it has advanced. The log keeps some entries behind the
     /// snapshot, for followers that lag a little, and all entries that a follower needs after an older snapshot that is
     /// being sent to it (`shipped`), unless these are too many bytes.
+    ///
+    /// Without the first, each follower that misses a few messages would be sent the whole state. Without the second, a
+    /// follower that has just received a snapshot finds its next entry discarded, is sent the next snapshot, and so on:
+    /// under load it never catches up. Without the limit, one slow follower fills every leader's disk.
+    ///
+    /// The durable index is a limit of its own: a node may apply and freeze entries that a quorum holds before its own
+    /// disk does, and a journal cannot discard what it has not written.
     pub fn release(&mut self, log: &Log, applied: Index, shipped: Option<Index>, options: &Options) -> Option<Index> {
         let early = self.may_break(log, applied, options);
         if (!std::mem::take(&mut self.unreleased) && early.is_none()) || options.mutants.breaks(Mutant::ReleaseNothing)
@@ -236,7 +281,17 @@ impl CompactionPolicy {
             self.unreleased = true;
         }
         let upto = log.within(limit, options.trailing_bytes);
+        let covered = early.is_some() || upto <= self.upto() || upto == log.base().index;
+        assert!(covered, "the log keeps every entry that no durable snapshot holds (§7)");
         (upto > log.base().index).then_some(upto)
+    }
+
+    /// Panics if a law of this policy is violated.
+    pub(super) fn check(&self) {
+        assert!(!self.damaged || self.kept.is_some(), "only a snapshot that exists is damaged");
+        let upto = self.upto();
+        let waits = |(.., wanted): &(Caller, u64, Index)| *wanted > upto;
+        debug_assert!(self.waiters.iter().all(waits), "a caller is answered as soon as a snapshot holds what it wants");
     }
 
     /// The index up to which the log is compacted too early, if a mutant breaks that rule.

@@ -1,5 +1,23 @@
 //! The node: the whole server without its I/O.
+//!
+//! A write at the leader passes through here five times:
+//!
+//! ```text
+//!   1 handle(Request)   propose: the core appends a position, the caller waits in `proposals`
+//!   2 turn              Action::Write to the journal, AppendEntries to the followers, in one go
+//!   3 handle(Journal)   the leader's copy is durable; handle(Peer): so are the followers' copies
+//!   4 turn              a quorum holds the entry: Action::Apply
+//!   5 handle(Applied)   the outcome meets its proposal; the next turn replies
+//! ```
+//!
+//! No reply is made at any step before the fifth: neither an append nor a commit has an outcome, and only an applied
+//! entry is one that no later leader can contradict *and* whose result is known.
+//!
+//! Request handling is here; what follows from a change of leader is in `leadership`, snapshots are in `snapshots`,
+//! queries in `queries`, and the laws that tie the parts together in `invariants`.
 
+mod invariants;
+mod leadership;
 mod queries;
 mod snapshots;
 mod status;
@@ -22,7 +40,7 @@ use crate::consensus::Raft;
 use crate::consensus::message::{Envelope, Message, VoteKind};
 use crate::consensus::note::Note;
 use crate::consensus::ready::{EntriesToSend, Ready};
-use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time};
+use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time, WriteId};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
 use bytes::Bytes;
@@ -32,6 +50,10 @@ use bytes::Bytes;
 /// [`Node::handle`] records an event and sends nothing. [`Node::turn`] performs the work that is due. They are separate
 /// so that a node batches at its own pace: a wake-up with two hundred readable sockets is two hundred `handle`s and one
 /// `turn`, so one write, one append per follower, one sync.
+///
+/// Invariants, at the end of each turn: log start ≤ snapshot ≤ applied ≤ submitted ≤ commit; at most one batch is being
+/// applied; writes reach the journal in the order of their numbers, each once; a write is answered with an outcome only
+/// by the applier's report of its own position. `invariants.rs` checks them.
 #[derive(Debug)]
 pub struct Node {
     raft: Raft,
@@ -47,8 +69,11 @@ pub struct Node {
     /// The last index submitted to the applier. `applied` is how far the applier has reported.
     submitted_to_apply: Index,
     applied: Applied,
-    /// When the batch that is being applied was submitted.
+    /// When the batch that is being applied was submitted. There is one at a time: a snapshot is taken between two
+    /// batches, of a state whose index this node knows.
     applying: Option<Time>,
+    /// The last write that was handed to the journal.
+    written: WriteId,
     compaction: CompactionPolicy,
     snapshot_sender: SnapshotSender,
     snapshot_reads: SnapshotReads,
@@ -57,7 +82,10 @@ pub struct Node {
     expiry_ticker: ExpiryTicker,
     /// The term this node led at the last check, if it led.
     led_term: Option<Term>,
+    /// The leader at the last check.
     leader: Option<NodeId>,
+    /// Answers and forwarded requests, until the turn. They are not sent from `handle`, so that a hundred events cost
+    /// the driver one pass over its connections.
     replies: Vec<(Caller, u64, Reply)>,
     forwards: Vec<Action>,
     fault: Option<Fault>,
@@ -74,7 +102,8 @@ pub struct NodeStart {
     pub applied: Applied,
     /// The snapshot from which the machine was restored, if any.
     pub kept: Option<DurableSnapshot>,
-    /// A random number, different for each run of a process.
+    /// A random number, different for each run of a process: forwarded requests are numbered from it, and a late answer
+    /// to an earlier run must match none of this one's.
     pub chance: u64,
     /// Entries behind the applied ones, which another thread reads from the log.
     pub beforehand: Prefetch,
@@ -85,6 +114,8 @@ impl Node {
     /// the base of the log.
     pub fn new(raft: Raft, view: View, options: Options, begun: NodeStart) -> Node {
         let NodeStart { now, applied, kept, chance, beforehand, disk: _ } = begun;
+        let snapshot = kept.as_ref().map_or(Index::ZERO, |kept| kept.position.index);
+        assert_eq!(snapshot, applied.upto, "a machine starts in the state of its newest snapshot (§7)");
         let first = if options.mutants.breaks(Mutant::ReuseNumbers) { 0 } else { chance };
         Node {
             raft,
@@ -106,6 +137,7 @@ impl Node {
             admin_waiters: AdminWaiters::default(),
             expiry_ticker: ExpiryTicker::new(),
             applying: None,
+            written: WriteId::ZERO,
             led_term: None,
             leader: None,
             replies: Vec::new(),
@@ -115,6 +147,9 @@ impl Node {
     }
 
     /// Processes an event. Nothing is sent before [`Node::turn`].
+    ///
+    /// Peers and clients decide what arrives here and in which order: nothing about it is asserted, except of the
+    /// reports of this node's own threads.
     pub fn handle(&mut self, now: Time, event: Event) {
         match event {
             Event::Peer(envelope) => {
@@ -122,6 +157,7 @@ impl Node {
                 self.raft.receive(now, envelope);
             }
             Event::PeerLost(peer) => {
+                // The core first: a retried read below must find the leader that is left.
                 self.raft.lost(now, peer);
                 self.stats.lost(peer);
                 let lost = self.forwarded.lost(peer);
@@ -145,6 +181,7 @@ impl Node {
                 let lost = self.forwarded.lost(peer);
                 self.fail_in_flight(now, lost);
             }
+            // Its proposals and queries stay: the log and the applier hold them, and their answers lead nowhere.
             Event::CallerGone(caller) => {
                 self.parked.forget(caller);
                 self.compaction.forget(caller);
@@ -175,6 +212,7 @@ impl Node {
             Event::ChunkStored { from, snapshot, next, damaged } => self.raft.chunked(from, snapshot, next, damaged),
             Event::Restored { kept, base, time, report } => self.restored(now, kept, base, time, report),
             Event::Queried { ticket, applied, answer } => {
+                // The applier may be ahead of the report that this node has seen, never behind it.
                 if let Some((from, id)) = self.queries.answered(ticket) {
                     self.replies.push((from, id, self.query_reply(applied, answer)));
                 }
@@ -198,6 +236,10 @@ impl Node {
     }
 
     /// Handles a request: answers it now, or queues it.
+    ///
+    /// The order of the arms is the order of the checks. What needs no leader comes first, then limits that hold
+    /// everywhere, then reasons to wait, then what a leader does, then what a follower does. An arm that moves up
+    /// answers requests that an earlier reason to wait should have held back.
     fn handle_request(&mut self, now: Time, asked: ClientRequest) {
         match &asked.request {
             Request::Status => {
@@ -244,6 +286,7 @@ impl Node {
                     Err(refusal) => self.refuse(asked, refusal),
                 }
             }
+            // Not refused as busy while there is no leader: the limit on reads is for reads that make progress.
             Request::Query { .. } if self.raft.leader().is_none() => self.forward_or_redirect(asked),
             Request::Query { .. } if self.reads_are_full() => {
                 self.refuse(asked, Refusal::Busy);
@@ -262,12 +305,15 @@ impl Node {
         }
     }
 
-    /// Whether this node leads a log that is not yet confirmed as this cluster's log. Commands are parked until it is.
+    /// Whether this node leads a log that is not yet confirmed as this cluster's log. Commands are parked until it is:
+    /// until then another founder's log may replace this one, and a command acknowledged here would be lost
+    /// (docs/voters.md, rule 8).
     fn log_not_agreed(&self) -> bool {
         self.raft.leads() && !self.raft.accepts_commands()
     }
 
-    /// Whether there is room for the command `op`, on this disk and on enough other disks.
+    /// Whether there is room for the command `op`, on this disk and on enough other disks. A command that frees room
+    /// may use the last of it: without that exception a full cluster could not be emptied by its clients.
     fn admits(&self, now: Time, op: &Bytes) -> bool {
         let fits = |frees| self.raft.has_room_for(now, op.len() as u64, frees);
         (!self.space.is_low() && fits(false)) || (space::frees(op, self.options.frees) && fits(true))
@@ -275,6 +321,7 @@ impl Node {
 
     /// Starts a membership change or a leadership transfer. This node is the leader.
     fn handle_admin(&mut self, now: Time, asked: ClientRequest) {
+        assert!(self.raft.leads(), "only a leader changes the membership or hands over its leadership (§6)");
         let outcome = match &asked.request {
             Request::Change { change, force } => self.raft.reconfigure(now, change, *force).map(|position| {
                 self.admin_waiters.began(&self.raft, asked.from, asked.id, position);
@@ -298,7 +345,11 @@ impl Node {
     }
 
     /// Forwards a request to the leader, redirects the caller, or parks the request. This node is not the leader.
+    ///
+    /// A peer's request is not forwarded again: two nodes that each take the other for the leader would send it back
+    /// and forth. Its sender is told the leader instead, and decides.
     fn forward_or_redirect(&mut self, asked: ClientRequest) {
+        assert!(!self.raft.leads(), "a leader handles a request itself: it has nowhere to forward it to");
         let passed_on = matches!(asked.from, Caller::Peer(_));
         match self.raft.leader() {
             Some(leader) if asked.forward && !passed_on => {
@@ -337,7 +388,8 @@ impl Node {
     }
 
     /// Handles requests whose answers are lost: reads are retried, writes are answered *unknown*, because they may have
-    /// been applied.
+    /// been applied. A retry of the write here would apply a command without a session twice; only the client knows
+    /// whether it has one.
     fn fail_in_flight(&mut self, now: Time, asked: Vec<ClientRequest>) {
         for asked in asked {
             if asked.is_write() {
@@ -353,7 +405,8 @@ impl Node {
     fn answered(&mut self, now: Time, from: NodeId, id: u64, reply: Reply) {
         let Some(asked) = self.forwarded.answered(from, id) else { return };
         match reply {
-            // The peer had lost leadership: the request had no effect, so it is retried before its deadline.
+            // The peer had lost leadership: the request had no effect, so it is retried before its deadline. While this
+            // node still takes that peer for the leader, a retry would go there again, and be refused again, at once.
             Reply::Refused(Refusal::NotLeader { .. } | Refusal::NotMember { .. })
                 if asked.until > now && self.raft.leader() != Some(from) =>
             {
@@ -376,11 +429,14 @@ impl Node {
 
     /// Records the applier's report and answers its proposals.
     fn record_applied(&mut self, now: Time, mut report: Applied) {
+        assert_eq!(report.upto, self.submitted_to_apply, "a batch is applied as a whole, before the next is submitted");
         if let Some(at) = self.applying.take() {
             self.stats.applied(now.since(at));
         }
         let by_index = self.options.mutants.breaks(Mutant::AnswerByIndex);
         for (position, outcome) in report.outcomes.drain(..) {
+            let is_applied = self.applied.upto < position.index && position.index <= report.upto;
+            assert!(is_applied, "an outcome is that of an entry of its batch: a reply tells of applied entries only");
             self.proposals.settle(position, outcome, by_index, &mut self.replies);
         }
         // The entry applied at a remaining proposal's index has no outcome: for example, the next leader's no-op.
@@ -390,6 +446,11 @@ impl Node {
     }
 
     /// Performs the work that is due and appends the resulting actions.
+    ///
+    /// The order is part of the meaning. Time first, so that everything below sees the role of now. Then leadership, so
+    /// that no request is handled for a leader that is gone. Then the core's output, which hands entries to the view
+    /// before anything reads them there. Snapshots, entries and queries follow in the order in which the applier must
+    /// see them. Replies are last: all of the above may add some.
     pub fn turn(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.raft.deadline() <= now {
             self.raft.tick(now);
@@ -412,73 +473,23 @@ impl Node {
             actions.push(Action::Reply { to, id, reply });
         }
         actions.extend(self.fault.take().map(Action::Stop));
-    }
-
-    /// Whether the leader, or the term that this node leads, differs from the last turn, or parked requests can be
-    /// handled now.
-    fn leadership_changed(&self) -> bool {
-        let unparks = !self.parked.is_empty()
-            && self.leader.is_some()
-            && self.raft.transfer_target().is_none()
-            && !self.log_not_agreed();
-        self.leader != self.raft.leader() || self.led_term != self.led_term() || unparks
-    }
-
-    fn led_term(&self) -> Option<Term> {
-        self.raft.leads().then(|| self.raft.term())
-    }
-
-    /// Reacts to a possible change of leader: fails requests that wait for a former leader, and retries requests that
-    /// were parked for one.
-    fn follow_leadership(&mut self, now: Time) {
-        if self.raft.leads() && self.space.is_low() && self.admin_waiters.looks_for_room(now) {
-            self.raft.make_room(now);
-        }
-        let leads = self.led_term();
-        if self.led_term != leads {
-            self.led_term = leads;
-            self.stats.reset_sent();
-            let reply = if self.options.mutants.breaks(Mutant::UnknownAsRefused) {
-                Reply::Refused(self.raft.not_leader())
-            } else {
-                Reply::Unknown
-            };
-            if !self.options.mutants.breaks(Mutant::AnswerByIndex) {
-                self.proposals.abandon(self.raft.log().commit(), leads, &reply, &mut self.replies);
-            }
-        }
-        let leader = self.raft.leader();
-        if self.leader != leader {
-            self.stats.led_by(leader);
-            self.leader = leader;
-            let astray = self.forwarded.misrouted(leader);
-            self.fail_in_flight(now, astray);
-        }
-        self.admin_waiters.settle(&self.raft, self.led_term, &mut self.replies);
-        if self.parked.is_empty() {
-            return;
-        }
-        if leader.is_some() && self.raft.transfer_target().is_none() && !self.log_not_agreed() {
-            for asked in self.parked.take() {
-                self.handle_request(now, asked);
-            }
-        } else if let Some(refusal) = self.not_member_refusal() {
-            // The requests were parked for a leader, and this node has just been removed.
-            self.parked.take().for_each(|asked| self.refuse(asked, refusal.clone()));
-        } else if self.parked.deadline() <= now {
-            for asked in self.parked.expired(now) {
-                self.refuse(asked, Refusal::NoLeader);
-            }
-        }
+        self.check();
     }
 
     /// Converts the consensus core's output into actions.
+    ///
+    /// The messages among them may leave before the write: the core holds back those that speak of what must be durable
+    /// first. Entries may leave before it too, so that the leader's sync and the followers' run at the same time
+    /// (thesis §10.2.1).
     fn emit_actions(&mut self, now: Time, ready: Ready, actions: &mut Vec<Action>) {
         self.stats.committed(now, ready.commit);
         if let Some(write) = ready.write {
             if let (Some(entry), true) = (write.entries.last(), self.led_term.is_some()) {
                 self.stats.sent(now, entry.position.index);
             }
+            assert_eq!(write.id, self.written.next(), "writes reach the journal in order, each once");
+            self.written = write.id;
+            // Before the journal has it: an entry that is not durable yet is replicated already.
             self.view.push(&write);
             actions.push(Action::Write(write));
         }
@@ -522,14 +533,20 @@ impl Node {
         }
     }
 
-    /// The AppendEntries message that `order` describes, with its entries.
+    /// The AppendEntries message that `order` describes, with its entries. The core knows positions only: it orders a
+    /// range, and the view has the bytes. An entry that cannot be read back stops the node, since a leader that leaves
+    /// a follower without it would do so at each attempt.
     fn build_append(&mut self, order: EntriesToSend) -> Option<Envelope> {
         let EntriesToSend { to, term, prev, upto, commit, probe } = order;
         let range = prev.index.next()..=upto;
         // The consensus core has bounded the range: no further limit is needed.
         let entries = if range.is_empty() { Ok(Vec::new()) } else { self.view.entries(range, u64::MAX) };
         match entries {
-            Ok(entries) => Some(self.raft.envelope(to, term, Message::AppendEntries { prev, commit, probe, entries })),
+            Ok(entries) => {
+                let ordered = upto.0.saturating_sub(prev.index.0);
+                assert_eq!(entries.len() as u64, ordered, "the view holds every entry of the log (§5.3)");
+                Some(self.raft.envelope(to, term, Message::AppendEntries { prev, commit, probe, entries }))
+            }
             Err(fault) => {
                 self.fault = Some(fault);
                 None
@@ -538,6 +555,10 @@ impl Node {
     }
 
     /// Submits committed entries to the applier, one batch at a time.
+    ///
+    /// A batch is bounded in bytes, because the driver may apply it on the thread that also sends heartbeats. After a
+    /// start, another thread has read the next batches from the log already; a batch that is not of the current log is
+    /// read here instead.
     fn submit_entries(&mut self, now: Time, actions: &mut Vec<Action>) {
         let commit = self.raft.log().commit();
         if self.applying.is_some() || self.submitted_to_apply >= commit {
@@ -548,6 +569,7 @@ impl Node {
         match read.map_or_else(|| self.view.entries(range, self.options.apply_bytes), Ok) {
             Ok(entries) => {
                 let last = entries.last().expect("a range that is not empty holds an entry");
+                assert!(last.position.index <= commit, "only committed entries are applied (§5.3)");
                 self.submitted_to_apply = last.position.index;
                 self.applying = Some(now);
                 actions.push(Action::Apply(entries));
@@ -556,7 +578,8 @@ impl Node {
         }
     }
 
-    /// When `turn` next has work to do. Earlier calls are harmless.
+    /// When `turn` next has work to do. Earlier calls are harmless. A later one is not: nothing else wakes a node to
+    /// which no event happens, so a part that is forgotten here is a timer that never rings.
     pub fn deadline(&self) -> Time {
         let unfed = self.applying.is_none() && self.submitted_to_apply < self.raft.log().commit();
         if unfed || !self.replies.is_empty() || !self.forwards.is_empty() {

@@ -10,16 +10,16 @@
 //!   a request of another leader   Forwarded           until that leader answers, or the link to it breaks
 //! ```
 //!
-//! A request is in one table at a time, and moves as the node learns more: a parked write becomes a proposal, a lost read
-//! becomes a parked one. The tables decide nothing: [`super::node::Node`] calls them from its events and its turn, and
-//! turns what they return into replies.
+//! A request is in one table at a time, and moves as the node learns more: a parked write becomes a proposal, a lost
+//! read becomes a parked one. The tables decide nothing: [`super::node::Node`] calls them from its events and its turn,
+//! and turns what they return into replies.
 //!
-//! Everything here is memory that clients fill, so every table is bounded: in bytes, because one request may be as large
-//! as an entry; and in number where requests of few bytes would cost more in tree nodes than in payload. A bound is
-//! checked before a request is added, and the refusal is *busy*, which promises that the request had no effect. The sums
-//! are kept as requests come and go, since a walk at each request would make a full table slow exactly when it is full.
-//! A sum that drifted would refuse requests forever, or never again, and no test of one request would show it: hence
-//! the laws in each `check`.
+//! Everything here is memory that clients fill, so every table is bounded: in bytes, because one request may be as
+//! large as an entry; and in number where requests of few bytes would cost more in tree nodes than in payload. A bound
+//! is checked before a request is added, and the refusal is *busy*, which promises that the request had no effect. The
+//! sums are kept as requests come and go, since a walk at each request would make a full table slow exactly when it is
+//! full. A sum that drifted would refuse requests forever, or never again, and no test of one request would show it:
+//! hence the laws in each `check`.
 
 use super::event::Caller;
 use crate::api::{Outcome, Refusal, Reply, Request};
@@ -87,9 +87,9 @@ impl ClientRequest {
 
 /// Proposals not yet committed and applied, in log order.
 ///
-/// A proposal is known by its *position*, index and term. The index alone is not enough: a deposed leader's entry may be
-/// truncated, and another leader's entry take its index. A client answered by index would be told of another client's
-/// outcome (the switch `answer-by-index` reproduces it).
+/// A proposal is known by its *position*, index and term. The index alone is not enough: a deposed leader's entry may
+/// be truncated, and another leader's entry take its index. A client answered by index would be told of another
+/// client's outcome (the switch `answer-by-index` reproduces it).
 ///
 /// Invariant: indexes ascend. Settling reads only the front, so a proposal behind a later one would wait until that one
 /// is applied, and then be answered *unknown* though its outcome was known.
@@ -254,7 +254,8 @@ impl Parked {
     /// Takes all of them, oldest first.
     ///
     /// The table is empty before the first one is handled: handling a request may park it again, or park others behind
-    /// it, and those belong to the next round. The numbers go on, so that requests parked again come after all of these.
+    /// it, and those belong to the next round. The numbers go on, so that requests parked again come after all of
+    /// these.
     pub fn take(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
         let given = self.given;
         std::mem::replace(self, Parked { given, ..Parked::default() }).waiting.into_values()
@@ -387,8 +388,8 @@ impl LinearizableReads {
 
     /// Takes the next read whose read index is at most `fed`, the last index submitted to the applier.
     pub fn next(&mut self, fed: Index) -> Option<ClientRequest> {
-        // Rounds are confirmed in order, so their read indexes never decrease under one leader. After a change of leader
-        // a lower one may stand behind a higher one; it then waits longer than it needs, and misses nothing.
+        // Rounds are confirmed in order, so their read indexes never decrease under one leader. After a change of
+        // leader a lower one may stand behind a higher one; it then waits longer than it needs, and misses nothing.
         while let Some((_, read)) = self.confirmed.pop_front_if(|(index, _)| *index <= fed) {
             if let Some(asked) = self.lose(read) {
                 return Some(asked);
@@ -420,8 +421,8 @@ impl LinearizableReads {
 /// Their ids start at a random number: a leader may answer late a request that an earlier run of this process
 /// forwarded, and such an answer must match no request.
 ///
-/// A request is known by its id *and* by the node it was sent to. An answer of another node is not an answer to it: that
-/// node may answer a request of an earlier run, or be at fault.
+/// A request is known by its id *and* by the node it was sent to. An answer of another node is not an answer to it:
+/// that node may answer a request of an earlier run, or be at fault.
 ///
 /// Invariants: each request is listed once by its caller; `bytes` is the sum of their sizes.
 #[derive(Clone, Debug)]
@@ -478,8 +479,8 @@ impl Forwarded {
         self.take(|to| Some(to) != leader)
     }
 
-    /// Takes all requests forwarded to `peer`, because the connection that carried them or their answers broke. Each may
-    /// have arrived or not: frames that the kernel accepted say nothing about the other side.
+    /// Takes all requests forwarded to `peer`, because the connection that carried them or their answers broke. Each
+    /// may have arrived or not: frames that the kernel accepted say nothing about the other side.
     pub fn lost(&mut self, peer: NodeId) -> Vec<ClientRequest> {
         self.take(|to| to == peer)
     }

@@ -1,4 +1,11 @@
 //! Clients that read a snapshot file chunk by chunk: a backup of a node's state.
+//!
+//! A client names the snapshot and an offset in each request, and the node keeps no connection state: a client that
+//! lost its connection continues where it was, as long as the snapshot is held. What it reads is the file as followers
+//! receive it, checksums included, so that a backup can be verified without this node.
+//!
+//! Chunks are slices of the mapped file, so a page that is not in memory is read from disk while the event loop waits.
+//! Hence the limit per turn, and the queue: a fast reader of a large backup must not cost the leader its heartbeats.
 
 use super::event::{Caller, DurableSnapshot};
 use super::options::Options;
@@ -16,7 +23,11 @@ const PIECES_PER_TURN: usize = 4;
 /// Snapshots that clients read, and the chunk requests that wait.
 ///
 /// A snapshot that is being read stays readable when a newer one replaces it, until it was not read for
-/// [`Options::read_hold`]: the file is mapped, and its disk space is freed with the mapping.
+/// [`Options::read_hold`]: the file is mapped, and its disk space is freed with the mapping. Without that, a backup
+/// that takes longer than the pause between two snapshots would never complete. The price is disk space, so few are
+/// held.
+///
+/// Invariants: at most [`HELD_MAX`] snapshots are held, each once; at most [`WAITING_MAX`] requests wait.
 #[derive(Clone, Debug)]
 pub struct SnapshotReads {
     held: Vec<HeldSnapshot>,
@@ -49,6 +60,8 @@ impl SnapshotReads {
 
     /// Adds a client's request for a chunk of `snapshot`, which must be `newest` or a held snapshot.
     ///
+    /// Snapshots that were not read for long are released first: their slots may be what this request needs.
+    ///
     /// # Errors
     ///
     /// [`Refusal::SnapshotGone`] if it is neither; [`Refusal::Busy`] at a limit.
@@ -74,10 +87,14 @@ impl SnapshotReads {
             }
         }
         self.waiting.push_back(PieceRequest { from, id, snapshot, offset });
+        self.check();
         Ok(())
     }
 
     /// Answers the oldest waiting requests, up to a limit per turn.
+    ///
+    /// An offset beyond the end is answered with no bytes and the size: a client finds the end of the file that way,
+    /// and its number is not trusted. A snapshot may be gone by now, because it was found damaged after the request.
     pub fn answer(&mut self, now: Time, replies: &mut Vec<(Caller, u64, Reply)>) {
         for _ in 0..PIECES_PER_TURN {
             let Some(PieceRequest { from, id, snapshot, offset }) = self.waiting.pop_front() else { break };
@@ -87,6 +104,7 @@ impl SnapshotReads {
                 let total = file.len() as u64;
                 let begin = offset.min(total);
                 let end = begin.saturating_add(self.chunk).min(total);
+                assert!(end - begin <= self.chunk, "a reply holds one chunk, however much of the file is requested");
                 Reply::SnapshotChunk { offset: begin, total, bytes: file.slice(begin as usize..end as usize) }
             });
             replies.push((from, id, reply));
@@ -100,7 +118,8 @@ impl SnapshotReads {
         self.held.retain(|held| now.since(held.read_at) < hold);
     }
 
-    /// Drops a snapshot whose file is damaged: no more of it is sent.
+    /// Drops a snapshot whose file is damaged: no more of it is sent. A backup of it would be found damaged when it is
+    /// needed; its reader learns now that it has to begin again.
     pub fn discard(&mut self, snapshot: Position) {
         self.held.retain(|held| held.kept.position != snapshot);
     }
@@ -119,6 +138,15 @@ impl SnapshotReads {
     /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Panics if a limit is exceeded, or a snapshot is held twice.
+    pub(super) fn check(&self) {
+        assert!(self.held.len() <= HELD_MAX, "snapshots are held for few readers: each holds its disk space");
+        assert!(self.waiting.len() <= WAITING_MAX, "chunk requests keep within their limit");
+        let position = |nth: usize| self.held[nth].kept.position;
+        let mut pairs = (0..self.held.len()).flat_map(|a| (0..a).map(move |b| (a, b)));
+        debug_assert!(pairs.all(|(a, b)| position(a) != position(b)), "a snapshot is held once, for all its readers");
     }
 
     /// When there is next work to do.

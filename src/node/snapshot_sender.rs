@@ -1,5 +1,25 @@
 //! Sends snapshots to followers that need entries which the log no longer holds: chunk by chunk, with a window of
 //! unacknowledged chunks, from the offset that the follower has reached.
+//!
+//! ```text
+//!   leader                                follower
+//!   begin: one chunk probes    ──────▶    stores it, or has more already
+//!   chunked(next)              ◀──────    "I have `next` bytes"
+//!   up to WINDOW chunks        ──────▶    …
+//!   the window moves           ◀──────    "I have `next` bytes"
+//!                                         complete: read back, then restored, or reported damaged
+//! ```
+//!
+//! The follower's offset is the only truth. It restarts, loses its partial file, or holds part of this snapshot from an
+//! earlier transfer. So the sender keeps no record of what must have arrived, and probes again whenever it is in doubt.
+//!
+//! Chunks are messages among others, each small enough for heartbeats to pass between two. Lost ones are noticed in two
+//! ways: the follower repeats an offset, or is silent for [`PATIENCE`]. A repeated offset may also be an acknowledgment
+//! that was overtaken by a later one. Resending at each of them made the bytes sent grow with the square of the number
+//! of chunks. So sending restarts no more often than every [`RETRY_INTERVAL`], and only at an offset that no newer
+//! acknowledgment has contradicted.
+//!
+//! A damaged snapshot has a walk of its own, in [`Hold`]: the leader reads its own file before it sends anything again.
 
 use super::event::{Action, DurableSnapshot};
 use super::options::Options;
@@ -26,6 +46,10 @@ const RESEND_AFTER: Duration = Duration::from_secs(1);
 const RESEND_DOUBLES: u32 = 6;
 
 /// The snapshots being sent.
+///
+/// Invariants, for each transfer: `acked ≤ sent ≤` the file's size; no more than [`WINDOW`] chunks, and the one that
+/// crosses its edge, are unacknowledged; a damaged snapshot is resent [`RESENDS`] times at most. No transfer sends a
+/// newer snapshot than the newest of this node.
 #[derive(Clone, Debug)]
 pub struct SnapshotSender {
     transfers: BTreeMap<NodeId, Transfer>,
@@ -45,7 +69,8 @@ struct Transfer {
     kept: DurableSnapshot,
     /// How many bytes the follower has acknowledged.
     acked: u64,
-    /// Whether `acked` is certain, since it was last in doubt; and whether the follower was probed for it.
+    /// Whether `acked` is certain, since it was last in doubt; and whether the follower was probed for it. A probe is a
+    /// single chunk: a window of them, sent to a follower that has everything or nothing, would be wasted.
     known: bool,
     asked: bool,
     sent: u64,
@@ -60,12 +85,20 @@ struct Transfer {
     last_response: Time,
     /// Why sending is on hold.
     hold: Hold,
-    /// How many snapshots in a row the follower received damaged, of any position; and how often this one.
+    /// How many snapshots in a row the follower received damaged, of any position; and how often this one. The first
+    /// lengthens the delay, so that a follower with a bad disk costs less and less; the second ends the attempts.
     damaged: u32,
     of_this: u32,
 }
 
 /// Why a snapshot that a follower received damaged is on hold.
+///
+/// ```text
+///   Nothing ──damaged──▶ Inspection ──undamaged here──▶ Until(…) ──▶ Nothing   (a few times, then Newer)
+///                            └────────damaged here────▶ Replacement
+/// ```
+///
+/// A leader that resent without reading its own file sent 97.8 MB of a damaged snapshot of 12 MB in 8 s.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Hold {
     /// It is not on hold: it is being sent.
@@ -89,6 +122,11 @@ impl SnapshotSender {
 
     /// Starts sending a snapshot to the follower `to`, which holds everything up to `matched`. A snapshot in progress
     /// continues, unless the follower already holds it; otherwise the newest is sent.
+    ///
+    /// The core calls this each time that it finds a follower to need a snapshot, also after a broken link or a late
+    /// response while a transfer is under way. Replacing that by the newest each time would never finish under load:
+    /// the next snapshot is taken before the last one has arrived. (rqlite before version 10 had the opposite fault: a
+    /// stream blocked the next one.)
     pub fn begin(&mut self, now: Time, to: NodeId, newest: &DurableSnapshot, matched: Index) {
         let ship = self.transfers.entry(to).or_insert_with(|| Transfer::new(now, newest.clone()));
         if ship.kept.position.index <= matched {
@@ -102,6 +140,8 @@ impl SnapshotSender {
 
     /// Records that a follower received all of a snapshot and found it damaged: no more of it is sent until the file is
     /// read again. Returns how many damaged snapshots in a row the follower received, if the file is to be read.
+    ///
+    /// A second report for the same transfer changes nothing: the file is being read already, or a decision stands.
     pub fn damaged(&mut self, now: Time, from: NodeId, snapshot: Position) -> Option<u32> {
         let ship = self.transfers.get_mut(&from).filter(|ship| ship.kept.position == snapshot)?;
         ship.last_response = now;
@@ -120,6 +160,9 @@ impl SnapshotSender {
 
     /// Records that the file of a snapshot that a follower received damaged was read again. If it is undamaged it is
     /// sent again after a delay, a few times; if it is damaged, it is sent to no follower any more.
+    ///
+    /// All transfers of that snapshot learn of a damaged file, also those whose follower has not noticed yet. An
+    /// undamaged file matters only to the transfers that were waiting for the verdict.
     pub fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
         for ship in self.transfers.values_mut().filter(|ship| ship.kept.position == snapshot) {
             if !whole {
@@ -134,6 +177,9 @@ impl SnapshotSender {
     }
 
     /// Records how many bytes of a snapshot a follower has.
+    ///
+    /// The number is input: one beyond the file's end is ignored, and one below `acked` restarts sending only if no
+    /// later one contradicts it.
     pub fn chunked(&mut self, now: Time, from: NodeId, snapshot: Position, next: u64) {
         let Some(ship) = self.transfers.get_mut(&from).filter(|ship| ship.kept.position == snapshot) else { return };
         if ship.hold != Hold::Nothing {
@@ -151,11 +197,13 @@ impl SnapshotSender {
         // The follower restarted and has less than before, or chunks were lost.
         ship.send_what_it_lacks(now);
         (ship.acked, ship.known) = (ship.acked.max(next), true);
+        // More than was sent: an earlier leader, or an earlier attempt, sent the rest.
         ship.sent = ship.sent.max(next);
         if self.mutants.breaks(Mutant::SendSnapshotsAgain) {
             (ship.acked, ship.sent) = (0, 0);
         }
         ship.last_progress = now;
+        ship.check();
     }
 
     /// Sends the chunks that are due. A follower that did not respond for long is sent the newest snapshot when it is
@@ -164,11 +212,14 @@ impl SnapshotSender {
         if self.transfers.is_empty() {
             return;
         }
+        // Also all of them, if this node no longer leads: the next leader begins transfers of its own.
         self.transfers.retain(|to, _| raft.needs_snapshot(*to));
         newest.into_iter().for_each(|newest| self.renew(now, newest));
         for (to, ship) in &mut self.transfers {
             ship.resume_after_hold(now);
             ship.send_what_it_lacks(now);
+            // Chunks or acknowledgments are lost, or the follower is down: a window would be as well, a probe is
+            // enough.
             if ship.hold == Hold::Nothing && now.since(ship.last_progress) >= PATIENCE {
                 ship.probe(now);
             }
@@ -182,8 +233,13 @@ impl SnapshotSender {
     }
 
     /// Replaces the snapshots of followers that do not respond, and snapshots received damaged, by `newest`.
+    ///
+    /// The time of the last response stays: a silent follower is still silent, and the log behind its new snapshot is
+    /// not held for it either. So does the count of damaged snapshots, and with it the delay.
     fn renew(&mut self, now: Time, newest: &DurableSnapshot) {
         for ship in self.transfers.values_mut() {
+            let is_known = newest.position.index >= ship.kept.position.index;
+            assert!(is_known, "a transfer sends no newer snapshot than this node's newest: that never becomes older");
             let is_newer = newest.position.index > ship.kept.position.index;
             let waits = is_newer && (ship.hold == Hold::Newer || ship.is_silent(now, self.hold_for));
             if waits || ship.hold == Hold::Replacement {
@@ -196,7 +252,9 @@ impl SnapshotSender {
         }
     }
 
-    /// The oldest snapshot that is being sent to a follower that responds.
+    /// The oldest snapshot that is being sent to a follower that responds. The log behind it is kept, so that the
+    /// follower finds its next entry there. Followers that are silent, and transfers that will be replaced, hold
+    /// nothing back: a node that is gone for good would otherwise keep every leader's log forever.
     pub fn oldest(&self, now: Time) -> Option<Index> {
         let all = self.mutants.breaks(Mutant::HoldForTheSilent);
         let replaced = |ship: &Transfer| matches!(ship.hold, Hold::Replacement | Hold::Newer);
@@ -214,6 +272,11 @@ impl SnapshotSender {
             Hold::Inspection | Hold::Replacement | Hold::Newer => Time::NEVER,
         };
         self.transfers.values().map(due).min().unwrap_or(Time::NEVER)
+    }
+
+    /// Panics if a law of a transfer is violated.
+    pub(super) fn check(&self) {
+        self.transfers.values().for_each(Transfer::check);
     }
 
     /// Bytes sent to all followers since this node started; some of them perhaps twice.
@@ -260,13 +323,14 @@ impl Transfer {
         }
     }
 
-    /// Sends everything from `from` on again.
+    /// Sends everything from `from` on again. `acked` goes back with it: the window begins where the follower is.
     fn begin_again_at(&mut self, now: Time, from: u64) {
         (self.acked, self.sent, self.missing_from) = (from, from, None);
         (self.restarted_at, self.last_progress) = (now, now);
     }
 
-    /// Restarts a snapshot received damaged, once its delay is over.
+    /// Restarts a snapshot received damaged, once its delay is over. From the beginning: the follower has dropped its
+    /// file, since no chunk tells where the damage was.
     fn resume_after_hold(&mut self, now: Time) {
         if matches!(self.hold, Hold::Until(when) if when <= now) {
             let (damaged, of_this, heard) = (self.damaged, self.of_this, self.last_response);
@@ -280,6 +344,15 @@ impl Transfer {
 
     fn total(&self) -> u64 {
         self.kept.bytes.len() as u64
+    }
+
+    /// Panics if a law of the transfer is violated.
+    fn check(&self) {
+        assert!(self.acked <= self.sent, "bytes that a follower has are not sent again");
+        assert!(self.sent <= self.total(), "a chunk lies within the snapshot's file");
+        assert!(self.missing_from.is_none_or(|from| from <= self.total()), "sending restarts within the file");
+        assert!(self.of_this <= self.damaged, "a snapshot received damaged counts among all that were");
+        assert!(self.of_this <= RESENDS + 1, "a snapshot that keeps arriving damaged is given up after a few times");
     }
 
     /// Probes the follower for its offset, because the chunks sent may be lost.
@@ -302,6 +375,8 @@ impl Transfer {
         }
         let offset = self.sent;
         self.sent = self.total().min(offset + chunk);
+        let unacknowledged = self.sent - self.acked;
+        assert!(unacknowledged <= (WINDOW + 1) * chunk, "no more than a window of chunks is under way to a follower");
         let bytes = self.kept.bytes.slice(offset as usize..self.sent as usize);
         Some(SnapshotChunk { snapshot: self.kept.position, total: self.total(), offset, bytes })
     }

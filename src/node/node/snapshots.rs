@@ -1,4 +1,14 @@
 //! The node's handling of snapshots: it takes them, compacts the log behind them, sends them, and restores from them.
+//!
+//! The files are the driver's. The node decides when, and knows each snapshot by the position of its last entry. What
+//! must hold between the two:
+//!
+//! 1. A snapshot is taken between two batches. The driver freezes the machine at the index that the node reported last,
+//!    and the membership that goes into the header is that of the same index.
+//! 2. The log is compacted behind a snapshot only when the driver has reported it durable and read back.
+//! 3. A received snapshot is installed in three places, in this order: the driver's file and machine, then the log
+//! here,    then the journal, with the next write. A crash between them leaves a snapshot that is newer than the log,
+//! which a    start recognizes and completes; the reverse order would leave a log without a beginning.
 
 use super::Node;
 use crate::api::{Refusal, Reply};
@@ -7,7 +17,8 @@ use crate::node::event::{Action, DurableSnapshot};
 use crate::types::{ClusterTime, Position, SnapshotPoint, Time};
 
 impl Node {
-    /// Handles a snapshot that is durable, or `None` if there was no room for it.
+    /// Handles a snapshot that is durable, or `None` if there was no room for it. With `None` nothing can satisfy the
+    /// callers before the next attempt, so they are answered now.
     pub(super) fn taken(&mut self, now: Time, kept: Option<DurableSnapshot>) {
         let given_up = kept.is_none();
         self.stats.ends_snapshot(now, !given_up);
@@ -19,7 +30,8 @@ impl Node {
         self.answer_snapshot();
     }
 
-    /// Handles the result of reading a snapshot file again: a damaged one is no longer sent.
+    /// Handles the result of reading a snapshot file again: a damaged one is no longer sent, to no follower and to no
+    /// reader. If it is undamaged, the damage was on the way or at the follower, and it is sent again.
     pub(super) fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
         self.snapshot_sender.inspected(now, snapshot, whole);
         if !whole {
@@ -37,6 +49,11 @@ impl Node {
 
     /// Handles a leader's snapshot that the machine was restored from: the log is replaced by it, or continues behind
     /// it.
+    ///
+    /// The driver restores a snapshot only if it is ahead of the machine. The node compares again, with what it has
+    /// submitted: a log that restarted below that would lack entries which this node has counted as committed, and may
+    /// be needed for (Figure 13, rule 6). Proposals up to the snapshot are answered *unknown*: their entries are
+    /// applied inside it, without an outcome.
     pub(super) fn restored(
         &mut self,
         now: Time,
@@ -45,8 +62,14 @@ impl Node {
         time: ClusterTime,
         report: Applied,
     ) {
-        if base.position.index > self.submitted_to_apply {
+        let position = base.position;
+        assert_eq!(kept.position, position, "the log restarts exactly where the received snapshot ends (§7)");
+        assert_eq!(report.upto, position.index, "the machine is restored to exactly the snapshot's last entry (§7)");
+        assert!(self.applying.is_none(), "a snapshot replaces the machine between two batches");
+        if position.index > self.submitted_to_apply {
             self.raft.restored(now, base, time);
+            let commit = self.raft.log().commit();
+            assert!(commit >= position.index, "a snapshot holds committed entries only (§7)");
             self.submitted_to_apply = report.upto;
             self.proposals.pass(report.upto, &mut self.replies);
             self.applied = report;
@@ -57,6 +80,9 @@ impl Node {
 
     /// Takes a snapshot when it is due, compacts the log behind the newest one, and sends snapshots to followers that
     /// need them.
+    ///
+    /// Chunks are sent before the log is compacted: a transfer that ends in this turn no longer holds the log back. The
+    /// ordinal is set each turn, because it depends on the membership in force, which any event may have changed.
     pub(super) fn keep(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.snapshot_sender.pump(now, &self.raft, self.compaction.sendable(), actions);
         let (id, voters) = (self.raft.id(), self.raft.membership());
@@ -74,6 +100,8 @@ impl Node {
         }
         if let Some(upto) = self.compaction.release(log, applied, self.snapshot_sender.oldest(now), &self.options) {
             self.raft.compact(upto);
+            let begins = self.raft.log().base().index;
+            assert_eq!(begins, upto, "the core, the view and the journal discard the same entries");
             self.view.release(upto);
             actions.push(Action::CompactJournal(self.raft.log().base()));
         }
