@@ -1,11 +1,21 @@
 //! Proposes entries that carry nothing but the time, so that keys expire while no other entry is appended.
+//!
+//! The machine has no clock of its own: it would apply the same entry to different states on two nodes. Its time is
+//! that of the last applied entry, so without entries time stands still, and a key that expires during a quiet night
+//! would be there in the morning. An entry at fixed intervals would cost an idle cluster a sync at each of them,
+//! forever. So the leader proposes one when the machine says that a key is due, and otherwise once a minute while any
+//! key has a deadline.
+//!
+//! A tick is an ordinary entry. It may be lost with its leader, or committed late; expiry depends only on the time in
+//! it, and on its place in the log.
 
 use crate::api::Op;
 use crate::consensus::Raft;
 use crate::types::{ClusterTime, Index, Position, Time};
 use std::time::Duration;
 
-/// The delay before the next attempt if the proposal is rejected.
+/// The delay before the next attempt if the proposal is rejected: the log holds too much that is not committed, or
+/// is not agreed yet.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// While a key has a deadline, an entry carries the time into the log at least this often. The time since the last
@@ -15,7 +25,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// A leader's own time entries, at most one at a time.
 #[derive(Clone, Debug)]
 pub struct ExpiryTicker {
-    /// The last one, until it is applied.
+    /// The last one, until it is applied. Its term tells whether it may still be committed as proposed: a tick of a
+    /// lost term is forgotten, and the next leader proposes its own.
     outstanding: Option<Position>,
     /// When to check again.
     look_at: Time,
@@ -29,6 +40,11 @@ impl ExpiryTicker {
 
     /// Proposes a time entry if it is due: the machine has applied the index and cluster time `applied`, and its next
     /// key expires at `due`. Only a leader does so, and the entry has no effect before it is committed.
+    ///
+    /// One entry is outstanding at a time: until it is applied, `due` still names the key that it expires, and each
+    /// turn would propose another. All keys due by the time of one entry expire with it.
+    ///
+    /// No tick is proposed during a transfer: the target must catch up with a log that stands still (thesis §3.10).
     pub fn turn(&mut self, now: Time, raft: &mut Raft, applied: (Index, ClusterTime), due: Option<ClusterTime>) {
         self.look_at = Time::NEVER;
         let leads = raft.leads() && raft.transfer_target().is_none();
@@ -45,7 +61,11 @@ impl ExpiryTicker {
             return;
         }
         match raft.propose(now, Op::Tick.encode()) {
-            Ok(position) => self.outstanding = Some(position),
+            Ok(position) => {
+                assert!(position.index > applied.0, "an entry is applied only after it is proposed");
+                assert_eq!(position.term, term, "a leader proposes in its own term (§5.3)");
+                self.outstanding = Some(position);
+            }
             Err(_) => self.look_at = now + RETRY_INTERVAL,
         }
     }

@@ -14,10 +14,12 @@
 //! entry is one that no later leader can contradict *and* whose result is known.
 //!
 //! Request handling is here; what follows from a change of leader is in `leadership`, snapshots are in `snapshots`,
-//! queries in `queries`, and the laws that tie the parts together in `invariants`.
+//! queries in `queries`, the core's output
+//! becomes actions in `output`, and the laws that tie the parts together in `invariants`.
 
 mod invariants;
 mod leadership;
+mod output;
 mod queries;
 mod snapshots;
 mod status;
@@ -37,9 +39,6 @@ use super::stats::Stats;
 use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::apply::Report as Applied;
 use crate::consensus::Raft;
-use crate::consensus::message::{Envelope, Message, VoteKind};
-use crate::consensus::note::Note;
-use crate::consensus::ready::{EntriesToSend, Ready};
 use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time, WriteId};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
@@ -474,108 +473,6 @@ impl Node {
         }
         actions.extend(self.fault.take().map(Action::Stop));
         self.check();
-    }
-
-    /// Converts the consensus core's output into actions.
-    ///
-    /// The messages among them may leave before the write: the core holds back those that speak of what must be durable
-    /// first. Entries may leave before it too, so that the leader's sync and the followers' run at the same time
-    /// (thesis §10.2.1).
-    fn emit_actions(&mut self, now: Time, ready: Ready, actions: &mut Vec<Action>) {
-        self.stats.committed(now, ready.commit);
-        if let Some(write) = ready.write {
-            if let (Some(entry), true) = (write.entries.last(), self.led_term.is_some()) {
-                self.stats.sent(now, entry.position.index);
-            }
-            assert_eq!(write.id, self.written.next(), "writes reach the journal in order, each once");
-            self.written = write.id;
-            // Before the journal has it: an entry that is not durable yet is replicated already.
-            self.view.push(&write);
-            actions.push(Action::Write(write));
-        }
-        ready.messages.iter().for_each(|envelope| self.stats.sends(now, envelope));
-        actions.extend(ready.messages.into_iter().map(Action::Send));
-        for order in ready.appends {
-            if let Some(envelope) = self.build_append(order) {
-                actions.push(Action::Send(envelope));
-            }
-        }
-        for (read, index) in ready.reads {
-            self.linearizable_reads.confirm(read, index);
-        }
-        let lost = ready.reads_lost.into_iter().filter_map(|read| self.linearizable_reads.lose(read)).collect();
-        self.fail_in_flight(now, lost);
-        if let Some(newest) = self.compaction.kept().cloned() {
-            for peer in ready.ships {
-                let matched = self.raft.progress().find(|(id, _)| *id == peer).map_or(Index::ZERO, |(_, p)| p.matched);
-                self.snapshot_sender.begin(now, peer, &newest, matched);
-            }
-            if self.compaction.sendable().is_none() {
-                self.snapshot_sender.inspected(now, newest.position, false);
-            }
-        }
-        for (follower, snapshot, next, damaged) in ready.chunked {
-            if !damaged {
-                self.snapshot_sender.chunked(now, follower, snapshot, next);
-            } else if let Some(times) = self.snapshot_sender.damaged(now, follower, snapshot) {
-                actions.push(Action::Inspect { follower, snapshot, times });
-            }
-        }
-        for (from, chunk) in ready.chunks {
-            self.stats.received += chunk.bytes.len() as u64;
-            actions.push(Action::StoreChunk { from, chunk });
-        }
-        for note in ready.notes {
-            if let Note::Campaigns { reason, ask: VoteKind::PreVote, .. } = &note {
-                *self.stats.elections.entry(reason.name().to_owned()).or_default() += 1;
-            }
-            actions.push(Action::Note(note));
-        }
-    }
-
-    /// The AppendEntries message that `order` describes, with its entries. The core knows positions only: it orders a
-    /// range, and the view has the bytes. An entry that cannot be read back stops the node, since a leader that leaves
-    /// a follower without it would do so at each attempt.
-    fn build_append(&mut self, order: EntriesToSend) -> Option<Envelope> {
-        let EntriesToSend { to, term, prev, upto, commit, probe } = order;
-        let range = prev.index.next()..=upto;
-        // The consensus core has bounded the range: no further limit is needed.
-        let entries = if range.is_empty() { Ok(Vec::new()) } else { self.view.entries(range, u64::MAX) };
-        match entries {
-            Ok(entries) => {
-                let ordered = upto.0.saturating_sub(prev.index.0);
-                assert_eq!(entries.len() as u64, ordered, "the view holds every entry of the log (§5.3)");
-                Some(self.raft.envelope(to, term, Message::AppendEntries { prev, commit, probe, entries }))
-            }
-            Err(fault) => {
-                self.fault = Some(fault);
-                None
-            }
-        }
-    }
-
-    /// Submits committed entries to the applier, one batch at a time.
-    ///
-    /// A batch is bounded in bytes, because the driver may apply it on the thread that also sends heartbeats. After a
-    /// start, another thread has read the next batches from the log already; a batch that is not of the current log is
-    /// read here instead.
-    fn submit_entries(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let commit = self.raft.log().commit();
-        if self.applying.is_some() || self.submitted_to_apply >= commit {
-            return;
-        }
-        let range = self.submitted_to_apply.next()..=commit;
-        let read = self.beforehand.take(range.clone(), |position| self.raft.log().holds(position));
-        match read.map_or_else(|| self.view.entries(range, self.options.apply_bytes), Ok) {
-            Ok(entries) => {
-                let last = entries.last().expect("a range that is not empty holds an entry");
-                assert!(last.position.index <= commit, "only committed entries are applied (§5.3)");
-                self.submitted_to_apply = last.position.index;
-                self.applying = Some(now);
-                actions.push(Action::Apply(entries));
-            }
-            Err(fault) => self.fault = Some(fault),
-        }
     }
 
     /// When `turn` next has work to do. Earlier calls are harmless. A later one is not: nothing else wakes a node to

@@ -1,4 +1,8 @@
 //! Log entries that another thread reads ahead, for a node that starts with much to apply.
+//!
+//! After a start all entries behind the snapshot are applied again. Only the applying must happen in order on the event
+//! loop's thread. Reading them and verifying their checksums can be done ahead, so a second thread reads while the
+//! first applies. It reads the files as they were found, and knows nothing of what happens to the log since.
 
 use crate::types::{Entry, Index, Position};
 use std::collections::VecDeque;
@@ -8,7 +12,8 @@ use std::ops::RangeInclusive;
 /// The log as it was when the node started, batch by batch.
 ///
 /// Entries in it may since have been replaced by a leader, or skipped by a snapshot. Each [`Prefetch::take`] therefore
-/// checks them against the current log, and the first batch that is not of that log ends the prefetch.
+/// checks them against the current log, and the first batch that is not of that log ends the prefetch. Nothing is lost
+/// by that: the node then reads the same range through its view.
 #[derive(Default)]
 pub struct Prefetch {
     batches: Option<Box<dyn Iterator<Item = Vec<Entry>> + Send>>,
@@ -24,7 +29,12 @@ impl Prefetch {
 
     /// Takes the first entries of a range, if they were read and the log `holds` them. Blocks until the reader has read
     /// a batch.
+    ///
+    /// The last entry taken decides for all of them: a log that holds it by index *and term* holds the ones before it
+    /// too (§5.3). One that ends early is no divergence; the rest stays for the next call, which must begin where this
+    /// one ended.
     pub fn take(&mut self, range: RangeInclusive<Index>, holds: impl Fn(Position) -> bool) -> Option<Vec<Entry>> {
+        assert!(!range.is_empty(), "entries are read ahead only for a batch that has some");
         if self.rest.is_empty() {
             self.rest = self.batches.as_mut()?.next().unwrap_or_default().into();
         }

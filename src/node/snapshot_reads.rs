@@ -27,7 +27,7 @@ const PIECES_PER_TURN: usize = 4;
 /// that takes longer than the pause between two snapshots would never complete. The price is disk space, so few are
 /// held.
 ///
-/// Invariants: at most [`HELD_MAX`] snapshots are held, each once; at most [`WAITING_MAX`] requests wait.
+/// Invariants: at most `HELD_MAX` snapshots are held, each once; at most `WAITING_MAX` requests wait.
 #[derive(Clone, Debug)]
 pub struct SnapshotReads {
     held: Vec<HeldSnapshot>,

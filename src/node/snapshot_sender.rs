@@ -14,12 +14,12 @@
 //! earlier transfer. So the sender keeps no record of what must have arrived, and probes again whenever it is in doubt.
 //!
 //! Chunks are messages among others, each small enough for heartbeats to pass between two. Lost ones are noticed in two
-//! ways: the follower repeats an offset, or is silent for [`PATIENCE`]. A repeated offset may also be an acknowledgment
+//! ways: the follower repeats an offset, or is silent for `PATIENCE`. A repeated offset may also be an acknowledgment
 //! that was overtaken by a later one. Resending at each of them made the bytes sent grow with the square of the number
-//! of chunks. So sending restarts no more often than every [`RETRY_INTERVAL`], and only at an offset that no newer
+//! of chunks. So sending restarts no more often than every `RETRY_INTERVAL`, and only at an offset that no newer
 //! acknowledgment has contradicted.
 //!
-//! A damaged snapshot has a walk of its own, in [`Hold`]: the leader reads its own file before it sends anything again.
+//! A damaged snapshot has a walk of its own, in `Hold`: the leader reads its own file before it sends anything again.
 
 use super::event::{Action, DurableSnapshot};
 use super::options::Options;
@@ -47,8 +47,8 @@ const RESEND_DOUBLES: u32 = 6;
 
 /// The snapshots being sent.
 ///
-/// Invariants, for each transfer: `acked ≤ sent ≤` the file's size; no more than [`WINDOW`] chunks, and the one that
-/// crosses its edge, are unacknowledged; a damaged snapshot is resent [`RESENDS`] times at most. No transfer sends a
+/// Invariants, for each transfer: `acked ≤ sent ≤` the file's size; no more than `WINDOW` chunks, and the one that
+/// crosses its edge, are unacknowledged; a damaged snapshot is resent `RESENDS` times at most. No transfer sends a
 /// newer snapshot than the newest of this node.
 #[derive(Clone, Debug)]
 pub struct SnapshotSender {

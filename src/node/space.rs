@@ -1,4 +1,9 @@
 //! The node's behavior on a full disk: it accepts only commands that free room, and transfers leadership.
+//!
+//! A full disk is the one failure of a disk that is foreseen rather than fatal. The driver reports it while there is
+//! still room for terms, votes and the segment in use, so the node can go on as a member: what it must not do is to
+//! accept writes that its journal could not take. A node that stopped instead would stop the cluster when the disks of
+//! a majority fill up at the same time, as disks of equal size do.
 
 use crate::api::Op;
 use bytes::Bytes;
@@ -23,6 +28,9 @@ impl Space {
 
 /// Whether an operation may be appended while the disk is full: one that closes a session, one that frees room (`frees`
 /// decides this for a command), and one that opens a session, without which no command can be sent.
+///
+/// The machine decides by the command's bytes alone, not by what it would change: the leader may not have applied what
+/// comes before it. An operation that cannot be read is rejected, since it would take room and do nothing.
 pub fn frees(op: &Bytes, frees: fn(&[u8]) -> bool) -> bool {
     match Op::read(op) {
         Ok(Op::Open { .. } | Op::Close { .. } | Op::Tick) => true,

@@ -1,4 +1,11 @@
 //! The node's measurements of itself, as plain counters: one thread, no lock.
+//!
+//! A write is measured in four stages, so that an operator sees which one is slow: *queue* (from the request to the
+//! journal), *fsync*, *replicate* (from there until a quorum holds it) and *apply*. The second runs within the third:
+//! the leader's own sync and the followers' overlap.
+//!
+//! Measuring must not change what is measured. One entry of each write is sampled, not each entry; samples are bounded;
+//! and everything that would need a second clock, or a walk over a table, is left to the report.
 
 use crate::api::figures::{Buckets, Counters};
 use crate::api::{DiskStatus, StageStatus};
@@ -41,15 +48,16 @@ pub struct Stats {
     sent: VecDeque<(Index, Time, Time)>,
     /// When the first proposal since the last write was made.
     proposed: Option<Time>,
-    /// The unanswered heartbeat to each follower, and when it was sent.
+    /// The unanswered heartbeat to each follower, and when it was sent. The latest round replaces an earlier
+    /// one, whose response then measures nothing.
     beats: BTreeMap<NodeId, (Round, Time)>,
     /// When the snapshot that is being taken was begun.
     taking: Option<Time>,
-    /// How many more bytes the log can take, as last reported by the journal.
+    /// How many more bytes the log can take, as last reported by the journal; none before its first report.
     room: Option<u64>,
     /// Counters and histograms that are reported as they are.
     pub figures: Counters,
-    /// The last known leader.
+    /// The last known leader. It stays while there is none, so that a leader that is found again is no change.
     leader: Option<NodeId>,
     /// Bytes of snapshot chunks received from leaders.
     pub received: u64,
@@ -57,7 +65,8 @@ pub struct Stats {
     pub elections: BTreeMap<String, u64>,
 }
 
-/// How many entries under way are sampled; further ones are not.
+/// How many entries under way are sampled; further ones are not. A leader without a quorum commits nothing, and would
+/// collect samples for as long as clients keep trying.
 const SAMPLES: usize = 1024;
 
 impl Default for Stats {
@@ -105,7 +114,8 @@ impl Stats {
         self.bytes += report.bytes;
     }
 
-    /// Records a proposal.
+    /// Records a proposal. The oldest since the last write counts: it has waited longest, and the others share its
+    /// write.
     pub fn proposed(&mut self, now: Time) {
         self.proposed.get_or_insert(now);
     }
@@ -115,6 +125,8 @@ impl Stats {
         if let Some(proposed) = self.proposed.take() {
             self.queue.record(now.since(proposed));
             if self.sent.len() < SAMPLES {
+                let follows = self.sent.back().is_none_or(|(latest, ..)| *latest < last);
+                assert!(follows, "samples are in log order: those of a lost term are dropped with it");
                 self.sent.push_back((last, proposed, now));
             }
         }
@@ -136,7 +148,8 @@ impl Stats {
         self.apply.record(took);
     }
 
-    /// Drops the samples under way, because this node no longer leads or leads another term.
+    /// Drops the samples under way, because this node no longer leads or leads another term. Their indexes may be those
+    /// of other entries by now, and followers may be gone from the membership.
     pub fn reset_sent(&mut self) {
         self.sent.clear();
         self.beats.clear();
@@ -171,7 +184,8 @@ impl Stats {
         }
     }
 
-    /// Records that the link with `peer` broke: a heartbeat or its response may be lost.
+    /// Records that the link with `peer` broke: a heartbeat or its response may be lost. A heartbeat of the same round
+    /// that is sent on the next link is measured anew.
     pub fn lost(&mut self, peer: NodeId) {
         self.beats.remove(&peer);
     }
@@ -181,7 +195,8 @@ impl Stats {
         self.taking = Some(now);
     }
 
-    /// Records that no snapshot is being taken any more: it is durable, or it failed.
+    /// Records that no snapshot is being taken any more: it is durable, or it failed. Failed ones are not measured:
+    /// they end early, and would make snapshots look fast on the disk that has no room for them.
     pub fn ends_snapshot(&mut self, now: Time, durable: bool) {
         if let Some(since) = self.taking.take().filter(|_| durable) {
             self.figures.snapshot_ns.took(now.since(since));

@@ -15,7 +15,7 @@ impl Node {
     /// handled now.
     ///
     /// The last condition needs no change of leader: parked requests also wait for the end of a transfer that failed,
-    /// and for the agreement on the log. It is the negation of the reasons to park in [`Node::handle_request`]; a
+    /// and for the agreement on the log. It is the negation of the reasons to park in `handle_request`; a
     /// reason that is missing here would unpark and park the same requests at each event.
     pub(super) fn leadership_changed(&self) -> bool {
         let unparks = !self.parked.is_empty()

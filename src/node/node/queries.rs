@@ -1,4 +1,8 @@
 //! Queries: which ones the applier can answer now, and how its answers become replies.
+//!
+//! A linearizable read needs a leader only for its read index (thesis §6.4). The state that answers it is this node's
+//! own, on a follower too, so that reads are spread over all nodes and the leader pays a number per read, not an
+//! answer.
 
 use super::Node;
 use crate::api::{Outcome, Reply};
@@ -10,13 +14,15 @@ use bytes::Bytes;
 
 impl Node {
     /// Whether further reads are refused: the reads that wait for a heartbeat round, for the turn or for the applier
-    /// have reached their limit in bytes.
+    /// have reached their limit in bytes. One limit for all of them: a read passes from one wait to the next, and must
+    /// not be refused in the middle.
     pub(super) fn reads_are_full(&self) -> bool {
         self.linearizable_reads.bytes() + self.queries.bytes() >= self.options.reading_bytes
     }
 
     /// Submits the queries that are due. The applier works in order: a query sees every entry that was submitted before
-    /// it.
+    /// it. So a read waits until the entries up to its index are submitted, not until they are applied: waiting for the
+    /// report would cost a turn more.
     pub(super) fn query(&mut self, now: Time, actions: &mut Vec<Action>) {
         let mut due = self.queries.take_local();
         let early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
@@ -24,6 +30,7 @@ impl Node {
         while let Some(asked) = self.linearizable_reads.next(upto) {
             due.push(asked);
         }
+        // A key whose deadline has passed is absent even if no entry has told the machine so yet.
         let time = self.raft.cluster_time(now);
         for ClientRequest { from, id, request, .. } in due {
             if let Some(query) = requests::query_of(request) {

@@ -1,4 +1,9 @@
 //! The node's status report.
+//!
+//! It is read by operators, by metrics and by the simulator's checks, and answered without a round: a node that is cut
+//! off must still be able to say so. Every number is this node's own view and may be stale. Where a fact needs a
+//! judgment (whether a copy counts, why log is kept) the node gives it in words, since a reader of numbers alone would
+//! have to know the rules of the core.
 
 use super::Node;
 use crate::api::figures::Counters;
@@ -34,7 +39,7 @@ impl Node {
         self.compaction.is_taking()
     }
 
-    /// How many requests wait here for any reason.
+    /// How many requests wait here for any reason. Callers of snapshots that are being taken do not count.
     pub fn held(&self) -> usize {
         let waiting =
             self.proposals.len() + self.parked.len() + self.linearizable_reads.len() + self.admin_waiters.len();
@@ -83,7 +88,8 @@ impl Node {
         }
     }
 
-    /// The last position that this node acknowledged, while its log lacks it; empty otherwise.
+    /// The last position that this node acknowledged, while its log lacks it; empty otherwise. Until the log reaches it
+    /// again, the node votes only for candidates that hold it (docs/voters.md, rule 13).
     fn promised(&self) -> String {
         let promised = self.raft.promised();
         let lacks = promised > self.raft.log().last();

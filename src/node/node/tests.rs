@@ -4,7 +4,7 @@
 use super::*;
 use crate::api::Op;
 use crate::consensus::Options as RaftOptions;
-use crate::consensus::message::{Origin, Round};
+use crate::consensus::message::{Envelope, Message, Origin, Round};
 use crate::sim::disk::SimDisk;
 use crate::types::{ClusterId, ClusterTime, DiskId, Membership, Position, SnapshotPoint};
 use crate::wal::{Journal, Options as WalOptions};
