@@ -16,6 +16,10 @@ use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// How many commands may be queued for their counts to be taken again after each change, in builds with debug
+/// assertions.
+const COUNTED_MAX: usize = 64;
+
 /// Maximum commands waiting for answers. At this number the connection is not read from.
 pub const COMMANDS_MAX: usize = SESSION_WINDOW_MAX as usize;
 /// Maximum bytes of the waiting commands, likewise.
@@ -245,6 +249,7 @@ impl<R> RequestPipeline<R> {
             self.bytes += said.len();
             self.slots.push_back(Slot::Said(said));
         }
+        self.check();
     }
 
     /// Adds a command that the node has to answer.
@@ -256,6 +261,7 @@ impl<R> RequestPipeline<R> {
         }
         self.bytes += pending.body.len();
         self.slots.push_back(Slot::Waits(Box::new(pending)));
+        self.check();
     }
 
     /// Writes the replies that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
@@ -280,6 +286,31 @@ impl<R> RequestPipeline<R> {
         if !rests && !self.retry_pending {
             self.ask(wants);
         }
+        let answered = matches!(self.slots.front(), Some(Slot::Said(_)));
+        assert!(!answered, "a reply leaves as soon as all replies before it have left");
+        self.check();
+    }
+
+    /// Panics if the counts disagree with the queue.
+    ///
+    /// A lost command in flight would hold back every later retry, and a byte too many would stop reading from the
+    /// connection for good: both look like a slow cluster from outside.
+    fn check(&self) {
+        let len = self.slots.len();
+        assert!(self.in_flight <= len, "only queued commands are in flight");
+        assert!(len > 0 || self.bytes == 0, "an empty queue holds no bytes");
+        let known = len <= COUNTED_MAX;
+        let asked = |slot: &&Slot<R>| matches!(slot, Slot::Waits(pending) if pending.asked);
+        debug_assert!(
+            !known || self.slots.iter().filter(asked).count() == self.in_flight,
+            "in flight is what was sent"
+        );
+        let size = |slot: &Slot<R>| match slot {
+            Slot::Said(said) => said.len(),
+            Slot::Waits(pending) => pending.body.len(),
+        };
+        let sum = || self.slots.iter().map(size).sum::<usize>();
+        debug_assert!(!known || sum() == self.bytes, "the bytes are those of the queued commands and replies");
     }
 
     /// Writes the known replies up to the first unanswered command.
@@ -356,7 +387,8 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// Handles the node's answer to the request of that number.
+    /// Handles the node's answer to the request of that number. An answer to a command that is not in flight is
+    /// ignored.
     pub fn handle_reply(&mut self, number: u64, reply: Reply, tell: &mut ReplyEncoder<'_, R>) {
         let Some(at) = number.checked_sub(self.front).map(|at| at as usize) else { return };
         let Some(Slot::Waits(pending)) = self.slots.get_mut(at) else { return };
@@ -408,11 +440,13 @@ impl<R> RequestPipeline<R> {
         self.complete(at, said);
     }
 
+    /// Stores the reply to a command. Its body is freed: it is not sent again.
     fn complete(&mut self, at: usize, said: BytesMut) {
         self.bytes += said.len();
         if let Slot::Waits(pending) = std::mem::replace(&mut self.slots[at], Slot::Said(said)) {
             self.bytes -= pending.body.len();
         }
+        self.check();
     }
 
     /// Handles writes that were proposed in a session that has expired. None of them can execute any more. A write
@@ -447,6 +481,7 @@ impl<R> RequestPipeline<R> {
 
     fn give_up(&mut self, at: usize, tell: &mut ReplyEncoder<'_, R>) {
         let Slot::Waits(pending) = &self.slots[at] else { return };
+        assert!(!pending.asked, "no outcome is settled while an attempt is in flight: its reply may tell more");
         let fate = match &pending.refusal {
             _ if pending.maybe_logged => RequestFate::Unknown,
             Some(refusal) => RequestFate::Refused(refusal),

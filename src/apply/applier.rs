@@ -1,6 +1,15 @@
 //! Applies committed entries and returns their outcomes.
 //!
 //! Deterministic: the same entries, in batches of any size, give the same outcomes and the same digest on every node.
+//!
+//! ```text
+//!   entry ──▶ time advances: sessions expire, keys expire ──▶ session: new, repeated or refused? ──▶ machine
+//! ```
+//!
+//! The order of these steps is part of the format of the log. A node of another order would apply the same entries to
+//! another state, and no node could tell which one is right; the digest of each report would only show that they
+//! differ. For the same reason nothing here depends on the node: no clock, no id, no batch boundary, no iteration over
+//! a hash map.
 
 use super::frozen_state::{Piece, StateHeader};
 use super::report::Report;
@@ -73,6 +82,8 @@ impl<M: StateMachine> Applier<M> {
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut duplicates = 0;
         let mut ops = Vec::with_capacity(EXPECTED.min(entries.len()));
+        // Decoded ahead of execution, so that the machine can touch the memory of many commands at once: a large table
+        // does not fit the processor's caches, and commands one by one would each wait for it.
         for next in entries.chunks(EXPECTED) {
             ops.extend(next.iter().map(read));
             self.machine.prefetch(&mut ops.iter().filter_map(command));
@@ -153,6 +164,7 @@ impl<M: StateMachine> Applier<M> {
             let forgot = self.mutants.breaks(Mutant::ForgetAnswers).then(|| self.sessions.latest(session)).flatten();
             return outcome(forgot.or(first), true);
         }
+        // An answer that no frame could carry is not stored. The command stays executed.
         let answer =
             Some(self.machine.apply(&context, command)).filter(|answer| answer.len() as u64 <= ANSWER_BYTES_MAX);
         self.sessions.remember(session, seq, answer.clone());
@@ -193,8 +205,9 @@ impl<M: StateMachine> Applier<M> {
         &self.machine
     }
 
-    /// Freezes machine and sessions; [`Applier::next_chunk`] serializes them while entries are still applied. As quick
-    /// as the machine's own [`StateMachine::freeze`].
+    /// Freezes machine and sessions at the same entry: a snapshot with a command's effect but without its answer would
+    /// execute a repeated attempt again. [`Applier::next_chunk`] serializes them while entries are still applied. As
+    /// quick as the machine's own [`StateMachine::freeze`].
     pub fn freeze(&mut self) -> StateHeader {
         self.sessions.freeze();
         self.machine.freeze();

@@ -1,4 +1,19 @@
 //! One client session: its stored answers, and its encoding.
+//!
+//! A client that receives no reply repeats its command, perhaps at another node, and both attempts may be in the log.
+//! The session makes the second one harmless: the state machine itself remembers which numbers it has executed, and
+//! with which answers (thesis §6.3). A check by the leader, before the log, would not do: the leader may not have
+//! applied the first attempt yet, or may be another node by now.
+//!
+//! ```text
+//!            first_outstanding                first_outstanding + window
+//!   discarded │ 7: answer  8: answer  9: -  10: answer  11: -  … │ refused
+//!             └──────── executed, or yet to come ────────────────┘
+//! ```
+//!
+//! The client alone moves the window: each command names the lowest number whose reply it still awaits. What it no
+//! longer awaits it cannot repeat, so those answers are dropped; a bound by count alone could drop the answer to an
+//! attempt that is still under way, which then executes again.
 
 use crate::codec::{Malformed, Put, Reader, Result};
 use crate::limits::{ANSWER_BYTES_MAX, SESSION_WINDOW_MAX};
@@ -40,7 +55,8 @@ pub struct SessionState {
     ordered: bool,
     /// The lowest number the client still waits for: lower ones are discarded.
     first_outstanding: u64,
-    /// The first answer to each number.
+    /// The first answer to each number. A repeated command receives it even if the state has changed since: that answer
+    /// is when the command took effect.
     answers: VecDeque<(u64, Stored)>,
     /// The index of the session's last use.
     pub used: Index,
@@ -92,10 +108,12 @@ impl SessionState {
             freed += stored.cost();
             self.digest -= stored.hash;
         }
+        // Not lowered: an old attempt names an old number, and the answers below are gone.
         self.first_outstanding = self.first_outstanding.max(lowest);
         if self.answers.capacity() > 4 * self.answers.len().max(ROOM) {
             self.answers.shrink_to(2 * self.answers.len().max(ROOM));
         }
+        self.check();
         freed
     }
 
@@ -130,7 +148,8 @@ impl SessionState {
         }
     }
 
-    /// Stores the answer to a number, unless one is stored already, and returns the bytes charged for it.
+    /// Stores the answer to a number, unless one is stored already, and returns the bytes charged for it. An answer
+    /// that is too long is stored as such: the command was executed, and must not be again.
     pub fn store(&mut self, seq: u64, answer: Option<Bytes>) -> u64 {
         assert!(
             seq.wrapping_sub(self.first_outstanding) < u64::from(self.window),
@@ -145,7 +164,21 @@ impl SessionState {
         let cost = stored.cost();
         self.digest += stored.hash;
         self.answers.insert(at, (seq, stored));
+        self.check();
         cost
+    }
+
+    /// Panics if the stored answers leave the window.
+    fn check(&self) {
+        let (Some((first, _)), Some((last, _))) = (self.answers.front(), self.answers.back()) else { return };
+        assert!(
+            *first >= self.first_outstanding,
+            "an answer that the client no longer awaits is dropped (thesis §6.3)"
+        );
+        let within = last.wrapping_sub(self.first_outstanding) < u64::from(self.window);
+        assert!(within, "no number beyond the window is executed: it bounds what a session stores");
+        let distinct = last - first >= self.answers.len() as u64 - 1;
+        assert!(distinct, "a number has one stored answer, the first one");
     }
 
     /// The answer to the highest number executed.

@@ -3,6 +3,14 @@
 //! The log alone decides everything here: its entries, their order, and the cluster time in them. No clock is read and
 //! no hash map is iterated, so every node stores and discards the same (reading a wall clock while applying makes
 //! replicas diverge).
+//!
+//! The table is part of the replicated state, and bounded as such: in sessions, in bytes of answers, and in idle time.
+//! Every bound must discard the same on every node. So the least recently used session is known by the log index of its
+//! last use, which no two sessions share, and bytes are charged by a fixed formula rather than measured in an
+//! allocator.
+//!
+//! A client whose session is gone is told so, and never executed as new: it cannot know whether its last attempt was
+//! executed, and must decide that itself (thesis §6.3).
 
 use super::session::{CommandState, Record, SessionState};
 use crate::codec::{Malformed, Reader, Result};
@@ -86,6 +94,12 @@ struct Listed {
 }
 
 impl Sessions {
+    /// Panics if listing, sessions and charges disagree.
+    fn check(&self) {
+        assert_eq!(self.order.len(), self.open.len(), "each open session is listed once, so that each can expire");
+        assert!(!self.open.is_empty() || self.answer_bytes == 0, "answers are charged to open sessions only");
+    }
+
     /// Creates an empty table.
     pub fn new(options: Options) -> Sessions {
         Sessions { options, ..Sessions::default() }
@@ -117,7 +131,8 @@ impl Sessions {
         }
     }
 
-    /// Removes the sessions that were not used for too long. Runs before every other effect of an entry.
+    /// Removes the sessions that were not used for too long. Runs before every other effect of an entry: a command in a
+    /// session that expires with its own entry must not execute on one node and be refused on another.
     pub fn advance(&mut self, time: ClusterTime) {
         while let Some((_, oldest)) = self.order.first_key_value() {
             // All other sessions were listed with later uses.
@@ -143,7 +158,8 @@ impl Sessions {
             session.listed = session.used;
             let anew = Listed { id, time: session.time };
             self.order.remove(&listed);
-            self.order.insert(session.used, anew);
+            let other = self.order.insert(session.used, anew);
+            assert!(other.is_none(), "an entry is the use of one session: no two are listed under its index");
         }
     }
 
@@ -157,6 +173,7 @@ impl Sessions {
         self.order.insert(index, Listed { id, time });
         let before = self.open.insert(id, SessionState::new(index, time, window, ordered));
         assert!(before.is_none(), "an index is applied once, so no session is opened twice");
+        self.check();
         id
     }
 
@@ -167,6 +184,7 @@ impl Sessions {
             frozen.keep(id, session);
         }
         Sessions::touch(&mut self.digest, &mut self.touched, id, session);
+        assert!(session.used < index, "entries are applied in order: a use is later than the one before (§5.3)");
         session.used = index;
         session.time = time;
         self.answer_bytes -= session.trim(lowest);
@@ -213,10 +231,13 @@ impl Sessions {
             self.digest -= session.hash(id);
         }
         self.answer_bytes -= session.cost();
+        self.check();
     }
 
     /// Freezes the sessions as they are now. Takes constant time.
     pub fn freeze(&mut self) {
+        let charged = || self.open.values().map(SessionState::cost).sum::<u64>();
+        debug_assert_eq!(self.answer_bytes, charged(), "the bytes charged are those of the stored answers");
         let upto = self.open.last_key_value().map_or(SessionId(0), |(id, _)| *id);
         self.frozen = Some(Frozen { upto, from: SessionId(0), told: None, before: BTreeMap::new() });
     }

@@ -5,8 +5,8 @@
 //! may also be aborted by a third. A transfer leaves no entry at all: its outcome is the next leader. So both are
 //! answered by a look at the state of the core, at each turn, and not by an index.
 //!
-//! An answer is definite only while this node leads the term in which the change began. Otherwise another leader
-//! completes the change, or has never heard of it, and the answer is *unknown*.
+//! An answer is definite only while this node leads the term in which the change began, or if it has seen the change
+//! committed. Otherwise another leader completes the change, or has never heard of it, and the answer is *unknown*.
 
 use super::event::Caller;
 use crate::api::{Refusal, Reply};
@@ -20,8 +20,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Callers that wait for a membership change to complete, or for another node to lead.
 ///
-/// Both lists are short, since a change that begins while one is under way is refused by the core. They are
-/// walked at each turn.
+/// The lists are walked at each turn. That of changes is short: the core refuses a change while one is under way.
 ///
 /// Invariant: changes wait in log order.
 #[derive(Clone, Debug, Default)]

@@ -30,7 +30,7 @@ impl Node {
         while let Some(asked) = self.linearizable_reads.next(upto) {
             due.push(asked);
         }
-        // A key whose deadline has passed is absent even if no entry has told the machine so yet.
+        // For remaining times to live. Whether a key has expired is for the entries alone to decide.
         let time = self.raft.cluster_time(now);
         for ClientRequest { from, id, request, .. } in due {
             if let Some(query) = requests::query_of(request) {
