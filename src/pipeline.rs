@@ -31,7 +31,8 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a retry.
 pub const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The session of a connection, opened for its first write.
+/// The session of a connection, opened for its first write. A connection that only reads needs none, and a session
+/// costs an entry in the log and a place in a table of bounded size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum PipelineSession {
     /// Not open.
@@ -75,9 +76,10 @@ pub struct PendingRequest<R> {
     pub format: R,
     /// When the request was received.
     since: Time,
-    /// Whether an attempt is in flight.
+    /// Whether an attempt is in flight. One at a time: a second attempt under the same number would be harmless, but
+    /// its reply could not be told from that of the first.
     asked: bool,
-    /// Whether an earlier attempt may be in a log.
+    /// Whether an earlier attempt may be in a log. From then on *refused* is no answer: that attempt may still execute.
     maybe_logged: bool,
     /// Why the last attempt was refused.
     refusal: Option<Refusal>,
@@ -184,7 +186,8 @@ pub struct RequestPipeline<R> {
     front: u64,
     bytes: usize,
     in_flight: usize,
-    /// A request has to be retried. Nothing is proposed until all requests in flight have returned.
+    /// A request has to be retried. Nothing is proposed until all requests in flight have returned: the retried one
+    /// must come before those behind it, and the session executes them in the order of their numbers.
     retry_pending: bool,
     again_at: Time,
 }
@@ -313,7 +316,8 @@ impl<R> RequestPipeline<R> {
         debug_assert!(!known || sum() == self.bytes, "the bytes are those of the queued commands and replies");
     }
 
-    /// Writes the known replies up to the first unanswered command.
+    /// Writes the known replies up to the first unanswered command. The protocols have no ids: a client matches replies
+    /// to requests by their order alone.
     fn emit(&mut self, out: &mut BytesMut) {
         while let Some(Slot::Said(_)) = self.slots.front() {
             if let Some(Slot::Said(said)) = self.slots.pop_front() {
@@ -325,6 +329,10 @@ impl<R> RequestPipeline<R> {
     }
 
     /// Adds the requests that may be sent now, in order.
+    ///
+    /// A run of writes needs no waiting between them, since the ordered session keeps their order even if one is lost.
+    /// A read behind a write must wait for its reply: the read is answered from a state of its own choice, which need
+    /// not hold a write that is still under way.
     fn ask(&mut self, wants: &mut Vec<NodeRequest>) {
         let mut lowest = None;
         let mut writes = None;
@@ -367,7 +375,8 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// The session was opened, or was refused for that reason, without effect.
+    /// The session was opened, or was refused for that reason, without effect. (If the answer was lost, the next
+    /// attempt opens another session, and the first expires unused.)
     pub fn opened(&mut self, now: Time, opened: Result<SessionId, Option<Refusal>>) {
         match opened {
             Ok(id) => self.session = PipelineSession::Open(id, 1),

@@ -122,7 +122,8 @@ impl Sessions {
         self.digest.finish(self.count())
     }
 
-    /// Takes a session out of the digest until the digest is next computed.
+    /// Takes a session out of the digest until the digest is next computed. A session used many times in a batch is
+    /// hashed twice, not at each use.
     fn touch(digest: &mut Digest, touched: &mut Vec<SessionId>, id: SessionId, session: &mut SessionState) {
         if !session.touched {
             *digest -= session.hash(id);
@@ -147,7 +148,8 @@ impl Sessions {
         }
     }
 
-    /// The least recently used session, which is then listed under its last use.
+    /// The least recently used session, which is then listed under its last use. Each pass of the loop lists one
+    /// session later than before, so the work is paid for by the uses since its last listing.
     fn unused_longest(&mut self) -> Option<SessionId> {
         loop {
             let (&listed, &Listed { id, .. }) = self.order.first_key_value()?;
@@ -234,7 +236,7 @@ impl Sessions {
         self.check();
     }
 
-    /// Freezes the sessions as they are now. Takes constant time.
+    /// Freezes the sessions as they are now. Takes constant time (apart from a check in debug builds).
     pub fn freeze(&mut self) {
         let charged = || self.open.values().map(SessionState::cost).sum::<u64>();
         debug_assert_eq!(self.answer_bytes, charged(), "the bytes charged are those of the stored answers");

@@ -44,7 +44,8 @@ struct PendingChange {
 }
 
 impl PendingChange {
-    /// Whether `voters` are the voters that the change leads to.
+    /// Whether `voters` are the voters that the change leads to. Other voters may have come or gone with a later
+    /// change.
     fn is_done(&self, voters: &BTreeSet<NodeId>) -> bool {
         self.entering.is_subset(voters) && self.leaving.is_disjoint(voters)
     }
@@ -80,7 +81,8 @@ impl AdminWaiters {
         self.len() == 0
     }
 
-    /// Drops all requests of a caller that is gone.
+    /// Drops all requests of a caller that is gone. The change or the transfer itself goes on: it is in the log, or
+    /// under way between the nodes, and only its answer has no receiver.
     pub fn forget(&mut self, caller: Caller) {
         self.changes.retain(|pending| pending.from != caller);
         self.transfers.retain(|(from, ..)| *from != caller);
@@ -115,7 +117,8 @@ impl AdminWaiters {
                     let term = raft.log().term(since).unwrap_or(pending.position.term);
                     Reply::Changed { position: Position::new(since, term) }
                 }
-                // The next leader completes the change, or does not know of it.
+                // The next leader completes the change, or does not know of it. This comes before the refusal below,
+                // which only the leader of that term may give: its log alone shows what the change became.
                 _ if !leads => Reply::Unknown,
                 true => Reply::Refused(change_aborted(raft)),
                 false => return true,

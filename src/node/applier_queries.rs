@@ -2,6 +2,9 @@
 //!
 //! A query leaves the node with a ticket, not with its caller: the applier knows no callers, and answers in the order
 //! of submission. The ticket is this node's own number, so an answer needs no check but whether the ticket still waits.
+//!
+//! Tickets are never given twice while the process lives. A restored machine may take the old one's place between a
+//! query and its answer. The queue of queries stays, and the answer then comes from a later state, which is as good.
 
 use super::event::Caller;
 use super::requests::{ClientRequest, sum_is_right};
@@ -40,7 +43,8 @@ impl Queries {
         local
     }
 
-    /// Adds a query of `bytes` bytes submitted to the applier, and returns its ticket.
+    /// Adds a query of `bytes` bytes submitted to the applier, and returns its ticket. The query itself leaves with the
+    /// action: this table keeps what the answer needs, and the size, because the memory is still in use.
     pub fn push(&mut self, from: Caller, id: u64, bytes: u64) -> u64 {
         self.given += 1;
         self.bytes += bytes;
@@ -49,7 +53,8 @@ impl Queries {
         self.given
     }
 
-    /// Bytes of all queries that wait for the turn or the applier.
+    /// Bytes of all queries that wait for the turn or the applier. The node adds those of reads that wait for a round:
+    /// the limit is on all three.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -64,7 +69,8 @@ impl Queries {
         self.waiting.is_empty()
     }
 
-    /// Removes the query that the applier answered, and returns its caller and id.
+    /// Removes the query that the applier answered, and returns its caller and id. One answer ends it: its bytes are
+    /// given back here and nowhere else.
     pub fn answered(&mut self, ticket: u64) -> Option<(Caller, u64)> {
         let (from, id, bytes) = self.waiting.remove(&ticket)?;
         self.bytes -= bytes;

@@ -36,7 +36,7 @@ pub struct CompactionPolicy {
     damaged: bool,
     /// When it was taken, or when this node started.
     since: Time,
-    /// Whether a snapshot is being taken.
+    /// Whether a snapshot is being taken. That is, whether the event that answers the action has not come yet.
     taking: bool,
     /// No snapshot is due before this time: the last one did not fit the disk.
     retry_at: Time,
@@ -50,7 +50,8 @@ pub struct CompactionPolicy {
     waiters: Vec<(Caller, u64, Index)>,
     /// Whether more of the log may be compacted. A turn that changed nothing here then costs no search in the log.
     unreleased: bool,
-    /// This node's ordinal among the voters, and the number of voters.
+    /// This node's ordinal among the voters, and the number of voters. It staggers the snapshots of nodes whose logs
+    /// grow alike.
     ordinal: (u64, u64),
 }
 
@@ -77,7 +78,8 @@ impl CompactionPolicy {
         self.kept.as_ref()
     }
 
-    /// The newest durable snapshot, if its file may be sent.
+    /// The newest durable snapshot, if its file may be sent. A damaged one is not: each receiver would receive all of
+    /// it before it finds out.
     pub fn sendable(&self) -> Option<&DurableSnapshot> {
         self.kept.as_ref().filter(|_| !self.damaged)
     }
@@ -127,7 +129,8 @@ impl CompactionPolicy {
         self.waiters.retain(|(from, ..)| *from != caller);
     }
 
-    /// Whether the last attempted snapshot did not fit the disk.
+    /// Whether the last attempted snapshot did not fit the disk. It stays until one fits or room is reported: an
+    /// operator who looks between two attempts must see it.
     pub fn lacks_room(&self) -> bool {
         self.no_space_failures > 0
     }
@@ -277,7 +280,7 @@ impl CompactionPolicy {
             limit = limit.min(shipped);
         }
         if limit < self.upto() {
-            // The limit is temporary.
+            // The limit is temporary: the transfer ends, or the disk catches up, and neither is reported here.
             self.unreleased = true;
         }
         let upto = log.within(limit, options.trailing_bytes);
@@ -294,7 +297,8 @@ impl CompactionPolicy {
         debug_assert!(self.waiters.iter().all(waits), "a caller is answered as soon as a snapshot holds what it wants");
     }
 
-    /// The index up to which the log is compacted too early, if a mutant breaks that rule.
+    /// The index up to which the log is compacted too early, if a mutant breaks that rule. Apart from the rule itself,
+    /// so that the rule can be read without its switches.
     fn may_break(&self, log: &Log, applied: Index, options: &Options) -> Option<Index> {
         let breaks = |mutant| options.mutants.breaks(mutant);
         match self.upto() {

@@ -1,4 +1,16 @@
 //! The events that a node handles, and the actions that it requests.
+//!
+//! Most actions are answered by an event, and the pair is the contract between node and driver:
+//!
+//! ```text
+//!   Write         ─▶ Journal                        StoreChunk  ─▶ ChunkStored …, Restored
+//!   Apply         ─▶ Applied                        Inspect     ─▶ Inspected
+//!   Query         ─▶ Queried                        Forward     ─▶ Answered, NotSent, AnswersLost or PeerLost
+//!   TakeSnapshot  ─▶ SnapshotTaken or TakenDamaged  Send, Reply, CompactJournal, Note: no event
+//! ```
+//!
+//! There is no event for a failed write or a failed sync. The journal stops the process then: what the disk holds is no
+//! longer known, and a node that went on could acknowledge an entry that is not there.
 
 use crate::api::{Reply, Request};
 use crate::apply;
@@ -8,7 +20,7 @@ use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Membership, NodeId,
 use crate::wal::report as wal;
 use bytes::Bytes;
 
-/// A snapshot that is durable on this node.
+/// A snapshot that is durable on this node: synced with its name, and read back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DurableSnapshot {
     /// The position of the last entry that it holds.
@@ -17,7 +29,8 @@ pub struct DurableSnapshot {
     pub bytes: Bytes,
 }
 
-/// The sender of a request.
+/// The sender of a request. A reply needs no more than this and the sender's own id for the request: the node keeps no
+/// connections.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Caller {
     /// A client connection, by the driver's number, which is never reused.
@@ -27,6 +40,9 @@ pub enum Caller {
 }
 
 /// Everything that can happen to a node.
+///
+/// Events may come late, repeated or not at all if a peer, a client or a link causes them. The driver's own reports
+/// come once each, in the order of the actions that they answer, as long as the process lives.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A peer sent a message.

@@ -1,5 +1,24 @@
 //! The whole server without its I/O: `handle(event)`, then `turn() -> actions`.
 //!
+//! ```text
+//!                    ┌──────────────────────── Node ─────────────────────────┐
+//!   Event::Request ─▶│ requests ──▶ consensus: positions ──▶ view: payloads  │─▶ Action::Write, Send
+//!   Event::Peer    ─▶│                  │ commit                             │
+//!   Event::Journal ─▶│                  ▼                                    │─▶ Action::Apply, Query
+//!   Event::Applied ─▶│ requests ◀── outcomes   compaction, snapshot_sender   │─▶ Action::Reply, TakeSnapshot
+//!                    └───────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A driver calls [`Node::handle`] for each thing that happened, then [`Node::turn`] once, executes the actions, and
+//! comes back with what they led to. It wakes the node at [`Node::deadline`] if nothing happens before. That is the
+//! whole protocol; three rules come with it:
+//!
+//! 1. Writes are executed in order, and so is everything for the applier: batches, queries, snapshots. All else may be
+//!    executed concurrently, late, or (messages) not at all.
+//! 2. A report of the journal, the applier or the snapshot thread is handed in after the fact, never before: the node
+//!    takes *durable* and *applied* at their word.
+//! 3. A crash may come at any point. State that is held in memory only is promised to no peer and no client.
+//!
 //! [`Node`] connects the consensus core with the machine and the clients: it queues the requests that wait for an
 //! index, a read, a leader or an answer ([`requests`]), fills the core's index ranges with payloads from the journal's
 //! view, submits entries to the applier, and compacts the log behind snapshots ([`compaction`], [`snapshot_sender`]).

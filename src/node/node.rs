@@ -56,16 +56,21 @@ use bytes::Bytes;
 #[derive(Debug)]
 pub struct Node {
     raft: Raft,
+    /// The payloads of the log, which the core does not keep. It begins and ends where the core's log does, once a turn
+    /// has handed over the core's write.
     view: View,
     beforehand: Prefetch,
     options: Options,
+    /// Measurements only: no decision depends on them.
     stats: Stats,
+    /// The requests that wait, each in the table of what it waits for.
     proposals: Proposals,
     parked: Parked,
     linearizable_reads: LinearizableReads,
     forwarded: Forwarded,
     queries: Queries,
-    /// The last index submitted to the applier. `applied` is how far the applier has reported.
+    /// The last index submitted to the applier. `applied` is how far the applier has reported. Between the two, a query
+    /// submitted now already sees the entries, and a snapshot would not know what it holds.
     submitted_to_apply: Index,
     applied: Applied,
     /// When the batch that is being applied was submitted. There is one at a time: a snapshot is taken between two
@@ -87,10 +92,13 @@ pub struct Node {
     /// the driver one pass over its connections.
     replies: Vec<(Caller, u64, Reply)>,
     forwards: Vec<Action>,
+    /// A failure that ends the process, until the turn. It leaves as the last action of that turn, and the first one
+    /// counts no more than a later one: any of them stops the process.
     fault: Option<Fault>,
 }
 
-/// The state from which a node starts.
+/// The state from which a node starts. All else is forgotten: the waiting callers, the leader, the requests in flight.
+/// Each of them is found again, or fails at its client.
 #[derive(Debug)]
 pub struct NodeStart {
     /// The time of the start.
@@ -112,6 +120,7 @@ impl Node {
     /// Creates a node around the consensus core `raft`, which reads its log through `view`. Nothing is applied beyond
     /// the base of the log.
     pub fn new(raft: Raft, view: View, options: Options, begun: NodeStart) -> Node {
+        // The disk's id is the core's: it decides whose votes and copies count.
         let NodeStart { now, applied, kept, chance, beforehand, disk: _ } = begun;
         let snapshot = kept.as_ref().map_or(Index::ZERO, |kept| kept.position.index);
         assert_eq!(snapshot, applied.upto, "a machine starts in the state of its newest snapshot (§7)");
@@ -176,6 +185,7 @@ impl Node {
             Event::NotSent { to, id } => {
                 self.forwarded.answered(to, id).into_iter().for_each(|asked| self.refuse(asked, Refusal::Busy));
             }
+            // The peer itself is up, and may lead: the core need not know of it.
             Event::AnswersLost(peer) => {
                 let lost = self.forwarded.lost(peer);
                 self.fail_in_flight(now, lost);
@@ -192,6 +202,7 @@ impl Node {
             Event::Journal(report) => self.handle_journal_report(now, report),
             Event::Space { low } => {
                 self.space.is(low);
+                // The core avoids transfers to nodes without room, and learns of its own here.
                 self.raft.set_low_space(low);
                 if !low {
                     self.compaction.room();
@@ -221,7 +232,8 @@ impl Node {
 
     /// Stops this node if a peer that knows it as a member holds another log. A node that founded its log because no
     /// peer answered it was a member of the peer's log and lost its directory: it stops, rather than answer that
-    /// nothing is stored.
+    /// nothing is stored. The core decides whether that is the case: the claim alone is a peer's word, and a node that
+    /// could be stopped by a message would be easy to stop.
     fn named_by_other_log(&mut self, peer: NodeId, log: LogId) {
         if self.raft.named_by_other_log(peer, log) {
             let (me, id) = (self.raft.id(), self.raft.id().get());
@@ -241,12 +253,14 @@ impl Node {
     /// answers requests that an earlier reason to wait should have held back.
     fn handle_request(&mut self, now: Time, asked: ClientRequest) {
         match &asked.request {
+            // Always, and at once: the status is how an operator finds out why nothing else is answered.
             Request::Status => {
                 let status = Box::new(self.status(now));
                 self.replies.push((asked.from, asked.id, Reply::Status(status)));
             }
             // Nothing was ever committed here, because there was no leader: a snapshot would be empty.
             Request::Snapshot if self.applied.upto == Index::ZERO => self.refuse(asked, Refusal::NoLeader),
+            // Each node has snapshots of its own, so a request for one is neither forwarded nor in need of a leader.
             Request::Snapshot => {
                 self.compaction.add_waiter(asked.from, asked.id, self.applied.upto);
                 // The newest snapshot may already hold everything applied.
@@ -257,6 +271,7 @@ impl Node {
                 let read = self.snapshot_reads.request(now, (asked.from, asked.id), what, newest);
                 read.unwrap_or_else(|refusal| self.refuse(asked, refusal));
             }
+            // Before all else that may wait: no later state of this node makes it small enough.
             Request::Propose { .. } | Request::Query { .. } if asked.bytes() > self.options.entry_bytes => {
                 let (bytes, limit) = (asked.bytes(), self.options.entry_bytes);
                 self.refuse(asked, Refusal::TooLarge { bytes, limit });
@@ -264,6 +279,7 @@ impl Node {
             Request::Query { consistency: Consistency::Local, .. } if self.reads_are_full() => {
                 self.refuse(asked, Refusal::Busy);
             }
+            // Also without a leader, and on a node that is cut off: that is what a local read is for.
             Request::Query { consistency: Consistency::Local, .. } => self.queries.push_local(asked),
             // A leader could not finish a request that it accepts during a leadership transfer. The request is parked,
             // for the next leader or, if the transfer fails, for this one.
@@ -272,9 +288,12 @@ impl Node {
             {
                 self.park(asked);
             }
+            // Before the log, where it would take the room that it must not take. A follower forwards the command
+            // unjudged, because the leader alone knows the disks of the others.
             Request::Propose { op } if self.raft.leads() && !self.admits(now, op) => {
                 self.refuse(asked, Refusal::NoSpace);
             }
+            // Until this turn's write the entry exists in memory only, and is promised to no client.
             Request::Propose { op } if self.raft.leads() => {
                 let op = op.clone();
                 match self.raft.propose(now, op) {
@@ -330,11 +349,13 @@ impl Node {
             }),
             _ => Ok(()),
         };
+        // A change that was refused has appended nothing; one that began is answered by its waiter.
         if let Err(refusal) = outcome {
             self.refuse(asked, refusal);
         }
     }
 
+    /// Parks a request until there is a leader that can take it. The deadline was set when it arrived.
     fn park(&mut self, asked: ClientRequest) {
         let parked = self.parked.push(asked, self.options.parked, self.options.parked_bytes);
         if let Err(refused) = parked {
@@ -357,9 +378,11 @@ impl Node {
                     return self.refuse(asked, Refusal::Busy);
                 }
                 let request = asked.request.clone();
+                // The table keeps the request too: if the leader refuses it without effect, it is handled again.
                 let id = self.forwarded.push(leader, asked);
                 self.forwards.push(Action::Forward { to: leader, id, request });
             }
+            // The caller did not ask for forwarding, or is a node that forwards itself: it is told where to go.
             Some(_) => {
                 let refusal = self.raft.not_leader();
                 self.refuse(asked, refusal);
@@ -376,11 +399,14 @@ impl Node {
     /// removed for good: the request had no effect.)
     fn not_member_refusal(&self) -> Option<Refusal> {
         let (node, members) = (self.raft.id(), &self.raft.membership().members);
+        // A leader that sends to this node would also take its requests.
         let outside = !members.contains_key(&node) && self.raft.leader().is_none();
         let addresses = members.values().map(|member| member.address.clone()).filter(|address| !address.is_empty());
         outside.then(|| Refusal::NotMember { node, members: addresses.collect() })
     }
 
+    /// Answers that a request had no effect, and why. No request may be refused after an attempt that could be in a
+    /// log.
     fn refuse(&mut self, asked: ClientRequest, refusal: Refusal) {
         self.stats.figures.proposals_failed += u64::from(asked.is_write());
         self.replies.push((asked.from, asked.id, Reply::Refused(refusal)));
@@ -394,6 +420,8 @@ impl Node {
             if asked.is_write() {
                 self.replies.push((asked.from, asked.id, Reply::Unknown));
             } else if asked.until <= now {
+                // Its client has waited for long enough. A read that lost a round at each change of leader would go on
+                // for as long as leaders change.
                 self.refuse(asked, Refusal::NoLeader);
             } else {
                 self.handle_request(now, asked);
@@ -401,6 +429,9 @@ impl Node {
         }
     }
 
+    /// Handles a peer's answer to a forwarded request. Only *not leader* and *not a member* lead to another attempt:
+    /// each says that nothing happened, and that another node would have been right. Any other refusal is the leader's
+    /// last word, which the caller must see.
     fn answered(&mut self, now: Time, from: NodeId, id: u64, reply: Reply) {
         let Some(asked) = self.forwarded.answered(from, id) else { return };
         match reply {
@@ -416,9 +447,11 @@ impl Node {
     }
 
     fn handle_journal_report(&mut self, now: Time, report: Report) {
+        // A report may cover many writes: the journal syncs all that it has once.
         self.stats.synced(&report);
         self.raft.persisted(now, report.durable);
         self.raft.set_room(report.room);
+        // The entries of a sealed segment can be read from its mapping from now on, and need no memory.
         for sealed in report.sealed {
             if let Err(fault) = self.view.seal(sealed) {
                 self.fault = Some(fault);
@@ -427,8 +460,12 @@ impl Node {
     }
 
     /// Records the applier's report and answers its proposals.
+    ///
+    /// This is the only place where a write is answered with its outcome. An entry that is committed but not yet
+    /// applied has none, and an answer before this report would be a guess at what the machine will do.
     fn record_applied(&mut self, now: Time, mut report: Applied) {
         assert_eq!(report.upto, self.submitted_to_apply, "a batch is applied as a whole, before the next is submitted");
+        // Taken, not read: the next batch may be submitted in the turn that follows.
         if let Some(at) = self.applying.take() {
             self.stats.applied(now.since(at));
         }
@@ -451,6 +488,7 @@ impl Node {
     /// before anything reads them there. Snapshots, entries and queries follow in the order in which the applier must
     /// see them. Replies are last: all of the above may add some.
     pub fn turn(&mut self, now: Time, actions: &mut Vec<Action>) {
+        // A timer that is late is handled once, however many intervals have passed.
         if self.raft.deadline() <= now {
             self.raft.tick(now);
         }
@@ -458,12 +496,14 @@ impl Node {
         // On a full disk no expiry tick is proposed: expired keys are absent with the next entry that frees room.
         let due = self.applied.due.filter(|_| !self.space.is_low());
         self.expiry_ticker.turn(now, &mut self.raft, (self.applied.upto, self.applied.time), due);
+        // After the ticker, so that its entry leaves with this turn's write.
         let ready = self.raft.ready(now);
         self.emit_actions(now, ready, actions);
         // Before more entries are submitted to the applier: a snapshot holds the applied state, and names the members
         // as of the same index.
         self.keep(now, actions);
         self.submit_entries(now, actions);
+        // After the entries: a query submitted behind them sees them, and a read waits for nothing else.
         self.query(now, actions);
         self.snapshot_reads.answer(now, &mut self.replies);
         actions.append(&mut self.forwards);
@@ -478,6 +518,7 @@ impl Node {
     /// When `turn` next has work to do. Earlier calls are harmless. A later one is not: nothing else wakes a node to
     /// which no event happens, so a part that is forgotten here is a timer that never rings.
     pub fn deadline(&self) -> Time {
+        // What the last batch left is due now, and no event announces it.
         let unfed = self.applying.is_none() && self.submitted_to_apply < self.raft.log().commit();
         if unfed || !self.replies.is_empty() || !self.forwards.is_empty() {
             return Time::ZERO;

@@ -141,10 +141,10 @@ impl Proposals {
     /// Answers `reply` to all proposals of earlier terms that are not known to be committed: this node no longer leads,
     /// or leads another term, and they may be applied or not.
     ///
-    /// Committed ones stay: whoever leads, they are applied here under their own positions, and their callers can be
-    /// given the outcome. Callers of the others cannot wait: the next leader may commit the entries, or truncate them,
-    /// and this node may never learn which. *Refused* would be wrong for the same reason: the client would repeat a
-    /// command that is applied yet (the switch `unknown-as-refused`).
+    /// Committed ones stay: they are applied here under their own positions, whichever node leads, and their callers
+    /// can be given the outcome. Callers of the others cannot wait: the next leader may commit the entries, or truncate
+    /// them, and this node may never learn which. *Refused* would be wrong for the same reason: the client would repeat
+    /// a command that is applied yet (the switch `unknown-as-refused`).
     pub fn abandon(&mut self, commit: Index, leads: Option<Term>, reply: &Reply, out: &mut Vec<(Caller, u64, Reply)>) {
         self.waiting.retain(|(position, from, id)| {
             let stays = position.index <= commit || Some(position.term) == leads;
@@ -416,7 +416,8 @@ impl LinearizableReads {
     }
 }
 
-/// Requests forwarded to a leader. Bounded by [`super::Options::forwarded`], and in bytes.
+/// Requests forwarded to a leader. A follower forwards, rather than redirect, for clients that ask for it: those behind
+/// a balancer reach any node, and cannot choose another. Bounded by [`super::Options::forwarded`], and in bytes.
 ///
 /// Their ids start at a random number: a leader may answer late a request that an earlier run of this process
 /// forwarded, and such an answer must match no request.

@@ -32,6 +32,7 @@ const PIECES_PER_TURN: usize = 4;
 pub struct SnapshotReads {
     held: Vec<HeldSnapshot>,
     waiting: VecDeque<PieceRequest>,
+    /// The size of a chunk, and how long a snapshot without readers is held: options that do not change.
     chunk: u64,
     hold: std::time::Duration,
 }
@@ -39,7 +40,7 @@ pub struct SnapshotReads {
 #[derive(Clone, Debug)]
 struct HeldSnapshot {
     kept: DurableSnapshot,
-    /// When a chunk of it was last requested.
+    /// When a chunk of it was last requested, by any client: readers of the same snapshot share its slot.
     read_at: Time,
 }
 
@@ -112,7 +113,8 @@ impl SnapshotReads {
         self.release(now);
     }
 
-    /// Drops snapshots that were not read for `hold`.
+    /// Drops snapshots that were not read for `hold`. Also at each answer, not only when a slot is needed: a held
+    /// snapshot that was replaced keeps its disk space, although its name is gone from the directory.
     fn release(&mut self, now: Time) {
         let hold = self.hold;
         self.held.retain(|held| now.since(held.read_at) < hold);
@@ -149,7 +151,8 @@ impl SnapshotReads {
         debug_assert!(pairs.all(|(a, b)| position(a) != position(b)), "a snapshot is held once, for all its readers");
     }
 
-    /// When there is next work to do.
+    /// When there is next work to do: at once while requests wait, since each turn answers only some of them; otherwise
+    /// when the first snapshot may be released.
     pub fn deadline(&self) -> Time {
         if !self.waiting.is_empty() {
             return Time::ZERO;

@@ -29,7 +29,8 @@ use crate::types::{Index, Mutant, Mutants, NodeId, Position, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How many chunks may be unacknowledged by one follower.
+/// How many chunks may be unacknowledged by one follower. Enough to keep a link busy during a round trip, and little
+/// enough that a link which breaks loses little.
 const WINDOW: u64 = 16;
 /// Without an acknowledgment for this long, unacknowledged chunks are sent again.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -53,7 +54,7 @@ const RESEND_DOUBLES: u32 = 6;
 #[derive(Clone, Debug)]
 pub struct SnapshotSender {
     transfers: BTreeMap<NodeId, Transfer>,
-    /// Bytes sent to all followers since this node started.
+    /// Bytes sent to all followers since this node started, whether they arrived or not.
     sent: u64,
     /// Bytes per chunk.
     chunk: u64,
@@ -74,9 +75,11 @@ struct Transfer {
     known: bool,
     asked: bool,
     sent: u64,
-    /// When a chunk was last sent or acknowledged.
+    /// When a chunk was last sent or acknowledged. Sending counts, so that a silent follower is probed once per
+    /// `PATIENCE`, and not at each turn after it.
     last_progress: Time,
-    /// When sending was last restarted because of a response of the follower.
+    /// When sending was last restarted because of a response of the follower. A new transfer to the same follower keeps
+    /// it.
     restarted_at: Time,
     /// The offset from which the follower reports chunks missing, if sending restarted too recently to trust that
     /// report.
@@ -263,7 +266,8 @@ impl SnapshotSender {
         waits.map(|ship| ship.kept.position.index).min()
     }
 
-    /// When chunks are next due to be sent again.
+    /// When chunks are next due to be sent again. A transfer that waits for a verdict or for another snapshot needs no
+    /// timer: the event that ends the wait brings a turn.
     pub fn deadline(&self) -> Time {
         let due = |ship: &Transfer| match ship.hold {
             Hold::Nothing if ship.missing_from.is_some() => ship.restarted_at + RETRY_INTERVAL,
@@ -284,7 +288,8 @@ impl SnapshotSender {
         self.sent
     }
 
-    /// How many bytes of its snapshot a follower has, and the snapshot's size.
+    /// How many bytes of its snapshot a follower has, and the snapshot's size. Less may be shown than before: an offset
+    /// in doubt is taken back.
     pub fn progress(&self, of: NodeId) -> Option<(u64, u64)> {
         self.transfers.get(&of).map(|ship| (ship.acked, ship.total()))
     }
@@ -338,10 +343,13 @@ impl Transfer {
         }
     }
 
+    /// Whether the follower did not respond for so long that nothing is held for it. A response to anything else does
+    /// not count: a follower may be alive, and unable to store a snapshot.
     fn is_silent(&self, now: Time, hold_for: Duration) -> bool {
         now.since(self.last_response) >= hold_for
     }
 
+    /// The size of the snapshot's file, which bounds every offset here.
     fn total(&self) -> u64 {
         self.kept.bytes.len() as u64
     }
@@ -355,7 +363,8 @@ impl Transfer {
         assert!(self.of_this <= RESENDS + 1, "a snapshot that keeps arriving damaged is given up after a few times");
     }
 
-    /// Probes the follower for its offset, because the chunks sent may be lost.
+    /// Probes the follower for its offset, because the chunks sent may be lost. Sending restarts at what it has
+    /// acknowledged: its answer corrects that, up or down.
     fn probe(&mut self, now: Time) {
         (self.known, self.asked) = (false, false);
         self.sent = self.acked;

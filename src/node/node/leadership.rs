@@ -58,6 +58,7 @@ impl Node {
         }
         let leader = self.raft.leader();
         if self.leader != leader {
+            // Remembered before the requests are handled: a retried one is forwarded to the leader that is known now.
             self.stats.led_by(leader);
             self.leader = leader;
             // Also if there is no leader now: the former one may be deposed or cut off, and may never answer.
@@ -76,7 +77,8 @@ impl Node {
                 self.handle_request(now, asked);
             }
         } else if let Some(refusal) = self.not_member_refusal() {
-            // The requests were parked for a leader, and this node has just been removed.
+            // The requests were parked for a leader, and this node has just been removed. No leader will send to it, so
+            // waiting for the deadline would gain nothing; the refusal names members that have one.
             self.parked.take().for_each(|asked| self.refuse(asked, refusal.clone()));
         } else if self.parked.deadline() <= now {
             for asked in self.parked.expired(now) {

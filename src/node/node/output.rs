@@ -38,6 +38,7 @@ impl Node {
             self.view.push(&write);
             actions.push(Action::Write(write));
         }
+        // Each heartbeat is timed from here: what the driver and the network add is what the figure is about.
         ready.messages.iter().for_each(|envelope| self.stats.sends(now, envelope));
         actions.extend(ready.messages.into_iter().map(Action::Send));
         for order in ready.appends {
@@ -52,6 +53,7 @@ impl Node {
         let lost = ready.reads_lost.into_iter().filter_map(|read| self.linearizable_reads.lose(read)).collect();
         self.fail_in_flight(now, lost);
         if let Some(newest) = self.compaction.kept().cloned() {
+            // What the follower has matched tells whether a transfer under way is still of use to it.
             for peer in ready.ships {
                 let matched = self.raft.progress().find(|(id, _)| *id == peer).map_or(Index::ZERO, |(_, p)| p.matched);
                 self.snapshot_sender.begin(now, peer, &newest, matched);
@@ -70,6 +72,7 @@ impl Node {
         }
         for (from, chunk) in ready.chunks {
             self.stats.received += chunk.bytes.len() as u64;
+            // Not judged here: the driver's file knows which bytes it lacks.
             actions.push(Action::StoreChunk { from, chunk });
         }
         for note in ready.notes {
@@ -87,7 +90,8 @@ impl Node {
     fn build_append(&mut self, order: EntriesToSend) -> Option<Envelope> {
         let EntriesToSend { to, term, prev, upto, commit, probe } = order;
         let range = prev.index.next()..=upto;
-        // The consensus core has bounded the range: no further limit is needed.
+        // The consensus core has bounded the range: no further limit is needed. A second limit here could end an append
+        // before the index that the core counts as sent.
         let entries = if range.is_empty() { Ok(Vec::new()) } else { self.view.entries(range, u64::MAX) };
         match entries {
             Ok(entries) => {
@@ -96,6 +100,7 @@ impl Node {
                 Some(self.raft.envelope(to, term, Message::AppendEntries { prev, commit, probe, entries }))
             }
             Err(fault) => {
+                // The process stops with this turn. The other appends of the turn are as good as before.
                 self.fault = Some(fault);
                 None
             }
@@ -109,10 +114,13 @@ impl Node {
     /// read here instead.
     pub(super) fn submit_entries(&mut self, now: Time, actions: &mut Vec<Action>) {
         let commit = self.raft.log().commit();
+        // One batch at a time, though the applier could queue several: a snapshot is taken between two batches, and
+        // each report wakes the node for the next one.
         if self.applying.is_some() || self.submitted_to_apply >= commit {
             return;
         }
         let range = self.submitted_to_apply.next()..=commit;
+        // Entries read ahead count only if the log still holds them: a leader may have replaced them since the start.
         let read = self.beforehand.take(range.clone(), |position| self.raft.log().holds(position));
         match read.map_or_else(|| self.view.entries(range, self.options.apply_bytes), Ok) {
             Ok(entries) => {

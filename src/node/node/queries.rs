@@ -24,6 +24,7 @@ impl Node {
     /// it. So a read waits until the entries up to its index are submitted, not until they are applied: waiting for the
     /// report would cost a turn more.
     pub(super) fn query(&mut self, now: Time, actions: &mut Vec<Action>) {
+        // Local reads first: they promise nothing about recent writes, and have waited since the same wake-up.
         let mut due = self.queries.take_local();
         let early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
         let upto = if early { self.raft.log().last().index } else { self.submitted_to_apply };
@@ -41,13 +42,14 @@ impl Node {
     }
 
     /// The reply to a query. An answer too long for a frame is replaced by a notice: otherwise the client would lose
-    /// its connection and retry elsewhere.
+    /// its connection and retry elsewhere, with the same result at each node.
     pub(super) fn query_reply(&self, applied: Index, answer: Bytes) -> Reply {
         let early = self.options.mutants.breaks(Mutant::ReadNamesLaterEntry);
         let applied = if early { applied.next() } else { applied };
         if answer.len() as u64 <= ANSWER_BYTES_MAX {
             return Reply::Answer { applied, answer };
         }
+        // The term is unknown if the entry was compacted meanwhile.
         let position = Position::new(applied, self.raft.log().term(applied).unwrap_or_default());
         Reply::Done { position, outcome: Outcome::AnswerTooLong }
     }

@@ -21,9 +21,11 @@ impl Node {
     /// callers before the next attempt, so they are answered now.
     pub(super) fn taken(&mut self, now: Time, kept: Option<DurableSnapshot>) {
         let given_up = kept.is_none();
+        // An older snapshot than the newest is ignored below, but it ends the attempt all the same.
         self.stats.ends_snapshot(now, !given_up);
         self.compaction.taken(now, kept, &self.options);
         if given_up {
+            // The operator has to make room. The next attempt comes by itself, later and later.
             let refused = self.compaction.take_all_waiters().into_iter();
             self.replies.extend(refused.map(|(from, id)| (from, id, Reply::Refused(Refusal::NoSpace))));
         }
@@ -33,6 +35,7 @@ impl Node {
     /// Handles the result of reading a snapshot file again: a damaged one is no longer sent, to no follower and to no
     /// reader. If it is undamaged, the damage was on the way or at the follower, and it is sent again.
     pub(super) fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
+        // The sender first: it must not send another chunk of it, whatever the policy makes due.
         self.snapshot_sender.inspected(now, snapshot, whole);
         if !whole {
             self.compaction.discard(snapshot);
@@ -40,7 +43,8 @@ impl Node {
         }
     }
 
-    /// Answers the callers that the newest snapshot satisfies.
+    /// Answers the callers that the newest snapshot satisfies. It may hold more than a caller asked for, and it may
+    /// have been received from a leader: in either case it is the state that the caller wanted, or a later one.
     pub(super) fn answer_snapshot(&mut self) {
         let Some(kept) = self.compaction.kept() else { return };
         let reply = Reply::Snapshot { position: kept.position, bytes: kept.bytes.len() as u64 };
@@ -74,6 +78,7 @@ impl Node {
             self.proposals.pass(report.upto, &mut self.replies);
             self.applied = report;
         }
+        // In the same event as the log: between the two the log begins after the newest snapshot known here.
         self.compaction.adopt(now, kept);
         self.answer_snapshot();
     }
@@ -90,6 +95,7 @@ impl Node {
         self.compaction.set_ordinal(before as u64, voters.all_voters().count() as u64);
         let log = self.raft.log();
         let applied = self.applied.upto;
+        // Between two batches, or the state frozen would be that of an index which this node does not know yet.
         if self.applying.is_none()
             && self.compaction.is_due(now, log, applied, self.space.is_low(), &self.options)
             && let Some((configured, membership)) = self.raft.membership_at(applied).cloned()
@@ -99,6 +105,7 @@ impl Node {
             actions.push(Action::TakeSnapshot { configured, membership });
         }
         if let Some(upto) = self.compaction.release(log, applied, self.snapshot_sender.oldest(now), &self.options) {
+            // Memory first, then the file: the journal may take its time, and nothing reads what is released.
             self.raft.compact(upto);
             let begins = self.raft.log().base().index;
             assert_eq!(begins, upto, "the core, the view and the journal discard the same entries");

@@ -19,22 +19,23 @@ impl Node {
         self.raft.membership()
     }
 
-    /// The consensus core, read-only.
+    /// The consensus core, read-only. Only the node advances it: an input that bypassed the node would change what the
+    /// waiting requests rely on.
     pub fn raft(&self) -> &Raft {
         &self.raft
     }
 
-    /// The last applied index.
+    /// The last applied index, as far as the applier has reported.
     pub fn applied(&self) -> Index {
         self.applied.upto
     }
 
-    /// The newest durable snapshot.
+    /// The newest durable snapshot, even if its file was found damaged since: it tells how far back the log can begin.
     pub fn snapshot(&self) -> Option<&DurableSnapshot> {
         self.compaction.kept()
     }
 
-    /// Whether a snapshot is being taken.
+    /// Whether a snapshot is being taken, as far as this node knows: its end is an event, too.
     pub fn is_taking(&self) -> bool {
         self.compaction.is_taking()
     }
@@ -46,7 +47,8 @@ impl Node {
         waiting + self.forwarded.len() + self.queries.len() + self.snapshot_reads.len()
     }
 
-    /// The node's status. Fields that only the driver knows are left empty.
+    /// The node's status. Fields that only the driver knows are left empty: certificates, processor time and file
+    /// systems are I/O, and this type has none. The driver fills them in on the reply's way out.
     pub fn status(&self, now: Time) -> Status {
         let log = self.raft.log();
         Status {
@@ -56,14 +58,20 @@ impl Node {
             term: self.raft.term().0,
             leader: self.raft.leader().map(NodeId::get),
             commit: log.commit().0,
+            // What the leader has committed. Without it a follower that lags would look complete: it has applied all it
+            // has.
             goal: self.raft.goal().0,
             applied: self.applied.upto.0,
             last: log.last().index.0,
             durable: log.durable().0,
+            // As of `applied`: digests of two nodes are comparable only at the same index.
             digest: format!("{:016x}", self.applied.digest),
             sessions: self.applied.sessions,
             membership: self.membership().to_string(),
+            // Walks of the members: a status is rare, and its figures need not be kept up to date for it.
             peers: self.peers(now),
+            // The age of the oldest write that is not durable: a disk that hangs completes nothing, and shows only
+            // here.
             disk: self.stats.disk(self.raft.disk_age(now)),
             fsync: self.options.fsync,
             in_memory: false,
@@ -96,6 +104,7 @@ impl Node {
         if lacks { promised.to_string() } else { String::new() }
     }
 
+    /// The intervals that the other times of a status are to be read against.
     fn timing(&self) -> TimingStatus {
         let options = self.raft.options();
         let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1000.0;
@@ -106,15 +115,19 @@ impl Node {
         }
     }
 
+    /// The counters, with the one that is a table's length and therefore not counted.
     fn figures(&self) -> Counters {
         let proposals_pending = self.proposals.len() as u64;
         Counters { proposals_pending, ..self.stats.figures.clone() }
     }
 
+    /// The log on this node's disk, and why it is as long as it is: an operator whose disk fills must know whether a
+    /// snapshot, a follower or the configuration holds it.
     fn log_status(&self, now: Time) -> LogStatus {
         let log = self.raft.log();
         let (base, last) = (log.base().index, log.last().index);
         let reclaimable = log.bytes(base, self.compaction.upto().min(last));
+        // A transfer names itself first: it ends, while the entries for followers that are a little behind always stay.
         let kept_for = match self.snapshot_sender.oldest(now) {
             _ if reclaimable == 0 => "",
             Some(_) => "a follower is being sent a snapshot",
@@ -129,12 +142,15 @@ impl Node {
             snapshot_bytes: self.compaction.kept().map_or(0, |kept| kept.bytes.len() as u64),
             snapshot_age_ms: self.compaction.age(now).as_millis() as u64,
             taking: self.compaction.is_taking(),
+            // Shown beside `taking`: together they tell why a snapshot that was requested is not there.
             lacks_room: self.compaction.lacks_room(),
             shipped_bytes: self.snapshot_sender.sent(),
             received_bytes: self.stats.received,
         }
     }
 
+    /// The followers as this leader sees them; none on any other node. The leader's view is the one that commits,
+    /// whatever a follower reports of itself.
     fn peers(&self, now: Time) -> Vec<PeerStatus> {
         let log = self.raft.log();
         let last = log.last().index;
@@ -145,9 +161,12 @@ impl Node {
             stage: progress.stage_name().to_owned(),
             matched: progress.matched.0,
             lag: last.0 - progress.matched.0,
+            // From what the follower agreed to hold up to what was sent. Compacted entries have no sizes any more.
             inflight_bytes: log.bytes(progress.agreed.max(log.base().index), progress.next.prev()),
+            // A leader that hears nothing from a majority steps down: this shows how close it is to that.
             heard_ms: Some(now.since(progress.last_contact).as_millis() as u64),
             probes: progress.probes,
+            // Zero for a follower that is sent entries: it has no transfer.
             snapshot_has: shipped(id).0,
             snapshot_bytes: shipped(id).1,
             lost_acknowledged: progress.has_lost.map_or(0, |position| position.index.0),
@@ -157,14 +176,20 @@ impl Node {
         self.raft.progress().map(peer).collect()
     }
 
+    /// The members in the configuration in force, committed or not (§6). During a change the two sets of voters
+    /// overlap: a node may be in the new one, in the old one or in both, and each counts for its own majority.
     fn members(&self) -> Vec<MemberStatus> {
         let membership = self.membership();
+        // A voter that stays is in both halves of a joint configuration, so membership of the new half alone marks a
+        // new one.
         let kind = |id: &NodeId| match (membership.voters.contains(id), membership.outgoing.contains(id)) {
             (true, false) if membership.is_joint() => "incoming",
             (true, _) => "voter",
             (false, true) => "outgoing",
             (false, false) => "learner",
         };
+        // What a leader does with the member by itself, without a further command (a role that the log already
+        // promises).
         let words = |prospect| match prospect {
             PendingRole::Stays => String::new(),
             PendingRole::Promote => "becomes a voter when it has caught up".to_owned(),
@@ -184,8 +209,12 @@ impl Node {
 
 /// Why a follower's copy of the log is not counted, in words; empty if it counts, or if the follower has not responded
 /// yet.
+///
+/// The leader counts by disk, not by id (docs/voters.md, rules 1 and 2). An operator sees a follower that responds and
+/// has all entries, while the cluster does not commit: these words are the difference.
 fn uncounted(progress: &Progress) -> &'static str {
     match progress.counted_from {
+        // The worst first: such a follower is also behind, and would look merely slow.
         _ if progress.has_lost.is_some() => "has lost entries that it acknowledged",
         None if progress.disk.is_some() => "the log does not name its disk yet",
         Some(from) if progress.responded_this_term && progress.matched < from => {
