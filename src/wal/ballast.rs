@@ -111,6 +111,7 @@ impl<D: Disk> Ballast<D> {
         let lent = *loan == Loan::None && self.remove()?;
         if lent {
             *loan = Loan::Lent;
+            assert_eq!(self.seen(), 0, "the journal does not count room that is lent to a snapshot");
         }
         Ok(lent)
     }
@@ -173,6 +174,7 @@ impl<D: Disk> SpaceMonitor<D> {
         let missing = self.reserve.missing()?;
         let margin = self.segment / 4 * if self.low { 2 } else { 1 };
         let is_whole = missing == 0 || (missing <= free && self.reserve.make()?);
+        assert!(!is_whole || missing <= free, "the reserve comes first: room that it lacks is no room for a segment");
         let low = !is_whole || free - missing < self.segment + margin;
         let news = low != self.low;
         self.low = low;

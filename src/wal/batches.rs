@@ -88,6 +88,7 @@ impl BatchReader {
             Ok(batch) => {
                 self.state.batch = Some(if batch.more { batch.number } else { batch.number.wrapping_add(1) });
                 self.state.chain = self.scan.link();
+                assert!(self.scan.at() > cut, "a batch is never empty, so a reader comes to an end");
                 Ok(GoodBatch { batch, frames })
             }
             Err(broken) => {
@@ -97,6 +98,7 @@ impl BatchReader {
                     broken = Break { begun: true, want: batch.bytes, number, ..broken };
                 }
                 frames.iter().for_each(|frame| broken.add(frame));
+                assert!(broken.cut <= broken.at, "a log is cut at the end of its last good batch, before the bad byte");
                 Err(Box::new(BrokenBatch { frames, broken }))
             }
         }

@@ -5,6 +5,7 @@
 //! that an entry's body is not checksummed again to be stored.
 
 use crate::codec::{self, Malformed, Put, Reader};
+use crate::limits::ENTRY_BYTES_MAX;
 use crate::types::{
     ClusterId, ClusterTime, DiskId, HardState, Index, Membership, NodeId, Position, SnapshotPoint, Term,
 };
@@ -33,6 +34,12 @@ pub const RECYCLED: u32 = 1;
 
 const BATCH_BODY: usize = 80;
 const SEAL_BODY: usize = 32;
+
+const _: () = {
+    let aligned = SEGMENT_HEADER.is_multiple_of(ALIGN) && BATCH_FRAME.is_multiple_of(ALIGN);
+    assert!(aligned && SEAL_FRAME.is_multiple_of(ALIGN), "a frame follows another without a gap");
+    assert!(ENTRY_BYTES_MAX as usize + codec::ENTRY_HEADER <= BODY_MAX, "an entry is one frame, whatever its size");
+};
 
 /// The kind of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -129,6 +129,7 @@ impl Identity {
         out.put_u64_le(self.starts);
         out.put_u32_le(0);
         out.put_u32_le(crc32fast::hash(&out));
+        assert_eq!(out.len(), BYTES, "the checksum is where a reader of this format looks for it");
         out
     }
 

@@ -102,6 +102,7 @@ impl<D: Disk> Journal<D> {
         self.guard()?;
         let outcome = if self.dirty { self.settle() } else { Ok(()) };
         self.latch(outcome)?;
+        assert!(!self.dirty, "a write is reported as durable only after a sync (safety rule: durable before visible)");
         self.report.durable = self.appended;
         // A disk error here is left for the next write to report.
         self.report.room = self.room().unwrap_or(self.reported_room);
@@ -226,10 +227,12 @@ impl<D: Disk> Journal<D> {
 
     fn latch<T>(&mut self, outcome: Result<T>) -> Result<T> {
         self.poisoned |= outcome.is_err();
+        self.check();
         outcome
     }
 
     fn put(&mut self, write: &Write) -> Result<()> {
+        assert!(write.id >= self.appended, "writes arrive in order: that one is durable means all before it are");
         self.dirty = true;
         self.appended = write.id;
         if let Some(base) = &write.base {
@@ -252,6 +255,10 @@ impl<D: Disk> Journal<D> {
             assert!(
                 entry.position.index <= self.summary.last.index.next() && entry.position.index != Index::ZERO,
                 "log indexes have no gaps"
+            );
+            assert!(
+                entry.position.index > self.summary.base.position.index,
+                "no entry replaces one that a snapshot holds: it was committed (§5.4)"
             );
             self.make_room(codec::entry_size(entry))?;
             self.segment.entry(self.batch, entry.position, |out| codec::put_entry(out, entry));
@@ -289,6 +296,8 @@ impl<D: Disk> Journal<D> {
     fn write_out(&mut self, more: bool) -> Result<()> {
         let batch = Batch { number: self.batch, more, synced: self.synced, boot: self.boot, ..Batch::default() };
         let at = self.segment.written;
+        assert!(!self.poisoned, "nothing is written after a failed write or sync: a retry proves nothing");
+        assert!(self.synced <= (self.segment.number, at), "a batch never overwrites synced bytes");
         let bytes = self.segment.batch(batch);
         self.report.bytes += bytes.len() as u64;
         self.file.write_at(at, bytes).map_err(io("write", &file_name(self.segment.number)))?;
@@ -309,6 +318,7 @@ impl<D: Disk> Journal<D> {
             };
             outcome.map_err(io("sync", &file_name(self.segment.number)))?;
         }
+        assert!(!self.open && self.segment.waiting() == 0, "a batch begins only after the one before it is synced");
         self.synced = (self.segment.number, self.segment.written);
         self.batch += 1;
         Ok(())
@@ -344,6 +354,7 @@ impl<D: Disk> Journal<D> {
             self.side.mirror(&hard)?;
             self.mirrored = Some(hard);
         }
+        assert!(!self.dirty, "the sync marker states the last position of what is synced, not of what is buffered");
         let (segment, offset) = self.synced;
         self.side.write_offset(&LogOffset { boot: self.boot, segment, offset, last: self.summary.last })
     }
@@ -370,9 +381,15 @@ impl<D: Disk> Journal<D> {
         self.flush()?;
         self.retire()?;
 
+        assert_eq!(
+            self.synced,
+            (self.segment.number, self.segment.written),
+            "a segment is written only after its predecessor is sealed and synced"
+        );
         self.segment = self.segment.successor(&header, capacity);
         self.file = file;
         self.put_opening();
+        assert!(self.segment.fits(body), "a new segment has room for the frame that it was begun for");
         Ok(())
     }
 
@@ -423,6 +440,10 @@ impl<D: Disk> Journal<D> {
         }
         for older in self.older.drain(..whole).collect::<Vec<_>>() {
             let name = file_name(older.number);
+            assert!(
+                older.live <= self.summary.base.position.index,
+                "a file is removed only if a snapshot holds all of its entries (§7)"
+            );
             // A file that is still being read through its mapping must not be written to.
             let free = older.mapped.strong_count() == 0 && older.bytes == self.options.segment_bytes;
             if free && self.spares.len() < SPARES {
@@ -476,6 +497,7 @@ pub(super) fn activate_segment<D: Disk>(
     skip_names: bool,
 ) -> Result<(D::File, u64)> {
     let name = file_name(header.number);
+    assert!(spare.name.ends_with(SUFFIX), "only a file in the making becomes a segment");
     let Spare { name: spare, mut file, bytes, .. } = spare;
     file.write_at(0, &header.encode()).map_err(io("write", &name))?;
     file.sync_all().map_err(io("sync", &name))?;

@@ -127,6 +127,10 @@ impl LogSummary {
 
     /// The base after a release up to `position`.
     pub fn base_at(&self, position: Position) -> SnapshotPoint {
+        assert!(
+            self.base.position.index <= position.index && position.index <= self.last.index,
+            "a release moves the base forward, within the log"
+        );
         let held = self.configurations.iter().rev().find(|(index, _)| *index <= position.index);
         let (configured, membership) =
             held.cloned().unwrap_or_else(|| (self.base.configured, self.base.membership.clone()));
@@ -141,6 +145,10 @@ impl LogSummary {
         if let Some(membership) = membership {
             self.configurations.push((position.index, membership.clone()));
         }
+        assert!(
+            self.configurations.last().is_none_or(|(index, _)| *index <= position.index),
+            "no configuration of a truncated entry stays in force (§6)"
+        );
         self.last = position;
         self.time = self.time.max(time);
     }

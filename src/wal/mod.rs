@@ -8,6 +8,7 @@ pub mod batches;
 pub mod format;
 pub mod identity;
 pub mod inspect;
+mod invariants;
 pub mod journal;
 pub mod load;
 pub mod log_summary;

@@ -132,6 +132,11 @@ impl<D: Disk> Journal<D> {
                 advice: super::report::ADVICE,
             });
         }
+        debug_assert!(
+            replay.segments.iter().all(|segment| !replay.unused.contains(&file_name(segment.header.number))),
+            "a start removes no segment of the log that it recovers"
+        );
+        assert!(!replay.unused.contains(&name), "a start keeps the segment that it continues");
         clear(&disk, names, &replay.unused)?;
         let mut file = disk.open(&name).map_err(io("open", &name))?;
         let mut end = last.end;
@@ -175,6 +180,7 @@ impl<D: Disk> Journal<D> {
             journal.settle()?;
         }
         journal.write_sync_marker()?;
+        journal.check();
         let recovered = Recovered {
             hard_state: journal.summary.hard,
             base: journal.summary.base.clone(),
@@ -213,6 +219,7 @@ impl<D: Disk> Journal<D> {
         journal.mirrored = Some(HardState::default());
         journal.put_opening();
         journal.settle()?;
+        journal.check();
         let recovered = Recovered {
             hard_state: HardState::default(),
             base: journal.summary.base.clone(),

@@ -89,7 +89,8 @@ impl Ahead<'_> {
         let Some(file) = self.segments.get(nth) else { return false };
         // An unreadable place is left for the reader to meet.
         let whole = file.readable().map_or(0, |bytes| whole(&bytes, salted(self.disk, file.number)));
-        self.found().whole[nth] = Some(whole);
+        let earlier = self.found().whole[nth].replace(whole);
+        assert!(earlier.is_none(), "each segment is checked by one thread");
         self.news.notify_all();
         true
     }

@@ -184,6 +184,10 @@ impl Replay<'_> {
             segment.bytes = padded(segment.bytes, segment.end);
         }
         segment.live = segment.marks.entries().unwrap_or(segment.live);
+        assert!(
+            self.segments.last().is_none_or(|before| before.header.number + 1 == number),
+            "segments are read oldest first, and none is skipped"
+        );
         self.segments.push(segment);
         Ok(is_sealed)
     }
@@ -333,6 +337,10 @@ impl Replay<'_> {
                 advice: ADVICE,
             });
         }
+        debug_assert!(
+            self.first_known.0.wrapping_add(self.heads.len() as u64) == outline.last.index.0.wrapping_add(1),
+            "the summary and the summaries of its entries end at the same index"
+        );
         let skipped = (base.index.next().0 - self.first_known.0).min(self.heads.len() as u64);
         let mut heads = std::mem::take(&mut self.heads);
         heads.drain(..skipped as usize);

@@ -2,8 +2,8 @@
 //! write.
 
 use super::format::{
-    self, BATCH_FRAME, Batch, FRAME_HEADER, RecordKind, SEAL_FRAME, SEGMENT_HEADER, SegmentHeader, header_checksum,
-    header_rest, salted,
+    self, ALIGN, BATCH_FRAME, Batch, FRAME_HEADER, RecordKind, SEAL_FRAME, SEGMENT_HEADER, SegmentHeader,
+    header_checksum, header_rest, salted,
 };
 use crate::types::{Index, Position, Term};
 use std::sync::Arc;
@@ -34,6 +34,17 @@ impl SparseIndex {
             self.marks.push((index, at));
         }
         self.last = Some(index);
+        self.check();
+    }
+
+    /// Panics if an invariant is violated: a reader would begin at the wrong frame.
+    fn check(&self) {
+        assert_eq!(self.marks.is_empty(), self.last.is_none(), "the first entry of a segment always has a mark");
+        if let [.., (before, _), (newest, _)] = self.marks[..] {
+            assert!(before < newest, "marks ascend by index, or the search in them fails");
+        }
+        let newest = self.marks.last().map(|(index, _)| *index);
+        assert!(newest <= self.last, "a truncation leaves no mark of an entry that it removed");
     }
 
     /// Removes all marks: the log restarts, and nothing in this segment belongs to it any more.
@@ -96,6 +107,7 @@ impl Segment {
 
     /// The segment that follows this one, with the same buffer and chain.
     pub fn successor(&mut self, header: &SegmentHeader, capacity: u64) -> Segment {
+        assert!(self.buffer.is_empty(), "a frame is checksummed for its segment, so none moves to the next one");
         let mut next = Segment::new(header, capacity, SEGMENT_HEADER as u64, self.chain, SparseIndex::default());
         next.buffer = std::mem::take(&mut self.buffer);
         next
@@ -200,6 +212,23 @@ impl Segment {
         self.frames = 0;
         self.first = Index::ZERO;
         self.last = Position::ZERO;
+        self.check();
+    }
+
+    /// Panics if an invariant is violated: the next batch header would contradict its batch.
+    pub(super) fn check(&self) {
+        let buffered = self.buffer.len();
+        assert!(
+            self.written.is_multiple_of(ALIGN as u64) && buffered.is_multiple_of(ALIGN),
+            "frames begin at multiples of 8: the search for the next good one tries no other offset"
+        );
+        assert!(buffered == 0 || buffered >= BATCH_FRAME, "a buffer begins with space for the batch header");
+        assert_eq!(self.frames > 0, buffered > BATCH_FRAME, "a batch header counts the frames of its batch");
+        assert_eq!(
+            self.first == Index::ZERO,
+            self.last.index == Index::ZERO,
+            "a batch header names the first and the last entry, or none"
+        );
     }
 }
 

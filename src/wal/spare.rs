@@ -51,7 +51,10 @@ impl SpareOrder {
             pause();
         }
         match made {
-            Ok(_) => Ok(spare),
+            Ok(_) => {
+                assert_eq!(spare.written, spare.bytes, "a prepared spare is written to its end: no sync extends it");
+                Ok(spare)
+            }
             Err(fault) => Err(spare.abort(disk, fault)),
         }
     }

@@ -19,6 +19,13 @@ pub const SLOT: usize = 512;
 pub const SLOTS: usize = 4;
 /// How many bytes of a slot are used.
 pub const SLOT_BYTES: usize = 64;
+/// The size in bytes of a slot's checksum, number, turn and disk id, before its fields.
+const SLOT_HEADER: usize = 24;
+
+const _: () = {
+    assert!(SLOT_BYTES <= 512 && SLOT.is_multiple_of(512), "a slot is within one sector, which is written whole");
+    assert!(SLOT_HEADER + codec::HARD_STATE_BYTES <= SLOT_BYTES, "a hard state fits into a slot");
+};
 
 /// The offset up to which the log was synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -139,7 +146,7 @@ impl<F: DiskFile> SyncMarkerFile<F> {
         bytes[4..8].copy_from_slice(&(slot as u32).to_le_bytes());
         bytes[8..16].copy_from_slice(&turn.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.disk.0.to_le_bytes());
-        bytes[24..24 + fields.len()].copy_from_slice(fields);
+        bytes[SLOT_HEADER..SLOT_HEADER + fields.len()].copy_from_slice(fields);
         let checksum = crc32fast::hash(&bytes[4..]);
         bytes[..4].copy_from_slice(&checksum.to_le_bytes());
         self.file.write_at((slot * SLOT) as u64, &bytes).map_err(io("write", NAME))

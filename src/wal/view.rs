@@ -64,6 +64,8 @@ impl View {
         for entry in &write.entries {
             self.push_entry(entry.clone());
         }
+        self.check();
+        self.check_gaps();
     }
 
     /// Adds one entry and removes all entries at its index and after it.
@@ -108,6 +110,7 @@ impl View {
             self.fading = (agreed.0 + 1).saturating_sub(self.first.0).min(self.memory.len() as u64) as usize;
             self.push_mapped(mapped, live);
         }
+        self.check();
         Ok(())
     }
 
@@ -193,6 +196,34 @@ impl View {
         if self.memory.capacity() > FEW_ENTRIES.max(4 * self.memory.len()) {
             self.memory.shrink_to(2 * self.memory.len());
         }
+        self.check();
+    }
+
+    /// Panics if an invariant is violated: a read would return an entry that does not belong to the log, or none where
+    /// there is one.
+    fn check(&self) {
+        assert!(self.fading <= self.memory.len(), "only entries in memory fade");
+        if let Some(newest) = self.mapped.back() {
+            assert!(newest.live.0 <= newest.live.1, "a mapped segment without a live entry is dropped");
+            if let Some(before) = self.mapped.len().checked_sub(2).and_then(|at| self.mapped.get(at)) {
+                assert!(before.live.1 < newest.live.0, "each index is read from the newest segment that holds it");
+            }
+        }
+    }
+
+    /// Like [`View::check`], for laws of logs that this process has written: [`View::push_entry`] is also called for
+    /// entries that were read from a disk.
+    fn check_gaps(&self) {
+        let ends = (self.memory.front(), self.memory.back());
+        if let (Some(front), Some(back)) = ends {
+            let last = self.first.0 + self.memory.len() as u64 - 1;
+            debug_assert!(front.position.index == self.first, "the first entry in memory is at the first index");
+            debug_assert!(back.position.index.0 == last, "the entries in memory are consecutive");
+        }
+        debug_assert!(
+            self.mapped.back().is_none_or(|newest| self.first <= newest.live.1.next()),
+            "no entry is missing between the mapped ones and those in memory"
+        );
     }
 
     /// Returns the entries of a range, up to `bytes_max` bytes and at least one entry. Returns fewer where the log
