@@ -1,5 +1,22 @@
 //! Ballast: a file without content whose disk space is freed when the disk is full, for the log to grow or on loan for
 //! a snapshot.
+//!
+//! A full disk is dangerous in two ways. The log cannot grow, so the node can no longer vote or accept entries; and the
+//! cure, a snapshot that lets old segments go, needs room itself. A node without any room left can therefore not make
+//! room. The ballast breaks this circle: room that the node holds from the beginning and that other programs cannot
+//! take.
+//!
+//! A limit below the real size of the disk, checked before each write, would not do: it does not hold against the log
+//! files of another program on the same disk.
+//!
+//! ```text
+//!             make                       remove_for_log
+//!   missing ─────────▶ whole on disk ─────────────────────▶ missing: the log uses the room
+//!                           │ lend
+//!                           ▼            remove_for_log
+//!                         lent ─────────────────────▶ claimed: the snapshot gives way
+//!                           └───────── end_loan ──────┴────▶ missing
+//! ```
 
 use super::report::{Fault, Result};
 use super::sync_marker::io;
@@ -15,9 +32,13 @@ pub const NAME: &str = "reserve";
 ///
 /// Two threads use it: one makes the file when there is room for it, the other removes it when there is no other room.
 /// Each waits for the other, since it could do nothing better.
+///
+/// The lock is held during disk operations, so that making and removing never overlap: a file made just after it was
+/// removed for the log would take the room away again.
 #[derive(Clone, Debug)]
 pub struct Ballast<D> {
     disk: D,
+    // The wanted size. The file may have another one: the option was changed, or a crash interrupted `make`.
     bytes: u64,
     loan: Arc<Mutex<Loan>>,
     /// The size of the file when it was last checked, in bytes, readable without waiting.
@@ -25,6 +46,9 @@ pub struct Ballast<D> {
 }
 
 /// Whether its room is lent to a snapshot: the file is not made again during the loan.
+///
+/// The log has priority over a snapshot: without the snapshot the node has a longer log, without the log it has no
+/// vote.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Loan {
     #[default]
@@ -41,6 +65,8 @@ impl<D: Disk> Ballast<D> {
     }
 
     /// How many bytes of the file are missing.
+    ///
+    /// Measured and not remembered: another process, or an operator in need of room, may have removed the file.
     pub fn missing(&self) -> Result<u64> {
         let _alone = self.lock();
         Ok(self.bytes.saturating_sub(self.measure()?))
@@ -53,6 +79,8 @@ impl<D: Disk> Ballast<D> {
     }
 
     /// Like [`Ballast::size`], as of the last check, creation or removal. Does not wait.
+    ///
+    /// The journal asks for it after each sync, and must not wait there for a file that is being made.
     pub fn seen(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
@@ -67,6 +95,8 @@ impl<D: Disk> Ballast<D> {
     }
 
     /// Makes the whole file. Returns `false` if there is no room, and then leaves no part of it, or if it is lent.
+    ///
+    /// All or nothing: a part of it would take room from others and still not be enough for a segment.
     pub fn make(&self) -> Result<bool> {
         let loan = self.lock();
         if *loan != Loan::None {
@@ -84,6 +114,7 @@ impl<D: Disk> Ballast<D> {
         }
     }
 
+    /// The name is synced too, or a power loss gives the room to others while the node counts on it.
     fn fill(&self) -> Result<()> {
         let file = if self.is_there()? { self.disk.open(NAME) } else { self.disk.create(NAME) };
         let mut file = file.map_err(io("create", NAME))?;
@@ -95,6 +126,8 @@ impl<D: Disk> Ballast<D> {
 
     /// Removes the file for the log: its room is free when this returns. Returns whether any of it was there. If it is
     /// lent, [`Ballast::is_claimed`] then shows the borrower that the log needs it.
+    ///
+    /// `false` means that nothing was freed and that a retry of the caller's write would fail again.
     pub fn remove_for_log(&self) -> Result<bool> {
         let mut loan = self.lock();
         if *loan == Loan::Lent {
@@ -106,6 +139,8 @@ impl<D: Disk> Ballast<D> {
     /// Lends the reserve to a snapshot: its room is free when this returns, and the file is not made again before
     /// [`Ballast::end_loan`]. Returns whether any of it was there; if not, or if it is lent already, nothing has
     /// changed.
+    ///
+    /// A second loan is refused, since the room is there only once.
     pub fn lend(&self) -> Result<bool> {
         let mut loan = self.lock();
         let lent = *loan == Loan::None && self.remove()?;
@@ -122,16 +157,21 @@ impl<D: Disk> Ballast<D> {
     }
 
     /// Ends the loan: the file may be made again.
+    ///
+    /// It may be called without a loan: the end of a snapshot need not know whether that snapshot had borrowed
+    /// anything.
     pub fn end_loan(&self) {
         *self.lock() = Loan::None;
     }
 
     fn remove(&self) -> Result<bool> {
+        // Before the removal, so that no reader counts room that is just being handed out.
         self.seen.store(0, Ordering::Relaxed);
         match self.disk.remove(NAME) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             removed => removed.map_err(io("remove", NAME))?,
         }
+        // Some file systems free the blocks only when the removal is committed.
         self.disk.sync_names().map_err(io("sync the directory of", NAME))?;
         Ok(true)
     }
@@ -153,6 +193,9 @@ impl<D: Disk> Ballast<D> {
 /// not complete and cannot be made: the reserve comes first. Space is enough again somewhat above that limit, so that
 /// one file more or less does not toggle the state. The state follows from the disk alone; there is nothing to report
 /// to the monitor.
+///
+/// It refuses writes while there is still some room, because a leader that stops in time can hand over its leadership,
+/// and a follower can still vote. With the last byte gone, neither is possible.
 #[derive(Clone, Debug)]
 pub struct SpaceMonitor<D> {
     disk: D,
@@ -172,6 +215,7 @@ impl<D: Disk> SpaceMonitor<D> {
     pub fn check_space(&mut self) -> Result<Option<bool>> {
         let free = self.disk.free().map_err(io("check the free disk space for", NAME))?;
         let missing = self.reserve.missing()?;
+        // Without two limits, a spare that is made and used would switch writes off and on with each segment.
         let margin = self.segment / 4 * if self.low { 2 } else { 1 };
         let is_whole = missing == 0 || (missing <= free && self.reserve.make()?);
         assert!(!is_whole || missing <= free, "the reserve comes first: room that it lacks is no room for a segment");

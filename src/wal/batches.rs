@@ -1,6 +1,21 @@
 //! Reads a segment batch by batch, each as a whole or not at all, up to the first that is not good.
 //!
 //! Recovery and the inspection of stored logs read through [`BatchReader`], so that both accept the same batches.
+//!
+//! The layers: [`super::scan`] finds frames and knows nothing of batches; this reader makes batches of them and
+//! compares them with the log so far; [`super::tail`] judges the place where it stops. Five places once decided on
+//! their own what is good (recovery, and four tools). An operator who is told by `check` that a log is good must not
+//! see the node refuse it.
+//!
+//! A batch is compared with its surroundings in five ways, each against a failure that the others do not see:
+//!
+//! | check | failure that it finds |
+//! |---|---|
+//! | checksums of frames | flipped bits, torn sectors, writes to another place or file |
+//! | chain of frames | a frame in the middle that was never written |
+//! | count and size in the header | frames lost at the end of a batch |
+//! | batch number | a whole batch that was never written |
+//! | records against the log | a program that wrote what it should not have |
 
 use super::format::{Batch, Flaw, Frame, RecordKind};
 use super::log_summary::{Effect, LogSummary};
@@ -9,6 +24,9 @@ use super::tail::Break;
 use bytes::Bytes;
 
 /// The state in which one segment leaves the journal for the next.
+///
+/// `None` means unknown and is compared with nothing. The oldest segment that is left may begin anywhere in the log's
+/// history, and behind damage nothing is known either.
 #[derive(Clone, Debug, Default)]
 pub struct Continuation {
     /// The number of the next batch; `None` if it is not known.
@@ -21,6 +39,8 @@ pub struct Continuation {
 
 impl Continuation {
     /// The state before the first segment.
+    ///
+    /// A log that begins at its first segment is checked from its first frame: batch 1, and a chain that begins with 0.
     pub fn start() -> Continuation {
         Continuation { batch: Some(1), chain: Some(0), log: None }
     }
@@ -32,6 +52,10 @@ impl Continuation {
 }
 
 /// The reader of one segment.
+///
+/// Invariant: a batch is applied to the log only after all of its frames were found good. A batch whose end is missing
+/// leaves no trace, except that a record may contradict the log in the middle of a batch; then the reader has broken
+/// off for good.
 #[derive(Debug)]
 pub struct BatchReader {
     scan: Scan,
@@ -50,6 +74,8 @@ pub struct GoodBatch {
 }
 
 /// The frames before a break that belong to the broken batch, and the break.
+///
+/// Boxed by the reader: a good batch is the usual result, and should not be as large as the rare one.
 #[derive(Debug)]
 pub struct BrokenBatch {
     /// The good frames.
@@ -75,9 +101,14 @@ impl BatchReader {
         self.state
     }
 
-    /// Reads the next batch and applies its frames to the log; calls `applied` for each. At the end of the file, or before
-    /// anything that is not a good batch, it returns a break, to which only the frames of this batch have been added.
+    /// Reads the next batch and applies its frames to the log; calls `applied` for each. At the end of the file, or
+    /// before anything that is not a good batch, it returns a break, to which only the frames of this batch have been
+    /// added.
+    ///
+    /// A piece that announces more keeps the number for the next piece. The cut is always where this batch began: the
+    /// good frames of a broken batch are never kept, because its header promised all of them together.
     pub fn read_batch(&mut self, mut applied: impl FnMut(&Frame, Effect)) -> Result<GoodBatch, Box<BrokenBatch>> {
+        // Taken before anything is read: a batch that is not whole is cut at its header, good frames and all.
         let cut = self.scan.at();
         let mut frames = Vec::new();
         let read = self.read(&mut frames).and_then(|batch| match self.apply(&frames, &mut applied) {
@@ -86,6 +117,7 @@ impl BatchReader {
         });
         match read {
             Ok(batch) => {
+                // Wrapping, as the number comes from the disk.
                 self.state.batch = Some(if batch.more { batch.number } else { batch.number.wrapping_add(1) });
                 self.state.chain = self.scan.link();
                 assert!(self.scan.at() > cut, "a batch is never empty, so a reader comes to an end");
@@ -94,7 +126,11 @@ impl BatchReader {
             Err(broken) => {
                 let mut broken = Break { cut, ..broken };
                 if let Some(batch) = frames.first().and_then(Frame::batch_header) {
+                    // The expected number is what later frames are compared with. Behind a lost batch nothing is
+                    // expected, and the header is believed.
                     let number = self.state.batch.filter(|_| !self.lost).or(Some(batch.number));
+                    // A good header proves that this batch was being written here, even if none of its frames survived.
+                    // In a recycled file that tells a torn batch from old records.
                     broken = Break { begun: true, want: batch.bytes, number, ..broken };
                 }
                 frames.iter().for_each(|frame| broken.add(frame));
@@ -105,6 +141,8 @@ impl BatchReader {
     }
 
     /// The frames after a break, without leaving it.
+    ///
+    /// A copy of the scan reads them, so that a tool can look for evidence first and then continue where it was.
     pub fn rest(&self) -> impl Iterator<Item = Frame> + use<> {
         self.scan.clone().filter_map(|item| match item {
             ScanItem::Frame(frame) => Some(frame),
@@ -112,8 +150,11 @@ impl BatchReader {
         })
     }
 
-    /// After a break: the next good frame of a batch whose header was lost. `None` before a header, from which on batches
-    /// are read again, and at another break.
+    /// After a break: the next good frame of a batch whose header was lost. `None` before a header, from which on
+    /// batches are read again, and at another break.
+    ///
+    /// Only tools go on behind damage. From here on numbers and records are no longer compared with the log: part of it
+    /// was lost, so a difference would prove nothing.
     pub fn orphan(&mut self) -> Option<Frame> {
         (self.lost, self.state.log) = (true, None);
         self.state.chain = self.scan.link();
@@ -144,9 +185,12 @@ impl BatchReader {
                 batch.map_err(|what| self.wrong(start, what))?
             }
         };
+        // A batch that was never written, between two that were: only the number tells. The chain does too, unless the
+        // lost batch was empty.
         if self.state.batch.is_some_and(|expected| !self.lost && expected != batch.number) {
             return Err(self.wrong(start, "a batch whose number does not follow the one before it"));
         }
+        // The size comes from the disk. Its header's checksum is right, but a sum that overflows must not panic.
         let end = start.saturating_add(batch.bytes);
         while self.scan.at() < end {
             let at = self.scan.at();
@@ -161,12 +205,15 @@ impl BatchReader {
                 Some(ScanItem::Gap { at, flaw, next }) => {
                     return Err(Break { next, ..Break::at(at, flaw, self.state.batch) });
                 }
+                // The file ends within the batch: it was cut, as a file system does that lost its size in a crash.
                 None => {
                     let flaw = Flaw::Short { want: batch.bytes, have: at - start };
                     return Err(Break::at(at, flaw, self.state.batch));
                 }
             }
         }
+        // Intact frames that do not add up. A crash does not leave that, as it tears frames; a program wrote it, or a
+        // write of an older batch was lost under a newer one.
         let whole = self.scan.at() == end
             && frames.len() as u64 == u64::from(batch.frames) + 1
             && (batch.frames == 0 || frames.last().is_some_and(|frame| frame.checksum == batch.tail));
@@ -174,12 +221,16 @@ impl BatchReader {
     }
 
     /// A break at `at`, where a frame is intact and wrong.
+    ///
+    /// Such a break is never torn: all checksums are right, so these are not the remains of a write that was
+    /// interrupted.
     fn wrong(&self, at: u64, what: &'static str) -> Break {
         Break { intact: true, begun: true, ..Break::at(at, Flaw::Wrong(what), self.state.batch) }
     }
 
     /// Applies the frames of a batch to the log.
     fn apply(&mut self, frames: &[Frame], applied: &mut impl FnMut(&Frame, Effect)) -> Result<(), &'static str> {
+        // The first frame is the header, which says nothing about the log.
         for frame in frames.iter().skip(1).filter(|_| !self.lost) {
             let effect = LogSummary::apply(&mut self.state.log, frame)?;
             applied(frame, effect);

@@ -3,6 +3,11 @@
 //!
 //! The file `identity` keeps a directory from being used by another node or another cluster, and distinguishes a lost
 //! log from one that never existed.
+//!
+//! Why a file of its own: it must be readable when the log is not. If the owner were recorded in the log only, a node
+//! whose log is lost would look like a new one, would begin anew, and could vote twice in a term (§5.2).
+//!
+//! It is replaced as a whole by a rename, so that each crash leaves the old file or the new one.
 
 use super::load::read_whole;
 use super::report::{Fault, Result};
@@ -25,6 +30,9 @@ pub const BYTES: usize = 64;
 const OLDER: (u32, usize) = (1, 48);
 
 /// The identity of a data directory.
+///
+/// `disk` is what tells two directories of one node apart. A node that comes back with an empty disk has the same node
+/// id and none of its promises, so votes and acknowledgments are counted by disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// The node it belongs to.
@@ -43,6 +51,9 @@ pub struct Identity {
 
 impl Identity {
     /// Reads the identity; `None` if the directory has none.
+    ///
+    /// A damaged file is never `None`: a new identity in its place would have a new disk id, and the old log would
+    /// become foreign to its own directory.
     pub fn read<D: Disk>(disk: &D) -> Result<Option<Identity>> {
         match read_whole(disk, NAME) {
             Err(Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
@@ -53,6 +64,8 @@ impl Identity {
     }
 
     /// Writes it durably, replacing any earlier one.
+    ///
+    /// A file that an interrupted attempt left is removed first: `create` fails if the name exists.
     pub fn write<D: Disk>(&self, disk: &D) -> Result<()> {
         let tmp = format!("{NAME}.tmp");
         if disk.list().map_err(io("list", NAME))?.contains(&tmp) {
@@ -61,11 +74,14 @@ impl Identity {
         let mut file = disk.create(&tmp).map_err(io("create", NAME))?;
         file.write_at(0, &self.encode()).map_err(io("write", NAME))?;
         file.sync_all().map_err(io("sync", NAME))?;
+        // After the sync: a name that is durable before its contents would lead to an empty file after a power loss.
         disk.rename(&tmp, NAME).map_err(io("rename", NAME))?;
         disk.sync_names().map_err(io("sync the directory of", NAME))
     }
 
     /// Checks that the directory, called `place` in the error, belongs to `node`.
+    ///
+    /// The usual cause is a copied command line. The error comes before anything is changed, and names the option.
     pub fn check(&self, place: &str, node: NodeId) -> Result<()> {
         if self.node == node {
             return Ok(());
@@ -83,6 +99,8 @@ impl Identity {
     }
 
     /// Checks that the log recovered beside it, with the id `found` if it has one, can be the log of this directory.
+    ///
+    /// An identity that names no log accepts any: it is written before the log's first entry is known to be agreed.
     pub fn check_log(&self, place: &str, found: Option<LogId>) -> Result<()> {
         match (self.log, found) {
             (Some(known), Some(found)) if known != found => Err(Fault::Foreign(format!(
@@ -117,6 +135,8 @@ impl Identity {
     /// | 60 | 4 | CRC-32 of all before |
     ///
     /// Format 1 has no log and no starts, and its checksum is at 44.
+    ///
+    /// A fixed size, well below a sector, so that the file is written whole or not at all.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(BYTES);
         out.put_slice(&MAGIC);
@@ -134,6 +154,9 @@ impl Identity {
     }
 
     /// Decodes an identity.
+    ///
+    /// The checksum is verified before the version is believed. A flipped bit in the version would otherwise advise the
+    /// operator to look for a newer program.
     pub fn decode(bytes: &Bytes) -> Result<Identity> {
         if bytes.get(..8).is_none_or(|magic| magic != MAGIC) {
             return Err(damaged("it does not begin with `draveid`"));
@@ -142,6 +165,7 @@ impl Identity {
         let Some(format) = word(8) else { return Err(damaged("too short")) };
         let length = if format == OLDER.0 { OLDER.1 } else { BYTES };
         let Some(fields) = bytes.get(..length) else { return Err(damaged("too short")) };
+        // Both versions end with their checksum.
         if word(length - 4) != Some(crc32fast::hash(&fields[..length - 4])) {
             return Err(damaged("it does not match its checksum"));
         }
@@ -180,6 +204,8 @@ fn damaged(what: &str) -> Fault {
 }
 
 /// The first half of a cluster id, as shown to people.
+///
+/// Eight digits are enough to tell the few clusters apart that one operator has.
 pub fn short(cluster: ClusterId) -> String {
     cluster.to_string()[..8].to_owned()
 }

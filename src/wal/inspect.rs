@@ -1,4 +1,9 @@
 //! Inspects a segment, record by record, with recovery's judgement and without opening the journal.
+//!
+//! Recovery stops at the first damage, because a node must not run on such a log. An operator needs the opposite:
+//! everything that can still be read, and behind which damage it lies. So this iterator goes on, and marks what
+//! recovery would not accept. It opens no file for writing and takes no lock, so that it works beside a running node
+//! and on a copy.
 
 use super::batches::{BatchReader, BrokenBatch, Continuation};
 use super::format::{Flaw, Frame, RecordKind};
@@ -7,12 +12,15 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// A record or a flaw in a segment, classified.
+///
+/// A torn batch ends an inspection and a bad one does not: behind a torn batch nothing was ever promised, while behind
+/// damage there are records that were.
 #[derive(Clone, Debug)]
 pub enum Finding {
     /// A good record.
     Record(Frame),
-    /// Damage to bytes that had been synced; or records, found just before, that are intact and contradict each other or
-    /// those before them.
+    /// Damage to bytes that had been synced; or records, found just before, that are intact and contradict each other
+    /// or those before them.
     Bad {
         /// The offset.
         at: u64,
@@ -39,6 +47,9 @@ pub enum Finding {
 }
 
 /// An iterator over a segment that distinguishes a torn batch from damage as recovery does, and goes on after damage.
+///
+/// A queue stands between reader and caller, because one batch yields many findings and a break comes after the good
+/// frames of its batch, although its verdict needs the frames behind it.
 pub struct Inspection {
     reader: BatchReader,
     around: Surroundings,
@@ -53,6 +64,9 @@ pub struct Inspection {
 
 impl Inspection {
     /// Begins at the first frame. `before` is what the segments before this one showed.
+    ///
+    /// Nothing is known to be intact yet, so each checksum is computed: a tool that trusts what it inspects finds
+    /// nothing.
     pub fn new(bytes: Bytes, salt: u64, around: Surroundings, before: Continuation) -> Inspection {
         let size = bytes.len() as u64;
         let reader = BatchReader::new(bytes, salt, before, 0);
@@ -60,6 +74,8 @@ impl Inspection {
     }
 
     /// Whether a seal was read.
+    ///
+    /// Without a seal, the next segment should not be in use: the caller compares that with what is there.
     pub fn sealed(&self) -> bool {
         self.sealed
     }
@@ -70,11 +86,16 @@ impl Inspection {
     }
 
     /// What this segment and those before it show of the next one.
+    ///
+    /// After damage it is unknown what the next segment should begin with, and nothing is compared there.
     pub fn continuation(self) -> Continuation {
         self.reader.state()
     }
 
     /// Reads the next batch, or what is in its place.
+    ///
+    /// Behind damage, a frame without a batch header is still a record with a good checksum. It may be the only copy of
+    /// an entry that an operator is looking for.
     fn read_next(&mut self) {
         if self.damaged
             && let Some(frame) = self.reader.orphan()
@@ -89,6 +110,9 @@ impl Inspection {
     }
 
     /// Classifies a break, after the good frames of its batch.
+    ///
+    /// Evidence is taken in one frame at a time. More frames never make a corrupt log less so, thus the first that
+    /// suffices ends the search; for a log that is torn it goes on to the end of the file.
     fn judge(&mut self, BrokenBatch { frames, mut broken }: BrokenBatch) {
         let mut rest = self.reader.rest();
         let verdict = loop {
@@ -100,6 +124,7 @@ impl Inspection {
             }
         };
         let Break { at, cut, flaw, want, intact, .. } = broken;
+        // After intact frames that contradict the log, the reader is already behind them.
         let next = if intact { Some(self.reader.at()).filter(|next| *next < self.size) } else { broken.next };
         self.found.extend(frames.into_iter().map(Finding::Record));
         match verdict {
@@ -111,6 +136,7 @@ impl Inspection {
             Tail::Torn => self.found.push_back(Finding::Torn { at, cut, have: at - cut, want, flaw }),
             Tail::End => {}
         }
+        // An end is believed only where recovery believes it; behind damage it reads on to the last good frame.
         self.ended = !matches!(verdict, Tail::Corrupt(_)) || next.is_none();
     }
 }
@@ -124,6 +150,7 @@ impl Iterator for Inspection {
         }
         let finding = self.found.pop_front();
         if let Some(Finding::Record(frame)) = &finding {
+            // Only when the seal is returned: the records before it in the queue come first.
             self.sealed |= frame.kind == RecordKind::Seal;
         }
         finding

@@ -20,15 +20,22 @@ impl<D: Disk> Journal<D> {
         if self.poisoned {
             return;
         }
+        // As a pair, segment first: a later segment is begun only after all before it was synced.
         let end = (self.segment.number, self.segment.written);
+        // The next batch header and the sync marker state this offset, and recovery calls anything missing before it
+        // lost.
         assert!(self.synced <= end, "only bytes that were written are synced");
+        // A sync of a clean journal returns without one. So whatever still needs a sync must have made it dirty.
         assert!(!self.open || self.dirty, "an unfinished batch is not yet synced");
         assert!(self.segment.waiting() == 0 || self.dirty, "frames in the buffer are not yet synced");
+        // The other direction: nothing is left that the last report claimed and that no sync has covered.
         assert!(self.dirty || self.synced == end, "a clean journal is synced up to its last byte");
+        // Between the log's sync and the marker's, only the log has the new vote. No call ends there.
         assert!(
             self.dirty || self.mirrored == Some(self.summary.hard),
             "a durable term and vote are in the sync marker too (§5.2: one vote a term, also with a damaged log)"
         );
+        // A gap would be found by the next start, and called a lost segment.
         assert!(
             self.older.back().is_none_or(|older| older.number + 1 == self.segment.number),
             "the segment being written follows the newest sealed one"

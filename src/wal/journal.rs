@@ -3,6 +3,12 @@
 //! A disk error is final. After one, the journal rejects every call: it is unknown which bytes reached the disk, and a
 //! retry would not show it. A full disk need not cause a failure: [`Journal::provide`] reports it before anything is
 //! written.
+//!
+//! Three rules shape this file. *Order*: records reach the disk in the order in which consensus made them, because a
+//! later record may depend on an earlier one, such as an entry on the vote that made its author leader. *No retry*:
+//! Linux marks pages clean after a failed write-back, so that a second `fsync` succeeds although the data never reached
+//! the disk (cockroach#37102, WiredTiger WT-4045). *Room first*: the one foreseeable error, a full disk, is found while
+//! nothing is half written.
 
 use super::ballast::Ballast;
 use super::format::{self, BATCH_FRAME, Batch, RECYCLED, RecordKind, Seal, SegmentHeader, file_name};
@@ -32,6 +38,13 @@ const SPARES: usize = 2;
 ///
 /// Invariants: a batch begins only after the previous batch is synced; a segment is written to only after the previous
 /// segment is sealed and synced, and after the name of its own file is durable.
+///
+/// The first invariant is what recovery lives on. A good batch proves that every byte before it was synced, so damage
+/// before a good batch is loss and never a torn write. If a batch could begin while the one before it is being synced,
+/// as in a journal with several syncs in flight, the two cases would look the same.
+///
+/// One field each tracks a different debt: `dirty` is owed a sync, `open` is owed the end of a batch, and
+/// `sync_recorded` is false as long as the log itself does not state its last sync.
 #[derive(Debug)]
 pub struct Journal<D: Disk> {
     pub(super) disk: D,
@@ -48,11 +61,14 @@ pub struct Journal<D: Disk> {
     pub(super) dirty: bool,
     /// Whether a synced batch header records that everything before it was synced.
     pub(super) sync_recorded: bool,
+    // Segment and offset up to which a sync has returned. The next batch header states it, and so does the sync marker.
     pub(super) synced: (u64, u64),
     pub(super) side: SyncMarkerFile<D::File>,
+    // The hard state in the sync marker. It changes with elections only, and only then costs a second sync.
     pub(super) mirrored: Option<HardState>,
     pub(super) spares: VecDeque<Spare<D::File>>,
     pub(super) reserve: Option<Ballast<D>>,
+    // The last write that was appended: after the next sync it is the durable one. Ids begin anew with each process.
     pub(super) appended: WriteId,
     pub(super) report: Report,
     /// The room in the last report, in bytes.
@@ -66,8 +82,14 @@ pub(super) struct Older {
     pub(super) number: u64,
     pub(super) bytes: u64,
     /// Its last index that still belongs to the log.
+    ///
+    /// Not its last index in the file: a follower may have replaced the last entries, in this segment or in a later
+    /// one, and then the file can go as soon as the smaller index is released.
     pub(super) live: Index,
     /// Dead once no reader holds the mapping any more.
+    ///
+    /// The reactor's view and messages under way share the mapping. A recycled file is written to, and a reader would
+    /// see its entries change, so a file with readers is removed instead: the mapping keeps the removed file alive.
     pub(super) mapped: Weak<()>,
 }
 
@@ -91,6 +113,9 @@ pub(super) fn track_mapping(bytes: Bytes) -> (Bytes, Weak<()>) {
 
 impl<D: Disk> Journal<D> {
     /// Appends a write to the buffer, and to the file if the buffer is large. Not yet durable.
+    ///
+    /// A write is buffered whole before it is written, so that a batch of many small entries costs one system call.
+    /// Only a buffer above [`Options::batch_bytes`] is written early, which bounds memory while a follower catches up.
     pub fn append(&mut self, write: &Write) -> Result<()> {
         self.guard()?;
         let outcome = self.put(write);
@@ -130,6 +155,11 @@ impl<D: Disk> Journal<D> {
 
     /// Records in the log itself that everything was synced, so that damage to the last batch cannot be mistaken for a
     /// torn batch. To be called when the log thread is idle.
+    ///
+    /// Without it, the last batch before a quiet time would be the weak spot of the format: after a power loss that
+    /// also takes the sync marker, a flipped bit in it looks like a write that was torn, and recovery would cut off
+    /// acknowledged entries. An empty batch behind it is evidence. It is not written after each sync, because it costs
+    /// a sync itself; a busy log needs none, as the next batch is the evidence.
     pub fn confirm(&mut self) -> Result<()> {
         self.guard()?;
         if self.sync_recorded && !self.dirty {
@@ -166,16 +196,23 @@ impl<D: Disk> Journal<D> {
 
     /// Makes sure that there is room for a task before any of it is done, and removes the reserve if there is no other
     /// room. Returns [`Fault::Full`] if there is none: then nothing has changed, and the caller may retry.
+    ///
+    /// To write and then undo what did not fit would need more writes on a disk that has just failed one, and a crash
+    /// in the middle leaves a partial record (cockroach#32631, prometheus#13027: it stays, and later records follow
+    /// it).
     pub fn provide(&mut self, task: &Task) -> Result<()> {
         self.guard()?;
         let bytes = match task {
             Task::Write(write) => frames_of(write),
             Task::Release(_) => format::frame_size(opening_size(&self.summary)),
         };
+        // Each piece of a batch has a header of its own.
         let pieces = bytes / self.options.batch_bytes + 1;
         self.provide_bytes(bytes + pieces * BATCH_FRAME)
     }
 
+    /// Reserves whole segments and not bytes: a file's room is allocated when it is made, so later writes cannot fail
+    /// for lack of it. The spares stay here until a rotation takes them, and a caller that tries again finds them.
     fn provide_bytes(&mut self, bytes: usize) -> Result<()> {
         if self.segment.fits(bytes) {
             return Ok(());
@@ -197,6 +234,9 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Releases the log up to a position: removes or recycles whole segments, oldest first.
+    ///
+    /// Whole segments only: to cut the front off a file would need a second format for files that begin in the middle.
+    /// So the log on the disk begins up to a segment before its base, and recovery skips those entries.
     pub fn release(&mut self, upto: Position) -> Result<()> {
         self.guard()?;
         let outcome = self.release_segments(upto);
@@ -205,6 +245,9 @@ impl<D: Disk> Journal<D> {
 
     /// Restarts the log after `base`, durably, because a snapshot holds everything before it. Also sets term and vote
     /// if `hard_state` is given.
+    ///
+    /// For a start only, when the snapshot is ahead of the log or contradicts it (§7). A running node sends a [`Write`]
+    /// with a base instead, which keeps its place in the order of writes.
     pub fn restart(&mut self, base: &SnapshotPoint, hard_state: Option<HardState>) -> Result<()> {
         self.guard()?;
         let write = Write { id: self.appended, hard_state, base: Some(base.clone()), entries: Vec::new() };
@@ -225,6 +268,9 @@ impl<D: Disk> Journal<D> {
         Err(Fault::Io { action: "use", file: file_name(self.segment.number), source })
     }
 
+    /// Poisons the journal with the first error, and checks the invariants otherwise. It stands at the end of each
+    /// entry point, so that `?` within a step needs no care: there is no way out that leaves a half-done step
+    /// unnoticed.
     fn latch<T>(&mut self, outcome: Result<T>) -> Result<T> {
         self.poisoned |= outcome.is_err();
         self.check();
@@ -233,8 +279,14 @@ impl<D: Disk> Journal<D> {
 
     fn put(&mut self, write: &Write) -> Result<()> {
         assert!(write.id >= self.appended, "writes arrive in order: that one is durable means all before it are");
+        assert!(
+            write.hard_state.is_some() || write.base.is_some() || !write.entries.is_empty(),
+            "a sync without a batch would use up a batch number, and the next start would miss that batch"
+        );
         self.dirty = true;
         self.appended = write.id;
+        // The order is base, hard state, entries: the entries of a write that installs a snapshot come after its base,
+        // and recovery applies records in file order.
         if let Some(base) = &write.base {
             let mut body = Vec::new();
             format::put_base(&mut body, base);
@@ -242,6 +294,7 @@ impl<D: Disk> Journal<D> {
             self.segment.frame(RecordKind::Base, self.batch, |out| out.extend_from_slice(&body));
             self.summary.restart(base.clone());
             self.segment.marks.clear();
+            // No entry of an older segment belongs to the log any more, whatever its index (§7).
             self.replaced(Index::ZERO);
         }
         if let Some(hard) = &write.hard_state {
@@ -271,6 +324,10 @@ impl<D: Disk> Journal<D> {
             };
             self.summary.append(entry.position, entry.time, membership);
             self.report.entries += 1;
+            // The header of this piece announces another one: a batch of several pieces has one number, and ends with
+            // the piece that does not. Recovery keeps whole pieces of a batch that was cut short. They are in order, so
+            // what it keeps is a prefix of what consensus wrote, which Raft permits: they may never have been
+            // acknowledged.
             if self.segment.waiting() >= self.options.batch_bytes {
                 self.write_out(true)?;
             }
@@ -307,6 +364,9 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Writes the buffered frames and syncs the file.
+    ///
+    /// An open batch is closed even if nothing waits: without its last piece, recovery would expect more of it and take
+    /// the next batch's number for a gap.
     fn flush(&mut self) -> Result<()> {
         if self.segment.waiting() > 0 || self.open {
             self.write_out(false)?;
@@ -325,6 +385,9 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Makes everything durable, and records it in the sync marker.
+    ///
+    /// The marker comes last. Written before the sync returned, it could claim what a power loss then takes away, and a
+    /// start would refuse a disk that lost nothing it had promised.
     pub(super) fn settle(&mut self) -> Result<()> {
         self.flush()?;
         self.dirty = false;
@@ -348,6 +411,10 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Writes the durable hard state and offset to the sync marker.
+    ///
+    /// The hard state is synced and the offset is not. A vote forgotten with a damaged log lets a node vote twice in a
+    /// term (§5.2), while a missing offset only takes away evidence. To sync the offset too would double the syncs of
+    /// each write.
     pub(super) fn write_sync_marker(&mut self) -> Result<()> {
         let hard = self.summary.hard;
         if self.mirrored != Some(hard) {
@@ -364,6 +431,14 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Seals the segment and begins the next one.
+    ///
+    /// 1. the next segment's header is written and synced, and its name made durable
+    /// 2. the seal, which names that segment, is written and synced
+    /// 3. the opening record and all that follows are buffered for the new segment
+    ///
+    /// In this order, each crash leaves a log that recovery can tell apart. After 1 there is a segment without records
+    /// behind one without a seal: it was never used and is removed. After 2 the seal promises a file that is there.
+    /// Sealing first would leave a seal without a successor, which looks exactly like a lost file.
     fn rotate(&mut self, body: usize) -> Result<()> {
         let number = self.segment.number + 1;
         let needed = Segment::room_for(opening_size(&self.summary), body).max(self.options.segment_bytes);
@@ -395,6 +470,9 @@ impl<D: Disk> Journal<D> {
 
     /// Reserves a file for the next segment, and removes the reserve if there is no other room. Nothing is written
     /// before this.
+    ///
+    /// It reserves and does not write zeros: to write 64 MiB on the log thread would be a pause of every write of this
+    /// node, and on a follower could cost the leader its quorum.
     fn reserve_segment(&self, order: &SpareOrder) -> Result<Spare<D::File>> {
         match (order.reserve(&self.disk), &self.reserve) {
             (Err(Fault::Full { file }), Some(reserve)) if reserve.remove_for_log()? => {
@@ -406,6 +484,9 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Maps the sealed segment for reading and adds it to the report.
+    ///
+    /// The mapping is made here, after the last write to the file, and sent to the reactor with the report. A mapping
+    /// of a file that still grows would show readers bytes that are not synced.
     fn retire(&mut self) -> Result<()> {
         let number = self.segment.number;
         let name = file_name(number);
@@ -420,6 +501,8 @@ impl<D: Disk> Journal<D> {
     }
 
     fn release_segments(&mut self, upto: Position) -> Result<()> {
+        // `take_while` and not `filter`: a gap in the numbers would look like lost segments at the next start, even if
+        // the segment in the middle holds no live entry.
         let whole = self.older.iter().take_while(|older| older.live <= upto.index).count();
         if whole == 0 || upto.index > self.summary.last.index {
             return Ok(());
@@ -438,6 +521,8 @@ impl<D: Disk> Journal<D> {
         if self.dirty {
             self.settle()?;
         }
+        // Oldest first. A power loss may undo the removal of some of these names and not of others, since one sync
+        // covers all of them; recovery therefore accepts a gap if the base is behind it.
         for older in self.older.drain(..whole).collect::<Vec<_>>() {
             let name = file_name(older.number);
             assert!(
@@ -446,6 +531,8 @@ impl<D: Disk> Journal<D> {
             );
             // A file that is still being read through its mapping must not be written to.
             let free = older.mapped.strong_count() == 0 && older.bytes == self.options.segment_bytes;
+            // A recycled file costs no zeros: its blocks are written already, so a sync of new bytes in it changes no
+            // metadata. Its old records fail the checksum, which is salted with the number of the segment.
             if free && self.spares.len() < SPARES {
                 let spare = format!("recycled-{:010}{SUFFIX}", older.number);
                 self.disk.rename(&name, &spare).map_err(io("rename", &name))?;
@@ -490,6 +577,9 @@ pub(super) fn opening_size(outline: &LogSummary) -> usize {
 
 /// Turns a spare into a segment: writes the header, syncs, renames, syncs the name. Only then may the segment be
 /// written to.
+///
+/// `sync_all` and not `sync`, because a file that was only reserved may have a size that is not yet durable. The
+/// directory is synced last: a record in a file whose name is lost by a power loss is lost too.
 pub(super) fn activate_segment<D: Disk>(
     disk: &D,
     spare: Spare<D::File>,

@@ -12,6 +12,7 @@ pub struct Options {
     /// The cluster of the node.
     pub cluster: ClusterId,
     /// The id of the data directory.
+    // A part of every checksum's salt: records of another directory fail it, although they are of the same node.
     pub disk: DiskId,
     /// The size of a segment in bytes. Small enough that a release frees room soon, large enough that a rotation, which
     /// takes three syncs, is rare among thousands of syncs.
@@ -26,6 +27,8 @@ pub struct Options {
 }
 
 /// How a journal is read when it is opened. The result does not depend on it.
+///
+/// Apart from [`Options`], since it says how fast a start is and never what it finds.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadMode<'a> {
     /// The number of threads, with the caller's own: with 1, no other is started.
@@ -50,6 +53,8 @@ impl Options {
     /// The default size of a segment.
     pub const SEGMENT_BYTES: u64 = 64 << 20;
     /// The approximate size of a batch's piece.
+    ///
+    /// An entry of the maximum size is never split, so a piece can be larger by one entry.
     pub const BATCH_BYTES: usize = 2 << 20;
 
     /// The default options for a node.

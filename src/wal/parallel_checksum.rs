@@ -3,6 +3,13 @@
 //! The content of a log can only be interpreted from front to back, but whether its bytes are intact can be checked in
 //! any order. So recovery reads the log in one thread and in order as always, and only skips the checksums of frames
 //! that were found intact meanwhile. Damage is not reported here: the reader meets it and classifies it.
+//!
+//! Why not read the log in parallel: a record means something only after all records before it, since an entry may
+//! replace earlier ones and a restart drops them all. Checksums are most of the work of reading and need no order.
+//!
+//! The two sides do not depend on one another for correctness. A prefix that is found too short, or not at all, costs
+//! time only: the reader checks the rest itself. So a helper that meets anything odd just stops and says how far it
+//! came.
 
 use super::format::{self, Frame, RecordKind, SEGMENT_HEADER};
 use super::load::Read;
@@ -12,6 +19,8 @@ use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The verified prefix of each segment, as far as it is known yet.
+///
+/// Segments are handed out in order and one at a time, since the reader needs the oldest first.
 pub struct Ahead<'a> {
     /// All segments; empty if nothing is computed ahead.
     segments: &'a [Read],
@@ -30,7 +39,10 @@ struct VerifiedPrefix {
 
 /// Runs `read`, which reads the segments oldest first, while `threads` threads in all compute their checksums. With one
 /// thread nothing is computed ahead, and the reader checks each frame itself.
+///
+/// One thread is also what the simulator uses: its runs must not depend on how threads are scheduled.
 pub fn ahead<T>(files: &[Read], disk: DiskId, threads: NonZeroUsize, read: impl FnOnce(&Ahead<'_>) -> T) -> T {
+    // Then the helpers' first pass over the bytes would only be a second one for the reader.
     let alone = threads.get() == 1;
     let segments = if alone { &[] } else { files };
     let whole = vec![None; segments.len()];
@@ -51,6 +63,8 @@ fn salted(disk: DiskId, number: u64) -> u32 {
 
 /// The offset up to which a segment's frames are intact, one after the other: header and body match their checksums.
 /// Whether they are the right frames is not checked.
+///
+/// It stops at the seal: behind it may be old records of a recycled file, whose checksums would be wrong or of no use.
 pub fn whole(bytes: &Bytes, salted: u32) -> u64 {
     let mut at = SEGMENT_HEADER as u64;
     while let Ok((end, kind)) = Frame::check(bytes, salted, at) {
@@ -70,6 +84,8 @@ impl Ahead<'_> {
             if let Some(whole) = self.found().whole[nth] {
                 return whole;
             }
+            // All segments are taken, and this one is being checked by another thread. Its result is worth waiting for:
+            // to compute it again would take as long.
             if !self.check_one() {
                 let waits = |found: &mut VerifiedPrefix| found.whole[nth].is_none();
                 let found = self.news.wait_while(self.found(), waits);
@@ -80,6 +96,8 @@ impl Ahead<'_> {
     }
 
     /// Checks the next segment; returns `false` if none is left.
+    ///
+    /// The lock is held only to take a number and to store a result, never while checksums are computed.
     fn check_one(&self) -> bool {
         let nth = {
             let mut found = self.found();
@@ -102,6 +120,8 @@ impl Ahead<'_> {
 }
 
 /// Keeps the threads from beginning with another segment once it is dropped.
+///
+/// A guard and not a call at the end: the reader may also leave by a panic, and the scope would wait for all segments.
 struct Stops<'a>(&'a Ahead<'a>);
 
 impl Drop for Stops<'_> {

@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The result of one sync.
+///
+/// The journal reports facts and decides nothing: which acknowledgments may leave is consensus's to say. A report is
+/// made only after a sync that succeeded; after a failed one there is a [`Fault`], and no report ever again.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Every write up to this one is durable.
+    // An id and not an index: a truncation lowers indexes, while ids only grow.
     pub durable: WriteId,
     /// Segments that will never change again, oldest first.
     pub sealed: Vec<Sealed>,
@@ -25,6 +29,8 @@ pub struct Report {
 }
 
 /// A segment that will never change again, with its mapped file.
+///
+/// It holds the mapping by reference count. As long as any clone lives, the journal does not reuse the file.
 #[derive(Clone, Debug)]
 pub struct Sealed {
     /// The number of the segment, as in its file's name.
@@ -38,6 +44,8 @@ pub struct Sealed {
 }
 
 /// A fault that needs the operator. The node stops, because going on could break a promise.
+///
+/// Sorted by what the operator must do: replace the disk, look at the disk, free room, or correct an option.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {

@@ -1,6 +1,11 @@
 //! Walks through the frames of a segment, and over damage to the next good frame.
 //!
 //! Recovery and `dump` use the same scan, so that `dump` shows the records that recovery accepts.
+//!
+//! A scan answers only what the bytes alone can answer: is there an intact frame, and does it name the frame before it?
+//! After damage it does not trust any length. A damaged length field would swallow the frames behind it, or lead into
+//! the middle of a payload that happens to contain a copy of a segment. The header's checksum covers the salt and the
+//! offset, so a copy in a payload is no frame where it lies.
 
 use super::format::{ALIGN, Flaw, Frame, RecordKind, SEGMENT_HEADER, salted};
 use bytes::Bytes;
@@ -9,6 +14,9 @@ use bytes::Bytes;
 const ZEROS: usize = 4 << 10;
 
 /// A frame, or a gap without one.
+///
+/// A gap is an item and not an error: whether it is damage, a torn write or the end of the log is for [`super::tail`]
+/// to say.
 #[derive(Clone, Debug)]
 pub enum ScanItem {
     /// A good frame.
@@ -25,6 +33,9 @@ pub enum ScanItem {
 }
 
 /// An iterator over a segment.
+///
+/// Invariant: each item moves the offset forward or ends the scan, so that a scan of any bytes comes to an end. Only a
+/// gap at a broken chain stays where it is, and the chain is then unknown, so the same frame is good the next time.
 #[derive(Clone, Debug)]
 pub struct Scan {
     bytes: Bytes,
@@ -40,12 +51,17 @@ pub struct Scan {
 impl Scan {
     /// Begins at the first frame of a segment with that salt. `chain` is the checksum of the previous segment's last
     /// frame, if it is known.
+    ///
+    /// The salt is an argument and not read from the header, so that a segment with a damaged header can still be read.
     pub fn new(bytes: Bytes, salt: u64, chain: Option<u32>) -> Scan {
         Scan { bytes, salted: salted(salt), at: SEGMENT_HEADER as u64, chain, whole: 0, ended: false }
     }
 
     /// The same scan, which does not compute the checksums of the frames before `upto` again:
     /// [`super::parallel_checksum::whole`] has found them intact.
+    ///
+    /// The chain is still compared: an intact frame may be the wrong one, and whether it is depends on the frame
+    /// before.
     pub fn known_to(self, upto: u64) -> Scan {
         Scan { whole: upto, ..self }
     }
@@ -73,6 +89,9 @@ impl Scan {
 
     /// The offset of the next good frame at or after `from`. Every aligned offset is tried, since a damaged length
     /// cannot be followed.
+    ///
+    /// The cheap test comes first, since nearly every offset fails it. A full checksum at each of eight million offsets
+    /// of a segment would take long enough to make an operator give up on a tool that is about to find the damage.
     fn next_good(&self, from: u64) -> Option<u64> {
         let mut at = (from as usize).next_multiple_of(ALIGN);
         while at < self.bytes.len() {
@@ -95,6 +114,8 @@ impl Iterator for Scan {
         match self.frame() {
             Ok(frame) => {
                 self.at = frame.end();
+                // A batch header is written last, when the frames behind it have their checksums. A chain through it
+                // would go through bytes that are not known yet.
                 if frame.kind != RecordKind::Batch {
                     self.chain = Some(frame.checksum);
                 }
@@ -103,8 +124,10 @@ impl Iterator for Scan {
             Err(flaw) => {
                 let at = self.at;
                 // A frame whose only flaw is its chain is where the scan continues.
+                // Any other flaw would be met again at the same offset, forever.
                 let from = if flaw == Flaw::Wrong("a record before this one is missing") { at } else { at + 1 };
                 let next = self.next_good(from);
+                // What comes next cannot name a frame that was lost.
                 self.chain = None;
                 // The scan may continue at an offset that was not checked ahead.
                 self.whole = 0;
@@ -119,6 +142,9 @@ impl Iterator for Scan {
 }
 
 /// The offset of the last non-zero byte at or after `from`, if there is one.
+///
+/// It decides how much of a tail is overwritten with zeros, and how many bytes an operator is told about. A new segment
+/// is almost all zeros, and one byte at a time would be the slowest part of a start.
 pub fn last_written(bytes: &[u8], from: u64) -> Option<u64> {
     let rest = bytes.get(from as usize..)?;
     let mut end = rest.len();

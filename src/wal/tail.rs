@@ -1,15 +1,40 @@
 //! The end of a segment's log: whether it ends there, has a torn tail, or is corrupt.
 //!
-//! [`classify`] decides this for recovery and for `dump`, `diff` and `check`. The first bad byte is *corrupt* if there is
-//! evidence that bytes after it had been synced. Without evidence it is *torn*: it belongs to the batch that was being
-//! written when the process or the machine died, which was never acknowledged. Evidence is a good frame of a later batch
-//! (a batch begins only after the previous batch is synced), a later segment, or the sync marker.
+//! [`classify`] decides this for recovery and for `dump`, `diff` and `check`. The first bad byte is *corrupt* if there
+//! is evidence that bytes after it had been synced. Without evidence it is *torn*: it belongs to the batch that was
+//! being written when the process or the machine died, which was never acknowledged. Evidence is a good frame of a
+//! later batch (a batch begins only after the previous batch is synced), a later segment, or the sync marker.
+//!
+//! # Why the order of the tests is what it is
+//!
+//! The verdict errs to one side. A torn batch that is called corrupt costs an operator a morning; a lost batch that is
+//! called torn costs a client an acknowledged write, perhaps for good. So any single piece of evidence makes the
+//! verdict corrupt, and torn is what remains if all of them are silent.
+//!
+//! ```text
+//!                       last good batch    at: first bad byte
+//!                              │              │
+//!   ───┬───────┬───────────────┼──────────────┼─────────────────────────────
+//!      │ good  │ good          │ header  good │ ????        zeros, or old records
+//!   ───┴───────┴───────────────┼──────────────┴─────────────────────────────
+//!                             cut                  ◀── evidence is searched for here, and
+//!                                                      in the next file, and in `synced`
+//! ```
+//!
+//! Silence proves nothing after a power loss: the last batch may have been synced and then damaged. The alternative, to
+//! refuse every torn tail, was rejected as the default. A power cut of a whole site leaves such a batch on many nodes
+//! at once, and a cluster in which all of them refuse does not come back without an operator ([`super::TailPolicy`]).
+//!
+//! Three tests that other logs use are not evidence: that a sector of zeros is in the damaged place (a lost write
+//! leaves that too), that the damage is in the last file, and that no commit mark follows.
 
 use super::format::{EntryHead, Flaw, Frame, RECYCLED, RecordKind, SEGMENT_HEADER, SegmentHeader, UNKNOWN_KIND};
 use super::sync_marker::LogOffset;
 use crate::types::Index;
 
 /// Where the batches of a segment stop before its file ends, and what was found after that.
+///
+/// Invariant: `cut <= at`. Between the two are good frames of a batch that is not whole; they go with it.
 #[derive(Clone, Debug)]
 pub struct Break {
     /// The offset of the first bad byte.
@@ -33,10 +58,14 @@ pub struct Break {
     /// The highest batch number of a good frame after the break.
     pub later: Option<u32>,
     /// Segment and offset up to which the log had been synced, by the batch headers after the break.
+    // Segment first: the offsets of two segments are not comparable, and a later segment includes the ones before.
     pub synced: (u64, u64),
 }
 
 /// Facts about a segment from outside of it.
+///
+/// Collected by the caller, so that [`classify`] is a function of plain values: a test states a situation in one line,
+/// and recovery and tools cannot differ in anything else.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings {
     /// Its number.
@@ -54,6 +83,9 @@ pub struct Surroundings {
 }
 
 /// The verdict on the end of a segment's log.
+///
+/// The text of [`Tail::Corrupt`] goes to the operator, who is asked to replace a disk because of it and should know
+/// why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tail {
     /// The log ends here.
@@ -66,6 +98,9 @@ pub enum Tail {
 
 impl Surroundings {
     /// The facts for the segment with this header.
+    ///
+    /// `oldest` and `refuses_torn` stay false: they need to know more than the header, and a caller without that
+    /// knowledge should not accuse a disk.
     pub fn of(header: &SegmentHeader, place: Option<LogOffset>, followed: bool) -> Surroundings {
         let around = Surroundings { number: header.number, followed, ..Surroundings::default() };
         Surroundings { recycled: header.flags & RECYCLED != 0, ..around }.with_synced(place)
@@ -73,6 +108,7 @@ impl Surroundings {
 
     /// The same facts, with the place up to which the journal was synced.
     pub fn with_synced(self, place: Option<LogOffset>) -> Surroundings {
+        // A place in another segment says nothing about offsets in this one.
         let synced = place.filter(|place| place.segment == self.number).map(|place| place.offset);
         Surroundings { synced, ..self }
     }
@@ -80,6 +116,8 @@ impl Surroundings {
 
 impl Break {
     /// A break at `at`, where the last good batch ends too.
+    ///
+    /// A break about which nothing else is known yet: the reader fills in what it has seen of the batch.
     pub fn at(at: u64, flaw: Flaw, number: Option<u64>) -> Break {
         Break {
             at,
@@ -97,11 +135,16 @@ impl Break {
     }
 
     /// Adds a good frame at or after the break.
+    ///
+    /// Only frames with a good checksum for this segment and this offset come here, so none of them is left from an
+    /// earlier use of the file. The numbers have 32 bits and may wrap; they are compared by their distance.
     pub fn add(&mut self, frame: &Frame) {
+        // The greatest one is enough: any later batch is evidence, and a greater number is later.
         let newer = self.later.is_none_or(|later| frame.batch.wrapping_sub(later) as i32 > 0);
         if newer {
             self.later = Some(frame.batch);
         }
+        // A header states what was synced before it: the most exact evidence there is, as it names the offset.
         if let Some(batch) = frame.batch_header() {
             self.synced = self.synced.max(batch.synced);
         }
@@ -118,6 +161,8 @@ impl Break {
     }
 
     /// Whether a good frame of a later batch follows. Without a number to compare with, any frame is one.
+    ///
+    /// A frame of the *same* batch proves nothing: the disk may write the sectors of one batch in any order.
     fn has_later_batch(&self) -> bool {
         let is_later = |later: u32| self.number.is_none_or(|number| later.wrapping_sub(number as u32) as i32 > 0);
         self.later.is_some_and(is_later)
@@ -128,7 +173,9 @@ impl Break {
 /// ([`Break::add`]) never make a corrupt log less so.
 pub fn classify(broken: &Break, around: &Surroundings) -> Tail {
     // In a recycled file, old records usually follow the end.
+    // A batch header of this segment still proves that a batch was begun.
     let torn = !broken.is_clean() && (broken.begun || !around.recycled);
+    // From the most certain to the least, so that the operator reads the strongest reason.
     if broken.intact || broken.flaw == UNKNOWN_KIND {
         Tail::Corrupt("its bytes are intact, so it is not torn")
     } else if broken.has_later_batch() {

@@ -3,6 +3,9 @@
 use crate::types::{Position, Write};
 
 /// A task for the journal.
+///
+/// There are two only, and they share one channel: a release must not overtake the writes before it, whose entries it
+/// may remove.
 #[derive(Clone, Debug)]
 pub enum Task {
     /// Make a write durable.
