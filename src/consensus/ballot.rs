@@ -65,6 +65,11 @@ impl Ballot {
         quorum::decides(&counted(membership, mutants), |id| self.yes.contains(&id))
     }
 
+    /// Panics if an invariant of the ballot is violated. Called after every step ([`super::invariants`]).
+    pub(super) fn check(&self) {
+        assert!(self.void.is_subset(&self.yes), "the vote of an empty founder is a granted vote");
+    }
+
     /// The voters that granted their vote.
     pub fn voters(&self) -> Vec<NodeId> {
         self.yes.iter().copied().collect()

@@ -54,6 +54,15 @@ impl Candidate {
         Candidate { ask, ballot, deadline: now + me.random_election_timeout(), reason, since }
     }
 
+    /// Panics if an invariant is violated. Called after every step ([`super::invariants`]).
+    pub(super) fn check(&self, me: &Replica) {
+        self.ballot.check();
+        if self.ask.is_real() {
+            // It may vote for no other node in this term, not even after it has lost the election.
+            assert_eq!(me.vote(), Some(me.candidate()), "a candidate votes for itself (§5.2)");
+        }
+    }
+
     /// The kind of vote it requests.
     pub fn ask(&self) -> VoteKind {
         self.ask

@@ -35,6 +35,7 @@ impl PeerClaims {
             None if full => {}
             None => drop(self.peers.insert(peer, (disk, claim))),
         }
+        assert!(self.peers.len() <= PEERS_MAX, "peers of any id do not fill the memory with claims");
     }
 
     /// The claim of that peer for that disk, if any.

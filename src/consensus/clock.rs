@@ -88,6 +88,19 @@ impl Clock {
         }
         *time
     }
+
+    /// Panics if an invariant of the clock is violated; `leads` is the term that this node leads, if it does. Called
+    /// after every step ([`super::invariants`]).
+    pub(super) fn check(&self, term: Term, leads: bool) {
+        // On two nodes at once, keys would expire by time that has passed for only one of them.
+        assert_eq!(self.leading.is_some(), leads, "the cluster's clock runs on a leader, and only there");
+        assert!(self.known.term <= term, "no node knows a time of a term that it has not reached (§5.1)");
+        if leads {
+            assert_eq!(self.known.term, term, "a leader counts time in its own term");
+            // The state machine relies on it: an entry with an earlier time would take expired keys back.
+            assert!(self.known.time >= self.last_entry, "the times of a leader's entries never go back");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The configuration in force at each index; it is rolled back with the log.
 
 use crate::types::{DiskId, Index, Membership, NodeId};
+use std::collections::BTreeSet;
 
 /// The configurations of the log, each with the index it is in force from.
 ///
@@ -90,6 +91,27 @@ impl Configs {
     pub fn forget(&mut self, base: Index) {
         let keep = self.all.iter().rposition(|(index, _)| *index <= base).unwrap_or(0);
         self.all.drain(..keep);
+    }
+
+    /// Panics if an invariant of the configurations is violated. Called after every step ([`super::invariants`]).
+    pub(super) fn check(&self, base: Index) {
+        assert!(!self.all.is_empty(), "there is always a configuration (§6)");
+        // Compaction keeps exactly one at or below the base: with none a truncation could not go back to it, and with
+        // more the list would grow with every change for as long as the process lives.
+        assert!(self.all.get(1).is_none_or(|(from, _)| *from > base), "one configuration is that of the base");
+        debug_assert!(self.all.is_sorted_by(|a, b| a.0 < b.0), "configurations ascend by index");
+    }
+
+    /// Whether every quorum of the configuration in force shares a voter with every quorum of the one before: a
+    /// majority of the same set of voters is needed by both (§6). True if the one before is compacted.
+    pub(super) fn overlap(&self) -> bool {
+        let (current, before) = (self.current(), self.before());
+        let shares = |voters: &BTreeSet<NodeId>| {
+            let halves =
+                |before: &Membership| *voters == before.voters || (before.is_joint() && *voters == before.outgoing);
+            before.is_none_or(halves)
+        };
+        shares(&current.voters) || (current.is_joint() && shares(&current.outgoing))
     }
 }
 

@@ -165,6 +165,13 @@ impl Follower {
         Next::Stay
     }
 
+    /// Panics if an invariant is violated. Called after every step ([`super::invariants`]).
+    pub(super) fn check(&self, me: &Replica) {
+        assert!(self.leader != Some(me.id), "a follower follows another node");
+        // The leader counts an acknowledged entry as a copy of its own (§5.3).
+        assert!(self.acked <= me.matched_prefix, "only entries that match the leader's log are acknowledged (§5.3)");
+    }
+
     /// Records that a snapshot from this leader, or an earlier one, is installed: it is acknowledged like entries.
     pub fn restored(&mut self) {
         self.ack_due = true;

@@ -74,6 +74,15 @@ impl FollowerReads {
             lost.extend(reads);
         }
     }
+
+    /// Panics if an invariant of the requests is violated. Called after every step ([`super::raft`]).
+    pub(super) fn check(&self) {
+        // The answer of an earlier leader proves nothing about the entries that a later one has committed.
+        assert!(self.asked.is_empty() || self.of.is_some(), "every request is to the leader of this term");
+        let latest = self.asked.back().map(|(number, ..)| *number);
+        assert!(latest.is_none_or(|number| number == self.given), "the number of a request is never used again");
+        debug_assert!(self.asked.iter().all(|(.., reads)| !reads.is_empty()), "a request has reads");
+    }
 }
 
 #[cfg(test)]

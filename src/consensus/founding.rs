@@ -46,6 +46,7 @@ impl Founding {
         if self.vetoes.len() < VETOES_MAX || self.vetoes.contains_key(&peer) {
             self.vetoes.insert(peer, log);
         }
+        assert!(self.vetoes.len() <= VETOES_MAX, "peers of any id do not fill the memory with vetoes");
     }
 
     /// Whether a founder that holds a log is a veto.

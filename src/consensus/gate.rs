@@ -46,6 +46,15 @@ impl Gate {
     pub fn forget_before(&mut self, term: Term) {
         self.held.retain(|(_, envelope)| envelope.term >= term);
     }
+
+    /// Panics if an invariant of the gate is violated. Called after every step ([`super::invariants`]).
+    pub(super) fn check(&self, durable: WriteId, term: Term) {
+        assert!(self.held.len() <= HELD_MAX, "a stalled disk does not fill the memory with messages");
+        // Nothing but the next report of the journal opens the gate: a message left behind might never leave.
+        debug_assert!(self.held.iter().all(|(after, _)| *after > durable), "no message waits for a durable write");
+        // A vote released in a later term would be counted for another election (§5.2).
+        debug_assert!(self.held.iter().all(|(_, envelope)| envelope.term == term), "only this term's messages wait");
+    }
 }
 
 #[cfg(test)]

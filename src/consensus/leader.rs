@@ -1,5 +1,6 @@
 //! The leader: replication, commit, reads, and stepping down.
 
+mod invariants;
 mod members;
 mod transfer;
 
@@ -496,6 +497,7 @@ fn stream(me: &Replica, now: Time, peer: NodeId, (progress, probes): (&mut Progr
         let prev = progress.next.prev();
         let term = log.term(prev).expect("the entry before the next one to send is in the log");
         let commit = log.commit();
+        assert!(prev <= upto && upto <= last, "an append ends in the leader's log (§5.3)");
         ready.appends.push(EntriesToSend {
             to: peer,
             term: me.term(),

@@ -82,7 +82,9 @@ impl Log {
             return self.base;
         }
         let end = self.runs.get(run).map_or(self.last_index(), |(first, _)| first.prev());
-        Position::new(end.min(position.index), self.runs[run - 1].1)
+        let found = Position::new(end.min(position.index), self.runs[run - 1].1);
+        assert!(found.index <= position.index && found.term <= position.term, "a hint lies at or below `prev` (§5.3)");
+        found
     }
 
     /// The size in bytes of the entries above index `after`, up to and including `upto`.
@@ -100,6 +102,8 @@ impl Log {
     /// The last index of an append that starts right above index `after` and keeps within these limits; at least one
     /// entry if there is one.
     pub fn reach(&self, after: Index, bytes_max: u64, entries_max: usize) -> Index {
+        // Below the base the subtraction would wrap around in a release build, and name an arbitrary end.
+        assert!(after >= self.base.index, "an append starts with an entry that is not compacted (§7)");
         let from = (after.0 - self.base.index.0) as usize;
         let limit = self.sum(after) + bytes_max;
         let fit = self.sums.partition_point(|sum| *sum <= limit).saturating_sub(from).min(entries_max);
@@ -139,6 +143,7 @@ impl Log {
         assert!(upto <= self.commit, "only committed entries are compacted (§7)");
         assert!(upto <= self.durable, "only durable entries are compacted");
         let Some(term) = self.term(upto) else { return };
+        let last = self.last();
         self.base_sum = self.sum(upto);
         self.sums.drain(..(upto.0 - self.base.index.0) as usize);
         if self.sums.capacity() > 4 * self.sums.len() {
@@ -156,6 +161,8 @@ impl Log {
             }
         }
         self.base = Position::new(upto, term);
+        // The runs have been cut by hand: a wrong end would change how this node votes (§5.4.1).
+        assert_eq!(self.last(), last, "a compaction leaves the end of the log as it was (§7)");
     }
 
     /// Restarts the log after `base`, which is committed and not yet on this node's disk.
@@ -180,6 +187,24 @@ impl Log {
         assert!(index <= self.last_index(), "only entries of the log are committed");
         assert!(index >= self.commit, "the commit index never goes back");
         self.commit = index;
+    }
+
+    /// Panics if an invariant of the log is violated. Called after every step ([`super::invariants`]).
+    pub(super) fn check(&self) {
+        let last = self.last();
+        assert!(self.base.index <= self.commit, "only committed entries are compacted (§7)");
+        assert!(self.commit <= last.index, "every committed entry is in the log");
+        // With the index left above the end, the next entries there would count as durable before they are written
+        // (rabbitmq/ra#637: a stale report acknowledged entries that a truncation had replaced).
+        assert!(self.durable <= last.index, "every durable entry is in the log");
+        assert!(self.base.term <= last.term, "terms never decrease with the index (§5.3)");
+        // Runs and sums are two descriptions of the same entries, and every lookup by term relies on both.
+        assert_eq!(self.runs.is_empty(), self.sums.is_empty(), "a log with entries knows their terms");
+        let first = self.runs.first().map(|(first, _)| *first);
+        assert!(first.is_none_or(|first| first == self.base.index.next()), "the first entry follows the base");
+        assert!(self.sums.back().is_none_or(|sum| *sum >= self.base_sum), "the running sum of sizes never falls");
+        let ascends = |pair: &[(Index, Term)]| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1;
+        debug_assert!(self.runs.windows(2).all(ascends), "runs ascend in index and in term (§5.3)");
     }
 }
 

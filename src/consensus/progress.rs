@@ -186,6 +186,28 @@ impl Progress {
         self.in_flight.clear();
     }
 
+    /// Panics if an invariant is violated, for a leader whose log ends at `last`. Called after every step
+    /// ([`super::invariants`]).
+    pub(super) fn check(&self, last: Index, commit: Index, window: usize) {
+        let ordered = self.matched <= self.agreed && self.agreed < self.next;
+        assert!(ordered, "matched entries agree, and agreeing entries are not sent again");
+        assert!(self.matched <= last, "a follower's matched index is in the leader's log");
+        assert!(self.next <= last.next(), "only entries of the log are sent");
+        // `seen` becomes `agreed` after a probe: beyond the log it would skip entries that are not written yet.
+        assert!(self.seen <= last, "a follower's hint does not reach beyond the leader's log");
+        assert!(self.commit_sent <= commit, "no follower is sent a commit index that this leader has not reached");
+        let streams = self.stage == ProgressState::Stream;
+        assert!(streams || self.in_flight.is_empty(), "a probe has nothing else in flight");
+        assert!(self.in_flight.len() <= window, "a slow follower does not fill the memory with appends");
+        let (front, back) = (self.in_flight.front(), self.in_flight.back());
+        assert!(front.is_none_or(|last| *last > self.matched), "an acknowledged append is not in flight");
+        assert!(back.is_none_or(|last| *last < self.next), "every append in flight ends before the next one");
+        debug_assert!(self.in_flight.iter().is_sorted_by(|a, b| a < b), "appends are sent in the order of the log");
+        let lost = self.has_lost.map(|upto| upto.index);
+        assert!(lost.is_none_or(|upto| upto <= self.matched), "only acknowledged entries are lost");
+        assert!(self.chase.is_none_or(|(target, _)| target <= last), "a follower catches up with entries of the log");
+    }
+
     /// The name of the state.
     pub fn stage_name(&self) -> &'static str {
         match self.stage {

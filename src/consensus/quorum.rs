@@ -26,7 +26,11 @@ pub fn held(membership: &Membership, by: impl Fn(NodeId) -> Index) -> Index {
         held.get(voters.len() / 2).copied().unwrap_or(Index::ZERO)
     };
     let new = majority(&membership.voters);
-    if membership.is_joint() { new.min(majority(&membership.outgoing)) } else { new }
+    let held = if membership.is_joint() { new.min(majority(&membership.outgoing)) } else { new };
+    // The definition, beside the sorted list that computes it (openraft#1802: a sorted list of progress lost its order,
+    // and entries were committed without a quorum).
+    debug_assert!(held == Index::ZERO || decides(membership, |id| by(id) >= held), "a quorum holds the index (§5.3)");
+    held
 }
 
 #[cfg(test)]

@@ -88,6 +88,7 @@ impl Raft {
         if !self.compare_terms(now, &envelope) {
             return;
         }
+        assert!(envelope.term <= self.me.term(), "a node adopts a higher term before it handles its message (§5.1)");
         if let Err(what) = self.recognize_leader(now, &envelope) {
             return self.me.notes.push(Note::InvalidMessage { peer: envelope.from, what });
         }
@@ -123,11 +124,13 @@ impl Raft {
             Role::Candidate(_) => {}
             Role::Leader(leader) => leader.lost(peer),
         }
+        self.check();
     }
 
     /// Compacts the log. A snapshot of this node that covers `upto` is durable.
     pub fn compact(&mut self, upto: Index) {
         self.me.compact(upto);
+        self.check();
     }
 
     /// Installs a leader's snapshot that is durable and that the state machine has restored: it replaces the log,
@@ -306,6 +309,7 @@ impl Raft {
         }
         ready.reads_lost.append(&mut self.reads_lost);
         self.me.ready(now, &mut ready);
+        self.check();
         ready
     }
 
@@ -317,9 +321,13 @@ impl Raft {
             let next = leader.advance_membership(&mut self.me, now);
             self.become_next(now, next);
         }
-        if self.me.options.mutants == Default::default() {
-            invariants::check(&self.me, &self.role);
-        }
+        self.check();
+    }
+
+    /// Checks the state at the end of an entry point ([`invariants`]).
+    fn check(&self) {
+        invariants::check(&self.me, &self.role);
+        self.follower_reads.check();
     }
 
     /// Makes the role transitions of Figure 4.
@@ -328,6 +336,8 @@ impl Raft {
             next = match next {
                 Next::Stay => break,
                 Next::Campaign(ask, reason) => {
+                    // Its reads would wait forever, and its clock would run on beside that of the next leader.
+                    assert!(!self.leads(), "a leader does not campaign (Figure 4)");
                     let since = match &self.role {
                         Role::Candidate(candidate) => candidate.since(),
                         Role::Follower(_) | Role::Leader(_) => now,
@@ -353,7 +363,10 @@ impl Raft {
         let Role::Candidate(candidate) = &self.role else {
             panic!("only a candidate becomes leader (Figure 4)");
         };
+        // Voters grant any number of pre-votes for one term, so two nodes may both hold a majority of them.
+        assert!(candidate.ask().is_real(), "a pre-vote elects no leader (thesis §9.6)");
         let (votes, after) = (candidate.votes(), now.since(candidate.since()));
+        invariants::check_election(&self.me, &votes);
         self.me.notes.push(Note::Leads { term: self.term(), votes: votes.clone(), after });
         self.role = Role::Leader(Leader::new(&mut self.me, now, &votes));
     }

@@ -70,6 +70,25 @@ impl Reads {
         };
         all.into_iter().filter_map(own).collect()
     }
+
+    /// Whether no read waits.
+    pub fn is_empty(&self) -> bool {
+        self.gathering.is_empty() && self.asking.is_empty()
+    }
+
+    /// Panics if an invariant of the rounds is violated: `latest` is the latest round of this process, `commit` the
+    /// commit index, and `term_start` the leader's first entry. Called after every step ([`super::invariants`]).
+    pub(super) fn check(&self, latest: Round, commit: Index, term_start: Index) {
+        let (front, back) = (self.asking.front(), self.asking.back());
+        // Otherwise that number would be given again, and an answer to one round would confirm the other
+        // (etcd-io/etcd#20418).
+        assert!(back.is_none_or(|(round, ..)| *round <= latest), "the number of a round is never used again");
+        assert!(back.is_none_or(|(_, index, _)| *index <= commit), "a read waits for committed entries only");
+        // A new leader's commit index may be behind that of the last one.
+        assert!(front.is_none_or(|(_, index, _)| *index >= term_start), "reads wait for the leader's no-op (§8)");
+        debug_assert!(self.asking.iter().is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "rounds ascend");
+        debug_assert!(self.asking.iter().all(|(.., reads)| !reads.is_empty()), "a round has reads");
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A node's state in any role: term, vote, log, configurations, and messages that wait for the disk.
 
 mod identity;
+mod invariants;
 
 use super::claims::PeerClaims;
 use super::clock::{Clock, LeaderTime};

@@ -106,6 +106,10 @@ impl Leader {
     fn adopt(&mut self, me: &mut Replica, now: Time, next: Membership) -> Position {
         let mut next = membership::transition(next, me.options.mutants);
         me.name_disks(&mut next);
+        // The configuration is in force with the append: without a voter no quorum could ever undo it.
+        assert!(!next.voters.is_empty(), "a configuration has voters (§6)");
+        let is_member = |id: NodeId| next.members.contains_key(&id);
+        assert!(next.all_voters().all(is_member), "every voter is a member, and so receives the log");
         let position = me.append(now, Payload::Membership(Box::new(next)));
         self.arrange(me, now);
         position
