@@ -1,4 +1,8 @@
 //! The tally of one election or pre-election.
+//!
+//! It only collects. What a vote weighs is decided by its sender's disk before it comes here
+//! ([`super::rules::election::voter_weight`]), and which voters are needed by the configuration at the time of the
+//! question.
 
 use super::quorum;
 use super::rules::membership::counted;
@@ -10,6 +14,7 @@ use std::collections::BTreeSet;
 pub struct Ballot {
     yes: BTreeSet<NodeId>,
     /// Voters in `yes` that hold nothing, and may have lost everything.
+    // They are in `yes` too, and taken out again where only voters that hold something may decide.
     void: BTreeSet<NodeId>,
     no: BTreeSet<NodeId>,
     arrived: usize,
@@ -30,6 +35,8 @@ impl Ballot {
 
     /// Records a rejection.
     pub fn record_rejection(&mut self, from: NodeId) {
+        // It takes no vote back: answers to two requests may arrive in any order, and a vote once granted holds for the
+        // term.
         self.no.insert(from);
     }
 
@@ -50,6 +57,9 @@ impl Ballot {
 
     /// Whether voters that hold something decide, or all voters granted their vote. A voter that was emptied may have
     /// held committed entries: another voter that holds them then rejects, unless it gets no request.
+    ///
+    /// All voters are enough, emptied or not: one of them holds what was committed, if any disk still does, and would
+    /// reject a candidate without it.
     pub fn is_won(&self, membership: &Membership, mutants: Mutants) -> bool {
         let counted = counted(membership, mutants);
         let firm = |id: NodeId| self.yes.contains(&id) && !self.void.contains(&id);

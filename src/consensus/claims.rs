@@ -1,10 +1,17 @@
 //! Claims of peers about their disks: a peer that comes back with less is on an older copy.
+//!
+//! A disk cannot tell that it is a copy: everything on it is consistent, only old. Its peers remember in memory what
+//! came from it, which is enough while any of them has run for longer than the copy is old. A peer that restarts
+//! forgets, and then the copy is detected only by the leader, at the first rejected probe.
 
 use crate::limits::MEMBERS_MAX;
 use crate::types::{DiskId, NodeId, Position, Term};
 use std::collections::BTreeMap;
 
 /// At most this many peers are remembered.
+///
+/// Twice the members, because members that are replaced one by one come under new ids. What does not fit is not
+/// remembered, and the bound protects the memory from ids that were never members.
 const PEERS_MAX: usize = 2 * MEMBERS_MAX;
 
 /// A node's claim about its disk.
@@ -31,6 +38,7 @@ impl PeerClaims {
                 before.term = before.term.max(claim.term);
                 before.position = before.position.max(claim.position);
             }
+            // Another disk under the id holds nothing that this one has claimed.
             Some(other) => *other = (disk, claim),
             None if full => {}
             None => drop(self.peers.insert(peer, (disk, claim))),

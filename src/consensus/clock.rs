@@ -1,10 +1,27 @@
 //! The cluster's clock: it advances while a leader lives, and never goes back in a log.
+//!
+//! The state machine must not read a clock: replicas would expire the same key at different entries, and differ from
+//! then on (copycat#40, nomad#13725). So time is part of the log. The leader stamps each entry, and applying an entry
+//! is the only thing that advances the time of the state machine.
+//!
+//! ```text
+//! leader 1   stamps 100, 120, 140 ─┬─ dies
+//! heartbeats contain 150 ──────────┘  followers know 150
+//!            no leader: the clock stands still, nothing expires
+//! leader 2   starts at the greatest time that it or one of its voters knows: 150, 160, ...
+//! ```
+//!
+//! The time is cluster time, not the time of day: it starts at zero with the log, and lags behind real time by the
+//! periods without a leader.
 
 use crate::types::{ClusterTime, Term, Time};
 use std::time::Duration;
 
 /// A leader reads its clock with every heartbeat at least. If it has not for this many heartbeats it was frozen, and
 /// the cluster's clock advances by no more than these.
+///
+/// A virtual machine that was suspended for a day would otherwise expire every session of the cluster at once when it
+/// resumes, before it learns that it was deposed.
 const BEATS_MAX: u32 = 20;
 
 /// A time of the cluster's clock, and the term of the leader that counted it. Times are compared by term first: time
@@ -50,6 +67,9 @@ struct Leading {
 
 impl Clock {
     /// Observes the entry that is now the last of the log, by its term and time.
+    ///
+    /// Set, and not the maximum: after a truncation the last entry may have an earlier time, and the next leader's
+    /// entries continue from there.
     pub fn observe_entry(&mut self, term: Term, time: ClusterTime) {
         self.last_entry = time;
         self.observe(LeaderTime { term, time });
@@ -66,17 +86,25 @@ impl Clock {
     }
 
     /// Starts the clock: this node leads that term, and reads the clock with every heartbeat.
+    ///
+    /// The maximum of two times: the latest known one may be from a later term and yet less than that of the last
+    /// entry, which a leader wrote while it was cut off. Entries of one log ascend all the same.
     pub fn start(&mut self, now: Time, heartbeat: Duration, term: Term) {
         self.known = LeaderTime { term, time: self.known.time.max(self.last_entry) };
         self.leading = Some(Leading { looked: now, most: heartbeat * BEATS_MAX });
     }
 
     /// Stops the clock: this node no longer leads.
+    ///
+    /// The known time stays. It is the offer that this node makes as a voter.
     pub fn stop(&mut self) {
         self.leading = None;
     }
 
     /// The cluster's time for a new entry. It advances only while this node leads.
+    ///
+    /// Whole milliseconds are taken out and the rest is left for the next reading, because a busy leader reads many
+    /// times in a millisecond, and would lose all of them by rounding.
     pub fn read(&mut self, now: Time) -> ClusterTime {
         let time = &mut self.known.time;
         if let Some(Leading { looked, most }) = &mut self.leading {

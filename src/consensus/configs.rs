@@ -1,4 +1,8 @@
 //! The configuration in force at each index; it is rolled back with the log.
+//!
+//! The list is as short as the history that may still matter: the configuration at the base of the log, and those after
+//! it. The oldest is never dropped, because a truncation of all entries leads back to it (canonical/raft#250: the
+//! configuration to go back to had been compacted).
 
 use crate::types::{DiskId, Index, Membership, NodeId};
 use std::collections::BTreeSet;
@@ -39,6 +43,9 @@ impl Configs {
     }
 
     /// Removes the configurations from `from` on. Returns whether that changed the one in force.
+    ///
+    /// It follows from the index alone. Whether the truncated configuration was committed is no question here: the log
+    /// refuses to truncate a committed entry.
     pub fn truncate(&mut self, from: Index) -> bool {
         let before = self.all.len();
         self.all.retain(|(index, _)| *index < from);
@@ -47,6 +54,9 @@ impl Configs {
     }
 
     /// The configuration in force at that index, and its own index; none if it is compacted.
+    ///
+    /// For a snapshot: it contains the configuration of its own index, not the latest, which a truncation may still
+    /// remove.
     pub fn at(&self, index: Index) -> Option<&(Index, Membership)> {
         self.all.iter().rev().find(|(since, _)| *since <= index)
     }
@@ -57,6 +67,9 @@ impl Configs {
     }
 
     /// The latest configuration that is known to be committed, and all later ones.
+    ///
+    /// The commit index of this node may be old. All configurations that it may have missed are later ones, and so
+    /// included.
     pub fn since_commit(&self, commit: Index) -> impl Iterator<Item = &Membership> {
         let from = self.all.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
         self.all[from..].iter().map(|(_, membership)| membership)
@@ -65,6 +78,9 @@ impl Configs {
     /// The index from which the configurations name that disk for that node without a break up to the one in force;
     /// none if the one in force does not. If an older configuration that named it is compacted, the index returned is
     /// later, and compacted as well.
+    ///
+    /// The start of the unbroken row, and not the latest configuration: a follower that holds the entry that named its
+    /// disk need not receive every later change before it counts.
     pub fn named_since(&self, id: NodeId, disk: DiskId) -> Option<Index> {
         let named = |(_, membership): &&(Index, Membership)| membership.disk(id) == Some(disk);
         self.all.iter().rev().take_while(named).last().map(|(index, _)| *index)
@@ -88,6 +104,8 @@ impl Configs {
     }
 
     /// Removes all configurations before the latest at or below the log's base.
+    ///
+    /// The one at or below the base stays: it is the one in force there.
     pub fn forget(&mut self, base: Index) {
         let keep = self.all.iter().rposition(|(index, _)| *index <= base).unwrap_or(0);
         self.all.drain(..keep);

@@ -1,4 +1,14 @@
 //! Reads on a follower: the leader provides the read index, and the follower serves the read.
+//!
+//! ```text
+//! client ──> follower: read          leader
+//!            push, ask 71 ─────────> ReadIndexRequest 71: joins its next round of heartbeats
+//!            <────────────────────── ReadIndexResponse 71, index 41: a quorum has confirmed it
+//!            serve the read once entry 41 is applied
+//! ```
+//!
+//! The answer is good for all reads that arrived before the request was sent, however late it comes. A leader that was
+//! deposed meanwhile gets no quorum for its round, and never answers.
 
 use super::reads::ReadId;
 use crate::types::{Index, NodeId, Term, Time};
@@ -11,6 +21,7 @@ use std::time::Duration;
 /// restart, so that a late answer matches no request. The requests of one leadership fail when it ends.
 #[derive(Clone, Debug)]
 pub struct FollowerReads {
+    // It starts at random, as a restarted process must not take an answer to the last one for its own.
     given: u64,
     of: Option<(NodeId, Term)>,
     gathering: Vec<ReadId>,
@@ -34,6 +45,9 @@ impl FollowerReads {
     }
 
     /// Follows that leader, or none: requests to another leader fail.
+    ///
+    /// They fail and are not sent again: the driver knows whether the client still waits, and may prefer to redirect
+    /// it.
     pub fn follow(&mut self, of: Option<(NodeId, Term)>, lost: &mut Vec<ReadId>) {
         if self.of != of {
             self.of = of;
@@ -48,6 +62,8 @@ impl FollowerReads {
         if self.gathering.is_empty() {
             return None;
         }
+        // It may wrap, because it starts anywhere. Two equal numbers are then still apart by more requests than a
+        // process lives to send.
         self.given = self.given.wrapping_add(1);
         self.asked.push_back((self.given, now, std::mem::take(&mut self.gathering)));
         Some((leader, self.given))
@@ -69,6 +85,8 @@ impl FollowerReads {
     }
 
     /// Moves the reads of requests older than `patience` to `lost`.
+    ///
+    /// Neither side repeats a message. A lost request is noticed here, and the client gets an error that it may retry.
     pub fn overdue(&mut self, now: Time, patience: Duration, lost: &mut Vec<ReadId>) {
         while let Some((.., reads)) = self.asked.pop_front_if(|(_, asked, _)| now.since(*asked) >= patience) {
             lost.extend(reads);

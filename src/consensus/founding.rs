@@ -22,6 +22,8 @@ use std::time::Duration;
 const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// At most this many holders are remembered: one is enough.
+///
+/// More would tell the operator nothing new, and the ids come from messages.
 const VETOES_MAX: usize = 8;
 
 /// Whether a log may begin here.
@@ -42,6 +44,8 @@ impl Founding {
     }
 
     /// Records that a peer holds a log.
+    ///
+    /// It is never taken back while the process runs: that a holder is silent now does not mean that its log is gone.
     pub fn veto(&mut self, peer: NodeId, log: LogId) {
         if self.vetoes.len() < VETOES_MAX || self.vetoes.contains_key(&peer) {
             self.vetoes.insert(peer, log);
@@ -62,6 +66,8 @@ impl Founding {
     /// Whether the log may begin although not all founders have answered: `enough` is whether a majority granted its
     /// vote, and `silent` lists the founders that have not answered. If it may not, a note gives the operator the
     /// reason.
+    ///
+    /// It is asked at each timeout of the pre-vote, not once, so that a founder which starts late is still heard.
     pub fn may_begin(
         &mut self,
         now: Time,
@@ -74,6 +80,7 @@ impl Founding {
         if enough && waited && !self.is_vetoed(mutants) {
             return true;
         }
+        // The question comes with every election timeout, and the operator needs the answer once.
         if self.told_at <= now {
             self.told_at = now + TOLD_EVERY;
             match self.vetoes.first_key_value() {

@@ -1,4 +1,12 @@
 //! Holds back messages until the disk state that they rely on is durable.
+//!
+//! The core does not wait for the disk and the driver does not have to know which message depends on which bytes: a
+//! message comes in with the number of a write, and leaves when the journal has reported that number. `Replica::post`
+//! is the only one to put messages in, and `Replica::persisted` the only one to let them out.
+//!
+//! What waits here is a vote, a vote request and a promise. Acknowledgments of entries do not: a follower computes them
+//! from its durable index when it sends them, so that one message covers all writes that have completed by then.
+//! Neither do heartbeats, except while a new term is not durable yet.
 
 use super::message::{Envelope, Message};
 use crate::types::{Term, WriteId};
@@ -22,16 +30,22 @@ impl Gate {
     /// Holds a message until that write is durable. Of the responses to a leader's heartbeats only the latest is kept:
     /// it covers the earlier ones.
     pub fn hold(&mut self, after: WriteId, envelope: Envelope) {
+        // A leader sends heartbeats for as long as the disk stalls, and each is answered: without this the gate would
+        // hold nothing else.
         let heard = |message: &Message| matches!(message, Message::HeartbeatResponse { .. });
         if heard(&envelope.message) {
             self.held.retain(|(_, before)| before.to != envelope.to || !heard(&before.message));
         }
+        // The latest message is dropped and not the oldest: the oldest is the vote that an election waits for.
         if self.held.len() < HELD_MAX {
             self.held.push_back((after, envelope));
         }
     }
 
     /// Releases the messages that wait for this write or an earlier one.
+    ///
+    /// All are looked at, because the numbers do not ascend: a message that needs the term only is held by a smaller
+    /// number than a promise before it.
     pub fn open(&mut self, durable: WriteId, out: &mut Vec<Envelope>) {
         for (after, envelope) in std::mem::take(&mut self.held) {
             if after <= durable {
@@ -43,6 +57,9 @@ impl Gate {
     }
 
     /// Drops messages of earlier terms: they are of no use.
+    ///
+    /// A vote of an earlier term would be dropped by its receiver, but it would still have to wait, and to fill the
+    /// gate, for a disk that may be stalled.
     pub fn forget_before(&mut self, term: Term) {
         self.held.retain(|(_, envelope)| envelope.term >= term);
     }

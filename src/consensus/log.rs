@@ -1,4 +1,14 @@
 //! The log as positions: terms and sizes, never payloads.
+//!
+//! ```text
+//! base             commit                           last
+//!   ├── never cut ────┼── cut at a conflict ──────────┤
+//!   └ in a snapshot   durable lies anywhere from the base on: a majority may hold what this disk does not
+//! ```
+//!
+//! The core compares terms and counts bytes, and that is all it ever does with an entry. So it keeps just these, and
+//! the entries themselves stay in the journal and its view: a million entries take eight megabytes here, and neither a
+//! decision nor a test needs a payload.
 
 use crate::types::{Index, Position, Term};
 use std::collections::VecDeque;
@@ -10,6 +20,9 @@ use std::collections::VecDeque;
 ///
 /// It takes eight bytes an entry: terms are stored as runs, and sizes as one running sum. Every count of bytes (in
 /// flight to a follower, uncommitted, reclaimable) is a difference of two sums.
+///
+/// Terms change with elections only, so that a list of runs stays short for any length of the log, and each question
+/// about a term is a binary search.
 #[derive(Clone, Debug)]
 pub struct Log {
     base: Position,
@@ -19,6 +32,7 @@ pub struct Log {
     sums: VecDeque<u64>,
     base_sum: u64,
     durable: Index,
+    // It may be ahead of `durable`: a majority of other disks may hold an entry that this disk does not.
     commit: Index,
 }
 
@@ -56,6 +70,9 @@ impl Log {
     }
 
     /// The term at that index, if it is in the log or is the base.
+    ///
+    /// The base has a term although its entry is gone: an append that starts right behind it has to be compared with it
+    /// (§7).
     pub fn term(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             return Some(self.base.term);
@@ -74,6 +91,9 @@ impl Log {
 
     /// The last position at or below the given one, in index *and* in term: the last place at which two logs may match
     /// if they do not match there (§5.3). One binary search skips whole terms.
+    ///
+    /// By the term too: an entry of a later term than the given one is not in a log that has the given position, nor is
+    /// any entry after it.
     pub fn at_or_below(&self, position: Position) -> Position {
         let by_index = self.runs.partition_point(|(first, _)| *first <= position.index);
         let by_term = self.runs.partition_point(|(_, term)| *term <= position.term);
@@ -88,6 +108,9 @@ impl Log {
     }
 
     /// The size in bytes of the entries above index `after`, up to and including `upto`.
+    ///
+    /// A difference of two sums, so that it costs the same for one entry and for a million. It is asked for every
+    /// command that is proposed.
     pub fn bytes(&self, after: Index, upto: Index) -> u64 {
         self.sum(upto).saturating_sub(self.sum(after))
     }
@@ -101,6 +124,8 @@ impl Log {
 
     /// The last index of an append that starts right above index `after` and keeps within these limits; at least one
     /// entry if there is one.
+    ///
+    /// At least one entry, even one that is larger than the limit: it would otherwise never be sent.
     pub fn reach(&self, after: Index, bytes_max: u64, entries_max: usize) -> Index {
         // Below the base the subtraction would wrap around in a release build, and name an arbitrary end.
         assert!(after >= self.base.index, "an append starts with an entry that is not compacted (§7)");
@@ -120,6 +145,8 @@ impl Log {
     }
 
     /// Appends an entry of that term and size. Returns its position.
+    ///
+    /// The journal has not seen the entry yet. What is durable is reported by [`Log::persisted`].
     pub fn append(&mut self, term: Term, size: u64) -> Position {
         let last = self.last();
         assert!(term >= last.term, "terms never decrease with the index");
@@ -132,6 +159,8 @@ impl Log {
     }
 
     /// Removes all entries from `from` on.
+    ///
+    /// The durable index is not lowered here but by [`Log::clamp_durable`]: a test leaves that out on purpose.
     pub fn truncate(&mut self, from: Index) {
         assert!(from > self.commit, "a committed entry is never truncated (§5.4)");
         self.sums.truncate((from.0 - self.base.index.0 - 1) as usize);
@@ -139,6 +168,9 @@ impl Log {
     }
 
     /// Removes all entries up to `upto`: a snapshot covers them.
+    ///
+    /// The term of the last removed entry stays as that of the base, for the comparison with the next append. An index
+    /// below the base is ignored: it asks for less than was done before.
     pub fn compact(&mut self, upto: Index) {
         assert!(upto <= self.commit, "only committed entries are compacted (§7)");
         assert!(upto <= self.durable, "only durable entries are compacted");
@@ -146,6 +178,8 @@ impl Log {
         let last = self.last();
         self.base_sum = self.sum(upto);
         self.sums.drain(..(upto.0 - self.base.index.0) as usize);
+        // A log that was long once would keep its memory otherwise. The factor of two keeps it from shrinking and
+        // growing in turns.
         if self.sums.capacity() > 4 * self.sums.len() {
             self.sums.shrink_to(2 * self.sums.len());
         }
@@ -166,8 +200,13 @@ impl Log {
     }
 
     /// Restarts the log after `base`, which is committed and not yet on this node's disk.
+    ///
+    /// The entries are gone from the log at once, while the disk still has them: a crash now leads back to them, which
+    /// is safe, because the snapshot has not been acknowledged.
     pub fn restart(&mut self, base: Position) {
         assert!(base.index > self.commit, "a snapshot replaces no committed entries (Figure 13)");
+        // Below the new base, until the journal has adopted it. The committed part of the old log is all that is sure
+        // to agree with the snapshot.
         let durable = self.durable.min(self.commit);
         *self = Log { durable, ..Log::new(base) };
     }

@@ -1,4 +1,16 @@
 //! A leader's view of one follower.
+//!
+//! Everything here is the leader's own account, and lives as long as its leadership. Three indexes tell how far the
+//! follower is, from what is sure to what is hoped for:
+//!
+//! ```text
+//! matched      durable there, as it has acknowledged: counts for a commit
+//!   ≤ agreed   known to match, durable or not: need not be sent again
+//!   < next     the next one to send; what lies between the two is in flight
+//! ```
+//!
+//! A leader that took one for another would commit what no disk holds (`agreed` for `matched`), or send everything
+//! twice.
 
 use super::message::Round;
 use super::room::Room;
@@ -38,6 +50,7 @@ pub struct Progress {
     /// How often a loss was detected in this term.
     pub losses: u64,
     /// When it last acknowledged a new entry, or received a chunk of a snapshot.
+    // A snapshot of gigabytes acknowledges no entry for minutes, and is progress all the same.
     pub acknowledged_at: Time,
     /// The last index that matches the leader's log and is durable on the follower.
     pub matched: Index,
@@ -76,6 +89,9 @@ pub struct Progress {
 
 impl Progress {
     /// A follower of which nothing is known; `next` is the next index to send.
+    ///
+    /// Nothing is known of its log, so that it counts for nothing, and the first probe asks at the end of the leader's
+    /// log: after most elections the logs match there.
     pub fn new(now: Time, next: Index) -> Progress {
         Progress {
             disk: None,
@@ -104,6 +120,9 @@ impl Progress {
     }
 
     /// The last index that counts for a quorum: zero until it holds the entry that names its disk.
+    ///
+    /// All or nothing: an emptied disk under the same id receives the same entries in the same order, and cannot be
+    /// told from the old one before it holds its name.
     pub fn counted(&self) -> Index {
         match self.counted_from {
             Some(from) if self.matched >= from => self.matched,
@@ -117,12 +136,16 @@ impl Progress {
         if news {
             self.acknowledged_at = now;
         }
+        // It never goes back: acknowledgments may arrive out of order. A follower that really has less is found by a
+        // probe (`has_lost`).
         self.matched = self.matched.max(matched);
         self.agreed = self.agreed.max(self.matched);
         while self.in_flight.front().is_some_and(|last| *last <= self.matched) {
             self.in_flight.pop_front();
         }
         match self.stage {
+            // Any acknowledgment ends the probe, also one for an earlier append: it proves that the logs match up to
+            // there.
             ProgressState::Probe { .. } => {
                 self.stage = ProgressState::Stream;
                 // Entries that it has seen and not yet synced need not be sent again.
@@ -140,7 +163,13 @@ impl Progress {
 
     /// Checks whether it has caught up: in each round it has to reach the index that ended the log when the round
     /// began, and a round that it completes within `patience` is the last (thesis §4.2.1).
+    ///
+    /// A fixed number of entries would be no measure: under load a follower that keeps up is always some entries
+    /// behind, and an idle one that is ten behind may be dead. A round of bounded duration means that a cluster which
+    /// has to wait for it waits no longer than for an election.
     pub fn chase(&mut self, now: Time, last: Index, patience: Duration) {
+        // The first round starts with the first check. The target is fixed for the round, or a busy log would move it
+        // away for ever.
         let (target, since) = *self.chase.get_or_insert((last, now));
         if self.matched >= target {
             self.caught_up = self.matched == last || now.since(since) < patience;
@@ -151,21 +180,30 @@ impl Progress {
     }
 
     /// Handles a broken link: entries that it had seen and not synced may be lost.
+    ///
+    /// `matched` stays: it was durable there. `seen` does not: the process may have gone down with the connection.
     pub fn lost(&mut self) {
         self.seen = Index::ZERO;
         self.agreed = self.matched;
+        // A follower that has not acknowledged anything is probed where it was: from index one the probe would carry
+        // the whole log to a follower that most likely has it.
         let next = if self.matched > Index::ZERO { self.matched.next() } else { self.next };
         self.probe(next);
     }
 
     /// Sends entries again: the follower holds less than it acknowledged, and has promised to vote as if it held that.
     /// Acknowledgments from now on count.
+    ///
+    /// `matched` falls back to zero, as it does nowhere else for the same disk. What was committed by the old value
+    /// stays safe by the promise, and what is counted from here on is on the disk.
     pub fn resume_after_loss(&mut self) {
         (self.matched, self.seen, self.has_lost, self.caught_up) = (Index::ZERO, Index::ZERO, None, false);
         self.probe(self.next);
     }
 
     /// Goes back to probing, from `next` on.
+    ///
+    /// Never at or below `matched`: a rejection that would lead there is a late one, or proves a loss.
     pub fn probe(&mut self, next: Index) {
         self.next = next.max(self.matched.next());
         self.agreed = self.matched;
@@ -181,6 +219,9 @@ impl Progress {
     }
 
     /// Switches to a snapshot: the log does not reach back far enough.
+    ///
+    /// `next` stays where it is. The acknowledgment of the snapshot moves it, and so does one of entries, if the
+    /// follower had received more than the leader knew.
     pub fn start_snapshot(&mut self) {
         self.stage = ProgressState::Snapshot;
         self.in_flight.clear();

@@ -1,4 +1,7 @@
 //! Majorities and joint majorities, as pure functions of a configuration (§5.2, §6).
+//!
+//! Nothing is remembered between two calls: no count that is kept up to date, and no list that is kept sorted. So there
+//! is no state that a change of the configuration could leave behind (openraft#1802).
 
 use crate::limits::MEMBERS_MAX;
 use crate::types::{Index, Membership, NodeId};
@@ -7,6 +10,9 @@ use std::collections::BTreeSet;
 /// Whether the voters for which `yes` holds are a majority, or in a joint configuration a majority of each half.
 ///
 /// False if there are no voters.
+///
+/// An empty set of voters would otherwise decide everything. A node that has just joined has such a configuration, and
+/// must not elect itself.
 pub fn decides(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool {
     let majority = |voters: &BTreeSet<NodeId>| {
         voters.iter().filter(|id| yes(**id)).count() >= Membership::majority_of(voters.len())
@@ -15,8 +21,12 @@ pub fn decides(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool {
 }
 
 /// The highest index that a majority holds, or in a joint configuration a majority of each half.
+///
+/// The element in the middle of the indexes, sorted from the highest: a majority has this index or a higher one, and no
+/// higher index has one. In a joint configuration the lower of two such indexes, for both halves have to hold an entry.
 pub fn held(membership: &Membership, by: impl Fn(NodeId) -> Index) -> Index {
     let majority = |voters: &BTreeSet<NodeId>| {
+        // On the stack: this runs with every acknowledgment.
         let mut held = [Index::ZERO; MEMBERS_MAX];
         let held = &mut held[..voters.len()];
         for (slot, id) in held.iter_mut().zip(voters) {

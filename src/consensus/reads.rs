@@ -1,4 +1,17 @@
 //! Read rounds: which nodes have confirmed the leader, and since when (thesis §6.4).
+//!
+//! ```text
+//! read ──> gathering ──── begin: round 8, commit index 41 ────> asking ──── quorum answers round ≥ 8 ────> out
+//!             ▲                                                    │
+//!             └── reads that arrive while round 8 is under way     └── wait for the next round, 9
+//! ```
+//!
+//! A leader that was deposed without its knowledge would answer from an old state. One round of heartbeats after the
+//! arrival of the read shows that a quorum still followed it then, and any later leader can have committed nothing
+//! before that.
+//!
+//! There is no lease, which would save the round: a lease trusts the clocks of several machines and the promptness of
+//! this one, and a paused process has neither (etcd 0.4, consul#54, tikv#964).
 
 use super::message::Round;
 use crate::types::{Index, NodeId};
@@ -26,6 +39,8 @@ pub struct Reads {
     /// Reads that arrived since the last round began.
     gathering: Vec<ReadRequester>,
     /// Reads in a round, with the commit index at its start. Rounds ascend.
+    // The index is taken when the round begins. An index from the arrival of the read would do too, one from its
+    // confirmation would only make it wait longer.
     asking: VecDeque<(Round, Index, Vec<ReadRequester>)>,
 }
 
@@ -36,6 +51,9 @@ impl Reads {
     }
 
     /// Adds a read to the next round.
+    ///
+    /// Never to a round under way: its heartbeats may have been answered before the read arrived, by followers that
+    /// have elected another leader since.
     pub fn push(&mut self, read: ReadRequester) {
         self.gathering.push(read);
     }

@@ -1,4 +1,18 @@
 //! A node's state in any role: term, vote, log, configurations, and messages that wait for the disk.
+//!
+//! The durability of every message is decided here, by one number. Each call of [`Replica::ready`] that has something
+//! to store makes it one write, and the writes are numbered:
+//!
+//! ```text
+//!             write 7          write 8                    next_write = 9
+//! ──────────────┴────────────────┴──────────────────────────────────────> time
+//!    durable = 7   issued: 8        unwritten entries, term, vote
+//!    send:         leaves once the write with the current term is durable: at once, most of the time
+//!    promise:      waits for 9, if anything is unwritten, otherwise for 8
+//! ```
+//!
+//! The journal keeps the order of the writes, so that "durable up to 8" says everything. Neither a message nor an entry
+//! has to know which bytes it depends on, and a new kind of message cannot forget one of its dependencies.
 
 mod identity;
 mod invariants;
@@ -27,6 +41,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// The state a node starts or restarts from.
+///
+/// It contains no commit index: a leader reports it within a heartbeat. A stored one would be a second truth beside the
+/// log (ra ffe3016a: a stored index beyond the end of the log, and the node could not start).
 #[derive(Clone, Debug)]
 pub struct Recovered {
     /// The id of this node's disk, if it has one.
@@ -50,6 +67,8 @@ pub struct Recovered {
 struct Issued {
     id: WriteId,
     /// The end of the log that it makes durable; lowered when the log is truncated before it.
+    // Not the number of entries: a truncation has to be able to take back a part of what a write under way will make
+    // durable.
     last: Index,
     at: Time,
 }
@@ -117,11 +136,15 @@ pub struct Replica {
     issued: VecDeque<Issued>,
     gate: Gate,
     out: Vec<Envelope>,
+    // The only source of chance. It is seeded by the driver, so that the simulator repeats a run.
     rng: SmallRng,
 }
 
 impl Replica {
     /// Restores a node from its disk. Nothing beyond the base and the applied index is known to be committed.
+    ///
+    /// What the journal has recovered is durable, because it syncs before it reports: bytes that are only in the page
+    /// cache may have been read back, and a power failure would still take them.
     pub fn recover(id: NodeId, options: Options, recovered: Recovered, seed: u64) -> Replica {
         let begins = recovered.base.position == Position::ZERO;
         let founder = begins && recovered.base.membership.members.contains_key(&id);
@@ -187,9 +210,13 @@ impl Replica {
     }
 
     /// Moves to a new term, without a vote (§5.1).
+    ///
+    /// Messages that still wait in the gate belong to the old term. Sent now, they would carry answers to questions
+    /// that are over.
     pub fn advance_term(&mut self, term: Term) {
         assert!(term > self.term(), "terms only grow (§5.1)");
         self.hard_state = HardState { term, vote: None, ..self.hard_state };
+        // The next leader may have another log. What matched the last one says nothing about it.
         self.matched_prefix = Index::ZERO;
         self.gate.forget_before(term);
         if election::persists_term(self.options.mutants) {
@@ -199,6 +226,9 @@ impl Replica {
     }
 
     /// Records the one vote of this term (§5.2): for that node on that disk.
+    ///
+    /// The vote stays for the whole term whatever happens to the candidate: a second vote in the term may make a second
+    /// leader. It is repeated to the same candidate, whose request may have been sent twice.
     pub fn record_vote(&mut self, candidate: Vote) {
         assert!(election::is_only_vote(self.vote(), candidate, self.options.mutants), "one vote a term (§5.2)");
         if self.vote() != Some(candidate) {
@@ -214,17 +244,27 @@ impl Replica {
     }
 
     /// Sends a message that relies on nothing durable but the term on the envelope.
+    ///
+    /// It may still wait: a term that was just adopted is not durable yet, and a message of that term tells its
+    /// receiver that it is (§5.1). After a crash the node would otherwise be back in a term whose messages it has
+    /// already answered differently.
     pub fn send(&mut self, to: NodeId, message: Message) {
         self.post(self.term_write, to, message);
     }
 
     /// Sends a message that is true only once everything written so far is durable.
+    ///
+    /// It waits for everything and not for the one record that it is about: all of it is in the same write or an
+    /// earlier one, and a dependency that is left out by mistake would show only at a power failure.
     pub fn promise(&mut self, to: NodeId, message: Message) {
+        // The write that `ready` has yet to issue, if it will issue one. To wait for a write that never comes would
+        // hold the message for ever.
         let everything = if self.is_dirty() { self.next_write } else { self.last_issued() };
         let waits = election::waits_for_disk(&message, self.options.mutants);
         self.post(if waits { everything } else { WriteId::ZERO }, to, message);
     }
 
+    /// The only way out: no message leaves without a comparison of its number.
     fn post(&mut self, after: WriteId, to: NodeId, message: Message) {
         assert_ne!(to, self.id, "a node sends no message to itself");
         let envelope = self.envelope(to, self.term(), message);
@@ -243,6 +283,9 @@ impl Replica {
     }
 
     /// Whether the current vote is durable.
+    ///
+    /// The candidate counts its own vote like that of another voter, and so from the same moment: once a crash cannot
+    /// take it back.
     pub fn vote_is_durable(&self) -> bool {
         self.vote_write <= self.durable
     }
@@ -261,6 +304,9 @@ impl Replica {
     }
 
     /// Appends an entry of this node's own (Leader Append-Only, §5.3).
+    ///
+    /// The time is read per entry: keys that are set in one turn may still differ by a millisecond, and no entry has an
+    /// earlier time than the one before it.
     pub fn append(&mut self, now: Time, payload: Payload) -> Position {
         let position = Position::new(self.log.last().index.next(), self.term());
         let entry = codec::entry(position, self.clock.read(now), payload);
@@ -280,6 +326,9 @@ impl Replica {
     }
 
     /// Adopts a configuration: it is in force as soon as it is in the log (§6).
+    ///
+    /// At the append and not at the commit, because a leader that waited for the commit would count the very entry by
+    /// the old majority (etcd#7625 and #5004). The price is that a truncation has to take it back.
     fn configure(&mut self, index: Index, membership: Membership) {
         if !membership::takes_effect(index, self.configs.since(), self.options.mutants) {
             return;
@@ -288,6 +337,8 @@ impl Replica {
         let leaves =
             self.configs.current().members.contains_key(&self.id) && !membership.members.contains_key(&self.id);
         if leaves {
+            // While it catches up, a node that was removed and added again passes its own removal. It is news only if
+            // no later entry is known.
             let behind = index < self.leader_commit;
             self.left_at = behind.then_some(index);
             self.notes.push(Note::Outside { me: self.id, since: index, behind });
@@ -308,12 +359,19 @@ impl Replica {
     }
 
     /// Forgets the disks of peers that do not stay the same members in `next`.
+    ///
+    /// A member that was removed and added again may come with a new disk. The disk known from before would make the
+    /// leader name the old one.
     fn forget_disks(&mut self, next: &Membership) {
         let (me, current) = (self.id, self.configs.current());
         self.disks.retain(|id, _| *id == me || current.stays(*id, next));
     }
 
     /// Truncates the log from `from` on: the entries conflict with a leader's (§5.3).
+    ///
+    /// Everything that was derived from the truncated entries goes with them: their configurations, their bytes in the
+    /// next write, and the part of each write under way that would make them durable. Each of the three was a bug of
+    /// its own in some implementation (canonical/raft#250, mofa#1151, ra#637).
     pub fn truncate(&mut self, from: Index) {
         self.notes.push(Note::Truncated { from, last: self.log.last() });
         self.log.truncate(from);
@@ -341,11 +399,15 @@ impl Replica {
     /// Installs a leader's snapshot. It covers everything up to its position, which is committed and so in the log of
     /// every leader of this term or a later one. A log that holds that position keeps the entries after it; any other
     /// log is replaced as a whole (Figure 13, rules 6 and 7): an entry it has at that index was never committed.
+    ///
+    /// It answers nothing: the acknowledgment waits until the journal has recorded the new base. Until then a crash
+    /// leads back to the old log, which the leader must not count as the snapshot (cowsql e514f78f).
     pub fn restore(&mut self, base: SnapshotPoint, time: ClusterTime) {
         let Position { index, .. } = base.position;
         if replication::snapshot_is_old(index, self.log.commit(), self.options.mutants) {
             return;
         }
+        // Also if the log stays: the snapshot's time was read by a leader.
         self.clock.observe(LeaderTime { term: base.position.term, time });
         self.matched_prefix = self.matched_prefix.max(index);
         if replication::snapshot_keeps_log(&self.log, base.position, self.options.mutants) {
@@ -353,12 +415,15 @@ impl Replica {
         }
         self.clock.observe_entry(base.position.term, time);
         self.log.restart(base.position);
+        // The configuration of the replaced log goes in any case, even one with a higher index: it was never committed,
+        // and its voters may be disjoint from those of the cluster (openraft#1808).
         self.forget_disks(&base.membership);
         if membership::snapshot_sets_config(self.options.mutants) {
             self.configs.restart(base.configured, base.membership.clone());
         }
         self.notes.push(Note::LogRestarted { base: base.position });
         self.notes.push(Note::Configured { index: base.configured, membership: Box::new(base.membership.clone()) });
+        // They belong to the replaced log. Behind the new base they would be a gap, or contradict the leader.
         self.unwritten.clear();
         // A later report of an earlier write does not cover the log that starts here.
         for issued in &mut self.issued {
@@ -369,6 +434,9 @@ impl Replica {
 
     /// Handles the journal's report that every write up to `upto` is durable. Returns whether the log's durable index
     /// advanced.
+    ///
+    /// The durable index advances by the writes themselves and not by the end of the log: entries may have been
+    /// appended since.
     pub fn persisted(&mut self, upto: WriteId) -> bool {
         let before = self.log.durable();
         while let Some(issued) = self.issued.front().copied()
@@ -389,6 +457,9 @@ impl Replica {
     }
 
     /// Whether the oldest write has waited so long that this node should not lead (`Options::election_min`).
+    ///
+    /// A follower does not campaign, and a candidate gives up: with a disk like that the node could not store its own
+    /// vote.
     pub fn disk_stalled(&self, now: Time) -> bool {
         self.disk_age(now) >= self.options.election_min
     }
@@ -405,6 +476,10 @@ impl Replica {
     }
 
     /// Answers a vote request of this term (§5.2, §5.4.1). Returns whether this node voted for the candidate.
+    ///
+    /// All reasons to deny are looked at, and the first is reported: an operator who asks why no leader is elected
+    /// reads it here. A pre-vote compares the same things, except that this term's vote need not be free: it is for the
+    /// next term.
     pub fn handle_request_vote(&mut self, candidate: Vote, last: Position, ask: VoteKind) -> bool {
         let mutants = self.options.mutants;
         let from = candidate.node;
@@ -420,6 +495,7 @@ impl Replica {
             VoteKind::PreVote | VoteKind::Vote | VoteKind::Transfer => None,
         };
         self.notes.push(Note::Votes { candidate: from, ask, term: self.term(), denied });
+        // The refusal goes back as well: by its term and its log id a candidate that is behind learns of both.
         let granted = denied.is_none();
         let vote = Message::RequestVoteResponse {
             granted,
@@ -428,6 +504,7 @@ impl Replica {
             heard: self.clock.known(),
         };
         if granted && ask.is_real() {
+            // Recorded before it is promised, so that the promise waits for the write that contains it.
             self.record_vote(candidate);
             self.promise(from, vote);
             return true;
@@ -437,6 +514,8 @@ impl Replica {
     }
 
     /// Moves the output of every role into `ready`: messages, the next write, notes.
+    ///
+    /// One write for all that happened since the last call, so that a turn with a thousand proposals costs one sync.
     pub fn ready(&mut self, now: Time, ready: &mut Ready) {
         if self.is_dirty() {
             let hard_state = self.hard_state_changed.then_some(self.hard_state);

@@ -1,4 +1,18 @@
 //! Membership changes on the leader (§6, thesis §4).
+//!
+//! A change of voters is two entries, and the cluster never depends on one majority alone in between:
+//!
+//! ```text
+//! C-old ──> adopt C-old,new ──> committed by both majorities ──> adopt C-new ──> committed
+//!              │                                                (advance_membership)
+//!              └──> not committed, and the new voters are silent ──> adopt C-old (revert_change, abort)
+//! ```
+//!
+//! Joint consensus rather than one server at a time (thesis §4.1): a replacement is one change, with no moment in
+//! between in which the cluster tolerates one failure less.
+//!
+//! A new member is a learner first. It receives the log without a vote, so that an empty disk does not make the quorum
+//! larger before it can help to reach one (thesis §4.2.1).
 
 use super::Leader;
 use crate::api::Refusal;
@@ -12,6 +26,9 @@ use crate::types::{Change, InvalidChange, Membership, NodeId, Payload, PendingRo
 use std::collections::BTreeSet;
 
 /// A removed member is notified for this many of the longest election timeouts at most.
+///
+/// It may be down for good, and its progress must not be kept forever. A removed member that misses the notice
+/// campaigns, and pre-vote makes that harmless (thesis §4.2.3).
 const TOLD_FOR: u32 = 10;
 
 impl Leader {
@@ -37,8 +54,14 @@ impl Leader {
     }
 
     /// Allows one change at a time, and none before this leader's first entry is committed.
+    ///
+    /// The single-server changes of the thesis were published without this rule: two leaders could change the same
+    /// configuration, each without knowing of the other, and commit with disjoint majorities (Ongaro, 2015; copycat#23,
+    /// openraft#2051).
     fn may_change(&self, me: &Replica) -> Result<(), Refusal> {
         let since = me.configs.since();
+        // A joint configuration that is committed is still half of a change: the leader leaves it by itself at the next
+        // step.
         let settled = since <= me.log.commit() && !me.configs.current().is_joint();
         if !membership::change_may_begin(self.current_term_committed(me), settled, me.options.mutants) {
             return Err(Refusal::Changing { since: since.max(self.term_start_index) });
@@ -65,6 +88,9 @@ impl Leader {
 
     /// Whether the cluster keeps working after the change: every new voter responds and has caught up, and enough of
     /// the new voters respond to form a quorum.
+    ///
+    /// A voter that does not answer is a failure that the cluster tolerates from the first moment on, and a second one
+    /// would then stop it. The operator may know better, for example that the machine is about to start: hence `force`.
     fn is_harmless(&self, me: &Replica, now: Time, change: &Change, next: &Membership) -> Result<(), Refusal> {
         let dangerous = |why: String| Err(Refusal::UnsafeChange { why });
         let entering: Vec<NodeId> =
@@ -87,6 +113,7 @@ impl Leader {
                 Some(_) | None => {}
             }
         }
+        // A change of address or a new learner changes no quorum, and is never refused by this.
         let shrinks = matches!(change, Change::Remove(_) | Change::Promote(_) | Change::Voters(_)) && next.is_joint();
         let heard = next.voters.iter().filter(|id| self.answers(me, now, **id)).count();
         let quorum = Membership::majority_of(next.voters.len());
@@ -103,6 +130,8 @@ impl Leader {
     }
 
     /// Appends a configuration. It is in force as soon as it is in the log (§6).
+    ///
+    /// Disks that are known by now are named on the way, so that a change never costs a second entry only for that.
     fn adopt(&mut self, me: &mut Replica, now: Time, next: Membership) -> Position {
         let mut next = membership::transition(next, me.options.mutants);
         me.name_disks(&mut next);
@@ -116,12 +145,17 @@ impl Leader {
     }
 
     /// Applies the configuration in force: starts to replicate to new members, and to notify removed ones.
+    ///
+    /// It compares indexes and not configurations: this runs after every step, and the index changes with every
+    /// configuration.
     pub(super) fn arrange(&mut self, me: &Replica, now: Time) {
         if self.arranged == me.configs.since() {
             return;
         }
         self.arranged = me.configs.since();
         let membership = me.configs.current();
+        // For a new member too: the first probe at the end of the log finds where its log ends, by its hint, in one
+        // round trip.
         let next = me.log.last().index.next();
         for id in membership.ids().filter(|id| *id != me.id) {
             if self.leaving.remove(&id).is_some() {
@@ -130,7 +164,10 @@ impl Leader {
             }
             self.progress.entry(id).or_insert_with(|| Progress::new(now, next));
         }
+        // After the new members are in, and before anything is counted.
         self.update_counted_from(me);
+        // A removed member still receives the log up to its own removal. If it did not, it would time out and campaign,
+        // and ask for the votes of a cluster it does not know to have left.
         let until = now + me.options.election_max * TOLD_FOR;
         for id in self.progress.keys().filter(|id| !membership.members.contains_key(id)) {
             self.leaving.entry(*id).or_insert(until);
@@ -138,6 +175,9 @@ impl Leader {
     }
 
     /// Handles a new disk of a peer: acknowledgments from its earlier disk no longer count.
+    ///
+    /// Its log may be empty. If `matched` were kept, the leader would take its rejections for late ones or for a loss,
+    /// and the disk that has just been added would have to promise what another disk has lost.
     pub fn forget(&mut self, me: &Replica, peer: NodeId) {
         if let Some(progress) = self.progress.get_mut(&peer) {
             *progress = Progress::new(progress.last_contact, me.log.last().index.next());
@@ -162,6 +202,9 @@ impl Leader {
     }
 
     /// Reverts a change that is not committed.
+    ///
+    /// Only while the change is not committed. From then on the leader moves on to the new configuration by itself, and
+    /// the way back is another change.
     fn abort(&mut self, me: &mut Replica, now: Time) -> Result<Position, Refusal> {
         let current = me.configs.current();
         if !current.is_joint() || me.configs.since() <= me.log.commit() {
@@ -182,6 +225,11 @@ impl Leader {
     /// The configuration to revert the change under way to, if that may be done directly. It may if this leader began
     /// the change and it is not committed: then no leader can have moved on from it, because this one would have, and a
     /// majority of the old voters rules out every other quorum in use.
+    ///
+    /// (Counter-example to a direct return from a change that an earlier leader began: another leader, unseen, has
+    /// committed the joint configuration and appended C-new, so that a majority of the new voters alone decides there.
+    /// After a return to C-old a majority of the old voters alone decides here, and the two majorities may be
+    /// disjoint.)
     fn revert_target(&self, me: &Replica) -> Option<Membership> {
         let (current, since) = (me.configs.current(), me.configs.since());
         let ours = since >= self.term_start_index && since > me.log.commit();
@@ -191,10 +239,15 @@ impl Leader {
 
     /// Called when no quorum responds. If the cause is that the new voters of a change do not respond, the leader
     /// reverts the change and does not step down: without a leader, no node could revert it.
+    ///
+    /// Nothing commits in this state, so no operator command that goes through the log could help either (raft-rs#192:
+    /// a joint configuration whose new half had no quorum).
     pub(super) fn revert_change(&mut self, me: &mut Replica, now: Time) -> bool {
         let Some(back) = self.revert_target(me).filter(|_| membership::reverts_stuck_change(me.options.mutants)) else {
             return false;
         };
+        // The old voters respond, so the way back commits. If they do not either, the cause is not the change, and the
+        // leader steps down like any other.
         let returns = quorum::decides(&back, |id| self.is_recent(me, now, id));
         if returns {
             me.notes.push(Note::ChangeAborted { since: me.configs.since() });
@@ -205,9 +258,13 @@ impl Leader {
 
     /// Makes the changes that follow from a committed configuration: leaves a joint configuration, steps down if this
     /// leader was removed, promotes learners that have caught up, and names disks that are known.
+    ///
+    /// At most one entry per call, in the order of urgency: a joint configuration needs two majorities for every
+    /// commit, so it is left first; a leader that is removed only delays its successor; promotions come last.
     pub fn advance_membership(&mut self, me: &mut Replica, now: Time) -> Next {
         // The configuration may come from entries received as a follower, or from this leader.
         self.arrange(me, now);
+        // One change at a time, for automatic ones too (redpanda#17675: two promotions in flight, two leaders).
         if me.configs.since() > me.log.commit() || !self.current_term_committed(me) {
             return Next::Stay;
         }
@@ -227,6 +284,8 @@ impl Leader {
             self.adopt(me, now, agreed);
             return Next::Stay;
         }
+        // The transfer target has to hold the whole log before it campaigns: each further entry would delay that, while
+        // clients wait.
         if self.transfer.is_none() {
             let next = self.with_promotions(me, now).or_else(|| with_named_disks(me));
             if let Some(next) = next {
@@ -243,6 +302,9 @@ impl Leader {
     }
 
     /// The configuration that promotes the learners that wait for a vote, respond and have caught up.
+    ///
+    /// All learners that are ready in one change. One after the other, a cluster that grows from one to three would be
+    /// one of two in between, which tolerates no failure and needs both.
     fn with_promotions(&self, me: &Replica, now: Time) -> Option<Membership> {
         let current = me.configs.current();
         let mut voters: BTreeSet<NodeId> = current.voters.clone();

@@ -1,4 +1,17 @@
 //! Leadership transfer (thesis §3.10).
+//!
+//! ```text
+//! leader                                           target
+//! hand_over: reject new work, fail waiting reads
+//! ready:     stream the rest of the log ─────────> append, sync
+//!            <───────────────────────────────────  AppendResponse, matched = last
+//! send_timeout_now: TimeoutNow ──────────────────> campaign at once, kind Transfer
+//!            <───────────────────────────────────  RequestVote of a higher term
+//! step down (StepDown::Transferred)
+//! ```
+//!
+//! A transfer makes a planned change of leader shorter than an election timeout, and changes no rule: the target needs
+//! the votes of a majority like any candidate. If it does not win, the leader goes on after the deadline.
 
 use super::Leader;
 use crate::api::Refusal;
@@ -15,6 +28,7 @@ use crate::types::{NodeId, Time};
 pub struct LeaderTransfer {
     to: NodeId,
     until: Time,
+    // One request per transfer: if it is lost, the deadline ends the transfer, and clients wait no longer than that.
     asked: bool,
 }
 
@@ -34,6 +48,10 @@ impl Leader {
     /// Transfers leadership to that voter, or to the best target: rejects new work, brings the target up to date, and
     /// makes it campaign at once. Waiting reads fail and are returned. The transfer ends, or is aborted, within the
     /// shortest election timeout.
+    ///
+    /// Reads fail at once, and do not wait for their round: the target may lead and commit before this node learns of
+    /// it, and a client can retry on the target (etcd-raft#99: a lease that outlived a transfer). The deadline is one
+    /// election timeout, as in thesis §3.10, because that is what the cluster would lose without a leader.
     pub fn hand_over(
         &mut self,
         me: &mut Replica,
@@ -55,6 +73,8 @@ impl Leader {
             Some(to) => to,
             None => self.best_transfer_target(me, now).ok_or_else(|| unsound("no other voter answers".to_owned()))?,
         };
+        // A repeated command does not prolong the deadline: a client that retries in a loop would keep the cluster from
+        // serving.
         if self.transfer_target() == Some(to) {
             return Ok((to, Vec::new()));
         }
@@ -72,6 +92,8 @@ impl Leader {
     /// being sent a snapshot; room on its disk comes first, then the length of the matching log.
     fn best_transfer_target(&self, me: &Replica, now: Time) -> Option<NodeId> {
         let voters = me.configs.current().voters.iter().copied().filter(|id| *id != me.id);
+        // Not the longest log first: every target receives the rest of the log before it campaigns, but no transfer
+        // gives a full disk more room.
         let able =
             voters.filter(|id| self.answers(me, now, *id) && self.is_named(me, *id) && !self.is_sent_snapshot(*id));
         let rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.low, progress.matched));
@@ -79,6 +101,9 @@ impl Leader {
     }
 
     /// Whether a voter that responds has room on its disk, and so could lead where this node cannot.
+    ///
+    /// Otherwise a cluster whose disks are all full would pass the leadership around, without a node that could accept
+    /// a write.
     pub fn has_target_with_room(&self, me: &Replica, now: Time) -> bool {
         self.best_transfer_target(me, now)
             .and_then(|id| self.progress.get(&id))
@@ -88,6 +113,8 @@ impl Leader {
     /// Makes the target campaign, once it holds all of this leader's log.
     pub(super) fn send_timeout_now(&mut self, me: &mut Replica) {
         let Some(handover) = &mut self.transfer else { return };
+        // `matched`, so on the disk of the target: its vote request states the end of its log, and waits for its disk
+        // in any case.
         let matched = self.progress.get(&handover.to).is_some_and(|p| p.matched == me.log.last().index);
         if matched && !handover.asked {
             handover.asked = true;
@@ -103,6 +130,9 @@ impl Leader {
     }
 
     /// Makes another voter campaign and steps down: the committed configuration has no vote for this node (§6).
+    ///
+    /// It has led up to here although the configuration does not list it: until C-new is committed, it has to manage a
+    /// cluster that does not include it (thesis §4.2.2). It is not counted in any quorum meanwhile.
     pub(super) fn step_down_if_removed(&mut self, me: &mut Replica, now: Time) -> Next {
         // The target should need no entries: a majority holds the configuration without this node.
         if let Some(heir) = self.best_transfer_target(me, now) {
@@ -114,6 +144,8 @@ impl Leader {
     }
 
     /// Sends a last heartbeat with the commit index to all followers.
+    ///
+    /// A follower that misses it learns the same from the next leader, an election later.
     fn farewell(&mut self, me: &mut Replica, now: Time) {
         let round = me.round;
         self.send_heartbeats(me, now, round);

@@ -1,4 +1,17 @@
 //! Node identity by id and disk: whether this node's vote counts, whose copies it counts, and which disks are known.
+//!
+//! Raft identifies a server by its durable state: a server that forgets its vote or its log is another server. Ids do
+//! not say that, because operators reuse them. So each directory has a random disk id, the configuration in the log
+//! names the disk of each member, and three questions are answered by it:
+//!
+//! ```text
+//! may this node vote or lead?   its own log names its own disk        vote_weight, promotable
+//! does that answer count?       the counter's log names the sender's  counted_from, voter_weight
+//! is that message accepted?     disk, log id and kind of message      class_of
+//! ```
+//!
+//! A name comes into the log with the first entry, with the change that adds the member, or with a later entry once the
+//! leader has met the disk ([`Replica::name_disks`]).
 
 use super::Replica;
 use crate::consensus::claims::Claim;
@@ -28,6 +41,9 @@ impl Replica {
     }
 
     /// Classifies a peer by the origin of its message.
+    ///
+    /// The disk that the peer presented before stands in for the configuration where that names none yet: a founder
+    /// that was emptied must not count as a second one of the same id.
     pub fn class_of(&self, peer: NodeId, origin: Origin) -> PeerClass {
         let ours = Standpoint { membership: self.configs.current(), configured: self.configured() };
         classify_peer(ours, self.disks.get(&peer).copied(), &Introduction { node: peer, origin, configured: None })
@@ -36,10 +52,15 @@ impl Replica {
     /// Whether this node's own votes and copies count, by the latest configuration that is known to be committed and
     /// all later ones in its log. One configuration that names its disk is enough: whether a voter is still in the
     /// configuration is for the candidate to judge (thesis §4.2.2).
+    ///
+    /// Both the committed configuration and all later ones, because this node cannot know which of the later ones will
+    /// stay. Too strict a rule would be no safer and could stop the cluster: if every voter judged by its own view
+    /// alone, none might vote after an interrupted change (cowsql#150).
     pub fn vote_weight(&self) -> VoteWeight {
         let Some(disk) = self.disk() else {
             return if self.has_empty_log() { VoteWeight::Founder } else { VoteWeight::Counted };
         };
+        // Without disk ids, as in some tests, there is nothing to compare, and every node counts as in the paper.
         let named = |membership: &Membership| membership.disk(self.id) == Some(disk);
         let founds = |membership: &Membership| membership.is_voter(self.id) && membership.disk(self.id).is_none();
         let commit = self.log.commit();
@@ -52,6 +73,9 @@ impl Replica {
 
     /// Whether this node may become leader: its vote counts, it is a voter, and it holds everything that it is known to
     /// have acknowledged.
+    ///
+    /// It is checked at the start of each campaign and at a `TimeoutNow`: either may come long after the configuration
+    /// has changed.
     pub fn promotable(&self) -> bool {
         let mutants = self.options.mutants;
         if mutants.breaks(Mutant::CampaignOnlyIfListed) {
@@ -64,6 +88,9 @@ impl Replica {
     }
 
     /// Records the disk a member presented. Returns whether it is new.
+    ///
+    /// A disk that differs from the named one is not learned: it counts only after an operator has removed and added
+    /// the member.
     pub fn learn_disk_id(&mut self, peer: NodeId, disk: DiskId) -> bool {
         let current = self.configs.current();
         let other = current.disk(peer).is_some_and(|known| known != disk);
@@ -77,12 +104,18 @@ impl Replica {
 
     /// The index from which that node's copy on that disk counts: the entry that names the disk. None if the
     /// configuration names another disk, or none.
+    ///
+    /// A disk that holds its own name has received the log since it was named. What was acknowledged under its id
+    /// before that was perhaps on another disk.
     pub fn counted_from(&self, node: NodeId, disk: Option<DiskId>) -> Option<Index> {
         let named = disk.and_then(|disk| self.configs.named_since(node, disk));
         membership::counted_from(named, self.disk().is_some(), self.options.mutants)
     }
 
     /// Fills in the known disks where the configuration names none yet. Returns whether there were any.
+    ///
+    /// A disk that is named once is never replaced here. That would turn an emptied disk into a member without a
+    /// decision of the operator.
     pub fn name_disks(&self, membership: &mut Membership) -> bool {
         let mut changed = false;
         for (id, member) in &mut membership.members {
@@ -101,6 +134,9 @@ impl Replica {
 
     /// Handles a proof that this node acknowledged `upto`. If it no longer holds that position, it records it durably
     /// ([`crate::types::HardState::promised`]).
+    ///
+    /// The log is not marked or truncated: the entries that are left are as good as any. Only the vote changes, as if
+    /// the log still ended there.
     pub fn promise_lost(&mut self, upto: Position) {
         if self.log.last() < upto && self.promised() < upto {
             let held = self.log.last();
@@ -111,6 +147,9 @@ impl Replica {
     }
 
     /// Remembers what a peer claims of its disk, in case it comes back with less.
+    ///
+    /// In memory only. It is a service to others and nothing that this node promises: after a restart, the peer is
+    /// reminded by the rest.
     pub fn remember(&mut self, envelope: &Envelope) {
         let Envelope { from, term, origin, message, .. } = envelope;
         let Some(disk) = origin.disk else { return };
@@ -149,6 +188,8 @@ impl Replica {
     }
 
     /// Records that this term's vote may have been given, to a candidate no longer known. No candidate gets it then.
+    ///
+    /// A vote for this id on no disk matches no candidate, not even this node itself.
     pub fn forfeit_vote(&mut self) {
         if self.vote().is_none() {
             self.record_vote(Vote::new(self.id, None));

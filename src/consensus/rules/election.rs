@@ -1,4 +1,9 @@
 //! Votes, terms, and when a node campaigns or steps down (§5.1, §5.2, §5.4.1, thesis §4.2.3, §6.2, §9.6).
+//!
+//! Two promises make a leader unique and complete. A voter votes once in a term, so that no two candidates of a term
+//! have a majority. And it votes for no log behind its own, so that a candidate with a majority holds every committed
+//! entry: one of its voters has it. Each rule below protects one of these promises from a way in which a process or a
+//! disk can forget it, or keeps the cluster from changing leaders without a reason.
 
 use crate::consensus::message::{Message, VoteKind};
 use crate::types::{DiskId, Mutant, Mutants, Position, Term, Time, Vote};
@@ -20,18 +25,26 @@ pub enum VoteWeight {
 /// Whether the candidate's log is at least as up to date as the voter's: its last term is later, or the same and its
 /// log is at least as long (§5.4.1). A leader then holds every committed entry, because one of the voters of any quorum
 /// does.
+///
+/// The log counts as it is in memory, durable or not. A candidate waits for its disk before it asks, and a voter that
+/// compares with more than its disk holds only rejects more candidates.
 pub fn log_up_to_date(ask: VoteKind, candidate: Position, own: Position, mutants: Mutants) -> bool {
     candidate >= own || mutants.breaks(Mutant::VoteForShorterLog) || transfer_bypasses_vote(ask, mutants)
 }
 
 /// Whether a log reaches the position that this node acknowledged and then lost, if there is one. The acknowledgment
 /// may have committed the entries, so a leader needs them, and so does this node to become leader.
+///
+/// Compared like two logs, by term first: it stands for the end of the log that this node would have if its disk had
+/// kept it.
 pub fn reaches_promised(last: Position, promised: Position, mutants: Mutants) -> bool {
     promised <= last || mutants.breaks(Mutant::ForgetPromised)
 }
 
 /// Whether this term's vote may go to the candidate: it was not given yet, or to the same candidate (§5.2). The same id
 /// on another disk is another candidate.
+///
+/// A pre-vote asks for the next term, in which no vote is given yet; the caller does not look at this answer then.
 pub fn vote_is_free(ask: VoteKind, given: Option<Vote>, candidate: Vote, mutants: Mutants) -> bool {
     let same =
         |vote: Vote| vote == candidate || (vote.node == candidate.node && mutants.breaks(Mutant::VoteForAnyDisk));
@@ -55,6 +68,8 @@ fn transfer_bypasses_vote(ask: VoteKind, mutants: Mutants) -> bool {
 
 /// Whether a new term is written to disk before a message is sent in it (§5.1). A node that forgot the term could vote
 /// in it again.
+///
+/// (A restarted node would also be in an earlier term than its own messages, and accept a leader that it has rejected.)
 pub fn persists_term(mutants: Mutants) -> bool {
     !mutants.breaks(Mutant::ForgetTerm)
 }
@@ -78,6 +93,9 @@ pub fn first_vote_kind(mutants: Mutants) -> VoteKind {
 
 /// Whether contact with a leader makes a voter ignore a candidate (thesis §4.2.3). Otherwise a removed server, which
 /// receives no heartbeats, would depose one leader after another.
+///
+/// It applies to terms that are higher than the voter's, and must come before the term is adopted: the term alone would
+/// depose the leader.
 pub fn contact_shields_leader(has_recent_leader: bool, mutants: Mutants) -> bool {
     has_recent_leader && !mutants.breaks(Mutant::NoPreVote)
 }
@@ -90,6 +108,8 @@ pub fn stale_vote_counts(mutants: Mutants) -> bool {
 
 /// Whether a candidate counts its own vote, by its disk like any other: the configuration names this disk for it, or
 /// disks have no ids.
+///
+/// In contrast to [`unnamed_weight`] this looks at the configuration in force only, as for every other voter.
 pub fn own_vote_counts(named: Option<DiskId>, disk: Option<DiskId>, mutants: Mutants) -> bool {
     disk.is_none() || named == disk || mutants.breaks(Mutant::VoteUnnamed)
 }
@@ -121,6 +141,8 @@ pub fn unnamed_weight(founds: bool, mutants: Mutants) -> VoteWeight {
 }
 
 /// Whether a log has never held anything: its node is new, or has lost everything.
+///
+/// Not the same as a log without entries: a log that was compacted up to its end has a base.
 pub fn log_is_empty(last: Position, mutants: Mutants) -> bool {
     last == Position::ZERO && !mutants.breaks(Mutant::NoAmnesiaGuard)
 }
@@ -134,6 +156,9 @@ pub fn reminder_binds(mutants: Mutants) -> bool {
 /// Whether a candidate adopts the cluster time that a voter reports: it comes from an earlier term. A majority received
 /// the time of each round of reads, and one node of that majority votes, so that the clock of a new leader does not
 /// fall behind any such round.
+///
+/// A pre-candidate is still in the term of the last leader: it adopts that leader's time with the votes of the next
+/// term.
 pub fn adopts_voter_time(reported: Term, current: Term, mutants: Mutants) -> bool {
     reported < current && !mutants.breaks(Mutant::IgnoreVotersTime)
 }

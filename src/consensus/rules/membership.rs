@@ -1,4 +1,9 @@
 //! Configurations: which one decides, how it changes, and which disks and logs count (§6, thesis §4).
+//!
+//! Safety of a change comes down to one sentence: any two quorums that may be in use at the same time share a voter. In
+//! use is not only the latest configuration, but each one that some node may still have as the latest in its log. The
+//! rules bound how many of these there are (one change at a time, the next only after the commit of the last) and how
+//! far apart two neighbors can be (joint, or the same voters).
 
 use crate::consensus::message::Message;
 use crate::consensus::peer_class::{PeerClass, Refused};
@@ -9,6 +14,9 @@ use std::collections::BTreeSet;
 
 /// The configuration whose quorums decide: `membership` itself. Learners are not counted, and a joint configuration
 /// needs a majority of each half (§6).
+///
+/// Commits and elections go through this one function: a difference between the two would be a quorum that does not
+/// meet another.
 pub fn counted(membership: &Membership, mutants: Mutants) -> Cow<'_, Membership> {
     if mutants.breaks(Mutant::JointByNewHalf) {
         return Cow::Owned(Membership { outgoing: BTreeSet::new(), ..membership.clone() });
@@ -40,6 +48,8 @@ pub fn change_may_begin(term_committed: bool, settled: bool, mutants: Mutants) -
 
 /// The configuration to append for a change to `next`: a joint one stays joint, because the majorities of the old and
 /// of the new voters may be disjoint (§6).
+///
+/// Two majorities of 1, 2, 3 and of 3, 4, 5 need not meet: 1 and 2 elect one leader, 4 and 5 another, in the same term.
 pub fn transition(next: Membership, mutants: Mutants) -> Membership {
     if mutants.breaks(Mutant::ChangeWithoutJoint) { next.settled() } else { next }
 }
@@ -59,6 +69,9 @@ pub fn holds_name_of_disk(follower: Option<&Progress>, mutants: Mutants) -> bool
 
 /// The index from which a node's copy counts: the entry that names its disk, at `named`. A disk that does not hold that
 /// entry may have been emptied after an earlier acknowledgment. Where disks have no ids, every copy counts.
+///
+/// For a disk that the configuration has always named, the index is that of the first entry, and the rule costs
+/// nothing.
 pub fn counted_from(named: Option<Index>, disks_have_ids: bool, mutants: Mutants) -> Option<Index> {
     if !disks_have_ids || any_disk_counts(mutants) {
         return Some(Index::ZERO);

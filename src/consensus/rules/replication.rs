@@ -1,4 +1,9 @@
 //! Appends, acknowledgments, commits, snapshots and reads (§5.3, §5.4.2, §7, §8, thesis §6.4).
+//!
+//! An entry is committed when a majority of disks holds it, and nothing may ever take it from that majority again. So
+//! the rules ask three things of an acknowledgment: that the entry is the leader's (matched, §5.3), that a power
+//! failure leaves it there (durable), and that it is counted for the entry it was given for (the term of §5.4.2, the
+//! disk, the round).
 
 use super::membership::counted;
 use crate::consensus::log::Log;
@@ -50,6 +55,9 @@ pub fn follower_commit(log: &Log, matched_prefix: Index, leader_commit: Index, m
 
 /// The index up to which the leader counts its own copy. It counts like any other: what is durable, and only once that
 /// includes the entry that names its disk, at `counted_from`.
+///
+/// The driver of a cluster of one node has no follower to wait for, and would otherwise answer before its only sync
+/// (etcd#14370).
 pub fn own_copy(log: &Log, counted_from: Option<Index>, mutants: Mutants) -> Index {
     if mutants.breaks(Mutant::CountSelfBeforeSync) {
         return log.last().index;
@@ -67,12 +75,17 @@ pub fn quorum_index(deciding: &Membership, by: impl Fn(NodeId) -> Index, mutants
 
 /// Whether an entry commits by counting copies: only one of the current term does. A majority may hold an entry of an
 /// earlier term, and another leader may still overwrite it (§5.4.2, Figure 8).
+///
+/// In Figure 8 a leader commits an entry of term 2 by counting copies in term 4, and S5 overwrites it in term 5 with an
+/// entry of term 3: its last term was the later one, so that a majority could vote for it.
 pub fn may_commit(entry: Option<Term>, current: Term, mutants: Mutants) -> bool {
     entry == Some(current) || mutants.breaks(Mutant::CommitEarlierTerms)
 }
 
 /// Whether a new leader appends a no-op: entries of earlier terms commit with it (§5.4.2, §8). The configuration that
 /// begins an empty log takes its place.
+///
+/// Without it a leader without clients would never commit what its predecessor left, and could serve no read.
 pub fn needs_noop(last: Position, mutants: Mutants) -> bool {
     last != Position::ZERO && !mutants.breaks(Mutant::SkipNoop)
 }
@@ -98,6 +111,8 @@ pub fn reads_confirmed(membership: &Membership, confirms: impl Fn(NodeId) -> boo
 /// Whether a rejection proves that the follower has lost acknowledged entries: the `prev` of the probe was the last
 /// position acknowledged by then, and nothing was acknowledged since. A late rejection belongs to an earlier probe, or
 /// lies below the last position acknowledged now.
+///
+/// A rejection alone shows nothing. Only the number of the probe ties it to a moment after the acknowledgment.
 pub fn shows_loss(progress: &Progress, refused: Index, probe: u64, mutants: Mutants) -> bool {
     let current = probe != 0 && probe == progress.probe && progress.has_lost.is_none();
     let acknowledged = refused == progress.matched && progress.matched > Index::ZERO;
@@ -129,6 +144,9 @@ pub fn snapshot_is_old(index: Index, commit: Index, mutants: Mutants) -> bool {
 
 /// Whether a log stays when a snapshot up to `base` is installed: it holds that position, and keeps the entries after
 /// it (Figure 13, rule 6). Any other log is replaced as a whole (rule 7): its entry at that index was never committed.
+///
+/// The entries after the snapshot may be acknowledged and counted, so that a node must not drop them. A conflicting log
+/// must not stay, or the leader would send the snapshot again and again (hashicorp/raft#697).
 pub fn snapshot_keeps_log(log: &Log, base: Position, mutants: Mutants) -> bool {
     let broken = mutants.breaks(Mutant::KeepConflictingLog) && base.index <= log.last().index;
     log.holds(base) || broken
