@@ -172,6 +172,8 @@ pub const ENTRY_HEADER: usize = 32;
 const NOOP: u8 = 0;
 const MEMBERSHIP: u8 = 1;
 const OPAQUE: u8 = 2;
+/// The largest kind of an entry.
+pub const ENTRY_KIND_MAX: u8 = OPAQUE;
 
 /// Creates an entry, with the checksum that travels with it.
 pub fn entry(position: Position, time: ClusterTime, payload: Payload) -> Entry {

@@ -575,6 +575,9 @@ impl EntryHead {
         if (length & 0x00ff_ffff) as usize != payload.len() {
             return Err(Malformed("an entry of another length than its frame"));
         }
+        if length >> 24 > u32::from(codec::ENTRY_KIND_MAX) {
+            return Err(Malformed("an unknown kind of entry"));
+        }
         Ok(EntryHead { position, time, membership: length >> 24 == 1 })
     }
 }

@@ -460,9 +460,11 @@ impl Replay<'_> {
             if frame.kind == RecordKind::Base {
                 view.restart();
             }
-            if frame.kind == RecordKind::Entry
-                && let Ok(entry) = codec::read_entry(&mut Reader::new(frame.body))
-            {
+            if frame.kind == RecordKind::Entry {
+                let at = frame.at;
+                // An entry left out would put all after it at a wrong index.
+                let entry = codec::read_entry(&mut Reader::new(frame.body))
+                    .map_err(|malformed| self.corrupt(last.header.number, at, malformed.0.to_owned(), Index::ZERO))?;
                 view.push_entry(entry);
             }
         }

@@ -245,6 +245,15 @@ fn unknown_flag_of_a_segment_is_another_version() {
 }
 
 #[test]
+fn entry_of_an_unknown_kind_is_malformed() {
+    let mut body = Vec::new();
+    codec::put_entry(&mut body, &entry(3, 1));
+    assert!(format::EntryHead::read(&body.clone().into()).is_ok());
+    body[7] = 3;
+    assert!(format::EntryHead::read(&body.into()).is_err());
+}
+
+#[test]
 fn record_of_an_unknown_kind_is_not_cut_off() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);

@@ -7,8 +7,8 @@
 //!    and the membership that goes into the header is that of the same index.
 //! 2. The log is compacted behind a snapshot only when the driver has reported it durable and read back.
 //! 3. A received snapshot is installed in three places, in this order: the driver's file and machine, then the log
-//! here,    then the journal, with the next write. A crash between them leaves a snapshot that is newer than the log,
-//! which a    start recognizes and completes; the reverse order would leave a log without a beginning.
+//!    here, then the journal, with the next write. A crash between them leaves a snapshot that is newer than the log,
+//!    which a start recognizes and completes; the reverse order would leave a log without a beginning.
 
 use super::Node;
 use crate::api::{Refusal, Reply};
