@@ -15,6 +15,18 @@ use mio::net::TcpStream;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
+/// How far the end of a connection has come. The handshake is part of the [`Role`], because each side of it may receive
+/// other frames. The order of the variants is the order in time: a connection never returns to an earlier phase.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Phase {
+    /// Input is processed.
+    Open,
+    /// No further input is processed. The connection ends once all output is written.
+    Closing,
+    /// All output is written, and further input is discarded until the client closes its end.
+    Draining,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Conn {
@@ -24,6 +36,8 @@ pub struct Conn {
     pub token: Token,
     /// What the connection is used for, and by which peer or client.
     pub role: Role,
+    /// Whether input is processed, or how far the connection has ended.
+    phase: Phase,
     /// Output that is not written yet.
     pub lanes: Lanes,
     /// Client requests that were accepted and are not answered yet.
@@ -38,12 +52,10 @@ pub struct Conn {
     pub unprocessed: bool,
     /// Whether the socket accepts no more bytes. The system reports when it does again.
     pub blocked: bool,
-    /// Whether it is in the list of connections to be written to.
-    pub touched: bool,
-    /// Whether it is in the list of connections to be read from.
-    pub listed: bool,
-    /// Whether it is closed once all output is written.
-    pub closing: bool,
+    /// Whether it is in the queue of connections to be written to.
+    pub in_write_queue: bool,
+    /// Whether it is in the queue of connections to be read from.
+    pub in_read_queue: bool,
     /// Whether anything was read or written since the last sweep.
     pub used: bool,
     /// Whether the system reported that the other side has closed. Reading continues up to the end of the stream.
@@ -52,8 +64,6 @@ pub struct Conn {
     pub gateway: Option<GatewayConnection>,
     /// Whether it is an operator's connection, which takes one of the seats kept for operators.
     pub is_operator: bool,
-    /// Whether all output is written and further input is discarded.
-    pub draining: bool,
     /// How many bytes a client's connection held when they were last counted.
     pub held: usize,
     /// How many bytes the socket had accepted by the last sweep.
@@ -84,6 +94,7 @@ impl Conn {
             stream,
             token,
             role,
+            phase: Phase::Open,
             lanes: Lanes::default(),
             unanswered: 0,
             heard_at: now,
@@ -91,14 +102,12 @@ impl Conn {
             readable: false,
             unprocessed: false,
             blocked: false,
-            touched: false,
-            listed: false,
-            closing: false,
+            in_write_queue: false,
+            in_read_queue: false,
             used: true,
             ends: false,
             gateway: None,
             is_operator: false,
-            draining: false,
             held: 0,
             sent_before: 0,
             stalls: 0,
@@ -106,6 +115,22 @@ impl Conn {
             reader: FrameReader::default(),
             input: BytesMut::new(),
         }
+    }
+
+    /// Whether input is processed, or how far the connection has ended.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Processes no further input, and ends the connection once all output is written.
+    pub fn close_after_output(&mut self) {
+        self.phase = self.phase.max(Phase::Closing);
+    }
+
+    /// Discards further input until the client closes its end. All output must be written.
+    pub fn drain(&mut self) {
+        debug_assert!(self.phase == Phase::Closing, "a connection drains once, after its last output");
+        self.phase = Phase::Draining;
     }
 
     /// Marks that the system reported input, and with `ends` that the other side has closed or the socket failed.
@@ -123,7 +148,7 @@ impl Conn {
     pub fn is_read_suspended(&self, options: &Options, pressure: Pressure) -> bool {
         let waits = || self.is_held_back(options, pressure) || self.is_crowded(pressure);
         match (self.role, &self.gateway) {
-            (Role::GatewayClient(_), _) if self.draining => false,
+            (Role::GatewayClient(_), _) if self.phase == Phase::Draining => false,
             // A connection that is closing is not read from, and must not fill memory until its last answer.
             (Role::GatewayClient(_), Some(speech)) => speech.is_leaving() || speech.is_full() || waits(),
             (Role::Client(_), _) => self.unanswered > options.client_requests_max || waits(),
@@ -269,7 +294,7 @@ impl Conn {
     }
 
     /// Whether all output has been written to the socket.
-    pub fn is_all_said(&self) -> bool {
+    pub fn has_written_all(&self) -> bool {
         self.lanes.is_empty() && !self.stream.has_unsent()
     }
 }

@@ -14,7 +14,7 @@ mod replying;
 mod seats;
 mod sweeper;
 
-use super::conn::{Conn, Filled};
+use super::conn::{Conn, Filled, Phase};
 use super::counting::Counting;
 use super::dialect::{ClientFrame, Role};
 use super::disks::Disks;
@@ -408,7 +408,7 @@ impl Net {
 
     fn read(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
-        conn.listed = false;
+        conn.in_read_queue = false;
         let mut left = self.options.read_bytes / self.scratch.len();
         loop {
             let Some(conn) = find(&mut self.conns, token) else { return };
@@ -430,7 +430,7 @@ impl Net {
                 }
             };
             conn.heard_at = now;
-            if conn.draining {
+            if conn.phase() == Phase::Draining {
                 conn.input().clear();
                 conn.unprocessed = false;
             } else if let Err(error) = self.process_frames(now, token) {
@@ -462,7 +462,7 @@ impl Net {
                 return Ok(());
             }
             conn.unprocessed = conn.is_read_suspended(&self.options, self.memory.pressure());
-            if conn.closing || conn.unprocessed {
+            if conn.phase() != Phase::Open || conn.unprocessed {
                 return Ok(());
             }
             let Some(said) = conn.next_frame()? else {
@@ -529,8 +529,8 @@ impl Net {
     pub fn flush(&mut self, now: Time) {
         for token in std::mem::take(&mut self.touched) {
             let Some(conn) = find(&mut self.conns, token) else { continue };
-            conn.touched = false;
-            let rested = conn.has_more() && !conn.listed;
+            conn.in_write_queue = false;
+            let rested = conn.has_more() && !conn.in_read_queue;
             let pressure = self.memory.pressure();
             let held_back = conn.gateway.is_some() && conn.is_held_back(&self.options, pressure);
             let written = conn.write();
@@ -545,7 +545,7 @@ impl Net {
                 self.close(now, token);
                 continue;
             }
-            if conn.closing && conn.is_all_said() {
+            if conn.phase() >= Phase::Closing && conn.has_written_all() {
                 self.begin_close(now, token);
                 continue;
             }
@@ -572,14 +572,14 @@ fn find_in(conns: &Slab<Conn>, token: Token) -> Option<&Conn> {
 
 /// Adds a connection to the list of those to be written to, once.
 fn touch(touched: &mut Vec<Token>, conn: &mut Conn) {
-    if !std::mem::replace(&mut conn.touched, true) {
+    if !std::mem::replace(&mut conn.in_write_queue, true) {
         touched.push(conn.token);
     }
 }
 
 /// Adds a connection to the list of those to be read from, once.
 fn list(unread: &mut Vec<Token>, conn: &mut Conn) {
-    if !std::mem::replace(&mut conn.listed, true) {
+    if !std::mem::replace(&mut conn.in_read_queue, true) {
         unread.push(conn.token);
     }
 }

@@ -7,7 +7,7 @@ use super::seats::Port;
 use super::{Net, REST, find, touch};
 use crate::api::{Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
-use crate::net::conn::Conn;
+use crate::net::conn::{Conn, Phase};
 use crate::net::dialect::Role;
 use crate::net::gateway_connection::GatewayConnection;
 use crate::net::http;
@@ -191,15 +191,16 @@ impl Net {
     /// written.
     pub(super) fn ended(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
-        let said = conn.is_all_said();
+        let has_unwritten = !conn.has_written_all() && conn.phase() != Phase::Draining;
         match &mut conn.gateway {
             Some(speech) if speech.waiting() > 0 => {
                 speech.leave();
                 conn.readable = false;
             }
-            Some(speech) if !said && !conn.draining => {
+            Some(speech) if has_unwritten => {
                 speech.leave();
-                (conn.readable, conn.closing) = (false, true);
+                conn.readable = false;
+                conn.close_after_output();
                 // It stays open as long as the client reads.
                 conn.wait_for(now, Some(self.options.idle_patience));
                 touch(&mut self.touched, conn);
@@ -213,14 +214,14 @@ impl Net {
     /// read, the connection first waits for the client to close, up to a timeout.
     pub(super) fn begin_close(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
-        if conn.draining {
+        if conn.phase() == Phase::Draining {
             return;
         }
         let lingers = conn.gateway.as_ref().is_some_and(GatewayConnection::lingers);
         if !lingers || conn.stream.socket().shutdown(Shutdown::Write).is_err() {
             return self.close(now, token);
         }
-        conn.draining = true;
+        conn.drain();
         conn.wait_for(now, Some(self.options.linger));
         // Reading may have been suspended. It resumes now, and the input is discarded.
         super::list(&mut self.unread, conn);
@@ -262,7 +263,9 @@ impl Net {
         let says = out.len() > before;
         put_back(now, conn, speech, out, &self.options);
         self.memory.count(conn);
-        conn.closing |= leaves;
+        if leaves {
+            conn.close_after_output();
+        }
         if leaves || says {
             touch(&mut self.touched, conn);
         }
@@ -341,7 +344,7 @@ fn put_back(now: Time, conn: &mut Conn, speech: GatewayConnection, out: BytesMut
         // The client waits for this node, so no timeout runs.
         true => None,
     };
-    if !conn.draining {
+    if conn.phase() != Phase::Draining {
         conn.wait_for(now, patience);
     }
     conn.gateway = Some(speech);

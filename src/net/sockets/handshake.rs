@@ -47,7 +47,7 @@ impl Net {
             Ok(version) => version,
             Err(reason) => {
                 reason.put(conn.lanes.ready());
-                conn.closing = true;
+                conn.close_after_output();
                 return;
             }
         };

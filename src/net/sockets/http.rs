@@ -2,6 +2,7 @@
 
 use super::gateway_kind::GatewayKind;
 use super::{Net, find};
+use crate::net::conn::Phase;
 use crate::net::http::connection::{HttpConnection, RequestContext};
 use crate::net::http::gateway::Options;
 use crate::types::Time;
@@ -32,7 +33,7 @@ impl Net {
         let setting = RequestContext { now, options: &self.http, on_loopback, stopping: self.stopping };
         loop {
             conn.unprocessed = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
-            if conn.unprocessed || talk.pipeline.leaving || conn.closing {
+            if conn.unprocessed || talk.pipeline.leaving || conn.phase() != Phase::Open {
                 return true;
             }
             if !talk.hear_next(conn.input(), out, &setting) {

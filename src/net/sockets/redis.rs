@@ -3,6 +3,7 @@
 use super::gateway_kind::GatewayKind;
 use super::{Net, find};
 use crate::limits::MEMBERS_MAX;
+use crate::net::conn::Phase;
 use crate::net::counting::Gateway;
 use crate::net::resp::connection::RedisConnection;
 use crate::net::resp::dispatch::{RequestContext, handle_reply};
@@ -44,7 +45,7 @@ impl Net {
         loop {
             let Some(conn) = find(&mut self.conns, token) else { return false };
             conn.unprocessed = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
-            if conn.unprocessed || talk.pipeline.leaving || conn.closing {
+            if conn.unprocessed || talk.pipeline.leaving || conn.phase() != Phase::Open {
                 return true;
             }
             let bounds = if talk.guest.known { Bounds::KNOWN } else { Bounds::UNKNOWN };
