@@ -293,6 +293,12 @@ impl Conn {
         }
     }
 
+    /// Frees the buffers of a connection that was not used since the last sweep.
+    pub fn free_idle_buffers(&mut self) {
+        self.lanes.rest();
+        self.gateway.as_mut().map(GatewayConnection::rest);
+    }
+
     /// Whether all output has been written to the socket.
     pub fn has_written_all(&self) -> bool {
         self.lanes.is_empty() && !self.stream.has_unsent()

@@ -19,6 +19,11 @@ pub enum GatewayConnection {
 }
 
 impl GatewayConnection {
+    /// Whether the client is a probe: an HTTP client without a seat, which may make one request about the node's health.
+    pub fn is_probe(&self) -> bool {
+        matches!(self, GatewayConnection::Http(talk) if talk.is_probe())
+    }
+
     /// How many commands wait for their replies.
     pub fn waiting(&self) -> usize {
         match self {

@@ -1,6 +1,7 @@
 //! All connections of a node: readiness and bytes become events, and actions become bytes.
 
 mod closing;
+mod connections;
 mod credentials;
 mod failure_log;
 mod figures;
@@ -14,7 +15,7 @@ mod replying;
 mod seats;
 mod sweeper;
 
-use super::conn::{Conn, Filled, Phase};
+use super::conn::{Filled, Phase};
 use super::counting::Counting;
 use super::dialect::{ClientFrame, Role};
 use super::disks::Disks;
@@ -36,14 +37,13 @@ use crate::types::{Membership, NodeId, Position, Time};
 use crate::wire::WireError;
 use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
+use connections::Connections;
 use gateway_kind::GatewayKind;
 use gateways::{Doors, HTTP, REDIS};
-use memory::Memory;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use redis::Redis;
-use slab::Slab;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -53,12 +53,6 @@ const WAKER: Token = Token(usize::MAX - 1);
 /// The token left free for an event source of the caller.
 pub const FREE: Token = Token(usize::MAX - 2);
 
-/// A token is a generation number above this many bits of slab key. A late event then names a connection that is
-/// closed, and not the connection that reuses its slot.
-const KEY_BITS: u32 = 24;
-const KEY_MASK: usize = (1 << KEY_BITS) - 1;
-/// The interval between sweeps over all connections, while any connection needs one.
-const SWEEP: Duration = Duration::from_secs(1);
 /// How long the listener pauses when `accept` fails, as when the process has no more file descriptors.
 const REST: Duration = Duration::from_millis(100);
 
@@ -73,15 +67,7 @@ pub struct Net {
     /// Whether connections may be waiting to be accepted, and from when on they are accepted.
     callers: bool,
     accept_at: Time,
-    conns: Slab<Conn>,
-    generation: usize,
-    clients: usize,
-    /// How many of `clients` are operators.
-    operators: usize,
-    /// Bytes held for clients.
-    memory: Memory,
-    /// Connections without a complete handshake, oldest first.
-    handshaking: VecDeque<Token>,
+    connections: Connections,
     links: Links,
     resolver: Resolver,
     /// Configured addresses of members, used in addition to those in the membership.
@@ -103,11 +89,6 @@ pub struct Net {
     inbound_peers: BTreeMap<NodeId, Token>,
     /// Bytes written to each peer on connections that are closed.
     sent: BTreeMap<NodeId, u64>,
-    /// Connections to be read from.
-    unread: Vec<Token>,
-    /// Connections to be written to.
-    touched: Vec<Token>,
-    sweep_at: Time,
     scratch: Box<[u8]>,
     /// Whether new requests are refused because the node is stopping.
     stopping: bool,
@@ -133,7 +114,7 @@ impl Net {
         Ok(Net {
             me,
             links: Links::new(me.node, &options),
-            memory: Memory::new(options.clients_bytes_max),
+            connections: Connections::new(options.clients_bytes_max),
             options,
             poll,
             polled: Events::with_capacity(1024),
@@ -142,11 +123,6 @@ impl Net {
             listener: Some(listener),
             callers: false,
             accept_at: Time::ZERO,
-            conns: Slab::new(),
-            generation: 0,
-            clients: 0,
-            operators: 0,
-            handshaking: VecDeque::new(),
             configured_addresses: places,
             admission: Admission::new(me).of_machine(machine),
             gateways: Doors::default(),
@@ -160,9 +136,6 @@ impl Net {
             causes: BTreeMap::new(),
             inbound_peers: BTreeMap::new(),
             sent: BTreeMap::new(),
-            unread: Vec::new(),
-            touched: Vec::new(),
-            sweep_at: Time::NEVER,
             scratch: vec![0; 256 << 10].into(),
             stopping: false,
             signalled: false,
@@ -192,14 +165,14 @@ impl Net {
 
     /// How many client requests are not answered yet.
     pub fn unanswered(&self) -> usize {
-        self.conns.iter().map(|(_, conn)| conn.unanswered).sum()
+        self.connections.iter().map(|conn| conn.unanswered).sum()
     }
 
     /// How many bytes wait to be written to clients.
     pub fn unwritten(&self) -> usize {
         let clients =
-            self.conns.iter().filter(|(_, conn)| matches!(conn.role, Role::Client(_) | Role::GatewayClient(_)));
-        clients.map(|(_, conn)| conn.lanes.size()).sum()
+            self.connections.iter().filter(|conn| matches!(conn.role, Role::Client(_) | Role::GatewayClient(_)));
+        clients.map(|conn| conn.lanes.size()).sum()
     }
 
     /// Stops listening, and refuses new requests.
@@ -221,7 +194,7 @@ impl Net {
         self.disks.forget_but(|id| before.stays(id, self.admission.members()));
         added.into_iter().for_each(|id| self.disconnect(now, id));
         self.update_links(now);
-        self.look_over(now);
+        self.connections.schedule_sweep(now);
         if let Some(advice) = self.listening.advice(self.me.node, membership) {
             log::warn!(node = self.me.node.get(); "{advice}");
         }
@@ -283,11 +256,11 @@ impl Net {
 
     /// When there is work to do even without an event.
     pub fn deadline(&self) -> Time {
-        if !self.unread.is_empty() {
+        if self.connections.has_unread() {
             return Time::ZERO;
         }
         let accept = if self.callers && self.listener.is_some() { self.accept_at } else { Time::NEVER };
-        self.links.deadline().min(self.sweep_at).min(accept).min(self.gateways.deadline())
+        self.links.deadline().min(self.connections.sweep_at()).min(accept).min(self.gateways.deadline())
     }
 
     /// Waits for events, at most for `timeout`. Returns whether there were any.
@@ -307,15 +280,15 @@ impl Net {
                 WAKER => {}
                 FREE => self.signalled = true,
                 token => {
-                    let Some(conn) = find(&mut self.conns, token) else { continue };
+                    let Some(mut conn) = self.connections.get_mut(token) else { continue };
                     let ends = event.is_read_closed() || event.is_write_closed() || event.is_error();
                     if event.is_readable() || ends {
                         conn.mark_readable(ends);
-                        list(&mut self.unread, conn);
+                        conn.schedule_read();
                     }
                     if event.is_writable() || ends {
                         conn.blocked = false;
-                        touch(&mut self.touched, conn);
+                        conn.schedule_write();
                     }
                 }
             }
@@ -328,7 +301,7 @@ impl Net {
     pub fn poll_io(&mut self, now: Time) {
         self.accept(now);
         self.accept_at_doors(now);
-        for token in std::mem::take(&mut self.unread) {
+        for token in self.connections.take_read_queue() {
             self.read(now, token);
         }
         self.pump_all(now);
@@ -338,7 +311,7 @@ impl Net {
         while let Some(peer) = self.links.due(now) {
             self.dial(now, peer);
         }
-        if self.sweep_at <= now {
+        if self.connections.sweep_at() <= now {
             self.sweep(now);
         }
     }
@@ -371,13 +344,11 @@ impl Net {
                 Ok((stream, _)) => {
                     let _if_not_it_is_slower = stream::tune_caller(&stream);
                     let stream = Stream::accepted(self.options.keys.as_ref(), stream);
-                    if let Ok(token) = stream.and_then(|stream| self.insert(now, stream, Role::Handshaking)) {
-                        self.handshaking.push_back(token);
-                    }
-                    if self.handshaking.len() > self.options.strangers_max
-                        && let Some(longest) = self.handshaking.front()
+                    let _if_not_it_is_dropped = stream.and_then(|stream| self.insert(now, stream, Role::Handshaking));
+                    if self.connections.handshaking() > self.options.strangers_max
+                        && let Some(longest) = self.connections.longest_handshake()
                     {
-                        self.close(now, *longest);
+                        self.close(now, longest);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.callers = false,
@@ -391,36 +362,25 @@ impl Net {
         }
     }
 
-    fn insert(&mut self, now: Time, mut stream: Stream<TcpStream>, role: Role) -> io::Result<Token> {
-        let slot = self.conns.vacant_entry();
-        self.generation += 1;
-        let token = Token(self.generation << KEY_BITS | slot.key());
-        self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        slot.insert(Conn::new(stream, token, role, now));
-        self.look_over(now);
-        Ok(token)
-    }
-
-    /// Schedules a sweep over the connections.
-    fn look_over(&mut self, now: Time) {
-        self.sweep_at = self.sweep_at.min(now + SWEEP);
+    fn insert(&mut self, now: Time, stream: Stream<TcpStream>, role: Role) -> io::Result<Token> {
+        self.connections.insert(self.poll.registry(), now, stream, role)
     }
 
     fn read(&mut self, now: Time, token: Token) {
-        let Some(conn) = find(&mut self.conns, token) else { return };
+        let Some(mut conn) = self.connections.get_mut(token) else { return };
         conn.in_read_queue = false;
         let mut left = self.options.read_bytes / self.scratch.len();
         loop {
-            let Some(conn) = find(&mut self.conns, token) else { return };
-            if !conn.has_more() || conn.is_read_suspended(&self.options, self.memory.pressure()) {
+            let Some(mut conn) = self.connections.get_mut(token) else { return };
+            if !conn.has_more() || conn.is_read_suspended(&self.options, conn.pressure()) {
                 return;
             }
             if left == 0 {
-                return list(&mut self.unread, conn);
+                return conn.schedule_read();
             }
             left -= 1;
             // Input that is already buffered is processed before more is read.
-            let most = if self.memory.pressure() == Pressure::Over { FEW_BYTES } else { self.scratch.len() };
+            let most = if conn.pressure() == Pressure::Over { FEW_BYTES } else { self.scratch.len() };
             let filled = if conn.unprocessed { Ok(Filled::More) } else { conn.fill(&mut self.scratch[..most]) };
             let filled = match filled {
                 Ok(filled) => filled,
@@ -434,13 +394,15 @@ impl Net {
                 conn.input().clear();
                 conn.unprocessed = false;
             } else if let Err(error) = self.process_frames(now, token) {
-                if find(&mut self.conns, token).is_some_and(|conn| matches!(conn.role, Role::Client(_))) {
+                if self.connections.get_mut(token).is_some_and(|conn| matches!(conn.role, Role::Client(_))) {
                     self.counting.malformed();
                 }
                 self.failed(now, token, Failure::of_protocol(&error, self.options.keys.is_some()));
                 return self.close(now, token);
             }
-            self.weigh(token);
+            if let Some(mut conn) = self.connections.get_mut(token) {
+                conn.count_memory();
+            }
             match filled {
                 Filled::More => {}
                 Filled::Dry => return,
@@ -456,18 +418,18 @@ impl Net {
     fn process_frames(&mut self, now: Time, token: Token) -> Result<(), WireError> {
         loop {
             // A frame may have closed the connection.
-            let Some(conn) = find(&mut self.conns, token) else { return Ok(()) };
+            let Some(mut conn) = self.connections.get_mut(token) else { return Ok(()) };
             if matches!(conn.role, Role::GatewayClient(_)) {
                 self.converse(now, token);
                 return Ok(());
             }
-            conn.unprocessed = conn.is_read_suspended(&self.options, self.memory.pressure());
+            conn.unprocessed = conn.is_read_suspended(&self.options, conn.pressure());
             if conn.phase() != Phase::Open || conn.unprocessed {
                 return Ok(());
             }
             let Some(said) = conn.next_frame()? else {
                 conn.update_frame_timeout(now);
-                self.look_over(now);
+                self.connections.schedule_sweep(now);
                 return Ok(());
             };
             match (said, conn.role) {
@@ -513,9 +475,9 @@ impl Net {
 
     /// Writes to the peers with pending messages, before any work that takes longer.
     pub fn flush_peers(&mut self, now: Time) {
-        for i in 0..self.touched.len() {
-            let token = self.touched[i];
-            if let Some(conn) = find(&mut self.conns, token)
+        for i in 0..self.connections.write_queue().len() {
+            let token = self.connections.write_queue()[i];
+            if let Some(mut conn) = self.connections.get_mut(token)
                 && matches!(conn.role, Role::OutboundPeer(_))
                 && let Err(error) = conn.write()
             {
@@ -527,14 +489,14 @@ impl Net {
 
     /// Writes to every connection with pending output: one write each, unless the output is large.
     pub fn flush(&mut self, now: Time) {
-        for token in std::mem::take(&mut self.touched) {
-            let Some(conn) = find(&mut self.conns, token) else { continue };
+        for token in self.connections.take_write_queue() {
+            let Some(mut conn) = self.connections.get_mut(token) else { continue };
             conn.in_write_queue = false;
             let rested = conn.has_more() && !conn.in_read_queue;
-            let pressure = self.memory.pressure();
+            let pressure = conn.pressure();
             let held_back = conn.gateway.is_some() && conn.is_held_back(&self.options, pressure);
             let written = conn.write();
-            self.memory.count(conn);
+            conn.count_memory();
             let gone = written.is_err()
                 || (matches!(conn.role, Role::Client(_) | Role::GatewayClient(_))
                     && conn.lanes.size() > self.options.client_bytes_max);
@@ -555,32 +517,10 @@ impl Net {
             }
             if rested && !conn.is_read_suspended(&self.options, pressure) {
                 // Reading from it was suspended until the client reads.
-                list(&mut self.unread, conn);
+                conn.schedule_read();
             }
         }
         self.relieve();
-    }
-}
-
-fn find(conns: &mut Slab<Conn>, token: Token) -> Option<&mut Conn> {
-    conns.get_mut(token.0 & KEY_MASK).filter(|conn| conn.token == token)
-}
-
-fn find_in(conns: &Slab<Conn>, token: Token) -> Option<&Conn> {
-    conns.get(token.0 & KEY_MASK).filter(|conn| conn.token == token)
-}
-
-/// Adds a connection to the list of those to be written to, once.
-fn touch(touched: &mut Vec<Token>, conn: &mut Conn) {
-    if !std::mem::replace(&mut conn.in_write_queue, true) {
-        touched.push(conn.token);
-    }
-}
-
-/// Adds a connection to the list of those to be read from, once.
-fn list(unread: &mut Vec<Token>, conn: &mut Conn) {
-    if !std::mem::replace(&mut conn.in_read_queue, true) {
-        unread.push(conn.token);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Logs failed connections between nodes: each cause at most once a minute.
 
-use super::{Net, find_in};
+use super::Net;
 use crate::net::dialect::Role;
 use crate::net::failure::Failure;
 use crate::net::links::Link;
@@ -20,7 +20,7 @@ const HEARD_WITHIN: Duration = Duration::from_secs(2);
 impl Net {
     /// Logs that a connection failed. The caller then closes it.
     pub(super) fn failed(&mut self, now: Time, token: Token, failure: Failure) {
-        let Some(conn) = find_in(&self.conns, token) else { return };
+        let Some(conn) = self.connections.get(token) else { return };
         let node = self.me.node.get();
         match conn.role {
             Role::Connecting(peer) => self.unreachable(now, peer, failure),
@@ -51,7 +51,7 @@ impl Net {
 
     /// Logs that the other side closed the connection, if its role makes that unexpected.
     pub(super) fn ended_early(&mut self, now: Time, token: Token) {
-        match find_in(&self.conns, token).map(|conn| conn.role) {
+        match self.connections.get(token).map(|conn| conn.role) {
             Some(Role::Connecting(_)) => self.failed(now, token, Failure::closed_early(self.options.keys.is_some())),
             Some(Role::OutboundPeer(_)) => self.failed(now, token, Failure::closed()),
             _ => {}
@@ -71,7 +71,7 @@ impl Net {
         if matches!(reason, Reason::Disk | Reason::Twin | Reason::Log | Reason::Stopping) {
             return;
         }
-        let from = find_in(&self.conns, token).and_then(|conn| conn.stream.socket().peer_addr().ok());
+        let from = self.connections.get(token).and_then(|conn| conn.stream.socket().peer_addr().ok());
         let from = from.map_or("an unknown address".to_owned(), |address| address.ip().to_string());
         self.warn_of_caller(now, &format!("the connection from {peer} at {from} was rejected: {reason}"));
     }
@@ -95,7 +95,7 @@ impl Net {
 
     /// Whether a peer was heard recently, and a description of the peer with the fault of its connections.
     pub fn reach(&self, now: Time, peer: NodeId) -> (bool, String) {
-        let speaker = self.inbound_peers.get(&peer).and_then(|token| find_in(&self.conns, *token));
+        let speaker = self.inbound_peers.get(&peer).and_then(|token| self.connections.get(*token));
         let is_heard = speaker.is_some_and(|conn| now.since(conn.heard_at) < HEARD_WITHIN);
         let is_up = self.links.up(peer).is_some();
         let cause = self.causes.get(&peer).copied().unwrap_or("not connected");

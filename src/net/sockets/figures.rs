@@ -1,7 +1,7 @@
 //! The sockets' part of the node's statistics.
 
+use super::Net;
 use super::gateway_kind::GatewayKind;
-use super::{Net, find_in};
 use crate::api::figures::Counters;
 
 impl Net {
@@ -9,14 +9,14 @@ impl Net {
     pub fn complete(&self, figures: &mut Counters) {
         figures.sent_bytes = self.sent.iter().map(|(peer, bytes)| (peer.get(), *bytes)).collect();
         for (peer, token) in self.links.all_up() {
-            let sent = find_in(&self.conns, token).map_or(0, |conn| conn.lanes.sent());
+            let sent = self.connections.get(token).map_or(0, |conn| conn.lanes.sent());
             *figures.sent_bytes.entry(peer.get()).or_default() += sent;
         }
         // Connections are not counted one by one: there may be ten thousand, and each may request the status.
         let [redis, http] =
             [GatewayKind::Redis, GatewayKind::Http].map(|door| self.gateways.inside.get(&door).copied().unwrap_or(0));
-        let (native, unknown) = (self.clients - redis - http, self.handshaking.len());
-        let peers = self.conns.len() - self.clients - unknown;
+        let (native, unknown) = (self.connections.clients() - redis - http, self.connections.handshaking());
+        let peers = self.connections.len() - self.connections.clients() - unknown;
         let all = [("native", native), ("redis", redis), ("http", http), ("peer", peers), ("unknown", unknown)];
         figures.gateways = self.counting.figures();
         figures.connections = all.map(|(door, count)| (door.to_owned(), count as u64)).into();

@@ -4,7 +4,7 @@
 use super::closing::Closing;
 use super::gateway_kind::GatewayKind;
 use super::seats::Port;
-use super::{Net, REST, find, touch};
+use super::{Net, REST};
 use crate::api::{Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::net::conn::{Conn, Phase};
@@ -148,8 +148,8 @@ impl Net {
             return;
         }
         let Ok(token) = self.insert(now, stream, Role::GatewayClient(0)) else { return };
-        let Some(conn) = find(&mut self.conns, token) else { return };
-        conn.role = Role::GatewayClient(token.0 as u64);
+        let Some(mut conn) = self.connections.get_mut(token) else { return };
+        conn.become_gateway_client();
         let speech = match door {
             GatewayKind::Redis => {
                 let known = self.redis.options.password.is_none();
@@ -161,8 +161,7 @@ impl Net {
             }
             GatewayKind::Http => GatewayConnection::Http(Box::new(http::connection::HttpConnection::new(probes))),
         };
-        put_back(now, conn, speech, BytesMut::new(), &self.options);
-        self.clients += 1;
+        put_back(now, &mut conn, speech, BytesMut::new(), &self.options);
         self.counting.accepted(door.gateway());
         *self.gateways.inside.entry(door).or_default() += 1;
         self.gateways.probes += usize::from(probes);
@@ -170,7 +169,7 @@ impl Net {
 
     /// Processes complete requests until the connection has to wait.
     pub(super) fn converse(&mut self, now: Time, token: Token) {
-        let Some(conn) = find(&mut self.conns, token) else { return };
+        let Some(mut conn) = self.connections.get_mut(token) else { return };
         let Some(mut speech) = conn.gateway.take() else { return };
         let mut out = std::mem::take(conn.lanes.ready());
         let goes_on = match &mut speech {
@@ -178,19 +177,19 @@ impl Net {
             GatewayConnection::Http(talk) => self.converse_http(now, token, talk, &mut out),
         };
         self.counting.add(GatewayKind::of(&speech).gateway(), speech.tally());
-        let Some(conn) = find(&mut self.conns, token) else { return };
+        let Some(mut conn) = self.connections.get_mut(token) else { return };
         if !out.is_empty() {
-            touch(&mut self.touched, conn);
+            conn.schedule_write();
         }
-        put_back(now, conn, speech, out, &self.options);
-        self.look_over(now);
+        put_back(now, &mut conn, speech, out, &self.options);
+        self.connections.schedule_sweep(now);
         if goes_on { self.pump(now, token) } else { self.close(now, token) }
     }
 
     /// Handles the end of the client's stream. The client may still read, so its requests are answered and the replies
     /// written.
     pub(super) fn ended(&mut self, now: Time, token: Token) {
-        let Some(conn) = find(&mut self.conns, token) else { return };
+        let Some(mut conn) = self.connections.get_mut(token) else { return };
         let has_unwritten = !conn.has_written_all() && conn.phase() != Phase::Draining;
         match &mut conn.gateway {
             Some(speech) if speech.waiting() > 0 => {
@@ -203,8 +202,8 @@ impl Net {
                 conn.close_after_output();
                 // It stays open as long as the client reads.
                 conn.wait_for(now, Some(self.options.idle_patience));
-                touch(&mut self.touched, conn);
-                self.look_over(now);
+                conn.schedule_write();
+                self.connections.schedule_sweep(now);
             }
             _ => self.close(now, token),
         }
@@ -213,7 +212,7 @@ impl Net {
     /// Closes a connection after all output is written. Where closing at once could lose output that the client has not
     /// read, the connection first waits for the client to close, up to a timeout.
     pub(super) fn begin_close(&mut self, now: Time, token: Token) {
-        let Some(conn) = find(&mut self.conns, token) else { return };
+        let Some(mut conn) = self.connections.get_mut(token) else { return };
         if conn.phase() == Phase::Draining {
             return;
         }
@@ -224,8 +223,8 @@ impl Net {
         conn.drain();
         conn.wait_for(now, Some(self.options.linger));
         // Reading may have been suspended. It resumes now, and the input is discarded.
-        super::list(&mut self.unread, conn);
-        self.look_over(now);
+        conn.schedule_read();
+        self.connections.schedule_sweep(now);
     }
 
     /// Writes due replies and sends due requests on all connections that are scheduled for it.
@@ -247,9 +246,9 @@ impl Net {
     }
 
     fn pump(&mut self, now: Time, token: Token) {
-        let Some(conn) = find(&mut self.conns, token) else { return };
+        let Some(mut conn) = self.connections.get_mut(token) else { return };
         let Some(mut speech) = conn.gateway.take() else { return };
-        let rests = conn.is_held_back(&self.options, self.memory.pressure());
+        let rests = conn.is_held_back(&self.options, conn.pressure());
         let mut out = std::mem::take(conn.lanes.ready());
         let before = out.len();
         let mut wants = Vec::new();
@@ -261,15 +260,15 @@ impl Net {
         }
         let leaves = speech.is_leaving() && speech.waiting() == 0;
         let says = out.len() > before;
-        put_back(now, conn, speech, out, &self.options);
-        self.memory.count(conn);
+        put_back(now, &mut conn, speech, out, &self.options);
+        conn.count_memory();
         if leaves {
             conn.close_after_output();
         }
         if leaves || says {
-            touch(&mut self.touched, conn);
+            conn.schedule_write();
         }
-        self.look_over(now);
+        self.connections.schedule_sweep(now);
         let from = Caller::Client(token.0 as u64);
         for want in wants {
             let event = match want {
@@ -313,7 +312,7 @@ impl Net {
             // If the session was opened all the same, it expires by itself.
             _ => Err(None),
         };
-        match (find(&mut self.conns, token).and_then(|conn| conn.gateway.as_mut()), opened) {
+        match (self.connections.gateway_mut(token), opened) {
             (Some(speech), opened) => {
                 speech.opened(now, opened);
                 self.gateways.pump_soon(token);
@@ -326,7 +325,7 @@ impl Net {
     /// Passes a reply to the gateway connection that sent the request. Returns the reply if it is not a gateway
     /// connection.
     pub(super) fn guest_heard(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
-        let speech = find(&mut self.conns, token).and_then(|conn| conn.gateway.as_mut());
+        let speech = self.connections.gateway_mut(token);
         let Some(speech) = speech else { return Some(reply) };
         speech.hear(id, reply);
         self.gateways.pump_soon(token);

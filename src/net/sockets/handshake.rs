@@ -1,7 +1,7 @@
 //! Handshakes of inbound and outbound connections.
 
+use super::Net;
 use super::seats::Port;
-use super::{Net, find, touch};
 use crate::admission::{HelloContext, WelcomeError};
 use crate::codec::Malformed;
 use crate::net::counting::Gateway;
@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 impl Net {
     /// Handles the hello of an inbound connection: accepts or rejects the caller.
     pub(super) fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
-        let proven = find(&mut self.conns, token).is_some_and(|conn| conn.stream.is_proven());
+        let proven = self.connections.get_mut(token).is_some_and(|conn| conn.stream.is_proven());
         let circumstances = HelloContext {
             unproven: self.options.keys.is_some() && !proven,
             stopping: self.stopping,
@@ -41,8 +41,8 @@ impl Net {
         if let (Err(Reason::Full), CallerKind::Client | CallerKind::Operator) = (verdict, hello.caller) {
             self.counting.turned_away(Gateway::Native);
         }
-        let Some(conn) = find(&mut self.conns, token) else { return };
-        touch(&mut self.touched, conn);
+        let Some(mut conn) = self.connections.get_mut(token) else { return };
+        conn.schedule_write();
         let version = match verdict {
             Ok(version) => version,
             Err(reason) => {
@@ -52,17 +52,13 @@ impl Net {
             }
         };
         self.admission.welcome(version).put(conn.lanes.ready());
-        self.handshaking.retain(|stranger| *stranger != token);
         match hello.caller {
             CallerKind::Client | CallerKind::Operator => {
-                self.clients += 1;
-                conn.is_operator = hello.caller == CallerKind::Operator;
-                self.operators += usize::from(conn.is_operator);
+                conn.become_client(hello.caller == CallerKind::Operator);
                 self.counting.accepted(Gateway::Native);
-                conn.role = Role::Client(token.0 as u64);
             }
             CallerKind::Peer { node: peer, disk, run, .. } => {
-                conn.role = Role::InboundPeer(peer);
+                conn.become_inbound_peer(peer);
                 let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
                 if let Some(before) = self.inbound_peers.insert(peer, token) {
                     // The peer reconnected before this node noticed the end of its old connection.
@@ -141,9 +137,9 @@ impl Net {
                 self.links.dialed(peer, token);
                 let own = self.place(self.me.node).unwrap_or_default();
                 let hello = self.admission.hello(peer, own).with_redis(self.redis_place());
-                let Some(conn) = find(&mut self.conns, token) else { return };
+                let Some(mut conn) = self.connections.get_mut(token) else { return };
                 hello.put(conn.lanes.ready());
-                touch(&mut self.touched, conn);
+                conn.schedule_write();
             }
             Err(error) => {
                 self.unreachable(now, peer, Failure::of_socket(&error));
@@ -169,7 +165,7 @@ impl Net {
             Err(WelcomeError::Log) => return Err(Malformed("a node with another log").into()),
         };
         self.met(peer, met);
-        if let Some(conn) = find(&mut self.conns, token) {
+        if let Some(mut conn) = self.connections.get_mut(token) {
             conn.role = Role::OutboundPeer(peer);
         }
         self.causes.remove(&peer);

@@ -1,7 +1,7 @@
 //! The HTTP gateway's sockets: input becomes requests.
 
+use super::Net;
 use super::gateway_kind::GatewayKind;
-use super::{Net, find};
 use crate::net::conn::Phase;
 use crate::net::http::connection::{HttpConnection, RequestContext};
 use crate::net::http::gateway::Options;
@@ -27,7 +27,7 @@ impl Net {
         talk: &mut HttpConnection,
         out: &mut BytesMut,
     ) -> bool {
-        let Some(conn) = find(&mut self.conns, token) else { return false };
+        let Some(mut conn) = self.connections.get_mut(token) else { return false };
         let on_loopback =
             conn.stream.socket().local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
         let setting = RequestContext { now, options: &self.http, on_loopback, stopping: self.stopping };

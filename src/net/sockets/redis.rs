@@ -1,7 +1,7 @@
 //! The Redis gateway's sockets: input becomes commands.
 
+use super::Net;
 use super::gateway_kind::GatewayKind;
-use super::{Net, find};
 use crate::limits::MEMBERS_MAX;
 use crate::net::conn::Phase;
 use crate::net::counting::Gateway;
@@ -43,7 +43,7 @@ impl Net {
         out: &mut BytesMut,
     ) -> bool {
         loop {
-            let Some(conn) = find(&mut self.conns, token) else { return false };
+            let Some(mut conn) = self.connections.get_mut(token) else { return false };
             conn.unprocessed = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
             if conn.unprocessed || talk.pipeline.leaving || conn.phase() != Phase::Open {
                 return true;
@@ -101,7 +101,7 @@ impl Net {
             voters: self.admission.members().voters.len(),
             follower: self.redis.options.follower,
             port: self.gateways.address(GatewayKind::Redis).map_or(0, |address| address.port()),
-            clients: self.clients,
+            clients: self.connections.clients(),
             clients_max: self.options.clients_max,
             accepted: self.counting.clients(Gateway::Redis),
             commands: self.counting.requests(Gateway::Redis),

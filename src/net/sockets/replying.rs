@@ -1,8 +1,8 @@
 //! Output: messages to peers on their links, and replies to clients.
 
+use super::Net;
 use super::gateways::DOOR;
-use super::{Net, find, touch};
-use crate::api::{Reply, Request};
+use crate::api::{Refusal, Reply, Request};
 use crate::consensus::message::Envelope;
 use crate::net::conn::Conn;
 use crate::net::dialect::Role;
@@ -20,7 +20,7 @@ impl Net {
     pub fn send(&mut self, envelope: Envelope) {
         let urgent = envelope.message.is_urgent();
         let (to, frame) = (envelope.to, PeerFrame::Raft(envelope));
-        let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return };
+        let Some(mut conn) = self.links.up(to).and_then(|token| self.connections.get_mut(token)) else { return };
         if conn.lanes.size() > self.options.peer_bytes_max {
             return;
         }
@@ -29,7 +29,7 @@ impl Net {
         } else {
             conn.lanes.put(FrameKind::Raft, frame.size(), |out| frame.put_content(out));
         }
-        touch(&mut self.touched, conn);
+        conn.schedule_write();
     }
 
     /// Forwards a request to a peer, or reports to the node that it could not be sent.
@@ -68,36 +68,45 @@ impl Net {
     pub fn announce(&mut self, status: &Reply) {
         let mut news = BytesMut::new();
         put_numbered(&mut news, NEWS, status);
-        for (_, conn) in &mut self.conns {
-            if matches!(conn.role, Role::Client(_)) && !conn.is_read_suspended(&self.options, self.memory.pressure()) {
+        self.connections.for_each(|mut conn| {
+            let pressure = conn.pressure();
+            if matches!(conn.role, Role::Client(_)) && !conn.is_read_suspended(&self.options, pressure) {
                 conn.lanes.put(FrameKind::Reply, news.len(), |out| out.put_slice(&news));
-                touch(&mut self.touched, conn);
+                conn.schedule_write();
             }
-        }
+        });
+    }
+
+    /// Returns the reply to a client, or, if it is the answer to a read and the client has too much unread output
+    /// already, a refusal.
+    fn bounded(&self, token: Token, reply: Reply) -> Reply {
+        // Any other reply reports an effect, and must not be dropped.
+        let (Reply::Answer { answer: bytes, .. } | Reply::SnapshotChunk { bytes, .. }) = &reply else { return reply };
+        if self.connections.has_room(token, bytes.len(), &self.options) { reply } else { Reply::Refused(Refusal::Busy) }
     }
 
     /// Sends a frame to a peer. Returns false if the link is down or has too much output.
     fn say(&mut self, to: NodeId, frame: &PeerFrame) -> bool {
-        let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return false };
+        let Some(mut conn) = self.links.up(to).and_then(|token| self.connections.get_mut(token)) else { return false };
         if conn.lanes.size() > self.options.peer_bytes_max {
             return false;
         }
         conn.lanes.put(frame.kind(), frame.size(), |out| frame.put_content(out));
-        touch(&mut self.touched, conn);
+        conn.schedule_write();
         true
     }
 
     pub(super) fn reply(&mut self, token: Token, id: u64, reply: &Reply) {
-        let Some(conn) = find(&mut self.conns, token) else { return };
+        let Some(mut conn) = self.connections.get_mut(token) else { return };
         self.counting.answered(reply);
         conn.unanswered = conn.unanswered.saturating_sub(1);
         if conn.lanes.size() > self.options.client_bytes_max {
             // The connection is closed at the next flush, so its reply is dropped.
             return;
         }
-        put(conn, id, reply);
-        self.memory.count(conn);
-        touch(&mut self.touched, conn);
+        put(&mut conn, id, reply);
+        conn.count_memory();
+        conn.schedule_write();
     }
 }
 

@@ -5,10 +5,8 @@
 //! either: some are reserved for operators' commands, which identify themselves when there is no seat for clients.
 //! Peers need no seat.
 
+use super::Net;
 use super::gateway_kind::GatewayKind;
-use super::{Net, find_in};
-use crate::net::gateway_connection::GatewayConnection;
-use mio::Token;
 
 /// One in this many seats is reserved for each port.
 const KEPT_IN: usize = 16;
@@ -45,8 +43,13 @@ impl Net {
     fn seated(&self, port: Port) -> usize {
         let inside = |door| self.gateways.inside.get(&door).copied().unwrap_or(0);
         match port {
-            Port::Native => self.clients - self.operators - inside(GatewayKind::Redis) - inside(GatewayKind::Http),
-            Port::Operators => self.operators,
+            Port::Native => {
+                self.connections.clients()
+                    - self.connections.operators()
+                    - inside(GatewayKind::Redis)
+                    - inside(GatewayKind::Http)
+            }
+            Port::Operators => self.connections.operators(),
             Port::Gateway(GatewayKind::Http) => inside(GatewayKind::Http) - self.gateways.probes,
             Port::Gateway(GatewayKind::Redis) => inside(GatewayKind::Redis),
         }
@@ -57,12 +60,5 @@ impl Net {
             Port::Native | Port::Operators => true,
             Port::Gateway(door) => self.gateways.address(door).is_some(),
         }
-    }
-
-    /// Whether a connection is a probe: an HTTP client without a seat, which may make one request about the node's
-    /// health.
-    pub(super) fn is_probe(&self, token: Token) -> bool {
-        let speech = find_in(&self.conns, token).and_then(|conn| conn.gateway.as_ref());
-        matches!(speech, Some(GatewayConnection::Http(talk)) if talk.is_probe())
     }
 }

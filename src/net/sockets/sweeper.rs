@@ -1,7 +1,7 @@
 //! Ends connections: those that have timed out, and all others.
 
+use super::Net;
 use super::gateway_kind::GatewayKind;
-use super::{KEY_MASK, Net, SWEEP, find};
 use crate::net::dialect::Role;
 use crate::net::failure::Failure;
 use crate::net::gateway_connection::GatewayConnection;
@@ -13,52 +13,64 @@ use mio::Token;
 impl Net {
     /// Closes connections that have timed out, and frees the buffers of idle ones.
     pub(super) fn sweep(&mut self, now: Time) {
-        let mut overdue = Vec::new();
-        let mut again = false;
-        for (_, conn) in &mut self.conns {
-            conn.extend_timeout(now, &self.options);
-            if conn.is_overdue(now, &self.options) {
-                overdue.push(conn.token);
-            }
-            if !std::mem::take(&mut conn.used) {
-                conn.lanes.rest();
-                conn.gateway.as_mut().map(GatewayConnection::rest);
-            } else {
-                again = true;
-            }
-            again |= conn.waiting_since.is_some();
-        }
+        let swept = self.connections.sweep(now, &self.options);
         self.sweep_memory(now);
-        again |= self.memory.pressure() > Pressure::None;
+        let mut again = swept.again || self.connections.memory().pressure() > Pressure::None;
         let forgotten = self.admission.forget_former_members(now);
         if !forgotten.is_empty() {
             forgotten.into_iter().for_each(|peer| self.disconnect(now, peer));
             self.update_links(now);
         }
         again |= self.admission.has_former_members();
-        self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
-        for token in overdue {
-            if matches!(find(&mut self.conns, token).map(|conn| conn.role), Some(Role::Connecting(_))) {
+        self.connections.reschedule_sweep(now, again);
+        for token in swept.overdue {
+            if matches!(self.connections.get_mut(token).map(|conn| conn.role), Some(Role::Connecting(_))) {
                 self.failed(now, token, Failure::no_answer());
             }
             self.close(now, token);
         }
     }
 
-    pub(super) fn close(&mut self, now: Time, token: Token) {
-        if find(&mut self.conns, token).is_none() {
+    /// Closes stalled connections if clients hold more memory than they may, those that hold most first, until at most
+    /// half of the bound is held.
+    fn sweep_memory(&mut self, now: Time) {
+        let mut stalled = self.connections.find_stalled();
+        let memory = *self.connections.memory();
+        if memory.pressure() < Pressure::Over {
             return;
         }
-        self.gateways.probes -= usize::from(self.is_probe(token));
-        let mut conn = self.conns.remove(token.0 & KEY_MASK);
-        self.look_over(now);
-        self.memory.forget(conn.held);
-        let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
+        let mut closed = 0;
+        while self.connections.memory().held() > memory.max() / 2
+            && let Some((_, token)) = stalled.pop()
+        {
+            self.close(now, token);
+            closed += 1;
+        }
+        if closed > 0 {
+            let [before, after, max] =
+                [memory.held(), self.connections.memory().held(), memory.max()].map(|bytes| bytes >> 20);
+            log::warn!(
+                node = self.me.node.get();
+                "clients held {before} MiB of this node's memory, mostly replies that they do not read; at most {max} \
+                 MiB are allowed: {closed} stalled connections were closed, and {after} MiB are held now"
+            );
+        }
+        self.relieve();
+    }
+
+    /// Resumes the connections that waited because clients held too much memory, if they hold less now.
+    pub(super) fn relieve(&mut self) {
+        let gateways = &mut self.gateways;
+        self.connections.relieve(&self.options, |token| gateways.pump_soon(token));
+    }
+
+    /// Closes a connection: the node and the parts that refer to the connection forget it.
+    pub(super) fn close(&mut self, now: Time, token: Token) {
+        let Some(conn) = self.connections.remove(self.poll.registry(), now, token) else { return };
+        self.gateways.probes -= usize::from(conn.gateway.as_ref().is_some_and(GatewayConnection::is_probe));
         match conn.role {
-            Role::Handshaking => self.handshaking.retain(|stranger| *stranger != token),
+            Role::Handshaking => {}
             Role::Client(number) | Role::GatewayClient(number) => {
-                self.clients -= 1;
-                self.operators -= usize::from(conn.is_operator);
                 let door = conn.gateway.as_ref().map(GatewayKind::of);
                 if let Some(inside) = door.and_then(|door| self.gateways.inside.get_mut(&door)) {
                     *inside -= 1;

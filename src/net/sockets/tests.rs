@@ -195,8 +195,8 @@ fn replaced_connection_reports_no_lost_peer() {
     let speaker = nodes[0].net.inbound_peers[&id(2)];
     assert_ne!(speaker, before);
     let speaking: Vec<_> =
-        nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::InboundPeer(id(2))).collect();
-    assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker), "{speaking:?}");
+        nodes[0].net.connections.iter().filter(|conn| conn.role == Role::InboundPeer(id(2))).collect();
+    assert!(matches!(speaking[..], [conn] if conn.token == speaker), "{speaking:?}");
     // The only events are that answers may be lost, and which disk the peer has.
     let told =
         |event: &Event| matches!(event, Event::AnswersLost(peer) | Event::DiskLearned { peer, .. } if *peer == id(2));
@@ -423,8 +423,8 @@ fn silent_or_stalled_connection_closes_idle_client_stays() {
     let mut idle = Plain::client(&mut nodes);
     half.stream.write_all(&query(1)[..50]).unwrap();
     let waits = |conn: &Conn| matches!(conn.role, Role::Client(_)) && conn.waiting_since.is_some();
-    pump_until(&mut nodes, "half a request", |nodes| nodes[0].net.conns.iter().any(|(_, conn)| waits(conn)));
-    assert_eq!(nodes[0].net.handshaking.len(), 1);
+    pump_until(&mut nodes, "half a request", |nodes| nodes[0].net.connections.iter().any(|conn| waits(conn)));
+    assert_eq!(nodes[0].net.connections.handshaking(), 1);
     nodes[0].skip(Duration::from_secs(4));
     assert!(!silent.is_closed());
     nodes[0].skip(Duration::from_secs(2));
@@ -433,7 +433,7 @@ fn silent_or_stalled_connection_closes_idle_client_stays() {
     (0..30).for_each(|_| nodes[0].skip(Duration::from_secs(1)));
     half.pump_closed(&mut nodes);
     assert!(!idle.is_closed());
-    assert_eq!(nodes[0].net.clients, 1);
+    assert_eq!(nodes[0].net.connections.clients(), 1);
     // The client is idle: no buffer is kept for it, and no sweep is due.
     assert_eq!(nodes[0].net.deadline(), Time::NEVER);
     idle.stream.write_all(&query(1)).unwrap();
@@ -453,7 +453,7 @@ fn malformed_input_closes_only_its_connection() {
     put_request_frame(&mut out, 1, false, &bad);
     client.stream.write_all(&out).unwrap();
     [&mut http, &mut early, &mut client].into_iter().for_each(|caller| caller.pump_closed(&mut nodes));
-    assert_eq!((nodes[0].request_count(), nodes[0].net.conns.len()), (0, 0));
+    assert_eq!((nodes[0].request_count(), nodes[0].net.connections.len()), (0, 0));
 }
 
 #[test]
@@ -537,12 +537,12 @@ fn client_with_too_many_requests_is_not_read_from() {
 fn silent_connections_do_not_block_clients() {
     let mut nodes = vec![Pumped::open(1, Options { strangers_max: 8, ..Options::default() })];
     let _silent: Vec<_> = (0..50).map(|_| Plain::connect(nodes[0].address())).collect();
-    pump_until(&mut nodes, "all connections are accepted", |nodes| nodes[0].net.generation == 50);
-    assert_eq!(nodes[0].net.conns.len(), 8);
-    assert_eq!(nodes[0].net.handshaking.len(), 8);
+    pump_until(&mut nodes, "all connections are accepted", |nodes| nodes[0].net.connections.inserted() == 50);
+    assert_eq!(nodes[0].net.connections.len(), 8);
+    assert_eq!(nodes[0].net.connections.handshaking(), 8);
     let mut client = Plain::dial(nodes[0].address(), &Hello::client());
     client.pump_welcome(&mut nodes).unwrap();
-    assert_eq!(nodes[0].net.clients, 1);
+    assert_eq!(nodes[0].net.connections.clients(), 1);
 }
 
 #[test]

@@ -39,20 +39,20 @@ impl Pumped {
     }
 
     fn dial_at(&mut self, door: GatewayKind) -> Blocking {
-        let before = self.net.clients;
+        let before = self.net.connections.clients();
         let caller = Blocking::connect(self.net.gateways.address(door).unwrap()).unwrap();
         caller.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        self.until("the client is connected", |net| net.clients > before);
+        self.until("the client is connected", |net| net.connections.clients() > before);
         caller
     }
 
     /// A client whose socket accepts almost no bytes.
     fn dial_without_reading(&mut self) -> Blocking {
-        let before = self.net.clients;
+        let before = self.net.connections.clients();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.connect(&SockAddr::from(self.net.gateways.address(GatewayKind::Redis).unwrap())).unwrap();
-        self.until("the client is connected", |net| net.clients > before);
+        self.until("the client is connected", |net| net.connections.clients() > before);
         socket.into()
     }
 
@@ -124,18 +124,18 @@ fn http_client_without_complete_head_times_out() {
     let mut node = Pumped::open();
     let _silent = node.dial();
     node.skip(options.idle_patience);
-    assert_eq!(node.net.clients, 1);
+    assert_eq!(node.net.connections.clients(), 1);
     node.skip(Duration::from_secs(2));
-    assert_eq!(node.net.clients, 0, "an idle client is disconnected");
+    assert_eq!(node.net.connections.clients(), 0, "an idle client is disconnected");
 
     let mut slow = node.dial();
     node.skip(options.idle_patience / 2);
     node.send(&mut slow, b"GET / HT");
     node.skip(options.head_patience - Duration::from_secs(1));
     node.send(&mut slow, b"TP/1.1\r\n");
-    assert_eq!(node.net.clients, 1, "the time limit starts with the head");
+    assert_eq!(node.net.connections.clients(), 1, "the time limit starts with the head");
     node.skip(Duration::from_secs(3));
-    assert_eq!(node.net.clients, 0, "more bytes of the head do not restart the time limit");
+    assert_eq!(node.net.connections.clients(), 0, "more bytes of the head do not restart the time limit");
 }
 
 #[test]
@@ -150,9 +150,9 @@ fn http_body_has_own_timeout_and_replies_reset_idle_time() {
     }
     node.send(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nva");
     node.skip(options.head_patience + Duration::from_secs(5));
-    assert_eq!(node.net.clients, 1, "the head is complete, so its time limit is over");
+    assert_eq!(node.net.connections.clients(), 1, "the head is complete, so its time limit is over");
     node.skip(options.frame_patience);
-    assert_eq!(node.net.clients, 0, "the body took too long");
+    assert_eq!(node.net.connections.clients(), 0, "the body took too long");
 }
 
 #[test]
@@ -163,15 +163,15 @@ fn http_connection_lingers_after_last_response() {
     node.send(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n");
     (0..20).for_each(|_| node.send(&mut caller, &[7; 10_000]));
     assert!(node.answer(&mut caller).starts_with("HTTP/1.1 413 "));
-    assert_eq!(node.net.clients, 1, "the rest of the body is read and discarded");
+    assert_eq!(node.net.connections.clients(), 1, "the rest of the body is read and discarded");
     node.skip(options.linger + Duration::from_secs(2));
-    assert_eq!(node.net.clients, 0);
+    assert_eq!(node.net.connections.clients(), 0);
 
     let mut polite = node.dial();
     node.send(&mut polite, b"GET /livez HTTP/1.0\r\n\r\n");
     assert!(node.answer(&mut polite).ends_with("alive\n"));
     drop(polite);
-    node.until("the node closes the connection after the client", |net| net.clients == 0);
+    node.until("the node closes the connection after the client", |net| net.connections.clients() == 0);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn idle_redis_client_stays_incomplete_command_times_out() {
     let mut node = Pumped::open();
     let mut redis = node.dial_at(GatewayKind::Redis);
     node.skip(options.frame_patience * 3);
-    assert_eq!(node.net.clients, 1, "a Redis client may stay idle");
+    assert_eq!(node.net.connections.clients(), 1, "a Redis client may stay idle");
     // The input always ends in the middle of a command, with more behind it.
     for _ in 0..5 {
         node.send(&mut redis, b"*1\r\n$4\r\nPING\r\n*1\r\n");
@@ -191,7 +191,7 @@ fn idle_redis_client_stays_incomplete_command_times_out() {
     }
     node.send(&mut redis, b"*1\r\n");
     node.skip(options.frame_patience + Duration::from_secs(2));
-    assert_eq!(node.net.clients, 0, "the incomplete command took too long");
+    assert_eq!(node.net.connections.clients(), 0, "the incomplete command took too long");
 }
 
 #[test]
@@ -204,13 +204,13 @@ fn unauthenticated_redis_client_times_out() {
     node.send(&mut redis, b"AUTH guess\r\n");
     assert!(node.answer(&mut redis).starts_with("-WRONGPASS"));
     node.skip(options.idle_patience / 2 + Duration::from_secs(2));
-    assert_eq!(node.net.clients, 0, "a wrong password does not restart the time limit");
+    assert_eq!(node.net.connections.clients(), 0, "a wrong password does not restart the time limit");
 
     let mut redis = node.dial_at(GatewayKind::Redis);
     node.send(&mut redis, b"AUTH \"open sesame\"\r\n");
     assert_eq!(node.answer(&mut redis), "+OK\r\n");
     node.skip(options.idle_patience * 3);
-    assert_eq!(node.net.clients, 1);
+    assert_eq!(node.net.connections.clients(), 1);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn half_closed_client_receives_its_reply() {
         caller.shutdown(Shutdown::Write).unwrap();
         let answer = node.answer(&mut caller);
         assert!(answer.ends_with(end), "{door:?}: {answer:?}");
-        node.until("the connection is closed", |net| net.clients == 0);
+        node.until("the connection is closed", |net| net.connections.clients() == 0);
     }
 }
 
@@ -234,7 +234,7 @@ fn client_that_never_reads_is_disconnected() {
     let mut node = Pumped::open();
     let mut deaf = node.dial();
     let ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
-    let unheard = |net: &Net| net.conns.iter().any(|(_, conn)| conn.unprocessed && !conn.lanes.is_empty());
+    let unheard = |net: &Net| net.connections.iter().any(|conn| conn.unprocessed && !conn.lanes.is_empty());
     for _ in 0..1000 {
         if unheard(&node.net) {
             break;
@@ -244,9 +244,9 @@ fn client_that_never_reads_is_disconnected() {
     assert!(unheard(&node.net), "a client with many unread replies is not read from");
     node.skip(Duration::from_secs(2));
     node.skip(options.idle_patience - Duration::from_secs(1));
-    assert_eq!(node.net.clients, 1);
+    assert_eq!(node.net.connections.clients(), 1);
     node.skip(Duration::from_secs(3));
-    assert_eq!(node.net.clients, 0, "the client has read nothing for too long");
+    assert_eq!(node.net.connections.clients(), 0, "the client has read nothing for too long");
 }
 
 #[test]
@@ -259,20 +259,20 @@ fn full_node_still_answers_health_probes() {
     let answer = node.answer(&mut probe);
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("Connection: close"), "{answer}");
     drop(probe);
-    node.until("the probe is disconnected", |net| net.clients == 1);
+    node.until("the probe is disconnected", |net| net.connections.clients() == 1);
     let mut more = node.dial();
     node.send(&mut more, b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let answer = node.answer(&mut more);
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1"), "{answer}");
     drop(more);
-    node.until("the probe is disconnected", |net| net.clients == 1);
+    node.until("the probe is disconnected", |net| net.connections.clients() == 1);
 
     // An operator's tools request more than a load balancer does.
     let mut operator = node.dial();
     node.send(&mut operator, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(node.answer(&mut operator).starts_with("HTTP/1.1 200 "));
     drop(operator);
-    node.until("the probe is disconnected", |net| net.clients == 1);
+    node.until("the probe is disconnected", |net| net.connections.clients() == 1);
     assert_eq!(node.net.gateways.probes, 0);
 
     let _probes: Vec<_> = (0..node.net.options.probes_max).map(|_| node.dial()).collect();
@@ -296,7 +296,7 @@ fn each_port_reserves_seats_for_its_clients() {
     assert_eq!(node.net.gateways.probes, 2, "two clients have seats, and two are probes");
     assert!(node.net.has_seat(Port::Native) && node.net.has_seat(Port::Operators));
     drop(redis);
-    node.until("the clients are disconnected", |net| net.clients == 4);
+    node.until("the clients are disconnected", |net| net.connections.clients() == 4);
     assert!(
         node.net.has_seat(Port::Gateway(GatewayKind::Redis)) && node.net.has_seat(Port::Gateway(GatewayKind::Http))
     );
@@ -306,7 +306,7 @@ fn each_port_reserves_seats_for_its_clients() {
 fn memory_of_stalled_clients_is_bounded_in_total() {
     const MAX: usize = 4 << 20;
     let mut node = Pumped::open();
-    node.net.memory = Memory::new(MAX);
+    *node.net.connections.memory_mut() = Memory::new(MAX);
     let (value, begun) = (vec![b'v'; 100_000], Instant::now());
     let mut reader = node.dial_at(GatewayKind::Redis);
     let mut is_served = |node: &mut Pumped| {
@@ -316,7 +316,7 @@ fn memory_of_stalled_clients_is_bounded_in_total() {
             assert!(
                 begun.elapsed() < Duration::from_secs(120),
                 "only {came} bytes of the reply, {:?}",
-                node.net.memory
+                node.net.connections.memory()
             );
             node.serve(&value);
             came += reader.read(&mut buffer).unwrap_or(0);
@@ -329,30 +329,30 @@ fn memory_of_stalled_clients_is_bounded_in_total() {
         // The system's own buffers hold some megabytes before the node holds anything.
         (0..serves).for_each(|_| node.serve(&value));
         deaf.push(another);
-        assert!(deaf.len() < 500, "{:?}", node.net.memory);
+        assert!(deaf.len() < 500, "{:?}", node.net.connections.memory());
     };
-    while node.net.memory.pressure() < Pressure::High {
+    while node.net.connections.memory().pressure() < Pressure::High {
         another(&mut node, 60);
     }
     is_served(&mut node);
     (0..20).for_each(|_| another(&mut node, 10));
     is_served(&mut node);
-    let held = node.net.memory.held();
-    assert!(held > MAX / 2 && held <= MAX, "{:?}", node.net.memory);
+    let held = node.net.connections.memory().held();
+    assert!(held > MAX / 2 && held <= MAX, "{:?}", node.net.connections.memory());
     // With a bound below what is held, stalled connections are closed.
     let max = held / 2;
-    node.net.memory.set_max(max);
+    node.net.connections.memory_mut().set_max(max);
     node.serve(&value);
     // They have time to read, and do not.
     for _ in 0..4 {
         node.skip(Duration::from_secs(1));
     }
-    assert!(node.net.memory.held() <= max / 2, "{:?}", node.net.memory);
-    assert!(node.net.clients > 1, "no more connections are closed than necessary");
+    assert!(node.net.connections.memory().held() <= max / 2, "{:?}", node.net.connections.memory());
+    assert!(node.net.connections.clients() > 1, "no more connections are closed than necessary");
     is_served(&mut node);
     drop(deaf);
-    node.until("the clients are disconnected", |net| net.clients == 1);
+    node.until("the clients are disconnected", |net| net.connections.clients() == 1);
     is_served(&mut node);
     node.skip(Duration::from_secs(3));
-    assert!(node.net.memory.held() < 256 << 10, "{:?}", node.net.memory);
+    assert!(node.net.connections.memory().held() < 256 << 10, "{:?}", node.net.connections.memory());
 }
