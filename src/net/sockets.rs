@@ -10,6 +10,7 @@ mod gateways;
 mod handshake;
 mod http;
 mod memory;
+mod peer_links;
 mod redis;
 mod replying;
 mod seats;
@@ -19,12 +20,10 @@ use super::conn::{Filled, Phase};
 use super::counting::Counting;
 use super::dialect::{ClientFrame, Role};
 use super::disks::Disks;
-use super::failure::{Failure, RecentLines};
-use super::links::{Link, Links};
+use super::failure::Failure;
 use super::listening::Listening;
 use super::options::Options;
 use super::pressure::{FEW_BYTES, Pressure};
-use super::resolver::Resolver;
 use super::stream;
 use super::waker::Waker;
 use crate::admission::Admission;
@@ -42,6 +41,7 @@ use gateway_kind::GatewayKind;
 use gateways::{Doors, HTTP, REDIS};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use peer_links::PeerLinks;
 use redis::Redis;
 use std::collections::BTreeMap;
 use std::io;
@@ -68,8 +68,7 @@ pub struct Net {
     callers: bool,
     accept_at: Time,
     connections: Connections,
-    links: Links,
-    resolver: Resolver,
+    peers: PeerLinks,
     /// Configured addresses of members, used in addition to those in the membership.
     configured_addresses: BTreeMap<NodeId, String>,
     /// Decides which peers are admitted.
@@ -80,15 +79,6 @@ pub struct Net {
     http: super::http::gateway::Options,
     disks: Disks,
     listening: Listening,
-    /// Lines logged about failed connections, to avoid repeating them.
-    said: RecentLines,
-    said_of_callers: RecentLines,
-    /// Why the last attempt to reach each peer failed, in a word or two; removed once the peer is connected.
-    causes: BTreeMap<NodeId, &'static str>,
-    /// The inbound connection of each peer.
-    inbound_peers: BTreeMap<NodeId, Token>,
-    /// Bytes written to each peer on connections that are closed.
-    sent: BTreeMap<NodeId, u64>,
     scratch: Box<[u8]>,
     /// Whether new requests are refused because the node is stopping.
     stopping: bool,
@@ -113,12 +103,11 @@ impl Net {
         let machine = options.machine;
         Ok(Net {
             me,
-            links: Links::new(me.node, &options),
+            peers: PeerLinks::new(me.node, &options, waker.clone()),
             connections: Connections::new(options.clients_bytes_max),
             options,
             poll,
             polled: Events::with_capacity(1024),
-            resolver: Resolver::new(waker.clone()),
             waker,
             listener: Some(listener),
             callers: false,
@@ -131,11 +120,6 @@ impl Net {
             http: Default::default(),
             disks: Disks::default(),
             listening: Listening::default(),
-            said: RecentLines::at_most(failure_log::PEER_LINES),
-            said_of_callers: RecentLines::at_most(failure_log::CALLER_LINES),
-            causes: BTreeMap::new(),
-            inbound_peers: BTreeMap::new(),
-            sent: BTreeMap::new(),
             scratch: vec![0; 256 << 10].into(),
             stopping: false,
             signalled: false,
@@ -213,9 +197,7 @@ impl Net {
     /// Closes the connections with a peer that was added again, or was removed a while ago. The peer must send its disk
     /// id again before any further message from it counts.
     fn disconnect(&mut self, now: Time, peer: NodeId) {
-        let speaker = self.inbound_peers.get(&peer).copied();
-        let dialed = self.links.get(peer).and_then(Link::token);
-        for token in speaker.into_iter().chain(dialed) {
+        for token in self.peers.connections_of(peer) {
             self.close(now, token);
         }
     }
@@ -232,7 +214,7 @@ impl Net {
                 }
             }
         }
-        for token in self.links.set(wanted) {
+        for token in self.peers.set(wanted) {
             self.close(now, token);
         }
     }
@@ -246,7 +228,7 @@ impl Net {
                 .map(String::as_str)
                 .or_else(|| self.admission.members().address(member));
         }
-        self.links.get(member).map(|link| link.address())
+        self.peers.get(member).map(|link| link.address())
     }
 
     /// Why messages of a peer that dials this node are not accepted, in words.
@@ -260,7 +242,7 @@ impl Net {
             return Time::ZERO;
         }
         let accept = if self.callers && self.listener.is_some() { self.accept_at } else { Time::NEVER };
-        self.links.deadline().min(self.connections.sweep_at()).min(accept).min(self.gateways.deadline())
+        self.peers.deadline().min(self.connections.sweep_at()).min(accept).min(self.gateways.deadline())
     }
 
     /// Waits for events, at most for `timeout`. Returns whether there were any.
@@ -305,10 +287,10 @@ impl Net {
             self.read(now, token);
         }
         self.pump_all(now);
-        while let Some((peer, found)) = self.resolver.take() {
+        while let Some((peer, found)) = self.peers.take_resolved() {
             self.resolved(now, peer, found);
         }
-        while let Some(peer) = self.links.due(now) {
+        while let Some(peer) = self.peers.due(now) {
             self.dial(now, peer);
         }
         if self.connections.sweep_at() <= now {
@@ -323,7 +305,7 @@ impl Net {
 
     /// Whether another thread has left a result here; checked once more before sleeping.
     pub fn has_mail(&mut self) -> bool {
-        self.resolver.has_found()
+        self.peers.has_resolved()
     }
 
     /// Moves all events since the last call into `into`, in order.

@@ -7,11 +7,7 @@ use crate::api::figures::Counters;
 impl Net {
     /// Adds the statistics of the sockets.
     pub fn complete(&self, figures: &mut Counters) {
-        figures.sent_bytes = self.sent.iter().map(|(peer, bytes)| (peer.get(), *bytes)).collect();
-        for (peer, token) in self.links.all_up() {
-            let sent = self.connections.get(token).map_or(0, |conn| conn.lanes.sent());
-            *figures.sent_bytes.entry(peer.get()).or_default() += sent;
-        }
+        figures.sent_bytes = self.peers.sent_bytes(&self.connections);
         // Connections are not counted one by one: there may be ten thousand, and each may request the status.
         let [redis, http] =
             [GatewayKind::Redis, GatewayKind::Http].map(|door| self.gateways.inside.get(&door).copied().unwrap_or(0));

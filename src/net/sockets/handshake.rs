@@ -36,7 +36,7 @@ impl Net {
             _ => {}
         }
         if let (Err(reason), CallerKind::Peer { node, .. }) = (verdict, hello.caller) {
-            self.log_rejected_peer(now, token, node, reason);
+            self.peers.log_rejected_peer(now, self.connections.get(token), node, reason);
         }
         if let (Err(Reason::Full), CallerKind::Client | CallerKind::Operator) = (verdict, hello.caller) {
             self.counting.turned_away(Gateway::Native);
@@ -60,7 +60,7 @@ impl Net {
             CallerKind::Peer { node: peer, disk, run, .. } => {
                 conn.become_inbound_peer(peer);
                 let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
-                if let Some(before) = self.inbound_peers.insert(peer, token) {
+                if let Some(before) = self.peers.set_inbound(peer, token) {
                     // The peer reconnected before this node noticed the end of its old connection.
                     self.close(now, before);
                 }
@@ -73,7 +73,7 @@ impl Net {
                 if is_guest {
                     self.update_links(now);
                 }
-                self.links.hurry(peer, now);
+                self.peers.hurry(now, peer);
             }
         }
     }
@@ -106,25 +106,22 @@ impl Net {
         }
     }
 
+    /// Dials a peer, or begins to resolve its address.
     pub(super) fn dial(&mut self, now: Time, peer: NodeId) {
-        let Some(link) = self.links.get(peer) else { return };
-        let address = link.address().to_owned();
-        match self.resolver.resolve(peer, &address) {
-            Ok(Some(address)) => self.resolved(now, peer, Ok(vec![address])),
-            Ok(None) => self.links.resolving(peer),
-            Err(error) => self.resolved(now, peer, Err(error)),
+        if let Some(found) = self.peers.resolve(peer) {
+            self.resolved(now, peer, found);
         }
     }
 
+    /// Dials a peer at one of the addresses found, or logs why there is none.
     pub(super) fn resolved(&mut self, now: Time, peer: NodeId, found: io::Result<Vec<SocketAddr>>) {
-        let Some(link) = self.links.get(peer) else { return };
+        let Some(link) = self.peers.get(peer) else { return };
         let name = link.address().to_owned();
         let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         let found = match found.and_then(|found| link.pick(&found).ok_or_else(nowhere)) {
             Ok(found) => found,
             Err(error) => {
-                self.unreachable(now, peer, Failure::of_name(&error));
-                return self.links.fell(peer, now);
+                return self.peers.dial_failed(now, peer, Failure::of_name(&error));
             }
         };
         let dialed = TcpStream::connect(found).and_then(|socket| {
@@ -134,20 +131,18 @@ impl Net {
         });
         match dialed {
             Ok(token) => {
-                self.links.dialed(peer, token);
+                self.peers.dialed(peer, token);
                 let own = self.place(self.me.node).unwrap_or_default();
                 let hello = self.admission.hello(peer, own).with_redis(self.redis_place());
                 let Some(mut conn) = self.connections.get_mut(token) else { return };
                 hello.put(conn.lanes.ready());
                 conn.schedule_write();
             }
-            Err(error) => {
-                self.unreachable(now, peer, Failure::of_socket(&error));
-                self.links.fell(peer, now);
-            }
+            Err(error) => self.peers.dial_failed(now, peer, Failure::of_socket(&error)),
         }
     }
 
+    /// Handles the welcome of a peer that this node dialed.
     pub(super) fn welcomed(
         &mut self,
         now: Time,
@@ -168,8 +163,7 @@ impl Net {
         if let Some(mut conn) = self.connections.get_mut(token) {
             conn.role = Role::OutboundPeer(peer);
         }
-        self.causes.remove(&peer);
-        self.links.answered(peer, token);
+        self.peers.accepted(peer, token);
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ impl Net {
     pub fn send(&mut self, envelope: Envelope) {
         let urgent = envelope.message.is_urgent();
         let (to, frame) = (envelope.to, PeerFrame::Raft(envelope));
-        let Some(mut conn) = self.links.up(to).and_then(|token| self.connections.get_mut(token)) else { return };
+        let Some(mut conn) = self.peers.up(to).and_then(|token| self.connections.get_mut(token)) else { return };
         if conn.lanes.size() > self.options.peer_bytes_max {
             return;
         }
@@ -52,7 +52,7 @@ impl Net {
             }
             Caller::Peer(peer) => {
                 if !self.say(peer, &PeerFrame::Answer { id, reply })
-                    && let Some(token) = self.links.get(peer).and_then(Link::token)
+                    && let Some(token) = self.peers.get(peer).and_then(Link::token)
                 {
                     // The peer waits for this answer. When this node connects again, the peer learns that no answer
                     // will come. If this node has just dialed and is not accepted yet, the peer may have learned that
@@ -87,7 +87,7 @@ impl Net {
 
     /// Sends a frame to a peer. Returns false if the link is down or has too much output.
     fn say(&mut self, to: NodeId, frame: &PeerFrame) -> bool {
-        let Some(mut conn) = self.links.up(to).and_then(|token| self.connections.get_mut(token)) else { return false };
+        let Some(mut conn) = self.peers.up(to).and_then(|token| self.connections.get_mut(token)) else { return false };
         if conn.lanes.size() > self.options.peer_bytes_max {
             return false;
         }

@@ -81,19 +81,16 @@ impl Net {
                 }
             }
             Role::InboundPeer(peer) => {
-                // Only for the peer's current connection. The end of one that was replaced means nothing.
-                if self.inbound_peers.get(&peer).is_some_and(|speaker| *speaker == token) {
-                    self.inbound_peers.remove(&peer);
+                if self.peers.inbound_closed(peer, token) {
                     self.events.push(Event::PeerLost(peer));
                     if self.admission.gone(peer) {
                         self.update_links(now);
                     }
                 }
             }
-            Role::Connecting(peer) => self.links.fell(peer, now),
+            Role::Connecting(peer) => self.peers.dial_ended(now, peer),
             Role::OutboundPeer(peer) => {
-                *self.sent.entry(peer).or_default() += conn.lanes.sent();
-                self.links.fell(peer, now);
+                self.peers.outbound_closed(now, peer, conn.lanes.sent());
                 self.events.push(Event::PeerLost(peer));
             }
         }

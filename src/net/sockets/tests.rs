@@ -114,9 +114,9 @@ fn pair() -> Vec<Pumped> {
 }
 
 fn linked(nodes: &[Pumped]) -> bool {
-    nodes[0].net.links.up(id(2)).is_some()
-        && nodes[1].net.links.up(id(1)).is_some()
-        && nodes.iter().all(|node| node.net.inbound_peers.len() == 1)
+    nodes[0].net.peers.up(id(2)).is_some()
+        && nodes[1].net.peers.up(id(1)).is_some()
+        && nodes.iter().all(|node| node.net.peers.inbound_count() == 1)
 }
 
 fn envelope(from: u64, message: Message) -> Envelope {
@@ -171,7 +171,7 @@ fn peer_with_new_disk_id_is_rejected() {
     let members = nodes[0].net.admission.members().clone();
     nodes[1].net.set_members(Time(1), &members, Position::ZERO);
     let failures = |nodes: &[Pumped]| {
-        let failed = |n: usize, peer| nodes[n].net.links.get(id(peer)).map_or(0, |link| link.failures);
+        let failed = |n: usize, peer| nodes[n].net.peers.get(id(peer)).map_or(0, |link| link.failures);
         (failed(0, 2), failed(1, 1))
     };
     let before = failures(&nodes);
@@ -179,31 +179,31 @@ fn peer_with_new_disk_id_is_rejected() {
         let now = failures(nodes);
         now.0 > before.0 + 2 && now.1 > before.1 + 2
     });
-    assert!(nodes[0].net.links.up(id(2)).is_none() && nodes[0].net.inbound_peers.is_empty());
-    assert!(nodes[1].net.links.up(id(1)).is_none() && nodes[1].heard().is_empty());
+    assert!(nodes[0].net.peers.up(id(2)).is_none() && nodes[0].net.peers.inbound_count() == 0);
+    assert!(nodes[1].net.peers.up(id(1)).is_none() && nodes[1].heard().is_empty());
 }
 
 #[test]
 fn replaced_connection_reports_no_lost_peer() {
     let mut nodes = pair();
     // The peer dials once more, as after a restart that this node has not noticed.
-    let before = nodes[0].net.inbound_peers[&id(2)];
+    let before = nodes[0].net.peers.inbound(id(2)).unwrap();
     nodes[0].came.clear();
     let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), run(2), id(1)));
     // Only the dialed node runs: the other one would dial again and so replace the connection.
     second.pump_welcome(&mut nodes[..1]).unwrap();
-    let speaker = nodes[0].net.inbound_peers[&id(2)];
-    assert_ne!(speaker, before);
+    let inbound = nodes[0].net.peers.inbound(id(2)).unwrap();
+    assert_ne!(inbound, before);
     let speaking: Vec<_> =
         nodes[0].net.connections.iter().filter(|conn| conn.role == Role::InboundPeer(id(2))).collect();
-    assert!(matches!(speaking[..], [conn] if conn.token == speaker), "{speaking:?}");
+    assert!(matches!(speaking[..], [conn] if conn.token == inbound), "{speaking:?}");
     // The only events are that answers may be lost, and which disk the peer has.
     let told =
         |event: &Event| matches!(event, Event::AnswersLost(peer) | Event::DiskLearned { peer, .. } if *peer == id(2));
     assert!(nodes[0].came.len() == 2 && nodes[0].came.iter().all(told), "{:?}", nodes[0].came);
     // The replaced link is dialed again, and replaces the new connection in turn.
     pump_until(&mut nodes, "links come up again", |nodes| {
-        linked(nodes) && nodes[0].net.inbound_peers[&id(2)] != speaker
+        linked(nodes) && nodes[0].net.peers.inbound(id(2)).unwrap() != inbound
     });
 }
 
@@ -212,21 +212,21 @@ fn answer_without_link_is_reported_lost() {
     let mut nodes = pair();
     nodes[0].came.clear();
     // The answering node's link breaks, and it answers before it has dialed again.
-    let link = nodes[1].net.links.up(id(1)).unwrap();
+    let link = nodes[1].net.peers.up(id(1)).unwrap();
     let now = nodes[1].now;
     nodes[1].net.close(now, link);
     nodes[1].net.answer(now, Caller::Peer(id(1)), 7, Reply::Unknown);
     pump_until(&mut nodes, "links come up again", linked);
     assert!(nodes[0].came.iter().any(|event| matches!(event, Event::AnswersLost(peer) if *peer == id(2))));
     // It has dialed again and is not accepted yet: the other node may have accepted the new connection already.
-    let before = nodes[0].net.inbound_peers[&id(2)];
-    let link = nodes[1].net.links.up(id(1)).unwrap();
+    let before = nodes[0].net.peers.inbound(id(2)).unwrap();
+    let link = nodes[1].net.peers.up(id(1)).unwrap();
     nodes[1].net.close(now, link);
     let dialed =
-        |nodes: &[Pumped]| nodes[1].net.links.get(id(1)).is_some_and(|link| matches!(link.state, LinkState::Dialed(_)));
+        |nodes: &[Pumped]| nodes[1].net.peers.get(id(1)).is_some_and(|link| matches!(link.state, LinkState::Dialed(_)));
     pump_until(&mut nodes[..], "the node dials again", dialed);
     pump_until(&mut nodes[..1], "its hello is received", |nodes| {
-        nodes[0].net.inbound_peers.get(&id(2)).is_some_and(|speaker| *speaker != before)
+        nodes[0].net.peers.inbound(id(2)).is_some_and(|inbound| inbound != before)
     });
     nodes[0].came.clear();
     let now = nodes[1].now;
@@ -412,7 +412,7 @@ fn expect_unknown_leader_accepted(followed: Option<NodeId>) {
     pump_until(&mut nodes, "the answer is received", |nodes| nodes[1].heard() == [&heartbeat()]);
     // Once that node is gone, the link to it is removed too.
     nodes.truncate(1);
-    pump_until(&mut nodes, "the link to it is removed", |nodes| nodes[0].net.links.get(id(2)).is_none());
+    pump_until(&mut nodes, "the link to it is removed", |nodes| nodes[0].net.peers.get(id(2)).is_none());
 }
 
 #[test]
