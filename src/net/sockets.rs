@@ -9,6 +9,7 @@ mod gateway_kind;
 mod gateways;
 mod handshake;
 mod http;
+mod membership_view;
 mod memory;
 mod peer_links;
 mod redis;
@@ -19,14 +20,11 @@ mod sweeper;
 use super::conn::{Filled, Phase};
 use super::counting::Counting;
 use super::dialect::{ClientFrame, Role};
-use super::disks::Disks;
 use super::failure::Failure;
-use super::listening::Listening;
 use super::options::Options;
 use super::pressure::{FEW_BYTES, Pressure};
 use super::stream;
 use super::waker::Waker;
-use crate::admission::Admission;
 pub use crate::admission::Identity;
 use crate::api::{Refusal, Reply, Request};
 use crate::codec::Malformed;
@@ -39,6 +37,7 @@ use crate::wire::peer::PeerFrame;
 use connections::Connections;
 use gateway_kind::GatewayKind;
 use gateways::{Doors, HTTP, REDIS};
+use membership_view::MembershipView;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use peer_links::PeerLinks;
@@ -58,7 +57,7 @@ const REST: Duration = Duration::from_millis(100);
 
 /// All connections of a node.
 pub struct Net {
-    me: Identity,
+    membership: MembershipView,
     options: Options,
     poll: Poll,
     polled: Events,
@@ -69,16 +68,10 @@ pub struct Net {
     accept_at: Time,
     connections: Connections,
     peers: PeerLinks,
-    /// Configured addresses of members, used in addition to those in the membership.
-    configured_addresses: BTreeMap<NodeId, String>,
-    /// Decides which peers are admitted.
-    admission: Admission,
     gateways: Doors,
     redis: Redis,
     counting: Counting,
     http: super::http::gateway::Options,
-    disks: Disks,
-    listening: Listening,
     scratch: Box<[u8]>,
     /// Whether new requests are refused because the node is stopping.
     stopping: bool,
@@ -90,19 +83,18 @@ pub struct Net {
 impl Net {
     /// Creates the sockets of node `me`, with its listener. Peers are dialed once [`Net::set_members`] names them.
     ///
-    /// `places` are addresses of members to try whatever addresses the membership names.
+    /// `addresses` are addresses of members to try whatever addresses the membership names.
     pub fn open(
         me: Identity,
         mut listener: TcpListener,
-        places: BTreeMap<NodeId, String>,
+        addresses: BTreeMap<NodeId, String>,
         options: Options,
     ) -> io::Result<Net> {
         let poll = Poll::new()?;
         let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER)?);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let machine = options.machine;
         Ok(Net {
-            me,
+            membership: MembershipView::new(me, options.machine, addresses),
             peers: PeerLinks::new(me.node, &options, waker.clone()),
             connections: Connections::new(options.clients_bytes_max),
             options,
@@ -112,14 +104,10 @@ impl Net {
             listener: Some(listener),
             callers: false,
             accept_at: Time::ZERO,
-            configured_addresses: places,
-            admission: Admission::new(me).of_machine(machine),
             gateways: Doors::default(),
             redis: Redis::default(),
             counting: Counting::default(),
             http: Default::default(),
-            disks: Disks::default(),
-            listening: Listening::default(),
             scratch: vec![0; 256 << 10].into(),
             stopping: false,
             signalled: false,
@@ -172,16 +160,11 @@ impl Net {
     /// member, which has to learn of its removal. A node without a configuration keeps links to its configured
     /// addresses.
     pub fn set_members(&mut self, now: Time, membership: &Membership, configured: Position) {
-        let places = || Membership::founding(self.configured_addresses.clone());
-        let before = self.admission.members().clone();
-        let added = self.admission.set_members(now, membership, configured, places);
-        self.disks.forget_but(|id| before.stays(id, self.admission.members()));
+        let added = self.membership.set_members(now, membership, configured);
         added.into_iter().for_each(|id| self.disconnect(now, id));
         self.update_links(now);
         self.connections.schedule_sweep(now);
-        if let Some(advice) = self.listening.advice(self.me.node, membership) {
-            log::warn!(node = self.me.node.get(); "{advice}");
-        }
+        self.membership.warn_of_address(membership);
     }
 
     /// The name of the state machine that runs here.
@@ -191,7 +174,7 @@ impl Net {
 
     /// The listen address is a default. If the members expect this node elsewhere, a warning is logged.
     pub fn set_inferred_address(&mut self, listens: String) {
-        self.listening = Listening::unasked(listens);
+        self.membership.set_inferred_address(listens);
     }
 
     /// Closes the connections with a peer that was added again, or was removed a while ago. The peer must send its disk
@@ -204,36 +187,22 @@ impl Net {
 
     /// Sets the links to all members, recent former members and configured addresses.
     fn update_links(&mut self, now: Time) {
-        let mut wanted: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
-        for (id, member) in self.admission.peers_to_dial() {
-            let addresses = self.configured_addresses.get(id).into_iter().chain([&member.address]);
-            let all = wanted.entry(*id).or_default();
-            for address in addresses.filter(|address| !address.is_empty()) {
-                if !all.contains(address) {
-                    all.push(address.clone());
-                }
-            }
-        }
-        for token in self.peers.set(wanted) {
+        for token in self.peers.set(self.membership.addresses_to_dial()) {
             self.close(now, token);
         }
     }
 
     /// The address of a member, as far as it is known: the last that worked, or the one to be tried now.
     pub fn place(&self, member: NodeId) -> Option<&str> {
-        if member == self.me.node {
-            return self
-                .configured_addresses
-                .get(&member)
-                .map(String::as_str)
-                .or_else(|| self.admission.members().address(member));
+        if member == self.membership.me().node {
+            return self.membership.own_address();
         }
         self.peers.get(member).map(|link| link.address())
     }
 
     /// Why messages of a peer that dials this node are not accepted, in words.
     pub fn why_unheard(&self, now: Time, peer: NodeId) -> Option<&str> {
-        self.disks.why_unheard(now, peer)
+        self.membership.why_unheard(now, peer)
     }
 
     /// When there is work to do even without an event.
@@ -337,7 +306,7 @@ impl Net {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    log::warn!(node = self.me.node.get(); "cannot accept a connection: {error}; retrying soon");
+                    log::warn!(node = self.membership.me().node.get(); "cannot accept a connection: {error}; retrying soon");
                     self.accept_at = now + REST;
                 }
             }
@@ -443,7 +412,7 @@ impl Net {
 
     fn peer_frame(&mut self, peer: NodeId, frame: PeerFrame) -> Result<(), WireError> {
         self.events.push(match frame {
-            PeerFrame::Raft(envelope) if envelope.from != peer || envelope.to != self.me.node => {
+            PeerFrame::Raft(envelope) if envelope.from != peer || envelope.to != self.membership.me().node => {
                 return Err(Malformed("a message from another node than the peer").into());
             }
             PeerFrame::Raft(envelope) => Event::Peer(envelope),

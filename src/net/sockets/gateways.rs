@@ -127,7 +127,7 @@ impl Net {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    log::warn!(node = self.me.node.get(); "cannot accept a client: {error}; retrying soon");
+                    log::warn!(node = self.membership.me().node.get(); "cannot accept a client: {error}; retrying soon");
                     entrance.accept_at = now + REST;
                 }
             }

@@ -2,8 +2,7 @@
 
 use super::Net;
 use super::seats::Port;
-use crate::admission::{HelloContext, WelcomeError};
-use crate::codec::Malformed;
+use crate::admission::HelloContext;
 use crate::net::counting::Gateway;
 use crate::net::dialect::Role;
 use crate::net::failure::Failure;
@@ -28,12 +27,9 @@ impl Net {
             stopping: self.stopping,
             full: !self.has_seat(if hello.caller == CallerKind::Operator { Port::Operators } else { Port::Native }),
         };
-        let verdict = self.admission.check_hello(hello, circumstances);
-        self.learn_log(now, hello);
-        match (verdict, hello.caller) {
-            (Err(Reason::Disk), CallerKind::Peer { node, disk, .. }) => self.warn_of_disk(now, node, disk),
-            (Err(Reason::Twin), CallerKind::Peer { node, .. }) => self.disks.warn_of_twin(now, self.me.node, node),
-            _ => {}
+        let verdict = self.membership.check_hello(now, hello, circumstances);
+        if let (Some(log), CallerKind::Peer { node: peer, .. }) = (self.membership.other_log(hello), hello.caller) {
+            self.events.push(Event::OtherLog { peer, log });
         }
         if let (Err(reason), CallerKind::Peer { node, .. }) = (verdict, hello.caller) {
             self.peers.log_rejected_peer(now, self.connections.get(token), node, reason);
@@ -51,7 +47,7 @@ impl Net {
                 return;
             }
         };
-        self.admission.welcome(version).put(conn.lanes.ready());
+        self.membership.welcome(version).put(conn.lanes.ready());
         match hello.caller {
             CallerKind::Client | CallerKind::Operator => {
                 conn.become_client(hello.caller == CallerKind::Operator);
@@ -66,9 +62,8 @@ impl Net {
                 }
                 // Replies that the peer sent on its old connection may have been lost.
                 self.events.push(Event::AnswersLost(peer));
-                self.disks.met_run(now, self.me.node, peer, (disk, run));
-                let (met, is_guest) = self.admission.admit(hello);
-                self.redis.announced(peer, &hello.redis, self.admission.members());
+                let (met, is_guest) = self.membership.admit(now, hello, peer, (disk, run));
+                self.redis.announced(peer, &hello.redis, self.membership.members());
                 self.met(peer, met);
                 if is_guest {
                     self.update_links(now);
@@ -78,32 +73,15 @@ impl Net {
         }
     }
 
-    /// Reports to the node the log id of a peer that dials it, if the node has another log or none.
-    fn learn_log(&mut self, now: Time, hello: &Hello) {
-        let (Some(log), CallerKind::Peer { node: peer, .. }) = (self.admission.other_log(hello), hello.caller) else {
-            return;
-        };
-        if let Some(ours) = self.admission.members().agreed_log() {
-            self.disks.warn_of_log(now, self.me.node, peer, (ours, log));
-        }
-        self.events.push(Event::OtherLog { peer, log });
-    }
-
     /// Sets the leader that the node follows; itself if it leads. A node that follows a leader knows the current
     /// members, or will in a moment. A node without a leader may be dialed by a leader that it does not know.
     pub fn set_leader(&mut self, leader: Option<NodeId>) {
-        self.admission.set_leader(leader);
+        self.membership.set_leader(leader);
     }
 
     /// Reports to the node the disk id of a peer. From then on the peer's messages count.
     fn met(&mut self, peer: NodeId, disk: Option<DiskId>) {
         self.events.extend(disk.map(|disk| Event::DiskLearned { peer, disk }));
-    }
-
-    fn warn_of_disk(&mut self, now: Time, peer: NodeId, disk: DiskId) {
-        if let Some(known) = self.admission.known_disk(peer) {
-            self.disks.warn(now, self.me.node, peer, known, disk);
-        }
     }
 
     /// Dials a peer, or begins to resolve its address.
@@ -132,8 +110,7 @@ impl Net {
         match dialed {
             Ok(token) => {
                 self.peers.dialed(peer, token);
-                let own = self.place(self.me.node).unwrap_or_default();
-                let hello = self.admission.hello(peer, own).with_redis(self.redis_place());
+                let hello = self.membership.hello(peer).with_redis(self.redis_place());
                 let Some(mut conn) = self.connections.get_mut(token) else { return };
                 hello.put(conn.lanes.ready());
                 conn.schedule_write();
@@ -150,15 +127,7 @@ impl Net {
         peer: NodeId,
         welcome: &Welcome,
     ) -> Result<(), WireError> {
-        let met = match self.admission.welcomed(peer, welcome) {
-            Ok(met) => met,
-            Err(WelcomeError::Stranger) => return Err(Malformed("another node than the one dialed").into()),
-            Err(WelcomeError::Disk) => {
-                self.warn_of_disk(now, peer, welcome.disk);
-                return Err(Malformed("a node with another disk than before").into());
-            }
-            Err(WelcomeError::Log) => return Err(Malformed("a node with another log").into()),
-        };
+        let met = self.membership.welcomed(now, peer, welcome)?;
         self.met(peer, met);
         if let Some(mut conn) = self.connections.get_mut(token) {
             conn.role = Role::OutboundPeer(peer);

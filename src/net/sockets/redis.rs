@@ -77,28 +77,30 @@ impl Net {
     pub(super) fn redis_place(&self) -> Option<String> {
         let bound = self.gateways.address(GatewayKind::Redis)?;
         let advertised = || self.redis.options.advertised.clone();
-        advertised().or_else(|| Some(format!("{}:{}", self.place(self.me.node)?.rsplit_once(':')?.0, bound.port())))
+        advertised().or_else(|| {
+            Some(format!("{}:{}", self.place(self.membership.me().node)?.rsplit_once(':')?.0, bound.port()))
+        })
     }
 
     /// What this node knows of itself and its cluster.
     fn scene(&self) -> ClusterView {
         let place = |id: NodeId| {
             let native = self.place(id)?;
-            let own = (id == self.me.node).then(|| self.redis_place().unwrap_or_default());
+            let own = (id == self.membership.me().node).then(|| self.redis_place().unwrap_or_default());
             match own.or_else(|| self.redis.places.get(&id).cloned()) {
                 Some(announced) => MemberAddress::at(id, &announced, native),
                 None => MemberAddress::beside(id, native),
             }
         };
         let mut places: Vec<MemberAddress> =
-            self.admission.members().voters.iter().filter_map(|id| place(*id)).collect();
-        places.sort_by_key(|place| (self.admission.leader() != Some(place.node), place.node));
+            self.membership.members().voters.iter().filter_map(|id| place(*id)).collect();
+        places.sort_by_key(|place| (self.membership.leader() != Some(place.node), place.node));
         ClusterView {
-            node: self.me.node,
-            cluster: self.me.cluster,
-            leader: self.admission.leader(),
+            node: self.membership.me().node,
+            cluster: self.membership.me().cluster,
+            leader: self.membership.leader(),
             places,
-            voters: self.admission.members().voters.len(),
+            voters: self.membership.members().voters.len(),
             follower: self.redis.options.follower,
             port: self.gateways.address(GatewayKind::Redis).map_or(0, |address| address.port()),
             clients: self.connections.clients(),

@@ -16,12 +16,12 @@ impl Net {
         let swept = self.connections.sweep(now, &self.options);
         self.sweep_memory(now);
         let mut again = swept.again || self.connections.memory().pressure() > Pressure::None;
-        let forgotten = self.admission.forget_former_members(now);
+        let forgotten = self.membership.forget_former_members(now);
         if !forgotten.is_empty() {
             forgotten.into_iter().for_each(|peer| self.disconnect(now, peer));
             self.update_links(now);
         }
-        again |= self.admission.has_former_members();
+        again |= self.membership.has_former_members();
         self.connections.reschedule_sweep(now, again);
         for token in swept.overdue {
             if matches!(self.connections.get_mut(token).map(|conn| conn.role), Some(Role::Connecting(_))) {
@@ -50,7 +50,7 @@ impl Net {
             let [before, after, max] =
                 [memory.held(), self.connections.memory().held(), memory.max()].map(|bytes| bytes >> 20);
             log::warn!(
-                node = self.me.node.get();
+                node = self.membership.me().node.get();
                 "clients held {before} MiB of this node's memory, mostly replies that they do not read; at most {max} \
                  MiB are allowed: {closed} stalled connections were closed, and {after} MiB are held now"
             );
@@ -83,7 +83,7 @@ impl Net {
             Role::InboundPeer(peer) => {
                 if self.peers.inbound_closed(peer, token) {
                     self.events.push(Event::PeerLost(peer));
-                    if self.admission.gone(peer) {
+                    if self.membership.gone(peer) {
                         self.update_links(now);
                     }
                 }

@@ -155,7 +155,7 @@ fn stopped_peer_is_lost_at_once_and_reconnects() {
     drop(nodes.pop());
     pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
     nodes.push(Pumped::open_at(2, 2, address, Options::default()).unwrap());
-    let members = nodes[0].net.admission.members().clone();
+    let members = nodes[0].net.membership.members().clone();
     nodes[1].net.set_members(Time(1), &members, Position::ZERO);
     pump_until(&mut nodes, "links come up again", linked);
 }
@@ -168,7 +168,7 @@ fn peer_with_new_disk_id_is_rejected() {
     pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
     // The peer's directory was emptied: its hello is the same except for the disk id.
     nodes.push(Pumped::open_at(2, 22, address, Options::default()).unwrap());
-    let members = nodes[0].net.admission.members().clone();
+    let members = nodes[0].net.membership.members().clone();
     nodes[1].net.set_members(Time(1), &members, Position::ZERO);
     let failures = |nodes: &[Pumped]| {
         let failed = |n: usize, peer| nodes[n].net.peers.get(id(peer)).map_or(0, |link| link.failures);
