@@ -19,7 +19,8 @@ pub enum GatewayConnection {
 }
 
 impl GatewayConnection {
-    /// Whether the client is a probe: an HTTP client without a seat, which may make one request about the node's health.
+    /// Whether the client is a probe: an HTTP client without a seat, which may make one request about the health of the
+    /// node.
     pub fn is_probe(&self) -> bool {
         matches!(self, GatewayConnection::Http(talk) if talk.is_probe())
     }

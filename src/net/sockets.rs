@@ -1,20 +1,22 @@
 //! All connections of a node: readiness and bytes become events, and actions become bytes.
 
-mod closing;
 mod connections;
 mod credentials;
 mod failure_log;
 mod figures;
 mod gateway_kind;
+mod gateway_state;
 mod gateways;
 mod handshake;
 mod http;
+mod listener;
 mod membership_view;
 mod memory;
 mod peer_links;
 mod redis;
 mod replying;
 mod seats;
+mod session_closing;
 mod sweeper;
 
 use super::conn::{Filled, Phase};
@@ -36,12 +38,12 @@ use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
 use connections::Connections;
 use gateway_kind::GatewayKind;
-use gateways::{Doors, HTTP, REDIS};
+use gateway_state::{Gateways, HTTP, REDIS};
+use listener::{Accepted, Listener};
 use membership_view::MembershipView;
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 use peer_links::PeerLinks;
-use redis::Redis;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -52,9 +54,6 @@ const WAKER: Token = Token(usize::MAX - 1);
 /// The token left free for an event source of the caller.
 pub const FREE: Token = Token(usize::MAX - 2);
 
-/// How long the listener pauses when `accept` fails, as when the process has no more file descriptors.
-const REST: Duration = Duration::from_millis(100);
-
 /// All connections of a node.
 pub struct Net {
     membership: MembershipView,
@@ -62,16 +61,11 @@ pub struct Net {
     poll: Poll,
     polled: Events,
     waker: Waker,
-    listener: Option<TcpListener>,
-    /// Whether connections may be waiting to be accepted, and from when on they are accepted.
-    callers: bool,
-    accept_at: Time,
+    listener: Option<Listener>,
     connections: Connections,
     peers: PeerLinks,
-    gateways: Doors,
-    redis: Redis,
+    gateways: Gateways,
     counting: Counting,
-    http: super::http::gateway::Options,
     scratch: Box<[u8]>,
     /// Whether new requests are refused because the node is stopping.
     stopping: bool,
@@ -86,13 +80,13 @@ impl Net {
     /// `addresses` are addresses of members to try whatever addresses the membership names.
     pub fn open(
         me: Identity,
-        mut listener: TcpListener,
+        listener: TcpListener,
         addresses: BTreeMap<NodeId, String>,
         options: Options,
     ) -> io::Result<Net> {
         let poll = Poll::new()?;
         let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER)?);
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let listener = Listener::register(poll.registry(), LISTENER, listener)?;
         Ok(Net {
             membership: MembershipView::new(me, options.machine, addresses),
             peers: PeerLinks::new(me.node, &options, waker.clone()),
@@ -102,12 +96,8 @@ impl Net {
             polled: Events::with_capacity(1024),
             waker,
             listener: Some(listener),
-            callers: false,
-            accept_at: Time::ZERO,
-            gateways: Doors::default(),
-            redis: Redis::default(),
+            gateways: Gateways::default(),
             counting: Counting::default(),
-            http: Default::default(),
             scratch: vec![0; 256 << 10].into(),
             stopping: false,
             signalled: false,
@@ -117,7 +107,7 @@ impl Net {
 
     /// The address it listens on.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.listener.as_ref().and_then(|listener| listener.address().ok())
     }
 
     /// Wakes the event loop from another thread.
@@ -150,9 +140,9 @@ impl Net {
     /// Stops listening, and refuses new requests.
     pub fn stop_listening(&mut self) {
         self.stopping = true;
-        self.close_doors();
-        if let Some(mut listener) = self.listener.take() {
-            let _either_way_it_is_dropped = self.poll.registry().deregister(&mut listener);
+        self.gateways.stop_listening(self.poll.registry());
+        if let Some(listener) = self.listener.take() {
+            listener.close(self.poll.registry());
         }
     }
 
@@ -210,7 +200,7 @@ impl Net {
         if self.connections.has_unread() {
             return Time::ZERO;
         }
-        let accept = if self.callers && self.listener.is_some() { self.accept_at } else { Time::NEVER };
+        let accept = self.listener.as_ref().map_or(Time::NEVER, Listener::deadline);
         self.peers.deadline().min(self.connections.sweep_at()).min(accept).min(self.gateways.deadline())
     }
 
@@ -225,9 +215,9 @@ impl Net {
         for event in &self.polled {
             came = true;
             match event.token() {
-                LISTENER => self.callers = true,
-                REDIS => self.gateways.knocked(GatewayKind::Redis),
-                HTTP => self.gateways.knocked(GatewayKind::Http),
+                LISTENER => self.listener.iter_mut().for_each(Listener::mark_pending),
+                REDIS => self.gateways.mark_pending(GatewayKind::Redis),
+                HTTP => self.gateways.mark_pending(GatewayKind::Http),
                 WAKER => {}
                 FREE => self.signalled = true,
                 token => {
@@ -251,7 +241,7 @@ impl Net {
     /// returned by [`Net::events`].
     pub fn poll_io(&mut self, now: Time) {
         self.accept(now);
-        self.accept_at_doors(now);
+        self.accept_at_gateways(now);
         for token in self.connections.take_read_queue() {
             self.read(now, token);
         }
@@ -287,28 +277,24 @@ impl Net {
     /// connections stay silent.
     fn accept(&mut self, now: Time) {
         for _ in 0..self.options.strangers_max.div_ceil(4) {
-            if !self.callers || self.accept_at > now {
-                return;
-            }
-            let Some(listener) = &self.listener else { return };
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    let _if_not_it_is_slower = stream::tune_caller(&stream);
-                    let stream = Stream::accepted(self.options.keys.as_ref(), stream);
-                    let _if_not_it_is_dropped = stream.and_then(|stream| self.insert(now, stream, Role::Handshaking));
-                    if self.connections.handshaking() > self.options.strangers_max
-                        && let Some(longest) = self.connections.longest_handshake()
-                    {
-                        self.close(now, longest);
-                    }
+            let Some(listener) = &mut self.listener else { return };
+            let stream = match listener.accept(now) {
+                Accepted::Stream(stream) => stream,
+                Accepted::Aborted => continue,
+                Accepted::Nothing => return,
+                Accepted::Failed(error) => {
+                    let node = self.membership.me().node.get();
+                    log::warn!(node; "cannot accept a connection: {error}; retrying soon");
+                    return;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.callers = false,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    log::warn!(node = self.membership.me().node.get(); "cannot accept a connection: {error}; retrying soon");
-                    self.accept_at = now + REST;
-                }
+            };
+            let _if_not_it_is_slower = stream::tune_caller(&stream);
+            let stream = Stream::accepted(self.options.keys.as_ref(), stream);
+            let _if_not_it_is_dropped = stream.and_then(|stream| self.insert(now, stream, Role::Handshaking));
+            if self.connections.handshaking() > self.options.strangers_max
+                && let Some(longest) = self.connections.longest_handshake()
+            {
+                self.close(now, longest);
             }
         }
     }
@@ -464,7 +450,7 @@ impl Net {
             }
             if held_back && !conn.is_held_back(&self.options, pressure) {
                 // Its requests to the node were delayed until the client reads.
-                self.gateways.pump_soon(token);
+                self.gateways.schedule_pump(token);
             }
             if rested && !conn.is_read_suspended(&self.options, pressure) {
                 // Reading from it was suspended until the client reads.

@@ -12,11 +12,11 @@ impl Net {
         if self.options.keys.is_some() && keys.is_some() {
             self.options.keys = keys;
         }
-        if self.redis.options.password.is_some() && password.is_some() {
-            self.redis.options.password.clone_from(&password);
+        if self.gateways.redis.options.password.is_some() && password.is_some() {
+            self.gateways.redis.options.password.clone_from(&password);
         }
-        if self.http.password.is_some() && password.is_some() {
-            self.http.password = password;
+        if self.gateways.http.password.is_some() && password.is_some() {
+            self.gateways.http.password = password;
         }
     }
 

@@ -9,8 +9,7 @@ impl Net {
     pub fn complete(&self, figures: &mut Counters) {
         figures.sent_bytes = self.peers.sent_bytes(&self.connections);
         // Connections are not counted one by one: there may be ten thousand, and each may request the status.
-        let [redis, http] =
-            [GatewayKind::Redis, GatewayKind::Http].map(|door| self.gateways.inside.get(&door).copied().unwrap_or(0));
+        let [redis, http] = [GatewayKind::Redis, GatewayKind::Http].map(|kind| self.gateways.clients(kind));
         let (native, unknown) = (self.connections.clients() - redis - http, self.connections.handshaking());
         let peers = self.connections.len() - self.connections.clients() - unknown;
         let all = [("native", native), ("redis", redis), ("http", http), ("peer", peers), ("unknown", unknown)];

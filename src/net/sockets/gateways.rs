@@ -1,12 +1,11 @@
 //! The gateways' sockets: accept Redis and HTTP clients, pass their requests to the node, and pass the node's replies
 //! back.
 
-use super::closing::Closing;
+use super::Net;
 use super::gateway_kind::GatewayKind;
+use super::listener::Accepted;
 use super::seats::Port;
-use super::{Net, REST};
-use crate::api::{Op, Outcome, Reply, Request};
-use crate::limits::SESSION_WINDOW_MAX;
+use crate::api::{Outcome, Reply};
 use crate::net::conn::{Conn, Phase};
 use crate::net::dialect::Role;
 use crate::net::gateway_connection::GatewayConnection;
@@ -19,129 +18,45 @@ use crate::pipeline::NodeRequest;
 use crate::secure::Stream;
 use crate::types::{SessionId, Time};
 use bytes::BytesMut;
-use mio::net::{TcpListener, TcpStream};
-use mio::{Interest, Token};
-use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr};
+use mio::Token;
+use mio::net::TcpStream;
+use std::io::Write;
+use std::net::Shutdown;
 
-/// The token of the Redis gateway's listener.
-pub const REDIS: Token = Token(usize::MAX - 3);
-/// The token of the HTTP gateway's listener.
-pub const HTTP: Token = Token(usize::MAX - 4);
-/// The caller id for requests that open and close sessions: a connection may be closed before its session is open.
-pub const DOOR: Caller = Caller::Client(u64::MAX - 1);
 /// Maximum clients accepted before the accepted ones are read.
 const ACCEPTS: usize = 64;
 
-/// The listener of one gateway.
-#[derive(Debug)]
-struct GatewayListener {
-    listener: TcpListener,
-    /// Whether connections may be waiting to be accepted, and from when on they are accepted.
-    callers: bool,
-    accept_at: Time,
-}
-
-/// State shared by all gateway connections.
-#[derive(Debug, Default)]
-pub struct Doors {
-    entrances: BTreeMap<GatewayKind, GatewayListener>,
-    /// Connected clients of each gateway.
-    pub inside: BTreeMap<GatewayKind, usize>,
-    /// How many clients of the HTTP gateway are probes.
-    pub probes: usize,
-    /// The number of the last request to open or close a session; and the connections whose sessions are being opened.
-    asked: u64,
-    opening: BTreeMap<u64, Token>,
-    closing: Closing,
-    /// Connections that may have replies to write or requests to send.
-    pumps: Vec<Token>,
-    /// Connections with a deadline, and when it is due.
-    wakes: BTreeMap<Token, Time>,
-}
-
-impl Doors {
-    /// When there is work to do even without an event.
-    pub fn deadline(&self) -> Time {
-        let knocked = self.entrances.values().filter(|entrance| entrance.callers);
-        let accept = knocked.map(|entrance| entrance.accept_at).min().unwrap_or(Time::NEVER);
-        let pump = if self.pumps.is_empty() { Time::NEVER } else { Time::ZERO };
-        let close = self.closing.deadline();
-        accept.min(pump).min(close).min(self.wakes.values().copied().min().unwrap_or(Time::NEVER))
-    }
-
-    /// Marks that connections wait to be accepted at that gateway.
-    pub fn knocked(&mut self, door: GatewayKind) {
-        if let Some(entrance) = self.entrances.get_mut(&door) {
-            entrance.callers = true;
-        }
-    }
-
-    /// Schedules a pump of that connection: it may have replies to write or requests to send.
-    pub fn pump_soon(&mut self, token: Token) {
-        self.pumps.push(token);
-    }
-
-    /// The address that a gateway listens on, if it is open.
-    pub fn address(&self, door: GatewayKind) -> Option<SocketAddr> {
-        self.entrances.get(&door).and_then(|entrance| entrance.listener.local_addr().ok())
-    }
-}
-
 impl Net {
-    /// Opens a gateway. Returns its address.
-    pub(super) fn open_door(&mut self, door: GatewayKind, mut listener: TcpListener) -> io::Result<SocketAddr> {
-        let token = match door {
-            GatewayKind::Redis => REDIS,
-            GatewayKind::Http => HTTP,
-        };
-        self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
-        let address = listener.local_addr()?;
-        self.gateways.entrances.insert(door, GatewayListener { listener, callers: false, accept_at: Time::ZERO });
-        Ok(address)
-    }
-
-    /// Stops listening at all gateways.
-    pub(super) fn close_doors(&mut self) {
-        for mut entrance in std::mem::take(&mut self.gateways.entrances).into_values() {
-            let _either_way_it_is_dropped = self.poll.registry().deregister(&mut entrance.listener);
+    /// Accepts waiting clients of the gateways.
+    pub(super) fn accept_at_gateways(&mut self, now: Time) {
+        for kind in [GatewayKind::Redis, GatewayKind::Http] {
+            self.accept_at(now, kind);
         }
     }
 
-    pub(super) fn accept_at_doors(&mut self, now: Time) {
-        for door in [GatewayKind::Redis, GatewayKind::Http] {
-            self.accept_at(now, door);
-        }
-    }
-
-    fn accept_at(&mut self, now: Time, door: GatewayKind) {
+    fn accept_at(&mut self, now: Time, kind: GatewayKind) {
         for _ in 0..ACCEPTS {
-            let entrance = self.gateways.entrances.get_mut(&door);
-            let Some(entrance) = entrance.filter(|entrance| entrance.callers && entrance.accept_at <= now) else {
-                return;
-            };
-            match entrance.listener.accept() {
-                Ok((stream, _)) => self.admit(now, door, stream),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => entrance.callers = false,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    log::warn!(node = self.membership.me().node.get(); "cannot accept a client: {error}; retrying soon");
-                    entrance.accept_at = now + REST;
+            match self.gateways.accept(now, kind) {
+                Accepted::Stream(stream) => self.admit(now, kind, stream),
+                Accepted::Aborted => {}
+                Accepted::Nothing => return,
+                Accepted::Failed(error) => {
+                    let node = self.membership.me().node.get();
+                    log::warn!(node; "cannot accept a client: {error}; retrying soon");
+                    return;
                 }
             }
         }
     }
 
-    fn admit(&mut self, now: Time, door: GatewayKind, socket: TcpStream) {
+    fn admit(&mut self, now: Time, kind: GatewayKind, socket: TcpStream) {
         let _if_not_it_is_slower = stream::tune_caller(&socket);
         let Ok(mut stream) = Stream::accepted(self.options.keys.as_ref(), socket) else { return };
         // When no seat is free, an HTTP client is still accepted as a probe, to get the health of the node.
-        let probes = !self.has_seat(Port::Gateway(door));
-        if probes && (door != GatewayKind::Http || self.gateways.probes >= self.options.probes_max) {
-            self.counting.turned_away(door.gateway());
-            let _told_or_not = stream.write(match door {
+        let probes = !self.has_seat(Port::Gateway(kind));
+        if probes && (kind != GatewayKind::Http || self.gateways.probes() >= self.options.probes_max) {
+            self.counting.turned_away(kind.gateway());
+            let _told_or_not = stream.write(match kind {
                 GatewayKind::Redis => b"-ERR max number of clients reached\r\n".as_slice(),
                 GatewayKind::Http => http::response::FULL,
             });
@@ -150,9 +65,9 @@ impl Net {
         let Ok(token) = self.insert(now, stream, Role::GatewayClient(0)) else { return };
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         conn.become_gateway_client();
-        let speech = match door {
+        let speech = match kind {
             GatewayKind::Redis => {
-                let known = self.redis.options.password.is_none();
+                let known = self.gateways.redis.options.password.is_none();
                 GatewayConnection::Redis(Box::new(RedisConnection::new(ClientState {
                     id: token.0 as i64,
                     known,
@@ -162,9 +77,8 @@ impl Net {
             GatewayKind::Http => GatewayConnection::Http(Box::new(http::connection::HttpConnection::new(probes))),
         };
         put_back(now, &mut conn, speech, BytesMut::new(), &self.options);
-        self.counting.accepted(door.gateway());
-        *self.gateways.inside.entry(door).or_default() += 1;
-        self.gateways.probes += usize::from(probes);
+        self.counting.accepted(kind.gateway());
+        self.gateways.client_accepted(kind, probes);
     }
 
     /// Processes complete requests until the connection has to wait.
@@ -229,20 +143,10 @@ impl Net {
 
     /// Writes due replies and sends due requests on all connections that are scheduled for it.
     pub fn pump_all(&mut self, now: Time) {
-        self.gateways.closing.due(now).into_iter().for_each(|session| self.close_session(session));
-        if self.gateways.wakes.values().any(|at| *at <= now) {
-            let due = self.gateways.wakes.extract_if(.., |_, at| *at <= now);
-            let due: Vec<Token> = due.map(|(token, _)| token).collect();
-            self.gateways.pumps.extend(due);
-        }
-        let mut pumps = std::mem::take(&mut self.gateways.pumps);
-        pumps.sort_unstable();
-        pumps.dedup();
-        pumps.drain(..).for_each(|token| self.pump(now, token));
-        // A pump schedules no further pump. The answers to its requests do so later, so the buffer can be reused.
-        if self.gateways.pumps.is_empty() {
-            self.gateways.pumps = pumps;
-        }
+        self.gateways.session_closes_due(now).into_iter().for_each(|session| self.close_session(session));
+        let pumps = self.gateways.take_pumps(now);
+        pumps.iter().for_each(|token| self.pump(now, *token));
+        self.gateways.reuse_pumps(pumps);
     }
 
     fn pump(&mut self, now: Time, token: Token) {
@@ -254,10 +158,7 @@ impl Net {
         let mut wants = Vec::new();
         speech.pump(now, &mut out, rests, &mut wants);
         self.counting.add(GatewayKind::of(&speech).gateway(), speech.tally());
-        match speech.deadline() {
-            Time::NEVER => drop(self.gateways.wakes.remove(&token)),
-            at => drop(self.gateways.wakes.insert(token, at)),
-        }
+        self.gateways.set_wake(token, speech.deadline());
         let leaves = speech.is_leaving() && speech.waiting() == 0;
         let says = out.len() > before;
         put_back(now, &mut conn, speech, out, &self.options);
@@ -273,38 +174,22 @@ impl Net {
         for want in wants {
             let event = match want {
                 NodeRequest::Answer(id, request) => Event::Request { from, id, forward: true, request },
-                NodeRequest::Session => {
-                    let event = self.door(&Op::Open { window: SESSION_WINDOW_MAX, ordered: true });
-                    self.gateways.opening.insert(self.gateways.asked, token);
-                    event
-                }
+                NodeRequest::Session => self.gateways.request_session(token),
             };
             self.events.push(event);
         }
     }
 
-    /// A request that opens or closes a session.
-    fn door(&mut self, op: &Op) -> Event {
-        self.gateways.asked += 1;
-        Event::Request {
-            from: DOOR,
-            id: self.gateways.asked,
-            forward: true,
-            request: Request::Propose { op: op.encode() },
-        }
-    }
-
     /// Closes the session of a connection that has ended.
     pub(super) fn close_session(&mut self, session: SessionId) {
-        let event = self.door(&Op::Close { session });
-        self.gateways.closing.asked(self.gateways.asked, session);
+        let event = self.gateways.request_session_close(session);
         self.events.push(event);
     }
 
     /// Handles the reply to a request that opened or closed a session.
-    pub(super) fn door_heard(&mut self, now: Time, id: u64, reply: Reply) {
-        let Some(token) = self.gateways.opening.remove(&id) else {
-            return self.gateways.closing.answered(now, id, &reply);
+    pub(super) fn session_answered(&mut self, now: Time, id: u64, reply: Reply) {
+        let Some(token) = self.gateways.take_opening(id) else {
+            return self.gateways.session_close_answered(now, id, &reply);
         };
         let opened = match reply {
             Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
@@ -315,7 +200,7 @@ impl Net {
         match (self.connections.gateway_mut(token), opened) {
             (Some(speech), opened) => {
                 speech.opened(now, opened);
-                self.gateways.pump_soon(token);
+                self.gateways.schedule_pump(token);
             }
             (None, Ok(session)) => self.close_session(session),
             (None, Err(_)) => {}
@@ -324,11 +209,11 @@ impl Net {
 
     /// Passes a reply to the gateway connection that sent the request. Returns the reply if it is not a gateway
     /// connection.
-    pub(super) fn guest_heard(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
+    pub(super) fn answer_gateway(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
         let speech = self.connections.gateway_mut(token);
         let Some(speech) = speech else { return Some(reply) };
         speech.hear(id, reply);
-        self.gateways.pump_soon(token);
+        self.gateways.schedule_pump(token);
         None
     }
 }

@@ -63,7 +63,7 @@ impl Net {
                 // Replies that the peer sent on its old connection may have been lost.
                 self.events.push(Event::AnswersLost(peer));
                 let (met, is_guest) = self.membership.admit(now, hello, peer, (disk, run));
-                self.redis.announced(peer, &hello.redis, self.membership.members());
+                self.gateways.redis.set_peer_address(peer, &hello.redis, self.membership.members());
                 self.met(peer, met);
                 if is_guest {
                     self.update_links(now);

@@ -15,8 +15,8 @@ use std::net::SocketAddr;
 impl Net {
     /// Opens the HTTP gateway. Returns its address.
     pub fn open_http(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
-        self.http = options;
-        self.open_door(GatewayKind::Http, listener)
+        self.gateways.http = options;
+        self.gateways.open(self.poll.registry(), GatewayKind::Http, listener)
     }
 
     /// Processes complete requests until the connection has to wait. Returns false if the connection is gone.
@@ -30,7 +30,7 @@ impl Net {
         let Some(mut conn) = self.connections.get_mut(token) else { return false };
         let on_loopback =
             conn.stream.socket().local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-        let setting = RequestContext { now, options: &self.http, on_loopback, stopping: self.stopping };
+        let setting = RequestContext { now, options: &self.gateways.http, on_loopback, stopping: self.stopping };
         loop {
             conn.unprocessed = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
             if conn.unprocessed || talk.pipeline.leaving || conn.phase() != Phase::Open {

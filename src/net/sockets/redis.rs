@@ -2,35 +2,24 @@
 
 use super::Net;
 use super::gateway_kind::GatewayKind;
-use crate::limits::MEMBERS_MAX;
 use crate::net::conn::Phase;
 use crate::net::counting::Gateway;
 use crate::net::resp::connection::RedisConnection;
 use crate::net::resp::dispatch::{RequestContext, handle_reply};
 use crate::net::resp::gateway::{ClusterView, MemberAddress, Options};
-use crate::types::{Membership, NodeId, Time};
+use crate::types::{NodeId, Time};
 use crate::wire::resp::Bounds;
 use bytes::BytesMut;
 use mio::Token;
 use mio::net::TcpListener;
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-
-/// State shared by all Redis connections.
-#[derive(Debug, Default)]
-pub struct Redis {
-    /// Options of the gateway.
-    pub options: Options,
-    /// The address of each peer's Redis gateway as the peer announced it; empty if it has none.
-    places: BTreeMap<NodeId, String>,
-}
 
 impl Net {
     /// Opens the Redis gateway. Returns its address.
     pub fn open_redis(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
-        self.redis.options = options;
-        self.open_door(GatewayKind::Redis, listener)
+        self.gateways.redis.options = options;
+        self.gateways.open(self.poll.registry(), GatewayKind::Redis, listener)
     }
 
     /// Processes complete commands until the connection has to wait. Returns false if the connection has to be closed
@@ -57,7 +46,7 @@ impl Net {
                         conn.wait_for(now, None);
                     }
                     talk.pipeline.tally.requests += 1;
-                    let options = &self.redis.options;
+                    let options = &self.gateways.redis.options;
                     let setting = RequestContext { now, options, scene: &|| self.scene(), stopping: self.stopping };
                     if !handle_reply(talk, &words, out, &setting) {
                         return false;
@@ -76,7 +65,7 @@ impl Net {
     /// members know this node with the port of its gateway.
     pub(super) fn redis_place(&self) -> Option<String> {
         let bound = self.gateways.address(GatewayKind::Redis)?;
-        let advertised = || self.redis.options.advertised.clone();
+        let advertised = || self.gateways.redis.options.advertised.clone();
         advertised().or_else(|| {
             Some(format!("{}:{}", self.place(self.membership.me().node)?.rsplit_once(':')?.0, bound.port()))
         })
@@ -87,7 +76,7 @@ impl Net {
         let place = |id: NodeId| {
             let native = self.place(id)?;
             let own = (id == self.membership.me().node).then(|| self.redis_place().unwrap_or_default());
-            match own.or_else(|| self.redis.places.get(&id).cloned()) {
+            match own.or_else(|| self.gateways.redis.peer_address(id).cloned()) {
                 Some(announced) => MemberAddress::at(id, &announced, native),
                 None => MemberAddress::beside(id, native),
             }
@@ -101,22 +90,12 @@ impl Net {
             leader: self.membership.leader(),
             places,
             voters: self.membership.members().voters.len(),
-            follower: self.redis.options.follower,
+            follower: self.gateways.redis.options.follower,
             port: self.gateways.address(GatewayKind::Redis).map_or(0, |address| address.port()),
             clients: self.connections.clients(),
             clients_max: self.options.clients_max,
             accepted: self.counting.clients(Gateway::Redis),
             commands: self.counting.requests(Gateway::Redis),
         }
-    }
-}
-
-impl Redis {
-    /// Records the address of a peer's Redis gateway; empty if it has none.
-    pub(super) fn announced(&mut self, peer: NodeId, place: &str, members: &Membership) {
-        if self.places.len() >= 2 * MEMBERS_MAX {
-            self.places.retain(|id, _| members.members.contains_key(id));
-        }
-        self.places.insert(peer, place.to_owned());
     }
 }

@@ -1,7 +1,7 @@
 //! Output: messages to peers on their links, and replies to clients.
 
 use super::Net;
-use super::gateways::DOOR;
+use super::gateway_state::SESSION_CALLER;
 use crate::api::{Refusal, Reply, Request};
 use crate::consensus::message::Envelope;
 use crate::net::conn::Conn;
@@ -42,11 +42,11 @@ impl Net {
     /// Sends a reply to the caller of a request, if it is still connected.
     pub fn answer(&mut self, now: Time, to: Caller, id: u64, reply: Reply) {
         match to {
-            DOOR => self.door_heard(now, id, reply),
+            SESSION_CALLER => self.session_answered(now, id, reply),
             Caller::Client(number) => {
                 let token = Token(number as usize);
                 let reply = self.bounded(token, reply);
-                if let Some(reply) = self.guest_heard(token, id, reply) {
+                if let Some(reply) = self.answer_gateway(token, id, reply) {
                     self.reply(token, id, &reply);
                 }
             }

@@ -41,7 +41,7 @@ impl Net {
 
     /// How many clients have a seat at that port. A probe has none.
     fn seated(&self, port: Port) -> usize {
-        let inside = |door| self.gateways.inside.get(&door).copied().unwrap_or(0);
+        let inside = |kind| self.gateways.clients(kind);
         match port {
             Port::Native => {
                 self.connections.clients()
@@ -50,7 +50,7 @@ impl Net {
                     - inside(GatewayKind::Http)
             }
             Port::Operators => self.connections.operators(),
-            Port::Gateway(GatewayKind::Http) => inside(GatewayKind::Http) - self.gateways.probes,
+            Port::Gateway(GatewayKind::Http) => inside(GatewayKind::Http) - self.gateways.probes(),
             Port::Gateway(GatewayKind::Redis) => inside(GatewayKind::Redis),
         }
     }
@@ -58,7 +58,7 @@ impl Net {
     fn is_open(&self, port: Port) -> bool {
         match port {
             Port::Native | Port::Operators => true,
-            Port::Gateway(door) => self.gateways.address(door).is_some(),
+            Port::Gateway(kind) => self.gateways.address(kind).is_some(),
         }
     }
 }

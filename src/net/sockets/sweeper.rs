@@ -61,19 +61,17 @@ impl Net {
     /// Resumes the connections that waited because clients held too much memory, if they hold less now.
     pub(super) fn relieve(&mut self) {
         let gateways = &mut self.gateways;
-        self.connections.relieve(&self.options, |token| gateways.pump_soon(token));
+        self.connections.relieve(&self.options, |token| gateways.schedule_pump(token));
     }
 
     /// Closes a connection: the node and the parts that refer to the connection forget it.
     pub(super) fn close(&mut self, now: Time, token: Token) {
         let Some(conn) = self.connections.remove(self.poll.registry(), now, token) else { return };
-        self.gateways.probes -= usize::from(conn.gateway.as_ref().is_some_and(GatewayConnection::is_probe));
         match conn.role {
             Role::Handshaking => {}
             Role::Client(number) | Role::GatewayClient(number) => {
-                let door = conn.gateway.as_ref().map(GatewayKind::of);
-                if let Some(inside) = door.and_then(|door| self.gateways.inside.get_mut(&door)) {
-                    *inside -= 1;
+                if let Some(gateway) = &conn.gateway {
+                    self.gateways.client_closed(GatewayKind::of(gateway), gateway.is_probe());
                 }
                 self.events.push(Event::CallerGone(Caller::Client(number)));
                 if let Some(session) = conn.gateway.as_ref().and_then(GatewayConnection::session) {

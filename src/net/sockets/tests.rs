@@ -1,5 +1,6 @@
 //! Nodes and clients on loopback, well-behaved and not, whose event loops the tests run by hand.
 
+use super::super::conn::Conn;
 use super::super::links::LinkState;
 use super::*;
 use crate::api::{Consistency, Op};

@@ -3,13 +3,16 @@
 use super::super::Identity;
 use super::super::memory::Memory;
 use super::*;
+use crate::api::Request;
 use crate::machine::commands::Answer;
 use crate::net::options::Options;
 use crate::net::password::Password;
 use crate::net::pressure::Pressure;
 use crate::types::{ClusterId, DiskId, Index, NodeId};
 use socket2::{Domain, SockAddr, Socket, Type};
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::net::TcpStream as Blocking;
 use std::time::{Duration, Instant};
 
@@ -38,9 +41,9 @@ impl Pumped {
         self.dial_at(GatewayKind::Http)
     }
 
-    fn dial_at(&mut self, door: GatewayKind) -> Blocking {
+    fn dial_at(&mut self, kind: GatewayKind) -> Blocking {
         let before = self.net.connections.clients();
-        let caller = Blocking::connect(self.net.gateways.address(door).unwrap()).unwrap();
+        let caller = Blocking::connect(self.net.gateways.address(kind).unwrap()).unwrap();
         caller.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         self.until("the client is connected", |net| net.connections.clients() > before);
         caller
@@ -198,7 +201,7 @@ fn idle_redis_client_stays_incomplete_command_times_out() {
 fn unauthenticated_redis_client_times_out() {
     let options = Options::default();
     let mut node = Pumped::open();
-    node.net.redis.options.password = Some(Password::new(b"open sesame"));
+    node.net.gateways.redis.options.password = Some(Password::new(b"open sesame"));
     let mut redis = node.dial_at(GatewayKind::Redis);
     node.skip(options.idle_patience / 2);
     node.send(&mut redis, b"AUTH guess\r\n");
@@ -216,14 +219,14 @@ fn unauthenticated_redis_client_times_out() {
 #[test]
 fn half_closed_client_receives_its_reply() {
     let mut node = Pumped::open();
-    for (door, question, end) in
+    for (kind, question, end) in
         [(GatewayKind::Redis, &b"PING\r\n"[..], "+PONG\r\n"), (GatewayKind::Http, ASK, "alive\n")]
     {
-        let mut caller = node.dial_at(door);
+        let mut caller = node.dial_at(kind);
         caller.write_all(question).unwrap();
         caller.shutdown(Shutdown::Write).unwrap();
         let answer = node.answer(&mut caller);
-        assert!(answer.ends_with(end), "{door:?}: {answer:?}");
+        assert!(answer.ends_with(end), "{kind:?}: {answer:?}");
         node.until("the connection is closed", |net| net.connections.clients() == 0);
     }
 }
@@ -273,13 +276,13 @@ fn full_node_still_answers_health_probes() {
     assert!(node.answer(&mut operator).starts_with("HTTP/1.1 200 "));
     drop(operator);
     node.until("the probe is disconnected", |net| net.connections.clients() == 1);
-    assert_eq!(node.net.gateways.probes, 0);
+    assert_eq!(node.net.gateways.probes(), 0);
 
     let _probes: Vec<_> = (0..node.net.options.probes_max).map(|_| node.dial()).collect();
-    for (door, said) in [(GatewayKind::Redis, "-ERR max number of clients"), (GatewayKind::Http, "HTTP/1.1 503 ")] {
-        let mut another = Blocking::connect(node.net.gateways.address(door).unwrap()).unwrap();
+    for (kind, refusal) in [(GatewayKind::Redis, "-ERR max number of clients"), (GatewayKind::Http, "HTTP/1.1 503 ")] {
+        let mut another = Blocking::connect(node.net.gateways.address(kind).unwrap()).unwrap();
         another.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        assert!(node.answer(&mut another).starts_with(said));
+        assert!(node.answer(&mut another).starts_with(refusal));
     }
 }
 
@@ -293,7 +296,7 @@ fn each_port_reserves_seats_for_its_clients() {
     more.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     assert!(node.answer(&mut more).starts_with(refused));
     let _http: Vec<_> = (0..4).map(|_| node.dial()).collect();
-    assert_eq!(node.net.gateways.probes, 2, "two clients have seats, and two are probes");
+    assert_eq!(node.net.gateways.probes(), 2, "two clients have seats, and two are probes");
     assert!(node.net.has_seat(Port::Native) && node.net.has_seat(Port::Operators));
     drop(redis);
     node.until("the clients are disconnected", |net| net.connections.clients() == 4);

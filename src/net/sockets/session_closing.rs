@@ -14,7 +14,7 @@ const MOST: usize = 16_384;
 
 /// Sessions that are being closed.
 #[derive(Debug, Default)]
-pub struct Closing {
+pub struct SessionClosing {
     /// Sessions whose close was requested, by request number.
     asked: BTreeMap<u64, SessionId>,
     /// Sessions whose request was refused or failed.
@@ -22,7 +22,7 @@ pub struct Closing {
     again_at: Time,
 }
 
-impl Closing {
+impl SessionClosing {
     /// Records that the request of that number closes a session.
     pub fn asked(&mut self, number: u64, session: SessionId) {
         if self.asked.len() + self.refused.len() < MOST {
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn rejected_session_close_is_retried_until_done() {
-        let mut closing = Closing::default();
+        let mut closing = SessionClosing::default();
         (1..=100).for_each(|n| closing.asked(n, SessionId(n)));
         closing.answered(Time(0), 1, &Reply::Done { position: Position::ZERO, outcome: Outcome::Closed });
         assert_eq!(closing.deadline(), Time::NEVER);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn pending_session_closes_are_bounded() {
-        let mut closing = Closing::default();
+        let mut closing = SessionClosing::default();
         (0..2 * MOST as u64).for_each(|n| closing.asked(n, SessionId(n)));
         (0..2 * MOST as u64).for_each(|n| closing.answered(Time(0), n, &Reply::Unknown));
         assert_eq!(closing.refused.len(), MOST);
