@@ -1,10 +1,10 @@
 //! One connection: its socket, its input that is not processed yet, and its output that is not written yet.
 
-use super::dialect::{self, ClientFrame, Role};
 use super::gateway_connection::GatewayConnection;
 use super::lanes::{Lanes, Written};
 use super::options::Options;
 use super::pressure::{FEW_BYTES, Pressure};
+use super::role::{self, ClientFrame, Role};
 use crate::secure::Stream;
 use crate::types::Time;
 use crate::wire::WireError;
@@ -150,7 +150,7 @@ impl Conn {
         match (self.role, &self.gateway) {
             (Role::GatewayClient(_), _) if self.phase == Phase::Draining => false,
             // A connection that is closing is not read from, and must not fill memory until its last answer.
-            (Role::GatewayClient(_), Some(speech)) => speech.is_leaving() || speech.is_full() || waits(),
+            (Role::GatewayClient(_), Some(gateway)) => gateway.is_leaving() || gateway.is_full() || waits(),
             (Role::Client(_), _) => self.unanswered > options.client_requests_max || waits(),
             _ => false,
         }
@@ -174,8 +174,8 @@ impl Conn {
 
     /// How many bytes it holds: output, requests that wait for answers, and incomplete input.
     pub fn memory_use(&self) -> usize {
-        let speech = self.gateway.as_ref().map_or(0, GatewayConnection::bytes);
-        self.lanes.held() + self.input.len() + self.reader.held() + speech
+        let gateway = self.gateway.as_ref().map_or(0, GatewayConnection::bytes);
+        self.lanes.held() + self.input.len() + self.reader.held() + gateway
     }
 
     /// Reads once into the input. Bytes that arrive while the input is empty are kept in an allocation of their exact
@@ -212,7 +212,7 @@ impl Conn {
             // A complete frame arrived, so the timeout starts anew.
             self.waiting_since = None;
         }
-        dialect::read(self.role, frame).map(Some)
+        role::read(self.role, frame).map(Some)
     }
 
     /// Input of a gateway connection that is not processed yet. It holds no memory while it is empty.

@@ -15,14 +15,14 @@ pub enum LoopMessage {
     /// From the log thread: what became durable.
     Journal(wal::Report),
     /// From the snapshot thread: a finished job, or the fault that ends it.
-    Shelf(wal::Result<JobResult>),
+    Snapshot(wal::Result<JobResult>),
     /// From the thread that watches the disk: free space has become too low, or sufficient again.
     Space {
         /// Whether free space is too low.
         low: bool,
     },
     /// From a thread with a handle: a request.
-    Ask {
+    Request {
         /// The request.
         request: Request,
         /// Receives the one answer.
@@ -41,7 +41,7 @@ pub enum LoopMessage {
 /// The sending side of the inbox. Each thread that sends messages has a clone.
 #[derive(Clone, Debug)]
 pub struct InboxSender {
-    letters: Sender<LoopMessage>,
+    messages: Sender<LoopMessage>,
     waker: Waker,
     board: Board,
 }
@@ -49,7 +49,7 @@ pub struct InboxSender {
 /// The receiving side, which belongs to the event loop.
 #[derive(Debug)]
 pub struct Inbox {
-    letters: Receiver<LoopMessage>,
+    messages: Receiver<LoopMessage>,
     /// A message that was received by a check for messages.
     next: Option<LoopMessage>,
     board: Board,
@@ -59,13 +59,13 @@ pub struct Inbox {
 pub fn inbox(waker: Waker) -> (InboxSender, Inbox) {
     let (sender, receiver) = channel();
     let board = Board::default();
-    (InboxSender { letters: sender, waker, board: board.clone() }, Inbox { letters: receiver, next: None, board })
+    (InboxSender { messages: sender, waker, board: board.clone() }, Inbox { messages: receiver, next: None, board })
 }
 
 impl InboxSender {
     /// Sends a message, and wakes the event loop. Returns false if the event loop has ended.
-    pub fn post(&self, letter: LoopMessage) -> bool {
-        let posted = self.letters.send(letter).is_ok();
+    pub fn post(&self, message: LoopMessage) -> bool {
+        let posted = self.messages.send(message).is_ok();
         self.waker.wake();
         posted
     }
@@ -85,7 +85,7 @@ impl Drop for Inbox {
 
 impl Inbox {
     /// Publishes the leadership to other threads if it has changed.
-    pub fn say_who_leads(&self, leadership: Leadership) {
+    pub fn publish(&self, leadership: Leadership) {
         if self.board.read() != leadership {
             self.board.write(leadership);
         }
@@ -94,13 +94,13 @@ impl Inbox {
     /// Whether there is a message.
     pub fn has_message(&mut self) -> bool {
         if self.next.is_none() {
-            self.next = self.letters.try_recv().ok();
+            self.next = self.messages.try_recv().ok();
         }
         self.next.is_some()
     }
 
     /// The next message, if there is one.
     pub fn take(&mut self) -> Option<LoopMessage> {
-        self.next.take().or_else(|| self.letters.try_recv().ok())
+        self.next.take().or_else(|| self.messages.try_recv().ok())
     }
 }

@@ -10,7 +10,7 @@ pub struct Options {
     /// Maximum connected clients. Further ones get an error and are disconnected.
     pub clients_max: usize,
     /// Maximum connections in handshake, in addition to clients and peers. Beyond it, the oldest of these is closed.
-    pub strangers_max: usize,
+    pub handshakes_max: usize,
     /// Maximum HTTP connections in addition to those, for one request about the node's health each.
     pub probes_max: usize,
     /// Maximum bytes held for all clients together: unread replies, requests waiting for answers, and incomplete
@@ -54,7 +54,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             clients_max: 10_000,
-            strangers_max: 256,
+            handshakes_max: 256,
             probes_max: 64,
             clients_bytes_max: 256 << 20,
             hello_patience: Duration::from_secs(5),

@@ -216,7 +216,7 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     /// Passes the events of the sockets to the node.
-    fn tell_net_events(&mut self, now: Time) {
+    fn handle_net_events(&mut self, now: Time) {
         let mut events = std::mem::take(&mut self.events);
         self.net.events(&mut events);
         events.drain(..).for_each(|event| self.handle(now, event));
@@ -227,7 +227,7 @@ impl<M: StateMachine> Reactor<M> {
     fn publish_leadership(&self) {
         let raft = self.node.raft();
         let leads = raft.accepts_commands() && raft.transfer_target().is_none();
-        self.inbox.say_who_leads(Leadership { term: raft.term(), leader: raft.leader(), leads });
+        self.inbox.publish(Leadership { term: raft.term(), leader: raft.leader(), leads });
     }
 
     /// Logs a warning when there has been no leader for long, with the voters that are reachable and those that are
@@ -259,21 +259,21 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Passes the node the events of the sockets and the messages in the inbox.
     fn drain_inbox(&mut self, now: Time) -> Result<(), Broken> {
-        self.tell_net_events(now);
-        while let Some(letter) = self.inbox.take() {
-            match letter {
+        self.handle_net_events(now);
+        while let Some(message) = self.inbox.take() {
+            match message {
                 LoopMessage::Journal(report) => self.handle(now, Event::Journal(report)),
-                LoopMessage::Ask { request, answer, until } => {
+                LoopMessage::Request { request, answer, until } => {
                     let until = now + until.saturating_duration_since(Instant::now());
                     self.ask(now, request, Local { answer, until });
                 }
-                LoopMessage::Shelf(done) => {
+                LoopMessage::Snapshot(done) => {
                     if let Some(event) = self.machine.done(done?) {
                         self.handle(now, event);
                     }
                 }
                 LoopMessage::Space { low } => {
-                    self.tell_of_space(low);
+                    self.log_disk_space(low);
                     self.handle(now, Event::Space { low });
                 }
                 LoopMessage::Credentials(fresh) => self.net.set_credentials(*fresh),
@@ -284,7 +284,7 @@ impl<M: StateMachine> Reactor<M> {
         Ok(())
     }
 
-    fn tell_of_space(&self, low: bool) {
+    fn log_disk_space(&self, low: bool) {
         let node = self.id.get();
         if low {
             log::warn!(node; "disk space is low: as leader this node rejects writes, except those that free space");
@@ -324,7 +324,7 @@ impl<M: StateMachine> Reactor<M> {
             self.execute(now, &mut actions)?;
             self.actions = actions;
             self.net.pump_all(now);
-            self.tell_net_events(now);
+            self.handle_net_events(now);
             if !(self.unturned || self.machine.is_asked()) || now.since(begun) >= TURNS_FOR {
                 return Ok(());
             }

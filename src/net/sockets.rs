@@ -21,10 +21,10 @@ mod sweeper;
 
 use super::conn::{Filled, Phase};
 use super::counting::Counting;
-use super::dialect::{ClientFrame, Role};
 use super::failure::Failure;
 use super::options::Options;
 use super::pressure::{FEW_BYTES, Pressure};
+use super::role::{ClientFrame, Role};
 use super::stream;
 use super::waker::Waker;
 pub use crate::admission::Identity;
@@ -276,7 +276,7 @@ impl Net {
     /// the oldest of these is closed. A well-behaved peer or client sends its hello at once, so it gets in however many
     /// connections stay silent.
     fn accept(&mut self, now: Time) {
-        for _ in 0..self.options.strangers_max.div_ceil(4) {
+        for _ in 0..self.options.handshakes_max.div_ceil(4) {
             let Some(listener) = &mut self.listener else { return };
             let stream = match listener.accept(now) {
                 Accepted::Stream(stream) => stream,
@@ -291,7 +291,7 @@ impl Net {
             let _if_not_it_is_slower = stream::tune_caller(&stream);
             let stream = Stream::accepted(self.options.keys.as_ref(), stream);
             let _if_not_it_is_dropped = stream.and_then(|stream| self.insert(now, stream, Role::Handshaking));
-            if self.connections.handshaking() > self.options.strangers_max
+            if self.connections.handshaking() > self.options.handshakes_max
                 && let Some(longest) = self.connections.longest_handshake()
             {
                 self.close(now, longest);
@@ -322,7 +322,7 @@ impl Net {
             let filled = match filled {
                 Ok(filled) => filled,
                 Err(error) => {
-                    self.broke(now, token, &error);
+                    self.socket_failed(now, token, &error);
                     return self.close(now, token);
                 }
             };
@@ -357,19 +357,19 @@ impl Net {
             // A frame may have closed the connection.
             let Some(mut conn) = self.connections.get_mut(token) else { return Ok(()) };
             if matches!(conn.role, Role::GatewayClient(_)) {
-                self.converse(now, token);
+                self.process_gateway_input(now, token);
                 return Ok(());
             }
             conn.unprocessed = conn.is_read_suspended(&self.options, conn.pressure());
             if conn.phase() != Phase::Open || conn.unprocessed {
                 return Ok(());
             }
-            let Some(said) = conn.next_frame()? else {
+            let Some(frame) = conn.next_frame()? else {
                 conn.update_frame_timeout(now);
                 self.connections.schedule_sweep(now);
                 return Ok(());
             };
-            match (said, conn.role) {
+            match (frame, conn.role) {
                 (ClientFrame::Request(asked), Role::Client(number)) => {
                     if conn.is_operator && matches!(asked.request, Request::Propose { .. }) {
                         return Err(Malformed("a proposal on an operator connection").into());
@@ -378,8 +378,10 @@ impl Net {
                     self.handle_request(token, number, asked);
                 }
                 (ClientFrame::Peer(frame), Role::InboundPeer(peer)) => self.peer_frame(peer, frame)?,
-                (ClientFrame::Hello(hello), _) => self.greeted(now, token, &hello),
-                (ClientFrame::Welcome(welcome), Role::Connecting(peer)) => self.welcomed(now, token, peer, &welcome)?,
+                (ClientFrame::Hello(hello), _) => self.handle_hello(now, token, &hello),
+                (ClientFrame::Welcome(welcome), Role::Connecting(peer)) => {
+                    self.handle_welcome(now, token, peer, &welcome)?
+                }
                 (ClientFrame::Request(_) | ClientFrame::Peer(_) | ClientFrame::Welcome(_), _) => {
                     unreachable!("a connection decodes only the frames of its role")
                 }
@@ -418,7 +420,7 @@ impl Net {
                 && matches!(conn.role, Role::OutboundPeer(_))
                 && let Err(error) = conn.write()
             {
-                self.broke(now, token, &error);
+                self.socket_failed(now, token, &error);
                 self.close(now, token);
             }
         }
@@ -439,7 +441,7 @@ impl Net {
                     && conn.lanes.size() > self.options.client_bytes_max);
             if gone {
                 if let Err(error) = written {
-                    self.broke(now, token, &error);
+                    self.socket_failed(now, token, &error);
                 }
                 self.close(now, token);
                 continue;

@@ -39,7 +39,7 @@ pub fn tune_peer(stream: &TcpStream, options: &Options) -> io::Result<()> {
 
 /// Tunes an inbound connection of a peer, on which this node sends nothing. A dead connection must be noticed soon,
 /// because its successor is not accepted before.
-pub fn tune_speaker(stream: &TcpStream) -> io::Result<()> {
+pub fn tune_inbound_peer(stream: &TcpStream) -> io::Result<()> {
     let second = Duration::from_secs(1);
     SockRef::from(stream)
         .set_tcp_keepalive(&TcpKeepalive::new().with_time(second).with_interval(second).with_retries(3))

@@ -74,7 +74,7 @@ impl Handle {
     fn try_ask(&self, request: Request, timeout: Duration) -> Result<Reply, NoReply> {
         let (answer, answered) = channel();
         let until = deadline(timeout);
-        if !self.post.post(LoopMessage::Ask { request, answer, until }) {
+        if !self.post.post(LoopMessage::Request { request, answer, until }) {
             return Err(NoReply::Stopped);
         }
         answered.recv_timeout(timeout).map_err(|error| match error {
@@ -183,7 +183,8 @@ impl Drop for Session {
         let request = Request::Propose { op: Op::Close { session }.encode() };
         // Nothing waits for the reply. A follower forwards the request.
         let (answer, _nobody) = channel();
-        let _best_effort = self.handle.post.post(LoopMessage::Ask { request, answer, until: deadline(CLOSE_WITHIN) });
+        let _best_effort =
+            self.handle.post.post(LoopMessage::Request { request, answer, until: deadline(CLOSE_WITHIN) });
     }
 }
 
@@ -231,7 +232,11 @@ mod tests {
         assert_eq!(handle.ask(write.clone(), Duration::from_millis(1)), None);
         // Sent before the stop, and waits for a while.
         let (answer, answered) = channel();
-        handle.post.post(LoopMessage::Ask { request: write, answer, until: Instant::now() + Duration::from_secs(10) });
+        handle.post.post(LoopMessage::Request {
+            request: write,
+            answer,
+            until: Instant::now() + Duration::from_secs(10),
+        });
         let status = || handle.ask(Request::Status, Duration::from_secs(20));
         assert!(matches!(status(), Some(Reply::Status(_))));
         handle.stop();

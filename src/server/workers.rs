@@ -245,7 +245,7 @@ pub fn spawn_snapshot_thread<D: Disk>(mut keeper: SnapshotWorker<D>, post: Inbox
                 std::thread::sleep(begun.elapsed());
             }
             let over = done.is_err();
-            if !post.post(LoopMessage::Shelf(done)) || over {
+            if !post.post(LoopMessage::Snapshot(done)) || over {
                 return;
             }
         }

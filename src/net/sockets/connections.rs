@@ -2,10 +2,10 @@
 
 use super::memory::Memory;
 use crate::net::conn::Conn;
-use crate::net::dialect::Role;
 use crate::net::gateway_connection::GatewayConnection;
 use crate::net::options::Options;
 use crate::net::pressure::{FEW_BYTES, Pressure};
+use crate::net::role::Role;
 use crate::secure::Stream;
 use crate::types::{NodeId, Time};
 use mio::net::TcpStream;

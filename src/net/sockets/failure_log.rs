@@ -1,8 +1,8 @@
 //! Reports failed connections to the part that logs them.
 
 use super::Net;
-use crate::net::dialect::Role;
 use crate::net::failure::Failure;
+use crate::net::role::Role;
 use crate::types::{NodeId, Time};
 use mio::Token;
 use std::io;
@@ -16,7 +16,7 @@ impl Net {
     }
 
     /// Logs that a connection failed with a socket error.
-    pub(super) fn broke(&mut self, now: Time, token: Token, error: &io::Error) {
+    pub(super) fn socket_failed(&mut self, now: Time, token: Token, error: &io::Error) {
         self.failed(now, token, Failure::of_socket(error));
     }
 

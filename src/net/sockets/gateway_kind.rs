@@ -22,8 +22,8 @@ impl GatewayKind {
     }
 
     /// The gateway of a connection.
-    pub fn of(speech: &GatewayConnection) -> GatewayKind {
-        match speech {
+    pub fn of(gateway: &GatewayConnection) -> GatewayKind {
+        match gateway {
             GatewayConnection::Redis(_) => GatewayKind::Redis,
             GatewayConnection::Http(_) => GatewayKind::Http,
         }

@@ -7,11 +7,11 @@ use super::listener::Accepted;
 use super::seats::Port;
 use crate::api::{Outcome, Reply};
 use crate::net::conn::{Conn, Phase};
-use crate::net::dialect::Role;
 use crate::net::gateway_connection::GatewayConnection;
 use crate::net::http;
 use crate::net::resp::connection::RedisConnection;
 use crate::net::resp::local::ClientState;
+use crate::net::role::Role;
 use crate::net::stream;
 use crate::node::event::{Caller, Event};
 use crate::pipeline::NodeRequest;
@@ -65,7 +65,7 @@ impl Net {
         let Ok(token) = self.insert(now, stream, Role::GatewayClient(0)) else { return };
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         conn.become_gateway_client();
-        let speech = match kind {
+        let gateway = match kind {
             GatewayKind::Redis => {
                 let known = self.gateways.redis.options.password.is_none();
                 GatewayConnection::Redis(Box::new(RedisConnection::new(ClientState {
@@ -76,26 +76,26 @@ impl Net {
             }
             GatewayKind::Http => GatewayConnection::Http(Box::new(http::connection::HttpConnection::new(probes))),
         };
-        put_back(now, &mut conn, speech, BytesMut::new(), &self.options);
+        put_back(now, &mut conn, gateway, BytesMut::new(), &self.options);
         self.counting.accepted(kind.gateway());
         self.gateways.client_accepted(kind, probes);
     }
 
     /// Processes complete requests until the connection has to wait.
-    pub(super) fn converse(&mut self, now: Time, token: Token) {
+    pub(super) fn process_gateway_input(&mut self, now: Time, token: Token) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
-        let Some(mut speech) = conn.gateway.take() else { return };
+        let Some(mut gateway) = conn.gateway.take() else { return };
         let mut out = std::mem::take(conn.lanes.ready());
-        let goes_on = match &mut speech {
-            GatewayConnection::Redis(talk) => self.converse_redis(now, token, talk, &mut out),
-            GatewayConnection::Http(talk) => self.converse_http(now, token, talk, &mut out),
+        let goes_on = match &mut gateway {
+            GatewayConnection::Redis(talk) => self.process_redis_input(now, token, talk, &mut out),
+            GatewayConnection::Http(talk) => self.process_http_input(now, token, talk, &mut out),
         };
-        self.counting.add(GatewayKind::of(&speech).gateway(), speech.tally());
+        self.counting.add(GatewayKind::of(&gateway).gateway(), gateway.tally());
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         if !out.is_empty() {
             conn.schedule_write();
         }
-        put_back(now, &mut conn, speech, out, &self.options);
+        put_back(now, &mut conn, gateway, out, &self.options);
         self.connections.schedule_sweep(now);
         if goes_on { self.pump(now, token) } else { self.close(now, token) }
     }
@@ -106,12 +106,12 @@ impl Net {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         let has_unwritten = !conn.has_written_all() && conn.phase() != Phase::Draining;
         match &mut conn.gateway {
-            Some(speech) if speech.waiting() > 0 => {
-                speech.leave();
+            Some(gateway) if gateway.waiting() > 0 => {
+                gateway.leave();
                 conn.readable = false;
             }
-            Some(speech) if has_unwritten => {
-                speech.leave();
+            Some(gateway) if has_unwritten => {
+                gateway.leave();
                 conn.readable = false;
                 conn.close_after_output();
                 // It stays open as long as the client reads.
@@ -151,17 +151,17 @@ impl Net {
 
     fn pump(&mut self, now: Time, token: Token) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
-        let Some(mut speech) = conn.gateway.take() else { return };
+        let Some(mut gateway) = conn.gateway.take() else { return };
         let rests = conn.is_held_back(&self.options, conn.pressure());
         let mut out = std::mem::take(conn.lanes.ready());
         let before = out.len();
         let mut wants = Vec::new();
-        speech.pump(now, &mut out, rests, &mut wants);
-        self.counting.add(GatewayKind::of(&speech).gateway(), speech.tally());
-        self.gateways.set_wake(token, speech.deadline());
-        let leaves = speech.is_leaving() && speech.waiting() == 0;
+        gateway.pump(now, &mut out, rests, &mut wants);
+        self.counting.add(GatewayKind::of(&gateway).gateway(), gateway.tally());
+        self.gateways.set_wake(token, gateway.deadline());
+        let leaves = gateway.is_leaving() && gateway.waiting() == 0;
         let says = out.len() > before;
-        put_back(now, &mut conn, speech, out, &self.options);
+        put_back(now, &mut conn, gateway, out, &self.options);
         conn.count_memory();
         if leaves {
             conn.close_after_output();
@@ -198,8 +198,8 @@ impl Net {
             _ => Err(None),
         };
         match (self.connections.gateway_mut(token), opened) {
-            (Some(speech), opened) => {
-                speech.opened(now, opened);
+            (Some(gateway), opened) => {
+                gateway.opened(now, opened);
                 self.gateways.schedule_pump(token);
             }
             (None, Ok(session)) => self.close_session(session),
@@ -210,19 +210,19 @@ impl Net {
     /// Passes a reply to the gateway connection that sent the request. Returns the reply if it is not a gateway
     /// connection.
     pub(super) fn answer_gateway(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
-        let speech = self.connections.gateway_mut(token);
-        let Some(speech) = speech else { return Some(reply) };
-        speech.hear(id, reply);
+        let gateway = self.connections.gateway_mut(token);
+        let Some(gateway) = gateway else { return Some(reply) };
+        gateway.hear(id, reply);
         self.gateways.schedule_pump(token);
         None
     }
 }
 
-fn put_back(now: Time, conn: &mut Conn, speech: GatewayConnection, out: BytesMut, options: &crate::net::Options) {
-    conn.unanswered = speech.waiting();
+fn put_back(now: Time, conn: &mut Conn, gateway: GatewayConnection, out: BytesMut, options: &crate::net::Options) {
+    conn.unanswered = gateway.waiting();
     let unread = conn.input().len();
     let patience = match conn.unprocessed {
-        false => speech.patience(unread, options),
+        false => gateway.patience(unread, options),
         // The client has to read its output before more input is processed.
         true if !out.is_empty() => Some(options.idle_patience),
         // The client waits for this node, so no timeout runs.
@@ -231,7 +231,7 @@ fn put_back(now: Time, conn: &mut Conn, speech: GatewayConnection, out: BytesMut
     if conn.phase() != Phase::Draining {
         conn.wait_for(now, patience);
     }
-    conn.gateway = Some(speech);
+    conn.gateway = Some(gateway);
     *conn.lanes.ready() = out;
 }
 

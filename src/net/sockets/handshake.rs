@@ -4,8 +4,8 @@ use super::Net;
 use super::seats::Port;
 use crate::admission::HelloContext;
 use crate::net::counting::Gateway;
-use crate::net::dialect::Role;
 use crate::net::failure::Failure;
+use crate::net::role::Role;
 use crate::net::stream;
 use crate::node::event::Event;
 use crate::secure::Stream;
@@ -20,14 +20,14 @@ use std::net::SocketAddr;
 
 impl Net {
     /// Handles the hello of an inbound connection: accepts or rejects the caller.
-    pub(super) fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
+    pub(super) fn handle_hello(&mut self, now: Time, token: Token, hello: &Hello) {
         let proven = self.connections.get_mut(token).is_some_and(|conn| conn.stream.is_proven());
-        let circumstances = HelloContext {
+        let context = HelloContext {
             unproven: self.options.keys.is_some() && !proven,
             stopping: self.stopping,
             full: !self.has_seat(if hello.caller == CallerKind::Operator { Port::Operators } else { Port::Native }),
         };
-        let verdict = self.membership.check_hello(now, hello, circumstances);
+        let verdict = self.membership.check_hello(now, hello, context);
         if let (Some(log), CallerKind::Peer { node: peer, .. }) = (self.membership.other_log(hello), hello.caller) {
             self.events.push(Event::OtherLog { peer, log });
         }
@@ -55,7 +55,7 @@ impl Net {
             }
             CallerKind::Peer { node: peer, disk, run, .. } => {
                 conn.become_inbound_peer(peer);
-                let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
+                let _if_not_it_takes_longer = stream::tune_inbound_peer(conn.stream.socket());
                 if let Some(before) = self.peers.set_inbound(peer, token) {
                     // The peer reconnected before this node noticed the end of its old connection.
                     self.close(now, before);
@@ -64,7 +64,7 @@ impl Net {
                 self.events.push(Event::AnswersLost(peer));
                 let (met, is_guest) = self.membership.admit(now, hello, peer, (disk, run));
                 self.gateways.redis.set_peer_address(peer, &hello.redis, self.membership.members());
-                self.met(peer, met);
+                self.learn_disk(peer, met);
                 if is_guest {
                     self.update_links(now);
                 }
@@ -80,7 +80,7 @@ impl Net {
     }
 
     /// Reports to the node the disk id of a peer. From then on the peer's messages count.
-    fn met(&mut self, peer: NodeId, disk: Option<DiskId>) {
+    fn learn_disk(&mut self, peer: NodeId, disk: Option<DiskId>) {
         self.events.extend(disk.map(|disk| Event::DiskLearned { peer, disk }));
     }
 
@@ -110,7 +110,7 @@ impl Net {
         match dialed {
             Ok(token) => {
                 self.peers.dialed(peer, token);
-                let hello = self.membership.hello(peer).with_redis(self.redis_place());
+                let hello = self.membership.hello(peer).with_redis(self.redis_address());
                 let Some(mut conn) = self.connections.get_mut(token) else { return };
                 hello.put(conn.lanes.ready());
                 conn.schedule_write();
@@ -120,7 +120,7 @@ impl Net {
     }
 
     /// Handles the welcome of a peer that this node dialed.
-    pub(super) fn welcomed(
+    pub(super) fn handle_welcome(
         &mut self,
         now: Time,
         token: Token,
@@ -128,7 +128,7 @@ impl Net {
         welcome: &Welcome,
     ) -> Result<(), WireError> {
         let met = self.membership.welcomed(now, peer, welcome)?;
-        self.met(peer, met);
+        self.learn_disk(peer, met);
         if let Some(mut conn) = self.connections.get_mut(token) {
             conn.role = Role::OutboundPeer(peer);
         }

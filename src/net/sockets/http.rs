@@ -20,7 +20,7 @@ impl Net {
     }
 
     /// Processes complete requests until the connection has to wait. Returns false if the connection is gone.
-    pub(super) fn converse_http(
+    pub(super) fn process_http_input(
         &mut self,
         now: Time,
         token: Token,

@@ -7,8 +7,8 @@
 //! bytes are closed, those that hold most first. A client that reads is served throughout.
 
 use crate::net::conn::Conn;
-use crate::net::dialect::Role;
 use crate::net::pressure::Pressure;
+use crate::net::role::Role;
 
 /// Counts the bytes that all clients hold.
 #[derive(Clone, Copy, Debug)]

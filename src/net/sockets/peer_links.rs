@@ -3,11 +3,11 @@
 
 use super::connections::Connections;
 use crate::net::conn::Conn;
-use crate::net::dialect::Role;
 use crate::net::failure::{Failure, RecentLines};
 use crate::net::links::{Link, Links};
 use crate::net::options::Options;
 use crate::net::resolver::Resolver;
+use crate::net::role::Role;
 use crate::net::waker::Waker;
 use crate::types::{NodeId, Time};
 use crate::wire::reason::Reason;

@@ -24,7 +24,7 @@ impl Net {
 
     /// Processes complete commands until the connection has to wait. Returns false if the connection has to be closed
     /// at once.
-    pub(super) fn converse_redis(
+    pub(super) fn process_redis_input(
         &mut self,
         now: Time,
         token: Token,
@@ -47,7 +47,8 @@ impl Net {
                     }
                     talk.pipeline.tally.requests += 1;
                     let options = &self.gateways.redis.options;
-                    let setting = RequestContext { now, options, scene: &|| self.scene(), stopping: self.stopping };
+                    let setting =
+                        RequestContext { now, options, scene: &|| self.cluster_view(), stopping: self.stopping };
                     if !handle_reply(talk, &words, out, &setting) {
                         return false;
                     }
@@ -63,7 +64,7 @@ impl Net {
 
     /// The address of this node's Redis gateway, if it is open: the advertised one, or else the host by which the
     /// members know this node with the port of its gateway.
-    pub(super) fn redis_place(&self) -> Option<String> {
+    pub(super) fn redis_address(&self) -> Option<String> {
         let bound = self.gateways.address(GatewayKind::Redis)?;
         let advertised = || self.gateways.redis.options.advertised.clone();
         advertised().or_else(|| {
@@ -72,10 +73,10 @@ impl Net {
     }
 
     /// What this node knows of itself and its cluster.
-    fn scene(&self) -> ClusterView {
+    fn cluster_view(&self) -> ClusterView {
         let place = |id: NodeId| {
             let native = self.place(id)?;
-            let own = (id == self.membership.me().node).then(|| self.redis_place().unwrap_or_default());
+            let own = (id == self.membership.me().node).then(|| self.redis_address().unwrap_or_default());
             match own.or_else(|| self.gateways.redis.peer_address(id).cloned()) {
                 Some(announced) => MemberAddress::at(id, &announced, native),
                 None => MemberAddress::beside(id, native),

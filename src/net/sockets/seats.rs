@@ -41,17 +41,17 @@ impl Net {
 
     /// How many clients have a seat at that port. A probe has none.
     fn seated(&self, port: Port) -> usize {
-        let inside = |kind| self.gateways.clients(kind);
+        let clients = |kind| self.gateways.clients(kind);
         match port {
             Port::Native => {
                 self.connections.clients()
                     - self.connections.operators()
-                    - inside(GatewayKind::Redis)
-                    - inside(GatewayKind::Http)
+                    - clients(GatewayKind::Redis)
+                    - clients(GatewayKind::Http)
             }
             Port::Operators => self.connections.operators(),
-            Port::Gateway(GatewayKind::Http) => inside(GatewayKind::Http) - self.gateways.probes(),
-            Port::Gateway(GatewayKind::Redis) => inside(GatewayKind::Redis),
+            Port::Gateway(GatewayKind::Http) => clients(GatewayKind::Http) - self.gateways.probes(),
+            Port::Gateway(GatewayKind::Redis) => clients(GatewayKind::Redis),
         }
     }
 

@@ -2,10 +2,10 @@
 
 use super::Net;
 use super::gateway_kind::GatewayKind;
-use crate::net::dialect::Role;
 use crate::net::failure::Failure;
 use crate::net::gateway_connection::GatewayConnection;
 use crate::net::pressure::Pressure;
+use crate::net::role::Role;
 use crate::node::event::{Caller, Event};
 use crate::types::Time;
 use mio::Token;

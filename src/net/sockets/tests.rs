@@ -536,7 +536,7 @@ fn client_with_too_many_requests_is_not_read_from() {
 
 #[test]
 fn silent_connections_do_not_block_clients() {
-    let mut nodes = vec![Pumped::open(1, Options { strangers_max: 8, ..Options::default() })];
+    let mut nodes = vec![Pumped::open(1, Options { handshakes_max: 8, ..Options::default() })];
     let _silent: Vec<_> = (0..50).map(|_| Plain::connect(nodes[0].address())).collect();
     pump_until(&mut nodes, "all connections are accepted", |nodes| nodes[0].net.connections.inserted() == 50);
     assert_eq!(nodes[0].net.connections.len(), 8);

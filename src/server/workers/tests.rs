@@ -30,7 +30,7 @@ fn write(term: u64) -> Task {
     Task::Write(Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() })
 }
 
-fn messages(mut inbox: Inbox) -> Vec<LoopMessage> {
+fn received(mut inbox: Inbox) -> Vec<LoopMessage> {
     std::iter::from_fn(|| inbox.take()).collect()
 }
 
@@ -41,8 +41,8 @@ fn log_thread_syncs_before_it_ends() {
     writes.send(write(1)).unwrap();
     drop(writes);
     thread.join().unwrap().unwrap();
-    let letters = messages(inbox);
-    assert!(matches!(&letters[0], LoopMessage::Journal(report) if report.durable == WriteId(1)), "{letters:?}");
+    let messages = received(inbox);
+    assert!(matches!(&messages[0], LoopMessage::Journal(report) if report.durable == WriteId(1)), "{messages:?}");
 }
 
 #[test]
@@ -51,12 +51,12 @@ fn failed_last_sync_is_the_result_of_the_log_thread() {
     let (writes, thread, inbox) = start(&disk);
     disk.break_down();
     writes.send(write(1)).unwrap();
-    // As when the node has stopped: nothing reads the letters any more, and the thread is joined.
+    // As when the node has stopped: nothing reads the messages any more, and the thread is joined.
     drop(writes);
     let fault = thread.join().unwrap().unwrap_err();
     assert_eq!(fault.exit_code(), 74, "{fault}");
-    let letters = messages(inbox);
-    assert!(matches!(letters[..], [LoopMessage::Gone("log")]), "{letters:?}");
+    let messages = received(inbox);
+    assert!(matches!(messages[..], [LoopMessage::Gone("log")]), "{messages:?}");
 }
 
 /// Larger than a segment: it needs the next one.

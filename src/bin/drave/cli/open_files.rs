@@ -32,7 +32,7 @@ impl Shares {
         let defaults = net::Options::default();
         // Each peer has a connection in each direction.
         let peers = (2 * MEMBERS_MAX as u64).min(left / 4);
-        let strangers = (defaults.strangers_max as u64).min(left / 8);
+        let strangers = (defaults.handshakes_max as u64).min(left / 8);
         let probes = (defaults.probes_max as u64).min(left / 16);
         let clients = (defaults.clients_max as u64).min(left - peers - strangers - probes);
         Some(Shares { peers, strangers, probes, clients })
@@ -47,7 +47,7 @@ pub fn divide(options: &mut net::Options) -> Result<(), CliError> {
         code: 78,
     })?;
     options.clients_max = options.clients_max.min(shares.clients as usize);
-    options.strangers_max = options.strangers_max.min(shares.strangers as usize);
+    options.handshakes_max = options.handshakes_max.min(shares.strangers as usize);
     options.probes_max = options.probes_max.min(shares.probes as usize);
     if (options.clients_max as u64) < net::Options::default().clients_max as u64 {
         log::info!("{files} open files are allowed: at most {} clients are connected at once", options.clients_max);
