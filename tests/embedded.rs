@@ -202,7 +202,7 @@ fn too_long_answer_is_an_error_and_its_command_executes() {
 }
 
 #[test]
-fn calls_to_a_stopped_node_say_so() {
+fn calls_to_a_stopped_node_fail_as_stopped() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
     let node = start(1, port, 1, directory.path());
     let mut session = node.handle.session(PATIENCE);

@@ -254,7 +254,7 @@ fn report(what: &str, load: &Load) {
 }
 
 #[test]
-fn commands_keep_their_order_through_transfers_and_deaths() {
+fn commands_keep_their_order_through_leader_transfers_and_crashes() {
     let connections = number("DRAVE_ORDER_CONNECTIONS", 8) as usize;
     let (transfers, deaths) = (number("DRAVE_ORDER_TRANSFERS", 12), number("DRAVE_ORDER_DEATHS", 3));
     let mut cluster = Cluster::prepare(3);

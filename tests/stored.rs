@@ -395,10 +395,10 @@ fn configuration_steps_obey_joint_consensus() {
     dirs.expect_sound(&["rolled"]);
     let cases = [
         ("leap", vec![conf(members(&five, &[3, 4, 5], &[]))], "without a joint one between them"),
-        ("others", vec![conf(members(&five, &[4, 5], &[2, 3]))], "outgoing voters are others"),
+        ("others", vec![conf(members(&five, &[4, 5], &[2, 3]))], "outgoing voters are not the voters before it"),
         ("third", vec![joint(), conf(members(&five, &[1, 5], &[]))], "neither the end of the joint one"),
         ("stacked", vec![joint(), conf(members(&five, &[1, 5], &[1, 2, 3]))], "though a change was under way"),
-        ("nobody", vec![conf(members(&five, &[], &[1, 2, 3]))], "nobody votes"),
+        ("nobody", vec![conf(members(&five, &[], &[1, 2, 3]))], "it has no voters"),
     ];
     for (name, payloads, words) in cases {
         drop(dirs.node(name, 1).votes(1, 1).log(1, 1, payloads));
@@ -418,11 +418,11 @@ fn joined_node_starts_with_empty_configuration() {
     dirs.expect_sound(&["joined"]);
     dirs.expect_sound(&["new"]);
     drop(joins("lost").votes(1, 0).log(1, 1, [learns(), vec![conf(Membership::default())]].concat()));
-    dirs.expect_violations(&["lost"], &["configurations"], "at 4: nobody votes");
+    dirs.expect_violations(&["lost"], &["configurations"], "at 4: it has no voters");
 }
 
 #[test]
-fn change_before_previous_commit_is_reported() {
+fn change_proposed_before_the_previous_commits_is_reported() {
     let dirs = TestDirectories::new();
     let learner = |n: u64| conf(members(&[1, 2, 3, n], &[1, 2, 3], &[]));
     drop(term_one(&dirs, 1).log(4, 1, vec![learner(4), learner(5)]));

@@ -60,7 +60,7 @@ impl Fleet {
                 (false, true) => Readiness::Bytes,
                 (false, false) => Readiness::Nothing,
             };
-            // Higher tokens are of second opinions, which are checked on each turn.
+            // Higher tokens are of leader queries, which are checked on each turn.
             if let Some(known) = self.heard.get_mut(event.token().0) {
                 *known = heard.max(*known);
             }

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_attempt_leaves_doubt_and_refused_one_does_not() {
+    fn outcome_is_unknown_after_a_lost_attempt_only() {
         let mut flight = InFlight::with_capacity(4);
         let key = flight.push_command(0, Bytes::new());
         flight.send(key, SessionId(7), false);

@@ -46,7 +46,7 @@ pub struct Mux {
 
 impl Mux {
     /// Creates a connection that looks for the leader among those endpoints, starting after the one with index `begin`.
-    /// The first token is for the connection, the second for second opinions.
+    /// The first token is for the connection, the second for leader queries.
     pub fn new(endpoints: Vec<String>, begin: usize, tokens: [Token; 2], options: MuxOptions) -> Mux {
         let clock = Clock::start();
         let protocol = MuxProtocol::new(endpoints, begin, options, clock.now(), rand::random());

@@ -8,7 +8,7 @@
 
 use super::in_flight::InFlight;
 use super::known::{KnownEndpoints, REFRESH_INTERVAL};
-use super::scout_protocol::{ScoutProtocol, Word};
+use super::scout_protocol::{LeaderAnswer, ScoutProtocol};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::secure::Keys;
 use crate::types::{Index, NodeId, Position, SessionId, Time};
@@ -42,7 +42,7 @@ pub struct MuxOptions {
 
 /// The client leaves a node that accepts a connection and sends no welcome within so many times `doubt`.
 const GREETING: u32 = 3;
-/// The pause before another attempt at a failed second opinion.
+/// The pause before another leader query after a failed one.
 const SCOUT_PAUSE: Duration = Duration::from_millis(20);
 
 impl MuxOptions {
@@ -124,7 +124,7 @@ pub struct MuxProtocol {
     options: MuxOptions,
     state: ConnectionState,
     /// The index in `known` of the endpoint dialed last.
-    turn: usize,
+    last_dialed: usize,
     hint: Option<String>,
     /// Attempts since the last successful reply.
     failures: u32,
@@ -146,8 +146,8 @@ pub struct MuxProtocol {
     endpoint: String,
     node: Option<NodeId>,
     scout: Option<ScoutProtocol>,
-    /// The index in `known` of the endpoint last dialed for a second opinion, and when the next may be.
-    scout_turn: usize,
+    /// The index in `known` of the endpoint last dialed for a leader query, and when the next may be.
+    scout_last_dialed: usize,
     scout_at: Time,
     rng: SmallRng,
 }
@@ -157,7 +157,7 @@ impl MuxProtocol {
     pub fn new(endpoints: Vec<String>, begin: usize, options: MuxOptions, now: Time, seed: u64) -> MuxProtocol {
         let known = KnownEndpoints::new(endpoints);
         MuxProtocol {
-            turn: begin % known.len(),
+            last_dialed: begin % known.len(),
             known,
             look_at: now + REFRESH_INTERVAL,
             state: ConnectionState::Down(now),
@@ -176,7 +176,7 @@ impl MuxProtocol {
             endpoint: String::new(),
             node: None,
             scout: None,
-            scout_turn: begin,
+            scout_last_dialed: begin,
             scout_at: now,
             rng: SmallRng::seed_from_u64(seed),
         }
@@ -275,8 +275,8 @@ impl MuxProtocol {
         let endpoint = match self.hint.take() {
             Some(hint) => hint,
             None => {
-                self.turn = (self.turn + 1) % self.known.len();
-                self.known[self.turn].clone()
+                self.last_dialed = (self.last_dialed + 1) % self.known.len();
+                self.known[self.last_dialed].clone()
             }
         };
         (self.endpoint, self.node) = (endpoint.clone(), None);
@@ -356,16 +356,16 @@ impl MuxProtocol {
         if self.scout_at > now || self.known.len() < 2 {
             return None;
         }
-        self.scout_turn = (self.scout_turn + 1) % self.known.len();
-        if self.known[self.scout_turn] == self.endpoint {
-            self.scout_turn = (self.scout_turn + 1) % self.known.len();
+        self.scout_last_dialed = (self.scout_last_dialed + 1) % self.known.len();
+        if self.known[self.scout_last_dialed] == self.endpoint {
+            self.scout_last_dialed = (self.scout_last_dialed + 1) % self.known.len();
         }
-        let endpoint = self.known[self.scout_turn].clone();
+        let endpoint = self.known[self.scout_last_dialed].clone();
         self.scout = Some(ScoutProtocol::new(endpoint.clone(), now + self.options.doubt * GREETING));
         Some(endpoint)
     }
 
-    /// The connection for a second opinion, if there is one.
+    /// The connection for a leader query, if there is one.
     pub fn scout(&mut self) -> Option<&mut ScoutProtocol> {
         self.scout.as_mut()
     }
@@ -380,13 +380,13 @@ impl MuxProtocol {
     pub fn scout_received(&mut self, now: Time, bytes: &[u8]) -> std::result::Result<Option<NodeId>, WireError> {
         let Some(scout) = &mut self.scout else { return Ok(None) };
         match scout.receive(bytes) {
-            Ok(Word::Nothing) => {}
-            Ok(Word::Leads(leader, _)) if Some(leader) == self.node => scout.ask_again(now),
-            Ok(Word::Leads(leader, address)) => {
+            Ok(LeaderAnswer::Pending) => {}
+            Ok(LeaderAnswer::Leader(leader, _)) if Some(leader) == self.node => scout.ask_again(now),
+            Ok(LeaderAnswer::Leader(leader, address)) => {
                 self.go_to(now, address);
                 return Ok(Some(leader));
             }
-            Ok(Word::Gone) => self.scout_lost(now),
+            Ok(LeaderAnswer::Useless) => self.scout_lost(now),
             Err(error) => {
                 self.scout_lost(now);
                 return Err(error);

@@ -1,4 +1,4 @@
-//! The socket of a second opinion: while the client waits for a silent node, it queries another one for the leader.
+//! The socket of a leader query: a client that waits for a silent node asks another one for the leader.
 //!
 //! A frozen or partitioned node does not report that, and its connections stay open. The other nodes know within an
 //! election timeout. [`MuxProtocol`] decides when to send which request.
@@ -11,7 +11,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read};
 
-/// A connection for a second opinion.
+/// A connection for a leader query.
 pub struct Scout {
     stream: Stream<TcpStream>,
 }

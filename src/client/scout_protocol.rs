@@ -1,4 +1,4 @@
-//! The protocol of a second opinion, without its socket: what is sent, and what a reply means.
+//! The protocol of a leader query, without its socket: a client asks a second node for the leader.
 //!
 //! The request is an empty read: a follower names its leader at once, a node without a leader answers when there is
 //! one, and the leader itself answers without an entry in the log.
@@ -17,18 +17,18 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest pause between two requests.
 const AGAIN_MAX: Duration = Duration::from_millis(400);
 
-/// The meaning of a reply.
+/// What a node replied when it was asked for the leader.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Word {
+pub enum LeaderAnswer {
     /// No reply yet.
-    Nothing,
+    Pending,
     /// That node is the leader, at that address.
-    Leads(NodeId, String),
-    /// This connection is useless.
-    Gone,
+    Leader(NodeId, String),
+    /// A refusal that names no leader: the connection is of no use.
+    Useless,
 }
 
-/// A connection for a second opinion, without its socket.
+/// A connection for a leader query, without its socket.
 #[derive(Debug)]
 pub struct ScoutProtocol {
     endpoint: String,
@@ -88,7 +88,7 @@ impl ScoutProtocol {
     }
 
     /// Handles bytes of the node.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<Word, WireError> {
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<LeaderAnswer, WireError> {
         self.input.extend_from_slice(bytes);
         while let Some(frame) = self.reader.next(&mut self.input)? {
             let Some(node) = self.node else {
@@ -102,12 +102,12 @@ impl ScoutProtocol {
             }
             return Ok(match reply {
                 Reply::Refused(Refusal::NotLeader { leader: Some(leader), address: Some(address), .. }) => {
-                    Word::Leads(leader, address)
+                    LeaderAnswer::Leader(leader, address)
                 }
-                Reply::Answer { .. } => Word::Leads(node, self.endpoint.clone()),
-                _ => Word::Gone,
+                Reply::Answer { .. } => LeaderAnswer::Leader(node, self.endpoint.clone()),
+                _ => LeaderAnswer::Useless,
             });
         }
-        Ok(Word::Nothing)
+        Ok(LeaderAnswer::Pending)
     }
 }

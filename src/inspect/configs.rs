@@ -11,14 +11,14 @@ use std::collections::BTreeSet;
 /// Why a configuration is invalid by itself; `None` if it is valid.
 pub fn invalid_configuration(membership: &Membership) -> Option<String> {
     if membership.voters.is_empty() {
-        return Some("nobody votes".to_owned());
+        return Some("it has no voters".to_owned());
     }
     let stranger = membership.all_voters().find(|voter| !membership.members.contains_key(voter));
-    stranger.map(|voter| format!("{voter} votes and is no member"))
+    stranger.map(|voter| format!("voter {voter} is not a member"))
 }
 
 /// Why `new` may not follow `old`; `None` if it may.
-pub fn misstep(old: &Membership, new: &Membership) -> Option<String> {
+pub fn invalid_transition(old: &Membership, new: &Membership) -> Option<String> {
     let (before, after) = ((&old.voters, &old.outgoing), (&new.voters, &new.outgoing));
     let allowed = match (old.is_joint(), new.is_joint()) {
         // Only learners, addresses or disks change.
@@ -32,15 +32,15 @@ pub fn misstep(old: &Membership, new: &Membership) -> Option<String> {
     }
     let how = match (old.is_joint(), new.is_joint()) {
         (false, false) => "without a joint one between them",
-        (false, true) => "whose outgoing voters are others than those that voted",
+        (false, true) => "whose outgoing voters are not the voters before it",
         (true, false) => "which is neither the end of the joint one nor its reversal",
         (true, true) => "though a change was under way",
     };
-    let meet = match meet(old, new) {
+    let overlap = match quorums_overlap(old, new) {
         true => "",
-        false => ": two quorums need not meet",
+        false => ": two quorums may be disjoint",
     };
-    Some(format!("{old} is followed by {new}, {how}{meet}"))
+    Some(format!("{old} is followed by {new}, {how}{overlap}"))
 }
 
 /// Whether the nodes are a quorum of the configuration: a majority, or in a joint configuration both majorities.
@@ -52,7 +52,7 @@ pub fn is_quorum(membership: &Membership, nodes: &BTreeSet<NodeId>) -> bool {
 }
 
 /// Whether every quorum of `old` is sure to share a node with every quorum of `new`.
-fn meet(old: &Membership, new: &Membership) -> bool {
+fn quorums_overlap(old: &Membership, new: &Membership) -> bool {
     let sets = |membership: &Membership| match membership.is_joint() {
         true => vec![membership.voters.clone(), membership.outgoing.clone()],
         false => vec![membership.voters.clone()],
@@ -80,10 +80,10 @@ mod tests {
         let (new, turned) = (of(&all, &[3, 4, 5], &[]), of(&all, &[1, 2, 3], &[3, 4, 5]));
         let steps = [(&old, &joint), (&joint, &new), (&joint, &old), (&joint, &turned), (&turned, &old)];
         for (from, to) in steps {
-            assert_eq!(misstep(from, to), None, "{from} -> {to}");
+            assert_eq!(invalid_transition(from, to), None, "{from} -> {to}");
         }
         // A learner is added, and the voters stay the same.
-        assert_eq!(misstep(&of(&[1, 2, 3], &[1, 2, 3], &[]), &of(&[1, 2, 3, 4], &[1, 2, 3], &[])), None);
+        assert_eq!(invalid_transition(&of(&[1, 2, 3], &[1, 2, 3], &[]), &of(&[1, 2, 3, 4], &[1, 2, 3], &[])), None);
     }
 
     #[test]
@@ -93,24 +93,24 @@ mod tests {
         let cases = [
             (old.clone(), of(&all, &[3, 4, 5], &[]), "without a joint one"),
             (old.clone(), of(&all, &[1, 2, 3, 4], &[]), "without a joint one"),
-            (old.clone(), of(&all, &[3, 4, 5], &[1, 2]), "outgoing voters are others"),
+            (old.clone(), of(&all, &[3, 4, 5], &[1, 2]), "outgoing voters are not the voters before it"),
             (joint.clone(), of(&all, &[1, 4], &[]), "neither the end"),
             (joint, of(&all, &[1, 4], &[1, 2, 3]), "a change was under way"),
         ];
         for (from, to, said) in cases {
-            let what = misstep(&from, &to).unwrap();
+            let what = invalid_transition(&from, &to).unwrap();
             assert!(what.contains(said), "{what}");
         }
-        let apart = misstep(&old, &of(&all, &[4, 5], &[])).unwrap();
-        assert!(apart.ends_with("two quorums need not meet"), "{apart}");
-        let one_more = misstep(&old, &of(&all, &[1, 2, 3, 4], &[])).unwrap();
-        assert!(!one_more.contains("need not meet"), "{one_more}");
+        let apart = invalid_transition(&old, &of(&all, &[4, 5], &[])).unwrap();
+        assert!(apart.ends_with("two quorums may be disjoint"), "{apart}");
+        let one_more = invalid_transition(&old, &of(&all, &[1, 2, 3, 4], &[])).unwrap();
+        assert!(!one_more.contains("may be disjoint"), "{one_more}");
     }
 
     #[test]
     fn configuration_needs_voters_that_are_members() {
         assert_eq!(invalid_configuration(&of(&[1, 2], &[1], &[])), None);
-        assert_eq!(invalid_configuration(&of(&[1, 2], &[], &[])).as_deref(), Some("nobody votes"));
-        assert_eq!(invalid_configuration(&of(&[1], &[1, 2], &[])).as_deref(), Some("n2 votes and is no member"));
+        assert_eq!(invalid_configuration(&of(&[1, 2], &[], &[])).as_deref(), Some("it has no voters"));
+        assert_eq!(invalid_configuration(&of(&[1], &[1, 2], &[])).as_deref(), Some("voter n2 is not a member"));
     }
 }

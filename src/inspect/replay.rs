@@ -216,8 +216,10 @@ impl Replay {
         // A node that joined starts with an empty membership, and learns the members from the log.
         let nobody = index == Index::ZERO && membership.members.is_empty();
         let before = self.configurations.last().filter(|before| follows && !before.membership.members.is_empty());
-        let misstep = before.and_then(|before| configs::misstep(&before.membership, membership));
-        for what in [configs::invalid_configuration(membership).filter(|_| !nobody), misstep].into_iter().flatten() {
+        let invalid_transition = before.and_then(|before| configs::invalid_transition(&before.membership, membership));
+        for what in
+            [configs::invalid_configuration(membership).filter(|_| !nobody), invalid_transition].into_iter().flatten()
+        {
             self.violations.add(Rule::Configurations, &[&self.place], format!("at {index}: {what}"));
         }
         self.configurations.push(Configured { index, membership: membership.clone() });

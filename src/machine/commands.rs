@@ -114,8 +114,8 @@ pub enum Deadline {
 }
 
 impl Deadline {
-    /// The deadline of a command in an entry of that time.
-    pub fn from(self, now: ClusterTime) -> ClusterTime {
+    /// The deadline as a time of the cluster's clock; `now` is the time of the command's entry.
+    pub fn resolve(self, now: ClusterTime) -> ClusterTime {
         match self {
             Deadline::At(time) => time,
             Deadline::In(ms) => ClusterTime(now.0.saturating_add(ms)),

@@ -69,7 +69,7 @@ pub fn decide<'a>(command: &Command<'a>, held: Option<StoredValue<'_>>, now: Clu
             let deadline = match life {
                 Expiration::Endless => None,
                 Expiration::Kept => lasts,
-                Expiration::Until(deadline) => Some(deadline.from(now)),
+                Expiration::Until(deadline) => Some(deadline.resolve(now)),
             };
             Ok((until(Cow::Borrowed(new), deadline, held, now), answer(Answer::Done)))
         }
@@ -83,7 +83,7 @@ pub fn decide<'a>(command: &Command<'a>, held: Option<StoredValue<'_>>, now: Clu
         }
         Command::Expire { deadline, bar, .. } => {
             let Some(StoredValue { value, .. }) = held else { return Ok((Change::Keep, Answer::Number(0))) };
-            let deadline = deadline.from(now);
+            let deadline = deadline.resolve(now);
             if !permits(*bar, lasts, deadline) {
                 return Ok((Change::Keep, Answer::Number(0)));
             }

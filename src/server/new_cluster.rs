@@ -144,7 +144,7 @@ pub fn finish_replacement(data: &Path) -> wal::Result<Option<PathBuf>> {
         && data.join(IDENTITY).exists()
     {
         rename(&data.join(IDENTITY), &aside.join(IDENTITY))?;
-        sync_names(&[kept, &root])?;
+        sync_directories(&[kept, &root])?;
     }
     for part in ["snapshots", "wal"] {
         let (new, old) = (data.join(PENDING).join(part), data.join(part));
@@ -155,10 +155,10 @@ pub fn finish_replacement(data: &Path) -> wal::Result<Option<PathBuf>> {
             rename(&new, &old)?;
         }
     }
-    kept.iter().try_for_each(|kept| sync_names(&[kept]))?;
-    sync_names(&[&root, &pending])?;
+    kept.iter().try_for_each(|kept| sync_directories(&[kept]))?;
+    sync_directories(&[&root, &pending])?;
     rename(&data.join(PENDING).join(IDENTITY), &data.join(IDENTITY))?;
-    sync_names(&[&root, &pending])?;
+    sync_directories(&[&root, &pending])?;
     std::fs::remove_dir(data.join(PENDING)).map_err(io("remove", PENDING))?;
     Ok(aside)
 }
@@ -167,8 +167,8 @@ fn rename(from: &Path, to: &Path) -> wal::Result<()> {
     std::fs::rename(from, to).map_err(io("rename", &from.display().to_string()))
 }
 
-fn sync_names(directories: &[&FsDisk]) -> wal::Result<()> {
-    directories.iter().try_for_each(|disk| disk.sync_names().map_err(io("sync the names in", "the directory")))
+fn sync_directories(directories: &[&FsDisk]) -> wal::Result<()> {
+    directories.iter().try_for_each(|disk| disk.sync_names().map_err(io("sync", "the data directory")))
 }
 
 #[cfg(test)]

@@ -263,7 +263,7 @@ impl SimDisk {
         state.unsynced_names.clear();
         for file in state.files.values_mut() {
             let lost: Vec<usize> = file.unsynced.keys().chain(file.forgotten.keys()).copied().collect();
-            file.put_back(&lost);
+            file.revert_sectors(&lost);
             file.bytes.truncate(file.durable_size);
         }
         drop(state);

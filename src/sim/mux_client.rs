@@ -11,7 +11,7 @@ pub struct MuxClient {
     /// Its tasks.
     pub asker: TaskClient,
     pub(super) protocol: MuxProtocol,
-    /// Its connection, and the one on which it requests a second opinion.
+    /// Its connection, and the one for its leader query.
     pub(super) main: Option<u64>,
     pub(super) second: Option<u64>,
     pub(super) done: Vec<Completion>,

@@ -107,15 +107,15 @@ impl Task {
             (TaskForm::Values | TaskForm::Local, Answer::Values(values)) => {
                 values.into_iter().map(Answer::Value).collect()
             }
-            (TaskForm::Scan, Answer::Pairs { pairs, more: false }) => self.found(pairs)?,
-            (TaskForm::Group | TaskForm::LocalGroup, answer) => vec![self.common(answer)?],
+            (TaskForm::Scan, Answer::Pairs { pairs, more: false }) => self.scanned_values(pairs)?,
+            (TaskForm::Group | TaskForm::LocalGroup, answer) => vec![self.agreed_answer(answer)?],
             (_, answer) => return wrong(&answer),
         };
         if answers.len() == self.parts.len() { Ok(answers) } else { wrong(&Answer::All(answers)) }
     }
 
     /// The value of each key in the answer to a range read.
-    fn found(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<Vec<Answer>, String> {
+    fn scanned_values(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<Vec<Answer>, String> {
         let in_order = pairs.is_sorted_by(|(one, _), (other, _)| one < other);
         let first = &self.parts[0].0[..1];
         if !in_order || !pairs.iter().all(|(key, _)| key.starts_with(first)) {
@@ -125,8 +125,9 @@ impl Task {
         Ok(self.parts.iter().map(|(key, _)| Answer::Value(pairs.remove(key))).collect())
     }
 
-    /// The common answer of all keys of a group.
-    fn common(&self, answer: Answer) -> Result<Answer, String> {
+    /// The one answer that all keys of a group gave. The error describes answers that differ:
+    /// operations on a group are atomic.
+    fn agreed_answer(&self, answer: Answer) -> Result<Answer, String> {
         let torn = |answers: &dyn std::fmt::Debug| Err(format!("{self:?} splits a group: {answers:?}"));
         let (key, input) = &self.parts[0];
         let answers = match answer {

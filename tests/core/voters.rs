@@ -408,7 +408,7 @@ fn promised_position_decides_votes_and_campaigns() {
 }
 
 #[test]
-fn reminder_raises_term_and_promise_and_uses_up_the_vote() {
+fn reminder_raises_term_and_promised_position_and_spends_the_vote() {
     needs(Mutant::IgnoreReminders, |mutants| {
         let mut one = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
         one.receives(3, 7, Message::Reminder { term: Term(7), position: at(50, 1) });

@@ -97,7 +97,7 @@ fn zeroed_tail_is_damage() {
 }
 
 #[test]
-fn cut_segment_is_damage_or_harmless() {
+fn truncated_segment_is_damage_or_harmless() {
     let (disk, ledger) = run_and_sync(&options(), &scripts()[0].1);
     disk.crash(&mut rng(), Crash::Kill);
     let name = "0000000001.wal";

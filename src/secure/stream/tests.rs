@@ -136,7 +136,7 @@ fn stream_delivers_all_bytes_through_small_socket_buffer() {
 }
 
 #[test]
-fn client_without_certificate_connects_unproven() {
+fn client_without_certificate_connects_unauthenticated() {
     let authority = Authority::new();
     let node = authority.issue_for("a.test");
     let client = keys(&Files { own: None, ..node.clone() });

@@ -48,7 +48,7 @@ impl FileState {
         self.bytes[offset..end].copy_from_slice(bytes);
     }
 
-    pub(super) fn put_back(&mut self, sectors: &[usize]) {
+    pub(super) fn revert_sectors(&mut self, sectors: &[usize]) {
         for sector in sectors {
             let held = self.unsynced.remove(sector).or_else(|| self.forgotten.remove(sector));
             let Some(held) = held else { continue };
@@ -61,7 +61,7 @@ impl FileState {
     pub(super) fn lose(&mut self, rng: &mut impl Rng, survival: u32) {
         let mut lost: Vec<usize> = self.forgotten.keys().copied().collect();
         lost.extend(self.unsynced.keys().copied().filter(|_| rng.random_range(0..4u32) >= survival));
-        self.put_back(&lost);
+        self.revert_sectors(&lost);
         self.unsynced.clear();
         if self.bytes.len() > self.durable_size && rng.random_range(0..4u32) >= survival {
             self.bytes.truncate(self.durable_size);

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_leave_the_node_its_own_files() {
+    fn connection_limits_leave_open_files_for_the_node() {
         assert_eq!(Shares::of(LEAST - 1), None);
         for files in (LEAST..2_000).chain([10_000, 20_000, u64::MAX]) {
             let Shares { peers, strangers, probes, clients } = Shares::of(files).unwrap();

@@ -89,7 +89,7 @@ fn accept(listener: &TcpListener, gate: &Arc<Gate>, to: u64, node: &str) {
         let Ok(stream) = stream else { continue };
         let (gate, node) = (gate.clone(), node.to_owned());
         std::thread::spawn(move || {
-            if let Err(error) = carry(stream, &gate, to, &node) {
+            if let Err(error) = forward_connection(stream, &gate, to, &node) {
                 log::debug!("a connection to {node} ends: {error}");
             }
         });
@@ -97,13 +97,13 @@ fn accept(listener: &TcpListener, gate: &Arc<Gate>, to: u64, node: &str) {
 }
 
 /// Forwards one connection. Its first frame identifies the caller.
-fn carry(mut caller: TcpStream, gate: &Arc<Gate>, to: u64, node: &str) -> io::Result<()> {
+fn forward_connection(mut caller: TcpStream, gate: &Arc<Gate>, to: u64, node: &str) -> io::Result<()> {
     caller.set_nodelay(true)?;
-    let (from, said) = introduce(&mut caller)?;
+    let (from, read) = read_hello(&mut caller)?;
     gate.pass(from, to);
     let mut callee = TcpStream::connect(node)?;
     callee.set_nodelay(true)?;
-    callee.write_all(&said)?;
+    callee.write_all(&read)?;
     let back = (callee.try_clone()?, caller.try_clone()?, gate.clone());
     std::thread::spawn(move || {
         let (callee, caller, gate) = back;
@@ -114,22 +114,22 @@ fn carry(mut caller: TcpStream, gate: &Arc<Gate>, to: u64, node: &str) -> io::Re
 }
 
 /// Reads the first frame; returns the caller's node id (0 for a client) and all bytes read.
-fn introduce(caller: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
-    let (mut said, mut reader, mut input) = (Vec::new(), FrameReader::default(), BytesMut::new());
+fn read_hello(caller: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
+    let (mut read, mut reader, mut input) = (Vec::new(), FrameReader::default(), BytesMut::new());
     let mut chunk = [0; 512];
     loop {
         let odd = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}"));
         if let Some(frame) = reader.next(&mut input).map_err(odd)? {
             return Ok(match Hello::read(frame).map_err(odd)?.caller {
-                CallerKind::Peer { node, .. } => (node.get(), said),
-                CallerKind::Client | CallerKind::Operator => (0, said),
+                CallerKind::Peer { node, .. } => (node.get(), read),
+                CallerKind::Client | CallerKind::Operator => (0, read),
             });
         }
         let n = caller.read(&mut chunk)?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        said.extend_from_slice(&chunk[..n]);
+        read.extend_from_slice(&chunk[..n]);
         input.extend_from_slice(&chunk[..n]);
     }
 }

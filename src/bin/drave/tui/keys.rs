@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn client_reach_action_needs_second_key_press() {
+    fn key_in_top_needs_a_second_press() {
         let mut hand = KeyHandler::new(Reach::Client);
         for key in ['k', '1', 'z'] {
             assert_eq!(press(&mut hand, key), Pressed::Nothing);
