@@ -11,7 +11,7 @@ use support::{Beside, Cluster, PATIENCE, until};
 mod support;
 
 const MIB: u64 = 1 << 20;
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 const SEGMENT: u64 = 4 * MIB;
 const LOG: u64 = MIB / 2;
 const TRAILING: u64 = MIB / 8;
@@ -30,12 +30,12 @@ fn with_headers(bytes: u64, log: &LogStatus, entries: u64) -> u64 {
     bytes + bytes / each * HEADERS
 }
 
-/// The reason for which the leader keeps more of the log than a snapshot needs, on top of the bound: up to a gibibyte,
-/// and for at most a minute for a silent follower.
-const SENT: &str = "a follower is being sent a snapshot";
-const SENT_MAX: u64 = 1 << 30;
-/// Maximum number of looks until released segments are gone.
-const LOOKS: usize = 10;
+/// The reason in the leader's status while it keeps entries for a follower that receives a snapshot. Such entries may
+/// exceed the bound by `SENDING_MAX` bytes, and by nothing once the follower has been silent for a minute.
+const SENDING: &str = "a follower is being sent a snapshot";
+const SENDING_MAX: u64 = 1 << 30;
+/// Maximum number of samples until released segments are gone.
+const SAMPLES_MAX: usize = 10;
 
 /// Maximum overhead of the journal per entry in bytes: an entry may be alone in its batch.
 const HEADERS: u64 = 96 + 24;
@@ -75,14 +75,14 @@ struct Seen {
     /// snapshot.
     taking: Option<u64>,
     meanwhile: u64,
-    /// Bytes kept for a follower that was receiving a snapshot, at the last looks.
+    /// Bytes kept for a follower that was receiving a snapshot, at the last samples.
     kept: VecDeque<u64>,
-    /// Resident memory at each look, in bytes.
+    /// Resident memory at each sample, in bytes.
     memory: Vec<u64>,
 }
 
 impl Seen {
-    fn look(&mut self, cluster: &Cluster, n: usize) {
+    fn sample(&mut self, cluster: &Cluster, n: usize) {
         let data = cluster.data(n);
         let disk = size_of(&data.join("wal")) + size_of(&data.join("snapshots"));
         if let Some(status) = cluster.status(n) {
@@ -96,10 +96,10 @@ impl Seen {
                 self.meanwhile
             );
             self.bound = self.bound.max(bound(log, entries, self.meanwhile));
-            assert!(log.reclaimable <= SENT_MAX, "the log keeps {} MiB more than needed", log.reclaimable / MIB);
-            let kept = if log.kept_for == SENT { log.reclaimable } else { 0 };
+            assert!(log.reclaimable <= SENDING_MAX, "the log keeps {} MiB more than needed", log.reclaimable / MIB);
+            let kept = if log.kept_for == SENDING { log.reclaimable } else { 0 };
             self.kept.push_front(with_headers(kept, log, entries));
-            self.kept.truncate(LOOKS);
+            self.kept.truncate(SAMPLES_MAX);
         }
         self.disk = self.disk.max(disk);
         self.memory.push(rss(cluster, n));
@@ -121,7 +121,7 @@ impl Seen {
         let at = |nth: usize| nth as f64 - middle;
         let rises: f64 = half.iter().enumerate().map(|(nth, bytes)| at(nth) * *bytes as f64).sum();
         let spread: f64 = (0..half.len()).map(|nth| at(nth) * at(nth)).sum();
-        rises / spread.max(1.0) * (3600.0 / LOOK_EVERY.as_secs_f64()) / MIB as f64
+        rises / spread.max(1.0) * (3600.0 / SAMPLE_INTERVAL.as_secs_f64()) / MIB as f64
     }
 }
 
@@ -164,8 +164,8 @@ fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
         // The node stays down until the other nodes have released the entries that it lacks, however slow they are.
         while begun.elapsed() < third || (phase == 1 && first(&cluster, (away + 1) % 3) <= last) {
             assert!(begun.elapsed() < third + PATIENCE, "{}", cluster.logs());
-            std::thread::sleep(LOOK_EVERY);
-            (0..3).filter(|n| cluster.is_running(*n)).for_each(|n| seen[n].look(&cluster, n));
+            std::thread::sleep(SAMPLE_INTERVAL);
+            (0..3).filter(|n| cluster.is_running(*n)).for_each(|n| seen[n].sample(&cluster, n));
         }
     }
     for (n, seen) in seen.iter().enumerate() {
@@ -188,7 +188,7 @@ fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
         // Verifying the history may take this long.
         let ends = Instant::now() + PATIENCE.max(third);
         while beside.is_running() && Instant::now() < ends {
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(SAMPLE_INTERVAL);
         }
         let said = beside.end();
         assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());

@@ -63,7 +63,6 @@ impl Client {
         self.protocol.known().given()
     }
 
-    /// Its options.
     pub(super) fn options(&self) -> &Options {
         self.protocol.options()
     }

@@ -16,12 +16,12 @@ use bytes::Bytes;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The owner of a directory.
+/// The identity that a directory's segments and snapshots carry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owner {
-    /// The node.
+    /// The node that wrote them.
     pub node: NodeId,
-    /// The cluster.
+    /// The cluster of that node.
     pub cluster: ClusterId,
     /// The directory's own id.
     pub disk: DiskId,

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 /// A stored entry without its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StoredEntry {
-    /// Its term.
+    /// The term of the leader that appended it.
     pub term: Term,
     /// Its cluster time.
     pub time: ClusterTime,

@@ -17,7 +17,7 @@ const INDEX_MAX: u64 = 1 << 60;
 pub struct Configured {
     /// The index of its entry.
     pub index: Index,
-    /// The membership.
+    /// The configuration itself.
     pub membership: Membership,
 }
 
@@ -28,7 +28,7 @@ pub struct Replay {
     place: String,
     /// The node that the journal belongs to, if that is known.
     node: Option<NodeId>,
-    /// The log.
+    /// The entries, without their payloads.
     pub log: Log,
     /// The log up to here is in a snapshot, so it was committed.
     pub base: Position,

@@ -55,7 +55,7 @@ impl Rule {
 /// A violation of a rule.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Violation {
-    /// The rule.
+    /// The rule that does not hold.
     pub rule: Rule,
     /// The directories that show it.
     pub places: Vec<String>,
@@ -76,7 +76,7 @@ pub struct Violations {
 }
 
 impl Violations {
-    /// Adds a violation.
+    /// Adds a violation; after the first `KEPT` it is only counted.
     pub fn add(&mut self, rule: Rule, places: &[&str], what: String) {
         if self.kept.len() >= KEPT {
             self.more += 1;
@@ -95,7 +95,7 @@ impl Violations {
         self.more += other.more;
     }
 
-    /// The number of violations.
+    /// The number of violations, with those that were only counted.
     pub fn count(&self) -> u64 {
         self.kept.len() as u64 + self.more
     }

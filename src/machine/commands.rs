@@ -86,7 +86,7 @@ pub enum Command<'a> {
 /// One step of a block.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step<'a> {
-    /// A command.
+    /// Applies a command.
     Do(Command<'a>),
     /// A query of the state at that step.
     Ask(Query<'a>),
@@ -95,7 +95,7 @@ pub enum Step<'a> {
 /// Whether a key must be present or absent to be set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SetCondition {
-    /// Either.
+    /// The key may be present or absent.
     #[default]
     Either,
     /// Only if it is absent.
@@ -107,9 +107,9 @@ pub enum SetCondition {
 /// A deadline by the cluster's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Deadline {
-    /// At that time.
+    /// At a time of the cluster's clock.
     At(ClusterTime),
-    /// So many milliseconds after the time of the command's entry.
+    /// A number of milliseconds after the time of the command's entry.
     In(u64),
 }
 
@@ -131,7 +131,7 @@ pub enum Expiration {
     Endless,
     /// The key's current deadline, if it has one.
     Kept,
-    /// That deadline.
+    /// The key expires at this deadline.
     Until(Deadline),
 }
 
@@ -207,7 +207,7 @@ pub enum Answer {
     },
     /// The key had a different value (or was absent), and was not changed.
     Kept {
-        /// Its value.
+        /// The value that the key has.
         actual: Option<Bytes>,
     },
     /// The number now in the key; or the number of keys or bytes concerned.
@@ -222,14 +222,14 @@ pub enum Answer {
     None {
         /// The index of the command that failed, from 0.
         at: u32,
-        /// Its answer.
+        /// The answer of that command.
         why: Box<Answer>,
     },
     /// The value of a key, if it is present.
     Value(Option<Bytes>),
     /// Pairs of key and value, in order.
     Pairs {
-        /// The pairs.
+        /// Key and value, in key order.
         pairs: Vec<(Bytes, Bytes)>,
         /// Whether there are more pairs after the last one.
         more: bool,
@@ -266,7 +266,7 @@ pub enum TimeToLive {
     Absent,
     /// It has no deadline.
     Endless,
-    /// So many milliseconds of the cluster's clock.
+    /// The milliseconds left by the cluster's clock.
     Ms(u64),
 }
 

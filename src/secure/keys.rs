@@ -17,7 +17,7 @@ pub struct Files {
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {what}")]
 pub struct Unusable {
-    /// The file.
+    /// The path of the file that cannot be used.
     pub file: String,
     /// The reason.
     pub what: String,

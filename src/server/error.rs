@@ -18,7 +18,7 @@ pub enum ServerError {
     /// A listener cannot be opened.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address.
+        /// The address that cannot be opened.
         address: String,
         /// The option that gives the address.
         option: &'static str,

@@ -28,9 +28,7 @@ pub(super) struct Connection {
     pub(super) ended: bool,
 }
 
-/// One client.
 pub struct CallClient {
-    /// Its tasks.
     pub asker: TaskClient,
     pub(super) protocol: CallProtocol,
     pub(super) main: Option<Connection>,

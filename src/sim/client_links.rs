@@ -19,7 +19,6 @@ use rand::RngExt;
 /// One in this many sends breaks the connection, and one in this many silences it.
 const BREAKS: u32 = 200;
 
-/// The node at an endpoint.
 fn node_at(endpoint: &str) -> Option<NodeId> {
     NodeId::new(endpoint.strip_prefix('n')?.split(':').next()?.parse().ok()?)
 }
@@ -60,7 +59,6 @@ impl World {
         self.at(when, SimEvent::Linked { at, link: number, what });
     }
 
-    /// A client sends bytes.
     pub(super) fn send_on_link(&mut self, number: u64, mut bytes: Bytes) {
         let Some(link) = self.links.links.get_mut(&number).filter(|link| !link.over && !link.dark) else { return };
         let draw = if self.calm { BREAKS } else { self.rng.random_range(0..BREAKS) };

@@ -30,17 +30,17 @@ struct Waiting {
 /// A client's next request.
 #[derive(Clone, Debug)]
 pub struct Asking {
-    /// The receiver.
+    /// The node to send it to.
     pub to: NodeId,
     /// The client's number for this attempt.
     pub id: u64,
     /// Whether a follower should forward it to the leader.
     pub forward: bool,
-    /// The request.
+    /// Its content.
     pub request: Request,
 }
 
-/// One client.
+/// A client that sends requests over the simulated network, without connections.
 #[derive(Clone, Debug)]
 pub struct Client {
     id: u64,

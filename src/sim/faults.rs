@@ -16,7 +16,6 @@ const LASTING_EVERY: Duration = Duration::from_secs(3);
 /// The factor by which long-lasting faults are longer than others.
 const LASTING_TIMES: u64 = 3;
 
-/// One kind of fault.
 #[derive(Clone, Copy, Debug)]
 enum FaultKind {
     Power,

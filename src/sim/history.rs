@@ -32,11 +32,11 @@ pub enum Input {
 /// One operation as its client saw it.
 #[derive(Clone, Debug)]
 pub struct Operation {
-    /// The client.
+    /// The client's number.
     pub client: u64,
-    /// The key.
+    /// The key that it reads or writes.
     pub key: Bytes,
-    /// The request.
+    /// What it does to the key.
     pub input: Input,
     /// When the request was first sent.
     pub invoked: Time,

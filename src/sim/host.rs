@@ -142,7 +142,7 @@ pub struct Process {
 
 /// One machine.
 pub struct Host {
-    /// Its node.
+    /// The id of the node that it runs.
     pub id: NodeId,
     /// Whether it was one of the founders of the cluster.
     pub founder: bool,
@@ -168,7 +168,7 @@ pub struct Host {
     pub damaged: bool,
     /// Its disk may report a sync as done that it has not done.
     pub may_lie: bool,
-    /// It refused to start.
+    /// Its last process refused to start.
     pub refused_start: bool,
     /// An older copy of its disk and of its snapshots, and its history at that time.
     pub copy: Option<(SimDisk, SimDisk, NodeHistory)>,

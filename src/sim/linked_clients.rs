@@ -7,7 +7,6 @@ use crate::types::Time;
 use rand::RngExt;
 use std::time::Duration;
 
-/// An event for a client.
 enum ClientEvent<'a> {
     /// A wake-up is due.
     Wakes,
@@ -18,7 +17,6 @@ enum ClientEvent<'a> {
 }
 
 impl World {
-    /// Wakes a client.
     pub(super) fn wakes_linked(&mut self, client: u64) -> checks::Result<()> {
         self.tell_linked(client, ClientEvent::Wakes)
     }

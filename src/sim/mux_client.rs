@@ -6,9 +6,7 @@ use crate::client::mux_protocol::{Completion, MuxOptions, MuxProtocol};
 use crate::types::Time;
 use crate::wire::WireError;
 
-/// One client.
 pub struct MuxClient {
-    /// Its tasks.
     pub asker: TaskClient,
     pub(super) protocol: MuxProtocol,
     /// Its connection, and the one for its leader query.

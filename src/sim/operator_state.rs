@@ -12,7 +12,6 @@ pub(super) struct PendingRequest {
     pub(super) request: Request,
 }
 
-/// The operator.
 #[derive(Clone, Debug, Default)]
 pub struct Operator {
     pub(super) asked: u64,

@@ -5,7 +5,6 @@ use crate::types::{DiskId, Time};
 /// A node's connection for sending to a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Outbound {
-    /// Its state.
     pub state: LinkState,
     /// Failed attempts since it was last up.
     pub failures: u32,

@@ -19,7 +19,6 @@ pub(super) enum PipelinedTask {
     Reads(Consistency),
 }
 
-/// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) at: NodeId,

@@ -138,7 +138,6 @@ impl World {
         Ok(())
     }
 
-    /// A node answers a connection.
     pub(super) fn answers_connection(&mut self, at: NodeId, caller: u64, id: u64, reply: Reply) -> checks::Result<()> {
         let (now, life) = (self.now, self.hosts[&at].incarnation);
         let connection = if caller >= OPENING { caller - OPENING } else { caller - FIRST_CONNECTION };

@@ -91,9 +91,9 @@ pub struct Scenario {
     pub calm: Duration,
     /// The average time between two faults.
     pub every: Duration,
-    /// The faults.
+    /// How often each kind of fault is injected.
     pub troubles: FaultWeights,
-    /// The network.
+    /// The network's delays, losses and duplicates.
     pub weather: NetworkProfile,
     /// The shortest and the longest sync.
     pub sync: (Duration, Duration),
@@ -109,7 +109,7 @@ pub struct Scenario {
     pub segment_bytes: u64,
     /// The largest clock drift, fast or slow, in thousandths.
     pub skew: u32,
-    /// The clients.
+    /// How many clients there are, and how often each sends a request.
     pub load: Load,
     /// Whether clients stop before faults do: this reveals problems that only the next write would repair.
     pub quiet: bool,

@@ -37,7 +37,7 @@ pub(super) const PART: &str = ".part";
 /// The header of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// The cluster.
+    /// The cluster whose state it is.
     pub cluster: ClusterId,
     /// The node that took it.
     pub node: NodeId,
@@ -64,7 +64,7 @@ pub struct Flaw {
     pub what: FlawKind,
 }
 
-/// The kind of a flaw.
+/// What is wrong with a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlawKind {
     /// The checksum does not match.

@@ -79,7 +79,7 @@ impl Holds {
     }
 }
 
-/// The kind of a caller.
+/// The kind of a caller, with the identity of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CallerKind {
     /// A node, which sends on this connection and receives on one that it accepts.
@@ -93,7 +93,7 @@ pub enum CallerKind {
         /// Its log and configuration.
         holds: Holds,
     },
-    /// A client.
+    /// A client, which sends commands and queries.
     Client,
     /// An operator's command, which proposes nothing: it may use a reserved slot when no client slot is free.
     Operator,
@@ -104,7 +104,7 @@ pub enum CallerKind {
 pub struct Welcome {
     /// The version that both sides use.
     pub version: u16,
-    /// The cluster.
+    /// The cluster of the node that was dialed.
     pub cluster: ClusterId,
     /// The node that was dialed.
     pub node: NodeId,

@@ -201,7 +201,7 @@ fn commands_are_rejected_until_the_log_is_agreed() {
 }
 
 #[test]
-fn copy_counts_from_the_entry_that_names_its_disk() {
+fn acknowledgment_counts_from_the_entry_that_records_the_disk_id() {
     needs(Mutant::CountBeforeNamed, |mutants| {
         let mut one = first_leader(mutants);
         one.acknowledges(2, 1);
@@ -216,7 +216,7 @@ fn copy_counts_from_the_entry_that_names_its_disk() {
 }
 
 #[test]
-fn learner_is_not_promoted_before_its_disk_is_named() {
+fn learner_is_not_promoted_before_its_disk_id_is_recorded() {
     needs(Mutant::PromoteUnnamed, |mutants| {
         let mut one = first_leader(mutants);
         one.acknowledges(2, 1);
@@ -233,7 +233,7 @@ fn learner_is_not_promoted_before_its_disk_is_named() {
 /// A connection may be older than this node's knowledge of the peer's membership: seed 2199024011446, a learner whose
 /// disk no leader ever recorded.
 #[test]
-fn disk_of_peer_that_connected_before_it_was_added_is_named() {
+fn disk_id_of_peer_that_connected_before_it_was_added_is_recorded() {
     let mut one = first_leader(Mutants::NONE);
     one.acknowledges(2, 1);
     one.acknowledges(2, 2);

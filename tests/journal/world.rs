@@ -318,7 +318,6 @@ pub fn writes_after_restart(ledger: &Ledger) -> Vec<Step> {
     ]
 }
 
-/// The random script of this seed.
 pub fn random_script(seed: u64) -> Vec<Step> {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut term, mut last, mut base) = (1, 0, 0);

@@ -119,7 +119,7 @@ fn deadline_changes_only_if_its_condition_holds() {
 }
 
 #[test]
-fn repeated_date_is_neither_later_nor_earlier() {
+fn date_close_to_the_deadline_is_neither_later_nor_earlier() {
     for (ms, later, lets) in [
         (10_003, Some(true), 0),
         (9_997, Some(false), 0),

@@ -2,7 +2,6 @@
 
 /// One column of a table.
 pub struct Column {
-    /// Its heading.
     pub head: &'static str,
     /// Its minimum width, in characters.
     pub least: usize,

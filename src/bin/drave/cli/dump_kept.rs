@@ -29,7 +29,6 @@ enum RetentionReason {
     Damaged,
 }
 
-/// One segment.
 struct Segment {
     name: String,
     bytes: u64,

@@ -343,13 +343,13 @@ fn summary(status: &Status) -> String {
         let gone = status.members.iter().filter(|m| kinds.contains(&m.kind.as_str()) && is_missing(m.node)).count();
         let quorum = Membership::majority_of(voters);
         if gone > 0 {
-            let heard = voters - gone;
-            let failures = match heard.saturating_sub(quorum) {
+            let available = voters - gone;
+            let failures = match available.saturating_sub(quorum) {
                 0 => "no further failure".to_owned(),
                 1 => "1 further failure".to_owned(),
                 n => format!("{n} further failures"),
             };
-            return format!("voters {voters}, and {heard} of them count · quorum {quorum} · tolerates {failures}");
+            return format!("voters {voters}, {available} of them available · quorum {quorum} · tolerates {failures}");
         }
         let tolerates = voters - quorum.min(voters);
         let failures = if tolerates == 1 { "1 failure".to_owned() } else { format!("{tolerates} failures") };
@@ -414,10 +414,10 @@ mod tests {
         let all = with(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 20, "")]);
         assert_eq!(summary(&all), "voters 3 · quorum 2 · tolerates 1 failure");
         let silent = with(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 9000, "")]);
-        assert_eq!(summary(&silent), "voters 3, and 2 of them count · quorum 2 · tolerates no further failure");
+        assert_eq!(summary(&silent), "voters 3, 2 of them available · quorum 2 · tolerates no further failure");
         assert_eq!(uncounted_voters(&silent), [(3, "it is silent".to_owned())]);
         let disk = with(&["voter"; 5], vec![peer(2, 20, "x"), peer(3, 20, ""), peer(4, 20, ""), peer(5, 20, "")]);
-        assert_eq!(summary(&disk), "voters 5, and 4 of them count · quorum 3 · tolerates 1 further failure");
+        assert_eq!(summary(&disk), "voters 5, 4 of them available · quorum 3 · tolerates 1 further failure");
         assert_eq!(uncounted_voters(&disk), [(2, "x".to_owned())]);
         let learner = with(&["voter", "learner"], vec![peer(2, 9000, "")]);
         assert_eq!(summary(&learner), "voters 1 · quorum 1 · tolerates 0 failures · learners 1");

@@ -75,7 +75,7 @@ pub fn run(args: &Recover) -> Result<(), CliError> {
     outln!("lost for good: all that {others} acknowledged after {last}");
     outln!("becomes committed: all that {me} holds up to {last}, acknowledged or not");
     if !args.accept_data_loss {
-        return Err(not_accepted("  first check whether another directory holds more: drave diff DIR DIR …"));
+        return Err(needs_acceptance("  first check whether another directory holds more: drave diff DIR DIR …"));
     }
     let new = holds.found(args, &booted, &mut telling)?;
     finish(args, Some((&booted, new)))?;
@@ -111,8 +111,8 @@ fn restore_identity(args: &Recover) -> Result<(), CliError> {
     Ok(())
 }
 
-fn not_accepted(advice: &str) -> CliError {
-    CliError { what: format!("nothing was changed: --accept-data-loss does it\n{advice}"), code: 1 }
+fn needs_acceptance(advice: &str) -> CliError {
+    CliError { what: format!("nothing was changed: --accept-data-loss makes the new cluster\n{advice}"), code: 1 }
 }
 
 /// Replaces the former cluster by the new one, which is complete. `new` is `None` if a crash interrupted an earlier
@@ -124,7 +124,9 @@ fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), CliE
         // The lock is held since the directory was opened.
         Some(_) => None,
         None if !args.accept_data_loss => {
-            return Err(not_accepted(&format!("  an earlier recovery of {place} was interrupted; this finishes it")));
+            return Err(needs_acceptance(&format!(
+                "  an earlier recovery of {place} was interrupted; this finishes it"
+            )));
         }
         None => Some(disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?.ok_or_else(|| CliError {
             what: format!("{place} is in use by another process: a node runs there; stop it first"),

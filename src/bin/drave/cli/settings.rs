@@ -4,7 +4,6 @@ use crate::output::outln;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
-/// One setting.
 struct Setting {
     name: String,
     value: String,

@@ -61,7 +61,6 @@ impl Axis {
         Axis { range, ticks, name, what }
     }
 
-    /// The number of ticks.
     pub fn ticks(&self) -> usize {
         self.ticks.len()
     }

@@ -16,7 +16,6 @@ pub struct FailoverScenario {
     pub fault: Which,
 }
 
-/// A scenario.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Scenario {
     /// A node fails and recovers.

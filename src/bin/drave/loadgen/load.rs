@@ -160,7 +160,7 @@ impl<'a> Load<'a> {
             if (0..fleet.len()).any(|n| fleet[n].full_since().is_some_and(|since| now - since > FULL_FOR)) {
                 self.trouble.get_or_insert_with(no_space);
             }
-            let done = self.has_asked_enough() && self.flights.is_empty();
+            let done = self.has_sent_total() && self.flights.is_empty();
             let over = self.measuring && (done || now - self.run.began >= self.args.duration);
             if (over || self.trouble.is_some()) && stopped.is_none() {
                 stopped = Some(now);
@@ -190,14 +190,14 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    fn has_asked_enough(&self) -> bool {
+    fn has_sent_total(&self) -> bool {
         self.args.total.is_some_and(|total| self.run.asked >= total)
     }
 
     /// Closed loop: every connection with room sends.
     fn fill(&mut self, fleet: &mut Fleet, generator: &mut Generator, now: Instant) {
         for n in 0..fleet.len() {
-            while fleet[n].is_up() && fleet[n].has_room() && !self.has_asked_enough() {
+            while fleet[n].is_up() && fleet[n].has_room() && !self.has_sent_total() {
                 self.send(&mut fleet[n], generator, now);
             }
         }
@@ -213,7 +213,7 @@ impl<'a> Load<'a> {
         gap: Duration,
         turn: &mut usize,
     ) {
-        while *due <= now && !self.has_asked_enough() {
+        while *due <= now && !self.has_sent_total() {
             let connections = fleet.len();
             let free =
                 (0..connections).map(|n| (*turn + n) % connections).find(|n| fleet[*n].is_up() && fleet[*n].has_room());

@@ -40,7 +40,6 @@ pub struct RunResult {
     pub fsync_p99_us: Option<f64>,
     /// Points of the latency distribution: a share of all requests, and the microseconds that it took at most.
     pub curve: Vec<(f64, f64)>,
-    /// The series of seconds.
     pub series: Vec<Second>,
     /// When an entry of a later term, hence of another leader, was first seen, in seconds from the beginning.
     pub leader_changes: Vec<f64>,

@@ -4,7 +4,6 @@ use super::cluster::Cluster;
 use drave::api::{RoleName, Status};
 use std::time::Duration;
 
-/// The status of one endpoint.
 pub struct EndpointStatus {
     /// The endpoint's address.
     pub endpoint: String,

@@ -38,7 +38,6 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the load on a cluster.
     pub fn start(cluster: &Cluster, sink: Sink) -> Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let (cluster, stopped) = (cluster.clone(), stop.clone());

@@ -6,7 +6,6 @@ use std::time::Duration;
 /// The result of a status request to a node.
 #[derive(Clone, PartialEq, Debug)]
 pub enum PollResult {
-    /// The node answered with its status.
     Answer(Box<Status>),
     /// The node did not answer in time: it is frozen, cut off, or very slow.
     Silence,

@@ -46,7 +46,6 @@ pub fn titles(width: u16) -> String {
     line(width, |column| column.title.to_owned())
 }
 
-/// The row of a node.
 pub fn row(model: &Model, node: &Node, width: u16) -> String {
     let leader = model.leader();
     let peer = leader.and_then(|leader| leader.peers.iter().find(|peer| Some(peer.node) == node.id));

@@ -13,7 +13,6 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{RenderDirection, Sparkline};
 use std::time::Duration;
 
-/// Options for drawing.
 #[derive(Clone, Copy, Debug)]
 pub struct DrawOptions {
     /// The keys available.

@@ -59,7 +59,6 @@ pub struct Nodes {
 pub struct Death {
     /// The id of the node.
     pub node: u64,
-    /// Its exit status.
     pub status: ExitStatus,
 }
 
@@ -83,7 +82,6 @@ impl Nodes {
         &self.register.endpoints
     }
 
-    /// Starts all nodes.
     pub fn start_all(&mut self) -> Result<(), CliError> {
         let ids: Vec<u64> = self.seats.keys().copied().collect();
         ids.into_iter().try_for_each(|id| self.start(id))
