@@ -7,7 +7,7 @@ use crate::consensus::message::Origin;
 use crate::consensus::peer_class::{Introduction, PeerClass, Refused, Standpoint, classify_peer};
 use crate::limits::MEMBERS_MAX;
 use crate::types::{ClusterId, DiskId, LogId, Member, Membership, NodeId, Position, Run, Time};
-use crate::wire::hello::{CallerKind, Hello, Holds, Welcome};
+use crate::wire::hello::{CallerKind, Hello, PeerLogState, Welcome};
 use crate::wire::reason::Reason;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -187,8 +187,8 @@ impl Admission {
     }
 
     /// The log and the configuration of this node, as sent to peers.
-    fn holds(&self) -> Holds {
-        Holds { log: self.members.agreed_log(), configured: self.configured }
+    fn holds(&self) -> PeerLogState {
+        PeerLogState { log: self.members.agreed_log(), configured: self.configured }
     }
 
     /// Whether a caller is admitted: the protocol version to use, or the reason for the refusal.
@@ -245,7 +245,7 @@ impl Admission {
 
     /// The log of a peer that dialed this node by id, if it differs from this node's log, or this node has none.
     pub fn other_log(&self, hello: &Hello) -> Option<LogId> {
-        let CallerKind::Peer { holds: Holds { log: Some(log), .. }, .. } = hello.caller else { return None };
+        let CallerKind::Peer { holds: PeerLogState { log: Some(log), .. }, .. } = hello.caller else { return None };
         (hello.target == Some(self.me.node) && self.members.agreed_log() != Some(log)).then_some(log)
     }
 
@@ -283,7 +283,7 @@ impl Admission {
     }
 
     /// Records the disk of a member, unless it is known by another one and is accepted as leader only.
-    fn meet(&mut self, peer: NodeId, disk: DiskId, holds: Holds) -> Option<DiskId> {
+    fn meet(&mut self, peer: NodeId, disk: DiskId, holds: PeerLogState) -> Option<DiskId> {
         if self.class_of(peer, disk, holds) != PeerClass::Full {
             return None;
         }
@@ -300,7 +300,7 @@ impl Admission {
 
     /// Classifies a peer by its disk, log and configuration. If the membership names no disk for it, it is known by the
     /// disk that it presented first.
-    fn class_of(&self, peer: NodeId, disk: DiskId, holds: Holds) -> PeerClass {
+    fn class_of(&self, peer: NodeId, disk: DiskId, holds: PeerLogState) -> PeerClass {
         let ours = Standpoint { membership: &self.members, configured: self.configured };
         let origin = Origin { disk: Some(disk), log: holds.log };
         let introduction = Introduction { node: peer, origin, configured: Some(holds.configured) };

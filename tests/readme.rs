@@ -33,7 +33,7 @@ const NOT_TYPED: &str = "<!-- not typed:";
 
 /// A command line of a page and the output shown for it.
 #[derive(Debug)]
-struct Typed {
+struct PageCommand {
     line: String,
     said: Vec<String>,
 }
@@ -41,7 +41,7 @@ struct Typed {
 /// A block of commands.
 #[derive(Debug, Default)]
 struct Block {
-    commands: VecDeque<Typed>,
+    commands: VecDeque<PageCommand>,
     /// Why it is not typed, if the page says so.
     reason: Option<String>,
 }
@@ -90,7 +90,7 @@ fn blocks(page: &str) -> Vec<Block> {
         match (line.strip_prefix("$ "), block.back_mut()) {
             (Some(line), _) => {
                 let line = line.split(" # ").next().unwrap().trim_end().to_owned();
-                block.push_back(Typed { line, said: Vec::new() });
+                block.push_back(PageCommand { line, said: Vec::new() });
             }
             (None, Some(typed)) => typed.said.push(line.to_owned()),
             (None, None) => {}
@@ -114,7 +114,7 @@ fn shape(line: &str) -> String {
 }
 
 /// Runs a command with this demo's ports, and asserts that its output matches the page.
-fn run_and_compare(typed: &Typed, base: u16) {
+fn run_and_compare(typed: &PageCommand, base: u16) {
     let mut line = typed.line.clone();
     for (written, above) in PORTS.into_iter().zip([0, 100, 200]) {
         (0..3).for_each(|n| line = line.replace(&(written + n).to_string(), &(base + above + n).to_string()));

@@ -68,7 +68,7 @@ fn first(cluster: &Cluster, n: usize) -> u64 {
 
 /// Measurements of one node.
 #[derive(Default)]
-struct Seen {
+struct Samples {
     disk: u64,
     bound: u64,
     /// Size of the log when the current snapshot was first seen; below, the maximum growth of the log during a
@@ -81,7 +81,7 @@ struct Seen {
     memory: Vec<u64>,
 }
 
-impl Seen {
+impl Samples {
     fn sample(&mut self, cluster: &Cluster, n: usize) {
         let data = cluster.data(n);
         let disk = size_of(&data.join("wal")) + size_of(&data.join("snapshots"));
@@ -113,7 +113,7 @@ impl Seen {
     }
 }
 
-impl Seen {
+impl Samples {
     /// Memory growth in the second half of the run, in MiB per hour, by linear regression.
     fn slope(&self) -> f64 {
         let half = &self.memory[self.memory.len() / 2..];
@@ -148,7 +148,7 @@ fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
     let rate = if seconds() < 300 { "300" } else { "100" };
     let mixed = bench("mixed", &["mixed", "--verify", "--keys", "50", "--rate", rate, "--read-ratio", "0.5"]);
     let incr = bench("incr", &["incr", "--verify", "--clients", "4", "--keys", "20", "--rate", "300"]);
-    let mut seen: [Seen; 3] = Default::default();
+    let mut seen: [Samples; 3] = Default::default();
     let away = (cluster.leader() + 1) % 3;
     let mut last = 0;
     for phase in 0..3 {

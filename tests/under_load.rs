@@ -27,7 +27,7 @@ struct Load {
 
 /// Activity during a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Background {
+enum WindowActivity {
     Nothing,
     LeaderTakes,
     AllTake,
@@ -59,7 +59,7 @@ impl Load {
     }
 
     /// Measures a window. Returns the number of snapshots taken meanwhile.
-    fn window(&mut self, round: u64, background: Background) -> u64 {
+    fn window(&mut self, round: u64, background: WindowActivity) -> u64 {
         let leader = self.cluster.leader();
         self.windows += 1;
         let mut words = self.bench();
@@ -75,9 +75,9 @@ impl Load {
         let mut taken = 0;
         while bench.is_running() {
             let take: &[&str] = match background {
-                Background::LeaderTakes => &["snapshot", "take", "--timeout", "120s", "--node", &id],
-                Background::AllTake => &["snapshot", "take", "--timeout", "120s"],
-                Background::Nothing | Background::OneDown | Background::OneReceives => {
+                WindowActivity::LeaderTakes => &["snapshot", "take", "--timeout", "120s", "--node", &id],
+                WindowActivity::AllTake => &["snapshot", "take", "--timeout", "120s"],
+                WindowActivity::Nothing | WindowActivity::OneDown | WindowActivity::OneReceives => {
                     std::thread::sleep(std::time::Duration::from_millis(20));
                     continue;
                 }
@@ -122,15 +122,15 @@ impl Load {
 fn writes_continue_while_snapshots_are_taken_and_sent() {
     let mut load = Load::prepare();
     for round in 1..=number("DRAVE_LOAD_ROUNDS", 1) {
-        load.window(round, Background::Nothing);
-        assert!(load.window(round, Background::LeaderTakes) > 0);
-        load.window(round, Background::Nothing);
-        assert!(load.window(round, Background::AllTake) > 0);
+        load.window(round, WindowActivity::Nothing);
+        assert!(load.window(round, WindowActivity::LeaderTakes) > 0);
+        load.window(round, WindowActivity::Nothing);
+        assert!(load.window(round, WindowActivity::AllTake) > 0);
 
         let away = (load.cluster.leader() + 1) % 3;
         let had = load.cluster.status(away).unwrap().last;
         load.cluster.kill(away);
-        load.window(round, Background::OneDown);
+        load.window(round, WindowActivity::OneDown);
         let said = load.cluster.run(&["snapshot", "take", "--timeout", "120s"]);
         assert_eq!(said.out.matches(" ok ").count(), 2, "{said:?}");
         for n in (0..3).filter(|n| *n != away) {
@@ -142,7 +142,7 @@ fn writes_continue_while_snapshots_are_taken_and_sent() {
         let sends = || load.leader_status().filter(|leading| leading.log.shipped_bytes > before).map(|_| ());
         until("the leader sends a snapshot", sends, || load.cluster.logs());
         let from = load.snapshot_progress(away);
-        load.window(round, Background::OneReceives);
+        load.window(round, WindowActivity::OneReceives);
         eprintln!(
             "round {round} the follower had {from:?} before that window and {:?} after it",
             load.snapshot_progress(away)

@@ -14,7 +14,7 @@ const INDEX_MAX: u64 = 1 << 60;
 
 /// A configuration in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Configured {
+pub struct LoggedConfiguration {
     /// The index of its entry.
     pub index: Index,
     /// The configuration itself.
@@ -37,7 +37,7 @@ pub struct Replay {
     /// The node's votes, by term.
     pub votes: BTreeMap<Term, Vote>,
     /// The configurations in force where the log begins and those in the log, oldest first.
-    pub configurations: Vec<Configured>,
+    pub configurations: Vec<LoggedConfiguration>,
     /// Entries that were overwritten by others.
     pub overwritten: Vec<(Index, StoredEntry)>,
     /// The violations so far.
@@ -222,7 +222,7 @@ impl Replay {
         {
             self.violations.add(Rule::Configurations, &[&self.place], format!("at {index}: {what}"));
         }
-        self.configurations.push(Configured { index, membership: membership.clone() });
+        self.configurations.push(LoggedConfiguration { index, membership: membership.clone() });
     }
 }
 

@@ -40,7 +40,7 @@ pub trait Visitor {
 
 /// Where a segment is among those in a directory.
 #[derive(Clone, Copy)]
-struct Ends {
+struct SegmentOrder {
     /// Whether all segments before it were released.
     oldest: bool,
     /// Whether it is the newest.
@@ -76,8 +76,10 @@ impl SegmentWalk {
                 false => segments[at + 1..].iter().map(|segment| segment.number).collect(),
             };
             // What a single file shows of its beginning and end depends on its neighbours.
-            let ends =
-                Ends { oldest: oldest && !single && segment.number != 1, last: !single && at + 1 == segments.len() };
+            let ends = SegmentOrder {
+                oldest: oldest && !single && segment.number != 1,
+                last: !single && at + 1 == segments.len(),
+            };
             stop = self.segment(segment, files, &successors, ends, visitor)?;
         }
         // A log whose segments are released during the walk has not been seen completely.
@@ -113,7 +115,7 @@ impl SegmentWalk {
         segment: &Segment,
         files: &Files,
         successors: &[u64],
-        ends: Ends,
+        ends: SegmentOrder,
         visitor: &mut dyn Visitor,
     ) -> anyhow::Result<(u64, u64)> {
         let Some(bytes) = read(&segment.path)? else { return Ok(self.released(segment)) };

@@ -16,7 +16,7 @@ pub struct Files {
 /// Why key files cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {what}")]
-pub struct Unusable {
+pub struct UnusableKeyFile {
     /// The path of the file that cannot be used.
     pub file: String,
     /// The reason.
@@ -52,11 +52,11 @@ mod with_tls {
         validity: Validity,
     }
 
-    fn unusable(file: &Path) -> impl Fn(String) -> Unusable + '_ {
-        |what| Unusable { file: file.display().to_string(), what }
+    fn unusable(file: &Path) -> impl Fn(String) -> UnusableKeyFile + '_ {
+        |what| UnusableKeyFile { file: file.display().to_string(), what }
     }
 
-    fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, UnusableKeyFile> {
         let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         match all {
             Ok(all) if all.is_empty() => Err(unusable(file)("the file contains no certificate".to_owned())),
@@ -70,7 +70,7 @@ mod with_tls {
 
     impl Keys {
         /// Reads the key files, and checks that they belong together.
-        pub fn read(files: &Files) -> Result<Keys, Unusable> {
+        pub fn read(files: &Files) -> Result<Keys, UnusableKeyFile> {
             let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
             let mut roots = RootCertStore::empty();
             let authority = certificates(&files.authority)?;
@@ -145,9 +145,9 @@ pub enum Keys {}
 #[cfg(not(feature = "tls"))]
 impl Keys {
     /// Fails: this program was built without TLS.
-    pub fn read(files: &Files) -> Result<Keys, Unusable> {
+    pub fn read(files: &Files) -> Result<Keys, UnusableKeyFile> {
         let what = "this program was built without TLS (the feature `tls`)".to_owned();
-        Err(Unusable { file: files.authority.display().to_string(), what })
+        Err(UnusableKeyFile { file: files.authority.display().to_string(), what })
     }
 
     /// Cannot be called: there is no value.

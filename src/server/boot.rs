@@ -32,7 +32,7 @@ use std::path::Path;
 const READERS_MAX: usize = 4;
 
 /// This node's data directory, recovered.
-pub struct Booted {
+pub struct RecoveredDirectory {
     /// Held as long as the node runs.
     pub lock: Lock,
     /// This node.
@@ -88,7 +88,7 @@ fn lock(config: &Config, root: &FsDisk) -> wal::Result<Lock> {
 
 /// Locks the directory unless it is `locked` already, reads or creates its identity, and recovers its journal. On a
 /// full disk this may free the reserve.
-pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut StartProgress) -> wal::Result<Booted> {
+pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut StartProgress) -> wal::Result<RecoveredDirectory> {
     let root = make(&config.data, syncs(config))?;
     let place = config.data.display().to_string();
     let lock = locked.map_or_else(|| lock(config, &root), Ok)?;
@@ -109,10 +109,10 @@ pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut StartProgress) 
     }
     let run = Run { id: rand::random(), starts: owner.starts.saturating_add(1) };
     let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk, run };
-    Ok(Booted { lock, me, root, owner, journal, disk, recovered, store, snapshot, reserve })
+    Ok(RecoveredDirectory { lock, me, root, owner, journal, disk, recovered, store, snapshot, reserve })
 }
 
-impl Booted {
+impl RecoveredDirectory {
     /// The latest membership in the directory.
     pub fn membership(&self) -> &Membership {
         latest(&self.recovered)

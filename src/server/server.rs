@@ -1,6 +1,6 @@
 //! A node, assembled: open it, take a handle, run it.
 
-use super::boot::{self, Booted};
+use super::boot::{self, RecoveredDirectory};
 use super::error::ServerError;
 use super::handle::Handle;
 use super::listeners::Listeners;
@@ -66,7 +66,7 @@ impl<M: StateMachine> Server<M> {
         };
         booted.count_start()?;
         let members = booted.membership().clone();
-        let Booted { lock, me, journal, disk, recovered, store, snapshot, reserve, .. } = booted;
+        let RecoveredDirectory { lock, me, journal, disk, recovered, store, snapshot, reserve, .. } = booted;
         let (in_memory, file_system) = (disk.is_in_memory(), disk.file_system());
         if let Some(mode) = boot::open_to_others(&config.data) {
             let place = config.data.display();

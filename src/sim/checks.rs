@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A node's role and commit index, and the commit index by the definition.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
+pub struct CommitState {
     /// Its term.
     pub term: Term,
     /// Whether it is the leader of this term.
@@ -290,10 +290,10 @@ impl Checks {
     pub fn check_role_and_commit(
         &mut self,
         node: NodeId,
-        standing: Standing,
+        standing: CommitState,
         uses: (Index, &Membership),
     ) -> Result<()> {
-        let Standing { term, leads, commit, defined } = standing;
+        let CommitState { term, leads, commit, defined } = standing;
         let leads = leads.then_some(term);
         let life = self.lives.get_mut(&node).expect("every node has a history");
         if commit < life.commit {

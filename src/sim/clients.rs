@@ -16,7 +16,7 @@ const WINDOW: u32 = 8;
 
 /// A command that waits for its answer.
 #[derive(Clone, Debug)]
-struct Waiting {
+struct WaitingCommand {
     /// Its number in the session; none for a read.
     seq: Option<u64>,
     operations: Vec<usize>,
@@ -54,7 +54,7 @@ pub struct Client {
     attempts: u64,
     /// The attempts in progress, and the command of each.
     tries: BTreeMap<u64, u64>,
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, WaitingCommand>,
     tickets: u64,
     next_at: Time,
     workload: Workload,
@@ -160,7 +160,7 @@ impl Client {
         self.next_seq += u64::from(!is_read);
         let operations = task.invoke(self.id, now, history);
         self.tickets += 1;
-        self.waiting.insert(self.tickets, Waiting { seq, operations, task, body, asked: now, open_attempts: 0 });
+        self.waiting.insert(self.tickets, WaitingCommand { seq, operations, task, body, asked: now, open_attempts: 0 });
         self.tickets
     }
 

@@ -36,7 +36,7 @@ enum FaultKind {
     ClockJump,
     RotRunning,
     Misdirect,
-    Lie,
+    FalseSync,
 }
 
 fn weights(troubles: &FaultWeights) -> [(FaultKind, u32); 19] {
@@ -59,7 +59,7 @@ fn weights(troubles: &FaultWeights) -> [(FaultKind, u32); 19] {
         (FaultKind::ClockJump, troubles.clock_jump),
         (FaultKind::RotRunning, troubles.rot_running),
         (FaultKind::Misdirect, troubles.misdirect),
-        (FaultKind::Lie, troubles.lie),
+        (FaultKind::FalseSync, troubles.lie),
     ]
 }
 
@@ -96,7 +96,7 @@ impl World {
                 | FaultKind::Mend
                 | FaultKind::Blackout
                 | FaultKind::Older
-                | FaultKind::Lie
+                | FaultKind::FalseSync
         ) {
             self.progress.unfit_until(at, self.now);
         }
@@ -176,7 +176,7 @@ impl World {
             FaultKind::ClockJump => self.jump_clock(at),
             FaultKind::RotRunning => self.rot_running(at),
             FaultKind::Misdirect => self.misdirect(at),
-            FaultKind::Lie => self.lie(at),
+            FaultKind::FalseSync => self.lie(at),
         }
         Ok(())
     }

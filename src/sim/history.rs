@@ -222,17 +222,17 @@ fn step(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
 /// The operations that have their place in the order. Sets are compared by 128 bits of hash: a set itself is as long as
 /// the history.
 #[derive(Clone)]
-struct Placed {
+struct PlacedSet {
     bits: Vec<u64>,
     hash: (u64, u64),
 }
 
-impl Placed {
+impl PlacedSet {
     fn has(&self, i: usize) -> bool {
         self.bits[i / 64] >> (i % 64) & 1 == 1
     }
 
-    fn with(&self, i: usize) -> Placed {
+    fn with(&self, i: usize) -> PlacedSet {
         let mut placed = self.clone();
         placed.bits[i / 64] |= 1 << (i % 64);
         placed.hash.0 ^= hash_numbers([i as u64, 1]);
@@ -256,15 +256,15 @@ const SETS_MAX: usize = 2_000_000;
 
 /// The operations that the search tries first: those requested last, or those answered first.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Trying {
-    AskedLast,
-    AnsweredFirst,
+enum SearchOrder {
+    LatestRequestFirst,
+    EarliestAnswerFirst,
 }
 
 /// Whether there is an order; `None` if the search was too large.
 fn linearizable(operations: &[&Operation]) -> Option<bool> {
     let search = Search::new(operations);
-    search.run(Trying::AskedLast).or_else(|| search.run(Trying::AnsweredFirst))
+    search.run(SearchOrder::LatestRequestFirst).or_else(|| search.run(SearchOrder::EarliestAnswerFirst))
 }
 
 /// The search for an order of one key's operations.
@@ -290,12 +290,12 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn run(&self, trying: Trying) -> Option<bool> {
+    fn run(&self, trying: SearchOrder) -> Option<bool> {
         let count = self.answered.len() + self.doubtful.len();
-        let nothing = Placed { bits: vec![0; count.div_ceil(64)], hash: (0, 0) };
+        let nothing = PlacedSet { bits: vec![0; count.div_ceil(64)], hash: (0, 0) };
         let mut seen = HashSet::from([nothing.key(&None)]);
         // (placed operations, the key's state, the first answered operation that is not placed)
-        let mut stack: Vec<(Placed, KeyState, usize)> = vec![(nothing, None, 0)];
+        let mut stack: Vec<(PlacedSet, KeyState, usize)> = vec![(nothing, None, 0)];
         while let Some((placed, state, first)) = stack.pop() {
             if first == self.answered.len() {
                 return Some(true);
@@ -326,7 +326,7 @@ impl<'a> Search<'a> {
     }
 
     /// The operations that may take effect next, each with the key's state after it. The one to try first comes last.
-    fn next(&self, placed: &Placed, state: &KeyState, first: usize, trying: Trying) -> Vec<(usize, KeyState)> {
+    fn next(&self, placed: &PlacedSet, state: &KeyState, first: usize, trying: SearchOrder) -> Vec<(usize, KeyState)> {
         let mut earliest = Time::NEVER;
         let mut window = Vec::new();
         for (i, (operation, end, _)) in self.answered.iter().enumerate().skip(first) {
@@ -340,7 +340,7 @@ impl<'a> Search<'a> {
             }
         }
         window.retain(|i| self.answered[*i].0.invoked <= earliest);
-        if trying == Trying::AnsweredFirst {
+        if trying == SearchOrder::EarliestAnswerFirst {
             window.sort_by_key(|i| std::cmp::Reverse(self.answered[*i].1));
         }
         let mut next = Vec::new();
@@ -507,7 +507,7 @@ mod tests {
             let operations: Vec<&Operation> = history.operations.iter().collect();
             let expected = any_order(&operations, &None);
             judged[usize::from(expected)] += 1;
-            for trying in [Trying::AskedLast, Trying::AnsweredFirst] {
+            for trying in [SearchOrder::LatestRequestFirst, SearchOrder::EarliestAnswerFirst] {
                 assert_eq!(Search::new(&operations).run(trying), Some(expected), "{told:?}");
             }
         }

@@ -75,12 +75,12 @@ pub struct NodeHistory {
     /// The part of these claims that peers have reported back to it since an older copy of its disk was restored.
     pub(super) told: Option<Claims>,
     /// A sync that the disk reported as done and did not do, with the disk's certain contents.
-    pub(super) lie: Option<Lie>,
+    pub(super) lie: Option<FalseSync>,
 }
 
 /// A sync that a disk reported as done and did not do. A power loss may take everything written since.
 #[derive(Clone, Debug)]
-pub(super) struct Lie {
+pub(super) struct FalseSync {
     /// The contents of the disk before.
     pub(super) held: Image,
     /// The writes reported as synced since.

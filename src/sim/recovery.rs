@@ -1,7 +1,7 @@
 //! Checks that everything synced is on a machine's disk, both during a run and when the machine restarts.
 
 use super::checks::Checks;
-use super::node_history::{Claims, Image, Lie, NodeHistory, Stamp};
+use super::node_history::{Claims, FalseSync, Image, NodeHistory, Stamp};
 use super::violation::Result;
 use crate::types::{HardState, Index, NodeId, Term, Write};
 
@@ -34,7 +34,7 @@ impl Checks {
     /// From now on a node's disk may report a sync as done that it has not done.
     pub fn lies(&mut self, node: NodeId) {
         let life = self.life(node);
-        life.lie = Some(Lie { held: life.durable.clone(), since: Vec::new(), power: false });
+        life.lie = Some(FalseSync { held: life.durable.clone(), since: Vec::new(), power: false });
     }
 
     /// The node's disk has not done so, and no longer may.

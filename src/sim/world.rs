@@ -1,7 +1,7 @@
 //! A simulated world: virtual time, one event queue and one random generator around the real node, journal and applier.
 
 use super::applier_input::ApplierInput;
-use super::checks::{self, Checks, Standing};
+use super::checks::{self, Checks, CommitState};
 use super::client_link::{FIRST_LINK, Links, OnLink};
 use super::clients::Client;
 use super::disk::Crash;
@@ -442,7 +442,7 @@ impl World {
             return Err(format!("{at} holds {} requests, more than {HELD_MAX}", up.node.held()));
         }
         self.in_order(at)?;
-        self.checks.check_role_and_commit(at, Standing { term, leads, commit, defined }, uses)
+        self.checks.check_role_and_commit(at, CommitState { term, leads, commit, defined }, uses)
     }
 
     pub(super) fn schedule(&mut self, at: NodeId) {

@@ -12,5 +12,5 @@ pub use format::{Chunk, ChunkKind, Header};
 pub use incoming::Incoming;
 pub use report::{Fault, Result};
 pub use snapshot::Snapshot;
-pub use store::{Listed, Newest, Store};
+pub use store::{ListedSnapshot, Newest, Store};
 pub use writer::Writer;

@@ -27,7 +27,7 @@ pub struct Store<D> {
 
 /// A snapshot file in the directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listed {
+pub struct ListedSnapshot {
     /// The file's name.
     pub name: String,
     /// The position in its name.
@@ -80,12 +80,12 @@ impl<D: Disk> Store<D> {
     }
 
     /// The published snapshots, oldest first, without verification.
-    pub fn list(&self) -> Result<Vec<Listed>> {
+    pub fn list(&self) -> Result<Vec<ListedSnapshot>> {
         let listed = |position| {
             let name = file_name(position);
             let size = self.disk.open(&name).and_then(|file| file.size());
             let bytes = size.map_err(io("measure", &name))?;
-            Ok(Listed { name, position, bytes })
+            Ok(ListedSnapshot { name, position, bytes })
         };
         self.positions()?.into_iter().map(listed).collect()
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use std::io;
 
 /// A value, a flaw of the file, or an I/O error that proves no flaw.
-type Checked<T> = io::Result<Result<T, Flaw>>;
+type VerifyResult<T> = io::Result<Result<T, Flaw>>;
 
 /// How far a file was verified.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub struct Verifier {
 
 impl Verifier {
     /// Verifies about `bytes` more bytes; returns `true` when the whole file is verified.
-    pub fn step(&mut self, file: &impl DiskFile, bytes: u64) -> Checked<bool> {
+    pub fn step(&mut self, file: &impl DiskFile, bytes: u64) -> VerifyResult<bool> {
         let (mut chain, mut read) = match &self.found {
             Some((_, chain)) => (*chain, 0),
             None => match read_header(file)? {
@@ -56,7 +56,7 @@ impl Verifier {
 }
 
 /// Verifies that a file is the snapshot with that name. Returns its header and the chain at its first chunk.
-pub fn read_back(file: &impl DiskFile, name: &str, cluster: ClusterId, meter: &Meter) -> Checked<(Header, Chain)> {
+pub fn read_back(file: &impl DiskFile, name: &str, cluster: ClusterId, meter: &Meter) -> VerifyResult<(Header, Chain)> {
     let begin = match read_header(file)? {
         Ok(begin) => begin,
         Err(flaw) => return Ok(Err(flaw)),
@@ -73,7 +73,7 @@ pub fn read_back(file: &impl DiskFile, name: &str, cluster: ClusterId, meter: &M
 
 /// Verifies that a file is a snapshot, of any cluster and under any name. Returns its header and the chain at its first
 /// chunk.
-pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> Checked<(Header, Chain)> {
+pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> VerifyResult<(Header, Chain)> {
     match read_header(file)? {
         Ok(begin) => follow(file, begin, meter),
         Err(flaw) => Ok(Err(flaw)),
@@ -81,7 +81,7 @@ pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> Checked<(Header, Chain
 }
 
 /// Verifies all chunks after a header; returns `begin`.
-fn follow(file: &impl DiskFile, begin: (Header, Chain), meter: &Meter) -> Checked<(Header, Chain)> {
+fn follow(file: &impl DiskFile, begin: (Header, Chain), meter: &Meter) -> VerifyResult<(Header, Chain)> {
     let mut verifier = Verifier { found: Some(begin.clone()), chunk: Vec::new() };
     loop {
         let before = verifier.found().map_or(0, |(_, chain)| chain.at);
@@ -94,7 +94,7 @@ fn follow(file: &impl DiskFile, begin: (Header, Chain), meter: &Meter) -> Checke
 }
 
 /// Reads the header of a file. Returns it and the chain at the first chunk.
-pub fn read_header(file: &impl DiskFile) -> Checked<(Header, Chain)> {
+pub fn read_header(file: &impl DiskFile) -> VerifyResult<(Header, Chain)> {
     let mut start = vec![0; 16];
     if let Err(flaw) = read(file, 0, &mut start)? {
         return Ok(Err(flaw));
@@ -110,7 +110,7 @@ pub fn read_header(file: &impl DiskFile) -> Checked<(Header, Chain)> {
 }
 
 /// Reads and checks the next chunk, and advances past it if it is intact.
-pub fn read_chunk(file: &impl DiskFile, chain: &mut Chain, chunk: &mut Vec<u8>) -> Checked<()> {
+pub fn read_chunk(file: &impl DiskFile, chain: &mut Chain, chunk: &mut Vec<u8>) -> VerifyResult<()> {
     let mut start = [0; CHUNK_HEADER];
     if let Err(flaw) = read(file, chain.at, &mut start)? {
         return Ok(Err(flaw));
@@ -126,7 +126,7 @@ pub fn read_chunk(file: &impl DiskFile, chain: &mut Chain, chunk: &mut Vec<u8>) 
 }
 
 /// Reads from offset `at` to fill the buffer.
-fn read(file: &impl DiskFile, at: u64, buffer: &mut [u8]) -> Checked<()> {
+fn read(file: &impl DiskFile, at: u64, buffer: &mut [u8]) -> VerifyResult<()> {
     match file.read_at(at, buffer) {
         Ok(read) if read == buffer.len() => Ok(Ok(())),
         Ok(read) => Ok(Err(Flaw { at: at + read as u64, what: FlawKind::Cut })),

@@ -60,22 +60,22 @@ pub struct Hello {
 
 /// The state of a node that a peer must know before it accepts messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Holds {
+pub struct PeerLogState {
     /// The id of its log, if that is agreed.
     pub log: Option<LogId>,
     /// The position of its configuration.
     pub configured: Position,
 }
 
-impl Holds {
+impl PeerLogState {
     fn put(self, out: &mut BytesMut) {
         out.put_u64_le(self.log.map_or(0, |log| log.0));
         out.put_position(self.configured);
     }
 
-    fn read(reader: &mut Reader) -> Result<Holds, Malformed> {
+    fn read(reader: &mut Reader) -> Result<PeerLogState, Malformed> {
         let log = Some(reader.u64()?).filter(|log| *log != 0).map(LogId);
-        Ok(Holds { log, configured: reader.position()? })
+        Ok(PeerLogState { log, configured: reader.position()? })
     }
 }
 
@@ -91,7 +91,7 @@ pub enum CallerKind {
         /// Its process.
         run: Run,
         /// Its log and configuration.
-        holds: Holds,
+        holds: PeerLogState,
     },
     /// A client, which sends commands and queries.
     Client,
@@ -111,7 +111,7 @@ pub struct Welcome {
     /// The id of its disk.
     pub disk: DiskId,
     /// Its log and configuration.
-    pub holds: Holds,
+    pub holds: PeerLogState,
 }
 
 impl Hello {
@@ -136,7 +136,7 @@ impl Hello {
 
     /// A peer's, with the supported versions.
     pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: Run, target: NodeId) -> Hello {
-        let caller = CallerKind::Peer { node, disk, run, holds: Holds::default() };
+        let caller = CallerKind::Peer { node, disk, run, holds: PeerLogState::default() };
         Hello {
             version_min: PEER_VERSION_MIN,
             version_max: VERSION_MAX,
@@ -150,7 +150,7 @@ impl Hello {
     }
 
     /// Sets the peer's log and configuration.
-    pub fn holding(mut self, what: Holds) -> Hello {
+    pub fn holding(mut self, what: PeerLogState) -> Hello {
         if let CallerKind::Peer { holds, .. } = &mut self.caller {
             *holds = what;
         }
@@ -187,8 +187,8 @@ impl Hello {
             out.put_u16_le(self.version_max);
             let (role, node, disk, run, holds) = match self.caller {
                 CallerKind::Peer { node, disk, run, holds } => (1, Some(node), disk.0, run, holds),
-                CallerKind::Client => (2, None, 0, Run::default(), Holds::default()),
-                CallerKind::Operator => (3, None, 0, Run::default(), Holds::default()),
+                CallerKind::Client => (2, None, 0, Run::default(), PeerLogState::default()),
+                CallerKind::Operator => (3, None, 0, Run::default(), PeerLogState::default()),
             };
             out.put_u8(role);
             out.put_u8(0);
@@ -219,7 +219,7 @@ impl Hello {
         }
         let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
         let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
-        let (id, holds) = (reader.u64()?, Holds::read(&mut reader)?);
+        let (id, holds) = (reader.u64()?, PeerLogState::read(&mut reader)?);
         let run = Run { id, starts: reader.u64()? };
         let address = reader.string(ADDRESS_BYTES_MAX)?;
         let redis = reader.string(ADDRESS_BYTES_MAX)?;
@@ -258,7 +258,7 @@ impl Welcome {
         let version = reader.u16()?;
         let cluster = ClusterId(reader.u64()?);
         let (node, disk) = (reader.node_id()?, DiskId(reader.u64()?));
-        let holds = Holds::read(&mut reader)?;
+        let holds = PeerLogState::read(&mut reader)?;
         reader.end()?;
         if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
             return Err(WireError::Refused(Reason::Version));
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn hello_and_welcome_round_trip() {
-        let holds = Holds { log: Some(LogId(3)), configured: Position::new(Index(8), Term(2)) };
+        let holds = PeerLogState { log: Some(LogId(3)), configured: Position::new(Index(8), Term(2)) };
         let peer =
             Hello::peer(ClusterId(9), id(1), DiskId(77), Run { id: 5, starts: 6 }, id(2)).at("a:1").holding(holds);
         let open = peer.clone().with_redis(Some("a:2".into()));

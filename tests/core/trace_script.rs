@@ -28,16 +28,16 @@ pub struct Interpreter {
 }
 
 /// The log of a node before a step.
-struct Before {
+struct LogBefore {
     log: Vec<Position>,
     commit: Index,
 }
 
-impl Before {
-    fn of(cluster: &Cluster, node: NodeId) -> Before {
+impl LogBefore {
+    fn of(cluster: &Cluster, node: NodeId) -> LogBefore {
         let host = &cluster.hosts[&node];
         let commit = host.raft.as_ref().map_or(Index::ZERO, |raft| raft.log().commit());
-        Before { log: host.log.iter().map(|entry| entry.position).collect(), commit }
+        LogBefore { log: host.log.iter().map(|entry| entry.position).collect(), commit }
     }
 }
 
@@ -145,14 +145,14 @@ impl Interpreter {
 
     /// Lets a node act, and prints what follows.
     fn step<T>(&mut self, node: NodeId, act: impl FnOnce(&mut Cluster) -> T) -> T {
-        let before = Before::of(&self.cluster, node);
+        let before = LogBefore::of(&self.cluster, node);
         let outcome = act(&mut self.cluster);
         self.cluster.process_ready(node);
         self.report(node, &before);
         outcome
     }
 
-    fn report(&mut self, node: NodeId, before: &Before) {
+    fn report(&mut self, node: NodeId, before: &LogBefore) {
         let host = self.cluster.hosts.get_mut(&node).unwrap();
         let mut lines = Vec::new();
         for note in std::mem::take(&mut host.notes) {

@@ -14,7 +14,7 @@ mod world;
 use bytes::BytesMut;
 use drave::sim::disk::SimDisk;
 use drave::types::{ClusterId, DiskId, NodeId, Run};
-use drave::wire::hello::{Hello, Holds, Welcome};
+use drave::wire::hello::{Hello, PeerLogState, Welcome};
 use drave::wire::peer::PeerFrame;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -48,7 +48,7 @@ fn greetings() -> Vec<Vec<u8>> {
     let mut all = vec![BytesMut::new(); 4];
     Hello::peer(cluster, node, disk, run, node).at("n1:7401").of_machine("kv 1").put(&mut all[0]);
     Hello::client().of_machine("kv 1").put(&mut all[1]);
-    Welcome { version: 8, cluster, node, disk, holds: Holds::default() }.put(&mut all[2]);
+    Welcome { version: 8, cluster, node, disk, holds: PeerLogState::default() }.put(&mut all[2]);
     PeerFrame::Forward { id: 3, request: drave::api::Request::Status }.put(&mut all[3]);
     all.into_iter().map(|frame| frame.to_vec()).collect()
 }

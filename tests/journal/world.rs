@@ -133,8 +133,8 @@ impl Ledger {
         self.changes.extend(write.entries.iter().cloned().map(Change::Entry));
     }
 
-    /// Checks that every durable change was recovered, and nothing that was never requested. The ledger then becomes the
-    /// recovered state: other changes that did not survive are removed.
+    /// Checks that every durable change was recovered, and nothing that was never requested. The ledger then becomes
+    /// the recovered state: other changes that did not survive are removed.
     pub fn check(&mut self, recovered: &Recovered) -> Result<(), String> {
         let mut why = String::new();
         // The longest prefix first: with equal entries, several prefixes match.

@@ -50,7 +50,7 @@ enum Verdict {
 }
 
 /// A comparison of directories.
-struct Compared {
+struct Comparison {
     /// The last position that is the same in all directories that hold it.
     common: Option<Position>,
     /// The first index at which two directories differ.
@@ -155,7 +155,7 @@ fn indexes(directories: &[Directory]) -> impl Iterator<Item = Index> {
     })
 }
 
-fn compare(directories: &[Directory]) -> Compared {
+fn compare(directories: &[Directory]) -> Comparison {
     let logs = || directories.iter().map(|directory| &directory.replay.log);
     let (shortest, longest) = (logs().map(|log| log.last()).min(), logs().map(|log| log.last()).max());
     let (shortest, longest) = (shortest.unwrap_or_default(), longest.unwrap_or_default());
@@ -185,7 +185,7 @@ fn compare(directories: &[Directory]) -> Compared {
         None if shortest == longest => Verdict::Identical,
         None => Verdict::Behind,
     };
-    Compared { common, differs, verdict, tails }
+    Comparison { common, differs, verdict, tails }
 }
 
 /// Whether the difference at `index` is one that Raft rules out: one position is two entries, or both entries are
@@ -204,7 +204,7 @@ fn damaged(directories: &[Directory]) -> Vec<&str> {
     damaged.map(|directory| directory.name.as_str()).collect()
 }
 
-fn verdict(directories: &[Directory], compared: &Compared) -> String {
+fn verdict(directories: &[Directory], compared: &Comparison) -> String {
     let lasts = || directories.iter().map(|directory| directory.replay.log.last());
     match compared.verdict {
         Verdict::Identical => match damaged(directories).as_slice() {
@@ -258,7 +258,7 @@ fn position(position: Option<Position>, index: Index) -> String {
     position.map_or_else(|| format!("{index}@?"), |position| position.to_string())
 }
 
-fn print(directories: &[Directory], compared: &Compared, style: Style) {
+fn print(directories: &[Directory], compared: &Comparison, style: Style) {
     let width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
     for directory in directories {
         outln!("# {:<width$}  {}", directory.name, about(directory));
@@ -323,7 +323,7 @@ pub fn about_json(directory: &Directory) -> Value {
     })
 }
 
-fn to_json(directories: &[Directory], compared: &Compared, style: Style, code: i32) -> Value {
+fn to_json(directories: &[Directory], compared: &Comparison, style: Style, code: i32) -> Value {
     let pair = |position: Position| json!({ "index": position.index.0, "term": position.term.0 });
     let records = |index: Index| -> Vec<Value> {
         let one = |directory: &Directory| {

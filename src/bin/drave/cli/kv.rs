@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Fresh {
+pub enum ReadConsistency {
     /// The latest committed state: the leader confirms with a quorum that it still leads.
     Linearizable,
     /// What the contacted node has applied, at once: stale while that node is cut off from the leader.
@@ -42,8 +42,8 @@ pub struct Put {
 pub struct Get {
     key: OsString,
     /// How fresh the read must be
-    #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
-    consistency: Fresh,
+    #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
+    consistency: ReadConsistency,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -53,8 +53,8 @@ pub struct Get {
 pub struct Ttl {
     key: OsString,
     /// How fresh the read must be
-    #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
-    consistency: Fresh,
+    #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
+    consistency: ReadConsistency,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -103,8 +103,8 @@ pub struct Scan {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// How fresh the read must be
-    #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
-    consistency: Fresh,
+    #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
+    consistency: ReadConsistency,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -122,10 +122,10 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn consistency(fresh: Fresh) -> Consistency {
+fn consistency(fresh: ReadConsistency) -> Consistency {
     match fresh {
-        Fresh::Linearizable => Consistency::Linearizable,
-        Fresh::Local => Consistency::Local,
+        ReadConsistency::Linearizable => Consistency::Linearizable,
+        ReadConsistency::Local => Consistency::Local,
     }
 }
 

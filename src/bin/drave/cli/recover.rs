@@ -9,7 +9,7 @@ use drave::disk::FsDisk;
 use drave::inspect::directory::{Directory, Owner};
 use drave::machine::Kv;
 use drave::server::ServerError;
-use drave::server::boot::{Booted, boot};
+use drave::server::boot::{RecoveredDirectory, boot};
 use drave::server::new_cluster::{
     FirstMember, NewCluster, begin_replacement, finish_replacement, is_replacement_pending, write_new_cluster,
 };
@@ -45,7 +45,7 @@ pub struct Recover {
 }
 
 /// The contents of a directory that matter here.
-struct Holds {
+struct DirectorySummary {
     me: NodeId,
     last: Position,
     members: Membership,
@@ -63,7 +63,7 @@ pub fn run(args: &Recover) -> Result<(), CliError> {
     let mut telling = StartProgress::begin(REPORT_INTERVAL, |line| eprintln!("{line}"))
         .map_err(|error| io_trouble("cannot start a thread", &error))?;
     let booted = open(args, &mut telling)?;
-    let holds = Holds::of(booted.me.node, &booted.recovered);
+    let holds = DirectorySummary::of(booted.me.node, &booted.recovered);
     let others: Vec<String> = holds.members.ids().filter(|id| *id != holds.me).map(|id| id.to_string()).collect();
     let (me, last, others) = (holds.me, holds.last, others.join(", "));
     if holds.members.voters.len() == 1 && others.is_empty() {
@@ -117,7 +117,7 @@ fn needs_acceptance(advice: &str) -> CliError {
 
 /// Replaces the former cluster by the new one, which is complete. `new` is `None` if a crash interrupted an earlier
 /// attempt.
-fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), CliError> {
+fn finish(args: &Recover, new: Option<(&RecoveredDirectory, NewCluster)>) -> Result<(), CliError> {
     let place = args.directory.display().to_string();
     let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
     let lock = match new {
@@ -148,7 +148,7 @@ fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), CliE
     Ok(())
 }
 
-fn open(args: &Recover, telling: &mut StartProgress) -> Result<Booted, CliError> {
+fn open(args: &Recover, telling: &mut StartProgress) -> Result<RecoveredDirectory, CliError> {
     let disk =
         FsDisk::at(&args.directory).map_err(|error| io_trouble(&args.directory.display().to_string(), &error))?;
     let Some(owner) = Identity::read(&disk).map_err(trouble)? else {
@@ -167,19 +167,24 @@ fn trouble(fault: Fault) -> CliError {
     ServerError::from(fault).into()
 }
 
-impl Holds {
-    fn of(me: NodeId, recovered: &Recovered) -> Holds {
+impl DirectorySummary {
+    fn of(me: NodeId, recovered: &Recovered) -> DirectorySummary {
         let Recovered { base, heads, configurations, .. } = recovered;
         let behind = heads.last().map(|head| {
             let index = Index(base.position.index.0 + heads.len() as u64);
             Position::new(index, head.term)
         });
         let members = configurations.last().map_or(&base.membership, |(_, membership)| membership).clone();
-        Holds { me, last: behind.unwrap_or(base.position), members }
+        DirectorySummary { me, last: behind.unwrap_or(base.position), members }
     }
 
     /// Writes the new cluster beside the contents of the directory: the state as of its last entry, committed or not.
-    fn found(&self, args: &Recover, booted: &Booted, telling: &mut StartProgress) -> Result<NewCluster, CliError> {
+    fn found(
+        &self,
+        args: &Recover,
+        booted: &RecoveredDirectory,
+        telling: &mut StartProgress,
+    ) -> Result<NewCluster, CliError> {
         let mut applier = self.state(booted, telling)?;
         let directory = begin_replacement(&args.directory).map_err(trouble)?;
         let first = FirstMember {
@@ -196,7 +201,7 @@ impl Holds {
     }
 
     /// Builds the state as of the last entry.
-    fn state(&self, booted: &Booted, telling: &mut StartProgress) -> Result<Applier<Kv>, CliError> {
+    fn state(&self, booted: &RecoveredDirectory, telling: &mut StartProgress) -> Result<Applier<Kv>, CliError> {
         let mut applier = Applier::new(Kv::new());
         if let Some(snapshot) = booted.snapshot.clone() {
             let meter = telling.stage("snapshot read");

@@ -5,7 +5,7 @@
 //! taken effect exactly once, or the benchmark fails.
 
 use super::args::Bench;
-use super::failover_args::Which;
+use super::failover_args::FailoverFault;
 use super::outage::{Gap, Gaps, measure};
 use super::report::build;
 use super::steady::{Ack, Pace, Steady, Sum};
@@ -69,8 +69,8 @@ pub fn run(args: &Bench) -> Result<(), CliError> {
 }
 
 /// All runs of a fault, in a cluster of its own.
-fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), CliError> {
-    let mut trio = TestCluster::start(fault.name(), fault == Which::Isolate)?;
+fn runs(fault: FailoverFault, runs: u64, pace: Pace) -> Result<(Gaps, Sum), CliError> {
+    let mut trio = TestCluster::start(fault.name(), fault == FailoverFault::Isolate)?;
     let sockets = |error: std::io::Error| CliError { what: format!("sockets: {error}"), code: 74 };
     let load = Steady::start(&trio.endpoints, pace).map_err(sockets)?;
     let mut gaps = Gaps::default();
@@ -87,30 +87,30 @@ fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), CliError> {
 }
 
 /// One run: undisturbed writes, the fault, the time until writes flow again, and the start of the recovery.
-fn run_fault(fault: Which, trio: &mut TestCluster, load: &Steady, pace: Pace) -> Result<Gap, CliError> {
+fn run_fault(fault: FailoverFault, trio: &mut TestCluster, load: &Steady, pace: Pace) -> Result<Gap, CliError> {
     let (leader, followers) = trio.roles()?;
     let follower = followers[rand::random_range(0..followers.len())];
-    let victim = if fault == Which::KillFollower { follower } else { leader };
+    let victim = if fault == FailoverFault::KillFollower { follower } else { leader };
     load.acks();
     std::thread::sleep(BEFORE);
     let (before, at) = (load.acks(), Instant::now());
     match fault {
-        Which::Kill | Which::KillFollower => trio.signal(victim, Signal::KILL)?,
-        Which::Freeze => trio.signal(victim, Signal::STOP)?,
-        Which::Term => trio.signal(victim, Signal::TERM)?,
-        Which::Isolate => trio.proxy.iter().for_each(|proxy| proxy.cut(victim)),
-        Which::All => unreachable!("`all` is expanded into single faults"),
+        FailoverFault::Kill | FailoverFault::KillFollower => trio.signal(victim, Signal::KILL)?,
+        FailoverFault::Freeze => trio.signal(victim, Signal::STOP)?,
+        FailoverFault::Term => trio.signal(victim, Signal::TERM)?,
+        FailoverFault::Isolate => trio.proxy.iter().for_each(|proxy| proxy.cut(victim)),
+        FailoverFault::All => unreachable!("`all` is expanded into single faults"),
     }
     let mut after = Vec::new();
     flowing(load, pace, at, &mut after).map_err(|trouble| with_logs(trouble, trio))?;
     let until = Instant::now();
-    if matches!(fault, Which::Freeze | Which::Isolate) && trio.roles()?.0 == victim {
+    if matches!(fault, FailoverFault::Freeze | FailoverFault::Isolate) && trio.roles()?.0 == victim {
         let what = format!("n{victim} still leads after the fault: {} had no effect", fault.name());
         return Err(CliError { what, code: 70 });
     }
     match fault {
-        Which::Freeze => trio.signal(victim, Signal::CONT)?,
-        Which::Isolate => trio.proxy.iter().for_each(|proxy| proxy.heal()),
+        FailoverFault::Freeze => trio.signal(victim, Signal::CONT)?,
+        FailoverFault::Isolate => trio.proxy.iter().for_each(|proxy| proxy.heal()),
         _ => {
             trio.wait_exit(victim)?;
             trio.spawn(victim)?;

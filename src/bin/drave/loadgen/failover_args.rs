@@ -12,8 +12,8 @@ pub struct FailoverScenario {
     #[arg(long, default_value_t = 10, requires = "scenario", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub runs: u64,
     /// The fault to inject (scenario)
-    #[arg(long, value_enum, default_value_t = Which::All, requires = "scenario")]
-    pub fault: Which,
+    #[arg(long, value_enum, default_value_t = FailoverFault::All, requires = "scenario")]
+    pub fault: FailoverFault,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -24,7 +24,7 @@ pub enum Scenario {
 
 /// How it fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Which {
+pub enum FailoverFault {
     /// kill -9 of the leader.
     Kill,
     /// SIGSTOP of the leader, until writes flow again.
@@ -39,33 +39,39 @@ pub enum Which {
     All,
 }
 
-impl Which {
-    pub(super) fn each(self) -> Vec<Which> {
+impl FailoverFault {
+    pub(super) fn each(self) -> Vec<FailoverFault> {
         match self {
-            Which::All => vec![Which::Kill, Which::Freeze, Which::Isolate, Which::Term, Which::KillFollower],
+            FailoverFault::All => vec![
+                FailoverFault::Kill,
+                FailoverFault::Freeze,
+                FailoverFault::Isolate,
+                FailoverFault::Term,
+                FailoverFault::KillFollower,
+            ],
             one => vec![one],
         }
     }
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            Which::Kill => "kill",
-            Which::Freeze => "freeze",
-            Which::Isolate => "isolate",
-            Which::Term => "term",
-            Which::KillFollower => "kill-follower",
-            Which::All => "all",
+            FailoverFault::Kill => "kill",
+            FailoverFault::Freeze => "freeze",
+            FailoverFault::Isolate => "isolate",
+            FailoverFault::Term => "term",
+            FailoverFault::KillFollower => "kill-follower",
+            FailoverFault::All => "all",
         }
     }
 
     pub(super) fn what(self) -> &'static str {
         match self {
-            Which::Kill => "kill -9 of the leader",
-            Which::Freeze => "SIGSTOP of the leader",
-            Which::Isolate => "the leader is cut off from nodes and clients",
-            Which::Term => "SIGTERM of the leader",
-            Which::KillFollower => "kill -9 of a follower",
-            Which::All => "everything",
+            FailoverFault::Kill => "kill -9 of the leader",
+            FailoverFault::Freeze => "SIGSTOP of the leader",
+            FailoverFault::Isolate => "the leader is cut off from nodes and clients",
+            FailoverFault::Term => "SIGTERM of the leader",
+            FailoverFault::KillFollower => "kill -9 of a follower",
+            FailoverFault::All => "everything",
         }
     }
 }

@@ -22,7 +22,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;opacity:.85}\
 table{display:block;overflow-x:auto;white-space:nowrap}}";
 
 /// A picture of the page: its title, its legend and the function that draws it.
-struct Figured<'a> {
+struct ReportFigure<'a> {
     name: &'static str,
     legend: String,
     draw: &'a dyn Fn(Screen) -> Picture,
@@ -62,17 +62,17 @@ pub fn of_runs(path: &Path, runs: &[RunResult]) -> Result<(), CliError> {
         legend(runs, lines) + mark
     };
     let pictures = [
-        Figured {
+        ReportFigure {
             name: "Latency by percentile",
             legend: legend(runs, &[("latency", false)]),
             draw: &|screen| chart::percentiles(runs, screen),
         },
-        Figured {
+        ReportFigure {
             name: "Latency over time",
             legend: over_time(&[("p50 of each second", false), ("p99", true)]),
             draw: &|screen| chart::latency_over_time(runs, screen),
         },
-        Figured {
+        ReportFigure {
             name: "Throughput over time",
             legend: over_time(&[("requests a second", false)]),
             draw: &|screen| chart::throughput_over_time(runs, screen),
@@ -84,7 +84,7 @@ pub fn of_runs(path: &Path, runs: &[RunResult]) -> Result<(), CliError> {
 /// Writes the page of a sweep.
 pub fn of_sweep(path: &Path, steps: &[RunResult]) -> Result<(), CliError> {
     let first = &steps[..steps.len().min(1)];
-    let pictures = [Figured {
+    let pictures = [ReportFigure {
         name: "Latency against throughput",
         legend: legend(first, &[("p50, with the number of clients at each point", false), ("p99", true)]),
         draw: &|screen| chart::sweep(steps, screen),
@@ -96,7 +96,7 @@ fn write<const N: usize>(
     path: &Path,
     title: &str,
     table: &str,
-    pictures: [Figured<'_>; N],
+    pictures: [ReportFigure<'_>; N],
     runs: &[RunResult],
 ) -> Result<(), CliError> {
     // The title contains text from a results file.
@@ -106,7 +106,7 @@ fn write<const N: usize>(
          <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head>\
          <body>\n<h1>{title}</h1>\n{table}\n"
     );
-    for Figured { name, legend, draw } in pictures {
+    for ReportFigure { name, legend, draw } in pictures {
         page.push_str(&format!("<h2>{name}</h2>\n<p class=\"legend\">{legend}</p>\n"));
         for (class, screen) in [("wide", Screen::Wide), ("narrow", Screen::Narrow)] {
             let picture = draw(screen).map_err(|error| CliError { what: format!("{name}: {error}"), code: 70 })?;

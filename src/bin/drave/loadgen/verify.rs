@@ -18,7 +18,7 @@ pub enum Ledger {
     /// No verification.
     Off,
     /// The increments of each counter, certain and possible.
-    Counters(BTreeMap<u64, Counted>),
+    Counters(BTreeMap<u64, CounterTotals>),
     /// Every operation, as the clients observed it.
     Operations {
         /// The zero of the history's clock.
@@ -32,7 +32,7 @@ pub enum Ledger {
 
 /// The increments of one counter.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Counted {
+pub struct CounterTotals {
     /// Acknowledged increments.
     pub sure: i64,
     /// Increments with an unknown outcome.
@@ -98,7 +98,7 @@ impl Ledger {
     /// Verifies the final value of a counter.
     fn judge(&self, key: u64, holds: i64) -> Result<(), CliError> {
         let Ledger::Counters(counters) = self else { return Ok(()) };
-        let Counted { sure, perhaps } = counters.get(&key).copied().unwrap_or_default();
+        let CounterTotals { sure, perhaps } = counters.get(&key).copied().unwrap_or_default();
         if (sure..=sure + perhaps).contains(&holds) {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
-use drave::secure::keys::Unusable;
+use drave::secure::keys::UnusableKeyFile;
 use drave::secure::{Files, Keys};
 use std::path::PathBuf;
 
@@ -51,7 +51,7 @@ impl FromArgMatches for Tls {
         let Some(authority) = file(CA) else { return Ok(Tls::default()) };
         let own = file(CERT).zip(file(KEY));
         let shows = own.is_some();
-        let unusable = |error: Unusable| {
+        let unusable = |error: UnusableKeyFile| {
             let advice =
                 "name PEM files that this user can read and that belong together: --tls-ca, --tls-cert, --tls-key";
             Error::raw(ErrorKind::Io, format!("{error}\n  {advice}"))

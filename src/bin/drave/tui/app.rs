@@ -2,7 +2,7 @@
 
 use super::event_log::{EventText, Severity};
 use super::jobs::BackgroundJobs;
-use super::keys::{KeyAction, KeyHandler, Pressed, Reach};
+use super::keys::{KeyAction, KeyEffect, KeyHandler, Reach};
 use super::load::Writer;
 use super::model::{Load, Model, Observation, Sample};
 use super::node::Process;
@@ -127,9 +127,9 @@ impl View {
                 }
             };
             match self.hand.press(key) {
-                Pressed::Wish(wish) => wishes.push(wish),
-                Pressed::Once((key, does)) => self.tell(Severity::Plain, format!("press {key} again: {does}")),
-                Pressed::Nothing => {}
+                KeyEffect::Wish(wish) => wishes.push(wish),
+                KeyEffect::Once((key, does)) => self.tell(Severity::Plain, format!("press {key} again: {does}")),
+                KeyEffect::Nothing => {}
             }
         }
         Ok(wishes)

@@ -90,7 +90,7 @@ pub fn help(reach: Reach) -> impl Iterator<Item = (&'static str, &'static str)> 
 
 /// The effect of a key press.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pressed {
+pub enum KeyEffect {
     /// No effect.
     Nothing,
     /// The action is performed if the key is pressed once more. Holds the key's label and description.
@@ -113,25 +113,29 @@ impl KeyHandler {
     }
 
     /// Handles a key press. Any other key cancels an action that awaits confirmation.
-    pub fn press(&mut self, event: KeyEvent) -> Pressed {
+    pub fn press(&mut self, event: KeyEvent) -> KeyEffect {
         if event.kind == KeyEventKind::Release {
-            return Pressed::Nothing;
+            return KeyEffect::Nothing;
         }
         let once = self.once.take();
         // In raw mode Ctrl-C sends no SIGINT: it arrives as this key.
         if event.modifiers.contains(KeyModifiers::CONTROL) {
-            return if event.code == KeyCode::Char('c') { Pressed::Wish(KeyAction::Quit) } else { Pressed::Nothing };
+            return if event.code == KeyCode::Char('c') {
+                KeyEffect::Wish(KeyAction::Quit)
+            } else {
+                KeyEffect::Nothing
+            };
         }
-        let KeyCode::Char(pressed) = event.code else { return Pressed::Nothing };
+        let KeyCode::Char(pressed) = event.code else { return KeyEffect::Nothing };
         let usable = BINDINGS.iter().filter(|binding| binding.is_usable(self.reach));
         let Some((binding, wish)) = usable.filter_map(|binding| Some((binding, binding.wish(pressed)?))).next() else {
-            return Pressed::Nothing;
+            return KeyEffect::Nothing;
         };
         if binding.usable == Use::Careful && self.reach == Reach::Client && once != Some(wish) {
             self.once = Some(wish);
-            return Pressed::Once(binding.help);
+            return KeyEffect::Once(binding.help);
         }
-        Pressed::Wish(wish)
+        KeyEffect::Wish(wish)
     }
 }
 
@@ -139,7 +143,7 @@ impl KeyHandler {
 mod tests {
     use super::*;
 
-    fn press(hand: &mut KeyHandler, key: char) -> Pressed {
+    fn press(hand: &mut KeyHandler, key: char) -> KeyEffect {
         hand.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE))
     }
 
@@ -147,7 +151,7 @@ mod tests {
     fn each_key_in_help_has_a_distinct_action() {
         let mut hand = KeyHandler::new(Reach::Processes);
         let first = |(key, _): (&'static str, _)| key.chars().next().unwrap();
-        let wishes: Vec<Pressed> = help(Reach::Processes).map(first).map(|key| press(&mut hand, key)).collect();
+        let wishes: Vec<KeyEffect> = help(Reach::Processes).map(first).map(|key| press(&mut hand, key)).collect();
         assert_eq!(
             wishes,
             [
@@ -159,21 +163,21 @@ mod tests {
                 KeyAction::Snapshot,
                 KeyAction::Quit
             ]
-            .map(Pressed::Wish)
+            .map(KeyEffect::Wish)
         );
-        assert_eq!(press(&mut hand, '9'), Pressed::Wish(KeyAction::KillOrStart(9)));
-        assert_eq!(press(&mut hand, '0'), Pressed::Nothing);
-        assert_eq!(press(&mut hand, 'x'), Pressed::Nothing);
+        assert_eq!(press(&mut hand, '9'), KeyEffect::Wish(KeyAction::KillOrStart(9)));
+        assert_eq!(press(&mut hand, '0'), KeyEffect::Nothing);
+        assert_eq!(press(&mut hand, 'x'), KeyEffect::Nothing);
     }
 
     #[test]
     fn ctrl_c_quits_and_other_control_keys_are_ignored() {
         let mut hand = KeyHandler::new(Reach::Processes);
         for (key, comes_to) in [
-            ('c', Pressed::Wish(KeyAction::Quit)),
-            ('k', Pressed::Nothing),
-            ('z', Pressed::Nothing),
-            ('s', Pressed::Nothing),
+            ('c', KeyEffect::Wish(KeyAction::Quit)),
+            ('k', KeyEffect::Nothing),
+            ('z', KeyEffect::Nothing),
+            ('s', KeyEffect::Nothing),
         ] {
             assert_eq!(hand.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL)), comes_to, "{key}");
         }
@@ -183,16 +187,16 @@ mod tests {
     fn key_in_top_needs_a_second_press() {
         let mut hand = KeyHandler::new(Reach::Client);
         for key in ['k', '1', 'z'] {
-            assert_eq!(press(&mut hand, key), Pressed::Nothing);
+            assert_eq!(press(&mut hand, key), KeyEffect::Nothing);
         }
         for (key, wish) in [('t', KeyAction::Transfer), ('b', KeyAction::Load), ('s', KeyAction::Snapshot)] {
-            assert!(matches!(press(&mut hand, key), Pressed::Once(_)));
-            assert_eq!(press(&mut hand, key), Pressed::Wish(wish));
+            assert!(matches!(press(&mut hand, key), KeyEffect::Once(_)));
+            assert_eq!(press(&mut hand, key), KeyEffect::Wish(wish));
             // A repetition needs two presses again; any key in between cancels the first.
-            assert!(matches!(press(&mut hand, key), Pressed::Once(_)));
-            assert_eq!(press(&mut hand, 'x'), Pressed::Nothing);
-            assert!(matches!(press(&mut hand, key), Pressed::Once(_)));
+            assert!(matches!(press(&mut hand, key), KeyEffect::Once(_)));
+            assert_eq!(press(&mut hand, 'x'), KeyEffect::Nothing);
+            assert!(matches!(press(&mut hand, key), KeyEffect::Once(_)));
         }
-        assert_eq!(press(&mut hand, 'q'), Pressed::Wish(KeyAction::Quit));
+        assert_eq!(press(&mut hand, 'q'), KeyEffect::Wish(KeyAction::Quit));
     }
 }
