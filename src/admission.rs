@@ -254,7 +254,7 @@ impl Admission {
     pub fn admit(&mut self, hello: &Hello) -> (Option<DiskId>, bool) {
         let CallerKind::Peer { node, disk, run, holds } = hello.caller else { return (None, false) };
         self.runs.insert(node, run.id);
-        let met = self.meet(node, disk, holds);
+        let met = self.record_disk(node, disk, holds);
         let is_guest = !self.is_spoken_to(node);
         if is_guest {
             self.guests.insert(node, Member::at(hello.address.clone()));
@@ -276,14 +276,14 @@ impl Admission {
             return Err(WelcomeError::Stranger);
         }
         match self.class_of(peer, welcome.disk, welcome.holds) {
-            PeerClass::Full | PeerClass::LeaderOnly => Ok(self.meet(peer, welcome.disk, welcome.holds)),
+            PeerClass::Full | PeerClass::LeaderOnly => Ok(self.record_disk(peer, welcome.disk, welcome.holds)),
             PeerClass::Refused(Refused::Disk { .. }) => Err(WelcomeError::Disk),
             PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => Err(WelcomeError::Log),
         }
     }
 
     /// Records the disk of a member, unless it is known by another one and is accepted as leader only.
-    fn meet(&mut self, peer: NodeId, disk: DiskId, holds: PeerLogState) -> Option<DiskId> {
+    fn record_disk(&mut self, peer: NodeId, disk: DiskId, holds: PeerLogState) -> Option<DiskId> {
         if self.class_of(peer, disk, holds) != PeerClass::Full {
             return None;
         }

@@ -28,7 +28,7 @@ struct Talker {
 }
 
 impl Talker {
-    fn says(asked: &[u8]) -> Bytes {
+    fn answer(asked: &[u8]) -> Bytes {
         let bytes = asked.try_into().map_or(0, u64::from_le_bytes);
         vec![7; bytes as usize].into()
     }
@@ -43,14 +43,14 @@ impl StateMachine for Talker {
         self.applied += 1;
         match command {
             b"term" => Bytes::copy_from_slice(&context.term.0.to_le_bytes()),
-            command => Talker::says(command),
+            command => Talker::answer(command),
         }
     }
 
     fn query(&self, _time: ClusterTime, query: &[u8]) -> Bytes {
         match query {
             b"applied" => Bytes::copy_from_slice(&self.applied.to_le_bytes()),
-            query => Talker::says(query),
+            query => Talker::answer(query),
         }
     }
 

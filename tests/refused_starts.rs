@@ -211,7 +211,11 @@ fn peers_that_differ_from_the_membership_are_logged() {
     cluster.kill(0);
     cluster.founders = 2;
     cluster.spawn(0);
-    until("node 1 logs the difference", || cluster.logs().contains("n2 is no member").then_some(()), || cluster.logs());
+    until(
+        "node 1 logs the difference",
+        || cluster.logs().contains("n2 is not a member").then_some(()),
+        || cluster.logs(),
+    );
 }
 
 /// As in rqlite/rqlite#1010: an identity file that was missing for a moment was written anew, and the log beside it was

@@ -152,7 +152,7 @@ impl Connection {
     ///
     /// [`CallError::Older`] if the node does not support this request.
     pub fn ask(&mut self, request: &Request, deadline: Instant) -> Result<u64, CallError> {
-        if self.version < since_version(request) {
+        if self.version < first_version_with(request) {
             return Err(CallError::Older);
         }
         let id = self.next;
@@ -263,7 +263,7 @@ fn timed_out() -> io::Error {
 }
 
 /// The first version of the protocol that has this request.
-fn since_version(request: &Request) -> u16 {
+fn first_version_with(request: &Request) -> u16 {
     match request {
         Request::LogLevel(_) => 8,
         _ => VERSION_MIN,

@@ -140,7 +140,7 @@ impl Mux {
         if self.protocol.scout().is_none()
             && let Some(scout) = self.scout.take()
         {
-            scout.recall(registry);
+            scout.close(registry);
         }
     }
 

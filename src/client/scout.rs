@@ -27,8 +27,8 @@ impl Scout {
         Ok(Scout { stream })
     }
 
-    /// Closes it.
-    pub fn recall(mut self, registry: &Registry) {
+    /// Closes the connection.
+    pub fn close(mut self, registry: &Registry) {
         let _either_way_it_is_dropped = registry.deregister(&mut self.stream);
     }
 

@@ -81,7 +81,10 @@ fn two_entries(at: Index, x: &StoredEntry, y: &StoredEntry, places: &[&str], out
     let sums = format!("checksums {:08x} and {:08x}", x.checksum, y.checksum);
     let what = format!("{at}@{} is two different entries ({sums})", x.term);
     out.add(Rule::LogMatching, places, what);
-    let what = format!("term {} has two different entries at {at}: two leaders, or one that changed its word", x.term);
+    let what = format!(
+        "term {} has two different entries at {at}: two leaders, or a leader that overwrote its own entry",
+        x.term
+    );
     out.add(Rule::ElectionSafety, places, what);
 }
 

@@ -75,16 +75,16 @@ impl Directory {
     /// Reads the directory at `path`.
     pub fn read(path: &Path) -> anyhow::Result<Directory> {
         for _ in 1..LOOKS {
-            let (directory, released) = Directory::look(path)?;
+            let (directory, released) = Directory::read_once(path)?;
             if !released {
                 return Ok(directory);
             }
         }
-        Ok(Directory::look(path)?.0)
+        Ok(Directory::read_once(path)?.0)
     }
 
     /// Reads the directory once. Also returns whether the node released a segment meanwhile.
-    fn look(path: &Path) -> anyhow::Result<(Directory, bool)> {
+    fn read_once(path: &Path) -> anyhow::Result<(Directory, bool)> {
         let name = path.display().to_string();
         let files = Files::at(path)?;
         if files.segments.is_empty() {

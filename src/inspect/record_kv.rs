@@ -37,7 +37,7 @@ pub fn command(command: &Command<'_>, style: Style) -> RecordText {
         }
         Command::Set { key, value, only_if, life, tells } => {
             said.name = "set";
-            said.what = format!("{} = {}{}", show(key), show(value), asked(*only_if, *life, *tells));
+            said.what = format!("{} = {}{}", show(key), show(value), condition(*only_if, *life, *tells));
             (fields.value, fields.value_b64) = text(value);
             (fields.ttl_ms, fields.until_ms) = lasts(*life);
             key
@@ -71,7 +71,7 @@ pub fn command(command: &Command<'_>, style: Style) -> RecordText {
     said
 }
 
-fn asked(only_if: SetCondition, life: Expiration, tells: bool) -> String {
+fn condition(only_if: SetCondition, life: Expiration, tells: bool) -> String {
     let presence = match only_if {
         SetCondition::Either => "",
         SetCondition::Absent => " if absent",

@@ -42,7 +42,7 @@ impl Frozen {
     }
 
     /// The lower bound of the remaining keys.
-    pub fn told(&self) -> Bound<&[u8]> {
+    pub fn unserialized_from(&self) -> Bound<&[u8]> {
         self.told.as_deref().map_or(Bound::Unbounded, Bound::Excluded)
     }
 

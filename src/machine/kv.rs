@@ -87,7 +87,7 @@ impl Slot {
         self.pair.last_chunk().map(|bytes| ClusterTime(u64::from_le_bytes(*bytes)))
     }
 
-    fn held(&self) -> StoredValue<'_> {
+    fn stored_value(&self) -> StoredValue<'_> {
         StoredValue { value: self.value(), deadline: self.deadline() }
     }
 
@@ -123,7 +123,7 @@ impl Kv {
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.held(&self.place(key)).map(|held| held.value)
+        self.stored_value(&self.place(key)).map(|held| held.value)
     }
 
     /// The number of keys.
@@ -153,9 +153,9 @@ impl Kv {
         KeyLookup { key, hash, slot }
     }
 
-    fn held(&self, place: &KeyLookup<'_>) -> Option<StoredValue<'_>> {
+    fn stored_value(&self, place: &KeyLookup<'_>) -> Option<StoredValue<'_>> {
         let slot = &self.slots[place.slot? as usize];
-        slot.is_live(self.now).then(|| slot.held())
+        slot.is_live(self.now).then(|| slot.stored_value())
     }
 
     /// Reads the pairs of up to [`EXPECTED`] keys into the processor's cache, ahead of their commands. Returns whether
@@ -193,7 +193,7 @@ impl Kv {
             _ => {}
         }
         let place = self.place(key_of(command));
-        match decide(command, self.held(&place), self.now) {
+        match decide(command, self.stored_value(&place), self.now) {
             Ok((change, answer)) => {
                 self.apply_change(&place, change);
                 answer
@@ -205,7 +205,7 @@ impl Kv {
     /// Removes a key; returns whether it was present.
     fn forget(&mut self, key: &[u8]) -> bool {
         let place = self.place(key);
-        let existed = self.held(&place).is_some();
+        let existed = self.stored_value(&place).is_some();
         if existed {
             self.apply_change(&place, Change::Remove);
         }
@@ -223,7 +223,7 @@ impl Kv {
             let key = key_of(command);
             let held = match staged.get(key) {
                 Some(staged) => staged.as_ref().map(|(value, deadline)| StoredValue { value, deadline: *deadline }),
-                None => self.held(&self.place(key)),
+                None => self.stored_value(&self.place(key)),
             };
             match decide(command, held, self.now) {
                 Ok((change, answer)) => {
@@ -261,7 +261,7 @@ impl Kv {
         if let Some(frozen) = &mut self.frozen
             && !matches!(change, Change::Keep)
         {
-            frozen.keep(place.key, place.slot.map(|slot| self.slots[slot as usize].held()));
+            frozen.keep(place.key, place.slot.map(|slot| self.slots[slot as usize].stored_value()));
         }
         match change {
             Change::Keep => {}
@@ -349,7 +349,7 @@ impl Kv {
             Query::Values(keys) => self.values(keys),
             Query::Present(keys) => Answer::Number(keys.iter().filter(|key| self.get(key).is_some()).count() as i64),
             Query::Length { key } => Answer::Number(self.get(key).map_or(0, <[u8]>::len) as i64),
-            Query::Left { key } => Answer::Left(match self.held(&self.place(key)) {
+            Query::Left { key } => Answer::Left(match self.stored_value(&self.place(key)) {
                 None => TimeToLive::Absent,
                 Some(StoredValue { deadline: None, .. }) => TimeToLive::Endless,
                 Some(StoredValue { deadline: Some(deadline), .. }) => TimeToLive::Ms(deadline.0.saturating_sub(now.0)),
@@ -464,8 +464,8 @@ impl StateMachine for Kv {
 
     fn next_chunk(&mut self, bytes: usize) -> Option<Bytes> {
         let frozen = self.frozen.as_mut()?;
-        let untold = self.order.range::<[u8], _>((frozen.told(), Bound::Unbounded));
-        let now = untold.map(|(key, slot)| (&**key, self.slots[*slot as usize].held()));
+        let unserialized = self.order.range::<[u8], _>((frozen.unserialized_from(), Bound::Unbounded));
+        let now = unserialized.map(|(key, slot)| (&**key, self.slots[*slot as usize].stored_value()));
         let piece = frozen.next_chunk(bytes, now);
         if piece.is_none() {
             self.end_snapshot();

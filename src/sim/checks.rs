@@ -342,7 +342,7 @@ impl Checks {
         if self.configurations.has_changed() {
             self.configurations.contradicted_by(self.contradicting());
         }
-        self.configurations.stands(node, open, uses)?;
+        self.configurations.check_configuration(node, open, uses)?;
         if rises {
             self.check_new_leader(node, leads)?;
         }

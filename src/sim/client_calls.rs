@@ -12,20 +12,20 @@ use crate::wire::frame::{Frame, FrameReader};
 use bytes::{Bytes, BytesMut};
 
 impl World {
-    pub(super) fn asked(&mut self, to: NodeId, client: u64, bytes: Bytes) -> checks::Result<()> {
+    pub(super) fn receive_request(&mut self, to: NodeId, client: u64, bytes: Bytes) -> checks::Result<()> {
         let numbered = read_request_frame(whole(bytes)?).map_err(|error| format!("a request: {error}"))?;
         let from = Caller::Client(client);
         self.handle(to, Event::Request { from, id: numbered.id, forward: numbered.forward, request: numbered.request })
     }
 
-    pub(super) fn told(&mut self, client: u64, bytes: Bytes) -> checks::Result<()> {
+    pub(super) fn receive_reply(&mut self, client: u64, bytes: Bytes) -> checks::Result<()> {
         let (id, reply) = read_reply_frame(whole(bytes)?).map_err(|error| format!("a reply: {error}"))?;
         if client == OPERATOR {
             return self.answers_operator(id, reply);
         }
         let who = self.clients.get_mut(&client).expect("replies go to clients");
         self.now = Time(self.now.0 + 1);
-        who.hear(self.now, id, reply, &mut self.rng, &mut self.history)?;
+        who.receive(self.now, id, reply, &mut self.rng, &mut self.history)?;
         self.wakes(client)
     }
 
@@ -42,12 +42,12 @@ impl World {
             // At least a little later: an awaited reply may arrive at the same moment.
             self.wake_at(client, deadline.max(Time(now.0 + 1000)));
         }
-        asking.into_iter().for_each(|asking| self.asks(client, asking));
+        asking.into_iter().for_each(|asking| self.send_request(client, asking));
         Ok(())
     }
 
     /// Sends a client's request.
-    pub(super) fn asks(&mut self, client: u64, asking: Asking) {
+    pub(super) fn send_request(&mut self, client: u64, asking: Asking) {
         let Asking { to, id, forward, request } = asking;
         let mut bytes = BytesMut::new();
         put_request_frame(&mut bytes, id, forward, &request);

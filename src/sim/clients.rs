@@ -183,7 +183,7 @@ impl Client {
     }
 
     /// Handles a reply. The error describes a reply that no correct node sends.
-    pub fn hear(
+    pub fn receive(
         &mut self,
         now: Time,
         id: u64,
@@ -201,7 +201,7 @@ impl Client {
             Reply::Answer { answer, .. } if waiting.seq.is_none() => answer,
             Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } if waiting.seq.is_some() => answer,
             Reply::Done { outcome: Outcome::SessionExpired, .. } => {
-                self.lapse(now, history);
+                self.replace_session(now, history);
                 return Ok(());
             }
             Reply::Refused(refusal) => {
@@ -262,7 +262,7 @@ impl Client {
 
     /// The session has expired: the outcome of its outstanding commands will never be known. Continues in another
     /// session.
-    fn lapse(&mut self, now: Time, history: &mut History) {
+    fn replace_session(&mut self, now: Time, history: &mut History) {
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             waiting.operations.into_iter().for_each(|operation| history.record_unknown(operation));
         }

@@ -35,7 +35,7 @@ impl World {
         let succeeds = |membership: &&Membership| {
             membership.members.values().any(|member| matches!(member.pending_role, PendingRole::Replace(_)))
         };
-        let changes = self.operator.asks() || in_use.iter().any(succeeds);
+        let changes = self.operator.is_waiting() || in_use.iter().any(succeeds);
         damaged < (self.hosts.len() - 1) / 2
             && !self.is_damaged(at)
             && is_up

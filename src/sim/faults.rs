@@ -87,7 +87,7 @@ impl World {
         self.faults += 1;
         let at = self.anyone();
         self.trace_line(|| format!("fault at {at}: {kind:?}"));
-        self.bring(kind, at)?;
+        self.inject(kind, at)?;
         // Network cuts are noted separately, and copying a disk affects no node. A crash notes its node itself.
         if !matches!(
             kind,
@@ -114,7 +114,7 @@ impl World {
         Duration::from_millis(self.rng.random_range(1..=most_ms))
     }
 
-    fn bring(&mut self, kind: FaultKind, at: NodeId) -> checks::Result<()> {
+    fn inject(&mut self, kind: FaultKind, at: NodeId) -> checks::Result<()> {
         match kind {
             FaultKind::Power => self.down(at, Crash::Power, 3000),
             FaultKind::Kill => self.down(at, Crash::Kill, 1000),
@@ -150,7 +150,7 @@ impl World {
                 let to = self.anyone();
                 self.network.cut(at, to);
             }
-            FaultKind::Mend => self.network.mend(),
+            FaultKind::Mend => self.network.end_cuts(),
             FaultKind::Reset => {
                 let other = self.anyone();
                 if other != at {

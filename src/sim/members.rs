@@ -62,7 +62,7 @@ impl World {
 
     /// A wiped machine that is in no configuration that may be in use is no voter under its former disk: it may come
     /// back as an unknown node.
-    pub(super) fn forgive(&mut self) {
+    pub(super) fn forget_former_voters(&mut self) {
         let in_use = self.checks.configurations.in_use();
         // A learner whose disk id was not recorded yet may lose its disk, and be recorded with its new one.
         let named = |(id, host): &(&NodeId, &Host)| {

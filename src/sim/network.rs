@@ -115,7 +115,7 @@ impl Network {
     }
 
     /// Ends all cuts; the other properties stay.
-    pub fn mend(&mut self) {
+    pub fn end_cuts(&mut self) {
         self.cuts.clear();
     }
 

@@ -31,11 +31,11 @@ impl World {
         let Some(every) = self.scenario.governance.every else { return Ok(()) };
         let next = if self.calm { MENDS_EVERY } else { self.some_of(every) };
         self.later(next, SimEvent::Governs);
-        self.forgive();
+        self.forget_former_voters();
         let now = self.now;
         let patience = self.scenario.governance.patience;
         self.operator.pending.take_if(|pending| now - pending.since > patience);
-        if self.operator.asks() || self.operator.waits > now {
+        if self.operator.is_waiting() || self.operator.waits > now {
             return Ok(());
         }
         match self.calm {
@@ -166,7 +166,7 @@ impl World {
     pub(super) fn still_governs(&self) -> bool {
         let members = &self.checks.configurations.latest().members;
         let outside = |(id, host): (&NodeId, &Host)| host.wiped && !host.refused_start && !members.contains_key(id);
-        self.operator.asks() || self.hosts.iter().any(outside)
+        self.operator.is_waiting() || self.hosts.iter().any(outside)
     }
 
     /// Tells a leader's process to shut down: it transfers leadership, then ends.
@@ -203,7 +203,7 @@ impl World {
         pending.id = self.operator.asked;
         pending.attempts += 1;
         let asking = Asking { to, id: pending.id, forward, request: pending.request.clone() };
-        self.asks(OPERATOR, asking);
+        self.send_request(OPERATOR, asking);
     }
 
     /// The operator receives a reply. It follows a redirect to the leader a few times.

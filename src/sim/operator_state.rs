@@ -23,7 +23,7 @@ pub struct Operator {
 
 impl Operator {
     /// Whether it waits for an answer.
-    pub(super) fn asks(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         self.pending.is_some()
     }
 }

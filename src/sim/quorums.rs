@@ -138,7 +138,12 @@ impl Configurations {
 
     /// Checks that a node uses the configuration that its log prescribes, that a leader appended none before an entry
     /// of its own term was committed (`open`; Ongaro 2015), and that any two configurations in use intersect.
-    pub fn stands(&mut self, node: NodeId, open: bool, (since, membership): (Index, &Membership)) -> Result<()> {
+    pub fn check_configuration(
+        &mut self,
+        node: NodeId,
+        open: bool,
+        (since, membership): (Index, &Membership),
+    ) -> Result<()> {
         let must = self.of(node);
         let from = self.logs.get(&node).and_then(|log| log.last()).map_or(Index::ZERO, |(index, _)| *index);
         if (since, membership) != (from, must) {

@@ -251,8 +251,8 @@ impl World {
                 Ok(())
             }
             SimEvent::Welcomed { at, peer, run, bytes } => self.welcomed(at, peer, run, bytes),
-            SimEvent::Asked { to, client, bytes } => self.asked(to, client, bytes),
-            SimEvent::Told { client, bytes } => self.told(client, bytes),
+            SimEvent::Asked { to, client, bytes } => self.receive_request(to, client, bytes),
+            SimEvent::Told { client, bytes } => self.receive_reply(client, bytes),
             SimEvent::Linked { link, what, .. } => self.on_link(link, what),
             SimEvent::Synced { at, life } if self.lives(at, life) => self.synced(at),
             SimEvent::Idle { at, life } if self.lives(at, life) => self.idle(at),
@@ -414,7 +414,7 @@ impl World {
             for action in writes {
                 again |= self.execute(at, local, action)?;
             }
-            self.stands(at)?;
+            self.check_commit_state(at)?;
             for action in rest {
                 again |= self.execute(at, local, action)?;
             }
@@ -428,7 +428,7 @@ impl World {
         Ok(())
     }
 
-    fn stands(&mut self, at: NodeId) -> checks::Result<()> {
+    fn check_commit_state(&mut self, at: NodeId) -> checks::Result<()> {
         let Some(up) = &self.hosts[&at].up else { return Ok(()) };
         let raft = up.node.raft();
         let (term, leads) = (raft.term(), raft.leads());

@@ -50,7 +50,7 @@ impl Verifier {
     }
 
     /// The header, and the chain up to which the chunks were verified.
-    pub fn found(&self) -> Option<(&Header, &Chain)> {
+    pub fn verified(&self) -> Option<(&Header, &Chain)> {
         self.found.as_ref().map(|(header, chain)| (header, chain))
     }
 }
@@ -84,10 +84,10 @@ pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> VerifyResult<(Header, 
 fn follow(file: &impl DiskFile, begin: (Header, Chain), meter: &Meter) -> VerifyResult<(Header, Chain)> {
     let mut verifier = Verifier { found: Some(begin.clone()), chunk: Vec::new() };
     loop {
-        let before = verifier.found().map_or(0, |(_, chain)| chain.at);
+        let before = verifier.verified().map_or(0, |(_, chain)| chain.at);
         match verifier.step(file, 1)? {
             Ok(true) => return Ok(Ok(begin)),
-            Ok(false) => meter.advance(verifier.found().map_or(0, |(_, chain)| chain.at) - before),
+            Ok(false) => meter.advance(verifier.verified().map_or(0, |(_, chain)| chain.at) - before),
             Err(flaw) => return Ok(Err(flaw)),
         }
     }

@@ -121,7 +121,7 @@ impl<D: Disk> Writer<D> {
             if !step.map_err(&damaged)? {
                 return Ok(None);
             }
-            if self.verifier.found() != Some((&self.header, &self.chain)) {
+            if self.verifier.verified() != Some((&self.header, &self.chain)) {
                 let what = FlawKind::Wrong("the file is intact, but differs from what was written");
                 return Err(damaged(Flaw { at: 0, what }));
             }

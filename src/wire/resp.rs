@@ -405,15 +405,15 @@ impl<'a> Writer<'a> {
 
     /// A simple string such as `+OK`: one line.
     pub fn line(&mut self, text: &str) {
-        self.say(b'+', text);
+        self.put_line(b'+', text);
     }
 
     /// An error: its kind in capitals and a message. Line breaks become spaces.
     pub fn error(&mut self, text: &str) {
-        self.say(b'-', text);
+        self.put_line(b'-', text);
     }
 
-    fn say(&mut self, kind: u8, text: &str) {
+    fn put_line(&mut self, kind: u8, text: &str) {
         self.out.put_u8(kind);
         let start = self.out.len();
         self.out.put_slice(text.as_bytes());

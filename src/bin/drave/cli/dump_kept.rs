@@ -63,7 +63,7 @@ impl RetentionReason {
         matches!(self, RetentionReason::Trailing | RetentionReason::Behind | RetentionReason::Released)
     }
 
-    fn says(self, snapshot: Index) -> String {
+    fn explain(self, snapshot: Index) -> String {
         match self {
             RetentionReason::Newest => "the newest: it is written to".to_owned(),
             RetentionReason::NotInSnapshot if snapshot == Index::ZERO => "there is no snapshot".to_owned(),
@@ -186,7 +186,7 @@ fn text(out: &mut dyn Write, kept: &SegmentRun, why: &[RetentionReason]) -> io::
         let index = |index: Option<Index>| index.map_or("-".to_owned(), |index| index.to_string());
         let (first, last) = (segment.live.map(|live| live.0), segment.live.map(|live| live.1));
         let (first, last) = (index(first), index(last));
-        let says = why.says(kept.snapshot);
+        let says = why.explain(kept.snapshot);
         writeln!(out, "{:<16}  {:>9}  {first:>10}  {last:>10}  {says}", segment.name, size(segment.bytes))?;
     }
     let (reclaimable, total) = sums(kept, why);
@@ -198,7 +198,7 @@ fn text(out: &mut dyn Write, kept: &SegmentRun, why: &[RetentionReason]) -> io::
 fn jsonl(out: &mut dyn Write, kept: &SegmentRun, why: &[RetentionReason]) -> io::Result<()> {
     for (segment, why) in kept.segments.iter().zip(why) {
         let (first, last) = (segment.live.map(|live| live.0.0), segment.live.map(|live| live.1.0));
-        let says = why.says(kept.snapshot);
+        let says = why.explain(kept.snapshot);
         let line = json!({
             "k": "kept", "file": segment.name, "bytes": segment.bytes, "first": first, "last": last,
             "why": why.name(), "says": says, "reclaimable": why.reclaimable(),

@@ -14,7 +14,7 @@ impl Walk<'_> {
     /// Prints a snapshot, chunk by chunk.
     pub(super) fn snapshot(&mut self, path: &Path) -> anyhow::Result<()> {
         for found in snapshots_at(path)? {
-            self.found(&found, true)?;
+            self.print_snapshot(&found, true)?;
         }
         Ok(())
     }
@@ -23,36 +23,36 @@ impl Walk<'_> {
     pub(super) fn snapshots(&mut self, path: &Path) -> anyhow::Result<usize> {
         let all = snapshots_at(path)?;
         for found in &all {
-            self.found(found, false)?;
+            self.print_snapshot(found, false)?;
         }
         Ok(all.len())
     }
 
-    fn found(&mut self, found: &SnapshotFile, chunks: bool) -> io::Result<()> {
+    fn print_snapshot(&mut self, found: &SnapshotFile, chunks: bool) -> io::Result<()> {
         self.totals.snapshots += 1;
         let read = found.header();
-        self.about(found, read.as_ref().map(|(header, _)| header).ok())?;
+        self.print_header(found, read.as_ref().map(|(header, _)| header).ok())?;
         let (header, chain) = match read {
             Ok(read) => read,
-            Err(flaw) => return self.flawed(found, flaw),
+            Err(flaw) => return self.print_flaw(found, flaw),
         };
         if chunks && self.args.output == Output::Text {
             writeln!(self.out, "#   offset     len  kind      crc       what")?;
         }
         if let Some(flaw) = found.misplaced(&header) {
-            self.flawed(found, flaw)?;
+            self.print_flaw(found, flaw)?;
         }
         for chunk in found.chunks(chain) {
             match chunk {
                 Ok(chunk) => self.chunk(found, &chunk, chunks)?,
-                Err(flaw) => self.flawed(found, flaw)?,
+                Err(flaw) => self.print_flaw(found, flaw)?,
             }
         }
         Ok(())
     }
 
     /// Prints a snapshot's heading.
-    fn about(&mut self, found: &SnapshotFile, header: Option<&Header>) -> io::Result<()> {
+    fn print_header(&mut self, found: &SnapshotFile, header: Option<&Header>) -> io::Result<()> {
         let (name, size) = (&found.name, found.bytes.len());
         match (self.args.output, header) {
             (Output::Text, Some(header)) => writeln!(
@@ -102,7 +102,7 @@ impl Walk<'_> {
     }
 
     /// Prints damage. No later chunk can be verified, since each chunk's checksum depends on the one before.
-    fn flawed(&mut self, found: &SnapshotFile, flaw: Flaw) -> io::Result<()> {
+    fn print_flaw(&mut self, found: &SnapshotFile, flaw: Flaw) -> io::Result<()> {
         self.totals.bad += 1;
         let (at, len) = (flaw.at, (found.bytes.len() as u64).saturating_sub(flaw.at));
         match self.args.output {

@@ -263,7 +263,7 @@ fn list(cluster: &Cluster) -> Result<(), CliError> {
     }
     outln!("{:<5} {:<9} {:<12} {:>9} {:>7}  {:<21} {:<16}", "ID", "KIND", "ROLE", "MATCH", "LAG", "ADDRESS", "DISK");
     for member in &best.members {
-        let (role, matched, lag) = seen(member.node, best, &answered);
+        let (role, matched, lag) = replication_state(member.node, best, &answered);
         let disk = if member.disk.is_empty() { "-" } else { &member.disk };
         let row = format!(
             "{:<5} {:<9} {role:<12} {matched:>9} {lag:>7}  {:<21} {disk:<16} {}",
@@ -285,7 +285,7 @@ fn list(cluster: &Cluster) -> Result<(), CliError> {
 }
 
 /// A member's role, match index and lag, as far as they are known.
-fn seen(node: u64, best: &Status, answered: &[&Status]) -> (String, String, String) {
+fn replication_state(node: u64, best: &Status, answered: &[&Status]) -> (String, String, String) {
     let own = answered.iter().find(|status| status.node == node);
     let peer = best.peers.iter().find(|peer| peer.node == node);
     let heard = peer.is_some_and(is_heard);
@@ -303,7 +303,7 @@ fn seen(node: u64, best: &Status, answered: &[&Status]) -> (String, String, Stri
 
 fn members_json(best: &Status, answered: &[&Status]) -> Vec<serde_json::Value> {
     let member = |member: &drave::api::MemberStatus| {
-        let (role, matched, lag) = seen(member.node, best, answered);
+        let (role, matched, lag) = replication_state(member.node, best, answered);
         json!({
             "node": member.node, "kind": member.kind, "role": role, "address": member.address, "disk": member.disk,
             "prospect": member.prospect, "match": matched.parse::<u64>().ok(), "lag": lag.parse::<u64>().ok(),

@@ -40,7 +40,7 @@ impl Shares {
 }
 
 /// Raises the limit of open files as far as the system allows, and divides them. Returns an error if they are too few.
-pub fn divide(options: &mut net::Options) -> Result<(), CliError> {
+pub fn set_connection_limits(options: &mut net::Options) -> Result<(), CliError> {
     let files = raise_limit();
     let shares = Shares::of(files).ok_or_else(|| CliError {
         what: format!("the system allows this process {files} open files, and a node needs {LEAST} at least\n  see ulimit -Hn, or LimitNOFILE= of the unit"),

@@ -180,7 +180,7 @@ impl Peers {
         let mut differs = Vec::new();
         for (id, address) in &self.0 {
             match members.get(id) {
-                None => differs.push(format!("{id} is no member")),
+                None => differs.push(format!("{id} is not a member")),
                 Some(member) if member.address != *address => {
                     differs.push(format!("{id} is reached at {}, not {address}", member.address));
                 }
@@ -242,7 +242,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
         settings::differing(&Serve::augment_args(Command::new("serve")), matches)
     );
     let mut config = configure(&serve, node, data);
-    open_files::divide(&mut config.net)?;
+    open_files::set_connection_limits(&mut config.net)?;
     let password = serve.password_file.as_deref().map(Password::read).transpose();
     config.password = password.map_err(|what| CliError { what, code: 78 })?;
     config.credentials = CredentialFiles { keys: serve.tls.files.clone(), password: serve.password_file.clone() };
@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(peers.differ_from(&Membership::default()), None);
         assert_eq!(peers.differ_from(&membership("1=a:1,2=b:1")), None);
         let told = peers.differ_from(&membership("1=a:2,3=c:1")).unwrap();
-        assert_eq!(told, "n1 is reached at a:2, not a:1, n2 is no member, n3 is a member too");
+        assert_eq!(told, "n1 is reached at a:2, not a:1, n2 is not a member, n3 is a member too");
     }
 
     #[test]

@@ -151,7 +151,7 @@ fn on_off(on: bool) -> &'static str {
 }
 
 /// The leader's view of that node.
-fn seen<'a>(status: &Status, leader: Option<&'a Status>) -> Option<&'a PeerStatus> {
+fn leaders_view<'a>(status: &Status, leader: Option<&'a Status>) -> Option<&'a PeerStatus> {
     leader.and_then(|leader| leader.peers.iter().find(|peer| peer.node == status.node))
 }
 
@@ -165,7 +165,7 @@ fn kept_row(status: &Status, leader: Option<&Status>) -> Vec<String> {
     };
     let taking = log.taking.then(|| "takes a snapshot".to_owned());
     let lacks_room = log.lacks_room.then(|| "no room for a snapshot".to_owned());
-    let receives = seen(status, leader).filter(|peer| peer.snapshot_bytes > 0);
+    let receives = leaders_view(status, leader).filter(|peer| peer.snapshot_bytes > 0);
     let receives = receives
         .map(|peer| format!("receives a snapshot: {} of {}", size(peer.snapshot_has), size(peer.snapshot_bytes)));
     let kept_for = Some(log.kept_for.clone()).filter(|why| !why.is_empty());
@@ -182,7 +182,7 @@ fn kept_row(status: &Status, leader: Option<&Status>) -> Vec<String> {
 }
 
 fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> Vec<String> {
-    let seen = seen(status, leader);
+    let seen = leaders_view(status, leader);
     let leads = leader.is_some_and(|leader| leader.node == status.node);
     let (matched, lag) = match seen {
         Some(peer) if peer.known_lag().is_some() && peer.lost_acknowledged == 0 => {

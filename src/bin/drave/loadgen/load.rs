@@ -92,7 +92,7 @@ pub fn measure(args: &Bench) -> (Option<RunResult>, Result<(), CliError>) {
 fn run_load(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError> {
     args.check()?;
     let io = |error: std::io::Error| CliError { what: format!("sockets: {error}"), code: 74 };
-    let before = report::look(args);
+    let before = report::poll_until_leader(args);
     report::head(args, &before)?;
     let options =
         MuxOptions { keys: args.cluster.tls.keys.clone(), machine: KIND, ..MuxOptions::new(args.inflight as usize) };
@@ -115,7 +115,7 @@ fn run_load(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliErro
     let mut load = Load::new(args, ledger);
     let gone = load.go(&mut fleet, &mut generator).map_err(io);
     let verdict = gone.and_then(|()| load.trouble.take().map_or(Ok(()), Err)).and_then(|()| {
-        let after = report::look(args);
+        let after = report::poll_until_leader(args);
         *outcome = Some(report::tail(args, &load.run, &before, &after)?);
         judge(args, &load.ledger, &generator).and_then(|()| report::slo(args, &load.run))
     });
@@ -229,7 +229,7 @@ impl<'a> Load<'a> {
         let name = generator.name(key);
         let input = generator.input();
         let tag = self.flights.insert(Flight { intended, sent: Instant::now(), key }) as u64;
-        self.ledger.asked(tag, &name, || input.clone());
+        self.ledger.record_request(tag, &name, || input.clone());
         ask(mux, &name, &input, tag);
         self.run.asked += u64::from(self.measuring);
     }

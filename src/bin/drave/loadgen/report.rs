@@ -227,7 +227,7 @@ pub fn grouped(number: u64) -> String {
 
 /// The status of every node that answers, including members not listed in the endpoints. Waits until one of them is
 /// the leader; after the timeout it returns the statuses without one.
-pub fn look(args: &Bench) -> Vec<Status> {
+pub fn poll_until_leader(args: &Bench) -> Vec<Status> {
     let deadline = deadline(args.cluster.timeout);
     // A node that hangs must not use up the whole timeout.
     let cluster = Cluster { timeout: args.cluster.timeout.min(LOOK), ..args.cluster.clone() };

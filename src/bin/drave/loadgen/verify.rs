@@ -41,7 +41,7 @@ pub struct CounterTotals {
 
 impl Ledger {
     /// Records a request.
-    pub fn asked(&mut self, tag: u64, key: &Bytes, input: impl FnOnce() -> Input) {
+    pub fn record_request(&mut self, tag: u64, key: &Bytes, input: impl FnOnce() -> Input) {
         if let Ledger::Operations { began, history, under_way } = self {
             let now = Time(began.elapsed().as_nanos() as u64);
             under_way.insert(tag, history.invoke(0, key.clone(), input(), now));

@@ -89,7 +89,7 @@ impl View {
     }
 
     /// Appends an event to the list.
-    pub fn tell(&mut self, tone: Severity, text: impl Into<String>) {
+    pub fn append_event(&mut self, tone: Severity, text: impl Into<String>) {
         self.observe(Observation::Told(EventText::new(tone, text)));
     }
 
@@ -128,7 +128,9 @@ impl View {
             };
             match self.hand.press(key) {
                 KeyEffect::Wish(wish) => wishes.push(wish),
-                KeyEffect::Once((key, does)) => self.tell(Severity::Plain, format!("press {key} again: {does}")),
+                KeyEffect::Once((key, does)) => {
+                    self.append_event(Severity::Plain, format!("press {key} again: {does}"))
+                }
                 KeyEffect::Nothing => {}
             }
         }
@@ -158,15 +160,15 @@ impl View {
 
     fn switch_load(&mut self) {
         match &self.load {
-            Some(load) if load.is_ending() => self.tell(Severity::Plain, "the load is still stopping"),
+            Some(load) if load.is_ending() => self.append_event(Severity::Plain, "the load is still stopping"),
             Some(load) => {
                 load.end();
-                self.tell(Severity::Plain, "load off");
+                self.append_event(Severity::Plain, "load off");
             }
             None => {
                 self.load = Some(Writer::start(&self.cluster, self.sink.clone()));
                 self.observe(Observation::Load(Load::On(Sample::default())));
-                self.tell(Severity::Plain, "load on");
+                self.append_event(Severity::Plain, "load on");
             }
         }
     }

@@ -38,7 +38,7 @@ impl BackgroundJobs {
         self.transfer = Some(std::thread::spawn(move || {
             // Success needs no event: the new leader shows it.
             if let Err(error) = client.transfer(None) {
-                tell(&sink, EventText::new(Severity::Bad, format!("the leader transfer failed: {error}")));
+                send_event(&sink, EventText::new(Severity::Bad, format!("the leader transfer failed: {error}")));
             }
         }));
         EventText::new(Severity::Plain, "leader transfer requested")
@@ -57,10 +57,10 @@ impl BackgroundJobs {
                 // The status shows a new snapshot, but not that there was nothing new to snapshot.
                 match client.snapshot(&endpoint) {
                     Ok((position, _)) => {
-                        tell(&sink, EventText::new(Severity::Plain, format!("{name}: snapshot at {position}")))
+                        send_event(&sink, EventText::new(Severity::Plain, format!("{name}: snapshot at {position}")))
                     }
                     Err(error) => {
-                        tell(&sink, EventText::new(Severity::Bad, format!("{name} took no snapshot: {error}")))
+                        send_event(&sink, EventText::new(Severity::Bad, format!("{name} took no snapshot: {error}")))
                     }
                 }
             }
@@ -73,6 +73,6 @@ fn is_under_way(errand: &Option<JoinHandle<()>>) -> bool {
     errand.as_ref().is_some_and(|thread| !thread.is_finished())
 }
 
-fn tell(sink: &Sink, told: EventText) {
+fn send_event(sink: &Sink, told: EventText) {
     let _nobody_may_look_any_more = sink.send((Instant::now(), Observation::Told(told)));
 }

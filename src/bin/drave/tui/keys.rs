@@ -75,7 +75,7 @@ impl Binding {
     }
 
     /// The action, if the character is the key of this binding.
-    fn wish(&self, pressed: char) -> Option<KeyAction> {
+    fn action_for(&self, pressed: char) -> Option<KeyAction> {
         match self.key {
             Key::Char(key) => (key == pressed).then(|| (self.wish)(0)),
             Key::Digit => pressed.to_digit(10).filter(|digit| *digit > 0).map(|digit| (self.wish)(digit.into())),
@@ -128,7 +128,8 @@ impl KeyHandler {
         }
         let KeyCode::Char(pressed) = event.code else { return KeyEffect::Nothing };
         let usable = BINDINGS.iter().filter(|binding| binding.is_usable(self.reach));
-        let Some((binding, wish)) = usable.filter_map(|binding| Some((binding, binding.wish(pressed)?))).next() else {
+        let Some((binding, wish)) = usable.filter_map(|binding| Some((binding, binding.action_for(pressed)?))).next()
+        else {
             return KeyEffect::Nothing;
         };
         if binding.usable == Use::Careful && self.reach == Reach::Client && once != Some(wish) {

@@ -44,11 +44,11 @@ impl Writer {
         let thread = std::thread::spawn(move || {
             let folder = format!("demo/{:08x}", rand::random::<u32>());
             if let Err(error) = Run::new(&sink, &folder).go(&cluster, &stopped) {
-                tell(&sink, Observation::Told(EventText::new(Severity::Bad, format!("the load failed: {error}"))));
+                try_send(&sink, Observation::Told(EventText::new(Severity::Bad, format!("the load failed: {error}"))));
             }
             if remove(&cluster, &folder).is_none() {
                 let left = format!("the load's counters were not removed: they remain under {folder}/");
-                tell(&sink, Observation::Told(EventText::new(Severity::Plain, left)));
+                try_send(&sink, Observation::Told(EventText::new(Severity::Plain, left)));
             }
         });
         Writer { stop, thread }
@@ -71,7 +71,7 @@ impl Writer {
 }
 
 /// Sends an observation, or drops it if the channel is full: the load must not wait for the view.
-fn tell(sink: &Sink, observation: Observation) {
+fn try_send(sink: &Sink, observation: Observation) {
     let _left_out = sink.try_send((Instant::now(), observation));
 }
 
@@ -100,7 +100,7 @@ impl Recent {
     }
 
     /// Drops old latencies; returns the writes per second, and median and 99th percentile of latency in microseconds.
-    fn look(&mut self, now: Instant, since: Instant) -> (u64, Option<(u64, u64)>) {
+    fn summarize(&mut self, now: Instant, since: Instant) -> (u64, Option<(u64, u64)>) {
         while self.0.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > RECENT) {
             self.0.pop_front();
         }
@@ -144,7 +144,7 @@ impl<'a> Run<'a> {
             self.turn(&mut fleet, due.saturating_duration_since(now).max(Duration::from_millis(1)))?;
             if telling <= now {
                 telling = now + SAMPLE_INTERVAL;
-                self.say(now, began);
+                self.send_sample(now, began);
             }
         }
         let until = Instant::now() + END;
@@ -174,10 +174,10 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn say(&mut self, now: Instant, began: Instant) {
-        let (per_second, latency) = self.recent.look(now, began);
+    fn send_sample(&mut self, now: Instant, began: Instant) {
+        let (per_second, latency) = self.recent.summarize(now, began);
         let sample = Sample { per_second, latency, under_way: self.flights.len(), failed: self.failed };
-        tell(self.sink, Observation::Load(Load::On(sample)));
+        try_send(self.sink, Observation::Load(Load::On(sample)));
     }
 }
 
@@ -189,16 +189,16 @@ mod tests {
     fn latencies_cover_only_recent_window() {
         let began = Instant::now();
         let mut recent = Recent::default();
-        assert_eq!(recent.look(began, began), (0, None));
+        assert_eq!(recent.summarize(began, began), (0, None));
         recent.record(began, Duration::from_secs(9));
         let later = began + Duration::from_secs(10);
         for ms in 1..=100 {
             recent.record(later, Duration::from_millis(ms));
         }
-        assert_eq!(recent.look(later, began), (20, Some((50_000, 99_000))), "the old latency is dropped");
+        assert_eq!(recent.summarize(later, began), (20, Some((50_000, 99_000))), "the old latency is dropped");
         recent = Recent::default();
         recent.record(later, Duration::from_millis(7));
-        assert_eq!(recent.look(later, began).1, Some((7000, 7000)));
+        assert_eq!(recent.summarize(later, began).1, Some((7000, 7000)));
     }
 
     #[test]

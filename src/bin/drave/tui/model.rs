@@ -155,7 +155,7 @@ impl Model {
             Observation::Looked { endpoint, found } => self.looked(at, &endpoint, found),
             Observation::Process { node, process } => self.process(at, node, process),
             Observation::Load(load) => self.load = load,
-            Observation::Told(told) => self.tell(at, told),
+            Observation::Told(told) => self.append_event(at, told),
         }
     }
 
@@ -199,7 +199,7 @@ impl Model {
         }
         let before = node.found.replace(found);
         let sentences = event_log::describe_poll(node, before.as_ref());
-        sentences.into_iter().for_each(|told| self.tell(at, told));
+        sentences.into_iter().for_each(|told| self.append_event(at, told));
         self.of_the_cluster(at);
         self.follow_the_members();
     }
@@ -208,7 +208,7 @@ impl Model {
         let Some(node) = self.nodes.iter_mut().find(|node| node.id == Some(id)) else { return };
         let before = node.process.replace(process);
         if let Some(told) = event_log::describe_process(id, before, process) {
-            self.tell(at, told);
+            self.append_event(at, told);
         }
     }
 
@@ -219,7 +219,7 @@ impl Model {
         let membership = self.leader().map(|leader| leader.membership.clone());
         if leads != self.leads {
             if let Some(told) = event_log::describe_leader(self.led, leads) {
-                self.tell(at, told);
+                self.append_event(at, told);
             }
             self.led = leads.or(self.led);
             self.leads = leads;
@@ -227,13 +227,13 @@ impl Model {
         // The event for a new leader names its term already.
         if term > self.term {
             if self.term > 0 && leads.is_none_or(|(_, led)| led < term) {
-                self.tell(at, EventText::new(Severity::Plain, format!("term {term} begins")));
+                self.append_event(at, EventText::new(Severity::Plain, format!("term {term} begins")));
             }
             self.term = term;
         }
         if let Some(membership) = membership.filter(|membership| *membership != self.membership) {
             if !self.membership.is_empty() {
-                self.tell(at, EventText::new(Severity::Plain, format!("the members are now {membership}")));
+                self.append_event(at, EventText::new(Severity::Plain, format!("the members are now {membership}")));
             }
             self.membership = membership;
         }
@@ -259,7 +259,7 @@ impl Model {
         self.nodes.sort_by_key(|node| node.id.unwrap_or(u64::MAX));
     }
 
-    fn tell(&mut self, at: Duration, told: EventText) {
+    fn append_event(&mut self, at: Duration, told: EventText) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }

@@ -58,7 +58,7 @@ pub fn run(args: &Demo) -> Result<(), CliError> {
         true => show(&mut nodes, &dir.display().to_string(), &stop),
         false => {
             welcome(&nodes, args, &dir.display().to_string());
-            tell(&mut nodes, &stop)
+            print_deaths(&mut nodes, &stop)
         }
     });
     nodes.stop();
@@ -76,7 +76,7 @@ fn welcome(nodes: &Nodes, args: &Demo, dir: &str) {
 }
 
 /// Prints the deaths of nodes until stopped, beside their log lines.
-fn tell(nodes: &mut Nodes, stop: &AtomicBool) -> Result<(), CliError> {
+fn print_deaths(nodes: &mut Nodes, stop: &AtomicBool) -> Result<(), CliError> {
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
         for Death { node, status } in nodes.supervise()? {
@@ -107,7 +107,7 @@ fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), Cl
         // Kills are the purpose of the demo; any other exit is worth an event.
         let deaths = nodes.supervise()?.into_iter();
         for Death { node, status } in deaths.filter(|death| death.status.signal() != Some(Signal::KILL.as_raw())) {
-            view.tell(Severity::Plain, format!("n{node} ended: {status}"));
+            view.append_event(Severity::Plain, format!("n{node} ended: {status}"));
         }
         nodes.processes().into_iter().for_each(|(node, process)| view.process(node, process));
         for wish in view.turn()? {
@@ -132,18 +132,18 @@ fn leader(view: &View) -> Option<(u64, String)> {
 fn kill_leader(nodes: &Nodes, view: &mut View) {
     match leader(view) {
         Some((id, words)) if nodes.signal(id, Signal::KILL) => {
-            view.tell(Severity::Plain, format!("kill -9 of {words}"))
+            view.append_event(Severity::Plain, format!("kill -9 of {words}"))
         }
-        _ => view.tell(Severity::Plain, "there is no leader to kill now"),
+        _ => view.append_event(Severity::Plain, "there is no leader to kill now"),
     }
 }
 
 fn kill_or_start(nodes: &mut Nodes, view: &mut View, id: u64) -> Result<(), CliError> {
     match nodes.kill_or_start(id)? {
-        Some(true) => view.tell(Severity::Plain, format!("kill -9 of n{id}")),
+        Some(true) => view.append_event(Severity::Plain, format!("kill -9 of n{id}")),
         // The view shows the start.
         Some(false) => {}
-        None => view.tell(Severity::Plain, format!("there is no n{id}")),
+        None => view.append_event(Severity::Plain, format!("there is no n{id}")),
     }
     Ok(())
 }
@@ -156,8 +156,8 @@ fn freeze_or_thaw(nodes: &Nodes, view: &mut View) {
     }
     match leader(view) {
         Some((id, words)) if nodes.signal(id, Signal::STOP) => {
-            view.tell(Severity::Plain, format!("SIGSTOP of {words}"))
+            view.append_event(Severity::Plain, format!("SIGSTOP of {words}"))
         }
-        _ => view.tell(Severity::Plain, "there is no leader to freeze now"),
+        _ => view.append_event(Severity::Plain, "there is no leader to freeze now"),
     }
 }

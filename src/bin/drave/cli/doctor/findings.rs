@@ -97,7 +97,7 @@ pub fn examine(nodes: &[Node]) -> Vec<Finding> {
     }
     out.push(timing(leader, &statuses));
     out.push(elections(&statuses));
-    out.push(alike(&statuses));
+    out.push(compare_digests(&statuses));
     out.push(versions(&statuses));
     out
 }
@@ -316,7 +316,7 @@ fn elections(statuses: &[&Status]) -> Finding {
 }
 
 /// Nodes at the same applied index have equal digests: anything else is a bug, or a disk that returns wrong data.
-fn alike(statuses: &[&Status]) -> Finding {
+fn compare_digests(statuses: &[&Status]) -> Finding {
     let mut digests: BTreeMap<u64, Vec<&Status>> = BTreeMap::new();
     statuses.iter().for_each(|status| digests.entry(status.applied).or_default().push(status));
     let differs = |of: &&Vec<&Status>| of.iter().any(|status| status.digest != of[0].digest);

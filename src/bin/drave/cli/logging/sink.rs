@@ -63,7 +63,7 @@ impl Sink {
         loop {
             let line = self.next();
             let written = out.write_all(&line).and_then(|()| out.flush());
-            if let Some(lost) = self.settle(written.is_ok()) {
+            if let Some(lost) = self.end_write(written.is_ok()) {
                 tell(lost);
             }
         }
@@ -84,7 +84,7 @@ impl Sink {
 
     /// Notes whether the line of [`Sink::next`] was written. Returns the number of lost lines if it is time to report
     /// them.
-    fn settle(&self, written: bool) -> Option<u64> {
+    fn end_write(&self, written: bool) -> Option<u64> {
         let mut queue = self.lock();
         queue.is_writing = false;
         self.shared.1.notify_all();

@@ -32,7 +32,7 @@ fn node(status: Status) -> Node {
 }
 
 /// The findings that are not `PASS`, for three healthy nodes after `ails` has changed them.
-fn found(ails: impl FnOnce(&mut Vec<Node>)) -> Vec<(Level, String)> {
+fn problems(ails: impl FnOnce(&mut Vec<Node>)) -> Vec<(Level, String)> {
     let mut nodes: Vec<Node> = (1..=3).map(|id| node(status(id))).collect();
     ails(&mut nodes);
     let odd = examine(&nodes).into_iter().filter(|finding| finding.level != Level::Pass);
@@ -45,7 +45,7 @@ fn of(node: &mut Node) -> &mut Status {
 
 #[test]
 fn healthy_cluster_has_no_findings() {
-    assert_eq!(found(|_| {}), []);
+    assert_eq!(problems(|_| {}), []);
 }
 
 #[test]
@@ -62,25 +62,25 @@ fn follower_that_recovered_from_a_loss_is_a_warning() {
 #[test]
 fn each_problem_causes_its_own_finding_only() {
     let one = |level, what: &str| vec![(level, what.to_owned())];
-    assert_eq!(found(|nodes| of(&mut nodes[1]).fsync = false), one(Level::Fail, "n2 fsync"));
-    assert_eq!(found(|nodes| of(&mut nodes[1]).disk.sync_p50_us = 4.0), one(Level::Warn, "n2 fsync"));
-    assert_eq!(found(|nodes| of(&mut nodes[2]).file_system = "nfs".into()), one(Level::Warn, "n3 file system"));
-    assert_eq!(found(|nodes| of(&mut nodes[2]).low_space = true), one(Level::Fail, "n3 room"));
-    assert_eq!(found(|nodes| of(&mut nodes[2]).log.lacks_room = true), one(Level::Warn, "n3 room"));
-    assert_eq!(found(|nodes| of(&mut nodes[2]).digest = "8".into()), one(Level::Fail, "states"));
-    assert_eq!(found(|nodes| of(&mut nodes[2]).version = "0.2.0 (release)".into()), one(Level::Warn, "version"));
-    assert_eq!(found(|nodes| of(&mut nodes[0]).peers[1].lag = LAGS + 1), one(Level::Warn, "n3 in step"));
+    assert_eq!(problems(|nodes| of(&mut nodes[1]).fsync = false), one(Level::Fail, "n2 fsync"));
+    assert_eq!(problems(|nodes| of(&mut nodes[1]).disk.sync_p50_us = 4.0), one(Level::Warn, "n2 fsync"));
+    assert_eq!(problems(|nodes| of(&mut nodes[2]).file_system = "nfs".into()), one(Level::Warn, "n3 file system"));
+    assert_eq!(problems(|nodes| of(&mut nodes[2]).low_space = true), one(Level::Fail, "n3 room"));
+    assert_eq!(problems(|nodes| of(&mut nodes[2]).log.lacks_room = true), one(Level::Warn, "n3 room"));
+    assert_eq!(problems(|nodes| of(&mut nodes[2]).digest = "8".into()), one(Level::Fail, "states"));
+    assert_eq!(problems(|nodes| of(&mut nodes[2]).version = "0.2.0 (release)".into()), one(Level::Warn, "version"));
+    assert_eq!(problems(|nodes| of(&mut nodes[0]).peers[1].lag = LAGS + 1), one(Level::Warn, "n3 in step"));
     let tight = |nodes: &mut Vec<Node>| of(&mut nodes[1]).disk.sync_p99_us = 20_000.0;
-    assert_eq!(found(tight), one(Level::Warn, "broadcast ≪ election"));
+    assert_eq!(problems(tight), one(Level::Warn, "broadcast ≪ election"));
     let hopeless = |nodes: &mut Vec<Node>| of(&mut nodes[1]).disk.sync_p99_us = 80_000.0;
-    assert_eq!(found(hopeless), one(Level::Fail, "broadcast ≪ election"));
+    assert_eq!(problems(hopeless), one(Level::Fail, "broadcast ≪ election"));
     let few = |nodes: &mut Vec<Node>| {
         of(&mut nodes[1]).disk = DiskStatus { syncs: 3, ..DiskStatus::default() };
         of(&mut nodes[0]).uptime_ms = 5000;
         nodes.iter_mut().for_each(|node| of(node).uptime_ms = 5000);
         of(&mut nodes[1]).elections = [("timeout".to_owned(), 2)].into();
     };
-    assert_eq!(found(few), [], "too few samples to judge");
+    assert_eq!(problems(few), [], "too few samples to judge");
     let moved = |address: &'static str| {
         move |nodes: &mut Vec<Node>| {
             of(&mut nodes[0]).members.iter_mut().for_each(|member| member.address = format!("h:{}", member.node));
@@ -88,16 +88,16 @@ fn each_problem_causes_its_own_finding_only() {
             nodes.push(Node { endpoint: address.to_owned(), status: Err("refused".to_owned()), trips });
         }
     };
-    assert_eq!(found(moved("old:1")), one(Level::Warn, "old:1"), "a former address of a member");
+    assert_eq!(problems(moved("old:1")), one(Level::Warn, "old:1"), "a former address of a member");
     let gone = |nodes: &mut Vec<Node>| {
         moved("old:1")(nodes);
         nodes.remove(2);
     };
-    assert!(found(gone).contains(&(Level::Fail, "old:1".to_owned())));
+    assert!(problems(gone).contains(&(Level::Fail, "old:1".to_owned())));
     let restless = |nodes: &mut Vec<Node>| of(&mut nodes[1]).elections = [("timeout".to_owned(), 100)].into();
-    assert_eq!(found(restless), one(Level::Warn, "election ≪ MTBF"));
+    assert_eq!(problems(restless), one(Level::Warn, "election ≪ MTBF"));
     let handed_over = |nodes: &mut Vec<Node>| of(&mut nodes[1]).elections = [("transfer".to_owned(), 100)].into();
-    assert_eq!(found(handed_over), []);
+    assert_eq!(problems(handed_over), []);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn election_timeout_is_compared_with_the_leaders_round_trips() {
             node.trips.record(400_000).unwrap();
         }
     };
-    assert_eq!(found(far_from_here), []);
+    assert_eq!(problems(far_from_here), []);
     let far_from_the_leader = |node: u64, ms: u64| {
         move |nodes: &mut Vec<Node>| {
             let round_trip_ns = [(2, trips([1])), (node, trips([ms]))].into();
@@ -137,10 +137,10 @@ fn election_timeout_is_compared_with_the_leaders_round_trips() {
         }
     };
     let one = |level| vec![(level, "broadcast ≪ election".to_owned())];
-    assert_eq!(found(far_from_the_leader(3, 5)), []);
-    assert_eq!(found(far_from_the_leader(3, 20)), one(Level::Warn));
-    assert_eq!(found(far_from_the_leader(3, 100)), one(Level::Fail));
-    assert_eq!(found(far_from_the_leader(4, 100)), [], "a learner deposes no leader");
+    assert_eq!(problems(far_from_the_leader(3, 5)), []);
+    assert_eq!(problems(far_from_the_leader(3, 20)), one(Level::Warn));
+    assert_eq!(problems(far_from_the_leader(3, 100)), one(Level::Fail));
+    assert_eq!(problems(far_from_the_leader(4, 100)), [], "a learner deposes no leader");
 }
 
 #[test]
@@ -157,32 +157,32 @@ fn quantile_is_interpolated_between_bucket_bounds() {
 #[test]
 fn voters_that_tolerate_no_failure_are_found() {
     let gone = |nodes: &mut Vec<Node>| nodes[2].status = Err("refused".into());
-    assert_eq!(found(gone), [(Level::Fail, "h:3".to_owned()), (Level::Fail, "voters".to_owned())]);
+    assert_eq!(problems(gone), [(Level::Fail, "h:3".to_owned()), (Level::Fail, "voters".to_owned())]);
     let even = |nodes: &mut Vec<Node>| {
         let mut fourth = status(4);
         fourth.role = RoleName::Follower;
         nodes.push(node(fourth));
         of(&mut nodes[0]).members.push(MemberStatus { node: 4, kind: "voter".into(), ..Default::default() });
     };
-    assert_eq!(found(even), [(Level::Warn, "voters".to_owned())]);
+    assert_eq!(problems(even), [(Level::Warn, "voters".to_owned())]);
     let alone = |nodes: &mut Vec<Node>| {
         nodes.truncate(1);
         of(&mut nodes[0]).members.truncate(1);
         of(&mut nodes[0]).peers.clear();
     };
-    assert_eq!(found(alone), [(Level::Warn, "voters".to_owned())]);
+    assert_eq!(problems(alone), [(Level::Warn, "voters".to_owned())]);
     let two = |nodes: &mut Vec<Node>| {
         nodes.truncate(2);
         of(&mut nodes[0]).members.truncate(2);
         of(&mut nodes[0]).peers.truncate(1);
     };
-    assert_eq!(found(two), [(Level::Warn, "voters".to_owned())], "both answer");
+    assert_eq!(problems(two), [(Level::Warn, "voters".to_owned())], "both answer");
     let one_of_two = |nodes: &mut Vec<Node>| {
         two(nodes);
         nodes[1].status = Err("refused".into());
     };
-    assert_eq!(found(one_of_two), [(Level::Fail, "h:2".to_owned()), (Level::Fail, "voters".to_owned())]);
-    assert_eq!(found(|nodes| of(&mut nodes[0]).role = RoleName::Follower), [(Level::Fail, "leader".to_owned())]);
+    assert_eq!(problems(one_of_two), [(Level::Fail, "h:2".to_owned()), (Level::Fail, "voters".to_owned())]);
+    assert_eq!(problems(|nodes| of(&mut nodes[0]).role = RoleName::Follower), [(Level::Fail, "leader".to_owned())]);
 }
 
 #[test]
@@ -201,12 +201,12 @@ fn joint_configuration_needs_both_majorities() {
     let fail = |what: &str| (Level::Fail, what.to_owned());
     // From 1, 2 and 3 to 1, 4 and 5: three of five answer, but of the new voters only one.
     let replaced = &["voter", "outgoing", "outgoing", "incoming", "incoming"];
-    assert_eq!(found(change(replaced, &[1, 2, 3, 4, 5])), [under_way()]);
-    assert_eq!(found(change(replaced, &[1, 2, 3])), [fail("new voters"), under_way()]);
-    assert_eq!(found(change(replaced, &[1, 4, 5])), [fail("old voters"), under_way()]);
+    assert_eq!(problems(change(replaced, &[1, 2, 3, 4, 5])), [under_way()]);
+    assert_eq!(problems(change(replaced, &[1, 2, 3])), [fail("new voters"), under_way()]);
+    assert_eq!(problems(change(replaced, &[1, 4, 5])), [fail("old voters"), under_way()]);
     // From 1, 2 and 3 to these and 4: without 3, one more failure is one too many for either half.
     let grown = &["voter", "voter", "voter", "incoming"];
     let even = (Level::Warn, "new voters".to_owned());
-    assert_eq!(found(change(grown, &[1, 2, 3, 4])), [even, under_way()]);
-    assert_eq!(found(change(grown, &[1, 2, 4])), [fail("new voters"), fail("old voters"), under_way()]);
+    assert_eq!(problems(change(grown, &[1, 2, 3, 4])), [even, under_way()]);
+    assert_eq!(problems(change(grown, &[1, 2, 4])), [fail("new voters"), fail("old voters"), under_way()]);
 }
