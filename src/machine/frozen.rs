@@ -14,13 +14,13 @@ use std::ops::Bound;
 
 /// A frozen map that is still to be serialized.
 ///
-/// Invariants: all keys up to `told` are serialized. `before` holds the old value of each later key that changed since,
-/// `None` if it was absent; all other keys are unchanged. A key that had expired by `time` counts as absent, even if it
-/// was still in memory.
+/// Invariants: all keys up to `serialized_upto` are serialized. `before` holds the old value of each later key that
+/// changed since, `None` if it was absent; all other keys are unchanged. A key that had expired by `time` counts as
+/// absent, even if it was still in memory.
 #[derive(Clone, Debug)]
 pub struct Frozen {
     time: ClusterTime,
-    told: Option<Box<[u8]>>,
+    serialized_upto: Option<Box<[u8]>>,
     before: BTreeMap<Box<[u8]>, Option<FrozenValue>>,
 }
 
@@ -34,7 +34,7 @@ struct FrozenValue {
 impl Frozen {
     /// Freezes a map at that time.
     pub fn at(time: ClusterTime) -> Frozen {
-        Frozen { time, told: None, before: BTreeMap::new() }
+        Frozen { time, serialized_upto: None, before: BTreeMap::new() }
     }
 
     fn was_serialized(&self, deadline: Option<ClusterTime>) -> bool {
@@ -43,13 +43,13 @@ impl Frozen {
 
     /// The lower bound of the remaining keys.
     pub fn unserialized_from(&self) -> Bound<&[u8]> {
-        self.told.as_deref().map_or(Bound::Unbounded, Bound::Excluded)
+        self.serialized_upto.as_deref().map_or(Bound::Unbounded, Bound::Excluded)
     }
 
     /// Called before a key changes, with its current value (its last one, if expired).
     pub fn keep(&mut self, key: &[u8], held: Option<StoredValue<'_>>) {
-        let told = self.told.as_deref().is_some_and(|told| key <= told);
-        if !told && !self.before.contains_key(key) {
+        let is_serialized = self.serialized_upto.as_deref().is_some_and(|last| key <= last);
+        if !is_serialized && !self.before.contains_key(key) {
             let held = held.filter(|held| self.was_serialized(held.deadline));
             let was = held.map(|StoredValue { value, deadline }| FrozenValue { value: value.into(), deadline });
             self.before.insert(key.into(), was);
@@ -57,7 +57,7 @@ impl Frozen {
     }
 
     /// The next chunk, about `bytes` long; `None` after the last one. `now` yields the current pairs after
-    /// [`Frozen::told`], in order.
+    /// [`Frozen::unserialized_from`], in order.
     pub fn next_chunk<'a>(
         &mut self,
         bytes: usize,
@@ -100,7 +100,7 @@ impl Frozen {
             }
         }
         self.before.extend(kept);
-        self.told = Some(last.into_owned().into());
+        self.serialized_upto = Some(last.into_owned().into());
         Some(out.freeze())
     }
 }

@@ -50,15 +50,15 @@ impl Kv {
                 if keys.len() >= limit || passed >= passes {
                     return Answer::Walked { keys, next };
                 }
-                let told = same.iter().filter(|(_, key)| key.starts_with(prefix));
-                let size: usize = told.clone().map(|(_, key)| 4 + key.len()).sum();
+                let matching = same.iter().filter(|(_, key)| key.starts_with(prefix));
+                let size: usize = matching.clone().map(|(_, key)| 4 + key.len()).sum();
                 if size > left {
                     // Two megabytes of keys with one hash occur only if they are constructed on purpose.
                     return if keys.is_empty() { Answer::Omitted } else { Answer::Walked { keys, next } };
                 }
                 left -= size;
                 passed += same.len();
-                keys.extend(told.map(|(_, key)| Bytes::copy_from_slice(key)));
+                keys.extend(matching.map(|(_, key)| Bytes::copy_from_slice(key)));
             }
         }
         Answer::Walked { keys, next: 0 }
