@@ -16,10 +16,10 @@ use bytes::Bytes;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The identity that a directory's segments and snapshots carry.
+/// The identity that is stored in a directory, and in the header of each of its segments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owner {
-    /// The node that wrote them.
+    /// The node that the directory belongs to.
     pub node: NodeId,
     /// The cluster of that node.
     pub cluster: ClusterId,

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 pub struct StoredEntry {
     /// The term of the leader that appended it.
     pub term: Term,
-    /// Its cluster time.
+    /// The cluster time at which it was appended.
     pub time: ClusterTime,
     /// The checksum of the whole entry: two logs hold the same entry exactly when position and checksum match.
     pub checksum: u32,

@@ -88,7 +88,7 @@ pub enum Command<'a> {
 pub enum Step<'a> {
     /// Applies a command.
     Do(Command<'a>),
-    /// A query of the state at that step.
+    /// Answers a query of the state at this step.
     Ask(Query<'a>),
 }
 

@@ -18,7 +18,7 @@ pub enum ServerError {
     /// A listener cannot be opened.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address that cannot be opened.
+        /// The address that the listener cannot use.
         address: String,
         /// The option that gives the address.
         option: &'static str,

@@ -235,7 +235,7 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
         }
         Reply::Status(status) => {
             out.put_u8(HOW_IT_IS);
-            serde_json::to_writer(out.writer(), status).expect("a status has string keys, and memory does not fail");
+            serde_json::to_writer(out.writer(), status).expect("a status serializes: all its keys are strings");
         }
         Reply::Refused(refusal) => {
             out.put_u8(REFUSED);

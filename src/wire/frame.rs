@@ -18,7 +18,7 @@ const SLICED: usize = 16 << 10;
 const PIECE: u8 = 1;
 const LAST: u8 = 2;
 
-/// The kind of a frame.
+/// What a frame carries; the number is its byte on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum FrameKind {

@@ -77,7 +77,7 @@ pub fn run(args: &Recover) -> Result<(), CliError> {
     if !args.accept_data_loss {
         return Err(needs_acceptance("  first check whether another directory holds more: drave diff DIR DIR …"));
     }
-    let new = holds.write_new_cluster(args, &booted, &mut telling)?;
+    let new = holds.write_recovered_cluster(args, &booted, &mut telling)?;
     finish(args, Some((&booted, new)))?;
     outln!("then: other nodes join with EMPTY directories; the old ones of {others} belong to the former cluster");
     Ok(())
@@ -179,7 +179,7 @@ impl DirectorySummary {
     }
 
     /// Writes the new cluster beside the contents of the directory: the state as of its last entry, committed or not.
-    fn write_new_cluster(
+    fn write_recovered_cluster(
         &self,
         args: &Recover,
         booted: &RecoveredDirectory,
