@@ -424,7 +424,7 @@ fn silent_or_stalled_connection_closes_idle_client_stays() {
     let mut idle = Plain::client(&mut nodes);
     half.stream.write_all(&query(1)[..50]).unwrap();
     let waits = |conn: &Conn| matches!(conn.role, Role::Client(_)) && conn.waiting_since.is_some();
-    pump_until(&mut nodes, "half a request", |nodes| nodes[0].net.connections.iter().any(|conn| waits(conn)));
+    pump_until(&mut nodes, "half a request", |nodes| nodes[0].net.connections.iter().any(&waits));
     assert_eq!(nodes[0].net.connections.handshaking(), 1);
     nodes[0].skip(Duration::from_secs(4));
     assert!(!silent.is_closed());
