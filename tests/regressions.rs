@@ -280,7 +280,7 @@ fn snapshot_is_due_by_log_bytes_or_age() {
 
 /// Starts a node whose log begins after a damaged snapshot. Returns whether the start found a state.
 fn start_on_damage(mutants: Mutants) -> drave::wal::Result<bool> {
-    let (wal, shelf) = (SimDisk::new(), SimDisk::new());
+    let (wal, snapshot_disk) = (SimDisk::new(), SimDisk::new());
     let node = NodeId::new(1).unwrap();
     let options = WalOptions { segment_bytes: 2048, mutants, ..WalOptions::new(node, ClusterId(7), DiskId(9)) };
     let open = || Journal::open(wal.clone(), options.clone(), Some(&base(Position::ZERO)));
@@ -300,13 +300,13 @@ fn start_on_damage(mutants: Mutants) -> drave::wal::Result<bool> {
         sessions: 0,
         membership: members(),
     };
-    let store = Store::open(shelf.clone(), ClusterId(7)).unwrap();
+    let store = Store::open(snapshot_disk.clone(), ClusterId(7)).unwrap();
     let mut writer = store.writer(&header).unwrap();
     writer.put(ChunkKind::Machine, b"all there is").unwrap();
     let name = writer.finish().unwrap().name().to_owned();
     journal.release(position)?;
     drop(journal);
-    shelf.flip(&name, shelf.seen(&name).unwrap().len() as u64 / 2, 3);
+    snapshot_disk.flip(&name, snapshot_disk.seen(&name).unwrap().len() as u64 / 2, 3);
     let (mut journal, mut recovered) = open()?;
     let begun = reconcile_with_log(&mut journal, &mut recovered, store.newest().unwrap())?;
     Ok(begun.is_some())

@@ -442,7 +442,11 @@ fn conflicting_snapshots_are_reported() {
     drop(term_one(&dirs, 1).snapshot(3, 1, 7));
     drop(term_one(&dirs, 2).snapshot(3, 1, 8));
     dirs.expect_sound(&["n1"]);
-    dirs.expect_violations(&["n1", "n2"], &["snapshots"], "the state at 3@1 is 0000000000000007 and 0000000000000008");
+    dirs.expect_violations(
+        &["n1", "n2"],
+        &["snapshots"],
+        "the digests of the state at 3@1 differ: 0000000000000007 and 0000000000000008",
+    );
     drop(term_one(&dirs, 3).snapshot(2, 9, 7));
     dirs.expect_violations(&["n3"], &["snapshots"], "its snapshot is of 2@9, and its log has 2@1 there");
     dirs.expect_violations(&["n1", "n3"], &["snapshots", "state-machine-safety"], "one committed 2@9, the other 2@1");

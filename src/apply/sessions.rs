@@ -79,7 +79,8 @@ struct Frozen {
 }
 
 impl Frozen {
-    fn keep(&mut self, id: SessionId, session: &SessionState) {
+    /// Saves a session as of the freeze, before its first change after it.
+    fn preserve(&mut self, id: SessionId, session: &SessionState) {
         if (self.from..=self.upto).contains(&id) && !self.before.contains_key(&id) {
             self.before.insert(id, session.clone());
         }
@@ -183,7 +184,7 @@ impl Sessions {
     pub fn lookup(&mut self, index: Index, time: ClusterTime, id: SessionId, seq: u64, lowest: u64) -> CommandState {
         let Some(session) = self.open.get_mut(&id) else { return CommandState::SessionExpired };
         if let Some(frozen) = &mut self.frozen {
-            frozen.keep(id, session);
+            frozen.preserve(id, session);
         }
         Sessions::touch(&mut self.digest, &mut self.touched, id, session);
         assert!(session.used < index, "entries are applied in order: a use is later than the one before (§5.3)");
@@ -225,7 +226,7 @@ impl Sessions {
     fn forget(&mut self, id: SessionId) {
         let session = self.open.remove(&id).expect("only open sessions are removed");
         if let Some(frozen) = &mut self.frozen {
-            frozen.keep(id, &session);
+            frozen.preserve(id, &session);
         }
         let listed = self.order.remove(&session.listed);
         assert!(listed.is_some_and(|listed| listed.id == id), "an open session is listed");

@@ -165,7 +165,7 @@ pub enum Note {
         behind: bool,
         /// This node's id.
         me: NodeId,
-        /// The index of the configuration without it.
+        /// The index of the configuration that does not list this node.
         since: Index,
     },
     /// This leader transfers the leadership, and rejects new work meanwhile (thesis §3.10).

@@ -121,7 +121,8 @@ fn snapshots(one: &Directory, other: &Directory, out: &mut Violations) {
                 let what = format!("one has a snapshot of {at}, the other of {}", theirs.position);
                 out.add(Rule::StateMachineSafety, &places, what);
             } else if theirs.digest != mine.digest {
-                let what = format!("the state at {at} is {:016x} and {:016x}", mine.digest, theirs.digest);
+                let what =
+                    format!("the digests of the state at {at} differ: {:016x} and {:016x}", mine.digest, theirs.digest);
                 out.add(Rule::Snapshots, &places, what);
             }
             let voters = (&mine.membership.voters, &mine.membership.outgoing);

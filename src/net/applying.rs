@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// After answers of this many bytes, output is written before further queries are made.
 const ANSWERS_AT_ONCE: usize = 4 << 20;
 /// Maximum time spent on restoring a state before the sockets are polled again.
-const REVIVE_FOR: Duration = Duration::from_millis(2);
+const RESTORE_SLICE: Duration = Duration::from_millis(2);
 
 /// The state machine with its client sessions, and its pending work.
 pub struct Applying<M> {
@@ -30,7 +30,7 @@ pub struct Applying<M> {
     cluster: ClusterId,
     node: NodeId,
     /// The queue of the thread that writes and receives snapshots.
-    shelf: Sender<Job>,
+    snapshot_jobs: Sender<Job>,
     /// Frees large values on another thread.
     deferred_drop: DeferredDrop,
     /// Pending queries: ticket, query, cluster time.
@@ -38,26 +38,26 @@ pub struct Applying<M> {
     /// Whether a snapshot of the state is being written.
     taking: bool,
     /// The state of another node, being restored from its snapshot.
-    reviving: Option<Restore<M>>,
+    restoring: Option<Restore<M>>,
 }
 
 impl<M: StateMachine> Applying<M> {
-    /// The state machine of a node. `shelf` is the queue of the thread that writes snapshot files.
+    /// The state machine of a node. `snapshot_jobs` is the queue of the thread that writes snapshot files.
     pub fn new(
         applier: Applier<M>,
         (cluster, node): (ClusterId, NodeId),
-        shelf: Sender<Job>,
-        leavings: DeferredDrop,
+        snapshot_jobs: Sender<Job>,
+        deferred_drop: DeferredDrop,
     ) -> Applying<M> {
         Applying {
             applier,
             cluster,
             node,
-            shelf,
-            deferred_drop: leavings,
+            snapshot_jobs,
+            deferred_drop,
             queries: VecDeque::new(),
             taking: false,
-            reviving: None,
+            restoring: None,
         }
     }
 
@@ -78,7 +78,7 @@ impl<M: StateMachine> Applying<M> {
 
     /// Whether there is pending work that no event will announce.
     pub fn has_work(&self) -> bool {
-        !self.queries.is_empty() || self.reviving.is_some()
+        !self.queries.is_empty() || self.restoring.is_some()
     }
 
     /// Whether queries are pending.
@@ -102,19 +102,19 @@ impl<M: StateMachine> Applying<M> {
     pub fn take(&mut self, configured: Index, membership: Membership) -> bool {
         let head = self.applier.freeze();
         self.taking = true;
-        self.shelf.send(Job::Begin(header(self.cluster, self.node, &head, configured, membership))).is_ok()
+        self.snapshot_jobs.send(Job::Begin(header(self.cluster, self.node, &head, configured, membership))).is_ok()
     }
 
     /// Passes on a chunk of the leader's snapshot. Returns false if the snapshot thread is gone.
     pub fn receive(&mut self, from: NodeId, chunk: SnapshotChunk) -> bool {
         let SnapshotChunk { snapshot, total, offset, bytes } = chunk;
-        self.shelf.send(Job::Receive { from, snapshot, total, offset, bytes }).is_ok()
+        self.snapshot_jobs.send(Job::Receive { from, snapshot, total, offset, bytes }).is_ok()
     }
 
     /// Verifies the file of this node's snapshot, because a follower received it damaged. Returns false if the snapshot
     /// thread is gone.
     pub fn inspect(&mut self, follower: NodeId, snapshot: Position, times: u32) -> bool {
-        self.shelf.send(Job::Inspect { follower, snapshot, times }).is_ok()
+        self.snapshot_jobs.send(Job::Inspect { follower, snapshot, times }).is_ok()
     }
 
     /// Handles a result of the snapshot thread. Returns the event for the node, if any.
@@ -123,11 +123,11 @@ impl<M: StateMachine> Applying<M> {
             JobResult::Ready if self.taking => {
                 let job = self.applier.next_chunk(CHUNK_BYTES).map_or(Job::Finish, Job::Piece);
                 // If the thread is gone, its own message reports that.
-                let _there_or_gone = self.shelf.send(job);
+                let _there_or_gone = self.snapshot_jobs.send(job);
                 None
             }
             JobResult::Written if self.taking => {
-                let _there_or_gone = self.shelf.send(Job::Verify);
+                let _there_or_gone = self.snapshot_jobs.send(Job::Verify);
                 None
             }
             JobResult::Ready | JobResult::Written => None,
@@ -147,27 +147,27 @@ impl<M: StateMachine> Applying<M> {
             }
             JobResult::Inspected { snapshot, whole } => Some(Event::Inspected { snapshot, whole }),
             JobResult::Complete(snapshot) => {
-                self.reviving = Some(Restore::begin(&self.applier, snapshot));
+                self.restoring = Some(Restore::begin(&self.applier, snapshot));
                 None
             }
         }
     }
 
     /// Continues to restore the state of another node, if there is one. Once it is complete, it replaces this node's.
-    pub fn revive(&mut self) -> Result<Option<Event>, Fault> {
-        let Some(reviving) = &mut self.reviving else { return Ok(None) };
+    pub fn continue_restore(&mut self) -> Result<Option<Event>, Fault> {
+        let Some(restoring) = &mut self.restoring else { return Ok(None) };
         let begun = Instant::now();
-        while begun.elapsed() < REVIVE_FOR {
-            if !reviving.step()? {
-                return self.become_it();
+        while begun.elapsed() < RESTORE_SLICE {
+            if !restoring.step()? {
+                return self.install_restored();
             }
         }
         Ok(None)
     }
 
-    fn become_it(&mut self) -> Result<Option<Event>, Fault> {
-        let Some(reviving) = self.reviving.take() else { return Ok(None) };
-        let (applier, snapshot, base) = reviving.finish()?;
+    fn install_restored(&mut self) -> Result<Option<Event>, Fault> {
+        let Some(restoring) = self.restoring.take() else { return Ok(None) };
+        let (applier, snapshot, base) = restoring.finish()?;
         if applier.applied() <= self.applier.applied() {
             self.deferred_drop.defer((applier, snapshot));
             return Ok(None);
@@ -175,7 +175,7 @@ impl<M: StateMachine> Applying<M> {
         self.deferred_drop.defer(std::mem::replace(&mut self.applier, applier));
         if std::mem::take(&mut self.taking) {
             // The frozen state is dropped with the old one. If the thread is gone, that is reported elsewhere.
-            let _there_or_gone = self.shelf.send(Job::Abort);
+            let _there_or_gone = self.snapshot_jobs.send(Job::Abort);
         }
         let (time, report) = (snapshot.header().time, self.applier.apply(&[]));
         Ok(Some(Event::Restored { kept: kept(&snapshot, &self.deferred_drop), base, time, report }))
@@ -183,6 +183,6 @@ impl<M: StateMachine> Applying<M> {
 }
 
 /// A snapshot as the node knows it. Its file, once removed, is freed on another thread.
-pub fn kept(snapshot: &Snapshot, leavings: &DeferredDrop) -> DurableSnapshot {
-    DurableSnapshot { position: snapshot.header().position, bytes: leavings.wrap(snapshot.bytes().clone()) }
+pub fn kept(snapshot: &Snapshot, deferred_drop: &DeferredDrop) -> DurableSnapshot {
+    DurableSnapshot { position: snapshot.header().position, bytes: deferred_drop.wrap(snapshot.bytes().clone()) }
 }

@@ -48,23 +48,23 @@ pub struct Counting {
 }
 
 impl Counting {
-    fn at(&mut self, gateway: Gateway) -> &mut Counts {
+    fn counts_of(&mut self, gateway: Gateway) -> &mut Counts {
         &mut self.counts[gateway as usize]
     }
 
     /// Counts an accepted client.
     pub fn accepted(&mut self, gateway: Gateway) {
-        self.at(gateway).accepted += 1;
+        self.counts_of(gateway).accepted += 1;
     }
 
     /// Counts a client that was rejected because there are too many.
     pub fn turned_away(&mut self, gateway: Gateway) {
-        self.at(gateway).turned_away += 1;
+        self.counts_of(gateway).turned_away += 1;
     }
 
     /// Adds the counts of a gateway connection since they were last collected.
     pub fn add(&mut self, gateway: Gateway, tally: Tally) {
-        let counts = self.at(gateway);
+        let counts = self.counts_of(gateway);
         counts.requests += u64::from(tally.requests);
         counts.writes += u64::from(tally.writes);
         counts.reads += u64::from(tally.reads);
@@ -73,7 +73,7 @@ impl Counting {
 
     /// Counts a request of a native client.
     pub fn asked(&mut self, request: &Request) {
-        let counts = self.at(Gateway::Native);
+        let counts = self.counts_of(Gateway::Native);
         counts.requests += 1;
         match request {
             Request::Propose { .. } => counts.writes += 1,
@@ -90,15 +90,15 @@ impl Counting {
     /// Counts the reply to a native client, if it is a failure.
     pub fn answered(&mut self, reply: &Reply) {
         match reply {
-            Reply::Refused(refusal) => self.at(Gateway::Native).failed(Failure::Refused(refusal.name())),
-            Reply::Unknown => self.at(Gateway::Native).failed(Failure::Wrong(RequestError::UnknownOutcome)),
+            Reply::Refused(refusal) => self.counts_of(Gateway::Native).failed(Failure::Refused(refusal.name())),
+            Reply::Unknown => self.counts_of(Gateway::Native).failed(Failure::Wrong(RequestError::UnknownOutcome)),
             _ => {}
         }
     }
 
     /// Counts a malformed message of a native client.
     pub fn malformed(&mut self) {
-        self.at(Gateway::Native).failed(Failure::Wrong(RequestError::Malformed));
+        self.counts_of(Gateway::Native).failed(Failure::Wrong(RequestError::Malformed));
     }
 
     /// How many clients that gateway has accepted.

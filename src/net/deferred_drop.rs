@@ -24,7 +24,7 @@ pub struct DeferredDrop {
 struct DeferredBytes {
     /// `Some` until the drop.
     bytes: Option<Bytes>,
-    leavings: DeferredDrop,
+    deferred_drop: DeferredDrop,
 }
 
 impl AsRef<[u8]> for DeferredBytes {
@@ -35,7 +35,7 @@ impl AsRef<[u8]> for DeferredBytes {
 
 impl Drop for DeferredBytes {
     fn drop(&mut self) {
-        self.leavings.defer(self.bytes.take());
+        self.deferred_drop.defer(self.bytes.take());
     }
 }
 
@@ -60,7 +60,7 @@ impl DeferredDrop {
 
     /// Wraps bytes so that the thread frees them, wherever the last reference is dropped.
     pub fn wrap(&self, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(DeferredBytes { bytes: Some(bytes), leavings: self.clone() })
+        Bytes::from_owner(DeferredBytes { bytes: Some(bytes), deferred_drop: self.clone() })
     }
 }
 
@@ -94,11 +94,11 @@ mod tests {
 
     #[test]
     fn last_reference_is_freed_on_the_thread() {
-        let leavings = DeferredDrop::start().unwrap();
+        let deferred_drop = DeferredDrop::start().unwrap();
         let (tell, told) = channel();
-        leavings.defer(DropReporter(tell.clone()));
+        deferred_drop.defer(DropReporter(tell.clone()));
         assert_ne!(told.recv().unwrap(), current().id());
-        let bytes = leavings.wrap(Bytes::from_owner(DropReporter(tell)));
+        let bytes = deferred_drop.wrap(Bytes::from_owner(DropReporter(tell)));
         let rest = bytes.slice(1..);
         drop(bytes);
         assert_eq!(&rest[..], b"ent");

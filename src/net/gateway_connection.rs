@@ -117,10 +117,10 @@ impl GatewayConnection {
     }
 
     /// Handles the node's answer to the request of that number.
-    pub fn hear(&mut self, number: u64, reply: Reply) {
+    pub fn handle_reply(&mut self, number: u64, reply: Reply) {
         match self {
-            GatewayConnection::Redis(talk) => talk.hear(number, reply),
-            GatewayConnection::Http(talk) => talk.hear(number, reply),
+            GatewayConnection::Redis(talk) => talk.handle_reply(number, reply),
+            GatewayConnection::Http(talk) => talk.handle_reply(number, reply),
         }
     }
 

@@ -186,7 +186,7 @@ impl<M: StateMachine> Reactor<M> {
                 self.stop(now);
             }
             self.drain_inbox(now)?;
-            if let Some(event) = self.machine.revive()? {
+            if let Some(event) = self.machine.continue_restore()? {
                 self.handle(now, event);
             }
             let works = self.unturned || self.node.deadline() <= now || self.machine.has_work();

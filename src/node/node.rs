@@ -105,7 +105,7 @@ pub struct NodeStart {
     pub now: Time,
     /// This node's disk id.
     pub disk: Option<DiskId>,
-    /// The state of the machine.
+    /// How far the restored machine has applied the log.
     pub applied: Applied,
     /// The snapshot from which the machine was restored, if any.
     pub kept: Option<DurableSnapshot>,

@@ -270,12 +270,12 @@ pub fn node<M: StateMachine>(
     me: Identity,
     recovered: Recovered,
     (machine, snapshot): (M, Option<Snapshot>),
-    leavings: &DeferredDrop,
+    deferred_drop: &DeferredDrop,
     telling: &mut StartProgress,
     now: Time,
 ) -> wal::Result<(Node, Applier<M>)> {
     let mut applier = Applier::new(machine);
-    let kept = snapshot.as_ref().map(|snapshot| kept(snapshot, leavings));
+    let kept = snapshot.as_ref().map(|snapshot| kept(snapshot, deferred_drop));
     if let Some(snapshot) = snapshot {
         applier = Restore::begin(&applier, snapshot).all(&telling.stage("snapshot restored"))?.0;
     }

@@ -78,10 +78,10 @@ impl<M: StateMachine> Server<M> {
         }
         let clock = Clock::start();
         let entries = recovered.heads.len();
-        let leavings = DeferredDrop::start()?;
+        let deferred_drop = DeferredDrop::start()?;
         let kind = machine.kind();
         let begins = (machine, snapshot);
-        let (node, applier) = boot::node(&config, me, recovered, begins, &leavings, &mut telling, clock.now())?;
+        let (node, applier) = boot::node(&config, me, recovered, begins, &deferred_drop, &mut telling, clock.now())?;
         if let Some(told) = telling.end() {
             log::info!(node = config.id.get(); "{told}; {entries} entries are in the log");
         }
@@ -101,8 +101,8 @@ impl<M: StateMachine> Server<M> {
         for (who, door) in &doors {
             log::info!(node = config.id.get(); "listens for {who} at {door}");
         }
-        let shelf = spawn_snapshot_thread(SnapshotWorker::new(store, reserve), post.clone())?;
-        let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
+        let snapshot_jobs = spawn_snapshot_thread(SnapshotWorker::new(store, reserve), post.clone())?;
+        let machine = Applying::new(applier, (me.cluster, me.node), snapshot_jobs, deferred_drop);
         let options = Options { in_memory, file_system, ..config.reactor };
         let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
         Ok(Server {

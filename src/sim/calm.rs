@@ -17,7 +17,7 @@ impl World {
             let host = self.host(at);
             host.disk.set_capacity(None);
             host.disk.clear_faults();
-            host.shelf.clear_faults();
+            host.snapshot_disk.clear_faults();
             host.stall = Duration::ZERO;
             self.goes_on(at);
             self.later(Duration::from_millis(100), SimEvent::Starts { at });

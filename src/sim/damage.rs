@@ -52,10 +52,10 @@ impl World {
         if self.is_damaged(at) || self.hosts[&at].wiped || self.hosts.len() < 3 {
             return;
         }
-        let Some((disk, shelf, life)) = self.host(at).copy.take() else {
+        let Some((disk, snapshot_disk, life)) = self.host(at).copy.take() else {
             if !others && self.hosts[&at].up.is_some() {
                 let host = &self.hosts[&at];
-                let copy = (host.disk.durable(), host.shelf.durable(), self.checks.copy(at));
+                let copy = (host.disk.durable(), host.snapshot_disk.durable(), self.checks.copy(at));
                 self.trace_line(|| format!("the disk of {at} is copied"));
                 (self.host(at).copy, self.host(at).copy_is_replaced_disk) = (Some(copy), false);
             }
@@ -69,13 +69,14 @@ impl World {
         self.twins += u64::from(self.hosts[&at].copy_is_replaced_disk);
         let takes_turns = self.rng.random_range(0..2) == 0;
         let twin = takes_turns
-            .then(|| (self.hosts[&at].disk.durable(), self.hosts[&at].shelf.durable(), self.checks.copy(at)));
+            .then(|| (self.hosts[&at].disk.durable(), self.hosts[&at].snapshot_disk.durable(), self.checks.copy(at)));
         self.trace_line(|| {
             format!("{at} restarts on an older copy of its disk; its present disk is kept: {takes_turns}")
         });
         self.checks.restore_copy(at, &life);
         let host = self.host(at);
-        (host.disk, host.shelf, host.copy, host.copy_is_replaced_disk) = (disk, shelf, twin, takes_turns);
+        (host.disk, host.snapshot_disk, host.copy, host.copy_is_replaced_disk) =
+            (disk, snapshot_disk, twin, takes_turns);
         let delay = self.a_while(500);
         self.later(delay, SimEvent::Starts { at });
     }
@@ -106,12 +107,13 @@ impl World {
             return;
         }
         let host = &self.hosts[&at];
-        let (disk, shelf, root) = (host.disk.clone(), host.shelf.clone(), host.root.clone());
+        let (disk, snapshot_disk, root) = (host.disk.clone(), host.snapshot_disk.clone(), host.root.clone());
         let in_log = |name: &String| name.ends_with(".wal") || name == sync_marker::NAME;
         let mut files: Vec<(SimDisk, String)> = vec![(root, identity::NAME.to_owned())];
         files.extend(disk.list().unwrap_or_default().into_iter().filter(in_log).map(|name| (disk.clone(), name)));
-        let snapshots = shelf.list().unwrap_or_default().into_iter().filter(|name| file_position(name).is_some());
-        files.extend(snapshots.map(|name| (shelf.clone(), name)));
+        let snapshots =
+            snapshot_disk.list().unwrap_or_default().into_iter().filter(|name| file_position(name).is_some());
+        files.extend(snapshots.map(|name| (snapshot_disk.clone(), name)));
         let (disk, name) = files.swap_remove(self.rng.random_range(0..files.len()));
         if self.damage(at, &disk, &name) {
             self.host(at).damaged = true;

@@ -124,9 +124,9 @@ impl World {
                 }
             }
             FaultKind::Midway => {
-                let shelf = self.rng.random();
+                let snapshot_disk = self.rng.random();
                 let host = &self.hosts[&at];
-                let disk = if shelf { host.shelf.clone() } else { host.disk.clone() };
+                let disk = if snapshot_disk { host.snapshot_disk.clone() } else { host.disk.clone() };
                 let stop = Stop {
                     at: disk.operations() + self.rng.random_range(0..12),
                     bytes: self.rng.random_range(0..4096),
@@ -162,7 +162,7 @@ impl World {
             FaultKind::Stall => self.host(at).stall = Duration::from_millis(400),
             FaultKind::Eio => match self.rng.random() {
                 true => self.host(at).disk.fail_next_sync(),
-                false => self.host(at).shelf.fail_next_sync(),
+                false => self.host(at).snapshot_disk.fail_next_sync(),
             },
             FaultKind::Full => {
                 let host = &self.hosts[&at];

@@ -151,7 +151,7 @@ pub struct Host {
     /// The id of that disk.
     pub disk_id: DiskId,
     /// The directory of its snapshots, on the same disk.
-    pub shelf: SimDisk,
+    pub snapshot_disk: SimDisk,
     /// The directory of its identity.
     pub root: SimDisk,
     /// Its clock.
@@ -187,7 +187,7 @@ impl Host {
         Host {
             id,
             founder,
-            shelf: disk.sibling_directory(),
+            snapshot_disk: disk.sibling_directory(),
             root: SimDisk::new(),
             disk,
             disk_id: DiskId(id.get()),
@@ -210,7 +210,7 @@ impl Host {
     /// first, until it is told to join.
     pub fn wipe(&mut self) {
         self.disk = SimDisk::new();
-        self.shelf = self.disk.sibling_directory();
+        self.snapshot_disk = self.disk.sibling_directory();
         self.root = SimDisk::new();
         self.disk_id = DiskId(self.disk_id.0 + 1000);
         self.copy = None;
@@ -221,7 +221,7 @@ impl Host {
 
     /// Whether its disk has stopped in the middle of an operation.
     pub fn has_stopped(&self) -> bool {
-        self.disk.stopped() || self.shelf.stopped()
+        self.disk.stopped() || self.snapshot_disk.stopped()
     }
 
     /// What recovery would find if the power failed now and no unsynced write survived.
@@ -262,7 +262,7 @@ impl Host {
         let owner = self.owner()?;
         let (mut journal, mut recovered) = self.open(scenario, self.disk.clone(), owner.founded)?;
         journal.fall_back_on(reserve.clone());
-        let store = Store::open(self.shelf.clone(), CLUSTER).map_err(fault)?.breaking(scenario.mutants);
+        let store = Store::open(self.snapshot_disk.clone(), CLUSTER).map_err(fault)?.breaking(scenario.mutants);
         let newest = store.newest().map_err(fault)?;
         let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest)?;
         if !owner.founded {

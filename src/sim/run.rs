@@ -193,7 +193,7 @@ fn comes_to_rest(world: &mut World) -> Result<bool, String> {
     let until = world.now + world.scenario.calm;
     while !world.is_at_rest() {
         if world.now >= until {
-            return Err(format!("no rest after {:?} of calm{}", world.scenario.calm, world.standing()));
+            return Err(format!("still busy after {:?} without faults{}", world.scenario.calm, world.standing()));
         }
         pass(world, Duration::from_millis(50))?;
     }

@@ -150,7 +150,7 @@ impl World {
                 self.is_sound_again(at, snapshot.header().position.index);
                 let life = self.hosts[&at].incarnation;
                 let delay = Duration::from_micros(self.rng.random_range(10..50_000));
-                self.later(delay, SimEvent::Revives { at, life, snapshot: Box::new(snapshot) });
+                self.later(delay, SimEvent::RestoreStep { at, life, snapshot: Box::new(snapshot) });
                 Ok(())
             }
             Err(fault) => {
@@ -161,12 +161,12 @@ impl World {
     }
 
     /// Restores a received snapshot: replaces the state machine and notifies the node at once.
-    pub(super) fn revives(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
+    pub(super) fn continue_restore(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
         self.applies_all(at)?;
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
         let position = snapshot.header().position;
         let (applier, snapshot, base) = match Restore::begin(&up.applier, snapshot).all(&Meter::default()) {
-            Ok(revived) => revived,
+            Ok(restored) => restored,
             Err(fault) => return Err(format!("{at} cannot restore from an intact snapshot: {fault}")),
         };
         if position.index <= up.applier.applied() {
@@ -203,18 +203,18 @@ impl World {
         }
         let is_open = |name: &String| name.ends_with(".tmp") || name.ends_with(".part");
         let may_rot = |name: &String| is_open(name) || (may_lose && file_position(name).is_some());
-        let shelf = host.shelf.clone();
-        let mut files: Vec<String> = shelf.list().unwrap_or_default().into_iter().filter(may_rot).collect();
+        let snapshot_disk = host.snapshot_disk.clone();
+        let mut files: Vec<String> = snapshot_disk.list().unwrap_or_default().into_iter().filter(may_rot).collect();
         files.sort();
         if files.is_empty() {
             return;
         }
         let name = files[self.rng.random_range(0..files.len())].clone();
-        let Some(size) = shelf.seen(&name).map(|bytes| bytes.len()).filter(|size| *size > 0) else { return };
+        let Some(size) = snapshot_disk.seen(&name).map(|bytes| bytes.len()).filter(|size| *size > 0) else { return };
         let offset = self.rng.random_range(0..size) as u64;
         match is_open(&name) && self.rng.random_range(0..3) == 0 {
-            true => shelf.lose_sector(&name, offset),
-            false => shelf.flip(&name, offset, self.rng.random_range(0..8)),
+            true => snapshot_disk.lose_sector(&name, offset),
+            false => snapshot_disk.flip(&name, offset, self.rng.random_range(0..8)),
         }
         self.trace_line(|| format!("{name} of {at} is damaged at {offset}"));
         if let Some(position) = file_position(&name) {
@@ -228,7 +228,7 @@ impl World {
         if !self.snapshots.rotten.contains_key(from) {
             return;
         }
-        let Some(seen) = self.hosts[from].shelf.seen(&file_name(chunk.snapshot)) else { return };
+        let Some(seen) = self.hosts[from].snapshot_disk.seen(&file_name(chunk.snapshot)) else { return };
         let range = chunk.offset as usize..chunk.offset as usize + chunk.bytes.len();
         if let Some(bytes) = seen.get(range).filter(|_| seen.len() as u64 == chunk.total) {
             chunk.bytes = Bytes::copy_from_slice(bytes);
@@ -237,7 +237,7 @@ impl World {
 
     /// The log may be discarded up to `upto`, once the journal has a moment.
     pub(super) fn releases(&mut self, at: NodeId, upto: Position) -> checks::Result<()> {
-        let store = Store::open(self.hosts[&at].shelf.durable(), CLUSTER);
+        let store = Store::open(self.hosts[&at].snapshot_disk.durable(), CLUSTER);
         let newest = store.and_then(|store| store.newest()).map_err(|fault| format!("{at}: {fault}"))?;
         let whole = newest.snapshot.map(|snapshot| snapshot.header().position.index);
         // A snapshot that was found whole and damaged later counts as held.

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 /// How many keys a group has.
 const GROUP_KEYS: usize = 3;
 
-/// How the parts of a task are requested.
+/// The requests by which a client reads or writes the keys of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TaskForm {
     /// One operation on one key.

@@ -60,7 +60,7 @@ pub(super) enum SimEvent {
     /// The next chunk of a snapshot may be written.
     Piece { at: NodeId, life: u64 },
     /// A snapshot received from another node is ready and gets restored.
-    Revives { at: NodeId, life: u64, snapshot: Box<Snapshot> },
+    RestoreStep { at: NodeId, life: u64, snapshot: Box<Snapshot> },
     /// A background job of a machine completes, with an event for its node.
     Follows { at: NodeId, life: u64, event: Box<Event> },
     /// A node's deadline passes.
@@ -263,10 +263,13 @@ impl World {
             SimEvent::Piece { at, life } if self.lives(at, life) => self.piece(at),
             SimEvent::Follows { at, life, event } if self.lives(at, life) => self.handle(at, *event),
             SimEvent::Synced { .. } | SimEvent::Idle { .. } | SimEvent::Spared { .. } | SimEvent::Due { .. } => Ok(()),
-            SimEvent::Revives { at, life, snapshot } if self.lives(at, life) => self.revives(at, *snapshot),
-            SimEvent::Looks { .. } | SimEvent::Piece { .. } | SimEvent::Revives { .. } | SimEvent::Follows { .. } => {
-                Ok(())
+            SimEvent::RestoreStep { at, life, snapshot } if self.lives(at, life) => {
+                self.continue_restore(at, *snapshot)
             }
+            SimEvent::Looks { .. }
+            | SimEvent::Piece { .. }
+            | SimEvent::RestoreStep { .. }
+            | SimEvent::Follows { .. } => Ok(()),
             SimEvent::Applies { .. } => Ok(()),
             SimEvent::Starts { at } => self.starts(at),
             SimEvent::Wakes { client, when } if self.wakes.get(&client) == Some(&when) => {
@@ -347,7 +350,7 @@ impl World {
         // machine with such damage is only ever killed.
         let how = if host.damaged { Crash::Kill } else { how };
         host.disk.crash(&mut rng, how);
-        host.shelf.crash(&mut rng, how);
+        host.snapshot_disk.crash(&mut rng, how);
         host.root.crash(&mut rng, how);
         host.paused = Time::ZERO;
         self.progress.unfit_until(at, self.now);
@@ -533,7 +536,7 @@ impl SimEvent {
             | SimEvent::Applies { at, .. }
             | SimEvent::Looks { at, .. }
             | SimEvent::Piece { at, .. }
-            | SimEvent::Revives { at, .. }
+            | SimEvent::RestoreStep { at, .. }
             | SimEvent::Follows { at, .. }
             | SimEvent::Turns { at, .. }
             | SimEvent::Pipelined { at, .. }

@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 
 const READ: u8 = 0;
 const RESET: u8 = 1;
-/// Sets the first level; the others follow.
+/// Sets the level `off`; each further level has the next number.
 const SET: u8 = 2;
 
 /// Appends a request: 0 to read, 1 to reset, or 2 plus the level's number, counted from `off`.

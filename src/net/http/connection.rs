@@ -61,7 +61,7 @@ impl HttpConnection {
 
     /// Processes the next request if it is complete, and removes it from the input. Returns whether there may be
     /// another.
-    pub fn hear_next(&mut self, input: &mut BytesMut, out: &mut BytesMut, setting: &RequestContext<'_>) -> bool {
+    pub fn read_request(&mut self, input: &mut BytesMut, out: &mut BytesMut, setting: &RequestContext<'_>) -> bool {
         let begun = match self.begun.take() {
             Some(begun) => begun,
             None => match self.reader.next(input) {
@@ -166,7 +166,7 @@ impl HttpConnection {
     }
 
     /// Handles the node's answer to the request of that number.
-    pub fn hear(&mut self, number: u64, reply: Reply) {
+    pub fn handle_reply(&mut self, number: u64, reply: Reply) {
         self.pipeline.handle_reply(number, reply, &mut |pending, fate| response::tell(pending, fate));
     }
 }

@@ -17,11 +17,11 @@ pub type Translated<'a> = Result<(Step<'a>, ReplyShape), String>;
 const SYNTAX: &str = "ERR syntax error";
 const NO_INTEGER: &str = "ERR value is not an integer or out of range";
 
-fn ask(query: Query<'_>) -> Translated<'_> {
+fn read(query: Query<'_>) -> Translated<'_> {
     Ok((Step::Ask(query), ReplyShape::Plain))
 }
 
-fn tell(command: Command<'_>) -> Translated<'_> {
+fn write(command: Command<'_>) -> Translated<'_> {
     Ok((Step::Do(command), ReplyShape::Plain))
 }
 
@@ -51,22 +51,22 @@ fn wrong_count(name: &str) -> String {
 
 /// `GET key`
 pub fn get(words: &CommandArgs) -> Translated<'_> {
-    ask(Query::Get { key: key(words, 1)? })
+    read(Query::Get { key: key(words, 1)? })
 }
 
 /// `MGET key …`
 pub fn mget(words: &CommandArgs) -> Translated<'_> {
-    ask(Query::Values(keys(words)?))
+    read(Query::Values(keys(words)?))
 }
 
 /// `EXISTS key …`
 pub fn exists(words: &CommandArgs) -> Translated<'_> {
-    ask(Query::Present(keys(words)?))
+    read(Query::Present(keys(words)?))
 }
 
 /// `STRLEN key`
 pub fn strlen(words: &CommandArgs) -> Translated<'_> {
-    ask(Query::Length { key: key(words, 1)? })
+    read(Query::Length { key: key(words, 1)? })
 }
 
 /// `TYPE key`
@@ -81,19 +81,19 @@ pub fn ttl(words: &CommandArgs) -> Translated<'_> {
 
 /// `PTTL key`
 pub fn pttl(words: &CommandArgs) -> Translated<'_> {
-    ask(Query::Left { key: key(words, 1)? })
+    read(Query::Left { key: key(words, 1)? })
 }
 
 /// `DBSIZE`
 pub fn dbsize(_words: &CommandArgs) -> Translated<'_> {
-    ask(Query::Count)
+    read(Query::Count)
 }
 
 /// `DEL key …`, `UNLINK key …`
 pub fn del(words: &CommandArgs) -> Translated<'_> {
     match keys(words)?[..] {
-        [key] => tell(Command::Del { key }),
-        ref keys => tell(Command::Forget(keys.to_vec())),
+        [key] => write(Command::Del { key }),
+        ref keys => write(Command::Forget(keys.to_vec())),
     }
 }
 
@@ -103,38 +103,38 @@ pub fn mset(words: &CommandArgs) -> Translated<'_> {
         return Err(wrong_count("mset"));
     }
     let pairs = (1..words.len()).step_by(2).map(|at| Ok((key(words, at)?, words.at(at + 1))));
-    tell(Command::PutAll(pairs.collect::<Result<_, String>>()?))
+    write(Command::PutAll(pairs.collect::<Result<_, String>>()?))
 }
 
 /// `INCR key`
 pub fn incr(words: &CommandArgs) -> Translated<'_> {
-    tell(Command::Incr { key: key(words, 1)?, by: 1 })
+    write(Command::Incr { key: key(words, 1)?, by: 1 })
 }
 
 /// `DECR key`
 pub fn decr(words: &CommandArgs) -> Translated<'_> {
-    tell(Command::Incr { key: key(words, 1)?, by: -1 })
+    write(Command::Incr { key: key(words, 1)?, by: -1 })
 }
 
 /// `INCRBY key by`
 pub fn incrby(words: &CommandArgs) -> Translated<'_> {
-    tell(Command::Incr { key: key(words, 1)?, by: integer(words, 2)? })
+    write(Command::Incr { key: key(words, 1)?, by: integer(words, 2)? })
 }
 
 /// `DECRBY key by`
 pub fn decrby(words: &CommandArgs) -> Translated<'_> {
     let by = integer(words, 2)?.checked_neg().ok_or("ERR decrement would overflow")?;
-    tell(Command::Incr { key: key(words, 1)?, by })
+    write(Command::Incr { key: key(words, 1)?, by })
 }
 
 /// `APPEND key tail`
 pub fn append(words: &CommandArgs) -> Translated<'_> {
-    tell(Command::Append { key: key(words, 1)?, tail: words.at(2) })
+    write(Command::Append { key: key(words, 1)?, tail: words.at(2) })
 }
 
 /// `PERSIST key`
 pub fn persist(words: &CommandArgs) -> Translated<'_> {
-    tell(Command::Persist { key: key(words, 1)? })
+    write(Command::Persist { key: key(words, 1)? })
 }
 
 /// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`. An option may be repeated with another number;
@@ -172,9 +172,9 @@ pub fn set(words: &CommandArgs) -> Translated<'_> {
         }
     };
     if (only_if, life, tells) == (SetCondition::Either, Expiration::Endless, false) {
-        return tell(Command::Put { key, value });
+        return write(Command::Put { key, value });
     }
-    tell(Command::Set { key, value, only_if, life, tells })
+    write(Command::Set { key, value, only_if, life, tells })
 }
 
 /// The unit and the base of a time argument.
@@ -247,7 +247,7 @@ fn expires<'a>(words: &'a CommandArgs, name: &str, unit: Unit) -> Translated<'a>
     let deadline = deadline.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
     let bar =
         ExpireCondition { dated: unit.absolute, has_one: (nx || xx).then_some(xx), later: (gt || lt).then_some(gt) };
-    tell(Command::Expire { key, deadline, bar })
+    write(Command::Expire { key, deadline, bar })
 }
 
 /// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`

@@ -46,7 +46,7 @@ pub enum ReplyKind {
 #[derive(Debug)]
 pub enum Element {
     /// It was known without the state machine.
-    Said(BytesMut),
+    Encoded(BytesMut),
     /// The shape of the reply to the state machine's answer.
     Shape(ReplyShape),
 }
@@ -79,20 +79,20 @@ impl RedisConnection {
     }
 
     /// Adds a known reply, in order.
-    pub fn say(&mut self, out: &mut BytesMut, said: BytesMut) {
-        self.pipeline.tally.failures.extend(reply::failure(&said));
-        self.pipeline.push_reply(out, said);
+    pub fn push_reply(&mut self, out: &mut BytesMut, reply: BytesMut) {
+        self.pipeline.tally.failures.extend(reply::failure(&reply));
+        self.pipeline.push_reply(out, reply);
     }
 
     /// Adds an error reply, in order.
     pub fn complain(&mut self, out: &mut BytesMut, error: &str) {
-        let said = self.said(|out| out.error(error));
-        self.say(out, said);
+        let reply = self.encode(|out| out.error(error));
+        self.push_reply(out, reply);
     }
 
     /// Encodes a reply without adding it.
-    pub fn said(&self, say: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
-        said(self.guest.version, say)
+    pub fn encode(&self, write: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
+        encode(self.guest.version, write)
     }
 
     /// Adds a command that the node has to answer.
@@ -108,24 +108,24 @@ impl RedisConnection {
     /// Writes the replies that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
     /// client has too much output to read.
     pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
-        self.pipeline.pump(now, out, rests, wants, &mut tell);
+        self.pipeline.pump(now, out, rests, wants, &mut encode_result);
     }
 
     /// Handles the node's answer to the request of that number.
-    pub fn hear(&mut self, number: u64, reply: Reply) {
-        self.pipeline.handle_reply(number, reply, &mut tell);
+    pub fn handle_reply(&mut self, number: u64, reply: Reply) {
+        self.pipeline.handle_reply(number, reply, &mut encode_result);
     }
 }
 
-fn said(version: Version, say: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
-    let mut said = BytesMut::new();
-    say(&mut Writer::new(&mut said, version));
-    said
+fn encode(version: Version, write: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
+    let mut out = BytesMut::new();
+    write(&mut Writer::new(&mut out, version));
+    out
 }
 
 /// Encodes the result of a command in Redis's words.
-fn tell(pending: &PendingRequest<ReplyFormat>, fate: RequestFate<'_>) -> BytesMut {
-    let error = |text: &str| said(pending.format.version, |out| out.error(text));
+fn encode_result(pending: &PendingRequest<ReplyFormat>, fate: RequestFate<'_>) -> BytesMut {
+    let error = |text: &str| encode(pending.format.version, |out| out.error(text));
     match fate {
         RequestFate::Answer(answer) => read(pending, answer),
         RequestFate::TooLong if reads(pending) => error(&reply::too_long_to_read()),
@@ -146,27 +146,27 @@ fn reads(pending: &PendingRequest<ReplyFormat>) -> bool {
 fn read(pending: &PendingRequest<ReplyFormat>, answer: Bytes) -> BytesMut {
     let version = pending.format.version;
     let Ok(answer) = Answer::decode(answer) else {
-        return said(version, |out| out.error("ERR an answer that cannot be read"));
+        return encode(version, |out| out.error("ERR an answer that cannot be read"));
     };
-    said(version, |out| match (&pending.format.what, answer) {
+    encode(version, |out| match (&pending.format.what, answer) {
         (ReplyKind::One(_), Answer::Omitted) if reads(pending) => out.error(&reply::too_long_to_read()),
-        (ReplyKind::One(shape), answer) => reply::tell(out, shape, &answer),
+        (ReplyKind::One(shape), answer) => reply::put_answer(out, shape, &answer),
         (ReplyKind::Block(elements), Answer::Each(answers)) => {
             let mut answers = answers.iter();
             out.array(elements.len());
             for element in elements {
                 match element {
-                    Element::Said(said) => out.raw(said),
+                    Element::Encoded(reply) => out.raw(reply),
                     Element::Shape(shape) => {
                         let answer = answers.next().unwrap_or(&Answer::Malformed);
-                        reply::tell(out, shape, answer);
+                        reply::put_answer(out, shape, answer);
                     }
                 }
             }
         }
         (ReplyKind::Info(words, scene), Answer::Each(counts)) => match (&pending.kind, &counts[..]) {
             (RequestKind::StatusAnd(Some(status)), [Answer::Count(keys), Answer::Count(dated)]) => {
-                out.bulk(info::tell(words, scene, status, (*keys, *dated)).as_bytes());
+                out.bulk(info::render(words, scene, status, (*keys, *dated)).as_bytes());
             }
             _ => out.error("ERR the node answered out of turn"),
         },

@@ -81,8 +81,8 @@ pub fn handle_reply(
         Handler::Connection(special) => turn(talk, special, words, out, setting),
         _ if talk.block.is_some() => queue(talk, words, out),
         Handler::Local(small) => {
-            let said = small.answer(words, &mut talk.guest, setting.options, setting.scene);
-            talk.say(out, said);
+            let reply = small.answer(words, &mut talk.guest, setting.options, setting.scene);
+            talk.push_reply(out, reply);
         }
         Handler::StateMachine(ask) => match ask(words) {
             Ok((step, shape)) => wait(talk, spec.key(words), step, shape, out, setting),
@@ -164,23 +164,23 @@ fn turn(
     match (special, talk.block.is_some()) {
         (Special::Multi, false) => {
             talk.block = Some(Block::default());
-            let said = talk.said(|out| out.line("OK"));
-            talk.say(out, said);
+            let reply = talk.encode(|out| out.line("OK"));
+            talk.push_reply(out, reply);
         }
         (Special::Multi, true) => talk.complain(out, "ERR MULTI calls can not be nested"),
         (Special::Exec, false) => talk.complain(out, "ERR EXEC without MULTI"),
         (Special::Discard, false) => talk.complain(out, "ERR DISCARD without MULTI"),
         (Special::Discard, true) => {
             talk.block = None;
-            let said = talk.said(|out| out.line("OK"));
-            talk.say(out, said);
+            let reply = talk.encode(|out| out.line("OK"));
+            talk.push_reply(out, reply);
         }
         (Special::Exec, true) => carry(talk, out, setting),
         (Special::Watch, true) => talk.complain(out, "ERR WATCH inside MULTI is not allowed"),
         (Special::Watch, false) => talk.complain(out, "ERR WATCH is not supported"),
         (Special::Quit, _) => {
-            let said = talk.said(|out| out.line("OK"));
-            talk.say(out, said);
+            let reply = talk.encode(|out| out.line("OK"));
+            talk.push_reply(out, reply);
             talk.pipeline.leaving = true;
         }
         (Special::Info, true) => {
@@ -209,8 +209,8 @@ fn queue(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut) {
         );
     }
     block.commands.push(kept);
-    let said = talk.said(|out| out.line("QUEUED"));
-    talk.say(out, said);
+    let reply = talk.encode(|out| out.line("QUEUED"));
+    talk.push_reply(out, reply);
 }
 
 /// `EXEC`: proposes the transaction as one log entry. Commands that are invalid, or need no state machine, are answered
@@ -230,13 +230,13 @@ fn carry(talk: &mut RedisConnection, out: &mut BytesMut, setting: &RequestContex
                     steps.push(step);
                     Element::Shape(shape)
                 }
-                Err(error) => Element::Said(talk.said(|out| out.error(&error))),
+                Err(error) => Element::Encoded(talk.encode(|out| out.error(&error))),
             },
             Handler::Local(small) => {
-                Element::Said(small.answer(words, &mut talk.guest, setting.options, setting.scene))
+                Element::Encoded(small.answer(words, &mut talk.guest, setting.options, setting.scene))
             }
             Handler::Connection(_) => {
-                Element::Said(talk.said(|out| out.error("ERR Command not allowed inside a transaction")))
+                Element::Encoded(talk.encode(|out| out.error("ERR Command not allowed inside a transaction")))
             }
         });
     }
@@ -244,15 +244,15 @@ fn carry(talk: &mut RedisConnection, out: &mut BytesMut, setting: &RequestContex
         return talk.complain(out, &moved);
     }
     if steps.is_empty() {
-        let said = talk.said(|out| {
+        let reply = talk.encode(|out| {
             out.array(elements.len());
             for element in &elements {
-                if let Element::Said(said) = element {
-                    out.raw(said);
+                if let Element::Encoded(reply) = element {
+                    out.raw(reply);
                 }
             }
         });
-        return talk.say(out, said);
+        return talk.push_reply(out, reply);
     }
     let body = Command::Block(steps).encode();
     talk.wait(setting.now, RequestKind::Write(None), body, ReplyKind::Block(elements));

@@ -14,7 +14,7 @@ use crate::wire::resp::CommandArgs;
 pub type Keyspace = (u64, u64);
 
 /// `INFO [section …]`: all sections, or those named.
-pub fn tell(words: &CommandArgs, scene: &ClusterView, status: &Status, keys: Keyspace) -> String {
+pub fn render(words: &CommandArgs, scene: &ClusterView, status: &Status, keys: Keyspace) -> String {
     let asked: Vec<String> = words.from(1).map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
     let all = asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&&name[..]));
     let sections = [

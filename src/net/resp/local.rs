@@ -69,13 +69,13 @@ impl LocalCommand {
         options: &Options,
         scene: &dyn Fn() -> ClusterView,
     ) -> BytesMut {
-        let mut said = BytesMut::new();
-        let outcome = self.try_to(words, guest, options, scene, &mut said);
+        let mut reply = BytesMut::new();
+        let outcome = self.try_to(words, guest, options, scene, &mut reply);
         if let Err(error) = outcome {
-            said.clear();
-            Writer::new(&mut said, guest.version).error(&error);
+            reply.clear();
+            Writer::new(&mut reply, guest.version).error(&error);
         }
-        said
+        reply
     }
 
     fn try_to(
@@ -84,12 +84,12 @@ impl LocalCommand {
         guest: &mut ClientState,
         options: &Options,
         scene: &dyn Fn() -> ClusterView,
-        said: &mut BytesMut,
+        reply: &mut BytesMut,
     ) -> Result<(), String> {
         if self == LocalCommand::Hello {
-            return hello(words, guest, options, scene, said);
+            return hello(words, guest, options, scene, reply);
         }
-        let mut out = Writer::new(said, guest.version);
+        let mut out = Writer::new(reply, guest.version);
         match self {
             LocalCommand::Ok => out.line("OK"),
             LocalCommand::Ping => match words.len() {
@@ -109,7 +109,7 @@ impl LocalCommand {
             }
             LocalCommand::Client => client(words, guest, &mut out)?,
             LocalCommand::Config => config(words, &scene(), &mut out),
-            LocalCommand::Command if words.len() == 1 => table::tell(&mut out),
+            LocalCommand::Command if words.len() == 1 => table::put_table(&mut out),
             LocalCommand::Command => out.integer(table::COMMANDS.len() as i64),
             LocalCommand::Cluster => cluster::cluster(words, &scene(), &mut out)?,
             LocalCommand::ReadOnly | LocalCommand::ReadWrite => {
@@ -152,7 +152,7 @@ fn hello(
     guest: &mut ClientState,
     options: &Options,
     scene: &dyn Fn() -> ClusterView,
-    said: &mut BytesMut,
+    reply: &mut BytesMut,
 ) -> Result<(), String> {
     let version = match words.len() {
         1 => guest.version,
@@ -189,7 +189,7 @@ fn hello(
     }
     guest.version = version;
     guest.name = name.unwrap_or(std::mem::take(&mut guest.name));
-    let mut out = Writer::new(said, version);
+    let mut out = Writer::new(reply, version);
     out.map(7);
     out.bulk(b"server");
     out.bulk(b"redis");

@@ -37,7 +37,7 @@ pub fn too_long_to_read() -> String {
 }
 
 /// Writes an answer.
-pub fn tell(out: &mut Writer<'_>, shape: &ReplyShape, answer: &Answer) {
+pub fn put_answer(out: &mut Writer<'_>, shape: &ReplyShape, answer: &Answer) {
     match (shape, answer) {
         (ReplyShape::Seconds, Answer::Left(TimeToLive::Ms(ms))) => out.integer((ms.saturating_add(500) / 1000) as i64),
         (ReplyShape::Kind, Answer::Number(count)) => out.line(if *count > 0 { "string" } else { "none" }),
@@ -96,8 +96,8 @@ pub fn refusal(refusal: &Refusal) -> String {
 }
 
 /// How a request with that immediate reply is counted as a failure, if the reply is an error.
-pub fn failure(said: &[u8]) -> Option<Failure> {
-    let error = std::str::from_utf8(said.strip_prefix(b"-")?).unwrap_or_default();
+pub fn failure(reply: &[u8]) -> Option<Failure> {
+    let error = std::str::from_utf8(reply.strip_prefix(b"-")?).unwrap_or_default();
     let wrong = match error.split([' ', '\r']).next().unwrap_or_default() {
         // Checked before the kind of error: the reply to `EVAL` has that of a missing password.
         _ if error.starts_with("ERR unknown") || error.contains("not supported") => RequestError::Unsupported,
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn errors_are_classified_by_prefix() {
-        let of = |said: &str| failure(said.as_bytes());
+        let of = |reply: &str| failure(reply.as_bytes());
         let wrong = |kind| Some(Failure::Wrong(kind));
         assert_eq!([of("+OK\r\n"), of("$3\r\n-ab\r\n"), of("")], [None; 3]);
         assert_eq!(of("-NOAUTH Authentication required.\r\n"), wrong(RequestError::Unauthorized));

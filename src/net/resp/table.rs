@@ -137,7 +137,7 @@ impl Spec {
 }
 
 /// `COMMAND`: writes the whole table.
-pub fn tell(out: &mut Writer<'_>) {
+pub fn put_table(out: &mut Writer<'_>) {
     out.array(COMMANDS.len());
     for Spec { name, arity, flags, keys: (first, last, step), .. } in COMMANDS {
         out.array(6);

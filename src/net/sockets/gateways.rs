@@ -212,7 +212,7 @@ impl Net {
     pub(super) fn answer_gateway(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
         let gateway = self.connections.gateway_mut(token);
         let Some(gateway) = gateway else { return Some(reply) };
-        gateway.hear(id, reply);
+        gateway.handle_reply(id, reply);
         self.gateways.schedule_pump(token);
         None
     }

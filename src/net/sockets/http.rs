@@ -36,7 +36,7 @@ impl Net {
             if conn.unprocessed || talk.pipeline.leaving || conn.phase() != Phase::Open {
                 return true;
             }
-            if !talk.hear_next(conn.input(), out, &setting) {
+            if !talk.read_request(conn.input(), out, &setting) {
                 return true;
             }
             // A complete request arrived, so the timeout starts anew.

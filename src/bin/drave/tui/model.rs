@@ -153,7 +153,7 @@ impl Model {
         self.now = self.now.max(at);
         match observation {
             Observation::Looked { endpoint, found } => self.looked(at, &endpoint, found),
-            Observation::Process { node, process } => self.process(at, node, process),
+            Observation::Process { node, process } => self.record_process(at, node, process),
             Observation::Load(load) => self.load = load,
             Observation::Told(told) => self.append_event(at, told),
         }
@@ -204,7 +204,8 @@ impl Model {
         self.follow_the_members();
     }
 
-    fn process(&mut self, at: Duration, id: u64, process: Process) {
+    /// Records the state of a node's process, and a line if it changed.
+    fn record_process(&mut self, at: Duration, id: u64, process: Process) {
         let Some(node) = self.nodes.iter_mut().find(|node| node.id == Some(id)) else { return };
         let before = node.process.replace(process);
         if let Some(told) = event_log::describe_process(id, before, process) {

@@ -66,8 +66,8 @@ impl Client {
     }
 
     /// Passes an answer of the node to the connection. Returns the requests that the connection then sends.
-    fn hear(&mut self, number: u64, reply: Reply) -> Vec<NodeRequest> {
-        self.talk.hear(number, reply);
+    fn handle_reply(&mut self, number: u64, reply: Reply) -> Vec<NodeRequest> {
+        self.talk.handle_reply(number, reply);
         self.pump()
     }
 
@@ -110,7 +110,7 @@ fn first_write_opens_a_session() {
     let mut client = Client::new();
     assert_eq!(asked(&client.say("GET k\r\n")), [(0, None)]);
     assert_eq!(client.say("SET k v\r\n").len(), 0, "a write waits for the reads before it");
-    let wants = client.hear(0, answered(&Answer::Value(None)));
+    let wants = client.handle_reply(0, answered(&Answer::Value(None)));
     assert!(matches!(wants[..], [NodeRequest::Session]));
     assert_eq!(client.say("SET k w\r\n").len(), 0);
     client.talk.pipeline.opened(client.now, Ok(SessionId(5)));
@@ -123,12 +123,12 @@ fn replies_keep_order_and_reads_wait_for_writes() {
     let mut client = Client::in_session(5);
     let wants = client.say("SET a 1\r\nSET b 2\r\nPING\r\nGET a\r\nGET b\r\nSET a 3\r\n");
     assert_eq!(asked(&wants), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1)))]);
-    assert_eq!(client.hear(1, done(&Answer::Done)).len(), 0);
+    assert_eq!(client.handle_reply(1, done(&Answer::Done)).len(), 0);
     assert_eq!(client.take_output(), "");
-    assert_eq!(asked(&client.hear(0, done(&Answer::Done))), [(3, None), (4, None)]);
+    assert_eq!(asked(&client.handle_reply(0, done(&Answer::Done))), [(3, None), (4, None)]);
     assert_eq!(client.take_output(), "+OK\r\n+OK\r\n+PONG\r\n");
-    assert_eq!(client.hear(4, answered(&Answer::Value(None))).len(), 0);
-    assert_eq!(asked(&client.hear(3, answered(&Answer::Value(None)))), [(5, Some((5, 3, 3)))]);
+    assert_eq!(client.handle_reply(4, answered(&Answer::Value(None))).len(), 0);
+    assert_eq!(asked(&client.handle_reply(3, answered(&Answer::Value(None)))), [(5, Some((5, 3, 3)))]);
     assert_eq!(client.take_output(), "$-1\r\n$-1\r\n");
 }
 
@@ -136,14 +136,14 @@ fn replies_keep_order_and_reads_wait_for_writes() {
 fn lost_writes_are_retried_once_all_are_answered() {
     let mut client = Client::in_session(5);
     client.say("INCR n\r\nINCR n\r\n");
-    assert_eq!(client.hear(0, Reply::Unknown).len(), 0);
+    assert_eq!(client.handle_reply(0, Reply::Unknown).len(), 0);
     assert_eq!(client.say("INCR n\r\n").len(), 0, "no write overtakes one that may be retried");
-    assert_eq!(client.hear(1, Reply::Refused(Refusal::Busy)).len(), 0);
+    assert_eq!(client.handle_reply(1, Reply::Refused(Refusal::Busy)).len(), 0);
     assert!(client.talk.pipeline.deadline() > client.now, "the retry is due later");
     let again = client.later(RETRY_INTERVAL);
     assert_eq!(asked(&again), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
     for number in 0..3 {
-        client.hear(number, done(&Answer::Number(number as i64 + 1)));
+        client.handle_reply(number, done(&Answer::Number(number as i64 + 1)));
     }
     assert_eq!(client.take_output(), ":1\r\n:2\r\n:3\r\n");
     assert_eq!(client.talk.pipeline.deadline(), Time::NEVER);
@@ -158,13 +158,13 @@ fn outcome(outcome: Outcome) -> Reply {
 fn writes_after_a_lost_one_are_retried_in_order() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\nSET k b\r\nSET k c\r\nSET k d\r\n");
-    client.hear(0, Reply::Unknown);
-    client.hear(1, Reply::Refused(Refusal::Busy));
-    client.hear(2, outcome(Outcome::OutOfOrder));
-    assert_eq!(client.hear(3, outcome(Outcome::OutOfOrder)).len(), 0);
+    client.handle_reply(0, Reply::Unknown);
+    client.handle_reply(1, Reply::Refused(Refusal::Busy));
+    client.handle_reply(2, outcome(Outcome::OutOfOrder));
+    assert_eq!(client.handle_reply(3, outcome(Outcome::OutOfOrder)).len(), 0);
     let again = [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1))), (3, Some((5, 4, 1)))];
     assert_eq!(asked(&client.later(RETRY_INTERVAL)), again);
-    (0..4).for_each(|number| drop(client.hear(number, done(&Answer::Done))));
+    (0..4).for_each(|number| drop(client.handle_reply(number, done(&Answer::Done))));
     assert_eq!(client.take_output(), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
 }
 
@@ -172,12 +172,12 @@ fn writes_after_a_lost_one_are_retried_in_order() {
 fn next_write_skips_an_abandoned_number() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\n");
-    client.hear(0, Reply::Unknown);
+    client.handle_reply(0, Reply::Unknown);
     assert_eq!(asked(&client.later(RETRY_INTERVAL)), [(0, Some((5, 1, 1)))]);
     // With an attempt that may be in a log, a missing leader is waited for: only the same number reveals its outcome.
-    client.hear(0, Reply::Refused(Refusal::NoLeader));
+    client.handle_reply(0, Reply::Refused(Refusal::NoLeader));
     assert_eq!(asked(&client.later(RETRY_INTERVAL)), [(0, Some((5, 1, 1)))]);
-    client.hear(0, Reply::Refused(Refusal::NoLeader));
+    client.handle_reply(0, Reply::Refused(Refusal::NoLeader));
     assert_eq!(client.later(PATIENCE).len(), 0);
     assert_eq!(client.take_output(), "-TIMEOUT outcome unknown\r\n");
     assert_eq!(asked(&client.say("SET k b\r\n")), [(1, Some((5, 2, 2)))]);
@@ -188,9 +188,9 @@ fn next_write_skips_an_abandoned_number() {
 fn rejected_number_is_skipped_after_earlier_answers() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
-    client.hear(1, Reply::Refused(Refusal::TooLarge { bytes: 9, limit: 8 }));
-    client.hear(2, outcome(Outcome::OutOfOrder));
-    client.hear(0, done(&Answer::Done));
+    client.handle_reply(1, Reply::Refused(Refusal::TooLarge { bytes: 9, limit: 8 }));
+    client.handle_reply(2, outcome(Outcome::OutOfOrder));
+    client.handle_reply(0, done(&Answer::Done));
     assert_eq!(asked(&client.later(RETRY_INTERVAL)), [(2, Some((5, 3, 3)))]);
 }
 
@@ -200,9 +200,9 @@ fn rejected_number_is_skipped_after_earlier_answers() {
 fn expired_session_is_abandoned_by_all_its_writes() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
-    client.hear(0, outcome(Outcome::SessionExpired));
-    client.hear(1, Reply::Unknown);
-    client.hear(2, Reply::Refused(Refusal::Busy));
+    client.handle_reply(0, outcome(Outcome::SessionExpired));
+    client.handle_reply(1, Reply::Unknown);
+    client.handle_reply(2, Reply::Refused(Refusal::Busy));
     assert!(matches!(client.later(RETRY_INTERVAL)[..], [NodeRequest::Session]));
     client.say("SET k d\r\n");
     client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
@@ -217,18 +217,18 @@ fn timeout_reports_the_outcome_if_known() {
     ] {
         let mut client = Client::in_session(5);
         client.say("SET k v\r\n");
-        client.hear(0, first);
+        client.handle_reply(0, first);
         for _ in 0..3 {
             assert_eq!(asked(&client.later(PATIENCE / 4)), [(0, Some((5, 1, 1)))]);
-            client.hear(0, Reply::Refused(Refusal::Stopping));
+            client.handle_reply(0, Reply::Refused(Refusal::Stopping));
         }
         assert_eq!(client.later(PATIENCE).len(), 0);
         assert_eq!(client.take_output(), told);
     }
     let mut client = Client::in_session(5);
     client.say("SET k v\r\nGET k\r\n");
-    assert_eq!(asked(&client.hear(0, Reply::Refused(Refusal::NoLeader))), [(1, None)]);
-    client.hear(1, Reply::Refused(Refusal::NoLeader));
+    assert_eq!(asked(&client.handle_reply(0, Reply::Refused(Refusal::NoLeader))), [(1, None)]);
+    client.handle_reply(1, Reply::Refused(Refusal::NoLeader));
     assert_eq!(client.take_output(), "-CLUSTERDOWN No Raft leader\r\n-CLUSTERDOWN No Raft leader\r\n");
 }
 
@@ -237,16 +237,16 @@ fn unapplied_write_moves_to_a_new_session() {
     let lapsed = || Reply::Done { position: Position::new(Index(9), Term(1)), outcome: Outcome::SessionExpired };
     let mut client = Client::in_session(5);
     client.say("SET a 1\r\nSET b 2\r\n");
-    client.hear(0, Reply::Unknown);
-    client.hear(1, Reply::Refused(Refusal::Busy));
+    client.handle_reply(0, Reply::Unknown);
+    client.handle_reply(1, Reply::Refused(Refusal::Busy));
     client.later(RETRY_INTERVAL);
-    client.hear(0, lapsed());
-    client.hear(1, lapsed());
+    client.handle_reply(0, lapsed());
+    client.handle_reply(1, lapsed());
     assert!(matches!(client.later(RETRY_INTERVAL)[..], [NodeRequest::Session]));
     assert_eq!(client.take_output(), "-TIMEOUT outcome unknown\r\n", "the first write may have been applied");
     client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
     assert_eq!(asked(&client.pump()), [(1, Some((6, 1, 1)))]);
-    client.hear(1, done(&Answer::Done));
+    client.handle_reply(1, done(&Answer::Done));
     assert_eq!(client.take_output(), "+OK\r\n");
 }
 
@@ -292,8 +292,8 @@ fn oversized_transaction_is_discarded() {
 fn reply_uses_protocol_version_of_its_request() {
     let mut client = Client::in_session(5);
     client.say("GET a\r\nHELLO 3\r\nGET b\r\n");
-    client.hear(0, answered(&Answer::Value(None)));
-    client.hear(2, answered(&Answer::Value(None)));
+    client.handle_reply(0, answered(&Answer::Value(None)));
+    client.handle_reply(2, answered(&Answer::Value(None)));
     let told = client.take_output();
     assert!(told.starts_with("$-1\r\n%7\r\n") && told.ends_with("_\r\n"), "{told}");
 }
