@@ -3,9 +3,9 @@
 //! Each module has its options, with defaults and reasons, beside the code that uses them. This module checks only the
 //! rules that no other module can check alone.
 
+use crate::gateway::password::Password;
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::net::credentials::CredentialFiles;
-use crate::net::password::Password;
 use crate::types::address::check_address;
 use crate::types::digest::hash;
 use crate::types::{ClusterId, DiskId, Membership, NodeId};
@@ -60,7 +60,7 @@ pub struct Config {
     /// The listen address for Redis clients.
     pub resp: BindAddress,
     /// The options of the Redis gateway; its address and password are set beside it.
-    pub redis: net::resp::gateway::Options,
+    pub redis: crate::gateway::redis::gateway::Options,
     /// The listen address for HTTP clients.
     pub http: BindAddress,
     /// The password that gateway clients must send first; none is required if unset.
@@ -122,7 +122,7 @@ impl Config {
             node: node::Options::default(),
             net: net::Options::default(),
             resp: BindAddress::Off,
-            redis: net::resp::gateway::Options::default(),
+            redis: crate::gateway::redis::gateway::Options::default(),
             http: BindAddress::Off,
             password: None,
             credentials: CredentialFiles::default(),

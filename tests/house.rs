@@ -23,6 +23,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("node", &["types", "limits", "api", "consensus", "wal", "apply"]),
     ("pipeline", &["types", "limits", "api"]),
     ("admission", &["types", "limits", "consensus", "wire"]),
+    ("gateway", &["types", "limits", "codec", "api", "machine", "pipeline", "wire"]),
     (
         "net",
         &[
@@ -33,6 +34,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "wire",
             "node",
             "pipeline",
+            "gateway",
             "admission",
             "apply",
             "machine",
@@ -65,7 +67,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("inspect", &["types", "limits", "codec", "api", "disk", "machine", "wal", "snapshot"]),
-    ("config", &["types", "limits", "consensus", "wal", "node", "net", "secure"]),
+    ("config", &["types", "limits", "consensus", "wal", "node", "net", "gateway", "secure"]),
     (
         "server",
         &[
@@ -75,6 +77,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "config",
             "client",
             "net",
+            "gateway",
             "node",
             "secure",
             "wal",
@@ -508,6 +511,8 @@ const FORMER_NAMES: &[(&str, &[&str])] = &[
     ("wal/", &["Believed", "Doubt", "Place", "Reserve", "Side", "Testimony"]),
     ("api/", &["Dangerous", "Forgotten", "Handed", "KeptLead", "Lapsed", "Outside", "Overrun", "Unsound"]),
     ("net/", &["About", "Asking", "Door", "Doorway", "Entrance", "Fate", "Guest", "Hearing", "Leavings", "Look"]),
+    ("gateway/", &["About", "Asking", "Door", "Doorway", "Entrance", "Fate", "Guest", "Hearing", "Look", "Scene"]),
+    ("gateway/", &["Setting", "Small", "Speech", "Talk", "Telling", "Turns", "Want"]),
     ("net/", &["Scene", "Setting", "Small", "Speech", "Talk", "Telling", "Turns", "Want"]),
     ("sim/", &["Trickle", "Troubles", "Weather", "Whim"]),
     ("bin/drave/", &["Ending", "Errands", "JournalTour", "Story", "Trouble"]),

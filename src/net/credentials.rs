@@ -1,6 +1,6 @@
 //! TLS keys and the password, and the files from which they are reloaded while the node runs.
 
-use super::password::Password;
+use crate::gateway::password::Password;
 use crate::secure::{Files, Keys};
 use std::path::PathBuf;
 

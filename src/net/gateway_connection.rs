@@ -1,9 +1,9 @@
 //! The protocol state of a gateway connection, whichever gateway it belongs to.
 
-use super::http::connection as http;
 use super::options::Options;
-use super::resp::connection as resp;
 use crate::api::{Refusal, Reply};
+use crate::gateway::http::connection as http;
+use crate::gateway::redis::connection as redis;
 use crate::pipeline::{NodeRequest, Tally};
 use crate::types::{SessionId, Time};
 use bytes::BytesMut;
@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub enum GatewayConnection {
     /// A Redis client.
-    Redis(Box<resp::RedisConnection>),
+    Redis(Box<redis::RedisConnection>),
     /// An HTTP client.
     Http(Box<http::HttpConnection>),
 }

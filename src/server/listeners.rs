@@ -2,8 +2,8 @@
 
 use super::error::ServerError;
 use crate::config::{BindAddress, Config};
-use crate::net::http::gateway as http;
-use crate::net::resp::gateway as redis;
+use crate::gateway::http::gateway as http;
+use crate::gateway::redis::gateway as redis;
 use crate::net::stream;
 use mio::net::TcpListener;
 use std::io::{self, ErrorKind};

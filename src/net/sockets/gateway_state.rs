@@ -4,8 +4,8 @@ use super::gateway_kind::GatewayKind;
 use super::listener::{Accepted, Listener};
 use super::session_closing::SessionClosing;
 use crate::api::{Op, Reply, Request};
+use crate::gateway::{http, redis};
 use crate::limits::{MEMBERS_MAX, SESSION_WINDOW_MAX};
-use crate::net::{http, resp};
 use crate::node::event::{Caller, Event};
 use crate::types::{Membership, NodeId, SessionId, Time};
 use mio::net::TcpListener;
@@ -48,7 +48,7 @@ pub struct Gateways {
 #[derive(Debug, Default)]
 pub struct RedisGateway {
     /// Options of the gateway.
-    pub options: resp::gateway::Options,
+    pub options: redis::gateway::Options,
     /// The address of each peer's Redis gateway as the peer announced it; empty if it has none.
     addresses: BTreeMap<NodeId, String>,
 }

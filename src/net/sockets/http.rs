@@ -2,9 +2,9 @@
 
 use super::Net;
 use super::gateway_kind::GatewayKind;
+use crate::gateway::http::connection::{HttpConnection, RequestContext};
+use crate::gateway::http::gateway::Options;
 use crate::net::conn::Phase;
-use crate::net::http::connection::{HttpConnection, RequestContext};
-use crate::net::http::gateway::Options;
 use crate::types::Time;
 use bytes::BytesMut;
 use mio::Token;

@@ -2,11 +2,11 @@
 
 use super::Net;
 use super::gateway_kind::GatewayKind;
+use crate::gateway::redis::connection::RedisConnection;
+use crate::gateway::redis::dispatch::{RequestContext, handle_reply};
+use crate::gateway::redis::gateway::{ClusterView, MemberAddress, Options};
 use crate::net::conn::Phase;
 use crate::net::counting::Gateway;
-use crate::net::resp::connection::RedisConnection;
-use crate::net::resp::dispatch::{RequestContext, handle_reply};
-use crate::net::resp::gateway::{ClusterView, MemberAddress, Options};
 use crate::types::{NodeId, Time};
 use crate::wire::resp::Bounds;
 use bytes::BytesMut;

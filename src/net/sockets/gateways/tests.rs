@@ -4,9 +4,9 @@ use super::super::Identity;
 use super::super::memory::Memory;
 use super::*;
 use crate::api::Request;
+use crate::gateway::password::Password;
 use crate::machine::commands::Answer;
 use crate::net::options::Options;
-use crate::net::password::Password;
 use crate::net::pressure::Pressure;
 use crate::types::{ClusterId, DiskId, Index, NodeId};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -33,7 +33,7 @@ impl Pumped {
         let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut net = Net::open(me, stream::listen(here).unwrap(), BTreeMap::new(), Options::default()).unwrap();
         net.open_http(stream::listen(here).unwrap(), http::gateway::Options::default()).unwrap();
-        net.open_redis(stream::listen(here).unwrap(), crate::net::resp::gateway::Options::default()).unwrap();
+        net.open_redis(stream::listen(here).unwrap(), crate::gateway::redis::gateway::Options::default()).unwrap();
         Pumped { net, now: Time(1) }
     }
 

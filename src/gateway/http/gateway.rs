@@ -1,7 +1,7 @@
 //! Access control of the HTTP gateway.
 
 use super::routes::{LocalRoute, NodeTopic, Route};
-use crate::net::password::Password;
+use crate::gateway::password::Password;
 use crate::wire::http::{HttpError, Method, RequestHead};
 use std::net::IpAddr;
 
@@ -70,7 +70,7 @@ fn is_foreign(head: &RequestHead) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::http::exposition::ExpositionFormat;
+    use crate::gateway::http::exposition::ExpositionFormat;
 
     fn head(method: Method) -> RequestHead {
         RequestHead { method, path: "/kv/k".into(), host: Some("localhost:7601".into()), ..RequestHead::default() }

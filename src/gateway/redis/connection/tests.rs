@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::api::{Op, Outcome, Refusal, Request};
-use crate::net::resp::dispatch::{RequestContext, handle_reply};
-use crate::net::resp::gateway::{ClusterView, Follower, Options};
+use crate::gateway::redis::dispatch::{RequestContext, handle_reply};
+use crate::gateway::redis::gateway::{ClusterView, Follower, Options};
 use crate::pipeline::{COMMANDS_MAX, PATIENCE, READS_MAX, RETRY_INTERVAL};
 use crate::types::{ClusterId, Index, NodeId, Position, SessionId, Term};
 use crate::wire::resp::Bounds;

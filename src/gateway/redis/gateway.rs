@@ -1,6 +1,6 @@
 //! State shared by all Redis connections of a node: options, and its view of the cluster.
 
-use crate::net::password::Password;
+use crate::gateway::password::Password;
 use crate::types::{ClusterId, NodeId};
 
 /// How a follower handles a command that only the leader can.

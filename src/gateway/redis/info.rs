@@ -7,7 +7,7 @@ use super::cluster::name;
 use super::gateway::{ClusterView, MemberAddress};
 use super::local::REDIS_VERSION;
 use crate::api::Status;
-use crate::net::process;
+use crate::gateway::process;
 use crate::wire::resp::CommandArgs;
 
 /// The number of keys, and of those with an expiry.

@@ -5,7 +5,7 @@
 use super::exposition::ExpositionFormat;
 use crate::api::figures::{Buckets, GatewayFigures};
 use crate::api::{RoleName, Status};
-use crate::net::process;
+use crate::gateway::process;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, text};
 use prometheus_client::metrics::MetricType;
