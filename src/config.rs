@@ -68,7 +68,7 @@ pub struct Config {
     /// The files from which keys and password are read again at SIGHUP, if `signals` is set.
     pub credentials: CredentialFiles,
     /// The options of the event loop.
-    pub reactor: net::reactor::Options,
+    pub reactor: crate::driver::reactor::Options,
     /// How long the log thread polls for more work before it sleeps, at most.
     pub log_busy_poll: Duration,
 }
@@ -105,7 +105,7 @@ pub struct ConfigError {
 impl Config {
     /// The default configuration of a node.
     pub fn new(id: NodeId, peers: BTreeMap<NodeId, String>, data: impl Into<PathBuf>) -> Config {
-        let reactor = net::reactor::Options::default();
+        let reactor = crate::driver::reactor::Options::default();
         Config {
             id,
             peers,

@@ -94,6 +94,8 @@ pub mod consensus;
 #[doc(hidden)]
 pub mod disk;
 #[doc(hidden)]
+pub mod driver;
+#[doc(hidden)]
 pub mod gateway;
 #[doc(hidden)]
 pub mod inspect;

@@ -1,7 +1,7 @@
 //! Why a server did not start or had to stop.
 
 use crate::config::ConfigError;
-use crate::net::reactor::Broken;
+use crate::driver::reactor::Broken;
 use crate::wal::Fault;
 use std::io::{self, ErrorKind};
 

@@ -2,8 +2,8 @@
 
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::client::{ClientError, Executed, Queried, Tried, deadline};
-use crate::net::inbox::{InboxSender, LoopMessage};
-use crate::net::leadership::Leadership;
+use crate::driver::inbox::{InboxSender, LoopMessage};
+use crate::driver::leadership::Leadership;
 use crate::types::{Position, SessionId};
 use bytes::Bytes;
 use std::fmt;
@@ -201,8 +201,8 @@ impl fmt::Display for NoReply {
 mod tests {
     use crate::api::{Consistency, Op, Refusal, Reply, Request};
     use crate::config::Config;
+    use crate::driver::inbox::LoopMessage;
     use crate::machine::Kv;
-    use crate::net::inbox::LoopMessage;
     use crate::server::Server;
     use crate::types::NodeId;
     use bytes::Bytes;

@@ -17,7 +17,7 @@ pub mod server;
 pub mod start_progress;
 pub mod workers;
 
-pub use crate::net::leadership::Leadership;
+pub use crate::driver::leadership::Leadership;
 pub use error::ServerError;
 pub use handle::Handle;
 pub use server::Server;

@@ -1,7 +1,7 @@
 //! SIGHUP: reloads keys and password; and logs the validity of certificates.
 
+use crate::driver::inbox::{InboxSender, LoopMessage};
 use crate::net::credentials::CredentialFiles;
-use crate::net::inbox::{InboxSender, LoopMessage};
 use crate::secure::{Keys, Validity};
 use log::Level;
 use std::io;

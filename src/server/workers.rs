@@ -4,9 +4,9 @@
 //! and its end stops the reactor, so that no heartbeats are sent for a node that cannot write.
 
 use crate::disk::Disk;
-use crate::net::busy_poll::BusyPoll;
-use crate::net::deferred_drop::lower_priority;
-use crate::net::inbox::{InboxSender, LoopMessage};
+use crate::driver::busy_poll::BusyPoll;
+use crate::driver::deferred_drop::lower_priority;
+use crate::driver::inbox::{InboxSender, LoopMessage};
 use crate::snapshotting::{Job, SnapshotWorker};
 use crate::types::{Entry, Payload, Position, Write};
 use crate::wal::{Fault, Journal, Result, SpaceMonitor, Spare, SpareOrder, Task};

@@ -1,7 +1,7 @@
 //! The log thread on a disk that fails.
 
 use super::*;
-use crate::net::inbox::{Inbox, inbox};
+use crate::driver::inbox::{Inbox, inbox};
 use crate::net::waker::Waker;
 use crate::sim::disk::SimDisk;
 use crate::types::{

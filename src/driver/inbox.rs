@@ -1,9 +1,9 @@
 //! Messages of other threads to the event loop, and the leadership that it publishes to them.
 
-use super::credentials::Credentials;
 use super::leadership::{Board, Leadership};
-use super::waker::Waker;
 use crate::api::{Reply, Request};
+use crate::net::credentials::Credentials;
+use crate::net::waker::Waker;
 use crate::snapshotting::JobResult;
 use crate::wal::report as wal;
 use std::sync::mpsc::{Receiver, Sender, channel};
