@@ -251,11 +251,6 @@ impl CompactionPolicy {
         assert!(self.upto() >= upto, "the newest snapshot never becomes an older one: the log behind it is discarded");
     }
 
-    /// Checks again at the next turn whether the log may be compacted.
-    pub fn recheck(&mut self) {
-        self.unreleased = true;
-    }
-
     /// The index up to which the log may be compacted, if it has advanced. The log keeps some entries behind the
     /// snapshot, for followers that lag a little, and all entries that a follower needs after an older snapshot that is
     /// being sent to it (`shipped`), unless these are too many bytes.
