@@ -261,7 +261,7 @@ fn hunt(mutant: Mutant) -> Option<(u64, String)> {
 
 /// Mutants that are too rare for storms, that cause unrest and no loss, or that do not affect the simulator's state
 /// machine. `tests/core/paper.rs`, `tests/core/voters.rs`, `tests/regressions.rs`, `src/apply/applier/tests.rs` and,
-/// for the sending of snapshots, `src/node/snapshot_sender.rs` break each of these in a test of its own.
+/// for the sending of snapshots, `src/node/snapshot_sender/tests.rs` break each of these in a test of its own.
 /// (`tests/core/members.rs` also has such a test for each rule of membership changes.)
 const TESTED_ELSEWHERE: &[Mutant] = &[
     Mutant::NoPreVote,
