@@ -155,7 +155,8 @@ impl SegmentWalk {
             visitor.finding(segment, finding)?;
         }
         let (sealed, end) = (inspection.sealed(), inspection.at());
-        self.before = inspection.continuation();
+        // A running node may have written to this segment since it was read, and sealed it before the next one is read.
+        self.before = if sealed { inspection.continuation() } else { Continuation::default() };
         let synced = place.filter(|place| place.segment > segment.number && !followed);
         let missing = match sealed && !files.is_there(segment.number + 1) {
             true => Some((segment.number + 1, "missing, and it was named as the successor")),
