@@ -19,9 +19,9 @@ pub enum Consistency {
 /// A request to a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Appends this operation to the log: an encoded [`Op`], kept unchanged.
+    /// Appends this operation to the log: an encoded [`Op`](super::Op), kept unchanged.
     Propose {
-        /// The encoded operation ([`Op::encode`]).
+        /// The encoded operation ([`Op::encode`](super::Op::encode)).
         op: Bytes,
     },
     /// Queries the state machine without changing it.
