@@ -2,8 +2,9 @@
 
 use super::applier_input::ApplierInput;
 use super::checks;
+use super::event::SimEvent;
 use super::host::Process;
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::apply::Report;
 use crate::node::Event;
 use crate::types::{NodeId, Time};

@@ -1,9 +1,10 @@
 //! Calm: after the last fault, the world must come to rest.
 
 use super::clients::Client;
+use super::event::SimEvent;
 use super::host::Process;
 use super::linked_client::LinkedClient;
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::consensus::quorum::decides;
 use crate::types::{Index, Member, NodeId, PendingRole, Term, Time};
 use std::time::Duration;

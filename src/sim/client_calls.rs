@@ -2,9 +2,10 @@
 
 use super::checks;
 use super::clients::Asking;
+use super::event::SimEvent;
 use super::linked_client::FIRST_LINKED;
 use super::operator::OPERATOR;
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::node::{Caller, Event};
 use crate::types::{NodeId, Time};
 use crate::wire::client::{put_request_frame, read_reply_frame, read_request_frame};

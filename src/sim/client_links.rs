@@ -6,7 +6,8 @@
 
 use super::checks;
 use super::client_link::{FIRST_LINK, Link, OnLink};
-use super::world::{SimEvent, World};
+use super::event::SimEvent;
+use super::world::World;
 use crate::api::Reply;
 use crate::node::{Caller, Event};
 use crate::types::{NodeId, Time};

@@ -4,8 +4,9 @@
 
 use super::checks;
 use super::disk::{Crash, SimDisk, Stop};
+use super::event::SimEvent;
 use super::node_history::Image;
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::disk::Disk;
 use crate::snapshot::format::file_position;
 use crate::types::{Membership, NodeId, PendingRole};

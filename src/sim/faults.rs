@@ -2,8 +2,9 @@
 
 use super::checks;
 use super::disk::{Crash, Stop};
+use super::event::SimEvent;
 use super::scenario::FaultWeights;
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::disk::Disk;
 use crate::node::{Caller, Event};
 use crate::types::NodeId;

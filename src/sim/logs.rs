@@ -2,8 +2,9 @@
 
 use super::checks;
 use super::disk::SimDisk;
+use super::event::SimEvent;
 use super::host::Process;
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::node::Event;
 use crate::types::digest::hash_numbers;
 use crate::types::{Mutants, NodeId, Time, Write};

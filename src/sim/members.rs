@@ -1,8 +1,9 @@
 //! Machines that lose their disks: which of them may, and what happens to them after that.
 
 use super::disk::Crash;
+use super::event::SimEvent;
 use super::host::Host;
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::consensus::quorum::decides;
 use crate::types::{Member, Membership, NodeId, PendingRole};
 use rand::RngExt;

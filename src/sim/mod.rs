@@ -21,6 +21,7 @@ pub mod clients;
 mod damage;
 #[doc(hidden)]
 pub mod disk;
+mod event;
 #[doc(hidden)]
 pub mod faults;
 #[doc(hidden)]

@@ -5,10 +5,11 @@
 use super::checks;
 use super::clients::Asking;
 use super::disk::Crash;
+use super::event::SimEvent;
 use super::governance::PATIENCE;
 use super::host::Host;
 use super::operator_state::PendingRequest;
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::api::{Refusal, Reply, Request};
 use crate::node::Event;
 use crate::types::{Change, DiskId, Membership, NodeId, PendingRole};

@@ -3,10 +3,11 @@
 //! accepted.
 
 use super::checks;
+use super::event::SimEvent;
 use super::host::Incoming;
 use super::network::{Packet, Tier};
 use super::peer_connection::{End, Inbound, LinkState, Outbound};
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::admission::HelloContext;
 use crate::node::{Caller, Event};
 use crate::types::{DiskId, Membership, Mutant, NodeId};

@@ -4,8 +4,9 @@
 //! then. It ends with the process that it is connected to.
 
 use super::checks;
+use super::event::SimEvent;
 use super::pipelined_connection::{Connection, FIRST_CONNECTION, PipelinedTask, Pipelines};
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::api::{Consistency, Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::machine::commands::Answer;

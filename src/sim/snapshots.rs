@@ -2,9 +2,10 @@
 //! restored, and the log compaction that follows from them.
 
 use super::checks;
+use super::event::SimEvent;
 use super::host::{CLUSTER, Process, durable_snapshot};
 use super::network::Tier;
-use super::world::{SimEvent, World};
+use super::world::World;
 use crate::consensus::message::{Envelope, Message, SnapshotChunk};
 use crate::disk::{Disk, Meter};
 use crate::node::Event;
