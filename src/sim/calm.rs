@@ -106,7 +106,7 @@ impl World {
     /// Whether the members need no further change, and the operator knows that.
     fn is_settled(&self) -> bool {
         let latest = self.checks.configurations.latest();
-        if self.scenario.governance.every.is_some() && self.still_governs() {
+        if self.scenario.governance.every.is_some() && self.operator_has_work() {
             return false;
         }
         let waits = |(id, member): (&NodeId, &Member)| {

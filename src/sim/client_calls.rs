@@ -22,7 +22,7 @@ impl World {
     pub(super) fn receive_reply(&mut self, client: u64, bytes: Bytes) -> checks::Result<()> {
         let (id, reply) = read_reply_frame(whole(bytes)?).map_err(|error| format!("a reply: {error}"))?;
         if client == OPERATOR {
-            return self.answers_operator(id, reply);
+            return self.answer_operator(id, reply);
         }
         let who = self.clients.get_mut(&client).expect("replies go to clients");
         self.now = Time(self.now.0 + 1);

@@ -42,7 +42,7 @@ pub mod network;
 pub mod node_history;
 #[doc(hidden)]
 pub mod operator;
-mod operator_state;
+mod operator_actions;
 mod order;
 mod peer_connection;
 mod peer_links;

@@ -1,20 +1,17 @@
 //! The operator, a simulated administrator: adds, removes, promotes and moves members, requests arbitrary sets of
 //! voters, aborts changes, transfers leadership, restarts nodes in an orderly way, and repairs nodes that have lost
 //! their disks. It sends its requests as any client does, follows redirects to the leader, and ignores refusals.
+//!
+//! The operator only decides, from a [`ClusterView`]. The world executes its actions.
 
-use super::checks;
 use super::clients::Asking;
-use super::disk::Crash;
-use super::event::SimEvent;
-use super::governance::PATIENCE;
-use super::host::Host;
-use super::operator_state::PendingRequest;
-use super::world::World;
+use super::governance::{Governance, PATIENCE};
+use super::violation::Result;
 use crate::api::{Refusal, Reply, Request};
-use crate::node::Event;
-use crate::types::{Change, DiskId, Membership, NodeId, PendingRole};
+use crate::types::{Change, DiskId, Membership, NodeId, PendingRole, Time};
 use rand::RngExt;
-use std::collections::BTreeSet;
+use rand::rngs::SmallRng;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The operator's client number.
@@ -23,201 +20,246 @@ pub const OPERATOR: u64 = 0;
 /// How often a request is sent before the operator abandons it.
 const ATTEMPTS: u32 = 4;
 
-/// How often it looks for machines that have lost their disks, in calm.
-const MENDS_EVERY: Duration = Duration::from_millis(200);
+/// How often the operator looks for machines that have lost their disks, in calm.
+const REPAIR_INTERVAL: Duration = Duration::from_millis(200);
 
-impl World {
-    /// Runs the operator's next action.
-    pub(super) fn governs(&mut self) -> checks::Result<()> {
-        let Some(every) = self.scenario.governance.every else { return Ok(()) };
-        let next = if self.calm { MENDS_EVERY } else { self.some_of(every) };
-        self.later(next, SimEvent::Governs);
-        self.forget_former_voters();
-        let now = self.now;
-        let patience = self.scenario.governance.patience;
-        self.operator.pending.take_if(|pending| now - pending.since > patience);
-        if self.operator.is_waiting() || self.operator.waits > now {
-            return Ok(());
+/// The cluster as the operator sees it.
+#[derive(Clone, Debug)]
+pub(super) struct ClusterView {
+    pub(super) now: Time,
+    /// Whether fault injection has ended: the operator then only repairs.
+    pub(super) calm: bool,
+    /// The members by the leader with the highest term; without a leader, by the latest committed configuration.
+    pub(super) membership: Membership,
+    /// All machines, whether their nodes are members or not.
+    pub(super) machines: BTreeMap<NodeId, MachineView>,
+}
+
+/// One machine as the operator sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MachineView {
+    pub(super) disk_id: DiskId,
+    /// Whether its node is a leader, of whatever term.
+    pub(super) leads: bool,
+    /// Whether its disk was emptied at least once.
+    pub(super) wiped: bool,
+    /// Whether its disk was emptied, and its node is still a member under the former disk id.
+    pub(super) awaiting_removal: bool,
+    /// Whether its last process refused to start, because of damage to its disk.
+    pub(super) refused_start: bool,
+    /// Whether its disk may hold other data than was written to it.
+    pub(super) is_damaged: bool,
+    /// Whether the cluster can do without the data on its disk.
+    pub(super) may_be_wiped: bool,
+}
+
+/// An action that the world executes for the operator.
+#[derive(Clone, Debug)]
+pub(super) enum OperatorAction {
+    /// Sends a new request.
+    Send(Asking),
+    /// Empties the disk of a machine: its data is lost.
+    Wipe(NodeId),
+    /// Replaces the disk of a machine that does not start because of damage.
+    ReplaceDisk(NodeId),
+    /// Tells a leader's process to shut down: it transfers leadership, and ends after `delay`.
+    Stop { at: NodeId, delay: Duration },
+}
+
+/// A request in progress.
+#[derive(Clone, Debug)]
+struct OperatorRequest {
+    /// The operator's number for the latest attempt.
+    id: u64,
+    since: Time,
+    attempts: u32,
+    request: Request,
+}
+
+/// The state of the operator.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Operator {
+    /// How many attempts it has made, over all requests.
+    attempts: u64,
+    pending: Option<OperatorRequest>,
+    /// It does nothing before this time: a machine's loss of its disk is not known at once.
+    idle_until: Time,
+    /// How many disks it has wiped.
+    wipes: u64,
+}
+
+impl Operator {
+    /// Draws the time until the operator acts next. `every` is the average during faults.
+    pub(super) fn draw_interval(every: Duration, calm: bool, rng: &mut SmallRng) -> Duration {
+        if calm { REPAIR_INTERVAL } else { Duration::from_nanos(rng.random_range(1..=2 * every.as_nanos() as u64)) }
+    }
+
+    /// Whether it waits for an answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Whether it may act now.
+    pub(super) fn is_free(&self, now: Time) -> bool {
+        !self.is_waiting() && self.idle_until <= now
+    }
+
+    /// Abandons the request in progress if it has had no answer for longer than `patience`.
+    pub(super) fn abandon_late_request(&mut self, now: Time, patience: Duration) {
+        self.pending.take_if(|pending| now - pending.since > patience);
+    }
+
+    /// Decides on the next action; often there is none.
+    pub(super) fn next_action(
+        &mut self,
+        view: &ClusterView,
+        governance: &Governance,
+        rng: &mut SmallRng,
+    ) -> Option<OperatorAction> {
+        if view.calm {
+            return self.repair(view, governance, rng);
         }
-        match self.calm {
-            true => self.mend(),
-            false => return self.goes_about(),
-        }
-        Ok(())
-    }
-
-    fn some_of(&mut self, every: Duration) -> Duration {
-        Duration::from_nanos(self.rng.random_range(1..=2 * every.as_nanos() as u64))
-    }
-
-    /// The configuration of the leader with the highest term; without a leader, the latest committed one.
-    fn members(&self) -> Membership {
-        let leaders = self.hosts.values().filter_map(|host| host.up.as_ref()).map(|up| up.node.raft());
-        let latest = leaders.filter(|raft| raft.leads()).max_by_key(|raft| raft.term());
-        latest.map_or_else(|| self.checks.configurations.latest().clone(), |raft| raft.membership().clone())
-    }
-
-    fn goes_about(&mut self) -> checks::Result<()> {
-        let governance = self.scenario.governance.clone();
-        match self.rng.random_range(0..20) {
+        match rng.random_range(0..20) {
             0 | 1 if governance.transfers => {
-                let to = self.any_of(&self.members().voters);
-                let to = to.filter(|_| self.rng.random());
-                self.ask_operator(Request::Transfer { to });
+                let to = draw_id(&view.membership.voters, rng).filter(|_| rng.random());
+                self.begin_request(Request::Transfer { to }, view, rng)
             }
-            2 | 3 if governance.transfers => return self.ends_soon(),
-            4 | 5 if self.operator.wiped < governance.wipes => {
-                let all: BTreeSet<NodeId> = self.hosts.keys().copied().collect();
-                if let Some(at) = self.any_of(&all).filter(|at| self.may_be_wiped(*at)) {
-                    self.operator.wiped += 1;
-                    self.operator.waits = self.now + PATIENCE;
-                    self.wipe(at);
-                }
+            2 | 3 if governance.transfers => draw_stop(view, rng),
+            4 | 5 if self.wipes < governance.wipes => {
+                let at = draw_id(&view.ids(), rng).filter(|at| view.machines[at].may_be_wiped)?;
+                self.wipes += 1;
+                self.idle_until = view.now + PATIENCE;
+                Some(OperatorAction::Wipe(at))
             }
-            6..=8 if self.hosts.values().any(|host| host.awaiting_removal || host.refused_start) => self.mend(),
+            6..=8 if view.find(|_, machine| machine.awaiting_removal || machine.refused_start).is_some() => {
+                self.repair(view, governance, rng)
+            }
             _ => {
-                let Some(change) = self.change().filter(|change| self.can_be_mended(change)) else { return Ok(()) };
-                let force = self.rng.random_range(0..100) < governance.forced;
-                self.ask_operator(Request::Change { change, force });
+                let change = draw_change(view, governance, rng).filter(|change| view.can_repair_after(change))?;
+                let force = rng.random_range(0..100) < governance.forced;
+                self.begin_request(Request::Change { change, force }, view, rng)
             }
         }
-        Ok(())
     }
 
-    /// A random change of the current members.
-    fn change(&mut self) -> Option<Change> {
-        let membership = self.members();
-        let members: BTreeSet<NodeId> = membership.ids().collect();
-        let learners: BTreeSet<NodeId> = membership.ids().filter(|id| !membership.is_voter(*id)).collect();
-        let strangers: BTreeSet<NodeId> = self
-            .hosts
-            .iter()
-            .filter(|(id, host)| !members.contains(id) && !host.awaiting_removal)
-            .map(|(id, _)| *id)
-            .collect();
-        Some(match self.rng.random_range(0..16) {
-            0..5 => {
-                let id = self.any_of(&strangers)?;
-                self.add(id, &membership)
-            }
-            5..8 => Change::Remove(self.any_of(&members)?),
-            8 | 9 => Change::Promote(self.any_of(&learners)?),
-            10..13 if self.scenario.governance.at_will => {
-                Change::Voters(members.into_iter().filter(|_| self.rng.random()).collect())
-            }
-            13 | 14 => {
-                let id = self.any_of(&members)?;
-                Change::Move { id, address: format!("{id}:{}", self.rng.random_range(1..5)) }
-            }
-            _ => Change::Abort,
-        })
-    }
-
-    fn add(&mut self, id: NodeId, membership: &Membership) -> Change {
-        let prospect = match self.rng.random_range(0..8) {
-            0 | 1 => PendingRole::Stays,
-            2 | 3 => self.any_of(&membership.voters).map_or(PendingRole::Promote, PendingRole::Replace),
-            _ => PendingRole::Promote,
+    /// Replaces the disk of a machine that does not start because of damage. A member that has lost its disk is
+    /// removed. After that it may be added again like any other, which the operator does in calm.
+    fn repair(&mut self, view: &ClusterView, governance: &Governance, rng: &mut SmallRng) -> Option<OperatorAction> {
+        if let Some(at) = view.find(|_, machine| machine.refused_start && machine.may_be_wiped) {
+            self.idle_until = view.now + PATIENCE;
+            return Some(OperatorAction::ReplaceDisk(at));
+        }
+        let is_member = |id: NodeId| view.membership.members.contains_key(&id);
+        let wiped_member = view.find(|id, machine| machine.awaiting_removal && is_member(id));
+        let wiped_outsider = view.find(|id, machine| machine.wiped && !is_member(id));
+        let change = match (wiped_member, wiped_outsider) {
+            (Some(id), _) => Change::Remove(id),
+            (None, Some(id)) if view.calm => draw_addition(id, view, governance, rng),
+            _ => return None,
         };
-        // Where disks are lost, the machine may have another disk by the time it is a member.
-        let known = self.scenario.governance.wipes == 0 && self.rng.random();
-        let disk: Option<DiskId> = known.then(|| self.hosts[&id].disk_id);
-        Change::Add { id, address: format!("{id}:1"), disk, prospect }
+        self.begin_request(Request::Change { change, force: false }, view, rng)
     }
 
-    fn any_of(&mut self, ids: &BTreeSet<NodeId>) -> Option<NodeId> {
-        (!ids.is_empty()).then(|| self.rng.random_range(0..ids.len())).and_then(|nth| ids.iter().nth(nth).copied())
+    fn begin_request(&mut self, request: Request, view: &ClusterView, rng: &mut SmallRng) -> Option<OperatorAction> {
+        let to = draw_id(&view.ids(), rng)?;
+        self.pending = Some(OperatorRequest { id: 0, since: view.now, attempts: 0, request });
+        self.next_attempt(to, rng).map(OperatorAction::Send)
+    }
+
+    fn next_attempt(&mut self, to: NodeId, rng: &mut SmallRng) -> Option<Asking> {
+        let forward = rng.random();
+        let pending = self.pending.as_mut()?;
+        self.attempts += 1;
+        pending.id = self.attempts;
+        pending.attempts += 1;
+        Some(Asking { to, id: pending.id, forward, request: pending.request.clone() })
+    }
+
+    /// Handles a reply. A redirect to the leader is followed a few times: then the next attempt is returned. The error
+    /// describes a reply that no correct node sends.
+    pub(super) fn receive_reply(&mut self, id: u64, reply: Reply, rng: &mut SmallRng) -> Result<Option<Asking>> {
+        let Some(pending) = self.pending.as_ref().filter(|pending| pending.id == id) else { return Ok(None) };
+        let again = pending.attempts < ATTEMPTS;
+        match reply {
+            Reply::Refused(Refusal::NotLeader { leader: Some(leader), .. }) if again => {
+                Ok(self.next_attempt(leader, rng))
+            }
+            Reply::Changed { .. } | Reply::Transferred { .. } | Reply::Refused(_) | Reply::Unknown => {
+                self.pending = None;
+                Ok(None)
+            }
+            other => Err(format!("the operator received {other:?} for {:?}", pending.request)),
+        }
+    }
+}
+
+impl ClusterView {
+    fn ids(&self) -> BTreeSet<NodeId> {
+        self.machines.keys().copied().collect()
+    }
+
+    /// The first machine with that property.
+    fn find(&self, has: impl Fn(NodeId, &MachineView) -> bool) -> Option<NodeId> {
+        self.machines.iter().find(|&(id, machine)| has(*id, machine)).map(|(id, _)| *id)
     }
 
     /// Whether the members that remain after a change can do without the damaged ones. Damage beneath a running process
     /// is not known yet, and nothing repairs a cluster in which a healthy member has to leave and a damaged one has to
     /// stay.
-    fn can_be_mended(&self, change: &Change) -> bool {
+    fn can_repair_after(&self, change: &Change) -> bool {
         let leaves = match change {
             Change::Remove(_) | Change::Voters(_) => true,
             Change::Add { prospect, .. } => matches!(prospect, PendingRole::Replace(_)),
             Change::Promote(_) | Change::Move { .. } | Change::Abort => false,
         };
-        !leaves || !self.hosts.keys().any(|id| self.is_damaged(*id))
+        !leaves || !self.machines.values().any(|machine| machine.is_damaged)
     }
+}
 
-    /// Replaces the disk of a machine that does not start because of damage. A member that has lost its disk is
-    /// removed. After that it may be added again like any other, which the operator does in calm.
-    fn mend(&mut self) {
-        let damaged = self.hosts.iter().find(|(id, host)| host.refused_start && self.may_be_wiped(**id));
-        if let Some(at) = damaged.map(|(id, _)| *id) {
-            self.operator.waits = self.now + PATIENCE;
-            self.replaced += 1;
-            self.wipe(at);
-            return;
+fn draw_id(ids: &BTreeSet<NodeId>, rng: &mut SmallRng) -> Option<NodeId> {
+    (!ids.is_empty()).then(|| rng.random_range(0..ids.len())).and_then(|nth| ids.iter().nth(nth).copied())
+}
+
+/// Draws a leader to shut down.
+fn draw_stop(view: &ClusterView, rng: &mut SmallRng) -> Option<OperatorAction> {
+    let leaders = view.machines.iter().filter(|(_, machine)| machine.leads);
+    let leaders: BTreeSet<NodeId> = leaders.map(|(id, _)| *id).collect();
+    let at = draw_id(&leaders, rng)?;
+    Some(OperatorAction::Stop { at, delay: Duration::from_millis(rng.random_range(1..400)) })
+}
+
+/// Draws a change of the current members.
+fn draw_change(view: &ClusterView, governance: &Governance, rng: &mut SmallRng) -> Option<Change> {
+    let membership = &view.membership;
+    let members: BTreeSet<NodeId> = membership.ids().collect();
+    let learners: BTreeSet<NodeId> = membership.ids().filter(|id| !membership.is_voter(*id)).collect();
+    let addable = view.machines.iter().filter(|(id, machine)| !members.contains(id) && !machine.awaiting_removal);
+    let addable: BTreeSet<NodeId> = addable.map(|(id, _)| *id).collect();
+    Some(match rng.random_range(0..16) {
+        0..5 => {
+            let id = draw_id(&addable, rng)?;
+            draw_addition(id, view, governance, rng)
         }
-        let membership = self.members();
-        let forgot = self.hosts.iter().find(|(id, host)| host.awaiting_removal && membership.members.contains_key(id));
-        let outside = self.hosts.iter().find(|(id, host)| host.wiped && !membership.members.contains_key(id));
-        let change = match (forgot.map(|(id, _)| *id), outside.map(|(id, _)| *id)) {
-            (Some(id), _) => Change::Remove(id),
-            (None, Some(id)) if self.calm => self.add(id, &membership),
-            _ => return,
-        };
-        self.ask_operator(Request::Change { change, force: false });
-    }
-
-    /// Whether the operator waits for an answer, or has yet to add a machine that has lost its disk: the result may be
-    /// another leader.
-    pub(super) fn still_governs(&self) -> bool {
-        let members = &self.checks.configurations.latest().members;
-        let outside = |(id, host): (&NodeId, &Host)| host.wiped && !host.refused_start && !members.contains_key(id);
-        self.operator.is_waiting() || self.hosts.iter().any(outside)
-    }
-
-    /// Tells a leader's process to shut down: it transfers leadership, then ends.
-    fn ends_soon(&mut self) -> checks::Result<()> {
-        let leaders = self.hosts.iter().filter(|(_, host)| host.up.as_ref().is_some_and(|up| up.node.raft().leads()));
-        let leaders: BTreeSet<NodeId> = leaders.map(|(id, _)| *id).collect();
-        let Some(at) = self.any_of(&leaders) else { return Ok(()) };
-        let life = self.hosts[&at].incarnation;
-        let delay = Duration::from_millis(self.rng.random_range(1..400));
-        self.trace_line(|| format!("{at} receives the signal to stop"));
-        self.later(delay, SimEvent::Ends { at, life });
-        self.handle(at, Event::Stopping)
-    }
-
-    pub(super) fn ends(&mut self, at: NodeId) -> checks::Result<()> {
-        self.crash(at, Crash::Kill);
-        let delay = Duration::from_millis(self.rng.random_range(1..1000));
-        self.later(delay, SimEvent::Starts { at });
-        Ok(())
-    }
-
-    fn ask_operator(&mut self, request: Request) {
-        let all: BTreeSet<NodeId> = self.hosts.keys().copied().collect();
-        let Some(to) = self.any_of(&all) else { return };
-        self.trace_line(|| format!("the operator sends {to}: {request:?}"));
-        self.operator.pending = Some(PendingRequest { id: 0, since: self.now, attempts: 0, request });
-        self.try_operator(to);
-    }
-
-    fn try_operator(&mut self, to: NodeId) {
-        let forward = self.rng.random();
-        let Some(pending) = &mut self.operator.pending else { return };
-        self.operator.asked += 1;
-        pending.id = self.operator.asked;
-        pending.attempts += 1;
-        let asking = Asking { to, id: pending.id, forward, request: pending.request.clone() };
-        self.send_request(OPERATOR, asking);
-    }
-
-    /// The operator receives a reply. It follows a redirect to the leader a few times.
-    pub(super) fn answers_operator(&mut self, id: u64, reply: Reply) -> checks::Result<()> {
-        let Some(pending) = self.operator.pending.as_ref().filter(|pending| pending.id == id) else { return Ok(()) };
-        let again = pending.attempts < ATTEMPTS;
-        match reply {
-            Reply::Refused(Refusal::NotLeader { leader: Some(leader), .. }) if again => self.try_operator(leader),
-            Reply::Changed { .. } | Reply::Transferred { .. } | Reply::Refused(_) | Reply::Unknown => {
-                self.operator.pending = None;
-            }
-            other => return Err(format!("the operator received {other:?} for {:?}", pending.request)),
+        5..8 => Change::Remove(draw_id(&members, rng)?),
+        8 | 9 => Change::Promote(draw_id(&learners, rng)?),
+        10..13 if governance.at_will => Change::Voters(members.into_iter().filter(|_| rng.random()).collect()),
+        13 | 14 => {
+            let id = draw_id(&members, rng)?;
+            Change::Move { id, address: format!("{id}:{}", rng.random_range(1..5)) }
         }
-        Ok(())
-    }
+        _ => Change::Abort,
+    })
+}
+
+/// Draws how a machine is added.
+fn draw_addition(id: NodeId, view: &ClusterView, governance: &Governance, rng: &mut SmallRng) -> Change {
+    let prospect = match rng.random_range(0..8) {
+        0 | 1 => PendingRole::Stays,
+        2 | 3 => draw_id(&view.membership.voters, rng).map_or(PendingRole::Promote, PendingRole::Replace),
+        _ => PendingRole::Promote,
+    };
+    // Where disks are lost, the machine may have another disk by the time it is a member.
+    let known = governance.wipes == 0 && rng.random();
+    let disk: Option<DiskId> = known.then(|| view.machines[&id].disk_id);
+    Change::Add { id, address: format!("{id}:1"), disk, prospect }
 }

@@ -10,7 +10,7 @@ use super::history::History;
 use super::host::{Clock, Host};
 use super::linked_client::LinkedClient;
 use super::network::Network;
-use super::operator_state::Operator;
+use super::operator::Operator;
 use super::pipelined_connection::{FIRST_CONNECTION, Pipelines};
 use super::progress::Progress;
 use super::scenario::Scenario;
@@ -226,8 +226,8 @@ impl World {
             }
             SimEvent::Wakes { .. } => Ok(()),
             SimEvent::Trouble => self.trouble(),
-            SimEvent::Governs => self.governs(),
-            SimEvent::Ends { at, life } if self.lives(at, life) => self.ends(at),
+            SimEvent::Governs => self.run_operator(),
+            SimEvent::Ends { at, life } if self.lives(at, life) => self.end_process(at),
             SimEvent::Ends { .. } => Ok(()),
             SimEvent::Turns { at, life } if self.lives(at, life) => self.turn(at),
             SimEvent::Pipelined { at, life, connection, more } if self.lives(at, life) => {
