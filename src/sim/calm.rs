@@ -89,7 +89,7 @@ impl World {
         let mut states = of_them.filter_map(|(_, host)| host.up.as_ref()).map(state);
         let first = states.next();
         let all_alike = states.all(|state| Some(state) == first);
-        let tidy = self.hosts.values().filter_map(|host| host.up.as_ref()).all(|up| self.is_tidy(up));
+        let tidy = self.hosts.values().filter_map(|host| host.up.as_ref()).all(|up| up.is_compacted(&self.scenario));
         let all_up = self.hosts.values().all(|host| host.up.is_some() || host.refused_start);
         let complete = first.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed() as u64));
         all_up
@@ -137,7 +137,7 @@ impl World {
                         host.id,
                         raft.membership(),
                         if host.awaiting_removal { ", awaiting removal" } else { "" },
-                        if self.is_tidy(up) { "" } else { ", with a log that it should compact" },
+                        if up.is_compacted(&self.scenario) { "" } else { ", with a log that it should compact" },
                     ));
                 }
             }

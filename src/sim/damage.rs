@@ -17,7 +17,7 @@ impl World {
     /// Whether a machine's disk may hold other data than was written to it.
     pub(super) fn is_damaged(&self, at: NodeId) -> bool {
         let host = &self.hosts[&at];
-        host.damaged || host.may_lie || self.snapshots.rotten.contains_key(&at)
+        host.damaged || host.may_lie || self.snapshots.damaged_index(at).is_some()
     }
 
     /// Whether a running machine may be damaged: of the others, a majority must hold all they ever held. If the
@@ -119,8 +119,37 @@ impl World {
         if self.damage(at, &disk, &name) {
             self.host(at).damaged = true;
             if let Some(position) = file_position(&name) {
-                self.snapshots.rotten.insert(at, position.index);
+                self.snapshots.record_damage(at, position.index);
             }
+        }
+    }
+
+    /// Damages a snapshot: one that is being written or received, or a published one. A machine whose only snapshot is
+    /// damaged may never start again, so the number of such machines is limited as that of damaged logs is.
+    pub(super) fn rot_snapshot(&mut self, at: NodeId) {
+        let may_lose = self.may_be_damaged(at);
+        let host = &self.hosts[&at];
+        if host.up.is_none() {
+            return;
+        }
+        let is_open = |name: &String| name.ends_with(".tmp") || name.ends_with(".part");
+        let may_rot = |name: &String| is_open(name) || (may_lose && file_position(name).is_some());
+        let snapshot_disk = host.snapshot_disk.clone();
+        let mut files: Vec<String> = snapshot_disk.list().unwrap_or_default().into_iter().filter(may_rot).collect();
+        files.sort();
+        if files.is_empty() {
+            return;
+        }
+        let name = files[self.rng.random_range(0..files.len())].clone();
+        let Some(size) = snapshot_disk.seen(&name).map(|bytes| bytes.len()).filter(|size| *size > 0) else { return };
+        let offset = self.rng.random_range(0..size) as u64;
+        match is_open(&name) && self.rng.random_range(0..3) == 0 {
+            true => snapshot_disk.lose_sector(&name, offset),
+            false => snapshot_disk.flip(&name, offset, self.rng.random_range(0..8)),
+        }
+        self.trace_line(|| format!("{name} of {at} is damaged at {offset}"));
+        if let Some(position) = file_position(&name) {
+            self.snapshots.record_damage(at, position.index);
         }
     }
 

@@ -50,7 +50,7 @@ impl World {
         self.crash(at, Crash::Kill);
         self.trace_line(|| format!("{at} loses its disk"));
         self.host(at).wipe();
-        self.snapshots.rotten.remove(&at);
+        self.snapshots.clear_damage(at);
         self.checks.wiped(at);
         if self.scenario.nodes == 1 {
             self.checks.configurations.joins(at);

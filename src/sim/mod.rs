@@ -56,7 +56,7 @@ mod recovery;
 pub mod run;
 #[doc(hidden)]
 pub mod scenario;
-mod snapshot_state;
+mod snapshot_jobs;
 mod snapshots;
 mod tasks;
 mod values;
@@ -69,5 +69,5 @@ pub mod world;
 
 pub use run::{Violation, WorldReport, run};
 pub use scenario::Scenario;
-pub use snapshot_state::SnapshotCounts;
+pub use snapshots::SnapshotCounts;
 pub use world::Trace;

@@ -158,8 +158,11 @@ impl World {
             self.relink(from, to);
             return Ok(());
         }
-        if let PeerFrame::Raft(envelope) = frame {
-            self.shipped(envelope)?;
+        if let PeerFrame::Raft(envelope) = frame
+            && self.calm
+        {
+            let run = self.network.run(envelope.from, envelope.to);
+            self.snapshots.record_sent(envelope, run, self.network.tier())?;
         }
         let once = matches!(frame, PeerFrame::Forward { .. });
         self.transmit(from, to, Packet { bytes: bytes.freeze(), once });

@@ -97,7 +97,7 @@ impl World {
 
     /// Whether a node can take part in elections and replication at this moment.
     fn is_fit(&self, host: &Host) -> bool {
-        let damaged = host.damaged || host.awaiting_removal || self.snapshots.rotten.contains_key(&host.id);
+        let damaged = host.damaged || host.awaiting_removal || self.snapshots.damaged_index(host.id).is_some();
         let is_full = host.disk.free().is_ok_and(|free| free < u64::MAX);
         let is_slow = !host.stall.is_zero() || self.scenario.is_slow(host.id, self.now - Time::ZERO);
         let runs = host.up.is_some() && host.paused <= self.now && !host.has_stopped();

@@ -1,7 +1,7 @@
 //! Runs the world of one seed from start to end.
 
 use super::scenario::Scenario;
-use super::snapshot_state::SnapshotCounts;
+use super::snapshots::SnapshotCounts;
 use super::world::{Trace, World};
 use crate::types::Time;
 use std::fmt;
@@ -141,7 +141,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
             lost_writes: world.lost_writes,
             twins: world.twins,
             replaced: world.replaced,
-            snapshots: world.snapshots.became,
+            snapshots: world.snapshots.counts,
             needs_the_lost,
             unjudged,
             hash: world.hash,

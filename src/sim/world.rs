@@ -14,7 +14,7 @@ use super::operator::Operator;
 use super::pipelined_connection::{FIRST_CONNECTION, Pipelines};
 use super::progress::Progress;
 use super::scenario::Scenario;
-use super::snapshot_state::Snapshots;
+use super::snapshots::Snapshots;
 use super::values::Values;
 use crate::consensus::message::Envelope;
 use crate::consensus::note::Note;
@@ -208,11 +208,11 @@ impl World {
             SimEvent::Applies { at, life } if self.lives(at, life) => self.applies(at),
             SimEvent::Looks { at, life } if self.lives(at, life) => self.looks(at),
             SimEvent::Due { at, life, when } if self.lives(at, life) => self.due(at, when),
-            SimEvent::Piece { at, life } if self.lives(at, life) => self.piece(at),
+            SimEvent::Piece { at, life } if self.lives(at, life) => self.continue_snapshot(at),
             SimEvent::Follows { at, life, event } if self.lives(at, life) => self.handle(at, *event),
             SimEvent::Synced { .. } | SimEvent::Idle { .. } | SimEvent::Spared { .. } | SimEvent::Due { .. } => Ok(()),
             SimEvent::RestoreStep { at, life, snapshot } if self.lives(at, life) => {
-                self.continue_restore(at, *snapshot)
+                self.restore_snapshot(at, *snapshot)
             }
             SimEvent::Looks { .. }
             | SimEvent::Piece { .. }
@@ -392,7 +392,7 @@ impl World {
         if !bounded {
             return Err(format!("{at} holds {} requests, more than {HELD_MAX}", up.node.held()));
         }
-        self.in_order(at)?;
+        up.check_index_order(at)?;
         self.checks.check_role_and_commit(at, CommitState { term, leads, commit, defined }, uses)
     }
 
@@ -416,7 +416,7 @@ impl World {
     fn execute(&mut self, at: NodeId, local: Time, action: Action) -> checks::Result<bool> {
         match action {
             Action::Send(mut envelope) => {
-                self.reads_mapping(&mut envelope);
+                self.snapshots.read_mapping(&self.hosts[&at].snapshot_disk, &mut envelope);
                 self.checks.sends(&envelope)?;
                 self.trace_line(|| format!("{at} → {}: {}", envelope.to, brief(&envelope)));
                 self.send(at, envelope.to, &PeerFrame::Raft(envelope))?;
@@ -440,12 +440,12 @@ impl World {
                 self.later(delay, SimEvent::Told { client, bytes: bytes.freeze() });
             }
             Action::Write(write) => self.writes(at, write)?,
-            Action::TakeSnapshot { configured, membership } => self.takes(at, configured, membership)?,
-            Action::StoreChunk { from, chunk } => self.receives(at, from, chunk)?,
+            Action::TakeSnapshot { configured, membership } => self.begin_snapshot(at, configured, membership)?,
+            Action::StoreChunk { from, chunk } => self.store_chunk(at, from, chunk)?,
             Action::Inspect { follower, snapshot, times } => {
-                self.job(at, Job::Inspect { follower, snapshot, times })?;
+                self.run_snapshot_job(at, Job::Inspect { follower, snapshot, times })?;
             }
-            Action::CompactJournal(upto) => self.releases(at, upto)?,
+            Action::CompactJournal(upto) => self.compact_log(at, upto)?,
             Action::Apply(entries) => return self.gives(at, local, ApplierInput::Entries(entries)),
             Action::Query { ticket, query, time } => {
                 return self.gives(at, local, ApplierInput::Query(ticket, query, time));
