@@ -1,12 +1,48 @@
-//! The inputs of a simulated state machine.
+//! The inputs of a simulated state machine, and the queue of those that it has yet to process.
 
 use crate::types::{ClusterTime, Entry};
 use bytes::Bytes;
+use std::collections::VecDeque;
 
 /// An input of a state machine.
 pub enum ApplierInput {
     /// Committed entries.
     Entries(Vec<Entry>),
-    /// A query, with its ticket.
+    /// A query: the node's ticket for it, its body, and the cluster time as far as the node knows.
     Query(u64, Bytes, ClusterTime),
+}
+
+/// The inputs that a state machine has yet to process, in order.
+#[derive(Default)]
+pub struct InputQueue {
+    inputs: VecDeque<ApplierInput>,
+}
+
+impl InputQueue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.inputs.len()
+    }
+
+    pub(super) fn push(&mut self, input: ApplierInput) {
+        self.inputs.push_back(input);
+    }
+
+    /// Removes the first input and the queries right behind it, which take no time of their own.
+    pub(super) fn take_first(&mut self) -> Vec<ApplierInput> {
+        let mut taken: Vec<ApplierInput> = self.inputs.pop_front().into_iter().collect();
+        let is_query = |input: &mut ApplierInput| matches!(input, ApplierInput::Query(..));
+        while let Some(query) = self.inputs.pop_front_if(is_query) {
+            taken.push(query);
+        }
+        taken
+    }
+
+    /// Removes all inputs.
+    pub(super) fn take_all(&mut self) -> Vec<ApplierInput> {
+        self.inputs.drain(..).collect()
+    }
 }

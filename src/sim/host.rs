@@ -1,6 +1,6 @@
 //! One machine of the simulated world: its disk, its clock, and the process on it while one runs.
 
-use super::applier_input::ApplierInput;
+use super::applier_input::InputQueue;
 use super::disk::SimDisk;
 use super::node_history::{Image, NodeHistory};
 use super::peer_connection::{Inbound, Outbound};
@@ -20,7 +20,7 @@ use crate::wal::identity::Identity as Owner;
 use crate::wal::{self, Ballast, Fault, Journal, SpaceMonitor};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A snapshot as the node records it.
@@ -109,7 +109,7 @@ pub struct Process {
     /// Its state machine.
     pub applier: Applier<Kv>,
     /// Pending inputs of the state machine.
-    pub given: VecDeque<ApplierInput>,
+    pub inputs: InputQueue,
     /// Monitors free disk space.
     pub watch: SpaceMonitor<SimDisk>,
     /// Its snapshot worker.
@@ -302,7 +302,7 @@ impl Host {
             node,
             journal,
             applier,
-            given: VecDeque::new(),
+            inputs: InputQueue::default(),
             watch: SpaceMonitor::new(reserve.clone(), scenario.segment_bytes),
             keeper: SnapshotWorker::new(store, reserve),
             taking: false,

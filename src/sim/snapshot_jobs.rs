@@ -86,7 +86,7 @@ impl World {
 
     /// Restores a received snapshot: replaces the state machine and notifies the node at once.
     pub(super) fn restore_snapshot(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
-        self.applies_all(at)?;
+        self.process_all_inputs(at)?;
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
         let Some(restored) = up.restore(at, snapshot)? else { return Ok(()) };
         if std::mem::take(&mut up.taking) {

@@ -198,8 +198,8 @@ impl Process {
         })
     }
 
-    /// Runs a job of the snapshot worker. When the worker is done with the snapshot of the frozen state, the frozen state
-    /// is released.
+    /// Runs a job of the snapshot worker. When the worker is done with the snapshot that is being taken, the frozen
+    /// state is released.
     pub(super) fn run_snapshot_job(&mut self, job: Job) -> wal::Result<JobResult> {
         let result = self.keeper.run(job)?;
         if matches!(result, JobResult::Published(_) | JobResult::Damaged) {

@@ -1,6 +1,7 @@
 //! A simulated world: virtual time, one event queue and one random generator around the real node, journal and applier.
 
 use super::applier_input::ApplierInput;
+use super::applying::ApplyRecords;
 use super::checks::{self, Checks, CommitState};
 use super::client_link::{FIRST_LINK, Links};
 use super::clients::Client;
@@ -205,7 +206,7 @@ impl World {
             SimEvent::Synced { at, life } if self.lives(at, life) => self.synced(at),
             SimEvent::Idle { at, life } if self.lives(at, life) => self.idle(at),
             SimEvent::Spared { at, life } if self.lives(at, life) => self.spared(at),
-            SimEvent::Applies { at, life } if self.lives(at, life) => self.applies(at),
+            SimEvent::Applies { at, life } if self.lives(at, life) => self.process_next_inputs(at),
             SimEvent::Looks { at, life } if self.lives(at, life) => self.looks(at),
             SimEvent::Due { at, life, when } if self.lives(at, life) => self.due(at, when),
             SimEvent::Piece { at, life } if self.lives(at, life) => self.continue_snapshot(at),
@@ -363,11 +364,11 @@ impl World {
                 actions.drain(..).partition(|action| matches!(action, Action::Write(_)));
             let mut again = false;
             for action in writes {
-                again |= self.execute(at, local, action)?;
+                again |= self.execute(at, action)?;
             }
             self.check_commit_state(at)?;
             for action in rest {
-                again |= self.execute(at, local, action)?;
+                again |= self.execute(at, action)?;
             }
             if !again {
                 break;
@@ -413,7 +414,7 @@ impl World {
     }
 
     /// Executes one action. Returns whether the node may have something to do at once because of it.
-    fn execute(&mut self, at: NodeId, local: Time, action: Action) -> checks::Result<bool> {
+    fn execute(&mut self, at: NodeId, action: Action) -> checks::Result<bool> {
         match action {
             Action::Send(mut envelope) => {
                 self.snapshots.read_mapping(&self.hosts[&at].snapshot_disk, &mut envelope);
@@ -446,9 +447,9 @@ impl World {
                 self.run_snapshot_job(at, Job::Inspect { follower, snapshot, times })?;
             }
             Action::CompactJournal(upto) => self.compact_log(at, upto)?,
-            Action::Apply(entries) => return self.gives(at, local, ApplierInput::Entries(entries)),
+            Action::Apply(entries) => return self.submit_input(at, ApplierInput::Entries(entries)),
             Action::Query { ticket, query, time } => {
-                return self.gives(at, local, ApplierInput::Query(ticket, query, time));
+                return self.submit_input(at, ApplierInput::Query(ticket, query, time));
             }
             Action::Note(note) => {
                 self.trace_line(|| format!("{at} {note}"));
@@ -459,6 +460,49 @@ impl World {
             Action::Stop(fault) => self.stops(at, &fault),
         }
         Ok(false)
+    }
+
+    /// Submits an input to a state machine, which processes it at once or after a delay. Returns whether it has.
+    fn submit_input(&mut self, at: NodeId, input: ApplierInput) -> checks::Result<bool> {
+        let most = self.scenario.apply.as_nanos() as u64;
+        let delay = Duration::from_nanos(if most == 0 { 0 } else { self.rng.random_range(0..=most) });
+        let Some(up) = &mut self.host(at).up else { return Ok(false) };
+        if delay == Duration::ZERO && up.inputs.is_empty() {
+            self.process_inputs(at, [input])?;
+            return Ok(true);
+        }
+        up.inputs.push(input);
+        if up.inputs.len() == 1 {
+            let life = self.hosts[&at].incarnation;
+            self.later(delay, SimEvent::Applies { at, life });
+        }
+        Ok(false)
+    }
+
+    /// Lets a state machine finish its first pending input, and the queries right behind it.
+    fn process_next_inputs(&mut self, at: NodeId) -> checks::Result<()> {
+        let inputs = self.host(at).up.as_mut().map(|up| up.inputs.take_first());
+        self.process_inputs(at, inputs.unwrap_or_default())?;
+        if self.hosts[&at].up.as_ref().is_some_and(|up| !up.inputs.is_empty()) {
+            let life = self.hosts[&at].incarnation;
+            let delay = Duration::from_nanos(self.rng.random_range(0..=self.scenario.apply.as_nanos() as u64));
+            self.later(delay, SimEvent::Applies { at, life });
+        }
+        self.turn(at)
+    }
+
+    /// Lets a state machine process all pending inputs, before a snapshot replaces it.
+    pub(super) fn process_all_inputs(&mut self, at: NodeId) -> checks::Result<()> {
+        let inputs = self.host(at).up.as_mut().map(|up| up.inputs.take_all());
+        self.process_inputs(at, inputs.unwrap_or_default())
+    }
+
+    fn process_inputs(&mut self, at: NodeId, inputs: impl IntoIterator<Item = ApplierInput>) -> checks::Result<()> {
+        let host = self.hosts.get_mut(&at).expect("every node has a host");
+        let local = host.clock.local(self.now);
+        let Some(up) = &mut host.up else { return Ok(()) };
+        let (checks, values, order) = (&mut self.checks, &mut self.values, &mut self.pipelines.order);
+        up.process_inputs(at, local, inputs, ApplyRecords { checks, values, order })
     }
 
     /// The history of the clients' operations.
