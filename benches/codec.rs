@@ -11,18 +11,19 @@ use drave::wire::frame::FrameReader;
 use drave::wire::peer::PeerFrame;
 use std::hint::black_box;
 
-const SIZES: [usize; 3] = [128, 4 << 10, 64 << 10];
-/// Number of entries in an append message that carries the entries gathered during one sync.
-const APPEND: u64 = 64;
+/// Payload sizes in bytes.
+const PAYLOAD_SIZES: [usize; 3] = [128, 4 << 10, 64 << 10];
+/// Number of entries in an AppendEntries message: about as many as arrive during one sync.
+const ENTRIES_PER_APPEND: u64 = 64;
 
 fn entry(index: u64, size: usize) -> Entry {
     let position = Position::new(Index(index), Term(1));
     codec::entry(position, ClusterTime(0), Payload::Opaque(Bytes::from(vec![7; size])))
 }
 
-fn entries(c: &mut Criterion) {
+fn bench_entries(c: &mut Criterion) {
     let mut group = c.benchmark_group("entry");
-    for size in SIZES {
+    for size in PAYLOAD_SIZES {
         let entry = entry(1, size);
         let mut bytes = BytesMut::new();
         codec::put_entry(&mut bytes, &entry);
@@ -42,16 +43,16 @@ fn entries(c: &mut Criterion) {
     group.finish();
 }
 
-fn requests(c: &mut Criterion) {
+fn bench_requests(c: &mut Criterion) {
     let mut group = c.benchmark_group("request frame");
-    for size in SIZES {
+    for size in PAYLOAD_SIZES {
         let op =
             Op::Execute { session: SessionId(1), seq: 1, first_outstanding: 1, command: Bytes::from(vec![7; size]) };
         let request = Request::Propose { op: op.encode() };
         let mut out = BytesMut::new();
         put_request_frame(&mut out, 1, false, &request);
-        let framed = out.clone();
-        group.throughput(Throughput::Bytes(framed.len() as u64));
+        let encoded = out.clone();
+        group.throughput(Throughput::Bytes(encoded.len() as u64));
         group.bench_function(BenchmarkId::new("put", size), |b| {
             b.iter(|| {
                 out.clear();
@@ -60,7 +61,7 @@ fn requests(c: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("read", size), |b| {
             b.iter_batched(
-                || framed.clone(),
+                || encoded.clone(),
                 |mut input| read_request_frame(FrameReader::default().next(&mut input).unwrap().unwrap()).unwrap(),
                 criterion::BatchSize::SmallInput,
             );
@@ -69,16 +70,16 @@ fn requests(c: &mut Criterion) {
     group.finish();
 }
 
-fn appends(c: &mut Criterion) {
+fn bench_append_entries(c: &mut Criterion) {
     let mut group = c.benchmark_group("append of 64 entries");
-    group.throughput(Throughput::Elements(APPEND));
+    group.throughput(Throughput::Elements(ENTRIES_PER_APPEND));
     let (from, to) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
-    let entries = (1..=APPEND).map(|index| entry(index, 128)).collect();
+    let entries = (1..=ENTRIES_PER_APPEND).map(|index| entry(index, 128)).collect();
     let message = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe: 0, entries };
     let frame = PeerFrame::Raft(Envelope { from, to, term: Term(1), origin: Origin::default(), message });
     let mut out = BytesMut::new();
     frame.put(&mut out);
-    let framed = out.clone();
+    let encoded = out.clone();
     group.bench_function("put", |b| {
         b.iter(|| {
             out.clear();
@@ -87,7 +88,7 @@ fn appends(c: &mut Criterion) {
     });
     group.bench_function("read", |b| {
         b.iter_batched(
-            || framed.clone(),
+            || encoded.clone(),
             |mut input| PeerFrame::read(FrameReader::default().next(&mut input).unwrap().unwrap()).unwrap(),
             criterion::BatchSize::SmallInput,
         );
@@ -95,5 +96,5 @@ fn appends(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, entries, requests, appends);
+criterion_group!(benches, bench_entries, bench_requests, bench_append_entries);
 criterion_main!(benches);

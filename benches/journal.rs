@@ -1,66 +1,69 @@
 //! Compares appending and syncing batches with a plain write and fdatasync of as many bytes.
 //!
-//! Both alternate on the same disk and only one of them is counted, so that a slow minute of the disk affects both.
+//! The two operations alternate on the same disk, and each benchmark counts one of them, so that a slow minute of the
+//! disk affects both.
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use drave::codec;
-use drave::disk::fs::Syncs;
+use drave::disk::fs::SyncMode;
 use drave::disk::{Disk, DiskFile, FsDisk};
 use drave::types::*;
 use drave::wal::{Journal, Options};
 use std::time::{Duration, Instant};
 
-/// Size of the raw file in bytes; after that, writing starts again at its beginning.
-const FILE: u64 = 64 << 20;
+/// Size of the raw file, in bytes. A write that does not fit before its end goes to its beginning.
+const RAW_FILE_BYTES: u64 = 64 << 20;
 
 /// Batch sizes, in bytes.
-const SIZES: [usize; 4] = [128, 4 << 10, 64 << 10, 1 << 20];
+const BATCH_SIZES: [usize; 4] = [128, 4 << 10, 64 << 10, 1 << 20];
 
 /// A directory on a real disk; the system's directory for temporary files may be in memory.
-fn directory() -> tempfile::TempDir {
+fn bench_directory() -> tempfile::TempDir {
     tempfile::tempdir_in(std::env::var("DRAVE_BENCH_DIR").unwrap_or(".".to_owned())).unwrap()
 }
 
-struct Raw {
+/// A preallocated file to which blocks of one size are written and synced, to compare the journal with.
+struct RawFile {
     file: <FsDisk as Disk>::File,
-    at: u64,
+    offset: u64,
     bytes: Vec<u8>,
 }
 
-impl Raw {
-    fn new(disk: &FsDisk, bytes: usize) -> Raw {
+impl RawFile {
+    fn new(disk: &FsDisk, bytes: usize) -> RawFile {
         let mut file = disk.create("raw").unwrap();
-        file.allocate(FILE).unwrap();
+        file.allocate(RAW_FILE_BYTES).unwrap();
         file.sync_all().unwrap();
         disk.sync_names().unwrap();
-        Raw { file, at: 0, bytes: vec![7; bytes] }
+        RawFile { file, offset: 0, bytes: vec![7; bytes] }
     }
 
-    fn step(&mut self) -> Duration {
-        if self.at + self.bytes.len() as u64 > FILE {
-            self.at = 0;
+    fn write_and_sync(&mut self) -> Duration {
+        if self.offset + self.bytes.len() as u64 > RAW_FILE_BYTES {
+            self.offset = 0;
         }
-        let begun = Instant::now();
-        self.file.write_at(self.at, &self.bytes).unwrap();
+        let started = Instant::now();
+        self.file.write_at(self.offset, &self.bytes).unwrap();
         self.file.sync().unwrap();
-        let took = begun.elapsed();
-        self.at += self.bytes.len() as u64;
+        let took = started.elapsed();
+        self.offset += self.bytes.len() as u64;
         took
     }
 }
 
-struct Ours {
+/// A journal to which batches of one size are appended.
+struct JournalWriter {
     disk: FsDisk,
     journal: Journal<FsDisk>,
-    last: Position,
+    last_position: Position,
     payload: Bytes,
-    entries: u64,
-    id: u64,
+    entries_per_batch: u64,
+    write_id: u64,
 }
 
-impl Ours {
-    fn new(disk: &FsDisk, bytes: usize) -> Ours {
+impl JournalWriter {
+    fn new(disk: &FsDisk, bytes: usize) -> JournalWriter {
         let node = NodeId::new(1).unwrap();
         let membership = Membership::founding([(node, "127.0.0.1:7401".to_owned())]);
         let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
@@ -68,75 +71,90 @@ impl Ours {
         let (journal, _) = Journal::open(disk.clone(), options, Some(&base)).unwrap();
         let size = bytes.min(4096);
         let payload = Bytes::from(vec![7; size]);
-        Ours { disk: disk.clone(), journal, last: Position::ZERO, payload, entries: (bytes / size) as u64, id: 0 }
+        JournalWriter {
+            disk: disk.clone(),
+            journal,
+            last_position: Position::ZERO,
+            payload,
+            entries_per_batch: (bytes / size) as u64,
+            write_id: 0,
+        }
     }
 
-    fn step(&mut self) -> Duration {
-        self.id += 1;
-        let from = self.last.index.0 + 1;
-        let entries = (from..from + self.entries)
+    fn append_and_sync(&mut self) -> Duration {
+        self.write_id += 1;
+        let from = self.last_position.index.0 + 1;
+        let entries = (from..from + self.entries_per_batch)
             .map(|index| {
                 let position = Position::new(Index(index), Term(1));
                 codec::entry(position, ClusterTime(1), Payload::Opaque(self.payload.clone()))
             })
             .collect();
-        let write = Write { id: WriteId(self.id), hard_state: None, base: None, entries };
-        self.last = Position::new(Index(from + self.entries - 1), Term(1));
-        let begun = Instant::now();
+        let write = Write { id: WriteId(self.write_id), hard_state: None, base: None, entries };
+        self.last_position = Position::new(Index(from + self.entries_per_batch - 1), Term(1));
+        let started = Instant::now();
         self.journal.append(&write).unwrap();
         let report = self.journal.sync().unwrap();
-        let took = begun.elapsed();
-        // In a node, another thread does this. Nothing reads the sealed segments, so they are removed.
+        let took = started.elapsed();
+        // In a node, another thread releases segments and prepares spare ones. This benchmark reads no
+        // sealed segment, so it releases them at once.
         if !report.sealed.is_empty() {
             drop(report);
-            self.journal.release(self.last).unwrap();
+            self.journal.release(self.last_position).unwrap();
         }
-        if let Some(order) = self.journal.spare_wanted() {
-            self.journal.spare_ready(order.prepare(&self.disk, || {}).unwrap());
+        if let Some(spare) = self.journal.next_spare_order() {
+            self.journal.add_spare(spare.prepare(&self.disk, || {}).unwrap());
         }
         took
     }
 }
 
-fn appends(criterion: &mut Criterion) {
+fn bench_appends(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("journal");
     group.sample_size(30).measurement_time(Duration::from_secs(4));
-    for bytes in SIZES {
-        let directory = directory();
-        let disk = FsDisk::make(directory.path(), Syncs::Real).unwrap();
-        let (mut raw, mut ours) = (Raw::new(&disk, bytes), Ours::new(&disk, bytes));
+    for bytes in BATCH_SIZES {
+        let directory = bench_directory();
+        let disk = FsDisk::open_or_create(directory.path(), SyncMode::Real).unwrap();
+        let (mut raw, mut journal) = (RawFile::new(&disk, bytes), JournalWriter::new(&disk, bytes));
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(BenchmarkId::new("write and fdatasync", bytes), |bencher| {
-            bencher.iter_custom(|rounds| (0..rounds).map(|_| (raw.step(), ours.step()).0).sum());
+            bencher
+                .iter_custom(|rounds| (0..rounds).map(|_| (raw.write_and_sync(), journal.append_and_sync()).0).sum());
         });
         group.bench_function(BenchmarkId::new("append and sync", bytes), |bencher| {
-            bencher.iter_custom(|rounds| (0..rounds).map(|_| (raw.step(), ours.step()).1).sum());
+            bencher
+                .iter_custom(|rounds| (0..rounds).map(|_| (raw.write_and_sync(), journal.append_and_sync()).1).sum());
         });
     }
     group.finish();
 }
 
-/// Prints both medians and their ratio, the figures least affected by slow minutes of a shared disk.
-fn ratios() {
-    for bytes in SIZES {
-        let directory = directory();
-        let disk = FsDisk::make(directory.path(), Syncs::Real).unwrap();
-        let (mut raw, mut ours) = (Raw::new(&disk, bytes), Ours::new(&disk, bytes));
-        let (mut raws, mut all): (Vec<Duration>, Vec<Duration>) = (0..1500).map(|_| (raw.step(), ours.step())).unzip();
-        raws.sort_unstable();
-        all.sort_unstable();
-        let (raw, ours) = (raws[raws.len() / 2].as_secs_f64() * 1e6, all[all.len() / 2].as_secs_f64() * 1e6);
+/// For each batch size, prints the median times of the raw write and of the journal append, and their ratio: slow
+/// minutes of a shared disk affect medians least.
+fn print_ratios() {
+    for bytes in BATCH_SIZES {
+        let directory = bench_directory();
+        let disk = FsDisk::open_or_create(directory.path(), SyncMode::Real).unwrap();
+        let (mut raw, mut journal) = (RawFile::new(&disk, bytes), JournalWriter::new(&disk, bytes));
+        let (mut raw_times, mut journal_times): (Vec<Duration>, Vec<Duration>) =
+            (0..1500).map(|_| (raw.write_and_sync(), journal.append_and_sync())).unzip();
+        raw_times.sort_unstable();
+        journal_times.sort_unstable();
+        let (raw, journal) = (
+            raw_times[raw_times.len() / 2].as_secs_f64() * 1e6,
+            journal_times[journal_times.len() / 2].as_secs_f64() * 1e6,
+        );
         println!(
-            "{bytes:>8} bytes: write and fdatasync {raw:.0} us, append and sync {ours:.0} us, ratio {:.3}",
-            ours / raw
+            "{bytes:>8} bytes: write and fdatasync {raw:.0} us, append and sync {journal:.0} us, ratio {:.3}",
+            journal / raw
         );
     }
 }
 
-criterion_group!(benches, appends);
+criterion_group!(benches, bench_appends);
 
 fn main() {
-    ratios();
+    print_ratios();
     benches();
     Criterion::default().configure_from_args().final_summary();
 }

@@ -1,4 +1,5 @@
-//! The cost of snapshots: commands while a snapshot is taken, its chunks, and restoring from them.
+//! The cost of snapshots of the key-value state machine: puts while the state is frozen, serializing the state in
+//! chunks, and restoring it from them.
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -8,55 +9,57 @@ use drave::types::{ClusterTime, Index, Term};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-const KEYS: u64 = 1_000_000;
-/// Value size in bytes: a gigabyte with a million keys.
-const VALUE: usize = 1024;
+const KEY_COUNT: u64 = 1_000_000;
+/// The size of a value in bytes: a million keys have a gigabyte of values.
+const VALUE_BYTES: usize = 1024;
 const CONTEXT: Context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
 
 fn key(number: u64) -> [u8; 16] {
     let mut key = *b"key-000000000000";
-    let mut rest = number;
+    let mut remaining_digits = number;
     for digit in key[4..].iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
+        *digit = b'0' + (remaining_digits % 10) as u8;
+        remaining_digits /= 10;
     }
     key
 }
 
-fn filled() -> Kv {
+fn filled_kv() -> Kv {
     let mut kv = Kv::new();
-    for number in 0..KEYS {
+    for number in 0..KEY_COUNT {
         put(&mut kv, number);
     }
     kv
 }
 
 fn put(kv: &mut Kv, number: u64) {
-    let value = [number as u8; VALUE];
+    let value = [number as u8; VALUE_BYTES];
     kv.apply(&CONTEXT, &Command::Put { key: &key(number), value: &value }.encode());
 }
 
-/// A pseudo-random key, uniformly distributed.
-fn chance(state: &mut u64) -> u64 {
+/// The number of a pseudo-random key, uniformly distributed.
+fn random_key(state: &mut u64) -> u64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    (*state >> 33) % KEYS
+    (*state >> 33) % KEY_COUNT
 }
 
-/// Puts with and without a frozen state. A frozen state is copied on write: the first change of a key copies it.
-fn applies(c: &mut Criterion) {
-    let mut kv = filled();
+/// Compares puts with and without a frozen state. A frozen state is copied on write: the first put to a key after the
+/// freeze copies the former value.
+fn bench_puts(c: &mut Criterion) {
+    let mut kv = filled_kv();
     let mut group = c.benchmark_group("put of 1 KiB among 1,000,000 keys");
     let mut seed = 1;
-    group.bench_function("nothing frozen", |b| b.iter(|| put(&mut kv, chance(&mut seed))));
-    group.bench_function("frozen, each the first change of its key", |b| {
+    group.bench_function("state not frozen", |b| b.iter(|| put(&mut kv, random_key(&mut seed))));
+    group.bench_function("state frozen, first put to each key", |b| {
         b.iter_custom(|count| {
             let (mut took, mut done) = (Duration::ZERO, 0);
             while done < count {
                 kv.freeze();
-                // Few enough puts that nearly all are first changes.
-                let batch = (count - done).min(KEYS / 10);
+                // The state is frozen again after so few puts that nearly each of them is the first one to its key
+                // since the freeze.
+                let batch = (count - done).min(KEY_COUNT / 10);
                 let began = Instant::now();
-                (0..batch).for_each(|_| put(&mut kv, chance(&mut seed)));
+                (0..batch).for_each(|_| put(&mut kv, random_key(&mut seed)));
                 took += began.elapsed();
                 done += batch;
             }
@@ -64,7 +67,7 @@ fn applies(c: &mut Criterion) {
         });
     });
     kv.end_snapshot();
-    group.bench_function("freeze and thaw", |b| {
+    group.bench_function("freeze and end_snapshot", |b| {
         b.iter(|| {
             kv.freeze();
             kv.end_snapshot();
@@ -73,19 +76,19 @@ fn applies(c: &mut Criterion) {
     group.finish();
 }
 
-fn pieces(c: &mut Criterion) {
-    let mut kv = filled();
-    let mut group = c.benchmark_group("of 1,000,000 keys and 1 GiB");
+fn bench_chunks(c: &mut Criterion) {
+    let mut kv = filled_kv();
+    let mut group = c.benchmark_group("snapshot of 1,000,000 keys and 1 GiB");
     group.throughput(Throughput::Bytes(CHUNK_BYTES as u64));
-    group.bench_function("a piece of 256 KiB", |b| {
+    group.bench_function("serialize a chunk of 256 KiB", |b| {
         b.iter_custom(|count| {
             let (mut took, mut done) = (Duration::ZERO, 0);
             kv.freeze();
             while done < count {
                 let began = Instant::now();
-                let piece = black_box(kv.next_chunk(CHUNK_BYTES));
+                let chunk = black_box(kv.next_chunk(CHUNK_BYTES));
                 took += began.elapsed();
-                match piece {
+                match chunk {
                     Some(_) => done += 1,
                     None => kv.freeze(),
                 }
@@ -94,9 +97,9 @@ fn pieces(c: &mut Criterion) {
         });
     });
     kv.freeze();
-    let pieces: Vec<Bytes> = std::iter::from_fn(|| kv.next_chunk(CHUNK_BYTES)).collect();
+    let chunks: Vec<Bytes> = std::iter::from_fn(|| kv.next_chunk(CHUNK_BYTES)).collect();
     drop(kv);
-    group.throughput(Throughput::Bytes(pieces.iter().map(|piece| piece.len() as u64).sum()));
+    group.throughput(Throughput::Bytes(chunks.iter().map(|chunk| chunk.len() as u64).sum()));
     group.sample_size(10);
     group.bench_function("restore", |b| {
         b.iter_custom(|count| {
@@ -104,7 +107,7 @@ fn pieces(c: &mut Criterion) {
             for _ in 0..count {
                 let mut kv = Kv::new();
                 let began = Instant::now();
-                pieces.iter().for_each(|piece| kv.restore(piece).unwrap());
+                chunks.iter().for_each(|chunk| kv.restore(chunk).unwrap());
                 took += began.elapsed();
             }
             took
@@ -113,5 +116,5 @@ fn pieces(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, applies, pieces);
+criterion_group!(benches, bench_puts, bench_chunks);
 criterion_main!(benches);

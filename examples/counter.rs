@@ -1,7 +1,7 @@
 //! A user-defined state machine: replicated named counters, each command applied exactly once.
 //!
-//! It knows nothing of sessions, logs or networks: on each node it receives the same bytes in the same order. Here one
-//! node is the whole cluster; with more `peers`, each node runs this program with its own id.
+//! The machine knows nothing of sessions, logs or networks: on each node it receives the same commands in the same
+//! order. Here one node is the whole cluster; with more `peers`, each node runs this program with its own id.
 
 use bytes::Bytes;
 use drave::{ClusterTime, Config, Consistency, Context, Digest, Handle, Malformed, NodeId, Server, StateMachine, hash};
@@ -13,9 +13,9 @@ use std::time::Duration;
 struct Counters {
     counts: BTreeMap<Vec<u8>, u64>,
     digest: Digest,
-    /// A copy of the counters at the time of the freeze, without those already returned as chunks. Simple, but
-    /// expensive with many counters: `machine::Kv` copies nothing at the freeze.
-    frozen: Option<BTreeMap<Vec<u8>, u64>>,
+    /// A copy of the counters at the time of the freeze, without those already returned as chunks. A copy is
+    /// simple, but expensive with many counters: `machine::Kv` copies nothing at the freeze.
+    frozen_counts: Option<BTreeMap<Vec<u8>, u64>>,
 }
 
 impl StateMachine for Counters {
@@ -36,24 +36,24 @@ impl StateMachine for Counters {
     }
 
     fn freeze(&mut self) {
-        self.frozen = Some(self.counts.clone());
+        self.frozen_counts = Some(self.counts.clone());
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
-        let (name, count) = self.frozen.as_mut()?.pop_first()?;
+        let (name, count) = self.frozen_counts.as_mut()?.pop_first()?;
         Some([&count.to_le_bytes()[..], &name].concat().into())
     }
 
     fn end_snapshot(&mut self) {
-        self.frozen = None;
+        self.frozen_counts = None;
     }
 
     fn empty(&self) -> Counters {
         Counters::default()
     }
 
-    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
-        let (count, name) = piece.split_first_chunk().ok_or(Malformed("too short for a counter"))?;
+    fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
+        let (count, name) = chunk.split_first_chunk().ok_or(Malformed("too short for a counter"))?;
         let count = u64::from_le_bytes(*count);
         self.digest += hash(count, name);
         self.counts.insert(name.to_vec(), count);
@@ -61,15 +61,16 @@ impl StateMachine for Counters {
     }
 }
 
-fn visit(handle: &Handle) -> Result<(), drave::client::ClientError> {
-    let patience = Duration::from_secs(5);
-    let mut session = handle.session(patience);
+/// Increments the counter `visits` three times and reads it, through the node in this process.
+fn count_visits(handle: &Handle) -> Result<(), drave::client::ClientError> {
+    let timeout = Duration::from_secs(5);
+    let mut session = handle.session(timeout);
     for _ in 0..3 {
         let executed = session.execute(b"visits")?;
         println!("{}: {:?} visits", executed.position, executed.answer);
     }
-    let queried = handle.query(b"visits", Consistency::Linearizable, patience)?;
-    println!("as of {}: {:?} visits", queried.applied, queried.answer);
+    let queried = handle.query(b"visits", Consistency::Linearizable, timeout)?;
+    println!("state at index {}: {:?} visits", queried.applied, queried.answer);
     Ok(())
 }
 
@@ -80,11 +81,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::open(config, Counters::default())?;
     let handle = server.handle();
     let visitor = std::thread::spawn(move || {
-        let visited = visit(&handle);
+        let result = count_visits(&handle);
         handle.stop();
-        visited
+        result
     });
     server.run()?;
-    visitor.join().expect("the visitor does not panic")?;
+    visitor.join().expect("the thread that counts visits does not panic")?;
     Ok(())
 }

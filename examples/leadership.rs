@@ -17,19 +17,21 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 /// The time limit of each call, and of each wait for a change of leadership.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The number of results that a leader produces before this example stops it.
-const RESULTS: usize = 3;
+const RESULTS_PER_LEADER: usize = 3;
 
 /// Counts results. A command is the term of the leader that produced the result.
 #[derive(Default)]
 struct Results {
     count: u64,
-    frozen: Option<u64>,
+    /// The count at the time of the freeze, until it is returned as a chunk.
+    frozen_count: Option<u64>,
 }
 
 impl StateMachine for Results {
-    /// The context has the term of the leader that accepted the command. The answer is empty if that is another one.
+    /// The context has the term of the leader that appended the command. The answer is empty if that is not the term in
+    /// the command, so that the result is not counted.
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
         if command != context.term.0.to_le_bytes() {
             return Bytes::new();
@@ -47,15 +49,15 @@ impl StateMachine for Results {
     }
 
     fn freeze(&mut self) {
-        self.frozen = Some(self.count);
+        self.frozen_count = Some(self.count);
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
-        self.frozen.take().map(|count| Bytes::copy_from_slice(&count.to_le_bytes()))
+        self.frozen_count.take().map(|count| Bytes::copy_from_slice(&count.to_le_bytes()))
     }
 
     fn end_snapshot(&mut self) {
-        self.frozen = None;
+        self.frozen_count = None;
     }
 
     fn empty(&self) -> Results {
@@ -68,25 +70,24 @@ impl StateMachine for Results {
     }
 }
 
-/// Works whenever this node leads; sends the node's id for each recorded result. Ends with the process, or when a call
-/// fails.
-fn work(id: u64, handle: &Handle, recorded: &Sender<u64>) {
-    let mut known = handle.leadership();
-    let mut session = handle.session(TIMEOUT);
+/// Runs the job whenever this node leads; sends the node's id for each recorded result. Returns when a call fails.
+fn run_job(id: u64, handle: &Handle, recorded: &Sender<u64>) {
+    let mut leadership = handle.leadership();
+    let mut session = handle.session(CALL_TIMEOUT);
     loop {
-        while !known.leads {
-            known = handle.wait_for_leadership(&known, TIMEOUT);
+        while !leadership.leads {
+            leadership = handle.wait_for_leadership(&leadership, CALL_TIMEOUT);
         }
-        // The work itself would be here. An error says that the node stops or that no majority is reached.
-        let Ok(executed) = session.execute(&known.term.0.to_le_bytes()) else { return };
+        // The job itself would run here. The call fails if the node stops or reaches no majority.
+        let Ok(executed) = session.execute(&leadership.term.0.to_le_bytes()) else { return };
         if executed.answer.is_empty() {
-            println!("n{id}: not recorded, term {} is over", known.term);
+            println!("n{id}: the result was rejected, because term {} is over", leadership.term);
         } else {
-            println!("n{id} leads term {} and recorded result {:?}", known.term, executed.answer);
-            let _the_program_may_be_ending = recorded.send(id);
+            println!("n{id} leads term {} and recorded result {:?}", leadership.term, executed.answer);
+            let _closed_at_the_end = recorded.send(id);
         }
-        // Waits for the next round of work, or for the end of the leadership.
-        known = handle.wait_for_leadership(&known, Duration::from_millis(100));
+        // The next result is due after 100 ms, unless the leadership ends before.
+        leadership = handle.wait_for_leadership(&leadership, Duration::from_millis(100));
     }
 }
 
@@ -101,15 +102,19 @@ pub fn run(port: u16) -> Result<[u64; 2], Box<dyn Error>> {
         let mut config = Config::new(*id, peers.clone(), directory.path().join(id.to_string()));
         (config.segment_bytes, config.reserve_bytes) = (SEGMENT_BYTES_MIN, 0);
         let server = Server::open(config, Results::default())?;
-        let (handle, worker, sender, id) = (server.handle(), server.handle(), sender.clone(), id.get());
-        std::thread::spawn(move || work(id, &worker, &sender));
+        let (handle, job_handle, sender, id) = (server.handle(), server.handle(), sender.clone(), id.get());
+        std::thread::spawn(move || run_job(id, &job_handle, &sender));
         nodes.insert(id, (handle, std::thread::spawn(move || server.run())));
     }
     let mut leaders = [0; 2];
     for leader in &mut leaders {
-        // Results of the stopped node may still be in the channel.
-        *leader = recorded.iter().filter(|id| nodes.contains_key(id)).nth(RESULTS - 1).ok_or("no results")?;
-        let (handle, thread) = nodes.remove(leader).ok_or("the leader runs")?;
+        // Ignores results of the node stopped before, which may still be in the channel.
+        *leader = recorded
+            .iter()
+            .filter(|id| nodes.contains_key(id))
+            .nth(RESULTS_PER_LEADER - 1)
+            .ok_or("no result was recorded")?;
+        let (handle, thread) = nodes.remove(leader).ok_or("the leader was stopped already")?;
         println!("stopping n{leader}");
         handle.stop();
         thread.join().expect("the node does not panic")?;

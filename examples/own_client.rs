@@ -17,7 +17,7 @@ use std::error::Error;
 use std::time::Duration;
 
 /// The kind of the state machine, which each client names: a node with another kind rejects it.
-const KIND: &str = "seats 1";
+const MACHINE_KIND: &str = "seats 1";
 
 /// Seats and the guests that have them. A command is a seat (one byte) and a guest's name; its answer is the name of
 /// the guest that has the seat from then on. A query is a seat; its answer is the guest's name, or nothing.
@@ -25,7 +25,8 @@ const KIND: &str = "seats 1";
 struct Seats {
     guests: BTreeMap<u8, Bytes>,
     digest: Digest,
-    frozen: Option<BTreeMap<u8, Bytes>>,
+    /// A copy of `guests` at the time of the freeze, without those already returned as chunks.
+    frozen_guests: Option<BTreeMap<u8, Bytes>>,
 }
 
 impl Seats {
@@ -40,7 +41,7 @@ impl Seats {
 
 impl StateMachine for Seats {
     fn kind(&self) -> &'static str {
-        KIND
+        MACHINE_KIND
     }
 
     fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
@@ -56,16 +57,16 @@ impl StateMachine for Seats {
     }
 
     fn freeze(&mut self) {
-        self.frozen = Some(self.guests.clone());
+        self.frozen_guests = Some(self.guests.clone());
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
-        let (seat, guest) = self.frozen.as_mut()?.pop_first()?;
+        let (seat, guest) = self.frozen_guests.as_mut()?.pop_first()?;
         Some([&[seat], &guest[..]].concat().into())
     }
 
     fn end_snapshot(&mut self) {
-        self.frozen = None;
+        self.frozen_guests = None;
     }
 
     fn empty(&self) -> Seats {
@@ -79,17 +80,18 @@ impl StateMachine for Seats {
     }
 }
 
-/// The client's side: commands and answers as types of its own.
-struct Office(Client);
+/// A typed client: encodes commands and decodes answers.
+struct SeatClient(Client);
 
-impl Office {
-    /// Reserves a seat; returns the guest that has it, which is another one if that guest was first.
+impl SeatClient {
+    /// Reserves a seat for a guest. Returns the guest that has the seat, which is another one if the seat was taken.
     fn reserve(&mut self, seat: u8, guest: &str) -> Result<String, ClientError> {
         let executed = self.0.execute(&[&[seat], guest.as_bytes()].concat())?;
         Ok(String::from_utf8_lossy(&executed.answer).into_owned())
     }
 
-    fn guest(&mut self, seat: u8) -> Result<Option<String>, ClientError> {
+    /// The guest that has a seat.
+    fn guest_of(&mut self, seat: u8) -> Result<Option<String>, ClientError> {
         let answer = self.0.query(&[seat], Consistency::Linearizable)?.answer;
         Ok((!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned()))
     }
@@ -109,15 +111,17 @@ pub fn run(port: u16) -> Result<Vec<Option<String>>, Box<dyn Error>> {
         threads.push(std::thread::spawn(move || server.run()));
     }
 
-    // One endpoint would do: the client learns the others. It retries until the timeout, and never reserves twice.
-    let options = ClientOptions { machine: KIND, timeout: Duration::from_secs(30), ..ClientOptions::default() };
-    let mut office = Office(Client::with(peers.into_values(), options));
+    // One endpoint is enough, since the client learns the others. The client repeats a command until it is answered or
+    // the timeout ends, and no command takes effect twice.
+    let options =
+        ClientOptions { machine_kind: MACHINE_KIND, timeout: Duration::from_secs(30), ..ClientOptions::default() };
+    let mut seat_client = SeatClient(Client::with(peers.into_values(), options));
     for (seat, guest) in [(1, "Ada"), (2, "Grace"), (1, "Edsger")] {
-        println!("{guest} asks for seat {seat}: it is {}'s", office.reserve(seat, guest)?);
+        println!("{guest} asks for seat {seat}, which belongs to {}", seat_client.reserve(seat, guest)?);
     }
-    let guests = (1..=3).map(|seat| office.guest(seat)).collect::<Result<Vec<_>, _>>()?;
-    println!("seats 1 to 3: {guests:?}");
-    drop(office);
+    let guests = (1..=3).map(|seat| seat_client.guest_of(seat)).collect::<Result<Vec<_>, _>>()?;
+    println!("guests of seats 1 to 3: {guests:?}");
+    drop(seat_client);
     handles.iter().for_each(drave::server::Handle::stop);
     threads.into_iter().try_for_each(|thread| thread.join().expect("the node does not panic"))?;
     Ok(guests)

@@ -1,7 +1,7 @@
 //! Three nodes in one process: a cluster of a small state machine survives the loss of its leader.
 //!
-//! Each node has its own event loop, on its own thread, and its own data directory; they talk over loopback. The
-//! program adds numbers through one node, stops the leader, and adds more through a node that is left.
+//! Each node has its own event loop, on its own thread, and its own data directory; they communicate over
+//! loopback. The program adds numbers through one node, stops the leader, and adds more through a remaining node.
 //!
 //!     cargo run --example three_nodes [PORT]
 //!
@@ -19,17 +19,18 @@ use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 /// The time limit of each call. An election takes a second or two.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A sum. A command is a number in decimal and is added; any query reads the sum.
+/// A state machine that adds numbers. A command is a number in decimal; any query reads the sum.
 #[derive(Default)]
 struct Sum {
     sum: u64,
-    frozen: Option<u64>,
+    /// The sum at the time of the freeze, until it is returned as a chunk.
+    frozen_sum: Option<u64>,
 }
 
 impl StateMachine for Sum {
-    /// A command that is no number adds nothing: what a machine rejects, it must reject on every node.
+    /// Rejects a command that is not a number. All nodes reject the same commands, so that their states stay equal.
     fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
         let number = std::str::from_utf8(command).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
         self.sum = self.sum.wrapping_add(number);
@@ -45,15 +46,15 @@ impl StateMachine for Sum {
     }
 
     fn freeze(&mut self) {
-        self.frozen = Some(self.sum);
+        self.frozen_sum = Some(self.sum);
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
-        self.frozen.take().map(|sum| Bytes::copy_from_slice(&sum.to_le_bytes()))
+        self.frozen_sum.take().map(|sum| Bytes::copy_from_slice(&sum.to_le_bytes()))
     }
 
     fn end_snapshot(&mut self) {
-        self.frozen = None;
+        self.frozen_sum = None;
     }
 
     fn empty(&self) -> Sum {
@@ -66,7 +67,7 @@ impl StateMachine for Sum {
     }
 }
 
-/// A running node.
+/// A node of the cluster, which runs in a thread of its own.
 struct Node {
     id: u64,
     handle: Handle,
@@ -79,7 +80,7 @@ impl Node {
         let peers: BTreeMap<_, _> =
             (1..=3).map(|id| (node(id), format!("127.0.0.1:{}", port + id as u16 - 1))).collect();
         let mut config = Config::new(node(id), peers, directory.join(format!("n{id}")));
-        // A server has larger segments, and a reserve for the day its disk is full.
+        // Small segments save disk space here. A server keeps the larger default, and a reserve for a full disk.
         (config.segment_bytes, config.reserve_bytes) = (SEGMENT_BYTES_MIN, 0);
         let server = Server::open(config, Sum::default())?;
         Ok(Node { id, handle: server.handle(), thread: spawn(move || server.run()) })
@@ -97,7 +98,7 @@ pub fn run(port: u16) -> Result<Bytes, Box<dyn Error>> {
     let mut nodes = (1..=3).map(|id| Node::start(id, port, directory.path())).collect::<Result<Vec<_>, _>>()?;
 
     // Any node accepts commands: a follower forwards them to the leader.
-    let mut session = nodes[0].handle.session(TIMEOUT);
+    let mut session = nodes[0].handle.session(CALL_TIMEOUT);
     for number in ["1", "2", "3"] {
         let executed = session.execute(number.as_bytes())?;
         println!("{}: added {number}, the sum is {:?}", executed.position, executed.answer);
@@ -113,10 +114,10 @@ pub fn run(port: u16) -> Result<Bytes, Box<dyn Error>> {
     println!("stopping the leader, n{}", leader.id);
     leader.stop()?;
 
-    let executed = nodes[0].handle.session(TIMEOUT).execute(b"4")?;
+    let executed = nodes[0].handle.session(CALL_TIMEOUT).execute(b"4")?;
     println!("{}: added 4, the sum is {:?}", executed.position, executed.answer);
-    let queried = nodes[1].handle.query(b"", Consistency::Linearizable, TIMEOUT)?;
-    println!("n{} reads as of {}: the sum is {:?}", nodes[1].id, queried.applied, queried.answer);
+    let queried = nodes[1].handle.query(b"", Consistency::Linearizable, CALL_TIMEOUT)?;
+    println!("n{} reads the state at index {}: the sum is {:?}", nodes[1].id, queried.applied, queried.answer);
     for node in nodes {
         node.stop()?;
     }

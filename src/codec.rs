@@ -13,18 +13,18 @@ use byteorder::{ByteOrder, LittleEndian};
 use bytes::{Buf, BufMut, Bytes};
 use std::borrow::Cow;
 
-/// Bytes that are not a valid encoding.
+/// The error for bytes that are not a valid encoding, with the reason in a few words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub &'static str);
 
-/// The result of decoding.
+/// The result of decoding: the value, or why the bytes are not one.
 pub type Result<T> = std::result::Result<T, Malformed>;
 
-/// Parses an integer in its one canonical form, as Redis does: a sign only if it is negative, no leading zero, nothing
-/// else. `+1`, `01` and `-0` are text: a client that wrote them did not write a number, and a counter that replaced
-/// them would destroy its data.
-pub fn integer(bytes: &[u8]) -> Option<i64> {
+/// Parses a decimal integer in its one canonical form, as Redis does: a sign only if the number is negative, no leading
+/// zero, no space. `+1`, `01` and `-0` are not integers but text: an increment that replaced such a value by a number
+/// would destroy the client's data.
+pub fn parse_integer(bytes: &[u8]) -> Option<i64> {
     let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
     match digits {
         [b'0'] if digits.len() == bytes.len() => return Some(0),
@@ -34,22 +34,22 @@ pub fn integer(bytes: &[u8]) -> Option<i64> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
-/// Reads values from the front of a byte sequence; every read is checked.
+/// Reads values from the front of a byte sequence, and checks each read against the bytes that are left.
 ///
-/// It reads [`Bytes`], so that a value read from a large frame is a slice of the frame and not a copy.
+/// The input is [`Bytes`], so that a value read from a large frame is a slice of the frame and not a copy.
 #[derive(Clone, Debug)]
 pub struct Reader {
     bytes: Bytes,
 }
 
 impl Reader {
-    /// Creates a reader at the beginning of `bytes`.
+    /// Creates a reader of `bytes`, from the first one on.
     pub fn new(bytes: Bytes) -> Reader {
         Reader { bytes }
     }
 
     /// The number of unread bytes.
-    pub fn left(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         self.bytes.len()
     }
 
@@ -79,22 +79,22 @@ impl Reader {
         Ok(array)
     }
 
-    /// Reads one byte.
+    /// Reads an unsigned integer of one byte.
     pub fn u8(&mut self) -> Result<u8> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
-    /// Reads two bytes.
+    /// Reads a little-endian integer of two bytes.
     pub fn u16(&mut self) -> Result<u16> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    /// Reads four bytes.
+    /// Reads a little-endian integer of four bytes.
     pub fn u32(&mut self) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    /// Reads eight bytes.
+    /// Reads a little-endian integer of eight bytes.
     pub fn u64(&mut self) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array()?))
     }
@@ -145,7 +145,7 @@ impl Reader {
 }
 
 /// Writes values as a [`Reader`] reads them.
-pub trait Put: BufMut {
+pub trait BufMutExt: BufMut {
     /// Writes a node id; 0 for `None`.
     fn put_node(&mut self, node: Option<NodeId>) {
         self.put_u64_le(node.map_or(0, NodeId::get));
@@ -164,18 +164,19 @@ pub trait Put: BufMut {
     }
 }
 
-impl<B: BufMut> Put for B {}
+impl<B: BufMut> BufMutExt for B {}
 
-/// Bytes before an entry's payload.
+/// The size of an encoded entry's header in bytes: the fields before the payload, see [`put_entry`].
 pub const ENTRY_HEADER: usize = 32;
 
-const NOOP: u8 = 0;
-const MEMBERSHIP: u8 = 1;
-const OPAQUE: u8 = 2;
-/// The largest kind of an entry.
-pub const ENTRY_KIND_MAX: u8 = OPAQUE;
+// The kinds of a log entry: the byte at offset 7 of its header.
+const ENTRY_KIND_NOOP: u8 = 0;
+const ENTRY_KIND_MEMBERSHIP: u8 = 1;
+const ENTRY_KIND_OPAQUE: u8 = 2;
+/// The largest kind of entry that this version knows; an entry of a larger kind is rejected.
+pub const ENTRY_KIND_MAX: u8 = ENTRY_KIND_OPAQUE;
 
-/// Creates an entry, with the checksum that travels with it.
+/// Creates an entry with its checksum, which is computed here once and stored and sent with the entry.
 pub fn entry(position: Position, time: ClusterTime, payload: Payload) -> Entry {
     let mut entry = Entry { position, time, payload, checksum: 0 };
     let encoded = encoded_payload(&entry.payload);
@@ -215,36 +216,36 @@ pub fn put_entry(out: &mut impl BufMut, entry: &Entry) {
 
 /// Reads an entry and verifies its checksum.
 pub fn read_entry(from: &mut Reader) -> Result<Entry> {
-    let stored = from.u32()?;
+    let stored_checksum = from.u32()?;
     let header: [u8; ENTRY_HEADER - 4] = from.array()?;
     let length = LittleEndian::read_u24(&header) as usize;
     let encoded = from.bytes(length)?;
-    if checksum(&header, &encoded) != stored {
+    if checksum(&header, &encoded) != stored_checksum {
         return Err(Malformed("entry checksum"));
     }
     let position =
         Position::new(Index(LittleEndian::read_u64(&header[4..])), Term(LittleEndian::read_u64(&header[12..])));
     let time = ClusterTime(LittleEndian::read_u64(&header[20..]));
     let payload = match header[3] {
-        NOOP if length == 0 => Payload::Noop,
-        MEMBERSHIP => {
+        ENTRY_KIND_NOOP if length == 0 => Payload::Noop,
+        ENTRY_KIND_MEMBERSHIP => {
             let mut reader = Reader::new(encoded);
             let membership = read_membership(&mut reader)?;
             reader.end()?;
             Payload::Membership(Box::new(membership))
         }
-        OPAQUE => Payload::Opaque(encoded),
+        ENTRY_KIND_OPAQUE => Payload::Opaque(encoded),
         _ => return Err(Malformed("unknown kind of entry")),
     };
-    Ok(Entry { position, time, payload, checksum: stored })
+    Ok(Entry { position, time, payload, checksum: stored_checksum })
 }
 
-/// The header after the checksum.
+/// The entry's header without the checksum, which covers these bytes and the payload.
 fn entry_header(entry: &Entry, encoded: &[u8]) -> [u8; ENTRY_HEADER - 4] {
     let kind = match entry.payload {
-        Payload::Noop => NOOP,
-        Payload::Membership(_) => MEMBERSHIP,
-        Payload::Opaque(_) => OPAQUE,
+        Payload::Noop => ENTRY_KIND_NOOP,
+        Payload::Membership(_) => ENTRY_KIND_MEMBERSHIP,
+        Payload::Opaque(_) => ENTRY_KIND_OPAQUE,
     };
     assert!(encoded.len() < 1 << 24, "a payload's length fits in three bytes");
     let mut header = [0; ENTRY_HEADER - 4];
@@ -256,7 +257,7 @@ fn entry_header(entry: &Entry, encoded: &[u8]) -> [u8; ENTRY_HEADER - 4] {
     header
 }
 
-/// The encoded payload: the bytes themselves if it is opaque.
+/// The encoded payload: borrowed if the payload is opaque, so that a command is not copied.
 fn encoded_payload(payload: &Payload) -> Cow<'_, [u8]> {
     match payload {
         Payload::Noop => Cow::Borrowed(&[]),
@@ -279,54 +280,57 @@ fn checksum(header: &[u8], payload: &[u8]) -> u32 {
 /// Number of bytes that [`put_hard_state`] writes.
 pub const HARD_STATE_BYTES: usize = 40;
 
-/// Writes the term (8), the vote in it (node 8, 0 for none, and disk 8), and the promised position (16).
+/// Writes the term (8 bytes), the vote in that term (node id 8, 0 for no vote, and disk id 8), and the promised
+/// position (16).
 pub fn put_hard_state(out: &mut impl BufMut, hard: &HardState) {
     out.put_u64_le(hard.term.0);
     out.put_node(hard.vote.map(|vote| vote.node));
     out.put_u64_le(hard.vote.map_or(0, |vote| vote.disk.0));
-    out.put_position(hard.promised);
+    out.put_position(hard.promised_position);
 }
 
 /// Reads a hard state that [`put_hard_state`] wrote.
 pub fn read_hard_state(from: &mut Reader) -> Result<HardState> {
     let term = Term(from.u64()?);
     let (node, disk) = (from.node()?, DiskId(from.u64()?));
-    Ok(HardState { term, vote: node.map(|node| Vote { node, disk }), promised: from.position()? })
+    Ok(HardState { term, vote: node.map(|node| Vote { node, disk }), promised_position: from.position()? })
 }
 
-const VOTER: u8 = 1;
-const OUTGOING: u8 = 2;
-const RISES: u8 = 4;
-const SUCCEEDS: u8 = 8;
-const LEAVES: u8 = 16;
+// The bits of the flags byte of an encoded member of a membership.
+const MEMBER_FLAG_VOTER: u8 = 1;
+const MEMBER_FLAG_OUTGOING: u8 = 2;
+const MEMBER_FLAG_PROMOTE: u8 = 4;
+const MEMBER_FLAG_REPLACE: u8 = 8;
+const MEMBER_FLAG_REMOVE: u8 = 16;
 
 fn membership_size(membership: &Membership) -> usize {
-    let place = |member: &Member| if matches!(member.pending_role, PendingRole::Replace(_)) { 8 } else { 0 };
-    13 + membership.members.values().map(|m| 8 + 1 + place(m) + 8 + 4 + m.address.len()).sum::<usize>()
+    let replaced_bytes = |member: &Member| if matches!(member.pending_role, PendingRole::Replace(_)) { 8 } else { 0 };
+    13 + membership.members.values().map(|m| 8 + 1 + replaced_bytes(m) + 8 + 4 + m.address.len()).sum::<usize>()
 }
 
-/// Writes the level (2), number of members (2), log id (8, 0 unknown) and whether it is agreed (1). Then, for each
-/// member: id (8), flags (1: voter 1, outgoing 2, and at most one of rises 4, succeeds 8, leaves 16), the id of the
-/// voter that it succeeds, if any (8), disk id (8, 0 unknown), and the address prefixed by its length.
+/// Writes the feature level (2 bytes), number of members (2), log id (8, 0 unknown) and whether the log id is agreed
+/// (1). Then, for each member: id (8), flags (1: voter 1, outgoing 2, and at most one pending role: promote 4, replace
+/// 8, remove 16), the id of the voter that the member replaces, if any (8), disk id (8, 0 unknown), and the address
+/// prefixed by its length.
 pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
-    assert!(membership.members.len() <= MEMBERS_MAX, "the number of members is checked when a membership is created");
-    out.put_u16_le(membership.level);
+    assert!(membership.members.len() <= MEMBERS_MAX, "a membership has at most MEMBERS_MAX members");
+    out.put_u16_le(membership.feature_level);
     out.put_u16_le(membership.members.len() as u16);
     out.put_u64_le(membership.log_id.map_or(0, |log| log.0));
     out.put_u8(u8::from(membership.log_agreed));
     for (id, member) in &membership.members {
         out.put_u64_le(id.get());
-        let voter = if membership.voters.contains(id) { VOTER } else { 0 };
-        let outgoing = if membership.outgoing.contains(id) { OUTGOING } else { 0 };
-        let (prospect, place) = match member.pending_role {
-            PendingRole::Stays => (0, None),
-            PendingRole::Promote => (RISES, None),
-            PendingRole::Replace(old) => (SUCCEEDS, Some(old)),
-            PendingRole::Remove => (LEAVES, None),
+        let voter = if membership.voters.contains(id) { MEMBER_FLAG_VOTER } else { 0 };
+        let outgoing = if membership.outgoing.contains(id) { MEMBER_FLAG_OUTGOING } else { 0 };
+        let (role_flag, replaced) = match member.pending_role {
+            PendingRole::Unchanged => (0, None),
+            PendingRole::Promote => (MEMBER_FLAG_PROMOTE, None),
+            PendingRole::Replace(old) => (MEMBER_FLAG_REPLACE, Some(old)),
+            PendingRole::Remove => (MEMBER_FLAG_REMOVE, None),
         };
-        out.put_u8(voter | outgoing | prospect);
-        if place.is_some() {
-            out.put_node(place);
+        out.put_u8(voter | outgoing | role_flag);
+        if replaced.is_some() {
+            out.put_node(replaced);
         }
         out.put_u64_le(member.disk.map_or(0, |disk| disk.0));
         out.put_blob(member.address.as_bytes());
@@ -335,36 +339,37 @@ pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
 
 /// Reads a membership that [`put_membership`] wrote.
 pub fn read_membership(from: &mut Reader) -> Result<Membership> {
-    let level = from.u16()?;
+    let feature_level = from.u16()?;
     let count = from.u16()? as usize;
     if count > MEMBERS_MAX {
         return Err(Malformed("too many members"));
     }
     let log_id = Some(from.u64()?).filter(|log| *log != 0).map(LogId);
-    let mut membership = Membership { level, log_id, log_agreed: from.bool()?, ..Membership::default() };
+    let mut membership = Membership { feature_level, log_id, log_agreed: from.bool()?, ..Membership::default() };
     for _ in 0..count {
         let id = from.node_id()?;
-        // One encoding only: an entry is encoded anew where it is sent on, under the checksum of the first encoding.
+        // A membership has exactly one encoding: a node that sends a membership entry to another node encodes the
+        // membership anew, and the checksum of the first encoding must still match.
         if membership.members.last_key_value().is_some_and(|(last, _)| id <= *last) {
             return Err(Malformed("members that are not in the order of their ids"));
         }
         let flags = from.u8()?;
-        let prospect = match flags & !(VOTER | OUTGOING) {
-            0 => PendingRole::Stays,
-            RISES => PendingRole::Promote,
-            SUCCEEDS => PendingRole::Replace(from.node_id()?),
-            LEAVES => PendingRole::Remove,
+        let pending_role = match flags & !(MEMBER_FLAG_VOTER | MEMBER_FLAG_OUTGOING) {
+            0 => PendingRole::Unchanged,
+            MEMBER_FLAG_PROMOTE => PendingRole::Promote,
+            MEMBER_FLAG_REPLACE => PendingRole::Replace(from.node_id()?),
+            MEMBER_FLAG_REMOVE => PendingRole::Remove,
             _ => return Err(Malformed("unknown flags of a member")),
         };
         let disk = Some(from.u64()?).filter(|disk| *disk != 0).map(DiskId);
         let address = from.string(ADDRESS_BYTES_MAX)?;
-        if flags & VOTER != 0 {
+        if flags & MEMBER_FLAG_VOTER != 0 {
             membership.voters.insert(id);
         }
-        if flags & OUTGOING != 0 {
+        if flags & MEMBER_FLAG_OUTGOING != 0 {
             membership.outgoing.insert(id);
         }
-        membership.members.insert(id, Member { address, disk, pending_role: prospect });
+        membership.members.insert(id, Member { address, disk, pending_role });
     }
     Ok(membership)
 }
@@ -375,7 +380,7 @@ mod tests {
     use bytes::BytesMut;
     use proptest::prelude::*;
 
-    fn sample(index: u64, term: u64, payload: Payload) -> Entry {
+    fn sample_entry(index: u64, term: u64, payload: Payload) -> Entry {
         entry(Position::new(Index(index), Term(term)), ClusterTime(86_400_000), payload)
     }
 
@@ -389,7 +394,7 @@ mod tests {
     proptest! {
         #[test]
         fn entry_roundtrips(index: u64, term: u64, command: Vec<u8>) {
-            let entry = sample(index, term, Payload::Opaque(command.into()));
+            let entry = sample_entry(index, term, Payload::Opaque(command.into()));
             let mut reader = Reader::new(encoded(&entry));
             prop_assert_eq!(read_entry(&mut reader), Ok(entry));
             prop_assert_eq!(reader.end(), Ok(()));
@@ -397,7 +402,7 @@ mod tests {
 
         #[test]
         fn entry_with_flipped_bit_is_rejected(command: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
-            let mut bytes = encoded(&sample(812, 3, Payload::Opaque(command.into()))).to_vec();
+            let mut bytes = encoded(&sample_entry(812, 3, Payload::Opaque(command.into()))).to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= 1u8 << bit;
             prop_assert!(read_entry(&mut Reader::new(bytes.into())).is_err());
@@ -405,21 +410,21 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_decode_without_panic(bytes: Vec<u8>) {
-            let _either = read_entry(&mut Reader::new(bytes.clone().into()));
-            let _either = read_membership(&mut Reader::new(bytes.into()));
+            let _any_result = read_entry(&mut Reader::new(bytes.clone().into()));
+            let _any_result = read_membership(&mut Reader::new(bytes.into()));
         }
     }
 
     #[test]
     fn integer_is_parsed_in_canonical_form_only() {
         for number in [0, 7, -7, 10, i64::MAX, i64::MIN] {
-            assert_eq!(integer(number.to_string().as_bytes()), Some(number));
+            assert_eq!(parse_integer(number.to_string().as_bytes()), Some(number));
         }
         for text in ["", "-", "+1", "01", "007", "-0", "-01", "00", " 1", "1 ", "1.0", "0x1", "--1", "1\0"] {
-            assert_eq!(integer(text.as_bytes()), None, "{text:?}");
+            assert_eq!(parse_integer(text.as_bytes()), None, "{text:?}");
         }
         for text in ["9223372036854775808", "-9223372036854775809", "10000000000000000000", &"1".repeat(99)] {
-            assert_eq!(integer(text.as_bytes()), None, "{text}");
+            assert_eq!(parse_integer(text.as_bytes()), None, "{text}");
         }
     }
 
@@ -427,14 +432,15 @@ mod tests {
     fn membership_roundtrips() {
         let id = |n| NodeId::new(n).unwrap();
         let mut membership = Membership::founding([(id(1), "a:1".into()), (id(2), "b:2".into())]);
-        let prospects = [PendingRole::Stays, PendingRole::Promote, PendingRole::Replace(id(1)), PendingRole::Remove];
-        for (n, prospect) in (9..).zip(prospects) {
+        let pending_roles =
+            [PendingRole::Unchanged, PendingRole::Promote, PendingRole::Replace(id(1)), PendingRole::Remove];
+        for (n, pending_role) in (9..).zip(pending_roles) {
             let disk = Some(DiskId(77)).filter(|_| n % 2 == 1);
-            membership.members.insert(id(n), Member { address: format!("c:{n}"), disk, pending_role: prospect });
+            membership.members.insert(id(n), Member { address: format!("c:{n}"), disk, pending_role });
         }
         membership.outgoing.insert(id(2));
         (membership.log_id, membership.log_agreed) = (Some(LogId(0x6f2c)), true);
-        let entry = sample(2, 1, Payload::Membership(Box::new(membership)));
+        let entry = sample_entry(2, 1, Payload::Membership(Box::new(membership)));
         assert_eq!(read_entry(&mut Reader::new(encoded(&entry))), Ok(entry));
     }
 

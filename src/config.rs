@@ -15,34 +15,34 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The smallest segment, in bytes: one append always fits.
+/// The smallest allowed journal segment, in bytes: the entries of one AppendEntries message always fit.
 pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
-/// The largest segment, in bytes.
+/// The largest allowed journal segment, in bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
-/// The default size of the reserve, in bytes.
-pub const RESERVE_BYTES: u64 = 64 << 20;
+/// The default size of the reserve, in bytes: disk space that is freed when the disk is full.
+pub const RESERVE_BYTES_DEFAULT: u64 = 64 << 20;
 
 /// The configuration of a node at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The node's id.
+    /// This node's id. A data directory with another id is rejected.
     pub id: NodeId,
     /// The founding members and their addresses. A node with a journal uses the membership in its journal; then these
     /// are only addresses to dial first.
     pub peers: BTreeMap<NodeId, String>,
-    /// The cluster to join, if the directory is empty: one that was founded without this node.
-    pub join: Option<Joined>,
+    /// The cluster to join, if the directory is empty. `None` if this node is one of the founders.
+    pub join: Option<JoinTarget>,
     /// The cluster's name, needed if two clusters could have the same founding members. A directory of another cluster
     /// is rejected; without a name, the directory's cluster is accepted.
     pub cluster: Option<String>,
-    /// The data directory.
+    /// The data directory: log, snapshots and identity. It is created if it does not exist.
     pub data: PathBuf,
     /// The listen address, if it differs from the node's own entry in `peers`.
     pub listen: Option<String>,
-    /// Whether writes are synced before they are acknowledged. Without it a power loss may lose any of them.
+    /// Whether writes are synced before they are acknowledged. If not, a power loss may lose acknowledged writes.
     pub fsync: bool,
-    /// The size of a journal segment, in bytes.
+    /// The size of a journal segment, in bytes, from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`].
     pub segment_bytes: u64,
     /// How a start handles a damaged last batch of the log.
     pub torn_tail: TailPolicy,
@@ -51,59 +51,59 @@ pub struct Config {
     /// Whether SIGTERM and SIGINT stop the node, and SIGHUP makes it read its credentials again. An embedding program
     /// may handle these signals itself.
     pub signals: bool,
-    /// The options of consensus.
+    /// The options of the Raft core: election timeouts, the heartbeat interval, and the limits of an append.
     pub consensus: consensus::Options,
-    /// The options of the node.
+    /// The options of the node: limits of requests in progress, and when snapshots are taken.
     pub node: node::Options,
-    /// The options of the sockets.
+    /// The options of the sockets: limits of connections and of their memory, timeouts, and TLS keys.
     pub net: net::Options,
-    /// The listen address for Redis clients.
+    /// The listen address for Redis clients; off by default.
     pub resp: BindAddress,
-    /// The options of the Redis gateway; its address and password are set beside it.
+    /// The options of the Redis gateway. Its address is `resp` and its password is `password`.
     pub redis: crate::gateway::redis::gateway::Options,
-    /// The listen address for HTTP clients.
+    /// The listen address for HTTP clients; off by default.
     pub http: BindAddress,
-    /// The password that gateway clients must send first; none is required if unset.
+    /// The password that Redis and HTTP clients must send first; `None` if they need none.
     pub password: Option<Password>,
     /// The files from which keys and password are read again at SIGHUP, if `signals` is set.
     pub credentials: CredentialFiles,
-    /// The options of the event loop.
+    /// The options of the event loop: how long it busy-polls, and how long a stop may take.
     pub reactor: crate::driver::reactor::Options,
-    /// How long the log thread polls for more work before it sleeps, at most.
+    /// How long the log thread polls for more work before it sleeps, at most. Zero disables polling.
     pub log_busy_poll: Duration,
 }
 
-/// A cluster that a new node joins.
+/// An existing cluster that a new node joins, as one of its members reported it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Joined {
-    /// The cluster's id.
+pub struct JoinTarget {
+    /// The id of the existing cluster.
     pub cluster: ClusterId,
-    /// This node's disk id: the cluster may already know it.
+    /// The id of this node's disk, drawn before the node joins, so that its peers can already know it.
     pub disk: DiskId,
 }
 
-/// The listen address of a gateway.
+/// Where a gateway listens, if it does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BindAddress {
     /// The gateway is off.
     Off,
-    /// This `host:port`.
+    /// The gateway listens at this `host:port`. If the address cannot be used, the node does not start.
     At(String),
-    /// On the loopback interface, at a port that follows from the native one. If that port is taken, the node starts
-    /// without the gateway and logs it: the operator did not request that port.
+    /// The gateway listens on the loopback interface, at the native port plus a fixed offset. If that port is taken,
+    /// the node logs a warning and starts without the gateway: the operator did not request that port.
     Loopback,
 }
 
-/// An invalid configuration.
+/// The error for a configuration that breaks a rule.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{what}")]
+#[error("{reason}")]
 pub struct ConfigError {
-    /// What is wrong, and what would be right.
-    pub what: String,
+    /// The invalid setting, with its value and the values that would be valid.
+    pub reason: String,
 }
 
 impl Config {
-    /// The default configuration of a node.
+    /// The default configuration of a founder with id `id`: no gateways, no TLS, and each module's default options.
     pub fn new(id: NodeId, peers: BTreeMap<NodeId, String>, data: impl Into<PathBuf>) -> Config {
         let reactor = crate::driver::reactor::Options::default();
         Config {
@@ -116,7 +116,7 @@ impl Config {
             fsync: true,
             segment_bytes: crate::wal::Options::SEGMENT_BYTES,
             torn_tail: TailPolicy::default(),
-            reserve_bytes: RESERVE_BYTES,
+            reserve_bytes: RESERVE_BYTES_DEFAULT,
             signals: false,
             consensus: consensus::Options::default(),
             node: node::Options::default(),
@@ -126,19 +126,20 @@ impl Config {
             http: BindAddress::Off,
             password: None,
             credentials: CredentialFiles::default(),
-            log_busy_poll: reactor.look,
+            log_busy_poll: reactor.busy_poll,
             reactor,
         }
     }
 
-    /// The size of the reserve in bytes: it is useless if a segment does not fit.
-    pub fn reserve(&self) -> u64 {
+    /// The size of the reserve that the node creates, in bytes; 0 for none. It is at least a segment's size, because a
+    /// reserve that a segment does not fit is of no use to the log.
+    pub fn effective_reserve_bytes(&self) -> u64 {
         if self.reserve_bytes == 0 { 0 } else { self.reserve_bytes.max(self.segment_bytes) }
     }
 
     /// The membership that the founders write at index 0. It is empty for a joining node, which learns the members from
     /// the cluster.
-    pub fn founding(&self) -> Membership {
+    pub fn founding_membership(&self) -> Membership {
         if self.join.is_some() {
             return Membership::default();
         }
@@ -147,43 +148,46 @@ impl Config {
 
     /// The id of the cluster that these founders make: the same on each of them, and never zero.
     pub fn cluster_id(&self) -> ClusterId {
-        Config::cluster_of(self.cluster.as_deref(), &self.founding())
+        Config::cluster_id_of(self.cluster.as_deref(), &self.founding_membership())
     }
 
     /// The id of the cluster with this name, if any, and these founders.
-    pub fn cluster_of(name: Option<&str>, founders: &Membership) -> ClusterId {
-        let mut words = name.unwrap_or_default().to_owned();
+    pub fn cluster_id_of(name: Option<&str>, founders: &Membership) -> ClusterId {
+        let mut text = name.unwrap_or_default().to_owned();
         for (id, member) in &founders.members {
-            words.push_str(&format!("\n{} {}", id.get(), member.address));
+            text.push_str(&format!("\n{} {}", id.get(), member.address));
         }
-        ClusterId(hash(0, words.as_bytes()).max(1))
+        ClusterId(hash(0, text.as_bytes()).max(1))
     }
 
     /// Checks the rules that no other module can check alone.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_members()?;
         self.check_times()?;
-        let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
-        if !sizes.contains(&self.segment_bytes) {
-            return wrong(format!("the segment size must be 4 MiB to 2 GiB, not {} bytes", self.segment_bytes));
+        let valid_sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        if !valid_sizes.contains(&self.segment_bytes) {
+            return invalid(format!("the segment size must be 4 MiB to 2 GiB, not {} bytes", self.segment_bytes));
         }
         if (1..SEGMENT_BYTES_MIN).contains(&self.reserve_bytes) {
-            return wrong(format!(
+            return invalid(format!(
                 "the reserve must be 0 (none) or at least 4 MiB, the smallest segment; not {} bytes",
                 self.reserve_bytes
             ));
         }
         if !(1024..=ENTRY_BYTES_MAX).contains(&self.node.entry_bytes) {
-            return wrong(format!("the entry size limit must be 1 KiB to 1 MiB, not {} bytes", self.node.entry_bytes));
+            return invalid(format!(
+                "the entry size limit must be 1 KiB to 1 MiB, not {} bytes",
+                self.node.entry_bytes
+            ));
         }
         Ok(())
     }
 
-    /// Checks that this node is one of the founders, unless it joins a cluster. A directory in use has its own members:
-    /// for it the peers are only addresses to dial first.
+    /// Checks that this node is one of the founders, unless it joins a cluster. Only for an empty data directory: one
+    /// in use records the members, and the configured peers are then only addresses to dial first.
     pub fn check_founding(&self) -> Result<(), ConfigError> {
         if self.join.is_none() && !self.peers.contains_key(&self.id) {
-            return wrong(format!("node {} is not in the list of peers", self.id.get()));
+            return invalid(format!("node {} is not in the list of peers", self.id.get()));
         }
         Ok(())
     }
@@ -191,16 +195,16 @@ impl Config {
     fn check_members(&self) -> Result<(), ConfigError> {
         let mut addresses: Vec<_> = self.peers.values().collect();
         addresses.sort_unstable();
-        if let Some(twice) = addresses.windows(2).find(|two| two[0] == two[1]) {
-            return wrong(format!("two peers have the address {}", twice[0]));
+        if let Some(pair) = addresses.windows(2).find(|pair| pair[0] == pair[1]) {
+            return invalid(format!("two peers have the address {}", pair[0]));
         }
         for (id, address) in &self.peers {
             if let Err(error) = check_address(address) {
-                return wrong(format!("the address of node {} is {address:?}: {error}", id.get()));
+                return invalid(format!("the address of node {} is {address:?}: {error}", id.get()));
             }
         }
         if self.peers.len() > crate::limits::MEMBERS_MAX {
-            return wrong(format!("{} peers; at most {} are possible", self.peers.len(), crate::limits::MEMBERS_MAX));
+            return invalid(format!("{} peers; at most {} are possible", self.peers.len(), crate::limits::MEMBERS_MAX));
         }
         Ok(())
     }
@@ -208,10 +212,10 @@ impl Config {
     fn check_times(&self) -> Result<(), ConfigError> {
         let raft = &self.consensus;
         if raft.election_min > raft.election_max {
-            return wrong("the election timeout's lower bound is above its upper one".into());
+            return invalid("the election timeout's lower bound is above its upper one".into());
         }
         if raft.heartbeat.is_zero() || raft.heartbeat * 2 > raft.election_min {
-            return wrong(format!(
+            return invalid(format!(
                 "a heartbeat every {:?} is too rare for an election timeout of {:?}: it must be at most half of that",
                 raft.heartbeat, raft.election_min
             ));
@@ -220,8 +224,8 @@ impl Config {
     }
 }
 
-fn wrong<T>(what: String) -> Result<T, ConfigError> {
-    Err(ConfigError { what })
+fn invalid<T>(reason: String) -> Result<T, ConfigError> {
+    Err(ConfigError { reason })
 }
 
 #[cfg(test)]
@@ -232,36 +236,36 @@ mod tests {
         NodeId::new(n).unwrap()
     }
 
-    fn three() -> Config {
+    fn three_node_config() -> Config {
         let peers = (1..=3).map(|n| (id(n), format!("127.0.0.1:{}", 7400 + n))).collect();
         Config::new(id(1), peers, "data")
     }
 
     #[test]
     fn founders_compute_the_same_cluster_id() {
-        let one = three();
-        assert_eq!(one.cluster_id(), Config { id: id(2), ..three() }.cluster_id());
-        assert_ne!(one.cluster_id(), Config { cluster: Some("other".into()), ..three() }.cluster_id());
-        assert_eq!(one.check(), Ok(()));
+        let founder = three_node_config();
+        assert_eq!(founder.cluster_id(), Config { id: id(2), ..three_node_config() }.cluster_id());
+        assert_ne!(founder.cluster_id(), Config { cluster: Some("other".into()), ..three_node_config() }.cluster_id());
+        assert_eq!(founder.check(), Ok(()));
     }
 
     #[test]
     fn invalid_configuration_is_rejected_with_the_reason() {
-        let says = |config: Config| config.check().unwrap_err().what;
-        let founding = Config { id: id(9), ..three() }.check_founding();
-        assert!(founding.unwrap_err().what.contains("not in the list"));
-        assert_eq!(three().check_founding(), Ok(()));
-        assert!(says(Config { segment_bytes: 7, ..three() }).contains("segment"));
-        assert!(says(Config { reserve_bytes: 1024, ..three() }).contains("reserve"));
-        assert_eq!(Config { reserve_bytes: 0, ..three() }.check(), Ok(()));
-        let mut slow = three();
-        slow.consensus.heartbeat = Duration::from_millis(100);
-        assert!(says(slow).contains("heartbeat"));
-        let mut same = three();
-        same.peers.insert(id(2), "127.0.0.1:7401".into());
-        assert!(says(same).contains("two peers"));
-        let mut odd = three();
-        odd.peers.insert(id(2), "nowhere".into());
-        assert!(says(odd).contains("HOST:PORT"));
+        let rejection = |config: Config| config.check().unwrap_err().reason;
+        let founding = Config { id: id(9), ..three_node_config() }.check_founding();
+        assert!(founding.unwrap_err().reason.contains("not in the list"));
+        assert_eq!(three_node_config().check_founding(), Ok(()));
+        assert!(rejection(Config { segment_bytes: 7, ..three_node_config() }).contains("segment"));
+        assert!(rejection(Config { reserve_bytes: 1024, ..three_node_config() }).contains("reserve"));
+        assert_eq!(Config { reserve_bytes: 0, ..three_node_config() }.check(), Ok(()));
+        let mut slow_heartbeat = three_node_config();
+        slow_heartbeat.consensus.heartbeat = Duration::from_millis(100);
+        assert!(rejection(slow_heartbeat).contains("heartbeat"));
+        let mut duplicate_address = three_node_config();
+        duplicate_address.peers.insert(id(2), "127.0.0.1:7401".into());
+        assert!(rejection(duplicate_address).contains("two peers"));
+        let mut bad_address = three_node_config();
+        bad_address.peers.insert(id(2), "nowhere".into());
+        assert!(rejection(bad_address).contains("HOST:PORT"));
     }
 }

@@ -48,7 +48,7 @@
 //! }
 //! ```
 //!
-//! [`Server::open`] serves it on a socket; `examples/counter.rs` is a complete program.
+//! [`Server::open`] serves the state machine on a socket; `examples/counter.rs` is a complete program.
 //!
 //! ## What to read
 //!
@@ -59,9 +59,9 @@
 //! | a client | [`Client`] (one call at a time), [`Mux`] (many, on an event loop of yours), [`ClientError`], [`Refusal`] |
 //! | Raft alone, without I/O | [`consensus`] |
 //! | many hours of faults in a second | [`sim`] |
-//! | how it is built | `docs/architecture.md`, `wal-format.md`, and the comments in the source |
+//! | how drave is built | `docs/architecture.md`, `wal-format.md`, and the comments in the source |
 //!
-//! ## Simulating it
+//! ## Simulation
 //!
 //! The same node, journal and codec run in a simulated world, where one seed determines a whole history:
 //!
@@ -69,7 +69,7 @@
 //! use drave::sim::{Scenario, run};
 //! use std::time::Duration;
 //!
-//! let outcome = run(Scenario::draw(7, Duration::from_secs(2)), None).expect("nothing is violated");
+//! let outcome = run(Scenario::draw(7, Duration::from_secs(2)), None).expect("no invariant is violated");
 //! assert_eq!(Ok(outcome), run(Scenario::draw(7, Duration::from_secs(2)), None));
 //! ```
 //!
@@ -128,13 +128,13 @@ pub mod wire;
 pub use api::{Consistency, Refusal, Status};
 #[doc(inline)]
 pub use client::{
-    CallError, Client, ClientError, Completion, Connection, Executed, Fleet, Mux, MuxOptions, Options as ClientOptions,
-    Queried, Readiness, Tried,
+    CallError, Client, ClientError, CommandResult, Completion, Connection, FailedAttempts, Fleet, Mux, MuxOptions,
+    Options as ClientOptions, QueryResult, Readiness,
 };
 #[doc(inline)]
 pub use codec::Malformed;
 #[doc(inline)]
-pub use config::{BindAddress, Config, ConfigError, Joined, SEGMENT_BYTES_MIN};
+pub use config::{BindAddress, Config, ConfigError, JoinTarget, SEGMENT_BYTES_MIN};
 #[doc(inline)]
 pub use machine::{Context, StateMachine};
 #[doc(inline)]

@@ -5,53 +5,54 @@
 
 /// The largest command that a client may propose, in bytes (`--max-entry` may lower it).
 pub const ENTRY_BYTES_MAX: u64 = 1 << 20;
-/// Bytes that an entry adds to its payload, on the wire and in the journal, at most.
+/// The most bytes that header, length and checksums add to the payload of an entry, on the wire and in the journal.
 pub const ENTRY_OVERHEAD_MAX: u64 = 64;
-/// Payload of one append to a follower, in bytes, at most.
+/// The largest total payload of one AppendEntries message to a follower, in bytes.
 pub const APPEND_BYTES_MAX: u64 = 2 << 20;
-/// Entries in one append, at most.
+/// The most entries in one AppendEntries message.
 pub const APPEND_ENTRIES_MAX: usize = 16 << 10;
-/// Bytes that a frame adds to its content, at most.
+/// The most bytes that a frame adds to its payload: the frame's header, and the other fields of the message.
 pub const FRAME_OVERHEAD_MAX: u64 = 1 << 10;
-/// The largest frame on any connection, in bytes.
+/// The largest frame on a native connection, in bytes. A longer one closes the connection: its length is not trusted.
 pub const FRAME_BYTES_MAX: u64 = 4 << 20;
 /// A frame longer than this is sent in fragments, so that a heartbeat can pass between them.
-pub const FRAGMENT_BYTES: u64 = 64 << 10;
-/// The largest answer of a state machine, in bytes: it must fit a frame.
+pub const FRAME_FRAGMENT_BYTES: u64 = 64 << 10;
+/// The largest answer of a state machine, in bytes: an answer must fit a frame.
 pub const ANSWER_BYTES_MAX: u64 = 2 << 20;
-/// The largest key, in bytes.
+/// The longest key of the key-value machine, in bytes; the gateways and the machine reject a longer one.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
-/// Arguments of a Redis command, at most.
+/// The most arguments of a Redis command, the command's name included.
 pub const RESP_ARGUMENTS_MAX: usize = 1 << 20;
-/// The longest argument, in bytes, that is skipped because it is too long to be accepted: Redis' own limit.
+/// The longest argument of a Redis command, in bytes, that the parser still skips to answer with an error. A longer one
+/// closes the connection. Redis has the same limit.
 pub const RESP_BULK_BYTES_MAX: usize = 512 << 20;
-/// Total bytes of a Redis command, at most.
+/// The largest Redis command, in bytes, with all its arguments.
 pub const RESP_COMMAND_BYTES_MAX: usize = 4 << 20;
-/// Bytes of an inline Redis command, or of any protocol line, at most.
+/// The longest inline Redis command, or line of the Redis protocol, in bytes.
 pub const RESP_LINE_BYTES_MAX: usize = 64 << 10;
-/// Bytes of the head of an HTTP request, at most.
+/// The longest head of an HTTP request (request line and header fields), in bytes.
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
-/// Header fields of an HTTP request, at most.
+/// The most header fields of an HTTP request.
 pub const HTTP_HEADERS_MAX: usize = 64;
-/// Members of a cluster, at most.
+/// The most members of a cluster, learners included.
 pub const MEMBERS_MAX: usize = 64;
-/// The longest name and version of a state machine, in bytes.
-pub const MACHINE_BYTES_MAX: usize = 64;
-/// The longest `host:port`, in bytes.
+/// The longest kind of a state machine (its name and version), in bytes.
+pub const MACHINE_KIND_BYTES_MAX: usize = 64;
+/// The longest address of a node (`host:port`), in bytes: host names have at most 253.
 pub const ADDRESS_BYTES_MAX: usize = 300;
-/// Outstanding commands of a session, at most.
+/// The most outstanding commands of a session. A session's answers are stored until the client no longer awaits them.
 pub const SESSION_WINDOW_MAX: u32 = 1024;
-/// Open sessions, at most; the least recently used one expires first.
+/// The most open sessions of a cluster; the least recently used one expires first.
 pub const SESSIONS_MAX: usize = 16 << 10;
-/// Bytes of stored answers of all sessions together, at most.
+/// The most bytes of answers that all sessions of a cluster together may store.
 pub const SESSION_ANSWER_BYTES_MAX: u64 = 256 << 20;
 /// A session expires after this long without a command, in milliseconds of cluster time.
 pub const SESSION_IDLE_MS_MAX: u64 = 60 * 60 * 1000;
-/// Approximate size of the chunks in which a frozen state is serialized, stored and sent, in bytes.
+/// The approximate size of the chunks in which a state machine's frozen state is serialized, stored and sent, in bytes.
 pub const CHUNK_BYTES: usize = 256 << 10;
-/// Bytes by which a chunk may exceed the size requested: one pair of the largest key and value, or one stored answer,
-/// with its framing.
-pub const PIECE_EXCESS_MAX: usize = (2 << 20) + (1 << 10);
+/// The most bytes by which such a chunk may exceed the requested size: one pair of the largest key and value, or one
+/// stored answer, with its framing.
+pub const CHUNK_EXCESS_MAX: usize = (2 << 20) + (1 << 10);
 
 const _: () = {
     // An entry always fits an append, and an append always fits a frame: every accepted entry can be sent.
@@ -59,16 +60,16 @@ const _: () = {
     assert!(APPEND_BYTES_MAX + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
     assert!(ANSWER_BYTES_MAX + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX < ANSWER_BYTES_MAX);
-    assert!(FRAGMENT_BYTES < FRAME_BYTES_MAX);
+    assert!(FRAME_FRAGMENT_BYTES < FRAME_BYTES_MAX);
     // Every command that fits an entry also fits the Redis protocol, with a length before each key and value.
     assert!(2 * ENTRY_BYTES_MAX < RESP_COMMAND_BYTES_MAX as u64);
     assert!(KEY_BYTES_MAX as u64 * 2 < ENTRY_BYTES_MAX);
     // A value that grew by appends is no longer than a value set by one command.
-    assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < PIECE_EXCESS_MAX as u64);
+    assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < CHUNK_EXCESS_MAX as u64);
     assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < ANSWER_BYTES_MAX);
     // A key and its value come in one command, and an answer is bounded: everything that a machine holds can be
     // serialized. A message with a whole chunk of a snapshot fits a frame.
-    assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_MAX < PIECE_EXCESS_MAX as u64);
-    assert!(ANSWER_BYTES_MAX + ENTRY_OVERHEAD_MAX < PIECE_EXCESS_MAX as u64);
-    assert!((CHUNK_BYTES + PIECE_EXCESS_MAX) as u64 + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
+    assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_MAX < CHUNK_EXCESS_MAX as u64);
+    assert!(ANSWER_BYTES_MAX + ENTRY_OVERHEAD_MAX < CHUNK_EXCESS_MAX as u64);
+    assert!((CHUNK_BYTES + CHUNK_EXCESS_MAX) as u64 + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
 };

@@ -3,8 +3,8 @@
 //! Commands of one connection take effect in order. Reads wait until all writes before them are answered, and writes
 //! until all reads before them are; within a run of reads or of writes, many are in flight. The session is ordered
 //! ([`Op::Open`]): the cluster executes a write only after all writes before it, whichever proposals were lost or
-//! repeated. A write that was lost, or arrived out of order, is proposed again under its number once nothing is in
-//! flight. A write is answered *unknown* only when [`PATIENCE`] has run out while an attempt may be in a log. The next
+//! repeated. A write that was lost, or arrived out of order, is proposed again under its number once no request is in
+//! flight. A write is answered *unknown* only if an attempt may be in a log when [`RETRY_TIMEOUT`] has passed. The next
 //! write then raises the session's first outstanding number above it, after which it can never execute. Each gateway
 //! encodes the replies itself.
 
@@ -16,108 +16,109 @@ use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How many commands may be queued for their counts to be taken again after each change, in builds with debug
-/// assertions.
-const COUNTED_MAX: usize = 64;
+/// The longest queue whose counters are compared with its commands after each change, in builds with debug assertions.
+/// Recounting a longer queue at each change would make tests quadratic.
+const CHECKED_QUEUE_LENGTH_MAX: usize = 64;
 
-/// Maximum commands waiting for answers. At this number the connection is not read from.
-pub const COMMANDS_MAX: usize = SESSION_WINDOW_MAX as usize;
-/// Maximum bytes of the waiting commands, likewise.
-pub const BYTES_MAX: usize = 4 << 20;
-/// Maximum reads in flight: the answer to each may be long.
-pub const READS_MAX: usize = 30;
-/// How long a command is retried. Then it is answered with what is known of it.
-pub const PATIENCE: Duration = Duration::from_secs(5);
-/// The pause before a retry.
+/// Maximum commands that wait for their replies. At this number no more commands are read from the connection.
+pub const QUEUED_COMMANDS_MAX: usize = SESSION_WINDOW_MAX as usize;
+/// Maximum bytes of the queued commands and replies of a connection. At this size no more commands are read from it.
+pub const QUEUED_BYTES_MAX: usize = 4 << 20;
+/// Maximum reads of a connection in flight at the node: the answer to each may be long.
+pub const READS_IN_FLIGHT_MAX: usize = 30;
+/// How long a command is retried. After that it is answered *unknown* if an attempt may be in a log, otherwise refused.
+pub const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before a request is retried.
 pub const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The session of a connection, opened for its first write. A connection that only reads needs none, and a session
-/// costs an entry in the log and a place in a table of bounded size.
+/// The session of a connection, which its first write opens. A connection that only reads opens none: a session costs
+/// an entry in the log, and counts against the limit of open sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum PipelineSession {
-    /// Not open.
+    /// No session is open, or requested.
     None,
-    /// Requested from the cluster.
+    /// A session was requested, and the cluster has not answered yet.
     Opening,
-    /// Open, with the sequence number of the next command.
+    /// The open session, and the sequence number of the next command in it.
     Open(SessionId, u64),
 }
 
-/// A request of a gateway connection to the node.
+/// What a gateway connection needs from the node now.
 #[derive(Debug)]
 pub enum NodeRequest {
-    /// Opens an ordered session.
-    Session,
-    /// A request whose answer is expected under that number.
-    Answer(u64, Request),
+    /// An ordered session is to be opened. [`RequestPipeline::handle_session_opened`] receives the result.
+    OpenSession,
+    /// This request is to be sent. [`RequestPipeline::handle_reply`] receives the reply, under the same number.
+    Send(u64, Request),
 }
 
-/// The kind of a request.
+/// The kind of a request, which decides what is sent to the node, and whether the request waits for the requests before
+/// it.
 #[derive(Debug)]
 pub enum RequestKind {
-    /// A write, with its session and sequence number once assigned.
+    /// A write, with its session and sequence number once they are assigned.
     Write(Option<(SessionId, u64)>),
-    /// A read.
+    /// A query of the state machine.
     Read(Consistency),
-    /// The status of the node.
+    /// A request for the status of the node.
     Status,
-    /// The status of the node, stored here once it is known, followed by a local read.
-    StatusAnd(Option<Box<Status>>),
+    /// A request for the status of the node, which is stored here, followed by a local read.
+    StatusThenRead(Option<Box<Status>>),
 }
 
 /// A request that is not answered yet. `R` is what its gateway needs to encode the answer.
 #[derive(Debug)]
 pub struct PendingRequest<R> {
-    /// The kind of request.
+    /// Whether the request is a write, a read or a request for the status, and how far it has come.
     pub kind: RequestKind,
-    /// The command or query for the state machine.
+    /// The command or query for the state machine; empty if there is none.
     pub body: Bytes,
-    /// How the answer is encoded.
+    /// What the gateway needs to encode the answer, such as the protocol version.
     pub format: R,
-    /// When the request was received.
-    since: Time,
-    /// Whether an attempt is in flight. One at a time: a second attempt under the same number would be harmless, but
-    /// its reply could not be told from that of the first.
-    asked: bool,
+    /// When the request was received: it is retried until [`RETRY_TIMEOUT`] after that.
+    received_at: Time,
+    /// Whether an attempt is in flight. Only one attempt may be: a second attempt under the same number would be
+    /// harmless, but its reply could not be told from that of the first.
+    in_flight: bool,
     /// Whether an earlier attempt may be in a log. From then on *refused* is no answer: that attempt may still execute.
     maybe_logged: bool,
     /// Why the last attempt was refused.
     refusal: Option<Refusal>,
 }
 
-/// The result of a request.
+/// The result of a request, as its gateway has to report it to the client.
 #[derive(Debug)]
 pub enum RequestFate<'a> {
     /// The state machine's answer.
     Answer(Bytes),
     /// The command was executed, and the state machine's answer exceeds the maximum size.
-    TooLong,
-    /// The status of the node.
+    AnswerTooLong,
+    /// The status of the node, as its answer.
     Status(Box<Status>),
     /// The request had no effect, for this reason.
     Refused(&'a Refusal),
-    /// The request may have taken effect, or may yet.
+    /// The request may have taken effect, or may still take effect.
     Unknown,
-    /// An answer of the wrong kind: a bug in this node, or in a node of another version.
-    OutOfTurn(&'static str),
+    /// A reply of the wrong kind, and which side sent it: a bug in this node, or in a node of another version.
+    UnexpectedReply(&'static str),
 }
 
 /// Encodes the result of a request in a gateway's protocol.
 pub type ReplyEncoder<'a, R> = dyn FnMut(&PendingRequest<R>, RequestFate<'_>) -> BytesMut + 'a;
 
-/// One command, in the order in which replies are sent.
+/// One command in the queue. The order of the queue is the order in which replies are sent.
 #[derive(Debug)]
 enum Slot<R> {
-    /// The reply is known.
-    Said(BytesMut),
-    /// The reply is not known yet.
-    Waits(Box<PendingRequest<R>>),
+    /// The encoded reply, which waits for the replies before it.
+    Reply(BytesMut),
+    /// A command without a reply yet.
+    Pending(Box<PendingRequest<R>>),
 }
 
 impl<R> PendingRequest<R> {
-    /// A request received at `now`.
-    pub fn new(now: Time, kind: RequestKind, body: Bytes, reading: R) -> PendingRequest<R> {
-        PendingRequest { kind, body, format: reading, since: now, asked: false, maybe_logged: false, refusal: None }
+    /// Creates a request received at `now`, not yet sent to the node.
+    pub fn new(now: Time, kind: RequestKind, body: Bytes, format: R) -> PendingRequest<R> {
+        PendingRequest { kind, body, format, received_at: now, in_flight: false, maybe_logged: false, refusal: None }
     }
 
     fn is_write(&self) -> bool {
@@ -126,7 +127,7 @@ impl<R> PendingRequest<R> {
 
     /// Whether to propose the request again after that refusal. If an earlier attempt may be in a log, temporary
     /// refusals are retried too: only an answer under the same number shows the outcome of that attempt.
-    fn retries(&self, refusal: &Refusal) -> bool {
+    fn should_retry(&self, refusal: &Refusal) -> bool {
         match refusal {
             Refusal::NotLeader { .. } | Refusal::Busy | Refusal::Stopping => true,
             // The request has already waited as long as a request may wait for a leader.
@@ -136,102 +137,109 @@ impl<R> PendingRequest<R> {
     }
 
     /// Whether the request had no effect, and has waited as long as a request may wait for a leader.
-    fn is_hopeless(&self) -> bool {
+    fn found_no_leader(&self) -> bool {
         !self.maybe_logged && self.refusal == Some(Refusal::NoLeader)
     }
 
-    /// Encodes the request for the node. `lowest` is the lowest sequence number in the session that is still awaited.
-    fn request(&self, lowest: u64) -> Request {
+    /// Encodes the request for the node. `first_outstanding` is the lowest sequence number in the session whose answer
+    /// is still awaited.
+    fn to_request(&self, first_outstanding: u64) -> Request {
         match &self.kind {
             RequestKind::Write(number) => {
                 let (session, seq) = number.expect("a write has a sequence number before it is sent");
-                let op = Op::Execute { session, seq, first_outstanding: lowest.min(seq), command: self.body.clone() };
+                let op = Op::Execute {
+                    session,
+                    seq,
+                    first_outstanding: first_outstanding.min(seq),
+                    command: self.body.clone(),
+                };
                 Request::Propose { op: op.encode() }
             }
             RequestKind::Read(consistency) => Request::Query { query: self.body.clone(), consistency: *consistency },
-            RequestKind::Status | RequestKind::StatusAnd(None) => Request::Status,
-            RequestKind::StatusAnd(Some(_)) => {
+            RequestKind::Status | RequestKind::StatusThenRead(None) => Request::Status,
+            RequestKind::StatusThenRead(Some(_)) => {
                 Request::Query { query: self.body.clone(), consistency: Consistency::Local }
             }
         }
     }
 }
 
-/// Counts of requests and failures since the last collection, for statistics over all connections.
+/// Counts of requests and failures since the last collection, for the counters of the whole gateway.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Requests, including those answered at once.
+    /// All requests received, including those that need no answer of the node.
     pub requests: u32,
-    /// Writes among them.
+    /// Requests that go through the log.
     pub writes: u32,
-    /// Reads among them.
+    /// Requests that query the state machine.
     pub reads: u32,
-    /// Requests that failed.
+    /// The failed requests, each with its reason.
     pub failures: Vec<Failure>,
 }
 
-/// The requests of one connection.
+/// The requests of one gateway connection, in the order in which they were received.
 ///
-/// Invariants: the command in front is unanswered, or the queue is empty; `bytes` is the size of the queued commands
-/// and replies; `in_flight` is the number of commands in flight.
+/// Invariants: the command in front is unanswered, or the queue is empty; `queued_bytes` is the size of the queued
+/// commands and replies; `requests_in_flight` is the number of requests in flight.
 #[derive(Debug)]
 pub struct RequestPipeline<R> {
-    /// No more requests are read. The connection closes once everything is answered.
-    pub leaving: bool,
-    /// Counts since they were last collected.
+    /// Whether the connection closes once all queued requests are answered. No more requests are read then.
+    pub closes_when_empty: bool,
+    /// The counts of this connection since the gateway last collected them.
     pub tally: Tally,
     session: PipelineSession,
     slots: VecDeque<Slot<R>>,
-    /// The number of the front command.
-    front: u64,
-    bytes: usize,
-    in_flight: usize,
-    /// A request has to be retried. Nothing is proposed until all requests in flight have returned: the retried one
-    /// must come before those behind it, and the session executes them in the order of their numbers.
+    /// The number of the slot in front; the slots of a connection are numbered from 0.
+    front_slot_number: u64,
+    queued_bytes: usize,
+    requests_in_flight: usize,
+    /// Whether a request has to be retried. No request is sent until all requests in flight have returned: the retried
+    /// request must come before those behind it, and the session executes them in the order of their numbers.
     retry_pending: bool,
-    again_at: Time,
+    /// When the retry is sent; `NEVER` while requests are in flight, and if no retry is pending.
+    retry_at: Time,
 }
 
 impl<R> Default for RequestPipeline<R> {
     fn default() -> RequestPipeline<R> {
         RequestPipeline {
-            leaving: false,
+            closes_when_empty: false,
             tally: Tally::default(),
             session: PipelineSession::None,
             slots: VecDeque::new(),
-            front: 0,
-            bytes: 0,
-            in_flight: 0,
+            front_slot_number: 0,
+            queued_bytes: 0,
+            requests_in_flight: 0,
             retry_pending: false,
-            again_at: Time::NEVER,
+            retry_at: Time::NEVER,
         }
     }
 }
 
 impl<R> RequestPipeline<R> {
-    /// How many commands wait for their replies.
-    pub fn waiting(&self) -> usize {
+    /// Number of queued commands, including answered ones whose reply waits for the replies before it.
+    pub fn queued_commands(&self) -> usize {
         self.slots.len()
     }
 
-    /// Size of the waiting requests, and of the replies behind them, in bytes.
+    /// Size of the queued requests and replies, in bytes.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.queued_bytes
     }
 
-    /// Whether so much is queued that the connection should not be read from.
+    /// Whether so much is queued that no more commands should be read from the connection.
     pub fn is_full(&self) -> bool {
-        self.slots.len() >= COMMANDS_MAX || self.bytes >= BYTES_MAX
+        self.slots.len() >= QUEUED_COMMANDS_MAX || self.queued_bytes >= QUEUED_BYTES_MAX
     }
 
-    /// Frees the queue's memory if it is empty.
-    pub fn rest(&mut self) {
+    /// Frees the queue's memory if it is empty: an idle connection should hold none.
+    pub fn free_empty_queue(&mut self) {
         if self.slots.is_empty() {
             self.slots = VecDeque::new();
         }
     }
 
-    /// The session, if one is open.
+    /// The connection's session, if it is open.
     pub fn session(&self) -> Option<SessionId> {
         match self.session {
             PipelineSession::Open(id, _) => Some(id),
@@ -241,123 +249,129 @@ impl<R> RequestPipeline<R> {
 
     /// When [`RequestPipeline::pump`] is due even without an event.
     pub fn deadline(&self) -> Time {
-        self.again_at
+        self.retry_at
     }
 
-    /// Adds a reply that is known, behind the commands before it.
-    pub fn push_reply(&mut self, out: &mut BytesMut, said: BytesMut) {
+    /// Adds the reply to a command that needs no answer of the node. It is written at once if no command waits.
+    pub fn push_reply(&mut self, out: &mut BytesMut, reply: BytesMut) {
         if self.slots.is_empty() {
-            out.extend_from_slice(&said);
+            out.extend_from_slice(&reply);
         } else {
-            self.bytes += said.len();
-            self.slots.push_back(Slot::Said(said));
+            self.queued_bytes += reply.len();
+            self.slots.push_back(Slot::Reply(reply));
         }
         self.check();
     }
 
-    /// Adds a command that the node has to answer.
+    /// Adds a command that the node has to answer. [`RequestPipeline::pump`] sends it.
     pub fn push_request(&mut self, pending: PendingRequest<R>) {
         match pending.kind {
             RequestKind::Write(_) => self.tally.writes += 1,
             RequestKind::Read(_) => self.tally.reads += 1,
-            RequestKind::Status | RequestKind::StatusAnd(_) => {}
+            RequestKind::Status | RequestKind::StatusThenRead(_) => {}
         }
-        self.bytes += pending.body.len();
-        self.slots.push_back(Slot::Waits(Box::new(pending)));
+        self.queued_bytes += pending.body.len();
+        self.slots.push_back(Slot::Pending(Box::new(pending)));
         self.check();
     }
 
-    /// Writes the replies that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
-    /// client has too much output to read.
+    /// Writes to `out` the replies that have no unanswered command before them, and adds the requests to send now to
+    /// `requests`. None are added while `is_output_full`: the client is slow to read the replies that it has.
     pub fn pump(
         &mut self,
         now: Time,
         out: &mut BytesMut,
-        rests: bool,
-        wants: &mut Vec<NodeRequest>,
-        tell: &mut ReplyEncoder<'_, R>,
+        is_output_full: bool,
+        requests: &mut Vec<NodeRequest>,
+        encode: &mut ReplyEncoder<'_, R>,
     ) {
-        if self.retry_pending && self.in_flight == 0 && self.again_at == Time::NEVER {
-            self.again_at = now + RETRY_INTERVAL;
+        if self.retry_pending && self.requests_in_flight == 0 && self.retry_at == Time::NEVER {
+            self.retry_at = now + RETRY_INTERVAL;
         }
-        if self.retry_pending && self.in_flight == 0 && self.again_at <= now {
-            self.leave_expired_session(tell);
-            self.give_up_overdue(now, tell);
-            (self.retry_pending, self.again_at) = (false, Time::NEVER);
+        if self.retry_pending && self.requests_in_flight == 0 && self.retry_at <= now {
+            self.handle_expired_session(encode);
+            self.fail_overdue(now, encode);
+            (self.retry_pending, self.retry_at) = (false, Time::NEVER);
         }
-        self.emit(out);
-        if !rests && !self.retry_pending {
-            self.ask(wants);
+        self.write_replies(out);
+        if !is_output_full && !self.retry_pending {
+            self.collect_requests(requests);
         }
-        let answered = matches!(self.slots.front(), Some(Slot::Said(_)));
-        assert!(!answered, "a reply leaves as soon as all replies before it have left");
+        let is_replied = matches!(self.slots.front(), Some(Slot::Reply(_)));
+        assert!(
+            !is_replied,
+            "no reply waits in front of the queue: a reply is written once all replies before it are written"
+        );
         self.check();
     }
 
     /// Panics if the counts disagree with the queue.
     ///
-    /// A lost command in flight would hold back every later retry, and a byte too many would stop reading from the
-    /// connection for good: both look like a slow cluster from outside.
+    /// A request that stays counted as in flight would hold back every later retry. A byte that stays counted would
+    /// stop the reading from the connection for good. To the client both look like a slow cluster.
     fn check(&self) {
         let len = self.slots.len();
-        assert!(self.in_flight <= len, "only queued commands are in flight");
-        assert!(len > 0 || self.bytes == 0, "an empty queue holds no bytes");
-        let known = len <= COUNTED_MAX;
-        let asked = |slot: &&Slot<R>| matches!(slot, Slot::Waits(pending) if pending.asked);
+        assert!(self.requests_in_flight <= len, "there are at most as many requests in flight as queued commands");
+        assert!(len > 0 || self.queued_bytes == 0, "the byte counter of an empty queue is zero");
+        let is_small = len <= CHECKED_QUEUE_LENGTH_MAX;
+        let is_in_flight = |slot: &&Slot<R>| matches!(slot, Slot::Pending(pending) if pending.in_flight);
         debug_assert!(
-            !known || self.slots.iter().filter(asked).count() == self.in_flight,
-            "in flight is what was sent"
+            !is_small || self.slots.iter().filter(is_in_flight).count() == self.requests_in_flight,
+            "the counter of requests in flight equals the number of queued requests that are in flight"
         );
         let size = |slot: &Slot<R>| match slot {
-            Slot::Said(said) => said.len(),
-            Slot::Waits(pending) => pending.body.len(),
+            Slot::Reply(reply) => reply.len(),
+            Slot::Pending(pending) => pending.body.len(),
         };
         let sum = || self.slots.iter().map(size).sum::<usize>();
-        debug_assert!(!known || sum() == self.bytes, "the bytes are those of the queued commands and replies");
+        debug_assert!(
+            !is_small || sum() == self.queued_bytes,
+            "the byte counter equals the total size of the queued commands and replies"
+        );
     }
 
     /// Writes the known replies up to the first unanswered command. The protocols have no ids: a client matches replies
     /// to requests by their order alone.
-    fn emit(&mut self, out: &mut BytesMut) {
-        while let Some(Slot::Said(_)) = self.slots.front() {
-            if let Some(Slot::Said(said)) = self.slots.pop_front() {
-                self.front += 1;
-                self.bytes -= said.len();
-                out.extend_from_slice(&said);
+    fn write_replies(&mut self, out: &mut BytesMut) {
+        while let Some(Slot::Reply(_)) = self.slots.front() {
+            if let Some(Slot::Reply(reply)) = self.slots.pop_front() {
+                self.front_slot_number += 1;
+                self.queued_bytes -= reply.len();
+                out.extend_from_slice(&reply);
             }
         }
     }
 
     /// Adds the requests that may be sent now, in order.
     ///
-    /// A run of writes needs no waiting between them, since the ordered session keeps their order even if one is lost.
-    /// A read behind a write must wait for its reply: the read is answered from a state of its own choice, which need
-    /// not hold a write that is still under way.
-    fn ask(&mut self, wants: &mut Vec<NodeRequest>) {
-        let mut lowest = None;
-        let mut writes = None;
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            let Slot::Waits(pending) = slot else { continue };
-            let write = pending.is_write();
+    /// Writes in a row are sent without waiting, since the ordered session keeps their order even if one is lost. A
+    /// read behind a write must wait for the write's reply: the state that answers the read need not contain a write
+    /// that is still under way.
+    fn collect_requests(&mut self, requests: &mut Vec<NodeRequest>) {
+        let mut first_outstanding = None;
+        let mut run_is_write = None;
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let Slot::Pending(pending) = slot else { continue };
+            let is_write = pending.is_write();
             // Reads wait for the writes before them, and writes for the reads before them.
-            if writes.is_some_and(|writes| writes != write) {
+            if run_is_write.is_some_and(|run_is_write| run_is_write != is_write) {
                 return;
             }
-            writes = Some(write);
-            if pending.asked {
+            run_is_write = Some(is_write);
+            if pending.in_flight {
                 if let RequestKind::Write(Some((_, seq))) = pending.kind {
-                    lowest = lowest.or(Some(seq));
+                    first_outstanding = first_outstanding.or(Some(seq));
                 }
                 continue;
             }
-            if !write && self.in_flight >= READS_MAX {
+            if !is_write && self.requests_in_flight >= READS_IN_FLIGHT_MAX {
                 return;
             }
             if let RequestKind::Write(number) = &mut pending.kind {
                 match &mut self.session {
                     PipelineSession::None => {
                         self.session = PipelineSession::Opening;
-                        return wants.push(NodeRequest::Session);
+                        return requests.push(NodeRequest::OpenSession);
                     }
                     PipelineSession::Opening => return,
                     PipelineSession::Open(id, next) => {
@@ -365,64 +379,68 @@ impl<R> RequestPipeline<R> {
                             *next += 1;
                             (*id, *next - 1)
                         });
-                        lowest = lowest.or(Some(seq));
+                        first_outstanding = first_outstanding.or(Some(seq));
                     }
                 }
             }
-            pending.asked = true;
-            self.in_flight += 1;
-            wants.push(NodeRequest::Answer(self.front + at as u64, pending.request(lowest.unwrap_or(1))));
+            pending.in_flight = true;
+            self.requests_in_flight += 1;
+            requests.push(NodeRequest::Send(
+                self.front_slot_number + index as u64,
+                pending.to_request(first_outstanding.unwrap_or(1)),
+            ));
         }
     }
 
-    /// The session was opened, or was refused for that reason, without effect. (If the answer was lost, the next
-    /// attempt opens another session, and the first expires unused.)
-    pub fn opened(&mut self, now: Time, opened: Result<SessionId, Option<Refusal>>) {
+    /// Handles the result of opening a session: its id, the refusal, or `None` if the outcome is unknown. In the last
+    /// case the retry opens another session, and the first one, if there is one, expires unused.
+    pub fn handle_session_opened(&mut self, now: Time, opened: Result<SessionId, Option<Refusal>>) {
         match opened {
             Ok(id) => self.session = PipelineSession::Open(id, 1),
             Err(refusal) => {
                 self.session = PipelineSession::None;
                 for slot in &mut self.slots {
-                    if let Slot::Waits(pending) = slot
+                    if let Slot::Pending(pending) = slot
                         && pending.is_write()
-                        && !pending.asked
+                        && !pending.in_flight
                     {
                         pending.refusal.clone_from(&refusal);
                     }
                 }
                 self.retry_pending = true;
-                self.again_at = now + RETRY_INTERVAL;
+                self.retry_at = now + RETRY_INTERVAL;
             }
         }
     }
 
     /// Handles the node's answer to the request of that number. An answer to a command that is not in flight is
     /// ignored.
-    pub fn handle_reply(&mut self, number: u64, reply: Reply, tell: &mut ReplyEncoder<'_, R>) {
-        let Some(at) = number.checked_sub(self.front).map(|at| at as usize) else { return };
-        let Some(Slot::Waits(pending)) = self.slots.get_mut(at) else { return };
-        if !std::mem::take(&mut pending.asked) {
+    pub fn handle_reply(&mut self, number: u64, reply: Reply, encode: &mut ReplyEncoder<'_, R>) {
+        let Some(index) = number.checked_sub(self.front_slot_number).map(|index| index as usize) else { return };
+        let Some(Slot::Pending(pending)) = self.slots.get_mut(index) else { return };
+        if !std::mem::take(&mut pending.in_flight) {
             return;
         }
-        self.in_flight -= 1;
+        self.requests_in_flight -= 1;
         let fate = match reply {
             Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => RequestFate::Answer(answer),
-            Reply::Done { outcome: Outcome::AnswerTooLong, .. } => RequestFate::TooLong,
-            // This attempt executed nothing, but an earlier one still may: the number is proposed again in order.
+            Reply::Done { outcome: Outcome::AnswerTooLong, .. } => RequestFate::AnswerTooLong,
+            // This attempt had no effect, but an earlier one may still execute: the write is proposed again under the
+            // same number, after the writes before it.
             Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.retry_pending = true,
             Reply::Done { outcome: Outcome::SessionExpired, .. } => {
-                if let (RequestKind::Write(Some((gone, _))), PipelineSession::Open(id, _)) =
+                if let (RequestKind::Write(Some((expired, _))), PipelineSession::Open(id, _)) =
                     (&pending.kind, self.session)
-                    && *gone == id
+                    && *expired == id
                 {
                     self.session = PipelineSession::None;
                 }
                 return self.retry_pending = true;
             }
-            Reply::Done { .. } => RequestFate::OutOfTurn("the cluster"),
+            Reply::Done { .. } => RequestFate::UnexpectedReply("the cluster"),
             Reply::Answer { answer, .. } => RequestFate::Answer(answer),
             Reply::Status(status) => match &mut pending.kind {
-                RequestKind::StatusAnd(known) => {
+                RequestKind::StatusThenRead(known) => {
                     *known = Some(status);
                     return;
                 }
@@ -432,28 +450,28 @@ impl<R> RequestPipeline<R> {
                 pending.maybe_logged = true;
                 return self.retry_pending = true;
             }
-            Reply::Refused(refusal) if pending.retries(&refusal) => {
+            Reply::Refused(refusal) if pending.should_retry(&refusal) => {
                 pending.refusal = Some(refusal);
                 return self.retry_pending = true;
             }
             Reply::Refused(_) if pending.maybe_logged => RequestFate::Unknown,
             Reply::Refused(refusal) => {
                 self.tally.failures.push(Failure::Refused(refusal.name()));
-                let said = tell(pending, RequestFate::Refused(&refusal));
-                return self.complete(at, said);
+                let encoded = encode(pending, RequestFate::Refused(&refusal));
+                return self.store_reply(index, encoded);
             }
-            _ => RequestFate::OutOfTurn("the node"),
+            _ => RequestFate::UnexpectedReply("the node"),
         };
-        self.tally.failures.extend(failure(&fate));
-        let said = tell(pending, fate);
-        self.complete(at, said);
+        self.tally.failures.extend(failure_of(&fate));
+        let encoded = encode(pending, fate);
+        self.store_reply(index, encoded);
     }
 
-    /// Stores the reply to a command. Its body is freed: it is not sent again.
-    fn complete(&mut self, at: usize, said: BytesMut) {
-        self.bytes += said.len();
-        if let Slot::Waits(pending) = std::mem::replace(&mut self.slots[at], Slot::Said(said)) {
-            self.bytes -= pending.body.len();
+    /// Stores the reply to the command at `index`, whose body is freed: it is not sent again.
+    fn store_reply(&mut self, index: usize, reply: BytesMut) {
+        self.queued_bytes += reply.len();
+        if let Slot::Pending(pending) = std::mem::replace(&mut self.slots[index], Slot::Reply(reply)) {
+            self.queued_bytes -= pending.body.len();
         }
         self.check();
     }
@@ -461,53 +479,58 @@ impl<R> RequestPipeline<R> {
     /// Handles writes that were proposed in a session that has expired. None of them can execute any more. A write
     /// without an attempt in a log gets a number in the next session, in the same order; the outcome of any other is
     /// unknown.
-    fn leave_expired_session(&mut self, tell: &mut ReplyEncoder<'_, R>) {
+    fn handle_expired_session(&mut self, encode: &mut ReplyEncoder<'_, R>) {
         let current = self.session();
-        for at in 0..self.slots.len() {
-            let Slot::Waits(pending) = &mut self.slots[at] else { continue };
+        for index in 0..self.slots.len() {
+            let Slot::Pending(pending) = &mut self.slots[index] else { continue };
             let RequestKind::Write(number) = &mut pending.kind else { continue };
             if number.is_none_or(|(session, _)| Some(session) == current) {
                 continue;
             }
             *number = None;
             if pending.maybe_logged {
-                self.give_up(at, tell);
+                self.fail_request(index, encode);
             }
         }
     }
 
-    /// Answers requests that have been retried for long enough. These are the oldest: every remaining write has a
+    /// Answers requests that were retried until [`RETRY_TIMEOUT`]. These are the oldest: every remaining write has a
     /// higher number and raises the first outstanding number above them.
-    fn give_up_overdue(&mut self, now: Time, tell: &mut ReplyEncoder<'_, R>) {
-        for at in 0..self.slots.len() {
-            if let Slot::Waits(pending) = &self.slots[at]
-                && (now.since(pending.since) >= PATIENCE || pending.is_hopeless())
+    fn fail_overdue(&mut self, now: Time, encode: &mut ReplyEncoder<'_, R>) {
+        for index in 0..self.slots.len() {
+            if let Slot::Pending(pending) = &self.slots[index]
+                && (now.since(pending.received_at) >= RETRY_TIMEOUT || pending.found_no_leader())
             {
-                self.give_up(at, tell);
+                self.fail_request(index, encode);
             }
         }
     }
 
-    fn give_up(&mut self, at: usize, tell: &mut ReplyEncoder<'_, R>) {
-        let Slot::Waits(pending) = &self.slots[at] else { return };
-        assert!(!pending.asked, "no outcome is settled while an attempt is in flight: its reply may tell more");
+    fn fail_request(&mut self, index: usize, encode: &mut ReplyEncoder<'_, R>) {
+        let Slot::Pending(pending) = &self.slots[index] else { return };
+        assert!(
+            !pending.in_flight,
+            "no request fails while an attempt is in flight: the reply to the attempt may be an answer"
+        );
         let fate = match &pending.refusal {
             _ if pending.maybe_logged => RequestFate::Unknown,
             Some(refusal) => RequestFate::Refused(refusal),
             None => RequestFate::Refused(&Refusal::NoLeader),
         };
-        self.tally.failures.extend(failure(&fate));
-        let said = tell(pending, fate);
-        self.complete(at, said);
+        self.tally.failures.extend(failure_of(&fate));
+        let encoded = encode(pending, fate);
+        self.store_reply(index, encoded);
     }
 }
 
-/// The failure that a result counts as, if it is one.
-fn failure(fate: &RequestFate<'_>) -> Option<Failure> {
+/// The failure that a result counts as in the metrics; `None` for a success.
+fn failure_of(fate: &RequestFate<'_>) -> Option<Failure> {
     match fate {
         RequestFate::Answer(_) | RequestFate::Status(_) => None,
         RequestFate::Refused(refusal) => Some(Failure::Refused(refusal.name())),
-        RequestFate::Unknown => Some(Failure::Wrong(RequestError::UnknownOutcome)),
-        RequestFate::TooLong | RequestFate::OutOfTurn(_) => Some(Failure::Wrong(RequestError::Answer)),
+        RequestFate::Unknown => Some(Failure::Error(RequestError::UnknownOutcome)),
+        RequestFate::AnswerTooLong | RequestFate::UnexpectedReply(_) => {
+            Some(Failure::Error(RequestError::UnusableAnswer))
+        }
     }
 }

@@ -6,15 +6,15 @@ mod support;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use redis::{Connection, Value};
-use support::{Beside, doors, installed, ports, until};
+use support::{BackgroundProgram, cluster_with_redis, command_if_installed, reserve_ports, wait_until};
 
 /// Starts a redis-server without persistence.
-fn server(directory: &std::path::Path) -> Option<(Beside, Connection)> {
-    let port = ports(1);
-    let mut command = installed("redis-server")?;
+fn start_redis_server(directory: &std::path::Path) -> Option<(BackgroundProgram, Connection)> {
+    let port = reserve_ports(1);
+    let mut command = command_if_installed("redis-server")?;
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(directory);
-    let process = Beside::start(directory, "redis-server", &mut command);
-    let connection = until("redis-server answers", || connect(&format!("127.0.0.1:{port}")), String::new);
+    let process = BackgroundProgram::start(directory, "redis-server", &mut command);
+    let connection = wait_until("redis-server answers", || connect(&format!("127.0.0.1:{port}")), String::new);
     Some((process, connection))
 }
 
@@ -23,7 +23,7 @@ fn connect(address: &str) -> Option<Connection> {
 }
 
 /// The reply as text. Only the keys of a scan are compared, in order, since cursors differ between servers.
-fn reply(connection: &mut Connection, line: &str) -> String {
+fn reply_text(connection: &mut Connection, line: &str) -> String {
     let mut words = line.split(' ');
     let mut command = redis::cmd(words.next().unwrap_or_default());
     for word in words {
@@ -41,7 +41,7 @@ fn reply(connection: &mut Connection, line: &str) -> String {
 }
 
 /// Commands whose replies once differed, or easily could.
-const LINES: &[&str] = &[
+const COMMAND_LINES: &[&str] = &[
     "SET k 007",
     "INCR k",
     "GET k",
@@ -164,10 +164,10 @@ const LINES: &[&str] = &[
 
 #[test]
 fn replies_equal_those_of_a_redis_server() {
-    let (cluster, doors) = doors(1, &[]);
-    let Some((_server, mut theirs)) = server(cluster.directory.path()) else { return };
-    let mut ours = connect(&doors[0]).unwrap();
-    let mut lines: Vec<String> = LINES.iter().map(|line| (*line).to_owned()).collect();
+    let (cluster, addresses) = cluster_with_redis(1, &[]);
+    let Some((_server, mut redis_connection)) = start_redis_server(cluster.directory.path()) else { return };
+    let mut drave_connection = connect(&addresses[0]).unwrap();
+    let mut lines: Vec<String> = COMMAND_LINES.iter().map(|line| (*line).to_owned()).collect();
     let mut rng = SmallRng::seed_from_u64(0x7265_6469);
     let mut pick = |all: &[&'static str]| all[rng.random_range(0..all.len())];
     for _ in 0..1200 {
@@ -182,7 +182,7 @@ fn replies_equal_those_of_a_redis_server() {
             }
             "incr" => format!("{} {key} {number}", pick(&["INCRBY", "DECRBY"])),
             "get" => format!("{} {key}", pick(&["GET", "INCR", "DECR", "STRLEN", "TYPE", "EXISTS", "PERSIST"])),
-            // Hours, so that no key expires during the test.
+            // The times to live are hours, so that no key expires during the test.
             "expire" => format!("EXPIRE {key} {} {}", pick(&["36000", "72000"]), pick(&["NX", "XX", "NX", "XX"])),
             "del" => format!("DEL {key} {key}"),
             "append" => format!("APPEND {key} {number}"),
@@ -190,6 +190,11 @@ fn replies_equal_those_of_a_redis_server() {
         });
     }
     for line in lines {
-        assert_eq!(reply(&mut ours, &line), reply(&mut theirs, &line), "{line}\n{}", cluster.logs());
+        assert_eq!(
+            reply_text(&mut drave_connection, &line),
+            reply_text(&mut redis_connection, &line),
+            "{line}\n{}",
+            cluster.logs()
+        );
     }
 }

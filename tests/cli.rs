@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use drave::api::{Op, Outcome, Reply, Request};
 use drave::machine::commands;
 use drave::types::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term};
-use drave::wire::client::{Numbered, put_reply_frame, read_request_frame};
+use drave::wire::client::{NumberedRequest, put_reply_frame, read_request_frame};
 use drave::wire::frame::{FrameKind, FrameReader};
 use drave::wire::hello::{VERSION_MAX, Welcome};
 use rustix::process::Signal;
@@ -15,97 +15,101 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{Cluster, Guarded, Said, drave, ports, run, until};
+use support::{ChildGuard, Cluster, ProgramOutput, drave_command, reserve_ports, run, wait_until};
 
 mod support;
 
 /// Asserts a line like `ok 812@3 (0.9 ms)`.
-fn expect_ok_line(said: &Said) {
-    let text =
-        said.out.strip_prefix("ok ").and_then(|rest| rest.strip_suffix(" ms)\n")).unwrap_or_else(|| panic!("{said:?}"));
+fn expect_ok_line(output: &ProgramOutput) {
+    let text = output
+        .out
+        .strip_prefix("ok ")
+        .and_then(|rest| rest.strip_suffix(" ms)\n"))
+        .unwrap_or_else(|| panic!("{output:?}"));
     let (position, ms) = text.split_once(" (").unwrap();
     let (index, term) = position.split_once('@').unwrap();
-    assert!(index.parse::<u64>().is_ok() && term.parse::<u64>().is_ok() && ms.parse::<f64>().is_ok(), "{said:?}");
+    assert!(index.parse::<u64>().is_ok() && term.parse::<u64>().is_ok() && ms.parse::<f64>().is_ok(), "{output:?}");
 }
 
-fn expect(said: &Said, code: i32, out: &str, err: &str) {
-    assert_eq!(said.code, Some(code), "{said:?}");
-    assert_eq!(said.out, out, "{said:?}");
-    assert!(said.err.contains(err) && said.err.is_empty() == err.is_empty(), "{said:?}");
+fn expect_output(output: &ProgramOutput, code: i32, out: &str, err: &str) {
+    assert_eq!(output.code, Some(code), "{output:?}");
+    assert_eq!(output.out, out, "{output:?}");
+    assert!(output.err.contains(err) && output.err.is_empty() == err.is_empty(), "{output:?}");
 }
 
 /// Flags of a short benchmark whose duration lets all 50 requests complete, however slow the machine is.
-const FIFTY: &[&str] = &["--total", "50", "--duration", "60s", "--warmup", "0s", "--clients", "2", "--timeout", "20s"];
+const FIFTY_REQUESTS: &[&str] =
+    &["--total", "50", "--duration", "60s", "--warmup", "0s", "--clients", "2", "--timeout", "20s"];
 
 /// etcd#11947: a benchmark filled the quota and locked its user out. `drave bench` refuses such a run without
 /// confirmation.
 #[test]
 fn key_commands_print_results_and_exit_codes() {
     let cluster = Cluster::start(3);
-    cluster.leader();
-    let said = cluster.run(&["put", "lunch", "noodles"]);
-    expect_ok_line(&said);
-    assert_eq!(said.code, Some(0));
+    cluster.wait_for_leader();
+    let output = cluster.run(&["put", "lunch", "noodles"]);
+    expect_ok_line(&output);
+    assert_eq!(output.code, Some(0));
     // Output that is not a terminal is raw, without a newline.
-    expect(&cluster.run(&["get", "lunch"]), 0, "noodles", "");
-    expect(&cluster.run(&["get", "lunch", "--consistency", "linearizable"]), 0, "noodles", "");
-    // A timeout beyond the range of any clock is accepted.
-    expect(&cluster.run(&["get", "lunch", "--timeout", "500000000000y"]), 0, "noodles", "");
-    expect(&cluster.run(&["get", "dinner"]), 1, "", "error: \"dinner\" does not exist");
+    expect_output(&cluster.run(&["get", "lunch"]), 0, "noodles", "");
+    expect_output(&cluster.run(&["get", "lunch", "--consistency", "linearizable"]), 0, "noodles", "");
+    // A timeout that no clock can represent is accepted.
+    expect_output(&cluster.run(&["get", "lunch", "--timeout", "500000000000y"]), 0, "noodles", "");
+    expect_output(&cluster.run(&["get", "dinner"]), 1, "", "error: \"dinner\" does not exist");
     expect_ok_line(&cluster.run(&["cas", "lunch", "noodles", "soup"]));
-    expect(&cluster.run(&["cas", "lunch", "noodles", "rice"]), 1, "", "holds \"soup\"");
-    expect(&cluster.run(&["cas", "dinner", "x", "y"]), 1, "", "does not exist");
+    expect_output(&cluster.run(&["cas", "lunch", "noodles", "rice"]), 1, "", "holds \"soup\"");
+    expect_output(&cluster.run(&["cas", "dinner", "x", "y"]), 1, "", "does not exist");
     expect_ok_line(&cluster.run(&["cas", "--absent", "dinner", "", "y"]));
-    expect(&cluster.run(&["incr", "n"]), 0, "1\n", "");
-    expect(&cluster.run(&["incr", "n", "-11"]), 0, "-10\n", "");
-    expect(&cluster.run(&["incr", "lunch"]), 1, "", "no decimal number");
-    expect(&cluster.run(&["scan"]), 0, "dinner\ty\nlunch\tsoup\nn\t-10\n", "");
-    expect(&cluster.run(&["scan", "l"]), 0, "lunch\tsoup\n", "");
+    expect_output(&cluster.run(&["incr", "n"]), 0, "1\n", "");
+    expect_output(&cluster.run(&["incr", "n", "-11"]), 0, "-10\n", "");
+    expect_output(&cluster.run(&["incr", "lunch"]), 1, "", "no decimal number");
+    expect_output(&cluster.run(&["scan"]), 0, "dinner\ty\nlunch\tsoup\nn\t-10\n", "");
+    expect_output(&cluster.run(&["scan", "l"]), 0, "lunch\tsoup\n", "");
     expect_ok_line(&cluster.run(&["del", "dinner"]));
     // Values and keys may be any bytes.
     expect_ok_line(&cluster.run(&["put", "temperature", "-5"]));
     expect_ok_line(&cluster.run(&["cas", "temperature", "-5", "-6"]));
     expect_ok_line(&cluster.run(&["put", "--", "-k", "--ttl"]));
-    expect(&cluster.run(&["get", "--", "-k"]), 0, "--ttl", "");
-    let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe");
-    assert_eq!(run(cluster.drave(&["put"]).args([odd, odd])).code, Some(0));
-    expect(&run(cluster.drave(&["scan"]).arg(odd)), 0, "\\xff\\xfe\t\\xff\\xfe\n", "");
-    assert_eq!(run(cluster.drave(&["del"]).arg(odd)).code, Some(0));
-    expect(&cluster.run(&["del", "dinner"]), 1, "", "did not exist");
-    let slow = cluster.run(&[&["bench", "put", "--slo", "p99=1ns"][..], FIFTY].concat());
-    assert_eq!(slow.code, Some(1), "{slow:?}");
-    assert!(slow.err.contains("p99 was "), "{slow:?}");
-    let large = ["bench", "put", "--keys", "100000000", "--value-size", "1024"];
-    expect(&cluster.run(&large), 2, "", "--large to run anyway");
+    expect_output(&cluster.run(&["get", "--", "-k"]), 0, "--ttl", "");
+    let non_utf8 = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    assert_eq!(run(cluster.drave_command(&["put"]).args([non_utf8, non_utf8])).code, Some(0));
+    expect_output(&run(cluster.drave_command(&["scan"]).arg(non_utf8)), 0, "\\xff\\xfe\t\\xff\\xfe\n", "");
+    assert_eq!(run(cluster.drave_command(&["del"]).arg(non_utf8)).code, Some(0));
+    expect_output(&cluster.run(&["del", "dinner"]), 1, "", "did not exist");
+    let missed_slo = cluster.run(&[&["bench", "put", "--slo", "p99=1ns"][..], FIFTY_REQUESTS].concat());
+    assert_eq!(missed_slo.code, Some(1), "{missed_slo:?}");
+    assert!(missed_slo.err.contains("p99 was "), "{missed_slo:?}");
+    let large_bench_args = ["bench", "put", "--keys", "100000000", "--value-size", "1024"];
+    expect_output(&cluster.run(&large_bench_args), 2, "", "--large to run anyway");
 }
 
 #[test]
 fn every_command_prints_json() {
     let cluster = Cluster::start(3);
-    cluster.leader();
-    let json = |words: &[&str]| {
-        let said = cluster.run(&[words, &["-o", "json"]].concat());
-        assert_eq!(said.code, Some(0), "{said:?}");
-        assert_eq!(said.out.lines().count(), 1, "{said:?}");
-        said.json()
+    cluster.wait_for_leader();
+    let json = |args: &[&str]| {
+        let output = cluster.run(&[args, &["-o", "json"]].concat());
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert_eq!(output.out.lines().count(), 1, "{output:?}");
+        output.json()
     };
-    for words in [&["put", "a", "1"][..], &["cas", "a", "1", "2"], &["incr", "a", "40"], &["del", "a"]] {
-        let done = json(words);
-        assert_eq!(done["ok"], true, "{done}");
-        assert!(done["index"].is_u64() && done["term"].is_u64() && done["ms"].is_f64(), "{done}");
+    for args in [&["put", "a", "1"][..], &["cas", "a", "1", "2"], &["incr", "a", "40"], &["del", "a"]] {
+        let result = json(args);
+        assert_eq!(result["ok"], true, "{result}");
+        assert!(result["index"].is_u64() && result["term"].is_u64() && result["ms"].is_f64(), "{result}");
     }
     assert_eq!(json(&["incr", "a", "42"])["value"], 42);
     assert_eq!(json(&["get", "a"])["value"], "42");
     assert_eq!(json(&["scan"])["key"], "a");
-    let led = || {
+    let has_one_leader = || {
         let status = json(&["status"]);
         assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
         let roles = status["nodes"].as_array().unwrap().iter().map(|node| &node["status"]["role"]);
         // An election may be under way.
         (roles.filter(|role| **role == "leader").count() == 1 && status["leader"].is_u64()).then_some(())
     };
-    until("one leader", led, || cluster.logs());
-    let bench = json(&[&["bench", "mixed", "--verify"][..], FIFTY].concat());
+    wait_until("one leader", has_one_leader, || cluster.logs());
+    let bench = json(&[&["bench", "mixed", "--verify"][..], FIFTY_REQUESTS].concat());
     assert_eq!((&bench["total"], &bench["unfinished"]), (&50.into(), &0.into()), "{bench}");
     let config = &bench["config"];
     assert_eq!((&config["total"], &config["duration_s"], &config["inflight"]), (&50.into(), &60.0.into(), &1.into()));
@@ -117,7 +121,7 @@ fn every_command_prints_json() {
 
 #[test]
 fn invalid_arguments_are_usage_errors() {
-    let words = [
+    let args = [
         &["put", "a"][..],
         &["put", "a", "b", "--timeout", "5"],
         &["mend"],
@@ -129,22 +133,23 @@ fn invalid_arguments_are_usage_errors() {
         &["dump", "--from", "10", "--to", "5", "."],
         &["demo", "--plain", "--base-port", "65535"],
     ];
-    for words in words {
-        let said = run(&mut drave(words));
-        assert_eq!(said.code, Some(2), "{words:?}: {said:?}");
-        assert!(said.out.is_empty() && !said.err.is_empty(), "{words:?}: {said:?}");
+    for args in args {
+        let output = run(&mut drave_command(args));
+        assert_eq!(output.code, Some(2), "{args:?}: {output:?}");
+        assert!(output.out.is_empty() && !output.err.is_empty(), "{args:?}: {output:?}");
     }
 }
 
 /// As in clap-rs/clap#1245 and etcd-io/etcd#5323: an environment variable that is set but empty counts as unset.
 #[test]
 fn print_config_shows_all_settings_and_skips_empty_variables() {
-    let mut command = drave(&["serve", "--print-config", "--peers", "1 = a:1, 2=b:1"]);
+    let mut command = drave_command(&["serve", "--print-config", "--peers", "1 = a:1, 2=b:1"]);
     command.env("DRAVE_UNSAFE_NO_FSYNC", "").env("DRAVE_LISTEN", "").env("DRAVE_ID", "").env("DRAVE_GRACE", "7s");
-    let said = run(&mut command);
-    assert_eq!(said.code, Some(0), "{said:?}");
-    let find = |name: &str| {
-        said.out
+    let output = run(&mut command);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let find_setting = |name: &str| {
+        output
+            .out
             .lines()
             .find(|line| line.split(' ').next() == Some(name))
             .map(|line| line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>().join(" "))
@@ -159,45 +164,46 @@ fn print_config_shows_all_settings_and_skips_empty_variables() {
         ("peers", "1 = a:1, 2=b:1 flag"),
         ("segment-size", "64MiB default"),
     ] {
-        assert_eq!(find(name).as_deref(), Some(value), "{said:?}");
+        assert_eq!(find_setting(name).as_deref(), Some(value), "{output:?}");
     }
-    assert_eq!(find("print-config"), None);
-    let endpoints = run(drave(&["put", "a", "b", "--timeout", "300ms"]).env("DRAVE_ENDPOINTS", ""));
+    assert_eq!(find_setting("print-config"), None);
+    let endpoints = run(drave_command(&["put", "a", "b", "--timeout", "300ms"]).env("DRAVE_ENDPOINTS", ""));
     assert_ne!(endpoints.code, Some(2), "{endpoints:?}");
-    let said = run(&mut drave(&["serve", "--id", "1", "--data", "n", "--peers", "1=h:1", "--reserve", "1KiB"]));
-    assert_eq!(said.code, Some(78), "{said:?}");
-    assert!(said.err.contains("reserve"), "{said:?}");
+    let output =
+        run(&mut drave_command(&["serve", "--id", "1", "--data", "n", "--peers", "1=h:1", "--reserve", "1KiB"]));
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.err.contains("reserve"), "{output:?}");
 }
 
 /// The help text of each verb is the doc comment of its arguments, and must suit users, not readers of the code.
 #[test]
 fn help_describes_each_command() {
-    let help = run(&mut drave(&["--help"]));
+    let help = run(&mut drave_command(&["--help"]));
     let verbs = help.out.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let verbs: Vec<(&str, &str)> = verbs.filter_map(|line| line.trim().split_once("  ")).collect();
     assert!(verbs.iter().any(|(verb, _)| *verb == "sim"), "{help:?}");
-    for (verb, does) in verbs.iter().filter(|(verb, _)| !verb.starts_with(['-', 'h'])) {
-        let first = does.trim().split(' ').next().unwrap();
-        assert!(first.ends_with('s') && !does.contains("`drave"), "{verb}: {does}");
-        assert_eq!(run(&mut drave(&[verb, "--help"])).out.split(' ').next(), Some(first), "{verb}");
+    for (verb, description) in verbs.iter().filter(|(verb, _)| !verb.starts_with(['-', 'h'])) {
+        let first_word = description.trim().split(' ').next().unwrap();
+        assert!(first_word.ends_with('s') && !description.contains("`drave"), "{verb}: {description}");
+        assert_eq!(run(&mut drave_command(&[verb, "--help"])).out.split(' ').next(), Some(first_word), "{verb}");
     }
 }
 
 #[test]
 fn unreachable_cluster_is_an_error_with_advice() {
-    let base = ports(2);
+    let base = reserve_ports(2);
     let endpoints = format!("127.0.0.1:{base},127.0.0.1:{}", base + 1);
-    for words in [&["put", "a", "b"][..], &["get", "a"], &["incr", "a"], &["scan"]] {
-        let said = run(drave(words).args(["--timeout", "300ms", "--endpoints", &endpoints]));
-        assert_eq!(said.code, Some(3), "{said:?}");
-        let lines: Vec<&str> = said.err.lines().collect();
-        assert_eq!(lines.len(), 2, "{said:?}");
-        assert!(lines[0].starts_with("error: "), "{said:?}");
-        assert!(lines[1].starts_with("  tried 127.0.0.1:"), "{said:?}");
-        assert!(lines[1].ends_with("nothing was applied · see: drave status"), "{said:?}");
+    for args in [&["put", "a", "b"][..], &["get", "a"], &["incr", "a"], &["scan"]] {
+        let output = run(drave_command(args).args(["--timeout", "300ms", "--endpoints", &endpoints]));
+        assert_eq!(output.code, Some(3), "{output:?}");
+        let lines: Vec<&str> = output.err.lines().collect();
+        assert_eq!(lines.len(), 2, "{output:?}");
+        assert!(lines[0].starts_with("error: "), "{output:?}");
+        assert!(lines[1].starts_with("  tried 127.0.0.1:"), "{output:?}");
+        assert!(lines[1].ends_with("nothing was applied · see: drave status"), "{output:?}");
     }
-    let said = run(drave(&["status"]).args(["--endpoints", &endpoints]));
-    assert_eq!(said.code, Some(3), "{said:?}");
+    let output = run(drave_command(&["status"]).args(["--endpoints", &endpoints]));
+    assert_eq!(output.code, Some(3), "{output:?}");
 }
 
 /// Starts a listener that answers the first bytes of each connection with `bytes`. Returns its endpoint.
@@ -206,7 +212,7 @@ fn start_fake_server(bytes: &'static [u8]) -> String {
     let endpoint = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let _gone_or_not = (stream.read(&mut [0; 4096]), stream.write_all(bytes));
+            let _may_be_closed = (stream.read(&mut [0; 4096]), stream.write_all(bytes));
         }
     });
     endpoint
@@ -214,32 +220,36 @@ fn start_fake_server(bytes: &'static [u8]) -> String {
 
 #[test]
 fn error_names_the_other_protocol_at_an_endpoint() {
-    for (bytes, words) in [
+    for (bytes, expected_error) in [
         (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "the port speaks HTTP"),
         (b"-ERR unknown command\r\n", "the port speaks the Redis protocol"),
         (b"\x15\x03\x03\0\x02\x02\x32\0\0\0\0\0\0", "the port speaks TLS"),
         (b"", "does it use TLS?"),
     ] {
         let endpoint = start_fake_server(bytes);
-        let said = run(&mut drave(&["put", "a", "b", "--timeout", "1s", "--endpoints", &endpoint]));
-        assert_eq!(said.code, Some(3), "{said:?}");
-        assert!(said.err.contains(words), "{said:?}");
+        let output = run(&mut drave_command(&["put", "a", "b", "--timeout", "1s", "--endpoints", &endpoint]));
+        assert_eq!(output.code, Some(3), "{output:?}");
+        assert!(output.err.contains(expected_error), "{output:?}");
     }
 }
 
 #[test]
 fn error_without_quorum_names_silent_voters() {
     let mut cluster = Cluster::start(3);
-    cluster.leader();
+    cluster.wait_for_leader();
     cluster.kill(1);
     cluster.kill(2);
     // Until the remaining node notices the loss of its quorum, it may still lead.
-    let put = || Some(cluster.run(&["put", "a", "b", "--timeout", "1s"]));
-    let led = |said: &Said| said.code == Some(3) && said.err.contains("do not answer");
-    let said = until("the node knows that there is no leader", || put().filter(led), || cluster.logs());
-    let lines: Vec<&str> = said.err.lines().collect();
-    assert_eq!(lines[0], "error: no leader: nodes 2 and 3 of 3 do not answer (a quorum is 2)", "{said:?}");
-    assert!(lines[1].starts_with("  tried ") && lines[1].ends_with("see: drave status"), "{said:?}");
+    let try_put = || Some(cluster.run(&["put", "a", "b", "--timeout", "1s"]));
+    let names_silent_voters = |output: &ProgramOutput| output.code == Some(3) && output.err.contains("do not answer");
+    let output = wait_until(
+        "the node knows that there is no leader",
+        || try_put().filter(names_silent_voters),
+        || cluster.logs(),
+    );
+    let lines: Vec<&str> = output.err.lines().collect();
+    assert_eq!(lines[0], "error: no leader: nodes 2 and 3 of 3 do not answer (a quorum is 2)", "{output:?}");
+    assert!(lines[1].starts_with("  tried ") && lines[1].ends_with("see: drave status"), "{output:?}");
 }
 
 /// Opens a session for the client, and closes the connection at its first command.
@@ -253,11 +263,11 @@ fn close_on_first_command(mut stream: TcpStream) -> Option<()> {
         };
         let mut out = BytesMut::new();
         if frame.kind == FrameKind::Hello {
-            let holds = Default::default();
-            Welcome { version: VERSION_MAX, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1), holds }
+            let log_state = Default::default();
+            Welcome { version: VERSION_MAX, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1), log_state }
                 .put(&mut out);
         } else {
-            let Numbered { id, request, .. } = read_request_frame(frame).ok()?;
+            let NumberedRequest { id, request, .. } = read_request_frame(frame).ok()?;
             let Request::Propose { op } = request else { return None };
             let Ok(Op::Open { .. }) = Op::decode(op) else { return None };
             let outcome = Outcome::Opened { session: SessionId(3) };
@@ -276,62 +286,68 @@ fn write_whose_reply_is_lost_has_unknown_outcome() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| _ = close_on_first_command(stream)));
-    // Long enough for a dial, a hello and a session, even on a busy machine.
-    let said = run(&mut drave(&["put", "a", "b", "--timeout", "3s", "--endpoints", &endpoint]));
-    assert_eq!(said.code, Some(4), "{said:?}");
-    assert!(said.err.starts_with("error: outcome unknown: "), "{said:?}");
-    assert!(said.err.contains("check before you repeat it"), "{said:?}");
+    // The timeout suffices for a connection, a hello and a session, even on a busy machine.
+    let output = run(&mut drave_command(&["put", "a", "b", "--timeout", "3s", "--endpoints", &endpoint]));
+    assert_eq!(output.code, Some(4), "{output:?}");
+    assert!(output.err.starts_with("error: outcome unknown: "), "{output:?}");
+    assert!(output.err.contains("check before you repeat it"), "{output:?}");
 }
 
 #[test]
 fn node_rejects_foreign_or_damaged_directory() {
     let mut cluster = Cluster::start(1);
-    cluster.leader();
+    cluster.wait_for_leader();
     for n in 0..50 {
         assert_eq!(cluster.run(&["put", "key", &n.to_string()]).code, Some(0));
     }
-    // A second node in the same directory, and a second node on the same port.
-    let said = run(&mut cluster.serve(0));
-    assert_eq!(said.code, Some(78), "{said:?}");
-    assert!(said.err.contains("in use"), "{said:?}");
-    let elsewhere = cluster.directory.path().join("elsewhere");
+    // A second node must not start in the same directory, nor on the same port.
+    let output = run(&mut cluster.serve_command(0));
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.err.contains("in use"), "{output:?}");
+    let other_data_dir = cluster.directory.path().join("elsewhere");
     let peers = cluster.peers();
-    let said = run(drave(&["serve", "--id", "1", "--peers", &peers, "--data"]).arg(&elsewhere));
-    assert_eq!(said.code, Some(75), "{said:?}");
+    let output = run(drave_command(&["serve", "--id", "1", "--peers", &peers, "--data"]).arg(&other_data_dir));
+    assert_eq!(output.code, Some(75), "{output:?}");
     assert!(
-        said.err.contains(&format!("cannot listen on {}: Address already in use", cluster.addresses[0])),
-        "{said:?}"
+        output.err.contains(&format!("cannot listen on {}: Address already in use", cluster.addresses[0])),
+        "{output:?}"
     );
     assert_eq!(cluster.stop(0), Some(0), "{}", cluster.logs());
 
-    let other = format!("{peers},2=127.0.0.1:1");
-    let said = run(drave(&["serve", "--id", "2", "--peers", &other, "--data"]).arg(cluster.data(0)));
-    assert_eq!(said.code, Some(78), "{said:?}");
-    assert!(said.err.contains("belongs to node 1") && said.err.contains("Nothing was changed."), "{said:?}");
+    let other_peers = format!("{peers},2=127.0.0.1:1");
+    let output =
+        run(drave_command(&["serve", "--id", "2", "--peers", &other_peers, "--data"]).arg(cluster.data_dir(0)));
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.err.contains("belongs to node 1") && output.err.contains("Nothing was changed."), "{output:?}");
     // A directory of another cluster name is rejected, whatever `--peers` contains. Without a name, a change of
     // `--peers` is allowed, since addresses may change.
-    let said = run(cluster.serve(0).args(["--cluster", "other"]));
-    assert_eq!(said.code, Some(78), "{said:?}");
-    assert!(said.err.contains("belongs to node 1 of cluster ") && said.err.contains("--cluster other"), "{said:?}");
-    let said =
-        run(drave(&["serve", "--id", "1", "--peers", &peers, "--data", "/dev/null/no"])
-            .args(["--segment-size", "4MiB"]));
-    assert_eq!(said.code, Some(74), "{said:?}");
+    let output = run(cluster.serve_command(0).args(["--cluster", "other"]));
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(
+        output.err.contains("belongs to node 1 of cluster ") && output.err.contains("--cluster other"),
+        "{output:?}"
+    );
+    let output = run(drave_command(&["serve", "--id", "1", "--peers", &peers, "--data", "/dev/null/no"])
+        .args(["--segment-size", "4MiB"]));
+    assert_eq!(output.code, Some(74), "{output:?}");
 
-    damage(&cluster.data(0).join("wal/0000000001.wal"));
-    let said = run(&mut cluster.serve(0));
-    assert_eq!(said.code, Some(5), "{said:?}");
-    assert!(said.err.contains("0000000001.wal: byte "), "{said:?}");
-    // One line with the fault and its place, and one with advice.
-    let told: Vec<&str> = said.err.lines().skip_while(|line| !line.starts_with("error: ")).collect();
-    assert!(told.len() == 2 && told[1].starts_with("  ") && told[1].contains("Leave the node down"), "{said:?}");
-    let said = cluster.run(&["dump", "--check", cluster.data(0).to_str().unwrap()]);
-    assert_eq!(said.code, Some(5), "{said:?}");
-    assert!(said.out.contains('!'), "{said:?}");
+    flip_bit(&cluster.data_dir(0).join("wal/0000000001.wal"));
+    let output = run(&mut cluster.serve_command(0));
+    assert_eq!(output.code, Some(5), "{output:?}");
+    assert!(output.err.contains("0000000001.wal: byte "), "{output:?}");
+    // The error has two lines: the fault with its position, and advice.
+    let error_lines: Vec<&str> = output.err.lines().skip_while(|line| !line.starts_with("error: ")).collect();
+    assert!(
+        error_lines.len() == 2 && error_lines[1].starts_with("  ") && error_lines[1].contains("Leave the node down"),
+        "{output:?}"
+    );
+    let output = cluster.run(&["dump", "--check", cluster.data_dir(0).to_str().unwrap()]);
+    assert_eq!(output.code, Some(5), "{output:?}");
+    assert!(output.out.contains('!'), "{output:?}");
 }
 
-/// Flips one bit near the start of a file, with intact data behind it.
-fn damage(path: &Path) {
+/// Flips one bit near the start of a file, so that intact data follows the damage.
+fn flip_bit(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[1000] ^= 4;
     std::fs::write(path, bytes).unwrap();
@@ -348,15 +364,15 @@ fn closed_output() -> Stdio {
 #[test]
 fn closed_output_ends_command_silently() {
     let cluster = Cluster::start(3);
-    cluster.leader();
+    cluster.wait_for_leader();
     let value = "x".repeat(1000);
     for n in 0..10 {
         assert_eq!(cluster.run(&["put", &n.to_string(), &value]).code, Some(0));
     }
-    let data = cluster.data(0);
+    let data = cluster.data_dir(0);
     let dump = ["dump", "--full", data.to_str().unwrap()];
     let jsonl = ["dump", "-o", "jsonl", "--full", data.to_str().unwrap()];
-    for words in [
+    for args in [
         &["scan"][..],
         &["status"],
         &["status", "-o", "json"],
@@ -366,26 +382,26 @@ fn closed_output_ends_command_silently() {
         &["put", "1", "2"],
         &["--help"],
     ] {
-        let mut child = cluster.drave(words);
-        let mut child = Guarded::start(child.stdout(closed_output()).stderr(Stdio::piped()));
-        let status = child.end(String::new);
-        let mut err = String::new();
-        child.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        let mut child = cluster.drave_command(args);
+        let mut child = ChildGuard::start(child.stdout(closed_output()).stderr(Stdio::piped()));
+        let status = child.wait(String::new);
+        let mut stderr = String::new();
+        child.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         // Exits as any program killed by SIGPIPE does; for `--help` the exit code is 0.
-        let code = if words == ["--help"] { 0 } else { 128 + 13 };
-        assert_eq!((status.code(), err.as_str()), (Some(code), ""), "{words:?}");
+        let code = if args == ["--help"] { 0 } else { 128 + 13 };
+        assert_eq!((status.code(), stderr.as_str()), (Some(code), ""), "{args:?}");
     }
 }
 
-/// As in svix/diom#1285: a panic, or no error at all, when the output could not be written.
+/// As in svix/diom#1285: the program panicked, or reported no error, when its output could not be written.
 #[test]
 fn output_that_cannot_be_written_is_an_error() {
     let cluster = Cluster::start(1);
-    cluster.leader();
+    cluster.wait_for_leader();
     assert_eq!(cluster.run(&["put", "1", "x"]).code, Some(0));
-    let data = cluster.data(0);
+    let data = cluster.data_dir(0);
     let (dump, check) = (["dump", data.to_str().unwrap()], ["check", data.to_str().unwrap()]);
-    for words in [
+    for args in [
         &["scan"][..],
         &["status"],
         &["status", "-o", "json"],
@@ -399,16 +415,16 @@ fn output_that_cannot_be_written_is_an_error() {
         &dump,
         &check,
     ] {
-        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-        let mut child = Guarded::start(cluster.drave(words).stdout(full).stderr(Stdio::piped()));
-        let code = child.end(String::new).code();
-        let mut err = String::new();
-        child.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        assert!(code == Some(74) && err.contains("No space left"), "{words:?}: {code:?} {err}");
+        let full_device = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut child = ChildGuard::start(cluster.drave_command(args).stdout(full_device).stderr(Stdio::piped()));
+        let code = child.wait(String::new).code();
+        let mut stderr = String::new();
+        child.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert!(code == Some(74) && stderr.contains("No space left"), "{args:?}: {code:?} {stderr}");
     }
 }
 
-/// As in StackStorm/st2#3708: a list that was silently truncated.
+/// As in StackStorm/st2#3708: a list was silently truncated.
 #[test]
 fn scan_prints_all_keys_or_reports_more() {
     let cluster = Cluster::start(1);
@@ -417,54 +433,54 @@ fn scan_prints_all_keys_or_reports_more() {
         let key = format!("k{n:04}");
         client.execute(&commands::Command::Put { key: key.as_bytes(), value: b"v" }.encode()).unwrap();
     }
-    let all = cluster.run(&["scan", "k"]);
-    assert_eq!((all.out.lines().count(), all.err.as_str()), (2100, ""));
-    let some = cluster.run(&["scan", "k", "--limit", "1500"]);
-    assert_eq!(some.out.lines().count(), 1500);
-    assert!(some.err.contains("there are more"), "{some:?}");
-    let just = cluster.run(&["scan", "k", "--limit", "2100"]);
-    assert_eq!((just.out.lines().count(), just.err.as_str()), (2100, ""));
+    let unlimited_scan = cluster.run(&["scan", "k"]);
+    assert_eq!((unlimited_scan.out.lines().count(), unlimited_scan.err.as_str()), (2100, ""));
+    let limited_scan = cluster.run(&["scan", "k", "--limit", "1500"]);
+    assert_eq!(limited_scan.out.lines().count(), 1500);
+    assert!(limited_scan.err.contains("there are more"), "{limited_scan:?}");
+    let exact_scan = cluster.run(&["scan", "k", "--limit", "2100"]);
+    assert_eq!((exact_scan.out.lines().count(), exact_scan.err.as_str()), (2100, ""));
 }
 
 #[test]
 fn simulation_repeats_bit_for_bit() {
-    let worlds: Vec<_> = (0..2).map(|_| run(&mut drave(&["sim", "--seed", "7", "--duration", "5s"]))).collect();
-    assert_eq!(worlds[0].code, Some(0), "{worlds:?}");
-    assert_eq!(worlds[0].out, worlds[1].out);
-    let last = worlds[0].out.lines().last().unwrap();
-    let parts: Vec<&str> = last.split(" · ").collect();
-    assert_eq!(parts[0], "seed 7 ok", "{last}");
+    let runs: Vec<_> = (0..2).map(|_| run(&mut drave_command(&["sim", "--seed", "7", "--duration", "5s"]))).collect();
+    assert_eq!(runs[0].code, Some(0), "{runs:?}");
+    assert_eq!(runs[0].out, runs[1].out);
+    let summary = runs[0].out.lines().last().unwrap();
+    let summary_parts: Vec<&str> = summary.split(" · ").collect();
+    assert_eq!(summary_parts[0], "seed 7 ok", "{summary}");
     let units = [" s simulated", " steps", " faults", " operations"];
-    assert!(parts[1..5].iter().zip(units).all(|(part, unit)| part.ends_with(unit)), "{last}");
-    let hash = parts[5].strip_prefix("hash ").unwrap();
-    assert!(hash.len() == 16 && hash.chars().all(|digit| digit.is_ascii_hexdigit()), "{last}");
+    assert!(summary_parts[1..5].iter().zip(units).all(|(part, unit)| part.ends_with(unit)), "{summary}");
+    let hash = summary_parts[5].strip_prefix("hash ").unwrap();
+    assert!(hash.len() == 16 && hash.chars().all(|digit| digit.is_ascii_hexdigit()), "{summary}");
 }
 
-/// Starts a demo with its own state file. Returns its process and its base port.
-fn demo(directory: &Path) -> (Guarded, u16) {
-    demo_with_variables(directory, &[])
+/// Starts a demo with a state file of its own. Returns the demo's process and base port.
+fn start_demo(directory: &Path) -> (ChildGuard, u16) {
+    start_demo_with_variables(directory, &[])
 }
 
-/// Like [`demo`], with these environment variables set.
-fn demo_with_variables(directory: &Path, variables: &[(&str, &str)]) -> (Guarded, u16) {
-    let base = ports(3);
+/// Like [`start_demo`], with these environment variables set.
+fn start_demo_with_variables(directory: &Path, variables: &[(&str, &str)]) -> (ChildGuard, u16) {
+    let base = reserve_ports(3);
     let log = std::fs::File::create(directory.join("log")).unwrap();
-    let mut command = drave(&["demo", "--plain", "--base-port", &base.to_string(), "--dir"]);
+    let mut command = drave_command(&["demo", "--plain", "--base-port", &base.to_string(), "--dir"]);
     command.arg(directory.join("data")).env("TMPDIR", directory).stdout(Stdio::null()).stderr(log);
     command.envs(variables.iter().copied());
-    (Guarded::start(&mut command), base)
+    (ChildGuard::start(&mut command), base)
 }
 
-fn at_demo(directory: &Path, base: u16, words: &[&str]) -> Said {
+fn run_against_demo(directory: &Path, base: u16, args: &[&str]) -> ProgramOutput {
     let endpoints: Vec<String> = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
-    run(drave(words).env("TMPDIR", directory).env("DRAVE_ENDPOINTS", endpoints.join(",")))
+    run(drave_command(args).env("TMPDIR", directory).env("DRAVE_ENDPOINTS", endpoints.join(",")))
 }
 
 /// The process ids of all nodes that the demo ever started, from its state file.
-fn nodes(directory: &Path, base: u16) -> Vec<i64> {
-    let text = std::fs::read(directory.join(format!("drave-demo-{base}.json"))).unwrap();
-    let register: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    register["pids"].as_object().unwrap().values().map(|pid| pid.as_i64().unwrap()).collect()
+fn read_node_pids(directory: &Path, base: u16) -> Vec<i64> {
+    let state_text = std::fs::read(directory.join(format!("drave-demo-{base}.json"))).unwrap();
+    let state_file: serde_json::Value = serde_json::from_slice(&state_text).unwrap();
+    state_file["pids"].as_object().unwrap().values().map(|pid| pid.as_i64().unwrap()).collect()
 }
 
 /// Whether a process is running and not a zombie.
@@ -474,46 +490,48 @@ fn is_alive(pid: i64) -> bool {
 }
 
 fn expect_no_processes(pids: &[i64], log: &Path) {
-    let gone = || (!pids.iter().any(|pid| is_alive(*pid))).then_some(());
-    until("the demo's nodes are gone", gone, || std::fs::read_to_string(log).unwrap_or_default());
+    let no_process_is_alive = || (!pids.iter().any(|pid| is_alive(*pid))).then_some(());
+    wait_until("the demo's nodes are gone", no_process_is_alive, || std::fs::read_to_string(log).unwrap_or_default());
 }
 
 #[test]
 fn demo_survives_a_kill_and_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let (directory, log) = (directory.path(), directory.path().join("log"));
-    let (mut demo, base) = demo(directory);
-    let why = || std::fs::read_to_string(&log).unwrap_or_default();
-    let put = || Some(at_demo(directory, base, &["put", "lunch", "noodles"])).filter(|said| said.code == Some(0));
-    expect_ok_line(&until("the demo acknowledges a write", put, why));
-    let before = nodes(directory, base);
-    assert_eq!(before.len(), 3);
+    let (mut demo, base) = start_demo(directory);
+    let demo_log = || std::fs::read_to_string(&log).unwrap_or_default();
+    let try_put = || {
+        Some(run_against_demo(directory, base, &["put", "lunch", "noodles"])).filter(|output| output.code == Some(0))
+    };
+    expect_ok_line(&wait_until("the demo acknowledges a write", try_put, demo_log));
+    let pids_before = read_node_pids(directory, base);
+    assert_eq!(pids_before.len(), 3);
     // An election may be under way, and then the command kills no node.
-    let kill = || Some(at_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]));
-    let said = until("a leader is killed", || kill().filter(|said| said.code != Some(3)), why);
-    assert_eq!(said.code, Some(0), "{said:?}");
-    assert!(said.out.starts_with("killed n") && said.out.contains("(was leader of term "), "{said:?}");
-    let said = at_demo(directory, base, &["get", "lunch", "--timeout", "20s"]);
-    expect(&said, 0, "noodles", "");
+    let try_kill = || Some(run_against_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]));
+    let output = wait_until("a leader is killed", || try_kill().filter(|output| output.code != Some(3)), demo_log);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.out.starts_with("killed n") && output.out.contains("(was leader of term "), "{output:?}");
+    let output = run_against_demo(directory, base, &["get", "lunch", "--timeout", "20s"]);
+    expect_output(&output, 0, "noodles", "");
     // The demo restarts the killed node by itself.
-    let back = || {
-        let status = at_demo(directory, base, &["status", "-o", "json"]).json();
+    let all_nodes_are_up = || {
+        let status = run_against_demo(directory, base, &["status", "-o", "json"]).json();
         status["nodes"].as_array()?.iter().all(|node| node["up"] == true).then_some(())
     };
-    until("the killed node is back", back, why);
-    let all = [before, nodes(directory, base)].concat();
+    wait_until("the killed node is back", all_nodes_are_up, demo_log);
+    let node_pids = [pids_before, read_node_pids(directory, base)].concat();
     demo.signal(Signal::INT);
-    assert_eq!(demo.end(why).code(), Some(0), "{}", why());
-    expect_no_processes(&all, &log);
-    let said = at_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]);
-    assert_eq!(said.code, Some(3), "{said:?}");
+    assert_eq!(demo.wait(demo_log).code(), Some(0), "{}", demo_log());
+    expect_no_processes(&node_pids, &log);
+    let output = run_against_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]);
+    assert_eq!(output.code, Some(3), "{output:?}");
 }
 
 #[test]
 fn demo_ignores_environment_variables_of_nodes() {
     let directory = tempfile::tempdir().unwrap();
     let (directory, log) = (directory.path(), directory.path().join("log"));
-    let set = [
+    let variables = [
         ("DRAVE_TLS_CA", "/no/such/file"),
         ("DRAVE_JOIN", "127.0.0.1:1"),
         ("DRAVE_LISTEN", "127.0.0.1:1"),
@@ -521,48 +539,55 @@ fn demo_ignores_environment_variables_of_nodes() {
         ("DRAVE_HEARTBEAT_INTERVAL", "1h"),
         ("DRAVE_LOG_LEVEL", "warn"),
     ];
-    let (mut demo, base) = demo_with_variables(directory, &set);
-    let why = || std::fs::read_to_string(&log).unwrap_or_default();
-    let put = || Some(at_demo(directory, base, &["put", "lunch", "noodles"])).filter(|said| said.code == Some(0));
-    expect_ok_line(&until("the demo acknowledges a write", put, why));
-    assert!(!why().contains(" INFO "), "DRAVE_LOG_LEVEL is inherited: {}", why());
+    let (mut demo, base) = start_demo_with_variables(directory, &variables);
+    let demo_log = || std::fs::read_to_string(&log).unwrap_or_default();
+    let try_put = || {
+        Some(run_against_demo(directory, base, &["put", "lunch", "noodles"])).filter(|output| output.code == Some(0))
+    };
+    expect_ok_line(&wait_until("the demo acknowledges a write", try_put, demo_log));
+    assert!(!demo_log().contains(" INFO "), "DRAVE_LOG_LEVEL is inherited: {}", demo_log());
     demo.signal(Signal::INT);
-    assert_eq!(demo.end(why).code(), Some(0), "{}", why());
+    assert_eq!(demo.wait(demo_log).code(), Some(0), "{}", demo_log());
 }
 
 #[test]
 fn killed_demo_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let (directory, log) = (directory.path(), directory.path().join("log"));
-    let (demo, base) = demo(directory);
-    let why = || std::fs::read_to_string(&log).unwrap_or_default();
-    let put = || Some(at_demo(directory, base, &["put", "lunch", "noodles"])).filter(|said| said.code == Some(0));
-    until("the demo acknowledges a write", put, why);
-    let all = nodes(directory, base);
-    assert!(all.len() == 3 && all.iter().all(|pid| is_alive(*pid)));
+    let (demo, base) = start_demo(directory);
+    let demo_log = || std::fs::read_to_string(&log).unwrap_or_default();
+    let try_put = || {
+        Some(run_against_demo(directory, base, &["put", "lunch", "noodles"])).filter(|output| output.code == Some(0))
+    };
+    wait_until("the demo acknowledges a write", try_put, demo_log);
+    let node_pids = read_node_pids(directory, base);
+    assert!(node_pids.len() == 3 && node_pids.iter().all(|pid| is_alive(*pid)));
     drop(demo);
-    expect_no_processes(&all, &log);
+    expect_no_processes(&node_pids, &log);
 }
 
 #[test]
 fn demo_names_the_port_that_is_taken() {
     let directory = tempfile::tempdir().unwrap();
-    let base = ports(3);
+    let base = reserve_ports(3);
     let _taken = TcpListener::bind(("127.0.0.1", base + 1)).unwrap();
-    let words = ["demo", "--plain", "--base-port", &base.to_string(), "--dir"];
-    let said = run(drave(&words).arg(directory.path().join("data")).env("TMPDIR", directory.path()));
-    assert_eq!(said.code, Some(75), "{said:?}");
-    assert!(said.err.contains(&format!("cannot listen on 127.0.0.1:{}: Address already in use", base + 1)), "{said:?}");
+    let args = ["demo", "--plain", "--base-port", &base.to_string(), "--dir"];
+    let output = run(drave_command(&args).arg(directory.path().join("data")).env("TMPDIR", directory.path()));
+    assert_eq!(output.code, Some(75), "{output:?}");
+    assert!(
+        output.err.contains(&format!("cannot listen on 127.0.0.1:{}: Address already in use", base + 1)),
+        "{output:?}"
+    );
 }
 
 #[test]
 fn signals_stop_node_cleanly() {
     for signal in [Signal::TERM, Signal::INT] {
         let cluster = Cluster::prepare(1);
-        let mut node: Command = cluster.serve(0);
-        let mut node = Guarded::start(node.stdout(Stdio::null()).stderr(Stdio::null()));
-        until("the node answers", || cluster.status(0), String::new);
+        let mut node: Command = cluster.serve_command(0);
+        let mut node = ChildGuard::start(node.stdout(Stdio::null()).stderr(Stdio::null()));
+        wait_until("the node answers", || cluster.status(0), String::new);
         node.signal(signal);
-        assert_eq!(node.end(String::new).code(), Some(0));
+        assert_eq!(node.wait(String::new).code(), Some(0));
     }
 }

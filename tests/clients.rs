@@ -1,90 +1,94 @@
-//! Existing clients, unmodified: redis-cli, redis-benchmark and redis-py at the Redis gateways, with all nodes up and
-//! with nodes dying.
+//! Unmodified Redis clients at the Redis gateways: redis-cli, redis-benchmark and redis-py, with all nodes running and
+//! after a crash of the leader.
 
 use std::path::Path;
-use support::{Beside, Cluster, Said, cluster_with_default_redis_ports, doors, installed, run, until};
+use support::{
+    BackgroundProgram, Cluster, ProgramOutput, cluster_with_default_redis_ports, cluster_with_redis,
+    command_if_installed, run, wait_until,
+};
 
 mod support;
 
 /// Runs redis-cli against a gateway.
-fn cli(door: &str, words: &[&str]) -> Option<Said> {
-    let (host, port) = door.split_once(':').unwrap();
-    Some(run(installed("redis-cli")?.args(["-h", host, "-p", port]).args(words)))
+fn run_redis_cli(address: &str, args: &[&str]) -> Option<ProgramOutput> {
+    let (host, port) = address.split_once(':').unwrap();
+    Some(run(command_if_installed("redis-cli")?.args(["-h", host, "-p", port]).args(args)))
 }
 
 #[test]
 fn redis_cli_talks_to_leader_and_followers() {
-    let (cluster, doors) = doors(3, &[]);
-    for (n, door) in doors.iter().enumerate() {
+    let (cluster, addresses) = cluster_with_redis(3, &[]);
+    for (n, address) in addresses.iter().enumerate() {
         let key = format!("of-{n}");
-        let say = |words: &[&str]| cli(door, words).map(|said| (said.out.trim_end().to_owned(), said.code));
-        let Some(said) = say(&["SET", &key, "noodles", "EX", "100"]) else { return };
-        assert_eq!(said, ("OK".to_owned(), Some(0)), "{}", cluster.logs());
-        let ask = |words: &[&str]| say(words).unwrap().0;
-        assert_eq!(ask(&["GET", &key]), "noodles");
-        assert_eq!(ask(&["-3", "GET", &key]), "noodles");
-        assert_eq!(ask(&["--no-raw", "GET", "none"]), "(nil)");
-        assert_eq!(ask(&["APPEND", &key, "!"]), "8");
-        assert!((1..=100).contains(&ask(&["TTL", &key]).parse::<i64>().unwrap()));
-        assert_eq!(ask(&["INCRBY", "n", "5"]).parse::<i64>().unwrap(), 5 * (n as i64 + 1));
-        assert_eq!(ask(&["-3", "--json", "MGET", &key, "none"]), "[\"noodles!\",null]");
-        assert_eq!(ask(&["PING", "hello"]), "hello");
-        assert!(ask(&["INFO"]).contains("redis_mode:standalone"));
-        assert!(ask(&["NOSUCH"]).starts_with("ERR unknown command 'NOSUCH'"));
+        let run_command =
+            |args: &[&str]| run_redis_cli(address, args).map(|output| (output.out.trim_end().to_owned(), output.code));
+        let Some(output) = run_command(&["SET", &key, "noodles", "EX", "100"]) else { return };
+        assert_eq!(output, ("OK".to_owned(), Some(0)), "{}", cluster.logs());
+        let reply = |args: &[&str]| run_command(args).unwrap().0;
+        assert_eq!(reply(&["GET", &key]), "noodles");
+        assert_eq!(reply(&["-3", "GET", &key]), "noodles");
+        assert_eq!(reply(&["--no-raw", "GET", "none"]), "(nil)");
+        assert_eq!(reply(&["APPEND", &key, "!"]), "8");
+        assert!((1..=100).contains(&reply(&["TTL", &key]).parse::<i64>().unwrap()));
+        assert_eq!(reply(&["INCRBY", "n", "5"]).parse::<i64>().unwrap(), 5 * (n as i64 + 1));
+        assert_eq!(reply(&["-3", "--json", "MGET", &key, "none"]), "[\"noodles!\",null]");
+        assert_eq!(reply(&["PING", "hello"]), "hello");
+        assert!(reply(&["INFO"]).contains("redis_mode:standalone"));
+        assert!(reply(&["NOSUCH"]).starts_with("ERR unknown command 'NOSUCH'"));
     }
     // redis-cli can list all keys of a cluster by scanning.
-    let said = cli(&doors[0], &["--scan"]).unwrap();
-    let mut keys: Vec<&str> = said.out.lines().collect();
+    let output = run_redis_cli(&addresses[0], &["--scan"]).unwrap();
+    let mut keys: Vec<&str> = output.out.lines().collect();
     keys.sort_unstable();
     assert_eq!(keys, ["n", "of-0", "of-1", "of-2"]);
 }
 
 /// Starts redis-benchmark in the background.
-fn benchmark(directory: &Path, door: &str, requests: &str) -> Option<Beside> {
-    let (host, port) = door.split_once(':').unwrap();
-    let mut command = installed("redis-benchmark")?;
+fn start_benchmark(directory: &Path, address: &str, requests: &str) -> Option<BackgroundProgram> {
+    let (host, port) = address.split_once(':').unwrap();
+    let mut command = command_if_installed("redis-benchmark")?;
     command.args(["-h", host, "-p", port, "-t", "ping,set,get,incr,mset", "-n", requests, "-c", "20", "-r", "1000"]);
-    Some(Beside::start(directory, "redis-benchmark", command.args(["--csv"])))
+    Some(BackgroundProgram::start(directory, "redis-benchmark", command.args(["--csv"])))
 }
 
 /// Asserts that redis-benchmark reports each of its tests, and no error.
-fn expect_all_benchmarks(said: &Said) {
-    assert_eq!(said.code, Some(0), "{said:?}");
+fn expect_all_benchmarks(output: &ProgramOutput) {
+    assert_eq!(output.code, Some(0), "{output:?}");
     for test in ["PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET (10 keys)"] {
-        assert!(said.out.contains(&format!("\"{test}\",")), "{test}: {said:?}");
+        assert!(output.out.contains(&format!("\"{test}\",")), "{test}: {output:?}");
     }
-    assert!(!said.out.contains("rror") && !said.err.contains("rror"), "{said:?}");
+    assert!(!output.out.contains("rror") && !output.err.contains("rror"), "{output:?}");
 }
 
 #[test]
 fn redis_benchmark_runs_at_leader_and_follower() {
-    let (cluster, doors) = doors(3, &[]);
-    let leader = cluster.leader();
+    let (cluster, addresses) = cluster_with_redis(3, &[]);
+    let leader = cluster.wait_for_leader();
     for n in [leader, (leader + 1) % 3] {
-        let Some(bench) = benchmark(cluster.directory.path(), &doors[n], "2000") else { return };
-        expect_all_benchmarks(&bench.end());
+        let Some(benchmark) = start_benchmark(cluster.directory.path(), &addresses[n], "2000") else { return };
+        expect_all_benchmarks(&benchmark.wait_with_output());
     }
 }
 
 #[test]
 fn redis_benchmark_at_follower_survives_leader_failure() {
-    let (mut cluster, doors) = doors(3, &[]);
-    let leader = cluster.leader();
+    let (mut cluster, addresses) = cluster_with_redis(3, &[]);
+    let leader = cluster.wait_for_leader();
     let follower = (leader + 1) % 3;
-    let Some(mut bench) = benchmark(cluster.directory.path(), &doors[follower], "20000") else { return };
+    let Some(mut benchmark) = start_benchmark(cluster.directory.path(), &addresses[follower], "20000") else { return };
     // Wait until the benchmark writes.
-    let before = cluster.status(follower).unwrap().commit;
-    let writes = || cluster.status(follower).filter(|status| status.commit > before + 100).map(|_| ());
-    until("the benchmark writes", writes, || cluster.logs());
+    let commit_before = cluster.status(follower).unwrap().commit;
+    let benchmark_writes = || cluster.status(follower).filter(|status| status.commit > commit_before + 100).map(|_| ());
+    wait_until("the benchmark writes", benchmark_writes, || cluster.logs());
     cluster.kill(leader);
-    assert!(bench.is_running(), "the client ends before the leader is killed");
-    until("another node leads", || cluster.leader_of(0..3).filter(|now| *now != leader), || cluster.logs());
-    expect_all_benchmarks(&bench.end());
+    assert!(benchmark.is_running(), "the client ends before the leader is killed");
+    wait_until("another node leads", || cluster.leader_among(0..3).filter(|now| *now != leader), || cluster.logs());
+    expect_all_benchmarks(&benchmark.wait_with_output());
 }
 
-/// A Python script that increments a counter and prints the number of acknowledged increments; those of unknown outcome
-/// are counted as well.
-const COUNTS: &str = r#"
+/// A Python script that increments a counter and prints the number of acknowledged increments. It checks that the
+/// counter exceeds that number at most by the increments of unknown outcome.
+const COUNTING_SCRIPT: &str = r#"
 import sys, time, redis
 ports = [int(port) for port in sys.argv[2:]]
 if sys.argv[1] == "cluster":
@@ -119,36 +123,36 @@ assert client.exists("lunch") == 1 and client.delete("lunch") == 1
 print(sure)
 "#;
 
-/// Runs the script against a cluster whose leader is killed meanwhile.
-fn count_during_leader_failure(how: &str, cluster: &mut Cluster, doors: &[String], asked: &[usize]) {
-    let leader = cluster.leader();
-    let Some(mut command) = installed("python3") else { return };
-    let ports = asked.iter().map(|n| doors[*n].split_once(':').unwrap().1);
-    command.args(["-c", COUNTS, how]).args(ports).env("PATH", "/usr/bin:/bin");
-    let mut script = Beside::start(cluster.directory.path(), "script", &mut command);
-    let counts = |least: i64| {
-        let said = cluster.run(&["get", "n"]);
-        said.out.trim().parse::<i64>().ok().filter(|n| *n >= least).map(|_| ())
+/// Runs [`COUNTING_SCRIPT`] against a cluster, and kills the leader while the script runs.
+fn count_during_leader_failure(client_kind: &str, cluster: &mut Cluster, addresses: &[String], nodes: &[usize]) {
+    let leader = cluster.wait_for_leader();
+    let Some(mut command) = command_if_installed("python3") else { return };
+    let ports = nodes.iter().map(|n| addresses[*n].split_once(':').unwrap().1);
+    command.args(["-c", COUNTING_SCRIPT, client_kind]).args(ports).env("PATH", "/usr/bin:/bin");
+    let mut script = BackgroundProgram::start(cluster.directory.path(), "script", &mut command);
+    let counter_reaches = |minimum: i64| {
+        let output = cluster.run(&["get", "n"]);
+        output.out.trim().parse::<i64>().ok().filter(|n| *n >= minimum).map(|_| ())
     };
-    until("the script increments the counter", || counts(100), || cluster.logs());
+    wait_until("the script increments the counter", || counter_reaches(100), || cluster.logs());
     cluster.kill(leader);
     assert!(script.is_running(), "the client ends before the leader is killed");
-    let said = script.end();
-    assert_eq!((said.code, said.out.as_str()), (Some(0), "begins\n3000\n"), "{said:?}\n{}", cluster.logs());
+    let output = script.wait_with_output();
+    assert_eq!((output.code, output.out.as_str()), (Some(0), "begins\n3000\n"), "{output:?}\n{}", cluster.logs());
     cluster.spawn(leader);
-    cluster.agree();
+    cluster.wait_for_convergence();
 }
 
 /// Whether Debian's Python has redis-py. Debian's comes first in `PATH`, since other Pythons may lack it.
 fn has_redis_py() -> bool {
-    let Some(mut command) = installed("python3") else { return false };
-    let has = run(command.args(["-c", "import redis"]).env("PATH", "/usr/bin:/bin")).code == Some(0);
-    let must = std::env::var("DRAVE_MUST_HAVE_CLIENTS").is_ok_and(|set| set == "1");
-    assert!(has || !must, "redis-py is not installed");
-    if !has {
+    let Some(mut command) = command_if_installed("python3") else { return false };
+    let has_module = run(command.args(["-c", "import redis"]).env("PATH", "/usr/bin:/bin")).code == Some(0);
+    let is_required = std::env::var("DRAVE_MUST_HAVE_CLIENTS").is_ok_and(|set| set == "1");
+    assert!(has_module || !is_required, "redis-py is not installed");
+    if !has_module {
         eprintln!("not run: redis-py is not installed");
     }
-    has
+    has_module
 }
 
 #[test]
@@ -156,9 +160,9 @@ fn redis_py_at_follower_survives_leader_failure() {
     if !has_redis_py() {
         return;
     }
-    let (mut cluster, doors) = doors(3, &[]);
-    let follower = (cluster.leader() + 1) % 3;
-    count_during_leader_failure("plain", &mut cluster, &doors, &[follower]);
+    let (mut cluster, addresses) = cluster_with_redis(3, &[]);
+    let follower = (cluster.wait_for_leader() + 1) % 3;
+    count_during_leader_failure("plain", &mut cluster, &addresses, &[follower]);
 }
 
 #[test]
@@ -167,6 +171,6 @@ fn redis_py_cluster_client_survives_leader_failure() {
         return;
     }
     let mut cluster = cluster_with_default_redis_ports(&["--resp-follower", "moved"]);
-    let doors = cluster.doors.clone();
-    count_during_leader_failure("cluster", &mut cluster, &doors, &[0, 1, 2]);
+    let addresses = cluster.redis_addresses.clone();
+    count_during_leader_failure("cluster", &mut cluster, &addresses, &[0, 1, 2]);
 }

@@ -1,7 +1,6 @@
-//! Files that programs wrote: this one reads every version of them in `tests/fixtures`, whose README says how they are
-//! made.
+//! Reads the files of every format version in `tests/fixtures`. The README there says how the files were made.
 //!
-//! `DRAVE_UPDATE_FIXTURES=1` writes the texts anew, after a change of what `dump` and `check` print.
+//! `DRAVE_UPDATE_FIXTURES=1` rewrites the stored texts, after a change of the output of `dump` or `check`.
 
 mod support;
 
@@ -15,11 +14,11 @@ use drave::types::{Index, NodeId};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use support::{Said, drave, run};
+use support::{ProgramOutput, drave_command, run};
 use tempfile::TempDir;
 
 /// The pairs that every version's data directory holds.
-const STATE: &[(&str, &str)] = &[
+const EXPECTED_PAIRS: &[(&str, &str)] = &[
     ("a", "1"),
     ("b", "23"),
     ("d", "1"),
@@ -30,27 +29,27 @@ const STATE: &[(&str, &str)] = &[
     ("visits", "42"),
 ];
 
-/// One version of the formats, in a copy that may be changed.
+/// The files of one format version, and a copy of them that a test may change.
 struct Fixture {
-    stored: PathBuf,
-    copy: TempDir,
+    stored_path: PathBuf,
+    working_copy: TempDir,
 }
 
-fn fixtures() -> Vec<Fixture> {
-    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let directories = fs::read_dir(all).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
-    let mut found: Vec<PathBuf> = directories.collect();
-    found.sort();
-    assert!(!found.is_empty());
-    found.into_iter().map(Fixture::copied).collect()
+fn copy_fixtures() -> Vec<Fixture> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let directories = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let mut paths: Vec<PathBuf> = directories.collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    paths.into_iter().map(Fixture::copy_from).collect()
 }
 
-fn copy_all(from: &Path, to: &Path) {
+fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
         if path.is_dir() {
-            copy_all(&path, &to);
+            copy_directory(&path, &to);
             continue;
         }
         fs::copy(&path, &to).unwrap();
@@ -62,33 +61,38 @@ fn copy_all(from: &Path, to: &Path) {
 }
 
 impl Fixture {
-    fn copied(stored: PathBuf) -> Fixture {
-        let copy = tempfile::tempdir().unwrap();
-        copy_all(&stored, copy.path());
-        Fixture { stored, copy }
+    fn copy_from(stored_path: PathBuf) -> Fixture {
+        let working_copy = tempfile::tempdir().unwrap();
+        copy_directory(&stored_path, working_copy.path());
+        Fixture { stored_path, working_copy }
     }
 
-    fn data(&self) -> PathBuf {
-        self.copy.path().join("data")
+    fn data_dir(&self) -> PathBuf {
+        self.working_copy.path().join("data")
     }
 
-    /// Runs the program in the copy, so that it prints relative paths. It must succeed.
-    fn run(&self, words: &[&str]) -> Said {
-        let said = run(drave(words).current_dir(self.copy.path()));
-        assert_eq!(said.code, Some(0), "{}: {said:?}", self.stored.display());
-        said
+    /// Runs the program in the working copy, so that it prints relative paths. Asserts that the program succeeds.
+    fn run(&self, args: &[&str]) -> ProgramOutput {
+        let output = run(drave_command(args).current_dir(self.working_copy.path()));
+        assert_eq!(output.code, Some(0), "{}: {output:?}", self.stored_path.display());
+        output
     }
 
-    /// Compares what the program prints with the stored text. Times are not compared.
-    fn expect(&self, name: &str, words: &[&str]) {
-        let said = self.run(words).out;
-        let text: Vec<&str> = said.lines().map(|line| line.strip_suffix(" s").map_or(line, without_time)).collect();
-        let (text, path) = (text.join("\n") + "\n", self.stored.join(name));
+    /// Asserts that the program prints the stored text, apart from times.
+    fn expect_printed_text(&self, name: &str, args: &[&str]) {
+        let output = self.run(args).out;
+        let printed: Vec<&str> =
+            output.lines().map(|line| line.strip_suffix(" s").map_or(line, without_time)).collect();
+        let (printed, path) = (printed.join("\n") + "\n", self.stored_path.join(name));
         if std::env::var_os("DRAVE_UPDATE_FIXTURES").is_some() {
-            fs::write(&path, &text).unwrap();
+            fs::write(&path, &printed).unwrap();
         }
-        let stored = fs::read_to_string(&path).unwrap_or_default();
-        assert!(text == stored, "{} says\n{stored}\ninstead of\n{text}", path.display());
+        let expected_text = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            printed == expected_text,
+            "{} contains\n{expected_text}\nbut the program prints\n{printed}",
+            path.display()
+        );
     }
 }
 
@@ -97,7 +101,7 @@ fn without_time(line: &str) -> &str {
 }
 
 /// The pairs that a node serves from this directory. The values are cut to 20 bytes.
-fn served(data: &Path) -> BTreeMap<String, String> {
+fn read_served_pairs(data: &Path) -> BTreeMap<String, String> {
     let id = NodeId::new(1).unwrap();
     let mut config = Config::new(id, BTreeMap::from([(id, "127.0.0.1:7401".to_owned())]), data);
     config.listen = Some("127.0.0.1:0".into());
@@ -106,7 +110,7 @@ fn served(data: &Path) -> BTreeMap<String, String> {
     let handle = server.handle();
     let thread = std::thread::spawn(move || server.run());
     let query = Query::Scan { prefix: b"", after: None, limit: 100 }.encode();
-    let answer = handle.query(&query, Consistency::Linearizable, support::PATIENCE).unwrap().answer;
+    let answer = handle.query(&query, Consistency::Linearizable, support::WAIT_TIMEOUT).unwrap().answer;
     handle.stop();
     thread.join().unwrap().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(20)]).into_owned();
@@ -116,26 +120,26 @@ fn served(data: &Path) -> BTreeMap<String, String> {
     }
 }
 
-fn expected(leave_out: &str) -> BTreeMap<String, String> {
-    let pairs = STATE.iter().filter(|(key, _)| *key != leave_out);
+fn expected_pairs(omitted_key: &str) -> BTreeMap<String, String> {
+    let pairs = EXPECTED_PAIRS.iter().filter(|(key, _)| *key != omitted_key);
     pairs.map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
 #[test]
 fn dump_check_and_inspect_print_the_stored_texts() {
-    for fixture in fixtures() {
-        fixture.expect("dump.txt", &["dump", "data"]);
-        fixture.expect("dump-saved.txt", &["dump", "saved.snap"]);
-        fixture.expect("check.txt", &["check", "data"]);
-        // With the digest, to which the state must lead.
-        fixture.expect("inspect.txt", &["snapshot", "inspect", "saved.snap"]);
+    for fixture in copy_fixtures() {
+        fixture.expect_printed_text("dump.txt", &["dump", "data"]);
+        fixture.expect_printed_text("dump-saved.txt", &["dump", "saved.snap"]);
+        fixture.expect_printed_text("check.txt", &["check", "data"]);
+        // The text contains the digest of the restored state.
+        fixture.expect_printed_text("inspect.txt", &["snapshot", "inspect", "saved.snap"]);
     }
 }
 
 #[test]
 fn every_entry_is_read() {
-    for fixture in fixtures() {
-        let directory = Directory::read(&fixture.data()).unwrap();
+    for fixture in copy_fixtures() {
+        let directory = Directory::read(&fixture.data_dir()).unwrap();
         assert!(directory.damage.is_empty(), "{:?}", directory.damage);
         let log = &directory.replay.log;
         assert_eq!(log.first(), Index(1));
@@ -144,7 +148,7 @@ fn every_entry_is_read() {
         let names: Vec<String> = records.map(|record| record.name.to_string()).collect();
         for name in ["conf", "open", "put", "set", "incr", "cas", "mset", "append", "expire", "persist", "block", "del"]
         {
-            assert!(names.iter().any(|known| known == name), "no {name} in {names:?}");
+            assert!(names.iter().any(|recorded| recorded == name), "no {name} in {names:?}");
         }
         assert_eq!(directory.snapshots.len(), 1);
     }
@@ -152,25 +156,30 @@ fn every_entry_is_read() {
 
 #[test]
 fn node_serves_the_stored_state() {
-    for fixture in fixtures() {
-        assert_eq!(served(&fixture.data()), expected(""), "{}", fixture.stored.display());
+    for fixture in copy_fixtures() {
+        assert_eq!(read_served_pairs(&fixture.data_dir()), expected_pairs(""), "{}", fixture.stored_path.display());
     }
 }
 
 #[test]
 fn saved_snapshot_restores_its_state() {
-    for fixture in fixtures() {
-        let words = ["restore", "saved.snap", "--id", "1", "--peers", "1=127.0.0.1:7401", "--data", "restored"];
-        fixture.run(&words);
-        assert_eq!(served(&fixture.copy.path().join("restored")), expected("late"), "{}", fixture.stored.display());
+    for fixture in copy_fixtures() {
+        let args = ["restore", "saved.snap", "--id", "1", "--peers", "1=127.0.0.1:7401", "--data", "restored"];
+        fixture.run(&args);
+        assert_eq!(
+            read_served_pairs(&fixture.working_copy.path().join("restored")),
+            expected_pairs("late"),
+            "{}",
+            fixture.stored_path.display()
+        );
     }
 }
 
 #[test]
 fn bench_draws_the_stored_result() {
-    for fixture in fixtures() {
+    for fixture in copy_fixtures() {
         fixture.run(&["bench", "--results", "bench.json", "--report", "report.html"]);
-        let page = fs::read_to_string(fixture.copy.path().join("report.html")).unwrap();
-        assert_eq!(page.matches("<svg").count(), 2 * 3, "{}", fixture.stored.display());
+        let report = fs::read_to_string(fixture.working_copy.path().join("report.html")).unwrap();
+        assert_eq!(report.matches("<svg").count(), 2 * 3, "{}", fixture.stored_path.display());
     }
 }

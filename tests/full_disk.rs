@@ -1,7 +1,7 @@
 //! Real full disks: small file systems that an unrelated file fills up and that are emptied again.
 //!
-//! Mounting them needs root, usually outside of containers. Where no file system can be mounted, these tests print that
-//! and pass without a check; with `DRAVE_MUST_MOUNT=1` they fail instead.
+//! Mounting these file systems needs root, usually outside of containers. Where no file system can be mounted, the
+//! tests print this and pass without a check; with `DRAVE_MUST_MOUNT=1` they fail instead.
 
 use drave::api::{Consistency, Refusal};
 use drave::client::{Client, ClientError, Options};
@@ -11,79 +11,80 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use support::{Beside, Cluster, until};
+use support::{BackgroundProgram, Cluster, wait_until};
 
 mod support;
 
-/// Small file systems, one per node. Dropping this unmounts them.
+/// Small file systems, one per node. Dropping the value unmounts them.
 struct Mounts {
-    places: Vec<PathBuf>,
+    mount_points: Vec<PathBuf>,
 }
 
-fn mount(place: &Path, size: &str) -> bool {
+fn mount_tmpfs(mount_point: &Path, size: &str) -> bool {
     let options = format!("size={size},mode=0777");
-    let words = ["-t", "tmpfs", "-o", &options, "drave-test"];
-    Command::new("mount").args(words).arg(place).output().is_ok_and(|output| output.status.success())
+    let args = ["-t", "tmpfs", "-o", &options, "drave-test"];
+    Command::new("mount").args(args).arg(mount_point).output().is_ok_and(|output| output.status.success())
 }
 
 impl Mounts {
-    /// Mounts one at the directory of each node. Returns `None` if this machine does not allow it.
+    /// Mounts a file system of 32 MiB at the directory of each node. Returns `None` if this machine does not allow it.
     fn prepare(cluster: &Cluster) -> Option<Mounts> {
-        Mounts::of(cluster, "32m")
+        Mounts::prepare_with_size(cluster, "32m")
     }
 
-    /// Like [`Mounts::prepare`], with file systems of `size`.
-    fn of(cluster: &Cluster, size: &str) -> Option<Mounts> {
-        let mut mounts = Mounts { places: Vec::new() };
+    /// Like [`Mounts::prepare`], with file systems of `size`, in the syntax of the mount option.
+    fn prepare_with_size(cluster: &Cluster, size: &str) -> Option<Mounts> {
+        let mut mounts = Mounts { mount_points: Vec::new() };
         for n in 0..cluster.len() {
-            let place = cluster.data(n);
-            std::fs::create_dir(&place).unwrap();
-            if !mount(&place, size) {
-                let must = std::env::var("DRAVE_MUST_MOUNT").is_ok_and(|set| set == "1");
-                assert!(!must, "nothing can be mounted here: be root");
+            let mount_point = cluster.data_dir(n);
+            std::fs::create_dir(&mount_point).unwrap();
+            if !mount_tmpfs(&mount_point, size) {
+                let is_required = std::env::var("DRAVE_MUST_MOUNT").is_ok_and(|value| value == "1");
+                assert!(!is_required, "no file system can be mounted: run the test as root");
                 eprintln!("not run: nothing can be mounted here");
                 return None;
             }
-            mounts.places.push(place);
+            mounts.mount_points.push(mount_point);
         }
         Some(mounts)
     }
 
     /// Fills all free space with an unrelated file.
-    fn fill(&self, n: usize) {
-        let file = File::options().create(true).append(true).open(self.places[n].join("somebody-elses")).unwrap();
+    fn fill_disk(&self, n: usize) {
+        let file = File::options().create(true).append(true).open(self.mount_points[n].join("somebody-elses")).unwrap();
         loop {
-            let stat = statvfs(&self.places[n]).unwrap();
+            let stat = statvfs(&self.mount_points[n]).unwrap();
             let (free, size) = (stat.f_bavail * stat.f_frsize, file.metadata().unwrap().len());
-            // No file can be smaller than this.
+            // A file grows in blocks of 4 KiB, so less free space than that cannot be filled.
             if free < 4096 {
                 return;
             }
-            // The node may have used some of it in between.
+            // The node may have used some of the free space since `statvfs`: then the call fails, and the loop tries
+            // again.
             let _taken_or_not = fallocate(&file, FallocateFlags::empty(), size, free);
         }
     }
 
-    fn empty(&self, n: usize) {
-        std::fs::remove_file(self.places[n].join("somebody-elses")).unwrap();
+    fn remove_unrelated_file(&self, n: usize) {
+        std::fs::remove_file(self.mount_points[n].join("somebody-elses")).unwrap();
     }
 
     fn has_reserve(&self, n: usize) -> bool {
-        self.places[n].join("reserve").exists()
+        self.mount_points[n].join("reserve").exists()
     }
 }
 
 impl Drop for Mounts {
     fn drop(&mut self) {
-        for place in &self.places {
+        for mount_point in &self.mount_points {
             // Unmounts lazily, since a node may still be running there for a moment.
-            let _best_effort = Command::new("umount").arg("-l").arg(place).output();
+            let _best_effort = Command::new("umount").arg("-l").arg(mount_point).output();
         }
     }
 }
 
 /// Increments the counter and returns its new value.
-fn incr(client: &mut Client) -> Result<i64, ClientError> {
+fn increment(client: &mut Client) -> Result<i64, ClientError> {
     let executed = client.execute(&Do::Incr { key: b"n", by: 1 }.encode())?;
     match Answer::decode(executed.answer) {
         Ok(Answer::Number(number)) => Ok(number),
@@ -98,14 +99,18 @@ fn read_counter(cluster: &Cluster) -> i64 {
     std::str::from_utf8(&value).unwrap().parse().unwrap()
 }
 
-fn impatient_client(cluster: &Cluster) -> Client {
+fn short_timeout_client(cluster: &Cluster) -> Client {
     let timeout = Duration::from_millis(400);
-    Client::with(cluster.addresses.clone(), Options { timeout, patience: timeout, ..Options::default() })
+    Client::with(cluster.addresses.clone(), Options { timeout, node_timeout: timeout, ..Options::default() })
 }
 
-fn wait_for_space(cluster: &Cluster, n: usize, low: bool) {
-    let is = || cluster.status(n).filter(|status| status.low_space == low).map(|_| ());
-    until(if low { "the node reports low space" } else { "the node reports enough space" }, is, || cluster.logs());
+fn wait_for_space(cluster: &Cluster, n: usize, low_space: bool) {
+    let has_reported = || cluster.status(n).filter(|status| status.low_space == low_space).map(|_| ());
+    wait_until(
+        if low_space { "the node reports low space" } else { "the node reports enough space" },
+        has_reported,
+        || cluster.logs(),
+    );
 }
 
 #[test]
@@ -116,13 +121,13 @@ fn full_disks_reject_writes_until_space_returns() {
     let (mut acknowledged, mut unknown) = (0, 0);
     let mut client = cluster.client();
     for _ in 0..100 {
-        acknowledged = incr(&mut client).unwrap();
+        acknowledged = increment(&mut client).unwrap();
     }
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
-    (0..3).for_each(|n| mounts.fill(n));
+    (0..3).for_each(|n| mounts.fill_disk(n));
     // Writes until every node rejects them. A write that was neither rejected nor acknowledged may have been applied.
-    let mut client = impatient_client(&cluster);
-    let refused = || match incr(&mut client) {
+    let mut client = short_timeout_client(&cluster);
+    let is_rejected = || match increment(&mut client) {
         Ok(_) => {
             acknowledged += 1;
             None
@@ -133,19 +138,19 @@ fn full_disks_reject_writes_until_space_returns() {
             None
         }
     };
-    until("a write is rejected", refused, || cluster.logs());
+    wait_until("a write is rejected", is_rejected, || cluster.logs());
     (0..3).for_each(|n| wait_for_space(&cluster, n, true));
-    cluster.leader();
+    cluster.wait_for_leader();
 
     // Each node transfers the leadership to the other nodes once; then one stays leader and reports why it rejects
     // writes.
-    let no_space = || {
-        let said = cluster.run(&["put", "k", "v", "--timeout", "1s"]);
-        assert_eq!(said.code, Some(3), "{said:?}");
-        assert!(said.err.contains("nothing was applied"), "{said:?}");
-        said.err.contains("no space left").then_some(())
+    let rejected_for_space = || {
+        let output = cluster.run(&["put", "k", "v", "--timeout", "1s"]);
+        assert_eq!(output.code, Some(3), "{output:?}");
+        assert!(output.err.contains("nothing was applied"), "{output:?}");
+        output.err.contains("no space left").then_some(())
     };
-    until("a write is rejected for lack of space", no_space, || cluster.logs());
+    wait_until("a write is rejected for lack of space", rejected_for_space, || cluster.logs());
     assert_eq!(cluster.run(&["get", "k"]).code, Some(1));
     assert_eq!(cluster.run(&["get", "lunch"]).out, "noodles");
     assert_eq!(cluster.run(&["del", "lunch"]).code, Some(0), "{}", cluster.logs());
@@ -156,18 +161,21 @@ fn full_disks_reject_writes_until_space_returns() {
     (0..3).for_each(|n| wait_for_space(&cluster, n, true));
     (0..3).for_each(|n| cluster.kill(n));
     (0..3).for_each(|n| cluster.spawn(n));
-    cluster.leader();
-    let stands = read_counter(&cluster);
-    assert!((acknowledged..=acknowledged + unknown).contains(&stands), "{acknowledged} + {unknown}: {stands}");
+    cluster.wait_for_leader();
+    let counter = read_counter(&cluster);
+    assert!(
+        (acknowledged..=acknowledged + unknown).contains(&counter),
+        "the counter is {counter} after {acknowledged} acknowledged and {unknown} unknown increments"
+    );
     assert_eq!(cluster.run(&["put", "k", "v", "--timeout", "1s"]).code, Some(3), "{}", cluster.logs());
 
-    (0..3).for_each(|n| mounts.empty(n));
-    // A single client that retries without end, and no other traffic.
-    assert_eq!(incr(&mut cluster.client()).unwrap(), stands + 1, "{}", cluster.logs());
+    (0..3).for_each(|n| mounts.remove_unrelated_file(n));
+    // There is no traffic but a single client that retries until it succeeds.
+    assert_eq!(increment(&mut cluster.client()).unwrap(), counter + 1, "{}", cluster.logs());
     (0..3).for_each(|n| wait_for_space(&cluster, n, false));
     assert!((0..3).all(|n| mounts.has_reserve(n)));
     cluster.expect_no_deaths();
-    cluster.agree();
+    cluster.wait_for_convergence();
 }
 
 /// etcd#11947: a benchmark filled the quota and locked its user out.
@@ -176,7 +184,7 @@ fn benchmark_cleans_up_after_filling_disks() {
     expect_benchmark_cleanup("65536", "5000");
 }
 
-/// The requests in flight when the space runs out exceed the reserve, unless the leader counts them.
+/// The requests in flight when the space runs out would exceed the reserve if the leader did not count their size.
 #[test]
 fn benchmark_cleans_up_after_filling_disks_with_large_values() {
     expect_benchmark_cleanup("524288", "1000");
@@ -184,26 +192,26 @@ fn benchmark_cleans_up_after_filling_disks_with_large_values() {
 
 fn expect_benchmark_cleanup(size: &str, keys: &str) {
     let mut cluster = Cluster::prepare(3);
-    let words = ["--segment-size", "4MiB", "--reserve", "4MiB", "--trailing-bytes", "1MiB"];
-    cluster.words = words.map(str::to_owned).to_vec();
+    let args = ["--segment-size", "4MiB", "--reserve", "4MiB", "--trailing-bytes", "1MiB"];
+    cluster.extra_args = args.map(str::to_owned).to_vec();
     let Some(_mounts) = Mounts::prepare(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
-    // Ten times the capacity of the disks.
-    let words = ["bench", "put", "--clients", "2", "--inflight", "2", "--value-size", size, "--keys", keys];
-    let mut words = [&words[..], &["--dist", "seq", "--warmup", "0s", "--duration", "1h"]].concat();
-    words.extend(["--timeout", "1s"]);
-    let mut bench = Beside::start(cluster.directory.path(), "bench", &mut cluster.drave(&words));
-    let how = || format!("{:?}\n{}", cluster.run(&["status"]), cluster.logs());
-    until("the benchmark ends", || (!bench.is_running()).then_some(()), how);
-    let said = bench.end();
-    assert_eq!(said.code, Some(3), "{said:?}\n{}", cluster.logs());
-    assert!(said.err.contains("no space left on the disk of the leader"), "{said:?}");
+    // The benchmark writes ten times the capacity of the disks.
+    let args = ["bench", "put", "--clients", "2", "--inflight", "2", "--value-size", size, "--keys", keys];
+    let mut args = [&args[..], &["--dist", "seq", "--warmup", "0s", "--duration", "1h"]].concat();
+    args.extend(["--timeout", "1s"]);
+    let mut bench = BackgroundProgram::start(cluster.directory.path(), "bench", &mut cluster.drave_command(&args));
+    let details = || format!("{:?}\n{}", cluster.run(&["status"]), cluster.logs());
+    wait_until("the benchmark ends", || (!bench.is_running()).then_some(()), details);
+    let output = bench.wait_with_output();
+    assert_eq!(output.code, Some(3), "{output:?}\n{}", cluster.logs());
+    assert!(output.err.contains("no space left on the disk of the leader"), "{output:?}");
     assert_eq!(cluster.run(&["scan"]).out, "lunch\tnoodles\n");
-    let written = || (cluster.run(&["put", "lunch", "soup"]).code == Some(0)).then_some(());
-    until("writes are accepted again", written, || cluster.logs());
+    let put_succeeds = || (cluster.run(&["put", "lunch", "soup"]).code == Some(0)).then_some(());
+    wait_until("writes are accepted again", put_succeeds, || cluster.logs());
     cluster.expect_no_deaths();
-    cluster.agree();
+    cluster.wait_for_convergence();
 }
 
 #[test]
@@ -212,20 +220,20 @@ fn leader_with_full_disk_transfers_leadership() {
     let Some(mounts) = Mounts::prepare(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
     let mut client = cluster.client();
-    assert_eq!(incr(&mut client).unwrap(), 1);
-    let full = cluster.leader();
-    mounts.fill(full);
-    wait_for_space(&cluster, full, true);
-    let another = || cluster.leader_of(0..3).filter(|leader| *leader != full);
-    until("another node leads", another, || cluster.logs());
+    assert_eq!(increment(&mut client).unwrap(), 1);
+    let full_node = cluster.wait_for_leader();
+    mounts.fill_disk(full_node);
+    wait_for_space(&cluster, full_node, true);
+    let other_leader = || cluster.leader_among(0..3).filter(|leader| *leader != full_node);
+    wait_until("another node leads", other_leader, || cluster.logs());
     for expected in 2..=50 {
-        assert_eq!(incr(&mut client).unwrap(), expected, "{}", cluster.logs());
+        assert_eq!(increment(&mut client).unwrap(), expected, "{}", cluster.logs());
     }
-    mounts.empty(full);
-    wait_for_space(&cluster, full, false);
+    mounts.remove_unrelated_file(full_node);
+    wait_for_space(&cluster, full_node, false);
     drop(client);
     cluster.expect_no_deaths();
-    cluster.agree();
+    cluster.wait_for_convergence();
 }
 
 #[test]
@@ -234,43 +242,43 @@ fn follower_with_full_disk_falls_behind_and_catches_up() {
     let Some(mounts) = Mounts::prepare(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
     let mut client = cluster.client();
-    assert_eq!(incr(&mut client).unwrap(), 1);
-    let full = (cluster.leader() + 1) % 3;
-    until("the node has a reserve", || mounts.has_reserve(full).then_some(()), || cluster.logs());
-    mounts.fill(full);
+    assert_eq!(increment(&mut client).unwrap(), 1);
+    let full_node = (cluster.wait_for_leader() + 1) % 3;
+    wait_until("the node has a reserve", || mounts.has_reserve(full_node).then_some(()), || cluster.logs());
+    mounts.fill_disk(full_node);
     // The follower fills its segment and most of the reserve; then the leader sends it no more entries.
     let value = vec![b'x'; 256 << 10];
     let falls_behind = || {
         let executed = client.execute(&Do::Put { key: b"large", value: &value }.encode()).unwrap();
-        cluster.status(full).filter(|status| status.last + 8 < executed.position.index.0).map(|_| ())
+        cluster.status(full_node).filter(|status| status.last + 8 < executed.position.index.0).map(|_| ())
     };
-    until("the follower falls behind", falls_behind, || cluster.logs());
+    wait_until("the follower falls behind", falls_behind, || cluster.logs());
     // The follower still responds, its log does not wait for space, and it can still start.
     assert!(!cluster.logs().contains("writing waits for free disk space"), "{}", cluster.logs());
-    wait_for_space(&cluster, full, true);
-    cluster.kill(full);
-    cluster.spawn(full);
-    wait_for_space(&cluster, full, true);
-    assert_eq!(incr(&mut client).unwrap(), 2);
-    mounts.empty(full);
-    wait_for_space(&cluster, full, false);
-    assert!(mounts.has_reserve(full));
+    wait_for_space(&cluster, full_node, true);
+    cluster.kill(full_node);
+    cluster.spawn(full_node);
+    wait_for_space(&cluster, full_node, true);
+    assert_eq!(increment(&mut client).unwrap(), 2);
+    mounts.remove_unrelated_file(full_node);
+    wait_for_space(&cluster, full_node, false);
+    assert!(mounts.has_reserve(full_node));
     drop(client);
     cluster.expect_no_deaths();
-    cluster.agree();
+    cluster.wait_for_convergence();
 }
 
 /// A single node that takes no snapshot by itself while there is free space, and that keeps hardly any log entries
 /// before a snapshot.
 fn single_node() -> Cluster {
     let mut cluster = Cluster::prepare(1);
-    let words = ["--snapshot-log-bytes", "1TiB", "--trailing-bytes", "64KiB", "--snapshot-max-age", "1000h"];
-    cluster.words.extend(words.map(str::to_owned));
+    let args = ["--snapshot-log-bytes", "1TiB", "--trailing-bytes", "64KiB", "--snapshot-max-age", "1000h"];
+    cluster.extra_args.extend(args.map(str::to_owned));
     cluster
 }
 
 /// Writes `values` values of 64 KiB to `keys` keys.
-fn write(cluster: &Cluster, values: u32, keys: u32) {
+fn write_values(cluster: &Cluster, values: u32, keys: u32) {
     let mut client = cluster.client();
     let value = [b'x'; 64 << 10];
     for n in 0..values {
@@ -279,27 +287,27 @@ fn write(cluster: &Cluster, values: u32, keys: u32) {
     }
 }
 
-fn count_log_lines(cluster: &Cluster, what: &str) -> usize {
-    cluster.logs().matches(what).count()
+fn count_log_matches(cluster: &Cluster, text: &str) -> usize {
+    cluster.logs().matches(text).count()
 }
 
 #[test]
 fn snapshot_on_full_disk_borrows_reserve_and_compacts_log() {
     let mut cluster = single_node();
-    let Some(mounts) = Mounts::of(&cluster, "64m") else { return };
+    let Some(mounts) = Mounts::prepare_with_size(&cluster, "64m") else { return };
     cluster.spawn(0);
-    // Half a megabyte of state, and a log that takes half the disk.
-    write(&cluster, 512, 8);
-    until("the node has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
+    // The state has half a megabyte, and the log fills half the disk.
+    write_values(&cluster, 512, 8);
+    wait_until("the node has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
     assert_eq!(cluster.status(0).unwrap().log.snapshot, 0, "no snapshot is taken while there is space");
-    mounts.fill(0);
-    // No space is freed, and no snapshot is requested.
-    let taken = || cluster.status(0).filter(|status| status.log.snapshot > 0);
-    until("a snapshot is taken", taken, || cluster.logs());
-    assert_eq!(count_log_lines(&cluster, "the snapshot borrows the reserve"), 1, "{}", cluster.logs());
+    mounts.fill_disk(0);
+    // The test frees no space and requests no snapshot: the node takes a snapshot by itself.
+    let snapshot_taken = || cluster.status(0).filter(|status| status.log.snapshot > 0);
+    wait_until("a snapshot is taken", snapshot_taken, || cluster.logs());
+    assert_eq!(count_log_matches(&cluster, "the snapshot borrows the reserve"), 1, "{}", cluster.logs());
     wait_for_space(&cluster, 0, false);
     assert!(mounts.has_reserve(0), "the reserve was made again");
-    write(&cluster, 8, 8);
+    write_values(&cluster, 8, 8);
     let log = cluster.status(0).unwrap().log;
     assert!(log.first > 256 && !log.lacks_room, "{log:?}");
     cluster.expect_no_deaths();
@@ -308,28 +316,28 @@ fn snapshot_on_full_disk_borrows_reserve_and_compacts_log() {
 #[test]
 fn snapshot_larger_than_reserve_is_abandoned() {
     let mut cluster = single_node();
-    let Some(mounts) = Mounts::of(&cluster, "64m") else { return };
+    let Some(mounts) = Mounts::prepare_with_size(&cluster, "64m") else { return };
     cluster.spawn(0);
-    // Twice as much state as the reserve can hold.
-    write(&cluster, 128, 128);
-    until("the node has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
-    mounts.fill(0);
+    // The state is twice as large as the reserve.
+    write_values(&cluster, 128, 128);
+    wait_until("the node has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
+    mounts.fill_disk(0);
     wait_for_space(&cluster, 0, true);
     for _ in 0..2 {
-        let said = cluster.run(&["snapshot", "take"]);
-        assert_eq!(said.code, Some(1), "{said:?}");
+        let output = cluster.run(&["snapshot", "take"]);
+        assert_eq!(output.code, Some(1), "{output:?}");
         assert!(cluster.status(0).unwrap().log.lacks_room);
-        until("the reserve is made again", || mounts.has_reserve(0).then_some(()), || cluster.logs());
+        wait_until("the reserve is made again", || mounts.has_reserve(0).then_some(()), || cluster.logs());
     }
-    assert_eq!(count_log_lines(&cluster, "not even with the reserve"), 1, "{}", cluster.logs());
+    assert_eq!(count_log_matches(&cluster, "not even with the reserve"), 1, "{}", cluster.logs());
     assert!(cluster.run(&["status"]).out.contains("no room for a snapshot"));
-    let files: Vec<_> = std::fs::read_dir(cluster.data(0).join("snapshots")).unwrap().collect();
+    let files: Vec<_> = std::fs::read_dir(cluster.data_dir(0).join("snapshots")).unwrap().collect();
     assert!(files.is_empty(), "{files:?}");
     assert_eq!(cluster.run(&["del", "nothing"]).code, Some(1), "{}", cluster.logs());
-    mounts.empty(0);
+    mounts.remove_unrelated_file(0);
     wait_for_space(&cluster, 0, false);
-    let taken = || (cluster.run(&["snapshot", "take"]).code == Some(0)).then_some(());
-    until("a snapshot is taken", taken, || cluster.logs());
+    let snapshot_taken = || (cluster.run(&["snapshot", "take"]).code == Some(0)).then_some(());
+    wait_until("a snapshot is taken", snapshot_taken, || cluster.logs());
     let log = cluster.status(0).unwrap().log;
     assert!(log.snapshot > 0 && !log.lacks_room, "{log:?}");
     cluster.expect_no_deaths();

@@ -1,4 +1,4 @@
-//! Checks the layering of the crate against the code: allowed imports of each module, no circle of imports between its
+//! Checks the layering of the crate against the code: allowed imports of each module, no cycle of imports between its
 //! files, forbidden words in pure modules, `mod.rs` files without definitions, and lengths of files and functions.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,8 +105,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Allowed imports of the program's modules from one another. All of them may use the library; it cannot use them.
-const PROGRAM: &[(&str, &[&str])] = &[
+/// Allowed imports of the program's modules from one another. All of them may use the library, which cannot use them.
+const PROGRAM_MODULES: &[(&str, &[&str])] = &[
     ("output", &[]),
     ("remote", &[]),
     ("tui", &["remote"]),
@@ -118,7 +118,7 @@ const PROGRAM: &[(&str, &[&str])] = &[
 const PROGRAM_PATH: &str = "bin/drave/";
 
 /// Forbidden words in pure modules: time is an argument, randomness a seed, and network input plain data.
-const IMPURE: &[&str] = &[
+const IMPURE_NAMES: &[&str] = &[
     "std::net",
     "std::fs",
     "std::thread",
@@ -132,7 +132,7 @@ const IMPURE: &[&str] = &[
 ];
 
 /// Path prefixes of the pure modules.
-const PURE: &[&str] = &[
+const PURE_PATHS: &[&str] = &[
     "types/",
     "consensus/",
     "node/",
@@ -146,25 +146,25 @@ const PURE: &[&str] = &[
     "client/in_flight.rs",
     "client/known.rs",
     "client/mux_protocol.rs",
-    "client/scout_protocol.rs",
+    "client/leader_query_protocol.rs",
     "client/call_protocol.rs",
 ];
 
-/// Longer files are listed with a reason, and the list may only shrink.
-const LINES_MAX: usize = 600;
+/// Maximum length of a file in lines. Longer files are listed below with a reason, and the list may only shrink.
+const FILE_LINES_MAX: usize = 600;
 const LONG_FILES: &[(&str, &str)] = &[];
 
-/// Longer functions likewise.
-const FUNCTION_MAX: usize = 70;
+/// Maximum length of a function in lines. Longer functions are listed below in the same way.
+const FUNCTION_LINES_MAX: usize = 70;
 const LONG_FUNCTIONS: &[(&str, &str)] = &[("wal/open.rs:resume", "one sequence of steps, each needs the one before")];
 
-/// Files that import one another, each circle with its reason. The list may only shrink.
-const CIRCLES: &[(&[&str], &str)] = &[(
+/// Files that import one another, each cycle with its reason. The list may only shrink.
+const ALLOWED_CYCLES: &[(&[&str], &str)] = &[(
     &["consensus/leader.rs", "consensus/leader/transfer.rs"],
     "a role, and the part of it that transfers leadership",
 )];
 
-fn sources() -> BTreeMap<String, String> {
+fn read_sources() -> BTreeMap<String, String> {
     fn walk(directory: &Path, out: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -178,8 +178,8 @@ fn sources() -> BTreeMap<String, String> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
     walk(&src, &mut paths);
-    let name = |path: &PathBuf| path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
-    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+    let relative_path = |path: &PathBuf| path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
+    paths.iter().map(|path| (relative_path(path), std::fs::read_to_string(path).unwrap())).collect()
 }
 
 /// The code without its unit tests, which are exempt.
@@ -201,70 +201,70 @@ fn is_comment(line: &str) -> bool {
 
 #[test]
 fn modules_import_only_modules_below_them() {
-    let mut wrong = Vec::new();
-    for (name, text) in sources() {
+    let mut violations = Vec::new();
+    for (name, text) in read_sources() {
         let (allowed, name) = match name.strip_prefix(PROGRAM_PATH) {
-            Some(inside) => (PROGRAM, inside),
+            Some(inside) => (PROGRAM_MODULES, inside),
             None => (MODULES, name.as_str()),
         };
-        let here = module_of(name);
-        if matches!(here, "lib" | "main") || is_test(name) {
+        let own_module = module_of(name);
+        if matches!(own_module, "lib" | "main") || is_test(name) {
             continue;
         }
-        let Some((_, below)) = allowed.iter().find(|(module, _)| *module == here) else {
-            wrong.push(format!("{name}: {here} is in no table of modules"));
+        let Some((_, below)) = allowed.iter().find(|(module, _)| *module == own_module) else {
+            violations.push(format!("{name}: module {own_module} is not listed in MODULES or PROGRAM_MODULES"));
             continue;
         };
         let code: Vec<&str> = without_tests(&text).lines().filter(|line| !is_comment(line)).collect();
-        for used in modules_used(&code.join("\n")) {
-            if used != here && !below.contains(&used.as_str()) {
-                wrong.push(format!("{name} uses {used}"));
+        for imported in imported_modules(&code.join("\n")) {
+            if imported != own_module && !below.contains(&imported.as_str()) {
+                violations.push(format!("{name} imports {imported}, which is not allowed"));
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 /// The modules named after `crate::`, alone or in braces.
-fn modules_used(code: &str) -> BTreeSet<String> {
-    let word = |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    let mut used: BTreeSet<String> = BTreeSet::new();
+fn imported_modules(code: &str) -> BTreeSet<String> {
+    let identifier = |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let mut modules: BTreeSet<String> = BTreeSet::new();
     for rest in code.split("crate::").skip(1) {
-        used.insert(word(rest));
+        modules.insert(identifier(rest));
         let mut depth = 0;
-        for (at, c) in rest.char_indices() {
+        for (offset, c) in rest.char_indices() {
             match c {
                 '{' => depth += 1,
                 '}' => depth -= 1,
                 _ => {}
             }
             if depth == 1 && matches!(c, '{' | ',') {
-                used.insert(word(&rest[at + 1..]));
+                modules.insert(identifier(&rest[offset + 1..]));
             }
             if depth == 0 {
                 break;
             }
         }
     }
-    used.remove("");
-    used
+    modules.remove("");
+    modules
 }
 
 #[test]
 fn imports_are_found_in_every_form() {
     let code = "use crate::{\n    api::{Reply, Request},\n    net, node,\n};\nuse crate::wal::{self, Fault};\nfn f() { crate::sim::run() }";
-    assert!(modules_used(code).iter().eq(["api", "net", "node", "sim", "wal"]), "{:?}", modules_used(code));
+    assert!(imported_modules(code).iter().eq(["api", "net", "node", "sim", "wal"]), "{:?}", imported_modules(code));
 }
 
 #[test]
 fn module_layers_have_no_cycle() {
-    for table in [MODULES, PROGRAM] {
-        let mut done: Vec<&str> = Vec::new();
-        while done.len() < table.len() {
+    for table in [MODULES, PROGRAM_MODULES] {
+        let mut ordered: Vec<&str> = Vec::new();
+        while ordered.len() < table.len() {
             let next =
-                table.iter().find(|(name, below)| !done.contains(name) && below.iter().all(|b| done.contains(b)));
-            let Some((name, _)) = next else { panic!("the imports of all modules but {done:?} have a cycle") };
-            done.push(name);
+                table.iter().find(|(name, below)| !ordered.contains(name) && below.iter().all(|b| ordered.contains(b)));
+            let Some((name, _)) = next else { panic!("the imports of all modules but {ordered:?} have a cycle") };
+            ordered.push(name);
         }
     }
 }
@@ -273,17 +273,20 @@ fn module_layers_have_no_cycle() {
 type ModulePath = Vec<String>;
 
 #[test]
-fn files_of_a_module_have_no_import_circle() {
-    let sources = sources();
+fn files_of_a_module_have_no_import_cycle() {
+    let sources = read_sources();
     let (program, library): (Vec<_>, Vec<_>) = sources.iter().partition(|(name, _)| name.starts_with(PROGRAM_PATH));
-    let mut found = circles(&imports_of_files(&library, ""));
-    found.append(&mut circles(&imports_of_files(&program, PROGRAM_PATH)));
-    let listed: BTreeSet<BTreeSet<&str>> = CIRCLES.iter().map(|(files, _)| files.iter().copied().collect()).collect();
-    let mut wrong: Vec<String> =
-        found.difference(&listed).map(|files| format!("these files import one another: {files:?}")).collect();
-    let gone = listed.difference(&found);
-    wrong.extend(gone.map(|files| format!("{files:?} are no circle any more: remove it from CIRCLES")));
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let mut found_cycles = import_cycles(&imports_of_files(&library, ""));
+    found_cycles.append(&mut import_cycles(&imports_of_files(&program, PROGRAM_PATH)));
+    let listed_cycles: BTreeSet<BTreeSet<&str>> =
+        ALLOWED_CYCLES.iter().map(|(files, _)| files.iter().copied().collect()).collect();
+    let mut violations: Vec<String> = found_cycles
+        .difference(&listed_cycles)
+        .map(|files| format!("these files import one another: {files:?}"))
+        .collect();
+    let stale = listed_cycles.difference(&found_cycles);
+    violations.extend(stale.map(|files| format!("{files:?} have no cycle now: remove it from ALLOWED_CYCLES")));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 /// The files that each file imports by a path that begins with `crate`, `super` or `self`. A `mod.rs` defines nothing,
@@ -292,15 +295,15 @@ fn imports_of_files<'a>(files: &[(&'a String, &String)], prefix: &str) -> BTreeM
     let module = |name: &str| -> ModulePath {
         name[prefix.len()..].trim_end_matches(".rs").split('/').map(str::to_owned).collect()
     };
-    let counts = |name: &str| !name.ends_with("mod.rs") && !is_test(name) && name != "lib.rs";
-    let files = files.iter().filter(|(name, _)| counts(name));
+    let is_counted = |name: &str| !name.ends_with("mod.rs") && !is_test(name) && name != "lib.rs";
+    let files = files.iter().filter(|(name, _)| is_counted(name));
     let modules: BTreeMap<ModulePath, &str> = files.clone().map(|(name, _)| (module(name), name.as_str())).collect();
     let mut imports = BTreeMap::new();
     for (name, text) in files {
         let code: Vec<&str> = without_tests(text).lines().filter(|line| !is_comment(line)).collect();
         let targets = import_paths(&code.join("\n")).into_iter().filter_map(|path| {
-            let target = absolute(module(name), path);
-            // The longest beginning of the path that names a file: the rest names an item in it.
+            let target = absolute_path(module(name), path);
+            // The longest beginning of the path that names a file is that file; the rest names an item in it.
             (1..=target.len()).rev().find_map(|length| modules.get(&target[..length]).copied())
         });
         imports.insert(name.as_str(), targets.filter(|target| target != name).collect());
@@ -308,28 +311,28 @@ fn imports_of_files<'a>(files: &[(&'a String, &String)], prefix: &str) -> BTreeM
     imports
 }
 
-/// The path from the root of the crate, for a path in the module `here`.
-fn absolute(mut here: ModulePath, path: ModulePath) -> ModulePath {
+/// Resolves a path that occurs in the module `base` to a path from the root of the crate.
+fn absolute_path(mut base: ModulePath, path: ModulePath) -> ModulePath {
     for word in path {
         match word.as_str() {
-            "crate" => here.clear(),
-            "super" => drop(here.pop()),
+            "crate" => base.clear(),
+            "super" => drop(base.pop()),
             "self" => {}
-            _ => here.push(word),
+            _ => base.push(word),
         }
     }
-    here
+    base
 }
 
 /// All paths in the code that begin with `crate`, `super` or `self`, imported or inline.
 fn import_paths(code: &str) -> Vec<ModulePath> {
     let mut paths = Vec::new();
     for root in ["crate::", "super::", "self::"] {
-        for (at, _) in code.match_indices(root) {
-            // `super::super::x` is one path, and `$crate::x` is in a macro.
-            let before = code[..at].chars().next_back();
-            if !before.is_some_and(|c| c.is_alphanumeric() || "_:$".contains(c)) {
-                read_path(&code[at..], ModulePath::new(), &mut paths);
+        for (offset, _) in code.match_indices(root) {
+            // `super::super::x` is one path, not two, and `$crate::x` in a macro is skipped.
+            let preceding = code[..offset].chars().next_back();
+            if !preceding.is_some_and(|c| c.is_alphanumeric() || "_:$".contains(c)) {
+                read_path(&code[offset..], ModulePath::new(), &mut paths);
             }
         }
     }
@@ -369,22 +372,26 @@ fn read_path<'a>(mut code: &'a str, mut path: ModulePath, paths: &mut Vec<Module
 }
 
 /// The largest sets of files of which each imports, directly or not, every other.
-fn circles<'a>(imports: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<BTreeSet<&'a str>> {
-    let reached = |from: &str| {
-        let mut reached: BTreeSet<&str> = BTreeSet::new();
+fn import_cycles<'a>(imports: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<BTreeSet<&'a str>> {
+    let reachable = |from: &str| {
+        let mut reachable: BTreeSet<&str> = BTreeSet::new();
         let mut next: Vec<&str> = imports[from].iter().copied().collect();
         while let Some(file) = next.pop() {
-            if reached.insert(file) {
+            if reachable.insert(file) {
                 next.extend(&imports[file]);
             }
         }
-        reached
+        reachable
     };
-    let reached: BTreeMap<&str, BTreeSet<&str>> = imports.keys().map(|file| (*file, reached(file))).collect();
-    let circle = |file: &&'a str| -> BTreeSet<&'a str> {
-        imports.keys().copied().filter(|other| reached[file].contains(other) && reached[other].contains(file)).collect()
+    let reachable: BTreeMap<&str, BTreeSet<&str>> = imports.keys().map(|file| (*file, reachable(file))).collect();
+    let cycle_of = |file: &&'a str| -> BTreeSet<&'a str> {
+        imports
+            .keys()
+            .copied()
+            .filter(|other| reachable[file].contains(other) && reachable[other].contains(file))
+            .collect()
     };
-    imports.keys().map(circle).filter(|files| !files.is_empty()).collect()
+    imports.keys().map(cycle_of).filter(|files| !files.is_empty()).collect()
 }
 
 #[test]
@@ -396,46 +403,46 @@ fn import_paths_are_read_from_trees_and_inline_paths() {
 }
 
 #[test]
-fn circles_are_found_through_several_files() {
+fn cycles_are_found_through_several_files() {
     let imports = BTreeMap::from([
         ("a", BTreeSet::from(["b"])),
         ("b", BTreeSet::from(["c", "d"])),
         ("c", BTreeSet::from(["a"])),
         ("d", BTreeSet::new()),
     ]);
-    assert_eq!(circles(&imports), BTreeSet::from([BTreeSet::from(["a", "b", "c"])]));
+    assert_eq!(import_cycles(&imports), BTreeSet::from([BTreeSet::from(["a", "b", "c"])]));
 }
 
 #[test]
 fn pure_modules_use_no_clock_thread_file_or_randomness() {
-    let mut wrong = Vec::new();
-    for (name, text) in sources() {
-        if !PURE.iter().any(|pure| name.starts_with(pure)) || is_test(&name) {
+    let mut violations = Vec::new();
+    for (name, text) in read_sources() {
+        if !PURE_PATHS.iter().any(|pure| name.starts_with(pure)) || is_test(&name) {
             continue;
         }
         for line in without_tests(&text).lines().filter(|line| !is_comment(line)) {
-            for word in IMPURE.iter().filter(|word| line.contains(*word)) {
+            for word in IMPURE_NAMES.iter().filter(|word| line.contains(*word)) {
                 // `consensus` has a module of its own named `log`, which is not the `log` crate.
                 if *word == "log::" && (line.contains("super::log::") || line.contains("consensus::log::")) {
                     continue;
                 }
-                wrong.push(format!("{name} uses {word}: {}", line.trim()));
+                violations.push(format!("{name} is pure, but uses {word}: {}", line.trim()));
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 #[test]
 fn only_raft_core_names_the_role_modules() {
-    for (name, text) in sources() {
-        let may = matches!(
+    for (name, text) in read_sources() {
+        let may_name_roles = matches!(
             name.as_str(),
             "consensus/raft.rs" | "consensus/role.rs" | "consensus/invariants.rs" | "consensus/mod.rs"
         );
-        if name.starts_with("consensus/") && !may {
+        if name.starts_with("consensus/") && !may_name_roles {
             for role in ["super::follower", "super::candidate", "super::leader"] {
-                assert!(!text.contains(role), "{name} names {role}");
+                assert!(!text.contains(role), "{name} must not name the role module {role}");
             }
         }
     }
@@ -443,77 +450,82 @@ fn only_raft_core_names_the_role_modules() {
 
 #[test]
 fn mod_files_define_nothing() {
-    for (name, text) in sources() {
+    for (name, text) in read_sources() {
         if name != "lib.rs" && !name.ends_with("mod.rs") {
             continue;
         }
         for line in text.lines().filter(|line| !is_comment(line) && !line.trim().is_empty()) {
-            let ok = ["pub mod ", "mod ", "pub use ", "pub(crate) mod ", "use ", "#[cfg", "#[doc(", "}", "    ", "#!["];
-            assert!(ok.iter().any(|start| line.starts_with(start)), "{name} defines something: {line}");
+            let allowed =
+                ["pub mod ", "mod ", "pub use ", "pub(crate) mod ", "use ", "#[cfg", "#[doc(", "}", "    ", "#!["];
+            assert!(allowed.iter().any(|start| line.starts_with(start)), "{name} may define nothing, but has: {line}");
         }
     }
 }
 
 #[test]
 fn files_have_module_docs_and_stay_short() {
-    let mut wrong = Vec::new();
-    for (name, text) in sources() {
+    let mut violations = Vec::new();
+    for (name, text) in read_sources() {
         if !text.starts_with("//! ") {
-            wrong.push(format!("{name} does not begin with //!"));
+            violations.push(format!("{name} does not begin with //!"));
         }
         let lines = text.lines().count();
-        let listed = LONG_FILES.iter().any(|(long, _)| *long == name);
-        if lines > LINES_MAX && !listed {
-            wrong.push(format!("{name} has {lines} lines"));
+        let is_listed = LONG_FILES.iter().any(|(long, _)| *long == name);
+        if lines > FILE_LINES_MAX && !is_listed {
+            violations.push(format!("{name} has {lines} lines, more than FILE_LINES_MAX"));
         }
-        if lines <= LINES_MAX && listed {
-            wrong.push(format!("{name} is short enough now: remove it from LONG_FILES"));
+        if lines <= FILE_LINES_MAX && is_listed {
+            violations.push(format!("{name} is short enough now: remove it from LONG_FILES"));
         }
-        for vague in ["util", "common", "helper", "manager", "misc"] {
-            if name.contains(vague) {
-                wrong.push(format!("{name} has a catch-all name"));
+        for catch_all in ["util", "common", "helper", "manager", "misc"] {
+            if name.contains(catch_all) {
+                violations.push(format!("{name} has a name that says nothing: {catch_all}"));
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 #[test]
 fn functions_stay_short() {
-    let mut wrong = Vec::new();
-    for (name, text) in sources() {
+    let mut violations = Vec::new();
+    for (name, text) in read_sources() {
         let lines: Vec<&str> = text.lines().collect();
-        for (at, line) in lines.iter().enumerate() {
+        for (line_index, line) in lines.iter().enumerate() {
             let code = line.trim_start();
-            let words =
+            let signature =
                 code.trim_start_matches("pub ").trim_start_matches("pub(super) ").trim_start_matches("pub(crate) ");
-            let starts = words.starts_with("fn ") || words.starts_with("const fn ") || words.starts_with("unsafe fn ");
-            if !starts || is_comment(line) {
+            let is_function = signature.starts_with("fn ")
+                || signature.starts_with("const fn ")
+                || signature.starts_with("unsafe fn ");
+            if !is_function || is_comment(line) {
                 continue;
             }
             let indent = line.len() - code.len();
-            let closes = |l: &&str| l.trim_end() == format!("{}}}", " ".repeat(indent));
-            let Some(length) = lines[at..].iter().position(closes) else { continue };
-            let function = words.split(['(', '<']).next().unwrap().rsplit(' ').next().unwrap();
-            if length > FUNCTION_MAX && !LONG_FUNCTIONS.iter().any(|(long, _)| *long == format!("{name}:{function}")) {
-                wrong.push(format!("{name}: {function} has {length} lines"));
+            let is_end = |l: &&str| l.trim_end() == format!("{}}}", " ".repeat(indent));
+            let Some(length) = lines[line_index..].iter().position(is_end) else { continue };
+            let function = signature.split(['(', '<']).next().unwrap().rsplit(' ').next().unwrap();
+            if length > FUNCTION_LINES_MAX
+                && !LONG_FUNCTIONS.iter().any(|(long, _)| *long == format!("{name}:{function}"))
+            {
+                violations.push(format!("{name}: {function} has {length} lines, more than allowed"));
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 #[test]
 fn code_has_no_unfinished_markers() {
-    for (name, text) in sources() {
+    for (name, text) in read_sources() {
         for word in ["todo!", "unimplemented!", "FIXME", "XXX", "dbg!"] {
-            assert!(!text.contains(word), "{name} contains {word}");
+            assert!(!text.contains(word), "{name} contains the marker {word}");
         }
     }
 }
 
-/// Names that the field does not use, by module path: neither a type nor a file has one. Each stands for a name that a
-/// reader would search for, such as `RequestVote` for `AskVote`.
+/// Former names, by module path, which no type or file may have: Raft and database literature does not use them. A
+/// reader would search for `RequestVote`, for example, and not for `AskVote`.
 const FORMER_NAMES: &[(&str, &[&str])] = &[
     ("", &["Asked", "Came", "Found", "Given", "Held", "Kept", "Said", "Told", "Was", "What", "Wish"]),
     ("consensus/", &["Append", "Appended", "Ask", "AskIndex", "AskVote", "Beat", "Chunk", "Chunked", "Conflict"]),
@@ -532,14 +544,14 @@ const FORMER_NAMES: &[(&str, &[&str])] = &[
     ("bin/drave/", &["Ending", "Errands", "JournalTour", "Story", "Trouble"]),
 ];
 
-/// Names that stood for several types each: at most one type has one.
+/// Names that several types once had: at most one type may have each.
 const SINGLE_NAMES: &[&str] = &["Head", "Kind", "Pending", "Place", "Reading", "Session"];
 
 /// The names of the types that a file defines at its top level.
 fn types_of(text: &str) -> impl Iterator<Item = &str> {
     without_tests(text).lines().filter_map(|line| {
-        let words = line.strip_prefix("pub ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
-        let (kind, name) = words.split_once(' ')?;
+        let declaration = line.strip_prefix("pub ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
+        let (kind, name) = declaration.split_once(' ')?;
         matches!(kind, "struct" | "enum" | "trait" | "type")
             .then(|| name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default())
     })
@@ -548,35 +560,35 @@ fn types_of(text: &str) -> impl Iterator<Item = &str> {
 /// The name of a file as a type would be named: `log_start.rs` is `LogStart`.
 fn file_as_type(name: &str) -> String {
     let stem = name.rsplit('/').next().unwrap().trim_end_matches(".rs");
-    let upper = |part: &str| part[..1].to_uppercase() + &part[1..];
-    stem.split('_').filter(|part| !part.is_empty()).map(upper).collect()
+    let capitalize = |part: &str| part[..1].to_uppercase() + &part[1..];
+    stem.split('_').filter(|part| !part.is_empty()).map(capitalize).collect()
 }
 
 #[test]
-fn names_are_those_of_the_field() {
-    let mut wrong = Vec::new();
-    let mut singles: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    let sources = sources();
+fn types_and_files_have_no_former_names() {
+    let mut violations = Vec::new();
+    let mut files_by_name: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let sources = read_sources();
     for (name, text) in sources.iter().filter(|(name, _)| !is_test(name)) {
-        let former = |word: &str| {
-            let mut of_path = FORMER_NAMES.iter().filter(|(path, _)| name.starts_with(path));
-            of_path.any(|(_, names)| names.contains(&word))
+        let is_former = |word: &str| {
+            let mut names_of_path = FORMER_NAMES.iter().filter(|(path, _)| name.starts_with(path));
+            names_of_path.any(|(_, names)| names.contains(&word))
         };
-        if former(&file_as_type(name)) {
-            wrong.push(format!("{name} has a former name"));
+        if is_former(&file_as_type(name)) {
+            violations.push(format!("{name} is named by a former name"));
         }
         for word in types_of(text) {
-            if former(word) {
-                wrong.push(format!("{name}: {word} is a former name"));
+            if is_former(word) {
+                violations.push(format!("{name}: the type {word} has a former name"));
             }
             if let Some(single) = SINGLE_NAMES.iter().find(|single| **single == word) {
-                singles.entry(single).or_default().push(name.clone());
+                files_by_name.entry(single).or_default().push(name.clone());
             }
         }
     }
-    let several = singles.into_iter().filter(|(_, files)| files.len() > 1);
-    wrong.extend(several.map(|(word, files)| format!("{word} is several types: {}", files.join(", "))));
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let ambiguous = files_by_name.into_iter().filter(|(_, files)| files.len() > 1);
+    violations.extend(ambiguous.map(|(word, files)| format!("{word} names several types: {}", files.join(", "))));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 #[test]

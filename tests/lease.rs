@@ -1,4 +1,4 @@
-//! A state machine whose leases may expire at the time of the very entry that granted them. Its snapshots must be
+//! A state machine whose leases may expire at the same time at which they are granted. Its snapshots must be
 //! restorable, after a restart and on a follower that receives one.
 
 mod support;
@@ -17,33 +17,33 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use support::{ports, until};
+use support::{reserve_ports, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A state machine of leases. A command is a duration in milliseconds and a name; a query returns how many leases were
 /// ever granted.
 #[derive(Default)]
 struct Leases {
     granted: u64,
-    ends: BTreeMap<Vec<u8>, u64>,
-    frozen: Option<Vec<Bytes>>,
+    expirations: BTreeMap<Vec<u8>, u64>,
+    frozen_chunks: Option<Vec<Bytes>>,
 }
 
 impl StateMachine for Leases {
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
         let Some((ms, name)) = command.split_first_chunk() else { return Bytes::from_static(b"?") };
         self.granted += 1;
-        self.ends.insert(name.to_vec(), context.time.0 + u64::from_le_bytes(*ms));
+        self.expirations.insert(name.to_vec(), context.time.0 + u64::from_le_bytes(*ms));
         Bytes::new()
     }
 
     fn advance(&mut self, time: ClusterTime) {
-        self.ends.retain(|_, end| *end > time.0);
+        self.expirations.retain(|_, end| *end > time.0);
     }
 
-    fn due(&self) -> Option<ClusterTime> {
-        self.ends.values().min().copied().map(ClusterTime)
+    fn next_deadline(&self) -> Option<ClusterTime> {
+        self.expirations.values().min().copied().map(ClusterTime)
     }
 
     fn query(&self, _time: ClusterTime, _query: &[u8]) -> Bytes {
@@ -51,31 +51,31 @@ impl StateMachine for Leases {
     }
 
     fn digest(&self) -> u64 {
-        self.ends.iter().fold(self.granted, |digest, (name, end)| hash(digest ^ end, name))
+        self.expirations.iter().fold(self.granted, |digest, (name, end)| hash(digest ^ end, name))
     }
 
     fn freeze(&mut self) {
-        let leases = self.ends.iter().map(|(name, end)| Bytes::from([&end.to_le_bytes()[..], name].concat()));
-        self.frozen = Some(leases.chain([Bytes::copy_from_slice(&self.granted.to_le_bytes())]).collect());
+        let leases = self.expirations.iter().map(|(name, end)| Bytes::from([&end.to_le_bytes()[..], name].concat()));
+        self.frozen_chunks = Some(leases.chain([Bytes::copy_from_slice(&self.granted.to_le_bytes())]).collect());
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
-        self.frozen.as_mut()?.pop()
+        self.frozen_chunks.as_mut()?.pop()
     }
 
     fn end_snapshot(&mut self) {
-        self.frozen = None;
+        self.frozen_chunks = None;
     }
 
     fn empty(&self) -> Leases {
         Leases::default()
     }
 
-    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
-        let (number, name) = piece.split_first_chunk().ok_or(Malformed("not a lease"))?;
+    fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
+        let (number, name) = chunk.split_first_chunk().ok_or(Malformed("not a lease"))?;
         match name {
             [] => self.granted = u64::from_le_bytes(*number),
-            name => _ = self.ends.insert(name.to_vec(), u64::from_le_bytes(*number)),
+            name => _ = self.expirations.insert(name.to_vec(), u64::from_le_bytes(*number)),
         }
         Ok(())
     }
@@ -87,20 +87,20 @@ struct Node {
     thread: JoinHandle<Result<(), ServerError>>,
 }
 
-fn start(id: u64, port: u16, of: u64, directory: &Path) -> Node {
-    let named = |id: u64| (NodeId::new(id).unwrap(), format!("127.0.0.1:{}", port + id as u16 - 1));
-    let (node, _) = named(id);
-    let mut config = Config::new(node, (1..=of).map(named).collect(), directory.join(id.to_string()));
+fn start_node(id: u64, port: u16, nodes: u64, directory: &Path) -> Node {
+    let id_and_address = |id: u64| (NodeId::new(id).unwrap(), format!("127.0.0.1:{}", port + id as u16 - 1));
+    let (node, _) = id_and_address(id);
+    let mut config = Config::new(node, (1..=nodes).map(id_and_address).collect(), directory.join(id.to_string()));
     (config.segment_bytes, config.reserve_bytes) = (4 << 20, 0);
-    (config.node.trailing_bytes, config.node.hold_bytes) = (0, 0);
+    (config.node.trailing_bytes, config.node.log_hold_bytes) = (0, 0);
     let server = Server::open(config, Leases::default()).unwrap();
     Node { handle: server.handle(), thread: std::thread::spawn(move || server.run()) }
 }
 
 impl Node {
     /// Grants leases of zero duration, with a snapshot after each.
-    fn lease(&self, rounds: usize) {
-        let mut session = self.handle.session(PATIENCE);
+    fn grant_leases(&self, rounds: usize) {
+        let mut session = self.handle.session(CALL_TIMEOUT);
         for round in 0..rounds {
             session.execute(&[&0_u64.to_le_bytes()[..], &[round as u8]].concat()).unwrap();
             self.take_snapshot();
@@ -108,12 +108,12 @@ impl Node {
     }
 
     fn take_snapshot(&self) {
-        let reply = self.handle.ask(Request::Snapshot, PATIENCE);
+        let reply = self.handle.ask(Request::Snapshot, CALL_TIMEOUT);
         assert!(matches!(reply, Some(Reply::Snapshot { .. })), "{reply:?}");
     }
 
-    fn granted(&self, consistency: Consistency) -> Option<u64> {
-        let answer = self.handle.query(&[], consistency, PATIENCE).ok()?.answer;
+    fn granted_count(&self, consistency: Consistency) -> Option<u64> {
+        let answer = self.handle.query(&[], consistency, CALL_TIMEOUT).ok()?.answer;
         Some(u64::from_le_bytes(answer[..].try_into().unwrap()))
     }
 
@@ -125,29 +125,29 @@ impl Node {
 
 #[test]
 fn snapshot_with_expired_lease_survives_restart() {
-    let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
+    let (directory, port) = (tempfile::tempdir().unwrap(), reserve_ports(1));
     for round in 1..=10 {
-        let node = start(1, port, 1, directory.path());
-        node.lease(5);
-        assert_eq!(node.granted(Consistency::Linearizable), Some(5 * round));
+        let node = start_node(1, port, 1, directory.path());
+        node.grant_leases(5);
+        assert_eq!(node.granted_count(Consistency::Linearizable), Some(5 * round));
         node.stop();
     }
 }
 
 #[test]
 fn snapshot_with_expired_lease_installs_on_follower() {
-    let (directory, port) = (tempfile::tempdir().unwrap(), ports(3));
-    let nodes = [1, 2].map(|id| start(id, port, 3, directory.path()));
-    nodes[0].lease(20);
-    // Either node may be the leader. With this snapshot the log before it is released on both, and the third node needs
-    // a snapshot.
+    let (directory, port) = (tempfile::tempdir().unwrap(), reserve_ports(3));
+    let nodes = [1, 2].map(|id| start_node(id, port, 3, directory.path()));
+    nodes[0].grant_leases(20);
+    // Either node may be the leader. After this snapshot, both nodes release the log before it, so that the third node
+    // needs a snapshot.
     nodes[1].take_snapshot();
-    let third = start(3, port, 3, directory.path());
-    let has_all = || (third.granted(Consistency::Local) == Some(20)).then_some(());
-    until("n3 has the state", has_all, || format!("{:?}", third.granted(Consistency::Local)));
-    let names = std::fs::read_dir(directory.path().join("3/snapshots")).unwrap();
-    assert_eq!(names.count(), 1, "n3 was sent a snapshot");
-    for node in nodes.into_iter().chain([third]) {
+    let third_node = start_node(3, port, 3, directory.path());
+    let third_has_all = || (third_node.granted_count(Consistency::Local) == Some(20)).then_some(());
+    wait_until("n3 has the state", third_has_all, || format!("{:?}", third_node.granted_count(Consistency::Local)));
+    let snapshot_files = std::fs::read_dir(directory.path().join("3/snapshots")).unwrap();
+    assert_eq!(snapshot_files.count(), 1, "n3 was sent a snapshot");
+    for node in nodes.into_iter().chain([third_node]) {
         node.stop();
     }
 }

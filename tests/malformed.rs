@@ -2,8 +2,8 @@
 //! errors in them. The nodes survive, honest clients are served meanwhile, and no memory, socket or session leaks.
 //!
 //! `DRAVE_MALFORMED` is the number of requests to each gateway, `DRAVE_MALFORMED_RATE` the maximum per second;
-//! `--nocapture` shows the latency of honest writes during the attack and before it. `scripts/malformed.sh` runs enough
-//! of them to prove something.
+//! `--nocapture` shows the latency of honest writes during the attack and before it. `scripts/malformed.sh` sends a
+//! million requests to each gateway.
 
 #[path = "fuzz/inputs.rs"]
 mod inputs;
@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use drave::client::{Client, Options};
 use drave::machine::Command as Do;
 use drave::wire::hello::Hello;
-use inputs::{http, native, redis};
+use inputs::{http_input, native_input, redis_input};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::io::{Read, Write};
@@ -21,11 +21,11 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Cluster, PATIENCE, ports, until};
+use support::{Cluster, WAIT_TIMEOUT, reserve_ports, wait_until};
 
 /// Allowed growth of a node's memory after the test, in KiB: freed memory that the allocator keeps, the log in memory,
 /// and the keys that some of the requests have set.
-const MARGIN: u64 = 96 << 10;
+const MEMORY_GROWTH_MAX: u64 = 96 << 10;
 /// Interval between the writes of the honest client.
 const WRITE_INTERVAL: Duration = Duration::from_millis(5);
 /// Maximum number of requests per connection: most connections end with their first invalid request.
@@ -34,51 +34,53 @@ const CONNECTION_REQUESTS_MAX: usize = 4;
 /// A generator of malformed input.
 type Generator = fn(&mut SmallRng) -> Vec<u8>;
 
-fn env_number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+fn env_number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Sends `count` malformed requests to these addresses in turn, at most `rate` a second.
-fn attack(name: &str, says: Generator, whom: (&[String], &[u8]), (count, rate): (u64, u64), cluster: &Cluster) {
-    let ((addresses, hello), seed) = (whom, rand::random());
-    let mut chance = SmallRng::seed_from_u64(seed);
-    let (begun, mut said, mut calls) = (Instant::now(), 0, 0);
-    while said < count {
-        calls += 1;
-        let address = &addresses[calls % addresses.len()];
+/// Sends `count` malformed requests to the target's addresses in turn, at most `rate` a second. The target also gives
+/// the bytes that each connection sends first.
+fn attack(name: &str, generate: Generator, target: (&[String], &[u8]), (count, rate): (u64, u64), cluster: &Cluster) {
+    let ((addresses, hello), seed) = (target, rand::random());
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let (started, mut sent_requests, mut connections) = (Instant::now(), 0, 0);
+    while sent_requests < count {
+        connections += 1;
+        let address = &addresses[connections % addresses.len()];
         let Ok(mut stream) = TcpStream::connect(address) else { panic!("seed {seed}: {address}\n{}", cluster.logs()) };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         let mut bytes = hello.to_vec();
-        for _ in 0..chance.random_range(1..=CONNECTION_REQUESTS_MAX) {
-            bytes.extend(says(&mut chance));
-            said += 1;
+        for _ in 0..rng.random_range(1..=CONNECTION_REQUESTS_MAX) {
+            bytes.extend(generate(&mut rng));
+            sent_requests += 1;
         }
-        // The node may close the connection midway; requests it has not read have no effect.
-        if stream.write_all(&bytes).is_ok() && chance.random_bool(0.5) && stream.shutdown(Shutdown::Write).is_ok() {
-            let _whatever_it_says = stream.read_to_end(&mut Vec::new());
+        // The node may close the connection before it has read all requests.
+        if stream.write_all(&bytes).is_ok() && rng.random_bool(0.5) && stream.shutdown(Shutdown::Write).is_ok() {
+            let _any_response = stream.read_to_end(&mut Vec::new());
         }
-        let due = Duration::from_secs_f64(said as f64 / rate as f64);
-        std::thread::sleep(due.saturating_sub(begun.elapsed()));
+        let due = Duration::from_secs_f64(sent_requests as f64 / rate as f64);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
     }
-    let took = begun.elapsed();
+    let elapsed = started.elapsed();
     eprintln!(
-        "{name}, seed {seed}: {said} requests on {calls} connections, {:.0} a second",
-        said as f64 / took.as_secs_f64()
+        "{name}, seed {seed}: {sent_requests} requests on {connections} connections, {:.0} a second",
+        sent_requests as f64 / elapsed.as_secs_f64()
     );
 }
 
-/// Writes at its interval until `stop` is set, and records the latency of each write in microseconds.
-fn run_honest_client(addresses: &[String], stop: &AtomicBool, took: &Mutex<Vec<u64>>) {
-    let mut client = Client::with(addresses.to_vec(), Options { timeout: PATIENCE + PATIENCE, ..Options::default() });
+/// Writes every [`WRITE_INTERVAL`] until `stop` is set, and records the latency of each write in microseconds.
+fn run_honest_client(addresses: &[String], stop: &AtomicBool, latencies: &Mutex<Vec<u64>>) {
+    let mut client =
+        Client::with(addresses.to_vec(), Options { timeout: WAIT_TIMEOUT + WAIT_TIMEOUT, ..Options::default() });
     while !stop.load(Ordering::Relaxed) {
-        let begun = Instant::now();
+        let started = Instant::now();
         client.execute(&Do::Incr { key: b"honest", by: 1 }.encode()).unwrap();
-        took.lock().unwrap().push(begun.elapsed().as_micros() as u64);
-        std::thread::sleep(WRITE_INTERVAL.saturating_sub(begun.elapsed()));
+        latencies.lock().unwrap().push(started.elapsed().as_micros() as u64);
+        std::thread::sleep(WRITE_INTERVAL.saturating_sub(started.elapsed()));
     }
 }
 
-/// Sets the stop flag of the honest client when dropped, on every path.
+/// Sets the stop flag of the honest client when dropped, also if the test panics.
 struct StopAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -88,123 +90,130 @@ impl Drop for StopAtEnd<'_> {
 }
 
 /// Takes the latencies recorded since the last call.
-fn take_latencies(took: &Mutex<Vec<u64>>) -> Vec<u64> {
-    std::mem::take(&mut *took.lock().unwrap())
+fn take_latencies(latencies: &Mutex<Vec<u64>>) -> Vec<u64> {
+    std::mem::take(&mut *latencies.lock().unwrap())
 }
 
-fn percentiles(mut taken: Vec<u64>) -> String {
-    assert!(!taken.is_empty(), "honest clients are served");
-    taken.sort_unstable();
-    let at = |share: f64| taken[(taken.len() as f64 * share) as usize];
-    format!("{} honest writes: p50 {} us, p99 {} us", taken.len(), at(0.5), at(0.99))
+fn percentiles(mut latencies: Vec<u64>) -> String {
+    assert!(!latencies.is_empty(), "honest clients are served");
+    latencies.sort_unstable();
+    let percentile_us = |fraction: f64| latencies[(latencies.len() as f64 * fraction) as usize];
+    format!("{} honest writes: p50 {} us, p99 {} us", latencies.len(), percentile_us(0.5), percentile_us(0.99))
 }
 
 /// Resident memory in KiB and the number of open sockets of a node's process.
 fn memory_and_sockets(cluster: &Cluster, n: usize) -> (u64, usize) {
-    let of = format!("/proc/{}", cluster.pid(n).as_raw_nonzero());
-    let text = std::fs::read_to_string(format!("{of}/status")).unwrap();
+    let process_dir = format!("/proc/{}", cluster.pid(n).as_raw_nonzero());
+    let text = std::fs::read_to_string(format!("{process_dir}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     let resident = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    let files = std::fs::read_dir(format!("{of}/fd")).unwrap().filter_map(|file| file.ok()?.path().read_link().ok());
+    let files =
+        std::fs::read_dir(format!("{process_dir}/fd")).unwrap().filter_map(|file| file.ok()?.path().read_link().ok());
     (resident, files.filter(|file| file.to_string_lossy().starts_with("socket:")).count())
 }
 
 /// Three nodes with all gateways.
-fn cluster() -> Cluster {
+fn start_cluster_with_gateways() -> Cluster {
     let mut cluster = Cluster::prepare(3);
     let at = |base: u16| (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
-    (cluster.doors, cluster.webs) = (at(ports(3)), at(ports(3)));
+    (cluster.redis_addresses, cluster.http_addresses) = (at(reserve_ports(3)), at(reserve_ports(3)));
     (0..3).for_each(|n| cluster.spawn(n));
-    cluster.leader();
+    cluster.wait_for_leader();
     cluster
 }
 
 #[test]
 fn cluster_survives_malformed_input_without_leaks() {
-    let mut cluster = cluster();
+    let mut cluster = start_cluster_with_gateways();
     let (count, rate) = (env_number("DRAVE_MALFORMED", 20_000), env_number("DRAVE_MALFORMED_RATE", u64::MAX));
     let mut hello = BytesMut::new();
     Hello::client().put(&mut hello);
-    let doors: [(&str, &[String], &[u8], Generator); 3] = [
-        ("native", &cluster.addresses, &hello, native),
-        ("Redis", &cluster.doors, b"", redis),
-        ("HTTP", &cluster.webs, b"", http),
+    let gateways: [(&str, &[String], &[u8], Generator); 3] = [
+        ("native", &cluster.addresses, &hello, native_input),
+        ("Redis", &cluster.redis_addresses, b"", redis_input),
+        ("HTTP", &cluster.http_addresses, b"", http_input),
     ];
-    let (stop, took) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-    // Alternates quiet and attacked intervals, since the speed of a disk varies from minute to minute.
-    let turns = (count / 50_000).max(1);
-    let quiet = || until("honest writes", || (took.lock().unwrap().len() >= 200).then_some(()), || cluster.logs());
-    let before: Vec<_> = std::thread::scope(|scope| {
-        let _told = StopAtEnd(&stop);
-        scope.spawn(|| run_honest_client(&cluster.addresses, &stop, &took));
-        quiet();
-        let before = (0..3).map(|n| memory_and_sockets(&cluster, n)).collect();
-        for (name, addresses, hello, says) in doors {
+    let (stop, latencies) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    // Intervals with and without an attack alternate, since the speed of a disk varies from minute to minute.
+    let rounds = (count / 50_000).max(1);
+    let wait_for_honest_writes =
+        || wait_until("honest writes", || (latencies.lock().unwrap().len() >= 200).then_some(()), || cluster.logs());
+    let usage_before: Vec<_> = std::thread::scope(|scope| {
+        let _stop_guard = StopAtEnd(&stop);
+        scope.spawn(|| run_honest_client(&cluster.addresses, &stop, &latencies));
+        wait_for_honest_writes();
+        let usage_before = (0..3).map(|n| memory_and_sockets(&cluster, n)).collect();
+        for (name, addresses, hello, generate) in gateways {
             // Requests that native clients sent before they disconnected may still open sessions, which no client
             // closes.
             let sessions = || cluster.status(0).map(|status| status.sessions);
-            let settled = || {
-                let before = sessions()?;
-                take_latencies(&took);
-                quiet();
-                (sessions()? == before).then_some(before)
+            let stable_session_count = || {
+                let sessions_before = sessions()?;
+                take_latencies(&latencies);
+                wait_for_honest_writes();
+                (sessions()? == sessions_before).then_some(sessions_before)
             };
-            let open = until("the number of sessions is stable", settled, || cluster.logs());
-            let (mut between, mut during) = (Vec::new(), Vec::new());
-            for _ in 0..turns {
-                take_latencies(&took);
-                quiet();
-                between.extend(take_latencies(&took));
-                attack(name, says, (addresses, hello), (count / turns, rate), &cluster);
-                during.extend(take_latencies(&took));
+            let open_sessions = wait_until("the number of sessions is stable", stable_session_count, || cluster.logs());
+            let (mut quiet_latencies, mut attack_latencies) = (Vec::new(), Vec::new());
+            for _ in 0..rounds {
+                take_latencies(&latencies);
+                wait_for_honest_writes();
+                quiet_latencies.extend(take_latencies(&latencies));
+                attack(name, generate, (addresses, hello), (count / rounds, rate), &cluster);
+                attack_latencies.extend(take_latencies(&latencies));
             }
-            eprintln!("{name}, without attack: {}", percentiles(between));
-            eprintln!("{name}, during {count} malformed requests: {}", percentiles(during));
+            eprintln!("{name}, without attack: {}", percentiles(quiet_latencies));
+            eprintln!("{name}, during {count} malformed requests: {}", percentiles(attack_latencies));
             // A native session outlives its connection; a session of the other gateways ends with it.
-            let closed = || (name == "native" || sessions()? <= open).then_some(());
-            until("all sessions are closed", closed, || {
-                format!("{:?} sessions, {open} before\n{}", sessions(), cluster.logs())
+            let all_closed = || (name == "native" || sessions()? <= open_sessions).then_some(());
+            wait_until("all sessions are closed", all_closed, || {
+                format!("{:?} sessions, {open_sessions} before\n{}", sessions(), cluster.logs())
             });
         }
-        before
+        usage_before
     });
-    for (n, (resident, sockets)) in before.into_iter().enumerate() {
-        let small = || {
-            let now = memory_and_sockets(&cluster, n);
-            (now.0 <= resident + MARGIN && now.1 <= sockets).then_some(now)
+    for (n, (resident, sockets)) in usage_before.into_iter().enumerate() {
+        let has_shrunk = || {
+            let usage_now = memory_and_sockets(&cluster, n);
+            (usage_now.0 <= resident + MEMORY_GROWTH_MAX && usage_now.1 <= sockets).then_some(usage_now)
         };
-        let now = until("memory and sockets are released", small, || {
+        let usage_now = wait_until("memory and sockets are released", has_shrunk, || {
             format!(
                 "n{}: {resident} KiB and {sockets} sockets before, {:?} now",
                 n + 1,
                 memory_and_sockets(&cluster, n)
             )
         });
-        eprintln!("n{}: {resident} KiB and {sockets} sockets before, {now:?} after", n + 1);
+        eprintln!("n{}: {resident} KiB and {sockets} sockets before, {usage_now:?} after", n + 1);
     }
     for n in 0..3 {
-        let empty = || {
-            let inside = cluster.status(n)?.figures.connections;
-            (inside["redis"] == 0 && inside["http"] == 0).then_some(())
+        let no_gateway_clients = || {
+            let connections = cluster.status(n)?.figures.connections;
+            (connections["redis"] == 0 && connections["http"] == 0).then_some(())
         };
-        until("no gateway client is counted as connected", empty, || format!("{:?}", cluster.status(n)));
-        let put = ask(&cluster.webs[n], b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nv");
-        assert!(put.starts_with("HTTP/1.1 204 "), "{put}");
-        let got = ask(&cluster.webs[n], b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        assert!(got.starts_with("HTTP/1.1 200 ") && got.ends_with("\r\n\r\nv"), "{got}");
-        assert_eq!(ask(&cluster.doors[n], b"GET k\r\n"), "$1\r\nv\r\n");
+        wait_until("no gateway client is counted as connected", no_gateway_clients, || {
+            format!("{:?}", cluster.status(n))
+        });
+        let put_response = send_and_read(
+            &cluster.http_addresses[n],
+            b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nv",
+        );
+        assert!(put_response.starts_with("HTTP/1.1 204 "), "{put_response}");
+        let get_response = send_and_read(&cluster.http_addresses[n], b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(get_response.starts_with("HTTP/1.1 200 ") && get_response.ends_with("\r\n\r\nv"), "{get_response}");
+        assert_eq!(send_and_read(&cluster.redis_addresses[n], b"GET k\r\n"), "$1\r\nv\r\n");
     }
     cluster.expect_no_deaths();
-    cluster.agree();
+    cluster.wait_for_convergence();
 }
 
 /// Sends these bytes, shuts down the sending side, and returns the response.
-fn ask(address: &str, words: &[u8]) -> String {
+fn send_and_read(address: &str, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(words).unwrap();
+    stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
+    stream.write_all(request).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }

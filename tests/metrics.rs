@@ -5,72 +5,73 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
-use support::{Cluster, PATIENCE, installed, ports, run, until};
+use support::{Cluster, WAIT_TIMEOUT, command_if_installed, reserve_ports, run, wait_until};
 
 mod support;
 
-const OPENMETRICS: &str = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n";
+const OPENMETRICS_HEADER: &str =
+    "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n";
 
 /// A cluster with HTTP and Redis gateways.
-fn cluster(nodes: u16) -> Cluster {
+fn start_cluster_with_gateways(nodes: u16) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
-    let base = ports(2 * nodes);
-    cluster.webs = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
-    cluster.doors = (base + nodes..base + 2 * nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    let base = reserve_ports(2 * nodes);
+    cluster.http_addresses = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    cluster.redis_addresses = (base + nodes..base + 2 * nodes).map(|port| format!("127.0.0.1:{port}")).collect();
     (0..nodes.into()).for_each(|n| cluster.spawn(n));
-    cluster.leader();
+    cluster.wait_for_leader();
     cluster
 }
 
 /// Sends bytes, and reads until the connection is closed.
-fn send_raw(address: &str, words: &str) -> String {
+fn send_raw(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(words.as_bytes()).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    said
+    stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 /// Sends a request. Returns the head of the response and its body.
-fn ask(web: &str, method: &str, target: &str, fields: &str, body: &str) -> (String, String) {
+fn request(http_address: &str, method: &str, target: &str, fields: &str, body: &str) -> (String, String) {
     let length = body.len();
-    let said = send_raw(
-        web,
+    let response = send_raw(
+        http_address,
         &format!(
             "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
         ),
     );
-    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head.to_ascii_lowercase(), body.to_owned())
 }
 
-fn metrics(web: &str, fields: &str) -> (String, String) {
-    let (head, body) = ask(web, "GET", "/metrics", fields, "");
+fn get_metrics(http_address: &str, fields: &str) -> (String, String) {
+    let (head, body) = request(http_address, "GET", "/metrics", fields, "");
     let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap().to_owned();
     assert!(head.starts_with("http/1.1 200"), "{head}");
     (kind, body)
 }
 
-fn put(web: &str, key: &str, value: &str) {
-    let (head, _) = ask(web, "PUT", &format!("/kv/{key}"), "", value);
+fn put(http_address: &str, key: &str, value: &str) {
+    let (head, _) = request(http_address, "PUT", &format!("/kv/{key}"), "", value);
     assert!(head.starts_with("http/1.1 204"), "{head}");
 }
 
 /// A metric family: its type, and the labels and value of each sample.
 type Family = (OpenMetricsType, Vec<(Vec<String>, OpenMetricsValue)>);
 
-fn sample(text: &str, family: &str) -> Option<Family> {
-    let told = openmetrics_parser::openmetrics::parse_openmetrics(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    let family = told.families.get(family)?;
-    let all = family.iter_samples().map(|sample| {
+fn find_family(text: &str, family: &str) -> Option<Family> {
+    let exposition = openmetrics_parser::openmetrics::parse_openmetrics(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let family = exposition.families.get(family)?;
+    let samples = family.iter_samples().map(|sample| {
         let labels = sample.get_labelset().map(|set| set.iter_values().cloned().collect()).unwrap_or_default();
         (labels, sample.value.clone())
     });
-    Some((family.family_type, all.collect()))
+    Some((family.family_type, samples.collect()))
 }
 
-fn number(value: &OpenMetricsValue) -> f64 {
+fn as_number(value: &OpenMetricsValue) -> f64 {
     match value {
         OpenMetricsValue::Counter(counter) => counter.value.as_f64(),
         OpenMetricsValue::Gauge(MetricNumber::Int(number)) => *number as f64,
@@ -82,27 +83,28 @@ fn number(value: &OpenMetricsValue) -> f64 {
 
 #[test]
 fn metrics_are_valid_openmetrics() {
-    let cluster = cluster(3);
-    let leader = cluster.leader();
-    let web = &cluster.webs[leader];
-    (0..20).for_each(|n| put(web, &n.to_string(), "v"));
-    put(web, "short?ttl=1h", "v");
+    let cluster = start_cluster_with_gateways(3);
+    let leader = cluster.wait_for_leader();
+    let http_address = &cluster.http_addresses[leader];
+    (0..20).for_each(|n| put(http_address, &n.to_string(), "v"));
+    put(http_address, "short?ttl=1h", "v");
     assert_eq!(cluster.run(&["snapshot", "take"]).code, Some(0));
-    // A write needs one of the two followers; the other one may not have responded yet.
-    let told = until(
+    // A write needs the response of one follower; the other follower may not have responded yet.
+    let metrics = wait_until(
         "both followers have answered the leader",
         || {
-            let told = metrics(web, OPENMETRICS);
-            let (_, answered) = sample(&told.1, "drave_peer_round_trip_time_seconds")?;
-            (answered.len() == 2).then_some(told)
+            let metrics = get_metrics(http_address, OPENMETRICS_HEADER);
+            let (_, round_trips) = find_family(&metrics.1, "drave_peer_round_trip_time_seconds")?;
+            (round_trips.len() == 2).then_some(metrics)
         },
-        || metrics(web, OPENMETRICS).1,
+        || get_metrics(http_address, OPENMETRICS_HEADER).1,
     );
-    let (kind, text) = told;
+    let (kind, text) = metrics;
     assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
     assert!(text.ends_with("\n# EOF\n"));
-    let all = |name: &str| sample(&text, &format!("drave_{name}")).unwrap_or_else(|| panic!("no {name} in\n{text}"));
-    for (name, kind, least) in [
+    let family_of =
+        |name: &str| find_family(&text, &format!("drave_{name}")).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    for (name, kind, minimum) in [
         ("has_leader", OpenMetricsType::Gauge, 1.0),
         ("is_leader", OpenMetricsType::Gauge, 1.0),
         ("leader_changes_seen", OpenMetricsType::Counter, 1.0),
@@ -139,9 +141,12 @@ fn metrics_are_valid_openmetrics() {
         ("snapshot_sent_bytes", OpenMetricsType::Counter, 0.0),
         ("snapshot_received_bytes", OpenMetricsType::Counter, 0.0),
     ] {
-        let (told, values) = all(name);
-        assert!(told == kind && values.len() == 1, "{name}: {told:?}, {values:?}");
-        assert!(number(&values[0].1) >= least, "{name}: {values:?}");
+        let (actual_kind, values) = family_of(name);
+        assert!(
+            actual_kind == kind && values.len() == 1,
+            "{name} has the type {actual_kind:?} and the values {values:?}"
+        );
+        assert!(as_number(&values[0].1) >= minimum, "{name}: {values:?}");
     }
     for (name, labels) in [
         ("peer_round_trip_time_seconds", 2),
@@ -154,31 +159,33 @@ fn metrics_are_valid_openmetrics() {
         ("clients_turned_away", 3),
         ("requests", 9),
     ] {
-        let (_, values) = all(name);
+        let (_, values) = family_of(name);
         assert_eq!(values.len(), labels, "{name}: {values:?}");
     }
-    let http = all("connections").1.into_iter().find(|(labels, _)| labels == &["http"]);
-    assert!(number(&http.unwrap().1) >= 1.0, "at least this connection");
-    for (name, least) in [("process_cpu_seconds", 0.0), ("process_max_fds", 1.0), ("process_start_time_seconds", 1e9)] {
-        let (_, values) = sample(&text, name).unwrap_or_else(|| panic!("no {name} in\n{text}"));
-        assert!(number(&values[0].1) >= least, "{name}: {values:?}");
+    let http = family_of("connections").1.into_iter().find(|(labels, _)| labels == &["http"]);
+    assert!(as_number(&http.unwrap().1) >= 1.0, "the connection of this request is counted");
+    for (name, minimum) in [("process_cpu_seconds", 0.0), ("process_max_fds", 1.0), ("process_start_time_seconds", 1e9)]
+    {
+        let (_, values) = find_family(&text, name).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        assert!(as_number(&values[0].1) >= minimum, "{name}: {values:?}");
     }
-    let reasons = cluster.webs.iter().map(|web| metrics(web, OPENMETRICS).1);
-    let reasons = reasons.filter_map(|text| Some(sample(&text, "drave_elections")?.1.len()));
-    assert!(reasons.sum::<usize>() > 0, "at least one node campaigned");
+    let campaign_metrics =
+        cluster.http_addresses.iter().map(|http_address| get_metrics(http_address, OPENMETRICS_HEADER).1);
+    let campaign_metrics = campaign_metrics.filter_map(|text| Some(find_family(&text, "drave_elections")?.1.len()));
+    assert!(campaign_metrics.sum::<usize>() > 0, "at least one node has counted an election");
 }
 
-/// The names of all samples in the plain text format, and their families. It is as strict as the format's definition.
+/// The names of all samples in the plain text format. Asserts that the text obeys the definition of the format.
 fn plain_text_names(text: &str) -> BTreeSet<String> {
-    let (mut helped, mut typed, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut names_with_help, mut names_with_type, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut family = (String::new(), String::new());
     for line in text.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
-            let (name, words) = help.split_once(' ').unwrap_or_else(|| panic!("no help: {line}"));
-            assert!(!words.is_empty() && helped.insert(name.to_owned()), "duplicate help: {line}");
+            let (name, help_text) = help.split_once(' ').unwrap_or_else(|| panic!("no help: {line}"));
+            assert!(!help_text.is_empty() && names_with_help.insert(name.to_owned()), "duplicate help: {line}");
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap();
-            assert!(helped.contains(name) && typed.insert(name.to_owned()), "{line}");
+            assert!(names_with_help.contains(name) && names_with_type.insert(name.to_owned()), "{line}");
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             family = (name.to_owned(), kind.to_owned());
@@ -187,20 +194,24 @@ fn plain_text_names(text: &str) -> BTreeSet<String> {
             let (series, value) = line.rsplit_once(' ').unwrap();
             assert!(value.parse::<f64>().is_ok(), "{line}");
             let name = series.split('{').next().unwrap();
-            let ends: &[&str] = if family.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
-            assert!(ends.iter().any(|end| name == format!("{}{end}", family.0)), "{line} belongs to no family");
+            let suffixes: &[&str] = if family.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(
+                suffixes.iter().any(|suffix| name == format!("{}{suffix}", family.0)),
+                "{line} belongs to no family"
+            );
             assert!(!series.contains('{') || series.ends_with('}'), "{line}");
             names.insert(name.to_owned());
         }
     }
-    assert_eq!(helped, typed);
+    assert_eq!(names_with_help, names_with_type);
     names
 }
 
-/// Runs promtool with `input`, if it is installed.
-fn promtool(words: &[&str], input: &str) -> Option<(bool, String)> {
-    let mut child = installed("promtool")?
-        .args(words)
+/// Runs promtool with `input` on its standard input. Returns whether promtool succeeded, and its output; `None` if
+/// promtool is not installed.
+fn promtool(args: &[&str], input: &str) -> Option<(bool, String)> {
+    let mut child = command_if_installed("promtool")?
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -208,27 +219,27 @@ fn promtool(words: &[&str], input: &str) -> Option<(bool, String)> {
         .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    let printed = [output.stdout, output.stderr].concat();
+    Some((output.status.success(), String::from_utf8_lossy(&printed).into_owned()))
 }
 
 #[test]
 fn plain_text_metrics_pass_promtool() {
-    let cluster = cluster(3);
-    let web = &cluster.webs[cluster.leader()];
-    put(web, "k", "v");
+    let cluster = start_cluster_with_gateways(3);
+    let http_address = &cluster.http_addresses[cluster.wait_for_leader()];
+    put(http_address, "k", "v");
     assert_eq!(cluster.run(&["snapshot", "take"]).code, Some(0));
     for fields in ["", "Accept: */*\r\n", "Accept: text/plain;version=0.0.4\r\n", "Accept: text/html\r\n"] {
-        let (kind, text) = metrics(web, fields);
+        let (kind, text) = get_metrics(http_address, fields);
         assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8", "{fields}");
         let names = plain_text_names(&text);
         for name in ["drave_requests_total", "drave_wal_fsync_duration_seconds_bucket", "process_cpu_seconds_total"] {
             assert!(names.contains(name), "no {name} in\n{text}");
         }
     }
-    let (_, text) = metrics(web, "");
-    if let Some((clean, said)) = promtool(&["check", "metrics"], &text) {
-        assert!(clean && said.trim().is_empty(), "{said}");
+    let (_, text) = get_metrics(http_address, "");
+    if let Some((clean, output)) = promtool(&["check", "metrics"], &text) {
+        assert!(clean && output.trim().is_empty(), "{output}");
     }
 }
 
@@ -239,50 +250,54 @@ fn counter_value(text: &str, series: &str) -> Option<u64> {
 
 #[test]
 fn requests_and_failures_are_counted_by_gateway() {
-    let mut cluster = cluster(3);
-    let leader = cluster.leader();
-    let (web, door) = (cluster.webs[leader].clone(), cluster.doors[leader].clone());
-    put(&web, "k", "v");
-    assert!(ask(&web, "GET", "/kv/k", "", "").0.starts_with("http/1.1 200"));
-    assert!(ask(&web, "GET", "/nothing", "", "").0.starts_with("http/1.1 404"));
-    assert!(ask(&web, "GET", "/kv/k", "Origin: x\r\nIf-Match: *\r\n", "").0.starts_with("http/1.1 400"));
-    assert_eq!(send_raw(&door, "SET a 1\r\nGET a\r\nPING\r\nNOSUCH\r\nGET\r\nQUIT\r\n").matches("-ERR").count(), 2);
+    let mut cluster = start_cluster_with_gateways(3);
+    let leader = cluster.wait_for_leader();
+    let (http_address, redis_address) =
+        (cluster.http_addresses[leader].clone(), cluster.redis_addresses[leader].clone());
+    put(&http_address, "k", "v");
+    assert!(request(&http_address, "GET", "/kv/k", "", "").0.starts_with("http/1.1 200"));
+    assert!(request(&http_address, "GET", "/nothing", "", "").0.starts_with("http/1.1 404"));
+    assert!(request(&http_address, "GET", "/kv/k", "Origin: x\r\nIf-Match: *\r\n", "").0.starts_with("http/1.1 400"));
+    assert_eq!(
+        send_raw(&redis_address, "SET a 1\r\nGET a\r\nPING\r\nNOSUCH\r\nGET\r\nQUIT\r\n").matches("-ERR").count(),
+        2
+    );
     assert_eq!(cluster.run(&["put", "n", "1"]).code, Some(0));
-    let (_, text) = metrics(&web, "");
-    let is = |name: &str, gateway: &str, label: &str, least: u64, most: u64| {
+    let (_, text) = get_metrics(&http_address, "");
+    let expect_count = |name: &str, gateway: &str, label: &str, minimum: u64, maximum: u64| {
         let series = format!("drave_{name}_total{{gateway=\"{gateway}\"{label}}}");
         let count = counter_value(&text, &series).unwrap_or_else(|| panic!("no {series} in\n{text}"));
-        assert!((least..=most).contains(&count), "{series} {count}");
+        assert!((minimum..=maximum).contains(&count), "{series} {count}");
     };
-    is("requests", "http", ",kind=\"write\"", 1, 1);
-    is("requests", "http", ",kind=\"read\"", 1, 1);
-    is("requests", "http", ",kind=\"other\"", 3, 3);
-    is("requests_failed", "http", ",kind=\"malformed\"", 1, 1);
-    is("requests_failed", "http", ",kind=\"unsupported\"", 1, 1);
-    is("requests", "redis", ",kind=\"write\"", 1, 1);
-    is("requests", "redis", ",kind=\"read\"", 1, 1);
-    is("requests", "redis", ",kind=\"other\"", 4, 4);
-    is("requests_failed", "redis", ",kind=\"malformed\"", 1, 1);
-    is("requests_failed", "redis", ",kind=\"unsupported\"", 1, 1);
-    is("clients_accepted", "redis", "", 1, 1);
-    is("requests", "native", ",kind=\"other\"", 1, 1000);
+    expect_count("requests", "http", ",kind=\"write\"", 1, 1);
+    expect_count("requests", "http", ",kind=\"read\"", 1, 1);
+    expect_count("requests", "http", ",kind=\"other\"", 3, 3);
+    expect_count("requests_failed", "http", ",kind=\"malformed\"", 1, 1);
+    expect_count("requests_failed", "http", ",kind=\"unsupported\"", 1, 1);
+    expect_count("requests", "redis", ",kind=\"write\"", 1, 1);
+    expect_count("requests", "redis", ",kind=\"read\"", 1, 1);
+    expect_count("requests", "redis", ",kind=\"other\"", 4, 4);
+    expect_count("requests_failed", "redis", ",kind=\"malformed\"", 1, 1);
+    expect_count("requests_failed", "redis", ",kind=\"unsupported\"", 1, 1);
+    expect_count("clients_accepted", "redis", "", 1, 1);
+    expect_count("requests", "native", ",kind=\"other\"", 1, 1000);
     // A node without a quorum rejects requests and counts them by reason.
     (0..3).filter(|n| *n != leader).for_each(|n| cluster.kill(n));
-    let refused = || {
-        let _either_way = ask(&web, "PUT", "/kv/k", "", "w");
-        let (_, text) = metrics(&web, "");
+    let counted_refusals = || {
+        let _any_response = request(&http_address, "PUT", "/kv/k", "", "w");
+        let (_, text) = get_metrics(&http_address, "");
         counter_value(&text, "drave_requests_refused_total{gateway=\"http\",reason=\"no_leader\"}").filter(|n| *n > 0)
     };
-    until("the gateway refuses: no leader", refused, || cluster.logs());
+    wait_until("the gateway refuses: no leader", counted_refusals, || cluster.logs());
 }
 
 #[test]
 fn promtool_accepts_alerts_and_dashboard_queries() {
-    let place = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    let Some(mut promtool) = installed("promtool") else { return };
-    let said = run(promtool.args(["check", "rules"]).arg(place.join("alerts.yml")));
-    assert_eq!(said.code, Some(0), "{said:?}");
-    let dashboard = std::fs::read_to_string(place.join("grafana.json")).unwrap();
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let Some(mut promtool) = command_if_installed("promtool") else { return };
+    let output = run(promtool.args(["check", "rules"]).arg(docs.join("alerts.yml")));
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let dashboard = std::fs::read_to_string(docs.join("grafana.json")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
@@ -296,6 +311,6 @@ fn promtool_accepts_alerts_and_dashboard_queries() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let groups = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
     std::fs::write(file.path(), groups.to_string()).unwrap();
-    let said = run(installed("promtool").unwrap().args(["check", "rules"]).arg(file.path()));
-    assert_eq!(said.code, Some(0), "{said:?}");
+    let output = run(command_if_installed("promtool").unwrap().args(["check", "rules"]).arg(file.path()));
+    assert_eq!(output.code, Some(0), "{output:?}");
 }

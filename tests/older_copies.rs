@@ -1,7 +1,8 @@
-//! Older copies of directories, restored under load: the cluster notices each, continues, and loses no acknowledged
-//! write. A node that knows the missing entries is always reachable; for the other case see `docs/limits.md`.
+//! Older copies of data directories are restored under load: the cluster detects each copy, continues, and loses no
+//! acknowledged write. A node that holds the missing entries is always reachable; for the other case see
+//! `docs/limits.md`.
 //!
-//! `scripts/mending.sh` runs many rounds of it (`DRAVE_MENDING_ROUNDS`).
+//! `scripts/mending.sh` runs this test with many rounds (`DRAVE_MENDING_ROUNDS`).
 
 use drave::client::Client;
 use drave::machine::commands::{Answer, Command};
@@ -10,26 +11,26 @@ use rand::{RngExt, SeedableRng};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
-use support::{Cluster, until};
+use support::{Cluster, wait_until};
 
 mod support;
 
-/// Number of clients that write all the time.
+/// Number of clients that write during the whole test.
 const CLIENTS: usize = 3;
 
-/// Bounds of one client's counter: acknowledged increments, and those of unknown outcome.
+/// The acknowledged increments of one client's counter, and the increments of unknown outcome: the bounds of its value.
 #[derive(Default)]
 struct Counter {
     acknowledged: AtomicI64,
     unknown: AtomicI64,
 }
 
-fn name(n: usize) -> String {
+fn counter_name(n: usize) -> String {
     format!("counter{n}")
 }
 
 fn increment(client: &mut Client, n: usize) -> Option<i64> {
-    let command = Command::Incr { key: name(n).as_bytes(), by: 1 }.encode();
+    let command = Command::Incr { key: counter_name(n).as_bytes(), by: 1 }.encode();
     let executed = client.execute(&command).ok()?;
     match Answer::decode(executed.answer) {
         Ok(Answer::Number(value)) => Some(value),
@@ -37,21 +38,24 @@ fn increment(client: &mut Client, n: usize) -> Option<i64> {
     }
 }
 
-/// Increments the counter until `ends` is set. Each result must exceed all increments acknowledged before it.
-fn count(cluster_client: &mut Client, n: usize, counter: &Counter, ends: &AtomicBool) {
-    while !ends.load(Ordering::Relaxed) {
+/// Increments the counter until `stop_requested` is set. Each result must exceed all increments acknowledged before it.
+fn run_counter(cluster_client: &mut Client, n: usize, counter: &Counter, stop_requested: &AtomicBool) {
+    while !stop_requested.load(Ordering::Relaxed) {
         match increment(cluster_client, n) {
             Some(value) => {
-                let before = counter.acknowledged.fetch_add(1, Ordering::Relaxed);
-                let most = before + 1 + counter.unknown.load(Ordering::Relaxed);
-                assert!((before + 1..=most).contains(&value), "{value} after {before} acknowledged increments");
+                let acknowledged_before = counter.acknowledged.fetch_add(1, Ordering::Relaxed);
+                let maximum = acknowledged_before + 1 + counter.unknown.load(Ordering::Relaxed);
+                assert!(
+                    (acknowledged_before + 1..=maximum).contains(&value),
+                    "the counter is {value} after {acknowledged_before} acknowledged increments and this one"
+                );
             }
             None => _ = counter.unknown.fetch_add(1, Ordering::Relaxed),
         }
     }
 }
 
-/// Stops the threads that check it, also when the test fails.
+/// Sets the stop flag of the clients when dropped, also if the test panics.
 struct StopAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -60,33 +64,34 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
-    assert!(copied.success());
+fn copy_directory(from: &Path, to: &Path) {
+    let copy_status = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+    assert!(copy_status.success());
 }
 
-/// Copies a node's directory while the node is stopped, lets it run for a while, and restores the copy.
-fn restore_older_copy(cluster: &mut Cluster, at: usize, pause: Duration) {
-    let aside = cluster.directory.path().join("aside");
-    cluster.kill(at);
-    copy(&cluster.data(at), &aside);
-    cluster.spawn(at);
-    let behind = cluster.leader();
-    // Only what the node acknowledges after the copy is lost with it: a machine may be so busy that it acknowledges
-    // nothing for a while.
-    let before = until("the leader answers", || cluster.status(behind), || cluster.logs()).applied;
-    let goes_on = |cluster: &Cluster| cluster.status(at).filter(|own| own.leader.is_some() && own.applied > before);
-    until("the node follows again", || goes_on(cluster), || cluster.logs());
+/// Copies a node's directory while the node is stopped, runs the node for a while, and restores the copy.
+fn restore_older_copy(cluster: &mut Cluster, node: usize, pause: Duration) {
+    let copy_path = cluster.directory.path().join("aside");
+    cluster.kill(node);
+    copy_directory(&cluster.data_dir(node), &copy_path);
+    cluster.spawn(node);
+    let leader = cluster.wait_for_leader();
+    // The restored copy must lack entries that the node has acknowledged, so wait until it has acknowledged some. On a
+    // busy machine this may take a while.
+    let applied_before = wait_until("the leader answers", || cluster.status(leader), || cluster.logs()).applied;
+    let follows_again =
+        |cluster: &Cluster| cluster.status(node).filter(|own| own.leader.is_some() && own.applied > applied_before);
+    wait_until("the node follows again", || follows_again(cluster), || cluster.logs());
     std::thread::sleep(pause);
-    let noticed = cluster.logs().matches("acknowledged").count();
-    cluster.kill(at);
-    std::fs::remove_dir_all(cluster.data(at)).unwrap();
-    std::fs::rename(&aside, cluster.data(at)).unwrap();
+    let reports_before = cluster.logs().matches("acknowledged").count();
+    cluster.kill(node);
+    std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
+    std::fs::rename(&copy_path, cluster.data_dir(node)).unwrap();
     // If the node led, the other two elect a leader first. The new leader and its voter know the acknowledged entries.
-    cluster.leader();
-    cluster.spawn(at);
-    let says = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > noticed;
-    until("the cluster detects the older copy", || says(cluster).then_some(()), || cluster.logs());
+    cluster.wait_for_leader();
+    cluster.spawn(node);
+    let is_reported = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > reports_before;
+    wait_until("the cluster detects the older copy", || is_reported(cluster).then_some(()), || cluster.logs());
 }
 
 #[test]
@@ -96,32 +101,38 @@ fn restored_older_copies_are_detected_and_lose_nothing() {
     eprintln!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start(3);
-    cluster.leader();
-    let (counters, ends) = ([(); CLIENTS].map(|()| Counter::default()), AtomicBool::new(false));
+    cluster.wait_for_leader();
+    let (counters, stop_requested) = ([(); CLIENTS].map(|()| Counter::default()), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let stop = StopAtEnd(&ends);
+        let stop_guard = StopAtEnd(&stop_requested);
         for (n, counter) in counters.iter().enumerate() {
-            let (mut client, ends) = (cluster.client(), &ends);
-            scope.spawn(move || count(&mut client, n, counter, ends));
+            let (mut client, stop_requested) = (cluster.client(), &stop_requested);
+            scope.spawn(move || run_counter(&mut client, n, counter, stop_requested));
         }
         for round in 0..rounds {
-            let at = rng.random_range(0..3);
-            let led = cluster.leader() == at;
-            restore_older_copy(&mut cluster, at, Duration::from_millis(rng.random_range(50..600)));
+            let node = rng.random_range(0..3);
+            let was_leader = cluster.wait_for_leader() == node;
+            restore_older_copy(&mut cluster, node, Duration::from_millis(rng.random_range(50..600)));
             let before: i64 = counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum();
-            let now = || counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum::<i64>();
-            until("the cluster continues", || (now() > before).then_some(()), || cluster.logs());
-            eprintln!("round {round}: n{}{} · {} acknowledged", at + 1, if led { ", which led" } else { "" }, now());
+            let acknowledged_now =
+                || counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum::<i64>();
+            wait_until("the cluster continues", || (acknowledged_now() > before).then_some(()), || cluster.logs());
+            eprintln!(
+                "round {round}: n{}{} · {} acknowledged",
+                node + 1,
+                if was_leader { ", which led" } else { "" },
+                acknowledged_now()
+            );
         }
-        drop(stop);
+        drop(stop_guard);
     });
-    cluster.agree();
+    cluster.wait_for_convergence();
     let mut client = cluster.client();
     for (n, counter) in counters.iter().enumerate() {
         let (acknowledged, unknown) =
             (counter.acknowledged.load(Ordering::Relaxed), counter.unknown.load(Ordering::Relaxed));
         let value = increment(&mut client, n).unwrap() - 1;
-        eprintln!("{}: {value} for {acknowledged} acknowledged and {unknown} unknown", name(n));
+        eprintln!("{} is {value}, after {acknowledged} acknowledged and {unknown} unknown increments", counter_name(n));
         assert!((acknowledged..=acknowledged + unknown).contains(&value), "{}", cluster.logs());
     }
     cluster.expect_no_deaths();

@@ -1,5 +1,5 @@
-//! Commands of one connection take effect in order and once each, through leadership transfers and deaths of leaders. A
-//! planned transfer leaves no outcome unknown.
+//! Commands of one connection take effect in order and once each, despite leadership transfers and crashes of leaders.
+//! A planned transfer leaves no outcome unknown.
 //!
 //! `DRAVE_ORDER_CONNECTIONS`, `DRAVE_ORDER_TRANSFERS` and `DRAVE_ORDER_DEATHS` make the test larger; `scripts/order.sh`
 //! sets them.
@@ -12,28 +12,28 @@ use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use support::{Cluster, PATIENCE, ports, until};
+use support::{Cluster, WAIT_TIMEOUT, reserve_ports, wait_until};
 
 mod support;
 
-/// Number of commands in flight per connection.
+/// Maximum number of commands in flight per connection.
 const IN_FLIGHT_MAX: usize = 16;
 /// Pause after each reply, so that a list stays short.
-const PAUSE: Duration = Duration::from_millis(1);
+const REPLY_PAUSE: Duration = Duration::from_millis(1);
 /// Maximum number of commands per list; then the connection closes, and a new one starts another list.
-const COMMANDS_MAX: u64 = 5_000;
-/// Pause before each transfer or death.
+const COMMANDS_PER_LIST_MAX: u64 = 5_000;
+/// Pause before each transfer or crash.
 const FAULT_INTERVAL: Duration = Duration::from_millis(400);
 
-fn number(name: &str, default: u64) -> u64 {
+fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// The outcomes that a connection received for its commands, by command number.
+/// The key to which a connection appends numbers, and the numbers whose append was acknowledged or refused.
 #[derive(Debug, Default)]
-struct List {
+struct AppendList {
     key: String,
-    done: Vec<u64>,
+    acknowledged: Vec<u64>,
     refused: BTreeSet<u64>,
 }
 
@@ -42,31 +42,32 @@ struct StopOnDrop<'a>(&'a Load);
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.stops.store(true, Ordering::Relaxed);
+        self.0.should_stop.store(true, Ordering::Relaxed);
     }
 }
 
-/// State shared by all connections.
+/// Counters and results that all connections share.
 #[derive(Default)]
 struct Load {
     /// Prefix of the keys, so that two loads share none.
     prefix: &'static str,
-    stops: AtomicBool,
-    keys: AtomicU64,
-    done: AtomicU64,
+    should_stop: AtomicBool,
+    /// How many keys the connections have used.
+    last_key: AtomicU64,
+    acknowledged: AtomicU64,
     refused: AtomicU64,
     unknown: AtomicU64,
     /// Responses that no order of the commands explains.
-    misplaced: AtomicU64,
-    lists: Mutex<Vec<List>>,
+    unexplained_responses: AtomicU64,
+    lists: Mutex<Vec<AppendList>>,
 }
 
 impl Load {
-    fn stops(&self) -> bool {
-        self.stops.load(Ordering::Relaxed)
+    fn should_stop(&self) -> bool {
+        self.should_stop.load(Ordering::Relaxed)
     }
 
-    fn value(counter: &AtomicU64) -> u64 {
+    fn read_counter(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
     }
 
@@ -74,19 +75,19 @@ impl Load {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn key(&self) -> String {
-        format!("{}-{}", self.prefix, self.keys.fetch_add(1, Ordering::Relaxed))
+    fn new_key(&self) -> String {
+        format!("{}-{}", self.prefix, self.last_key.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 fn dial(address: &str) -> Result<BufReader<TcpStream>> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(WAIT_TIMEOUT))?;
     Ok(BufReader::new(stream))
 }
 
-fn line(stream: &mut BufReader<TcpStream>) -> Result<String> {
+fn read_line(stream: &mut BufReader<TcpStream>) -> Result<String> {
     let mut line = String::new();
     match stream.read_line(&mut line)? {
         0 => Err(ErrorKind::UnexpectedEof.into()),
@@ -94,54 +95,54 @@ fn line(stream: &mut BufReader<TcpStream>) -> Result<String> {
     }
 }
 
-/// Runs one Redis connection that appends numbers to one key, until it breaks, reaches `COMMANDS_MAX`, or the load
-/// stops and every reply has arrived.
-fn append(load: &Load, address: &str) -> Result<()> {
+/// Runs one Redis connection that appends numbers to one key, until it breaks, reaches `COMMANDS_PER_LIST_MAX`, or the
+/// load stops and every reply has arrived.
+fn run_append_connection(load: &Load, address: &str) -> Result<()> {
     let mut stream = dial(address)?;
-    let mut list = List { key: load.key(), ..List::default() };
+    let mut list = AppendList { key: load.new_key(), ..AppendList::default() };
     let (mut sent, mut answered) = (0, 0);
-    let mut talk = || -> Result<()> {
-        let ends = |sent| load.stops() || sent == COMMANDS_MAX;
-        while !ends(sent) || answered < sent {
-            while !ends(sent) && sent - answered < IN_FLIGHT_MAX as u64 {
+    let mut exchange = || -> Result<()> {
+        let is_finished = |sent| load.should_stop() || sent == COMMANDS_PER_LIST_MAX;
+        while !is_finished(sent) || answered < sent {
+            while !is_finished(sent) && sent - answered < IN_FLIGHT_MAX as u64 {
                 let (key, tail) = (&list.key, format!("{sent},"));
-                let words = format!("*3\r\n$6\r\nAPPEND\r\n${}\r\n{key}\r\n${}\r\n{tail}\r\n", key.len(), tail.len());
-                stream.get_mut().write_all(words.as_bytes())?;
+                let command = format!("*3\r\n$6\r\nAPPEND\r\n${}\r\n{key}\r\n${}\r\n{tail}\r\n", key.len(), tail.len());
+                stream.get_mut().write_all(command.as_bytes())?;
                 sent += 1;
             }
-            let said = line(&mut stream)?;
-            match said.split(' ').next() {
+            let reply = read_line(&mut stream)?;
+            match reply.split(' ').next() {
                 Some(number) if number.starts_with(':') => {
-                    list.done.push(answered);
-                    Load::increment(&load.done);
+                    list.acknowledged.push(answered);
+                    Load::increment(&load.acknowledged);
                 }
                 Some("-TIMEOUT") => Load::increment(&load.unknown),
                 Some("-CLUSTERDOWN" | "-BUSY") => {
                     list.refused.insert(answered);
                     Load::increment(&load.refused);
                 }
-                _ => panic!("{said}"),
+                _ => panic!("{reply}"),
             }
             answered += 1;
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(REPLY_PAUSE);
         }
         Ok(())
     };
-    let ended = talk();
+    let result = exchange();
     load.lists.lock().unwrap().push(list);
-    ended
+    result
 }
 
-/// Runs one HTTP connection that alternately puts a key that must be absent and deletes it while it must be present. In
-/// any other order one of the two fails.
-fn alternate(load: &Load, address: &str) -> Result<()> {
+/// Runs one HTTP connection that alternately puts a key, on the condition that the key is absent, and deletes the key,
+/// which must be present. In any other order of the requests, one of them fails.
+fn run_alternating_connection(load: &Load, address: &str) -> Result<()> {
     let mut stream = dial(address)?;
-    let key = load.key();
+    let key = load.new_key();
     let (mut sent, mut answered) = (0_u64, 0);
     // Whether the key may be absent, and whether it may be present.
-    let mut may_be = [true, false];
-    while !load.stops() || answered < sent {
-        while !load.stops() && sent - answered < IN_FLIGHT_MAX as u64 {
+    let mut possible_states = [true, false];
+    while !load.should_stop() || answered < sent {
+        while !load.should_stop() && sent - answered < IN_FLIGHT_MAX as u64 {
             let head = match sent % 2 {
                 0 => format!(
                     "PUT /kv/{key} HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: *\r\nContent-Length: 1\r\n\r\nx"
@@ -151,35 +152,35 @@ fn alternate(load: &Load, address: &str) -> Result<()> {
             stream.get_mut().write_all(head.as_bytes())?;
             sent += 1;
         }
-        let status = status(&mut stream)?;
+        let status = read_status(&mut stream)?;
         let (needs, leaves) = if answered % 2 == 0 { (0, 1) } else { (1, 0) };
-        let becomes = |there: usize| [there == 0, there == 1];
+        let certain_state = |state: usize| [state == 0, state == 1];
         let (explained, after) = match status {
-            204 => (may_be[needs], becomes(leaves)),
-            412 | 404 => (may_be[1 - needs], becomes(1 - needs)),
-            503 => (true, may_be),
-            504 => (true, [may_be[0] || leaves == 0, may_be[1] || leaves == 1]),
+            204 => (possible_states[needs], certain_state(leaves)),
+            412 | 404 => (possible_states[1 - needs], certain_state(1 - needs)),
+            503 => (true, possible_states),
+            504 => (true, [possible_states[0] || leaves == 0, possible_states[1] || leaves == 1]),
             other => panic!("status {other}"),
         };
-        may_be = after;
+        possible_states = after;
         Load::increment(match status {
-            _ if !explained => &load.misplaced,
+            _ if !explained => &load.unexplained_responses,
             503 => &load.refused,
             504 => &load.unknown,
-            _ => &load.done,
+            _ => &load.acknowledged,
         });
         answered += 1;
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(REPLY_PAUSE);
     }
     Ok(())
 }
 
 /// Reads the next response and returns its status.
-fn status(stream: &mut BufReader<TcpStream>) -> Result<u16> {
-    let first = line(stream)?;
+fn read_status(stream: &mut BufReader<TcpStream>) -> Result<u16> {
+    let status_line = read_line(stream)?;
     let mut length = 0;
     loop {
-        let field = line(stream)?.to_ascii_lowercase();
+        let field = read_line(stream)?.to_ascii_lowercase();
         if let Some(bytes) = field.strip_prefix("content-length:") {
             length = bytes.trim().parse().unwrap();
         }
@@ -188,106 +189,114 @@ fn status(stream: &mut BufReader<TcpStream>) -> Result<u16> {
         }
     }
     stream.read_exact(&mut vec![0; length])?;
-    Ok(first.split(' ').nth(1).unwrap().parse().unwrap())
+    Ok(status_line.split(' ').nth(1).unwrap().parse().unwrap())
 }
 
-/// Runs connections of both kinds while `trouble` acts on the cluster. Returns their results.
-fn under_load(
+/// Runs connections of both kinds while `inject_faults` acts on the cluster. Returns their results.
+fn run_under_load(
     cluster: &mut Cluster,
     connections: usize,
     prefix: &'static str,
-    trouble: impl FnOnce(&mut Cluster, &Load),
+    inject_faults: impl FnOnce(&mut Cluster, &Load),
 ) -> Load {
     let load = Load { prefix, ..Load::default() };
-    let (doors, webs) = (cluster.doors.clone(), cluster.webs.clone());
-    let again = |one: &dyn Fn() -> Result<()>| {
-        while !load.stops() {
-            // The node has died: reconnect with a new list.
-            let _broken = one();
+    let (redis_addresses, http_addresses) = (cluster.redis_addresses.clone(), cluster.http_addresses.clone());
+    let repeat = |run_connection: &dyn Fn() -> Result<()>| {
+        while !load.should_stop() {
+            // An error means that the node has crashed. The next connection uses a new list.
+            let _connection_error = run_connection();
             std::thread::sleep(Duration::from_millis(20));
         }
     };
     std::thread::scope(|scope| {
         for n in 0..connections {
-            let (load, again, door, web) = (&load, &again, &doors[n % doors.len()], &webs[n % webs.len()]);
-            scope.spawn(move || again(&|| append(load, door)));
+            let (load, repeat, redis_address, http_address) = (
+                &load,
+                &repeat,
+                &redis_addresses[n % redis_addresses.len()],
+                &http_addresses[n % http_addresses.len()],
+            );
+            scope.spawn(move || repeat(&|| run_append_connection(load, redis_address)));
             if n % 2 == 0 {
-                scope.spawn(move || again(&|| alternate(load, web)));
+                scope.spawn(move || repeat(&|| run_alternating_connection(load, http_address)));
             }
         }
-        let _ends = StopOnDrop(&load);
-        trouble(cluster, &load);
+        let _stop_guard = StopOnDrop(&load);
+        inject_faults(cluster, &load);
     });
     load
 }
 
-/// Asserts that each list in the cluster is in order, with every acknowledged command and no rejected one.
-fn check(cluster: &Cluster, load: &Load) {
+/// Asserts that each stored list is in order, with every acknowledged number and no refused number.
+fn check_lists(cluster: &Cluster, load: &Load) {
     let mut client = cluster.client();
     let lists = load.lists.lock().unwrap();
-    for List { key, done, refused } in lists.iter() {
+    for AppendList { key, acknowledged, refused } in lists.iter() {
         let query = Query::Get { key: key.as_bytes() }.encode();
         let answer = client.query(&query, Consistency::Linearizable).unwrap().answer;
-        let Ok(Answer::Value(value)) = Answer::decode(answer) else { panic!("{key}: the answer is a value or none") };
+        let Ok(Answer::Value(value)) = Answer::decode(answer) else {
+            panic!("the answer to a read of {key} is a value or none")
+        };
         let value = String::from_utf8(value.unwrap_or_default().to_vec()).unwrap();
-        let held: Vec<u64> = value.split_terminator(',').map(|number| number.parse().unwrap()).collect();
-        let misplaced: Vec<_> = held.windows(2).filter(|pair| pair[0] >= pair[1]).take(9).collect();
+        let stored_numbers: Vec<u64> = value.split_terminator(',').map(|number| number.parse().unwrap()).collect();
+        let misplaced: Vec<_> = stored_numbers.windows(2).filter(|pair| pair[0] >= pair[1]).take(9).collect();
         assert!(misplaced.is_empty(), "{key} is out of order: {misplaced:?}");
-        let lost: Vec<_> = done.iter().filter(|number| held.binary_search(number).is_err()).collect();
-        assert!(lost.is_empty(), "{key} lacks {lost:?}, which were acknowledged");
-        let applied: Vec<_> = held.iter().filter(|number| refused.contains(number)).collect();
-        assert!(applied.is_empty(), "{key} has {applied:?}, which were rejected as not applied");
+        let missing: Vec<_> =
+            acknowledged.iter().filter(|number| stored_numbers.binary_search(number).is_err()).collect();
+        assert!(missing.is_empty(), "{key} lacks {missing:?}, which were acknowledged");
+        let wrongly_applied: Vec<_> = stored_numbers.iter().filter(|number| refused.contains(number)).collect();
+        assert!(wrongly_applied.is_empty(), "{key} has {wrongly_applied:?}, which were rejected as not applied");
     }
-    assert_eq!(Load::value(&load.misplaced), 0, "HTTP responses that no command order explains");
+    assert_eq!(Load::read_counter(&load.unexplained_responses), 0, "HTTP responses that no command order explains");
 }
 
-fn report(what: &str, load: &Load) {
-    let counts = Load::value;
+fn report(title: &str, load: &Load) {
+    let value_of = Load::read_counter;
     eprintln!(
-        "{what}: {} lists, {} commands done, {} refused, {} unknown, {} misplaced",
+        "{title}: {} lists, {} commands done, {} refused, {} unknown, {} misplaced",
         load.lists.lock().unwrap().len(),
-        counts(&load.done),
-        counts(&load.refused),
-        counts(&load.unknown),
-        counts(&load.misplaced),
+        value_of(&load.acknowledged),
+        value_of(&load.refused),
+        value_of(&load.unknown),
+        value_of(&load.unexplained_responses),
     );
 }
 
 #[test]
 fn commands_keep_their_order_through_leader_transfers_and_crashes() {
-    let connections = number("DRAVE_ORDER_CONNECTIONS", 8) as usize;
-    let (transfers, deaths) = (number("DRAVE_ORDER_TRANSFERS", 12), number("DRAVE_ORDER_DEATHS", 3));
+    let connections = env_number("DRAVE_ORDER_CONNECTIONS", 8) as usize;
+    let (transfers, crashes) = (env_number("DRAVE_ORDER_TRANSFERS", 12), env_number("DRAVE_ORDER_DEATHS", 3));
     let mut cluster = Cluster::prepare(3);
-    let base = ports(6);
-    cluster.doors = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
-    cluster.webs = (base + 3..base + 6).map(|port| format!("127.0.0.1:{port}")).collect();
+    let base = reserve_ports(6);
+    cluster.redis_addresses = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    cluster.http_addresses = (base + 3..base + 6).map(|port| format!("127.0.0.1:{port}")).collect();
     (0..3).for_each(|n| cluster.spawn(n));
-    cluster.leader();
+    cluster.wait_for_leader();
 
-    let load = under_load(&mut cluster, connections, "transfers", |cluster, _| {
+    let load = run_under_load(&mut cluster, connections, "transfers", |cluster, _| {
         for _ in 0..transfers {
             std::thread::sleep(FAULT_INTERVAL);
             let transferred = || (cluster.run(&["transfer", "--timeout", "10s"]).code == Some(0)).then_some(());
-            until("the leadership is transferred", transferred, || cluster.logs());
+            wait_until("the leadership is transferred", transferred, || cluster.logs());
         }
     });
     report(&format!("{transfers} transfers"), &load);
-    check(&cluster, &load);
-    assert_eq!(Load::value(&load.unknown), 0, "a planned transfer leaves no outcome unknown");
+    check_lists(&cluster, &load);
+    assert_eq!(Load::read_counter(&load.unknown), 0, "a planned transfer leaves no outcome unknown");
     cluster.expect_no_deaths();
 
-    let load = under_load(&mut cluster, connections, "deaths", |cluster, load| {
-        for _ in 0..deaths {
+    let load = run_under_load(&mut cluster, connections, "deaths", |cluster, load| {
+        for _ in 0..crashes {
             std::thread::sleep(FAULT_INTERVAL);
-            let leader = cluster.leader();
+            let leader = cluster.wait_for_leader();
             cluster.kill(leader);
-            let done = Load::value(&load.done);
-            let goes_on = || (Load::value(&load.done) > done + 100).then_some(());
-            until("another node leads", goes_on, || cluster.logs());
+            let acknowledged = Load::read_counter(&load.acknowledged);
+            let continues = || (Load::read_counter(&load.acknowledged) > acknowledged + 100).then_some(());
+            wait_until("another node leads", continues, || cluster.logs());
             cluster.spawn(leader);
         }
     });
-    report(&format!("{deaths} deaths"), &load);
-    check(&cluster, &load);
-    cluster.agree();
+    report(&format!("{crashes} deaths"), &load);
+    check_lists(&cluster, &load);
+    cluster.wait_for_convergence();
 }

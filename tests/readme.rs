@@ -1,25 +1,25 @@
 //! Runs the commands that README.md and the pages in docs/ show against a demo, and compares their output with the
 //! pages.
 //!
-//! A command block is indented by four spaces and has lines that start with `$ `. It is either listed in [`TYPED`], or
-//! the page gives the reason in a comment before it: `<!-- not typed: REASON -->`.
+//! A command block is indented by four spaces and has lines that start with `$ `. The block is either listed in
+//! [`TYPED_BLOCKS`], or the page gives the reason in a comment before it: `<!-- not typed: REASON -->`.
 
 mod support;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use support::{Beside, drave, installed, ports, run, until};
+use support::{BackgroundProgram, command_if_installed, drave_command, reserve_ports, run, wait_until};
 
 /// The demo's first ports on the pages: native, Redis, HTTP.
-const PORTS: [u16; 3] = [7401, 7501, 7601];
+const PAGE_PORTS: [u16; 3] = [7401, 7501, 7601];
 
-/// The command that starts the demo. Each test has started its own.
-const DEMO: &str = "cargo run --release -- demo";
+/// The command that starts the demo. The tests do not run this command, since each test has started a demo of its own.
+const DEMO_COMMAND: &str = "cargo run --release -- demo";
 
-/// The blocks that the tests type, by page and start of the first command.
-const TYPED: &[(&str, &str)] = &[
-    ("README.md", DEMO),
+/// The blocks that the tests run, by page and start of the first command.
+const TYPED_BLOCKS: &[(&str, &str)] = &[
+    ("README.md", DEMO_COMMAND),
     ("docs/operations.md", "drave put lunch"),
     ("docs/membership.md", "drave transfer"),
     ("docs/logs.md", "drave log-level"),
@@ -28,41 +28,41 @@ const TYPED: &[(&str, &str)] = &[
     ("docs/http.md", "curl -X PUT"),
 ];
 
-/// The start of a comment that gives the reason why the next block is not typed.
-const NOT_TYPED: &str = "<!-- not typed:";
+/// The start of a comment on a page that gives the reason why no test runs the next block.
+const NOT_TYPED_COMMENT: &str = "<!-- not typed:";
 
 /// A command line of a page and the output shown for it.
 #[derive(Debug)]
 struct PageCommand {
     line: String,
-    said: Vec<String>,
+    expected_output: Vec<String>,
 }
 
-/// A block of commands.
+/// A block of commands on a page.
 #[derive(Debug, Default)]
-struct Block {
+struct CommandBlock {
     commands: VecDeque<PageCommand>,
-    /// Why it is not typed, if the page says so.
+    /// The reason why no test runs the block, if the page gives one.
     reason: Option<String>,
 }
 
-impl Block {
-    fn begins(&self, with: &str) -> bool {
-        self.commands.front().is_some_and(|typed| typed.line.starts_with(with))
+impl CommandBlock {
+    fn begins_with(&self, prefix: &str) -> bool {
+        self.commands.front().is_some_and(|command| command.line.starts_with(prefix))
     }
 }
 
-fn root() -> PathBuf {
+fn repository_root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(page: &str) -> String {
-    std::fs::read_to_string(root().join(page)).unwrap()
+fn read_page(page: &str) -> String {
+    std::fs::read_to_string(repository_root().join(page)).unwrap()
 }
 
 /// README.md and the pages in docs/.
-fn pages() -> Vec<String> {
-    let names = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+fn list_pages() -> Vec<String> {
+    let names = std::fs::read_dir(repository_root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let docs = names.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
     let mut pages: Vec<String> = docs.chain(["README.md".to_owned()]).collect();
     pages.sort();
@@ -70,29 +70,29 @@ fn pages() -> Vec<String> {
 }
 
 /// The blocks of a page that contain commands.
-fn blocks(page: &str) -> Vec<Block> {
-    let (mut blocks, mut inside, mut reason) = (Vec::<Block>::new(), false, None);
-    for line in read(page).lines() {
+fn read_command_blocks(page: &str) -> Vec<CommandBlock> {
+    let (mut blocks, mut in_block, mut reason) = (Vec::<CommandBlock>::new(), false, None);
+    for line in read_page(page).lines() {
         let Some(line) = line.strip_prefix("    ") else {
-            inside = false;
-            if let Some(rest) = line.strip_prefix(NOT_TYPED) {
+            in_block = false;
+            if let Some(rest) = line.strip_prefix(NOT_TYPED_COMMENT) {
                 reason = rest.strip_suffix("-->").map(|reason| reason.trim().to_owned());
             } else if !line.is_empty() {
                 reason = None;
             }
             continue;
         };
-        if !inside {
-            blocks.push(Block { reason: reason.take(), ..Block::default() });
+        if !in_block {
+            blocks.push(CommandBlock { reason: reason.take(), ..CommandBlock::default() });
         }
-        inside = true;
+        in_block = true;
         let block = &mut blocks.last_mut().unwrap().commands;
         match (line.strip_prefix("$ "), block.back_mut()) {
             (Some(line), _) => {
                 let line = line.split(" # ").next().unwrap().trim_end().to_owned();
-                block.push_back(PageCommand { line, said: Vec::new() });
+                block.push_back(PageCommand { line, expected_output: Vec::new() });
             }
-            (None, Some(typed)) => typed.said.push(line.to_owned()),
+            (None, Some(command)) => command.expected_output.push(line.to_owned()),
             (None, None) => {}
         }
     }
@@ -101,170 +101,184 @@ fn blocks(page: &str) -> Vec<Block> {
 }
 
 /// A line with its numbers replaced, since they differ from run to run.
-fn shape(line: &str) -> String {
-    let mut shape = String::new();
+fn mask_numbers(line: &str) -> String {
+    let mut masked = String::new();
     for letter in line.chars() {
         match letter {
-            '0'..='9' if shape.ends_with('#') => {}
-            '0'..='9' => shape.push('#'),
-            _ => shape.push(letter),
+            '0'..='9' if masked.ends_with('#') => {}
+            '0'..='9' => masked.push('#'),
+            _ => masked.push(letter),
         }
     }
-    shape.replace("#.#", "#")
+    masked.replace("#.#", "#")
 }
 
 /// Runs a command with this demo's ports, and asserts that its output matches the page.
-fn run_and_compare(typed: &PageCommand, base: u16) {
-    let mut line = typed.line.clone();
-    for (written, above) in PORTS.into_iter().zip([0, 100, 200]) {
-        (0..3).for_each(|n| line = line.replace(&(written + n).to_string(), &(base + above + n).to_string()));
+fn run_and_compare(command: &PageCommand, base: u16) {
+    let mut line = command.line.clone();
+    for (page_port, offset) in PAGE_PORTS.into_iter().zip([0, 100, 200]) {
+        (0..3).for_each(|n| line = line.replace(&(page_port + n).to_string(), &(base + offset + n).to_string()));
     }
     // Adds the flags that these programs need where there is no terminal; `drave kill` needs the port of its demo.
     let mut line = line.replace("redis-cli ", "redis-cli --no-raw ").replace("curl ", "curl -sS ");
     if line.starts_with("drave kill") {
         line += &format!(" --base-port {base}");
     }
-    let programs = Path::new(env!("CARGO_BIN_EXE_drave")).parent().unwrap();
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let program_directory = Path::new(env!("CARGO_BIN_EXE_drave")).parent().unwrap();
+    let path = format!("{}:{}", program_directory.display(), std::env::var("PATH").unwrap());
     let endpoints: Vec<String> = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
     let mut shell = Command::new("sh");
     shell.args(["-c", &line]).env("PATH", path).env("DRAVE_ENDPOINTS", endpoints.join(",")).stdin(Stdio::null());
-    let said = run(&mut shell);
-    let shapes = |lines: &mut dyn Iterator<Item = &str>| lines.map(|line| shape(line.trim_end())).collect::<Vec<_>>();
-    let shown = shapes(&mut typed.said.iter().map(String::as_str));
+    let output = run(&mut shell);
+    let mask_all =
+        |lines: &mut dyn Iterator<Item = &str>| lines.map(|line| mask_numbers(line.trim_end())).collect::<Vec<_>>();
+    let expected = mask_all(&mut command.expected_output.iter().map(String::as_str));
     // curl's output has no trailing newline.
-    assert_eq!(shapes(&mut said.out.lines()), shown, "{line}\n{said:?}");
+    assert_eq!(mask_all(&mut output.out.lines()), expected, "{line}\n{output:?}");
 }
 
 /// Starts a demo of three nodes and waits until it responds. Returns its first port as well.
-fn demo(directory: &Path) -> (Beside, u16) {
-    let base = ports(3);
+fn start_demo(directory: &Path) -> (BackgroundProgram, u16) {
+    let base = reserve_ports(3);
     let data = directory.join("data");
-    let words = ["demo", "--base-port", &base.to_string(), "--dir", data.to_str().unwrap()];
-    let demo = Beside::start(directory, "demo", &mut drave(&words));
-    let at = format!("127.0.0.1:{base}");
-    let first = || (run(&mut drave(&["get", "lunch", "--endpoints", &at])).code == Some(1)).then_some(());
-    until("the demo answers", first, || std::fs::read_to_string(directory.join("demo.out")).unwrap_or_default());
+    let args = ["demo", "--base-port", &base.to_string(), "--dir", data.to_str().unwrap()];
+    let demo = BackgroundProgram::start(directory, "demo", &mut drave_command(&args));
+    let endpoint = format!("127.0.0.1:{base}");
+    let demo_answers =
+        || (run(&mut drave_command(&["get", "lunch", "--endpoints", &endpoint])).code == Some(1)).then_some(());
+    wait_until("the demo answers", demo_answers, || {
+        std::fs::read_to_string(directory.join("demo.out")).unwrap_or_default()
+    });
     (demo, base)
 }
 
-/// Types all blocks of a page that [`TYPED`] lists, into a demo of its own.
-fn type_page(page: &str) {
+/// Runs all blocks of a page that [`TYPED_BLOCKS`] lists, against a demo of its own.
+fn run_page(page: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let (mut demo, base) = demo(directory.path());
-    let blocks = blocks(page);
-    for (_, begins) in TYPED.iter().filter(|(of, _)| *of == page) {
-        let block = blocks.iter().find(|block| block.begins(begins));
-        let block = block.unwrap_or_else(|| panic!("{page} has no block that begins with {begins}"));
+    let (mut demo, base) = start_demo(directory.path());
+    let blocks = read_command_blocks(page);
+    for (_, first_command) in TYPED_BLOCKS.iter().filter(|(listed_page, _)| *listed_page == page) {
+        let block = blocks.iter().find(|block| block.begins_with(first_command));
+        let block = block.unwrap_or_else(|| panic!("{page} has no block that begins with {first_command}"));
         block
             .commands
             .iter()
-            .filter(|typed| !typed.line.starts_with(DEMO))
-            .for_each(|typed| run_and_compare(typed, base));
+            .filter(|command| !command.line.starts_with(DEMO_COMMAND))
+            .for_each(|command| run_and_compare(command, base));
     }
     assert!(demo.is_running());
 }
 
 #[test]
 fn readme_commands_print_what_the_page_shows() {
-    let first = blocks("README.md").into_iter().find(|block| block.begins(DEMO)).unwrap();
+    let first = read_command_blocks("README.md").into_iter().find(|block| block.begins_with(DEMO_COMMAND)).unwrap();
     assert_eq!(first.commands.len(), 4);
-    type_page("README.md");
+    run_page("README.md");
 }
 
 #[test]
 fn operations_commands_print_what_the_page_shows() {
-    type_page("docs/operations.md");
+    run_page("docs/operations.md");
 }
 
 #[test]
 fn membership_commands_print_what_the_page_shows() {
-    type_page("docs/membership.md");
+    run_page("docs/membership.md");
 }
 
 #[test]
 fn logs_commands_print_what_the_page_shows() {
-    type_page("docs/logs.md");
+    run_page("docs/logs.md");
 }
 
 #[test]
 fn redis_commands_print_what_the_page_shows() {
-    if installed("redis-cli").is_some() {
-        type_page("docs/redis.md");
+    if command_if_installed("redis-cli").is_some() {
+        run_page("docs/redis.md");
     }
 }
 
 #[test]
 fn http_commands_print_what_the_page_shows() {
-    if installed("curl").is_some() {
-        type_page("docs/http.md");
+    if command_if_installed("curl").is_some() {
+        run_page("docs/http.md");
     }
 }
 
 #[test]
 fn every_command_block_is_typed_or_gives_a_reason() {
-    let mut wrong = Vec::new();
-    for page in pages() {
-        for block in blocks(&page) {
+    let mut violations = Vec::new();
+    for page in list_pages() {
+        for block in read_command_blocks(&page) {
             let first = &block.commands[0].line;
-            let is_typed = TYPED.iter().any(|(of, begins)| *of == page && block.begins(begins));
+            let is_typed = TYPED_BLOCKS
+                .iter()
+                .any(|(listed_page, first_command)| *listed_page == page && block.begins_with(first_command));
             match (block.reason.as_deref(), is_typed) {
-                (None, false) => wrong.push(format!("{page}: neither typed nor marked: {first}")),
-                (Some(_), true) => wrong.push(format!("{page}: typed, and marked as not typed: {first}")),
-                (Some(""), false) => wrong.push(format!("{page}: marked without a reason: {first}")),
+                (None, false) => {
+                    violations.push(format!("{page}: neither run by a test nor marked as not typed: {first}"))
+                }
+                (Some(_), true) => violations.push(format!("{page}: run by a test, but marked as not typed: {first}")),
+                (Some(""), false) => violations.push(format!("{page}: marked as not typed without a reason: {first}")),
                 _ => {}
             }
         }
-        // Blocks are found by their indentation: a command anywhere else would be typed by no test.
-        let text = read(&page);
-        let outside = |line: &&str| line.trim_start().starts_with("$ ") && !line.starts_with("    $ ");
-        wrong.extend(text.lines().filter(outside).map(|line| format!("{page}: outside of a block: {line}")));
+        // Blocks are found by their indentation: no test would run a command anywhere else.
+        let text = read_page(&page);
+        let is_outside_block = |line: &&str| line.trim_start().starts_with("$ ") && !line.starts_with("    $ ");
+        violations.extend(
+            text.lines()
+                .filter(is_outside_block)
+                .map(|line| format!("{page}: a command outside of a command block: {line}")),
+        );
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
-/// The pages list commands in tables as well, which no test types: at least the command and its options must exist.
+/// The pages also list commands in tables, and no test runs these. This test checks that the commands and their options
+/// exist.
 #[test]
 fn commands_in_tables_exist() {
-    let mut wrong = Vec::new();
-    for page in pages() {
-        let text = read(&page);
+    let mut violations = Vec::new();
+    for page in list_pages() {
+        let text = read_page(&page);
         for words in text.split('`').filter_map(|span| span.strip_prefix("drave ")) {
             let words: Vec<&str> = words.split_whitespace().map(|word| word.trim_matches(['[', ']'])).collect();
             let is_name = |word: &&&str| word.starts_with(|first: char| first.is_ascii_lowercase());
             let depth = if matches!(words[0], "member" | "snapshot") { 2 } else { 1 };
             let mut help: Vec<&str> = words.iter().take(depth).take_while(is_name).copied().collect();
             help.push("--help");
-            let said = run(&mut drave(&help));
-            if said.code != Some(0) {
-                wrong.push(format!("{page}: drave {}", words.join(" ")));
+            let output = run(&mut drave_command(&help));
+            if output.code != Some(0) {
+                violations.push(format!("{page}: drave {}", words.join(" ")));
             }
-            let absent = words.iter().filter(|word| word.starts_with("--") && !said.out.contains(**word));
-            wrong.extend(absent.map(|option| format!("{page}: drave {}: no {option}", words[0])));
+            let missing_options = words.iter().filter(|word| word.starts_with("--") && !output.out.contains(**word));
+            violations
+                .extend(missing_options.map(|option| format!("{page}: drave {} has no option {option}", words[0])));
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 #[test]
 fn ci_runs_the_test_command_of_the_readme() {
     let tests = "cargo test --release";
-    assert!(blocks("README.md").iter().any(|block| block.begins(tests)));
-    assert!(read("scripts/check").lines().any(|line| line == tests));
-    assert!(read(".ci/run").contains("scripts/check"));
+    assert!(read_command_blocks("README.md").iter().any(|block| block.begins_with(tests)));
+    assert!(read_page("scripts/check").lines().any(|line| line == tests));
+    assert!(read_page(".ci/run").contains("scripts/check"));
 }
 
 #[test]
 fn links_lead_to_files() {
-    let mut wrong = Vec::new();
-    for page in pages() {
-        let directory = root().join(&page).parent().unwrap().to_owned();
-        for link in read(&page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+    let mut violations = Vec::new();
+    for page in list_pages() {
+        let directory = repository_root().join(&page).parent().unwrap().to_owned();
+        for link in read_page(&page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = link.split('#').next().unwrap();
             if !link.starts_with("http") && !file.is_empty() && !directory.join(file).is_file() {
-                wrong.push(format!("{page}: {link}"));
+                violations.push(format!("{page}: {link}"));
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }

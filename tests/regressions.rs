@@ -5,7 +5,7 @@ use bytes::Bytes;
 use drave::codec;
 use drave::consensus::log::Log;
 use drave::consensus::message::{Envelope, Message, Origin, Round};
-use drave::consensus::replica::{Recovered, Replica};
+use drave::consensus::replica::{RecoveredState, Replica};
 use drave::consensus::{Options, Raft};
 use drave::node::compaction::CompactionPolicy;
 use drave::node::{DurableSnapshot, Options as NodeOptions};
@@ -17,8 +17,9 @@ use drave::wal::{Fault, Journal, Options as WalOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// (where the bug was, the file and the test that would catch it here). The doc comment of the test must cite it.
-const COVERED: &[(&str, &str, &str)] = &[
+/// Each bug as (the report of the bug, the file and the test that would catch the bug here). The doc comment of the
+/// test must cite the report.
+const COVERED_BUGS: &[(&str, &str, &str)] = &[
     // Full disks, and how they get free space again.
     ("canonical/dqlite#283", "tests/full_disk.rs", "full_disks_reject_writes_until_space_returns"),
     ("vault#14372", "tests/full_disk.rs", "leader_with_full_disk_transfers_leadership"),
@@ -64,7 +65,7 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("cowsql#150", "tests/core/faults.rs", "vote_does_not_depend_on_the_voters_membership_view"),
     ("raft-rs#192", "tests/core/members.rs", "change_with_unresponsive_new_voters_is_reverted"),
     ("Redis-Raft", "tests/core/faults.rs", "isolated_leader_cannot_commit_a_change"),
-    ("logcabin#56", "tests/core/members.rs", "member_removed_while_away_causes_no_election"),
+    ("logcabin#56", "tests/core/members.rs", "member_removed_while_isolated_causes_no_election"),
     ("openraft#2091", "tests/core/members.rs", "removing_one_of_two_voters_never_loses_the_leader"),
     ("hashicorp/raft#524", "tests/core/members.rs", "removed_member_is_notified_and_stays_passive"),
     ("eBay/HomeStore#764", "tests/core/members.rs", "permanent_learner_never_votes_or_leads"),
@@ -75,7 +76,7 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("etcd#13196", "tests/moving.rs", "removed_node_stays_removed_despite_its_peers_option"),
     ("nats-server#7545", "tests/storms.rs", "ten_simulated_hours_of_faults_lose_nothing"),
     ("nats-server#7545", "tests/core/faults.rs", "isolated_leader_cannot_commit_a_change"),
-    ("qdrant", "tests/core/members.rs", "emptied_voter_does_not_elect_a_log_without_its_entry"),
+    ("qdrant", "tests/core/members.rs", "emptied_voter_does_not_elect_a_leader_that_lacks_its_entry"),
     ("qdrant#1235", "tests/mutants.rs", "every_mutant_is_caught"),
     // Partitions, and one failing node.
     ("etcd#8499", "tests/core/paper.rs", "node_isolated_for_an_hour_rejoins_in_the_same_term"),
@@ -83,14 +84,14 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("tigerbeetle#2739", "tests/core/faults.rs", "fault_of_one_node_does_not_stop_commits"),
 ];
 
-/// Files whose tests need not cite: the reports concern other disks, and the tests' own comments give their purpose.
-const UNCITED: &[&str] = &["tests/full_disk.rs"];
+/// Files whose tests need not cite the reports of the bugs that they cover.
+const UNCITED_FILES: &[&str] = &["tests/full_disk.rs"];
 
 /// The doc comment directly above a test; `None` if there is no such test.
 fn comment_of(text: &str, test: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let at = lines.iter().position(|line| line.starts_with(&format!("fn {test}(")))?;
-    let above: Vec<&str> = lines[..at]
+    let line_index = lines.iter().position(|line| line.starts_with(&format!("fn {test}(")))?;
+    let above: Vec<&str> = lines[..line_index]
         .iter()
         .rev()
         .copied()
@@ -101,19 +102,19 @@ fn comment_of(text: &str, test: &str) -> Option<String> {
 
 #[test]
 fn covered_tests_exist_and_cite_their_bug() {
-    let mut wrong = Vec::new();
-    for (citation, file, test) in COVERED {
+    let mut violations = Vec::new();
+    for (citation, file, test) in COVERED_BUGS {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         match comment_of(&text, test) {
-            None => wrong.push(format!("{file} has no test {test}")),
-            Some(comment) if !comment.contains(citation) && !UNCITED.contains(file) => {
-                wrong.push(format!("{file}: {test} does not cite {citation}: {comment:?}"));
+            None => violations.push(format!("{file} has no test {test}")),
+            Some(comment) if !comment.contains(citation) && !UNCITED_FILES.contains(file) => {
+                violations.push(format!("{file}: {test} does not cite {citation}: {comment:?}"));
             }
             Some(_) => {}
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 const LEADER: NodeId = NodeId::new(2).unwrap();
@@ -122,30 +123,30 @@ fn members() -> Membership {
     Membership::founding([1, 2, 3].map(|n| (NodeId::new(n).unwrap(), format!("n{n}:1"))))
 }
 
-fn at(index: u64, term: u64) -> Position {
+fn position_at(index: u64, term: u64) -> Position {
     Position::new(Index(index), Term(term))
 }
 
-fn base(position: Position) -> SnapshotPoint {
+fn snapshot_point(position: Position) -> SnapshotPoint {
     SnapshotPoint { position, configured: Index::ZERO, membership: members() }
 }
 
-fn entry(position: Position) -> Entry {
+fn noop_entry(position: Position) -> Entry {
     codec::entry(position, ClusterTime(0), Payload::Noop)
 }
 
-/// A follower of node 2, which leads term 9. Its log begins at `begins` and has entries of the given terms.
+/// A follower of node 2, which leads term 9. Its log begins after `log_start` and has entries of the given terms.
 struct Follower {
     raft: Raft,
     now: Time,
 }
 
 impl Follower {
-    fn new(begins: Position, terms: &[u64], applied: u64, mutants: Mutants) -> Follower {
-        let recovered = Recovered {
+    fn new(log_start: Position, terms: &[u64], applied: u64, mutants: Mutants) -> Follower {
+        let recovered = RecoveredState {
             disk: None,
             hard_state: HardState { term: Term(9), ..HardState::default() },
-            base: base(begins),
+            base: snapshot_point(log_start),
             entries: terms.iter().map(|term| (Term(*term), 50)).collect(),
             configurations: Vec::new(),
             time: ClusterTime(0),
@@ -159,13 +160,14 @@ impl Follower {
         follower
     }
 
-    /// The write of the next `Ready`, and the messages from before and after its persistence.
+    /// Persists the write of the next `Ready`. Returns that write, and the messages that the follower sent before and
+    /// after the write was persisted.
     fn persist_and_take_messages(&mut self) -> (Option<Write>, Vec<Message>) {
         let mut ready = self.raft.ready(self.now);
         let write = ready.write.take();
         let mut messages: Vec<Message> = ready.messages.into_iter().map(|envelope| envelope.message).collect();
         if let Some(write) = &write {
-            self.raft.persisted(self.now, write.id);
+            self.raft.handle_persisted(self.now, write.id);
             messages.extend(self.raft.ready(self.now).messages.into_iter().map(|envelope| envelope.message));
         }
         (write, messages)
@@ -187,20 +189,20 @@ impl Follower {
 #[test]
 fn conflict_at_snapshot_index_drops_the_whole_log() {
     let mut follower = Follower::new(Position::ZERO, &[1, 1, 2, 2, 2], 2, Mutants::NONE);
-    follower.raft.restored(follower.now, base(at(4, 3)), ClusterTime(0));
-    assert_eq!((follower.raft.log().base(), follower.raft.log().last()), (at(4, 3), at(4, 3)));
+    follower.raft.install_snapshot(follower.now, snapshot_point(position_at(4, 3)), ClusterTime(0));
+    assert_eq!((follower.raft.log().base(), follower.raft.log().last()), (position_at(4, 3), position_at(4, 3)));
     let (write, messages) = follower.persist_and_take_messages();
-    assert_eq!(write.unwrap().base.map(|base| base.position), Some(at(4, 3)));
+    assert_eq!(write.unwrap().base.map(|base| base.position), Some(position_at(4, 3)));
     assert_eq!(messages.last(), Some(&Message::AppendResponse { matched: Index(4) }));
     // The next entry matches, so no second snapshot is needed.
-    let next = follower.receive_append(at(4, 3), vec![entry(at(5, 9))]);
+    let next = follower.receive_append(position_at(4, 3), vec![noop_entry(position_at(5, 9))]);
     assert_eq!(next, [Message::AppendResponse { matched: Index(5) }]);
 
     let mutants = Mutants::only(Mutant::KeepConflictingLog);
-    let mut broken = Follower::new(Position::ZERO, &[1, 1, 2, 2, 2], 2, mutants);
-    broken.raft.restored(broken.now, base(at(4, 3)), ClusterTime(0));
-    broken.persist_and_take_messages();
-    let next = broken.receive_append(at(4, 3), vec![entry(at(5, 9))]);
+    let mut mutant_follower = Follower::new(Position::ZERO, &[1, 1, 2, 2, 2], 2, mutants);
+    mutant_follower.raft.install_snapshot(mutant_follower.now, snapshot_point(position_at(4, 3)), ClusterTime(0));
+    mutant_follower.persist_and_take_messages();
+    let next = mutant_follower.receive_append(position_at(4, 3), vec![noop_entry(position_at(5, 9))]);
     assert!(matches!(next[..], [Message::AppendRejected { .. }]), "the mutant reproduces the bug: {next:?}");
 }
 
@@ -208,78 +210,109 @@ fn conflict_at_snapshot_index_drops_the_whole_log() {
 #[test]
 fn snapshot_of_committed_entries_changes_nothing() {
     let mut follower = Follower::new(Position::ZERO, &[1, 1, 2, 2], 3, Mutants::NONE);
-    follower.raft.restored(follower.now, base(at(2, 5)), ClusterTime(0));
-    assert_eq!((follower.raft.log().base(), follower.raft.log().last()), (Position::ZERO, at(4, 2)));
+    follower.raft.install_snapshot(follower.now, snapshot_point(position_at(2, 5)), ClusterTime(0));
+    assert_eq!((follower.raft.log().base(), follower.raft.log().last()), (Position::ZERO, position_at(4, 2)));
     assert_eq!((follower.raft.log().commit(), follower.persist_and_take_messages().0), (Index(3), None));
 
     let mutants = Mutants::only(Mutant::InstallOldSnapshots);
-    let mut broken = Follower::new(Position::ZERO, &[1, 1, 2, 2], 3, mutants);
-    let installs = || broken.raft.restored(broken.now, base(at(2, 5)), ClusterTime(0));
-    assert!(catch_unwind(AssertUnwindSafe(installs)).is_err(), "the mutant panics");
+    let mut mutant_follower = Follower::new(Position::ZERO, &[1, 1, 2, 2], 3, mutants);
+    let install = || {
+        mutant_follower.raft.install_snapshot(mutant_follower.now, snapshot_point(position_at(2, 5)), ClusterTime(0))
+    };
+    assert!(catch_unwind(AssertUnwindSafe(install)).is_err(), "the mutant panics");
 }
 
 /// akka-entity-replication#152, openraft 71a290cd and 44381b0c: the entry before an append had been compacted; this was
 /// treated as a conflict, and committed entries were deleted.
 #[test]
 fn append_before_the_snapshot_point_is_no_conflict() {
-    let late = |mutants| {
-        let mut follower = Follower::new(at(10, 2), &[2, 3], 10, mutants);
-        let answers = follower.receive_append(at(8, 1), vec![entry(at(9, 2)), entry(at(10, 2)), entry(at(11, 2))]);
-        assert_eq!((follower.raft.log().base(), follower.raft.log().last()), (at(10, 2), at(12, 3)));
-        answers
+    let append_late = |mutants| {
+        let mut follower = Follower::new(position_at(10, 2), &[2, 3], 10, mutants);
+        let responses = follower.receive_append(
+            position_at(8, 1),
+            vec![noop_entry(position_at(9, 2)), noop_entry(position_at(10, 2)), noop_entry(position_at(11, 2))],
+        );
+        assert_eq!((follower.raft.log().base(), follower.raft.log().last()), (position_at(10, 2), position_at(12, 3)));
+        responses
     };
-    assert_eq!(late(Mutants::NONE), [Message::AppendResponse { matched: Index(11) }]);
-    let broken = late(Mutants::only(Mutant::CompactedIsConflict));
-    assert!(matches!(broken[..], [Message::AppendRejected { .. }]), "the mutant reproduces the bug: {broken:?}");
+    assert_eq!(append_late(Mutants::NONE), [Message::AppendResponse { matched: Index(11) }]);
+    let broken_responses = append_late(Mutants::only(Mutant::CompactedIsConflict));
+    assert!(
+        matches!(broken_responses[..], [Message::AppendRejected { .. }]),
+        "the mutant reproduces the bug: {broken_responses:?}"
+    );
 }
 
 /// A log of ten entries of 100 bytes each, all of them committed, durable and applied.
 fn log_of_ten_entries() -> Log {
     let mut log = Log::new(Position::ZERO);
     for index in 1..=10 {
-        assert_eq!(log.append(Term(1), 100), at(index, 1));
+        assert_eq!(log.append(Term(1), 100), position_at(index, 1));
     }
-    log.persisted(Index(10));
+    log.advance_durable(Index(10));
     log.commit_to(Index(10));
     log
 }
 
 fn durable_snapshot(index: u64, bytes: usize) -> DurableSnapshot {
-    DurableSnapshot { position: at(index, 1), bytes: Bytes::from(vec![0; bytes]) }
+    DurableSnapshot { position: position_at(index, 1), bytes: Bytes::from(vec![0; bytes]) }
 }
 
-/// etcd FAQ: "slow followers may livelock by needing a new snapshot before finishing receiving" the last.
+/// etcd FAQ: "slow followers may livelock by needing a new snapshot before finishing receiving" the previous one.
 #[test]
 fn compaction_waits_while_a_snapshot_is_being_sent() {
-    let release = |shipped: Option<u64>, hold_bytes, trailing_bytes, mutants| {
-        let options = NodeOptions { hold_bytes, trailing_bytes, mutants, ..NodeOptions::default() };
-        let mut keeping = CompactionPolicy::new(Time::ZERO, Some(durable_snapshot(8, 10)));
-        keeping.release(&log_of_ten_entries(), Index(10), shipped.map(Index), &options)
+    let release = |sending_from: Option<u64>, log_hold_bytes, trailing_bytes, mutants| {
+        let options = NodeOptions { log_hold_bytes, trailing_bytes, mutants, ..NodeOptions::default() };
+        let mut policy = CompactionPolicy::new(Time::ZERO, Some(durable_snapshot(8, 10)));
+        policy.release(&log_of_ten_entries(), Index(10), sending_from.map(Index), &options)
     };
-    assert_eq!(release(None, 1 << 30, 0, Mutants::NONE), Some(Index(8)), "entries of the snapshot are released");
-    assert_eq!(release(None, 1 << 30, 300, Mutants::NONE), Some(Index(5)), "trailing bytes are kept");
-    assert_eq!(release(Some(3), 1 << 30, 0, Mutants::NONE), Some(Index(3)), "entries after it are kept");
-    assert_eq!(release(Some(3), 699, 0, Mutants::NONE), Some(Index(8)), "unless they exceed hold_bytes");
+    assert_eq!(
+        release(None, 1 << 30, 0, Mutants::NONE),
+        Some(Index(8)),
+        "the entries that the snapshot covers are released"
+    );
+    assert_eq!(
+        release(None, 1 << 30, 300, Mutants::NONE),
+        Some(Index(5)),
+        "the last 300 bytes before the snapshot are kept"
+    );
+    assert_eq!(
+        release(Some(3), 1 << 30, 0, Mutants::NONE),
+        Some(Index(3)),
+        "the entries after the snapshot that is being sent are kept"
+    );
+    assert_eq!(
+        release(Some(3), 699, 0, Mutants::NONE),
+        Some(Index(8)),
+        "entries kept for the receiver of a snapshot are released if they exceed log_hold_bytes"
+    );
     let broken = Mutants::only(Mutant::CompactUnderShip);
     assert_eq!(release(Some(3), 1 << 30, 0, broken), Some(Index(8)), "the mutant reproduces the bug");
 }
 
-/// arcadedb#5345: a snapshot was due after a number of entries, and the log of a quiet cluster filled the disk.
+/// arcadedb#5345: a snapshot was due after a number of entries, and the log of a cluster with few writes filled the
+/// disk.
 #[test]
 fn snapshot_is_due_by_log_bytes_or_age() {
-    let due = |snapshot_log_bytes, state: Option<usize>, seconds, mutants| {
+    let is_due = |snapshot_log_bytes, state: Option<usize>, seconds, mutants| {
         let options = NodeOptions { snapshot_log_bytes, mutants, ..NodeOptions::default() };
-        let keeping = CompactionPolicy::new(Time::ZERO, state.map(|bytes| durable_snapshot(2, bytes)));
-        keeping.is_due(Time::ZERO + Duration::from_secs(seconds), &log_of_ten_entries(), Index(10), false, &options)
+        let policy = CompactionPolicy::new(Time::ZERO, state.map(|bytes| durable_snapshot(2, bytes)));
+        policy.is_due(Time::ZERO + Duration::from_secs(seconds), &log_of_ten_entries(), Index(10), false, &options)
     };
-    assert!(due(1000, None, 1, Mutants::NONE) && !due(1001, None, 1, Mutants::NONE), "by log bytes");
     assert!(
-        due(800, Some(800), 1, Mutants::NONE) && !due(800, Some(801), 1, Mutants::NONE),
-        "at least as many bytes as the state"
+        is_due(1000, None, 1, Mutants::NONE) && !is_due(1001, None, 1, Mutants::NONE),
+        "a snapshot is due once the log has snapshot_log_bytes"
     );
-    assert!(due(u64::MAX, None, 3600, Mutants::NONE) && !due(u64::MAX, None, 3599, Mutants::NONE), "by age");
+    assert!(
+        is_due(800, Some(800), 1, Mutants::NONE) && !is_due(800, Some(801), 1, Mutants::NONE),
+        "the log must also have as many bytes as the last snapshot"
+    );
+    assert!(
+        is_due(u64::MAX, None, 3600, Mutants::NONE) && !is_due(u64::MAX, None, 3599, Mutants::NONE),
+        "a snapshot is due after an hour"
+    );
     let broken = Mutants::only(Mutant::SnapshotByCount);
-    assert!(!due(1, None, 7200, broken), "the mutant reproduces the bug");
+    assert!(!is_due(1, None, 7200, broken), "the mutant reproduces the bug");
 }
 
 /// Starts a node whose log begins after a damaged snapshot. Returns whether the start found a state.
@@ -287,39 +320,39 @@ fn start_on_damage(mutants: Mutants) -> drave::wal::Result<bool> {
     let (wal, snapshot_disk) = (SimDisk::new(), SimDisk::new());
     let node = NodeId::new(1).unwrap();
     let options = WalOptions { segment_bytes: 2048, mutants, ..WalOptions::new(node, ClusterId(7), DiskId(9)) };
-    let open = || Journal::open(wal.clone(), options.clone(), Some(&base(Position::ZERO)));
+    let open = || Journal::open(wal.clone(), options.clone(), Some(&snapshot_point(Position::ZERO)));
     let mut journal = open()?.0;
-    let position = at(30, 1);
+    let position = position_at(30, 1);
     let entries =
-        (1..=40).map(|index| codec::entry(at(index, 1), ClusterTime(1), Payload::Opaque(vec![7; 200].into())));
+        (1..=40).map(|index| codec::entry(position_at(index, 1), ClusterTime(1), Payload::Opaque(vec![7; 200].into())));
     journal.append(&Write { id: WriteId(1), hard_state: None, base: None, entries: entries.collect() })?;
     journal.sync()?;
     let header = Header {
         cluster: ClusterId(7),
         node,
         position,
-        configured: Index::ZERO,
+        configuration_index: Index::ZERO,
         time: ClusterTime(1),
         digest: 5,
         sessions: 0,
         membership: members(),
     };
     let store = Store::open(snapshot_disk.clone(), ClusterId(7)).unwrap();
-    let mut writer = store.writer(&header).unwrap();
-    writer.put(ChunkKind::Machine, b"all there is").unwrap();
+    let mut writer = store.create_writer(&header).unwrap();
+    writer.write_piece(ChunkKind::Machine, b"all there is").unwrap();
     let name = writer.finish().unwrap().name().to_owned();
     journal.release(position)?;
     drop(journal);
-    snapshot_disk.flip(&name, snapshot_disk.seen(&name).unwrap().len() as u64 / 2, 3);
+    snapshot_disk.flip_bit(&name, snapshot_disk.read_file(&name).unwrap().len() as u64 / 2, 3);
     let (mut journal, mut recovered) = open()?;
-    let begun = reconcile_with_log(&mut journal, &mut recovered, store.newest().unwrap())?;
-    Ok(begun.is_some())
+    let state = reconcile_with_log(&mut journal, &mut recovered, store.newest().unwrap())?;
+    Ok(state.is_some())
 }
 
 /// nats-server#7556 and #4410: a damaged snapshot was treated as no data, and streams were deleted.
 #[test]
 fn damaged_snapshot_is_not_an_empty_state() {
-    let refused = start_on_damage(Mutants::NONE).expect_err("a start without its state fails");
-    assert!(matches!(refused, Fault::Corrupt { .. }) && refused.exit_code() == 5, "{refused}");
+    let fault = start_on_damage(Mutants::NONE).expect_err("a start without its state fails");
+    assert!(matches!(fault, Fault::Corrupt { .. }) && fault.exit_code() == 5, "{fault}");
     assert!(!start_on_damage(Mutants::only(Mutant::DamagedIsEmpty)).expect("the mutant starts with an empty state"));
 }

@@ -1,8 +1,7 @@
 //! A node that is killed with all its data in the log reads that log, applies it, and serves again as before.
 //!
 //! `DRAVE_RESTART_ENTRIES` is the number of entries of 128 bytes in the log, `DRAVE_RESTART_NODES` the number of nodes
-//! that are killed and restarted at once; `--nocapture` shows the times. `scripts/restart.sh` uses sizes that are worth
-//! measuring.
+//! that are killed and restarted at once; `--nocapture` shows the times. `scripts/restart.sh` uses realistic sizes.
 
 use drave::api::Consistency;
 use drave::client::{Client, Options};
@@ -11,37 +10,37 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use support::{Cluster, PATIENCE, until};
+use support::{Cluster, WAIT_TIMEOUT, wait_until};
 
 mod support;
 
 /// Number of restarts: in the first one, the files may have to be read from disk.
 const ROUNDS: usize = 3;
 
-fn setting(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+fn env_number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
 /// Starts nodes that take no snapshots, and fills their logs.
 fn prepare(nodes: u64, entries: u64) -> Cluster {
     let mut cluster = Cluster::prepare(nodes as u16);
     let segment = if entries < 100_000 { "4MiB" } else { "64MiB" };
-    let words = ["--segment-size", segment, "--reserve", "4MiB", "--snapshot-log-bytes", "1TiB"];
-    cluster.words = words.into_iter().chain(["--snapshot-max-age", "1000days"]).map(str::to_owned).collect();
+    let args = ["--segment-size", segment, "--reserve", "4MiB", "--snapshot-log-bytes", "1TiB"];
+    cluster.extra_args = args.into_iter().chain(["--snapshot-max-age", "1000days"]).map(str::to_owned).collect();
     (0..cluster.len()).for_each(|n| cluster.spawn(n));
-    cluster.leader();
+    cluster.wait_for_leader();
     let (total, keys) = (entries.to_string(), (entries / 10).clamp(100, 100_000).to_string());
-    let words = ["bench", "put", "--clients", "8", "--inflight", "256", "--total", &total, "--keys", &keys];
-    let said =
-        cluster.run(&[&words[..], &["--warmup", "0s", "--duration", "1h", "--timeout", "60s", "--keep"]].concat());
-    assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
+    let args = ["bench", "put", "--clients", "8", "--inflight", "256", "--total", &total, "--keys", &keys];
+    let output =
+        cluster.run(&[&args[..], &["--warmup", "0s", "--duration", "1h", "--timeout", "60s", "--keep"]].concat());
+    assert_eq!(output.code, Some(0), "{output:?}\n{}", cluster.logs());
     cluster
 }
 
 /// Reads all files of a directory as fast as possible. Returns the number of bytes and the time it took.
 fn read_all_files(directory: &Path) -> (u64, Duration) {
     let mut buffer = vec![0; 1 << 20];
-    let (mut bytes, begun) = (0, Instant::now());
+    let (mut bytes, started) = (0, Instant::now());
     for entry in std::fs::read_dir(directory).unwrap() {
         let mut file = std::fs::File::open(entry.unwrap().path()).unwrap();
         loop {
@@ -51,15 +50,15 @@ fn read_all_files(directory: &Path) -> (u64, Duration) {
             }
         }
     }
-    (bytes, begun.elapsed())
+    (bytes, started.elapsed())
 }
 
-fn put(client: &mut Client, value: &[u8]) {
+fn put_lunch(client: &mut Client, value: &[u8]) {
     let executed = client.execute(&Do::Put { key: b"lunch", value }.encode()).unwrap();
     assert!(matches!(Answer::decode(executed.answer), Ok(Answer::Done)));
 }
 
-fn get(client: &mut Client) -> Vec<u8> {
+fn get_lunch(client: &mut Client) -> Vec<u8> {
     let queried = client.query(&Query::Get { key: b"lunch" }.encode(), Consistency::Linearizable).unwrap();
     let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("no value") };
     value.to_vec()
@@ -67,41 +66,41 @@ fn get(client: &mut Client) -> Vec<u8> {
 
 /// Starts all nodes. Returns the time until the first read, and until the first write after it.
 fn restart(cluster: &mut Cluster, round: usize) -> (Duration, Duration) {
-    let begun = Instant::now();
+    let started = Instant::now();
     (0..cluster.len()).for_each(|n| cluster.spawn(n));
-    let listens = || TcpStream::connect(&cluster.addresses[0]).ok();
-    until("the node listens", listens, || cluster.logs());
-    let timeout = PATIENCE + Duration::from_secs(60);
+    let node_listens = || TcpStream::connect(&cluster.addresses[0]).ok();
+    wait_until("the node listens", node_listens, || cluster.logs());
+    let timeout = WAIT_TIMEOUT + Duration::from_secs(60);
     let mut client = Client::with(cluster.addresses.clone(), Options { timeout, ..Options::default() });
-    assert_eq!(get(&mut client), format!("noodles {round}").as_bytes(), "{}", cluster.logs());
-    let read = begun.elapsed();
-    put(&mut client, format!("noodles {}", round + 1).as_bytes());
-    (read, begun.elapsed())
+    assert_eq!(get_lunch(&mut client), format!("noodles {round}").as_bytes(), "{}", cluster.logs());
+    let read = started.elapsed();
+    put_lunch(&mut client, format!("noodles {}", round + 1).as_bytes());
+    (read, started.elapsed())
 }
 
 #[test]
 fn killed_node_serves_its_log_after_restart() {
-    let (entries, nodes) = (setting("DRAVE_RESTART_ENTRIES", 40_000), setting("DRAVE_RESTART_NODES", 1));
+    let (entries, nodes) = (env_number("DRAVE_RESTART_ENTRIES", 40_000), env_number("DRAVE_RESTART_NODES", 1));
     let mut cluster = prepare(nodes, entries);
-    put(&mut cluster.client(), b"noodles 0");
+    put_lunch(&mut cluster.client(), b"noodles 0");
     for round in 0..ROUNDS {
-        let before = cluster.logs().len();
+        let log_length_before = cluster.logs().len();
         (0..cluster.len()).for_each(|n| cluster.kill(n));
-        let (bytes, plain) = read_all_files(&cluster.data(0).join("wal"));
+        let (bytes, plain_read) = read_all_files(&cluster.data_dir(0).join("wal"));
         let (read, write) = restart(&mut cluster, round);
-        let status = until("the status", || cluster.status(0), || cluster.logs());
+        let status = wait_until("the status", || cluster.status(0), || cluster.logs());
         assert_eq!((status.log.first, status.log.snapshot), (1, 0), "all entries are in the log");
         assert!(status.applied >= entries, "{status:?}");
         let logs = cluster.logs();
-        let said = |what: &str| logs.lines().filter(|line| line.contains(what)).count();
-        assert_eq!(said("recovered in "), (round + 1) * cluster.len(), "{logs}");
-        let rate = bytes as f64 / 1e9 / plain.as_secs_f64();
+        let count_log_lines = |text: &str| logs.lines().filter(|line| line.contains(text)).count();
+        assert_eq!(count_log_lines("recovered in "), (round + 1) * cluster.len(), "{logs}");
+        let rate = bytes as f64 / 1e9 / plain_read.as_secs_f64();
         eprintln!("{entries} entries on {nodes} nodes: a read after {read:.2?}, a write after {write:.2?}");
-        eprintln!("  a plain read of {} MB: {plain:.2?}, {rate:.2} GB/s", bytes.div_ceil(1_000_000));
-        let ours = ["recovered in ", "applied the log: "];
-        let lines = logs[before..].lines().filter(|line| ours.iter().any(|what| line.contains(what)));
+        eprintln!("  a plain read of {} MB: {plain_read:.2?}, {rate:.2} GB/s", bytes.div_ceil(1_000_000));
+        let phases = ["recovered in ", "applied the log: "];
+        let lines = logs[log_length_before..].lines().filter(|line| phases.iter().any(|text| line.contains(text)));
         lines.for_each(|line| eprintln!("  {}", line.split("] ").last().unwrap()));
     }
     cluster.expect_no_deaths();
-    cluster.agree();
+    cluster.wait_for_convergence();
 }

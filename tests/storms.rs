@@ -1,9 +1,9 @@
-//! The simulator: ten simulated hours of faults, and equal histories for equal seeds. In every other scenario an
-//! operator changes the members all the while.
+//! Runs the simulator: ten simulated hours of faults, and equal histories for equal seeds. In every other scenario an
+//! operator changes the members during the faults.
 //!
 //! `DRAVE_SEEDS=100000 cargo test --release --test storms` runs for longer; `DRAVE_SEED=N` sets the first seed.
 
-use drave::sim::governance::Governance;
+use drave::sim::operator_profile::OperatorProfile;
 use drave::sim::scenario::FaultWeights;
 use drave::sim::{Scenario, run};
 use std::sync::Mutex;
@@ -11,156 +11,169 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Enough scenarios for ten simulated hours.
-const SEEDS: u64 = 1750;
+const SEEDS_DEFAULT: u64 = 1750;
 
-fn setting(name: &str, usually: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usually)
+fn env_number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// nats-server#7545: members changed during partitions, and data was lost; membership changes belong to the default mix
 /// of faults. openraft#2116: compaction overtook the applied index under load, and two nodes of three panicked.
-/// cockroach#43605, #9037, RedisLabs/raft#49, etcd#2918, #7470: off by one at the start of the log. In every scenario
-/// state machines apply late, logs are compacted after a few entries, and purged ≤ snapshot ≤ applied ≤ commit ≤ last
-/// holds after every step.
+/// cockroach#43605, #9037, RedisLabs/raft#49, etcd#2918, #7470: off by one at the start of the log. State
+/// machines apply entries with a delay, logs are compacted after a few entries, and after every step purged ≤ snapshot
+/// ≤ applied ≤ commit ≤ last.
 #[test]
 fn ten_simulated_hours_of_faults_lose_nothing() {
-    let first = setting("DRAVE_SEED", 0);
-    let end = first + setting("DRAVE_SEEDS", SEEDS);
-    let next = AtomicU64::new(first);
-    let (simulated_ms, changes, failed) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Vec::new()));
-    let unjudged = AtomicU64::new(0);
-    let work = || {
+    let first_seed = env_number("DRAVE_SEED", 0);
+    let end_seed = first_seed + env_number("DRAVE_SEEDS", SEEDS_DEFAULT);
+    let next_seed = AtomicU64::new(first_seed);
+    let (simulated_ms, changes, violations) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Vec::new()));
+    let unchecked_keys = AtomicU64::new(0);
+    let run_scenarios = || {
         loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= end {
+            let seed = next_seed.fetch_add(1, Ordering::Relaxed);
+            if seed >= end_seed {
                 break;
             }
             match run(Scenario::draw(seed, Duration::from_secs(10)), None) {
                 Ok(outcome) => {
-                    unjudged.fetch_add(outcome.unjudged, Ordering::Relaxed);
+                    unchecked_keys.fetch_add(outcome.unchecked_keys, Ordering::Relaxed);
                     changes.fetch_add(outcome.configurations as u64, Ordering::Relaxed);
                     simulated_ms.fetch_add(outcome.simulated.as_millis() as u64, Ordering::Relaxed);
                 }
-                Err(violation) => failed.lock().unwrap().push(violation.to_string()),
+                Err(violation) => violations.lock().unwrap().push(violation.to_string()),
             }
         }
     };
     std::thread::scope(|scope| {
-        scope.spawn(work);
-        scope.spawn(work);
+        scope.spawn(run_scenarios);
+        scope.spawn(run_scenarios);
     });
-    let failed = failed.into_inner().unwrap();
+    let violations = violations.into_inner().unwrap();
     let hours = simulated_ms.into_inner() as f64 / 3_600_000.0;
-    let (changes, unjudged) = (changes.into_inner(), unjudged.into_inner());
-    println!("{} worlds, {hours:.1} hours, {changes} configurations committed", end - first);
-    let repeat = "repeat: cargo run --release -- sim --seed N --duration 10s --trace from=0s";
-    assert!(failed.is_empty(), "{} failed:\n{}\n{repeat}", failed.len(), failed.join("\n"));
-    assert!(unjudged * 100 <= end - first, "the histories of {unjudged} keys were too large to check");
-    assert!(hours >= 10.0 || end - first < SEEDS, "only {hours} hours");
+    let (changes, unchecked_keys) = (changes.into_inner(), unchecked_keys.into_inner());
+    println!("{} worlds, {hours:.1} hours, {changes} configurations committed", end_seed - first_seed);
+    let repeat_hint = "repeat: cargo run --release -- sim --seed N --duration 10s --trace from=0s";
+    assert!(violations.is_empty(), "{} failed:\n{}\n{repeat_hint}", violations.len(), violations.join("\n"));
     assert!(
-        changes >= 2 * (end - first) || end - first < SEEDS,
+        unchecked_keys * 100 <= end_seed - first_seed,
+        "the histories of {unchecked_keys} keys were too large to check"
+    );
+    assert!(hours >= 10.0 || end_seed - first_seed < SEEDS_DEFAULT, "only {hours} hours");
+    assert!(
+        changes >= 2 * (end_seed - first_seed) || end_seed - first_seed < SEEDS_DEFAULT,
         "only {changes} configurations: too few membership changes"
     );
 }
 
-/// Bits flip in snapshots that are written, received and published, while followers need them all the time. No node
-/// restores from a damaged one, and the cluster recovers.
+/// Bits flip in snapshots that are written, received and published, while followers often need a snapshot. No node
+/// restores from a damaged snapshot, and the cluster recovers.
 #[test]
 fn damaged_snapshots_are_detected_and_replaced() {
-    let mut found = [0; 3];
+    let mut damaged_counts = [0; 3];
     for seed in 0..150 {
-        let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
+        let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed % 2);
-        scenario.troubles.rot_snapshot = 30;
-        (scenario.every, scenario.node.snapshot_log_bytes) = (Duration::from_millis(150), 400);
-        (scenario.node.trailing_bytes, scenario.node.hold_bytes, scenario.node.chunk_bytes) = (0, 0, 400);
+        scenario.fault_weights.rot_snapshot = 30;
+        (scenario.fault_interval, scenario.node.snapshot_log_bytes) = (Duration::from_millis(150), 400);
+        (scenario.node.trailing_bytes, scenario.node.log_hold_bytes, scenario.node.chunk_bytes) = (0, 0, 400);
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
-        found.iter_mut().zip(outcome.snapshots.damaged).for_each(|(found, here)| *found += here);
+        let snapshots = outcome.snapshots;
+        damaged_counts[0] += snapshots.damaged_when_read_back;
+        damaged_counts[1] += snapshots.damaged_when_received;
+        damaged_counts[2] += snapshots.damaged_at_sender;
     }
-    println!("found damaged: {found:?} (when read back, when received, when verified by the sender)");
-    assert!(found.iter().all(|found| *found > 0), "{found:?}");
+    println!("found damaged: {damaged_counts:?} (when read back, when received, when verified by the sender)");
+    assert!(
+        damaged_counts.iter().all(|count| *count > 0),
+        "snapshots found damaged at each of the three checks: {damaged_counts:?}"
+    );
 }
 
-/// Faults in quick succession and many small segments. `clients` is their number and the think time of each.
-fn accelerate(scenario: &mut Scenario, clients: (u64, Duration)) {
-    (scenario.every, scenario.long_faults) = (Duration::from_millis(150), false);
-    (scenario.load.clients, scenario.load.think) = clients;
-    (scenario.segment_bytes, scenario.load.large) = (8 << 10, 30);
+/// Sets faults in quick succession, and many small segments. `clients` is the number of clients and their longest
+/// pause.
+fn accelerate_faults(scenario: &mut Scenario, clients: (u64, Duration)) {
+    (scenario.fault_interval, scenario.long_faults) = (Duration::from_millis(150), false);
+    (scenario.load.clients, scenario.load.think_time_max) = clients;
+    (scenario.segment_bytes, scenario.load.large_percent) = (8 << 10, 30);
 }
 
 /// On a minority of machines, disks are damaged beneath a running process, write to the wrong place, or report a sync
-/// that they have not done; and disks are full when a process starts. All damage is found, or the machine learns that
-/// it has lost data.
+/// that they have not done; and disks are full when a process starts. Each damage is found, or the machine learns
+/// that it has lost data.
 #[test]
 fn faulty_disks_on_a_minority_lose_nothing() {
-    let (mut lost_writes, mut full_starts) = (0, 0);
-    // Seed 60: a founding leader lost the entry that marks the log as agreed, and the one follower that had the entry
-    // ignored the leader.
+    let (mut lost_writes, mut disk_full_starts) = (0, 0);
+    // Seed 60 once failed: a founding leader lost the entry that records the log as agreed among the founders, and the
+    // one follower that had this entry ignored the leader.
     for seed in 0..66 {
-        let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
+        let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed / 3 % 2);
-        let crashes = FaultWeights { power: 10, kill: 4, midway: 2, ..FaultWeights::default() };
-        scenario.troubles = match seed % 3 {
-            0 => FaultWeights { lie: 40, ..crashes },
+        let crashes = FaultWeights { power: 10, kill: 4, power_mid_operation: 2, ..FaultWeights::default() };
+        scenario.fault_weights = match seed % 3 {
+            0 => FaultWeights { false_sync: 40, ..crashes },
             1 => FaultWeights { rot_running: 4, misdirect: 6, ..crashes },
-            _ => FaultWeights { full: 30, kill: 20, ..crashes },
+            _ => FaultWeights { disk_full: 30, kill: 20, ..crashes },
         };
-        accelerate(&mut scenario, (4, Duration::from_millis(20)));
+        accelerate_faults(&mut scenario, (4, Duration::from_millis(20)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         lost_writes += outcome.lost_writes;
-        full_starts += outcome.full_starts;
+        disk_full_starts += outcome.disk_full_starts;
     }
-    println!("writes were lost {lost_writes} times, {full_starts} starts on a full disk");
+    println!("writes were lost {lost_writes} times, {disk_full_starts} starts on a full disk");
     assert!(lost_writes > 0, "no disk lost writes that it had reported as synced");
-    assert!(full_starts > 0, "no process started on a full disk");
+    assert!(disk_full_starts > 0, "no process started on a full disk");
 }
 
-/// The same during membership changes: a machine that does not start because of a damaged disk gets another disk, is
-/// removed, and is added again.
+/// Disks are damaged during membership changes. A machine that does not start because of a damaged disk gets another
+/// disk, is removed, and is added again.
 #[test]
 fn damaged_disks_are_replaced_during_membership_changes() {
     let mut replaced = 0;
     for seed in 0..60 {
-        let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
+        let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed % 2);
-        scenario.spares = 2;
-        scenario.governance = Governance { every: Some(Duration::from_millis(150)), ..Governance::default() };
-        (scenario.governance.patience, scenario.governance.at_will) = (Duration::from_secs(1), true);
-        let crashes = FaultWeights { kill: 6, midway: 2, ..FaultWeights::default() };
-        scenario.troubles = match seed % 3 {
-            0 => FaultWeights { lie: 40, power: 10, ..crashes },
+        scenario.spare_machines = 2;
+        scenario.operator =
+            OperatorProfile { interval: Some(Duration::from_millis(150)), ..OperatorProfile::default() };
+        (scenario.operator.reply_timeout, scenario.operator.arbitrary_voters) = (Duration::from_secs(1), true);
+        let crashes = FaultWeights { kill: 6, power_mid_operation: 2, ..FaultWeights::default() };
+        scenario.fault_weights = match seed % 3 {
+            0 => FaultWeights { false_sync: 40, power: 10, ..crashes },
             1 => FaultWeights { rot_running: 6, misdirect: 6, ..crashes },
             _ => FaultWeights { rot: 6, rot_snapshot: 6, ..crashes },
         };
-        accelerate(&mut scenario, (3, Duration::from_millis(30)));
+        accelerate_faults(&mut scenario, (3, Duration::from_millis(30)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
-        replaced += outcome.replaced;
+        replaced += outcome.replaced_disks;
     }
     println!("{replaced} disks were replaced");
     assert!(replaced > 30, "only {replaced} damaged disks were replaced");
 }
 
-/// Two directories of one node run in turn, like a machine restored from a backup and the one that it was to replace.
+/// A node runs in turn on two copies of its directory, as when an original machine is started again after its restored
+/// backup.
 #[test]
 fn alternating_copies_of_a_directory_lose_nothing() {
-    let mut twins = 0;
+    let mut returned_copies = 0;
     for seed in 0..60 {
-        let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
+        let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed % 2);
-        scenario.troubles = FaultWeights { older: 12, kill: 2, power: 2, reset: 2, ..FaultWeights::default() };
-        (scenario.every, scenario.long_faults) = (Duration::from_millis(200), false);
-        (scenario.load.clients, scenario.load.think) = (3, Duration::from_millis(30));
+        scenario.fault_weights =
+            FaultWeights { older_copy: 12, kill: 2, power: 2, reset: 2, ..FaultWeights::default() };
+        (scenario.fault_interval, scenario.long_faults) = (Duration::from_millis(200), false);
+        (scenario.load.clients, scenario.load.think_time_max) = (3, Duration::from_millis(30));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
-        twins += outcome.twins;
+        returned_copies += outcome.disk_swaps;
     }
-    println!("an alternating copy of a directory came back {twins} times");
-    assert!(twins > 0, "no alternating copy of a directory came back");
+    println!("a replaced directory was swapped back in {returned_copies} times");
+    assert!(returned_copies > 0, "no replaced directory was swapped back in");
 }
 
 #[test]
 fn same_seed_gives_same_history() {
     for seed in 0..10 {
-        let once = run(Scenario::draw(seed, Duration::from_secs(5)), None);
-        assert_eq!(once, run(Scenario::draw(seed, Duration::from_secs(5)), None));
+        let first_outcome = run(Scenario::draw(seed, Duration::from_secs(5)), None);
+        assert_eq!(first_outcome, run(Scenario::draw(seed, Duration::from_secs(5)), None));
     }
 }

@@ -1,10 +1,10 @@
-//! A follower that is killed repeatedly while it receives a snapshot resumes where it was.
+//! A follower that is killed repeatedly while it receives a snapshot resumes the transfer instead of starting again.
 //!
 //! `scripts/transfer.sh` runs this with a gigabyte (`DRAVE_TRANSFER_MIB`) and ten kills (`DRAVE_TRANSFER_KILLS`).
 
 use drave::api::Status;
 use std::time::{Duration, Instant};
-use support::{Cluster, until};
+use support::{Cluster, wait_until};
 
 mod support;
 
@@ -12,93 +12,97 @@ const MIB: u64 = 1 << 20;
 /// Maximum number of bytes sent again after a kill: those in flight, and the leader's probes for the follower's offset.
 const RESENT_PER_KILL_MAX: u64 = 6 * MIB;
 
-fn number(name: &str, default: u64) -> u64 {
+fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Starts a cluster that takes snapshots only on request, and writes `mib` MiB of state. One follower has none of it,
-/// is down, and needs a snapshot; returns its number as well.
+/// Starts a cluster that takes snapshots only on request, and writes `mib` MiB of state. One follower is down during
+/// these writes, and then needs a snapshot. Returns the number of this follower as well.
 fn cluster_with_lagging_follower(mib: u64) -> (Cluster, usize) {
     let mut cluster = Cluster::prepare(3);
-    let words = ["--snapshot-log-bytes", "1TiB", "--snapshot-max-age", "1000h", "--trailing-bytes", "64KiB"];
-    cluster.words = [&["--segment-size", "16MiB"], &words[..]].concat().into_iter().map(str::to_owned).collect();
+    let args = ["--snapshot-log-bytes", "1TiB", "--snapshot-max-age", "1000h", "--trailing-bytes", "64KiB"];
+    cluster.extra_args = [&["--segment-size", "16MiB"], &args[..]].concat().into_iter().map(str::to_owned).collect();
     (0..3).for_each(|n| cluster.spawn(n));
-    let away = (cluster.leader() + 1) % 3;
-    let had = cluster.status(away).unwrap().last;
-    cluster.kill(away);
+    let lagging_follower = (cluster.wait_for_leader() + 1) % 3;
+    let received_before = cluster.status(lagging_follower).unwrap().last;
+    cluster.kill(lagging_follower);
     let total = (mib << 10).to_string();
-    let load = ["--dist", "seq", "--keys", &total, "--total", &total, "--value-size", "1024"];
-    let more = ["--clients", "8", "--inflight", "32", "--warmup", "0s", "--duration", "10m", "--timeout", "60s"];
-    let said = cluster.run(&[&["bench", "put", "--keep", "-o", "json"], &load[..], &more].concat());
-    assert_eq!(said.code, Some(0), "{said:?}");
-    let said = cluster.run(&["snapshot", "take", "--timeout", "10m"]);
-    assert_eq!(said.out.matches(" ok ").count(), 2, "{said:?}");
-    for n in (0..3).filter(|n| *n != away) {
-        let gone = || cluster.status(n).filter(|status| status.log.first > had + 1);
-        until("the log is compacted", gone, || cluster.logs());
+    let load_args = ["--dist", "seq", "--keys", &total, "--total", &total, "--value-size", "1024"];
+    let more_args = ["--clients", "8", "--inflight", "32", "--warmup", "0s", "--duration", "10m", "--timeout", "60s"];
+    let output = cluster.run(&[&["bench", "put", "--keep", "-o", "json"], &load_args[..], &more_args].concat());
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let output = cluster.run(&["snapshot", "take", "--timeout", "10m"]);
+    assert_eq!(output.out.matches(" ok ").count(), 2, "{output:?}");
+    for n in (0..3).filter(|n| *n != lagging_follower) {
+        let log_compacted = || cluster.status(n).filter(|status| status.log.first > received_before + 1);
+        wait_until("the log is compacted", log_compacted, || cluster.logs());
     }
-    (cluster, away)
+    (cluster, lagging_follower)
 }
 
 /// Status of the leader, if there is one.
 fn leader_status(cluster: &Cluster) -> Option<Status> {
-    cluster.leader_of(0..3).and_then(|leader| cluster.status(leader))
+    cluster.leader_among(0..3).and_then(|leader| cluster.status(leader))
 }
 
-/// Bytes of the snapshot that the follower has, as the leader knows; `total` once it needs no snapshot any more.
-fn received_bytes(cluster: &Cluster, away: usize, total: u64) -> Option<u64> {
-    let leading = leader_status(cluster)?;
-    let peer = leading.peers.iter().find(|peer| peer.node == away as u64 + 1)?;
+/// Bytes of the snapshot that the follower has, as far as the leader knows; `total` once the follower needs no snapshot
+/// any more.
+fn received_bytes(cluster: &Cluster, lagging_follower: usize, total: u64) -> Option<u64> {
+    let leader = leader_status(cluster)?;
+    let peer = leader.peers.iter().find(|peer| peer.node == lagging_follower as u64 + 1)?;
     Some(if peer.stage == "stream" && peer.matched > 0 { total } else { peer.snapshot_has })
 }
 
 #[test]
 fn repeatedly_killed_receiver_resumes_the_snapshot() {
-    let (mib, kills) = (number("DRAVE_TRANSFER_MIB", 64), number("DRAVE_TRANSFER_KILLS", 3));
-    let (mut cluster, away) = cluster_with_lagging_follower(mib);
+    let (mib, kills) = (env_number("DRAVE_TRANSFER_MIB", 64), env_number("DRAVE_TRANSFER_KILLS", 3));
+    let (mut cluster, lagging_follower) = cluster_with_lagging_follower(mib);
     let total = leader_status(&cluster).unwrap().log.snapshot_bytes;
     assert!(total > mib * MIB, "the snapshot holds the whole state: {total}");
-    let begun = Instant::now();
-    cluster.spawn(away);
-    let mut killed = Vec::new();
-    for nth in 1..=kills {
+    let started = Instant::now();
+    cluster.spawn(lagging_follower);
+    let mut bytes_at_kills = Vec::new();
+    for kill in 1..=kills {
         // Kills are spread evenly over the transfer.
-        let far = total * nth / (kills + 1);
-        let there = || received_bytes(&cluster, away, total).filter(|has| *has >= far);
-        let had = until("more of the snapshot has arrived", there, || cluster.logs());
-        if had == total {
+        let threshold = total * kill / (kills + 1);
+        let has_received = || received_bytes(&cluster, lagging_follower, total).filter(|has| *has >= threshold);
+        let received_before = wait_until("more of the snapshot has arrived", has_received, || cluster.logs());
+        if received_before == total {
             break;
         }
-        cluster.kill(away);
-        killed.push(had);
-        cluster.spawn(away);
+        cluster.kill(lagging_follower);
+        bytes_at_kills.push(received_before);
+        cluster.spawn(lagging_follower);
     }
-    cluster.agree();
-    let took: Duration = begun.elapsed();
-    let others = (0..3).filter(|n| *n != away);
-    let sent: u64 = others.map(|n| cluster.status(n).unwrap().log.shipped_bytes).sum();
-    let received = cluster.status(away).unwrap().log.received_bytes;
+    cluster.wait_for_convergence();
+    let elapsed: Duration = started.elapsed();
+    let senders = (0..3).filter(|n| *n != lagging_follower);
+    let sent: u64 = senders.map(|n| cluster.status(n).unwrap().log.shipped_bytes).sum();
+    let received = cluster.status(lagging_follower).unwrap().log.received_bytes;
     eprintln!(
         "a snapshot of {} MiB, {} kills at {:?} MiB: {} MiB sent, {:.1} % of them again; {:.1} s; the last run \
          received {} MiB",
         total / MIB,
-        killed.len(),
-        killed.iter().map(|had| had / MIB).collect::<Vec<_>>(),
+        bytes_at_kills.len(),
+        bytes_at_kills.iter().map(|received_before| received_before / MIB).collect::<Vec<_>>(),
         sent / MIB,
         (sent.saturating_sub(total)) as f64 * 100.0 / total as f64,
-        took.as_secs_f64(),
+        elapsed.as_secs_f64(),
         received / MIB,
     );
-    assert!(!killed.is_empty(), "the transfer ended before the first kill");
+    assert!(!bytes_at_kills.is_empty(), "the transfer ended before the first kill");
     assert!(sent >= total, "{sent} of {total} bytes were sent");
-    let again = sent - total;
-    assert!(again <= killed.len() as u64 * RESENT_PER_KILL_MAX, "{again} bytes were sent again");
+    let sent_again = sent - total;
+    assert!(sent_again <= bytes_at_kills.len() as u64 * RESENT_PER_KILL_MAX, "{sent_again} bytes were sent again");
     if total >= 1 << 30 {
-        assert_eq!(killed.len() as u64, kills);
-        assert!(again * 10 < total, "more than a tenth was sent again: {again}");
+        assert_eq!(bytes_at_kills.len() as u64, kills);
+        assert!(sent_again * 10 < total, "more than a tenth of the snapshot was sent again: {sent_again} bytes");
     }
     // The last run received only what the runs before it lacked.
-    let before = killed[killed.len() - 1].saturating_sub(RESENT_PER_KILL_MAX);
-    assert!(received <= total - before, "{received} bytes received, and {before} were already there");
+    let already_received = bytes_at_kills[bytes_at_kills.len() - 1].saturating_sub(RESENT_PER_KILL_MAX);
+    assert!(
+        received <= total - already_received,
+        "the last run received {received} bytes, although the follower already had {already_received} bytes"
+    );
     cluster.expect_no_deaths();
 }

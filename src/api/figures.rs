@@ -1,4 +1,4 @@
-//! A node's counters, as plain numbers: each has one owner that counts, so no counter needs a lock.
+//! A node's counters, as plain numbers: one thread updates each of them, so no counter needs a lock.
 
 use super::Refusal;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Upper bounds of the duration buckets, in nanoseconds: from 50 µs to ten seconds, in steps of 2 or 2.5.
-const DURATIONS: [u64; 17] = [
+const DURATION_BOUNDS_NS: [u64; 17] = [
     50_000,
     100_000,
     200_000,
@@ -25,50 +25,50 @@ const DURATIONS: [u64; 17] = [
     5_000_000_000,
     10_000_000_000,
 ];
-/// Upper bounds of the count buckets.
-const COUNTS: [u64; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
+/// Upper bounds of the buckets for numbers of entries: powers of two.
+const COUNT_BOUNDS: [u64; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
 
-/// A histogram.
+/// A histogram with fixed buckets, which the metrics page can serve as it is.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Buckets {
     /// The upper bounds of the buckets, ascending and inclusive.
     pub bounds: Vec<u64>,
     /// The number of values in each bucket; the last counts values above all bounds.
     pub counts: Vec<u64>,
-    /// The sum of all values.
+    /// The sum of all values, in the unit of `bounds`. It stops at the maximum instead of wrapping.
     pub sum: u64,
 }
 
 impl Buckets {
     /// An empty histogram of durations, in nanoseconds.
     pub fn of_durations() -> Buckets {
-        Buckets::with(&DURATIONS)
+        Buckets::with_bounds(&DURATION_BOUNDS_NS)
     }
 
     /// An empty histogram of counts.
     pub fn of_counts() -> Buckets {
-        Buckets::with(&COUNTS)
+        Buckets::with_bounds(&COUNT_BOUNDS)
     }
 
-    fn with(bounds: &[u64]) -> Buckets {
+    fn with_bounds(bounds: &[u64]) -> Buckets {
         Buckets { bounds: bounds.to_vec(), counts: vec![0; bounds.len() + 1], sum: 0 }
     }
 
-    /// Adds a value.
+    /// Counts a value in the first bucket whose bound is not below it.
     pub fn record(&mut self, value: u64) {
-        let at = self.bounds.partition_point(|bound| *bound < value);
-        if let Some(count) = self.counts.get_mut(at) {
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        if let Some(count) = self.counts.get_mut(bucket) {
             *count += 1;
             self.sum = self.sum.saturating_add(value);
         }
     }
 
-    /// Adds a duration.
-    pub fn took(&mut self, duration: Duration) {
+    /// Counts a duration, in nanoseconds.
+    pub fn record_duration(&mut self, duration: Duration) {
         self.record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// The number of values.
+    /// The number of values counted so far, in all buckets together.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -77,7 +77,7 @@ impl Buckets {
 /// A node's counters. Durations are in nanoseconds.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Counters {
-    /// How often the known leader of this node changed.
+    /// How often this node learned of a leader with another id than the last one it knew.
     pub leader_changes: u64,
     /// Proposals that wait to be committed and applied.
     pub proposals_pending: u64,
@@ -93,7 +93,7 @@ pub struct Counters {
     pub batch_entries: Buckets,
     /// Durations of this node's own snapshots, from freezing the state to the durable file.
     pub snapshot_ns: Buckets,
-    /// Durations of reactor loop iterations: each serves no other event meanwhile.
+    /// Durations of the event loop's iterations. An event that arrives during an iteration waits for the next one.
     pub turn_ns: Buckets,
     /// On a leader: from a heartbeat to its response, for each other member.
     pub round_trip_ns: BTreeMap<u64, Buckets>,
@@ -103,15 +103,15 @@ pub struct Counters {
     pub connections: BTreeMap<String, u64>,
     /// Counters of each gateway: `native`, `redis`, `http`.
     #[serde(default)]
-    pub gateways: BTreeMap<String, GatewayFigures>,
+    pub gateways: BTreeMap<String, GatewayCounters>,
 }
 
 /// Requests and clients at a gateway since the process started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct GatewayFigures {
-    /// Clients accepted.
+pub struct GatewayCounters {
+    /// Client connections accepted.
     pub accepted: u64,
-    /// Clients rejected because the limit of connections was reached.
+    /// Client connections rejected because the limit of connections was reached.
     pub turned_away: u64,
     /// Requests that go through the log.
     pub writes: u64,
@@ -119,51 +119,51 @@ pub struct GatewayFigures {
     pub reads: u64,
     /// Requests that need neither log nor state machine, invalid ones included.
     pub others: u64,
-    /// Requests refused by reason, a name of [`Refusal::name`]: nothing has happened.
+    /// Refused requests by reason, a name of [`Refusal::name`]. They had no effect.
     pub refused: BTreeMap<String, u64>,
-    /// Requests that are invalid, or whose outcome is unknown, by kind: a name of [`RequestError::name`].
+    /// Requests answered with an error, by kind: a name of [`RequestError::name`].
     pub errors: BTreeMap<String, u64>,
 }
 
-/// How a request failed.
+/// Why a request counts as failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// It was refused for this reason: nothing has happened.
+    /// The request was refused without effect. The reason is a name of [`Refusal::name`].
     Refused(&'static str),
-    /// It was answered with an error.
-    Wrong(RequestError),
+    /// The request was answered with an error.
+    Error(RequestError),
 }
 
-/// How a request is invalid, or fails without a refusal.
+/// The kind of an error that is no refusal: the request is invalid, or it may have had an effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RequestError {
-    /// It may have taken effect, or may still.
+    /// The request may have taken effect, or may still take effect.
     UnknownOutcome,
-    /// It could not be parsed, or has invalid arguments.
+    /// The request could not be parsed, or has invalid arguments.
     Malformed,
-    /// It is well-formed, but not supported here.
+    /// The request is well-formed, but not supported by this gateway.
     Unsupported,
-    /// It came without the password, or is not allowed.
+    /// The client did not send the password, or the request is not allowed.
     Unauthorized,
-    /// It was executed, and its answer exceeds the size limit; or the answer could not be decoded.
-    Answer,
+    /// The request was executed, but its answer exceeds the size limit or could not be decoded.
+    UnusableAnswer,
 }
 
 impl RequestError {
-    /// The name in metrics.
+    /// The value of the label `kind` in metrics.
     pub fn name(self) -> &'static str {
         match self {
             RequestError::UnknownOutcome => "unknown_outcome",
             RequestError::Malformed => "malformed",
             RequestError::Unsupported => "unsupported",
             RequestError::Unauthorized => "unauthorized",
-            RequestError::Answer => "answer",
+            RequestError::UnusableAnswer => "answer",
         }
     }
 }
 
 impl Refusal {
-    /// The name in metrics.
+    /// The value of the label `reason` in metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Refusal::NotLeader { .. } => "not_leader",

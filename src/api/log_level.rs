@@ -3,24 +3,24 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// How much a node logs: lines of this level and of the levels before it.
+/// How much a node logs: lines of this level and of the less verbose levels.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum LogLevel {
-    /// Nothing.
+    /// No lines at all.
     Off,
-    /// Failures.
+    /// Failures that stop a function of the node, or the node.
     Error,
-    /// Also events that need an operator.
+    /// Errors, and conditions that an operator should change.
     Warn,
-    /// Also events for the operator: the default of a node.
+    /// Warnings, and events that an operator may want to know of, such as a new leader. The default of a node.
     Info,
-    /// Also details that explain the lines of the levels before.
+    /// Lines of level `Info`, and details that explain them.
     Debug,
-    /// Everything.
+    /// Lines of all levels.
     Trace,
 }
 
-/// A request on a node's log level.
+/// A request to read or change a node's log level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogLevelRequest {
     /// Reads the level in force; nothing changes.
@@ -36,7 +36,7 @@ pub enum LogLevelRequest {
 pub struct LogLevelInForce {
     /// The level; if different modules have different levels, the most verbose one.
     pub level: LogLevel,
-    /// Whether it was changed since the start of the process.
+    /// Whether the level differs from the one at the start of the process because of a request.
     pub changed: bool,
 }
 

@@ -1,8 +1,9 @@
 //! The requests to a cluster, and its replies.
 //!
-//! A request that changes state is an [`Op`]: the client encodes it, and its bytes go into the log unchanged. A reply
-//! has one of three results: done, refused (*nothing has happened*), or [`Reply::Unknown`], which may still happen. A
-//! retry in the same session with the same number finds out, and executes nothing twice.
+//! A request that changes state is an [`Op`]: the client encodes it, and its bytes go into the log unchanged. Such a
+//! request is done, refused (*it had no effect*), or its outcome is unknown ([`Reply::Unknown`]): it may have taken
+//! effect, or may still. A retry in the same session under the same number learns the outcome, and executes nothing
+//! twice.
 
 pub mod figures;
 mod log_level;

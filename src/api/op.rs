@@ -1,4 +1,4 @@
-//! Operations: what a client writes into the log.
+//! Operations: the entries that clients append to the log.
 
 use crate::codec::Malformed;
 use crate::limits::SESSION_WINDOW_MAX;
@@ -9,41 +9,43 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// The content of an opaque entry: an operation in a session, so that it executes once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op<C = Bytes> {
-    /// Opens a session that may have up to `window` commands outstanding. Its id is the index of the entry.
+    /// Opens a session that may have up to `window` commands outstanding. The session's id is the index of the entry.
     Open {
         /// How many commands may be outstanding, at most [`SESSION_WINDOW_MAX`].
         window: u32,
-        /// Whether its commands execute in the order of their numbers: number n only when every number from the
-        /// lowest outstanding one to n - 1 has executed. A command that comes early is [`Outcome::OutOfOrder`].
+        /// Whether the session's commands execute in the order of their numbers: number n only when every number from
+        /// the lowest outstanding one to n - 1 has executed. A command that comes early is [`Outcome::OutOfOrder`].
         ordered: bool,
     },
     /// Executes a command once, however often it is retried.
     Execute {
-        /// The session it belongs to.
+        /// The session in which the command is numbered.
         session: SessionId,
         /// The command's number in the session, from 1. A number seen before gets the stored first answer.
         seq: u64,
-        /// The lowest number whose answer the client still waits for: answers below it are discarded.
+        /// The lowest number whose answer the client still waits for: stored answers to lower numbers are discarded.
         first_outstanding: u64,
         /// The command for the state machine.
         command: C,
     },
-    /// Ends a session.
+    /// Ends a session, and discards its stored answers.
     Close {
-        /// The session to end.
+        /// The session to end. A session that has expired already is no error.
         session: SessionId,
     },
-    /// Only the time that its entry carries: the leader's own, to expire keys and sessions while no request arrives. No
-    /// client may send it.
+    /// No operation: the entry only carries the cluster time. The leader appends it, to expire keys and sessions while
+    /// no request arrives. No client may send it.
     Tick,
 }
 
-const OPEN: u8 = 1;
-const EXECUTE: u8 = 2;
-const CLOSE: u8 = 3;
-const TICK: u8 = 4;
-/// A separate kind, so that logs written before ordered sessions existed are still readable.
-const OPEN_ORDERED: u8 = 5;
+// The kinds of an encoded operation: its first byte.
+const KIND_OPEN: u8 = 1;
+const KIND_EXECUTE: u8 = 2;
+const KIND_CLOSE: u8 = 3;
+const KIND_TICK: u8 = 4;
+/// Opens an ordered session. This is a separate kind, so that logs written before ordered sessions existed are still
+/// readable.
+const KIND_OPEN_ORDERED: u8 = 5;
 
 impl Op {
     /// Encodes the operation: kind (1 byte), then the fields in order, a command last and without a length.
@@ -54,21 +56,21 @@ impl Op {
         });
         match self {
             Op::Open { window, ordered } => {
-                out.put_u8(if *ordered { OPEN_ORDERED } else { OPEN });
+                out.put_u8(if *ordered { KIND_OPEN_ORDERED } else { KIND_OPEN });
                 out.put_u32_le(*window);
             }
-            Op::Execute { session, seq, first_outstanding: lowest, command } => {
-                out.put_u8(EXECUTE);
+            Op::Execute { session, seq, first_outstanding, command } => {
+                out.put_u8(KIND_EXECUTE);
                 out.put_u64_le(session.0);
                 out.put_u64_le(*seq);
-                out.put_u64_le(*lowest);
+                out.put_u64_le(*first_outstanding);
                 out.put_slice(command);
             }
             Op::Close { session } => {
-                out.put_u8(CLOSE);
+                out.put_u8(KIND_CLOSE);
                 out.put_u64_le(session.0);
             }
-            Op::Tick => out.put_u8(TICK),
+            Op::Tick => out.put_u8(KIND_TICK),
         }
         out.freeze()
     }
@@ -77,8 +79,8 @@ impl Op {
     pub fn decode(bytes: Bytes) -> Result<Op, Malformed> {
         Ok(match Op::read(&bytes)? {
             Op::Open { window, ordered } => Op::Open { window, ordered },
-            Op::Execute { session, seq, first_outstanding: lowest, command } => {
-                Op::Execute { session, seq, first_outstanding: lowest, command: bytes.slice_ref(command) }
+            Op::Execute { session, seq, first_outstanding, command } => {
+                Op::Execute { session, seq, first_outstanding, command: bytes.slice_ref(command) }
             }
             Op::Close { session } => Op::Close { session },
             Op::Tick => Op::Tick,
@@ -89,7 +91,7 @@ impl Op {
 impl<'a> Op<&'a [u8]> {
     /// Decodes an operation from borrowed bytes: no reference count changes.
     pub fn read(mut bytes: &'a [u8]) -> Result<Op<&'a [u8]>, Malformed> {
-        let op = Op::take(&mut bytes).map_err(|_| Malformed("ends too early"))?;
+        let op = Op::parse(&mut bytes).map_err(|_| Malformed("ends too early"))?;
         match op {
             None => Err(Malformed("unknown kind of operation")),
             Some(Op::Open { .. } | Op::Close { .. } | Op::Tick) if !bytes.is_empty() => {
@@ -103,45 +105,45 @@ impl<'a> Op<&'a [u8]> {
         }
     }
 
-    fn take(bytes: &mut &'a [u8]) -> std::io::Result<Option<Op<&'a [u8]>>> {
+    fn parse(bytes: &mut &'a [u8]) -> std::io::Result<Option<Op<&'a [u8]>>> {
         Ok(match bytes.read_u8()? {
-            kind @ (OPEN | OPEN_ORDERED) => {
-                Some(Op::Open { window: bytes.read_u32::<LittleEndian>()?, ordered: kind == OPEN_ORDERED })
+            kind @ (KIND_OPEN | KIND_OPEN_ORDERED) => {
+                Some(Op::Open { window: bytes.read_u32::<LittleEndian>()?, ordered: kind == KIND_OPEN_ORDERED })
             }
-            EXECUTE => Some(Op::Execute {
+            KIND_EXECUTE => Some(Op::Execute {
                 session: SessionId(bytes.read_u64::<LittleEndian>()?),
                 seq: bytes.read_u64::<LittleEndian>()?,
                 first_outstanding: bytes.read_u64::<LittleEndian>()?,
                 command: bytes,
             }),
-            CLOSE => Some(Op::Close { session: SessionId(bytes.read_u64::<LittleEndian>()?) }),
-            TICK => Some(Op::Tick),
+            KIND_CLOSE => Some(Op::Close { session: SessionId(bytes.read_u64::<LittleEndian>()?) }),
+            KIND_TICK => Some(Op::Tick),
             _ => None,
         })
     }
 }
 
-/// The result of an operation, decided where it is applied, the same on every node.
+/// The result of applying an operation, the same on every node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// The session is open.
     Opened {
-        /// Its id.
+        /// The id of the session: the index of the entry that opened it.
         session: SessionId,
     },
     /// The command was executed, now or when its number was first seen.
     Executed {
-        /// The state machine's first answer to it.
+        /// The state machine's answer to the first execution.
         answer: Bytes,
-        /// Whether it had been executed before, so that this is the stored answer.
+        /// Whether the command had been executed before, so that `answer` is the stored one.
         duplicate: bool,
     },
-    /// The session is closed, now or before.
+    /// The session is closed, by this entry or before.
     Closed,
     /// The session is unknown: it expired, was closed, or never existed. Nothing was executed; an earlier attempt under
     /// this number may have been.
     SessionExpired,
-    /// The number is below the lowest that the client waits for: its answer is discarded. Nothing was executed.
+    /// The number is below the lowest that the client waits for, so its answer was discarded. Nothing was executed.
     ResponseDiscarded,
     /// The session's window of outstanding commands is exceeded. Nothing was executed.
     WindowExceeded,
@@ -179,7 +181,7 @@ mod tests {
             assert!(Op::decode(Op::Open { window: SESSION_WINDOW_MAX + 1, ordered }.encode()).is_err());
         }
         assert!(Op::decode(Bytes::new()).is_err());
-        let zero = Op::Execute { session: SessionId(3), seq: 0, first_outstanding: 0, command: Bytes::new() };
-        assert!(Op::decode(zero.encode()).is_err());
+        let zero_seq = Op::Execute { session: SessionId(3), seq: 0, first_outstanding: 0, command: Bytes::new() };
+        assert!(Op::decode(zero_seq.encode()).is_err());
     }
 }

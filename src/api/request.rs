@@ -12,28 +12,28 @@ pub enum Consistency {
     /// Linearizable: a quorum confirms the leader first (thesis §6.4).
     #[default]
     Linearizable,
-    /// The state that the node has applied, at once; it may be stale.
+    /// Answered at once from the state that the node has applied, which may be stale.
     Local,
 }
 
 /// A request to a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Appends this operation to the log: an encoded [`Op`](super::Op), kept unchanged.
+    /// Appends an operation to the log.
     Propose {
-        /// The encoded operation ([`Op::encode`](super::Op::encode)).
+        /// The operation, encoded by [`Op::encode`](super::Op::encode). The log stores these bytes unchanged.
         op: Bytes,
     },
     /// Queries the state machine without changing it.
     Query {
-        /// The query for the state machine.
+        /// The query, in the state machine's own encoding.
         query: Bytes,
-        /// The consistency of the read.
+        /// Whether the answer must reflect every write acknowledged before the query.
         consistency: Consistency,
     },
-    /// Requests the node's status.
+    /// Reads the node's status. It is answered at once, also without a leader.
     Status,
-    /// Takes a snapshot on this node now. The reply comes when it is durable.
+    /// Takes a snapshot on this node, of everything that it has applied. The reply comes when the snapshot is durable.
     Snapshot,
     /// Reads a chunk of the file of a snapshot on this node.
     ReadSnapshot {
@@ -44,9 +44,9 @@ pub enum Request {
     },
     /// Changes the membership of the cluster (§6).
     Change {
-        /// The change.
+        /// The member to add, remove or replace, and how.
         change: Change,
-        /// Whether to make the change even if it may stop the cluster.
+        /// Whether to make the change even if the cluster may then lack a majority.
         force: bool,
     },
     /// Transfers the leadership to another node (thesis §3.10).
@@ -58,39 +58,39 @@ pub enum Request {
     LogLevel(LogLevelRequest),
 }
 
-/// A node's reply.
+/// A node's reply to a [`Request`].
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
     /// The operation is committed and applied.
     Done {
-        /// The position of its entry.
+        /// The position of the operation's entry in the log.
         position: Position,
-        /// The result of the operation.
+        /// The result of applying the operation, the same on every node.
         outcome: Outcome,
     },
     /// The state machine's answer to a query.
     Answer {
-        /// The last index that the state machine had applied.
+        /// The last index that the state machine had applied when it answered.
         applied: Index,
-        /// The answer.
+        /// The answer, in the state machine's own encoding.
         answer: Bytes,
     },
-    /// The node's status.
+    /// The node's status, boxed because it is much larger than the other replies.
     Status(Box<Status>),
     /// The newest snapshot of the node.
     Snapshot {
-        /// The position of the snapshot.
+        /// The position of the last entry that the snapshot covers.
         position: Position,
-        /// The length of its file in bytes.
+        /// The length of the snapshot's file in bytes.
         bytes: u64,
     },
     /// A chunk of a snapshot's file: at most [`CHUNK_BYTES`](crate::limits::CHUNK_BYTES) bytes, and none at its end.
     SnapshotChunk {
         /// Where in the file the chunk starts, in bytes.
         offset: u64,
-        /// The length of the file in bytes.
+        /// The length of the whole file in bytes.
         total: u64,
-        /// The bytes of the chunk.
+        /// The bytes of the file from `offset` on.
         bytes: Bytes,
     },
     /// The membership change is committed.
@@ -100,14 +100,15 @@ pub enum Reply {
     },
     /// The leadership was transferred.
     Transferred {
-        /// The new leader.
+        /// The new leader, which may be another node than the target.
         to: NodeId,
     },
     /// The log level in force on this node.
     LogLevel(LogLevelInForce),
     /// The request was refused. Nothing has happened.
     Refused(Refusal),
-    /// The request may have happened, or may still happen: this node lost the leadership or its leader before it knew.
+    /// The request may have taken effect, or may still: this node lost the leadership, or its leader, before it learned
+    /// the outcome.
     Unknown,
 }
 
@@ -115,21 +116,21 @@ pub enum Reply {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// This node is not the leader. Retry on the leader, or on any node if it is not known.
+    /// This node is not the leader. Retry on the leader, or on any node if the leader is not known.
     #[error("not the leader of term {term}")]
     NotLeader {
         /// The leader, as far as this node knows.
         leader: Option<NodeId>,
-        /// The leader's address.
+        /// The leader's address, if this node knows it.
         address: Option<String>,
-        /// The term of this node.
+        /// The current term of the node that refuses.
         term: Term,
     },
     /// There has been no leader for the longest time that a request may wait.
     #[error("no leader")]
     NoLeader,
     /// This node has too much work in progress. Retry after a short wait.
-    #[error("busy: more is under way than may be")]
+    #[error("busy: too many requests are in progress")]
     Busy,
     /// The command is larger than this cluster accepts.
     #[error("too large: {bytes} bytes, and the limit is {limit}")]
@@ -142,18 +143,18 @@ pub enum Refusal {
     /// The request could not be decoded.
     #[error("malformed request")]
     Malformed,
-    /// The node is stopping.
+    /// The node is stopping and accepts no new requests. Retry on another node.
     #[error("the node is stopping")]
     Stopping,
     /// The node belongs to no cluster, not yet or not any more, and has no leader: retry on another node.
-    #[error("{node} is not a member of the cluster{}", known(.members))]
+    #[error("{node} is not a member of the cluster{}", known_members(.members))]
     NotMember {
         /// This node's id.
         node: NodeId,
-        /// The addresses of the members that it knew last.
+        /// The addresses of the members that this node knew last.
         members: Vec<String>,
     },
-    /// The disk of this node has no room for it.
+    /// A disk has no room for the request: this node's, or for a write also those of too many followers.
     #[error("no space left on the disk of this node")]
     NoSpace,
     /// Another membership change is under way: only one at a time is allowed (§6), and none before this leader's first
@@ -163,16 +164,16 @@ pub enum Refusal {
         /// The index of the configuration that has to be committed first.
         since: Index,
     },
-    /// The change does not lead to a valid membership.
+    /// The change or transfer is not possible in the membership in force, or the change was aborted.
     #[error("{why}")]
     InvalidChange {
-        /// Why it is invalid.
+        /// The rule that the change breaks, or the membership in force after an aborted change.
         why: String,
     },
     /// The change is possible, but might stop the cluster; `force` makes it anyway.
     #[error("{why}")]
     UnsafeChange {
-        /// The risk.
+        /// How the change might stop the cluster, for an operator.
         why: String,
     },
     /// The requested snapshot no longer exists: a newer one has replaced it.
@@ -181,14 +182,15 @@ pub enum Refusal {
     /// The process that runs the node does not support the request.
     #[error("the process that runs this node does not support this request")]
     NotOffered,
-    /// The target did not take over in time: the leader goes on.
+    /// The target did not take over in time: the current leader keeps leading.
     #[error("{to} did not take over in time; the leader keeps leading")]
     TransferTimedOut {
-        /// The target.
+        /// The node that was to become the leader.
         to: NodeId,
     },
 }
 
-fn known(members: &[String]) -> String {
+/// The end of the message: the last known members' addresses, if there are any.
+fn known_members(members: &[String]) -> String {
     if members.is_empty() { String::new() } else { format!("; those it knew last are at {}", members.join(", ")) }
 }

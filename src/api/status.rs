@@ -19,7 +19,7 @@ pub enum RoleName {
     Leader,
     /// Receives the log and has no vote.
     Learner,
-    /// Is not a member of a cluster that it knows: not yet, or not any more.
+    /// Is not a member of the configuration that it knows: not yet, or not any more.
     Outside,
 }
 
@@ -41,22 +41,22 @@ impl std::fmt::Display for RoleName {
 pub struct Status {
     /// This node's id.
     pub node: u64,
-    /// The id of its cluster, in hex.
+    /// The id of this node's cluster, in hex.
     pub cluster: String,
-    /// Its role.
+    /// The node's role in the current term.
     pub role: RoleName,
-    /// Its term.
+    /// The latest term that the node knows.
     pub term: u64,
     /// The leader, as far as this node knows.
     pub leader: Option<u64>,
-    /// The last index of its log that is known to be committed.
+    /// The last index of this node's log that is known to be committed.
     pub commit: u64,
-    /// The highest index known to be committed, whether its log has reached it or not.
+    /// The highest index that the node knows to be committed, even if its own log has not reached it yet.
     #[serde(default)]
     pub goal: u64,
     /// The last index applied to the state machine.
     pub applied: u64,
-    /// The last index in the log.
+    /// The last index in this node's log.
     pub last: u64,
     /// The last index that is durable on this node's disk.
     pub durable: u64,
@@ -64,62 +64,64 @@ pub struct Status {
     pub digest: String,
     /// Number of open sessions.
     pub sessions: u64,
-    /// The configuration in force, in words.
+    /// The members of the configuration in force, in words.
     pub membership: String,
-    /// On a leader, its view of each other member; otherwise empty.
+    /// On a leader, the replication progress of each other member; otherwise empty.
     pub peers: Vec<PeerStatus>,
-    /// The disk of this node.
+    /// Syncs and free room of this node's disk.
     pub disk: DiskStatus,
     /// Whether writes are synced before they are answered. False only under `--unsafe-no-fsync`.
     pub fsync: bool,
-    /// Whether its data is in memory, on a tmpfs: a sync there makes nothing durable.
+    /// Whether this node's data is in memory, on a tmpfs: a sync there makes nothing durable.
     #[serde(default)]
     pub in_memory: bool,
-    /// The file system of its data, such as `ext4`; empty if it is not recognized.
+    /// The file system of this node's data, such as `ext4`; empty if it is not recognized.
     #[serde(default)]
     pub file_system: String,
-    /// Its timeouts.
+    /// The timeouts that the node was started with.
     #[serde(default)]
     pub timing: TimingStatus,
-    /// Whether its disk has too little room: as leader it refuses writes that need more.
+    /// Whether the node's disk has too little room. As leader it then refuses writes, except those that free room.
     #[serde(default)]
     pub low_space: bool,
     /// Nanoseconds of CPU this process has used.
     pub cpu_ns: u64,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
-    /// On a leader, where the time of a write goes.
+    /// How long each stage of a write takes, measured while this node leads.
     pub stages: StageStatus,
     /// The build: version and profile.
     pub version: String,
-    /// Elections this node has begun since it started, by reason.
+    /// Elections this node has started since its process started, by reason.
     pub elections: std::collections::BTreeMap<String, u64>,
     /// The members of the configuration in force.
     #[serde(default)]
     pub members: Vec<MemberStatus>,
-    /// The target of its leadership transfer; 0 if there is none.
+    /// The target of this leader's leadership transfer; 0 if there is none.
     #[serde(default)]
     pub hands_over: u64,
-    /// The id of its log, in hex; empty until it is agreed.
+    /// The id of this node's log, in hex; empty until the cluster has agreed on it.
     #[serde(default)]
     pub log_id: String,
-    /// The position that it acknowledged and no longer holds, as `index@term`; empty if there is none.
+    /// The position that this node acknowledged and no longer holds, as `index@term`; empty if there is none.
     #[serde(default)]
     pub promised: String,
-    /// The part of the log that it keeps, and the snapshot that covers the rest.
+    /// The part of the log that this node keeps, and the snapshot that covers the rest.
     #[serde(default)]
     pub log: LogStatus,
-    /// Milliseconds until its timer is due: a leader then sends a heartbeat, and a follower campaigns.
+    /// Milliseconds until this node's consensus timer is due: a leader then sends a heartbeat, and a follower
+    /// campaigns.
     #[serde(default)]
     pub timer_ms: u64,
-    /// When its certificate expires, in seconds since 1970; none without TLS.
+    /// When this node's certificate expires, in seconds since 1970; `None` without TLS.
     pub certificate_expires: Option<u64>,
-    /// Its state machine and the version of the commands; empty if it does not report them.
+    /// The name of the state machine and the version of its commands; empty if the machine does not report them.
     #[serde(default)]
     pub machine: String,
-    /// When the last of its trusted certificates expires, in seconds since 1970; none without TLS.
+    /// When the last of the certificate authorities that this node trusts expires, in seconds since 1970; `None`
+    /// without TLS.
     pub authority_expires: Option<u64>,
-    /// Its counters.
+    /// Counters and histograms since the process started.
     #[serde(default)]
     pub figures: Counters,
 }
@@ -138,15 +140,16 @@ pub struct TimingStatus {
 /// A member of the cluster, from the configuration in force.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct MemberStatus {
-    /// Its id.
+    /// The member's id.
     pub node: u64,
     /// `voter` or `learner`; in a joint configuration also `incoming` and `outgoing` (§6).
     pub kind: String,
-    /// Its address.
+    /// The address that the configuration names, as `host:port`.
     pub address: String,
-    /// The id of its disk, in hex; empty if it is not known yet.
+    /// The id of the member's disk, in hex; empty if it is not known yet.
     pub disk: String,
-    /// Its pending role, in words; empty if its role does not change.
+    /// The role that the leader will give the member without a further command, in words; empty if the role does not
+    /// change.
     pub prospect: String,
 }
 
@@ -159,11 +162,11 @@ pub struct LogStatus {
     pub bytes: u64,
     /// Bytes of entries that the newest snapshot covers as well.
     pub reclaimable: u64,
-    /// Why these entries are still kept, in words; empty if there are none.
+    /// Why the reclaimable entries are still kept, in words; empty if `reclaimable` is 0.
     pub kept_for: String,
     /// The last index in the newest snapshot; 0 if there is none.
     pub snapshot: u64,
-    /// The size of that snapshot in bytes.
+    /// The size of the newest snapshot in bytes; 0 if there is none.
     pub snapshot_bytes: u64,
     /// Milliseconds since the newest snapshot was taken or received, or since the process started if it is older.
     #[serde(default)]
@@ -184,11 +187,11 @@ pub struct LogStatus {
 /// Statistics of a node's disk. Latencies in microseconds, since the process started.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct DiskStatus {
-    /// Syncs so far.
+    /// Number of the journal's syncs.
     pub syncs: u64,
-    /// Entries made durable so far.
+    /// Number of entries that these syncs made durable.
     pub entries: u64,
-    /// Bytes written so far.
+    /// Bytes that these syncs made durable.
     pub bytes: u64,
     /// Median sync latency.
     pub sync_p50_us: f64,
@@ -198,7 +201,7 @@ pub struct DiskStatus {
     pub sync_max_us: f64,
     /// Age of the oldest write not yet durable, in milliseconds.
     pub oldest_unsynced_ms: u64,
-    /// About how many bytes more the log can take, with all room on the disk; none before the first measurement.
+    /// About how many bytes the log can still grow by until the disk is full; `None` before the first measurement.
     pub room: Option<u64>,
 }
 
@@ -211,6 +214,6 @@ pub struct StageStatus {
     pub fsync_us: f64,
     /// From sending until the commit.
     pub replicate_us: f64,
-    /// Applying the entry.
+    /// From the submission of the entry's batch to the applier until its report.
     pub apply_us: f64,
 }

@@ -1,4 +1,4 @@
-//! A frozen state as it leaves an applier and enters another: its header and its pieces.
+//! The serialized form of a frozen state, from which another applier is restored: its header and its chunks.
 
 use crate::types::{ClusterTime, Position};
 use bytes::Bytes;
@@ -6,21 +6,21 @@ use bytes::Bytes;
 /// The header of a frozen state, by which a restored state is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StateHeader {
-    /// The last applied entry.
+    /// The position of the last entry applied to the state.
     pub position: Position,
-    /// Its cluster time.
+    /// The cluster time of the last entry applied to the state.
     pub time: ClusterTime,
-    /// The digest of machine and sessions.
+    /// The digest of machine and sessions, which the restored state must have.
     pub digest: u64,
-    /// Number of open sessions.
+    /// Number of open sessions, which the restored state must have.
     pub sessions: u64,
 }
 
-/// A piece of a frozen state. The pieces of the sessions come first.
+/// A chunk of a serialized frozen state. All chunks of the sessions come before those of the machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Piece {
-    /// Part of the sessions.
+    /// Serialized sessions, and their stored answers.
     Sessions(Bytes),
-    /// Part of the machine.
+    /// A chunk of the machine's own serialization.
     Machine(Bytes),
 }

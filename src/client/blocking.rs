@@ -1,33 +1,33 @@
-//! A blocking client: session, redirect, retry.
+//! A blocking client of a cluster: it opens a session, follows redirects to the leader, and retries.
 //!
-//! [`CallProtocol`] routes requests and interprets replies; this module has the socket and the sleep.
+//! [`CallProtocol`] makes these decisions. This module provides the socket and the sleep.
 
-use super::call_protocol::{CallProtocol, Options, Step, nothing_applied};
+use super::call_protocol::{CallProtocol, CallStep, Options, unknown_as_refused};
 use super::clock::Clock;
 use super::connection::{Connection, deadline};
-use super::error::{ClientError, Tried};
+use super::error::{ClientError, FailedAttempts};
 use crate::api::{Consistency, LogLevelInForce, LogLevelRequest, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::types::{Change, Index, NodeId, Position, Time};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
-/// A command that took effect, exactly once.
+/// The result of a command that took effect, exactly once.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Executed {
+pub struct CommandResult {
     /// The position of the entry whose application returned this answer.
     pub position: Position,
-    /// The machine's first answer.
+    /// The state machine's answer when the command was executed.
     pub answer: Bytes,
-    /// Whether an earlier attempt of this client had already taken effect.
+    /// Whether an earlier attempt to send the command had already taken effect.
     pub duplicate: bool,
 }
 
-/// The answer to a query.
+/// The result of a query.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Queried {
-    /// The last index that the machine had applied.
+pub struct QueryResult {
+    /// The index of the last entry that the state machine had applied when it answered.
     pub applied: Index,
-    /// The machine's answer.
+    /// The state machine's answer.
     pub answer: Bytes,
 }
 
@@ -38,14 +38,14 @@ pub struct Queried {
 pub struct Client {
     protocol: CallProtocol,
     clock: Clock,
-    /// To the node that replied last.
+    /// The current connection, to the node that replied last.
     connection: Option<Connection>,
     /// The id of the outstanding request.
-    waits_for: u64,
+    outstanding_id: u64,
 }
 
 impl Client {
-    /// A client of the cluster with those `host:port` endpoints. Does not dial yet.
+    /// Creates a client of the cluster with these `host:port` endpoints. The first call dials.
     pub fn connect<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Client {
         Client::with(endpoints, Options::default())
     }
@@ -55,12 +55,12 @@ impl Client {
         let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
         let clock = Clock::start();
         let protocol = CallProtocol::new(endpoints, options, clock.now(), rand::random());
-        Client { protocol, clock, connection: None, waits_for: 0 }
+        Client { protocol, clock, connection: None, outstanding_id: 0 }
     }
 
-    /// The endpoints that it was created with.
+    /// The endpoints that the client was created with.
     pub fn endpoints(&self) -> &[String] {
-        self.protocol.known().given()
+        self.protocol.known_endpoints().initial()
     }
 
     pub(super) fn options(&self) -> &Options {
@@ -68,37 +68,39 @@ impl Client {
     }
 
     /// Executes a command exactly once.
-    pub fn execute(&mut self, command: &[u8]) -> Result<Executed, ClientError> {
-        self.protocol.execute(self.clock.now(), Bytes::copy_from_slice(command));
-        match self.finish()? {
+    pub fn execute(&mut self, command: &[u8]) -> Result<CommandResult, ClientError> {
+        self.protocol.start_command(self.clock.now(), Bytes::copy_from_slice(command));
+        match self.run_call()? {
             Reply::Done { position, outcome: Outcome::Executed { answer, duplicate } } => {
-                Ok(Executed { position, answer, duplicate })
+                Ok(CommandResult { position, answer, duplicate })
             }
             _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
-    /// Sends a query to the machine.
-    pub fn query(&mut self, query: &[u8], consistency: Consistency) -> Result<Queried, ClientError> {
+    /// Sends a query to the state machine. A linearizable query sees all writes acknowledged before; a local one may be
+    /// answered from stale state.
+    pub fn query(&mut self, query: &[u8], consistency: Consistency) -> Result<QueryResult, ClientError> {
         let query = Bytes::copy_from_slice(query);
-        match self.ask(Request::Query { query, consistency }).map_err(nothing_applied)? {
-            Reply::Answer { applied, answer } => Ok(Queried { applied, answer }),
+        match self.call(Request::Query { query, consistency }).map_err(unknown_as_refused)? {
+            Reply::Answer { applied, answer } => Ok(QueryResult { applied, answer }),
             Reply::Done { position, outcome: Outcome::AnswerTooLong } => Err(ClientError::AnswerTooLong { position }),
             _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
-    /// The status of that node alone, without retries.
+    /// Requests the status of the node at `endpoint`, without retries.
     pub fn status(&self, endpoint: &str) -> Result<Status, ClientError> {
-        match self.ask_one(endpoint, &Request::Status)? {
+        match self.call_node(endpoint, &Request::Status)? {
             Reply::Status(status) => Ok(*status),
             _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
-    /// Makes one node take a snapshot and waits until it is durable: returns its position and its size in bytes.
+    /// Makes one node take a snapshot, and waits until the snapshot is durable. Returns the position of the last entry
+    /// in the snapshot, and the size of the snapshot in bytes.
     pub fn snapshot(&self, endpoint: &str) -> Result<(Position, u64), ClientError> {
-        match self.ask_one(endpoint, &Request::Snapshot)? {
+        match self.call_node(endpoint, &Request::Snapshot)? {
             Reply::Snapshot { position, bytes } => Ok((position, bytes)),
             _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
@@ -110,7 +112,7 @@ impl Client {
     ///
     /// [`Refusal::NotOffered`] if the node's process does not allow changes of its log level.
     pub fn log_level(&self, endpoint: &str, request: LogLevelRequest) -> Result<LogLevelInForce, ClientError> {
-        match self.ask_one(endpoint, &Request::LogLevel(request))? {
+        match self.call_node(endpoint, &Request::LogLevel(request))? {
             Reply::LogLevel(level) => Ok(level),
             _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
@@ -120,18 +122,19 @@ impl Client {
     /// progress.
     pub fn change(&mut self, change: &Change, force: bool) -> Result<Position, ClientError> {
         let request = Request::Change { change: change.clone(), force };
-        // An abort of the change in progress need not wait until reads are possible.
+        // An abort is sent without the read that waits for a leader, since reads may be impossible until the change in
+        // progress is aborted.
         let reply = if *change == Change::Abort {
-            self.ask(request)
+            self.call(request)
         } else {
-            self.find_leader()?;
-            self.protocol.ask_next(self.clock.now(), request);
-            self.finish()
+            self.wait_for_leader()?;
+            self.protocol.continue_with(self.clock.now(), request);
+            self.run_call()
         };
         let reply = reply.map_err(|error| match error {
-            // This client's own earlier attempt may be why nothing is left to do.
+            // An earlier attempt of this call may have made the change, which is then no longer valid.
             ClientError::Rejected(refusal @ Refusal::InvalidChange { .. }) if self.protocol.is_uncertain() => {
-                self.protocol.give_up_for(self.clock.now(), refusal)
+                self.protocol.fail_with(self.clock.now(), refusal)
             }
             error => error,
         });
@@ -141,63 +144,65 @@ impl Client {
         }
     }
 
-    /// Waits for a leader. Without one, a node holds requests: after a timeout the client could not tell whether the
-    /// change was made, although nothing was.
-    fn find_leader(&mut self) -> Result<(), ClientError> {
-        let nothing = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
-        self.ask(nothing).map(|_| ()).map_err(nothing_applied)
+    /// Waits until there is a leader. A node without a leader holds requests back, so a change sent to it would have an
+    /// unknown outcome after a timeout, although nothing was changed.
+    fn wait_for_leader(&mut self) -> Result<(), ClientError> {
+        let empty_read = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
+        self.call(empty_read).map(|_| ()).map_err(unknown_as_refused)
     }
 
-    /// Transfers leadership to that node or the best placed one; returns the leader.
+    /// Transfers leadership to the node `to`; with `None` the leader chooses the node. Returns the new leader.
     pub fn transfer(&mut self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
-        match self.ask(Request::Transfer { to }).map_err(nothing_applied)? {
+        match self.call(Request::Transfer { to }).map_err(unknown_as_refused)? {
             Reply::Transferred { to } => Ok(to),
             _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
-    /// Sends a request that changes no replicated state to that node alone, once.
-    fn ask_one(&self, endpoint: &str, request: &Request) -> Result<Reply, ClientError> {
+    /// Sends a request once, to the node at `endpoint`. The request must change no replicated state.
+    fn call_node(&self, endpoint: &str, request: &Request) -> Result<Reply, ClientError> {
         let options = self.protocol.options();
-        let (begun, until) = (Instant::now(), deadline(options.timeout));
-        let mut tried = Tried { endpoints: vec![endpoint.to_owned()], ..Tried::default() };
-        let by_then = until.min(deadline(options.patience));
-        let dialled = Connection::dial_operator(endpoint, options.keys.as_ref(), by_then);
-        match dialled.and_then(|mut connection| connection.call(request, until)) {
-            Ok(Reply::Refused(refusal)) => tried.refusal = Some(refusal),
+        let (started, until) = (Instant::now(), deadline(options.timeout));
+        let mut failures = FailedAttempts { endpoints: vec![endpoint.to_owned()], ..FailedAttempts::default() };
+        let dial_deadline = until.min(deadline(options.node_timeout));
+        let dialed = Connection::dial_operator(endpoint, options.keys.as_ref(), dial_deadline);
+        match dialed.and_then(|mut connection| connection.call(request, until)) {
+            Ok(Reply::Refused(refusal)) => failures.refusal = Some(refusal),
             Ok(reply) => return Ok(reply),
-            Err(trouble) => tried.last_error = Some(format!("{endpoint}: {trouble}")),
+            Err(error) => failures.last_error = Some(format!("{endpoint}: {error}")),
         }
-        tried.took = begun.elapsed();
-        Err(ClientError::Refused(tried))
+        failures.took = started.elapsed();
+        Err(ClientError::Refused(failures))
     }
 
-    /// Sends a request, with retries until the timeout.
-    fn ask(&mut self, request: Request) -> Result<Reply, ClientError> {
-        self.protocol.ask(self.clock.now(), request);
-        self.finish()
+    /// Sends a request to the cluster, with retries until the timeout.
+    fn call(&mut self, request: Request) -> Result<Reply, ClientError> {
+        self.protocol.start_request(self.clock.now(), request);
+        self.run_call()
     }
 
     /// Executes the protocol's steps until the call has finished.
-    fn finish(&mut self) -> Result<Reply, ClientError> {
+    fn run_call(&mut self) -> Result<Reply, ClientError> {
         loop {
-            let step = self.protocol.step(self.clock.now());
+            let step = self.protocol.next_step(self.clock.now());
             if !self.protocol.is_connected() {
                 self.connection = None;
             }
             match step {
-                Step::Done(result) => return result,
-                Step::Pause { until } => {
+                CallStep::Done(result) => return result,
+                CallStep::Pause { until } => {
                     std::thread::sleep(self.clock.instant(until).saturating_duration_since(Instant::now()));
                 }
-                Step::Dial { endpoint, until } => self.dial(endpoint, until),
-                Step::Consult { endpoint, request, until } => {
-                    let answer = self.consult(&endpoint, &request, until);
-                    self.protocol.consulted(self.clock.now(), answer);
+                CallStep::Dial { endpoint, until } => self.dial(endpoint, until),
+                CallStep::QueryOtherNode { endpoint, request, until } => {
+                    let answer = self.query_other_node(&endpoint, &request, until);
+                    self.protocol.other_node_answered(self.clock.now(), answer);
                 }
-                Step::Send { .. } | Step::Wait { .. } | Step::Look { .. } => self.converse(step),
+                CallStep::Send { .. } | CallStep::Wait { .. } | CallStep::ReadStatus { .. } => {
+                    self.use_connection(step);
+                }
             }
-            if let Some(status) = self.connection.as_mut().and_then(Connection::take_news) {
+            if let Some(status) = self.connection.as_mut().and_then(Connection::take_status_update) {
                 self.protocol.learn_members(&status);
             }
         }
@@ -209,48 +214,49 @@ impl Client {
         let dialed = if options.operator {
             Connection::dial_operator(&endpoint, options.keys.as_ref(), until)
         } else {
-            Connection::dial_machine(&endpoint, options.keys.as_ref(), options.machine, until)
+            Connection::dial_for_machine_kind(&endpoint, options.keys.as_ref(), options.machine_kind, until)
         };
         match dialed {
             Ok(connection) => {
-                self.protocol.dialed(endpoint, connection.node());
+                self.protocol.dial_succeeded(endpoint, connection.node());
                 self.connection = Some(connection);
             }
-            Err(trouble) => self.protocol.not_dialed(self.clock.now(), &endpoint, &trouble.to_string()),
+            Err(error) => self.protocol.dial_failed(self.clock.now(), &endpoint, &error.to_string()),
         }
     }
 
     /// Executes a step that uses the current connection.
-    fn converse(&mut self, step: Step) {
+    fn use_connection(&mut self, step: CallStep) {
         let Some(connection) = &mut self.connection else {
-            return self.protocol.lost(self.clock.now(), "the connection is lost");
+            return self.protocol.connection_lost(self.clock.now(), "the connection is lost");
         };
         match step {
-            Step::Send { request, until } => match connection.ask(&request, self.clock.instant(until)) {
+            CallStep::Send { request, until } => match connection.send_request(&request, self.clock.instant(until)) {
                 Ok(id) => {
-                    self.waits_for = id;
-                    self.protocol.sent(self.clock.now());
+                    self.outstanding_id = id;
+                    self.protocol.request_sent(self.clock.now());
                 }
-                Err(trouble) => self.protocol.lost(self.clock.now(), &trouble.to_string()),
+                Err(error) => self.protocol.connection_lost(self.clock.now(), &error.to_string()),
             },
-            Step::Wait { until } => match connection.answer(self.waits_for, self.clock.instant(until)) {
-                Ok(reply) => self.protocol.answered(self.clock.now(), reply),
-                Err(trouble) if trouble.is_late() => self.protocol.late(self.clock.now(), &trouble.to_string()),
-                Err(trouble) => self.protocol.lost(self.clock.now(), &trouble.to_string()),
+            CallStep::Wait { until } => match connection.wait_for_reply(self.outstanding_id, self.clock.instant(until))
+            {
+                Ok(reply) => self.protocol.reply_received(self.clock.now(), reply),
+                Err(error) if error.is_timeout() => self.protocol.reply_timed_out(self.clock.now(), &error.to_string()),
+                Err(error) => self.protocol.connection_lost(self.clock.now(), &error.to_string()),
             },
-            Step::Look { until } => {
+            CallStep::ReadStatus { until } => {
                 let status = match connection.call(&Request::Status, self.clock.instant(until)) {
                     Ok(Reply::Status(status)) => Some(status),
                     _ => None,
                 };
-                self.protocol.looked(self.clock.now(), status.as_deref());
+                self.protocol.status_received(self.clock.now(), status.as_deref());
             }
-            Step::Dial { .. } | Step::Consult { .. } | Step::Pause { .. } | Step::Done(_) => {}
+            CallStep::Dial { .. } | CallStep::QueryOtherNode { .. } | CallStep::Pause { .. } | CallStep::Done(_) => {}
         }
     }
 
     /// Sends a request to another node, over a separate connection.
-    fn consult(&self, endpoint: &str, request: &Request, until: Time) -> Option<(Option<NodeId>, Reply)> {
+    fn query_other_node(&self, endpoint: &str, request: &Request, until: Time) -> Option<(Option<NodeId>, Reply)> {
         let until = self.clock.instant(until);
         let mut connection = Connection::dial(endpoint, self.protocol.options().keys.as_ref(), until).ok()?;
         let reply = connection.call(request, until).ok()?;
@@ -259,12 +265,12 @@ impl Client {
 }
 
 impl Drop for Client {
-    /// Closes the session if that can be sent at once; otherwise it expires by itself.
+    /// Sends the close of the session, if the socket accepts it within 20 ms; otherwise the session expires by itself.
     fn drop(&mut self) {
         if let (Some(connection), Some(session)) = (&mut self.connection, self.protocol.session()) {
             let op = Op::Close { session }.encode();
-            let soon = Instant::now() + Duration::from_millis(20);
-            let _best_effort = connection.send_only(&Request::Propose { op }, soon);
+            let close_deadline = Instant::now() + Duration::from_millis(20);
+            let _best_effort = connection.send_without_reply(&Request::Propose { op }, close_deadline);
         }
     }
 }

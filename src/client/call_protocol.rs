@@ -1,12 +1,12 @@
-//! The protocol of a blocking client, without its socket and its sleep: where a request is sent, how a reply is
-//! interpreted, how long the client waits, and what is known of the request after a timeout.
+//! The protocol of a blocking client, without its socket and its sleep. It decides where a request is sent, how a reply
+//! is interpreted, how long the client waits, and whether the request may have been applied after a timeout.
 //!
-//! Nothing here reads a clock or touches a socket. The driver does what [`CallProtocol::step`] returns and reports the
-//! result: [`Client`](super::Client) over TCP, and the simulator over its links. Whenever
-//! [`CallProtocol::is_connected`] is false, the driver drops the connection.
+//! Nothing here reads a clock or touches a socket. The driver executes the step that [`CallProtocol::next_step`]
+//! returns, and reports the result. The drivers are [`Client`](super::Client) over TCP, and the simulator over its
+//! links. Whenever [`CallProtocol::is_connected`] is false, the driver drops the connection.
 
-use super::error::{ClientError, Tried};
-use super::known::{KnownEndpoints, REFRESH_INTERVAL};
+use super::error::{ClientError, FailedAttempts};
+use super::known::{KnownEndpoints, MEMBERS_REFRESH_INTERVAL};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::secure::Keys;
 use crate::types::{NodeId, SessionId, Time};
@@ -16,32 +16,33 @@ use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A client's settings.
+/// The timeouts and identity of a blocking client.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A call ends after this long, with whatever is known by then.
+    /// The maximum duration of a call. The error after the timeout says whether the request may have been applied.
     pub timeout: Duration,
-    /// The client leaves a node that has not replied for this long. Must be longer than nodes let requests wait for a
-    /// leader, or a cluster without a leader would look like one that does not respond.
-    pub patience: Duration,
-    /// After this long of silence the client queries other nodes for the leader, repeatedly. The request stays with the
-    /// silent node until another leader is named.
-    pub doubt: Duration,
+    /// The client leaves a node that has not replied for this long. A node without a leader holds requests back for a
+    /// while: with a shorter timeout, the client would leave every node of a cluster that has no leader.
+    pub node_timeout: Duration,
+    /// After a node was silent for this long, the client repeatedly asks other nodes which one leads. The request stays
+    /// with the silent node until another leader is named.
+    pub leader_query_delay: Duration,
     /// If set, traffic is encrypted with these keys, and nodes must prove their identity.
     pub keys: Option<Keys>,
     /// The kind of the state machine whose commands are sent, as in
     /// [`StateMachine::kind`](crate::machine::StateMachine::kind): nodes with another kind reject this client. Empty
     /// turns the check off.
-    pub machine: &'static str,
-    /// Whether to use an operator's slot if no client slot is free. Nothing can be proposed from such a slot.
+    pub machine_kind: &'static str,
+    /// Whether to use a connection reserved for operators if a node has its maximum number of clients. Nothing can be
+    /// proposed over such a connection.
     pub operator: bool,
 }
 
-/// With several endpoints, the client leaves a node that accepts a connection and sends no welcome within so many
-/// times `doubt`.
-const GREETING: u32 = 3;
-/// The longest pause between two consultations.
-const AGAIN_MAX: Duration = Duration::from_millis(400);
+/// With several endpoints, the client leaves a node that accepts a connection and sends no welcome within this many
+/// times `leader_query_delay`.
+const WELCOME_TIMEOUT_FACTOR: u32 = 3;
+/// The longest pause between two rounds of leader queries.
+const LEADER_QUERY_PAUSE_MAX: Duration = Duration::from_millis(400);
 /// The longest timeout: longer than any call can last.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
@@ -49,10 +50,10 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             timeout: Duration::from_secs(5),
-            patience: Duration::from_millis(3500),
-            doubt: Duration::from_millis(100),
+            node_timeout: Duration::from_millis(3500),
+            leader_query_delay: Duration::from_millis(100),
             keys: None,
-            machine: "",
+            machine_kind: "",
             operator: false,
         }
     }
@@ -60,110 +61,114 @@ impl Default for Options {
 
 /// The next action of the driver for a call.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Step {
-    /// Dial that endpoint and send hello; then call [`CallProtocol::dialed`] or [`CallProtocol::not_dialed`].
+pub enum CallStep {
+    /// Dial that endpoint and send hello; then call [`CallProtocol::dial_succeeded`] or [`CallProtocol::dial_failed`].
     Dial {
-        /// The endpoint.
+        /// The `host:port` of the node.
         endpoint: String,
-        /// The deadline of the welcome.
+        /// The deadline of the node's welcome.
         until: Time,
     },
-    /// Send this request over the current connection; then call [`CallProtocol::sent`] or [`CallProtocol::lost`].
+    /// Send this request over the current connection; then call [`CallProtocol::request_sent`] or
+    /// [`CallProtocol::connection_lost`].
     Send {
-        /// The request.
+        /// The request. If it executes a command, it contains the session and the sequence number.
         request: Request,
-        /// The deadline for sending.
+        /// The deadline for sending it.
         until: Time,
     },
-    /// Wait for the reply; then call [`CallProtocol::answered`], [`CallProtocol::late`] or [`CallProtocol::lost`].
+    /// Wait for the reply; then call [`CallProtocol::reply_received`], [`CallProtocol::reply_timed_out`] or
+    /// [`CallProtocol::connection_lost`].
     Wait {
-        /// The end of the wait.
+        /// When to stop waiting: then the client asks other nodes for the leader, or leaves this one.
         until: Time,
     },
-    /// Send a request to another node over a separate connection; then call [`CallProtocol::consulted`].
-    Consult {
-        /// The endpoint.
+    /// Send a request to another node over a separate connection; then call [`CallProtocol::other_node_answered`].
+    QueryOtherNode {
+        /// The `host:port` of the other node.
         endpoint: String,
-        /// The request.
+        /// An empty read, to which a follower replies with its leader.
         request: Request,
-        /// The deadline of the reply.
+        /// The deadline of the whole exchange.
         until: Time,
     },
-    /// Request the status over the current connection; then call [`CallProtocol::looked`].
-    Look {
-        /// The deadline of the status.
+    /// Request the status over the current connection; then call [`CallProtocol::status_received`].
+    ReadStatus {
+        /// The deadline of the reply.
         until: Time,
     },
     /// Sleep, then take the next step.
     Pause {
-        /// The end of the sleep.
+        /// When to wake.
         until: Time,
     },
-    /// The call has finished.
+    /// Return this result to the caller.
     Done(Result<Reply, ClientError>),
 }
 
-/// A session, and the number of its next command.
+/// An open session in the cluster, and the number of its next command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct CallSession {
     id: SessionId,
-    next: u64,
+    next_seq: u64,
 }
 
-/// The request's purpose.
+/// The purpose of the current request, which decides how its reply is handled.
 #[derive(Clone, Debug)]
-enum Goal {
-    /// The reply itself.
-    Answer,
-    /// To open a session for this command.
-    Open(Bytes),
-    /// To execute this command in the current session.
+enum RequestGoal {
+    /// The reply is returned to the caller unchanged.
+    ReturnReply,
+    /// The request opens a session, in which this command is executed next.
+    OpenSession(Bytes),
+    /// The request executes this command in the current session.
     Execute(Bytes),
 }
 
 /// The state of an attempt.
 #[derive(Clone, Debug)]
-enum Phase {
-    /// The next attempt begins at that time.
-    Begins(Time),
-    /// An endpoint is being dialed; the client leaves it at that time.
-    Dials(Time),
-    /// There is a connection; the client leaves it at that time.
-    Sends(Time),
-    /// The client waits until the first time; it consults other nodes at the second, then again after that pause.
-    Waits(Time, Time, Duration),
-    /// Other nodes are consulted, one after the other.
-    Consults { until: Time, pause: Duration, rest: VecDeque<String> },
-    /// The members are requested, before that reply is handled.
-    Looks(Box<Reply>),
-    /// The call has finished.
-    Ends(Box<Result<Reply, ClientError>>),
+enum AttemptState {
+    /// The next attempt begins at this time.
+    Scheduled(Time),
+    /// An endpoint is being dialed; the client gives up on the node at this time.
+    Dialing(Time),
+    /// The request is to be sent on the current connection; the client leaves the node at this time.
+    Sending(Time),
+    /// The client waits for the reply until `until`, and asks other nodes for the leader at `query_at`. `pause` is the
+    /// pause before this round of leader queries; it doubles for the next round.
+    Waiting { until: Time, query_at: Time, pause: Duration },
+    /// Other nodes are asked for the leader, one after the other, while the client waits for the reply.
+    QueryingOthers { until: Time, pause: Duration, endpoints_left: VecDeque<String> },
+    /// The status of the node is requested, to learn the members. Then the enclosed reply, which arrived before, is
+    /// handled.
+    ReadingStatus(Box<Reply>),
+    /// The call has finished with this result.
+    Finished(Box<Result<Reply, ClientError>>),
 }
 
-/// A call in progress: its deadline and its attempts.
+/// The current call: its request, its deadline and its attempts.
 #[derive(Debug)]
 struct Call {
-    goal: Goal,
+    goal: RequestGoal,
     request: Request,
-    phase: Phase,
-    begun: Time,
+    state: AttemptState,
+    started_at: Time,
     deadline: Time,
-    tried: Tried,
+    failures: FailedAttempts,
     /// Whether a node may have accepted an earlier attempt.
-    uncertain: bool,
-    /// The next endpoint to dial, if a node has named one.
-    hint: Option<String>,
+    outcome_uncertain: bool,
+    /// The leader that a node has named: the next endpoint to dial.
+    leader_hint: Option<String>,
     attempts: u32,
 }
 
 /// A blocking client, without its socket and its sleep. It has one call at a time.
 #[derive(Debug)]
 pub struct CallProtocol {
-    known: KnownEndpoints,
-    /// When to request the members next.
-    look_at: Time,
+    known_endpoints: KnownEndpoints,
+    /// When to read the list of members from a node next.
+    read_members_at: Time,
     options: Options,
-    /// The endpoint of the connection, if there is one, and its node.
+    /// The endpoint of the current connection, and its node; `None` without a connection.
     connection: Option<(String, Option<NodeId>)>,
     session: Option<CallSession>,
     call: Call,
@@ -171,286 +176,295 @@ pub struct CallProtocol {
 }
 
 impl CallProtocol {
-    /// A client of the cluster with those endpoints.
+    /// Creates a client of the cluster with these endpoints, at least one. `seed` seeds the random pauses and the
+    /// random choice of endpoints.
     pub fn new(endpoints: Vec<String>, options: Options, now: Time, seed: u64) -> CallProtocol {
         CallProtocol {
-            known: KnownEndpoints::new(endpoints),
-            look_at: now + REFRESH_INTERVAL,
+            known_endpoints: KnownEndpoints::new(endpoints),
+            read_members_at: now + MEMBERS_REFRESH_INTERVAL,
             options,
             connection: None,
             session: None,
-            call: Call::new(Goal::Answer, Request::Status, now, Duration::ZERO),
+            call: Call::new(RequestGoal::ReturnReply, Request::Status, now, Duration::ZERO),
             rng: SmallRng::seed_from_u64(seed),
         }
     }
 
-    /// Its settings.
+    /// The options that the client was created with.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// The known endpoints of the cluster.
-    pub fn known(&self) -> &KnownEndpoints {
-        &self.known
+    /// The endpoints of the cluster that the client knows by now.
+    pub fn known_endpoints(&self) -> &KnownEndpoints {
+        &self.known_endpoints
     }
 
-    /// Its session, if one is open.
+    /// The id of the client's session; `None` before the first command and after the session expired.
     pub fn session(&self) -> Option<SessionId> {
         self.session.map(|session| session.id)
     }
 
-    /// Whether there is a connection.
+    /// Whether there is a connection; if not, the driver drops its socket.
     pub fn is_connected(&self) -> bool {
         self.connection.is_some()
     }
 
     /// Learns the members from a node's status.
     pub fn learn_members(&mut self, status: &Status) {
-        self.known.learn_members(status);
+        self.known_endpoints.learn_members(status);
     }
 
     /// Starts a call that executes a command exactly once.
-    pub fn execute(&mut self, now: Time, command: Bytes) {
-        self.call = Call::new(Goal::Answer, Request::Status, now, self.options.timeout);
-        self.number(now, command);
+    pub fn start_command(&mut self, now: Time, command: Bytes) {
+        self.call = Call::new(RequestGoal::ReturnReply, Request::Status, now, self.options.timeout);
+        self.assign_sequence_number(now, command);
     }
 
-    /// Starts a call for the reply to a request.
-    pub fn ask(&mut self, now: Time, request: Request) {
-        self.call = Call::new(Goal::Answer, request, now, self.options.timeout);
+    /// Starts a call that returns the reply to a request.
+    pub fn start_request(&mut self, now: Time, request: Request) {
+        self.call = Call::new(RequestGoal::ReturnReply, request, now, self.options.timeout);
     }
 
     /// Continues the call with another request, within its timeout. The previous request must have been read-only.
-    pub fn ask_next(&mut self, now: Time, request: Request) {
-        (self.call.request, self.call.phase, self.call.uncertain) = (request, Phase::Begins(now), false);
+    pub fn continue_with(&mut self, now: Time, request: Request) {
+        (self.call.request, self.call.state, self.call.outcome_uncertain) =
+            (request, AttemptState::Scheduled(now), false);
     }
 
     /// Whether a node may have accepted an attempt of this call.
     pub fn is_uncertain(&self) -> bool {
-        self.call.uncertain
+        self.call.outcome_uncertain
     }
 
-    /// Ends the call because of that refusal, with what is known of the request.
-    pub fn give_up_for(&mut self, now: Time, refusal: Refusal) -> ClientError {
-        self.call.tried.refusal = Some(refusal);
-        self.call.give_up(now)
+    /// Returns the error of a call that ends because of a refusal. The error says whether the request may have been
+    /// applied.
+    pub fn fail_with(&mut self, now: Time, refusal: Refusal) -> ClientError {
+        self.call.failures.refusal = Some(refusal);
+        self.call.take_error(now)
     }
 
-    /// Gives the command the next number in the session; opens a session first if there is none.
-    fn number(&mut self, now: Time, command: Bytes) {
+    /// Gives the command the next sequence number of the session. Without a session, requests one first.
+    fn assign_sequence_number(&mut self, now: Time, command: Bytes) {
         let call = &mut self.call;
-        call.phase = Phase::Begins(now);
+        call.state = AttemptState::Scheduled(now);
         match &mut self.session {
             Some(session) => {
-                let seq = session.next;
-                session.next += 1;
+                let seq = session.next_seq;
+                session.next_seq += 1;
                 let op = Op::Execute { session: session.id, seq, first_outstanding: seq, command: command.clone() };
-                (call.goal, call.request) = (Goal::Execute(command), Request::Propose { op: op.encode() });
+                (call.goal, call.request) = (RequestGoal::Execute(command), Request::Propose { op: op.encode() });
             }
             None => {
                 // A session whose opening was never confirmed expires by itself: requesting another does no harm, and
                 // the caller's command has not been sent yet.
                 let op = Op::<Bytes>::Open { window: 1, ordered: false };
-                (call.goal, call.request) = (Goal::Open(command), Request::Propose { op: op.encode() });
+                (call.goal, call.request) = (RequestGoal::OpenSession(command), Request::Propose { op: op.encode() });
             }
         }
     }
 
     /// The driver's next action.
-    pub fn step(&mut self, now: Time) -> Step {
-        match &mut self.call.phase {
-            Phase::Begins(at) if *at > now => Step::Pause { until: *at },
-            Phase::Begins(_) if now >= self.call.deadline => {
-                let error = self.call.give_up(now);
-                self.ended(now, Err(error));
-                self.step(now)
+    pub fn next_step(&mut self, now: Time) -> CallStep {
+        match &mut self.call.state {
+            AttemptState::Scheduled(at) if *at > now => CallStep::Pause { until: *at },
+            AttemptState::Scheduled(_) if now >= self.call.deadline => {
+                let error = self.call.take_error(now);
+                self.end_request(now, Err(error));
+                self.next_step(now)
             }
-            Phase::Begins(_) => self.attempt(now),
-            Phase::Dials(until) | Phase::Sends(until) => {
-                Step::Send { request: self.call.request.clone(), until: *until }
+            AttemptState::Scheduled(_) => self.start_attempt(now),
+            AttemptState::Dialing(until) | AttemptState::Sending(until) => {
+                CallStep::Send { request: self.call.request.clone(), until: *until }
             }
-            Phase::Waits(until, doubt_at, _) => Step::Wait { until: (*until).min(*doubt_at) },
-            Phase::Consults { rest, .. } => match rest.front() {
+            AttemptState::Waiting { until, query_at, .. } => CallStep::Wait { until: (*until).min(*query_at) },
+            AttemptState::QueryingOthers { endpoints_left, .. } => match endpoints_left.front() {
                 Some(endpoint) => {
                     let endpoint = endpoint.clone();
                     // A follower names its leader, and a leader answers without an entry in the log.
                     let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
-                    Step::Consult { endpoint, request, until: now + self.options.doubt * 2 }
+                    CallStep::QueryOtherNode { endpoint, request, until: now + self.options.leader_query_delay * 2 }
                 }
-                None => unreachable!("an endpoint is left to consult"),
+                None => unreachable!("the list of endpoints to query is not empty during a round of leader queries"),
             },
-            Phase::Looks(_) => Step::Look { until: now + self.options.doubt },
-            Phase::Ends(result) => Step::Done((**result).clone()),
+            AttemptState::ReadingStatus(_) => CallStep::ReadStatus { until: now + self.options.leader_query_delay },
+            AttemptState::Finished(result) => CallStep::Done((**result).clone()),
         }
     }
 
     /// Sends the request to one node, over the current connection or a new one.
-    fn attempt(&mut self, now: Time) -> Step {
-        let until = self.call.deadline.min(now + self.options.patience);
+    fn start_attempt(&mut self, now: Time) -> CallStep {
+        let until = self.call.deadline.min(now + self.options.node_timeout);
         if let Some((endpoint, _)) = &self.connection
-            && self.call.hint.is_none()
+            && self.call.leader_hint.is_none()
         {
-            self.call.note(endpoint);
-            self.call.phase = Phase::Sends(until);
-            return self.step(now);
+            self.call.record_attempt(endpoint);
+            self.call.state = AttemptState::Sending(until);
+            return self.next_step(now);
         }
         self.connection = None;
-        let endpoint = self.choose();
-        self.call.phase = Phase::Dials(until);
-        Step::Dial { endpoint, until: until.min(self.greeting(now)) }
+        let endpoint = self.choose_endpoint();
+        self.call.state = AttemptState::Dialing(until);
+        CallStep::Dial { endpoint, until: until.min(self.welcome_deadline(now)) }
     }
 
-    /// The deadline of a node's welcome: later with each attempt, in case all nodes are slow.
-    fn greeting(&self, now: Time) -> Time {
-        match self.known.len() {
+    /// The deadline of a node's welcome. Each attempt allows more time, in case all nodes are slow.
+    fn welcome_deadline(&self, now: Time) -> Time {
+        match self.known_endpoints.len() {
             1 => self.call.deadline,
-            _ => now + self.options.doubt * (GREETING << self.call.attempts.min(6)),
+            _ => now + self.options.leader_query_delay * (WELCOME_TIMEOUT_FACTOR << self.call.attempts.min(6)),
         }
     }
 
-    /// The endpoint to dial: the named leader, else a random untried one, else a random one.
-    fn choose(&mut self) -> String {
-        let Self { call, known, rng, .. } = self;
-        let endpoint = call.hint.take().unwrap_or_else(|| {
-            let (first, all) = (rng.random_range(0..known.len()), known.len());
-            let fresh =
-                (0..all).map(|i| &known[(first + i) % all]).find(|endpoint| !call.tried.endpoints.contains(endpoint));
-            fresh.unwrap_or(&known[first]).clone()
+    /// Chooses the endpoint to dial: the named leader, else a random untried one, else a random one.
+    fn choose_endpoint(&mut self) -> String {
+        let Self { call, known_endpoints, rng, .. } = self;
+        let endpoint = call.leader_hint.take().unwrap_or_else(|| {
+            let (first, count) = (rng.random_range(0..known_endpoints.len()), known_endpoints.len());
+            let untried = (0..count)
+                .map(|i| &known_endpoints[(first + i) % count])
+                .find(|endpoint| !call.failures.endpoints.contains(endpoint));
+            untried.unwrap_or(&known_endpoints[first]).clone()
         });
-        call.note(&endpoint);
+        call.record_attempt(&endpoint);
         endpoint
     }
 
     /// Reports a connection to that endpoint, and the node that welcomed the client.
-    pub fn dialed(&mut self, endpoint: String, node: Option<NodeId>) {
-        self.call.note(&endpoint);
+    pub fn dial_succeeded(&mut self, endpoint: String, node: Option<NodeId>) {
+        self.call.record_attempt(&endpoint);
         self.connection = Some((endpoint, node));
-        if let Phase::Dials(until) = self.call.phase {
-            self.call.phase = Phase::Sends(until);
+        if let AttemptState::Dialing(until) = self.call.state {
+            self.call.state = AttemptState::Sending(until);
         }
     }
 
     /// Reports a failed dial: no node has the request.
-    pub fn not_dialed(&mut self, now: Time, endpoint: &str, trouble: &str) {
-        self.call.tried.last_error = Some(format!("{endpoint}: {trouble}"));
-        self.pause(now);
+    pub fn dial_failed(&mut self, now: Time, endpoint: &str, error: &str) {
+        self.call.failures.last_error = Some(format!("{endpoint}: {error}"));
+        self.schedule_attempt(now);
     }
 
     /// Reports that the request was sent.
-    pub fn sent(&mut self, now: Time) {
-        if let Phase::Sends(until) = self.call.phase {
-            self.call.phase = Phase::Waits(until, now + self.options.doubt, self.options.doubt);
+    pub fn request_sent(&mut self, now: Time) {
+        if let AttemptState::Sending(until) = self.call.state {
+            let pause = self.options.leader_query_delay;
+            self.call.state = AttemptState::Waiting { until, query_at: now + pause, pause };
         }
     }
 
     /// Reports a lost connection: the node may have the request.
-    pub fn lost(&mut self, now: Time, trouble: &str) {
+    pub fn connection_lost(&mut self, now: Time, error: &str) {
         let endpoint = self.connection.take().map(|(endpoint, _)| endpoint).unwrap_or_default();
-        self.call.uncertain = true;
-        self.call.tried.last_error = Some(format!("{endpoint}: {trouble}"));
-        self.pause(now);
+        self.call.outcome_uncertain = true;
+        self.call.failures.last_error = Some(format!("{endpoint}: {error}"));
+        self.schedule_attempt(now);
     }
 
     /// Reports that no reply arrived in time.
-    pub fn late(&mut self, now: Time, trouble: &str) {
-        let Phase::Waits(until, _, pause) = self.call.phase else { return };
+    pub fn reply_timed_out(&mut self, now: Time, error: &str) {
+        let AttemptState::Waiting { until, pause, .. } = self.call.state else { return };
         if now >= until {
-            return self.lost(now, trouble);
+            return self.connection_lost(now, error);
         }
-        let silent = self.connection.as_ref().map(|(endpoint, _)| endpoint);
-        let rest: VecDeque<String> = self.known.iter().filter(|other| Some(*other) != silent).cloned().collect();
-        self.call.phase = Phase::Consults { until, pause, rest };
-        self.consult_next(now);
+        let silent_endpoint = self.connection.as_ref().map(|(endpoint, _)| endpoint);
+        let endpoints_left: VecDeque<String> =
+            self.known_endpoints.iter().filter(|other| Some(*other) != silent_endpoint).cloned().collect();
+        self.call.state = AttemptState::QueryingOthers { until, pause, endpoints_left };
+        self.query_next_node(now);
     }
 
-    /// Reports a consulted node's reply, if any: if it names a leader other than the silent node, the client dials that
-    /// one.
-    pub fn consulted(&mut self, now: Time, answer: Option<(Option<NodeId>, Reply)>) {
-        let silent = self.connection.as_ref().and_then(|(_, node)| *node);
-        let Phase::Consults { rest, .. } = &mut self.call.phase else { return };
-        let Some(endpoint) = rest.pop_front() else { return };
+    /// Reports the reply of another node; `None` if the node did not reply. If the reply names a leader other than the
+    /// silent node, the client dials that leader.
+    pub fn other_node_answered(&mut self, now: Time, answer: Option<(Option<NodeId>, Reply)>) {
+        let silent_node = self.connection.as_ref().and_then(|(_, node)| *node);
+        let AttemptState::QueryingOthers { endpoints_left, .. } = &mut self.call.state else { return };
+        let Some(endpoint) = endpoints_left.pop_front() else { return };
         let leader = match answer {
-            Some((_, Reply::Refused(Refusal::NotLeader { leader, address, .. }))) if leader != silent => address,
-            Some((node, Reply::Answer { .. })) if node != silent => Some(endpoint),
+            Some((_, Reply::Refused(Refusal::NotLeader { leader, address, .. }))) if leader != silent_node => address,
+            Some((node, Reply::Answer { .. })) if node != silent_node => Some(endpoint),
             _ => None,
         };
         if leader.is_none() {
-            return self.consult_next(now);
+            return self.query_next_node(now);
         }
-        self.call.hint = leader;
+        self.call.leader_hint = leader;
         let endpoint = self.connection.as_ref().map(|(endpoint, _)| endpoint.clone()).unwrap_or_default();
-        self.lost(now, &format!("{endpoint} does not answer, and is no longer the leader"));
+        self.connection_lost(now, &format!("{endpoint} does not answer, and is no longer the leader"));
     }
 
-    /// Once all other nodes are consulted, waits for the reply again, for longer.
-    fn consult_next(&mut self, now: Time) {
-        if let Phase::Consults { until, pause, rest } = &self.call.phase
-            && rest.is_empty()
+    /// Once all other nodes were queried, waits for the reply of the silent node again, until the next round.
+    fn query_next_node(&mut self, now: Time) {
+        if let AttemptState::QueryingOthers { until, pause, endpoints_left } = &self.call.state
+            && endpoints_left.is_empty()
         {
-            let pause = (*pause * 2).min(AGAIN_MAX);
-            self.call.phase = Phase::Waits(*until, now + pause, pause);
+            let pause = (*pause * 2).min(LEADER_QUERY_PAUSE_MAX);
+            self.call.state = AttemptState::Waiting { until: *until, query_at: now + pause, pause };
         }
     }
 
     /// Reports a reply.
-    pub fn answered(&mut self, now: Time, reply: Reply) {
-        if now < self.look_at {
-            return self.replied(now, reply);
+    pub fn reply_received(&mut self, now: Time, reply: Reply) {
+        if now < self.read_members_at {
+            return self.handle_reply(now, reply);
         }
-        // Requests the members from time to time.
-        self.look_at = now + REFRESH_INTERVAL;
-        self.call.phase = Phase::Looks(Box::new(reply));
+        // Before this reply is handled, the client reads the list of members.
+        self.read_members_at = now + MEMBERS_REFRESH_INTERVAL;
+        self.call.state = AttemptState::ReadingStatus(Box::new(reply));
     }
 
-    /// Reports the status; without one, the client drops the connection.
-    pub fn looked(&mut self, now: Time, status: Option<&Status>) {
+    /// Reports the node's status. `None` if the node sent none: then the client drops the connection.
+    pub fn status_received(&mut self, now: Time, status: Option<&Status>) {
         match status {
-            Some(status) => self.known.learn_members(status),
+            Some(status) => self.known_endpoints.learn_members(status),
             None => self.connection = None,
         }
-        if let Phase::Looks(reply) = std::mem::replace(&mut self.call.phase, Phase::Begins(now)) {
-            self.replied(now, *reply);
+        if let AttemptState::ReadingStatus(reply) =
+            std::mem::replace(&mut self.call.state, AttemptState::Scheduled(now))
+        {
+            self.handle_reply(now, *reply);
         }
     }
 
-    fn replied(&mut self, now: Time, reply: Reply) {
-        self.call.phase = Phase::Begins(now);
+    fn handle_reply(&mut self, now: Time, reply: Reply) {
+        self.call.state = AttemptState::Scheduled(now);
         match reply {
             Reply::Refused(refusal) => {
-                if let Err(error) = self.heed(now, refusal) {
-                    self.ended(now, Err(error));
+                if let Err(error) = self.handle_refusal(now, refusal) {
+                    self.end_request(now, Err(error));
                 }
             }
             Reply::Unknown => {
-                self.call.uncertain = true;
+                self.call.outcome_uncertain = true;
                 self.connection = None;
-                self.pause(now);
+                self.schedule_attempt(now);
             }
-            reply => self.ended(now, Ok(reply)),
+            reply => self.end_request(now, Ok(reply)),
         }
     }
 
-    /// Handles a refusal: dials the named leader or pauses; an error if it is final.
-    fn heed(&mut self, now: Time, refusal: Refusal) -> Result<(), ClientError> {
+    /// Handles a refusal: schedules another attempt, at the named leader or after a pause; an error if the refusal is
+    /// final.
+    fn handle_refusal(&mut self, now: Time, refusal: Refusal) -> Result<(), ClientError> {
         match &refusal {
             Refusal::NotLeader { address: Some(address), .. } => {
-                self.known.learn(address);
-                self.call.hint = Some(address.clone());
+                self.known_endpoints.learn(address);
+                self.call.leader_hint = Some(address.clone());
             }
-            Refusal::Busy | Refusal::NoSpace | Refusal::Changing { .. } => self.pause(now),
+            Refusal::Busy | Refusal::NoSpace | Refusal::Changing { .. } => self.schedule_attempt(now),
             Refusal::NotLeader { address: None, .. } | Refusal::NoLeader | Refusal::Stopping => {
                 self.connection = None;
-                self.pause(now);
+                self.schedule_attempt(now);
             }
             Refusal::NotMember { members, .. } => {
-                // A member may be an endpoint that is not known yet.
-                members.iter().for_each(|address| self.known.learn(address));
+                // The refusal names the members, some of which may be new to this client.
+                members.iter().for_each(|address| self.known_endpoints.learn(address));
                 self.connection = None;
-                self.pause(now);
+                self.schedule_attempt(now);
             }
             // A node with a higher limit may have accepted an earlier attempt.
-            Refusal::TooLarge { .. } | Refusal::Malformed if self.call.uncertain => {
-                return Err(self.give_up_for(now, refusal));
+            Refusal::TooLarge { .. } | Refusal::Malformed if self.call.outcome_uncertain => {
+                return Err(self.fail_with(now, refusal));
             }
             Refusal::TooLarge { .. }
             | Refusal::Malformed
@@ -460,96 +474,99 @@ impl CallProtocol {
             | Refusal::NotOffered
             | Refusal::TransferTimedOut { .. } => return Err(ClientError::Rejected(refusal)),
         }
-        self.call.tried.refusal = Some(refusal);
-        if self.call.attempts > 2 && self.call.hint.is_some() {
-            // Nodes that name each other, or a node that is gone, as leader: no endless circle without a pause.
-            self.pause(now);
+        self.call.failures.refusal = Some(refusal);
+        if self.call.attempts > 2 && self.call.leader_hint.is_some() {
+            // Nodes may name each other as leader, or a node that is gone: a pause keeps the client from going in
+            // circles.
+            self.schedule_attempt(now);
         }
         Ok(())
     }
 
-    /// Schedules the next attempt a little later: growing with the number of attempts, bounded, and random.
-    fn pause(&mut self, now: Time) {
-        let longest = 5 << self.call.attempts.min(5);
-        let pause = Duration::from_millis(self.rng.random_range(longest / 2..=longest));
-        let begins = if let Phase::Begins(at) = self.call.phase { at.max(now) } else { now };
-        self.call.phase = Phase::Begins((begins + pause).min(self.call.deadline.max(now)));
+    /// Schedules the next attempt after a random pause, which grows with the number of attempts up to a limit.
+    fn schedule_attempt(&mut self, now: Time) {
+        let pause_max_ms = 5 << self.call.attempts.min(5);
+        let pause = Duration::from_millis(self.rng.random_range(pause_max_ms / 2..=pause_max_ms));
+        let earliest = if let AttemptState::Scheduled(at) = self.call.state { at.max(now) } else { now };
+        self.call.state = AttemptState::Scheduled((earliest + pause).min(self.call.deadline.max(now)));
     }
 
-    /// Ends the request, and the call too, unless the request only opened its session.
-    fn ended(&mut self, now: Time, result: Result<Reply, ClientError>) {
-        let strange = |outcome| Err(ClientError::UnexpectedReply(Box::new(outcome)));
-        let result = match (std::mem::replace(&mut self.call.goal, Goal::Answer), result) {
-            (Goal::Answer, result) => result,
-            (Goal::Open(command), result) => {
-                self.call.uncertain = false;
-                match result.map_err(nothing_applied) {
+    /// Ends the request. The call ends too, unless the request only opened its session.
+    fn end_request(&mut self, now: Time, result: Result<Reply, ClientError>) {
+        let unexpected = |outcome| Err(ClientError::UnexpectedReply(Box::new(outcome)));
+        let result = match (std::mem::replace(&mut self.call.goal, RequestGoal::ReturnReply), result) {
+            (RequestGoal::ReturnReply, result) => result,
+            (RequestGoal::OpenSession(command), result) => {
+                self.call.outcome_uncertain = false;
+                match result.map_err(unknown_as_refused) {
                     Ok(Reply::Done { outcome: Outcome::Opened { session }, .. }) => {
-                        self.session = Some(CallSession { id: session, next: 1 });
-                        return self.number(now, command);
+                        self.session = Some(CallSession { id: session, next_seq: 1 });
+                        return self.assign_sequence_number(now, command);
                     }
-                    Ok(Reply::Done { outcome, .. }) => strange(outcome),
-                    Ok(_) => strange(Outcome::Malformed),
+                    Ok(Reply::Done { outcome, .. }) => unexpected(outcome),
+                    Ok(_) => unexpected(Outcome::Malformed),
                     Err(error) => Err(error),
                 }
             }
-            (Goal::Execute(command), Ok(Reply::Done { position, outcome })) => match outcome {
+            (RequestGoal::Execute(command), Ok(Reply::Done { position, outcome })) => match outcome {
                 Outcome::Executed { .. } => Ok(Reply::Done { position, outcome }),
                 Outcome::SessionExpired => {
                     self.session = None;
-                    if !self.call.uncertain {
-                        // No node accepted it: it is sent as new, in a new session.
-                        return self.number(now, command);
+                    if !self.call.outcome_uncertain {
+                        // No node accepted the command, so it is sent as a new one, in a new session.
+                        return self.assign_sequence_number(now, command);
                     }
                     Err(ClientError::SessionExpired)
                 }
                 Outcome::AnswerTooLong => Err(ClientError::AnswerTooLong { position }),
-                other => {
+                outcome => {
                     self.session = None;
-                    strange(other)
+                    unexpected(outcome)
                 }
             },
-            (Goal::Execute(_), Ok(_)) => strange(Outcome::Malformed),
-            (Goal::Execute(_), Err(error)) => Err(error),
+            (RequestGoal::Execute(_), Ok(_)) => unexpected(Outcome::Malformed),
+            (RequestGoal::Execute(_), Err(error)) => Err(error),
         };
-        self.call.phase = Phase::Ends(Box::new(result));
+        self.call.state = AttemptState::Finished(Box::new(result));
     }
 }
 
 impl Call {
-    fn new(goal: Goal, request: Request, now: Time, timeout: Duration) -> Call {
+    fn new(goal: RequestGoal, request: Request, now: Time, timeout: Duration) -> Call {
         Call {
             goal,
             request,
-            phase: Phase::Begins(now),
-            begun: now,
+            state: AttemptState::Scheduled(now),
+            started_at: now,
             deadline: now + timeout.min(TIMEOUT_MAX),
-            tried: Tried::default(),
-            uncertain: false,
-            hint: None,
+            failures: FailedAttempts::default(),
+            outcome_uncertain: false,
+            leader_hint: None,
             attempts: 0,
         }
     }
 
-    fn note(&mut self, endpoint: &str) {
+    fn record_attempt(&mut self, endpoint: &str) {
         self.attempts += 1;
-        if !self.tried.endpoints.iter().any(|known| known == endpoint) {
-            self.tried.endpoints.push(endpoint.to_owned());
+        if !self.failures.endpoints.iter().any(|tried| tried == endpoint) {
+            self.failures.endpoints.push(endpoint.to_owned());
         }
     }
 
-    fn give_up(&mut self, now: Time) -> ClientError {
-        let mut tried = std::mem::take(&mut self.tried);
-        tried.took = now - self.begun;
-        if self.uncertain { ClientError::Unknown(tried) } else { ClientError::Refused(tried) }
+    /// The error of a call that ends now.
+    fn take_error(&mut self, now: Time) -> ClientError {
+        let mut failures = std::mem::take(&mut self.failures);
+        failures.took = now - self.started_at;
+        if self.outcome_uncertain { ClientError::Unknown(failures) } else { ClientError::Refused(failures) }
     }
 }
 
-/// Converts the error of a read-only request: certainly nothing was applied.
-pub fn nothing_applied(error: ClientError) -> ClientError {
+/// Converts the error of a request that writes nothing: an unknown outcome becomes a refusal, since nothing was
+/// applied.
+pub fn unknown_as_refused(error: ClientError) -> ClientError {
     match error {
-        ClientError::Unknown(tried) => ClientError::Refused(tried),
-        other => other,
+        ClientError::Unknown(failures) => ClientError::Refused(failures),
+        error => error,
     }
 }
 

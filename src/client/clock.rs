@@ -1,9 +1,9 @@
-//! The time of a client: nanoseconds since it was made, by the process's own clock.
+//! The clock of a client: nanoseconds since the client was created, by the monotonic clock of the process.
 
 use crate::types::Time;
 use std::time::{Duration, Instant};
 
-/// A clock that starts at zero.
+/// A monotonic clock that starts at zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -20,12 +20,12 @@ impl Clock {
         self.time(Instant::now())
     }
 
-    /// The time at that instant; zero before the clock was started.
-    pub fn time(&self, at: Instant) -> Time {
-        Time::ZERO + at.saturating_duration_since(self.start)
+    /// Converts an instant to this clock's time; zero for an instant before the start.
+    pub fn time(&self, instant: Instant) -> Time {
+        Time::ZERO + instant.saturating_duration_since(self.start)
     }
 
-    /// The instant of that time.
+    /// Converts a time of this clock back to an instant.
     pub fn instant(&self, time: Time) -> Instant {
         self.start + Duration::from_nanos(time.0)
     }

@@ -1,78 +1,81 @@
-//! One blocking connection to one node.
+//! A blocking connection to one node: one request after the other, without retries.
 
 use crate::api::{Reply, Request, Status};
 use crate::secure::{Keys, Stream};
 use crate::types::NodeId;
 use crate::wire::WireError;
-use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
+use crate::wire::client::{STATUS_UPDATE_ID, put_request_frame, read_reply_frame};
 use crate::wire::frame::{Frame, FrameReader};
 use crate::wire::hello::{Hello, VERSION_MIN, Welcome};
-use crate::wire::reason::Reason;
+use crate::wire::reason::HelloRejection;
 use bytes::BytesMut;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-/// One blocking connection to one node.
+/// A blocking connection to one node, without redirects: the caller has to retry and to find the leader.
 pub struct Connection {
     stream: Stream<TcpStream>,
     reader: FrameReader,
     input: BytesMut,
     output: BytesMut,
-    scratch: Box<[u8]>,
-    next: u64,
+    read_buffer: Box<[u8]>,
+    /// The id of the next request.
+    next_id: u64,
     node: Option<NodeId>,
     /// The negotiated protocol version.
     version: u16,
-    news: Option<Box<Status>>,
+    /// The last status that the node sent on its own.
+    status_update: Option<Box<Status>>,
 }
 
-/// The reason why a call has no reply.
+/// Why a call on one connection has no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The connection failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The node broke the protocol, or rejected the connection.
+    /// The node violated the protocol, or rejected the connection.
     #[error("{0}")]
     Wire(#[from] WireError),
-    /// The node speaks an older version of the protocol, which lacks this request: nothing was sent.
+    /// The node uses an older version of the protocol, without this kind of request. Nothing was sent.
     #[error("the node runs an older version of drave, which does not know this request")]
-    Older,
+    UnsupportedRequest,
 }
 
 impl CallError {
-    /// Whether the only failure was a timeout.
-    pub fn is_late(&self) -> bool {
+    /// Whether the error is a timeout, after which the caller may wait for the reply again.
+    pub fn is_timeout(&self) -> bool {
         matches!(self, CallError::Io(error) if error.kind() == io::ErrorKind::TimedOut)
     }
 }
 
 impl Connection {
-    /// Dials and sends hello; over TLS, if there are keys.
+    /// Dials a node and waits for its welcome; with TLS if `keys` are given.
     pub fn dial(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, CallError> {
         Connection::dial_with(endpoint, keys, &Hello::client(), deadline)
     }
 
-    /// Like [`Connection::dial`], but may use a slot for operators if no client slot is free. Nothing can be proposed
-    /// then.
+    /// Like [`Connection::dial`], but if the node has its maximum number of clients, uses a connection reserved for
+    /// operators. Nothing can be proposed over such a connection.
     pub fn dial_operator(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, CallError> {
         match Connection::dial(endpoint, keys, deadline) {
-            Err(CallError::Wire(WireError::Refused(Reason::Full))) => {
+            Err(CallError::Wire(WireError::Refused(HelloRejection::TooManyConnections))) => {
                 Connection::dial_with(endpoint, keys, &Hello::operator(), deadline)
             }
             dialed => dialed,
         }
     }
 
-    /// Like [`Connection::dial`], for commands of that state machine: a node with another kind rejects the connection.
-    pub fn dial_machine(
+    /// Like [`Connection::dial`], for commands of the state machine `machine_kind`: a node that runs another kind
+    /// rejects the connection.
+    pub fn dial_for_machine_kind(
         endpoint: &str,
         keys: Option<&Keys>,
-        machine: &str,
+        machine_kind: &str,
         deadline: Instant,
     ) -> Result<Connection, CallError> {
-        Connection::dial_with(endpoint, keys, &Hello::client().of_machine(machine), deadline)
+        Connection::dial_with(endpoint, keys, &Hello::client().with_machine_kind(machine_kind), deadline)
     }
 
     fn dial_with(
@@ -81,21 +84,21 @@ impl Connection {
         hello: &Hello,
         deadline: Instant,
     ) -> Result<Connection, CallError> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
         for address in endpoint.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, left(deadline)?) {
+            match TcpStream::connect_timeout(&address, time_left(deadline)?) {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
                     let stream = Stream::dialed(keys, socket, endpoint)?;
-                    return Connection::greet(stream, keys.is_some(), hello, deadline);
+                    return Connection::handshake(stream, keys.is_some(), hello, deadline);
                 }
-                Err(error) => last = error,
+                Err(error) => last_error = error,
             }
         }
-        Err(last.into())
+        Err(last_error.into())
     }
 
-    fn greet(
+    fn handshake(
         stream: Stream<TcpStream>,
         encrypted: bool,
         hello: &Hello,
@@ -106,22 +109,22 @@ impl Connection {
             reader: FrameReader::default(),
             input: BytesMut::new(),
             output: BytesMut::new(),
-            scratch: vec![0; 16 << 10].into(),
-            next: 1,
+            read_buffer: vec![0; 16 << 10].into(),
+            next_id: 1,
             node: None,
             version: 0,
-            news: None,
+            status_update: None,
         };
-        match connection.hello(hello, deadline) {
+        match connection.exchange_hello(hello, deadline) {
             Ok(()) => Ok(connection),
-            Err(trouble) => Err(match other_protocol(&trouble, encrypted) {
-                Some(what) => io::Error::new(io::ErrorKind::InvalidData, what).into(),
-                None => trouble,
+            Err(error) => Err(match detect_other_protocol(&error, encrypted) {
+                Some(explanation) => io::Error::new(io::ErrorKind::InvalidData, explanation).into(),
+                None => error,
             }),
         }
     }
 
-    fn hello(&mut self, hello: &Hello, deadline: Instant) -> Result<(), CallError> {
+    fn exchange_hello(&mut self, hello: &Hello, deadline: Instant) -> Result<(), CallError> {
         hello.put(&mut self.output);
         self.send(deadline)?;
         let welcome = Welcome::read(self.receive(deadline)?)?;
@@ -130,69 +133,69 @@ impl Connection {
         Ok(())
     }
 
-    /// The node at the other end.
+    /// The id of the node at the other end, from its welcome.
     pub fn node(&self) -> Option<NodeId> {
         self.node
     }
 
-    /// Takes the status that the node sent on its own, because the members have changed.
-    pub fn take_news(&mut self) -> Option<Box<Status>> {
-        self.news.take()
+    /// Takes the last status that the node sent on its own, which it does when the members have changed.
+    pub fn take_status_update(&mut self) -> Option<Box<Status>> {
+        self.status_update.take()
     }
 
     /// Sends a request and waits for its reply.
     pub fn call(&mut self, request: &Request, deadline: Instant) -> Result<Reply, CallError> {
-        let id = self.ask(request, deadline)?;
-        self.answer(id, deadline)
+        let id = self.send_request(request, deadline)?;
+        self.wait_for_reply(id, deadline)
     }
 
     /// Sends a request; returns its id, which the reply will carry.
     ///
     /// # Errors
     ///
-    /// [`CallError::Older`] if the node does not support this request.
-    pub fn ask(&mut self, request: &Request, deadline: Instant) -> Result<u64, CallError> {
-        if self.version < first_version_with(request) {
-            return Err(CallError::Older);
+    /// [`CallError::UnsupportedRequest`] if the node does not support this request.
+    pub fn send_request(&mut self, request: &Request, deadline: Instant) -> Result<u64, CallError> {
+        if self.version < oldest_version_with(request) {
+            return Err(CallError::UnsupportedRequest);
         }
-        let id = self.next;
-        self.next += 1;
+        let id = self.next_id;
+        self.next_id += 1;
         put_request_frame(&mut self.output, id, false, request);
         self.send(deadline)?;
         Ok(id)
     }
 
-    /// Waits for the reply with that id until the deadline; after [`CallError::is_late`] the caller may wait for it
-    /// again. Replies to earlier requests are discarded.
-    pub fn answer(&mut self, id: u64, deadline: Instant) -> Result<Reply, CallError> {
+    /// Waits for the reply with that id until the deadline. After a timeout the caller may wait for the reply again.
+    /// Replies to earlier requests are discarded.
+    pub fn wait_for_reply(&mut self, id: u64, deadline: Instant) -> Result<Reply, CallError> {
         loop {
             match read_reply_frame(self.receive(deadline)?)? {
-                (NEWS, Reply::Status(status)) => self.news = Some(status),
-                (answered, reply) if answered == id => return Ok(reply),
+                (STATUS_UPDATE_ID, Reply::Status(status)) => self.status_update = Some(status),
+                (reply_id, reply) if reply_id == id => return Ok(reply),
                 _ => {}
             }
         }
     }
 
     /// Waits for the next reply to any request until the deadline.
-    pub fn next_answer(&mut self, deadline: Instant) -> Result<Reply, CallError> {
+    pub fn wait_for_any_reply(&mut self, deadline: Instant) -> Result<Reply, CallError> {
         loop {
             match read_reply_frame(self.receive(deadline)?)? {
-                (NEWS, Reply::Status(status)) => self.news = Some(status),
+                (STATUS_UPDATE_ID, Reply::Status(status)) => self.status_update = Some(status),
                 (_, reply) => return Ok(reply),
             }
         }
     }
 
-    /// Sends a request; no reply is awaited.
-    pub fn send_only(&mut self, request: &Request, deadline: Instant) -> Result<(), CallError> {
-        put_request_frame(&mut self.output, self.next, false, request);
-        self.next += 1;
+    /// Sends a request without waiting for its reply.
+    pub fn send_without_reply(&mut self, request: &Request, deadline: Instant) -> Result<(), CallError> {
+        put_request_frame(&mut self.output, self.next_id, false, request);
+        self.next_id += 1;
         self.send(deadline)
     }
 
     fn send(&mut self, deadline: Instant) -> Result<(), CallError> {
-        self.stream.socket().set_write_timeout(Some(left(deadline)?))?;
+        self.stream.socket().set_write_timeout(Some(time_left(deadline)?))?;
         let sent = self.stream.write_all(&self.output).and_then(|()| self.stream.flush());
         self.output.clear();
         Ok(sent?)
@@ -203,10 +206,10 @@ impl Connection {
             if let Some(frame) = self.reader.next(&mut self.input)? {
                 return Ok(frame);
             }
-            self.stream.socket().set_read_timeout(Some(left(deadline)?))?;
-            match self.stream.read(&mut self.scratch) {
+            self.stream.socket().set_read_timeout(Some(time_left(deadline)?))?;
+            match self.stream.read(&mut self.read_buffer) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Ok(n) => self.input.extend_from_slice(&self.scratch[..n]),
+                Ok(n) => self.input.extend_from_slice(&self.read_buffer[..n]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The error of a read timeout differs between systems.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(timed_out().into()),
@@ -216,9 +219,9 @@ impl Connection {
     }
 }
 
-/// The protocol of a port that does not answer a hello like a node, as far as its first bytes show.
-fn other_protocol(trouble: &CallError, encrypted: bool) -> Option<&'static str> {
-    match trouble {
+/// Explains a failed handshake if the first bytes that the port sent are of another protocol; `None` if they are not.
+fn detect_other_protocol(error: &CallError, encrypted: bool) -> Option<&'static str> {
+    match error {
         CallError::Wire(WireError::TooLong { length, .. }) if !encrypted => {
             match length.to_le_bytes() {
                 [b'H', b'T', b'T', b'P', ..] => {
@@ -246,14 +249,15 @@ fn other_protocol(trouble: &CallError, encrypted: bool) -> Option<&'static str> 
     }
 }
 
-/// The instant that long from now, limited to what a clock can certainly represent.
+/// The instant at which a timeout that starts now expires. Longer timeouts count as 30 years, which every clock can
+/// represent.
 pub fn deadline(timeout: Duration) -> Instant {
-    const LATEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-    Instant::now() + timeout.min(LATEST)
+    const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    Instant::now() + timeout.min(TIMEOUT_MAX)
 }
 
-/// The time until then; an error if it has passed.
-fn left(deadline: Instant) -> io::Result<Duration> {
+/// The time until the deadline; an error if it has passed.
+fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(timed_out()) } else { Ok(left) }
 }
@@ -262,8 +266,8 @@ fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
 }
 
-/// The first version of the protocol that has this request.
-fn first_version_with(request: &Request) -> u16 {
+/// The oldest version of the protocol that has this request.
+fn oldest_version_with(request: &Request) -> u16 {
     match request {
         Request::LogLevel(_) => 8,
         _ => VERSION_MIN,

@@ -1,25 +1,25 @@
-//! The errors of a client's calls.
+//! The errors of calls to a cluster: they differ in whether the request may have been applied.
 
 use crate::api::{Outcome, Refusal};
 use crate::types::Position;
 use std::fmt;
 use std::time::Duration;
 
-/// The error of a client's call.
+/// Why a call to a cluster failed, and whether the request may have been applied.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
     /// No node accepted the request in time. Nothing was applied.
     #[error("{0}")]
-    Refused(Tried),
+    Refused(FailedAttempts),
     /// A node accepted the request, and no outcome arrived in time: it may have been applied, or may yet be.
     #[error("outcome unknown: {0}")]
-    Unknown(Tried),
-    /// The session expired after the command was sent: it was applied at most once, and the cluster no longer knows
-    /// whether.
+    Unknown(FailedAttempts),
+    /// The session expired after the command was sent. The command was applied at most once, and the cluster no longer
+    /// knows whether.
     #[error("outcome unknown: the session expired before the reply arrived")]
     SessionExpired,
-    /// The cluster rejects this request for good. Nothing was applied.
+    /// The cluster rejects this request, and would reject a retry too. Nothing was applied.
     #[error("{0}")]
     Rejected(Refusal),
     /// The command or query was executed, and its answer is longer than
@@ -34,33 +34,33 @@ pub enum ClientError {
     UnexpectedReply(Box<Outcome>),
 }
 
-/// The attempts of a call that failed.
+/// The attempts of a call that failed: what was tried, and the last causes of failure.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Tried {
+pub struct FailedAttempts {
     /// The endpoints that were tried, each once, in the order of the first attempt.
     pub endpoints: Vec<String>,
-    /// The duration of the call.
+    /// The time from the start of the call to its failure.
     pub took: Duration,
-    /// The last refusal, if there was one.
+    /// The last refusal that a node sent; `None` if there was none.
     pub refusal: Option<Refusal>,
-    /// The last connection error and its endpoint, if there was one.
+    /// The last connection error, after its endpoint; `None` if no connection failed.
     pub last_error: Option<String>,
 }
 
-impl fmt::Display for Tried {
+impl fmt::Display for FailedAttempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.refusal, &self.last_error) {
             (Some(Refusal::NotLeader { .. }), _) => f.write_str("no leader was found"),
             (Some(refusal), _) => write!(f, "{refusal}"),
-            (None, Some(trouble)) => f.write_str(trouble),
+            (None, Some(error)) => f.write_str(error),
             (None, None) => f.write_str("no node was contacted in time"),
         }
     }
 }
 
 impl ClientError {
-    /// The process exit code: 1 no (or executed without an answer to show), 2 never, 3 nothing was applied, 4 unknown,
-    /// 70 a bug.
+    /// The process exit code: 1 rejected, or executed without an answer to show; 2 invalid request; 3 nothing was
+    /// applied; 4 unknown outcome; 70 a bug.
     pub fn exit_code(&self) -> i32 {
         match self {
             ClientError::Refused(_) => 3,

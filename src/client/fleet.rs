@@ -1,4 +1,4 @@
-//! Many connections driven from one thread.
+//! Drives many multiplexed connections from one thread.
 
 use super::mux::{Mux, Readiness};
 use super::mux_protocol::{Completion, MuxOptions};
@@ -7,27 +7,28 @@ use std::io;
 use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
-/// Many connections driven from one thread: start requests on any of them, then call [`Fleet::turn`].
+/// Many connections driven from one thread. The caller starts requests on any connection, then calls [`Fleet::poll`].
 pub struct Fleet {
     poll: Poll,
     events: Events,
     muxes: Vec<Mux>,
-    heard: Vec<Readiness>,
-    scratch: Vec<u8>,
-    done: Vec<Completion>,
+    readiness: Vec<Readiness>,
+    read_buffer: Vec<u8>,
+    completions: Vec<Completion>,
 }
 
 impl Fleet {
-    /// Creates that many connections to that cluster, each with its own session.
+    /// Creates `connections` connections to that cluster, each with its own session. The first call of [`Fleet::poll`]
+    /// dials.
     pub fn new(endpoints: &[String], connections: usize, options: MuxOptions) -> io::Result<Fleet> {
         let mux = |n| Mux::new(endpoints.to_vec(), n, [Token(n), Token(connections + n)], options.clone());
         Ok(Fleet {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             muxes: (0..connections).map(mux).collect(),
-            heard: vec![Readiness::Nothing; connections],
-            scratch: vec![0; 128 << 10],
-            done: Vec::new(),
+            readiness: vec![Readiness::NoEvent; connections],
+            read_buffer: vec![0; 128 << 10],
+            completions: Vec::new(),
         })
     }
 
@@ -41,41 +42,45 @@ impl Fleet {
         self.muxes.is_empty()
     }
 
-    /// Sends all requests started since the last turn, waits up to `timeout` for replies, and passes finished requests
-    /// to `done`, with the index of the connection.
-    pub fn turn(&mut self, timeout: Duration, mut done: impl FnMut(&mut Mux, usize, Completion)) -> io::Result<()> {
-        self.work(&mut done);
+    /// Sends all requests started since the last call, waits up to `timeout` for replies, and passes each finished
+    /// request to `on_completion`, with its connection and the index of the connection.
+    pub fn poll(
+        &mut self,
+        timeout: Duration,
+        mut on_completion: impl FnMut(&mut Mux, usize, Completion),
+    ) -> io::Result<()> {
+        self.drive_all(&mut on_completion);
         let now = Instant::now();
-        let due = self.muxes.iter().filter_map(Mux::deadline).min();
-        let timeout = due.map_or(timeout, |due| timeout.min(due.saturating_duration_since(now)));
+        let deadline = self.muxes.iter().filter_map(Mux::deadline).min();
+        let timeout = deadline.map_or(timeout, |deadline| timeout.min(deadline.saturating_duration_since(now)));
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error),
         }
         for event in &self.events {
-            let ends = event.is_read_closed() || event.is_write_closed() || event.is_error();
-            let heard = match (ends, event.is_readable()) {
-                (true, _) => Readiness::End,
-                (false, true) => Readiness::Bytes,
-                (false, false) => Readiness::Nothing,
+            let is_closed = event.is_read_closed() || event.is_write_closed() || event.is_error();
+            let reported = match (is_closed, event.is_readable()) {
+                (true, _) => Readiness::Closed,
+                (false, true) => Readiness::Readable,
+                (false, false) => Readiness::NoEvent,
             };
-            // Higher tokens are of leader queries, which are checked on each turn.
-            if let Some(known) = self.heard.get_mut(event.token().0) {
-                *known = heard.max(*known);
+            // Higher tokens belong to leader queries, whose sockets are read in each call anyway.
+            if let Some(readiness) = self.readiness.get_mut(event.token().0) {
+                *readiness = reported.max(*readiness);
             }
         }
-        self.work(&mut done);
+        self.drive_all(&mut on_completion);
         Ok(())
     }
 
-    fn work(&mut self, done: &mut impl FnMut(&mut Mux, usize, Completion)) {
+    fn drive_all(&mut self, on_completion: &mut impl FnMut(&mut Mux, usize, Completion)) {
         let now = Instant::now();
         for (n, mux) in self.muxes.iter_mut().enumerate() {
-            let heard = std::mem::take(&mut self.heard[n]);
-            mux.work(now, heard, &mut self.scratch, self.poll.registry(), &mut self.done);
-            for completion in self.done.drain(..) {
-                done(mux, n, completion);
+            let readiness = std::mem::take(&mut self.readiness[n]);
+            mux.drive(now, readiness, &mut self.read_buffer, self.poll.registry(), &mut self.completions);
+            for completion in self.completions.drain(..) {
+                on_completion(mux, n, completion);
             }
         }
     }

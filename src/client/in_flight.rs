@@ -6,39 +6,46 @@ use bytes::Bytes;
 use slab::Slab;
 use std::collections::VecDeque;
 
-/// A request to the state machine.
+/// A command or query to the state machine.
 #[derive(Debug)]
-enum Call {
-    /// A command and its number in the session.
+enum RequestBody {
+    /// A command, after its sequence number in the session.
     Command(u64, Bytes),
     Query(Bytes, Consistency),
 }
 
-/// A request without a reply. Its key in the slab is its id on the wire.
+/// A request that has no final reply yet. Its key in the slab is its id on the wire.
 #[derive(Debug)]
 struct InFlightRequest {
+    /// The number that the caller gave the request.
     tag: u64,
+    /// How often the request was sent again.
     retries: u32,
-    call: Call,
-    /// Whether it was sent over the current connection and has no reply yet.
+    body: RequestBody,
+    /// Whether the request was sent over the current connection and has no reply yet.
     is_sent: bool,
-    /// Whether an attempt may be in a log.
-    doubt: bool,
+    /// Whether an earlier attempt may be in a log, so that the request may be executed.
+    may_be_in_log: bool,
 }
 
-/// Requests in flight or to be sent again.
+/// The requests of one connection that are in flight or to be sent again.
 #[derive(Debug)]
-pub struct InFlight {
+pub struct InFlightRequests {
     pending: Slab<InFlightRequest>,
-    /// For each number from `lowest` on: whether it has a reply.
-    numbers: VecDeque<bool>,
-    lowest: u64,
+    /// For each command number from `first_outstanding` on: whether the command has finished.
+    finished_flags: VecDeque<bool>,
+    /// The lowest number of a command that has not finished.
+    first_outstanding: u64,
 }
 
-impl InFlight {
-    /// An empty set with room for that many.
-    pub fn with_capacity(capacity: usize) -> InFlight {
-        InFlight { pending: Slab::with_capacity(capacity), numbers: VecDeque::new(), lowest: 1 }
+impl InFlightRequests {
+    /// An empty set with memory for `capacity` requests.
+    pub fn with_capacity(capacity: usize) -> InFlightRequests {
+        InFlightRequests {
+            pending: Slab::with_capacity(capacity),
+            finished_flags: VecDeque::new(),
+            first_outstanding: 1,
+        }
     }
 
     /// The number of requests in flight.
@@ -51,98 +58,102 @@ impl InFlight {
         self.pending.is_empty()
     }
 
-    /// Whether there is a request with that key.
+    /// Whether a request with that key is in flight.
     pub fn contains(&self, key: usize) -> bool {
         self.pending.contains(key)
     }
 
-    /// How many numbers lie between the lowest outstanding one and the next.
-    pub fn window(&self) -> usize {
-        self.numbers.len()
+    /// The number of commands from the first outstanding one to the newest, finished or not. The window of the session
+    /// limits this number.
+    pub fn window_len(&self) -> usize {
+        self.finished_flags.len()
     }
 
-    /// Restarts the numbers at 1, for a new session.
-    pub fn renumber(&mut self) {
-        self.lowest = 1;
-        self.numbers.clear();
+    /// Restarts the sequence numbers of commands at 1, for a new session.
+    pub fn restart_numbering(&mut self) {
+        self.first_outstanding = 1;
+        self.finished_flags.clear();
     }
 
     /// Adds a command under the next number; returns its key.
     pub fn push_command(&mut self, tag: u64, command: Bytes) -> usize {
-        let seq = self.lowest + self.numbers.len() as u64;
-        self.numbers.push_back(false);
-        self.push(tag, Call::Command(seq, command))
+        let seq = self.first_outstanding + self.finished_flags.len() as u64;
+        self.finished_flags.push_back(false);
+        self.push(tag, RequestBody::Command(seq, command))
     }
 
     /// Adds a query; returns its key.
     pub fn push_query(&mut self, tag: u64, query: Bytes, consistency: Consistency) -> usize {
-        self.push(tag, Call::Query(query, consistency))
+        self.push(tag, RequestBody::Query(query, consistency))
     }
 
-    fn push(&mut self, tag: u64, call: Call) -> usize {
-        self.pending.insert(InFlightRequest { tag, retries: 0, call, is_sent: false, doubt: false })
+    fn push(&mut self, tag: u64, body: RequestBody) -> usize {
+        self.pending.insert(InFlightRequest { tag, retries: 0, body, is_sent: false, may_be_in_log: false })
     }
 
-    /// The request to send for that key; `again` counts a retry.
-    pub fn send(&mut self, key: usize, session: SessionId, again: bool) -> Option<Request> {
-        let lowest = self.lowest;
+    /// Marks the request with that key as sent, and returns the request to send; `None` if the request has finished.
+    /// `is_retry` adds one to its count of retries.
+    pub fn mark_sent(&mut self, key: usize, session: SessionId, is_retry: bool) -> Option<Request> {
+        let first_outstanding = self.first_outstanding;
         let pending = self.pending.get_mut(key)?;
-        pending.retries += u32::from(again);
+        pending.retries += u32::from(is_retry);
         pending.is_sent = true;
-        Some(match &pending.call {
-            Call::Command(seq, command) => Request::Propose {
-                op: Op::Execute { session, seq: *seq, first_outstanding: lowest, command: command.clone() }.encode(),
+        Some(match &pending.body {
+            RequestBody::Command(seq, command) => Request::Propose {
+                op: Op::Execute { session, seq: *seq, first_outstanding, command: command.clone() }.encode(),
             },
-            Call::Query(query, consistency) => Request::Query { query: query.clone(), consistency: *consistency },
+            RequestBody::Query(query, consistency) => {
+                Request::Query { query: query.clone(), consistency: *consistency }
+            }
         })
     }
 
-    /// Sorts those keys into the order in which commands were started: an ordered session executes no command out of
-    /// order.
+    /// Sorts keys into the order in which their commands were started, queries first: an ordered session executes no
+    /// command out of order. Keys of finished requests are removed.
     pub fn in_order(&self, mut keys: Vec<usize>) -> Vec<usize> {
         keys.retain(|key| self.pending.contains(*key));
-        keys.sort_by_key(|key| match self.pending[*key].call {
-            Call::Command(seq, _) => seq,
-            Call::Query(..) => 0,
+        keys.sort_by_key(|key| match self.pending[*key].body {
+            RequestBody::Command(seq, _) => seq,
+            RequestBody::Query(..) => 0,
         });
         keys
     }
 
-    /// All keys, in that order.
-    pub fn all(&self) -> Vec<usize> {
+    /// The keys of all requests, in the order of [`InFlightRequests::in_order`].
+    pub fn all_in_order(&self) -> Vec<usize> {
         self.in_order(self.pending.iter().map(|(key, _)| key).collect())
     }
 
     /// The keys of all commands.
-    pub fn commands(&self) -> Vec<usize> {
-        let commands = self.pending.iter().filter(|(_, pending)| matches!(pending.call, Call::Command(..)));
+    pub fn command_keys(&self) -> Vec<usize> {
+        let commands = self.pending.iter().filter(|(_, pending)| matches!(pending.body, RequestBody::Command(..)));
         commands.map(|(key, _)| key).collect()
     }
 
-    /// Records a reply, which ends this attempt; `unknown` if its outcome is unknown. Returns whether this attempt or
-    /// an earlier one may be in a log.
-    pub fn answered(&mut self, key: usize, unknown: bool) -> bool {
+    /// Records a reply, which ends this attempt; `is_unknown` if the reply leaves the outcome open. Returns whether
+    /// this attempt or an earlier one may be in a log.
+    pub fn record_reply(&mut self, key: usize, is_unknown: bool) -> bool {
         let pending = &mut self.pending[key];
         pending.is_sent = false;
-        pending.doubt |= unknown;
-        pending.doubt
+        pending.may_be_in_log |= is_unknown;
+        pending.may_be_in_log
     }
 
-    /// The connection is lost: requests that were sent may be in a log.
-    pub fn lost(&mut self) {
+    /// Records that the connection was lost: requests that were sent may be in a log.
+    pub fn record_lost_connection(&mut self) {
         for (_, pending) in &mut self.pending {
-            pending.doubt |= std::mem::take(&mut pending.is_sent);
+            pending.may_be_in_log |= std::mem::take(&mut pending.is_sent);
         }
     }
 
-    /// Removes a request; returns its tag and its number of retries.
+    /// Removes a finished request. Returns its tag and its number of retries.
     pub fn finish(&mut self, key: usize) -> (u64, u32) {
-        let InFlightRequest { tag, retries, call, .. } = self.pending.remove(key);
-        if let Call::Command(seq, _) = call {
-            self.numbers[(seq - self.lowest) as usize] = true;
-            while self.numbers.front() == Some(&true) {
-                self.numbers.pop_front();
-                self.lowest += 1;
+        let InFlightRequest { tag, retries, body, .. } = self.pending.remove(key);
+        if let RequestBody::Command(seq, _) = body {
+            self.finished_flags[(seq - self.first_outstanding) as usize] = true;
+            while self.finished_flags.front() == Some(&true) {
+                self.finished_flags.pop_front();
+                self.first_outstanding += 1;
             }
         }
         (tag, retries)
@@ -153,39 +164,39 @@ impl InFlight {
 mod tests {
     use super::*;
 
-    fn lowest(request: Option<Request>) -> (u64, u64) {
+    fn seq_and_first_outstanding(request: Option<Request>) -> (u64, u64) {
         let Some(Request::Propose { op }) = request else { panic!("a command is expected: {request:?}") };
-        let Ok(Op::Execute { seq, first_outstanding: lowest, .. }) = Op::decode(op) else {
+        let Ok(Op::Execute { seq, first_outstanding, .. }) = Op::decode(op) else {
             panic!("an Execute operation is expected")
         };
-        (seq, lowest)
+        (seq, first_outstanding)
     }
 
     #[test]
     fn retries_keep_order_and_advance_first_outstanding() {
-        let mut flight = InFlight::with_capacity(4);
+        let mut flight = InFlightRequests::with_capacity(4);
         let keys: Vec<usize> = (0..3).map(|tag| flight.push_command(tag, Bytes::new())).collect();
         flight.finish(keys[0]);
-        // The slab gives the first key to the fourth command.
+        // The slab reuses the key of the finished first command for the fourth.
         let fourth = flight.push_command(3, Bytes::new());
         assert_eq!(fourth, keys[0]);
-        assert_eq!(flight.all(), [keys[1], keys[2], fourth]);
-        assert_eq!(lowest(flight.send(fourth, SessionId(7), true)), (4, 2));
+        assert_eq!(flight.all_in_order(), [keys[1], keys[2], fourth]);
+        assert_eq!(seq_and_first_outstanding(flight.mark_sent(fourth, SessionId(7), true)), (4, 2));
         flight.finish(keys[1]);
-        assert_eq!(lowest(flight.send(fourth, SessionId(7), true)), (4, 3));
+        assert_eq!(seq_and_first_outstanding(flight.mark_sent(fourth, SessionId(7), true)), (4, 3));
         assert_eq!(flight.finish(fourth), (3, 2));
     }
 
     #[test]
     fn outcome_is_unknown_after_a_lost_attempt_only() {
-        let mut flight = InFlight::with_capacity(4);
+        let mut flight = InFlightRequests::with_capacity(4);
         let key = flight.push_command(0, Bytes::new());
-        flight.send(key, SessionId(7), false);
-        assert!(!flight.answered(key, false));
-        flight.lost();
-        assert!(!flight.answered(key, false), "the last attempt was refused, and no other was sent");
-        flight.send(key, SessionId(7), true);
-        flight.lost();
-        assert!(flight.answered(key, false));
+        flight.mark_sent(key, SessionId(7), false);
+        assert!(!flight.record_reply(key, false));
+        flight.record_lost_connection();
+        assert!(!flight.record_reply(key, false), "the last attempt was refused, and no other was sent");
+        flight.mark_sent(key, SessionId(7), true);
+        flight.record_lost_connection();
+        assert!(flight.record_reply(key, false));
     }
 }

@@ -1,4 +1,4 @@
-//! The endpoints of a cluster: those that the client was created with, and those learned since.
+//! The endpoints of a cluster that a client knows: the initial ones, and those that nodes have named since.
 
 use crate::api::Status;
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
@@ -6,48 +6,49 @@ use std::collections::VecDeque;
 use std::ops::Index;
 use std::time::Duration;
 
-/// How often a long-lived client requests the members.
-pub const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a long-lived client reads the list of members from a node.
+pub const MEMBERS_REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The endpoints of a cluster. The given ones stay, and come first; since a cluster may replace all of these members
-/// one by one, the client also learns others. Their number is bounded; the oldest are dropped.
+/// The endpoints of a cluster. The initial endpoints stay, and come first. A cluster may replace all of these members
+/// one by one, so the client also learns the addresses of other members. The number of learned endpoints is bounded:
+/// the oldest are dropped.
 #[derive(Clone, Debug)]
 pub struct KnownEndpoints {
-    given: Vec<String>,
-    heard: VecDeque<String>,
+    initial: Vec<String>,
+    learned: VecDeque<String>,
 }
 
 impl KnownEndpoints {
-    /// The given endpoints alone.
-    pub fn new(given: Vec<String>) -> KnownEndpoints {
-        assert!(!given.is_empty(), "a client needs at least one endpoint");
-        KnownEndpoints { given, heard: VecDeque::new() }
+    /// The initial endpoints, before any others are learned. Panics without endpoints.
+    pub fn new(initial: Vec<String>) -> KnownEndpoints {
+        assert!(!initial.is_empty(), "a client needs at least one endpoint");
+        KnownEndpoints { initial, learned: VecDeque::new() }
     }
 
-    /// The given endpoints.
-    pub fn given(&self) -> &[String] {
-        &self.given
+    /// The endpoints that the client was created with.
+    pub fn initial(&self) -> &[String] {
+        &self.initial
     }
 
-    /// The number of endpoints.
+    /// The number of endpoints, initial and learned.
     pub fn len(&self) -> usize {
-        self.given.len() + self.heard.len()
+        self.initial.len() + self.learned.len()
     }
 
-    /// All endpoints.
+    /// All endpoints, the initial ones first.
     pub fn iter(&self) -> impl Iterator<Item = &String> {
-        self.given.iter().chain(&self.heard)
+        self.initial.iter().chain(&self.learned)
     }
 
-    /// Adds the address of a member.
+    /// Learns the address of a member, unless it is known, empty or too long. The oldest learned one may be dropped.
     pub fn learn(&mut self, address: &str) {
         if address.is_empty() || address.len() > ADDRESS_BYTES_MAX || self.iter().any(|known| known == address) {
             return;
         }
-        if self.heard.len() >= MEMBERS_MAX {
-            self.heard.pop_front();
+        if self.learned.len() >= MEMBERS_MAX {
+            self.learned.pop_front();
         }
-        self.heard.push_back(address.to_owned());
+        self.learned.push_back(address.to_owned());
     }
 
     /// Replaces the learned endpoints with the members in a node's status.
@@ -55,7 +56,7 @@ impl KnownEndpoints {
         if status.members.is_empty() {
             return;
         }
-        self.heard.clear();
+        self.learned.clear();
         status.members.iter().take(MEMBERS_MAX).for_each(|member| self.learn(&member.address));
     }
 }
@@ -64,7 +65,7 @@ impl Index<usize> for KnownEndpoints {
     type Output = String;
 
     fn index(&self, at: usize) -> &String {
-        self.given.get(at).unwrap_or_else(|| &self.heard[at - self.given.len()])
+        self.initial.get(at).unwrap_or_else(|| &self.learned[at - self.initial.len()])
     }
 }
 
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn given_endpoints_stay_and_learned_ones_are_bounded() {
+    fn initial_endpoints_stay_and_learned_ones_are_bounded() {
         let mut known = KnownEndpoints::new(vec!["a:1".into(), "b:1".into()]);
         for n in 0..10 * MEMBERS_MAX {
             known.learn(&format!("h:{n}"));

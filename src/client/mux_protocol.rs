@@ -1,19 +1,19 @@
-//! The protocol of a multiplexed connection, without its socket: requests, replies, and when the client leaves a node
-//! for which other.
+//! The protocol of a multiplexed connection, without its socket: it encodes requests, interprets replies, and decides
+//! when the client leaves a node and which node it dials next.
 //!
 //! Nothing here reads a clock or touches a socket. [`Mux`](super::Mux) drives it over TCP, and the simulator over its
 //! links. The driver dials the endpoint that [`MuxProtocol::dial`] returns, passes received bytes to
-//! [`MuxProtocol::receive`], and reports the end of the connection with [`MuxProtocol::lost`]. Whenever
+//! [`MuxProtocol::receive`], and reports the end of the connection with [`MuxProtocol::connection_lost`]. Whenever
 //! [`MuxProtocol::is_connected`] is false, the driver drops the connection.
 
-use super::in_flight::InFlight;
-use super::known::{KnownEndpoints, REFRESH_INTERVAL};
-use super::scout_protocol::{LeaderAnswer, ScoutProtocol};
+use super::in_flight::InFlightRequests;
+use super::known::{KnownEndpoints, MEMBERS_REFRESH_INTERVAL};
+use super::leader_query_protocol::{LeaderQueryProtocol, LeaderQueryResult};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::secure::Keys;
 use crate::types::{Index, NodeId, Position, SessionId, Time};
 use crate::wire::WireError;
-use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
+use crate::wire::client::{STATUS_UPDATE_ID, put_request_frame, read_reply_frame};
 use crate::wire::frame::{FrameKind, FrameReader};
 use crate::wire::hello::{Hello, Welcome};
 use bytes::{Bytes, BytesMut};
@@ -21,71 +21,72 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;
 
-/// The settings of a connection.
+/// The timeouts and limits of a multiplexed connection.
 #[derive(Clone, Debug)]
 pub struct MuxOptions {
     /// If set, traffic is encrypted with these keys, and nodes must prove their identity.
     pub keys: Option<Keys>,
     /// The maximum number of requests in flight.
-    pub inflight: usize,
+    pub in_flight_max: usize,
     /// The session's window: the maximum distance between the oldest and the newest write, at most 1,024.
-    pub window: u32,
+    pub session_window: u32,
     /// The client leaves a node that has been silent for this long while requests are in flight.
-    pub patience: Duration,
-    /// After this long of silence the client queries another node for the leader. Requests stay with the silent node
-    /// until another leader is named.
-    pub doubt: Duration,
+    pub node_timeout: Duration,
+    /// After a node was silent for this long, the client asks another node which one leads. Requests stay with the
+    /// silent node until another leader is named.
+    pub leader_query_delay: Duration,
     /// The kind of the state machine whose commands are sent: nodes with another kind reject this client. Empty turns
     /// the check off.
-    pub machine: &'static str,
+    pub machine_kind: &'static str,
 }
 
-/// The client leaves a node that accepts a connection and sends no welcome within so many times `doubt`.
-const GREETING: u32 = 3;
+/// The client leaves a node that accepts a connection and sends no welcome within this many times
+/// `leader_query_delay`.
+const WELCOME_TIMEOUT_FACTOR: u32 = 3;
 /// The pause before another leader query after a failed one.
-const SCOUT_PAUSE: Duration = Duration::from_millis(20);
+const LEADER_QUERY_PAUSE: Duration = Duration::from_millis(20);
 
 impl MuxOptions {
     /// The defaults, for that many requests in flight.
-    pub fn new(inflight: usize) -> MuxOptions {
-        let window = (4 * inflight).clamp(64, 1024) as u32;
+    pub fn new(in_flight_max: usize) -> MuxOptions {
+        let session_window = (4 * in_flight_max).clamp(64, 1024) as u32;
         MuxOptions {
             keys: None,
-            machine: "",
-            inflight: inflight.min(1024),
-            window,
-            patience: Duration::from_secs(2),
-            doubt: Duration::from_millis(100),
+            machine_kind: "",
+            in_flight_max: in_flight_max.min(1024),
+            session_window,
+            node_timeout: Duration::from_secs(2),
+            leader_query_delay: Duration::from_millis(100),
         }
     }
 }
 
-/// A finished request.
+/// A request that has finished: it is no longer in flight.
 #[derive(Clone, Debug)]
 pub struct Completion {
-    /// The caller's number for the request.
+    /// The number that the caller gave the request when it started.
     pub tag: u64,
-    /// How often the request was sent again.
+    /// How often the request was sent again, after the first time.
     pub retries: u32,
-    /// The outcome.
-    pub result: Result,
+    /// Whether the request took effect, and its answer.
+    pub result: RequestResult,
 }
 
 /// The outcome of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Result {
+pub enum RequestResult {
     /// A command took effect, exactly once.
     Executed {
-        /// Its position in the log.
+        /// The position of its entry in the log.
         position: Position,
-        /// The machine's first answer.
+        /// The state machine's answer when the command was executed.
         answer: Bytes,
     },
     /// A query was answered.
     Answered {
-        /// The last applied index.
+        /// The index of the last entry that the state machine had applied when it answered.
         applied: Index,
-        /// The machine's answer.
+        /// The state machine's answer.
         answer: Bytes,
     },
     /// A command took effect, exactly once, or a query was answered; the answer is too long to be sent.
@@ -93,96 +94,101 @@ pub enum Result {
         /// The position of the command's entry, or of the last entry applied before a query.
         position: Position,
     },
-    /// Not applied, and never will be.
+    /// The request was not applied, and never will be.
     Refused(Refusal),
-    /// It may have taken effect, or may yet: the session expired, or it was rejected for good after an attempt without
-    /// a reply.
+    /// The command may have taken effect, or may yet: the session expired, or the command was rejected for good after
+    /// an attempt without a reply.
     Unknown,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum ConnectionState {
-    /// No connection until that time.
+    /// There is no connection; the client dials at this time.
     Down(Time),
-    /// Hello was sent; nothing else may be sent yet.
-    Greeting,
-    /// A session was requested.
-    Opening,
-    /// Ready for requests.
+    /// The hello was sent; nothing else may be sent before the welcome.
+    Handshake,
+    /// The opening of a session was requested.
+    OpeningSession,
+    /// The connection has a session, and is ready for requests.
     Up,
 }
 
 /// The request id for opening a session: no slab has that many keys.
-const OPENING: u64 = u64::MAX;
-/// The request id for the status: the same as for news that a node sends on its own.
-const LOOKING: u64 = NEWS;
+const OPEN_SESSION_ID: u64 = u64::MAX;
+/// The request id for the status: the same as for a status that a node sends on its own.
+const STATUS_ID: u64 = STATUS_UPDATE_ID;
 
 /// One connection with many requests in flight, without its socket.
 #[derive(Debug)]
 pub struct MuxProtocol {
-    known: KnownEndpoints,
+    known_endpoints: KnownEndpoints,
     options: MuxOptions,
     state: ConnectionState,
-    /// The index in `known` of the endpoint dialed last.
+    /// The index in `known_endpoints` of the endpoint dialed last.
     last_dialed: usize,
-    hint: Option<String>,
-    /// Attempts since the last successful reply.
-    failures: u32,
+    /// The leader that a node has named: the next endpoint to dial.
+    leader_hint: Option<String>,
+    /// The number of lost connections since the last successful reply.
+    failed_connections: u32,
     session: Option<SessionId>,
-    in_flight: InFlight,
+    in_flight: InFlightRequests,
     /// Since when every write has been rejected for lack of disk space.
     full_since: Option<Time>,
-    /// Requests to send again, and when.
-    later: Vec<usize>,
-    later_at: Option<Time>,
-    /// When to request the members next.
-    look_at: Time,
+    /// The keys of requests to send again.
+    retry_keys: Vec<usize>,
+    /// When to send the requests of `retry_keys` again.
+    retry_at: Option<Time>,
+    /// When to read the list of members next.
+    read_members_at: Time,
     output: BytesMut,
     input: BytesMut,
     reader: FrameReader,
-    /// When the last bytes of the node arrived, or a request began to wait.
-    heard: Time,
-    /// The endpoint of the connection, and its node once it is known.
+    /// When the silence of the node began: at its last bytes, or at a later first request if no request was in flight.
+    silent_since: Time,
+    /// The endpoint dialed last.
     endpoint: String,
+    /// The node at that endpoint, from its welcome.
     node: Option<NodeId>,
-    scout: Option<ScoutProtocol>,
-    /// The index in `known` of the endpoint last dialed for a leader query, and when the next may be.
-    scout_last_dialed: usize,
-    scout_at: Time,
+    leader_query: Option<LeaderQueryProtocol>,
+    /// The index in `known_endpoints` of the endpoint last dialed for a leader query.
+    leader_query_last_dialed: usize,
+    /// The earliest time of the next leader query.
+    next_leader_query_at: Time,
     rng: SmallRng,
 }
 
 impl MuxProtocol {
-    /// Creates a connection that looks for the leader among those endpoints, starting after the one with index `begin`.
-    pub fn new(endpoints: Vec<String>, begin: usize, options: MuxOptions, now: Time, seed: u64) -> MuxProtocol {
-        let known = KnownEndpoints::new(endpoints);
+    /// Creates a connection that looks for the leader among these endpoints. It dials the endpoint after the one with
+    /// index `start_after` first.
+    pub fn new(endpoints: Vec<String>, start_after: usize, options: MuxOptions, now: Time, seed: u64) -> MuxProtocol {
+        let known_endpoints = KnownEndpoints::new(endpoints);
         MuxProtocol {
-            last_dialed: begin % known.len(),
-            known,
-            look_at: now + REFRESH_INTERVAL,
+            last_dialed: start_after % known_endpoints.len(),
+            known_endpoints,
+            read_members_at: now + MEMBERS_REFRESH_INTERVAL,
             state: ConnectionState::Down(now),
-            hint: None,
-            failures: 0,
+            leader_hint: None,
+            failed_connections: 0,
             session: None,
-            in_flight: InFlight::with_capacity(options.inflight),
+            in_flight: InFlightRequests::with_capacity(options.in_flight_max),
             options,
             full_since: None,
-            later: Vec::new(),
-            later_at: None,
+            retry_keys: Vec::new(),
+            retry_at: None,
             output: BytesMut::new(),
             input: BytesMut::new(),
             reader: FrameReader::default(),
-            heard: now,
+            silent_since: now,
             endpoint: String::new(),
             node: None,
-            scout: None,
-            scout_last_dialed: begin,
-            scout_at: now,
+            leader_query: None,
+            leader_query_last_dialed: start_after,
+            next_leader_query_at: now,
             rng: SmallRng::seed_from_u64(seed),
         }
     }
 
-    /// Its settings.
+    /// The options that the connection was created with.
     pub fn options(&self) -> &MuxOptions {
         &self.options
     }
@@ -195,13 +201,13 @@ impl MuxProtocol {
     /// Whether another request may be started now.
     pub fn has_room(&self) -> bool {
         matches!(self.state, ConnectionState::Up)
-            && self.later.is_empty()
-            && self.in_flight.len() < self.options.inflight
-            && self.in_flight.window() < self.options.window as usize
+            && self.retry_keys.is_empty()
+            && self.in_flight.len() < self.options.in_flight_max
+            && self.in_flight.window_len() < self.options.session_window as usize
     }
 
     /// The number of requests in flight.
-    pub fn under_way(&self) -> usize {
+    pub fn in_flight_count(&self) -> usize {
         self.in_flight.len()
     }
 
@@ -217,339 +223,361 @@ impl MuxProtocol {
 
     /// Starts a command. Panics if there is no room.
     pub fn execute(&mut self, now: Time, command: Bytes, tag: u64) {
-        assert!(self.has_room(), "the caller checks has_room before each request");
-        self.begins(now);
+        assert!(self.has_room(), "a command is started only while the connection has room for another request");
+        self.start_silence_if_idle(now);
         let key = self.in_flight.push_command(tag, command);
-        self.send(key, false);
+        self.send_request(key, false);
     }
 
     /// Starts a query. Panics if there is no room.
     pub fn query(&mut self, now: Time, query: Bytes, consistency: Consistency, tag: u64) {
-        assert!(self.has_room(), "the caller checks has_room before each request");
-        self.begins(now);
+        assert!(self.has_room(), "a query is started only while the connection has room for another request");
+        self.start_silence_if_idle(now);
         let key = self.in_flight.push_query(tag, query, consistency);
-        self.send(key, false);
+        self.send_request(key, false);
     }
 
-    fn begins(&mut self, now: Time) {
+    fn start_silence_if_idle(&mut self, now: Time) {
         if self.in_flight.is_empty() {
-            // Silence is counted from the first request that waits.
-            self.heard = now;
+            // A node without requests owes no reply: its silence counts from the first request on.
+            self.silent_since = now;
         }
     }
 
-    fn send(&mut self, key: usize, again: bool) {
-        let session = self.session.expect("commands are sent in a session");
-        if let Some(request) = self.in_flight.send(key, session, again) {
+    fn send_request(&mut self, key: usize, is_retry: bool) {
+        let session = self.session.expect("a connection that sends requests has a session");
+        if let Some(request) = self.in_flight.mark_sent(key, session, is_retry) {
             put_request_frame(&mut self.output, key as u64, false, &request);
         }
     }
 
-    /// When [`MuxProtocol::wake`] is due.
+    /// When [`MuxProtocol::handle_timeout`] is due.
     pub fn deadline(&self) -> Option<Time> {
-        let silence = match self.state {
+        let node_timeout = match self.state {
             ConnectionState::Down(until) => return Some(until),
             ConnectionState::Up if self.in_flight.is_empty() => None,
-            ConnectionState::Greeting => Some(self.heard + self.greeting()),
-            ConnectionState::Opening | ConnectionState::Up => Some(self.heard + self.options.patience),
+            ConnectionState::Handshake => Some(self.silent_since + self.welcome_timeout()),
+            ConnectionState::OpeningSession | ConnectionState::Up => {
+                Some(self.silent_since + self.options.node_timeout)
+            }
         };
-        let doubt = match &self.scout {
-            Some(scout) => scout.deadline(),
-            None if self.waits() && self.known.len() > 1 => Some((self.heard + self.options.doubt).max(self.scout_at)),
+        let leader_query = match &self.leader_query {
+            Some(leader_query) => leader_query.deadline(),
+            None if self.awaits_reply() && self.known_endpoints.len() > 1 => {
+                Some((self.silent_since + self.options.leader_query_delay).max(self.next_leader_query_at))
+            }
             None => None,
         };
-        let look = self.is_up().then_some(self.look_at);
-        [silence, doubt, look, self.later_at].into_iter().flatten().min()
+        let read_members = self.is_up().then_some(self.read_members_at);
+        [node_timeout, leader_query, read_members, self.retry_at].into_iter().flatten().min()
     }
 
-    /// Whether there is a connection or an attempt at one. If not, the driver drops the socket.
+    /// Whether there is a connection, or one is being dialed. If not, the driver drops the socket.
     pub fn is_connected(&self) -> bool {
         !matches!(self.state, ConnectionState::Down(_))
     }
 
-    /// The endpoint to dial now, if one is due. It counts as connected from then on, until it is [lost](Self::lost).
+    /// The endpoint to dial now, if it is time to dial. The connection counts as connected from then on, until it is
+    /// [lost](Self::connection_lost).
     pub fn dial(&mut self, now: Time) -> Option<String> {
         if !matches!(self.state, ConnectionState::Down(until) if until <= now) {
             return None;
         }
-        let endpoint = match self.hint.take() {
+        let endpoint = match self.leader_hint.take() {
             Some(hint) => hint,
             None => {
-                self.last_dialed = (self.last_dialed + 1) % self.known.len();
-                self.known[self.last_dialed].clone()
+                self.last_dialed = (self.last_dialed + 1) % self.known_endpoints.len();
+                self.known_endpoints[self.last_dialed].clone()
             }
         };
         (self.endpoint, self.node) = (endpoint.clone(), None);
-        self.state = ConnectionState::Greeting;
-        self.heard = now;
+        self.state = ConnectionState::Handshake;
+        self.silent_since = now;
         self.output.clear();
         self.input.clear();
         self.reader = FrameReader::default();
-        Hello::client().of_machine(self.options.machine).put(&mut self.output);
+        Hello::client().with_machine_kind(self.options.machine_kind).put(&mut self.output);
         Some(endpoint)
     }
 
-    /// Reports that the connection failed or ended; `in_order` if the node closed it.
-    pub fn lost(&mut self, now: Time, in_order: bool) {
-        self.fall(now, in_order);
+    /// Reports that the connection failed or ended; `closed_by_node` if it ended without an error.
+    pub fn connection_lost(&mut self, now: Time, closed_by_node: bool) {
+        self.disconnect(now, closed_by_node);
     }
 
-    /// The bytes to send to the node.
+    /// The bytes that the driver should send to the node.
     pub fn output(&mut self) -> &mut BytesMut {
         &mut self.output
     }
 
-    /// Handles bytes of the node. Finished requests go to `done`. An error ends the connection.
-    pub fn receive(
-        &mut self,
-        now: Time,
-        bytes: &[u8],
-        done: &mut Vec<Completion>,
-    ) -> std::result::Result<(), WireError> {
-        self.heard = now;
+    /// Handles bytes received from the node. Finished requests go to `completions`. An error ends the connection.
+    pub fn receive(&mut self, now: Time, bytes: &[u8], completions: &mut Vec<Completion>) -> Result<(), WireError> {
+        self.silent_since = now;
         self.input.extend_from_slice(bytes);
-        let taken = self.take_in(now, done);
-        if taken.is_err() {
-            self.fall(now, false);
+        let result = self.read_frames(now, completions);
+        if result.is_err() {
+            self.disconnect(now, false);
         }
-        taken
+        result
     }
 
-    /// Does what is due by now.
-    pub fn wake(&mut self, now: Time) {
+    /// Sends retries that are due, reads the list of members, and leaves a silent node. Call it at
+    /// [`MuxProtocol::deadline`].
+    pub fn handle_timeout(&mut self, now: Time) {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
-            self.overdue(now);
+            self.handle_deadlines(now);
         }
     }
 
     /// Whether a reply of the node is outstanding.
-    fn waits(&self) -> bool {
+    fn awaits_reply(&self) -> bool {
         match self.state {
             ConnectionState::Up => !self.in_flight.is_empty(),
-            ConnectionState::Opening => true,
-            ConnectionState::Down(_) | ConnectionState::Greeting => false,
+            ConnectionState::OpeningSession => true,
+            ConnectionState::Down(_) | ConnectionState::Handshake => false,
         }
     }
 
-    /// The time that a node has for its welcome: longer after each failure, in case all nodes are slow.
-    fn greeting(&self) -> Duration {
-        if self.known.len() < 2 {
-            return self.options.patience;
+    /// How long a node may take to send its welcome. The time grows with each lost connection, in case all nodes are
+    /// slow.
+    fn welcome_timeout(&self) -> Duration {
+        if self.known_endpoints.len() < 2 {
+            return self.options.node_timeout;
         }
-        (self.options.doubt * (GREETING << self.failures.min(4))).min(self.options.patience)
+        (self.options.leader_query_delay * (WELCOME_TIMEOUT_FACTOR << self.failed_connections.min(4)))
+            .min(self.options.node_timeout)
     }
 
-    /// While the node is silent, returns the endpoint of another one to query for the leader, if one is due. Whenever
-    /// [`MuxProtocol::scout`] is `None`, the driver drops that connection.
-    pub fn second_opinion(&mut self, now: Time) -> Option<String> {
-        if !self.waits() || now < self.heard + self.options.doubt {
-            self.scout = None;
+    /// The endpoint of another node to dial for a leader query, if the connected node is silent and a query is due.
+    /// Whenever [`MuxProtocol::leader_query`] is `None`, the driver drops the connection for leader queries.
+    pub fn dial_leader_query(&mut self, now: Time) -> Option<String> {
+        if !self.awaits_reply() || now < self.silent_since + self.options.leader_query_delay {
+            self.leader_query = None;
             return None;
         }
-        if let Some(scout) = &mut self.scout {
-            scout.wake(now);
-            if scout.is_overdue(now) {
-                self.scout_lost(now);
+        if let Some(leader_query) = &mut self.leader_query {
+            leader_query.handle_timeout(now);
+            if leader_query.is_overdue(now) {
+                self.leader_query_lost(now);
             }
             return None;
         }
-        if self.scout_at > now || self.known.len() < 2 {
+        if self.next_leader_query_at > now || self.known_endpoints.len() < 2 {
             return None;
         }
-        self.scout_last_dialed = (self.scout_last_dialed + 1) % self.known.len();
-        if self.known[self.scout_last_dialed] == self.endpoint {
-            self.scout_last_dialed = (self.scout_last_dialed + 1) % self.known.len();
+        self.leader_query_last_dialed = (self.leader_query_last_dialed + 1) % self.known_endpoints.len();
+        if self.known_endpoints[self.leader_query_last_dialed] == self.endpoint {
+            self.leader_query_last_dialed = (self.leader_query_last_dialed + 1) % self.known_endpoints.len();
         }
-        let endpoint = self.known[self.scout_last_dialed].clone();
-        self.scout = Some(ScoutProtocol::new(endpoint.clone(), now + self.options.doubt * GREETING));
+        let endpoint = self.known_endpoints[self.leader_query_last_dialed].clone();
+        self.leader_query = Some(LeaderQueryProtocol::new(
+            endpoint.clone(),
+            now + self.options.leader_query_delay * WELCOME_TIMEOUT_FACTOR,
+        ));
         Some(endpoint)
     }
 
     /// The connection for a leader query, if there is one.
-    pub fn scout(&mut self) -> Option<&mut ScoutProtocol> {
-        self.scout.as_mut()
+    pub fn leader_query(&mut self) -> Option<&mut LeaderQueryProtocol> {
+        self.leader_query.as_mut()
     }
 
-    /// Reports that this connection failed or ended.
-    pub fn scout_lost(&mut self, now: Time) {
-        self.scout = None;
-        self.scout_at = now + SCOUT_PAUSE;
+    /// Reports that the connection for a leader query failed or ended.
+    pub fn leader_query_lost(&mut self, now: Time) {
+        self.leader_query = None;
+        self.next_leader_query_at = now + LEADER_QUERY_PAUSE;
     }
 
-    /// Handles bytes of this connection. If another node leads by now, the client leaves for it; its id is returned.
-    pub fn scout_received(&mut self, now: Time, bytes: &[u8]) -> std::result::Result<Option<NodeId>, WireError> {
-        let Some(scout) = &mut self.scout else { return Ok(None) };
-        match scout.receive(bytes) {
-            Ok(LeaderAnswer::Pending) => {}
-            Ok(LeaderAnswer::Leader(leader, _)) if Some(leader) == self.node => scout.ask_again(now),
-            Ok(LeaderAnswer::Leader(leader, address)) => {
-                self.go_to(now, address);
+    /// Handles bytes received over the connection for a leader query. If another node leads by now, the client dials
+    /// that leader next, and its id is returned.
+    pub fn leader_response_received(&mut self, now: Time, bytes: &[u8]) -> Result<Option<NodeId>, WireError> {
+        let Some(leader_query) = &mut self.leader_query else { return Ok(None) };
+        match leader_query.receive(bytes) {
+            Ok(LeaderQueryResult::Pending) => {}
+            Ok(LeaderQueryResult::Leader(leader, _)) if Some(leader) == self.node => leader_query.schedule_retry(now),
+            Ok(LeaderQueryResult::Leader(leader, address)) => {
+                self.redirect_to(now, address);
                 return Ok(Some(leader));
             }
-            Ok(LeaderAnswer::Useless) => self.scout_lost(now),
+            Ok(LeaderQueryResult::NoLeaderNamed) => self.leader_query_lost(now),
             Err(error) => {
-                self.scout_lost(now);
+                self.leader_query_lost(now);
                 return Err(error);
             }
         }
         Ok(None)
     }
 
-    /// Drops the connection, if there is one, and schedules another attempt.
-    fn fall(&mut self, now: Time, at_once: bool) {
-        self.scout = None;
-        self.failures = self.failures.saturating_add(1);
-        let longest = 2 << self.failures.min(6);
-        let pause = if at_once && self.failures < 4 { 0 } else { self.rng.random_range(longest / 2..=longest) };
-        self.state = ConnectionState::Down(now + Duration::from_millis(pause));
-        self.in_flight.lost();
-        self.later.clear();
-        self.later_at = None;
+    /// Ends the connection, if there is one, and schedules another attempt: without a pause if `at_once` is set and
+    /// only a few attempts have failed.
+    fn disconnect(&mut self, now: Time, at_once: bool) {
+        self.leader_query = None;
+        self.failed_connections = self.failed_connections.saturating_add(1);
+        let pause_max_ms = 2 << self.failed_connections.min(6);
+        let pause_ms = if at_once && self.failed_connections < 4 {
+            0
+        } else {
+            self.rng.random_range(pause_max_ms / 2..=pause_max_ms)
+        };
+        self.state = ConnectionState::Down(now + Duration::from_millis(pause_ms));
+        self.in_flight.record_lost_connection();
+        self.retry_keys.clear();
+        self.retry_at = None;
         self.output.clear();
     }
 
-    fn overdue(&mut self, now: Time) {
-        if self.later_at.is_some_and(|at| at <= now) {
-            self.later_at = None;
-            let later = std::mem::take(&mut self.later);
-            self.in_flight.in_order(later).into_iter().for_each(|key| self.send(key, true));
+    fn handle_deadlines(&mut self, now: Time) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            let keys = std::mem::take(&mut self.retry_keys);
+            self.in_flight.in_order(keys).into_iter().for_each(|key| self.send_request(key, true));
         }
-        if self.is_up() && self.look_at <= now {
-            self.look_at = now + REFRESH_INTERVAL;
-            put_request_frame(&mut self.output, LOOKING, false, &Request::Status);
+        if self.is_up() && self.read_members_at <= now {
+            self.read_members_at = now + MEMBERS_REFRESH_INTERVAL;
+            put_request_frame(&mut self.output, STATUS_ID, false, &Request::Status);
         }
-        let silent = match self.state {
+        let is_silent = match self.state {
             ConnectionState::Down(_) => false,
-            ConnectionState::Greeting => self.heard + self.greeting() <= now,
-            ConnectionState::Opening | ConnectionState::Up => self.waits() && self.heard + self.options.patience <= now,
+            ConnectionState::Handshake => self.silent_since + self.welcome_timeout() <= now,
+            ConnectionState::OpeningSession | ConnectionState::Up => {
+                self.awaits_reply() && self.silent_since + self.options.node_timeout <= now
+            }
         };
-        if silent {
-            self.fall(now, true);
+        if is_silent {
+            self.disconnect(now, true);
         }
     }
 
-    fn take_in(&mut self, now: Time, done: &mut Vec<Completion>) -> std::result::Result<(), WireError> {
+    fn read_frames(&mut self, now: Time, completions: &mut Vec<Completion>) -> Result<(), WireError> {
         while self.is_connected()
             && let Some(frame) = self.reader.next(&mut self.input)?
         {
-            if matches!(self.state, ConnectionState::Greeting) {
+            if matches!(self.state, ConnectionState::Handshake) {
                 self.node = Some(Welcome::read(frame)?.node);
-                self.welcome();
+                self.start_requests();
                 continue;
             }
             if frame.kind != FrameKind::Reply {
-                return Err(WireError::Kind(frame.kind as u8));
+                return Err(WireError::UnexpectedFrameKind(frame.kind as u8));
             }
             match read_reply_frame(frame)? {
-                (OPENING, reply) => self.opened(now, reply),
-                (LOOKING, Reply::Status(status)) => self.known.learn_members(&status),
-                (id, reply) => self.replied(now, id, reply, done),
+                (OPEN_SESSION_ID, reply) => self.handle_session_reply(now, reply),
+                (STATUS_ID, Reply::Status(status)) => self.known_endpoints.learn_members(&status),
+                (id, reply) => self.handle_reply(now, id, reply, completions),
             }
         }
         Ok(())
     }
 
-    /// Welcomed: continues where the last connection ended.
-    fn welcome(&mut self) {
+    /// Sends the requests in flight again after a welcome; opens a session first if there is none.
+    fn start_requests(&mut self) {
         if self.session.is_some() {
-            if self.failures > 0 {
-                // There was a failure: the members may have changed.
-                self.look_at = self.heard;
+            if self.failed_connections > 0 {
+                // After a failure, the members may have changed.
+                self.read_members_at = self.silent_since;
             }
             self.state = ConnectionState::Up;
-            self.in_flight.all().into_iter().for_each(|key| self.send(key, true));
+            self.in_flight.all_in_order().into_iter().for_each(|key| self.send_request(key, true));
         } else {
-            self.state = ConnectionState::Opening;
-            let request = Request::Propose { op: Op::Open { window: self.options.window, ordered: true }.encode() };
-            put_request_frame(&mut self.output, OPENING, false, &request);
+            self.state = ConnectionState::OpeningSession;
+            let request =
+                Request::Propose { op: Op::Open { window: self.options.session_window, ordered: true }.encode() };
+            put_request_frame(&mut self.output, OPEN_SESSION_ID, false, &request);
         }
     }
 
-    fn opened(&mut self, now: Time, reply: Reply) {
+    fn handle_session_reply(&mut self, now: Time, reply: Reply) {
         match reply {
             Reply::Done { outcome: Outcome::Opened { session }, .. } => {
                 self.session = Some(session);
-                self.in_flight.renumber();
-                self.failures = 0;
-                self.welcome();
+                self.in_flight.restart_numbering();
+                self.failed_connections = 0;
+                self.start_requests();
             }
-            Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => self.go_to(now, address),
-            Reply::Refused(Refusal::NotMember { members, .. }) => self.leave(now, &members),
-            _ => self.fall(now, false),
+            Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => self.redirect_to(now, address),
+            Reply::Refused(Refusal::NotMember { members, .. }) => self.leave_nonmember(now, &members),
+            _ => self.disconnect(now, false),
         }
     }
 
-    fn go_to(&mut self, now: Time, address: String) {
-        self.known.learn(&address);
-        self.hint = Some(address);
-        self.fall(now, true);
+    fn redirect_to(&mut self, now: Time, address: String) {
+        self.known_endpoints.learn(&address);
+        self.leader_hint = Some(address);
+        self.disconnect(now, true);
     }
 
-    /// The node is not a member: leaves it for another member, possibly a new one.
-    fn leave(&mut self, now: Time, members: &[String]) {
-        members.iter().for_each(|address| self.known.learn(address));
-        self.fall(now, true);
+    /// Leaves a node that is not a member, and learns the members that it named.
+    fn leave_nonmember(&mut self, now: Time, members: &[String]) {
+        members.iter().for_each(|address| self.known_endpoints.learn(address));
+        self.disconnect(now, true);
     }
 
-    fn replied(&mut self, now: Time, id: u64, reply: Reply, done: &mut Vec<Completion>) {
+    fn handle_reply(&mut self, now: Time, id: u64, reply: Reply, completions: &mut Vec<Completion>) {
         let key = id as usize;
         if !self.in_flight.contains(key) {
             return;
         }
-        let doubt = self.in_flight.answered(key, reply == Reply::Unknown);
+        let may_be_in_log = self.in_flight.record_reply(key, reply == Reply::Unknown);
         let result = match reply {
             Reply::Done { position, outcome: Outcome::Executed { answer, .. } } => {
-                Result::Executed { position, answer }
+                RequestResult::Executed { position, answer }
             }
-            Reply::Answer { applied, answer } => Result::Answered { applied, answer },
-            Reply::Done { position, outcome: Outcome::AnswerTooLong } => Result::AnswerTooLong { position },
-            Reply::Done { outcome: Outcome::SessionExpired, .. } => return self.lapsed(now, done),
+            Reply::Answer { applied, answer } => RequestResult::Answered { applied, answer },
+            Reply::Done { position, outcome: Outcome::AnswerTooLong } => RequestResult::AnswerTooLong { position },
+            Reply::Done { outcome: Outcome::SessionExpired, .. } => {
+                return self.handle_expired_session(now, completions);
+            }
             // A node with a higher limit may have accepted an earlier attempt.
-            Reply::Refused(Refusal::TooLarge { .. } | Refusal::Malformed) if doubt => Result::Unknown,
-            Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed)) => Result::Refused(refusal),
+            Reply::Refused(Refusal::TooLarge { .. } | Refusal::Malformed) if may_be_in_log => RequestResult::Unknown,
+            Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed)) => {
+                RequestResult::Refused(refusal)
+            }
             // An earlier command must be sent again first.
-            Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.send_later(now, key, 2),
+            Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.retry_later(now, key, 2),
             Reply::Refused(refusal @ (Refusal::Busy | Refusal::NoSpace)) => {
                 // A busy node recovers within moments, a full disk within hours.
-                let pause = if refusal == Refusal::Busy { 2 } else { 100 };
+                let pause_ms = if refusal == Refusal::Busy { 2 } else { 100 };
                 if refusal == Refusal::NoSpace {
                     self.full_since.get_or_insert(now);
                 }
-                return self.send_later(now, key, pause);
+                return self.retry_later(now, key, pause_ms);
             }
             Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => {
-                return self.go_to(now, address);
+                return self.redirect_to(now, address);
             }
-            Reply::Refused(Refusal::NotMember { members, .. }) => return self.leave(now, &members),
-            // This node cannot help; another one may.
-            Reply::Refused(_) | Reply::Unknown => return self.fall(now, false),
+            Reply::Refused(Refusal::NotMember { members, .. }) => return self.leave_nonmember(now, &members),
+            // Another node may accept the request.
+            Reply::Refused(_) | Reply::Unknown => return self.disconnect(now, false),
             Reply::Status(_)
             | Reply::Snapshot { .. }
             | Reply::SnapshotChunk { .. }
             | Reply::Changed { .. }
             | Reply::Transferred { .. }
             | Reply::LogLevel(_)
-            | Reply::Done { .. } => Result::Unknown,
+            | Reply::Done { .. } => RequestResult::Unknown,
         };
-        self.failures = 0;
+        self.failed_connections = 0;
         self.full_since = None;
-        self.finish(key, result, done);
+        self.finish_request(key, result, completions);
     }
 
-    fn finish(&mut self, key: usize, result: Result, done: &mut Vec<Completion>) {
+    fn finish_request(&mut self, key: usize, result: RequestResult, completions: &mut Vec<Completion>) {
         let (tag, retries) = self.in_flight.finish(key);
-        done.push(Completion { tag, retries, result });
+        completions.push(Completion { tag, retries, result });
     }
 
-    fn send_later(&mut self, now: Time, key: usize, pause_ms: u64) {
-        self.later.push(key);
-        self.later_at.get_or_insert(now + Duration::from_millis(pause_ms));
+    fn retry_later(&mut self, now: Time, key: usize, pause_ms: u64) {
+        self.retry_keys.push(key);
+        self.retry_at.get_or_insert(now + Duration::from_millis(pause_ms));
     }
 
-    /// The session has expired, and the outcome of its commands is unknown.
-    fn lapsed(&mut self, now: Time, done: &mut Vec<Completion>) {
-        self.in_flight.commands().into_iter().for_each(|key| self.finish(key, Result::Unknown, done));
+    /// Finishes the commands of an expired session, whose outcomes are unknown, and connects again for a new session.
+    fn handle_expired_session(&mut self, now: Time, completions: &mut Vec<Completion>) {
+        self.in_flight
+            .command_keys()
+            .into_iter()
+            .for_each(|key| self.finish_request(key, RequestResult::Unknown, completions));
         self.session = None;
-        self.fall(now, true);
+        self.disconnect(now, true);
     }
 }

@@ -1,111 +1,113 @@
-//! Reads the newest snapshot of one node over a separate connection: a backup, chunk by chunk.
+//! Reads the newest snapshot of one node, chunk by chunk, over a connection of its own: for a backup.
 
 use super::blocking::Client;
 use super::call_protocol::Options;
 use super::connection::{CallError, Connection, deadline};
-use super::error::{ClientError, Tried};
+use super::error::{ClientError, FailedAttempts};
 use crate::api::{Consistency, Outcome, Refusal, Reply, Request};
 use crate::limits::CHUNK_BYTES;
 use crate::types::Position;
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
-/// How many chunks are requested ahead.
-const WINDOW: u64 = 4;
-/// The reader fails after this long without a chunk. It has dialed again meanwhile.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How many chunks are requested before they arrive, so that the node need not wait for requests.
+const CHUNKS_AHEAD: u64 = 4;
+/// The reader fails after this long without a chunk, during which it has dialed again repeatedly.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause before the reader dials again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Reads the file of one snapshot of one node. After a broken connection it dials again and continues where it was, as
-/// long as the node keeps that snapshot.
+/// Reads the file of one snapshot of one node. After a lost connection it dials again and continues at the same offset,
+/// as long as the node keeps that snapshot.
 pub struct SnapshotReader {
     endpoint: String,
     options: Options,
     connection: Option<Connection>,
     snapshot: Position,
-    total: u64,
-    /// The file is read up to here.
-    at: u64,
-    /// How many chunks from `at` on are requested.
-    requested: u64,
+    total_bytes: u64,
+    /// The offset up to which the file was read.
+    read_upto: u64,
+    /// The number of chunks from `read_upto` on that were requested over the current connection.
+    requested_chunks: u64,
 }
 
 impl Client {
-    /// Makes that node, and no other, take a snapshot of everything it has applied, and starts to read it. With
-    /// [`Consistency::Linearizable`] a quorum first confirms that nothing that was acknowledged before this call is
-    /// missing; the node may be a follower.
+    /// Makes the node at `endpoint` take a snapshot of all entries that it has applied, and starts to read the
+    /// snapshot. With [`Consistency::Linearizable`], the node first applies all writes acknowledged before this call,
+    /// as a quorum confirms. The node may be a follower.
     ///
     /// # Errors
     ///
     /// [`ClientError::Refused`] if the node does not reply, or refuses. Nothing was changed.
     pub fn read_snapshot(&self, endpoint: &str, consistency: Consistency) -> Result<SnapshotReader, ClientError> {
         let options = self.options().clone();
-        let begun = Instant::now();
-        let failed =
-            |refusal, trouble: Option<&CallError>| ClientError::Refused(refused(endpoint, begun, refusal, trouble));
+        let started = Instant::now();
+        let failed = |refusal, error: Option<&CallError>| {
+            ClientError::Refused(failed_attempt(endpoint, started, refusal, error))
+        };
         let until = deadline(options.timeout);
-        let dialed = Connection::dial_operator(endpoint, options.keys.as_ref(), until.min(deadline(options.patience)));
-        let mut connection = dialed.map_err(|trouble| failed(None, Some(&trouble)))?;
+        let dialed =
+            Connection::dial_operator(endpoint, options.keys.as_ref(), until.min(deadline(options.node_timeout)));
+        let mut connection = dialed.map_err(|error| failed(None, Some(&error)))?;
         let mut call = |request: &Request| match connection.call(request, until) {
             Ok(Reply::Refused(refusal)) => Err(failed(Some(refusal), None)),
             Ok(reply) => Ok(reply),
-            Err(trouble) => Err(failed(None, Some(&trouble))),
+            Err(error) => Err(failed(None, Some(&error))),
         };
         if consistency == Consistency::Linearizable {
             call(&Request::Query { query: Bytes::new(), consistency })?;
         }
-        let Reply::Snapshot { position, bytes } = call(&Request::Snapshot)? else { return Err(out_of_turn()) };
+        let Reply::Snapshot { position, bytes } = call(&Request::Snapshot)? else { return Err(unexpected_reply()) };
         Ok(SnapshotReader {
             endpoint: endpoint.to_owned(),
             options,
             connection: Some(connection),
             snapshot: position,
-            total: bytes,
-            at: 0,
-            requested: 0,
+            total_bytes: bytes,
+            read_upto: 0,
+            requested_chunks: 0,
         })
     }
 }
 
 impl SnapshotReader {
-    /// The position of the snapshot.
+    /// The position of the last entry that the snapshot contains.
     pub fn position(&self) -> Position {
         self.snapshot
     }
 
     /// The size of the file in bytes.
-    pub fn total(&self) -> u64 {
-        self.total
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
     }
 
-    /// The next chunk of the file, or `None` after the last one. Only the whole file shows whether the snapshot is
-    /// valid.
+    /// Waits for the next chunk of the file; `None` after the last one. Whether the snapshot is valid can be verified
+    /// only once the whole file is read.
     ///
     /// # Errors
     ///
     /// [`ClientError::Refused`]: with [`Refusal::SnapshotGone`] if the node no longer has that snapshot; otherwise the
     /// node has not sent a chunk for half a minute.
-    pub fn next_piece(&mut self) -> Result<Option<Bytes>, ClientError> {
-        if self.at >= self.total {
+    pub fn next_chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
+        if self.read_upto >= self.total_bytes {
             return Ok(None);
         }
-        let begun = Instant::now();
-        let until = deadline(PATIENCE.min(self.options.timeout));
+        let started = Instant::now();
+        let until = deadline(CHUNK_TIMEOUT.min(self.options.timeout));
         loop {
-            let failure = match self.receive(until) {
+            let failure = match self.receive_chunk(until) {
                 Ok(Reply::SnapshotChunk { offset, total, bytes })
-                    if (offset, total) == (self.at, self.total) && !bytes.is_empty() =>
+                    if (offset, total) == (self.read_upto, self.total_bytes) && !bytes.is_empty() =>
                 {
-                    self.at += bytes.len() as u64;
+                    self.read_upto += bytes.len() as u64;
                     return Ok(Some(bytes));
                 }
                 Ok(Reply::Refused(refusal @ Refusal::SnapshotGone)) => {
-                    return Err(ClientError::Refused(refused(&self.endpoint, begun, Some(refusal), None)));
+                    return Err(ClientError::Refused(failed_attempt(&self.endpoint, started, Some(refusal), None)));
                 }
-                Ok(Reply::Refused(refusal)) => refused(&self.endpoint, begun, Some(refusal), None),
-                Ok(_) => return Err(out_of_turn()),
-                Err(trouble) => refused(&self.endpoint, begun, None, Some(&trouble)),
+                Ok(Reply::Refused(refusal)) => failed_attempt(&self.endpoint, started, Some(refusal), None),
+                Ok(_) => return Err(unexpected_reply()),
+                Err(error) => failed_attempt(&self.endpoint, started, None, Some(&error)),
             };
             // Later chunks that were requested are lost, since their connection is gone.
             self.connection = None;
@@ -116,37 +118,43 @@ impl SnapshotReader {
         }
     }
 
-    /// The reply to the request for the chunk at `at`, over the current connection or a new one.
-    fn receive(&mut self, until: Instant) -> Result<Reply, CallError> {
+    /// Requests chunks ahead, and waits for the reply with the chunk at `read_upto`, over the current connection or a
+    /// new one.
+    fn receive_chunk(&mut self, until: Instant) -> Result<Reply, CallError> {
         if self.connection.is_none() {
-            self.requested = 0;
+            self.requested_chunks = 0;
             let dialed = Connection::dial_operator(
                 &self.endpoint,
                 self.options.keys.as_ref(),
-                until.min(deadline(self.options.patience)),
+                until.min(deadline(self.options.node_timeout)),
             );
             self.connection = Some(dialed?);
         }
         let Some(connection) = &mut self.connection else { return Ok(Reply::Unknown) };
-        while self.requested < WINDOW {
-            let offset = self.at + self.requested * CHUNK_BYTES as u64;
-            if offset >= self.total {
+        while self.requested_chunks < CHUNKS_AHEAD {
+            let offset = self.read_upto + self.requested_chunks * CHUNK_BYTES as u64;
+            if offset >= self.total_bytes {
                 break;
             }
-            connection.ask(&Request::ReadSnapshot { snapshot: self.snapshot, offset }, until)?;
-            self.requested += 1;
+            connection.send_request(&Request::ReadSnapshot { snapshot: self.snapshot, offset }, until)?;
+            self.requested_chunks += 1;
         }
-        self.requested -= 1;
-        // A refusal may overtake chunks requested before it: replies are handled as they arrive.
-        connection.next_answer(until)
+        self.requested_chunks -= 1;
+        // The refusal of one chunk may arrive before chunks that were requested earlier, so any reply is accepted.
+        connection.wait_for_any_reply(until)
     }
 }
 
-fn refused(endpoint: &str, begun: Instant, refusal: Option<Refusal>, trouble: Option<&CallError>) -> Tried {
-    let trouble = trouble.map(|trouble| format!("{endpoint}: {trouble}"));
-    Tried { endpoints: vec![endpoint.to_owned()], took: begun.elapsed(), refusal, last_error: trouble }
+fn failed_attempt(
+    endpoint: &str,
+    started: Instant,
+    refusal: Option<Refusal>,
+    error: Option<&CallError>,
+) -> FailedAttempts {
+    let last_error = error.map(|error| format!("{endpoint}: {error}"));
+    FailedAttempts { endpoints: vec![endpoint.to_owned()], took: started.elapsed(), refusal, last_error }
 }
 
-fn out_of_turn() -> ClientError {
+fn unexpected_reply() -> ClientError {
     ClientError::UnexpectedReply(Box::new(Outcome::Malformed))
 }

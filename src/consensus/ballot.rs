@@ -1,87 +1,89 @@
 //! The tally of one election or pre-election.
 //!
-//! It only collects. What a vote weighs is decided by its sender's disk before it comes here
-//! ([`super::rules::election::voter_weight`]), and which voters are needed by the configuration at the time of the
-//! question.
+//! A ballot only collects votes. The candidate has decided by the sender's disk how a vote counts
+//! ([`super::rules::election::voter_weight`]). The configuration at the time of the tally decides which voters are
+//! needed.
 
 use super::quorum;
-use super::rules::membership::counted;
+use super::rules::membership::quorum_configuration;
 use crate::types::{Membership, Mutant, Mutants, NodeId};
 use std::collections::BTreeSet;
 
-/// The votes granted and rejected. A set of ids, so that a vote that arrives twice counts once.
+/// The votes granted and rejected, as sets of ids: a vote that arrives twice counts once.
 #[derive(Clone, Debug, Default)]
 pub struct Ballot {
-    yes: BTreeSet<NodeId>,
-    /// Voters in `yes` that hold nothing, and may have lost everything.
-    // They are in `yes` too, and taken out again where only voters that hold something may decide.
-    void: BTreeSet<NodeId>,
-    no: BTreeSet<NodeId>,
-    arrived: usize,
+    granted: BTreeSet<NodeId>,
+    /// The voters in `granted` whose log does not name their disk: they may have lost all their entries.
+    /// [`Ballot::is_won`] counts them only if every voter granted its vote.
+    maybe_emptied: BTreeSet<NodeId>,
+    rejected: BTreeSet<NodeId>,
+    votes_received: usize,
 }
 
 impl Ballot {
-    /// Records a granted vote.
+    /// Records the vote of a voter on a known disk.
     pub fn record_vote(&mut self, from: NodeId) {
-        self.yes.insert(from);
-        self.arrived += 1; // read by a mutant alone
+        self.granted.insert(from);
+        self.votes_received += 1; // used only by the mutant `CountVotesTwice`
     }
 
-    /// Records a vote granted by a voter that holds nothing.
+    /// Records the vote of a voter that may have lost all its entries.
     pub fn record_empty_log_vote(&mut self, from: NodeId) {
-        self.void.insert(from);
+        self.maybe_emptied.insert(from);
         self.record_vote(from);
     }
 
-    /// Records a rejection.
+    /// Records that a voter rejected the candidate.
     pub fn record_rejection(&mut self, from: NodeId) {
-        // It takes no vote back: answers to two requests may arrive in any order, and a vote once granted holds for the
-        // term.
-        self.no.insert(from);
+        // A rejection revokes no vote: answers to two requests may arrive in any order, and a granted vote holds for
+        // the term.
+        self.rejected.insert(from);
     }
 
-    /// Whether all voters have granted their vote.
+    /// Whether every voter of the configuration has granted its vote.
     pub fn is_unanimous(&self, membership: &Membership) -> bool {
-        membership.all_voters().all(|id| self.yes.contains(&id))
+        membership.all_voters().all(|id| self.granted.contains(&id))
     }
 
-    /// Whether that voter has granted or rejected.
+    /// Whether `voter` has granted its vote or rejected the candidate.
     pub fn has_answered(&self, voter: NodeId) -> bool {
-        self.yes.contains(&voter) || self.no.contains(&voter)
+        self.granted.contains(&voter) || self.rejected.contains(&voter)
     }
 
-    /// Whether any voter has rejected.
-    pub fn is_denied(&self) -> bool {
-        !self.no.is_empty()
+    /// Whether any voter has rejected the candidate.
+    pub fn has_rejection(&self) -> bool {
+        !self.rejected.is_empty()
     }
 
-    /// Whether voters that hold something decide, or all voters granted their vote. A voter that was emptied may have
-    /// held committed entries: another voter that holds them then rejects, unless it gets no request.
+    /// Whether the candidate has won: a quorum of voters on known disks granted their votes, or all voters did. A voter
+    /// whose disk was emptied may have held committed entries. Another voter that holds these entries rejects the
+    /// candidate, but that voter may not have received the request.
     ///
-    /// All voters are enough, emptied or not: one of them holds what was committed, if any disk still does, and would
-    /// reject a candidate without it.
+    /// The votes of all voters are enough, even if some disks were emptied: if any disk still holds the committed
+    /// entries, its voter rejects a candidate without them.
     pub fn is_won(&self, membership: &Membership, mutants: Mutants) -> bool {
-        let counted = counted(membership, mutants);
-        let firm = |id: NodeId| self.yes.contains(&id) && !self.void.contains(&id);
-        self.is_won_among_void(membership, mutants)
-            && (quorum::decides(&counted, firm) || self.is_unanimous(membership))
+        let deciding_configuration = quorum_configuration(membership, mutants);
+        let granted_on_known_disk = |id: NodeId| self.granted.contains(&id) && !self.maybe_emptied.contains(&id);
+        self.is_won_counting_empty_logs(membership, mutants)
+            && (quorum::decides(&deciding_configuration, granted_on_known_disk) || self.is_unanimous(membership))
     }
 
-    /// Whether the granted votes decide, whatever the voters hold: for a log that is to begin.
-    pub fn is_won_among_void(&self, membership: &Membership, mutants: Mutants) -> bool {
+    /// Whether a quorum granted its votes, counting also voters that may have lost all their entries. Only for the
+    /// election that begins a log, in which no entry can be lost.
+    pub fn is_won_counting_empty_logs(&self, membership: &Membership, mutants: Mutants) -> bool {
         if mutants.breaks(Mutant::CountVotesTwice) {
-            return self.arrived >= Membership::majority_of(membership.voters.len());
+            return self.votes_received >= Membership::majority_of(membership.voters.len());
         }
-        quorum::decides(&counted(membership, mutants), |id| self.yes.contains(&id))
+        quorum::decides(&quorum_configuration(membership, mutants), |id| self.granted.contains(&id))
     }
 
     /// Panics if an invariant of the ballot is violated. Called after every step ([`super::invariants`]).
     pub(super) fn check(&self) {
-        assert!(self.void.is_subset(&self.yes), "the vote of an empty founder is a granted vote");
+        assert!(self.maybe_emptied.is_subset(&self.granted), "every voter in `maybe_emptied` has granted its vote");
     }
 
-    /// The voters that granted their vote.
-    pub fn voters(&self) -> Vec<NodeId> {
-        self.yes.iter().copied().collect()
+    /// The voters that granted their vote, ascending.
+    pub fn granted_by(&self) -> Vec<NodeId> {
+        self.granted.iter().copied().collect()
     }
 }

@@ -1,54 +1,56 @@
-//! Claims of peers about their disks: a peer that comes back with less is on an older copy.
+//! Claims of peers about their disks. A peer that returns with a lower term or a shorter log than it claimed runs on an
+//! older copy of its disk.
 //!
-//! A disk cannot tell that it is a copy: everything on it is consistent, only old. Its peers remember in memory what
-//! came from it, which is enough while any of them has run for longer than the copy is old. A peer that restarts
-//! forgets, and then the copy is detected only by the leader, at the first rejected probe.
+//! Nothing on a disk shows that the disk is a copy: all of its state is consistent, only old. So each node keeps the
+//! claims of its peers in memory. The copy is detected if at least one peer has run since before the copy was made. A
+//! restarted node has no claims. Then only the leader detects the copy, when the copy rejects a probe at an
+//! acknowledged position.
 
 use crate::limits::MEMBERS_MAX;
 use crate::types::{DiskId, NodeId, Position, Term};
 use std::collections::BTreeMap;
 
-/// At most this many peers are remembered.
+/// The claims of at most this many peers are kept.
 ///
-/// Twice the members, because members that are replaced one by one come under new ids. What does not fit is not
-/// remembered, and the bound protects the memory from ids that were never members.
-const PEERS_MAX: usize = 2 * MEMBERS_MAX;
+/// Twice the number of members, because a replaced member gets a new id. Claims of further peers are not recorded. The
+/// bound protects the memory from messages with ids that were never members.
+const RECORDED_PEERS_MAX: usize = 2 * MEMBERS_MAX;
 
-/// A node's claim about its disk.
+/// What a peer's messages prove about its disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Claim {
-    /// The highest term of its messages: the term was durable before they left (§5.1).
+pub struct DiskClaim {
+    /// The highest term of the peer's messages: a term is durable before a message is sent in it (§5.1).
     pub term: Term,
-    /// The highest position that it reported durable.
+    /// The highest position that the peer reported durable.
     pub position: Position,
 }
 
-/// Each peer's claim about its disk, since this process started. At most `PEERS_MAX` peers.
+/// The claim of each peer about its disk, collected since this process started. At most `RECORDED_PEERS_MAX` peers.
 #[derive(Clone, Debug, Default)]
 pub struct PeerClaims {
-    peers: BTreeMap<NodeId, (DiskId, Claim)>,
+    peers: BTreeMap<NodeId, (DiskId, DiskClaim)>,
 }
 
 impl PeerClaims {
-    /// Records a claim of a peer for that disk, and forgets its claims for another disk.
-    pub fn remember(&mut self, peer: NodeId, disk: DiskId, claim: Claim) {
-        let full = self.peers.len() >= PEERS_MAX;
+    /// Raises the claim recorded for that peer and disk. A claim for another disk of the peer is dropped.
+    pub fn record(&mut self, peer: NodeId, disk: DiskId, claim: DiskClaim) {
+        let is_full = self.peers.len() >= RECORDED_PEERS_MAX;
         match self.peers.get_mut(&peer) {
-            Some((known, before)) if *known == disk => {
-                before.term = before.term.max(claim.term);
-                before.position = before.position.max(claim.position);
+            Some((recorded_disk, recorded)) if *recorded_disk == disk => {
+                recorded.term = recorded.term.max(claim.term);
+                recorded.position = recorded.position.max(claim.position);
             }
-            // Another disk under the id holds nothing that this one has claimed.
-            Some(other) => *other = (disk, claim),
-            None if full => {}
+            // The claims of the replaced disk prove nothing about another disk under the same node id.
+            Some(replaced) => *replaced = (disk, claim),
+            None if is_full => {}
             None => drop(self.peers.insert(peer, (disk, claim))),
         }
-        assert!(self.peers.len() <= PEERS_MAX, "peers of any id do not fill the memory with claims");
+        assert!(self.peers.len() <= RECORDED_PEERS_MAX, "claims of at most RECORDED_PEERS_MAX peers are recorded");
     }
 
     /// The claim of that peer for that disk, if any.
-    pub fn of(&self, peer: NodeId, disk: DiskId) -> Option<Claim> {
-        self.peers.get(&peer).filter(|(known, _)| *known == disk).map(|(_, claim)| *claim)
+    pub fn get(&self, peer: NodeId, disk: DiskId) -> Option<DiskClaim> {
+        self.peers.get(&peer).filter(|(recorded_disk, _)| *recorded_disk == disk).map(|(_, claim)| *claim)
     }
 }
 
@@ -58,16 +60,16 @@ mod tests {
     use crate::types::Index;
 
     #[test]
-    fn claims_only_grow_and_reset_with_a_new_disk() {
-        let (peer, claim) = (NodeId::new(2).unwrap(), |term, index| Claim {
+    fn claim_never_decreases_and_is_replaced_with_a_new_disk() {
+        let (peer, claim) = (NodeId::new(2).unwrap(), |term, index| DiskClaim {
             term: Term(term),
             position: Position::new(Index(index), Term(1)),
         });
         let mut claims = PeerClaims::default();
-        claims.remember(peer, DiskId(7), claim(3, 10));
-        claims.remember(peer, DiskId(7), claim(2, 50));
-        assert_eq!(claims.of(peer, DiskId(7)), Some(claim(3, 50)));
-        claims.remember(peer, DiskId(8), claim(1, 1));
-        assert_eq!((claims.of(peer, DiskId(7)), claims.of(peer, DiskId(8))), (None, Some(claim(1, 1))));
+        claims.record(peer, DiskId(7), claim(3, 10));
+        claims.record(peer, DiskId(7), claim(2, 50));
+        assert_eq!(claims.get(peer, DiskId(7)), Some(claim(3, 50)));
+        claims.record(peer, DiskId(8), claim(1, 1));
+        assert_eq!((claims.get(peer, DiskId(7)), claims.get(peer, DiskId(8))), (None, Some(claim(1, 1))));
     }
 }

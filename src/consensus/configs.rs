@@ -1,135 +1,136 @@
-//! The configuration in force at each index; it is rolled back with the log.
+//! The configurations of the log: which one is in force at each index. A truncation of the log removes configurations.
 //!
-//! The list is as short as the history that may still matter: the configuration at the base of the log, and those after
-//! it. The oldest is never dropped, because a truncation of all entries leads back to it (canonical/raft#250: the
-//! configuration to go back to had been compacted).
+//! The list begins with the configuration at the base of the log. This first configuration is never dropped, because a
+//! truncation of all entries brings it into force again (canonical/raft#250: the configuration to return to had been
+//! compacted).
 
 use crate::types::{DiskId, Index, Membership, NodeId};
 use std::collections::BTreeSet;
 
-/// The configurations of the log, each with the index it is in force from.
+/// The configurations of the log, each with the index from which it is in force.
 ///
-/// A server uses the latest in its log, committed or not (§6). If that entry is truncated, the configuration before it
-/// is in force again. Invariant: never empty, indexes ascend.
+/// A node uses the latest configuration in its log, committed or not (§6). If that entry is truncated, the previous
+/// configuration is in force again. Invariants: the list is never empty, and its indexes ascend.
 #[derive(Clone, Debug)]
 pub struct Configs {
-    all: Vec<(Index, Membership)>,
+    configurations: Vec<(Index, Membership)>,
 }
 
 impl Configs {
-    /// Starts with the configuration at the base of the log.
+    /// Creates a list with one configuration, the one at the base of the log.
     pub fn new(from: Index, membership: Membership) -> Configs {
-        Configs { all: vec![(from, membership)] }
+        Configs { configurations: vec![(from, membership)] }
     }
 
-    /// The configuration in force.
+    /// The configuration in force: the latest in the log.
     pub fn current(&self) -> &Membership {
-        &self.latest().1
+        &self.latest_configuration().1
     }
 
-    /// The index of that configuration.
-    pub fn since(&self) -> Index {
-        self.latest().0
+    /// The index of the entry with the configuration in force.
+    pub fn current_index(&self) -> Index {
+        self.latest_configuration().0
     }
 
-    fn latest(&self) -> &(Index, Membership) {
-        self.all.last().expect("there is always a configuration")
+    fn latest_configuration(&self) -> &(Index, Membership) {
+        self.configurations.last().expect("the list of configurations is never empty")
     }
 
-    /// Adds the configuration of the entry at that index.
+    /// Adds the configuration of the entry at index `from`.
     pub fn push(&mut self, from: Index, membership: Membership) {
-        assert!(from > self.since(), "configurations ascend by index");
-        self.all.push((from, membership));
+        assert!(from > self.current_index(), "a new configuration has a higher index than the one in force");
+        self.configurations.push((from, membership));
     }
 
-    /// Removes the configurations from `from` on. Returns whether that changed the one in force.
+    /// Removes the configurations from index `from` on. Returns whether the configuration in force changed.
     ///
-    /// It follows from the index alone. Whether the truncated configuration was committed is no question here: the log
-    /// refuses to truncate a committed entry.
+    /// Whether a removed configuration was committed is not checked here: the log never truncates a committed entry.
     pub fn truncate(&mut self, from: Index) -> bool {
-        let before = self.all.len();
-        self.all.retain(|(index, _)| *index < from);
-        assert!(!self.all.is_empty(), "the configuration the log begins with is never dropped");
-        self.all.len() < before
+        let len_before = self.configurations.len();
+        self.configurations.retain(|(index, _)| *index < from);
+        assert!(!self.configurations.is_empty(), "a truncation keeps the configuration at the base of the log");
+        self.configurations.len() < len_before
     }
 
-    /// The configuration in force at that index, and its own index; none if it is compacted.
+    /// The configuration in force at `index`, with the index of its own entry; `None` if it is compacted.
     ///
-    /// For a snapshot: it contains the configuration of its own index, not the latest, which a truncation may still
-    /// remove.
+    /// A snapshot contains this configuration and not the latest one, which a truncation may still remove.
     pub fn at(&self, index: Index) -> Option<&(Index, Membership)> {
-        self.all.iter().rev().find(|(since, _)| *since <= index)
+        self.configurations.iter().rev().find(|(since, _)| *since <= index)
     }
 
-    /// The configuration before the one in force; none if it is compacted.
-    pub fn before(&self) -> Option<&Membership> {
-        self.at(self.since().prev()).map(|(_, membership)| membership)
+    /// The configuration before the one in force; `None` if it is compacted.
+    pub fn previous(&self) -> Option<&Membership> {
+        self.at(self.current_index().prev()).map(|(_, membership)| membership)
     }
 
     /// The latest configuration that is known to be committed, and all later ones.
     ///
-    /// The commit index of this node may be old. All configurations that it may have missed are later ones, and so
-    /// included.
+    /// This node's commit index may be old. The result includes all configurations that were committed since.
     pub fn since_commit(&self, commit: Index) -> impl Iterator<Item = &Membership> {
-        let from = self.all.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
-        self.all[from..].iter().map(|(_, membership)| membership)
+        let first_in_use = self.configurations.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
+        self.configurations[first_in_use..].iter().map(|(_, membership)| membership)
     }
 
-    /// The index from which the configurations name that disk for that node without a break up to the one in force;
-    /// none if the one in force does not. If an older configuration that named it is compacted, the index returned is
-    /// later, and compacted as well.
+    /// The index of the first configuration in the unbroken sequence, up to the one in force, that names that disk for
+    /// that node. `None` if the configuration in force names another disk or none. If the start of the sequence is
+    /// compacted, the index of the oldest configuration that is kept.
     ///
-    /// The start of the unbroken row, and not the latest configuration: a follower that holds the entry that named its
-    /// disk need not receive every later change before it counts.
-    pub fn named_since(&self, id: NodeId, disk: DiskId) -> Option<Index> {
-        let named = |(_, membership): &&(Index, Membership)| membership.disk(id) == Some(disk);
-        self.all.iter().rev().take_while(named).last().map(|(index, _)| *index)
+    /// The start of the sequence is enough: a follower that holds the entry that first named its disk counts, even if
+    /// it lacks later configurations.
+    pub fn disk_named_since(&self, id: NodeId, disk: DiskId) -> Option<Index> {
+        let names_disk = |(_, membership): &&(Index, Membership)| membership.disk(id) == Some(disk);
+        self.configurations.iter().rev().take_while(names_disk).last().map(|(index, _)| *index)
     }
 
     /// Whether that node may still be needed as leader: it is a voter, or only a configuration that is not known to be
-    /// committed removes its vote (thesis §4.2.2). Otherwise a cluster whose only complete logs are on servers that are
-    /// about to leave would never have a leader again. A voter of that id on another disk is another server.
+    /// committed removes its vote (thesis §4.2.2). Otherwise a cluster whose only complete logs are on nodes about to
+    /// be removed would never have a leader again. A voter with that id on another disk is another node.
     pub fn lists_candidate(&self, id: NodeId, disk: Option<DiskId>, commit: Index) -> bool {
-        let votes = |membership: &Membership| {
-            let known = membership.disk(id);
-            membership.is_voter(id) && (known.is_none() || disk.is_none() || known == disk)
+        let is_voter = |membership: &Membership| {
+            let named_disk = membership.disk(id);
+            membership.is_voter(id) && (named_disk.is_none() || disk.is_none() || named_disk == disk)
         };
-        let before = || self.before().filter(|_| self.since() > commit);
-        votes(self.current()) || before().is_some_and(votes)
+        let previous = || self.previous().filter(|_| self.current_index() > commit);
+        is_voter(self.current()) || previous().is_some_and(is_voter)
     }
 
-    /// Restarts with that configuration, as the log restarts.
+    /// Replaces all configurations by this one, when a snapshot replaces the log.
     pub fn restart(&mut self, from: Index, membership: Membership) {
         *self = Configs::new(from, membership);
     }
 
-    /// Removes all configurations before the latest at or below the log's base.
+    /// Removes all configurations before the one in force at the log's base.
     ///
-    /// The one at or below the base stays: it is the one in force there.
-    pub fn forget(&mut self, base: Index) {
-        let keep = self.all.iter().rposition(|(index, _)| *index <= base).unwrap_or(0);
-        self.all.drain(..keep);
+    /// The latest one at or below the base stays, because it is in force there.
+    pub fn compact(&mut self, base: Index) {
+        let first_kept = self.configurations.iter().rposition(|(index, _)| *index <= base).unwrap_or(0);
+        self.configurations.drain(..first_kept);
     }
 
     /// Panics if an invariant of the configurations is violated. Called after every step ([`super::invariants`]).
     pub(super) fn check(&self, base: Index) {
-        assert!(!self.all.is_empty(), "there is always a configuration (§6)");
-        // Compaction keeps exactly one at or below the base: with none a truncation could not go back to it, and with
-        // more the list would grow with every change for as long as the process lives.
-        assert!(self.all.get(1).is_none_or(|(from, _)| *from > base), "one configuration is that of the base");
-        debug_assert!(self.all.is_sorted_by(|a, b| a.0 < b.0), "configurations ascend by index");
+        assert!(!self.configurations.is_empty(), "the list of configurations is never empty (§6)");
+        // Compaction keeps exactly one configuration at or below the base. With none, a truncation of all entries would
+        // leave no configuration. With more than one, the list would grow with every change.
+        assert!(
+            self.configurations.get(1).is_none_or(|(from, _)| *from > base),
+            "exactly one configuration is at or below the base"
+        );
+        debug_assert!(self.configurations.is_sorted_by(|a, b| a.0 < b.0), "configurations ascend by index");
     }
 
-    /// Whether every quorum of the configuration in force shares a voter with every quorum of the one before: a
-    /// majority of the same set of voters is needed by both (§6). True if the one before is compacted.
-    pub(super) fn overlap(&self) -> bool {
-        let (current, before) = (self.current(), self.before());
-        let shares = |voters: &BTreeSet<NodeId>| {
-            let halves =
-                |before: &Membership| *voters == before.voters || (before.is_joint() && *voters == before.outgoing);
-            before.is_none_or(halves)
+    /// Whether every quorum of the configuration in force shares a voter with every quorum of the previous one: both
+    /// need a majority of the same set of voters (§6). True if the previous one is compacted.
+    pub(super) fn quorums_overlap(&self) -> bool {
+        let (current, previous) = (self.current(), self.previous());
+        let shares_quorums = |voters: &BTreeSet<NodeId>| {
+            let has_half = |previous: &Membership| {
+                *voters == previous.voters || (previous.is_joint() && *voters == previous.outgoing)
+            };
+            previous.is_none_or(has_half)
         };
-        shares(&current.voters) || (current.is_joint() && shares(&current.outgoing))
+        shares_quorums(&current.voters) || (current.is_joint() && shares_quorums(&current.outgoing))
     }
 }
 
@@ -138,36 +139,36 @@ mod tests {
     use super::*;
     use crate::types::NodeId;
 
-    fn of(n: u64) -> Membership {
+    fn membership_of(n: u64) -> Membership {
         Membership::founding((1..=n).map(|id| (NodeId::new(id).unwrap(), String::new())))
     }
 
     #[test]
     fn disk_is_named_since_start_of_unbroken_configurations() {
         let (node, disk) = (NodeId::new(2).unwrap(), DiskId(22));
-        let mut named = of(3);
-        named.members.get_mut(&node).unwrap().disk = Some(disk);
-        let mut configs = Configs::new(Index(0), of(3));
-        assert_eq!(configs.named_since(node, disk), None);
-        configs.push(Index(4), named.clone());
-        configs.push(Index(6), of(1));
-        assert_eq!(configs.named_since(node, disk), None);
-        configs.push(Index(7), named.clone());
-        configs.push(Index(9), named);
-        assert_eq!(configs.named_since(node, disk), Some(Index(7)));
+        let mut membership_with_disk = membership_of(3);
+        membership_with_disk.members.get_mut(&node).unwrap().disk = Some(disk);
+        let mut configs = Configs::new(Index(0), membership_of(3));
+        assert_eq!(configs.disk_named_since(node, disk), None);
+        configs.push(Index(4), membership_with_disk.clone());
+        configs.push(Index(6), membership_of(1));
+        assert_eq!(configs.disk_named_since(node, disk), None);
+        configs.push(Index(7), membership_with_disk.clone());
+        configs.push(Index(9), membership_with_disk);
+        assert_eq!(configs.disk_named_since(node, disk), Some(Index(7)));
         assert_eq!(configs.since_commit(Index(6)).count(), 3);
     }
 
     #[test]
     fn truncated_configuration_restores_the_previous_one() {
-        let mut configs = Configs::new(Index(0), of(3));
-        configs.push(Index(5), of(4));
-        configs.push(Index(9), of(5));
-        assert_eq!(configs.current(), &of(5));
+        let mut configs = Configs::new(Index(0), membership_of(3));
+        configs.push(Index(5), membership_of(4));
+        configs.push(Index(9), membership_of(5));
+        assert_eq!(configs.current(), &membership_of(5));
         assert!(configs.truncate(Index(9)));
         assert!(!configs.truncate(Index(7)));
-        assert_eq!((configs.since(), configs.current()), (Index(5), &of(4)));
-        configs.forget(Index(6));
-        assert_eq!(configs.current(), &of(4));
+        assert_eq!((configs.current_index(), configs.current()), (Index(5), &membership_of(4)));
+        configs.compact(Index(6));
+        assert_eq!(configs.current(), &membership_of(4));
     }
 }

@@ -1,22 +1,23 @@
-//! The follower.
+//! The follower: appends, acknowledgments, and the election timeout.
 //!
-//! A follower never acts on its own but for one thing, the election timeout. Four indexes describe how far it is, and
-//! each answers another question:
+//! A follower acts without a message in one case only, the election timeout. Four indexes describe the state of its
+//! log, and each has another meaning:
 //!
 //! ```text
-//! log.last()       what is in the log          may be another leader's, and be truncated
-//! matched_prefix   what matches this leader    shown by an append of this term; limits commits and acknowledgments
-//! log.durable()    what the disk holds         limits acknowledgments
-//! acked            what the leader was told    min(matched_prefix, durable), in one message for all appends of a turn
+//! log.last()       end of the log               may hold another leader's entries, which will be truncated
+//! matched_prefix   matches this leader's log    proved by an append of this term; limits commits and acknowledgments
+//! log.durable()    durable on this disk         limits acknowledgments
+//! acked_index      acknowledged to the leader   min(matched_prefix, durable), in one message for each `ready`
 //! ```
 //!
-//! To confuse two of them loses entries: cowsql 446f8d21 acknowledged the end of its log although the append had shown
-//! less, and ra#637 acknowledged entries that were not durable yet because a truncation had replaced those that were.
+//! Confusing two of these indexes loses entries: cowsql 446f8d21 acknowledged the end of its log although the append
+//! had proved a match only for a part of it, and ra#637 acknowledged entries that were not durable yet because a
+//! truncation had replaced the durable ones.
 
 use super::clock::LeaderTime;
 use super::message::{Envelope, Message, VoteKind};
-use super::next::Next;
-use super::note::{Note, Reason};
+use super::next::NextRole;
+use super::note::{CampaignReason, Note};
 use super::replica::Replica;
 use super::rules::{election, replication};
 use crate::types::{Entry, Index, NodeId, Position, Time, Vote};
@@ -24,136 +25,139 @@ use crate::types::{Entry, Index, NodeId, Position, Time, Vote};
 /// The state of a node that follows a leader, or waits for one.
 #[derive(Clone, Debug)]
 pub struct Follower {
+    /// The leader of this term; `None` until this node knows the leader, and after the link to the leader broke.
     leader: Option<NodeId>,
-    /// When the last message from the leader came.
+    /// When the last message from the leader arrived.
     last_contact: Time,
-    /// The end of the election timeout.
-    deadline: Time,
-    reason: Reason,
-    /// The last index acknowledged to this leader.
-    // It only suppresses repeated acknowledgments. What counts is always computed from the log.
-    acked: Index,
-    /// Whether an append is not fully acknowledged yet.
+    /// The end of the election timeout, when [`Follower::tick`] campaigns.
+    election_deadline: Time,
+    /// The reason that this node logs when it campaigns next.
+    campaign_reason: CampaignReason,
+    /// The last index acknowledged to this leader. It only suppresses repeated acknowledgments: the index to
+    /// acknowledge is always computed from the log.
+    acked_index: Index,
+    /// Whether an append or an installed snapshot is not fully acknowledged yet.
     ack_due: bool,
 }
 
 impl Follower {
-    /// A follower without a leader.
+    /// A follower that knows no leader yet.
     ///
-    /// The timeout is drawn anew each time: two nodes that collided once would otherwise collide in every election
-    /// (§5.2).
+    /// Each timeout is a new random value: two nodes that split a vote would otherwise split every vote (§5.2).
     pub fn new(me: &mut Replica, now: Time) -> Follower {
         Follower {
             leader: None,
             last_contact: Time::ZERO,
-            deadline: now + me.random_election_timeout(),
-            reason: Reason::Timeout,
-            acked: Index::ZERO,
+            election_deadline: now + me.random_election_timeout(),
+            campaign_reason: CampaignReason::Timeout,
+            acked_index: Index::ZERO,
             ack_due: false,
         }
     }
 
-    /// A follower of that leader, from which a message has just come (§5.2).
-    pub fn of(me: &mut Replica, now: Time, leader: NodeId) -> Follower {
+    /// A follower of `leader`, from which a message has just arrived (§5.2).
+    pub fn following(me: &mut Replica, now: Time, leader: NodeId) -> Follower {
         me.notes.push(Note::Follows { leader, term: me.term() });
         me.last_leader = Some((leader, now));
         Follower { leader: Some(leader), last_contact: now, ..Follower::new(me, now) }
     }
 
-    /// Sets the end of the election timeout.
-    pub fn with_deadline(self, deadline: Time) -> Follower {
-        Follower { deadline, ..self }
+    /// Replaces the random end of the election timeout: a change of term keeps the previous deadline, and a single
+    /// voter campaigns at once.
+    pub fn with_election_deadline(self, election_deadline: Time) -> Follower {
+        Follower { election_deadline, ..self }
     }
 
-    /// The leader that it follows, if any.
+    /// The leader of this term, if this node knows one.
     pub fn leader(&self) -> Option<NodeId> {
         self.leader
     }
 
-    /// When `tick` next has something to do.
-    pub fn deadline(&self) -> Time {
-        self.deadline
+    /// The end of the election timeout.
+    pub fn election_deadline(&self) -> Time {
+        self.election_deadline
     }
 
     /// Whether a message from a leader came within the shortest election timeout (thesis §4.2.3).
     ///
-    /// The *shortest* timeout: within it no correct follower campaigns, so that a candidate that appears is one that
-    /// the leader does not reach, such as a removed member.
+    /// The *shortest* timeout counts: within it no correct follower campaigns, so that a candidate is a node that the
+    /// leader does not reach, such as a removed member.
     pub fn has_recent_leader(&self, me: &Replica, now: Time) -> bool {
         self.leader.is_some() && now.since(self.last_contact) < me.options.election_min
     }
 
     /// Campaigns if the election timeout has passed.
-    pub fn tick(&mut self, me: &mut Replica, now: Time) -> Next {
-        if now < self.deadline {
-            return Next::Stay;
+    pub fn tick(&mut self, me: &mut Replica, now: Time) -> NextRole {
+        if now < self.election_deadline {
+            return NextRole::Stay;
         }
-        // Also if it does not campaign below: a node that may not would otherwise be called again at once, in a busy
-        // loop.
-        self.deadline = now + me.random_election_timeout();
+        // The deadline is set even if this node does not campaign below: the driver would otherwise call `tick` in a
+        // busy loop.
+        self.election_deadline = now + me.random_election_timeout();
         if me.disk_stalled(now) {
             // A candidate whose disk does not respond could neither record its vote nor lead.
             me.notes.push(Note::DiskStalled { since: me.disk_age(now) });
-            return Next::Stay;
+            return NextRole::Stay;
         }
-        // Dropped even if this node may not campaign: its clients must not wait for a leader that is gone.
+        // The leader is dropped even if this node may not campaign: clients must not wait for a dead leader.
         self.leader = None;
         if !me.promotable() {
-            return Next::Stay;
+            return NextRole::Stay;
         }
-        Next::Campaign(election::first_vote_kind(me.options.mutants), self.reason)
+        NextRole::Campaign(election::first_vote_kind(me.options.mutants), self.campaign_reason)
     }
 
-    /// Handles a broken link. If it was the leader's, the leader has most likely died; pre-vote decides whether it has,
-    /// because a majority must have lost it.
+    /// Handles a broken link to a peer. If the peer is the leader, its process has most likely died, and this node
+    /// campaigns with a pre-vote. The pre-vote succeeds only if a majority has lost contact with the leader.
     ///
-    /// A short random delay, and not at once: all followers lose their leader in the same moment, and would split the
-    /// vote. The delay of an election timeout is for what shows no sign, such as a cable that was cut.
-    pub fn lost(&mut self, me: &mut Replica, now: Time, peer: NodeId) {
+    /// The follower campaigns after a short random delay and not at once: all followers lose their leader in the same
+    /// moment, and would split the vote. A whole election timeout is needed only for failures that close no connection,
+    /// such as a cut cable.
+    pub fn handle_lost_link(&mut self, me: &mut Replica, now: Time, peer: NodeId) {
         if self.leader == Some(peer) {
             self.leader = None;
-            self.reason = Reason::LinkClosed;
-            self.deadline = now + me.random_link_loss_delay();
+            self.campaign_reason = CampaignReason::LinkClosed;
+            self.election_deadline = now + me.random_link_loss_delay();
         }
     }
 
     /// Recognizes the sender as leader of this term (§5.2), and resets the election timeout.
     ///
-    /// The `acked` index stays: it belongs to the term, and the term has one leader.
+    /// `acked_index` does not change: it is valid for the whole term, because a term has one leader.
     fn recognize_leader(&mut self, me: &mut Replica, now: Time, from: NodeId) {
         if self.leader != Some(from) {
-            *self = Follower { acked: self.acked, ..Follower::of(me, now, from) };
+            *self = Follower { acked_index: self.acked_index, ..Follower::following(me, now, from) };
         }
         self.last_contact = now;
         me.last_leader = Some((from, now));
-        self.deadline = now + me.random_election_timeout();
-        self.reason = Reason::Timeout;
+        self.election_deadline = now + me.random_election_timeout();
+        self.campaign_reason = CampaignReason::Timeout;
     }
 
     /// Handles a message of this term.
-    pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> Next {
+    pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> NextRole {
         let from = envelope.from;
         match envelope.message {
-            Message::RequestVote { last, ask } => {
-                if me.handle_request_vote(Vote::new(from, envelope.origin.disk), last, ask) {
-                    self.deadline = now + me.random_election_timeout();
+            Message::RequestVote { last, kind } => {
+                if me.handle_request_vote(Vote::new(from, envelope.origin.disk), last, kind) {
+                    self.election_deadline = now + me.random_election_timeout();
                 }
             }
             Message::AppendEntries { prev, commit, probe, entries } => {
                 self.recognize_leader(me, now, from);
-                self.append(me, from, (prev, probe), commit, entries);
+                self.handle_append(me, from, (prev, probe), commit, entries);
             }
             Message::Heartbeat { commit, round, time } => {
                 self.recognize_leader(me, now, from);
-                // The time of a leader that has written nothing for an hour is known to its followers all the same, so
-                // that its successor does not start an hour behind.
+                // A heartbeat carries the time even if the leader has appended nothing for an hour, so that the next
+                // leader does not start an hour behind.
                 if replication::heartbeat_sets_time(me.options.mutants) {
-                    me.clock.observe(LeaderTime { term: me.term(), time });
+                    me.clock.observe_leader_time(LeaderTime { term: me.term(), time });
                 }
                 commit_to(me, commit);
-                // It relies on nothing but the term, and so waits for no disk: a slow disk must not look like a
-                // partition.
-                me.send(from, Message::HeartbeatResponse { round, seen: me.matched_prefix, room: me.room });
+                // The response relies on the durable term only, and waits for no other write: a slow disk must not look
+                // like a partition.
+                me.send(from, Message::HeartbeatResponse { round, matched_prefix: me.matched_prefix, room: me.room });
             }
             Message::Committed { upto } => {
                 self.recognize_leader(me, now, from);
@@ -161,87 +165,92 @@ impl Follower {
             }
             Message::InstallSnapshot(chunk) => {
                 self.recognize_leader(me, now, from);
-                if !replication::accepts_chunks(me.options.mutants) {
-                    return Next::Stay;
+                if !replication::accepts_snapshot_chunks(me.options.mutants) {
+                    return NextRole::Stay;
                 }
-                // The leader sent it before it learned how far this log reaches, or the chunks were late. An
-                // acknowledgment ends the transfer.
+                // The leader may send a snapshot that this node does not need: it sent the chunk before it learned the
+                // end of this log, or the chunk was delayed. An acknowledgment ends the transfer.
                 if chunk.snapshot.index <= me.log.commit() {
                     // The log holds everything that the snapshot covers: committed entries are in every later leader's
                     // log.
                     me.matched_prefix = me.matched_prefix.max(me.log.commit());
                     self.ack_due = true;
                 } else {
-                    me.chunks.push((from, chunk));
+                    me.snapshot_chunks.push((from, chunk));
                 }
             }
             // The request may be old and its sender deposed, so this node checks again whether it may campaign.
             Message::TimeoutNow if self.leader == Some(from) && me.promotable() && !me.disk_stalled(now) => {
-                return Next::Campaign(VoteKind::Transfer, Reason::Transfer);
+                return NextRole::Campaign(VoteKind::Transfer, CampaignReason::Transfer);
             }
             Message::LostAcknowledged { upto } => {
                 self.recognize_leader(me, now, from);
-                me.promise_lost(upto);
-                // Also if this node promised it before, or holds it after all: the leader repeats its notice until it
-                // gets the answer.
-                me.promise(from, Message::Promised { upto });
+                me.promise_lost_position(upto);
+                // This node answers even if it promised the position before, or holds the entries: the leader repeats
+                // its message until it receives the answer.
+                me.send_when_durable(from, Message::LostAcknowledgedResponse { upto });
             }
-            Message::TimeoutNow | Message::ReadIndexRequest { .. } | Message::Reminder { .. } => {}
+            Message::TimeoutNow | Message::ReadIndexRequest { .. } | Message::RecordedClaim { .. } => {}
             // Answers to requests that this node sent in another role.
             Message::RequestVoteResponse { .. }
             | Message::AppendResponse { .. }
             | Message::AppendRejected { .. }
             | Message::HeartbeatResponse { .. }
             | Message::InstallSnapshotResponse { .. }
-            | Message::Promised { .. }
+            | Message::LostAcknowledgedResponse { .. }
             | Message::ReadIndexResponse { .. }
             | Message::StaleTerm => {}
         }
-        Next::Stay
+        NextRole::Stay
     }
 
     /// Panics if an invariant is violated. Called after every step ([`super::invariants`]).
     pub(super) fn check(&self, me: &Replica) {
-        assert!(self.leader != Some(me.id), "a follower follows another node");
+        assert!(self.leader != Some(me.id), "the leader of a follower is another node");
         // The leader counts an acknowledged entry as a copy of its own (§5.3).
-        assert!(self.acked <= me.matched_prefix, "only entries that match the leader's log are acknowledged (§5.3)");
+        assert!(
+            self.acked_index <= me.matched_prefix,
+            "the acknowledged index is at or below the matched prefix (§5.3)"
+        );
     }
 
-    /// Records that a snapshot from this leader, or an earlier one, is installed: it is acknowledged like entries.
-    pub fn restored(&mut self) {
+    /// Records that a snapshot is installed: this node has to acknowledge it like entries.
+    pub fn handle_installed_snapshot(&mut self) {
         self.ack_due = true;
     }
 
     /// Appends entries after `prev` (§5.3).
     ///
-    /// An append never shortens the log by itself. It may be old: a shorter append that was delayed would remove
-    /// entries that were acknowledged since (hashicorp/raft#113, akka-raft#66). Only an entry of another term at the
-    /// same index proves a conflict.
-    fn append(
+    /// An append never shortens the log by itself, because it may be old: a shorter append that was delayed would
+    /// remove entries that were acknowledged since (hashicorp/raft#113, akka-raft#66). Only an entry of another term at
+    /// the same index proves a conflict.
+    fn handle_append(
         &mut self,
         me: &mut Replica,
         from: NodeId,
-        (prev, probe): (Position, u64),
+        (prev, probe_number): (Position, u64),
         commit: Index,
         entries: Vec<Entry>,
     ) {
         if !replication::holds_prev(&me.log, prev, me.options.mutants) {
-            // The answer costs the leader one probe for each term in which the logs differ, and not one for each entry
+            // With the hint the leader needs one probe for each term in which the logs differ, not one for each entry
             // (end of §5.3).
             let hint = me.log.at_or_below(prev);
-            return me.send(from, Message::AppendRejected { refused: prev.index, hint, probe });
+            return me.send(from, Message::AppendRejected { index: prev.index, hint, probe: probe_number });
         }
         let upto = Index(prev.index.0 + entries.len() as u64);
-        // Set before the entries are appended: it shows which of their configurations are old.
+        // `leader_commit` is raised before the entries are appended: by it `Replica` recognizes an old configuration in
+        // them.
         me.leader_commit = me.leader_commit.max(commit);
         // Entries that the log holds already are skipped one by one, so that an append that overlaps with an earlier
         // one is harmless.
         for entry in entries {
-            if let Err(what) = take_entry(me, entry) {
-                return me.notes.push(Note::InvalidMessage { peer: from, what });
+            if let Err(error) = append_entry(me, entry) {
+                return me.notes.push(Note::InvalidMessage { peer: from, error });
             }
         }
-        // Only the part that this append has shown to match: the log may continue with another leader's entries.
+        // `matched_prefix` is raised only as far as this append has proved a match: the log may continue with another
+        // leader's entries.
         me.matched_prefix = me.matched_prefix.max(upto.min(me.log.last().index));
         self.ack_due = true;
         commit_to(me, commit);
@@ -249,17 +258,17 @@ impl Follower {
 
     /// Sends one acknowledgment for all appends received, as far as they are durable.
     ///
-    /// An acknowledgment repeats nothing that was acknowledged before, unless all of an append is durable: the leader
-    /// waits for that answer to a probe even if it holds nothing new.
-    pub fn ready(&mut self, me: &mut Replica) {
+    /// An index that is acknowledged already is acknowledged again only if everything that is verified to match is
+    /// durable: the leader waits for the answer to a probe even if the answer acknowledges no new entry.
+    pub fn send_ack(&mut self, me: &mut Replica) {
         let Some(leader) = self.leader.filter(|_| self.ack_due) else { return };
         let verified = replication::verified_index(&me.log, me.matched_prefix, me.options.mutants);
         let matched = replication::ack_index(&me.log, verified, me.options.mutants);
-        if matched == verified || matched > self.acked {
-            // Sent without waiting, because `matched` goes no further than what is durable already. The rest is
-            // acknowledged when the disk has it.
+        if matched == verified || matched > self.acked_index {
+            // All entries up to `matched` are durable already. The entries between `matched` and `verified` are
+            // acknowledged once they are durable.
             me.send(leader, Message::AppendResponse { matched });
-            self.acked = matched;
+            self.acked_index = matched;
             self.ack_due = matched < verified;
         }
     }
@@ -277,21 +286,21 @@ fn commit_to(me: &mut Replica, commit: Index) {
 
 /// Appends one entry of a leader's append, unless the log holds it already.
 ///
-/// An error is an error of the leader. It is reported as such, and the node goes on: a panic here would let one faulty
-/// leader stop all of its followers.
-fn take_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
+/// An error means that the leader is faulty. The follower reports the error and does not panic: otherwise one faulty
+/// leader would stop all of its followers.
+fn append_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
     let Position { index, term } = entry.position;
-    // Compacted, and so committed. It cannot conflict (akka-entity-replication#152: it was taken for a conflict, and
-    // committed entries were deleted).
+    // A compacted entry is committed, and cannot conflict (akka-entity-replication#152: such an entry was taken for a
+    // conflict, and committed entries were deleted).
     if index <= me.log.base().index {
         return Ok(());
     }
-    let ours = me.log.term(index);
-    if replication::entry_agrees(ours, term, me.options.mutants) {
+    let own_term = me.log.term(index);
+    if replication::entry_agrees(own_term, term, me.options.mutants) {
         return Ok(());
     }
-    if ours.is_some() {
-        // The leader lacks an entry that was committed, which no election allows. Whatever the cause is, this copy must
+    if own_term.is_some() {
+        // The leader lacks an entry that was committed, which no correct election allows. This copy of the entry must
         // survive.
         if index <= me.log.commit() {
             return Err("an entry conflicts with a committed one");
@@ -302,6 +311,6 @@ fn take_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
     if index != me.log.last().index.next() || term < me.log.last().term || term > me.term() {
         return Err("entries out of order");
     }
-    me.take(entry);
+    me.append_entry(entry);
     Ok(())
 }

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! client ──> follower: read          leader
-//!            push, ask 71 ─────────> ReadIndexRequest 71: joins its next round of heartbeats
-//!            <────────────────────── ReadIndexResponse 71, index 41: a quorum has confirmed it
+//!            push, next_request ───> ReadIndexRequest 71: joins its next round of heartbeats
+//!            <────────────────────── ReadIndexResponse 71, index 41: a quorum confirmed the leader
 //!            serve the read once entry 41 is applied
 //! ```
 //!
-//! The answer is good for all reads that arrived before the request was sent, however late it comes. A leader that was
-//! deposed meanwhile gets no quorum for its round, and never answers.
+//! The answer serves all reads that arrived before the request was sent, however late the answer arrives. A leader that
+//! was deposed meanwhile gets no quorum for its round, and never answers.
 
 use super::reads::ReadId;
 use crate::types::{Index, NodeId, Term, Time};
@@ -17,89 +17,112 @@ use std::time::Duration;
 
 /// Linearizable reads that wait for the leader's read index (thesis §6.4): one round trip, and no log entry.
 ///
-/// All reads gathered between two requests share a request. Request numbers are never used twice, not even after a
-/// restart, so that a late answer matches no request. The requests of one leadership fail when it ends.
+/// All reads that arrive between two requests share the next request. Request numbers are never used twice, not even
+/// after a restart, so that a late answer matches no request. The unanswered requests to a leader fail when its
+/// leadership ends.
 #[derive(Clone, Debug)]
 pub struct FollowerReads {
-    // It starts at random, as a restarted process must not take an answer to the last one for its own.
-    given: u64,
-    of: Option<(NodeId, Term)>,
-    gathering: Vec<ReadId>,
-    asked: VecDeque<(u64, Time, Vec<ReadId>)>,
+    /// The number of the last request. The first number is random, so that no answer to a request of an earlier process
+    /// of this node matches a request of this process.
+    last_request_number: u64,
+    /// The leader that receives all requests, and its term.
+    leader: Option<(NodeId, Term)>,
+    unsent_reads: Vec<ReadId>,
+    /// The number, time of sending and reads of each unanswered request, in ascending order of the numbers.
+    requests_in_flight: VecDeque<(u64, Time, Vec<ReadId>)>,
 }
 
 impl FollowerReads {
-    /// Without reads; the first request has the number after `number`.
-    pub fn after(number: u64) -> FollowerReads {
-        FollowerReads { given: number, of: None, gathering: Vec::new(), asked: VecDeque::new() }
+    /// Creates an empty queue whose first request has the number after `number`.
+    pub fn with_last_request_number(number: u64) -> FollowerReads {
+        FollowerReads {
+            last_request_number: number,
+            leader: None,
+            unsent_reads: Vec::new(),
+            requests_in_flight: VecDeque::new(),
+        }
     }
 
-    /// The number of waiting reads.
-    pub fn waiting(&self) -> usize {
-        self.gathering.len() + self.asked.iter().map(|(_, _, reads)| reads.len()).sum::<usize>()
+    /// The number of reads whose request is unsent or unanswered.
+    pub fn waiting_count(&self) -> usize {
+        self.unsent_reads.len() + self.requests_in_flight.iter().map(|(_, _, reads)| reads.len()).sum::<usize>()
     }
 
     /// Adds a read to the next request.
     pub fn push(&mut self, read: ReadId) {
-        self.gathering.push(read);
+        self.unsent_reads.push(read);
     }
 
-    /// Follows that leader, or none: requests to another leader fail.
+    /// Sets the leader to send requests to. Reads that wait for another leader, or of another term, move to `lost`.
     ///
-    /// They fail and are not sent again: the driver knows whether the client still waits, and may prefer to redirect
-    /// it.
-    pub fn follow(&mut self, of: Option<(NodeId, Term)>, lost: &mut Vec<ReadId>) {
-        if self.of != of {
-            self.of = of;
-            lost.append(&mut self.gathering);
-            lost.extend(self.asked.drain(..).flat_map(|(_, _, reads)| reads));
+    /// The reads fail and are not sent again: the driver knows whether the client still waits, and may prefer to
+    /// redirect it.
+    pub fn follow_leader(&mut self, leader: Option<(NodeId, Term)>, lost: &mut Vec<ReadId>) {
+        if self.leader != leader {
+            self.leader = leader;
+            lost.append(&mut self.unsent_reads);
+            lost.extend(self.requests_in_flight.drain(..).flat_map(|(_, _, reads)| reads));
         }
     }
 
-    /// Creates the request for the gathered reads. Returns its receiver and number.
-    pub fn ask(&mut self, now: Time) -> Option<(NodeId, u64)> {
-        let (leader, _) = self.of?;
-        if self.gathering.is_empty() {
+    /// Creates a request for the unsent reads. Returns the leader to which the request is sent, and the number of the
+    /// request; `None` if there are no unsent reads or no leader.
+    pub fn next_request(&mut self, now: Time) -> Option<(NodeId, u64)> {
+        let (leader, _) = self.leader?;
+        if self.unsent_reads.is_empty() {
             return None;
         }
-        // It may wrap, because it starts anywhere. Two equal numbers are then still apart by more requests than a
-        // process lives to send.
-        self.given = self.given.wrapping_add(1);
-        self.asked.push_back((self.given, now, std::mem::take(&mut self.gathering)));
-        Some((leader, self.given))
+        // The number may wrap around, because it starts at random. A process sends far too few requests to use a number
+        // twice.
+        self.last_request_number = self.last_request_number.wrapping_add(1);
+        self.requests_in_flight.push_back((self.last_request_number, now, std::mem::take(&mut self.unsent_reads)));
+        Some((leader, self.last_request_number))
     }
 
-    /// Handles the leader's answer. It answers earlier requests too, because they were sent before.
-    pub fn answered(&mut self, from: NodeId, number: u64, index: Index, out: &mut Vec<(ReadId, Index)>) {
-        if self.of.is_none_or(|(leader, _)| leader != from) {
+    /// Moves the answered reads to `out`, each with its read index. The answer also serves the reads of earlier
+    /// requests.
+    pub fn handle_response(&mut self, from: NodeId, number: u64, index: Index, out: &mut Vec<(ReadId, Index)>) {
+        if self.leader.is_none_or(|(leader, _)| leader != from) {
             return;
         }
-        let Some(at) = self.asked.iter().position(|(asked, ..)| *asked == number) else { return };
-        let reads = self.asked.drain(..=at).flat_map(|(_, _, reads)| reads);
+        let Some(position) = self.requests_in_flight.iter().position(|(sent, ..)| *sent == number) else { return };
+        let reads = self.requests_in_flight.drain(..=position).flat_map(|(_, _, reads)| reads);
         out.extend(reads.map(|read| (read, index)));
     }
 
-    /// When the oldest request, or its answer, counts as lost.
-    pub fn deadline(&self, patience: Duration) -> Time {
-        self.asked.front().map_or(Time::NEVER, |(_, asked, _)| *asked + patience)
+    /// When the oldest request times out.
+    pub fn deadline(&self, timeout: Duration) -> Time {
+        self.requests_in_flight.front().map_or(Time::NEVER, |(_, sent_at, _)| *sent_at + timeout)
     }
 
-    /// Moves the reads of requests older than `patience` to `lost`.
+    /// Moves the reads of requests older than `timeout` to `lost`.
     ///
-    /// Neither side repeats a message. A lost request is noticed here, and the client gets an error that it may retry.
-    pub fn overdue(&mut self, now: Time, patience: Duration, lost: &mut Vec<ReadId>) {
-        while let Some((.., reads)) = self.asked.pop_front_if(|(_, asked, _)| now.since(*asked) >= patience) {
+    /// Neither node sends a request or an answer twice. If a request or its answer is lost, the reads fail here, and
+    /// their clients receive an error after which they may retry.
+    pub fn fail_overdue(&mut self, now: Time, timeout: Duration, lost: &mut Vec<ReadId>) {
+        while let Some((.., reads)) =
+            self.requests_in_flight.pop_front_if(|(_, sent_at, _)| now.since(*sent_at) >= timeout)
+        {
             lost.extend(reads);
         }
     }
 
     /// Panics if an invariant of the requests is violated. Called after every step ([`super::raft`]).
     pub(super) fn check(&self) {
-        // The answer of an earlier leader proves nothing about the entries that a later one has committed.
-        assert!(self.asked.is_empty() || self.of.is_some(), "every request is to the leader of this term");
-        let latest = self.asked.back().map(|(number, ..)| *number);
-        assert!(latest.is_none_or(|number| number == self.given), "the number of a request is never used again");
-        debug_assert!(self.asked.iter().all(|(.., reads)| !reads.is_empty()), "a request has reads");
+        // The answer of an earlier leader proves nothing about entries that a later leader has committed.
+        assert!(
+            self.requests_in_flight.is_empty() || self.leader.is_some(),
+            "requests are in flight only while a leader is known"
+        );
+        let newest_number = self.requests_in_flight.back().map(|(number, ..)| *number);
+        assert!(
+            newest_number.is_none_or(|number| number == self.last_request_number),
+            "the newest request in flight has the last request number"
+        );
+        debug_assert!(
+            self.requests_in_flight.iter().all(|(.., reads)| !reads.is_empty()),
+            "every request in flight has a read"
+        );
     }
 }
 
@@ -112,28 +135,28 @@ mod tests {
     }
 
     #[test]
-    fn read_index_accepts_only_the_matching_response() {
-        let mut inquiries = FollowerReads::after(70);
+    fn only_a_response_with_a_matching_number_confirms_reads() {
+        let mut reads = FollowerReads::with_last_request_number(70);
         let (mut lost, mut out) = (Vec::new(), Vec::new());
-        inquiries.push(ReadId(1));
-        assert_eq!(inquiries.ask(Time(0)), None, "no leader to ask");
-        inquiries.follow(Some((id(2), Term(3))), &mut lost);
+        reads.push(ReadId(1));
+        assert_eq!(reads.next_request(Time(0)), None, "no request is sent without a leader");
+        reads.follow_leader(Some((id(2), Term(3))), &mut lost);
         assert_eq!(std::mem::take(&mut lost), [ReadId(1)], "a read without a leader is lost");
-        inquiries.push(ReadId(2));
-        assert_eq!(inquiries.ask(Time(0)), Some((id(2), 71)));
-        inquiries.push(ReadId(3));
-        assert_eq!(inquiries.ask(Time(5)), Some((id(2), 72)));
-        inquiries.answered(id(9), 72, Index(4), &mut out);
-        inquiries.answered(id(2), 70, Index(4), &mut out);
+        reads.push(ReadId(2));
+        assert_eq!(reads.next_request(Time(0)), Some((id(2), 71)));
+        reads.push(ReadId(3));
+        assert_eq!(reads.next_request(Time(5)), Some((id(2), 72)));
+        reads.handle_response(id(9), 72, Index(4), &mut out);
+        reads.handle_response(id(2), 70, Index(4), &mut out);
         assert_eq!(out, []);
-        inquiries.answered(id(2), 72, Index(4), &mut out);
+        reads.handle_response(id(2), 72, Index(4), &mut out);
         assert_eq!(out, [(ReadId(2), Index(4)), (ReadId(3), Index(4))]);
-        inquiries.push(ReadId(4));
-        assert_eq!(inquiries.ask(Time(10)), Some((id(2), 73)));
-        assert_eq!(inquiries.deadline(Duration::from_nanos(90)), Time(100));
-        inquiries.overdue(Time(99), Duration::from_nanos(90), &mut lost);
+        reads.push(ReadId(4));
+        assert_eq!(reads.next_request(Time(10)), Some((id(2), 73)));
+        assert_eq!(reads.deadline(Duration::from_nanos(90)), Time(100));
+        reads.fail_overdue(Time(99), Duration::from_nanos(90), &mut lost);
         assert_eq!(lost, []);
-        inquiries.overdue(Time(100), Duration::from_nanos(90), &mut lost);
-        assert_eq!((lost, inquiries.waiting()), (vec![ReadId(4)], 0));
+        reads.fail_overdue(Time(100), Duration::from_nanos(90), &mut lost);
+        assert_eq!((lost, reads.waiting_count()), (vec![ReadId(4)], 0));
     }
 }

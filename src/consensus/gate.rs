@@ -1,83 +1,89 @@
-//! Holds back messages until the disk state that they rely on is durable.
+//! The durability gate: holds back messages until the state that they rely on is durable.
 //!
-//! The core does not wait for the disk and the driver does not have to know which message depends on which bytes: a
-//! message comes in with the number of a write, and leaves when the journal has reported that number. `Replica::post`
-//! is the only one to put messages in, and `Replica::persisted` the only one to let them out.
+//! The core does not wait for the disk, and the driver does not have to know which message depends on which write. The
+//! gate holds each message with the number of a write, and releases it when the journal has reported that write
+//! durable. Only `Replica::send_or_hold` holds messages, and only `Replica::handle_persisted` releases them.
 //!
-//! What waits here is a vote, a vote request and a promise. Acknowledgments of entries do not: a follower computes them
-//! from its durable index when it sends them, so that one message covers all writes that have completed by then.
-//! Neither do heartbeats, except while a new term is not durable yet.
+//! Votes, vote requests and promises of positions wait in the gate. Acknowledgments of entries do not wait: a follower
+//! computes them from its durable index when it sends them, so that one message covers all completed writes. Heartbeats
+//! wait only while a new term is not durable yet.
 
 use super::message::{Envelope, Message};
 use crate::types::{Term, WriteId};
 use std::collections::VecDeque;
 
-/// The most messages that wait. A disk that stalls must not fill the memory: further messages are dropped, as a network
-/// may drop any message.
-const HELD_MAX: usize = 4096;
+/// The maximum number of held messages. Further messages are dropped, as a network may drop any message, so that a
+/// stalled disk does not fill the memory.
+const HELD_MESSAGES_MAX: usize = 4096;
 
-/// Messages that wait for a write.
+/// Messages that wait until a write is durable.
 ///
-/// Invariant: no message that promises durable state leaves before that state is durable.
+/// Invariant: a message that promises durable state is not sent before that state is durable.
 ///
-/// Writes are numbered and the journal keeps their order, so one number is enough.
+/// Writes are numbered and become durable in order, so one number per message is enough.
 #[derive(Clone, Debug, Default)]
-pub struct Gate {
-    held: VecDeque<(WriteId, Envelope)>,
+pub struct DurabilityGate {
+    /// The messages in the order of arrival, each with the write that must be durable first.
+    held_messages: VecDeque<(WriteId, Envelope)>,
 }
 
-impl Gate {
-    /// Holds a message until that write is durable. Of the responses to a leader's heartbeats only the latest is kept:
-    /// it covers the earlier ones.
-    pub fn hold(&mut self, after: WriteId, envelope: Envelope) {
-        // A leader sends heartbeats for as long as the disk stalls, and each is answered: without this the gate would
-        // hold nothing else.
-        let heard = |message: &Message| matches!(message, Message::HeartbeatResponse { .. });
-        if heard(&envelope.message) {
-            self.held.retain(|(_, before)| before.to != envelope.to || !heard(&before.message));
+impl DurabilityGate {
+    /// Holds a message until `write` is durable. Of the heartbeat responses to one leader only the latest is kept: its
+    /// round confirms the earlier rounds too.
+    pub fn hold(&mut self, write: WriteId, envelope: Envelope) {
+        // A leader sends heartbeats while the disk stalls, and each is answered: otherwise the gate would fill with
+        // heartbeat responses.
+        let is_heartbeat_response = |message: &Message| matches!(message, Message::HeartbeatResponse { .. });
+        if is_heartbeat_response(&envelope.message) {
+            self.held_messages.retain(|(_, held)| held.to != envelope.to || !is_heartbeat_response(&held.message));
         }
-        // The latest message is dropped and not the oldest: the oldest is the vote that an election waits for.
-        if self.held.len() < HELD_MAX {
-            self.held.push_back((after, envelope));
+        // A full gate drops the new message and not the oldest: the oldest may be the vote that an election waits for.
+        if self.held_messages.len() < HELD_MESSAGES_MAX {
+            self.held_messages.push_back((write, envelope));
         }
     }
 
-    /// Releases the messages that wait for this write or an earlier one.
+    /// Moves the messages that wait for `durable` or an earlier write to `out`.
     ///
-    /// All are looked at, because the numbers do not ascend: a message that needs the term only is held by a smaller
-    /// number than a promise before it.
-    pub fn open(&mut self, durable: WriteId, out: &mut Vec<Envelope>) {
-        for (after, envelope) in std::mem::take(&mut self.held) {
-            if after <= durable {
+    /// All messages are checked, because their write numbers do not ascend: a message that relies only on the term may
+    /// have a lower number than a message held before it.
+    pub fn release(&mut self, durable: WriteId, out: &mut Vec<Envelope>) {
+        for (write, envelope) in std::mem::take(&mut self.held_messages) {
+            if write <= durable {
                 out.push(envelope);
             } else {
-                self.held.push_back((after, envelope));
+                self.held_messages.push_back((write, envelope));
             }
         }
     }
 
-    /// Drops messages of earlier terms: they are of no use.
-    ///
-    /// A vote of an earlier term would be dropped by its receiver, but it would still have to wait, and to fill the
-    /// gate, for a disk that may be stalled.
-    pub fn forget_before(&mut self, term: Term) {
-        self.held.retain(|(_, envelope)| envelope.term >= term);
+    /// Drops the held messages of terms before `term`: their receivers would ignore them, and they would fill the gate
+    /// while the disk is stalled.
+    pub fn drop_earlier_terms(&mut self, term: Term) {
+        self.held_messages.retain(|(_, envelope)| envelope.term >= term);
     }
 
     /// Panics if an invariant of the gate is violated. Called after every step ([`super::invariants`]).
     pub(super) fn check(&self, durable: WriteId, term: Term) {
-        assert!(self.held.len() <= HELD_MAX, "a stalled disk does not fill the memory with messages");
-        // Nothing but the next report of the journal opens the gate: a message left behind might never leave.
-        debug_assert!(self.held.iter().all(|(after, _)| *after > durable), "no message waits for a durable write");
+        assert!(self.held_messages.len() <= HELD_MESSAGES_MAX, "at most HELD_MESSAGES_MAX messages are held");
+        // Messages are released only when the journal reports a write durable: a message that is held for a write which
+        // is durable already might never be sent.
+        debug_assert!(
+            self.held_messages.iter().all(|(write, _)| *write > durable),
+            "every held message waits for a write that is not durable yet"
+        );
         // A vote released in a later term would be counted for another election (§5.2).
-        debug_assert!(self.held.iter().all(|(_, envelope)| envelope.term == term), "only this term's messages wait");
+        debug_assert!(
+            self.held_messages.iter().all(|(_, envelope)| envelope.term == term),
+            "every held message is of the current term"
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::message::{Origin, Round};
-    use super::super::room::Room;
+    use super::super::room::DiskRoom;
     use super::*;
     use crate::types::{Index, NodeId};
 
@@ -87,22 +93,27 @@ mod tests {
     }
 
     #[test]
-    fn stalled_disk_does_not_fill_memory_with_messages() {
-        let mut gate = Gate::default();
-        let heard =
-            |round| envelope(Message::HeartbeatResponse { round: Round(round), seen: Index(0), room: Room::AMPLE });
-        let appended = |matched| envelope(Message::AppendResponse { matched: Index(matched) });
+    fn gate_bounds_messages_held_for_a_stalled_disk() {
+        let mut gate = DurabilityGate::default();
+        let heartbeat_response = |round| {
+            envelope(Message::HeartbeatResponse {
+                round: Round(round),
+                matched_prefix: Index(0),
+                room: DiskRoom::AMPLE,
+            })
+        };
+        let append_response = |matched| envelope(Message::AppendResponse { matched: Index(matched) });
         for n in 0..10_000 {
-            gate.hold(WriteId(1), heard(n));
+            gate.hold(WriteId(1), heartbeat_response(n));
         }
         let mut out = Vec::new();
-        gate.open(WriteId(1), &mut out);
-        assert_eq!(out, [heard(9999)]);
+        gate.release(WriteId(1), &mut out);
+        assert_eq!(out, [heartbeat_response(9999)]);
         for n in 0..10_000 {
-            gate.hold(WriteId(2 + n % 2), appended(n));
+            gate.hold(WriteId(2 + n % 2), append_response(n));
         }
         out.clear();
-        gate.open(WriteId(2), &mut out);
-        assert_eq!((out.len(), gate.held.len()), (HELD_MAX / 2, HELD_MAX / 2));
+        gate.release(WriteId(2), &mut out);
+        assert_eq!((out.len(), gate.held_messages.len()), (HELD_MESSAGES_MAX / 2, HELD_MESSAGES_MAX / 2));
     }
 }

@@ -1,14 +1,13 @@
-//! The log as positions: terms and sizes, never payloads.
+//! The log as the consensus core sees it: the term and size of each entry, but no payloads.
 //!
 //! ```text
-//! base             commit                           last
-//!   ├── never cut ────┼── cut at a conflict ──────────┤
-//!   └ in a snapshot   durable lies anywhere from the base on: a majority may hold what this disk does not
+//! base                commit                          last
+//!   ├─ never truncated ─┼─ truncated at a conflict ─────┤
+//!   └ in a snapshot   durable index: up to `last`, even below `commit` (a majority may hold what this disk lacks)
 //! ```
 //!
-//! The core compares terms and counts bytes, and that is all it ever does with an entry. So it keeps just these, and
-//! the entries themselves stay in the journal and its view: a million entries take eight megabytes here, and neither a
-//! decision nor a test needs a payload.
+//! The core only compares terms and counts bytes of entries, so this log stores only terms and sizes. The entries
+//! themselves stay in the journal and its view. A million entries take eight megabytes of memory here.
 
 use crate::types::{Index, Position, Term};
 use std::collections::VecDeque;
@@ -18,61 +17,70 @@ use std::collections::VecDeque;
 /// Invariants: `base ≤ commit ≤ last` and `durable ≤ last`; terms never decrease with the index; entries at or below
 /// `commit` are never truncated.
 ///
-/// It takes eight bytes an entry: terms are stored as runs, and sizes as one running sum. Every count of bytes (in
-/// flight to a follower, uncommitted, reclaimable) is a difference of two sums.
+/// An entry takes eight bytes: terms are stored as runs of entries with the same term, and sizes as one running sum.
+/// Every count of bytes (in flight to a follower, uncommitted, reclaimable) is a difference of two sums.
 ///
-/// Terms change with elections only, so that a list of runs stays short for any length of the log, and each question
-/// about a term is a binary search.
+/// Terms change only with elections, so the list of runs is short however long the log is. Each lookup of a term is a
+/// binary search.
 #[derive(Clone, Debug)]
 pub struct Log {
     base: Position,
     /// (first index, term) of each run of one term after `base`, ascending.
-    runs: Vec<(Index, Term)>,
-    /// The running sum of sizes, one for each index after `base`.
-    sums: VecDeque<u64>,
-    base_sum: u64,
-    durable: Index,
-    // It may be ahead of `durable`: a majority of other disks may hold an entry that this disk does not.
-    commit: Index,
+    term_runs: Vec<(Index, Term)>,
+    /// For each index after `base`, the running sum of entry sizes up to that index, in bytes.
+    size_sums: VecDeque<u64>,
+    /// The running sum of entry sizes at the base.
+    base_size_sum: u64,
+    durable_index: Index,
+    // The commit index may be ahead of the durable index: a majority of other disks may hold an entry that this disk
+    // lacks.
+    commit_index: Index,
 }
 
 impl Log {
     /// An empty log that begins after `base`, which is committed and durable.
     pub fn new(base: Position) -> Log {
-        Log { base, runs: Vec::new(), sums: VecDeque::new(), base_sum: 0, durable: base.index, commit: base.index }
+        Log {
+            base,
+            term_runs: Vec::new(),
+            size_sums: VecDeque::new(),
+            base_size_sum: 0,
+            durable_index: base.index,
+            commit_index: base.index,
+        }
     }
 
-    /// The last position before the first entry of the log.
+    /// The position right before the first entry of the log; `Position::ZERO` before any compaction.
     pub fn base(&self) -> Position {
         self.base
     }
 
     /// The position of the last entry; the base if there are no entries.
     pub fn last(&self) -> Position {
-        match self.runs.last() {
+        match self.term_runs.last() {
             Some((_, term)) => Position::new(self.last_index(), *term),
             None => self.base,
         }
     }
 
     fn last_index(&self) -> Index {
-        Index(self.base.index.0 + self.sums.len() as u64)
+        Index(self.base.index.0 + self.size_sums.len() as u64)
     }
 
     /// The last index that is durable on this node's disk.
     pub fn durable(&self) -> Index {
-        self.durable
+        self.durable_index
     }
 
     /// The last index that is committed, as far as this node knows.
     pub fn commit(&self) -> Index {
-        self.commit
+        self.commit_index
     }
 
     /// The term at that index, if it is in the log or is the base.
     ///
-    /// The base has a term although its entry is gone: an append that starts right behind it has to be compared with it
-    /// (§7).
+    /// The base has a term although its entry is compacted: an append that starts right after the base is compared with
+    /// it (§7).
     pub fn term(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             return Some(self.base.term);
@@ -80,8 +88,8 @@ impl Log {
         if index < self.base.index || index > self.last_index() {
             return None;
         }
-        let run = self.runs.partition_point(|(first, _)| *first <= index) - 1;
-        Some(self.runs[run].1)
+        let run_index = self.term_runs.partition_point(|(first, _)| *first <= index) - 1;
+        Some(self.term_runs[run_index].1)
     }
 
     /// Whether that position is in the log or is the base.
@@ -89,161 +97,178 @@ impl Log {
         self.term(position.index) == Some(position.term)
     }
 
-    /// The last position at or below the given one, in index *and* in term: the last place at which two logs may match
-    /// if they do not match there (§5.3). One binary search skips whole terms.
+    /// The last position of this log whose index and term are both at or below those of `position`. If two logs do not
+    /// match at `position`, this is the last position at which they may match (§5.3). The binary search skips whole
+    /// terms.
     ///
-    /// By the term too: an entry of a later term than the given one is not in a log that has the given position, nor is
-    /// any entry after it.
+    /// The term limits the result because a log that holds `position` has no entry of a later term before it.
     pub fn at_or_below(&self, position: Position) -> Position {
-        let by_index = self.runs.partition_point(|(first, _)| *first <= position.index);
-        let by_term = self.runs.partition_point(|(_, term)| *term <= position.term);
-        let run = by_index.min(by_term);
-        if run == 0 {
+        let runs_by_index = self.term_runs.partition_point(|(first, _)| *first <= position.index);
+        let runs_by_term = self.term_runs.partition_point(|(_, term)| *term <= position.term);
+        let run_count = runs_by_index.min(runs_by_term);
+        if run_count == 0 {
             return self.base;
         }
-        let end = self.runs.get(run).map_or(self.last_index(), |(first, _)| first.prev());
-        let found = Position::new(end.min(position.index), self.runs[run - 1].1);
-        assert!(found.index <= position.index && found.term <= position.term, "a hint lies at or below `prev` (§5.3)");
-        found
+        let last_run_end = self.term_runs.get(run_count).map_or(self.last_index(), |(first, _)| first.prev());
+        let result = Position::new(last_run_end.min(position.index), self.term_runs[run_count - 1].1);
+        assert!(
+            result.index <= position.index && result.term <= position.term,
+            "the result is at or below the given position in index and in term (§5.3)"
+        );
+        result
     }
 
     /// The size in bytes of the entries above index `after`, up to and including `upto`.
     ///
-    /// A difference of two sums, so that it costs the same for one entry and for a million. It is asked for every
-    /// command that is proposed.
+    /// The result is a difference of two sums, and costs the same for one entry and for a million: this function runs
+    /// once per proposed command.
     pub fn bytes(&self, after: Index, upto: Index) -> u64 {
-        self.sum(upto).saturating_sub(self.sum(after))
+        self.size_sum_at(upto).saturating_sub(self.size_sum_at(after))
     }
 
-    fn sum(&self, index: Index) -> u64 {
+    fn size_sum_at(&self, index: Index) -> u64 {
         match index.0.saturating_sub(self.base.index.0) {
-            0 => self.base_sum,
-            n => self.sums[n as usize - 1],
+            0 => self.base_size_sum,
+            n => self.size_sums[n as usize - 1],
         }
     }
 
-    /// The last index of an append that starts right above index `after` and keeps within these limits; at least one
-    /// entry if there is one.
+    /// The last index of an append that starts right after index `after` and has at most `bytes_max` bytes and
+    /// `entries_max` entries.
     ///
-    /// At least one entry, even one that is larger than the limit: it would otherwise never be sent.
-    pub fn reach(&self, after: Index, bytes_max: u64, entries_max: usize) -> Index {
-        // Below the base the subtraction would wrap around in a release build, and name an arbitrary end.
-        assert!(after >= self.base.index, "an append starts with an entry that is not compacted (§7)");
-        let from = (after.0 - self.base.index.0) as usize;
-        let limit = self.sum(after) + bytes_max;
-        let fit = self.sums.partition_point(|sum| *sum <= limit).saturating_sub(from).min(entries_max);
-        Index(after.0 + fit as u64).max(after.next()).min(self.last_index().max(after))
+    /// If there is an entry after `after`, the append has at least one entry, even if the entry is larger than
+    /// `bytes_max`: such an entry would otherwise never be sent.
+    pub fn append_end(&self, after: Index, bytes_max: u64, entries_max: usize) -> Index {
+        // If `after` were below the base, the subtraction below would wrap around in a release build.
+        assert!(after >= self.base.index, "the first entry of an append is not compacted (§7)");
+        let entries_before = (after.0 - self.base.index.0) as usize;
+        let sum_max = self.size_sum_at(after) + bytes_max;
+        let fitting_count =
+            self.size_sums.partition_point(|sum| *sum <= sum_max).saturating_sub(entries_before).min(entries_max);
+        Index(after.0 + fitting_count as u64).max(after.next()).min(self.last_index().max(after))
     }
 
-    /// The lowest index such that the entries after it, up to `upto`, have no more than that many bytes.
-    pub fn within(&self, upto: Index, bytes: u64) -> Index {
-        let least = self.sum(upto).saturating_sub(bytes);
-        if self.base_sum >= least {
+    /// The lowest index such that the entries after it, up to and including `upto`, have at most `bytes` bytes.
+    pub fn index_within_bytes(&self, upto: Index, bytes: u64) -> Index {
+        let sum_min = self.size_sum_at(upto).saturating_sub(bytes);
+        if self.base_size_sum >= sum_min {
             return self.base.index;
         }
-        Index(self.base.index.0 + 1 + self.sums.partition_point(|sum| *sum < least) as u64).min(upto)
+        Index(self.base.index.0 + 1 + self.size_sums.partition_point(|sum| *sum < sum_min) as u64).min(upto)
     }
 
     /// Appends an entry of that term and size. Returns its position.
     ///
-    /// The journal has not seen the entry yet. What is durable is reported by [`Log::persisted`].
+    /// The entry is not durable yet: [`Log::advance_durable`] reports that later.
     pub fn append(&mut self, term: Term, size: u64) -> Position {
         let last = self.last();
-        assert!(term >= last.term, "terms never decrease with the index");
-        self.sums.push_back(self.sum(last.index) + size);
+        assert!(term >= last.term, "the term of a new entry is at least that of the last entry");
+        self.size_sums.push_back(self.size_sum_at(last.index) + size);
         let index = self.last_index();
-        if self.runs.last().is_none_or(|(_, latest)| *latest < term) {
-            self.runs.push((index, term));
+        if self.term_runs.last().is_none_or(|(_, latest)| *latest < term) {
+            self.term_runs.push((index, term));
         }
         Position { term, index }
     }
 
     /// Removes all entries from `from` on.
     ///
-    /// The durable index is not lowered here but by [`Log::clamp_durable`]: a test leaves that out on purpose.
+    /// The durable index is not lowered here but by [`Log::clamp_durable`]: a test that breaks this rule leaves out
+    /// that call (`Mutant::KeepDurableOnTruncate`).
     pub fn truncate(&mut self, from: Index) {
-        assert!(from > self.commit, "a committed entry is never truncated (§5.4)");
-        self.sums.truncate((from.0 - self.base.index.0 - 1) as usize);
-        self.runs.truncate(self.runs.partition_point(|(first, _)| *first < from));
+        assert!(from > self.commit_index, "a committed entry is never truncated (§5.4)");
+        self.size_sums.truncate((from.0 - self.base.index.0 - 1) as usize);
+        self.term_runs.truncate(self.term_runs.partition_point(|(first, _)| *first < from));
     }
 
     /// Removes all entries up to `upto`: a snapshot covers them.
     ///
-    /// The term of the last removed entry stays as that of the base, for the comparison with the next append. An index
-    /// below the base is ignored: it asks for less than was done before.
+    /// The position of the last removed entry becomes the base, so that an append that starts right after it can be
+    /// compared. If `upto` is below the base, the call has no effect: those entries are compacted already.
     pub fn compact(&mut self, upto: Index) {
-        assert!(upto <= self.commit, "only committed entries are compacted (§7)");
-        assert!(upto <= self.durable, "only durable entries are compacted");
+        assert!(upto <= self.commit_index, "only committed entries are compacted (§7)");
+        assert!(upto <= self.durable_index, "only durable entries are compacted");
         let Some(term) = self.term(upto) else { return };
         let last = self.last();
-        self.base_sum = self.sum(upto);
-        self.sums.drain(..(upto.0 - self.base.index.0) as usize);
-        // A log that was long once would keep its memory otherwise. The factor of two keeps it from shrinking and
-        // growing in turns.
-        if self.sums.capacity() > 4 * self.sums.len() {
-            self.sums.shrink_to(2 * self.sums.len());
+        self.base_size_sum = self.size_sum_at(upto);
+        self.size_sums.drain(..(upto.0 - self.base.index.0) as usize);
+        // Returns memory after the log was long. The capacity shrinks only to twice the length, so that the log does
+        // not reallocate with every compaction.
+        if self.size_sums.capacity() > 4 * self.size_sums.len() {
+            self.size_sums.shrink_to(2 * self.size_sums.len());
         }
-        let within = self.runs.partition_point(|(first, _)| *first <= upto);
-        self.runs.drain(..within.saturating_sub(1));
-        if self.sums.is_empty() {
-            self.runs.clear();
-        } else if let Some((first, _)) = self.runs.first_mut() {
-            // A run that goes on after the base keeps that part only; a run that ends there is removed.
+        let runs_up_to_base = self.term_runs.partition_point(|(first, _)| *first <= upto);
+        self.term_runs.drain(..runs_up_to_base.saturating_sub(1));
+        if self.size_sums.is_empty() {
+            self.term_runs.clear();
+        } else if let Some((first, _)) = self.term_runs.first_mut() {
+            // A run that continues after the new base is shortened to start there. A run that ends at the base is
+            // removed.
             *first = (*first).max(upto.next());
-            if self.runs.get(1).is_some_and(|(next, _)| *next == upto.next()) {
-                self.runs.remove(0);
+            if self.term_runs.get(1).is_some_and(|(next, _)| *next == upto.next()) {
+                self.term_runs.remove(0);
             }
         }
         self.base = Position::new(upto, term);
-        // The runs have been cut by hand: a wrong end would change how this node votes (§5.4.1).
-        assert_eq!(self.last(), last, "a compaction leaves the end of the log as it was (§7)");
+        // If the end of the log changed, this node would vote differently (§5.4.1).
+        assert_eq!(self.last(), last, "a compaction does not change the end of the log (§7)");
     }
 
     /// Restarts the log after `base`, which is committed and not yet on this node's disk.
     ///
-    /// The entries are gone from the log at once, while the disk still has them: a crash now leads back to them, which
-    /// is safe, because the snapshot has not been acknowledged.
+    /// The entries are removed here at once, while the disk still holds them. After a crash the node recovers these
+    /// entries, which is safe, because the snapshot has not been acknowledged.
     pub fn restart(&mut self, base: Position) {
-        assert!(base.index > self.commit, "a snapshot replaces no committed entries (Figure 13)");
-        // Below the new base, until the journal has adopted it. The committed part of the old log is all that is sure
-        // to agree with the snapshot.
-        let durable = self.durable.min(self.commit);
-        *self = Log { durable, ..Log::new(base) };
+        assert!(base.index > self.commit_index, "the new base is above the commit index (Figure 13)");
+        // The durable index stays below the new base until the journal has adopted it: only the committed part of the
+        // old log is known to agree with the snapshot.
+        let durable_index = self.durable_index.min(self.commit_index);
+        *self = Log { durable_index, ..Log::new(base) };
     }
 
     /// Lowers the durable index below `from`: entries from there on were truncated.
     pub fn clamp_durable(&mut self, from: Index) {
-        self.durable = self.durable.min(from.prev());
+        self.durable_index = self.durable_index.min(from.prev());
     }
 
-    /// Raises the durable index.
-    pub fn persisted(&mut self, index: Index) {
-        self.durable = self.durable.max(index);
+    /// Raises the durable index to `index`; a lower index has no effect.
+    pub fn advance_durable(&mut self, index: Index) {
+        self.durable_index = self.durable_index.max(index);
     }
 
-    /// Sets the commit index.
+    /// Raises the commit index. Panics if `index` is below the commit index or beyond the end of the log.
     pub fn commit_to(&mut self, index: Index) {
-        assert!(index <= self.last_index(), "only entries of the log are committed");
-        assert!(index >= self.commit, "the commit index never goes back");
-        self.commit = index;
+        assert!(index <= self.last_index(), "the new commit index is in the log");
+        assert!(index >= self.commit_index, "the commit index never decreases");
+        self.commit_index = index;
     }
 
     /// Panics if an invariant of the log is violated. Called after every step ([`super::invariants`]).
     pub(super) fn check(&self) {
         let last = self.last();
-        assert!(self.base.index <= self.commit, "only committed entries are compacted (§7)");
-        assert!(self.commit <= last.index, "every committed entry is in the log");
-        // With the index left above the end, the next entries there would count as durable before they are written
-        // (rabbitmq/ra#637: a stale report acknowledged entries that a truncation had replaced).
-        assert!(self.durable <= last.index, "every durable entry is in the log");
-        assert!(self.base.term <= last.term, "terms never decrease with the index (§5.3)");
-        // Runs and sums are two descriptions of the same entries, and every lookup by term relies on both.
-        assert_eq!(self.runs.is_empty(), self.sums.is_empty(), "a log with entries knows their terms");
-        let first = self.runs.first().map(|(first, _)| *first);
-        assert!(first.is_none_or(|first| first == self.base.index.next()), "the first entry follows the base");
-        assert!(self.sums.back().is_none_or(|sum| *sum >= self.base_sum), "the running sum of sizes never falls");
+        assert!(self.base.index <= self.commit_index, "the base of the log is committed (§7)");
+        assert!(self.commit_index <= last.index, "the commit index is at or below the end of the log");
+        // If the durable index stayed above the end, the next entries there would count as durable before they are
+        // written (rabbitmq/ra#637: a stale report acknowledged entries that a truncation had replaced).
+        assert!(self.durable_index <= last.index, "the durable index is at or below the end of the log");
+        assert!(self.base.term <= last.term, "the base has no later term than the last entry (§5.3)");
+        // `term_runs` and `size_sums` describe the same entries, and every lookup of a term relies on both.
+        assert_eq!(
+            self.term_runs.is_empty(),
+            self.size_sums.is_empty(),
+            "the list of term runs is empty exactly if the log has no entries"
+        );
+        let first_run_start = self.term_runs.first().map(|(first, _)| *first);
+        assert!(
+            first_run_start.is_none_or(|first| first == self.base.index.next()),
+            "the first term run starts right after the base"
+        );
+        assert!(
+            self.size_sums.back().is_none_or(|sum| *sum >= self.base_size_sum),
+            "the last running sum of sizes is at least the sum at the base"
+        );
         let ascends = |pair: &[(Index, Term)]| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1;
-        debug_assert!(self.runs.windows(2).all(ascends), "runs ascend in index and in term (§5.3)");
+        debug_assert!(self.term_runs.windows(2).all(ascends), "term runs ascend in index and in term (§5.3)");
     }
 }
 
@@ -252,7 +277,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The same log, kept as a plain list of terms.
+    /// A log of entries with these terms, each of ten bytes.
     fn log_of(terms: &[u64]) -> Log {
         let mut log = Log::new(Position::ZERO);
         for term in terms {
@@ -270,7 +295,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn term_runs_match_a_list_of_terms(terms in terms(), cut in 1..31u64, more in terms()) {
+        fn log_returns_the_same_terms_as_a_plain_list(terms in terms(), cut in 1..31u64, more in terms()) {
             let mut log = log_of(&terms);
             let mut list = terms.clone();
             log.truncate(Index(cut.min(list.len() as u64 + 1)));
@@ -289,43 +314,47 @@ mod tests {
         }
 
         #[test]
-        fn at_or_below_finds_the_last_such_position(terms in terms(), index in 0..40u64, term in 0..10u64) {
+        fn at_or_below_finds_the_last_position_with_no_higher_index_or_term(
+            terms in terms(), index in 0..40u64, term in 0..10u64,
+        ) {
             let log = log_of(&terms);
-            let counted = (1..=terms.len() as u64)
+            let expected = (1..=terms.len() as u64)
                 .rev()
                 .find(|i| *i <= index && terms[*i as usize - 1] <= term)
                 .map_or(Position::ZERO, |i| Position::new(Index(i), Term(terms[i as usize - 1])));
-            prop_assert_eq!(log.at_or_below(Position::new(Index(index), Term(term))), counted);
+            prop_assert_eq!(log.at_or_below(Position::new(Index(index), Term(term))), expected);
         }
 
         #[test]
         fn compacted_log_agrees_on_remaining_entries(terms in terms(), upto in 0..31u64, more in 0..3u64) {
-            let whole = log_of(&terms);
-            let last = whole.last().index;
-            let mut log = whole.clone();
-            log.persisted(last);
+            let uncompacted = log_of(&terms);
+            let last = uncompacted.last().index;
+            let mut log = uncompacted.clone();
+            log.advance_durable(last);
             log.commit_to(last);
             let upto = Index(upto.min(last.0));
             log.compact(Index(upto.0 / 2));
             log.compact(upto);
-            prop_assert_eq!((log.base().index, log.last()), (upto, whole.last()));
-            prop_assert_eq!(log.base().term, whole.term(upto).unwrap());
+            prop_assert_eq!((log.base().index, log.last()), (upto, uncompacted.last()));
+            prop_assert_eq!(log.base().term, uncompacted.term(upto).unwrap());
             for index in upto.0..=last.0 + 1 {
-                prop_assert_eq!(log.term(Index(index)), whole.term(Index(index)));
-                prop_assert_eq!(log.bytes(upto, Index(index.min(last.0))), whole.bytes(upto, Index(index.min(last.0))));
+                prop_assert_eq!(log.term(Index(index)), uncompacted.term(Index(index)));
+                let counted_upto = Index(index.min(last.0));
+                prop_assert_eq!(log.bytes(upto, counted_upto), uncompacted.bytes(upto, counted_upto));
             }
             for index in 0..upto.0 {
                 prop_assert_eq!(log.term(Index(index)), None);
             }
             for index in 0..40 {
                 for term in 0..10 {
-                    let asked = Position::new(Index(index), Term(term));
-                    let found = whole.at_or_below(asked);
-                    prop_assert_eq!(log.at_or_below(asked), if found.index < upto { log.base() } else { found });
+                    let position = Position::new(Index(index), Term(term));
+                    let found = uncompacted.at_or_below(position);
+                    prop_assert_eq!(log.at_or_below(position), if found.index < upto { log.base() } else { found });
                 }
             }
-            let kept = log.within(last, 25);
-            prop_assert!(log.bytes(kept, last) <= 25 && (kept == upto || log.bytes(kept.prev(), last) > 25));
+            let first_kept = log.index_within_bytes(last, 25);
+            prop_assert!(log.bytes(first_kept, last) <= 25);
+            prop_assert!(first_kept == upto || log.bytes(first_kept.prev(), last) > 25);
             for _ in 0..more {
                 log.append(Term(9), 10);
             }
@@ -333,17 +362,17 @@ mod tests {
         }
 
         #[test]
-        fn reach_keeps_its_bounds_and_always_advances(
-            terms in terms(), after in 0..30u64, bytes in 0..100u64, most in 1..9usize,
+        fn append_end_respects_its_limits_and_always_advances(
+            terms in terms(), after in 0..30u64, bytes in 0..100u64, entries_max in 1..9usize,
         ) {
             let log = log_of(&terms);
             let after = Index(after.min(log.last().index.0));
-            let upto = log.reach(after, bytes, most);
+            let upto = log.append_end(after, bytes, entries_max);
             prop_assert!(upto <= log.last().index);
             if after < log.last().index {
                 prop_assert!(upto > after);
                 prop_assert!(upto == after.next() || log.bytes(after, upto) <= bytes);
-                prop_assert!((upto.0 - after.0) as usize <= most);
+                prop_assert!((upto.0 - after.0) as usize <= entries_max);
             } else {
                 prop_assert_eq!(upto, after);
             }

@@ -4,58 +4,58 @@
 //! forever (§5.1).
 
 use super::clock::LeaderTime;
-use super::room::Room;
+use super::room::DiskRoom;
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, NodeId, Position, Term};
 use bytes::Bytes;
 
-/// A message with its addresses and term.
+/// A message with its sender, receiver and term.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Envelope {
-    /// The sender.
+    /// The node that sent the message.
     pub from: NodeId,
-    /// The receiver.
+    /// The node that is to receive the message; any other node rejects it.
     pub to: NodeId,
-    /// The sender's term.
+    /// The sender's term, durable on its disk.
     pub term: Term,
-    /// The sender's disk and log.
+    /// The sender's disk and log, by which the receiver decides whether to accept the message.
     pub origin: Origin,
-    /// The message.
+    /// The content.
     pub message: Message,
 }
 
-/// The disk and the log that a message comes from: the receiver checks each message by them (`peer_class`).
+/// The disk and the log of the sender of a message: the receiver checks each message by them (`peer_class`).
 ///
-/// They are in every message and not only in the handshake, because both may change during a connection: a joiner has
-/// no log at first, and may lead one later.
+/// Every message carries them, not only the handshake, because the log may change during a connection: a joining node
+/// has no log at first, and may lead a log later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Origin {
-    /// The sender's disk; none if disks have no ids.
+    /// The sender's disk; `None` if disks have no ids.
     pub disk: Option<DiskId>,
-    /// The sender's log, once it is agreed. A leader, and a candidate that holds entries, send their log id before that
-    /// too: a follower that holds more of that log has to accept their messages. (Counter-example: a founding leader
-    /// loses the entry that marks the log *agreed*, and one follower keeps it. If that follower rejected every node
-    /// that holds only the first entry, the cluster would stop as soon as the third node is down.)
+    /// The id of the sender's log. Until the log is agreed, only a leader and a candidate that holds entries send the
+    /// id: a follower that holds more of that log has to accept their messages. (Counter-example: the first leader of a
+    /// log loses the entry that records the log as agreed, and one of two followers keeps that entry. If that follower
+    /// rejected nodes that hold only the first entry, no leader could be elected while the other follower is down.)
     pub log: Option<LogId>,
 }
 
-/// A round of heartbeats that confirms the leader. It grows with every round, and no number is used twice.
+/// The number of a round of heartbeats, by which a quorum confirms the leader. Numbers ascend, and none is used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Round(pub u64);
 
 /// The kind of vote that a candidate requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VoteKind {
-    /// A pre-vote for the term after the candidate's. It promises and changes nothing (thesis §9.6).
+    /// A pre-vote for the term after the candidate's. A pre-vote promises and changes nothing (thesis §9.6).
     PreVote,
     /// A vote in the candidate's term (§5.2).
     Vote,
-    /// A vote in a leadership transfer: contact with the leader is no reason to refuse it (thesis §3.10). Every other
-    /// reason applies.
+    /// A vote in a leadership transfer: contact with the leader is no reason to reject the candidate (thesis §3.10).
+    /// Every other reason applies.
     Transfer,
 }
 
 impl VoteKind {
-    /// Whether it is a vote, and not a pre-vote.
+    /// Whether a granted vote of this kind is recorded on disk: true for all but pre-votes.
     pub fn is_real(self) -> bool {
         match self {
             VoteKind::PreVote => false,
@@ -71,142 +71,147 @@ pub enum Message {
     RequestVote {
         /// The end of the candidate's log (§5.4.1).
         last: Position,
-        /// The kind of vote.
-        ask: VoteKind,
+        /// Whether a pre-vote, a vote, or a vote in a transfer is requested.
+        kind: VoteKind,
     },
     /// Answers [`Message::RequestVote`].
     RequestVoteResponse {
-        /// Whether the vote is granted.
+        /// Whether the voter votes for the candidate.
         granted: bool,
-        /// Whether the voter is a founder whose log does not name its disk. It may have lost everything, and then does
-        /// not know what it promised: its vote counts only where every voter grants its vote, or where the log is to
-        /// begin.
-        void: bool,
-        /// The kind of vote that was requested.
-        ask: VoteKind,
+        /// Whether the voter is a founder whose log does not name its disk. Such a voter may have lost all its entries
+        /// and votes: its vote counts only if every voter grants its vote, or in the election that begins a log.
+        maybe_emptied: bool,
+        /// The kind of vote that was requested: the candidate ignores responses for another kind.
+        kind: VoteKind,
         /// The latest cluster time known to the voter: a candidate that wins starts its clock no earlier.
-        heard: LeaderTime,
+        leader_time: LeaderTime,
     },
-    /// Entries to append after `prev` (§5.3). Without entries, it checks whether the receiver holds `prev`.
+    /// Entries to append after `prev` (§5.3). Without entries the message only checks whether the receiver holds
+    /// `prev`.
     AppendEntries {
         /// The position that the receiver's log must hold.
         prev: Position,
-        /// The leader's commit index.
+        /// The leader's commit index, which may be beyond these entries.
         commit: Index,
-        /// The number of this probe, never used twice by one leader; zero if it is not a probe.
+        /// The number of this probe, which one leader never uses twice; zero if the append is no probe.
         probe: u64,
         /// Consecutive entries, the first right after `prev`.
         entries: Vec<Entry>,
     },
-    /// The sender's log matches the log of this term's leader up to `matched`, and is durable up to there.
+    /// Acknowledges entries: the sender's log matches the log of this term's leader up to `matched`, durably.
     AppendResponse {
         /// The last index that matches and is durable.
         matched: Index,
     },
-    /// The sender's log does not hold `prev`; `hint` is where the logs may still match (§5.3).
+    /// Rejects an append: the sender's log does not hold `prev`. The logs may match up to `hint` (§5.3).
     AppendRejected {
         /// The index of the `prev` that was rejected.
-        refused: Index,
-        /// The last position of the sender's log at or below it, in index and in term.
+        index: Index,
+        /// The last position of the sender's log that is at or below `prev`, in index and in term.
         hint: Position,
-        /// The number of the probe that was rejected.
+        /// The number of the probe that was rejected; zero if the append was no probe.
         probe: u64,
     },
-    /// A leader's proof that the follower no longer holds entries that it acknowledged: the follower rejected a probe
-    /// at that position, and the probe was sent after the acknowledgment.
+    /// Informs a follower that it has lost entries that it acknowledged. The leader has a proof: the follower rejected
+    /// a probe at the position `upto`, and the probe was sent after the acknowledgment.
     LostAcknowledged {
         /// The highest position that the follower acknowledged.
         upto: Position,
     },
-    /// A follower's answer: it holds less than that, and has durably recorded the position as its promised position.
-    Promised {
-        /// The promised position.
+    /// The answer to [`Message::LostAcknowledged`]: the follower has durably recorded its promised position, or holds
+    /// the entries up to it.
+    LostAcknowledgedResponse {
+        /// The position in the message that is answered.
         upto: Position,
     },
-    /// The highest term and position that the sender has received from the receiver's disk. A receiver that holds less
-    /// runs on an older copy of its directory, and keeps to both. Sent first on every new connection.
-    Reminder {
+    /// Informs the receiver of the highest term and position that the receiver's disk has claimed in messages to the
+    /// sender. A receiver whose disk holds less runs on an older copy of its directory, and adopts that term and
+    /// position. This is the first message on every new connection.
+    RecordedClaim {
         /// The highest term of a message from that disk.
         term: Term,
-        /// The highest position that it reported durable.
+        /// The highest position that the disk's node reported durable.
         position: Position,
     },
-    /// A leader's heartbeat. It waits for no disk.
+    /// A leader's heartbeat. It is sent without waiting for the disk.
     Heartbeat {
-        /// The leader's commit index, even if the receiver's log has not reached it.
+        /// The leader's commit index, even if the receiver's log ends before it.
         commit: Index,
-        /// The round to confirm.
+        /// The round that the response confirms.
         round: Round,
-        /// The cluster's clock: the next leader continues from it, even if nothing was written meanwhile.
+        /// The cluster time: the next leader's clock continues from it, even if no entry was appended meanwhile.
         time: ClusterTime,
     },
-    /// Confirms the sender of a heartbeat as leader. It waits for no disk.
+    /// Answers [`Message::Heartbeat`] and confirms the sender of the heartbeat as leader. It is sent without waiting
+    /// for the disk.
     HeartbeatResponse {
-        /// The round of the heartbeat.
+        /// The round of the heartbeat that is answered.
         round: Round,
-        /// How far the sender's log matches the leader's, durable or not: shows which entries were lost in transit.
-        seen: Index,
-        /// How much room the sender's disk has.
-        room: Room,
+        /// The index up to which the sender's log matches the leader's, durable or not. By this index the leader
+        /// detects appends that were lost in transit.
+        matched_prefix: Index,
+        /// The free space on the sender's disk.
+        room: DiskRoom,
     },
-    /// All entries up to here are committed, and the receiver holds them. It needs no answer.
+    /// Informs a follower that its entries up to `upto` are committed. The message has no response.
     Committed {
-        /// The commit index.
+        /// The leader's commit index, as far as the receiver's log matches.
         upto: Index,
     },
-    /// A chunk of a snapshot, for a follower that needs entries no longer in the log (§7, Figure 13).
+    /// A chunk of a snapshot, for a follower that lacks compacted entries (§7, Figure 13).
     InstallSnapshot(SnapshotChunk),
-    /// The sender has all bytes of that snapshot before `next` in a file; chunks in flight beyond `next` may still
-    /// come.
+    /// Acknowledges chunks: the sender has stored the first `received_bytes` bytes of the snapshot. Later chunks may
+    /// still be in flight.
     InstallSnapshotResponse {
-        /// The position of the snapshot.
+        /// The last position that the snapshot covers.
         snapshot: Position,
-        /// How many bytes of it the sender has.
-        next: u64,
-        /// Whether it is complete and was damaged.
+        /// The length of the stored part, in bytes.
+        received_bytes: u64,
+        /// Whether the snapshot is complete, and damaged: its checksum is wrong.
         damaged: bool,
     },
-    /// Makes the receiver campaign at once: it holds all of the leader's log, and the leader wants it to take over
-    /// (thesis §3.10).
+    /// Makes the receiver campaign at once: the leader transfers the leadership to it (thesis §3.10).
     TimeoutNow,
-    /// Requests the index that the sender must have applied to serve a read that arrived by now (thesis §6.4).
+    /// Requests a read index from the leader: the index up to which the follower must have applied the log before it
+    /// serves reads (thesis §6.4).
     ReadIndexRequest {
         /// The follower's number for the request, never used twice.
         number: u64,
     },
     /// Answers [`Message::ReadIndexRequest`]: a quorum has confirmed the leader since the request.
     ReadIndexResponse {
-        /// The number of the request.
+        /// The number of the request that is answered.
         number: u64,
-        /// The read index.
+        /// The leader's commit index when the round began.
         index: Index,
     },
-    /// The receiver's term is over; the current one is on the envelope (§5.1).
+    /// Answers a message of an old term: the envelope carries the current term (§5.1).
     StaleTerm,
 }
 
-/// A chunk of a snapshot's file.
+/// A part of a snapshot file, sent in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SnapshotChunk {
-    /// The position of the snapshot.
+    /// The last position that the snapshot covers.
     pub snapshot: Position,
-    /// The length of its file in bytes.
-    pub total: u64,
-    /// Where in the file the chunk starts, in bytes.
+    /// The length of the whole file, in bytes.
+    pub total_bytes: u64,
+    /// The offset of the chunk in the file, in bytes from the start.
     pub offset: u64,
-    /// The bytes of the chunk.
+    /// The content of the chunk.
     pub bytes: Bytes,
 }
 
 impl Message {
-    /// Whether it comes from a leader or candidate of the log that it names.
-    pub fn speaks_for_log(&self) -> bool {
-        matches!(self, Message::RequestVote { .. }) || self.is_leaders()
+    /// Whether only a leader or a candidate sends the message. Such a message carries the id of the sender's log even
+    /// before the log is agreed.
+    pub fn is_from_leader_or_candidate(&self) -> bool {
+        matches!(self, Message::RequestVote { .. }) || self.is_from_leader()
     }
 
-    /// Whether only a leader sends it. Its authority is the term, for which a quorum voted: it is accepted whatever
-    /// disk the receiver knows the sender by.
-    pub fn is_leaders(&self) -> bool {
+    /// Whether only a leader sends the message. A quorum voted for the leader in its term, so the message is accepted
+    /// from any disk of that node.
+    pub fn is_from_leader(&self) -> bool {
         match self {
             Message::AppendEntries { .. }
             | Message::Heartbeat { .. }
@@ -221,23 +226,23 @@ impl Message {
             | Message::AppendRejected { .. }
             | Message::HeartbeatResponse { .. }
             | Message::InstallSnapshotResponse { .. }
-            | Message::Promised { .. }
-            | Message::Reminder { .. }
+            | Message::LostAcknowledgedResponse { .. }
+            | Message::RecordedClaim { .. }
             | Message::ReadIndexRequest { .. }
             | Message::StaleTerm => false,
         }
     }
 
-    /// Whether it counts for a quorum, or reports the contents of the sender's disk: it is accepted only from the disk
-    /// that the receiver's configuration names, or from any disk if it names none.
-    pub fn is_counted(&self) -> bool {
+    /// Whether the message counts for a quorum, or reports what the sender's disk holds. Such a message is accepted
+    /// only from the disk that the receiver's configuration names, or from any disk if none is named.
+    pub fn counts_for_quorum(&self) -> bool {
         match self {
             Message::RequestVoteResponse { .. }
             | Message::AppendResponse { .. }
             | Message::AppendRejected { .. }
             | Message::HeartbeatResponse { .. }
             | Message::InstallSnapshotResponse { .. }
-            | Message::Promised { .. } => true,
+            | Message::LostAcknowledgedResponse { .. } => true,
             Message::RequestVote { .. }
             | Message::AppendEntries { .. }
             | Message::Heartbeat { .. }
@@ -246,13 +251,14 @@ impl Message {
             | Message::TimeoutNow
             | Message::ReadIndexResponse { .. }
             | Message::LostAcknowledged { .. }
-            | Message::Reminder { .. }
+            | Message::RecordedClaim { .. }
             | Message::ReadIndexRequest { .. }
             | Message::StaleTerm => false,
         }
     }
 
-    /// Whether it is sent between the pieces of larger frames: leadership depends on its timely arrival.
+    /// Whether the connection may send the message before the rest of a larger frame that it has begun to send: a late
+    /// arrival of the message could cause an election.
     pub fn is_urgent(&self) -> bool {
         match self {
             Message::AppendEntries { entries, .. } => entries.is_empty(),
@@ -261,8 +267,8 @@ impl Message {
             | Message::AppendResponse { .. }
             | Message::AppendRejected { .. }
             | Message::LostAcknowledged { .. }
-            | Message::Promised { .. }
-            | Message::Reminder { .. }
+            | Message::LostAcknowledgedResponse { .. }
+            | Message::RecordedClaim { .. }
             | Message::Heartbeat { .. }
             | Message::HeartbeatResponse { .. }
             | Message::Committed { .. }

@@ -1,12 +1,12 @@
-//! Raft as a pure state machine: no clock, thread, socket, file or log line.
+//! Raft as a pure state machine, without clock, thread, socket, file or log line.
 //!
-//! Read it in this order: [`message`], the messages between nodes; [`log`], the log they replicate; [`replica`], a
-//! node's state in any role, with the [`gate`], which holds back messages until the disk allows them; [`rules`], the
-//! paper's rules, each with the switch that breaks it in tests; [`follower`], [`candidate`] and [`leader`], the roles;
-//! and [`raft`], which changes the role as in Figure 4 of the paper.
+//! Read the modules in this order: [`message`], the messages between nodes; [`log`], the log they replicate;
+//! [`replica`], a node's state in any role, with the [`gate`], which holds back messages until the disk allows them;
+//! [`rules`], the paper's rules, each with the switch that breaks it in tests; [`follower`], [`candidate`] and
+//! [`leader`], the roles; and [`raft`], which changes the role as in Figure 4 of the paper.
 //!
-//! The core uses positions and sizes, never payloads: an append leaves it as a range ([`ready::EntriesToSend`]), and
-//! the driver fills in the entries.
+//! The core uses the positions and sizes of entries, never their payloads: an append leaves the core as a range of
+//! indexes ([`ready::EntriesToSend`]), and the driver fills in the entries.
 
 pub mod ballot;
 pub mod candidate;

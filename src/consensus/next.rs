@@ -1,18 +1,19 @@
-//! The next role that a role requests.
+//! The change of role that a role requests from [`Raft`](super::Raft).
 
 use super::message::VoteKind;
-use super::note::{Reason, StepDown};
+use super::note::{CampaignReason, StepDown};
 
-/// The next role that a role requests. Only [`Raft`](super::Raft) changes the role.
+/// The change of role that the current role requests after it has handled an event. Only [`Raft`](super::Raft) makes
+/// the change.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Next {
-    /// No change.
+pub enum NextRole {
+    /// The role does not change.
     Stay,
-    /// A candidate (§5.2).
-    Campaign(VoteKind, Reason),
-    /// The leader of its term.
+    /// Become a candidate and request this kind of vote (§5.2).
+    Campaign(VoteKind, CampaignReason),
+    /// Become the leader of the current term: the candidate has won.
     Lead,
-    /// A follower without a leader, for this reason.
+    /// Become a follower without a leader, for this reason.
     StepDown(StepDown),
 }

@@ -1,43 +1,43 @@
-//! Events for the operator, as data: the core never logs.
+//! Notes: events that the driver logs for the operator. The core itself writes no log lines.
 
 use super::message::VoteKind;
-use super::peer_class::Refused;
+use super::peer_class::PeerRejection;
 use crate::types::{Index, LogId, Membership, NodeId, Position, Term};
 use std::fmt;
 use std::time::Duration;
 
-/// The log level of a [`Note`].
+/// The level at which the driver logs a [`Note`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
-    /// Needs attention, but can wait until tomorrow.
+    /// Events that need attention, but not at once.
     Warn,
-    /// Roles, membership, start and stop: a healthy day fits on a screen.
+    /// Changes of roles and membership, which are rare in a healthy cluster.
     Info,
-    /// Single messages.
+    /// Events of single messages, such as votes.
     Debug,
 }
 
-/// Why a node campaigns.
+/// The event that made a node campaign.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Reason {
-    /// It received nothing from a leader for an election timeout (§5.2).
+pub enum CampaignReason {
+    /// The node received no message of a leader for an election timeout (§5.2).
     Timeout,
-    /// Its leader's connection closed.
+    /// The connection to the leader closed.
     LinkClosed,
-    /// The votes were split, or lost.
+    /// The last campaign had no winner: the votes were split, or lost.
     Retry,
-    /// Its leader transfers the leadership to it (thesis §3.10).
+    /// The leader transfers the leadership to this node (thesis §3.10).
     Transfer,
 }
 
-impl Reason {
-    /// The name of the reason in metrics.
+impl CampaignReason {
+    /// The name of the reason in metrics and log lines.
     pub fn name(self) -> &'static str {
         match self {
-            Reason::Timeout => "timeout",
-            Reason::LinkClosed => "link_closed",
-            Reason::Retry => "again",
-            Reason::Transfer => "transfer",
+            CampaignReason::Timeout => "timeout",
+            CampaignReason::LinkClosed => "link_closed",
+            CampaignReason::Retry => "again",
+            CampaignReason::Transfer => "transfer",
         }
     }
 }
@@ -47,27 +47,27 @@ impl Reason {
 pub enum StepDown {
     /// A peer is in a higher term (§5.1).
     HigherTerm {
-        /// The term.
+        /// The peer's term.
         term: Term,
-        /// The peer.
+        /// The peer that sent the message of that term.
         from: NodeId,
     },
-    /// The target of its leadership transfer campaigns (thesis §3.10).
+    /// The target of the leadership transfer campaigns (thesis §3.10).
     Transferred {
-        /// The target.
+        /// The voter that takes over.
         to: NodeId,
     },
-    /// No majority of the voters responds (thesis §6.2).
+    /// No quorum of the voters responds to the leader (thesis §6.2).
     NoQuorum,
-    /// A majority responds, but nothing commits.
+    /// A quorum responds, but no entry commits.
     CommitStalled,
-    /// Its disk does not respond.
+    /// A write on this node's disk does not complete.
     DiskStalled,
-    /// The configuration without it is committed (§6).
+    /// The configuration that removes this node is committed (§6).
     Removed,
-    /// It leads on an older copy of its directory.
+    /// A claim that a peer recorded shows that this node runs on an older copy of its directory.
     OlderCopy,
-    /// It voted for another candidate.
+    /// This candidate voted for another candidate during its pre-vote.
     VotedForAnother,
 }
 
@@ -86,42 +86,43 @@ impl fmt::Display for StepDown {
     }
 }
 
-/// An event for the operator.
+/// An event that the driver logs for the operator. The subject of the text is this node, unless a peer is named.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Note {
     /// This node requests pre-votes or votes.
     Campaigns {
-        /// The kind of vote.
-        ask: VoteKind,
-        /// The term of the node.
+        /// Whether pre-votes or votes are requested.
+        kind: VoteKind,
+        /// The term of the node; a pre-vote is for the next one.
         term: Term,
-        /// The reason for the campaign.
-        reason: Reason,
-        /// The last known leader, and the time since its last message; none if there was no leader since the start.
+        /// The event that started the campaign.
+        reason: CampaignReason,
+        /// The last known leader, and the time since its last message; `None` if no leader was known since this process
+        /// started.
         last_leader: Option<(NodeId, Duration)>,
     },
     /// This node became leader.
     Leads {
-        /// The term it leads.
+        /// The term that the node leads.
         term: Term,
-        /// The voters that granted their vote.
+        /// The voters that elected the node, itself included.
         votes: Vec<NodeId>,
-        /// How long the campaign took.
-        after: Duration,
+        /// The duration of the campaign, from its first pre-vote.
+        campaign_time: Duration,
     },
-    /// This node follows that leader.
+    /// This node recognized a leader.
     Follows {
-        /// The leader.
+        /// The leader that the node follows now.
         leader: NodeId,
-        /// The term.
+        /// The term of the leader.
         term: Term,
     },
     /// This node stepped down as leader.
     StepsDown {
-        /// The term it led.
+        /// The term that the node led.
         term: Term,
-        /// The reason.
+        /// The cause of the step down.
         why: StepDown,
     },
     /// A snapshot replaced the log, which restarts after it.
@@ -129,51 +130,51 @@ pub enum Note {
         /// The last position that the snapshot covers.
         base: Position,
     },
-    /// A follower is sent a snapshot: the entries it needs are no longer in the log.
+    /// This leader sends a snapshot to a follower that needs compacted entries.
     SendsSnapshot {
-        /// The follower.
+        /// The follower that receives the snapshot.
         peer: NodeId,
     },
-    /// A vote was granted or rejected.
-    Votes {
-        /// The candidate.
+    /// This node granted a vote or pre-vote, or rejected the candidate.
+    VoteAnswered {
+        /// The node that requested the vote.
         candidate: NodeId,
-        /// The kind of vote.
-        ask: VoteKind,
-        /// The term.
+        /// Whether a pre-vote or a vote was requested.
+        kind: VoteKind,
+        /// The term of the request.
         term: Term,
-        /// Why it was rejected; none if it was granted.
-        denied: Option<&'static str>,
+        /// Why the candidate was rejected; `None` if the vote was granted.
+        rejection: Option<&'static str>,
     },
     /// Uncommitted entries were truncated: they conflict with a leader's (§5.3).
-    Truncated {
+    LogTruncated {
         /// The first truncated index.
         from: Index,
-        /// The end of the log before.
+        /// The end of the log before the truncation.
         last: Position,
     },
-    /// A configuration is in force from this index on (§6).
-    Configured {
-        /// The index.
+    /// Another configuration is in force: it was appended, or a truncation or a snapshot brought it into force (§6).
+    ConfigurationInForce {
+        /// The index from which the configuration is in force.
         index: Index,
-        /// The configuration.
+        /// The configuration: members, voters, and the outgoing voters if it is joint.
         membership: Box<Membership>,
     },
-    /// This node is not a member from that index on.
-    Outside {
-        /// Whether the log has not reached the leader's commit index: a later entry may add the node again.
-        behind: bool,
-        /// This node's id.
-        me: NodeId,
+    /// A configuration in this node's log removes it from the cluster.
+    NotMember {
+        /// Whether this node's log ends before the leader's commit index: a later entry may add the node again.
+        log_is_behind: bool,
+        /// The id of this node, for the command that adds it again.
+        node: NodeId,
         /// The index of the configuration that does not list this node.
         since: Index,
     },
     /// This leader transfers the leadership, and rejects new work meanwhile (thesis §3.10).
     TransferStarted {
-        /// The target.
+        /// The voter that is to take over.
         to: NodeId,
     },
-    /// The leadership transfer failed: this leader goes on.
+    /// The leadership transfer failed: this node remains leader.
     TransferTimedOut {
         /// The target that did not take over.
         to: NodeId,
@@ -183,111 +184,116 @@ pub enum Note {
         /// The index of the joint configuration.
         since: Index,
     },
-    /// A removed member was dropped.
+    /// This leader stopped replicating to a removed member.
     MemberRemoved {
-        /// The former member.
+        /// The member that was removed.
         peer: NodeId,
-        /// Whether it knows that it was removed.
-        told: bool,
+        /// Whether the former member has acknowledged the configuration without it.
+        notified: bool,
     },
-    /// A follower does not respond.
-    Silent {
-        /// The follower.
+    /// A follower has not responded for the longest election timeout.
+    FollowerSilent {
+        /// The follower that is silent.
         peer: NodeId,
         /// The time since its last message.
         since: Duration,
     },
-    /// A follower responds again.
+    /// A silent follower responds again.
     FollowerRecovered {
-        /// The follower.
+        /// The follower that responded.
         peer: NodeId,
     },
-    /// The disk has not responded for this long.
+    /// A write on this node's disk has not completed for the shortest election timeout.
     DiskStalled {
-        /// The age of the oldest write.
+        /// The age of the oldest write that is not durable.
         since: Duration,
     },
-    /// Messages of a peer are rejected: it belongs to another log, or comes with another disk.
+    /// Messages of a peer are rejected: the peer belongs to another log, or has another disk than the one recorded for
+    /// it.
     PeerRejected {
-        /// The peer.
+        /// The sender of the messages.
         peer: NodeId,
-        /// The reason.
-        why: Refused,
+        /// Why the messages are rejected.
+        why: PeerRejection,
     },
     /// A founder with an empty log waits for other founders before a log begins.
     FoundingWaits {
         /// The founders that have not answered.
-        silent: Vec<NodeId>,
-        /// How much longer it waits.
-        left: Duration,
+        silent_founders: Vec<NodeId>,
+        /// The time left to wait. After that a majority may begin a log.
+        wait_left: Duration,
     },
     /// No log begins here, because one of the founders holds a log.
     FoundingVetoed {
-        /// The founder that holds it.
+        /// The founder that holds a log.
         holder: NodeId,
-        /// Its log id.
+        /// The id of that log.
         log: LogId,
     },
-    /// A peer proved that this node acknowledged more than it holds.
+    /// A peer proved that this node acknowledged entries that it no longer holds.
     LossDetected {
-        /// The end of its log.
-        held: Position,
-        /// The position that it acknowledged.
-        promised: Position,
+        /// The end of this node's log.
+        log_end: Position,
+        /// The position up to which this node acknowledged entries.
+        acknowledged: Position,
     },
     /// A follower of this leader has lost entries that it had acknowledged.
     LostAcknowledged {
-        /// The follower.
+        /// The follower that lost entries.
         peer: NodeId,
-        /// It holds no entry after this index.
-        held: Index,
-        /// It acknowledged everything up to here.
+        /// The last index that the follower may still hold.
+        last_held: Index,
+        /// The last index that the follower had acknowledged.
         upto: Index,
     },
-    /// A peer sent a message that no correct peer sends; it was dropped.
+    /// A peer sent a message that no correct peer sends. The message was dropped.
     InvalidMessage {
-        /// The peer.
+        /// The sender of the message.
         peer: NodeId,
         /// What is wrong with the message.
-        what: &'static str,
+        error: &'static str,
     },
 }
 
 impl Note {
-    /// The log level.
+    /// The level at which the driver logs the note.
     pub fn level(&self) -> Level {
         match self {
-            Note::Leads { .. } | Note::Follows { .. } | Note::Configured { .. } | Note::Truncated { .. } => Level::Info,
+            Note::Leads { .. }
+            | Note::Follows { .. }
+            | Note::ConfigurationInForce { .. }
+            | Note::LogTruncated { .. } => Level::Info,
             Note::LogRestarted { .. } | Note::SendsSnapshot { .. } => Level::Info,
             Note::StepsDown { why: StepDown::Transferred { .. } | StepDown::Removed, .. } => Level::Info,
-            Note::StepsDown { .. } | Note::Silent { .. } | Note::DiskStalled { .. } | Note::InvalidMessage { .. } => {
-                Level::Warn
-            }
+            Note::StepsDown { .. }
+            | Note::FollowerSilent { .. }
+            | Note::DiskStalled { .. }
+            | Note::InvalidMessage { .. } => Level::Warn,
             Note::FollowerRecovered { .. } | Note::TransferStarted { .. } | Note::MemberRemoved { .. } => Level::Info,
-            Note::Outside { behind: true, .. } => Level::Info,
-            Note::Outside { behind: false, .. } | Note::TransferTimedOut { .. } | Note::ChangeAborted { .. } => {
-                Level::Warn
-            }
+            Note::NotMember { log_is_behind: true, .. } => Level::Info,
+            Note::NotMember { log_is_behind: false, .. }
+            | Note::TransferTimedOut { .. }
+            | Note::ChangeAborted { .. } => Level::Warn,
             Note::LossDetected { .. } | Note::LostAcknowledged { .. } | Note::FoundingVetoed { .. } => Level::Warn,
             Note::FoundingWaits { .. } => Level::Info,
-            Note::Campaigns { ask: VoteKind::Vote | VoteKind::Transfer, .. } => Level::Info,
-            Note::Campaigns { .. } | Note::Votes { .. } | Note::PeerRejected { .. } => Level::Debug,
+            Note::Campaigns { kind: VoteKind::Vote | VoteKind::Transfer, .. } => Level::Info,
+            Note::Campaigns { .. } | Note::VoteAnswered { .. } | Note::PeerRejected { .. } => Level::Debug,
         }
     }
 }
 
 impl Note {
-    /// Writes the notes on disks and logs.
-    fn identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Writes the text of a note that concerns disk ids, log ids or lost entries, for `Display`.
+    fn fmt_identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Note::PeerRejected { peer, why } => write!(f, "messages of {peer} are rejected: {why}"),
-            Note::FoundingWaits { silent, left } => {
-                let silent: Vec<String> = silent.iter().map(NodeId::to_string).collect();
+            Note::FoundingWaits { silent_founders, wait_left } => {
+                let names: Vec<String> = silent_founders.iter().map(NodeId::to_string).collect();
                 write!(
                     f,
                     "has an empty log, and waits for {} before it begins one: {:.0} s left",
-                    silent.join(", "),
-                    left.as_secs_f64()
+                    names.join(", "),
+                    wait_left.as_secs_f64()
                 )
             }
             Note::FoundingVetoed { holder, log } => write!(
@@ -296,17 +302,17 @@ impl Note {
                  that this node had; or, if it is lost, run at a node of that log: drave member remove ID, and: drave \
                  member add ID=HOST:PORT, and start this one with --join"
             ),
-            Note::LossDetected { held, promised } => write!(
+            Note::LossDetected { log_end, acknowledged } => write!(
                 f,
-                "this node acknowledged everything up to {promised}, and its log ends at {held}: its directory is an \
-                 older copy, or its disk has lost synced writes. It votes only for logs that reach {promised}, and \
-                 receives the missing entries again; check the disk"
+                "this node acknowledged everything up to {acknowledged}, and its log ends at {log_end}: its directory \
+                 is an older copy, or its disk has lost synced writes. It votes only for logs that reach \
+                 {acknowledged}, and receives the missing entries again; check the disk"
             ),
-            Note::LostAcknowledged { peer, held, upto } => write!(
+            Note::LostAcknowledged { peer, last_held, upto } => write!(
                 f,
                 "{peer} has lost entries {}..{upto}, which it had acknowledged: its directory is an older copy, or its \
                  disk has lost synced writes; they are sent again",
-                held.next()
+                last_held.next()
             ),
             _ => Ok(()),
         }
@@ -316,36 +322,36 @@ impl Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Note::Campaigns { ask, term, reason, last_leader } => {
-                match ask {
+            Note::Campaigns { kind, term, reason, last_leader } => {
+                match kind {
                     VoteKind::PreVote => write!(f, "requests pre-votes after term {term}: ")?,
                     VoteKind::Vote | VoteKind::Transfer => write!(f, "requests votes in term {term}: ")?,
                 }
                 write_reason(f, *reason, *last_leader)
             }
-            Note::Leads { term, votes, after } => {
-                write!(f, "leads term {term} ({} votes, {} ms)", votes.len(), after.as_millis())
+            Note::Leads { term, votes, campaign_time } => {
+                write!(f, "leads term {term} ({} votes, {} ms)", votes.len(), campaign_time.as_millis())
             }
             Note::Follows { leader, term } => write!(f, "follows {leader} in term {term}"),
             Note::StepsDown { term, why } => write!(f, "steps down as leader of term {term}: {why}"),
-            Note::Votes { candidate, ask, term, denied } => {
-                let what = if *ask == VoteKind::PreVote { "pre-vote" } else { "vote" };
-                match denied {
-                    None => write!(f, "{what} for {candidate} in term {term}"),
-                    Some(why) => write!(f, "no {what} for {candidate} in term {term}: {why}"),
+            Note::VoteAnswered { candidate, kind, term, rejection } => {
+                let name = if *kind == VoteKind::PreVote { "pre-vote" } else { "vote" };
+                match rejection {
+                    None => write!(f, "{name} for {candidate} in term {term}"),
+                    Some(why) => write!(f, "no {name} for {candidate} in term {term}: {why}"),
                 }
             }
             Note::LogRestarted { base } => write!(f, "holds a snapshot up to {base}; its log starts after it"),
             Note::SendsSnapshot { peer } => {
                 write!(f, "sends {peer} a snapshot: it needs entries that the log no longer holds")
             }
-            Note::Truncated { from, last } => write!(f, "truncates uncommitted entries {from}..{last}"),
-            Note::Configured { index, membership } => write!(f, "{membership} from {index}"),
-            Note::Outside { since, behind: true, .. } => {
+            Note::LogTruncated { from, last } => write!(f, "truncates uncommitted entries {from}..{last}"),
+            Note::ConfigurationInForce { index, membership } => write!(f, "{membership} from {index}"),
+            Note::NotMember { since, log_is_behind: true, .. } => {
                 write!(f, "is not a member since {since}, according to its log so far")
             }
-            Note::Outside { me, since, behind: false } => {
-                let id = me.get();
+            Note::NotMember { node, since, log_is_behind: false } => {
+                let id = node.get();
                 write!(
                     f,
                     "is no longer a member since {since}, and is passive from now on: stop it; or, to add it again as \
@@ -357,36 +363,40 @@ impl fmt::Display for Note {
             Note::ChangeAborted { since } => {
                 write!(f, "reverts the membership change at {since}: its new voters do not respond")
             }
-            Note::MemberRemoved { peer, told: true } => {
+            Note::MemberRemoved { peer, notified: true } => {
                 write!(f, "{peer} is no longer a member, and has been notified")
             }
-            Note::MemberRemoved { peer, told: false } => {
+            Note::MemberRemoved { peer, notified: false } => {
                 write!(f, "{peer} is no longer a member, and could not be notified")
             }
-            Note::Silent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
+            Note::FollowerSilent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
             Note::FollowerRecovered { peer } => write!(f, "{peer} responds again"),
             Note::DiskStalled { since } => write!(f, "disk has not responded for {} ms", since.as_millis()),
             Note::PeerRejected { .. }
             | Note::FoundingWaits { .. }
             | Note::FoundingVetoed { .. }
             | Note::LossDetected { .. }
-            | Note::LostAcknowledged { .. } => self.identity(f),
-            Note::InvalidMessage { peer, what } => write!(f, "{peer} sent an invalid message: {what}"),
+            | Note::LostAcknowledged { .. } => self.fmt_identity(f),
+            Note::InvalidMessage { peer, error } => write!(f, "{peer} sent an invalid message: {error}"),
         }
     }
 }
 
-/// Writes the reason for a campaign.
-fn write_reason(f: &mut fmt::Formatter<'_>, reason: Reason, last_leader: Option<(NodeId, Duration)>) -> fmt::Result {
+/// Writes the reason for a campaign, with the last known leader.
+fn write_reason(
+    f: &mut fmt::Formatter<'_>,
+    reason: CampaignReason,
+    last_leader: Option<(NodeId, Duration)>,
+) -> fmt::Result {
     let Some((leader, ago)) = last_leader else { return write!(f, "no leader is known yet ({})", reason.name()) };
     let ms = ago.as_millis();
     match reason {
-        Reason::Timeout => write!(f, "nothing was received from leader {leader} for {ms} ms (timeout)"),
-        Reason::LinkClosed => write!(f, "the connection to leader {leader} was closed (link_closed)"),
-        Reason::Retry => {
+        CampaignReason::Timeout => write!(f, "nothing was received from leader {leader} for {ms} ms (timeout)"),
+        CampaignReason::LinkClosed => write!(f, "the connection to leader {leader} was closed (link_closed)"),
+        CampaignReason::Retry => {
             write!(f, "no election has succeeded since the last message of leader {leader}, {ms} ms ago (again)")
         }
-        Reason::Transfer => write!(f, "leader {leader} transfers the leadership to this node (transfer)"),
+        CampaignReason::Transfer => write!(f, "leader {leader} transfers the leadership to this node (transfer)"),
     }
 }
 
@@ -397,20 +407,29 @@ mod tests {
     #[test]
     fn election_and_step_down_log_the_reason() {
         let n2 = NodeId::new(2).unwrap();
-        let says = |reason, last_leader| Note::Campaigns { ask: VoteKind::Vote, term: Term(5), reason, last_leader };
-        let heard = Some((n2, Duration::from_millis(231)));
-        let note = says(Reason::Timeout, heard);
+        let campaign =
+            |reason, last_leader| Note::Campaigns { kind: VoteKind::Vote, term: Term(5), reason, last_leader };
+        let last_contact = Some((n2, Duration::from_millis(231)));
+        let note = campaign(CampaignReason::Timeout, last_contact);
         assert_eq!(note.level(), Level::Info);
         assert_eq!(
             note.to_string(),
             "requests votes in term 5: nothing was received from leader n2 for 231 ms (timeout)"
         );
         assert_eq!(
-            says(Reason::Timeout, None).to_string(),
+            campaign(CampaignReason::Timeout, None).to_string(),
             "requests votes in term 5: no leader is known yet (timeout)"
         );
-        assert!(says(Reason::LinkClosed, heard).to_string().contains("the connection to leader n2 was closed"));
-        assert!(says(Reason::Transfer, heard).to_string().contains("leader n2 transfers the leadership to this node"));
+        assert!(
+            campaign(CampaignReason::LinkClosed, last_contact)
+                .to_string()
+                .contains("the connection to leader n2 was closed")
+        );
+        assert!(
+            campaign(CampaignReason::Transfer, last_contact)
+                .to_string()
+                .contains("leader n2 transfers the leadership to this node")
+        );
         let why = StepDown::HigherTerm { term: Term(6), from: n2 };
         let note = Note::StepsDown { term: Term(5), why };
         assert_eq!(note.to_string(), "steps down as leader of term 5: n2 is in the higher term 6");

@@ -1,257 +1,277 @@
-//! A leader's view of one follower.
+//! The progress of one follower, as its leader tracks it.
 //!
-//! Everything here is the leader's own account, and lives as long as its leadership. Three indexes tell how far the
-//! follower is, from what is sure to what is hoped for:
+//! The progress exists for as long as the leader leads. Three indexes describe the follower's log, from the most
+//! certain to the least:
 //!
 //! ```text
-//! matched      durable there, as it has acknowledged: counts for a commit
-//!   ≤ agreed   known to match, durable or not: need not be sent again
-//!   < next     the next one to send; what lies between the two is in flight
+//! matched             acknowledged as durable: counts for a commit
+//!   ≤ known_matching  known to match, durable or not: need not be sent again
+//!   < next            the next entry to send; the entries above `known_matching` and below `next` are in flight
 //! ```
 //!
-//! A leader that took one for another would commit what no disk holds (`agreed` for `matched`), or send everything
-//! twice.
+//! A leader that confused two of these indexes would commit entries that no disk holds (`known_matching` for
+//! `matched`), or send entries twice.
 
 use super::message::Round;
-use super::room::Room;
+use super::room::DiskRoom;
 use crate::types::{DiskId, Index, Position, Time};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How a leader sends to a follower.
+/// How a leader sends entries to a follower; the states are etcd's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProgressState {
     /// One append at a time, to find where the logs match.
     Probe {
-        /// When the probe in flight was sent; none if none is in flight.
-        asked: Option<Time>,
+        /// When the probe in flight was sent; `None` if the next one may be sent.
+        sent_at: Option<Time>,
     },
-    /// As much as the window allows, without waiting for answers.
+    /// As many appends as the window allows, without waiting for answers.
     Stream,
-    /// No entries: those that it needs are no longer in the log, and a snapshot is being sent (§7).
+    /// No entries: the follower needs compacted ones, and a snapshot is being sent (§7).
     Snapshot,
 }
 
-/// A leader's view of one follower.
+/// The progress of one follower, as its leader tracks it.
 ///
-/// Invariant: `matched ≤ agreed < next`. The entries between `agreed` and `next` are in flight.
+/// Invariant: `matched ≤ known_matching < next`. The entries between `known_matching` and `next` are in flight.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    /// The disk that its messages come from; messages from another disk of its id do not count.
+    /// The disk that the follower's messages come from; `None` before the first one.
     pub disk: Option<DiskId>,
-    /// Its copy and its answers count once it holds this index: the entry of the configuration that names its disk.
-    /// None if the configuration names another disk for it, or none.
+    /// The index of the entry that names the follower's disk. The follower's copy and answers count for quorums once it
+    /// holds this entry. `None` if the configuration names another disk for the follower, or none.
     pub counted_from: Option<Index>,
-    /// The number of the probe in flight; zero if none is.
-    pub probe: u64,
-    /// It acknowledged everything up to this position and no longer holds it, as a probe has proved. It is sent no
-    /// entries until it has durably promised to vote as if it held it.
-    pub has_lost: Option<Position>,
-    /// How often a loss was detected in this term.
-    pub losses: u64,
-    /// When it last acknowledged a new entry, or received a chunk of a snapshot.
-    // A snapshot of gigabytes acknowledges no entry for minutes, and is progress all the same.
-    pub acknowledged_at: Time,
+    /// The number of the last probe sent to the follower; zero before the first.
+    pub probe_number: u64,
+    /// If a probe proved that the follower lost acknowledged entries: the highest position that it acknowledged. The
+    /// follower is sent no entries until it has durably promised to vote as if it held this position.
+    pub lost_upto: Option<Position>,
+    /// How many times a loss of acknowledged entries was detected in this term.
+    pub loss_count: u64,
+    /// When the follower last acknowledged a new entry, or a chunk of a snapshot.
+    // Chunks count as well: a follower that receives a snapshot of gigabytes acknowledges no entry for minutes.
+    pub last_new_ack: Time,
     /// The last index that matches the leader's log and is durable on the follower.
     pub matched: Index,
     /// The last index known to match the leader's log, durable or not: entries up to here need not be sent.
-    pub agreed: Index,
+    pub known_matching: Index,
     /// The next index to send.
     pub next: Index,
-    /// How entries are sent to it.
-    pub stage: ProgressState,
+    /// How entries are sent to the follower.
+    pub state: ProgressState,
     /// The last index of each append in flight.
-    pub in_flight: VecDeque<Index>,
+    pub appends_in_flight: VecDeque<Index>,
     /// When entries were last sent or acknowledged.
     pub last_progress: Time,
-    /// When its last message of this term came; at first, when the term began.
+    /// When the follower's last message of this term arrived; at first, when the term began.
     pub last_contact: Time,
-    /// Whether it sent any message in this term, at least its vote.
+    /// Whether the follower has sent any message in this term. Its vote for this leader is such a message.
     pub responded_this_term: bool,
-    /// How far its log matches, durable or not, by its last heartbeat response. A hint: it may have been restarted
-    /// since, and then a rejection corrects it.
-    pub seen: Index,
-    /// The latest round that it confirmed.
-    pub round: Round,
-    /// The highest commit index that it was sent.
+    /// The index up to which the follower's log matches, durable or not, by its last heartbeat response. A restarted
+    /// follower may hold less; then a rejection corrects the next index to send.
+    pub reported_prefix: Index,
+    /// The latest round that the follower confirmed.
+    pub confirmed_round: Round,
+    /// The highest commit index that was sent to the follower, as far as its log matches.
     pub commit_sent: Index,
-    /// Number of probes sent to it.
-    pub probes: u64,
-    /// Whether the operator was warned that it does not respond.
-    pub silent: bool,
-    /// How much room its disk has, by its last report.
-    pub room: Room,
-    /// Whether it has caught up (thesis §4.2.1): it holds all entries that were in the log an election timeout ago.
+    /// How many probes were sent to the follower in this term.
+    pub probes_sent: u64,
+    /// Whether the operator was warned that the follower does not respond.
+    pub silence_warned: bool,
+    /// The room on the follower's disk, by its last heartbeat response.
+    pub room: DiskRoom,
+    /// Whether the follower has caught up (thesis §4.2.1): it holds all entries that were in the log an election
+    /// timeout ago.
     pub caught_up: bool,
-    /// The index to reach in the current round of catching up, and when that round began.
-    chase: Option<(Index, Time)>,
+    /// The index that the follower has to reach in the current catch-up round, and when that round began.
+    catch_up_round: Option<(Index, Time)>,
 }
 
 impl Progress {
-    /// A follower of which nothing is known; `next` is the next index to send.
+    /// The progress of a follower whose log is not known yet; `next` is the next index to send.
     ///
-    /// Nothing is known of its log, so that it counts for nothing, and the first probe asks at the end of the leader's
-    /// log: after most elections the logs match there.
+    /// The follower's copy does not count for quorums yet. Callers pass the index after the leader's log as `next`:
+    /// after most elections the logs match up to there.
     pub fn new(now: Time, next: Index) -> Progress {
         Progress {
             disk: None,
             counted_from: None,
-            probe: 0,
-            has_lost: None,
-            losses: 0,
-            acknowledged_at: now,
+            probe_number: 0,
+            lost_upto: None,
+            loss_count: 0,
+            last_new_ack: now,
             matched: Index::ZERO,
-            agreed: Index::ZERO,
+            known_matching: Index::ZERO,
             next,
-            stage: ProgressState::Probe { asked: None },
-            in_flight: VecDeque::new(),
+            state: ProgressState::Probe { sent_at: None },
+            appends_in_flight: VecDeque::new(),
             last_progress: now,
             last_contact: now,
             responded_this_term: false,
-            seen: Index::ZERO,
-            round: Round::default(),
+            reported_prefix: Index::ZERO,
+            confirmed_round: Round::default(),
             commit_sent: Index::ZERO,
-            probes: 0,
-            silent: false,
-            room: Room::AMPLE,
+            probes_sent: 0,
+            silence_warned: false,
+            room: DiskRoom::AMPLE,
             caught_up: false,
-            chase: None,
+            catch_up_round: None,
         }
     }
 
-    /// The last index that counts for a quorum: zero until it holds the entry that names its disk.
+    /// The last index that counts for a quorum: zero until the follower holds the entry that names its disk.
     ///
-    /// All or nothing: an emptied disk under the same id receives the same entries in the same order, and cannot be
-    /// told from the old one before it holds its name.
-    pub fn counted(&self) -> Index {
+    /// Before that no part of the copy counts: an emptied disk under the same node id receives the same entries in the
+    /// same order, and cannot be distinguished from the old disk before it holds the entry that names it.
+    pub fn counted_index(&self) -> Index {
         match self.counted_from {
             Some(from) if self.matched >= from => self.matched,
             Some(_) | None => Index::ZERO,
         }
     }
 
-    /// Handles an acknowledgment up to `matched`. Returns whether it is new.
-    pub fn acknowledged(&mut self, now: Time, matched: Index) -> bool {
-        let news = matched > self.matched;
-        if news {
-            self.acknowledged_at = now;
+    /// Records an acknowledgment up to `matched`. Returns whether it acknowledges new entries.
+    pub fn record_ack(&mut self, now: Time, matched: Index) -> bool {
+        let is_new = matched > self.matched;
+        if is_new {
+            self.last_new_ack = now;
         }
-        // It never goes back: acknowledgments may arrive out of order. A follower that really has less is found by a
-        // probe (`has_lost`).
+        // `matched` never decreases here: acknowledgments may arrive out of order. If a follower has lost entries, a
+        // probe detects the loss (`lost_upto`).
         self.matched = self.matched.max(matched);
-        self.agreed = self.agreed.max(self.matched);
-        while self.in_flight.front().is_some_and(|last| *last <= self.matched) {
-            self.in_flight.pop_front();
+        self.known_matching = self.known_matching.max(self.matched);
+        while self.appends_in_flight.front().is_some_and(|last| *last <= self.matched) {
+            self.appends_in_flight.pop_front();
         }
-        match self.stage {
-            // Any acknowledgment ends the probe, also one for an earlier append: it proves that the logs match up to
-            // there.
+        match self.state {
+            // Any acknowledgment ends the probe, even an acknowledgment of an earlier append: it proves that the logs
+            // match up to its index.
             ProgressState::Probe { .. } => {
-                self.stage = ProgressState::Stream;
-                // Entries that it has seen and not yet synced need not be sent again.
-                self.agreed = self.matched.max(self.seen);
-                self.next = self.agreed.next();
-                self.in_flight.clear();
+                self.state = ProgressState::Stream;
+                // Entries that the follower has received and not yet synced need not be sent again.
+                self.known_matching = self.matched.max(self.reported_prefix);
+                self.next = self.known_matching.next();
+                self.appends_in_flight.clear();
             }
             ProgressState::Stream => self.next = self.next.max(self.matched.next()),
-            // Whether the log reaches back far enough shows when more is sent.
-            ProgressState::Snapshot => self.stream(self.matched.next()),
+            // If the next entry is compacted, `ready` starts another snapshot.
+            ProgressState::Snapshot => self.start_stream(self.matched.next()),
         }
         self.last_progress = now;
-        news
+        is_new
     }
 
-    /// Checks whether it has caught up: in each round it has to reach the index that ended the log when the round
-    /// began, and a round that it completes within `patience` is the last (thesis §4.2.1).
+    /// Checks whether the follower has caught up. In each round it has to reach the index that ended the log when the
+    /// round began; it has caught up when it completes a round within `timeout` (thesis §4.2.1).
     ///
-    /// A fixed number of entries would be no measure: under load a follower that keeps up is always some entries
-    /// behind, and an idle one that is ten behind may be dead. A round of bounded duration means that a cluster which
-    /// has to wait for it waits no longer than for an election.
-    pub fn chase(&mut self, now: Time, last: Index, patience: Duration) {
-        // The first round starts with the first check. The target is fixed for the round, or a busy log would move it
-        // away for ever.
-        let (target, since) = *self.chase.get_or_insert((last, now));
+    /// A limit on the number of missing entries would not work: under load a healthy follower always lacks some
+    /// entries, and a follower of an idle leader that lacks ten entries may be dead. With rounds of bounded duration, a
+    /// cluster that has to wait for the follower waits no longer than for an election.
+    pub fn update_caught_up(&mut self, now: Time, last: Index, timeout: Duration) {
+        // The first round starts with the first check. The target index is fixed for the round: if it moved with a
+        // growing log, the follower might never reach it.
+        let (target, since) = *self.catch_up_round.get_or_insert((last, now));
         if self.matched >= target {
-            self.caught_up = self.matched == last || now.since(since) < patience;
-            self.chase = Some((last, now));
-        } else if now.since(since) >= patience {
+            self.caught_up = self.matched == last || now.since(since) < timeout;
+            self.catch_up_round = Some((last, now));
+        } else if now.since(since) >= timeout {
             self.caught_up = false;
         }
     }
 
-    /// Handles a broken link: entries that it had seen and not synced may be lost.
+    /// Handles a broken link: entries that the follower had received and not synced may be lost.
     ///
-    /// `matched` stays: it was durable there. `seen` does not: the process may have gone down with the connection.
-    pub fn lost(&mut self) {
-        self.seen = Index::ZERO;
-        self.agreed = self.matched;
-        // A follower that has not acknowledged anything is probed where it was: from index one the probe would carry
-        // the whole log to a follower that most likely has it.
+    /// `matched` stays, because those entries are durable. `reported_prefix` is reset: the process may have ended with
+    /// the connection.
+    pub fn handle_lost_link(&mut self) {
+        self.reported_prefix = Index::ZERO;
+        self.known_matching = self.matched;
+        // A follower that has not acknowledged an entry in this term is probed at the same index as before: a probe at
+        // index one would send the whole log to a follower that most likely holds it.
         let next = if self.matched > Index::ZERO { self.matched.next() } else { self.next };
-        self.probe(next);
+        self.start_probe(next);
     }
 
-    /// Sends entries again: the follower holds less than it acknowledged, and has promised to vote as if it held that.
-    /// Acknowledgments from now on count.
+    /// Resumes sending entries to a follower that lost acknowledged ones and has promised to vote as if it held them.
+    /// Its acknowledgments count again from now on.
     ///
-    /// `matched` falls back to zero, as it does nowhere else for the same disk. What was committed by the old value
-    /// stays safe by the promise, and what is counted from here on is on the disk.
+    /// Only here `matched` is reset to zero for the same disk. Entries that were committed by the old `matched` are
+    /// safe by the follower's promise.
     pub fn resume_after_loss(&mut self) {
-        (self.matched, self.seen, self.has_lost, self.caught_up) = (Index::ZERO, Index::ZERO, None, false);
-        self.probe(self.next);
+        (self.matched, self.reported_prefix, self.lost_upto, self.caught_up) = (Index::ZERO, Index::ZERO, None, false);
+        self.start_probe(self.next);
     }
 
-    /// Goes back to probing, from `next` on.
+    /// Starts to probe at `next`.
     ///
-    /// Never at or below `matched`: a rejection that would lead there is a late one, or proves a loss.
-    pub fn probe(&mut self, next: Index) {
+    /// `next` is raised above `matched`: a rejection at or below `matched` is late, or proves a loss.
+    pub fn start_probe(&mut self, next: Index) {
         self.next = next.max(self.matched.next());
-        self.agreed = self.matched;
-        self.stage = ProgressState::Probe { asked: None };
-        self.in_flight.clear();
+        self.known_matching = self.matched;
+        self.state = ProgressState::Probe { sent_at: None };
+        self.appends_in_flight.clear();
     }
 
-    /// Starts streaming from `next`: the follower reports that the logs match up to right before it.
-    pub fn stream(&mut self, next: Index) {
-        self.probe(next);
-        self.agreed = self.next.prev();
-        self.stage = ProgressState::Stream;
+    /// Starts streaming from `next`: the logs are known to match up to the index before it.
+    pub fn start_stream(&mut self, next: Index) {
+        self.start_probe(next);
+        self.known_matching = self.next.prev();
+        self.state = ProgressState::Stream;
     }
 
-    /// Switches to a snapshot: the log does not reach back far enough.
+    /// Stops sending entries until the follower has installed a snapshot: the next entry to send is compacted.
     ///
-    /// `next` stays where it is. The acknowledgment of the snapshot moves it, and so does one of entries, if the
-    /// follower had received more than the leader knew.
+    /// `next` does not change until the follower acknowledges the snapshot, or entries that it had received before.
     pub fn start_snapshot(&mut self) {
-        self.stage = ProgressState::Snapshot;
-        self.in_flight.clear();
+        self.state = ProgressState::Snapshot;
+        self.appends_in_flight.clear();
     }
 
     /// Panics if an invariant is violated, for a leader whose log ends at `last`. Called after every step
     /// ([`super::invariants`]).
-    pub(super) fn check(&self, last: Index, commit: Index, window: usize) {
-        let ordered = self.matched <= self.agreed && self.agreed < self.next;
-        assert!(ordered, "matched entries agree, and agreeing entries are not sent again");
+    pub(super) fn check(&self, last: Index, commit: Index, window_appends_max: usize) {
+        let is_ordered = self.matched <= self.known_matching && self.known_matching < self.next;
+        assert!(is_ordered, "the indexes of a follower are ordered: matched ≤ known_matching < next");
         assert!(self.matched <= last, "a follower's matched index is in the leader's log");
-        assert!(self.next <= last.next(), "only entries of the log are sent");
-        // `seen` becomes `agreed` after a probe: beyond the log it would skip entries that are not written yet.
-        assert!(self.seen <= last, "a follower's hint does not reach beyond the leader's log");
-        assert!(self.commit_sent <= commit, "no follower is sent a commit index that this leader has not reached");
-        let streams = self.stage == ProgressState::Stream;
-        assert!(streams || self.in_flight.is_empty(), "a probe has nothing else in flight");
-        assert!(self.in_flight.len() <= window, "a slow follower does not fill the memory with appends");
-        let (front, back) = (self.in_flight.front(), self.in_flight.back());
-        assert!(front.is_none_or(|last| *last > self.matched), "an acknowledged append is not in flight");
-        assert!(back.is_none_or(|last| *last < self.next), "every append in flight ends before the next one");
-        debug_assert!(self.in_flight.iter().is_sorted_by(|a, b| a < b), "appends are sent in the order of the log");
-        let lost = self.has_lost.map(|upto| upto.index);
-        assert!(lost.is_none_or(|upto| upto <= self.matched), "only acknowledged entries are lost");
-        assert!(self.chase.is_none_or(|(target, _)| target <= last), "a follower catches up with entries of the log");
+        assert!(self.next <= last.next(), "the next index to send is at most one past the leader's log");
+        // `reported_prefix` becomes `known_matching` after a probe. Beyond the log it would skip entries that are not
+        // appended yet.
+        assert!(self.reported_prefix <= last, "a follower's reported prefix is in the leader's log");
+        assert!(self.commit_sent <= commit, "the commit index sent to a follower is at most the leader's commit index");
+        let is_streaming = self.state == ProgressState::Stream;
+        assert!(is_streaming || self.appends_in_flight.is_empty(), "appends are in flight only in the state Stream");
+        assert!(
+            self.appends_in_flight.len() <= window_appends_max,
+            "at most window_appends_max appends are in flight to a follower"
+        );
+        let (front, back) = (self.appends_in_flight.front(), self.appends_in_flight.back());
+        assert!(
+            front.is_none_or(|last| *last > self.matched),
+            "the oldest append in flight ends above the matched index"
+        );
+        assert!(
+            back.is_none_or(|last| *last < self.next),
+            "the newest append in flight ends before the next index to send"
+        );
+        debug_assert!(
+            self.appends_in_flight.iter().is_sorted_by(|a, b| a < b),
+            "the last indexes of the appends in flight ascend"
+        );
+        let lost_index = self.lost_upto.map(|upto| upto.index);
+        assert!(
+            lost_index.is_none_or(|upto| upto <= self.matched),
+            "the lost position is at or below the matched index"
+        );
+        assert!(
+            self.catch_up_round.is_none_or(|(target, _)| target <= last),
+            "the target of a catch-up round is in the leader's log"
+        );
     }
 
-    /// The name of the state.
-    pub fn stage_name(&self) -> &'static str {
-        match self.stage {
+    /// The name of the state in the status: `probe`, `stream` or `snapshot`.
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
             ProgressState::Probe { .. } => "probe",
             ProgressState::Stream => "stream",
             ProgressState::Snapshot => "snapshot",

@@ -1,46 +1,50 @@
 //! Majorities and joint majorities, as pure functions of a configuration (§5.2, §6).
 //!
-//! Nothing is remembered between two calls: no count that is kept up to date, and no list that is kept sorted. So there
-//! is no state that a change of the configuration could leave behind (openraft#1802).
+//! Each call computes its result from the configuration alone, without a running count or a sorted list. So no state of
+//! an earlier configuration can influence the result (openraft#1802).
 
 use crate::limits::MEMBERS_MAX;
 use crate::types::{Index, Membership, NodeId};
 use std::collections::BTreeSet;
 
-/// Whether the voters for which `yes` holds are a majority, or in a joint configuration a majority of each half.
+/// Whether the voters for which `agrees` holds are a majority, or in a joint configuration a majority of each half.
 ///
 /// False if there are no voters.
 ///
-/// An empty set of voters would otherwise decide everything. A node that has just joined has such a configuration, and
-/// must not elect itself.
-pub fn decides(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool {
-    let majority = |voters: &BTreeSet<NodeId>| {
-        voters.iter().filter(|id| yes(**id)).count() >= Membership::majority_of(voters.len())
+/// A new node has a configuration without voters, and must not elect itself.
+pub fn decides(membership: &Membership, agrees: impl Fn(NodeId) -> bool) -> bool {
+    let has_majority = |voters: &BTreeSet<NodeId>| {
+        voters.iter().filter(|id| agrees(**id)).count() >= Membership::majority_of(voters.len())
     };
-    majority(&membership.voters) && (!membership.is_joint() || majority(&membership.outgoing))
+    has_majority(&membership.voters) && (!membership.is_joint() || has_majority(&membership.outgoing))
 }
 
 /// The highest index that a majority holds, or in a joint configuration a majority of each half.
 ///
-/// The element in the middle of the indexes, sorted from the highest: a majority has this index or a higher one, and no
-/// higher index has one. In a joint configuration the lower of two such indexes, for both halves have to hold an entry.
-pub fn held(membership: &Membership, by: impl Fn(NodeId) -> Index) -> Index {
-    let majority = |voters: &BTreeSet<NodeId>| {
-        // On the stack: this runs with every acknowledgment.
-        let mut held = [Index::ZERO; MEMBERS_MAX];
-        let held = &mut held[..voters.len()];
-        for (slot, id) in held.iter_mut().zip(voters) {
-            *slot = by(*id);
+/// `held_index` is the last index that a voter holds. Of these indexes in descending order, the result is the one in
+/// the middle: a majority holds that index or a higher one. In a joint configuration the result is the lower one of the
+/// two halves.
+pub fn highest_held_index(membership: &Membership, held_index: impl Fn(NodeId) -> Index) -> Index {
+    let majority_index = |voters: &BTreeSet<NodeId>| {
+        // The array is on the stack: this code runs with every acknowledgment.
+        let mut indexes = [Index::ZERO; MEMBERS_MAX];
+        let indexes = &mut indexes[..voters.len()];
+        for (slot, id) in indexes.iter_mut().zip(voters) {
+            *slot = held_index(*id);
         }
-        held.sort_unstable_by(|a, b| b.cmp(a));
-        held.get(voters.len() / 2).copied().unwrap_or(Index::ZERO)
+        indexes.sort_unstable_by(|a, b| b.cmp(a));
+        indexes.get(voters.len() / 2).copied().unwrap_or(Index::ZERO)
     };
-    let new = majority(&membership.voters);
-    let held = if membership.is_joint() { new.min(majority(&membership.outgoing)) } else { new };
-    // The definition, beside the sorted list that computes it (openraft#1802: a sorted list of progress lost its order,
-    // and entries were committed without a quorum).
-    debug_assert!(held == Index::ZERO || decides(membership, |id| by(id) >= held), "a quorum holds the index (§5.3)");
-    held
+    let voters_index = majority_index(&membership.voters);
+    let quorum_index =
+        if membership.is_joint() { voters_index.min(majority_index(&membership.outgoing)) } else { voters_index };
+    // Checks the result against the definition (openraft#1802: a sorted list of progress lost its order, and entries
+    // were committed without a quorum).
+    debug_assert!(
+        quorum_index == Index::ZERO || decides(membership, |id| held_index(id) >= quorum_index),
+        "a quorum holds the highest held index (§5.3)"
+    );
+    quorum_index
 }
 
 #[cfg(test)]
@@ -63,15 +67,15 @@ mod tests {
     }
 
     proptest! {
-        /// The definition, computed directly: `held` is the greatest index that a quorum holds.
+        /// `highest_held_index` is the greatest index that a quorum holds, computed directly from the definition.
         #[test]
         fn quorum_index_is_the_greatest_held_by_a_quorum(
             voters in ids(), outgoing in prop::option::of(ids()), at in prop::array::uniform10(0..20u64),
         ) {
             let membership = membership(&voters, &outgoing.unwrap_or_default());
-            let by = |id: NodeId| Index(at[id.get() as usize]);
-            let greatest = (0..=20).rev().find(|i| decides(&membership, |id| by(id) >= Index(*i)));
-            prop_assert_eq!(Some(held(&membership, by).0), greatest);
+            let held_index = |id: NodeId| Index(at[id.get() as usize]);
+            let greatest = (0..=20).rev().find(|i| decides(&membership, |id| held_index(id) >= Index(*i)));
+            prop_assert_eq!(Some(highest_held_index(&membership, held_index).0), greatest);
         }
 
         /// Any two quorums of one configuration share a voter, and so do those of a joint
@@ -81,10 +85,10 @@ mod tests {
             let simple = membership(&voters, &BTreeSet::new());
             let old = membership(&outgoing, &BTreeSet::new());
             let joint = membership(&voters, &outgoing);
-            let says = |mask: u16| move |id: NodeId| mask >> id.get() & 1 == 1;
+            let votes_of = |mask: u16| move |id: NodeId| mask >> id.get() & 1 == 1;
             for (one, other) in [(&simple, &simple), (&simple, &joint), (&old, &joint)] {
-                if decides(one, says(a)) && decides(other, says(b)) {
-                    prop_assert!((1..10u64).any(|n| says(a & b)(id(n))));
+                if decides(one, votes_of(a)) && decides(other, votes_of(b)) {
+                    prop_assert!((1..10u64).any(|n| votes_of(a & b)(id(n))));
                 }
             }
         }
@@ -93,6 +97,6 @@ mod tests {
     #[test]
     fn empty_membership_has_no_quorum() {
         assert!(!decides(&Membership::default(), |_| true));
-        assert_eq!(held(&Membership::default(), |_| Index(7)), Index::ZERO);
+        assert_eq!(highest_held_index(&Membership::default(), |_| Index(7)), Index::ZERO);
     }
 }

@@ -4,17 +4,16 @@
 //!
 //! ```text
 //! receive ─> is_accepted      disk and log of the sender: no other cluster, no emptied disk (peer_class)
-//!         ─> remember         what the sender has claimed of its disk (claims)
-//!         ─> compare_terms    a higher term makes this node a follower, an older one ends here (§5.1)
+//!         ─> record_claim     what the sender has claimed of its disk (claims)
+//!         ─> compare_terms    a higher term makes this node a follower, a message of a lower term ends here (§5.1)
 //!         ─> recognize_leader one leader a term (§5.2)
-//!         ─> role.receive     returns the role that it wants next (Next)
+//!         ─> role.receive     returns the change of role that it requests (NextRole)
 //!         ─> apply_next       changes the role, commits, adapts the membership, checks the invariants
-//! ready   ─> everything that the steps since the last call have to write, send, answer and report
+//! ready   ─> everything to write, send, answer and report since the last call
 //! ```
 //!
-//! The roles return a wish ([`Next`]) and do not change themselves. A role that replaced itself in the middle of a
-//! message would go on to handle the rest of it in a role that no longer exists, and Figure 4 could not be read in one
-//! place (`become_next`).
+//! A role returns a [`NextRole`] and does not replace itself. So no role handles the rest of a message after it was
+//! replaced, and all transitions of Figure 4 are in one function (`become_next`).
 
 mod receiving;
 
@@ -24,14 +23,14 @@ use super::follower_reads::FollowerReads;
 use super::invariants;
 use super::leader::Leader;
 use super::message::{Envelope, Message, VoteKind};
-use super::next::Next;
+use super::next::NextRole;
 use super::note::{Note, StepDown};
 use super::progress::{Progress, ProgressState};
 use super::reads::ReadId;
 use super::ready::Ready;
 use super::replica::Replica;
 use super::role::Role;
-use super::room::Room;
+use super::room::DiskRoom;
 use crate::api::{Refusal, RoleName};
 use crate::types::{
     Change, ClusterTime, DiskId, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Time, Vote, WriteId,
@@ -41,232 +40,238 @@ use std::time::Duration;
 
 /// One node's consensus state machine. Pure: no clock, I/O or threads.
 ///
-/// The driver reports events (`tick`, `receive`, `persisted`, `lost`), makes requests (`propose`, `read`), and performs
-/// the work that [`Raft::ready`] returns. Time is an argument and randomness comes from a seed. Nothing in a [`Ready`]
-/// has to wait.
+/// The driver reports events (`tick`, `receive`, `handle_persisted`, `handle_lost_link`), makes requests (`propose`,
+/// `read`), and performs the work that [`Raft::ready`] returns. Time is an argument and randomness comes from a seed.
+/// All work in a [`Ready`] may be done at once.
 ///
-/// No log line leaves the core either: it reports notes. One seed so repeats a run exactly.
+/// The core writes no log lines but returns notes. One seed therefore repeats a run exactly.
 #[derive(Clone, Debug)]
 pub struct Raft {
+    /// The state of this node in any role.
     me: Replica,
     role: Role,
-    // Never reset, not even with a new term: the driver maps ids to clients, and an old answer must not find a new
-    // client.
+    // The number is never reset, not even with a new term: the driver maps read ids to clients, and the answer to an
+    // earlier read must not reach another client.
     last_read_id: u64,
-    reads_lost: Vec<ReadId>,
-    /// Reads that this node serves as a follower while they wait for the leader's read index, and those that have it.
+    lost_reads: Vec<ReadId>,
+    /// Reads that this node serves as a follower, while they wait for the leader's read index.
     follower_reads: FollowerReads,
-    inquired: Vec<(ReadId, Index)>,
+    /// Reads of this node as a follower for which the leader has sent the read index, each with that index.
+    confirmed_reads: Vec<(ReadId, Index)>,
 }
 
 impl Raft {
     /// Starts or restarts a node as a follower without a leader.
     pub fn new(mut replica: Replica, now: Time) -> Raft {
-        replica.founding.begins(now, &replica.options);
+        replica.founding.start_wait(now, &replica.options);
         let mut follower = Follower::new(&mut replica, now);
         let membership = replica.configs.current();
-        let alone = membership.is_voter(replica.id) && membership.all_voters().count() == 1;
-        if alone && replica.promotable() {
-            // A single voter does not wait for an election timeout.
-            // There is no leader that it could disturb, and a restart of a single node should not cost its clients an
-            // election timeout.
-            follower = follower.with_deadline(now);
+        let is_only_voter = membership.is_voter(replica.id) && membership.all_voters().count() == 1;
+        if is_only_voter && replica.promotable() {
+            // A single voter does not wait for an election timeout. There is no leader to disturb, and a restart of a
+            // single node should not cost its clients an election timeout.
+            follower = follower.with_election_deadline(now);
         }
-        // At random: after a restart, an answer to a request of the last process must match none of this one.
-        let inquiries = FollowerReads::after(replica.draw_number());
+        // The first request number is random, so that no answer to a request of an earlier process matches a request of
+        // this process.
+        let follower_reads = FollowerReads::with_last_request_number(replica.random_number());
         Raft {
             me: replica,
             role: Role::Follower(follower),
             last_read_id: 0,
-            reads_lost: Vec::new(),
-            follower_reads: inquiries,
-            inquired: Vec::new(),
+            lost_reads: Vec::new(),
+            follower_reads,
+            confirmed_reads: Vec::new(),
         }
     }
 
     /// Advances the time, and runs the timers that are due.
     ///
-    /// Called too late, it only makes this node slower to react. No promise depends on a timer: there are no leases.
+    /// A late call only makes this node slower to react. No promise depends on a timer: there are no leases.
     pub fn tick(&mut self, now: Time) {
         let next = match &mut self.role {
             Role::Follower(follower) => follower.tick(&mut self.me, now),
             Role::Candidate(candidate) => candidate.tick(&mut self.me, now),
             Role::Leader(leader) => leader.tick(&mut self.me, now),
         };
-        self.follower_reads.overdue(now, self.me.options.election_min, &mut self.reads_lost);
+        self.follower_reads.fail_overdue(now, self.me.options.election_min, &mut self.lost_reads);
         self.apply_next(now, next);
     }
 
     /// Handles a message from a peer.
     ///
-    /// The checks come in the order in which they make the next one meaningful. The log comes before the term, because
-    /// the terms of two logs cannot be compared; a term that was adopted from another cluster would depose the leader
-    /// of this one.
+    /// The order of the checks matters. The log is checked before the term, because the terms of two logs cannot be
+    /// compared: a term that was adopted from another cluster would depose the leader of this one.
     pub fn receive(&mut self, now: Time, envelope: Envelope) {
         if envelope.to != self.me.id || envelope.from == self.me.id {
-            let nonsense = Note::InvalidMessage { peer: envelope.from, what: "its sender or receiver id is wrong" };
-            return self.me.notes.push(nonsense);
+            let note = Note::InvalidMessage { peer: envelope.from, error: "its sender or receiver id is wrong" };
+            return self.me.notes.push(note);
         }
         if !self.is_accepted(&envelope) {
             return;
         }
-        // Before the terms are compared: what a message of an old term says about its sender's disk is true all the
-        // same.
-        self.me.remember(&envelope);
-        if let Message::Reminder { term, position } = envelope.message {
-            // It speaks of this node's past and not of a term, so that the term of its sender does not matter.
-            return self.handle_reminder(now, term, position);
+        // The claim is recorded before the terms are compared: a message of an old term also proves what its sender's
+        // disk held.
+        self.me.record_claim(&envelope);
+        if let Message::RecordedClaim { term, position } = envelope.message {
+            // The claim is about this node's own disk, so the term of the sender does not matter.
+            return self.handle_recorded_claim(now, term, position);
         }
         if !self.compare_terms(now, &envelope) {
             return;
         }
-        assert!(envelope.term <= self.me.term(), "a node adopts a higher term before it handles its message (§5.1)");
-        if let Err(what) = self.recognize_leader(now, &envelope) {
-            return self.me.notes.push(Note::InvalidMessage { peer: envelope.from, what });
+        assert!(
+            envelope.term <= self.me.term(),
+            "a node adopts a higher term before it handles a message of that term (§5.1)"
+        );
+        if let Err(error) = self.recognize_leader(now, &envelope) {
+            return self.me.notes.push(Note::InvalidMessage { peer: envelope.from, error });
         }
         if let Message::ReadIndexResponse { number, index } = envelope.message {
-            return self.follower_reads.answered(envelope.from, number, index, &mut self.inquired);
+            return self.follower_reads.handle_response(envelope.from, number, index, &mut self.confirmed_reads);
         }
         // After the role has handled the message, the commit index includes what the leader has just reported.
-        let leader = envelope.origin.disk.filter(|_| envelope.message.is_leaders()).map(|disk| (envelope.from, disk));
+        let leader_and_disk =
+            envelope.origin.disk.filter(|_| envelope.message.is_from_leader()).map(|disk| (envelope.from, disk));
         let next = match &mut self.role {
             Role::Follower(follower) => follower.receive(&mut self.me, now, envelope),
             Role::Candidate(candidate) => candidate.receive(&mut self.me, envelope),
             Role::Leader(leader) => leader.receive(&mut self.me, now, envelope),
         };
-        if let Some((leader, disk)) = leader {
-            self.me.remember_leader(leader, disk);
+        if let Some((leader, disk)) = leader_and_disk {
+            self.me.record_leader_claim(leader, disk);
         }
         self.apply_next(now, next);
     }
 
     /// Reports that the journal has made every write up to `upto` durable.
     ///
-    /// A candidate may have won with its own vote, a leader may commit with its own copy, and a follower acknowledges
-    /// in the next `ready`.
-    pub fn persisted(&mut self, now: Time, upto: WriteId) {
-        self.me.persisted(upto);
+    /// A candidate may win by its own vote, a leader may commit by its own copy, and a follower acknowledges in the
+    /// next `ready`.
+    pub fn handle_persisted(&mut self, now: Time, upto: WriteId) {
+        self.me.handle_persisted(upto);
         let next = match &mut self.role {
-            Role::Candidate(candidate) => candidate.persisted(&self.me),
-            Role::Follower(_) | Role::Leader(_) => Next::Stay,
+            Role::Candidate(candidate) => candidate.handle_persisted(&self.me),
+            Role::Follower(_) | Role::Leader(_) => NextRole::Stay,
         };
         self.apply_next(now, next);
     }
 
     /// Reports that the link with a peer broke: messages in flight in either direction may be lost.
     ///
-    /// A connection that closes is the fastest sign of a dead process. It is a hint and no proof, so a follower
-    /// campaigns with a pre-vote, and the leader only sends again.
-    pub fn lost(&mut self, now: Time, peer: NodeId) {
+    /// A closed connection is the fastest sign of a dead process, but no proof. So a follower campaigns with a
+    /// pre-vote, and a leader only probes its follower again.
+    pub fn handle_lost_link(&mut self, now: Time, peer: NodeId) {
         match &mut self.role {
-            Role::Follower(follower) => follower.lost(&mut self.me, now, peer),
+            Role::Follower(follower) => follower.handle_lost_link(&mut self.me, now, peer),
             Role::Candidate(_) => {}
-            Role::Leader(leader) => leader.lost(peer),
+            Role::Leader(leader) => leader.handle_lost_link(peer),
         }
         self.check();
     }
 
-    /// Compacts the log. A snapshot of this node that covers `upto` is durable.
+    /// Compacts the log up to `upto`. The caller must hold a durable snapshot that covers `upto`.
     ///
-    /// The snapshot comes first. A log that was cut before the snapshot was durable could restore no state at all after
-    /// a crash.
+    /// If the log were compacted first, a crash before the snapshot is durable would lose the state.
     pub fn compact(&mut self, upto: Index) {
         self.me.compact(upto);
         self.check();
     }
 
-    /// Installs a leader's snapshot that is durable and that the state machine has restored: it replaces the log,
-    /// unless that holds its position already (Figure 13). It is acknowledged once the journal has recorded it.
+    /// Installs a leader's snapshot that is durable and that the state machine has restored. The snapshot replaces the
+    /// log, unless the log already holds the position of the snapshot (Figure 13). The snapshot is acknowledged once
+    /// the journal has recorded the new base.
     ///
-    /// The state machine was restored before this call, so that the log never claims entries that the machine lacks.
-    pub fn restored(&mut self, now: Time, base: SnapshotPoint, time: ClusterTime) {
-        self.me.restore(base, time);
+    /// The state machine is restored before this call, so that the log never starts after entries that the machine
+    /// lacks.
+    pub fn install_snapshot(&mut self, now: Time, base: SnapshotPoint, time: ClusterTime) {
+        self.me.install_snapshot(base, time);
         if let Role::Follower(follower) = &mut self.role {
-            follower.restored();
+            follower.handle_installed_snapshot();
         }
-        self.apply_next(now, Next::Stay);
+        self.apply_next(now, NextRole::Stay);
     }
 
-    /// Sends the leader how many bytes of its snapshot are here, or that it is complete and `damaged`.
+    /// Acknowledges the first `received_bytes` bytes of the leader's snapshot, or reports that it is complete and
+    /// `damaged`.
     ///
-    /// Only to the leader of this term: a report to an earlier leader would be dropped there by its term.
-    pub fn chunked(&mut self, to: NodeId, snapshot: Position, next: u64, damaged: bool) {
+    /// Sent only if `to` is the leader of this term: an earlier leader would drop the response by its term.
+    pub fn ack_chunk(&mut self, to: NodeId, snapshot: Position, received_bytes: u64, damaged: bool) {
         if self.leader() == Some(to) && to != self.me.id {
-            self.me.send(to, Message::InstallSnapshotResponse { snapshot, next, damaged });
+            self.me.send(to, Message::InstallSnapshotResponse { snapshot, received_bytes, damaged });
         }
     }
 
-    /// Whether this node leads and that follower needs a snapshot.
+    /// Whether this node leads and is sending a snapshot to that follower.
     pub fn needs_snapshot(&self, peer: NodeId) -> bool {
-        self.progress().any(|(id, progress)| id == peer && progress.stage == ProgressState::Snapshot)
+        self.progress().any(|(id, progress)| id == peer && progress.state == ProgressState::Snapshot)
     }
 
-    /// The configuration in force at that index, and the index it is in force from; none if it is compacted.
+    /// The configuration in force at `index`, with the index of its own entry; `None` if it is compacted.
     pub fn membership_at(&self, index: Index) -> Option<&(Index, Membership)> {
         self.me.configs.at(index)
     }
 
-    /// Records the disk id that a peer presented. The peer is known by it once a leader has logged it.
+    /// Records the disk id that a peer presented on a new connection, and sends the peer the claims recorded for that
+    /// disk.
     pub fn learn_disk_id(&mut self, peer: NodeId, disk: DiskId) {
-        // First on the new connection, before the peer can ask for a vote: a vote that it should not have given cannot
-        // be taken back.
-        self.me.remind(peer, disk);
+        // The claim is the first message on the new connection: the peer must receive it before it grants a vote.
+        self.me.send_recorded_claim(peer, disk);
         if self.me.learn_disk_id(peer, disk)
             && let Role::Leader(leader) = &mut self.role
         {
-            leader.forget(&self.me, peer);
+            leader.reset_progress(&self.me, peer);
         }
     }
 
-    /// Sets whether this node's disk is too full for it to lead.
+    /// Sets whether this node's disk is so full that the node should not lead.
     pub fn set_low_space(&mut self, low: bool) {
-        self.me.room.low = low;
+        self.me.room.is_low = low;
     }
 
     /// Sets how many more bytes this node's log can hold beyond the durable entries.
     ///
-    /// The room is counted from the durable index: entries that are on their way to the disk take their room from it.
+    /// The bytes are counted from the durable index: entries after it still have to fit.
     pub fn set_room(&mut self, bytes: u64) {
-        self.me.room = Room { bytes, behind: self.me.log.durable(), ..self.me.room };
+        self.me.room = DiskRoom { free_bytes: bytes, counted_after: self.me.log.durable(), ..self.me.room };
     }
 
     /// Whether a command of `bytes` bytes fits: on a leader, a majority of disks has room for it besides the reserve,
     /// or besides half of the reserve for a command that frees room.
     ///
-    /// A command that frees room may use half of the reserve. Without this difference a full cluster could never be
-    /// emptied: a delete is an entry like any other.
-    pub fn has_room_for(&self, now: Time, bytes: u64, frees: bool) -> bool {
-        let keep = self.me.options.reserve_bytes / if frees { 2 } else { 1 };
+    /// Without this difference a full cluster could not free space: a delete needs a log entry like any other command.
+    pub fn has_room_for(&self, now: Time, bytes: u64, frees_room: bool) -> bool {
+        let bytes_kept_free = self.me.options.reserve_bytes / if frees_room { 2 } else { 1 };
         match &self.role {
-            Role::Leader(leader) => leader.has_room_for(&self.me, now, bytes, keep),
+            Role::Leader(leader) => leader.has_room_for(&self.me, now, bytes, bytes_kept_free),
             Role::Follower(_) | Role::Candidate(_) => true,
         }
     }
 
-    /// Changes the membership (§6) if the change is valid and, unless `force` is set, puts nothing at risk. A new voter
-    /// is a learner first; learners that wait for a promotion are promoted automatically.
+    /// Changes the membership (§6) if the change is valid and, unless `force` is set, does not put the cluster at risk.
+    /// A new voter is a learner first; learners that wait for a promotion are promoted automatically.
     pub fn reconfigure(&mut self, now: Time, change: &Change, force: bool) -> Result<Position, Refusal> {
         let Role::Leader(leader) = &mut self.role else { return Err(self.not_leader()) };
         let position = leader.reconfigure(&mut self.me, now, change, force)?;
-        self.apply_next(now, Next::Stay);
+        self.apply_next(now, NextRole::Stay);
         Ok(position)
     }
 
     /// Transfers leadership to that voter, or to the best target (thesis §3.10). Returns the target.
     pub fn transfer(&mut self, now: Time, to: Option<NodeId>) -> Result<NodeId, Refusal> {
         let Role::Leader(leader) = &mut self.role else { return Err(self.not_leader()) };
-        let (to, mut lost) = leader.hand_over(&mut self.me, now, to)?;
-        self.reads_lost.append(&mut lost);
+        let (to, mut lost) = leader.start_transfer(&mut self.me, now, to)?;
+        self.lost_reads.append(&mut lost);
         Ok(to)
     }
 
-    /// Whether this node accepts commands: it leads, and its log is agreed to be the log of this cluster, so that no
-    /// other log ever replaces an acknowledged entry.
+    /// Whether this node accepts commands: it leads, and its log is agreed, so that no other log ever replaces an
+    /// acknowledged entry.
     ///
-    /// A follower answers false too, and its clients are redirected before they get here.
+    /// False on followers: their clients are redirected before this check.
     pub fn accepts_commands(&self) -> bool {
         match &self.role {
-            Role::Leader(leader) => leader.takes_commands(&self.me),
+            Role::Leader(leader) => leader.accepts_commands(&self.me),
             Role::Follower(_) | Role::Candidate(_) => false,
         }
     }
@@ -280,79 +285,79 @@ impl Raft {
     }
 
     /// Transfers leadership to a responding voter whose disk has room, if there is one: this node's disk is full.
-    pub fn make_room(&mut self, now: Time) {
+    pub fn transfer_to_node_with_room(&mut self, now: Time) {
         if let Role::Leader(leader) = &self.role
             && leader.has_target_with_room(&self.me, now)
         {
-            // `has_target_with_room` has just found a target.
-            let _to = self.transfer(now, None);
+            // The result needs no check: `has_target_with_room` has just found a target.
+            let _target = self.transfer(now, None);
         }
     }
 
-    /// Appends a command, if this node leads and has room. It commits if this node remains the leader.
+    /// Appends a command, if this node leads and accepts commands. Its entry commits if this node remains the leader.
     ///
-    /// An error means that nothing was appended, so that a client may retry at once. After success the outcome is open
-    /// until the commit: a later leader may overwrite the entry, or commit it.
+    /// An error means that no entry was appended, so that a client may retry at once. After success the outcome is
+    /// unknown until the commit: a later leader may overwrite the entry, or commit it.
     pub fn propose(&mut self, now: Time, op: Bytes) -> Result<Position, Refusal> {
         let Role::Leader(leader) = &mut self.role else { return Err(self.not_leader()) };
         let log = &self.me.log;
-        if !leader.takes_commands(&self.me) {
+        if !leader.accepts_commands(&self.me) {
             return Err(Refusal::Busy);
         }
-        // Refused and not queued: the target needs an end of the log that it can reach.
+        // A command during a transfer is refused and not queued: the target must reach the end of the log.
         if leader.transfer_target().is_some()
-            || log.bytes(log.commit(), log.last().index) >= self.me.options.uncommitted_bytes
+            || log.bytes(log.commit(), log.last().index) >= self.me.options.uncommitted_bytes_max
         {
             return Err(Refusal::Busy);
         }
         Ok(leader.propose(&mut self.me, now, Payload::Opaque(op)))
     }
 
-    /// The cluster's clock. It advances while this node leads; otherwise it is the latest time known to this node.
+    /// The cluster time. It advances while this node leads; otherwise it is the latest time that this node knows.
     pub fn cluster_time(&mut self, now: Time) -> ClusterTime {
         self.me.clock.read(now)
     }
 
-    /// Starts a linearizable read; [`Ready::reads`] or [`Ready::reads_lost`] will contain it. A follower requests the
-    /// read index from its leader, and then serves the read itself.
+    /// Starts a linearizable read; [`Ready::confirmed_reads`] or [`Ready::lost_reads`] will contain it. A follower
+    /// requests the read index from its leader, and then serves the read itself.
     ///
-    /// A follower does not forward the read but requests the index only: the values come from its own state, and one
-    /// request serves all reads of a turn.
+    /// A follower does not forward the read but requests only the index: one request serves all reads since the last
+    /// `ready`.
     pub fn read(&mut self) -> Result<ReadId, Refusal> {
         let read = ReadId(self.last_read_id + 1);
         match &mut self.role {
             Role::Leader(leader) => {
-                if !leader.read(&self.me, read) {
+                if !leader.start_read(&self.me, read) {
                     return Err(Refusal::Busy);
                 }
             }
             Role::Follower(follower) if follower.leader().is_some() => {
-                if self.follower_reads.waiting() >= self.me.options.reads_waiting {
+                if self.follower_reads.waiting_count() >= self.me.options.waiting_reads_max {
                     return Err(Refusal::Busy);
                 }
-                // The leader may have changed since the last `ready`. The read would otherwise join requests that are
-                // about to fail.
+                // The leader may have changed since the last `ready`. Without this call the read would join requests
+                // that are about to fail.
                 self.follow_current_leader();
                 self.follower_reads.push(read);
             }
             Role::Follower(_) | Role::Candidate(_) => return Err(self.not_leader()),
         }
-        // Only now: a refused read uses up no id.
+        // `last_read_id` is set last, so that a refused read uses no id.
         self.last_read_id = read.0;
         Ok(read)
     }
 
-    /// Follows the current leader; requests to an earlier leader fail.
+    /// Makes `follower_reads` send to the current leader; unanswered requests to an earlier leader fail.
     ///
-    /// Called before each use, not at each change of role: a missed call would let the answer of one leader serve reads
-    /// under the next.
+    /// Called before each use and not at each change of role: if one change of role lacked the call, the answer of one
+    /// leader would serve reads under the next leader.
     fn follow_current_leader(&mut self) {
         let term = self.me.term();
-        let of = match &self.role {
+        let leader = match &self.role {
             Role::Follower(follower) => follower.leader().map(|leader| (leader, term)),
             Role::Candidate(_) | Role::Leader(_) => None,
         };
-        self.follower_reads.follow(of, &mut self.reads_lost);
+        self.follower_reads.follow_leader(leader, &mut self.lost_reads);
     }
 
     /// The refusal that redirects a request to the leader, if one is known.
@@ -362,38 +367,39 @@ impl Raft {
         Refusal::NotLeader { leader, address, term: self.term() }
     }
 
-    /// Everything to do since the last call.
+    /// Returns all work since the last call: a write, messages, reads and notes.
     ///
-    /// The write comes last, in [`Replica::ready`]: it contains whatever the roles have appended on the way, and one
-    /// turn so costs one sync. The driver may start the messages and the write at the same time, because messages that
-    /// depend on the write are still in the gate.
+    /// The write is collected last, in [`Replica::ready`], with all entries that the roles have appended, so that one
+    /// call costs one sync. The driver may start the messages and the write at the same time, because messages that
+    /// depend on the write are held in the gate.
     pub fn ready(&mut self, now: Time) -> Ready {
         let mut ready = Ready::default();
         self.follow_current_leader();
-        if let Some((leader, number)) = self.follower_reads.ask(now) {
+        if let Some((leader, number)) = self.follower_reads.next_request(now) {
             self.me.send(leader, Message::ReadIndexRequest { number });
         }
-        ready.reads.append(&mut self.inquired);
+        ready.confirmed_reads.append(&mut self.confirmed_reads);
         match &mut self.role {
-            Role::Follower(follower) => follower.ready(&mut self.me),
+            Role::Follower(follower) => follower.send_ack(&mut self.me),
             Role::Candidate(_) => {}
             Role::Leader(leader) => leader.ready(&mut self.me, now, &mut ready),
         }
-        ready.reads_lost.append(&mut self.reads_lost);
+        ready.lost_reads.append(&mut self.lost_reads);
         self.me.ready(now, &mut ready);
         self.check();
         ready
     }
 
-    /// Changes role as the role requested. A leader then commits and applies the automatic membership changes.
+    /// Makes the change of role that the current role requested. A leader then commits entries and makes automatic
+    /// membership changes.
     ///
     /// A leader commits after every step and not only after an acknowledgment: the report of its own disk and a new
-    /// configuration may complete a majority as well. The second change of role is its removal, which may follow from
-    /// that commit.
-    fn apply_next(&mut self, now: Time, next: Next) {
+    /// configuration may complete a majority as well. The second change of role is the step down of a removed leader,
+    /// which may follow from that commit.
+    fn apply_next(&mut self, now: Time, next: NextRole) {
         self.become_next(now, next);
         if let Role::Leader(leader) = &mut self.role {
-            leader.advance(&mut self.me);
+            leader.advance_commit(&mut self.me);
             let next = leader.advance_membership(&mut self.me, now);
             self.become_next(now, next);
         }
@@ -408,106 +414,107 @@ impl Raft {
 
     /// Makes the role transitions of Figure 4.
     ///
-    /// A loop, because a candidate may win at once: the only voter needs no answer to its pre-vote, and none to its
-    /// vote but that of its own disk.
-    fn become_next(&mut self, now: Time, mut next: Next) {
+    /// This is a loop, because a candidate may win at once: a single voter needs no answer to its pre-vote.
+    fn become_next(&mut self, now: Time, mut next: NextRole) {
         loop {
             next = match next {
-                Next::Stay => break,
-                Next::Campaign(ask, reason) => {
-                    // Its reads would wait forever, and its clock would run on beside that of the next leader.
+                NextRole::Stay => break,
+                NextRole::Campaign(kind, reason) => {
+                    // If a leader campaigned, its waiting reads would never be answered, and its cluster clock would
+                    // not be stopped.
                     assert!(!self.leads(), "a leader does not campaign (Figure 4)");
-                    // A campaign goes on from pre-vote to vote, and to the next try. The operator sees how long the
-                    // cluster was without a leader, and not the time of the last try.
-                    let since = match &self.role {
-                        Role::Candidate(candidate) => candidate.since(),
+                    // A campaign continues from pre-vote to vote and through retries, so that the note shows how long
+                    // the cluster was without a leader.
+                    let campaign_start = match &self.role {
+                        Role::Candidate(candidate) => candidate.campaign_start(),
                         Role::Follower(_) | Role::Leader(_) => now,
                     };
-                    let candidate = Candidate::new(&mut self.me, now, ask, reason, since);
+                    let candidate = Candidate::new(&mut self.me, now, kind, reason, campaign_start);
                     let next = candidate.tally(&self.me);
                     self.role = Role::Candidate(candidate);
                     next
                 }
-                Next::Lead => {
+                NextRole::Lead => {
                     self.lead(now);
-                    Next::Stay
+                    NextRole::Stay
                 }
-                Next::StepDown(why) => {
+                NextRole::StepDown(why) => {
                     self.step_down(now, why);
-                    Next::Stay
+                    NextRole::Stay
                 }
             };
         }
     }
 
+    /// Becomes leader, from the role of a candidate that has won.
     fn lead(&mut self, now: Time) {
         let Role::Candidate(candidate) = &self.role else {
             panic!("only a candidate becomes leader (Figure 4)");
         };
-        // Voters grant any number of pre-votes for one term, so two nodes may both hold a majority of them.
-        assert!(candidate.ask().is_real(), "a pre-vote elects no leader (thesis §9.6)");
-        let (votes, after) = (candidate.votes(), now.since(candidate.since()));
+        // Voters grant any number of pre-votes for one term, so two nodes may both have a majority of pre-votes.
+        assert!(candidate.vote_kind().is_real(), "a pre-vote elects no leader (thesis §9.6)");
+        let (votes, campaign_time) = (candidate.votes(), now.since(candidate.campaign_start()));
         invariants::check_election(&self.me, &votes);
-        self.me.notes.push(Note::Leads { term: self.term(), votes: votes.clone(), after });
+        self.me.notes.push(Note::Leads { term: self.term(), votes: votes.clone(), campaign_time });
         self.role = Role::Leader(Leader::new(&mut self.me, now, &votes));
     }
 
     /// Becomes a follower without a leader, from any role.
     ///
-    /// Writes that wait for a commit are not failed here. The next leader may commit them, and only the driver can tell
-    /// from the log which it was: to answer that they failed would be a lie (consul#2893).
+    /// Commands that wait for a commit are not failed here: the next leader may commit them, and only the driver can
+    /// tell from the log whether it did (consul#2893).
     fn step_down(&mut self, now: Time, why: StepDown) {
         if let Role::Leader(leader) = &mut self.role {
-            self.reads_lost.append(&mut leader.abandon());
+            self.lost_reads.append(&mut leader.abandon_reads());
             self.me.clock.stop();
             self.me.notes.push(Note::StepsDown { term: self.me.term(), why });
         }
         let follower = Follower::new(&mut self.me, now);
         // Only a message from the leader, or a vote granted, resets the election timeout (§5.2). A candidate that
-        // cannot win must not keep others from campaigning by its higher term alone.
+        // cannot win must not keep other nodes from campaigning just because of its higher term.
         let follower = match &self.role {
-            Role::Follower(before) => follower.with_deadline(before.deadline()),
+            Role::Follower(before) => follower.with_election_deadline(before.election_deadline()),
             Role::Candidate(_) | Role::Leader(_) => follower,
         };
         self.role = Role::Follower(follower);
     }
 
-    /// When `tick` next has something to do. Earlier calls are harmless.
+    /// When `tick` is due next. Earlier calls are harmless.
     ///
-    /// The driver sleeps until then. A deadline that is too late would be a missed election timeout, one that is too
-    /// early only costs a wakeup.
+    /// The driver sleeps until then. A deadline that is too late would miss an election timeout; one that is too early
+    /// only costs a wakeup.
     pub fn deadline(&self) -> Time {
-        let role = match &self.role {
-            Role::Follower(follower) => follower.deadline(),
-            Role::Candidate(candidate) => candidate.deadline(),
+        let role_deadline = match &self.role {
+            Role::Follower(follower) => follower.election_deadline(),
+            Role::Candidate(candidate) => candidate.election_deadline(),
             Role::Leader(leader) => leader.deadline(),
         };
-        role.min(self.follower_reads.deadline(self.me.options.election_min))
+        role_deadline.min(self.follower_reads.deadline(self.me.options.election_min))
     }
 
-    /// This node's id.
+    /// The id of this node, which may not be a member.
     pub fn id(&self) -> NodeId {
         self.me.id
     }
 
-    /// Its options.
+    /// The options that this node was started with.
     pub fn options(&self) -> &super::options::Options {
         &self.me.options
     }
 
-    /// Its current term.
+    /// The current term of this node, which may not be durable yet.
     pub fn term(&self) -> Term {
         self.me.term()
     }
 
-    /// Its vote in that term.
+    /// This node's vote in the current term, if it has voted.
     pub fn vote(&self) -> Option<Vote> {
         self.me.vote()
     }
 
-    /// The position that it acknowledged and no longer holds; zero if there is none.
-    pub fn promised(&self) -> Position {
-        self.me.promised()
+    /// The position that this node acknowledged and has lost; zero if there is none.
+    pub fn promised_position(&self) -> Position {
+        self.me.promised_position()
     }
 
     /// An envelope from this node in that term, with its origin; for the driver, which fills in the entries of an
@@ -516,34 +523,33 @@ impl Raft {
         self.me.envelope(to, term, message)
     }
 
-    /// Its log.
+    /// This node's log: the term and the size of each entry. The entries themselves are in the journal.
     pub fn log(&self) -> &super::log::Log {
         &self.me.log
     }
 
-    /// The configuration in force.
+    /// The configuration in force: the latest in the log, committed or not.
     pub fn membership(&self) -> &Membership {
         self.me.configs.current()
     }
 
-    /// The index of the entry with that configuration.
-    pub fn configured(&self) -> Index {
-        self.me.configs.since()
+    /// The index of the entry with the configuration in force.
+    pub fn configuration_index(&self) -> Index {
+        self.me.configs.current_index()
     }
 
     /// The position of the entry with the configuration in force.
-    pub fn configured_at(&self) -> Position {
-        self.me.configured()
+    pub fn configuration_position(&self) -> Position {
+        self.me.configuration_position()
     }
 
-    /// The highest index known to be committed, whether the log has reached it or not.
-    ///
-    /// The distance from the log to this index is what a node that was away still has to receive.
-    pub fn goal(&self) -> Index {
+    /// The highest index known to be committed, whether the log has reached it or not. A node that was disconnected may
+    /// still lack entries up to this index.
+    pub fn known_commit(&self) -> Index {
         self.me.leader_commit.max(self.me.log.commit())
     }
 
-    /// The leader, as far as this node knows.
+    /// The leader of the current term, if this node knows one.
     pub fn leader(&self) -> Option<NodeId> {
         match &self.role {
             Role::Follower(follower) => follower.leader(),
@@ -552,7 +558,7 @@ impl Raft {
         }
     }
 
-    /// Whether this node leads.
+    /// Whether this node is the leader of its term.
     pub fn leads(&self) -> bool {
         matches!(self.role, Role::Leader(_))
     }
@@ -572,7 +578,7 @@ impl Raft {
             Role::Follower(_) if !self.membership().members.contains_key(&self.me.id) => RoleName::Outside,
             Role::Follower(_) if !self.membership().is_voter(self.me.id) => RoleName::Learner,
             Role::Follower(_) => RoleName::Follower,
-            Role::Candidate(candidate) if candidate.ask() == VoteKind::PreVote => RoleName::Precandidate,
+            Role::Candidate(candidate) if candidate.vote_kind() == VoteKind::PreVote => RoleName::Precandidate,
             Role::Candidate(_) => RoleName::Candidate,
             Role::Leader(_) => RoleName::Leader,
         }

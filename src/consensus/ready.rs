@@ -1,50 +1,52 @@
-//! The output of the consensus core for its driver.
+//! The work that the consensus core hands to its driver.
 
 use super::message::{Envelope, SnapshotChunk};
 use super::note::Note;
 use super::reads::ReadId;
 use crate::types::{Index, NodeId, Position, Term, Write};
 
-/// Everything to do since the last call. All of it may be done at once and in any order.
+/// All work since the last call of [`super::Raft::ready`]. The driver may do it at once and in any order.
 #[must_use = "a dropped Ready loses votes, entries and replies"]
 #[derive(Clone, Debug, Default)]
 pub struct Ready {
-    /// One numbered write for the journal.
+    /// The hard state and entries to make durable, as one numbered write; `None` if nothing changed.
     pub write: Option<Write>,
-    /// Messages to send.
+    /// Messages to send, each to the receiver on its envelope.
     pub messages: Vec<Envelope>,
     /// Appends to send, without their payloads.
     pub appends: Vec<EntriesToSend>,
-    /// Followers that need a snapshot: the entries they need are no longer in the log.
-    pub ships: Vec<NodeId>,
-    /// Chunks of a snapshot from this term's leader that goes beyond the commit index: sender and chunk.
-    pub chunks: Vec<(NodeId, SnapshotChunk)>,
-    /// Reports of followers on their snapshots: peer, snapshot, bytes received, whether it was damaged.
-    pub chunked: Vec<(NodeId, Position, u64, bool)>,
-    /// Everything up to here is committed.
+    /// Followers that need compacted entries: the driver starts to send each a snapshot.
+    pub snapshot_targets: Vec<NodeId>,
+    /// Received chunks of a snapshot that covers entries beyond the commit index, each with its sender, the leader of
+    /// this term.
+    pub snapshot_chunks: Vec<(NodeId, SnapshotChunk)>,
+    /// Responses of followers to snapshot chunks: peer, position of the snapshot, bytes received, and whether the
+    /// complete snapshot is damaged.
+    pub snapshot_reports: Vec<(NodeId, Position, u64, bool)>,
+    /// The commit index: the driver applies the entries up to it.
     pub commit: Index,
-    /// Reads that are linearizable once everything up to their index is applied.
-    pub reads: Vec<(ReadId, Index)>,
-    /// Reads that failed because this node lost its leader or its leadership. They may be retried, here or on another
-    /// node.
-    pub reads_lost: Vec<ReadId>,
-    /// Notes for the operator.
+    /// Reads that may be served once the entries up to their index are applied.
+    pub confirmed_reads: Vec<(ReadId, Index)>,
+    /// Reads that failed because this node lost its leader or its leadership. A client may retry them, here or on
+    /// another node.
+    pub lost_reads: Vec<ReadId>,
+    /// Events to log for the operator, in order.
     pub notes: Vec<Note>,
 }
 
 /// An append that leaves the core as a range of indexes; the driver fills in the entries.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EntriesToSend {
-    /// The receiver.
+    /// The follower that receives the append.
     pub to: NodeId,
-    /// The leader's term.
+    /// The term in which the leader sends the append.
     pub term: Term,
     /// The position right before the entries.
     pub prev: Position,
     /// The index of the last entry; `prev.index` if there are none.
     pub upto: Index,
-    /// The leader's commit index.
+    /// The commit index that the append carries.
     pub commit: Index,
-    /// Its number, if it is a probe; otherwise zero.
-    pub probe: u64,
+    /// The number of the probe if the append is a probe; otherwise zero.
+    pub probe_number: u64,
 }

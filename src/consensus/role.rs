@@ -7,10 +7,10 @@ use super::leader::Leader;
 /// The role of a node in its term (Figure 4).
 #[derive(Clone, Debug)]
 pub enum Role {
-    /// Follows a leader, or waits for one.
+    /// Follows a leader, or waits for an election.
     Follower(Follower),
     /// Requests pre-votes or votes.
     Candidate(Candidate),
-    /// Leads its term.
+    /// Leads its term, elected by a quorum.
     Leader(Leader),
 }

@@ -5,7 +5,7 @@
 
 use super::interface::{Disk, DiskFile};
 use super::sigbus::MappedFile;
-use super::unreadable::{Unreadable, read_through};
+use super::unreadable::{MediaError, read_through};
 use bytes::Bytes;
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
@@ -15,15 +15,16 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Zeros are written in pieces of this size.
-const ZEROS: usize = 1 << 20;
+/// The largest write of zeros, in bytes.
+const ZERO_WRITE_BYTES: usize = 1 << 20;
 
 /// File mode: only the owner may read the data, whatever the umask allows.
 const FILE_MODE: u32 = 0o600;
-/// Directory mode, likewise.
+/// Directory mode: only the owner may list the directory or open a file in it.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// Whether an error is a full table of open files, of the process or of the system. The condition passes.
+/// Whether an error says that the process or the system has too many open files. The condition is temporary: a retry
+/// may succeed.
 pub fn is_out_of_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
@@ -34,60 +35,62 @@ pub fn is_out_of_files(error: &io::Error) -> bool {
 #[derive(Clone, Debug)]
 pub struct FsDisk {
     directory: Arc<PathBuf>,
-    syncs: Syncs,
+    sync_mode: SyncMode,
 }
 
-/// Whether syncs are done.
+/// Whether a sync reaches the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Syncs {
-    /// They are: data reported as durable survives a power loss.
+pub enum SyncMode {
+    /// Each sync is executed: data reported as durable survives a power loss.
     #[default]
     Real,
-    /// They are skipped (`--unsafe-no-fsync`): a power loss may destroy any data, acknowledged or not.
+    /// Syncs do nothing (`--unsafe-no-fsync`): a power loss may destroy any data, acknowledged or not.
     Skipped,
 }
 
-/// The lock on a data directory; released when this is dropped, or when the process ends.
+/// The lock on a data directory; released when this value is dropped, or when the process ends.
 #[derive(Debug)]
-pub struct Lock {
+pub struct DirectoryLock {
     /// Never read: the lock lives as long as the open file.
     _file: File,
 }
 
 impl FsDisk {
-    /// The directory at `path`, created with its parents if it does not exist, and with a durable name.
-    pub fn make(path: &Path, syncs: Syncs) -> io::Result<FsDisk> {
-        let mut made = Vec::new();
+    /// Opens the directory at `path`. Creates the directory and its parents if they do not exist, and makes their names
+    /// durable.
+    pub fn open_or_create(path: &Path, sync_mode: SyncMode) -> io::Result<FsDisk> {
+        let mut missing_directories = Vec::new();
         for directory in path.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
             if directory.is_dir() {
                 break;
             }
-            made.push(directory);
+            missing_directories.push(directory);
         }
-        for directory in made.iter().rev() {
+        for directory in missing_directories.iter().rev() {
             match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 outcome => outcome?,
             }
         }
-        let disk = FsDisk { directory: Arc::new(path.to_owned()), syncs };
-        if disk.syncs == Syncs::Real {
-            // The name of a directory is an entry of its parent: without this the whole directory may be gone after a
-            // power loss. Done for an existing directory too, since its name may never have been synced.
+        let disk = FsDisk { directory: Arc::new(path.to_owned()), sync_mode };
+        if disk.sync_mode == SyncMode::Real {
+            // The name of a directory is an entry of its parent: without a sync of the parent, the whole directory may
+            // be gone after a power loss. The name of an existing directory is synced too, since it may never have been
+            // synced.
             sync_directory(path)?;
-            for directory in made.iter().chain([&path]) {
-                sync_directory(parent(directory))?;
+            for directory in missing_directories.iter().chain([&path]) {
+                sync_directory(parent_directory(directory))?;
             }
         }
         Ok(disk)
     }
 
-    /// Whether it is in memory: even synced data is then lost with the power.
+    /// Whether the file system is in memory: a power loss then destroys even synced data.
     pub fn is_in_memory(&self) -> bool {
         matches!(self.file_system(), "tmpfs" | "ramfs")
     }
 
-    /// The name of its file system, by the kernel's number for it; empty if it is none of these.
+    /// The name of the file system, from its `statfs` number; empty if the number is not in the table below.
     pub fn file_system(&self) -> &'static str {
         let Ok(stat) = rustix::fs::statfs(&*self.directory) else { return "" };
         match stat.f_type as u64 & 0xffff_ffff {
@@ -107,43 +110,43 @@ impl FsDisk {
         }
     }
 
-    /// The directory at `path`, which must exist. Changes nothing.
-    pub fn at(path: &Path) -> io::Result<FsDisk> {
+    /// Opens the directory at `path`, which must exist. Changes nothing on the disk.
+    pub fn open_existing(path: &Path) -> io::Result<FsDisk> {
         if !path.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{}: no such directory", path.display())));
         }
-        Ok(FsDisk { directory: Arc::new(path.to_owned()), syncs: Syncs::Real })
+        Ok(FsDisk { directory: Arc::new(path.to_owned()), sync_mode: SyncMode::Real })
     }
 
-    /// Its path.
+    /// The path that the directory was opened with.
     pub fn path(&self) -> &Path {
         &self.directory
     }
 
-    /// Reads a whole file without write access; returns the first place that the disk cannot read.
-    pub fn find_unreadable(&self, name: &str) -> io::Result<Option<Unreadable>> {
-        read_through(&self.file(File::open(self.directory.join(name))?), |_| {})
+    /// Reads a whole file without write access; returns the first media error, if there is one.
+    pub fn find_media_error(&self, name: &str) -> io::Result<Option<MediaError>> {
+        read_through(&self.wrap_file(File::open(self.directory.join(name))?), |_| {})
     }
 
     /// Opens a file without write access.
     pub fn open_to_read(&self, name: &str) -> io::Result<FsFile> {
-        Ok(self.file(File::open(self.directory.join(name))?))
+        Ok(self.wrap_file(File::open(self.directory.join(name))?))
     }
 
     /// Acquires the lock file `name`; returns `None` if another process holds it.
-    pub fn lock(&self, name: &str) -> io::Result<Option<Lock>> {
+    pub fn lock(&self, name: &str) -> io::Result<Option<DirectoryLock>> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(FILE_MODE);
         let file = options.open(self.directory.join(name))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
+            Ok(()) => Ok(Some(DirectoryLock { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
-    fn file(&self, file: File) -> FsFile {
-        FsFile { file, syncs: self.syncs }
+    fn wrap_file(&self, file: File) -> FsFile {
+        FsFile { file, sync_mode: self.sync_mode }
     }
 }
 
@@ -154,7 +157,7 @@ impl Disk for FsDisk {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&*self.directory)? {
             let entry = entry?;
-            // A name that is not UTF-8 is not one of ours.
+            // Every name that this program creates is UTF-8.
             if let Ok(name) = entry.file_name().into_string()
                 && entry.file_type()?.is_file()
             {
@@ -166,11 +169,11 @@ impl Disk for FsDisk {
 
     fn create(&self, name: &str) -> io::Result<FsFile> {
         let path = self.directory.join(name);
-        Ok(self.file(OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?))
+        Ok(self.wrap_file(OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?))
     }
 
     fn open(&self, name: &str) -> io::Result<FsFile> {
-        Ok(self.file(OpenOptions::new().read(true).write(true).open(self.directory.join(name))?))
+        Ok(self.wrap_file(OpenOptions::new().read(true).write(true).open(self.directory.join(name))?))
     }
 
     fn map(&self, name: &str) -> io::Result<Bytes> {
@@ -194,32 +197,32 @@ impl Disk for FsDisk {
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        match self.syncs {
-            Syncs::Real => sync_directory(&self.directory),
-            Syncs::Skipped => Ok(()),
+        match self.sync_mode {
+            SyncMode::Real => sync_directory(&self.directory),
+            SyncMode::Skipped => Ok(()),
         }
     }
 
-    fn boot(&self) -> io::Result<u64> {
+    fn boot_id(&self) -> io::Result<u64> {
         match std::fs::read("/proc/sys/kernel/random/boot_id") {
-            Ok(id) => Ok(fnv(&id)),
+            Ok(id) => Ok(fnv1a(&id)),
             // Systems other than Linux have no boot id: 0 means unknown, which is never equal to a known one.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
         }
     }
 
-    fn free(&self) -> io::Result<u64> {
+    fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&*self.directory)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 
-/// One file of the real filesystem.
+/// An open file of an [`FsDisk`].
 #[derive(Debug)]
 pub struct FsFile {
     file: File,
-    syncs: Syncs,
+    sync_mode: SyncMode,
 }
 
 impl DiskFile for FsFile {
@@ -232,16 +235,16 @@ impl DiskFile for FsFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut read = 0;
-        while read < buffer.len() {
-            match self.file.read_at(&mut buffer[read..], offset + read as u64) {
+        let mut read_bytes = 0;
+        while read_bytes < buffer.len() {
+            match self.file.read_at(&mut buffer[read_bytes..], offset + read_bytes as u64) {
                 Ok(0) => break,
-                Ok(n) => read += n,
+                Ok(n) => read_bytes += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(read)
+        Ok(read_bytes)
     }
 
     fn reserve(&mut self, size: u64) -> io::Result<()> {
@@ -257,10 +260,11 @@ impl DiskFile for FsFile {
 
     fn allocate(&mut self, size: u64) -> io::Result<()> {
         let from = self.size()?;
-        // Reserve all the room first, so that a full disk is known before a byte is written and the blocks are
-        // contiguous. Then write zeros, or each later sync would have to commit that the extent is now initialized.
+        // All the space is reserved first, so that a full disk is found before a byte is written and the blocks are
+        // contiguous. Then zeros are written: otherwise each later sync would have to commit that the extent is now
+        // initialized.
         self.reserve(size)?;
-        let zeros = vec![0; ZEROS.min(size.saturating_sub(from) as usize)];
+        let zeros = vec![0; ZERO_WRITE_BYTES.min(size.saturating_sub(from) as usize)];
         let mut at = from;
         while at < size {
             let n = zeros.len().min((size - at) as usize);
@@ -276,23 +280,23 @@ impl DiskFile for FsFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         match rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed) {
-            // A file system that is all in memory has nothing else to read from.
+            // A file system in memory has no disk behind its page cache.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(()),
             outcome => Ok(outcome?),
         }
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        match self.syncs {
-            Syncs::Real => self.file.sync_data(),
-            Syncs::Skipped => Ok(()),
+        match self.sync_mode {
+            SyncMode::Real => self.file.sync_data(),
+            SyncMode::Skipped => Ok(()),
         }
     }
 
     fn sync_all(&mut self) -> io::Result<()> {
-        match self.syncs {
-            Syncs::Real => self.file.sync_all(),
-            Syncs::Skipped => Ok(()),
+        match self.sync_mode {
+            SyncMode::Real => self.file.sync_all(),
+            SyncMode::Skipped => Ok(()),
         }
     }
 }
@@ -301,7 +305,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn parent(path: &Path) -> &Path {
+fn parent_directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         // A relative path of one component is in the current directory; the root is its own parent.
@@ -310,8 +314,8 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// FNV-1a, which makes a number of the kernel's text; never zero, which means unknown.
-fn fnv(bytes: &[u8]) -> u64 {
+/// The FNV-1a hash of the kernel's boot id. Never zero: zero is the id of an unknown boot.
+fn fnv1a(bytes: &[u8]) -> u64 {
     let hash = bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
@@ -325,7 +329,7 @@ mod tests {
     #[test]
     fn written_file_reads_back() {
         let directory = tempfile::tempdir().unwrap();
-        let disk = FsDisk::make(&directory.path().join("a/b"), Syncs::Real).unwrap();
+        let disk = FsDisk::open_or_create(&directory.path().join("a/b"), SyncMode::Real).unwrap();
         let mut file = disk.create("x.tmp").unwrap();
         file.allocate(3 << 20).unwrap();
         assert_eq!(file.size().unwrap(), 3 << 20);
@@ -343,17 +347,17 @@ mod tests {
     #[test]
     fn directory_lock_is_exclusive() {
         let directory = tempfile::tempdir().unwrap();
-        let disk = FsDisk::make(directory.path(), Syncs::Skipped).unwrap();
-        let held = disk.lock("LOCK").unwrap();
-        assert!(held.is_some());
-        assert!(disk.lock("LOCK").unwrap().is_none(), "the lock is held");
-        drop(held);
-        assert!(disk.lock("LOCK").unwrap().is_some(), "the lock was released");
+        let disk = FsDisk::open_or_create(directory.path(), SyncMode::Skipped).unwrap();
+        let held_lock = disk.lock("LOCK").unwrap();
+        assert!(held_lock.is_some());
+        assert!(disk.lock("LOCK").unwrap().is_none(), "a held lock cannot be acquired");
+        drop(held_lock);
+        assert!(disk.lock("LOCK").unwrap().is_some(), "a released lock can be acquired");
     }
 
     #[test]
-    fn boot_number_is_stable() {
-        let disk = FsDisk::make(tempfile::tempdir().unwrap().path(), Syncs::Skipped).unwrap();
-        assert_eq!(disk.boot().unwrap(), disk.boot().unwrap());
+    fn boot_id_is_stable() {
+        let disk = FsDisk::open_or_create(tempfile::tempdir().unwrap().path(), SyncMode::Skipped).unwrap();
+        assert_eq!(disk.boot_id().unwrap(), disk.boot_id().unwrap());
     }
 }

@@ -1,33 +1,33 @@
-//! The progress of a long read.
+//! Counters for the progress of a long read, such as a start or a restore.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts the bytes to be read and the bytes that were read. The reader adds to it, and a reporting thread looks at it
-/// at any time. It has no clock and never blocks.
+/// Counts the bytes to be read and the bytes that were read. The reader adds to the counters, and a reporting thread
+/// reads them at any time. The meter has no clock and never blocks.
 #[derive(Debug, Default)]
 pub struct Meter {
-    of: AtomicU64,
-    done: AtomicU64,
+    total_bytes: AtomicU64,
+    read_bytes: AtomicU64,
 }
 
 impl Meter {
     /// Adds to the number of bytes to be read.
-    pub fn expect(&self, bytes: u64) {
-        self.of.fetch_add(bytes, Ordering::Relaxed);
+    pub fn add_total(&self, bytes: u64) {
+        self.total_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Adds to the number of bytes that were read.
     pub fn advance(&self, bytes: u64) {
-        self.done.fetch_add(bytes, Ordering::Relaxed);
+        self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// How many bytes were read.
-    pub fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
+    /// The number of bytes that were read so far.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
     }
 
-    /// How many bytes there are to read.
-    pub fn of(&self) -> u64 {
-        self.of.load(Ordering::Relaxed)
+    /// The number of bytes to be read in all, those already read included. The number may still grow.
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes.load(Ordering::Relaxed)
     }
 }

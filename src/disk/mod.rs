@@ -9,4 +9,4 @@ pub mod unreadable;
 pub use fs::{FsDisk, is_out_of_files};
 pub use interface::{Disk, DiskFile};
 pub use meter::Meter;
-pub use unreadable::Unreadable;
+pub use unreadable::MediaError;

@@ -17,20 +17,20 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// The exit code for damaged data.
-const DAMAGED: c_int = 5;
-/// The number of mappings that the handler can know: of 64 MiB segments, 256 GiB. Further mappings work as well, but a
-/// SIGBUS in them has the default action.
-const SLOTS: usize = 4096;
+const EXIT_DAMAGED: c_int = 5;
+/// Maximum number of registered mappings: enough for 256 GiB in segments of 64 MiB. A further mapping is not
+/// registered: a SIGBUS in that mapping has the default action.
+const SLOT_COUNT: usize = 4096;
 /// The start address of an unused slot.
-const FREE: usize = 0;
-/// A slot that is being filled or cleared; no mapping begins at this address.
-const CLAIMED: usize = 1;
-/// The message has the offset of the page: nothing smaller is read.
-const PAGE: usize = 4096;
-/// The longest message in bytes; a longer path is cut off at its end.
-const LINE: usize = 2048;
-/// How many milliseconds the last message waits for standard error to accept it.
-const LINE_WAIT_MS: c_int = 1000;
+const SLOT_FREE: usize = 0;
+/// The start address of a slot that is being filled or cleared; no mapping begins at this address.
+const SLOT_CLAIMED: usize = 1;
+/// The size of a page in bytes. The message names the offset of a page: the kernel reads whole pages.
+const PAGE_BYTES: usize = 4096;
+/// The maximum size of the message in bytes. A path longer than half of it is cut off.
+const MESSAGE_BYTES_MAX: usize = 2048;
+/// The time in milliseconds that the process waits for standard error to accept the message.
+const MESSAGE_WAIT_MS: c_int = 1000;
 
 /// The registered range of a mapping.
 ///
@@ -42,11 +42,11 @@ struct Slot {
     path: AtomicPtr<c_char>,
 }
 
-static TABLE: [Slot; SLOTS] =
-    [const { Slot { start: AtomicUsize::new(FREE), end: AtomicUsize::new(0), path: AtomicPtr::new(ptr::null_mut()) } };
-        SLOTS];
+static MAPPINGS: [Slot; SLOT_COUNT] = [const {
+    Slot { start: AtomicUsize::new(SLOT_FREE), end: AtomicUsize::new(0), path: AtomicPtr::new(ptr::null_mut()) }
+}; SLOT_COUNT];
 
-/// A mapped file, registered as long as it is mapped.
+/// A mapped file, which is in the table of mappings until this value is dropped.
 #[derive(Debug)]
 pub struct MappedFile {
     slot: Option<usize>,
@@ -60,11 +60,11 @@ impl MappedFile {
     ///
     /// As for [`Mmap::map`]: the file must not change while it is mapped.
     pub unsafe fn map(file: &File, path: &Path) -> io::Result<MappedFile> {
-        install();
-        // SAFETY: the caller guarantees it.
+        install_handler();
+        // SAFETY: the caller guarantees that the file does not change.
         let mapping = unsafe { Mmap::map(file)? };
         let start = mapping.as_ptr() as usize;
-        Ok(MappedFile { slot: register(start..start + mapping.len(), path), mapping })
+        Ok(MappedFile { slot: register_mapping(start..start + mapping.len(), path), mapping })
     }
 }
 
@@ -76,77 +76,81 @@ impl AsRef<[u8]> for MappedFile {
 
 impl Drop for MappedFile {
     fn drop(&mut self) {
-        // Must precede the unmapping, after which another mapping may get its address.
-        let Some(slot) = self.slot.take().map(|slot| &TABLE[slot]) else { return };
-        slot.start.store(CLAIMED, Ordering::SeqCst);
+        // The slot is cleared before the file is unmapped: afterwards another mapping may get the same address.
+        let Some(slot) = self.slot.take().map(|slot| &MAPPINGS[slot]) else { return };
+        slot.start.store(SLOT_CLAIMED, Ordering::SeqCst);
         let path = slot.path.swap(ptr::null_mut(), Ordering::SeqCst);
-        slot.start.store(FREE, Ordering::SeqCst);
+        slot.start.store(SLOT_FREE, Ordering::SeqCst);
         if !path.is_null() {
-            // SAFETY: it came from `into_raw`, and was taken out of the slot by this thread alone.
+            // SAFETY: the path came from `into_raw`, and this thread alone took it out of the slot.
             drop(unsafe { CString::from_raw(path) });
         }
     }
 }
 
-/// Enters a range into the table; `None` if the table is full.
-fn register(range: std::ops::Range<usize>, path: &Path) -> Option<usize> {
-    let claim = |slot: &Slot| slot.start.compare_exchange(FREE, CLAIMED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+/// Registers the address range of a mapping. Returns its slot, or `None` if the table is full.
+fn register_mapping(range: std::ops::Range<usize>, path: &Path) -> Option<usize> {
+    let try_claim =
+        |slot: &Slot| slot.start.compare_exchange(SLOT_FREE, SLOT_CLAIMED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let number = TABLE.iter().position(claim)?;
-    let slot = &TABLE[number];
+    let slot_number = MAPPINGS.iter().position(try_claim)?;
+    let slot = &MAPPINGS[slot_number];
     slot.path.store(path.into_raw(), Ordering::SeqCst);
     slot.end.store(range.end, Ordering::SeqCst);
     slot.start.store(range.start, Ordering::SeqCst);
-    Some(number)
+    Some(slot_number)
 }
 
-/// The action for SIGBUS before [`install`].
-static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
+/// The action for SIGBUS that [`install_handler`] replaced.
+static PREVIOUS_ACTION: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// Installs the handler, once.
-fn install() {
-    BEFORE.get_or_init(|| {
-        let mut before = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: both are valid pointers; the handler does only what a signal handler may do. The threads of
-        // the standard library have an alternate stack, which SA_ONSTACK uses.
+/// Installs the signal handler at the first call; later calls do nothing.
+fn install_handler() {
+    PREVIOUS_ACTION.get_or_init(|| {
+        let mut previous_action = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: `action` and `previous_action` are valid pointers; the handler makes only async-signal-safe calls.
+        // The threads of the standard library have an alternate stack, which SA_ONSTACK uses.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = handle as *const () as usize;
+            action.sa_sigaction = handle_sigbus as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             libc::sigemptyset(&mut action.sa_mask);
-            libc::sigaction(libc::SIGBUS, &action, before.as_mut_ptr());
-            before.assume_init()
+            libc::sigaction(libc::SIGBUS, &action, previous_action.as_mut_ptr());
+            previous_action.assume_init()
         }
     });
 }
 
 /// The signal handler. It may only use async-signal-safe calls: atomics, `poll`, `write`, `_exit`, `sigaction`.
-extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+extern "C" fn handle_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a valid siginfo. Only for a signal that the kernel itself sent is `si_addr` an address.
     let address = unsafe { ((*info).si_code > 0).then(|| (*info).si_addr() as usize) };
     if let Some(address) = address {
-        for slot in &TABLE {
+        for slot in &MAPPINGS {
             let start = slot.start.load(Ordering::SeqCst);
-            if start > CLAIMED && address >= start && address < slot.end.load(Ordering::SeqCst) {
+            if start > SLOT_CLAIMED && address >= start && address < slot.end.load(Ordering::SeqCst) {
                 let path = slot.path.load(Ordering::SeqCst);
                 if !path.is_null() {
                     // SAFETY: the mapping is in use, so the slot keeps its path.
-                    stop(unsafe { CStr::from_ptr(path) }.to_bytes(), (address - start) / PAGE * PAGE);
+                    exit_with_message(
+                        unsafe { CStr::from_ptr(path) }.to_bytes(),
+                        (address - start) / PAGE_BYTES * PAGE_BYTES,
+                    );
                 }
             }
         }
     }
-    pass_on(signal, info, context);
+    call_previous_action(signal, info, context);
 }
 
-/// Writes the message and ends the process.
-fn stop(path: &[u8], offset: usize) -> ! {
-    let mut line = Line { bytes: [0; LINE], used: 0 };
-    line.put(b"error: ");
-    line.put(&path[..path.len().min(LINE / 2)]);
-    line.put(b": byte ");
-    line.put_number(offset);
-    line.put(
+/// Writes the message to standard error and ends the process with [`EXIT_DAMAGED`].
+fn exit_with_message(path: &[u8], offset: usize) -> ! {
+    let mut line = MessageLine { bytes: [0; MESSAGE_BYTES_MAX], used_bytes: 0 };
+    line.push_bytes(b"error: ");
+    line.push_bytes(&path[..path.len().min(MESSAGE_BYTES_MAX / 2)]);
+    line.push_bytes(b": byte ");
+    line.push_number(offset);
+    line.push_bytes(
         b": the disk cannot read it, or the file was cut short (SIGBUS). Acknowledged writes do not \
           depend on this process; check the disk, and run `drave check` on the data directory\n",
     );
@@ -154,19 +158,20 @@ fn stop(path: &[u8], offset: usize) -> ! {
     // SAFETY: `out` and the line are valid buffers, and `poll` is async-signal-safe. A pipe without a reader may accept
     // nothing: that must not keep the process from ending.
     unsafe {
-        if libc::poll(&mut out, 1, LINE_WAIT_MS) > 0 {
-            let _nobody_may_read = libc::write(2, line.bytes.as_ptr().cast(), line.used);
+        if libc::poll(&mut out, 1, MESSAGE_WAIT_MS) > 0 {
+            let _ignored = libc::write(2, line.bytes.as_ptr().cast(), line.used_bytes);
         }
-        libc::_exit(DAMAGED)
+        libc::_exit(EXIT_DAMAGED)
     }
 }
 
-/// Passes on a SIGBUS outside of the registered mappings to the earlier action.
-fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    let before = BEFORE.get();
-    let (handler, flags) = before.map_or((libc::SIG_DFL, 0), |before| (before.sa_sigaction, before.sa_flags));
+/// Handles a SIGBUS outside of the registered mappings as if this handler had never been installed.
+fn call_previous_action(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let previous_action = PREVIOUS_ACTION.get();
+    let (handler, flags) = previous_action.map_or((libc::SIG_DFL, 0), |action| (action.sa_sigaction, action.sa_flags));
     if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
-        // The default action, once the instruction is run again; or at once, if a process sent the signal.
+        // With the default action restored, the faulting instruction runs again and raises the signal again. A signal
+        // that a process sent has no such instruction, so it is raised here.
         // SAFETY: valid pointers and a valid signal.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -178,7 +183,7 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         }
         return;
     }
-    // SAFETY: the address of a handler that was installed with these flags.
+    // SAFETY: `handler` is the address of a function that was installed with these flags.
     unsafe {
         if flags & libc::SA_SIGINFO != 0 {
             let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = std::mem::transmute(handler);
@@ -190,21 +195,21 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     }
 }
 
-/// A message under construction, without allocation.
-struct Line {
-    bytes: [u8; LINE],
-    used: usize,
+/// A message of bounded size: a signal handler must not allocate.
+struct MessageLine {
+    bytes: [u8; MESSAGE_BYTES_MAX],
+    used_bytes: usize,
 }
 
-impl Line {
-    fn put(&mut self, bytes: &[u8]) {
-        let room = LINE - self.used;
-        let bytes = &bytes[..bytes.len().min(room)];
-        self.bytes[self.used..self.used + bytes.len()].copy_from_slice(bytes);
-        self.used += bytes.len();
+impl MessageLine {
+    fn push_bytes(&mut self, bytes: &[u8]) {
+        let free_bytes = MESSAGE_BYTES_MAX - self.used_bytes;
+        let bytes = &bytes[..bytes.len().min(free_bytes)];
+        self.bytes[self.used_bytes..self.used_bytes + bytes.len()].copy_from_slice(bytes);
+        self.used_bytes += bytes.len();
     }
 
-    fn put_number(&mut self, mut number: usize) {
+    fn push_number(&mut self, mut number: usize) {
         let mut digits = [0; 20];
         let mut at = digits.len();
         loop {
@@ -215,7 +220,7 @@ impl Line {
                 break;
             }
         }
-        self.put(&digits[at..]);
+        self.push_bytes(&digits[at..]);
     }
 }
 
@@ -225,22 +230,22 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Output};
 
-    const CHILD: &str = "DRAVE_TEST_SIGBUS_CHILD";
+    const CHILD_VARIABLE: &str = "DRAVE_TEST_SIGBUS_CHILD";
 
     /// Runs a test of this file in a process of its own.
-    fn run(test: &str, what: &str, directory: &std::path::Path) -> Output {
+    fn run_in_child(test: &str, value: &str, directory: &std::path::Path) -> Output {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", &format!("disk::sigbus::tests::{test}"), "--nocapture"])
-            .env(CHILD, what)
+            .env(CHILD_VARIABLE, value)
             .current_dir(directory)
             .output()
             .unwrap()
     }
 
     #[test]
-    fn unreadable_page_ends_process_with_line_and_exit_code() {
-        if std::env::var_os(CHILD).is_some() {
-            let disk = FsDisk::at(&std::env::current_dir().unwrap()).unwrap();
+    fn unreadable_mapped_page_ends_process_with_message_and_exit_code() {
+        if std::env::var_os(CHILD_VARIABLE).is_some() {
+            let disk = FsDisk::open_existing(&std::env::current_dir().unwrap()).unwrap();
             let (other, bytes) = (disk.map("other").unwrap(), disk.map("0000000001.wal").unwrap());
             std::fs::File::options().write(true).open("0000000001.wal").unwrap().set_len(8192).unwrap();
             println!("{} {}", other[3], bytes[8191]);
@@ -250,32 +255,33 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("0000000001.wal"), vec![7; 40_000]).unwrap();
         std::fs::write(directory.path().join("other"), b"fine").unwrap();
-        let output = run("unreadable_page_ends_process_with_line_and_exit_code", "read", directory.path());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(5), "{said}");
+        let output =
+            run_in_child("unreadable_mapped_page_ends_process_with_message_and_exit_code", "read", directory.path());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{stderr}");
         let path = directory.path().canonicalize().unwrap().join("0000000001.wal");
         let line = format!("error: {}: byte 16384: the disk cannot read it", path.display());
-        assert!(said.lines().any(|said| said.starts_with(&line)), "{said}");
-        assert_eq!(said.matches("SIGBUS").count(), 1, "{said}");
+        assert!(stderr.lines().any(|printed| printed.starts_with(&line)), "{stderr}");
+        assert_eq!(stderr.matches("SIGBUS").count(), 1, "{stderr}");
     }
 
     #[test]
-    fn sigbus_elsewhere_has_default_action() {
-        if std::env::var_os(CHILD).is_some() {
-            let disk = FsDisk::at(&std::env::current_dir().unwrap()).unwrap();
-            let kept = disk.map("gone").unwrap();
+    fn sigbus_outside_registered_mappings_has_default_action() {
+        if std::env::var_os(CHILD_VARIABLE).is_some() {
+            let disk = FsDisk::open_existing(&std::env::current_dir().unwrap()).unwrap();
+            let still_mapped = disk.map("gone").unwrap();
             drop(disk.map("gone").unwrap());
             let file = std::fs::File::options().read(true).write(true).open("other").unwrap();
-            // SAFETY: the test is about a change of this file.
+            // SAFETY: the file does change: the test truncates it to raise SIGBUS.
             let other = unsafe { memmap2::Mmap::map(&file).unwrap() };
             file.set_len(0).unwrap();
-            println!("{} {}", kept[0], other[1]);
+            println!("{} {}", still_mapped[0], other[1]);
             unreachable!("reading the missing page raises SIGBUS");
         }
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("other"), b"some").unwrap();
         std::fs::write(directory.path().join("gone"), b"some").unwrap();
-        let output = run("sigbus_elsewhere_has_default_action", "read", directory.path());
+        let output = run_in_child("sigbus_outside_registered_mappings_has_default_action", "read", directory.path());
         assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -1,68 +1,71 @@
-//! Busy-polling before sleep: a wake-up often takes longer than the event that the thread waits for.
+//! Busy-polling before sleep: waking a thread often takes longer than the arrival of the event that it waits for.
 
 use std::time::{Duration, Instant};
 
-/// The shortest busy-poll. It is still repeated often enough to notice when busy-polling pays again.
-const SHORTEST: Duration = Duration::from_micros(4);
-/// This many fruitless polls in a row halve the next.
-const PATIENCE: u32 = 4;
-/// If a yield takes longer than this, the processor is shared with other threads.
-const SHARED: Duration = Duration::from_micros(20);
+/// The shortest busy-poll. Polls of this length still notice when longer busy-polls would find work again.
+const POLL_DURATION_MIN: Duration = Duration::from_micros(4);
+/// After this many busy-polls in a row without work, the next busy-poll is half as long.
+const FRUITLESS_POLLS_MAX: u32 = 4;
+/// If a call of `yield_now` takes longer than this, other threads use this processor too.
+const SHARED_PROCESSOR_YIELD: Duration = Duration::from_micros(20);
 
-/// How long to busy-poll before sleeping. It follows only after work: an idle node sleeps.
+/// Decides how long a thread busy-polls before it sleeps. A thread busy-polls only after work: an idle node sleeps.
 ///
-/// On this kind of hardware, waking a sleeping thread takes 20 to 30 µs, a tenth of the time of a write. 60 µs of
-/// busy-polling saves most of these wake-ups, and fruitless polls shorten the next ones. With more threads than
-/// processors, busy-polling takes time from threads with work, so it ends as soon as that is noticed.
+/// On common servers, waking a sleeping thread takes 20 to 30 µs, a tenth of the time of a write. 60 µs of busy-polling
+/// saves most of these wake-ups, and fruitless polls shorten the next ones. With more threads than processors,
+/// busy-polling takes time from threads with work, so a busy-poll ends as soon as the processor turns out to be shared.
 #[derive(Clone, Debug)]
 pub struct BusyPoll {
-    longest: Duration,
-    now: Duration,
-    in_vain: u32,
-    /// When the current busy-poll began, and when this thread last had the processor.
-    began: Instant,
-    ours: Instant,
+    duration_max: Duration,
+    /// The length of the next busy-poll.
+    poll_duration: Duration,
+    /// How many busy-polls in a row found no work.
+    fruitless_polls: u32,
+    /// When the current busy-poll began.
+    poll_began: Instant,
+    /// When this thread last had the processor.
+    last_ran: Instant,
 }
 
 impl BusyPoll {
-    /// Busy-polls at most for `longest`; zero disables it.
-    pub fn new(longest: Duration) -> BusyPoll {
+    /// Creates a policy with busy-polls of at most `duration_max`; zero disables busy-polling.
+    pub fn new(duration_max: Duration) -> BusyPoll {
         let now = Instant::now();
-        BusyPoll { longest, now: longest, in_vain: 0, began: now, ours: now }
+        BusyPoll { duration_max, poll_duration: duration_max, fruitless_polls: 0, poll_began: now, last_ran: now }
     }
 
     /// Begins a busy-poll. Returns whether to poll at all.
     pub fn begin(&mut self) -> bool {
-        self.began = Instant::now();
-        self.ours = self.began;
-        !self.longest.is_zero()
+        self.poll_began = Instant::now();
+        self.last_ran = self.poll_began;
+        !self.duration_max.is_zero()
     }
 
     /// Yields the processor after a fruitless check. Returns whether to check once more.
-    pub fn goes_on(&mut self) -> bool {
+    pub fn should_continue(&mut self) -> bool {
         std::thread::yield_now();
         let now = Instant::now();
-        let shared = now - self.ours > SHARED;
-        self.ours = now;
-        let goes_on = !shared && now - self.began < self.now;
-        if !goes_on {
-            self.missed();
+        let is_shared = now - self.last_ran > SHARED_PROCESSOR_YIELD;
+        self.last_ran = now;
+        let should_continue = !is_shared && now - self.poll_began < self.poll_duration;
+        if !should_continue {
+            self.record_no_work();
         }
-        goes_on
+        should_continue
     }
 
     /// Records that the busy-poll found work.
-    pub fn found(&mut self) {
-        self.in_vain = 0;
-        self.now = (self.now * 2).min(self.longest);
+    pub fn record_work(&mut self) {
+        self.fruitless_polls = 0;
+        self.poll_duration = (self.poll_duration * 2).min(self.duration_max);
     }
 
     /// Records that the busy-poll found no work.
-    fn missed(&mut self) {
-        self.in_vain += 1;
-        if self.in_vain >= PATIENCE {
-            self.in_vain = 0;
-            self.now = (self.now / 2).max(SHORTEST).min(self.longest);
+    fn record_no_work(&mut self) {
+        self.fruitless_polls += 1;
+        if self.fruitless_polls >= FRUITLESS_POLLS_MAX {
+            self.fruitless_polls = 0;
+            self.poll_duration = (self.poll_duration / 2).max(POLL_DURATION_MIN).min(self.duration_max);
         }
     }
 }
@@ -73,19 +76,19 @@ mod tests {
 
     #[test]
     fn busy_poll_backs_off() {
-        let mut look = BusyPoll::new(Duration::from_micros(60));
+        let mut poll = BusyPoll::new(Duration::from_micros(60));
         for _ in 0..100 {
-            look.missed();
+            poll.record_no_work();
         }
-        assert_eq!(look.now, SHORTEST);
+        assert_eq!(poll.poll_duration, POLL_DURATION_MIN);
         for _ in 0..9 {
-            look.found();
+            poll.record_work();
         }
-        assert_eq!(look.now, Duration::from_micros(60));
-        let mut never = BusyPoll::new(Duration::ZERO);
-        never.missed();
-        never.found();
-        assert_eq!(never.now, Duration::ZERO);
-        assert!(!never.begin());
+        assert_eq!(poll.poll_duration, Duration::from_micros(60));
+        let mut disabled = BusyPoll::new(Duration::ZERO);
+        disabled.record_no_work();
+        disabled.record_work();
+        assert_eq!(disabled.poll_duration, Duration::ZERO);
+        assert!(!disabled.begin());
     }
 }

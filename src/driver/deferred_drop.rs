@@ -1,8 +1,8 @@
 //! Frees large values on a thread of its own, on which no request waits.
 //!
-//! Dropping the last reference to a removed file of a gigabyte takes a third of a second, while the kernel frees its
-//! pages and blocks. A state machine with a million keys takes as long. On the thread of the event loop that would be
-//! longer than an election takes.
+//! Unmapping a deleted file of a gigabyte takes a third of a second, in which the kernel frees the file's pages and
+//! blocks. Dropping a state machine with a million keys takes as long. On the thread of the event loop, that pause
+//! could exceed the election timeout.
 
 use bytes::Bytes;
 use rustix::process::setpriority_process;
@@ -10,19 +10,19 @@ use rustix::thread::gettid;
 use std::io;
 use std::sync::mpsc::{SendError, Sender, channel};
 
-/// The niceness of background threads. It is not the maximum: a snapshot that never completes while clients keep the
-/// processors busy would let the log grow without bound.
-const NICE: i32 = 5;
+/// The niceness of background threads. It is not the maximum: at the lowest priority a snapshot might never complete
+/// while clients keep the processors busy, and the log would grow without bound.
+const BACKGROUND_NICENESS: i32 = 5;
 
-/// A queue of values to be freed by its thread. Clones share the thread, which ends with the last of them.
+/// A queue of values that a background thread frees. Clones share the thread, which ends when the last is dropped.
 #[derive(Clone)]
 pub struct DeferredDrop {
-    thread: Sender<Box<dyn Send>>,
+    values: Sender<Box<dyn Send>>,
 }
 
 /// Bytes that are passed to the thread when the last reference to them is dropped.
 struct DeferredBytes {
-    /// `Some` until the drop.
+    /// The bytes; `None` only once they are passed to the thread.
     bytes: Option<Bytes>,
     deferred_drop: DeferredDrop,
 }
@@ -40,21 +40,21 @@ impl Drop for DeferredBytes {
 }
 
 impl DeferredDrop {
-    /// Starts the thread.
+    /// Starts the thread, at a low priority.
     pub fn start() -> io::Result<DeferredDrop> {
-        let (thread, left) = channel::<Box<dyn Send>>();
+        let (values, receiver) = channel::<Box<dyn Send>>();
         std::thread::Builder::new().name("deferred-drop".into()).spawn(move || {
             lower_priority();
-            left.into_iter().for_each(drop);
+            receiver.into_iter().for_each(drop);
         })?;
-        Ok(DeferredDrop { thread })
+        Ok(DeferredDrop { values })
     }
 
-    /// Frees a value on the thread, at some later time.
-    pub fn defer(&self, what: impl Send + 'static) {
-        if let Err(SendError(what)) = self.thread.send(Box::new(what)) {
-            // The thread ends only with the process.
-            drop(what);
+    /// Passes a value to the thread, which frees it at some later time. Never blocks.
+    pub fn defer(&self, value: impl Send + 'static) {
+        if let Err(SendError(value)) = self.values.send(Box::new(value)) {
+            // The receiving thread has ended, which happens only when the process ends: the value is freed here.
+            drop(value);
         }
     }
 
@@ -66,7 +66,7 @@ impl DeferredDrop {
 
 /// Lowers the priority of the calling thread, which does background work.
 pub fn lower_priority() {
-    if let Err(error) = setpriority_process(Some(gettid()), NICE) {
+    if let Err(error) = setpriority_process(Some(gettid()), BACKGROUND_NICENESS) {
         log::warn!("cannot lower the priority of a background thread: {error}");
     }
 }
@@ -93,18 +93,18 @@ mod tests {
     }
 
     #[test]
-    fn last_reference_is_freed_on_the_thread() {
+    fn deferred_value_is_dropped_on_the_background_thread() {
         let deferred_drop = DeferredDrop::start().unwrap();
-        let (tell, told) = channel();
-        deferred_drop.defer(DropReporter(tell.clone()));
-        assert_ne!(told.recv().unwrap(), current().id());
-        let bytes = deferred_drop.wrap(Bytes::from_owner(DropReporter(tell)));
+        let (dropped_on, reports) = channel();
+        deferred_drop.defer(DropReporter(dropped_on.clone()));
+        assert_ne!(reports.recv().unwrap(), current().id());
+        let bytes = deferred_drop.wrap(Bytes::from_owner(DropReporter(dropped_on)));
         let rest = bytes.slice(1..);
         drop(bytes);
         assert_eq!(&rest[..], b"ent");
-        assert!(told.try_recv().is_err(), "a slice of the bytes is still in use");
+        assert!(reports.try_recv().is_err(), "a slice of the bytes is still in use");
         drop(rest);
-        assert_ne!(told.recv().unwrap(), current().id());
-        assert!(told.recv().is_err(), "each value is dropped once");
+        assert_ne!(reports.recv().unwrap(), current().id());
+        assert!(reports.recv().is_err(), "each value is dropped once");
     }
 }

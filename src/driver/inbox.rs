@@ -1,6 +1,6 @@
-//! Messages of other threads to the event loop, and the leadership that it publishes to them.
+//! Messages of other threads to the event loop, and the leadership that the event loop publishes to them.
 
-use super::leadership::{Board, Leadership};
+use super::leadership::{Leadership, LeadershipCell};
 use crate::api::{Reply, Request};
 use crate::net::credentials::Credentials;
 use crate::net::waker::Waker;
@@ -12,30 +12,30 @@ use std::time::Instant;
 /// A message of another thread to the event loop.
 #[derive(Debug)]
 pub enum LoopMessage {
-    /// From the log thread: what became durable.
+    /// From the log thread: the writes that became durable.
     Journal(wal::Report),
     /// From the snapshot thread: a finished job, or the fault that ends it.
     Snapshot(wal::Result<JobResult>),
     /// From the thread that watches the disk: free space has become too low, or sufficient again.
-    Space {
+    DiskSpace {
         /// Whether free space is too low.
         low: bool,
     },
     /// From a thread with a handle: a request.
     Request {
-        /// The request.
+        /// The request, which the node handles like that of a client.
         request: Request,
-        /// Receives the one answer.
+        /// The channel for the answer, of which there is at most one.
         answer: Sender<Reply>,
-        /// Until when the thread waits.
-        until: Instant,
+        /// When the thread stops waiting.
+        deadline: Instant,
     },
-    /// From the thread that reads them: TLS keys and password for new connections.
+    /// From the thread that reloads credentials: TLS keys and password for new connections.
     Credentials(Box<Credentials>),
     /// From a thread with a handle: finish requests in progress, and stop.
     Stop,
-    /// A thread of the node has ended. Joining it yields the reason.
-    Gone(&'static str),
+    /// A thread of the node, with this name, has ended. Joining the thread yields the reason.
+    ThreadEnded(&'static str),
 }
 
 /// The sending side of the inbox. Each thread that sends messages has a clone.
@@ -43,64 +43,67 @@ pub enum LoopMessage {
 pub struct InboxSender {
     messages: Sender<LoopMessage>,
     waker: Waker,
-    board: Board,
+    leadership_cell: LeadershipCell,
 }
 
-/// The receiving side, which belongs to the event loop.
+/// The receiving side of the inbox, which belongs to the event loop.
 #[derive(Debug)]
 pub struct Inbox {
     messages: Receiver<LoopMessage>,
-    /// A message that was received by a check for messages.
-    next: Option<LoopMessage>,
-    board: Board,
+    /// The next message, if [`Inbox::has_message`] has received it already.
+    peeked_message: Option<LoopMessage>,
+    leadership_cell: LeadershipCell,
 }
 
 /// Creates an inbox and its sending side.
 pub fn inbox(waker: Waker) -> (InboxSender, Inbox) {
     let (sender, receiver) = channel();
-    let board = Board::default();
-    (InboxSender { messages: sender, waker, board: board.clone() }, Inbox { messages: receiver, next: None, board })
+    let leadership_cell = LeadershipCell::default();
+    (
+        InboxSender { messages: sender, waker, leadership_cell: leadership_cell.clone() },
+        Inbox { messages: receiver, peeked_message: None, leadership_cell },
+    )
 }
 
 impl InboxSender {
     /// Sends a message, and wakes the event loop. Returns false if the event loop has ended.
-    pub fn post(&self, message: LoopMessage) -> bool {
-        let posted = self.messages.send(message).is_ok();
+    pub fn send(&self, message: LoopMessage) -> bool {
+        let is_sent = self.messages.send(message).is_ok();
         self.waker.wake();
-        posted
+        is_sent
     }
 
-    /// Where the event loop publishes the leadership.
-    pub fn board(&self) -> &Board {
-        &self.board
+    /// The cell in which the event loop publishes the leadership.
+    pub fn leadership_cell(&self) -> &LeadershipCell {
+        &self.leadership_cell
     }
 }
 
 impl Drop for Inbox {
-    /// The event loop has ended: this node does not lead, and does not know the leader.
+    /// Runs when the event loop ends: from then on this node does not lead, and does not know the leader.
     fn drop(&mut self) {
-        self.board.write(Leadership { leader: None, leads: false, ..self.board.read() });
+        self.leadership_cell.write(Leadership { leader: None, leads: false, ..self.leadership_cell.read() });
     }
 }
 
 impl Inbox {
     /// Publishes the leadership to other threads if it has changed.
     pub fn publish(&self, leadership: Leadership) {
-        if self.board.read() != leadership {
-            self.board.write(leadership);
+        if self.leadership_cell.read() != leadership {
+            self.leadership_cell.write(leadership);
         }
     }
 
-    /// Whether there is a message.
+    /// Whether a message has arrived.
     pub fn has_message(&mut self) -> bool {
-        if self.next.is_none() {
-            self.next = self.messages.try_recv().ok();
+        if self.peeked_message.is_none() {
+            self.peeked_message = self.messages.try_recv().ok();
         }
-        self.next.is_some()
+        self.peeked_message.is_some()
     }
 
-    /// The next message, if there is one.
-    pub fn take(&mut self) -> Option<LoopMessage> {
-        self.next.take().or_else(|| self.messages.try_recv().ok())
+    /// Receives the next message, if one has arrived. Never blocks.
+    pub fn try_receive(&mut self) -> Option<LoopMessage> {
+        self.peeked_message.take().or_else(|| self.messages.try_recv().ok())
     }
 }

@@ -1,44 +1,46 @@
-//! How long a node has seen no leader. It is logged after two seconds, then with growing intervals.
+//! The absence of a leader, as one node sees it: it is logged after two seconds, then at growing intervals.
 
 use crate::types::Time;
 use std::time::Duration;
 
-/// How long an election may take before it is logged.
-const FIRST: Duration = Duration::from_secs(2);
-/// The longest interval between two lines.
-const GAP_MAX: Duration = Duration::from_secs(60);
+/// How long a node knows no leader before the first warning: shorter elections are not logged.
+const FIRST_WARNING_AFTER: Duration = Duration::from_secs(2);
+/// The longest interval between two warnings.
+const WARNING_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
-/// How long a node has seen no leader.
+/// Measures for how long a node has known no leader, and decides when to log a warning.
 #[derive(Debug, Default)]
-pub struct Leaderless {
-    /// Since when, when the next line is due, and the interval after that.
-    since: Option<(Time, Time, Duration)>,
+pub struct LeaderAbsence {
+    /// When the node lost the leader, when the next warning is due, and the interval after that warning; `None` while
+    /// the node knows a leader.
+    warning_schedule: Option<(Time, Time, Duration)>,
 }
 
-impl Leaderless {
-    /// Updates the state. Returns for how long there was no leader, if that has to be logged now.
+impl LeaderAbsence {
+    /// Records whether the node knows a leader now. Returns for how long it has known none, if a warning is due.
     pub fn update(&mut self, now: Time, has_leader: bool) -> Option<Duration> {
         if has_leader {
-            self.since = None;
+            self.warning_schedule = None;
             return None;
         }
-        let (since, due, gap) = self.since.get_or_insert((now, now + FIRST, FIRST));
+        let (since, due, interval) =
+            self.warning_schedule.get_or_insert((now, now + FIRST_WARNING_AFTER, FIRST_WARNING_AFTER));
         if now < *due {
             return None;
         }
-        *due = now + *gap;
-        *gap = (*gap * 2).min(GAP_MAX);
+        *due = now + *interval;
+        *interval = (*interval * 2).min(WARNING_INTERVAL_MAX);
         Some(now.since(*since))
     }
 
-    /// When the next line is due.
+    /// When the next warning is due; `NEVER` while the node knows a leader.
     pub fn deadline(&self) -> Time {
-        self.since.map_or(Time::NEVER, |(_, due, _)| due)
+        self.warning_schedule.map_or(Time::NEVER, |(_, due, _)| due)
     }
 }
 
-/// Formats the line: which of the other voters are heard, and why the rest are not.
-pub fn line(since: Duration, heard: &[String], unheard: &[String]) -> String {
+/// Formats the warning: the other voters from which messages arrive, and the others, each with the reason.
+pub fn format_warning(since: Duration, heard: &[String], unheard: &[String]) -> String {
     let seconds = since.as_secs();
     match (heard, unheard) {
         ([], []) => format!("no leader for {seconds} s"),
@@ -56,29 +58,29 @@ mod tests {
 
     #[test]
     fn missing_leader_is_logged_with_growing_gaps() {
-        let mut leaderless = Leaderless::default();
-        assert_eq!(leaderless.deadline(), Time::NEVER);
+        let mut absence = LeaderAbsence::default();
+        assert_eq!(absence.deadline(), Time::NEVER);
         let begin = Time::ZERO + Duration::from_secs(5);
-        assert_eq!(leaderless.update(begin, true), None);
-        assert_eq!(leaderless.update(begin, false), None);
-        let mut said = Vec::new();
+        assert_eq!(absence.update(begin, true), None);
+        assert_eq!(absence.update(begin, false), None);
+        let mut logged = Vec::new();
         let mut now = begin;
         for _ in 0..9 {
-            now = leaderless.deadline();
-            said.push(leaderless.update(now, false).unwrap().as_secs());
-            assert_eq!(leaderless.update(now, false), None);
+            now = absence.deadline();
+            logged.push(absence.update(now, false).unwrap().as_secs());
+            assert_eq!(absence.update(now, false), None);
         }
-        assert_eq!(said, [2, 4, 8, 16, 32, 64, 124, 184, 244]);
-        assert_eq!(leaderless.update(now, true), None);
-        assert_eq!(leaderless.update(now, false), None);
-        assert_eq!(leaderless.deadline(), now + FIRST, "the interval starts again at its shortest");
+        assert_eq!(logged, [2, 4, 8, 16, 32, 64, 124, 184, 244]);
+        assert_eq!(absence.update(now, true), None);
+        assert_eq!(absence.update(now, false), None);
+        assert_eq!(absence.deadline(), now + FIRST_WARNING_AFTER, "the interval starts again at its shortest");
     }
 
     #[test]
-    fn line_names_heard_and_unheard_voters() {
+    fn warning_names_heard_and_unheard_voters() {
         let line = |heard: &[&str], unheard: &[&str]| {
             let owned = |all: &[&str]| all.iter().map(|one| one.to_string()).collect::<Vec<_>>();
-            line(Duration::from_millis(2400), &owned(heard), &owned(unheard))
+            format_warning(Duration::from_millis(2400), &owned(heard), &owned(unheard))
         };
         assert_eq!(line(&["n2"], &["n3 (refused)"]), "no leader for 2 s: heard n2, not n3 (refused)");
         assert_eq!(line(&[], &["n2 (TLS)"]), "no leader for 2 s: not heard n2 (TLS)");

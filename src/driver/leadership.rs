@@ -4,12 +4,12 @@ use crate::types::{NodeId, Term};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The current leader as one node sees it. It differs from node to node, so a state machine must not depend on it.
+/// The current leader as one node sees it. Nodes may see different leaders, so a state machine must not depend on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Leadership {
-    /// The latest term that the node knows. Each leader has a higher one. A state machine finds the term of the leader
-    /// that accepted a command in its [`Context`](crate::machine::Context), and can so reject a command meant for an
-    /// earlier one.
+    /// The latest term that the node knows. Each new leader has a higher term. A state machine finds the term of the
+    /// leader that accepted a command in its [`Context`](crate::machine::Context), and can so reject a command that was
+    /// meant for an earlier leader.
     pub term: Term,
     /// The leader of that term, if the node knows it.
     pub leader: Option<NodeId>,
@@ -20,12 +20,12 @@ pub struct Leadership {
 
 /// A shared cell in which a node publishes its leadership, and in which other threads wait for a change.
 #[derive(Clone, Debug, Default)]
-pub struct Board {
+pub struct LeadershipCell {
     shared: Arc<(Mutex<Leadership>, Condvar)>,
 }
 
-impl Board {
-    /// The latest value.
+impl LeadershipCell {
+    /// The value that was published last.
     pub fn read(&self) -> Leadership {
         *self.lock()
     }
@@ -36,18 +36,18 @@ impl Board {
         self.shared.1.notify_all();
     }
 
-    /// Waits until the value differs from `known`, at most for `timeout`. Returns the latest value.
+    /// Waits until the value differs from `known`, at most for `timeout`. Returns the value published last.
     pub fn wait(&self, known: &Leadership, timeout: Duration) -> Leadership {
         let until = Instant::now().checked_add(timeout);
-        let mut now = self.lock();
-        while *now == *known {
+        let mut current = self.lock();
+        while *current == *known {
             let left = until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 break;
             }
-            now = self.shared.1.wait_timeout(now, left).unwrap_or_else(PoisonError::into_inner).0;
+            current = self.shared.1.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        *now
+        *current
     }
 
     /// Ignores poisoning: the value is replaced in a single assignment, so a panic cannot leave it inconsistent.
@@ -62,16 +62,16 @@ mod tests {
 
     #[test]
     fn wait_returns_on_change_or_timeout() {
-        let board = Board::default();
-        let nobody = board.read();
-        assert_eq!(board.wait(&nobody, Duration::ZERO), nobody);
+        let cell = LeadershipCell::default();
+        let no_leader = cell.read();
+        assert_eq!(cell.wait(&no_leader, Duration::ZERO), no_leader);
         let waiting = {
-            let board = board.clone();
-            std::thread::spawn(move || board.wait(&nobody, Duration::from_secs(60)))
+            let cell = cell.clone();
+            std::thread::spawn(move || cell.wait(&no_leader, Duration::from_secs(60)))
         };
         let leads = Leadership { term: Term(3), leader: NodeId::new(1), leads: true };
-        board.write(leads);
+        cell.write(leads);
         assert_eq!(waiting.join().unwrap(), leads);
-        assert_eq!(board.wait(&nobody, Duration::from_secs(60)), leads, "the value differs already");
+        assert_eq!(cell.wait(&no_leader, Duration::from_secs(60)), leads, "the value differs already");
     }
 }

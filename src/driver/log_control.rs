@@ -6,8 +6,8 @@ use crate::api::{LogLevelInForce, LogLevelRequest, Refusal, Reply};
 /// loop and must not block.
 pub type LogControl = fn(LogLevelRequest) -> LogLevelInForce;
 
-/// Answers a client's request. It is refused where the process has no log control, as in a program that embeds the
-/// node.
+/// Answers a client's request to read or change the log level. The request is refused where the process has no log
+/// control, as in a program that embeds the node.
 pub fn answer(control: Option<LogControl>, request: LogLevelRequest) -> Reply {
     control.map_or(Reply::Refused(Refusal::NotOffered), |control| Reply::LogLevel(control(request)))
 }

@@ -1,15 +1,15 @@
 //! The event loop: it reads ready sockets, runs the node, and executes the node's actions.
 //!
-//! The loop batches. A wake-up with two hundred readable sockets leads to two hundred calls of `handle` and one of
-//! `turn`: one write to the journal, one AppendEntries to each follower, one write to each socket with output.
+//! The loop batches. A wake-up with two hundred readable sockets leads to two hundred calls of `Node::handle` and one
+//! of `Node::turn`: one write to the journal, one AppendEntries to each follower, one write to each socket with output.
 
-use super::applying::Applying;
 use super::busy_poll::BusyPoll;
 use super::inbox::{Inbox, LoopMessage};
-use super::leaderless::{self, Leaderless};
+use super::leaderless::{self, LeaderAbsence};
 use super::leadership::Leadership;
 use super::log_control::{self, LogControl};
-use super::replaying::{ReplayEvent, Replaying};
+use super::machine_runner::MachineRunner;
+use super::replaying::{ReplayEvent, ReplayProgress};
 use crate::api::figures::Buckets;
 use crate::api::{Refusal, Reply, Request, Status};
 use crate::consensus::note::{Level, Note};
@@ -26,41 +26,42 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 /// Maximum calls of `Node::turn` in one wake-up before the sockets are polled again.
-const TURNS_MAX: usize = 16;
-/// After this long the sockets are polled again, whatever work is left: a heartbeat may be due.
-const TURNS_FOR: Duration = Duration::from_millis(5);
-/// A wake-up that takes this long is logged at debug level.
-const TURN_LONG: Duration = Duration::from_millis(10);
-/// A wake-up that takes this long endangers the leadership; it is logged as a warning.
-const TURN_SLOW: Duration = Duration::from_millis(100);
+const TURNS_PER_WAKEUP_MAX: usize = 16;
+/// Once the calls of `Node::turn` in one wake-up took this long together, the sockets are polled again even if work is
+/// left: a heartbeat may be due.
+const TURNS_TIME_MAX: Duration = Duration::from_millis(5);
+/// An iteration of the event loop that takes this long is logged at debug level.
+const LONG_ITERATION: Duration = Duration::from_millis(10);
+/// An iteration that takes this long endangers the leadership, and is logged as a warning.
+const SLOW_ITERATION: Duration = Duration::from_millis(100);
 /// Before a batch of entries larger than this, in bytes, is applied, all pending output is written to the sockets.
-const APPLY_QUICKLY: usize = 32 << 10;
+const APPLY_WITHOUT_FLUSH_BYTES: usize = 32 << 10;
 /// The caller id of all threads that have a handle. No connection has this number.
-const LOCAL: Caller = Caller::Client(u64::MAX);
+const LOCAL_CALLER: Caller = Caller::Client(u64::MAX);
 
-/// How often, at most, the requests of local threads that have timed out are removed; checked at each new request.
-const FORGET_EVERY: Duration = Duration::from_secs(1);
+/// The shortest interval between two removals of local requests that have timed out. A new request triggers a removal.
+const LOCAL_EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Options of the event loop.
+/// The options of the event loop, and facts about the process that `status` reports.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Maximum time to busy-poll before sleeping. Zero disables it.
-    pub look: Duration,
-    /// At a stop, how long requests in progress may take to finish.
-    pub grace: Duration,
+    /// Maximum time to busy-poll before the event loop sleeps. Zero disables busy-polling.
+    pub busy_poll: Duration,
+    /// How long requests in progress may take to finish when the node stops.
+    pub stop_grace_period: Duration,
     /// Whether the data directory is in memory (reported in `status`).
     pub in_memory: bool,
     /// The file system of the data directory (reported in `status`).
     pub file_system: &'static str,
-    /// Changes the process's log level at a client's request. Without it such requests are refused.
+    /// Changes the process's log level at a client's request. If it is `None`, such requests are refused.
     pub log_control: Option<LogControl>,
 }
 
 impl Default for Options {
     fn default() -> Options {
         Options {
-            look: Duration::from_micros(60),
-            grace: Duration::from_secs(5),
+            busy_poll: Duration::from_micros(60),
+            stop_grace_period: Duration::from_secs(5),
             in_memory: false,
             file_system: "",
             log_control: None,
@@ -68,60 +69,61 @@ impl Default for Options {
     }
 }
 
-/// Why the loop ended without being stopped.
+/// The failure that ended the event loop before it was stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Broken {
-    /// The journal failed.
+pub enum ReactorError {
+    /// The journal failed, or the node found a fault that it must not ignore.
     #[error(transparent)]
-    Fault(#[from] Fault),
+    NodeFault(#[from] Fault),
     /// Polling the sockets failed.
     #[error("cannot wait for sockets: {0}")]
     Poll(#[from] io::Error),
-    /// A thread of the node has ended.
+    /// A thread of the node, with this name, has ended.
     #[error("the {0} thread has ended")]
-    Gone(&'static str),
+    ThreadEnded(&'static str),
 }
 
-/// The event loop, with the node, the state machine and the sockets that it drives.
+/// The event loop, which owns the node, the state machine and the sockets that it drives.
 pub struct Reactor<M> {
     net: Net,
     node: Node,
     id: NodeId,
-    machine: Applying<M>,
-    journal: Sender<Task>,
+    machine: MachineRunner<M>,
+    journal_tasks: Sender<Task>,
     inbox: Inbox,
     options: Options,
-    look: BusyPoll,
+    busy_poll: BusyPoll,
     clock: Clock,
     /// Requests of threads with a handle that are not answered yet, by request id.
-    locals: BTreeMap<u64, Local>,
-    next_local: u64,
-    /// When requests that have timed out are removed from `locals` next.
-    forget_at: Time,
-    /// Set once the node is stopping: the deadline for everything in progress.
-    stop_by: Option<Time>,
+    local_requests: BTreeMap<u64, LocalRequest>,
+    next_local_id: u64,
+    /// When requests that have timed out are removed from `local_requests` next.
+    local_expiry_at: Time,
+    /// When a stopping node stops without waiting any longer for requests in progress; `None` before it is told to
+    /// stop.
+    stop_forced_at: Option<Time>,
     actions: Vec<Action>,
     events: Vec<Event>,
     /// Whether the node has handled an event since its last `turn`. The loop must not sleep before the next `turn`: the
-    /// node sets no timer for events that remain when the budget of a wake-up is used up.
-    unturned: bool,
+    /// node sets no timer for events that remain after `TURNS_PER_WAKEUP_MAX` or `TURNS_TIME_MAX`.
+    needs_turn: bool,
     /// Histogram of how long each iteration of the loop took.
-    turns: Buckets,
-    /// Whether there is no leader, and since when.
-    leaderless: Leaderless,
+    iteration_times: Buckets,
+    /// How long there has been no leader, for the log.
+    leader_absence: LeaderAbsence,
     /// Progress of replaying the log found at startup, until all of it is applied.
-    replaying: Option<Replaying>,
+    replay_progress: Option<ReplayProgress>,
 }
 
 /// A request of a thread with a handle that waits for its answer.
-struct Local {
+struct LocalRequest {
     answer: Sender<Reply>,
-    /// When the thread stops waiting. It sends no notice of that.
-    until: Time,
+    /// When the requesting thread stops waiting, without notice.
+    deadline: Time,
 }
 
-/// The monotonic clock of the node and of the process.
+/// A monotonic clock that starts at zero: the source of the node's time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -140,58 +142,59 @@ impl Clock {
 }
 
 impl<M: StateMachine> Reactor<M> {
-    /// Creates the event loop of a node. `journal` is the queue of the log thread, which sends its reports to `inbox`.
+    /// Creates the event loop of a node. `journal_tasks` is the queue of the log thread, which sends its reports to
+    /// `inbox`.
     pub fn new(
         net: Net,
         node: Node,
-        machine: Applying<M>,
-        journal: Sender<Task>,
+        machine: MachineRunner<M>,
+        journal_tasks: Sender<Task>,
         inbox: Inbox,
         options: Options,
         clock: Clock,
     ) -> Reactor<M> {
         let (log, applied) = (node.raft().log(), machine.applied());
-        let replaying = Replaying::new(log.last().index, log.bytes(applied, log.last().index));
+        let replay_progress = ReplayProgress::new(log.last().index, log.bytes(applied, log.last().index));
         Reactor {
             id: node.raft().id(),
             net,
             node,
             machine,
-            journal,
+            journal_tasks,
             inbox,
-            look: BusyPoll::new(options.look),
+            busy_poll: BusyPoll::new(options.busy_poll),
             options,
             clock,
-            locals: BTreeMap::new(),
-            next_local: 0,
-            forget_at: Time::ZERO,
-            stop_by: None,
+            local_requests: BTreeMap::new(),
+            next_local_id: 0,
+            local_expiry_at: Time::ZERO,
+            stop_forced_at: None,
             actions: Vec::new(),
             events: Vec::new(),
-            unturned: false,
-            turns: Buckets::of_durations(),
-            leaderless: Leaderless::default(),
-            replaying,
+            needs_turn: false,
+            iteration_times: Buckets::of_durations(),
+            leader_absence: LeaderAbsence::default(),
+            replay_progress,
         }
     }
 
-    /// Runs until the node has stopped, or until a thread, the journal or polling fails. `rung` is called when the
-    /// event source registered under the sockets' free token is ready; it returns true to stop the node.
-    pub fn run(mut self, mut rung: impl FnMut() -> bool) -> Result<(), Broken> {
-        self.net.set_members(self.clock.now(), self.node.membership(), self.node.raft().configured_at());
+    /// Runs until the node has stopped, or until a thread, the journal or polling fails. `is_stop_signalled` is called
+    /// when the event source registered under the sockets' free token is ready; it returns true to stop the node.
+    pub fn run(mut self, mut is_stop_signalled: impl FnMut() -> bool) -> Result<(), ReactorError> {
+        self.net.set_members(self.clock.now(), self.node.membership(), self.node.raft().configuration_position());
         loop {
             let now = self.clock.now();
             self.net.poll_io(now);
-            if self.net.signalled() && rung() {
+            if self.net.external_source_ready() && is_stop_signalled() {
                 self.stop(now);
             }
             self.drain_inbox(now)?;
             if let Some(event) = self.machine.continue_restore()? {
                 self.handle(now, event);
             }
-            let works = self.unturned || self.node.deadline() <= now || self.machine.has_work();
-            if works {
-                self.turn()?;
+            let had_work = self.needs_turn || self.node.deadline() <= now || self.machine.has_work();
+            if had_work {
+                self.run_turns()?;
             }
             self.net.set_leader(self.node.raft().leader());
             self.publish_leadership();
@@ -201,24 +204,24 @@ impl<M: StateMachine> Reactor<M> {
             if self.is_finished(now) {
                 return Ok(());
             }
-            self.sleep(works)?;
+            self.sleep(had_work)?;
         }
     }
 
     /// Passes an event to the node, and marks that the node needs a `turn` before the loop sleeps.
     fn handle(&mut self, now: Time, event: Event) {
-        // The log level belongs to the process, not to the node. Peers never forward this request.
+        // The log level belongs to the process, not to the node. Peers never forward a request for the log level.
         if let Event::Request { from: from @ Caller::Client(_), id, request: Request::LogLevel(request), .. } = event {
             return self.reply(now, from, id, log_control::answer(self.options.log_control, request));
         }
         self.node.handle(now, event);
-        self.unturned = true;
+        self.needs_turn = true;
     }
 
     /// Passes the events of the sockets to the node.
     fn handle_net_events(&mut self, now: Time) {
         let mut events = std::mem::take(&mut self.events);
-        self.net.events(&mut events);
+        self.net.take_events(&mut events);
         events.drain(..).for_each(|event| self.handle(now, event));
         self.events = events;
     }
@@ -235,50 +238,50 @@ impl<M: StateMachine> Reactor<M> {
     fn log_no_leader(&mut self, now: Time) {
         let raft = self.node.raft();
         // A node that is not a member, or is stopping, expects no leader.
-        let waits = || self.stop_by.is_none() && raft.membership().members.contains_key(&self.id);
-        let Some(since) = self.leaderless.update(now, raft.leader().is_some() || !waits()) else { return };
+        let expects_leader = || self.stop_forced_at.is_none() && raft.membership().members.contains_key(&self.id);
+        let Some(since) = self.leader_absence.update(now, raft.leader().is_some() || !expects_leader()) else { return };
         let (mut heard, mut unheard) = (Vec::new(), Vec::new());
         for voter in raft.membership().all_voters().filter(|voter| *voter != self.id) {
-            let (is_heard, words) = self.net.reach(now, voter);
+            let (is_heard, words) = self.net.reachability(now, voter);
             if is_heard { heard.push(words) } else { unheard.push(words) }
         }
-        log::warn!(node = self.id.get(); "{}", leaderless::line(since, &heard, &unheard));
+        log::warn!(node = self.id.get(); "{}", leaderless::format_warning(since, &heard, &unheard));
     }
 
-    /// Records how long this iteration took, and logs a slow one: no request was answered and no heartbeat sent during
-    /// it.
-    fn record_iteration(&mut self, begun: Time) {
-        let took = self.clock.now().since(begun);
-        self.turns.took(took);
-        if took >= TURN_SLOW {
+    /// Records how long this iteration took, and logs a slow one: during an iteration no request is answered and no
+    /// heartbeat sent.
+    fn record_iteration(&mut self, started_at: Time) {
+        let took = self.clock.now().since(started_at);
+        self.iteration_times.record_duration(took);
+        if took >= SLOW_ITERATION {
             log::warn!(node = self.id.get(); "one iteration of the event loop took {} ms", took.as_millis());
-        } else if took >= TURN_LONG {
+        } else if took >= LONG_ITERATION {
             log::debug!(node = self.id.get(); "one iteration of the event loop took {} ms", took.as_millis());
         }
     }
 
-    /// Passes the node the events of the sockets and the messages in the inbox.
-    fn drain_inbox(&mut self, now: Time) -> Result<(), Broken> {
+    /// Handles the events of the sockets and the messages in the inbox.
+    fn drain_inbox(&mut self, now: Time) -> Result<(), ReactorError> {
         self.handle_net_events(now);
-        while let Some(message) = self.inbox.take() {
+        while let Some(message) = self.inbox.try_receive() {
             match message {
                 LoopMessage::Journal(report) => self.handle(now, Event::Journal(report)),
-                LoopMessage::Request { request, answer, until } => {
-                    let until = now + until.saturating_duration_since(Instant::now());
-                    self.ask(now, request, Local { answer, until });
+                LoopMessage::Request { request, answer, deadline } => {
+                    let deadline = now + deadline.saturating_duration_since(Instant::now());
+                    self.handle_local_request(now, request, LocalRequest { answer, deadline });
                 }
-                LoopMessage::Snapshot(done) => {
-                    if let Some(event) = self.machine.done(done?) {
+                LoopMessage::Snapshot(result) => {
+                    if let Some(event) = self.machine.handle_result(result?) {
                         self.handle(now, event);
                     }
                 }
-                LoopMessage::Space { low } => {
+                LoopMessage::DiskSpace { low } => {
                     self.log_disk_space(low);
-                    self.handle(now, Event::Space { low });
+                    self.handle(now, Event::DiskSpace { low });
                 }
                 LoopMessage::Credentials(fresh) => self.net.set_credentials(*fresh),
                 LoopMessage::Stop => self.stop(now),
-                LoopMessage::Gone(which) => return Err(Broken::Gone(which)),
+                LoopMessage::ThreadEnded(which) => return Err(ReactorError::ThreadEnded(which)),
             }
         }
         Ok(())
@@ -293,165 +296,168 @@ impl<M: StateMachine> Reactor<M> {
         }
     }
 
-    fn ask(&mut self, now: Time, request: Request, local: Local) {
-        if self.stop_by.is_some() && request != Request::Status {
+    fn handle_local_request(&mut self, now: Time, request: Request, local: LocalRequest) {
+        if self.stop_forced_at.is_some() && request != Request::Status {
             // If the receiver is gone, the answer is not needed.
-            let _taken_or_not = local.answer.send(Reply::Refused(Refusal::Stopping));
+            let _receiver_may_be_gone = local.answer.send(Reply::Refused(Refusal::Stopping));
             return;
         }
-        if self.forget_at <= now {
-            self.forget_at = now + FORGET_EVERY;
-            self.locals.retain(|_, local| local.until > now);
+        if self.local_expiry_at <= now {
+            self.local_expiry_at = now + LOCAL_EXPIRY_INTERVAL;
+            self.local_requests.retain(|_, local| local.deadline > now);
         }
-        let id = self.next_local;
-        self.next_local += 1;
-        self.locals.insert(id, local);
-        self.handle(now, Event::Request { from: LOCAL, id, forward: true, request });
+        let id = self.next_local_id;
+        self.next_local_id += 1;
+        self.local_requests.insert(id, local);
+        self.handle(now, Event::Request { from: LOCAL_CALLER, id, forward: true, request });
     }
 
-    /// Runs the node and executes its actions, and repeats while that produces more events, within the budget. If
-    /// events are left when the budget is used up, `unturned` stays set.
-    fn turn(&mut self) -> Result<(), Broken> {
-        let begun = self.clock.now();
-        for _ in 0..TURNS_MAX {
+    /// Calls `Node::turn` and executes its actions, again while these produce more events, up to `TURNS_PER_WAKEUP_MAX`
+    /// and `TURNS_TIME_MAX`. If events are left at that limit, `needs_turn` stays set.
+    fn run_turns(&mut self) -> Result<(), ReactorError> {
+        let started_at = self.clock.now();
+        for _ in 0..TURNS_PER_WAKEUP_MAX {
             let now = self.clock.now();
-            self.unturned = false;
+            self.needs_turn = false;
             self.node.turn(now, &mut self.actions);
-            if self.actions.is_empty() && !self.machine.is_asked() {
+            if self.actions.is_empty() && !self.machine.has_queries() {
                 return Ok(());
             }
             let mut actions = std::mem::take(&mut self.actions);
-            self.execute(now, &mut actions)?;
+            self.execute_actions(now, &mut actions)?;
             self.actions = actions;
-            self.net.pump_all(now);
+            self.net.pump_scheduled(now);
             self.handle_net_events(now);
-            if !(self.unturned || self.machine.is_asked()) || now.since(begun) >= TURNS_FOR {
+            if !(self.needs_turn || self.machine.has_queries()) || now.since(started_at) >= TURNS_TIME_MAX {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Executes actions, the most urgent first: messages to peers, then writes to the journal, then replies.
-    /// Applying comes last so that it does not delay an AppendEntries.
-    fn execute(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<(), Broken> {
+    /// Executes actions. Messages and replies go to the output buffers of the sockets. Then the buffers of the peers
+    /// are flushed and writes are handed to the log thread. Entries are applied last: they must delay no AppendEntries.
+    fn execute_actions(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<(), ReactorError> {
         let mut writes = Vec::new();
-        let mut batches = Vec::new();
-        let mut release = None;
+        let mut apply_batches = Vec::new();
+        let mut release_upto = None;
         for action in actions.drain(..) {
             match action {
                 Action::Send(envelope) => self.net.send(envelope),
                 Action::Forward { to, id, request } => self.net.forward(to, id, request),
                 Action::Reply { to, id, reply } => self.reply(now, to, id, reply),
                 Action::Write(write) => writes.push(write),
-                Action::Note(note) => self.note(now, &note),
+                Action::Note(note) => self.handle_note(now, &note),
                 Action::Stop(fault) => return Err(fault.into()),
-                Action::Apply(entries) => batches.push(entries),
-                Action::Query { ticket, query, time } => self.machine.ask(ticket, query, time),
+                Action::Apply(entries) => apply_batches.push(entries),
+                Action::Query { ticket, query, time } => self.machine.push_query(ticket, query, time),
                 Action::TakeSnapshot { configured, membership } => {
-                    if !self.machine.take(configured, membership) {
-                        return Err(Broken::Gone("snapshot"));
+                    if !self.machine.take_snapshot(configured, membership) {
+                        return Err(ReactorError::ThreadEnded("snapshot"));
                     }
                 }
-                Action::Inspect { follower, snapshot, times } => {
-                    if !self.machine.inspect(follower, snapshot, times) {
-                        return Err(Broken::Gone("snapshot"));
+                Action::InspectSnapshot { follower, snapshot, times } => {
+                    if !self.machine.inspect_snapshot(follower, snapshot, times) {
+                        return Err(ReactorError::ThreadEnded("snapshot"));
                     }
                 }
                 Action::StoreChunk { from, chunk } => {
-                    if !self.machine.receive(from, chunk) {
-                        return Err(Broken::Gone("snapshot"));
+                    if !self.machine.store_chunk(from, chunk) {
+                        return Err(ReactorError::ThreadEnded("snapshot"));
                     }
                 }
-                Action::CompactJournal(upto) => release = Some(upto),
+                Action::CompactJournal(upto) => release_upto = Some(upto),
             }
         }
         if !writes.is_empty() {
             self.net.flush_peers(now);
             for write in writes {
-                self.journal.send(Task::Write(write)).map_err(|_| Broken::Gone("log"))?;
+                self.journal_tasks.send(Task::Write(write)).map_err(|_| ReactorError::ThreadEnded("log"))?;
             }
         }
-        if let Some(upto) = release {
-            self.journal.send(Task::Release(upto)).map_err(|_| Broken::Gone("log"))?;
+        if let Some(upto) = release_upto {
+            self.journal_tasks.send(Task::Release(upto)).map_err(|_| ReactorError::ThreadEnded("log"))?;
         }
-        for entries in batches {
-            self.apply(now, &entries);
+        for entries in apply_batches {
+            self.apply_entries(now, &entries);
         }
-        let (node, unturned) = (&mut self.node, &mut self.unturned);
-        self.machine.answer(|event| {
+        let (node, needs_turn) = (&mut self.node, &mut self.needs_turn);
+        self.machine.answer_queries(|event| {
             node.handle(now, event);
-            *unturned = true;
+            *needs_turn = true;
         });
         Ok(())
     }
 
-    fn apply(&mut self, now: Time, entries: &[Entry]) {
+    fn apply_entries(&mut self, now: Time, entries: &[Entry]) {
         let bytes: usize = entries.iter().map(payload_size).sum();
-        if bytes > APPLY_QUICKLY {
+        if bytes > APPLY_WITHOUT_FLUSH_BYTES {
             self.net.flush(now);
         }
-        let begun = self.replaying.as_ref().map(|_| self.clock.now());
+        let batch_started_at = self.replay_progress.as_ref().map(|_| self.clock.now());
         let report = self.machine.apply(entries);
         let now = self.clock.now();
-        if let Some(begun) = begun {
-            self.replayed(begun, now, entries);
+        if let Some(batch_started_at) = batch_started_at {
+            self.log_replay(batch_started_at, now, entries);
         }
         self.handle(now, Event::Applied(report));
     }
 
-    /// Reports progress after entries were applied, some of which may be from the log found at startup.
-    fn replayed(&mut self, begun: Time, now: Time, entries: &[Entry]) {
+    /// Logs the progress after entries were applied, some of which may be from the log found at startup.
+    fn log_replay(&mut self, batch_started_at: Time, now: Time, entries: &[Entry]) {
         let last = self.node.raft().log().last().index;
-        let told = self.replaying.as_mut().map_or(ReplayEvent::Nothing, |it| it.applied(begun, now, entries, last));
+        let event = self
+            .replay_progress
+            .as_mut()
+            .map_or(ReplayEvent::NotDue, |replay| replay.record_applied(batch_started_at, now, entries, last));
         let node = self.id.get();
-        match told {
-            ReplayEvent::Nothing => {}
-            ReplayEvent::SoFar(line) => log::info!(node; "{line}"),
-            ReplayEvent::Ended(line) => {
+        match event {
+            ReplayEvent::NotDue => {}
+            ReplayEvent::Progress(line) => log::info!(node; "{line}"),
+            ReplayEvent::Finished(line) => {
                 log::info!(node; "{line}");
-                self.replaying = None;
+                self.replay_progress = None;
             }
         }
     }
 
     fn reply(&mut self, now: Time, to: Caller, id: u64, mut reply: Reply) {
         match &mut reply {
-            Reply::Status(status) => self.complete(now, status),
+            Reply::Status(status) => self.fill_status(now, status),
             Reply::Refused(Refusal::NotLeader { leader: Some(leader), address, .. }) => {
-                *address = self.net.place(*leader).map(str::to_owned).or_else(|| address.take());
+                *address = self.net.address_of(*leader).map(str::to_owned).or_else(|| address.take());
             }
             _ => {}
         }
-        if to != LOCAL {
+        if to != LOCAL_CALLER {
             self.net.answer(now, to, id, reply);
-        } else if let Some(local) = self.locals.remove(&id) {
+        } else if let Some(local) = self.local_requests.remove(&id) {
             // If the receiver is gone, the answer is not needed.
-            let _taken_or_not = local.answer.send(reply);
+            let _receiver_may_be_gone = local.answer.send(reply);
         }
     }
 
     /// Fills in the fields of a status that only the process knows.
-    fn complete(&self, now: Time, status: &mut Status) {
+    fn fill_status(&self, now: Time, status: &mut Status) {
         let peers = status.peers.iter_mut().map(|peer| (peer.node, &mut peer.address));
         let members = status.members.iter_mut().map(|member| (member.node, &mut member.address));
         for (id, address) in peers.chain(members) {
-            if let Some(place) = NodeId::new(id).and_then(|member| self.net.place(member)) {
-                place.clone_into(address);
+            if let Some(known_address) = NodeId::new(id).and_then(|member| self.net.address_of(member)) {
+                known_address.clone_into(address);
             }
         }
         for peer in &mut status.peers {
-            if let Some(why) = NodeId::new(peer.node).and_then(|id| self.net.why_unheard(now, id)) {
+            if let Some(why) = NodeId::new(peer.node).and_then(|id| self.net.rejection_reason(now, id)) {
                 why.clone_into(&mut peer.uncounted);
             }
         }
         status.in_memory = self.options.in_memory;
         self.options.file_system.clone_into(&mut status.file_system);
-        status.figures.turn_ns.clone_from(&self.turns);
-        self.net.complete(&mut status.figures);
-        let validity = self.net.validity();
+        status.figures.turn_ns.clone_from(&self.iteration_times);
+        self.net.add_network_counters(&mut status.figures);
+        let validity = self.net.certificate_expiry();
         (status.certificate_expires, status.authority_expires) = (validity.own, validity.authority);
-        status.machine = self.net.machine().to_owned();
+        status.machine = self.net.machine_kind().to_owned();
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         status.cpu_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
         status.uptime_ms = now.since(Time::ZERO).as_millis() as u64;
@@ -459,26 +465,26 @@ impl<M: StateMachine> Reactor<M> {
         status.version = format!("{} ({profile})", env!("CARGO_PKG_VERSION"));
     }
 
-    fn note(&mut self, now: Time, note: &Note) {
+    fn handle_note(&mut self, now: Time, note: &Note) {
         let node = self.id.get();
         match note.level() {
             Level::Warn => log::warn!(node; "{note}"),
             Level::Info => log::info!(node; "{note}"),
             Level::Debug => log::debug!(node; "{note}"),
         }
-        if let Note::Configured { membership, .. } = note {
-            self.net.set_members(now, membership, self.node.raft().configured_at());
+        if let Note::ConfigurationInForce { membership, .. } = note {
+            self.net.set_members(now, membership, self.node.raft().configuration_position());
             let mut status = Box::new(self.node.status(now));
-            self.complete(now, &mut status);
-            self.net.announce(&Reply::Status(status));
+            self.fill_status(now, &mut status);
+            self.net.broadcast_status(&Reply::Status(status));
         }
     }
 
     /// Begins to stop: the node accepts no new requests and finishes those in progress.
     fn stop(&mut self, now: Time) {
-        if self.stop_by.is_none() {
+        if self.stop_forced_at.is_none() {
             log::info!(node = self.id.get(); "stopping");
-            self.stop_by = Some(now + self.options.grace);
+            self.stop_forced_at = Some(now + self.options.stop_grace_period);
             self.net.stop_listening();
             // Leadership is transferred first, so that the cluster need not wait for an election timeout.
             self.handle(now, Event::Stopping);
@@ -486,52 +492,55 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     fn is_finished(&mut self, now: Time) -> bool {
-        let Some(stop_by) = self.stop_by else { return false };
-        self.locals.retain(|_, local| local.until > now);
-        let hands_over = self.node.raft().transfer_target().is_some();
-        let idle = self.locals.is_empty() && self.net.unanswered() == 0 && self.net.unwritten() == 0 && !hands_over;
-        idle || stop_by <= now
+        let Some(stop_forced_at) = self.stop_forced_at else { return false };
+        self.local_requests.retain(|_, local| local.deadline > now);
+        let is_transferring = self.node.raft().transfer_target().is_some();
+        let is_idle = self.local_requests.is_empty()
+            && self.net.unanswered_requests() == 0
+            && self.net.unwritten_bytes() == 0
+            && !is_transferring;
+        is_idle || stop_forced_at <= now
     }
 
-    /// When a stopping node has to check again whether it is finished.
-    fn end(&self) -> Time {
-        let Some(stop_by) = self.stop_by else { return Time::NEVER };
-        self.locals.values().map(|local| local.until).min().unwrap_or(Time::NEVER).min(stop_by)
+    /// When a stopping node has to check again whether it is finished; `NEVER` if the node is not stopping.
+    fn stop_deadline(&self) -> Time {
+        let Some(stop_forced_at) = self.stop_forced_at else { return Time::NEVER };
+        self.local_requests.values().map(|local| local.deadline).min().unwrap_or(Time::NEVER).min(stop_forced_at)
     }
 
     /// Waits for an event or the next deadline. After an iteration with work it busy-polls for a short while first.
-    fn sleep(&mut self, worked: bool) -> Result<(), Broken> {
+    fn sleep(&mut self, had_work: bool) -> Result<(), ReactorError> {
         if self.net.has_events() {
             self.net.wait(Some(Duration::ZERO))?;
             return Ok(());
         }
-        let work = if self.unturned || self.machine.has_work() { Time::ZERO } else { Time::NEVER };
-        let deadline = self.node.deadline().min(self.net.deadline()).min(self.end()).min(work);
-        let deadline = deadline.min(self.leaderless.deadline());
-        if worked && deadline > self.clock.now() && self.look()? {
+        let work_due_at = if self.needs_turn || self.machine.has_work() { Time::ZERO } else { Time::NEVER };
+        let deadline = self.node.deadline().min(self.net.deadline()).min(self.stop_deadline()).min(work_due_at);
+        let deadline = deadline.min(self.leader_absence.deadline());
+        if had_work && deadline > self.clock.now() && self.busy_poll_events()? {
             return Ok(());
         }
-        self.net.waker().sleeping();
-        if self.inbox.has_message() || self.net.has_mail() {
-            self.net.waker().awake();
+        self.net.waker().mark_sleeping();
+        if self.inbox.has_message() || self.net.has_lookup_result() {
+            self.net.waker().mark_awake();
             self.net.wait(Some(Duration::ZERO))?;
             return Ok(());
         }
         let timeout = (deadline < Time::NEVER).then(|| deadline.since(self.clock.now()));
         self.net.wait(timeout)?;
-        self.net.waker().awake();
+        self.net.waker().mark_awake();
         Ok(())
     }
 
     /// Busy-polls for events; returns whether there are any.
-    fn look(&mut self) -> Result<bool, Broken> {
-        let mut looks = self.look.begin();
-        while looks {
-            if self.net.wait(Some(Duration::ZERO))? || self.inbox.has_message() || self.net.has_mail() {
-                self.look.found();
+    fn busy_poll_events(&mut self) -> Result<bool, ReactorError> {
+        let mut polls = self.busy_poll.begin();
+        while polls {
+            if self.net.wait(Some(Duration::ZERO))? || self.inbox.has_message() || self.net.has_lookup_result() {
+                self.busy_poll.record_work();
                 return Ok(true);
             }
-            looks = self.look.goes_on();
+            polls = self.busy_poll.should_continue();
         }
         Ok(false)
     }

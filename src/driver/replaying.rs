@@ -1,68 +1,77 @@
-//! Progress of replaying the log found at startup. Reads wait until it is applied.
+//! The progress of applying the log that was found at startup. Reads wait until all of it is applied.
 
 use crate::codec::entry_size;
 use crate::types::{Entry, Index, Time};
 use std::time::Duration;
 
-/// How often progress is logged.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest interval between two log lines about the progress.
+const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The log that a node found at startup, while it is being applied.
+/// How much of the log that a node found at startup is applied.
 #[derive(Clone, Debug)]
-pub struct Replaying {
-    /// The index of its last entry.
-    upto: Index,
-    /// The bytes to apply.
-    of: u64,
-    /// How many entries and bytes of it were applied.
-    entries: u64,
-    bytes: u64,
-    /// When its first entry was applied, which is once the node has learned that it is committed.
-    begun: Option<Time>,
-    told: Time,
+pub struct ReplayProgress {
+    /// The last index of the log found at startup.
+    last_index: Index,
+    /// The size in bytes of all entries that are to be applied.
+    total_bytes: u64,
+    /// How many entries and bytes of the log found at startup were applied so far.
+    applied_entries: u64,
+    applied_bytes: u64,
+    /// When the first entry was applied: not before the node has learned that it is committed.
+    started_at: Option<Time>,
+    last_report: Time,
 }
 
-/// What to log about the progress.
+/// The line to log about the progress, if one is due.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReplayEvent {
-    /// Nothing now.
-    Nothing,
-    /// A progress line.
-    SoFar(String),
-    /// The summary: all of the log is applied.
-    Ended(String),
+    /// No line is due.
+    NotDue,
+    /// Part of the log is applied; this line says how much.
+    Progress(String),
+    /// All of the log is applied; this line is the summary.
+    Finished(String),
 }
 
-impl Replaying {
-    /// A log up to the entry `upto`, with `of` bytes to apply. `None` if there is nothing to apply.
-    pub fn new(upto: Index, of: u64) -> Option<Replaying> {
-        (of > 0).then_some(Replaying { upto, of, entries: 0, bytes: 0, begun: None, told: Time::ZERO })
+impl ReplayProgress {
+    /// Creates the progress of a log up to the entry `upto`, with `total_bytes` to apply. `None` if there is nothing to
+    /// apply.
+    pub fn new(upto: Index, total_bytes: u64) -> Option<ReplayProgress> {
+        (total_bytes > 0).then_some(ReplayProgress {
+            last_index: upto,
+            total_bytes,
+            applied_entries: 0,
+            applied_bytes: 0,
+            started_at: None,
+            last_report: Time::ZERO,
+        })
     }
 
-    /// Records that `entries` were applied between `begun` and now. `last` is the current end of the log.
-    pub fn applied(&mut self, begun: Time, now: Time, entries: &[Entry], last: Index) -> ReplayEvent {
-        let since = *self.begun.get_or_insert(begun);
-        self.told = self.told.max(since);
+    /// Records that `entries` were applied between `batch_started_at` and `now`. `last` is the current last index of
+    /// the log.
+    pub fn record_applied(&mut self, batch_started_at: Time, now: Time, entries: &[Entry], last: Index) -> ReplayEvent {
+        let since = *self.started_at.get_or_insert(batch_started_at);
+        self.last_report = self.last_report.max(since);
         // The tail of the log may have been truncated in favor of the leader's.
-        self.upto = self.upto.min(last);
-        let ours = entries.iter().take_while(|entry| entry.position.index <= self.upto);
-        let (count, bytes) = ours.fold((0, 0), |(n, bytes), entry| (n + 1, bytes + entry_size(entry) as u64));
-        (self.entries, self.bytes) = (self.entries + count, self.bytes + bytes);
+        self.last_index = self.last_index.min(last);
+        let replayed = entries.iter().take_while(|entry| entry.position.index <= self.last_index);
+        let (count, bytes) = replayed.fold((0, 0), |(n, bytes), entry| (n + 1, bytes + entry_size(entry) as u64));
+        (self.applied_entries, self.applied_bytes) = (self.applied_entries + count, self.applied_bytes + bytes);
         let took = now.since(since);
-        let rate = self.bytes as f64 / 1e9 / took.as_secs_f64().max(1e-9);
-        let done = self.bytes.div_ceil(1_000_000);
-        if entries.last().is_some_and(|entry| entry.position.index >= self.upto) {
-            let (n, took) = (self.entries, took.as_secs_f64());
-            return ReplayEvent::Ended(format!(
-                "applied the log: {n} entries, {done} MB in {took:.2} s, {rate:.2} GB/s"
+        let rate = self.applied_bytes as f64 / 1e9 / took.as_secs_f64().max(1e-9);
+        let done_mb = self.applied_bytes.div_ceil(1_000_000);
+        if entries.last().is_some_and(|entry| entry.position.index >= self.last_index) {
+            let (n, took) = (self.applied_entries, took.as_secs_f64());
+            return ReplayEvent::Finished(format!(
+                "applied the log: {n} entries, {done_mb} MB in {took:.2} s, {rate:.2} GB/s"
             ));
         }
-        if now.since(self.told) < REPORT_INTERVAL {
-            return ReplayEvent::Nothing;
+        if now.since(self.last_report) < PROGRESS_LINE_INTERVAL {
+            return ReplayEvent::NotDue;
         }
-        self.told = now;
-        let of = self.of.max(self.bytes).div_ceil(1_000_000);
-        ReplayEvent::SoFar(format!("applying the log: {done} of {of} MB, {rate:.2} GB/s"))
+        self.last_report = now;
+        let total_mb = self.total_bytes.max(self.applied_bytes).div_ceil(1_000_000);
+        ReplayEvent::Progress(format!("applying the log: {done_mb} of {total_mb} MB, {rate:.2} GB/s"))
     }
 }
 
@@ -85,28 +94,28 @@ mod tests {
 
     #[test]
     fn replay_progress_is_logged_once_a_second() {
-        let mut replaying = Replaying::new(Index(5), 5_000_000).unwrap();
+        let mut progress = ReplayProgress::new(Index(5), 5_000_000).unwrap();
         // An hour passed before the node learned that the log is committed.
         let hour = 3_600_000;
-        let mut applied = |from, to, ms| replaying.applied(at(hour), at(hour + ms), &entries(from, to), Index(7));
-        assert_eq!(applied(1, 1, 500), ReplayEvent::Nothing);
-        assert_eq!(applied(2, 2, 1000), ReplayEvent::SoFar("applying the log: 2 of 5 MB, 0.00 GB/s".into()));
-        assert_eq!(applied(3, 3, 1900), ReplayEvent::Nothing);
-        assert_eq!(applied(4, 4, 2000), ReplayEvent::SoFar("applying the log: 4 of 5 MB, 0.00 GB/s".into()));
+        let mut applied = |from, to, ms| progress.record_applied(at(hour), at(hour + ms), &entries(from, to), Index(7));
+        assert_eq!(applied(1, 1, 500), ReplayEvent::NotDue);
+        assert_eq!(applied(2, 2, 1000), ReplayEvent::Progress("applying the log: 2 of 5 MB, 0.00 GB/s".into()));
+        assert_eq!(applied(3, 3, 1900), ReplayEvent::NotDue);
+        assert_eq!(applied(4, 4, 2000), ReplayEvent::Progress("applying the log: 4 of 5 MB, 0.00 GB/s".into()));
         // Entries after the end of the initial log do not count.
-        let ended = "applied the log: 5 entries, 5 MB in 2.50 s, 0.00 GB/s";
-        assert_eq!(applied(5, 7, 2500), ReplayEvent::Ended(ended.into()));
+        let summary = "applied the log: 5 entries, 5 MB in 2.50 s, 0.00 GB/s";
+        assert_eq!(applied(5, 7, 2500), ReplayEvent::Finished(summary.into()));
     }
 
     #[test]
     fn replay_of_truncated_log_ends_at_the_truncation() {
-        let mut replaying = Replaying::new(Index(5), 5_000_000).unwrap();
-        let told = replaying.applied(at(0), at(1), &entries(1, 2), Index(2));
-        assert_eq!(told, ReplayEvent::Ended("applied the log: 2 entries, 2 MB in 0.00 s, 2.00 GB/s".into()));
+        let mut progress = ReplayProgress::new(Index(5), 5_000_000).unwrap();
+        let event = progress.record_applied(at(0), at(1), &entries(1, 2), Index(2));
+        assert_eq!(event, ReplayEvent::Finished("applied the log: 2 entries, 2 MB in 0.00 s, 2.00 GB/s".into()));
     }
 
     #[test]
     fn replay_of_applied_log_is_not_logged() {
-        assert!(Replaying::new(Index(5), 0).is_none());
+        assert!(ReplayProgress::new(Index(5), 0).is_none());
     }
 }

@@ -1,8 +1,9 @@
-//! The gateways for Redis and HTTP clients, without sockets: bytes in, requests to the node and bytes out.
+//! The gateways for Redis and HTTP clients, without sockets: received bytes become requests to the node, and the node's
+//! answers become bytes to send.
 //!
-//! [`redis`] and [`http`] read the requests of one connection, answer those that this node can answer alone, and hand
-//! the others to the connection's [`crate::pipeline`], which keeps their order and executes each command once. `net` has
-//! the sockets, and `wire` the formats. The simulator runs the same pipelines without a protocol around them.
+//! [`redis`] and [`http`] read the requests of one connection, answer those that this node can answer alone, and pass
+//! the others to the connection's [`crate::pipeline`], which keeps their order and executes each command once. The
+//! sockets are in `net`, and the formats in `wire`. The simulator runs the same pipelines without a protocol.
 
 pub mod http;
 pub mod password;

@@ -1,59 +1,61 @@
-//! Figures of this process from the operating system; `None` where it does not provide them.
+//! Figures of this process from the operating system; `None` where the system does not provide a figure.
 
 use rustix::process::{Resource, getrlimit};
 use std::sync::OnceLock;
 
-/// Resident memory of this process, in bytes.
-pub fn resident() -> Option<u64> {
-    of_status("VmRSS:")
+/// The resident memory of this process in bytes.
+pub fn resident_bytes() -> Option<u64> {
+    status_size("VmRSS:")
 }
 
-/// Virtual memory of this process, in bytes.
-pub fn addressed() -> Option<u64> {
-    of_status("VmSize:")
+/// The size of this process's address space in bytes.
+pub fn virtual_bytes() -> Option<u64> {
+    status_size("VmSize:")
 }
 
-/// A size in `/proc/self/status`, converted from KiB to bytes.
-fn of_status(name: &str) -> Option<u64> {
+/// The size in the field `name` of `/proc/self/status`, converted from KiB to bytes.
+fn status_size(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let size = text.lines().find_map(|line| line.strip_prefix(name))?;
     size.trim().split(' ').next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// How many file descriptors this process has open.
-pub fn open_files() -> Option<u64> {
-    // Since Linux 6.2 the size of the directory is the number. Before, it has to be listed: 2 ms for ten thousand.
+/// The number of open file descriptors of this process.
+pub fn open_file_count() -> Option<u64> {
+    // Since Linux 6.2 the size of the directory is that number. Before, the directory has to be listed, which takes 2
+    // ms for ten thousand files.
     match std::fs::metadata("/proc/self/fd").ok()?.len() {
         0 => Some(std::fs::read_dir("/proc/self/fd").ok()?.count() as u64),
-        known => Some(known),
+        count => Some(count),
     }
 }
 
-/// The limit on open file descriptors.
-pub fn open_files_max() -> Option<u64> {
+/// The soft limit on open file descriptors; `None` also if there is no limit.
+pub fn open_file_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// When this process was started, in seconds since 1970. The value stays the same when the clock is set later.
-pub fn started() -> Option<f64> {
-    static STARTED: OnceLock<Option<f64>> = OnceLock::new();
-    *STARTED.get_or_init(started_by_the_clock)
+/// When this process was started, in seconds since 1970. The value is computed once, so later changes of the system
+/// clock do not affect it.
+pub fn start_time() -> Option<f64> {
+    static START_TIME: OnceLock<Option<f64>> = OnceLock::new();
+    *START_TIME.get_or_init(read_start_time)
 }
 
 #[cfg(target_os = "linux")]
-fn started_by_the_clock() -> Option<f64> {
+fn read_start_time() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The program's name, in parentheses, may contain spaces. In the fields after it, the start time is the twentieth,
-    // in hundredths of a second since boot.
+    // The second field, the program's name in parentheses, may contain spaces. Of the fields after it, the twentieth is
+    // the start time, in hundredths of a second since boot.
     let (_, fields) = stat.rsplit_once(')')?;
-    let started = fields.split_whitespace().nth(19)?.parse::<f64>().ok()? / 100.0;
-    let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let age = up.tv_sec as f64 + up.tv_nsec as f64 / 1e9 - started;
+    let start_time = fields.split_whitespace().nth(19)?.parse::<f64>().ok()? / 100.0;
+    let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let age = since_boot.tv_sec as f64 + since_boot.tv_nsec as f64 / 1e9 - start_time;
     Some(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?.as_secs_f64() - age)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn started_by_the_clock() -> Option<f64> {
+fn read_start_time() -> Option<f64> {
     None
 }
 
@@ -64,13 +66,13 @@ mod tests {
 
     #[test]
     fn process_figures_are_plausible() {
-        assert!(resident().unwrap() > 1 << 16 && addressed().unwrap() >= resident().unwrap());
-        let before = open_files().unwrap();
+        assert!(resident_bytes().unwrap() > 1 << 16 && virtual_bytes().unwrap() >= resident_bytes().unwrap());
+        let before = open_file_count().unwrap();
         let _more = [0; 3].map(|_| std::fs::File::open("/dev/null").unwrap());
-        assert!(before >= 3 && open_files().unwrap() > 0 && open_files_max().is_none_or(|most| most >= before));
+        assert!(before >= 3 && open_file_count().unwrap() > 0 && open_file_limit().is_none_or(|limit| limit >= before));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-        let since = now - started().unwrap();
-        assert!(since > -1.0 && since < 86_400.0, "{since}");
-        assert_eq!(started(), started());
+        let age = now - start_time().unwrap();
+        assert!(age > -1.0 && age < 86_400.0, "{age}");
+        assert_eq!(start_time(), start_time());
     }
 }

@@ -1,4 +1,5 @@
-//! The invariants between data directories: one leader per term, one log, one history, one state.
+//! Checks the invariants between the data directories of a cluster: each term has one leader, logs match, and nodes
+//! have committed the same entries and reached the same state.
 
 use super::configs;
 use super::directory::Directory;
@@ -7,79 +8,86 @@ use super::violation::{Rule, Violations};
 use crate::types::{Index, NodeId, Position, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Checks all directories together. The violations within each one are in its replay.
-pub fn judge(directories: &[Directory], out: &mut Violations) {
-    votes(directories, out);
-    beginnings(directories, out);
+/// Checks all directories against each other. Violations within one directory are found by its [`Directory::replay`].
+pub fn check_all(directories: &[Directory], out: &mut Violations) {
+    check_votes(directories, out);
+    check_term_starts(directories, out);
     for (n, one) in directories.iter().enumerate() {
         for other in &directories[n + 1..] {
-            matching(one, other, out);
-            committed(one, other, out);
-            snapshots(one, other, out);
-            configurations(one, other, out);
+            check_log_matching(one, other, out);
+            check_committed_entries(one, other, out);
+            check_snapshots(one, other, out);
+            check_first_configurations(one, other, out);
         }
     }
-    overwritten(directories, out);
+    check_overwritten_entries(directories, out);
 }
 
 /// A node votes at most once in a term, in whichever of its directories.
-fn votes(directories: &[Directory], out: &mut Violations) {
-    let mut cast: BTreeMap<(NodeId, Term), (NodeId, &str)> = BTreeMap::new();
+fn check_votes(directories: &[Directory], out: &mut Violations) {
+    let mut votes_cast: BTreeMap<(NodeId, Term), (NodeId, &str)> = BTreeMap::new();
     for directory in directories {
         let Some(owner) = directory.owner else { continue };
         for (term, vote) in &directory.replay.votes {
-            let (before, there) = *cast.entry((owner.node, *term)).or_insert((vote.node, &directory.name));
-            if before != vote.node {
-                let what = format!("{} voted for {before} and for {} in term {term}", owner.node, vote.node);
-                out.add(Rule::ElectionSafety, &[there, &directory.name], what);
+            let (first_vote, first_name) =
+                *votes_cast.entry((owner.node, *term)).or_insert((vote.node, &directory.name));
+            if first_vote != vote.node {
+                let what = format!("{} voted for {first_vote} and for {} in term {term}", owner.node, vote.node);
+                out.add(Rule::ElectionSafety, &[first_name, &directory.name], what);
             }
         }
     }
 }
 
 /// A term's first entry has the same index in every log: it is the first entry of that term's leader.
-fn beginnings(directories: &[Directory], out: &mut Violations) {
-    let mut begun: BTreeMap<Term, (Index, &str)> = BTreeMap::new();
+fn check_term_starts(directories: &[Directory], out: &mut Violations) {
+    let mut term_starts: BTreeMap<Term, (Index, &str)> = BTreeMap::new();
     for directory in directories {
         let log = &directory.replay.log;
-        for (index, head) in log.iter() {
-            let before = log.term(index.prev()).filter(|term| *term < head.term);
-            // After a gap the term may have begun within the gap.
-            let known = before.is_some_and(|term| term > Term::ZERO || index == Index(1));
-            if !known {
+        for (index, entry) in log.iter() {
+            let previous_term = log.term(index.prev()).filter(|term| *term < entry.term);
+            // If the entry before is missing, the term may have begun in the gap.
+            let is_term_start = previous_term.is_some_and(|term| term > Term::ZERO || index == Index(1));
+            if !is_term_start {
                 continue;
             }
-            let (at, there) = *begun.entry(head.term).or_insert((index, &directory.name));
-            if at != index {
-                let what = format!("term {} begins at {at} and at {index}: it had two leaders", head.term);
-                out.add(Rule::ElectionSafety, &[there, &directory.name], what);
+            let (first_index, first_name) = *term_starts.entry(entry.term).or_insert((index, &directory.name));
+            if first_index != index {
+                let what = format!("term {} begins at {first_index} and at {index}: it had two leaders", entry.term);
+                out.add(Rule::ElectionSafety, &[first_name, &directory.name], what);
             }
         }
     }
 }
 
-/// Two logs are identical up to the last position that both hold.
-fn matching(one: &Directory, other: &Directory, out: &mut Violations) {
+/// Two logs hold the same entries up to the last position that both hold.
+fn check_log_matching(one: &Directory, other: &Directory, out: &mut Violations) {
     let (a, b) = (&one.replay.log, &other.replay.log);
     let (from, upto) = (a.first().max(b.first()), a.last().min(b.last()));
-    let both = |index: u64| Some((Index(index), a.get(Index(index))?, b.get(Index(index))?));
-    let Some((last, ..)) = (from.0..=upto.0).rev().filter_map(both).find(|(_, a, b)| a.term == b.term) else { return };
-    let Some((at, x, y)) = (from.0..=last.0).filter_map(both).find(|(_, a, b)| !a.is(b)) else { return };
+    let both_entries = |index: u64| Some((Index(index), a.get(Index(index))?, b.get(Index(index))?));
+    let Some((last, ..)) = (from.0..=upto.0).rev().filter_map(both_entries).find(|(_, a, b)| a.term == b.term) else {
+        return;
+    };
+    let Some((at, x, y)) = (from.0..=last.0).filter_map(both_entries).find(|(_, a, b)| !a.is_same_entry(b)) else {
+        return;
+    };
     let places = [one.name.as_str(), other.name.as_str()];
     match x.term == y.term {
-        true => two_entries(at, x, y, &places, out),
+        true => report_two_entries(at, x, y, &places, out),
         false => {
-            let agreed = Position::new(last, a.get(last).map_or(Term::ZERO, |head| head.term));
-            let what =
-                format!("both hold {agreed}, and before it one holds {at}@{}, the other {at}@{}", x.term, y.term);
+            let agreed_position = Position::new(last, a.get(last).map_or(Term::ZERO, |entry| entry.term));
+            let what = format!(
+                "both hold {agreed_position}, and before it one holds {at}@{}, the other {at}@{}",
+                x.term, y.term
+            );
             out.add(Rule::LogMatching, &places, what);
         }
     }
 }
 
-fn two_entries(at: Index, x: &StoredEntry, y: &StoredEntry, places: &[&str], out: &mut Violations) {
-    let sums = format!("checksums {:08x} and {:08x}", x.checksum, y.checksum);
-    let what = format!("{at}@{} is two different entries ({sums})", x.term);
+fn report_two_entries(at: Index, x: &StoredEntry, y: &StoredEntry, places: &[&str], out: &mut Violations) {
+    let checksums = format!("checksums {:08x} and {:08x}", x.checksum, y.checksum);
+    let what = format!("{at}@{} is two different entries ({checksums})", x.term);
     out.add(Rule::LogMatching, places, what);
     let what = format!(
         "term {} has two different entries at {at}: two leaders, or a leader that overwrote its own entry",
@@ -88,11 +96,11 @@ fn two_entries(at: Index, x: &StoredEntry, y: &StoredEntry, places: &[&str], out
     out.add(Rule::ElectionSafety, places, what);
 }
 
-/// No directory has committed an entry other than the one that another directory has committed at its index.
-fn committed(one: &Directory, other: &Directory, out: &mut Violations) {
+/// Two directories have committed the same entry at each index.
+fn check_committed_entries(one: &Directory, other: &Directory, out: &mut Violations) {
     for (here, there) in [(one, other), (other, one)] {
-        let bound = there.committed().index;
-        for point in here.waypoints().filter(|point| point.index <= bound) {
+        let committed_upto = there.committed().index;
+        for point in here.known_positions().filter(|point| point.index <= committed_upto) {
             let term = there.replay.log.term(point.index).filter(|term| *term > Term::ZERO && *term != point.term);
             if let Some(term) = term {
                 let what = format!("one committed {point}, the other {}@{term}", point.index);
@@ -100,82 +108,86 @@ fn committed(one: &Directory, other: &Directory, out: &mut Violations) {
             }
         }
     }
-    let bound = one.committed().index.min(other.committed().index);
+    let committed_upto = one.committed().index.min(other.committed().index);
     let (a, b) = (&one.replay.log, &other.replay.log);
-    let both = |index: u64| Some((Index(index), a.get(Index(index))?, b.get(Index(index))?));
-    let upto = bound.min(a.last()).min(b.last());
-    let mut overlap = (a.first().max(b.first()).0..=upto.0).filter_map(both);
-    if let Some((at, x, y)) = overlap.find(|(_, x, y)| !x.is(y)) {
-        let what = format!("one committed {at}@{}, the other {at}@{} (up to {bound})", x.term, y.term);
+    let both_entries = |index: u64| Some((Index(index), a.get(Index(index))?, b.get(Index(index))?));
+    let upto = committed_upto.min(a.last()).min(b.last());
+    let mut overlap = (a.first().max(b.first()).0..=upto.0).filter_map(both_entries);
+    if let Some((at, x, y)) = overlap.find(|(_, x, y)| !x.is_same_entry(y)) {
+        let what = format!("one committed {at}@{}, the other {at}@{} (up to {committed_upto})", x.term, y.term);
         out.add(Rule::StateMachineSafety, &[&one.name, &other.name], what);
     }
 }
 
 /// Snapshots at one index have the same position, state and configuration.
-fn snapshots(one: &Directory, other: &Directory, out: &mut Violations) {
+fn check_snapshots(one: &Directory, other: &Directory, out: &mut Violations) {
     let places = [one.name.as_str(), other.name.as_str()];
     for mine in &one.snapshots {
         for theirs in other.snapshots.iter().filter(|theirs| theirs.position.index == mine.position.index) {
-            let at = mine.position;
-            if theirs.position != at {
-                let what = format!("one has a snapshot of {at}, the other of {}", theirs.position);
+            let position = mine.position;
+            if theirs.position != position {
+                let what = format!("one has a snapshot of {position}, the other of {}", theirs.position);
                 out.add(Rule::StateMachineSafety, &places, what);
             } else if theirs.digest != mine.digest {
-                let what =
-                    format!("the digests of the state at {at} differ: {:016x} and {:016x}", mine.digest, theirs.digest);
+                let what = format!(
+                    "the digests of the state at {position} differ: {:016x} and {:016x}",
+                    mine.digest, theirs.digest
+                );
                 out.add(Rule::Snapshots, &places, what);
             }
             let voters = (&mine.membership.voters, &mine.membership.outgoing);
-            if theirs.position == at && (&theirs.membership.voters, &theirs.membership.outgoing) != voters {
-                let what = format!("at {at} {} vote, and {}", mine.membership, theirs.membership);
+            if theirs.position == position && (&theirs.membership.voters, &theirs.membership.outgoing) != voters {
+                let what = format!("at {position} {} vote, and {}", mine.membership, theirs.membership);
                 out.add(Rule::Configurations, &places, what);
             }
         }
     }
 }
 
-/// The configuration that one log begins with is the one that the other log holds at that index, if that is committed.
-fn configurations(one: &Directory, other: &Directory, out: &mut Violations) {
+/// The configuration that one log begins with equals the configuration that another log holds at the same index, if
+/// that index is committed.
+fn check_first_configurations(one: &Directory, other: &Directory, out: &mut Violations) {
     for (here, there) in [(one, other), (other, one)] {
-        let Some(begin) = here.replay.configurations.first().filter(|begin| begin.index > Index::ZERO) else {
+        let Some(first) = here.replay.configurations.first().filter(|first| first.index > Index::ZERO) else {
             continue;
         };
-        let same = there.replay.configurations.iter().find(|configured| configured.index == begin.index);
-        let Some(same) = same.filter(|_| there.committed().index >= begin.index) else { continue };
-        let (mine, theirs) = (&begin.membership, &same.membership);
+        let same_index = there.replay.configurations.iter().find(|configured| configured.index == first.index);
+        let Some(same_index) = same_index.filter(|_| there.committed().index >= first.index) else { continue };
+        let (mine, theirs) = (&first.membership, &same_index.membership);
         if (&mine.voters, &mine.outgoing) != (&theirs.voters, &theirs.outgoing) {
-            let what = format!("at {} {mine} vote, and {theirs}", begin.index);
+            let what = format!("at {} {mine} vote, and {theirs}", first.index);
             out.add(Rule::Configurations, &[&here.name, &there.name], what);
         }
     }
 }
 
-/// Overwritten entries obey the same rule: one term has one entry at an index.
-fn overwritten(directories: &[Directory], out: &mut Violations) {
-    let mut known: BTreeMap<(Index, Term), (StoredEntry, &str)> = BTreeMap::new();
+/// At one index, a term has at most one entry, even if the entry was overwritten later.
+fn check_overwritten_entries(directories: &[Directory], out: &mut Violations) {
+    let mut known_entries: BTreeMap<(Index, Term), (StoredEntry, &str)> = BTreeMap::new();
     for directory in directories {
-        for (index, head) in &directory.replay.overwritten {
-            let (first, there) = *known.entry((*index, head.term)).or_insert((*head, &directory.name));
-            if !first.is(head) {
-                two_entries(*index, &first, head, &[there, &directory.name], out);
+        for (index, head) in &directory.replay.overwritten_entries {
+            let (first, first_name) = *known_entries.entry((*index, head.term)).or_insert((*head, &directory.name));
+            if !first.is_same_entry(head) {
+                report_two_entries(*index, &first, head, &[first_name, &directory.name], out);
             }
         }
     }
-    for ((index, term), (head, place)) in &known {
-        let same = directories.iter().filter_map(|other| Some((other, other.replay.log.get(*index)?)));
-        if let Some((other, stands)) = same.into_iter().find(|(_, stands)| stands.term == *term && !stands.is(head)) {
-            two_entries(*index, head, stands, &[place, &other.name], out);
+    for ((index, term), (head, place)) in &known_entries {
+        let stored_there = directories.iter().filter_map(|other| Some((other, other.replay.log.get(*index)?)));
+        let differs = |stored: &StoredEntry| stored.term == *term && !stored.is_same_entry(head);
+        if let Some((other, stored)) = stored_there.into_iter().find(|(_, stored)| differs(stored)) {
+            report_two_entries(*index, head, stored, &[place, &other.name], out);
         }
     }
 }
 
 /// Finds configurations that were proposed before the previous one was committed.
 ///
-/// A leader proposes a configuration only once the previous one is committed, and a quorum holds a committed entry for
-/// ever. So if a directory holds the second one, a quorum holds the first, in logs that are read *afterwards*: `later`
-/// is read after `directories`, since nodes may be running. This can be checked only if the directory of every voter is
-/// given.
-pub fn stacked(directories: &[Directory], later: &[Directory], out: &mut Violations) {
+/// A leader proposes a configuration only once the previous one is committed, and a quorum holds a committed entry
+/// forever. So if a directory holds the second configuration, a quorum holds the first, in logs that are read
+/// *afterwards*: `later` is read after `directories`, since nodes may be running. A pair of configurations is checked
+/// only if the directory of every voter was inspected.
+pub fn check_configuration_order(directories: &[Directory], later: &[Directory], out: &mut Violations) {
     for directory in directories {
         for pair in directory.replay.configurations.windows(2) {
             let (first, second) = (&pair[0], &pair[1]);
@@ -184,17 +196,17 @@ pub fn stacked(directories: &[Directory], later: &[Directory], out: &mut Violati
                 continue;
             }
             let Some(head) = directory.replay.log.get(first.index) else { continue };
-            let holds = |other: &&Directory| {
+            let holds_entry = |other: &&Directory| {
                 let log = &other.replay.log;
-                let stands = log.get(first.index).map(|stands| stands.is(head));
-                stands.unwrap_or(log.first() > first.index)
+                let is_same_entry = log.get(first.index).map(|stored| stored.is_same_entry(head));
+                is_same_entry.unwrap_or(log.first() > first.index)
             };
-            let nodes = |which: &dyn Fn(&&Directory) -> bool| -> BTreeSet<NodeId> {
-                later.iter().filter(|other| which(other)).filter_map(|other| Some(other.owner?.node)).collect()
+            let nodes_where = |filter: &dyn Fn(&&Directory) -> bool| -> BTreeSet<NodeId> {
+                later.iter().filter(|other| filter(other)).filter_map(|other| Some(other.owner?.node)).collect()
             };
-            let (holders, given) = (nodes(&holds), nodes(&|_| true));
-            let all_here = first.membership.all_voters().all(|voter| given.contains(&voter));
-            if all_here && !configs::is_quorum(&first.membership, &holders) {
+            let (holders, inspected_nodes) = (nodes_where(&holds_entry), nodes_where(&|_| true));
+            let all_voters_inspected = first.membership.all_voters().all(|voter| inspected_nodes.contains(&voter));
+            if all_voters_inspected && !configs::is_quorum(&first.membership, &holders) {
                 let what = format!(
                     "the configuration at {} was proposed while that at {} ({}) was not committed",
                     second.index, first.index, first.membership

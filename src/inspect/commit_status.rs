@@ -1,9 +1,9 @@
-//! What is known offline of entries that not all logs hold: whether they are committed.
+//! Classifies entries that not all logs hold: whether they are committed, as far as stopped directories show.
 //!
-//! A log alone does not show it: the commit index is not stored. Entries in a snapshot are committed. Entries that a
-//! quorum of the voters holds durably are committed or will be, unless a log has a later term (Figure 8 of the paper).
-//! Entries that fewer voters hold, with every voter's directory given, were not committed when the directories were
-//! read. For all other entries more directories are needed.
+//! A log alone does not show this, since the commit index is not stored. Entries in a snapshot are committed. Entries
+//! that a quorum of the voters holds durably are committed or will be, unless a log has a later term (Figure 8 of the
+//! paper). Entries that fewer voters hold, with every voter's directory given, were not committed when the directories
+//! were read. For all other entries the status is unknown without more directories.
 
 use super::configs::is_quorum;
 use super::directory::Directory;
@@ -11,115 +11,133 @@ use crate::types::{Index, NodeId, Position, Term};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
-/// Whether entries are committed, as far as that is known.
+/// Whether the entries at the end of a log are committed, as far as the inspected directories show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CommitStatus {
-    /// A snapshot holds the entry.
+    /// A snapshot contains the entry, so it is committed.
     Committed,
     /// A quorum holds the entry: it is committed, or will be.
     Majority,
     /// Fewer than a quorum hold the entry: it may be replaced, and was never acknowledged.
     Uncommitted,
-    /// Another entry is committed in its place: it will be replaced.
+    /// Another entry is committed at this entry's index: this entry will be replaced.
     Lost,
-    /// It cannot be known from these directories.
+    /// These directories do not show whether the entry is committed: a voter's directory is missing, or a log has a
+    /// later term.
     Unknown,
 }
 
-/// The entries of a log after the last position that all logs share.
+/// The end of one log: its entries after the last position that all compared logs share.
 #[derive(Clone, Debug)]
-pub struct Tail {
-    /// The first of them.
+pub struct LogTail {
+    /// The position of the first of these entries.
     pub first: Position,
-    /// The last of them.
+    /// The position of the last of these entries.
     pub last: Position,
-    /// Whether they are committed.
-    pub standing: CommitStatus,
-    /// The same as text, with the reason.
+    /// Whether these entries are committed.
+    pub status: CommitStatus,
+    /// The status as text, with the reason.
     pub what: String,
 }
 
-fn names(nodes: impl IntoIterator<Item = NodeId>) -> String {
+fn join_names(nodes: impl IntoIterator<Item = NodeId>) -> String {
     nodes.into_iter().map(|node| node.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The entries from index `from` on in the log of `directories[which]`; `None` if there are none.
-pub fn tail(directories: &[Directory], which: usize, from: Index) -> Option<Tail> {
-    let here = &directories[which];
-    let log = &here.replay.log;
+/// Finds and classifies the entries from index `from` on in the log of `directories[own]`; `None` if there are none.
+pub fn find_tail(directories: &[Directory], own: usize, from: Index) -> Option<LogTail> {
+    let own = &directories[own];
+    let log = &own.replay.log;
     let first = log.iter().find(|(index, _)| *index >= from)?.0;
     let (first, last) = (log.position(first)?, log.position(log.last())?);
-    let (standing, what) = judge(directories, here, first, last);
-    Some(Tail { first, last, standing, what })
+    let (status, what) = classify(directories, own, first, last);
+    Some(LogTail { first, last, status, what })
 }
 
-fn judge(directories: &[Directory], here: &Directory, first: Position, last: Position) -> (CommitStatus, String) {
-    if here.committed().index >= last.index {
-        return (CommitStatus::Committed, format!("committed: its snapshot reaches to {}", here.committed()));
+fn classify(directories: &[Directory], own: &Directory, first: Position, last: Position) -> (CommitStatus, String) {
+    if own.committed().index >= last.index {
+        return (CommitStatus::Committed, format!("committed: its snapshot reaches to {}", own.committed()));
     }
-    let others = || directories.iter().filter(|other| !std::ptr::eq(*other, here));
-    let mine = here.replay.log.get(first.index);
-    let beyond = || others().filter(|other| other.committed().index >= first.index);
-    let differs = |other: &&Directory| match (other.replay.log.get(first.index), mine) {
-        (Some(theirs), Some(mine)) => !theirs.is(mine),
-        _ => other.waypoints().any(|point| point.index == first.index && point.term != first.term),
+    let other_directories = || directories.iter().filter(|other| !std::ptr::eq(*other, own));
+    let own_entry = own.replay.log.get(first.index);
+    // The other directories that have committed an entry at index `first.index`.
+    let committed_directories = || other_directories().filter(|other| other.committed().index >= first.index);
+    let differs = |other: &&Directory| match (other.replay.log.get(first.index), own_entry) {
+        (Some(other_entry), Some(own_entry)) => !other_entry.is_same_entry(own_entry),
+        _ => other.known_positions().any(|point| point.index == first.index && point.term != first.term),
     };
-    if let Some(other) = beyond().find(differs) {
+    if let Some(other) = committed_directories().find(differs) {
         let what = format!("not committed, and will be replaced: {} committed another entry there", other.name);
         return (CommitStatus::Lost, what);
     }
-    if let Some(other) = beyond().find(|other| other.replay.log.get(first.index).is_none()) {
+    if let Some(other) = committed_directories().find(|other| other.replay.log.get(first.index).is_none()) {
         let what = format!("cannot be known: of {} only a snapshot reaches there, no entries", other.name);
         return (CommitStatus::Unknown, what);
     }
-    count(directories, here, first, last)
+    classify_by_holders(directories, own, first, last)
 }
 
-/// Judges the entries by the voters that hold them.
-fn count(directories: &[Directory], here: &Directory, first: Position, last: Position) -> (CommitStatus, String) {
-    let log = &here.replay.log;
-    let Some(membership) = here.membership() else {
+/// Classifies the entries by the voters that hold them.
+fn classify_by_holders(
+    directories: &[Directory],
+    own: &Directory,
+    first: Position,
+    last: Position,
+) -> (CommitStatus, String) {
+    let log = &own.replay.log;
+    let Some(membership) = own.membership() else {
         return (CommitStatus::Unknown, "cannot be known: it has no configuration".to_owned());
     };
     let holders = |index: Index| -> BTreeSet<NodeId> {
-        let same = |other: &&Directory| match (other.replay.log.get(index), log.get(index)) {
-            (Some(theirs), Some(mine)) => theirs.is(mine),
+        let holds_entry = |other: &&Directory| match (other.replay.log.get(index), log.get(index)) {
+            (Some(theirs), Some(own_entry)) => theirs.is_same_entry(own_entry),
             _ => false,
         };
-        directories.iter().filter(same).filter_map(|other| Some(other.owner?.node)).collect()
+        directories.iter().filter(holds_entry).filter_map(|other| Some(other.owner?.node)).collect()
     };
-    let given: BTreeSet<NodeId> = directories.iter().filter_map(|other| Some(other.owner?.node)).collect();
-    let absent: BTreeSet<NodeId> = membership.all_voters().filter(|voter| !given.contains(voter)).collect();
-    // A log that holds an entry holds those before it, so later entries have fewer holders: a binary search works.
+    let inspected_nodes: BTreeSet<NodeId> = directories.iter().filter_map(|other| Some(other.owner?.node)).collect();
+    let absent_voters: BTreeSet<NodeId> =
+        membership.all_voters().filter(|voter| !inspected_nodes.contains(voter)).collect();
+    // A log that holds an entry also holds all earlier ones. So later entries have fewer holders, and a binary search
+    // finds the last entry that a quorum holds.
     let (mut low, mut high) = (first.index.0, last.index.0 + 1);
     while low < high {
         let middle = low + (high - low) / 2;
         if is_quorum(membership, &holders(Index(middle))) { low = middle + 1 } else { high = middle }
     }
-    let held = Index(low.saturating_sub(1));
-    let later = directories.iter().filter_map(|other| other.replay.log.last_term()).max().unwrap_or(Term::ZERO);
-    if held >= first.index && log.term(held).is_some_and(|term| term < later) {
-        let what = format!("a quorum holds it up to {held}, but a log of term {later} is there, which may replace it");
+    let quorum_upto = Index(low.saturating_sub(1));
+    let latest_term = directories.iter().filter_map(|other| other.replay.log.last_term()).max().unwrap_or(Term::ZERO);
+    if quorum_upto >= first.index && log.term(quorum_upto).is_some_and(|term| term < latest_term) {
+        let what = format!(
+            "a quorum holds it up to {quorum_upto}, but a log of term {latest_term} is there, which may replace it"
+        );
         return (CommitStatus::Unknown, what);
     }
-    if held >= last.index {
-        let what = format!("on a quorum ({}): committed, or bound to be", names(holders(last.index)));
+    if quorum_upto >= last.index {
+        let what = format!("on a quorum ({}): committed, or bound to be", join_names(holders(last.index)));
         return (CommitStatus::Majority, what);
     }
-    let next = Index(low.max(first.index.0));
-    let on = holders(next);
-    let possible: BTreeSet<NodeId> = on.union(&absent).copied().collect();
-    let from = if held >= first.index { format!("up to {held} on a quorum; behind that ") } else { String::new() };
-    if is_quorum(membership, &possible) {
-        let what = format!("{from}cannot be known without the directories of {}", names(absent));
+    let first_without_quorum = Index(low.max(first.index.0));
+    let holders_of_next = holders(first_without_quorum);
+    let possible_holders: BTreeSet<NodeId> = holders_of_next.union(&absent_voters).copied().collect();
+    let quorum_text = if quorum_upto >= first.index {
+        format!("up to {quorum_upto} on a quorum; behind that ")
+    } else {
+        String::new()
+    };
+    if is_quorum(membership, &possible_holders) {
+        let what = format!("{quorum_text}cannot be known without the directories of {}", join_names(absent_voters));
         return (CommitStatus::Unknown, what);
     }
-    let old = match log.last_term() {
-        Some(term) if term < later => {
-            format!(", of term {term} and older than term {later}: a later leader replaces it")
+    let stale_term_text = match log.last_term() {
+        Some(term) if term < latest_term => {
+            format!(", of term {term} and older than term {latest_term}: a later leader replaces it")
         }
         _ => String::new(),
     };
-    (CommitStatus::Uncommitted, format!("{from}uncommitted: only on {} of {membership}{old}", names(on)))
+    (
+        CommitStatus::Uncommitted,
+        format!("{quorum_text}uncommitted: only on {} of {membership}{stale_term_text}", join_names(holders_of_next)),
+    )
 }

@@ -1,6 +1,6 @@
-//! Reads a data directory, while its node may be running: takes no locks and writes nothing.
+//! Reads a data directory, while its node may be running. Takes no locks and writes nothing.
 
-use super::files::{Files, Segment, read};
+use super::files::{JournalFiles, Segment, read};
 use super::record::describe_record;
 use super::record_text::{RecordText, Style};
 use super::replay::Replay;
@@ -9,7 +9,7 @@ use super::violation::Rule;
 use super::walk::{Damage, SegmentWalk, Visitor};
 use crate::disk::FsDisk;
 use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position};
-use crate::wal::format::{Frame, RecordKind, SegmentHeader, file_name, salted};
+use crate::wal::format::{Frame, RecordKind, SegmentHeader, file_name, salt_crc};
 use crate::wal::identity::Identity;
 use crate::wal::inspect::Finding;
 use bytes::Bytes;
@@ -23,16 +23,16 @@ pub struct Owner {
     pub node: NodeId,
     /// The cluster of that node.
     pub cluster: ClusterId,
-    /// The directory's own id.
+    /// The id of this directory, drawn at random when it was created.
     pub disk: DiskId,
 }
 
-/// An intact snapshot.
+/// The header of an intact snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Snapshot {
-    /// The position of its last entry.
+pub struct IntactSnapshot {
+    /// The position of the last entry that the snapshot contains.
     pub position: Position,
-    /// The digest of the state.
+    /// The digest of the state machine at that position.
     pub digest: u64,
     /// The configuration as of that position.
     pub membership: Membership,
@@ -41,40 +41,40 @@ pub struct Snapshot {
 /// The contents of a data directory.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    /// Where it is.
+    /// The path as the caller gave it.
     pub path: PathBuf,
-    /// Its path as text.
+    /// The path as text: the directory's name in messages.
     pub name: String,
-    /// Its owner, if its identity or any segment names one.
+    /// The owner named by the identity file or a segment header; `None` if neither is readable.
     pub owner: Option<Owner>,
-    /// Its journal.
+    /// The log, votes and configurations, rebuilt from the records of the journal.
     pub replay: Replay,
-    /// Its snapshots, oldest first.
-    pub snapshots: Vec<Snapshot>,
-    /// Descriptions of what is damaged.
+    /// The intact snapshots, oldest first.
+    pub snapshots: Vec<IntactSnapshot>,
+    /// A line of text for each damaged or missing part; empty if the directory is intact.
     pub damage: Vec<String>,
-    /// Batches that were being written when the node stopped: normal after a crash.
-    pub torn: u64,
+    /// The number of torn batches, which were being written when the node stopped: normal after a crash.
+    pub torn_batches: u64,
 }
 
 /// The visitor that replays the segments of a directory.
-struct SegmentSource {
+struct ReplayVisitor {
     replay: Replay,
     owner: Option<Owner>,
-    /// Records of the current batch. They count once the batch is complete.
-    batch: Vec<Frame>,
-    segment: u64,
+    /// The frames of the current batch, which are replayed once the batch is complete.
+    batch_frames: Vec<Frame>,
+    segment_number: u64,
     damage: Vec<String>,
-    torn: u64,
+    torn_batches: u64,
 }
 
-/// How often to read a directory, at most: a running node may release a segment before it is read.
-const LOOKS: usize = 5;
+/// The maximum number of attempts to read a directory. An attempt fails if a running node releases a segment meanwhile.
+const READ_ATTEMPTS: usize = 5;
 
 impl Directory {
-    /// Reads the directory at `path`.
+    /// Reads the data directory, directory of segments or single segment at `path`.
     pub fn read(path: &Path) -> anyhow::Result<Directory> {
-        for _ in 1..LOOKS {
+        for _ in 1..READ_ATTEMPTS {
             let (directory, released) = Directory::read_once(path)?;
             if !released {
                 return Ok(directory);
@@ -86,153 +86,163 @@ impl Directory {
     /// Reads the directory once. Also returns whether the node released a segment meanwhile.
     fn read_once(path: &Path) -> anyhow::Result<(Directory, bool)> {
         let name = path.display().to_string();
-        let files = Files::at(path)?;
+        let files = JournalFiles::find_at(path)?;
         if files.segments.is_empty() {
             anyhow::bail!("{name}: no journal here (segments named 0000000001.wal)");
         }
         let replay = Replay::new(&name);
-        let mut reading =
-            SegmentSource { replay, owner: None, batch: Vec::new(), segment: 0, damage: Vec::new(), torn: 0 };
-        let mut tour = SegmentWalk::default();
-        tour.walk(path, &files, &mut reading)?;
-        reading.flush();
-        let SegmentSource { mut replay, owner, mut damage, torn, .. } = reading;
-        damage.append(&mut replay.odd);
+        let mut visitor = ReplayVisitor {
+            replay,
+            owner: None,
+            batch_frames: Vec::new(),
+            segment_number: 0,
+            damage: Vec::new(),
+            torn_batches: 0,
+        };
+        let mut walk = SegmentWalk::default();
+        walk.walk(path, &files, &mut visitor)?;
+        visitor.replay_batch();
+        let ReplayVisitor { mut replay, owner, mut damage, torn_batches, .. } = visitor;
+        damage.append(&mut replay.malformed_records);
         let mut directory =
-            Directory { path: path.to_owned(), name, owner, replay, snapshots: Vec::new(), damage, torn };
-        directory.identify();
-        directory.look_at_snapshots()?;
-        Ok((directory, tour.released_meanwhile()))
+            Directory { path: path.to_owned(), name, owner, replay, snapshots: Vec::new(), damage, torn_batches };
+        directory.check_identity();
+        directory.read_snapshots()?;
+        Ok((directory, walk.released_meanwhile()))
     }
 
     /// Checks the directory's identity against its segments.
-    fn identify(&mut self) {
-        let identity = match FsDisk::at(&self.path).map(|disk| Identity::read(&disk)) {
+    fn check_identity(&mut self) {
+        let identity = match FsDisk::open_existing(&self.path).map(|disk| Identity::read(&disk)) {
             Ok(Ok(Some(identity))) => identity,
             Ok(Err(fault)) => return self.damage.push(fault.to_string()),
             // The directory holds segments and no identity.
             Ok(Ok(None)) | Err(_) => return,
         };
-        let says = Owner { node: identity.node, cluster: identity.cluster, disk: identity.disk };
-        if self.owner.is_some_and(|owner| owner != says) {
+        let named_owner = Owner { node: identity.node, cluster: identity.cluster, disk: identity.disk };
+        if self.owner.is_some_and(|owner| owner != named_owner) {
             self.damage.push("identity: of another node, cluster or disk than the segments".to_owned());
         }
-        self.owner.get_or_insert(says);
+        self.owner.get_or_insert(named_owner);
     }
 
-    fn look_at_snapshots(&mut self) -> anyhow::Result<()> {
+    fn read_snapshots(&mut self) -> anyhow::Result<()> {
         if !self.path.is_dir() || !self.path.join("snapshots").is_dir() {
             return Ok(());
         }
         for found in snapshots_at(&self.path)? {
-            if let Some(flaw) = found.flaw() {
+            if let Some(flaw) = found.find_flaw() {
                 self.damage.push(format!("{}: byte {}: {flaw}", found.name, flaw.at));
                 continue;
             }
             let Ok((header, _)) = found.header() else { continue };
             let (position, digest) = (header.position, header.digest);
-            self.snapshots.push(Snapshot { position, digest, membership: header.membership });
+            self.snapshots.push(IntactSnapshot { position, digest, membership: header.membership });
         }
         let log = &self.replay.log;
         for snapshot in &self.snapshots {
-            let at = snapshot.position;
-            if let Some(term) = log.term(at.index).filter(|term| *term != at.term && at.index > Index::ZERO) {
-                let what = format!("its snapshot is of {at}, and its log has {}@{term} there", at.index);
+            let position = snapshot.position;
+            if let Some(term) =
+                log.term(position.index).filter(|term| *term != position.term && position.index > Index::ZERO)
+            {
+                let what = format!("its snapshot is of {position}, and its log has {}@{term} there", position.index);
                 self.replay.violations.add(Rule::Snapshots, &[&self.name], what);
             }
         }
         Ok(())
     }
 
-    /// The position up to which entries are known to be committed, by the log's base and the snapshots.
+    /// The position up to which entries are known to be committed: that of the newest snapshot, or the position up to
+    /// which the log was released.
     pub fn committed(&self) -> Position {
         let snapshots = self.snapshots.iter().map(|snapshot| snapshot.position);
         snapshots.chain([self.replay.base]).max_by_key(|position| position.index).unwrap_or_default()
     }
 
-    /// Positions that its log is known to have had: of its snapshots, its base, and before its first entry.
-    pub fn waypoints(&self) -> impl Iterator<Item = Position> + '_ {
-        let others = [self.replay.base, self.replay.log.before()];
-        let all = self.snapshots.iter().map(|snapshot| snapshot.position).chain(others);
-        all.filter(|position| position.index > Index::ZERO && position.term.0 > 0)
+    /// Positions of entries that the log held earlier: the positions of the snapshots, of the log's base, and of the
+    /// entry before its first entry.
+    pub fn known_positions(&self) -> impl Iterator<Item = Position> + '_ {
+        let log_positions = [self.replay.base, self.replay.log.position_before()];
+        let positions = self.snapshots.iter().map(|snapshot| snapshot.position).chain(log_positions);
+        positions.filter(|position| position.index > Index::ZERO && position.term.0 > 0)
     }
 
-    /// The configuration in force at the end of its log.
+    /// The configuration in force at the end of the log; `None` if the journal has none.
     pub fn membership(&self) -> Option<&Membership> {
         self.replay.configurations.last().map(|configured| &configured.membership)
     }
 
-    /// The record of the entry at that index, as text; `None` if it is no longer stored.
+    /// The record of the entry at that index, as text; `None` if the entry is no longer stored.
     pub fn record(&self, index: Index, style: Style) -> Option<RecordText> {
-        let head = self.replay.log.get(index)?;
-        let inside = self.path.join("wal");
-        let directory = if inside.is_dir() { &inside } else { &self.path };
+        let entry = self.replay.log.get(index)?;
+        let wal_directory = self.path.join("wal");
+        let directory = if wal_directory.is_dir() { &wal_directory } else { &self.path };
         let path = match self.path.is_file() {
             true => self.path.clone(),
-            false => directory.join(file_name(head.segment.into())),
+            false => directory.join(file_name(entry.segment.into())),
         };
         let bytes = read(&path).ok()??;
         let header = SegmentHeader::decode(&bytes).ok()?;
-        let frame = Frame::read(&bytes, salted(header.salt()), head.at.into()).ok()?;
+        let frame = Frame::read(&bytes, salt_crc(header.salt()), entry.at.into()).ok()?;
         (frame.kind == RecordKind::Entry).then(|| describe_record(&frame, style))
     }
 }
 
-impl SegmentSource {
-    /// Replays the current batch: it is complete, or no more of it exists.
-    fn flush(&mut self) {
-        for frame in self.batch.drain(..) {
-            self.replay.take(self.segment, &frame);
+impl ReplayVisitor {
+    /// Replays the current batch, which is complete or whose remaining records are damaged.
+    fn replay_batch(&mut self) {
+        for frame in self.batch_frames.drain(..) {
+            self.replay.replay_record(self.segment_number, &frame);
         }
     }
 }
 
-impl Visitor for SegmentSource {
-    fn segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>, _bytes: &Bytes) -> io::Result<()> {
-        self.flush();
-        if self.segment != 0 && segment.number != self.segment + 1 {
-            self.replay.breaks();
+impl Visitor for ReplayVisitor {
+    fn visit_segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>, _bytes: &Bytes) -> io::Result<()> {
+        self.replay_batch();
+        if self.segment_number != 0 && segment.number != self.segment_number + 1 {
+            self.replay.expect_gap();
         }
-        self.segment = segment.number;
+        self.segment_number = segment.number;
         let Some(header) = header else { return Ok(()) };
-        let says = Owner { node: header.node, cluster: header.cluster, disk: header.disk };
-        if self.owner.is_some_and(|owner| owner != says) {
+        let named_owner = Owner { node: header.node, cluster: header.cluster, disk: header.disk };
+        if self.owner.is_some_and(|owner| owner != named_owner) {
             self.damage.push(format!("{}: of another node, cluster or disk than the one before it", segment.name));
         }
-        self.owner = Some(says);
-        self.replay.belongs_to(header.node);
+        self.owner = Some(named_owner);
+        self.replay.set_node(header.node);
         Ok(())
     }
 
-    fn finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()> {
+    fn visit_finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()> {
         match finding {
             Finding::Record(frame) => {
                 if frame.kind == RecordKind::Batch {
-                    self.flush();
+                    self.replay_batch();
                 }
-                self.batch.push(frame);
+                self.batch_frames.push(frame);
             }
-            Finding::Torn { cut, .. } => {
-                self.torn += 1;
-                self.batch.retain(|frame| frame.at < cut);
-                self.flush();
+            Finding::TornBatch { cut_offset, .. } => {
+                self.torn_batches += 1;
+                self.batch_frames.retain(|frame| frame.at < cut_offset);
+                self.replay_batch();
             }
-            Finding::Bad { at, flaw, .. } => {
+            Finding::Damage { at, flaw, .. } => {
                 self.damage.push(format!("{}: byte {at}: {flaw}", segment.name));
-                self.flush();
-                self.replay.breaks();
+                self.replay_batch();
+                self.replay.expect_gap();
             }
         }
         Ok(())
     }
 
-    fn bad(&mut self, bad: Damage<'_>) -> io::Result<()> {
-        self.damage.push(match bad.bytes {
-            0 => format!("{}: {}", bad.file, bad.what),
-            _ => format!("{}: byte {}: {}", bad.file, bad.at, bad.what),
+    fn visit_damage(&mut self, damage: Damage<'_>) -> io::Result<()> {
+        self.damage.push(match damage.bytes {
+            0 => format!("{}: {}", damage.file, damage.what),
+            _ => format!("{}: byte {}: {}", damage.file, damage.at, damage.what),
         });
-        self.flush();
-        self.replay.breaks();
+        self.replay_batch();
+        self.replay.expect_gap();
         Ok(())
     }
 }

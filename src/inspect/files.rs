@@ -1,13 +1,13 @@
-//! The files of a journal, read while a node may be writing them.
+//! Finds and reads the segments of a journal, while a node may be writing them.
 
 use crate::disk::unreadable::is_media_error;
 use crate::types::DiskId;
-use crate::wal::batches::Continuation;
+use crate::wal::batches::ReaderState;
 use crate::wal::format::{self, SegmentHeader};
 use crate::wal::inspect::{Finding, Inspection};
 use crate::wal::scan::{Scan, ScanItem};
 use crate::wal::sync_marker::{self, LogOffset, SyncMarker};
-use crate::wal::tail::Surroundings;
+use crate::wal::tail::SegmentContext;
 use anyhow::Context;
 use bytes::Bytes;
 use std::fs::File;
@@ -15,69 +15,71 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A segment's file.
+/// The file of one segment of a journal.
 pub struct Segment {
-    /// Its path.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Its file name.
+    /// The file name, such as `0000000001.wal`.
     pub name: String,
-    /// The number in its name.
+    /// The number in the name: segments are numbered from 1 in the order of their creation.
     pub number: u64,
 }
 
 /// The segments at a path, and the sync marker as read before any of them.
-pub struct Files {
-    /// Their directory.
+pub struct JournalFiles {
+    /// The directory that the segments are in.
     pub directory: PathBuf,
     /// The segments, ordered by number.
     pub segments: Vec<Segment>,
-    marker: Option<Bytes>,
+    sync_marker: Option<Bytes>,
 }
 
-impl Files {
-    /// Finds the segments at a path: the file itself, or those in the directory or in its `wal`.
-    pub fn at(path: &Path) -> anyhow::Result<Files> {
-        let inside = path.join("wal");
+impl JournalFiles {
+    /// Finds the segments at a path. The path names one file, a directory of segments, or a data directory, whose `wal`
+    /// is searched.
+    pub fn find_at(path: &Path) -> anyhow::Result<JournalFiles> {
+        let wal_directory = path.join("wal");
         let directory = match path.parent() {
             Some(parent) if path.is_file() => parent,
-            _ if inside.is_dir() => &inside,
+            _ if wal_directory.is_dir() => &wal_directory,
             _ => path,
         };
         // The marker is read first: entries that it names as synced are then in every segment read later.
-        let side = read(&directory.join(sync_marker::NAME))?;
+        let marker = read(&directory.join(sync_marker::FILE_NAME))?;
         let segments = match path.is_file() {
             true => {
-                vec![segment(path.to_owned()).with_context(|| format!("{}: not a segment's name", path.display()))?]
+                vec![segment_at(path.to_owned()).with_context(|| format!("{}: not a segment's name", path.display()))?]
             }
-            false => without_gaps(directory, segments_in(directory)?),
+            false => fill_listing_gaps(directory, list_segments(directory)?),
         };
-        Ok(Files { directory: directory.to_owned(), segments, marker: side })
+        Ok(JournalFiles { directory: directory.to_owned(), segments, sync_marker: marker })
     }
 
-    /// The offset up to which the journal of that disk was synced.
-    pub fn synced(&self, disk: DiskId) -> Option<LogOffset> {
-        SyncMarker::read(self.marker.as_ref()?, disk).place
+    /// The offset up to which the journal was synced, according to the sync marker; `None` if the marker is absent or
+    /// of another disk.
+    pub fn synced_upto(&self, disk: DiskId) -> Option<LogOffset> {
+        SyncMarker::read(self.sync_marker.as_ref()?, disk).log_offset
     }
 
     /// Whether a segment of that number exists now.
-    pub fn is_there(&self, number: u64) -> bool {
+    pub fn segment_exists(&self, number: u64) -> bool {
         self.directory.join(format::file_name(number)).exists()
     }
 
-    /// The number of the next existing segment after that one.
-    pub fn next_after(&self, number: u64) -> Option<u64> {
-        let segments = segments_in(&self.directory).ok()?;
-        segments.into_iter().map(|segment| segment.number).find(|there| *there > number)
+    /// The number of the next existing segment after segment `number`.
+    pub fn next_segment_after(&self, number: u64) -> Option<u64> {
+        let segments = list_segments(&self.directory).ok()?;
+        segments.into_iter().map(|segment| segment.number).find(|existing| *existing > number)
     }
 
-    /// Whether a segment has any valid record.
-    pub fn in_use(&self, number: u64, disk: DiskId) -> bool {
+    /// Whether the segment of that number has any valid record. A spare, which is prepared in advance, has none.
+    pub fn has_records(&self, number: u64, disk: DiskId) -> bool {
         let Ok(Some(bytes)) = read(&self.directory.join(format::file_name(number))) else { return false };
         Scan::new(bytes, format::salt(disk, number), None).any(|item| matches!(item, ScanItem::Frame(_)))
     }
 
-    /// The disk id in the first valid segment header.
-    pub fn disk(&self) -> Option<DiskId> {
+    /// The disk id in the first valid segment header; `None` if all headers are damaged.
+    pub fn find_disk_id(&self) -> Option<DiskId> {
         self.segments.iter().find_map(|segment| {
             let bytes = read(&segment.path).ok()??;
             SegmentHeader::decode(&bytes).ok().map(|header| header.disk)
@@ -85,24 +87,24 @@ impl Files {
     }
 }
 
-fn segment(path: PathBuf) -> Option<Segment> {
+fn segment_at(path: PathBuf) -> Option<Segment> {
     let name = path.file_name()?.to_str()?.to_owned();
     Some(Segment { number: format::file_number(&name)?, name, path })
 }
 
-fn segments_in(directory: &Path) -> anyhow::Result<Vec<Segment>> {
+fn list_segments(directory: &Path) -> anyhow::Result<Vec<Segment>> {
     let listed = std::fs::read_dir(directory).with_context(|| format!("{}", directory.display()))?;
     let mut segments = Vec::new();
     for entry in listed {
-        segments.extend(segment(entry?.path()));
+        segments.extend(segment_at(entry?.path()));
     }
     segments.sort_by_key(|segment| segment.number);
     Ok(segments)
 }
 
-/// Adds segments that the listing missed, since a running node created them while it was read. A segment still missing
-/// was released, with all before it; or it is lost.
-fn without_gaps(directory: &Path, listed: Vec<Segment>) -> Vec<Segment> {
+/// Adds segments that the listing missed, since a running node created them while the directory was read. A segment
+/// that is still missing was released, together with all earlier ones, or it is lost.
+fn fill_listing_gaps(directory: &Path, listed: Vec<Segment>) -> Vec<Segment> {
     let Some(mut next) = listed.first().map(|segment| segment.number) else { return listed };
     let mut segments = Vec::with_capacity(listed.len());
     let mut listed = listed.into_iter().peekable();
@@ -110,10 +112,10 @@ fn without_gaps(directory: &Path, listed: Vec<Segment>) -> Vec<Segment> {
         let path = directory.join(format::file_name(next));
         match listed.next_if(|segment| segment.number == next) {
             Some(segment) => segments.push(segment),
-            None if path.exists() => segments.extend(segment(path)),
+            None if path.exists() => segments.extend(segment_at(path)),
             None => match listed.peek() {
-                Some(behind) => {
-                    next = behind.number;
+                Some(after_gap) => {
+                    next = after_gap.number;
                     continue;
                 }
                 None => return segments,
@@ -127,26 +129,26 @@ fn without_gaps(directory: &Path, listed: Vec<Segment>) -> Vec<Segment> {
 #[derive(Debug, thiserror::Error)]
 #[error("{}: byte {at}: the disk cannot read it: {error}", file.display())]
 pub struct UnreadableFile {
-    /// Its path.
+    /// The path of the file.
     pub file: PathBuf,
-    /// The offset of the first byte that was not read.
+    /// The offset of the first byte that the disk could not read.
     pub at: u64,
-    /// The error of the read there.
+    /// The error that the operating system returned at that offset.
     pub error: io::Error,
 }
 
-/// A file's bytes; `None` if a running node has released it meanwhile.
+/// Reads a whole file; `None` if a running node has released it meanwhile.
 ///
-/// A released segment may be renamed and reused for another. So the bytes belong to that name only if the name still
-/// refers to the file after all of it is read.
+/// A node may rename a released segment and reuse the file for another one. So the bytes belong to that name only if
+/// the name still refers to the same file after all of it is read.
 pub fn read(path: &Path) -> io::Result<Option<Bytes>> {
-    let gone = |error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(None) } else { Err(error) };
+    let none_if_absent = |error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(None) } else { Err(error) };
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) => return gone(error),
+        Err(error) => return none_if_absent(error),
     };
-    let opened = file.metadata()?;
-    let mut bytes = Vec::with_capacity(opened.len() as usize);
+    let opened_metadata = file.metadata()?;
+    let mut bytes = Vec::with_capacity(opened_metadata.len() as usize);
     if let Err(error) = file.read_to_end(&mut bytes) {
         return Err(match is_media_error(&error) {
             true => io::Error::other(UnreadableFile { file: path.to_owned(), at: bytes.len() as u64, error }),
@@ -154,33 +156,35 @@ pub fn read(path: &Path) -> io::Result<Option<Bytes>> {
         });
     }
     match std::fs::metadata(path) {
-        Ok(named) if (named.dev(), named.ino()) == (opened.dev(), opened.ino()) => Ok(Some(bytes.into())),
+        Ok(named) if (named.dev(), named.ino()) == (opened_metadata.dev(), opened_metadata.ino()) => {
+            Ok(Some(bytes.into()))
+        }
         Ok(_) => Ok(None),
-        Err(error) => gone(error),
+        Err(error) => none_if_absent(error),
     }
 }
 
-/// The bytes of a segment as of one moment; `None` if it was released meanwhile.
+/// Returns the bytes of a segment as of one moment; `None` if the segment was released meanwhile.
 ///
-/// Reading a file takes a while: if the node writes meanwhile, the bytes read may contain a later write without an
-/// earlier one. All earlier writes were in the file when the first read ended, though, so bytes that look damaged are
-/// read once more.
+/// If the node writes while the file is read, the bytes may contain a later write without an earlier one, and look
+/// damaged. All earlier writes were in the file when the first read ended, so bytes that look damaged are read once
+/// more.
 pub fn reread_if_damaged(
     bytes: Bytes,
     path: &Path,
     salt: u64,
-    around: Surroundings,
-    before: &Continuation,
+    context: SegmentContext,
+    before: &ReaderState,
 ) -> io::Result<Option<Bytes>> {
-    let findings: Vec<Finding> = Inspection::new(bytes.clone(), salt, around, before.clone()).collect();
+    let findings: Vec<Finding> = Inspection::new(bytes.clone(), salt, context, before.clone()).collect();
     let sealed = findings.iter().any(is_seal);
-    let bad = findings.iter().any(|finding| matches!(finding, Finding::Bad { .. }));
-    if !bad && (sealed || !around.followed) {
+    let damaged = findings.iter().any(|finding| matches!(finding, Finding::Damage { .. }));
+    if !damaged && (sealed || !context.successor_in_use) {
         return Ok(Some(bytes));
     }
     let Some(again) = read(path)? else { return Ok(None) };
-    if around.followed {
-        // It may have been sealed during the first read: the second one is complete.
+    if context.successor_in_use {
+        // The segment may have been sealed during the first read. Then the second read is complete.
         return Ok(Some(again));
     }
     let end = Scan::new(bytes.clone(), salt, None).filter_map(|item| match item {
@@ -203,13 +207,13 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn segment_renamed_during_read_is_gone() {
+    fn segment_renamed_during_read_is_skipped() {
         let directory = tempfile::tempdir().unwrap();
         let (name, other) = (directory.path().join("0000000001.wal"), directory.path().join("recycled.tmp"));
         // A pipe: reading it ends only when the writer closes it.
         for renamed in [false, true] {
             mknodat(CWD, &name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-            let reading = std::thread::spawn({
+            let reading_thread = std::thread::spawn({
                 let name = name.clone();
                 move || read(&name).unwrap()
             });
@@ -222,7 +226,7 @@ mod tests {
             pipe.write_all(b"of this one").unwrap();
             drop(pipe);
             let expected = (!renamed).then_some(Bytes::from_static(b"of this one"));
-            assert_eq!(reading.join().unwrap(), expected);
+            assert_eq!(reading_thread.join().unwrap(), expected);
             std::fs::remove_file(&name).unwrap();
         }
         assert_eq!(read(&name).unwrap(), None);

@@ -6,84 +6,88 @@ use std::collections::VecDeque;
 /// A stored entry without its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StoredEntry {
-    /// The term of the leader that appended it.
+    /// The term of the leader that appended the entry.
     pub term: Term,
-    /// The cluster time at which it was appended.
+    /// The cluster time at which the leader appended the entry.
     pub time: ClusterTime,
     /// The checksum of the whole entry: two logs hold the same entry exactly when position and checksum match.
     pub checksum: u32,
-    /// The number of the segment that holds its record.
+    /// The number of the segment that holds the entry's record.
     pub segment: u32,
     /// The byte offset of the record in that segment.
     pub at: u32,
 }
 
 impl StoredEntry {
-    /// Whether both are the same entry, wherever they are stored. The index is not compared.
-    pub fn is(&self, other: &StoredEntry) -> bool {
+    /// Whether two entries at one index are the same entry, wherever they are stored. The index is not compared.
+    pub fn is_same_entry(&self, other: &StoredEntry) -> bool {
         (self.term, self.checksum) == (other.term, other.checksum)
     }
 }
 
-/// The largest gap between the last index and a new one that counts as a hole. After a larger gap the log restarts.
-const HOLE_MAX: u64 = 1 << 20;
+/// The maximum number of missing entries that count as a hole. After a larger gap the log restarts.
+const HOLE_ENTRIES_MAX: u64 = 1 << 20;
 
-/// The entries from some index on, with holes where records are damaged.
+/// The entries of a log from its first stored index on, with holes where records are damaged.
 #[derive(Clone, Debug)]
 pub struct Log {
     /// The position before the first entry.
-    before: Position,
-    heads: VecDeque<Option<StoredEntry>>,
+    position_before: Position,
+    entries: VecDeque<Option<StoredEntry>>,
 }
 
 impl Log {
-    /// An empty log that begins after `before`.
-    pub fn behind(before: Position) -> Log {
-        Log { before, heads: VecDeque::new() }
+    /// An empty log that begins after `position_before`.
+    pub fn starting_after(position_before: Position) -> Log {
+        Log { position_before, entries: VecDeque::new() }
     }
 
-    /// The position before the first entry.
-    pub fn before(&self) -> Position {
-        self.before
+    /// The position before the first entry: that of an entry that was compacted, or zero.
+    pub fn position_before(&self) -> Position {
+        self.position_before
     }
 
     /// The index of the first entry.
     pub fn first(&self) -> Index {
-        self.before.index.next()
+        self.position_before.index.next()
     }
 
-    /// The index of the last entry, or the one before the first if the log is empty.
+    /// The index of the last entry; of `position_before` if the log is empty.
     pub fn last(&self) -> Index {
-        Index(self.before.index.0 + self.heads.len() as u64)
+        Index(self.position_before.index.0 + self.entries.len() as u64)
     }
 
     /// The number of entries, without holes.
     pub fn len(&self) -> usize {
-        self.heads.iter().flatten().count()
+        self.entries.iter().flatten().count()
     }
 
-    /// Whether the log is empty.
+    /// Whether the log has no entries and no holes.
     pub fn is_empty(&self) -> bool {
-        self.heads.is_empty()
+        self.entries.is_empty()
     }
 
     /// The entry at that index; `None` outside the log or in a hole.
     pub fn get(&self, index: Index) -> Option<&StoredEntry> {
-        let at = index.0.checked_sub(self.before.index.0 + 1)?;
-        self.heads.get(usize::try_from(at).ok()?)?.as_ref()
+        let place = index.0.checked_sub(self.position_before.index.0 + 1)?;
+        self.entries.get(usize::try_from(place).ok()?)?.as_ref()
     }
 
-    /// The term at that index, if it is known; also of the position before the first.
+    /// The term at that index; `None` outside the log or in a hole. Also known for the position before the first entry.
     pub fn term(&self, index: Index) -> Option<Term> {
-        if index == self.before.index { Some(self.before.term) } else { self.get(index).map(|head| head.term) }
+        if index == self.position_before.index {
+            Some(self.position_before.term)
+        } else {
+            self.get(index).map(|entry| entry.term)
+        }
     }
 
-    /// The last entry's term; that of the position before it, if there is none.
+    /// The term of the last entry; of the position before the first, if the log is empty.
     pub fn last_term(&self) -> Option<Term> {
         self.term(self.last())
     }
 
-    /// The position at that index, if it is known.
+    /// The index together with its term; `None` where [`Log::term`] is unknown.
     pub fn position(&self, index: Index) -> Option<Position> {
         self.term(index).map(|term| Position::new(index, term))
     }
@@ -91,26 +95,26 @@ impl Log {
     /// The entries in order, without holes.
     pub fn iter(&self) -> impl Iterator<Item = (Index, &StoredEntry)> {
         let first = self.first().0;
-        self.heads.iter().enumerate().filter_map(move |(i, head)| Some((Index(first + i as u64), head.as_ref()?)))
+        self.entries.iter().enumerate().filter_map(move |(i, entry)| Some((Index(first + i as u64), entry.as_ref()?)))
     }
 
-    /// Puts an entry at its index. Truncates the log from there first, and returns the entries it removed.
-    pub fn put(&mut self, index: Index, head: StoredEntry) -> Vec<(Index, StoredEntry)> {
-        let mut gone = Vec::new();
-        while self.last() >= index && !self.heads.is_empty() {
+    /// Truncates the log from `index` on, and writes the entry at that index. Returns the removed entries.
+    pub fn write(&mut self, index: Index, entry: StoredEntry) -> Vec<(Index, StoredEntry)> {
+        let mut removed = Vec::new();
+        while self.last() >= index && !self.entries.is_empty() {
             let last = self.last();
-            gone.extend(self.heads.pop_back().flatten().map(|head| (last, head)));
+            removed.extend(self.entries.pop_back().flatten().map(|entry| (last, entry)));
         }
-        if index <= self.before.index || index.0 - self.last().0 > HOLE_MAX {
-            // Nothing is known of the entries before it.
-            *self = Log::behind(Position::new(index.prev(), Term::ZERO));
+        if index <= self.position_before.index || index.0 - self.last().0 > HOLE_ENTRIES_MAX {
+            // The entries before `index` are unknown, and too many to represent as a hole.
+            *self = Log::starting_after(Position::new(index.prev(), Term::ZERO));
         }
         while self.last().next() < index {
-            self.heads.push_back(None);
+            self.entries.push_back(None);
         }
-        self.heads.push_back(Some(head));
-        gone.reverse();
-        gone
+        self.entries.push_back(Some(entry));
+        removed.reverse();
+        removed
     }
 }
 
@@ -118,31 +122,31 @@ impl Log {
 mod tests {
     use super::*;
 
-    fn head(term: u64) -> StoredEntry {
+    fn stored(term: u64) -> StoredEntry {
         StoredEntry { term: Term(term), time: ClusterTime(0), checksum: term as u32, segment: 1, at: 0 }
     }
 
     #[test]
-    fn put_truncates_log_from_its_index() {
-        let mut log = Log::behind(Position::ZERO);
+    fn write_truncates_log_from_its_index() {
+        let mut log = Log::starting_after(Position::ZERO);
         for index in 1..=4 {
-            assert!(log.put(Index(index), head(1)).is_empty());
+            assert!(log.write(Index(index), stored(1)).is_empty());
         }
-        let gone = log.put(Index(3), head(2));
-        assert_eq!(gone.iter().map(|(index, _)| index.0).collect::<Vec<_>>(), [3, 4]);
+        let removed = log.write(Index(3), stored(2));
+        assert_eq!(removed.iter().map(|(index, _)| index.0).collect::<Vec<_>>(), [3, 4]);
         assert_eq!((log.last(), log.last_term(), log.len()), (Index(3), Some(Term(2)), 3));
         assert_eq!(log.term(Index::ZERO), Some(Term::ZERO));
     }
 
     #[test]
     fn small_gap_is_a_hole_and_large_gap_restarts_log() {
-        let mut log = Log::behind(Position::ZERO);
-        log.put(Index(1), head(1));
-        log.put(Index(5), head(1));
+        let mut log = Log::starting_after(Position::ZERO);
+        log.write(Index(1), stored(1));
+        log.write(Index(5), stored(1));
         assert_eq!((log.get(Index(3)), log.last(), log.len()), (None, Index(5), 2));
-        log.put(Index(u64::MAX - 1), head(9));
+        log.write(Index(u64::MAX - 1), stored(9));
         assert_eq!((log.first(), log.len()), (Index(u64::MAX - 1), 1));
-        log.put(Index(7), head(9));
+        log.write(Index(7), stored(9));
         assert_eq!((log.first(), log.last()), (Index(7), Index(7)));
     }
 }

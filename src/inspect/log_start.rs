@@ -1,50 +1,50 @@
-//! Where the log begins, as far as `dump` has read it: which segments were released, and which are missing.
+//! Finds where a log begins while its segments are read: which segments were released, and which are missing.
 
 use crate::types::Index;
-use crate::wal::format::{EntryHead, Frame, Opening, RecordKind, read_base};
+use crate::wal::format::{EntryHead, Frame, Opening, RecordKind, decode_base};
 
-/// The beginning of the log, found as recovery finds it.
+/// The beginning of the log, determined from the same records as in recovery.
 ///
-/// Segments are released oldest first, each after a record of its release is written. So segments before the existing
-/// ones are missing for a good reason only if the log begins after them.
+/// The journal *releases* segments: it removes the oldest ones, after it wrote a record of the release. So segments
+/// before the existing ones may be missing only if the log begins after their entries.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogStart {
     /// The oldest existing segment after the last gap.
-    oldest: Option<u64>,
-    /// The first index that is in no earlier segment.
-    first: Option<Index>,
-    /// The index up to which the log was released or is in a snapshot.
+    oldest_segment: Option<u64>,
+    /// The first index that the existing segments hold.
+    first_index: Option<Index>,
+    /// The index up to which entries were released, because a snapshot contains them.
     base: Index,
 }
 
 impl LogStart {
-    /// Begins at that segment, since the one before it does not exist.
-    pub fn begin(&mut self, segment: u64) {
-        *self = LogStart { oldest: Some(segment), ..LogStart::default() };
+    /// Discards the state and begins with that segment, whose predecessor does not exist.
+    pub fn start_at(&mut self, segment: u64) {
+        *self = LogStart { oldest_segment: Some(segment), ..LogStart::default() };
     }
 
-    /// Adds a valid record of that segment.
+    /// Updates the state by the next valid record of that segment. Segments must be added in order of their numbers.
     pub fn add_record(&mut self, segment: u64, frame: &Frame) {
         match frame.kind {
             RecordKind::Open => {
-                let Ok(opening) = Opening::read(&frame.body) else { return };
-                if self.oldest == Some(segment) && self.first.is_none() {
-                    self.first = Some(opening.last.index.next());
+                let Ok(opening) = Opening::decode(&frame.body) else { return };
+                if self.oldest_segment == Some(segment) && self.first_index.is_none() {
+                    self.first_index = Some(opening.last.index.next());
                 }
                 self.base = opening.base.position.index;
             }
             RecordKind::Base | RecordKind::Release => {
-                let Ok(base) = read_base(&frame.body) else { return };
+                let Ok(base) = decode_base(&frame.body) else { return };
                 self.base = base.position.index;
                 if frame.kind == RecordKind::Base {
-                    self.first = self.first.map(|_| self.base.next());
+                    self.first_index = self.first_index.map(|_| self.base.next());
                 }
             }
             RecordKind::Entry => {
-                let Ok(head) = EntryHead::read(&frame.body) else { return };
-                self.first = self.first.map(|first| first.min(head.position.index));
+                let Ok(head) = EntryHead::decode(&frame.body) else { return };
+                self.first_index = self.first_index.map(|first| first.min(head.position.index));
             }
-            RecordKind::Batch | RecordKind::Hard | RecordKind::Seal => {}
+            RecordKind::Batch | RecordKind::HardState | RecordKind::Seal => {}
         }
     }
 
@@ -53,9 +53,9 @@ impl LogStart {
         self.base
     }
 
-    /// The number of the missing segment, if the log needs it.
-    pub fn missing(&self) -> Option<u64> {
-        let first = self.first?;
-        (self.base.next() < first).then(|| self.oldest.map_or(1, |oldest| oldest.saturating_sub(1)))
+    /// The number of the newest missing segment, if the log needs that segment.
+    pub fn missing_segment(&self) -> Option<u64> {
+        let first = self.first_index?;
+        (self.base.next() < first).then(|| self.oldest_segment.map_or(1, |oldest| oldest.saturating_sub(1)))
     }
 }

@@ -1,7 +1,7 @@
 //! Reads data directories offline: segments, snapshots and what they prove, without a running node.
 //!
-//! [`files`] finds and reads segments, [`walk`] passes over their records in order, and [`record`] describes one record
-//! in words. [`directory`] reads a whole data directory; [`replay`] rebuilds its log and checks it against Raft's
+//! [`files`] finds and reads segments, [`walk`] visits their records in order, and [`record`] describes one record as
+//! text. [`directory`] reads a whole data directory; [`replay`] rebuilds its log and checks it against Raft's
 //! rules; [`cluster`] and [`commit_status`] compare several directories.
 
 pub mod cluster;

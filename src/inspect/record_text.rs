@@ -1,35 +1,35 @@
-//! The form in which a journal record is shown: its text, its JSON fields, and the style of its bytes.
+//! How `dump` and `diff` show a journal record: its text, its JSON fields, and the style of its bytes.
 
 use crate::types::{Index, Term};
 use bytes::Bytes;
 use serde::Serialize;
 
-/// Values are cut after this many bytes, unless `--full` is given.
-const CUT: usize = 48;
+/// The maximum number of bytes of a value that are shown without `--full`.
+const SHOWN_BYTES_MAX: usize = 48;
 
-/// How bytes are printed.
+/// How keys and values are printed: by default as text with escapes, abbreviated.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Style {
-    /// Values in full, however long.
+    /// Whether a value is shown in full, however long (`--full`).
     pub full: bool,
-    /// Hex, not text with escapes.
+    /// Whether bytes are shown in hexadecimal instead of as text with escapes (`--hex`).
     pub hex: bool,
 }
 
-/// A decoded record.
+/// A description of one journal record.
 #[derive(Clone, Debug, Default)]
 pub struct RecordText {
-    /// The name of its type.
+    /// The short name of the record's type, such as `put` or `seal`: `dump --type` selects by it.
     pub name: &'static str,
-    /// Index and term of an entry.
+    /// The index and term of an entry; `None` for any other record.
     pub position: Option<(Index, Term)>,
-    /// The term that a record other than an entry contains.
+    /// The term in a record other than an entry, if it has one.
     pub term: Option<Term>,
-    /// The keys it reads or writes.
+    /// The keys that the entry's command reads or writes.
     pub keys: Vec<Bytes>,
-    /// Its content as text.
+    /// The content of the record as text, without name and position.
     pub what: String,
-    /// Its content as JSON fields.
+    /// The content of the record for JSON output.
     pub fields: Fields,
 }
 
@@ -71,29 +71,30 @@ pub struct Fields {
     pub what: Option<String>,
 }
 
-/// Bytes in quotes, escaped as in Rust, or in hex; cut after `CUT` bytes unless the style is full.
-pub(super) fn quoted(bytes: &[u8], style: Style) -> String {
-    let shown = if style.full { bytes } else { &bytes[..bytes.len().min(CUT)] };
-    let rest = bytes.len() - shown.len();
+/// Bytes in quotes, escaped as in Rust, or in hexadecimal; abbreviated after `SHOWN_BYTES_MAX` bytes unless the style
+/// is full.
+pub(super) fn quote(bytes: &[u8], style: Style) -> String {
+    let shown_bytes = if style.full { bytes } else { &bytes[..bytes.len().min(SHOWN_BYTES_MAX)] };
+    let hidden_bytes = bytes.len() - shown_bytes.len();
     let mut out = match style.hex {
-        true => shown.iter().map(|byte| format!("{byte:02x}")).collect(),
-        false => format!("\"{}\"", shown.escape_ascii()),
+        true => shown_bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        false => format!("\"{}\"", shown_bytes.escape_ascii()),
     };
-    if rest > 0 {
-        out += &format!("… +{rest} bytes");
+    if hidden_bytes > 0 {
+        out += &format!("… +{hidden_bytes} bytes");
     }
     out
 }
 
-/// The bytes as text if they are UTF-8, otherwise as base64.
-pub(super) fn text(bytes: &[u8]) -> (Option<String>, Option<String>) {
+/// The bytes as text if they are UTF-8 (first), otherwise as base64 (second).
+pub(super) fn text_or_base64(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(base64(bytes))),
     }
 }
 
-/// Base64 by RFC 4648, padded.
+/// Encodes bytes as base64 by RFC 4648, with padding.
 pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -113,18 +114,18 @@ mod tests {
 
     #[test]
     fn base64_matches_rfc_4648() {
-        for (bytes, said) in
+        for (bytes, expected) in
             [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("\x00\u{7f}", "AH8=")]
         {
-            assert_eq!(base64(bytes.as_bytes()), said);
+            assert_eq!(base64(bytes.as_bytes()), expected);
         }
     }
 
     #[test]
-    fn long_values_are_cut() {
-        let cut = quoted(&[b'x'; 60], Style::default());
-        assert!(cut.ends_with("x\"… +12 bytes"), "{cut}");
-        assert_eq!(quoted(b"a\n\xff", Style::default()), r#""a\n\xff""#);
-        assert_eq!(quoted(b"a\n\xff", Style { hex: true, full: true }), "610aff");
+    fn long_values_are_abbreviated() {
+        let text = quote(&[b'x'; 60], Style::default());
+        assert!(text.ends_with("x\"… +12 bytes"), "{text}");
+        assert_eq!(quote(b"a\n\xff", Style::default()), r#""a\n\xff""#);
+        assert_eq!(quote(b"a\n\xff", Style { hex: true, full: true }), "610aff");
     }
 }

@@ -1,5 +1,5 @@
-//! Replays one journal, record by record in the order written, and notes each violation: a record that no healthy node
-//! writes.
+//! Rebuilds the log, votes and configurations of one journal from its records, in the order written, and collects the
+//! violations: records that no healthy node writes.
 
 use super::configs;
 use super::log::{Log, StoredEntry};
@@ -9,224 +9,237 @@ use crate::types::{HardState, Index, Membership, NodeId, Payload, Position, Snap
 use crate::wal::format::{self, EntryHead, Frame, Opening, RecordKind};
 use std::collections::BTreeMap;
 
-/// No log is that long: a record with an index from here on is rejected.
+/// A record with this index or a higher one is rejected as malformed, since no log is that long.
 const INDEX_MAX: u64 = 1 << 60;
 
-/// A configuration in the log.
+/// A cluster configuration in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoggedConfiguration {
-    /// The index of its entry.
+    /// The index of the entry that holds the configuration.
     pub index: Index,
-    /// The configuration itself.
+    /// The voters and other members as of that entry.
     pub membership: Membership,
 }
 
-/// The state that a journal's records add up to.
+/// The log, votes and configurations of a journal, rebuilt from its records.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// The directory's name.
-    place: String,
+    /// The directory's name in messages.
+    directory_name: String,
     /// The node that the journal belongs to, if that is known.
     node: Option<NodeId>,
     /// The entries, without their payloads.
     pub log: Log,
-    /// The log up to here is in a snapshot, so it was committed.
+    /// The position up to which the log was released. Those entries are in a snapshot, so they were committed.
     pub base: Position,
-    /// Term and vote, once a record holds them.
+    /// The node's last term and vote; `None` before the first record that holds them.
     pub hard: Option<HardState>,
     /// The node's votes, by term.
     pub votes: BTreeMap<Term, Vote>,
     /// The configurations in force where the log begins and those in the log, oldest first.
     pub configurations: Vec<LoggedConfiguration>,
-    /// Entries that were overwritten by others.
-    pub overwritten: Vec<(Index, StoredEntry)>,
+    /// Entries that were overwritten by entries of a later leader.
+    pub overwritten_entries: Vec<(Index, StoredEntry)>,
     /// The violations so far.
     pub violations: Violations,
-    /// Records that are intact but invalid.
-    pub odd: Vec<String>,
-    /// Whether a record before the next one is damaged, so that entries may be missing.
-    broken: bool,
+    /// A line of text for each record whose checksum is right and whose content is invalid.
+    pub malformed_records: Vec<String>,
+    /// Whether entries may be missing before the next record, since records there are damaged.
+    may_follow_gap: bool,
 }
 
 impl Replay {
-    /// An empty replay of the directory named `place`.
-    pub fn new(place: &str) -> Replay {
+    /// An empty replay of the directory with that name.
+    pub fn new(directory_name: &str) -> Replay {
         Replay {
-            place: place.to_owned(),
+            directory_name: directory_name.to_owned(),
             node: None,
-            log: Log::behind(Position::ZERO),
+            log: Log::starting_after(Position::ZERO),
             base: Position::ZERO,
             hard: None,
             votes: BTreeMap::new(),
             configurations: Vec::new(),
-            overwritten: Vec::new(),
+            overwritten_entries: Vec::new(),
             violations: Violations::default(),
-            odd: Vec::new(),
-            broken: false,
+            malformed_records: Vec::new(),
+            may_follow_gap: false,
         }
     }
 
-    /// Sets the node that the journal belongs to.
-    pub fn belongs_to(&mut self, node: NodeId) {
+    /// Sets the node that the journal belongs to, from a segment header.
+    pub fn set_node(&mut self, node: NodeId) {
         self.node = Some(node);
     }
 
-    /// Notes that a record is damaged or a segment missing: the next entry need not follow the last one.
-    pub fn breaks(&mut self) {
-        self.broken = true;
+    /// Notes that a record is damaged or a segment is missing: the index of the next entry need not follow the last
+    /// one.
+    pub fn expect_gap(&mut self) {
+        self.may_follow_gap = true;
     }
 
-    /// Replays the next record of a segment.
-    pub fn take(&mut self, segment: u64, frame: &Frame) {
-        let sense = match frame.kind {
-            RecordKind::Entry => self.entry(segment, frame),
-            RecordKind::Hard => format::read_hard(&frame.body).map(|hard| self.hard(hard)).map_err(|odd| odd.0),
-            RecordKind::Open => Opening::read(&frame.body).map_err(|odd| odd.0).and_then(|opening| self.open(opening)),
-            RecordKind::Base => format::read_base(&frame.body).map_err(|odd| odd.0).and_then(|base| self.restart(base)),
-            RecordKind::Release => format::read_base(&frame.body).map_err(|odd| odd.0).and_then(|base| {
-                believed(base.position.index)?;
+    /// Replays the next record of a segment. Collects a violation, or a malformed record, and continues.
+    pub fn replay_record(&mut self, segment: u64, frame: &Frame) {
+        let outcome = match frame.kind {
+            RecordKind::Entry => self.replay_entry(segment, frame),
+            RecordKind::HardState => format::decode_hard_state(&frame.body)
+                .map(|hard| self.replay_hard_state(hard))
+                .map_err(|malformed| malformed.0),
+            RecordKind::Open => Opening::decode(&frame.body)
+                .map_err(|malformed| malformed.0)
+                .and_then(|opening| self.replay_opening(opening)),
+            RecordKind::Base => format::decode_base(&frame.body)
+                .map_err(|malformed| malformed.0)
+                .and_then(|base| self.restart_log(base)),
+            RecordKind::Release => format::decode_base(&frame.body).map_err(|malformed| malformed.0).and_then(|base| {
+                check_index(base.position.index)?;
                 self.base = base.position;
                 Ok(())
             }),
             RecordKind::Batch | RecordKind::Seal => Ok(()),
         };
-        if let Err(what) = sense {
-            self.odd.push(format!("{}: byte {}: {what}", format::file_name(segment), frame.at));
+        if let Err(what) = outcome {
+            self.malformed_records.push(format!("{}: byte {}: {what}", format::file_name(segment), frame.at));
         }
     }
 
-    /// Replays a segment's opening record, which states the log that the segment continues. The log restarts from it at
-    /// the first segment, after damage, and where it does not match the log so far; otherwise the log goes on.
-    fn open(&mut self, opening: Opening) -> Result<(), &'static str> {
-        believed(opening.last.index)?;
-        believed(opening.base.position.index)?;
-        let fresh = self.hard.is_none() && self.log.is_empty();
-        if fresh || self.broken || opening.last.index != self.log.last() {
-            self.broken = false;
-            self.log = Log::behind(opening.last);
+    /// Replays a segment's opening record, which states the log that the segment continues. The log restarts from that
+    /// record in the first segment, after damage, and if its last index differs from the log so far; otherwise the log
+    /// is unchanged.
+    fn replay_opening(&mut self, opening: Opening) -> Result<(), &'static str> {
+        check_index(opening.last.index)?;
+        check_index(opening.base.position.index)?;
+        let is_first_opening = self.hard.is_none() && self.log.is_empty();
+        if is_first_opening || self.may_follow_gap || opening.last.index != self.log.last() {
+            self.may_follow_gap = false;
+            self.log = Log::starting_after(opening.last);
             self.configurations.clear();
             let base = &opening.base;
-            self.configure(base.configured, &base.membership, false);
-            if opening.current.0 > base.configured {
-                // Configurations between the two are no longer in the log.
-                self.configure(opening.current.0, &opening.current.1, false);
+            self.add_configuration(base.configured, &base.membership, false);
+            if opening.configuration.0 > base.configured {
+                // The configurations between the base and the current one are no longer in the log.
+                self.add_configuration(opening.configuration.0, &opening.configuration.1, false);
             }
         }
         self.base = opening.base.position;
-        self.hard(opening.hard);
+        self.replay_hard_state(opening.hard);
         Ok(())
     }
 
-    /// The log restarts after a snapshot, or begins for the first time.
-    fn restart(&mut self, base: SnapshotPoint) -> Result<(), &'static str> {
-        believed(base.position.index)?;
-        self.broken = false;
-        self.log = Log::behind(base.position);
+    /// Restarts the log after `base`, where the node installed a snapshot.
+    fn restart_log(&mut self, base: SnapshotPoint) -> Result<(), &'static str> {
+        check_index(base.position.index)?;
+        self.may_follow_gap = false;
+        self.log = Log::starting_after(base.position);
         self.base = base.position;
         self.configurations.clear();
-        self.configure(base.configured, &base.membership, false);
+        self.add_configuration(base.configured, &base.membership, false);
         Ok(())
     }
 
-    fn hard(&mut self, hard: HardState) {
+    fn replay_hard_state(&mut self, hard: HardState) {
         if let Some(before) = self.hard.replace(hard)
             && hard.term < before.term
         {
             let what = format!("the node went from term {} back to term {}", before.term, hard.term);
-            self.violations.add(Rule::Terms, &[&self.place], what);
+            self.violations.add(Rule::Terms, &[&self.directory_name], what);
         }
         let Some(vote) = hard.vote else { return };
         if let Some(other) = self.votes.insert(hard.term, vote)
             && other != vote
         {
             let what = format!("it voted for {} and for {} in term {}", other.node, vote.node, hard.term);
-            self.violations.add(Rule::ElectionSafety, &[&self.place], what);
+            self.violations.add(Rule::ElectionSafety, &[&self.directory_name], what);
         }
     }
 
-    fn entry(&mut self, segment: u64, frame: &Frame) -> Result<(), &'static str> {
-        let EntryHead { position, time, membership } = EntryHead::read(&frame.body).map_err(|odd| odd.0)?;
+    fn replay_entry(&mut self, segment: u64, frame: &Frame) -> Result<(), &'static str> {
+        let EntryHead { position, time, is_membership } =
+            EntryHead::decode(&frame.body).map_err(|malformed| malformed.0)?;
         let (index, term) = (position.index, position.term);
-        believed(index)?;
+        check_index(index)?;
         if index == Index::ZERO {
             return Err("an entry at index 0");
         }
         // Reads the whole entry, so that its own checksum is verified too.
-        let entry = codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|odd| odd.0)?;
-        self.judge_place(position);
-        let place = |what: u64| u32::try_from(what).map_err(|_| "beyond what a segment can hold");
-        let head = StoredEntry { term, time, checksum: entry.checksum, segment: place(segment)?, at: place(frame.at)? };
-        let gone = self.log.put(index, head);
+        let entry = codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|malformed| malformed.0)?;
+        self.check_position(position);
+        let to_u32 = |number: u64| u32::try_from(number).map_err(|_| "beyond what a segment can hold");
+        let stored_entry =
+            StoredEntry { term, time, checksum: entry.checksum, segment: to_u32(segment)?, at: to_u32(frame.at)? };
+        let removed_entries = self.log.write(index, stored_entry);
         self.configurations.retain(|configured| configured.index < index || configured.index <= self.base.index);
-        self.overwritten.extend(gone);
-        self.judge_order(position, &head);
-        if let (true, Payload::Membership(membership)) = (membership, &entry.payload) {
-            self.configure(index, membership, true);
+        self.overwritten_entries.extend(removed_entries);
+        self.check_terms_and_times(position, &stored_entry);
+        if let (true, Payload::Membership(membership)) = (is_membership, &entry.payload) {
+            self.add_configuration(index, membership, true);
         }
         Ok(())
     }
 
-    /// Checks that the entry may be written now, at its index.
-    fn judge_place(&mut self, position: Position) {
+    /// Checks that a correct node writes an entry at that position after the records so far.
+    fn check_position(&mut self, position: Position) {
         let Position { index, term } = position;
-        let place = self.place.clone();
-        let seen = self.hard.map(|hard| hard.term);
-        if let Some(seen) = seen.filter(|seen| *seen < term) {
-            let what = format!("{position} was written while the node knew of no term above {seen}");
-            self.violations.add(Rule::Terms, &[&place], what);
+        let name = self.directory_name.clone();
+        let seen_term = self.hard.map(|hard| hard.term);
+        if let Some(seen_term) = seen_term.filter(|seen_term| *seen_term < term) {
+            let what = format!("{position} was written while the node knew of no term above {seen_term}");
+            self.violations.add(Rule::Terms, &[&name], what);
         }
         let last = self.log.last();
-        if index > last.next() && !self.broken {
+        if index > last.next() && !self.may_follow_gap {
             let what = format!("{position} follows {last}: what is between them was never written");
-            self.violations.add(Rule::LogMatching, &[&place], what);
+            self.violations.add(Rule::LogMatching, &[&name], what);
         }
-        self.broken = false;
-        if index <= last && self.log.last_term().is_some() && self.log.last_term() == seen {
-            let seen = seen.unwrap_or_default();
+        self.may_follow_gap = false;
+        if index <= last && self.log.last_term().is_some() && self.log.last_term() == seen_term {
+            let seen_term = seen_term.unwrap_or_default();
             let leader = match self.hard.and_then(|hard| hard.vote) {
                 Some(vote) if Some(vote.node) == self.node => ", which it voted for itself in",
                 _ => "",
             };
             let old = self.log.position(index).unwrap_or(Position::new(index, Term::ZERO));
-            let what = format!("{old} gave way to {position} within term {seen}{leader}");
-            self.violations.add(Rule::LeaderAppendOnly, &[&place], what);
+            let what = format!("{old} gave way to {position} within term {seen_term}{leader}");
+            self.violations.add(Rule::LeaderAppendOnly, &[&name], what);
         }
     }
 
-    /// Checks that terms and times never fall along the log.
-    fn judge_order(&mut self, position: Position, head: &StoredEntry) {
-        let before = position.index.prev();
-        if self.log.before().index < before || self.log.before().term > Term::ZERO {
-            let term = self.log.term(before);
-            if let Some(term) = term.filter(|term| *term > head.term) {
-                let what = format!("{position} follows {before}@{term}");
-                self.violations.add(Rule::Terms, &[&self.place], what);
+    /// Checks that the term and the time of an entry are not lower than those of the entry before.
+    fn check_terms_and_times(&mut self, position: Position, stored: &StoredEntry) {
+        let previous_index = position.index.prev();
+        if self.log.position_before().index < previous_index || self.log.position_before().term > Term::ZERO {
+            let term = self.log.term(previous_index);
+            if let Some(term) = term.filter(|term| *term > stored.term) {
+                let what = format!("{position} follows {previous_index}@{term}");
+                self.violations.add(Rule::Terms, &[&self.directory_name], what);
             }
         }
-        if let Some(before) = self.log.get(before)
-            && before.time > head.time
+        if let Some(previous) = self.log.get(previous_index)
+            && previous.time > stored.time
         {
-            let what = format!("{position} is of {:?}, and the entry before it of {:?}", head.time, before.time);
-            self.violations.add(Rule::Time, &[&self.place], what);
+            let what = format!("{position} is of {:?}, and the entry before it of {:?}", stored.time, previous.time);
+            self.violations.add(Rule::Time, &[&self.directory_name], what);
         }
     }
 
-    /// Adds the configuration in force from `index` on. With `follows` it must be a valid successor of the one before.
-    fn configure(&mut self, index: Index, membership: &Membership, follows: bool) {
+    /// Adds the configuration in force from `index` on. If `check_transition` is set, checks that the configuration is
+    /// a valid successor of the previous one.
+    fn add_configuration(&mut self, index: Index, membership: &Membership, check_transition: bool) {
         // A node that joined starts with an empty membership, and learns the members from the log.
-        let nobody = index == Index::ZERO && membership.members.is_empty();
-        let before = self.configurations.last().filter(|before| follows && !before.membership.members.is_empty());
+        let is_empty_founding = index == Index::ZERO && membership.members.is_empty();
+        let before =
+            self.configurations.last().filter(|before| check_transition && !before.membership.members.is_empty());
         let invalid_transition = before.and_then(|before| configs::invalid_transition(&before.membership, membership));
-        for what in
-            [configs::invalid_configuration(membership).filter(|_| !nobody), invalid_transition].into_iter().flatten()
+        for what in [configs::invalid_configuration(membership).filter(|_| !is_empty_founding), invalid_transition]
+            .into_iter()
+            .flatten()
         {
-            self.violations.add(Rule::Configurations, &[&self.place], format!("at {index}: {what}"));
+            self.violations.add(Rule::Configurations, &[&self.directory_name], format!("at {index}: {what}"));
         }
         self.configurations.push(LoggedConfiguration { index, membership: membership.clone() });
     }
 }
 
-fn believed(index: Index) -> Result<(), &'static str> {
+fn check_index(index: Index) -> Result<(), &'static str> {
     if index.0 < INDEX_MAX { Ok(()) } else { Err("no log is that long") }
 }
 
@@ -237,7 +250,7 @@ mod tests {
     use bytes::Bytes;
 
     fn frame(kind: RecordKind, body: Vec<u8>) -> Frame {
-        Frame { at: 64, checksum: 0, previous: 0, batch: 1, kind, body: Bytes::from(body) }
+        Frame { at: 64, checksum: 0, previous_checksum: 0, batch: 1, kind, body: Bytes::from(body) }
     }
 
     fn entry(index: u64, term: u64) -> Frame {
@@ -250,26 +263,29 @@ mod tests {
     #[test]
     fn gap_without_damage_violates_log_matching() {
         let mut replay = Replay::new("d");
-        [entry(1, 1), entry(2, 1)].iter().for_each(|frame| replay.take(1, frame));
+        [entry(1, 1), entry(2, 1)].iter().for_each(|frame| replay.replay_record(1, frame));
         assert_eq!(replay.violations.count(), 0);
-        replay.take(1, &entry(5, 1));
-        assert_eq!(replay.violations.kept[0].rule, Rule::LogMatching);
-        // Where records are damaged, any entries may be missing.
-        replay.breaks();
-        replay.take(1, &entry(9, 1));
+        replay.replay_record(1, &entry(5, 1));
+        assert_eq!(replay.violations.listed[0].rule, Rule::LogMatching);
+        // Where records are damaged, any number of entries may be missing.
+        replay.expect_gap();
+        replay.replay_record(1, &entry(9, 1));
         assert_eq!((replay.violations.count(), replay.log.last()), (1, Index(9)));
     }
 
     #[test]
     fn malformed_records_are_reported_and_skipped() {
         let mut replay = Replay::new("d");
-        for odd in
-            [entry(0, 1), entry(u64::MAX, 1), frame(RecordKind::Hard, vec![0; 5]), frame(RecordKind::Open, vec![0; 9])]
-        {
-            replay.take(1, &odd);
+        for record in [
+            entry(0, 1),
+            entry(u64::MAX, 1),
+            frame(RecordKind::HardState, vec![0; 5]),
+            frame(RecordKind::Open, vec![0; 9]),
+        ] {
+            replay.replay_record(1, &record);
         }
-        assert_eq!((replay.odd.len(), replay.log.is_empty()), (4, true));
-        replay.take(1, &entry(1, 1));
+        assert_eq!((replay.malformed_records.len(), replay.log.is_empty()), (4, true));
+        replay.replay_record(1, &entry(1, 1));
         assert_eq!(replay.log.last(), Index(1));
     }
 }

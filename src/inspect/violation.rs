@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-/// A rule that stored logs obey or violate.
+/// A rule that the stored logs of a cluster obey. The first four are the safety properties of Raft (Figure 3 of the
+/// paper).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
@@ -10,7 +11,7 @@ pub enum Rule {
     ElectionSafety,
     /// A leader never overwrites or deletes entries in its log (§5.3).
     LeaderAppendOnly,
-    /// If two logs contain an entry with the same index and term, they are identical up to it (§5.3).
+    /// If two logs contain an entry with the same index and term, the logs are identical up to that entry (§5.3).
     LogMatching,
     /// If a node has applied an entry at an index, no other node applies a different entry there (§5.4.3).
     StateMachineSafety,
@@ -37,7 +38,7 @@ impl Rule {
         Rule::Snapshots,
     ];
 
-    /// The rule's name.
+    /// The name that `check` prints.
     pub fn name(self) -> &'static str {
         match self {
             Rule::ElectionSafety => "Election Safety",
@@ -52,51 +53,52 @@ impl Rule {
     }
 }
 
-/// A violation of a rule.
+/// One case in which the stored logs violate a rule.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Violation {
     /// The rule that does not hold.
     pub rule: Rule,
-    /// The directories that show it.
+    /// The names of the directories that show the violation.
     pub places: Vec<String>,
-    /// A description of the violation.
+    /// The positions and nodes concerned, as text for the operator.
     pub what: String,
 }
 
-/// The most violations that are kept; further ones are only counted.
-const KEPT: usize = 200;
+/// The maximum number of violations that are listed; further ones are only counted.
+const VIOLATIONS_LISTED_MAX: usize = 200;
 
-/// The violations that were found.
+/// The violations found so far.
 #[derive(Clone, Debug, Default)]
 pub struct Violations {
-    /// The first violations, at most `KEPT`.
-    pub kept: Vec<Violation>,
-    /// The number of further violations.
-    pub more: u64,
+    /// The first violations, at most `VIOLATIONS_LISTED_MAX`, in the order in which they were found.
+    pub listed: Vec<Violation>,
+    /// The number of violations that are not in `listed`.
+    pub unlisted_count: u64,
 }
 
 impl Violations {
-    /// Adds a violation; after the first `KEPT` it is only counted.
+    /// Adds a violation of `rule` that the directories `places` show. After the first `VIOLATIONS_LISTED_MAX` it is
+    /// only counted.
     pub fn add(&mut self, rule: Rule, places: &[&str], what: String) {
-        if self.kept.len() >= KEPT {
-            self.more += 1;
+        if self.listed.len() >= VIOLATIONS_LISTED_MAX {
+            self.unlisted_count += 1;
             return;
         }
         let places = places.iter().map(|place| (*place).to_owned()).collect();
-        self.kept.push(Violation { rule, places, what });
+        self.listed.push(Violation { rule, places, what });
     }
 
     /// Adds all violations of `other`.
     pub fn extend(&mut self, other: &Violations) {
-        for violation in &other.kept {
+        for violation in &other.listed {
             let places: Vec<&str> = violation.places.iter().map(String::as_str).collect();
             self.add(violation.rule, &places, violation.what.clone());
         }
-        self.more += other.more;
+        self.unlisted_count += other.unlisted_count;
     }
 
-    /// The number of violations, with those that were only counted.
+    /// The number of all violations, listed or only counted.
     pub fn count(&self) -> u64 {
-        self.kept.len() as u64 + self.more
+        self.listed.len() as u64 + self.unlisted_count
     }
 }

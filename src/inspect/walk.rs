@@ -1,180 +1,190 @@
-//! A walk through the segments at a path, while a node may be writing them: reports the records, the damage, and
-//! segments that are missing although the log needs them.
+//! Walks through the segments at a path in order, while a node may be writing them. Reports to a [`Visitor`] the
+//! records, the damage, and segments that are missing although the log needs them.
 
-use super::files::{Files, Segment, read, reread_if_damaged};
+use super::files::{JournalFiles, Segment, read, reread_if_damaged};
 use super::log_start::LogStart;
-use super::snapshots::reaches;
+use super::snapshots::has_snapshot_upto;
 use crate::types::Index;
-use crate::wal::batches::Continuation;
+use crate::wal::batches::ReaderState;
 use crate::wal::format::{self, SegmentHeader};
 use crate::wal::inspect::{Finding, Inspection};
-use crate::wal::tail::Surroundings;
+use crate::wal::tail::SegmentContext;
 use bytes::Bytes;
 use std::io;
 use std::path::Path;
 
-/// Damage in a file.
+/// A damaged range of a segment, or a missing file.
 #[derive(Clone, Copy, Debug)]
 pub struct Damage<'a> {
-    /// The file's name.
+    /// The name of the file.
     pub file: &'a str,
-    /// The byte offset.
+    /// The offset of the first damaged byte.
     pub at: u64,
     /// The number of damaged bytes; 0 for a missing file.
     pub bytes: u64,
-    /// What is wrong.
+    /// The kind of damage, as text for the operator.
     pub what: &'a str,
-    /// The offset of the next valid record.
+    /// The offset of the next valid record; `None` if none follows in the file.
     pub next: Option<u64>,
 }
 
 /// The receiver of a walk's findings.
 pub trait Visitor {
-    /// A segment begins. Without a header it is damaged from its first byte on, and [`Visitor::bad`] is called too.
-    fn segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>, bytes: &Bytes) -> io::Result<()>;
-    /// The next finding in the segment.
-    fn finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()>;
-    /// Damage, or a missing file.
-    fn bad(&mut self, bad: Damage<'_>) -> io::Result<()>;
+    /// Called when a segment begins. `header` is `None` if the header is damaged; then [`Visitor::visit_damage`] is
+    /// called too.
+    fn visit_segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>, bytes: &Bytes) -> io::Result<()>;
+    /// Called for each record, torn batch or damaged range of the segment, in the order of their offsets.
+    fn visit_finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()>;
+    /// Called for damage that is not a [`Finding`]: a damaged header, or a missing file.
+    fn visit_damage(&mut self, damage: Damage<'_>) -> io::Result<()>;
 }
 
-/// Where a segment is among those in a directory.
+/// Where a segment is among the segments of a directory.
 #[derive(Clone, Copy)]
-struct SegmentOrder {
-    /// Whether all segments before it were released.
-    oldest: bool,
-    /// Whether it is the newest.
-    last: bool,
+struct SegmentPlacement {
+    /// Whether all earlier segments were released.
+    is_oldest: bool,
+    /// Whether no later segment exists.
+    is_newest: bool,
 }
 
-/// The state of a walk.
+/// A walk through the segments of a journal, and whether it was complete.
 #[derive(Debug, Default)]
 pub struct SegmentWalk {
-    /// What the segments so far show of the next one.
-    before: Continuation,
-    reach: LogStart,
+    /// The state of the reader at the end of the previous segment, with which the next segment is compared.
+    next_reader_state: ReaderState,
+    log_start: LogStart,
     /// Whether a running node has released a segment since the segments were listed.
-    released: bool,
+    segment_released: bool,
 }
 
 impl SegmentWalk {
-    /// Walks through a segment, the segments in a directory, or those of a data directory. Returns the number of the
-    /// last segment, and the offset where its records end.
-    pub fn walk(&mut self, path: &Path, files: &Files, visitor: &mut dyn Visitor) -> anyhow::Result<(u64, u64)> {
-        let single = path.is_file();
+    /// Walks through the segments in `files`, which were found at `path`. Returns the number of the last segment and
+    /// the offset where its records end.
+    pub fn walk(&mut self, path: &Path, files: &JournalFiles, visitor: &mut dyn Visitor) -> anyhow::Result<(u64, u64)> {
+        let is_single_file = path.is_file();
         let segments = &files.segments;
-        let mut stop = (0, 0);
-        self.released = false;
+        let mut end = (0, 0);
+        self.segment_released = false;
         for (at, segment) in segments.iter().enumerate() {
-            let oldest = at.checked_sub(1).is_none_or(|before| segments[before].number + 1 != segment.number);
-            if oldest {
-                self.reach.begin(segment.number);
-                self.before = Continuation::before(segment.number);
+            let is_oldest = at.checked_sub(1).is_none_or(|before| segments[before].number + 1 != segment.number);
+            if is_oldest {
+                self.log_start.start_at(segment.number);
+                self.next_reader_state = ReaderState::before_segment(segment.number);
             }
-            let successors: Vec<u64> = match single {
+            let successors: Vec<u64> = match is_single_file {
                 true => vec![segment.number + 1],
                 false => segments[at + 1..].iter().map(|segment| segment.number).collect(),
             };
-            // What a single file shows of its beginning and end depends on its neighbours.
-            let ends = SegmentOrder {
-                oldest: oldest && !single && segment.number != 1,
-                last: !single && at + 1 == segments.len(),
+            // If only one file is walked, nothing is known about the segments before and after.
+            let placement = SegmentPlacement {
+                is_oldest: is_oldest && !is_single_file && segment.number != 1,
+                is_newest: !is_single_file && at + 1 == segments.len(),
             };
-            stop = self.segment(segment, files, &successors, ends, visitor)?;
+            end = self.walk_segment(segment, files, &successors, placement, visitor)?;
         }
-        // A log whose segments are released during the walk has not been seen completely.
-        if !single && !segments.is_empty() && !self.released {
-            self.beginning(path, visitor)?;
+        // If segments were released during the walk, the walk has not read the whole log.
+        if !is_single_file && !segments.is_empty() && !self.segment_released {
+            self.check_log_start(path, visitor)?;
         }
-        Ok(stop)
+        Ok(end)
     }
 
     /// Whether a segment was released before all of it was read: there may be a gap in the findings.
     pub fn released_meanwhile(&self) -> bool {
-        self.released
+        self.segment_released
     }
 
-    /// Checks that everything exists that the log needs before its first segment.
-    fn beginning(&self, path: &Path, visitor: &mut dyn Visitor) -> anyhow::Result<()> {
-        let base = self.reach.base();
-        let missing = |file: &str, what: &str, visitor: &mut dyn Visitor| {
-            visitor.bad(Damage { file, at: 0, bytes: 0, what, next: None })
+    /// Checks that all segments before the first one were released, and that a snapshot contains their entries.
+    fn check_log_start(&self, path: &Path, visitor: &mut dyn Visitor) -> anyhow::Result<()> {
+        let base = self.log_start.base();
+        let report_missing = |file: &str, what: &str, visitor: &mut dyn Visitor| {
+            visitor.visit_damage(Damage { file, at: 0, bytes: 0, what, next: None })
         };
-        if let Some(number) = self.reach.missing() {
-            missing(&format::file_name(number), "missing, and it was not released", visitor)?;
-        } else if path.join("wal").is_dir() && base > Index::ZERO && !reaches(path, base)? {
+        if let Some(number) = self.log_start.missing_segment() {
+            report_missing(&format::file_name(number), "missing, and it was not released", visitor)?;
+        } else if path.join("wal").is_dir() && base > Index::ZERO && !has_snapshot_upto(path, base)? {
             let what = format!("missing: the log begins behind {base}, and none that is whole reaches so far");
-            missing("snapshots", &what, visitor)?;
+            report_missing("snapshots", &what, visitor)?;
         }
         Ok(())
     }
 
     /// Walks through one segment. Returns its number, and the offset where its records end.
-    fn segment(
+    fn walk_segment(
         &mut self,
         segment: &Segment,
-        files: &Files,
+        files: &JournalFiles,
         successors: &[u64],
-        ends: SegmentOrder,
+        placement: SegmentPlacement,
         visitor: &mut dyn Visitor,
     ) -> anyhow::Result<(u64, u64)> {
-        let Some(bytes) = read(&segment.path)? else { return Ok(self.released(segment)) };
+        let Some(bytes) = read(&segment.path)? else { return Ok(self.mark_released(segment)) };
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => Some(header),
             Err(malformed) => {
-                visitor.segment(segment, None, &bytes)?;
-                let size = format::SEGMENT_HEADER as u64;
+                visitor.visit_segment(segment, None, &bytes)?;
+                let header_bytes = format::SEGMENT_HEADER_BYTES as u64;
                 let (file, what) = (segment.name.as_str(), malformed.0);
-                visitor.bad(Damage { file, at: 0, bytes: size, what, next: Some(size) })?;
+                visitor.visit_damage(Damage { file, at: 0, bytes: header_bytes, what, next: Some(header_bytes) })?;
                 None
             }
         };
-        // The salt of a segment with a damaged header is still known if another segment names the disk.
-        let Some(disk) = header.map(|header| header.disk).or_else(|| files.disk()) else {
+        // The salt of a segment is derived from the disk id. If this header is damaged, another segment's header has
+        // the same disk id.
+        let Some(disk) = header.map(|header| header.disk).or_else(|| files.find_disk_id()) else {
             return Ok((segment.number, 0));
         };
         let salt = format::salt(disk, segment.number);
-        let followed = successors.iter().any(|next| files.in_use(*next, disk));
-        let place = files.synced(disk);
-        let around = match &header {
-            Some(header) => Surroundings::of(header, place, followed),
-            None => Surroundings { number: segment.number, followed, ..Surroundings::default() }.with_synced(place),
+        let successor_in_use = successors.iter().any(|next| files.has_records(*next, disk));
+        let synced_upto = files.synced_upto(disk);
+        let context = match &header {
+            Some(header) => SegmentContext::for_segment(header, synced_upto, successor_in_use),
+            None => SegmentContext { segment: segment.number, successor_in_use, ..SegmentContext::default() }
+                .with_sync_marker(synced_upto),
         };
-        let around = Surroundings { oldest: ends.oldest, ..around };
-        let Some(bytes) = reread_if_damaged(bytes, &segment.path, salt, around, &self.before)? else {
-            return Ok(self.released(segment));
+        let context = SegmentContext { predecessors_released: placement.is_oldest, ..context };
+        let Some(bytes) = reread_if_damaged(bytes, &segment.path, salt, context, &self.next_reader_state)? else {
+            return Ok(self.mark_released(segment));
         };
         if let Some(header) = &header {
-            visitor.segment(segment, Some(header), &bytes)?;
+            visitor.visit_segment(segment, Some(header), &bytes)?;
         }
-        let mut inspection = Inspection::new(bytes, salt, around, std::mem::take(&mut self.before));
+        let mut inspection = Inspection::new(bytes, salt, context, std::mem::take(&mut self.next_reader_state));
         for finding in inspection.by_ref() {
             if let Finding::Record(frame) = &finding {
-                self.reach.add_record(segment.number, frame);
+                self.log_start.add_record(segment.number, frame);
             }
-            visitor.finding(segment, finding)?;
+            visitor.visit_finding(segment, finding)?;
         }
-        let (sealed, end) = (inspection.sealed(), inspection.at());
-        // A running node may have written to this segment since it was read, and sealed it before the next one is read.
-        self.before = if sealed { inspection.continuation() } else { Continuation::default() };
-        let synced = place.filter(|place| place.segment > segment.number && !followed);
-        let missing = match sealed && !files.is_there(segment.number + 1) {
+        let (sealed, end) = (inspection.is_sealed(), inspection.at());
+        // If this segment is not sealed, a running node may write to it and seal it before the next one is read: then
+        // the records read here imply nothing about the next segment.
+        self.next_reader_state = if sealed { inspection.into_reader_state() } else { ReaderState::default() };
+        let synced = synced_upto.filter(|place| place.segment > segment.number && !successor_in_use);
+        let missing = match sealed && !files.segment_exists(segment.number + 1) {
             true => Some((segment.number + 1, "missing, and it was named as the successor")),
             false => synced.map(|place| (place.segment, "missing, and it was synced")),
         };
-        // Segments are released oldest first: while this one exists, a later one that is missing is lost.
-        if let Some((number, what)) = missing.filter(|_| ends.last) {
-            match files.is_there(segment.number) {
-                true => visitor.bad(Damage { file: &format::file_name(number), at: 0, bytes: 0, what, next: None })?,
-                false => self.released = true,
+        // The oldest segments are released first: while this segment exists, a missing later segment is lost.
+        if let Some((number, what)) = missing.filter(|_| placement.is_newest) {
+            match files.segment_exists(segment.number) {
+                true => visitor.visit_damage(Damage {
+                    file: &format::file_name(number),
+                    at: 0,
+                    bytes: 0,
+                    what,
+                    next: None,
+                })?,
+                false => self.segment_released = true,
             }
         }
         Ok((segment.number, end))
     }
 
-    /// Notes that the segment was released, and all before it.
-    fn released(&mut self, segment: &Segment) -> (u64, u64) {
-        (self.released, self.before) = (true, Continuation::default());
+    /// Records that the segment and all earlier ones were released. Returns the segment's number and offset 0.
+    fn mark_released(&mut self, segment: &Segment) -> (u64, u64) {
+        (self.segment_released, self.next_reader_state) = (true, ReaderState::default());
         (segment.number, 0)
     }
 }

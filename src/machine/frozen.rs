@@ -1,7 +1,7 @@
-//! A frozen map, serialized in key order while the map keeps changing.
+//! A snapshot of the map as of one time, serialized in key order while the map keeps changing.
 //!
-//! Freezing copies nothing: the old value of a key is saved when the key changes for the first time, unless it is
-//! serialized already. So freezing takes no time, and serializing costs what is serialized and what changed meanwhile.
+//! Freezing copies nothing, so it takes no time however large the map is. The old value of a key is saved when the key
+//! changes for the first time, unless the key is serialized already (copy on write).
 
 use super::commands::{Pair, put_pair};
 use super::decide::StoredValue;
@@ -12,16 +12,18 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// A frozen map that is still to be serialized.
+/// The part of a frozen map that is still to be serialized.
 ///
-/// Invariants: all keys up to `serialized_upto` are serialized. `before` holds the old value of each later key that
-/// changed since, `None` if it was absent; all other keys are unchanged. A key that had expired by `time` counts as
-/// absent, even if it was still in memory.
+/// Invariants: all keys up to `serialized_upto` are serialized. `old_values` holds the value at the freeze of each
+/// later key that has changed since, `None` if the key was absent; all other keys are unchanged. A key that had expired
+/// by `time` counts as absent, even if it was still in memory.
 #[derive(Clone, Debug)]
-pub struct Frozen {
+pub struct FrozenMap {
+    /// The time of the freeze.
     time: ClusterTime,
+    /// The last serialized key; `None` before the first.
     serialized_upto: Option<Box<[u8]>>,
-    before: BTreeMap<Box<[u8]>, Option<FrozenValue>>,
+    old_values: BTreeMap<Box<[u8]>, Option<FrozenValue>>,
 }
 
 /// A key's value at the freeze.
@@ -31,76 +33,78 @@ struct FrozenValue {
     deadline: Option<ClusterTime>,
 }
 
-impl Frozen {
-    /// Freezes a map at that time.
-    pub fn at(time: ClusterTime) -> Frozen {
-        Frozen { time, serialized_upto: None, before: BTreeMap::new() }
+impl FrozenMap {
+    /// Freezes a map as of `time`: keys with a deadline at or before it count as absent.
+    pub fn at(time: ClusterTime) -> FrozenMap {
+        FrozenMap { time, serialized_upto: None, old_values: BTreeMap::new() }
     }
 
-    fn was_serialized(&self, deadline: Option<ClusterTime>) -> bool {
+    /// Whether a key with the deadline `deadline` was present at the freeze.
+    fn was_present(&self, deadline: Option<ClusterTime>) -> bool {
         deadline.is_none_or(|deadline| deadline > self.time)
     }
 
-    /// The lower bound of the remaining keys.
+    /// The lower bound of the keys that are not serialized yet.
     pub fn unserialized_from(&self) -> Bound<&[u8]> {
         self.serialized_upto.as_deref().map_or(Bound::Unbounded, Bound::Excluded)
     }
 
-    /// Called before a key changes, with its current value (its last one, if expired).
-    pub fn keep(&mut self, key: &[u8], held: Option<StoredValue<'_>>) {
+    /// Saves the value of a key that is about to change for the first time since the freeze. `current` is its value in
+    /// memory, expired or not.
+    pub fn save_old_value(&mut self, key: &[u8], current: Option<StoredValue<'_>>) {
         let is_serialized = self.serialized_upto.as_deref().is_some_and(|last| key <= last);
-        if !is_serialized && !self.before.contains_key(key) {
-            let held = held.filter(|held| self.was_serialized(held.deadline));
-            let was = held.map(|StoredValue { value, deadline }| FrozenValue { value: value.into(), deadline });
-            self.before.insert(key.into(), was);
+        if !is_serialized && !self.old_values.contains_key(key) {
+            let frozen = current.filter(|stored| self.was_present(stored.deadline));
+            let frozen = frozen.map(|StoredValue { value, deadline }| FrozenValue { value: value.into(), deadline });
+            self.old_values.insert(key.into(), frozen);
         }
     }
 
-    /// The next chunk, about `bytes` long; `None` after the last one. `now` yields the current pairs after
-    /// [`Frozen::unserialized_from`], in order.
+    /// Serializes the next chunk, about `bytes` long; `None` after the last one. `current` yields the pairs in memory
+    /// from [`FrozenMap::unserialized_from`] on, in key order.
     pub fn next_chunk<'a>(
         &mut self,
         bytes: usize,
-        now: impl Iterator<Item = (&'a [u8], StoredValue<'a>)>,
+        current: impl Iterator<Item = (&'a [u8], StoredValue<'a>)>,
     ) -> Option<Bytes> {
         let mut out = BytesMut::with_capacity(bytes + bytes / 8);
-        let mut now = now.peekable();
-        // Keys added since the freeze are not serialized, but passing them takes time too.
-        let mut passed = 0;
-        let mut last = Cow::default();
-        let mut kept = self.before.pop_first();
-        while out.len() + passed < bytes.max(1) {
-            let order = match (now.peek(), &kept) {
-                (Some((key, _)), Some((kept, _))) => (*key).cmp(kept),
+        let mut current = current.peekable();
+        // Keys added since the freeze are not serialized, but skipping them takes time too.
+        let mut skipped_bytes = 0;
+        let mut last_key = Cow::default();
+        let mut old_entry = self.old_values.pop_first();
+        while out.len() + skipped_bytes < bytes.max(1) {
+            let order = match (current.peek(), &old_entry) {
+                (Some((key, _)), Some((old_key, _))) => (*key).cmp(old_key),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (None, None) if out.is_empty() => return None,
                 (None, None) => break,
             };
             if order.is_le()
-                && let Some((key, StoredValue { value, deadline })) = now.next()
+                && let Some((key, StoredValue { value, deadline })) = current.next()
                 && order.is_lt()
             {
-                match self.was_serialized(deadline) {
+                match self.was_present(deadline) {
                     true => put_pair(&mut out, Pair { key, value, deadline }),
-                    false => passed += 8 + key.len(),
+                    false => skipped_bytes += 8 + key.len(),
                 }
-                last = Cow::Borrowed(key);
+                last_key = Cow::Borrowed(key);
             }
             if order.is_ge()
-                && let Some((key, held)) = std::mem::replace(&mut kept, self.before.pop_first())
+                && let Some((key, frozen)) = std::mem::replace(&mut old_entry, self.old_values.pop_first())
             {
-                match held {
+                match frozen {
                     Some(FrozenValue { value, deadline }) => {
                         put_pair(&mut out, Pair { key: &key, value: &value, deadline });
                     }
-                    None => passed += 8 + key.len(),
+                    None => skipped_bytes += 8 + key.len(),
                 }
-                last = Cow::Owned(key.into());
+                last_key = Cow::Owned(key.into());
             }
         }
-        self.before.extend(kept);
-        self.serialized_upto = Some(last.into_owned().into());
+        self.old_values.extend(old_entry);
+        self.serialized_upto = Some(last_key.into_owned().into());
         Some(out.freeze())
     }
 }

@@ -1,241 +1,246 @@
 //! A hash table from a key's hash to its slot number.
 //!
-//! A lookup costs one or two cache misses, where an ordered map takes a dozen. The table grows a little with each
-//! insertion, never all at once: moving a million keys in one go would delay the heartbeats. It shrinks likewise.
+//! A lookup costs one or two cache misses, where an ordered map takes a dozen. The table is resized incrementally, like
+//! Redis' dictionary: each change moves a few cells, since moving a million keys in one go would delay the heartbeats.
 //!
 //! A walk of all slots orders them by the bits of their hashes, the lowest first (van der Corput's order, which Redis'
-//! `SCAN` uses too): a table of twice the size splits each bucket into two that are adjacent in that order. So a
-//! position means the same in a table of any size, and on every node.
+//! `SCAN` uses too). A bucket is the set of slots whose hashes have the same lowest bits, as many bits as the table's
+//! size has: a table of twice the size splits each bucket into two that are adjacent in that order. So a position means
+//! the same in a table of any size, and on every node.
 
-/// How many places of the old table each insertion moves. Since tables double when they are three quarters full, two
-/// would be enough.
-const MOVED: usize = 8;
-/// How many places each change moves from a table that was four times as large: sixteen would be enough.
-const MOVED_DOWN: usize = 32;
-/// A table with more than this many places per slot shrinks, so that a walk never has to pass many free ones.
-const SPARSE: usize = 8;
-/// How many places `guess` reads: one cache line.
-const GUESSED: usize = 8;
-/// The smallest table.
-const SMALLEST: usize = 16;
+/// How many cells each change moves to a larger table from the old one. Since tables double when they are three
+/// quarters full, two would be enough.
+const CELLS_MOVED_WHEN_GROWING: usize = 8;
+/// How many cells each change moves to a smaller table from an old one, which was four times as large: sixteen would be
+/// enough.
+const CELLS_MOVED_WHEN_SHRINKING: usize = 32;
+/// A table with more than this many cells per slot shrinks, so that a walk never has to pass many free cells.
+const CELLS_PER_SLOT_MAX: usize = 8;
+/// How many cells [`HashIndex::guess`] reads at most: one cache line.
+const GUESS_CELLS_MAX: usize = 8;
+/// The size of the smallest table, in cells.
+const CELLS_MIN: usize = 16;
 
 /// A hash table of slot numbers.
 ///
-/// A place is one word with a slot's number and 32 bits of its hash; zero is a free place. A removal shifts later words
-/// back, so that a search ends at the first free place.
+/// Open addressing with linear probing: a cell is one word with a slot's number and 32 bits of its hash; zero is a free
+/// cell. A removal shifts later words back, so that a search ends at the first free cell.
 #[derive(Clone, Debug, Default)]
-pub struct Index {
-    table: Table,
+pub struct HashIndex {
+    table: CellTable,
     /// The table before the last resize, with the words that are not moved yet.
-    old: Table,
-    /// All places of `old` below this one have been moved.
-    moved: usize,
+    old_table: CellTable,
+    /// The first cell of `old_table` that is not moved yet: all cells below it have been moved.
+    first_unmoved_cell: usize,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Table {
-    /// A power of two of them, or none.
-    places: Vec<u64>,
-    used: usize,
+struct CellTable {
+    /// The number of cells is a power of two, or 0.
+    cells: Vec<u64>,
+    used_cells: usize,
 }
 
-impl Index {
-    /// The slot with this hash for which `is` returns true.
-    pub fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
-        self.table.find(hash, &is).or_else(|| self.old.find(hash, &is))
+impl HashIndex {
+    /// The slot with the hash `hash` that `matches` accepts, which compares the key.
+    pub fn find(&self, hash: u64, matches: impl Fn(u32) -> bool) -> Option<u32> {
+        self.table.find(hash, &matches).or_else(|| self.old_table.find(hash, &matches))
     }
 
-    /// The slot that most likely has that hash, if there is one. Reads a few adjacent places and no key: enough for a
-    /// prefetch.
+    /// The slot that most likely has the hash `hash`, if there is one. Reads a few adjacent cells and compares no key,
+    /// which is enough for a prefetch.
     pub fn guess(&self, hash: u64) -> Option<u32> {
-        self.table.guess(hash).or_else(|| self.old.guess(hash))
+        self.table.guess(hash).or_else(|| self.old_table.guess(hash))
     }
 
-    /// Moves a few places of the old table. Without it, a map whose values are only overwritten would stay in two
-    /// tables forever, and each search would begin in the wrong one.
-    pub fn tend(&mut self) {
-        self.move_on();
+    /// Moves a few cells of the old table. Called for each command: a map whose values are only overwritten would
+    /// otherwise stay in two tables forever, and each search would begin in the wrong one.
+    pub fn continue_rehash(&mut self) {
+        self.rehash_step();
     }
 
     /// Appends the slots, if any, of the bucket that contains that position. Returns the position where the next bucket
     /// begins, or `None` after the last one. The position of a slot is the upper half of its hash with the bits
     /// reversed.
-    pub fn bucket(&self, position: u32, slots: &mut Vec<u32>) -> Option<u32> {
-        let places = self.table.places.len().max(self.old.places.len()).max(1);
-        let (bits, mask) = (places.trailing_zeros(), (places - 1) as u32);
+    pub fn collect_bucket(&self, position: u32, slots: &mut Vec<u32>) -> Option<u32> {
+        let cells = self.table.cells.len().max(self.old_table.cells.len()).max(1);
+        let (bits, mask) = (cells.trailing_zeros(), (cells - 1) as u32);
         let bucket = position.reverse_bits() & mask;
-        self.table.collect(bucket, mask, slots);
-        self.old.collect(bucket, mask, slots);
-        let width = 1u64 << (32 - bits);
-        u32::try_from((u64::from(position) & !(width - 1)) + width).ok()
+        self.table.collect_bucket(bucket, mask, slots);
+        self.old_table.collect_bucket(bucket, mask, slots);
+        // The number of positions in the bucket.
+        let positions_in_bucket = 1u64 << (32 - bits);
+        u32::try_from((u64::from(position) & !(positions_in_bucket - 1)) + positions_in_bucket).ok()
     }
 
     /// Adds a slot, which must not be in the table.
     pub fn insert(&mut self, hash: u64, slot: u32) {
-        self.grow();
-        self.table.insert(word(hash, slot));
+        self.reserve_cell();
+        self.table.insert(cell_word(hash, slot));
     }
 
-    /// Removes a slot.
+    /// Removes a slot, and starts a smaller table if this one is nearly empty.
     ///
-    /// Panics if it is not in the table.
+    /// Panics if the slot is not in the table.
     pub fn remove(&mut self, hash: u64, slot: u32) {
-        let removed = self.table.remove(word(hash, slot)) || self.old.remove(word(hash, slot));
-        assert!(removed, "a removed slot is in the index");
-        self.move_on();
-        let size = self.table.places.len();
-        if self.old.used == 0 && size > SMALLEST && self.table.used * SPARSE < size {
-            self.old = std::mem::replace(&mut self.table, Table::of((size / 4).max(SMALLEST)));
-            self.moved = 0;
+        let removed = self.table.remove(cell_word(hash, slot)) || self.old_table.remove(cell_word(hash, slot));
+        assert!(removed, "a slot is in the index until it is removed");
+        self.rehash_step();
+        let size = self.table.cells.len();
+        if self.old_table.used_cells == 0 && size > CELLS_MIN && self.table.used_cells * CELLS_PER_SLOT_MAX < size {
+            self.old_table = std::mem::replace(&mut self.table, CellTable::with_cells((size / 4).max(CELLS_MIN)));
+            self.first_unmoved_cell = 0;
         }
     }
 
-    /// Moves a few places of the old table, if it still has any.
-    fn move_on(&mut self) {
-        if self.old.used > 0 {
-            let shrinks = self.old.places.len() > self.table.places.len();
-            self.move_some(if shrinks { MOVED_DOWN } else { MOVED });
-        } else if !self.old.places.is_empty() {
-            self.old = Table::default();
+    /// Moves a few cells of the old table; frees it once it is empty.
+    fn rehash_step(&mut self) {
+        if self.old_table.used_cells > 0 {
+            let shrinks = self.old_table.cells.len() > self.table.cells.len();
+            self.move_cells(if shrinks { CELLS_MOVED_WHEN_SHRINKING } else { CELLS_MOVED_WHEN_GROWING });
+        } else if !self.old_table.cells.is_empty() {
+            self.old_table = CellTable::default();
         }
     }
 
-    /// Makes room for one more slot, and moves a few places of the old table.
-    fn grow(&mut self) {
-        let size = self.table.places.len();
-        if self.old.used == 0 {
-            self.old = Table::default();
+    /// Makes room for one more slot: starts a table of twice the size if this one is three quarters full.
+    fn reserve_cell(&mut self) {
+        let size = self.table.cells.len();
+        if self.old_table.used_cells == 0 {
+            self.old_table = CellTable::default();
         }
-        if (self.table.used + 1) * 4 > size * 3 {
-            // The old table is empty by now: it had a quarter of these places and eight were moved at a time.
-            self.move_some(usize::MAX);
-            self.old = std::mem::replace(&mut self.table, Table::of((size * 2).max(SMALLEST)));
-            self.moved = 0;
+        if (self.table.used_cells + 1) * 4 > size * 3 {
+            // The old table is empty by now: it had half as many cells, and each insertion moved eight of them.
+            self.move_cells(usize::MAX);
+            self.old_table = std::mem::replace(&mut self.table, CellTable::with_cells((size * 2).max(CELLS_MIN)));
+            self.first_unmoved_cell = 0;
         }
-        self.move_on();
+        self.rehash_step();
     }
 
-    fn move_some(&mut self, most: usize) {
-        let upto = self.old.places.len().min(self.moved.saturating_add(most));
-        for at in self.moved..upto {
-            // Moves also the words that the removal shifted back into this place.
-            while self.old.places[at] != 0 {
-                let word = self.old.places[at];
-                self.old.vacate(at);
+    fn move_cells(&mut self, count_max: usize) {
+        let upto = self.old_table.cells.len().min(self.first_unmoved_cell.saturating_add(count_max));
+        for at in self.first_unmoved_cell..upto {
+            // A removal may shift a later word back into this cell, so words are moved from the cell until it stays
+            // free.
+            while self.old_table.cells[at] != 0 {
+                let word = self.old_table.cells[at];
+                self.old_table.free_cell(at);
                 self.table.insert(word);
             }
         }
-        self.moved = upto;
+        self.first_unmoved_cell = upto;
     }
 }
 
-/// A slot's number plus one, so that it is never zero, above the upper 32 bits of its hash.
-fn word(hash: u64, slot: u32) -> u64 {
+/// The word in a slot's cell: the slot's number plus one, so that it is never zero, above the upper 32 bits of its
+/// hash.
+fn cell_word(hash: u64, slot: u32) -> u64 {
     (u64::from(slot) + 1) << 32 | hash >> 32
 }
 
-impl Table {
-    fn of(size: usize) -> Table {
-        Table { places: vec![0; size], used: 0 }
+impl CellTable {
+    fn with_cells(size: usize) -> CellTable {
+        CellTable { cells: vec![0; size], used_cells: 0 }
     }
 
-    /// The place where the search for a hash begins.
-    fn home(&self, word: u64) -> usize {
-        word as u32 as usize & (self.places.len() - 1)
+    /// The cell where the search for a word begins: the lowest bits of its hash.
+    fn home_cell(&self, word: u64) -> usize {
+        word as u32 as usize & (self.cells.len() - 1)
     }
 
-    fn next(&self, at: usize) -> usize {
-        (at + 1) & (self.places.len() - 1)
+    fn next_cell(&self, at: usize) -> usize {
+        (at + 1) & (self.cells.len() - 1)
     }
 
-    fn find(&self, hash: u64, is: &impl Fn(u32) -> bool) -> Option<u32> {
-        if self.used == 0 {
+    fn find(&self, hash: u64, matches: &impl Fn(u32) -> bool) -> Option<u32> {
+        if self.used_cells == 0 {
             return None;
         }
-        let mut at = self.home(hash >> 32);
-        while self.places[at] != 0 {
-            let word = self.places[at];
+        let mut at = self.home_cell(hash >> 32);
+        while self.cells[at] != 0 {
+            let word = self.cells[at];
             let slot = (word >> 32) as u32 - 1;
-            if word as u32 == (hash >> 32) as u32 && is(slot) {
+            if word as u32 == (hash >> 32) as u32 && matches(slot) {
                 return Some(slot);
             }
-            at = self.next(at);
+            at = self.next_cell(at);
         }
         None
     }
 
     fn guess(&self, hash: u64) -> Option<u32> {
-        if self.used == 0 {
+        if self.used_cells == 0 {
             return None;
         }
-        let mut at = self.home(hash >> 32);
-        for _ in 0..GUESSED {
-            let word = self.places[at];
+        let mut at = self.home_cell(hash >> 32);
+        for _ in 0..GUESS_CELLS_MAX {
+            let word = self.cells[at];
             if word == 0 {
                 return None;
             }
             if word as u32 == (hash >> 32) as u32 {
                 return Some((word >> 32) as u32 - 1);
             }
-            at = self.next(at);
+            at = self.next_cell(at);
         }
         None
     }
 
     /// Appends the slots whose hashes have `bucket` as the lowest bits, as many bits as the mask has.
-    fn collect(&self, bucket: u32, mask: u32, slots: &mut Vec<u32>) {
-        if self.used == 0 {
+    fn collect_bucket(&self, bucket: u32, mask: u32, slots: &mut Vec<u32>) {
+        if self.used_cells == 0 {
             return;
         }
-        let mut at = self.home(u64::from(bucket));
-        while self.places[at] != 0 {
-            let word = self.places[at];
+        let mut at = self.home_cell(u64::from(bucket));
+        while self.cells[at] != 0 {
+            let word = self.cells[at];
             if word as u32 & mask == bucket {
                 slots.push((word >> 32) as u32 - 1);
             }
-            at = self.next(at);
+            at = self.next_cell(at);
         }
     }
 
     fn insert(&mut self, word: u64) {
-        let mut at = self.home(word);
-        while self.places[at] != 0 {
-            at = self.next(at);
+        let mut at = self.home_cell(word);
+        while self.cells[at] != 0 {
+            at = self.next_cell(at);
         }
-        self.places[at] = word;
-        self.used += 1;
+        self.cells[at] = word;
+        self.used_cells += 1;
     }
 
     fn remove(&mut self, word: u64) -> bool {
-        if self.used == 0 {
+        if self.used_cells == 0 {
             return false;
         }
-        let mut at = self.home(word);
-        while self.places[at] != 0 {
-            if self.places[at] == word {
-                self.vacate(at);
+        let mut at = self.home_cell(word);
+        while self.cells[at] != 0 {
+            if self.cells[at] == word {
+                self.free_cell(at);
                 return true;
             }
-            at = self.next(at);
+            at = self.next_cell(at);
         }
         false
     }
 
-    /// Frees a place, and shifts back each word that a search could no longer reach past a free place.
-    fn vacate(&mut self, mut free: usize) {
-        self.used -= 1;
-        let mut at = self.next(free);
-        while self.places[at] != 0 {
-            let home = self.home(self.places[at]);
-            // A word may stay if its search begins after the free place (places form a ring).
-            let mask = self.places.len() - 1;
+    /// Frees a cell, and shifts back each later word that a search would no longer reach, since it ends at a free cell.
+    fn free_cell(&mut self, mut free: usize) {
+        self.used_cells -= 1;
+        let mut at = self.next_cell(free);
+        while self.cells[at] != 0 {
+            let home = self.home_cell(self.cells[at]);
+            // A word stays if its search begins after the free cell (the cells form a ring).
+            let mask = self.cells.len() - 1;
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(free) & mask) {
-                self.places[free] = self.places[at];
+                self.cells[free] = self.cells[at];
                 free = at;
             }
-            at = self.next(at);
+            at = self.next_cell(at);
         }
-        self.places[free] = 0;
+        self.cells[free] = 0;
     }
 }
 
@@ -246,23 +251,26 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn overwrites_alone_complete_the_rehash() {
+    fn rehash_completes_without_insertions_or_removals() {
         let hash = |slot: u32| u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut index = Index::default();
-        let full = 12 * 1024;
-        (0..=full).for_each(|slot| index.insert(hash(slot), slot));
-        assert!(index.old.used > 10_000, "it has just grown");
-        assert!((0..=full).all(|slot| index.guess(hash(slot)).is_some()), "guesses include entries still to be moved");
-        (0..full / MOVED as u32 * 2).for_each(|_| index.tend());
-        assert_eq!(index.old.used, 0);
-        assert!((0..=full).all(|slot| index.find(hash(slot), |other| other == slot) == Some(slot)));
+        let mut index = HashIndex::default();
+        let three_quarters_full = 12 * 1024;
+        (0..=three_quarters_full).for_each(|slot| index.insert(hash(slot), slot));
+        assert!(index.old_table.used_cells > 10_000, "the table has just grown");
+        assert!(
+            (0..=three_quarters_full).all(|slot| index.guess(hash(slot)).is_some()),
+            "guesses include entries still to be moved"
+        );
+        (0..three_quarters_full / CELLS_MOVED_WHEN_GROWING as u32 * 2).for_each(|_| index.continue_rehash());
+        assert_eq!(index.old_table.used_cells, 0);
+        assert!((0..=three_quarters_full).all(|slot| index.find(hash(slot), |found| found == slot) == Some(slot)));
     }
 
     /// The slots that a walk finds, and the number of buckets.
-    fn walk(index: &Index) -> (Vec<u32>, usize) {
+    fn walk(index: &HashIndex) -> (Vec<u32>, usize) {
         let (mut slots, mut buckets, mut at) = (Vec::new(), 0, Some(0));
         while let Some(position) = at {
-            at = index.bucket(position, &mut slots);
+            at = index.collect_bucket(position, &mut slots);
             buckets += 1;
         }
         slots.sort_unstable();
@@ -270,9 +278,9 @@ mod tests {
     }
 
     #[test]
-    fn emptied_index_shrinks_and_is_walked_in_few_steps() {
+    fn emptied_index_shrinks_and_is_walked_in_few_buckets() {
         let hash = |slot: u32| u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut index = Index::default();
+        let mut index = HashIndex::default();
         (0..50_000).for_each(|slot| index.insert(hash(slot), slot));
         for slot in 0..49_900 {
             index.remove(hash(slot), slot);
@@ -282,7 +290,7 @@ mod tests {
                 assert!(buckets <= slots.len() * 16 + 64, "{buckets} buckets for {} slots", slots.len());
             }
         }
-        assert!(index.table.places.len() <= 2048 && index.old.places.len() <= 2048);
+        assert!(index.table.cells.len() <= 2048 && index.old_table.cells.len() <= 2048);
         (0..49_900).for_each(|slot| index.insert(hash(slot), slot));
         assert!(walk(&index).0.into_iter().eq(0..50_000));
     }
@@ -297,22 +305,22 @@ mod tests {
         ) {
             // With a small spread, many hashes are equal: long searches, many shifts.
             let hash = |slot: u32| u64::from(slot / 3).wrapping_mul(spread);
-            let (mut index, mut map) = (Index::default(), BTreeMap::new());
+            let (mut index, mut map) = (HashIndex::default(), BTreeMap::new());
             for (add, slot) in steps {
                 if add && map.insert(slot, ()).is_none() {
                     index.insert(hash(slot), slot);
                 } else if !add && map.remove(&slot).is_some() {
                     index.remove(hash(slot), slot);
                 } else {
-                    index.tend();
+                    index.continue_rehash();
                 }
-                prop_assert_eq!(index.table.used + index.old.used, map.len());
+                prop_assert_eq!(index.table.used_cells + index.old_table.used_cells, map.len());
             }
             prop_assert!(walk(&index).0.into_iter().eq(map.keys().copied()));
             for slot in 0..300 {
-                let found = index.find(hash(slot), |other| other == slot);
+                let found = index.find(hash(slot), |found| found == slot);
                 prop_assert_eq!(found, map.contains_key(&slot).then_some(slot));
-                prop_assert!(map.contains_key(&slot) || index.guess(hash(slot)).is_none_or(|other| other != slot));
+                prop_assert!(map.contains_key(&slot) || index.guess(hash(slot)).is_none_or(|found| found != slot));
             }
         }
     }

@@ -7,13 +7,16 @@
 //! A key may have a deadline. Once an entry with that time or a later one is applied, the key is absent on every node
 //! alike; see `expiry.rs` for when its memory is freed.
 
-use super::commands::{self, Answer, AnswerList, Command, PAIRS, Pair, Query, Step, TimeToLive, VALUE, put_option};
+use super::commands::{
+    self, ANSWER_KIND_PAIRS, ANSWER_KIND_VALUE, Answer, AnswerList, Command, CommandOrQuery, Pair, Query, TimeToLive,
+    put_option,
+};
 use super::decide::{Change, StoredValue, decide, key_of};
 use super::expiry::Expiry;
-use super::frozen::Frozen;
-use super::index::Index;
+use super::frozen::FrozenMap;
+use super::index::HashIndex;
 use super::state_machine::{Context, StateMachine};
-use crate::codec::{Malformed, Put};
+use crate::codec::{BufMutExt, Malformed};
 use crate::limits::ANSWER_BYTES_MAX;
 use crate::types::ClusterTime;
 use crate::types::digest::{Digest, hash, hash_numbers};
@@ -25,21 +28,21 @@ use std::ops::Bound;
 
 /// An ordered map of bytes to bytes.
 ///
-/// Invariants: `order` and `index` map each key to its slot, the one for walking keys in order and the other for
-/// lookup; every other slot is in `free`. `expiry` lists the slots that have a deadline. `digest` is the digest of all
-/// pairs that are present at `now`; expired pairs may still be in memory.
+/// Invariants: `by_key` and `index` both map each key to the number of its slot: `by_key` for iteration in key order,
+/// `index` for lookup. `free_slots` has the numbers of all slots without a key. `expiry` lists the slots that have a
+/// deadline. `digest` is the digest of all pairs that are present at `now`; expired pairs may still be in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Kv {
     slots: Vec<Slot>,
-    free: Vec<u32>,
-    order: BTreeMap<Box<[u8]>, u32>,
-    index: Index,
+    free_slots: Vec<u32>,
+    by_key: BTreeMap<Box<[u8]>, u32>,
+    index: HashIndex,
     digest: Digest,
-    /// The time of the last entry.
+    /// The cluster time of the last entry: deadlines at or before this time have passed.
     now: ClusterTime,
     expiry: Expiry,
-    /// The part of the snapshot that is not serialized yet.
-    frozen: Option<Frozen>,
+    /// The state at the last freeze, while it is being serialized.
+    frozen: Option<FrozenMap>,
 }
 
 /// A key, its value, and the hash of the pair. A cache line holds exactly two slots, and no slot spans two lines.
@@ -47,17 +50,18 @@ pub struct Kv {
 #[repr(align(32))]
 struct Slot {
     /// The key, directly followed by the value, so that comparing the key brings the value into the cache. The
-    /// deadline, if there is one, follows in eight bytes; a key without a deadline does not pay for it.
+    /// deadline, if there is one, follows in eight bytes; a key without a deadline needs no bytes for it.
     pair: Box<[u8]>,
     key_len: u32,
     has_deadline: bool,
+    /// The hash of key, value and deadline: the pair's part of the digest.
     hash: u64,
 }
 
-/// The kind of this state machine, and the version of its commands.
+/// The kind of the key-value machine and the version of its commands, as [`StateMachine::kind`] reports them.
 pub const KIND: &str = "kv 1";
 
-const _: () = assert!(size_of::<Slot>() == 32, "a slot has 32 bytes");
+const _: () = assert!(size_of::<Slot>() == 32, "a slot has 32 bytes, so that two slots fill a cache line");
 
 impl Slot {
     fn new(key: &[u8], value: &[u8], deadline: Option<ClusterTime>, hash: u64) -> Slot {
@@ -91,29 +95,29 @@ impl Slot {
         StoredValue { value: self.value(), deadline: self.deadline() }
     }
 
-    /// Whether the key is present at that time.
+    /// Whether the key is present at the time `now`: its deadline, if any, is later.
     fn is_live(&self, now: ClusterTime) -> bool {
         self.deadline().is_none_or(|deadline| deadline > now)
     }
 }
 
-/// How many commands' keys are prefetched at once: more than a processor can have outstanding.
-const PREFETCH_KEYS: usize = 32;
-/// How many expired keys each entry frees: more than an entry that is no batch can add, and cheap compared with the
-/// entry itself.
-const EXPIRE_PER_ENTRY: usize = 8;
-/// How many expired keys an entry without a command frees: about a millisecond's work.
-const EXPIRE_PER_TICK: usize = 1024;
+/// How many keys are prefetched at once, at most: more than the memory reads that a processor can have outstanding.
+const PREFETCHED_KEYS_MAX: usize = 32;
+/// How many expired keys are freed at each entry, at most. That is more than an entry adds, unless it is a batch, and
+/// cheap compared with the entry itself.
+const FREED_KEYS_PER_ENTRY_MAX: usize = 8;
+/// How many expired keys are freed at a tick (an entry without a command), at most: that takes about a millisecond.
+const FREED_KEYS_PER_TICK_MAX: usize = 1024;
 
-/// A key, its hash and its slot, if any: looked up once per command.
+/// The result of looking up a key, done once per command: its hash, and its slot number if it is in memory.
 struct KeyLookup<'a> {
     key: &'a [u8],
     hash: u64,
     slot: Option<u32>,
 }
 
-/// The values of keys after a batch; `None`: removed.
-type Staged<'a> = BTreeMap<&'a [u8], Option<(Cow<'a, [u8]>, Option<ClusterTime>)>>;
+/// The keys that a batch changes, with their values and deadlines after it; `None`: the key is removed.
+type StagedChanges<'a> = BTreeMap<&'a [u8], Option<(Cow<'a, [u8]>, Option<ClusterTime>)>>;
 
 impl Kv {
     /// An empty map.
@@ -121,53 +125,53 @@ impl Kv {
         Kv::default()
     }
 
-    /// The value of a key.
+    /// The value of a key; `None` if the key is absent or has expired.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.stored_value(&self.place(key)).map(|held| held.value)
+        self.stored_value(&self.lookup(key)).map(|stored| stored.value)
     }
 
-    /// The number of keys.
+    /// The number of keys, without expired ones that are still in memory.
     pub fn len(&self) -> usize {
-        self.order.len() - self.expiry.overdue()
+        self.by_key.len() - self.expiry.overdue_count()
     }
 
-    /// Whether the map is empty.
+    /// Whether no key is present; expired keys may still be in memory.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All pairs in key order.
+    /// The pairs of key and value that are present, in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.range(Bound::Unbounded).map(|(key, slot)| (key, slot.value()))
     }
 
-    /// The live pairs from that key on.
+    /// The keys that are present, with their slots, in key order from that bound on.
     fn range<'a>(&'a self, from: Bound<&[u8]>) -> impl Iterator<Item = (&'a [u8], &'a Slot)> {
-        let all = self.order.range::<[u8], _>((from, Bound::Unbounded));
-        all.map(|(key, slot)| (&**key, &self.slots[*slot as usize])).filter(|(_, slot)| slot.is_live(self.now))
+        let entries = self.by_key.range::<[u8], _>((from, Bound::Unbounded));
+        entries.map(|(key, slot)| (&**key, &self.slots[*slot as usize])).filter(|(_, slot)| slot.is_live(self.now))
     }
 
-    fn place<'a>(&self, key: &'a [u8]) -> KeyLookup<'a> {
+    fn lookup<'a>(&self, key: &'a [u8]) -> KeyLookup<'a> {
         let hash = hash(0, key);
         let slot = self.index.find(hash, |slot| self.slots[slot as usize].key() == key);
         KeyLookup { key, hash, slot }
     }
 
-    fn stored_value(&self, place: &KeyLookup<'_>) -> Option<StoredValue<'_>> {
-        let slot = &self.slots[place.slot? as usize];
+    fn stored_value(&self, lookup: &KeyLookup<'_>) -> Option<StoredValue<'_>> {
+        let slot = &self.slots[lookup.slot? as usize];
         slot.is_live(self.now).then(|| slot.stored_value())
     }
 
-    /// Reads the pairs of up to [`EXPECTED`] keys into the processor's cache, ahead of their commands. Returns whether
-    /// there were any keys.
-    fn look_ahead(&self, keys: &mut dyn Iterator<Item = &[u8]>) -> bool {
-        let mut hashes = [0; PREFETCH_KEYS];
+    /// Reads the pairs of up to [`PREFETCHED_KEYS_MAX`] keys into the processor's cache, ahead of their commands.
+    /// Returns whether there were any keys.
+    fn prefetch_keys(&self, keys: &mut dyn Iterator<Item = &[u8]>) -> bool {
+        let mut hashes = [0; PREFETCHED_KEYS_MAX];
         let mut count = 0;
-        for (expected, key) in hashes.iter_mut().zip(keys) {
-            *expected = hash(0, key);
+        for (key_hash, key) in hashes.iter_mut().zip(keys) {
+            *key_hash = hash(0, key);
             count += 1;
         }
-        // Three short loops: no access within one depends on another.
+        // Three short loops: the memory accesses within one loop do not depend on each other and can overlap.
         let slots = hashes.map(|hash| self.index.guess(hash));
         let pairs = slots.map(|slot| slot.map_or(&[][..], |slot| &*self.slots[slot as usize].pair));
         for pair in &pairs[..count] {
@@ -179,53 +183,55 @@ impl Kv {
     }
 
     fn execute(&mut self, command: &Command<'_>) -> Answer {
-        self.index.tend();
+        self.index.continue_rehash();
         match command {
-            Command::Batch(commands) => return self.execute_all(commands),
-            Command::Block(steps) => return self.execute_each(steps),
-            Command::Forget(keys) => return Answer::Number(keys.iter().filter(|key| self.forget(key)).count() as i64),
+            Command::Batch(commands) => return self.execute_batch(commands),
+            Command::Block(steps) => return self.execute_block(steps),
+            Command::DelKeys(keys) => {
+                return Answer::Number(keys.iter().filter(|key| self.remove_if_present(key)).count() as i64);
+            }
             Command::PutAll(pairs) => {
                 for (key, value) in pairs {
-                    self.apply_change(&self.place(key), Change::Set(Cow::Borrowed(value), None));
+                    self.apply_change(&self.lookup(key), Change::Set(Cow::Borrowed(value), None));
                 }
                 return Answer::Done;
             }
             _ => {}
         }
-        let place = self.place(key_of(command));
-        match decide(command, self.stored_value(&place), self.now) {
+        let lookup = self.lookup(key_of(command));
+        match decide(command, self.stored_value(&lookup), self.now) {
             Ok((change, answer)) => {
-                self.apply_change(&place, change);
+                self.apply_change(&lookup, change);
                 answer
             }
             Err(answer) => answer,
         }
     }
 
-    /// Removes a key; returns whether it was present.
-    fn forget(&mut self, key: &[u8]) -> bool {
-        let place = self.place(key);
-        let existed = self.stored_value(&place).is_some();
+    /// Removes a key, and returns whether it was present; a key that had expired was not.
+    fn remove_if_present(&mut self, key: &[u8]) -> bool {
+        let lookup = self.lookup(key);
+        let existed = self.stored_value(&lookup).is_some();
         if existed {
-            self.apply_change(&place, Change::Remove);
+            self.apply_change(&lookup, Change::Remove);
         }
         existed
     }
 
-    /// Decides each command against the result of those before it, then executes all of them or none.
-    fn execute_all(&mut self, commands: &[Command<'_>]) -> Answer {
-        let mut staged = Staged::new();
-        let mut answers = AnswerList::of(commands.len());
+    /// Decides each command against the result of the commands before it, then executes all of them or none.
+    fn execute_batch(&mut self, commands: &[Command<'_>]) -> Answer {
+        let mut staged = StagedChanges::new();
+        let mut answers = AnswerList::with_capacity(commands.len());
         for (at, command) in commands.iter().enumerate() {
-            if at % PREFETCH_KEYS == 0 {
-                self.look_ahead(&mut commands[at..].iter().map(key_of));
+            if at % PREFETCHED_KEYS_MAX == 0 {
+                self.prefetch_keys(&mut commands[at..].iter().map(key_of));
             }
             let key = key_of(command);
-            let held = match staged.get(key) {
-                Some(staged) => staged.as_ref().map(|(value, deadline)| StoredValue { value, deadline: *deadline }),
-                None => self.stored_value(&self.place(key)),
+            let current = match staged.get(key) {
+                Some(change) => change.as_ref().map(|(value, deadline)| StoredValue { value, deadline: *deadline }),
+                None => self.stored_value(&self.lookup(key)),
             };
-            match decide(command, held, self.now) {
+            match decide(command, current, self.now) {
                 Ok((change, answer)) => {
                     match change {
                         Change::Keep => {}
@@ -234,84 +240,84 @@ impl Kv {
                     }
                     answers.push(answer);
                 }
-                Err(why) => return Answer::None { at: at as u32, why: Box::new(why) },
+                Err(why) => return Answer::BatchFailed { at: at as u32, why: Box::new(why) },
             }
         }
-        for (key, staged) in staged {
-            let change = staged.map_or(Change::Remove, |(value, deadline)| Change::Set(value, deadline));
-            self.apply_change(&self.place(key), change);
+        for (key, value) in staged {
+            let change = value.map_or(Change::Remove, |(value, deadline)| Change::Set(value, deadline));
+            self.apply_change(&self.lookup(key), change);
         }
-        Answer::All(answers.end())
+        Answer::Batch(answers.into_answers())
     }
 
-    /// Executes each step, whether or not those before it failed.
-    fn execute_each(&mut self, steps: &[Step<'_>]) -> Answer {
-        let mut answers = AnswerList::of(steps.len());
+    /// Executes each command or query of a block, whether or not the ones before it failed.
+    fn execute_block(&mut self, steps: &[CommandOrQuery<'_>]) -> Answer {
+        let mut answers = AnswerList::with_capacity(steps.len());
         for step in steps {
             answers.push(match step {
-                Step::Do(Command::Batch(_) | Command::Block(_)) => Answer::Malformed,
-                Step::Do(command) => self.execute(command),
-                Step::Ask(query) => self.answer(query, self.now),
+                CommandOrQuery::Command(Command::Batch(_) | Command::Block(_)) => Answer::Malformed,
+                CommandOrQuery::Command(command) => self.execute(command),
+                CommandOrQuery::Query(query) => self.answer_query(query, self.now),
             });
         }
-        Answer::Each(answers.end())
+        Answer::List(answers.into_answers())
     }
 
-    fn apply_change(&mut self, place: &KeyLookup<'_>, change: Change<'_>) {
+    fn apply_change(&mut self, lookup: &KeyLookup<'_>, change: Change<'_>) {
         if let Some(frozen) = &mut self.frozen
             && !matches!(change, Change::Keep)
         {
-            frozen.keep(place.key, place.slot.map(|slot| self.slots[slot as usize].stored_value()));
+            frozen.save_old_value(lookup.key, lookup.slot.map(|slot| self.slots[slot as usize].stored_value()));
         }
         match change {
             Change::Keep => {}
-            Change::Set(value, deadline) => self.set(place, &value, deadline),
-            Change::Remove => self.remove(place),
+            Change::Set(value, deadline) => self.set(lookup, &value, deadline),
+            Change::Remove => self.remove(lookup),
         }
     }
 
-    fn remove(&mut self, place: &KeyLookup<'_>) {
-        let Some(slot) = place.slot else { return };
+    fn remove(&mut self, lookup: &KeyLookup<'_>) {
+        let Some(slot) = lookup.slot else { return };
         self.remove_from_digest(slot);
-        self.index.remove(place.hash, slot);
-        self.order.remove(place.key);
+        self.index.remove(lookup.hash, slot);
+        self.by_key.remove(lookup.key);
         self.slots[slot as usize] = Slot::default();
-        self.free.push(slot);
+        self.free_slots.push(slot);
     }
 
     /// Removes a slot's hash from the digest and its deadline from `expiry`.
-    fn remove_from_digest(&mut self, number: u32) {
-        let slot = &self.slots[number as usize];
+    fn remove_from_digest(&mut self, slot_number: u32) {
+        let slot = &self.slots[slot_number as usize];
         match slot.deadline() {
-            Some(deadline) if !self.expiry.remove(deadline, number, slot.hash) => {}
+            Some(deadline) if !self.expiry.remove(deadline, slot_number, slot.hash) => {}
             _ => self.digest -= slot.hash,
         }
     }
 
-    fn set(&mut self, place: &KeyLookup<'_>, value: &[u8], deadline: Option<ClusterTime>) {
-        let hash = pair_hash(place.hash, value, deadline);
+    fn set(&mut self, lookup: &KeyLookup<'_>, value: &[u8], deadline: Option<ClusterTime>) {
+        let hash = pair_hash(lookup.hash, value, deadline);
         self.digest += hash;
-        let number = match place.slot {
-            None => self.insert(place, Slot::new(place.key, value, deadline, hash)),
-            Some(found) => {
-                self.remove_from_digest(found);
-                let slot = &mut self.slots[found as usize];
+        let slot_number = match lookup.slot {
+            None => self.insert(lookup, Slot::new(lookup.key, value, deadline, hash)),
+            Some(slot_number) => {
+                self.remove_from_digest(slot_number);
+                let slot = &mut self.slots[slot_number as usize];
                 if deadline.is_none() && !slot.has_deadline && slot.value().len() == value.len() {
-                    slot.pair[place.key.len()..].copy_from_slice(value);
+                    slot.pair[lookup.key.len()..].copy_from_slice(value);
                     slot.hash = hash;
                 } else {
-                    *slot = Slot::new(place.key, value, deadline, hash);
+                    *slot = Slot::new(lookup.key, value, deadline, hash);
                 }
-                found
+                slot_number
             }
         };
         if let Some(deadline) = deadline {
-            self.expiry.insert(deadline, number, hash);
+            self.expiry.insert(deadline, slot_number, hash);
         }
     }
 
-    fn insert(&mut self, place: &KeyLookup<'_>, new: Slot) -> u32 {
-        let slot = match self.free.pop() {
+    fn insert(&mut self, lookup: &KeyLookup<'_>, new: Slot) -> u32 {
+        let slot = match self.free_slots.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = new;
                 slot
@@ -322,34 +328,37 @@ impl Kv {
                 slot
             }
         };
-        self.order.insert(place.key.into(), slot);
-        self.index.insert(place.hash, slot);
+        self.by_key.insert(lookup.key.into(), slot);
+        self.index.insert(lookup.hash, slot);
         slot
     }
 
-    /// Frees up to that many expired keys.
-    fn sweep(&mut self, count: usize) {
+    /// Frees the memory of up to `count` expired keys, the one that expired first before the others.
+    fn free_expired(&mut self, count: usize) {
         for _ in 0..count {
             let Some(slot) = self.expiry.first_overdue() else { return };
             let key = self.slots[slot as usize].key().to_vec();
-            let place = KeyLookup { key: &key, hash: hash(0, &key), slot: Some(slot) };
-            self.apply_change(&place, Change::Remove);
+            let lookup = KeyLookup { key: &key, hash: hash(0, &key), slot: Some(slot) };
+            self.apply_change(&lookup, Change::Remove);
         }
     }
 
-    fn answer(&self, query: &Query<'_>, now: ClusterTime) -> Answer {
+    fn answer_query(&self, query: &Query<'_>, now: ClusterTime) -> Answer {
         match query {
             Query::Get { key } => Answer::Value(self.get(key).map(Bytes::copy_from_slice)),
-            // Encoded while it is walked, since it must stop where an answer is full.
-            Query::Scan { prefix, after, limit } => {
-                Answer::decode(self.scan(prefix, *after, *limit)).expect("an answer of the machine decodes")
-            }
+            // A scan encodes its pairs as it goes, since it must stop where the answer is full.
+            Query::Scan { prefix, after, limit } => Answer::decode(self.scan(prefix, *after, *limit))
+                .expect("the machine can decode the answers that it encodes"),
             Query::Count => Answer::Count(self.len() as u64),
-            Query::Keyspace => Answer::Each([self.len(), self.expiry.coming()].map(|n| Answer::Count(n as u64)).into()),
-            Query::Values(keys) => self.values(keys),
-            Query::Present(keys) => Answer::Number(keys.iter().filter(|key| self.get(key).is_some()).count() as i64),
+            Query::Keyspace => {
+                Answer::List([self.len(), self.expiry.pending_count()].map(|n| Answer::Count(n as u64)).into())
+            }
+            Query::Values(keys) => self.get_values(keys),
+            Query::CountPresent(keys) => {
+                Answer::Number(keys.iter().filter(|key| self.get(key).is_some()).count() as i64)
+            }
             Query::Length { key } => Answer::Number(self.get(key).map_or(0, <[u8]>::len) as i64),
-            Query::Left { key } => Answer::Left(match self.stored_value(&self.place(key)) {
+            Query::TimeToLive { key } => Answer::TimeToLive(match self.stored_value(&self.lookup(key)) {
                 None => TimeToLive::Absent,
                 Some(StoredValue { deadline: None, .. }) => TimeToLive::Endless,
                 Some(StoredValue { deadline: Some(deadline), .. }) => TimeToLive::Ms(deadline.0.saturating_sub(now.0)),
@@ -358,27 +367,27 @@ impl Kv {
         }
     }
 
-    fn values(&self, keys: &[&[u8]]) -> Answer {
-        let mut left = ANSWER_BYTES_MAX as usize - 5;
+    fn get_values(&self, keys: &[&[u8]]) -> Answer {
+        let mut bytes_left = ANSWER_BYTES_MAX as usize - 5;
         let mut values = Vec::with_capacity(keys.len());
         for key in keys {
-            let held = self.get(key);
-            let Some(rest) = left.checked_sub(1 + held.map_or(0, |held| 4 + held.len())) else {
+            let value = self.get(key);
+            let Some(bytes_after) = bytes_left.checked_sub(1 + value.map_or(0, |value| 4 + value.len())) else {
                 return Answer::Omitted;
             };
-            left = rest;
-            values.push(held.map(Bytes::copy_from_slice));
+            bytes_left = bytes_after;
+            values.push(value.map(Bytes::copy_from_slice));
         }
         Answer::Values(values)
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Bytes {
         let mut out = BytesMut::with_capacity(256);
-        out.put_u8(PAIRS);
+        out.put_u8(ANSWER_KIND_PAIRS);
         out.put_u8(0);
         out.put_u32_le(0);
         let mut count: u32 = 0;
-        for (key, slot) in self.range(beyond(prefix, after)).take_while(|(key, _)| key.starts_with(prefix)) {
+        for (key, slot) in self.range(scan_start(prefix, after)).take_while(|(key, _)| key.starts_with(prefix)) {
             let value = slot.value();
             let size = 8 + key.len() + value.len();
             if count == limit || (out.len() + size) as u64 > ANSWER_BYTES_MAX {
@@ -406,10 +415,10 @@ impl StateMachine for Kv {
         }
     }
 
-    fn frees(command: &[u8]) -> bool {
+    fn frees_space(command: &[u8]) -> bool {
         match Command::decode(command) {
-            Ok(Command::Del { .. } | Command::Forget(_)) => true,
-            Ok(Command::Batch(commands)) => commands.iter().all(|one| matches!(one, Command::Del { .. })),
+            Ok(Command::Del { .. } | Command::DelKeys(_)) => true,
+            Ok(Command::Batch(commands)) => commands.iter().all(|command| matches!(command, Command::Del { .. })),
             Ok(_) | Err(_) => false,
         }
     }
@@ -417,41 +426,41 @@ impl StateMachine for Kv {
     fn advance(&mut self, time: ClusterTime) {
         self.now = self.now.max(time);
         self.expiry.advance(self.now, &mut self.digest);
-        self.sweep(EXPIRE_PER_ENTRY);
+        self.free_expired(FREED_KEYS_PER_ENTRY_MAX);
     }
 
-    fn resume(&mut self, time: ClusterTime) {
+    fn finish_restore(&mut self, time: ClusterTime) {
         self.now = self.now.max(time);
     }
 
     fn expire_due(&mut self) {
-        self.sweep(EXPIRE_PER_TICK);
+        self.free_expired(FREED_KEYS_PER_TICK_MAX);
     }
 
-    fn due(&self) -> Option<ClusterTime> {
-        self.expiry.due()
+    fn next_deadline(&self) -> Option<ClusterTime> {
+        self.expiry.earliest_deadline()
     }
 
     fn query(&self, time: ClusterTime, query: &[u8]) -> Bytes {
         match Query::decode(query) {
             Ok(Query::Get { key }) => {
-                // The most frequent query by far: copies once.
-                let held = self.get(key);
-                let mut out = BytesMut::with_capacity(6 + held.map_or(0, <[u8]>::len));
-                out.put_u8(VALUE);
-                put_option(&mut out, held);
+                // `Get` is by far the most frequent query: its value is copied only once.
+                let value = self.get(key);
+                let mut out = BytesMut::with_capacity(6 + value.map_or(0, <[u8]>::len));
+                out.put_u8(ANSWER_KIND_VALUE);
+                put_option(&mut out, value);
                 out.freeze()
             }
             Ok(Query::Scan { prefix, after, limit }) => self.scan(prefix, after, limit),
-            Ok(query) => self.answer(&query, time.max(self.now)).encode(),
+            Ok(query) => self.answer_query(&query, time.max(self.now)).encode(),
             Err(_) => Answer::Malformed.encode(),
         }
     }
 
     fn prefetch(&self, commands: &mut dyn Iterator<Item = &[u8]>) {
         // A batch prefetches its own keys.
-        let mut keys = commands.map(|command| commands::key(command).unwrap_or_default());
-        while self.look_ahead(&mut keys) {}
+        let mut keys = commands.map(|command| commands::read_key(command).unwrap_or_default());
+        while self.prefetch_keys(&mut keys) {}
     }
 
     fn digest(&self) -> u64 {
@@ -459,18 +468,18 @@ impl StateMachine for Kv {
     }
 
     fn freeze(&mut self) {
-        self.frozen = Some(Frozen::at(self.now));
+        self.frozen = Some(FrozenMap::at(self.now));
     }
 
     fn next_chunk(&mut self, bytes: usize) -> Option<Bytes> {
         let frozen = self.frozen.as_mut()?;
-        let unserialized = self.order.range::<[u8], _>((frozen.unserialized_from(), Bound::Unbounded));
-        let now = unserialized.map(|(key, slot)| (&**key, self.slots[*slot as usize].stored_value()));
-        let piece = frozen.next_chunk(bytes, now);
-        if piece.is_none() {
+        let unserialized = self.by_key.range::<[u8], _>((frozen.unserialized_from(), Bound::Unbounded));
+        let current = unserialized.map(|(key, slot)| (&**key, self.slots[*slot as usize].stored_value()));
+        let chunk = frozen.next_chunk(bytes, current);
+        if chunk.is_none() {
             self.end_snapshot();
         }
-        piece
+        chunk
     }
 
     fn end_snapshot(&mut self) {
@@ -481,10 +490,10 @@ impl StateMachine for Kv {
         Kv::new()
     }
 
-    fn restore(&mut self, mut piece: &[u8]) -> Result<(), Malformed> {
-        while !piece.is_empty() {
-            let Pair { key, value, deadline } = commands::read_pair(&mut piece)?;
-            if self.order.last_key_value().is_some_and(|(last, _)| **last >= *key) {
+    fn restore(&mut self, mut chunk: &[u8]) -> Result<(), Malformed> {
+        while !chunk.is_empty() {
+            let Pair { key, value, deadline } = commands::read_pair(&mut chunk)?;
+            if self.by_key.last_key_value().is_some_and(|(last, _)| **last >= *key) {
                 return Err(Malformed("keys out of order"));
             }
             self.set(&KeyLookup { key, hash: hash(0, key), slot: None }, value, deadline);
@@ -493,18 +502,18 @@ impl StateMachine for Kv {
     }
 }
 
-/// The lower bound of the keys with that prefix that are after `after`.
-fn beyond<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {
+/// The lower bound of a scan: of the keys with that prefix that are greater than `after`.
+fn scan_start<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {
     match after {
         Some(after) if after >= prefix => Bound::Excluded(after),
         _ => Bound::Included(prefix),
     }
 }
 
-/// A pair's contribution to the digest.
-fn pair_hash(key: u64, value: &[u8], deadline: Option<ClusterTime>) -> u64 {
-    let lasting = hash(key, value);
-    deadline.map_or(lasting, |deadline| hash_numbers([lasting, deadline.0]))
+/// A pair's part of the digest; `key_hash` is the hash of its key.
+fn pair_hash(key_hash: u64, value: &[u8], deadline: Option<ClusterTime>) -> u64 {
+    let without_deadline = hash(key_hash, value);
+    deadline.map_or(without_deadline, |deadline| hash_numbers([without_deadline, deadline.0]))
 }
 
 mod walk;

@@ -1,4 +1,4 @@
-//! The state machine: the trait an embedding program implements, and the key-value machine we ship.
+//! The state machine: the trait an embedding program implements, and the key-value machine of drave.
 
 pub mod commands;
 mod decide;
@@ -8,6 +8,8 @@ mod index;
 pub mod kv;
 pub mod state_machine;
 
-pub use commands::{Answer, Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step, TimeToLive};
+pub use commands::{
+    Answer, Command, CommandOrQuery, Deadline, Expiration, ExpireCondition, Query, SetCondition, TimeToLive,
+};
 pub use kv::{KIND, Kv};
 pub use state_machine::{Context, StateMachine};

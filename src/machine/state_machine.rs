@@ -1,10 +1,11 @@
-//! The state machine: with the disk, one of a node's two exchangeable parts.
+//! The interface between a node and its state machine: one of the two parts of a node, with the disk, that an embedding
+//! program can replace.
 
 use crate::codec::Malformed;
 use crate::types::{ClusterTime, Index, Term};
 use bytes::Bytes;
 
-/// The context of a command: the same on every node.
+/// The log entry of a command, passed to [`StateMachine::apply`]: the same on every node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Context {
     /// The index of the entry that holds the command.
@@ -12,14 +13,14 @@ pub struct Context {
     /// The term of that entry. It grows with each leader, so a machine can tell an earlier leader's commands from the
     /// current leader's (for a fencing token, say).
     pub term: Term,
-    /// The cluster's clock in that entry.
+    /// The time of that entry by the cluster's clock: the time of the last call of [`StateMachine::advance`].
     pub time: ClusterTime,
 }
 
 /// A deterministic state machine: the same commands in the same order yield the same state and the same answers on
 /// every node. No clock, random number, address or hash-map order may influence it.
 ///
-/// Exactly-once execution is not its concern: sessions filter duplicates.
+/// A machine sees each command once: client sessions filter duplicates before.
 ///
 /// From time to time a snapshot of the state replaces the log. The state is *frozen* between two commands and
 /// serialized chunk by chunk while further commands are applied. A node that restarts or is too far behind restores the
@@ -27,7 +28,7 @@ pub struct Context {
 pub trait StateMachine: Send + 'static {
     /// The kind of this state machine and the version of its commands, for example `kv 1`. Nodes and clients with
     /// another kind are rejected, so that this machine never interprets commands that it does not know. Empty turns the
-    /// check off; at most [`MACHINE_BYTES_MAX`](crate::limits::MACHINE_BYTES_MAX) bytes.
+    /// check off; at most [`MACHINE_KIND_BYTES_MAX`](crate::limits::MACHINE_KIND_BYTES_MAX) bytes.
     fn kind(&self) -> &'static str {
         ""
     }
@@ -39,27 +40,28 @@ pub trait StateMachine: Send + 'static {
 
     /// Announces the commands that will be applied next, in this order. Changes nothing: a machine that is larger than
     /// the processor's caches may read the data of all these commands at once, and so wait for memory once instead of
-    /// for each.
+    /// once for each command.
     fn prefetch(&self, _commands: &mut dyn Iterator<Item = &[u8]>) {}
 
     /// Sets the clock to the next entry's time, which is never earlier than that of previous entries. Called for every
-    /// entry, before its commands are applied: whatever expires by the cluster's clock expires here. A key with a
-    /// deadline at or before the time of its own entry stays until the next entry.
+    /// entry, before its command is applied. State that expires by the cluster's clock expires here; a command that
+    /// sets a deadline in the past therefore takes effect until the next entry.
     fn advance(&mut self, _time: ClusterTime) {}
 
-    /// Called for an entry that has no command, only a time: an opportunity to free what has expired. Must leave
-    /// answers and digest unchanged.
+    /// Frees the memory of expired state. Called for an entry that has no command, only a time. Must leave answers and
+    /// digest unchanged.
     fn expire_due(&mut self) {}
 
-    /// The time by which an entry is needed for something to expire: without requests, the leader proposes one. A time
-    /// in the past requests an entry at once.
-    fn due(&self) -> Option<ClusterTime> {
+    /// The earliest deadline in the state; `None` if nothing expires. Without requests there are no entries, so the
+    /// leader proposes an empty one at this time. A time in the past requests an entry at once.
+    fn next_deadline(&self) -> Option<ClusterTime> {
         None
     }
 
     /// Whether that command can only free space, as a removal does: such a command is accepted even when the disk is
-    /// low on space. Depends on the command alone: it is called before anything is applied.
-    fn frees(_command: &[u8]) -> bool
+    /// low on space. The result depends on the command alone, since the leader calls this before it appends the
+    /// command.
+    fn frees_space(_command: &[u8]) -> bool
     where
         Self: Sized,
     {
@@ -69,20 +71,21 @@ pub trait StateMachine: Send + 'static {
     /// Answers a query and changes nothing. The limit on answers in [`StateMachine::apply`] applies here too.
     ///
     /// `time` is the cluster's clock as this node knows it: never earlier than the last entry's, and later while
-    /// nothing is written; it is meant for remaining times to live. It is not the same on every node, and goes back a
-    /// little when another node becomes leader: only entries decide whether something *has* expired.
+    /// nothing is written. It serves to compute remaining times to live, and not to decide whether state *has* expired,
+    /// which only entries do: it is not the same on every node, and goes back a little when another node becomes
+    /// leader.
     fn query(&self, time: ClusterTime, query: &[u8]) -> Bytes;
 
-    /// A digest of the state: equal on two nodes that applied the same commands. Called after every batch, so it must
-    /// be fast: keep it up to date while applying.
+    /// A digest of the state: equal on two nodes that applied the same commands. Called after every batch, so the
+    /// machine should keep it up to date in [`StateMachine::apply`] instead of computing it here.
     fn digest(&self) -> u64;
 
     /// Freezes the current state; [`StateMachine::next_chunk`] serializes it while commands are applied. Must be fast
     /// however large the state is, since commands wait for it. Replaces a previously frozen state.
     fn freeze(&mut self);
 
-    /// The next chunk of the frozen state, about `bytes` long: at most
-    /// [`PIECE_EXCESS_MAX`](crate::limits::PIECE_EXCESS_MAX) longer, possibly shorter, even empty. `None` after the
+    /// Serializes the next chunk of the frozen state, about `bytes` long: at most
+    /// [`CHUNK_EXCESS_MAX`](crate::limits::CHUNK_EXCESS_MAX) longer, possibly shorter, even empty. `None` after the
     /// last chunk, which ends the snapshot, and if nothing is frozen.
     ///
     /// The concatenated chunks are the same on all nodes that froze the same state.
@@ -96,13 +99,13 @@ pub trait StateMachine: Send + 'static {
     where
         Self: Sized;
 
-    /// Restores the next chunk. The chunks are the ones that were serialized, each whole and in order; after the last
-    /// one the state and the digest equal those of the frozen machine. Invalid bytes are an error and must not panic:
+    /// Restores the next chunk. The chunks arrive unchanged and in the order of their serialization; after the last one
+    /// the state and the digest equal those of the frozen machine. Invalid bytes are an error and must not panic, since
     /// they come from a disk or another node.
-    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed>;
+    fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed>;
 
-    /// Called after the last chunk, once the digest matches that of the frozen state. `time` is that of the last entry
-    /// in the snapshot. A machine that needs the time for its answers sets it here, and expires nothing: the frozen
-    /// machine had not expired it either, and the next entry calls [`StateMachine::advance`].
-    fn resume(&mut self, _time: ClusterTime) {}
+    /// Called after the last chunk, once the digest matches that of the frozen state. `time` is the time of the last
+    /// entry in the snapshot. A machine that needs the time for its answers sets its clock here, and expires nothing:
+    /// the frozen machine had not expired it either, and the next entry calls [`StateMachine::advance`].
+    fn finish_restore(&mut self, _time: ClusterTime) {}
 }

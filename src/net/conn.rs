@@ -1,10 +1,10 @@
-//! One connection: its socket, its input that is not processed yet, and its output that is not written yet.
+//! One connection of a node: its socket, its unprocessed input, its unwritten output, and its timeout.
 
 use super::gateway_connection::GatewayConnection;
-use super::lanes::{Lanes, Written};
+use super::lanes::{OutputLanes, WriteOutcome};
 use super::options::Options;
-use super::pressure::{FEW_BYTES, Pressure};
-use super::role::{self, ClientFrame, Role};
+use super::pressure::{GUARANTEED_CONN_BYTES, MemoryPressure};
+use super::role::{self, DecodedFrame, Role};
 use crate::secure::Stream;
 use crate::types::Time;
 use crate::wire::WireError;
@@ -15,11 +15,11 @@ use mio::net::TcpStream;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-/// How far the end of a connection has come. The handshake is part of the [`Role`], because each side of it may receive
-/// other frames. The order of the variants is the order in time: a connection never returns to an earlier phase.
+/// The life of a connection after its handshake, in order: a connection never returns to an earlier phase. The
+/// handshake itself is part of the [`Role`], which decides the frames that may be received.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Phase {
-    /// Input is processed.
+pub enum ConnPhase {
+    /// Input is processed, and output is written.
     Open,
     /// No further input is processed. The connection ends once all output is written.
     Closing,
@@ -27,195 +27,208 @@ pub enum Phase {
     Draining,
 }
 
-/// One connection.
+/// A connection to a peer or a client, inbound or outbound.
 #[derive(Debug)]
 pub struct Conn {
     /// The socket, with or without TLS.
     pub stream: Stream<TcpStream>,
-    /// Its poll token, never reused.
+    /// The token of the socket in the poll. It is never reused, so a late event cannot reach another connection.
     pub token: Token,
     /// What the connection is used for, and by which peer or client.
     pub role: Role,
-    /// Whether input is processed, or how far the connection has ended.
-    phase: Phase,
-    /// Output that is not written yet.
-    pub lanes: Lanes,
+    /// The current phase. It moves forward only, through [`Conn::close_after_output`] and [`Conn::drain`].
+    phase: ConnPhase,
+    /// Output that the socket has not accepted yet.
+    pub output: OutputLanes,
     /// Client requests that were accepted and are not answered yet.
-    pub unanswered: usize,
-    /// When bytes were last read from it.
-    pub heard_at: Time,
-    /// Since when the connection waits for the rest of a frame, or for a hello; `None` if it waits for neither.
-    pub waiting_since: Option<Time>,
-    /// Whether there may be bytes to read. The system reports this once (edge-triggered).
+    pub unanswered_requests: usize,
+    /// When bytes were last read from the socket; the time of the connection before the first read.
+    pub last_read_at: Time,
+    /// When the running timeout started: for a hello, for the rest of a frame, or for a gateway client's next input.
+    /// `None` while no timeout runs.
+    pub timeout_started_at: Option<Time>,
+    /// Whether the socket may have bytes to read. The poll reports new bytes only once (edge-triggered), so the flag
+    /// stays set until a read finds the socket empty.
     pub readable: bool,
-    /// Whether complete frames are left in the input because reading is suspended.
-    pub unprocessed: bool,
-    /// Whether the socket accepts no more bytes. The system reports when it does again.
-    pub blocked: bool,
-    /// Whether it is in the queue of connections to be written to.
+    /// Whether the input may contain complete frames or requests, left there because reading was suspended.
+    pub has_unprocessed_input: bool,
+    /// Whether the socket's send buffer is full. The poll reports when the socket accepts bytes again.
+    pub write_blocked: bool,
+    /// Whether the connection is in the write queue, so that it is queued only once.
     pub in_write_queue: bool,
-    /// Whether it is in the queue of connections to be read from.
+    /// Whether the connection is in the read queue, so that it is queued only once.
     pub in_read_queue: bool,
-    /// Whether anything was read or written since the last sweep.
-    pub used: bool,
-    /// Whether the system reported that the other side has closed. Reading continues up to the end of the stream.
-    ends: bool,
+    /// Whether the socket was read or written since the last sweep. The sweep frees the buffers of unused connections.
+    pub used_since_sweep: bool,
+    /// Whether the poll reported that the other side has closed. Bytes that arrived before are still read.
+    remote_closed: bool,
     /// The protocol state of a gateway connection; `None` for other connections.
     pub gateway: Option<GatewayConnection>,
-    /// Whether it is an operator's connection, which takes one of the seats kept for operators.
+    /// Whether an operator's command opened the connection. Such a connection takes one of the slots that are reserved
+    /// for operators, and must not propose writes.
     pub is_operator: bool,
-    /// How many bytes a client's connection held when they were last counted.
-    pub held: usize,
-    /// How many bytes the socket had accepted by the last sweep.
-    pub sent_before: u64,
-    /// In how many sweeps in a row the socket accepted almost nothing.
-    pub stalls: u8,
-    /// The timeout for `waiting_since`, where it is not the default of the role.
-    patience: Option<Duration>,
+    /// The memory of the connection in bytes, as last counted for the bound on all clients. 0 for peers.
+    pub held_bytes: usize,
+    /// The total bytes that the socket had accepted by the last sweep, to measure the progress since.
+    pub sent_bytes_at_last_sweep: u64,
+    /// The number of consecutive sweeps in which the socket accepted almost no bytes.
+    pub stalled_sweeps: u8,
+    /// The duration of the timeout that started at `timeout_started_at`; `None` for the default of the role.
+    timeout: Option<Duration>,
     reader: FrameReader,
     input: BytesMut,
 }
 
-/// The result of one read.
+/// The result of one read from a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Filled {
-    /// Bytes were read, and there may be more.
+pub enum ReadOutcome {
+    /// Bytes were read, and the socket may have more.
     More,
-    /// There is no more to read for now, whether or not bytes were read.
-    Dry,
-    /// The other side has closed its end.
-    End,
+    /// The socket is empty for now. Bytes may have been read before.
+    WouldBlock,
+    /// The other side has closed its sending direction.
+    EndOfStream,
 }
 
 impl Conn {
-    /// A new connection, which waits for a hello.
+    /// Creates a connection, and starts the timeout for its first frame.
     pub fn new(stream: Stream<TcpStream>, token: Token, role: Role, now: Time) -> Conn {
         Conn {
             stream,
             token,
             role,
-            phase: Phase::Open,
-            lanes: Lanes::default(),
-            unanswered: 0,
-            heard_at: now,
-            waiting_since: Some(now),
+            phase: ConnPhase::Open,
+            output: OutputLanes::default(),
+            unanswered_requests: 0,
+            last_read_at: now,
+            timeout_started_at: Some(now),
             readable: false,
-            unprocessed: false,
-            blocked: false,
+            has_unprocessed_input: false,
+            write_blocked: false,
             in_write_queue: false,
             in_read_queue: false,
-            used: true,
-            ends: false,
+            used_since_sweep: true,
+            remote_closed: false,
             gateway: None,
             is_operator: false,
-            held: 0,
-            sent_before: 0,
-            stalls: 0,
-            patience: None,
+            held_bytes: 0,
+            sent_bytes_at_last_sweep: 0,
+            stalled_sweeps: 0,
+            timeout: None,
             reader: FrameReader::default(),
             input: BytesMut::new(),
         }
     }
 
-    /// Whether input is processed, or how far the connection has ended.
-    pub fn phase(&self) -> Phase {
+    /// The current phase.
+    pub fn phase(&self) -> ConnPhase {
         self.phase
     }
 
     /// Processes no further input, and ends the connection once all output is written.
     pub fn close_after_output(&mut self) {
-        self.phase = self.phase.max(Phase::Closing);
+        self.phase = self.phase.max(ConnPhase::Closing);
     }
 
     /// Discards further input until the client closes its end. All output must be written.
     pub fn drain(&mut self) {
-        debug_assert!(self.phase == Phase::Closing, "a connection drains once, after its last output");
-        self.phase = Phase::Draining;
+        debug_assert!(
+            self.phase == ConnPhase::Closing,
+            "a connection starts to drain while it is closing, after its last output"
+        );
+        self.phase = ConnPhase::Draining;
     }
 
-    /// Marks that the system reported input, and with `ends` that the other side has closed or the socket failed.
-    pub fn mark_readable(&mut self, ends: bool) {
+    /// Records that the poll reported input. `remote_closed` is whether the other side has closed or the socket failed.
+    pub fn mark_readable(&mut self, remote_closed: bool) {
         self.readable = true;
-        self.ends |= ends;
+        self.remote_closed |= remote_closed;
     }
 
-    /// Whether there may be bytes to read, or input to process.
-    pub fn has_more(&self) -> bool {
-        self.readable || self.unprocessed
+    /// Whether the socket may have bytes to read, or the buffered input requests to process.
+    pub fn has_input(&self) -> bool {
+        self.readable || self.has_unprocessed_input
     }
 
-    /// Whether reading from it is suspended: its client has too much output to read, or too many requests in progress.
-    pub fn is_read_suspended(&self, options: &Options, pressure: Pressure) -> bool {
-        let waits = || self.is_held_back(options, pressure) || self.is_crowded(pressure);
+    /// Whether reading is suspended: the client has too much unread output or too many requests in progress, or all
+    /// clients together hold too much memory.
+    pub fn is_read_suspended(&self, options: &Options, pressure: MemoryPressure) -> bool {
+        let over_limit = || self.has_output_backlog(options, pressure) || self.exceeds_memory_share(pressure);
         match (self.role, &self.gateway) {
-            (Role::GatewayClient(_), _) if self.phase == Phase::Draining => false,
-            // A connection that is closing is not read from, and must not fill memory until its last answer.
-            (Role::GatewayClient(_), Some(gateway)) => gateway.is_leaving() || gateway.is_full() || waits(),
-            (Role::Client(_), _) => self.unanswered > options.client_requests_max || waits(),
+            (Role::GatewayClient(_), _) if self.phase == ConnPhase::Draining => false,
+            // A closing connection is not read from: further requests would fill memory until its last answer.
+            (Role::GatewayClient(_), Some(gateway)) => gateway.is_closing() || gateway.is_queue_full() || over_limit(),
+            (Role::Client(_), _) => self.unanswered_requests > options.client_requests_max || over_limit(),
             _ => false,
         }
     }
 
-    /// Whether its client has so much output to read that no more is requested for it.
-    pub fn is_held_back(&self, options: &Options, pressure: Pressure) -> bool {
-        let mark = if pressure == Pressure::None { options.client_bytes_mark } else { FEW_BYTES };
-        self.lanes.size() > mark
+    /// Whether the client has so much unread output that no further request of the client is passed to the node. Under
+    /// memory pressure the limit is lower.
+    pub fn has_output_backlog(&self, options: &Options, pressure: MemoryPressure) -> bool {
+        let backlog_max =
+            if pressure == MemoryPressure::None { options.client_output_pause_bytes } else { GUARANTEED_CONN_BYTES };
+        self.output.pending_bytes() > backlog_max
     }
 
-    /// Whether it holds so much of the memory for all clients that it must not be read from. Under high pressure only
-    /// requests that wait for answers count. Above the bound, incomplete input counts too.
-    fn is_crowded(&self, pressure: Pressure) -> bool {
+    /// Whether the connection holds more than its share of the memory for all clients. Under high pressure only queued
+    /// requests count; above the bound, incomplete input and output count too.
+    fn exceeds_memory_share(&self, pressure: MemoryPressure) -> bool {
         match pressure {
-            Pressure::None => false,
-            Pressure::High => self.gateway.as_ref().map_or(0, GatewayConnection::bytes) > 4 * FEW_BYTES,
-            Pressure::Over => self.held > FEW_BYTES,
+            MemoryPressure::None => false,
+            MemoryPressure::High => {
+                self.gateway.as_ref().map_or(0, GatewayConnection::queued_bytes) > 4 * GUARANTEED_CONN_BYTES
+            }
+            MemoryPressure::Over => self.held_bytes > GUARANTEED_CONN_BYTES,
         }
     }
 
-    /// How many bytes it holds: output, requests that wait for answers, and incomplete input.
+    /// The memory of the connection in bytes: output, queued requests, and incomplete input.
     pub fn memory_use(&self) -> usize {
-        let gateway = self.gateway.as_ref().map_or(0, GatewayConnection::bytes);
-        self.lanes.held() + self.input.len() + self.reader.held() + gateway
+        let gateway = self.gateway.as_ref().map_or(0, GatewayConnection::queued_bytes);
+        self.output.allocated_bytes() + self.input.len() + self.reader.allocated_bytes() + gateway
     }
 
-    /// Reads once into the input. Bytes that arrive while the input is empty are kept in an allocation of their exact
-    /// size: large entries remain slices of it for as long as they are in memory.
-    pub fn fill(&mut self, scratch: &mut [u8]) -> io::Result<Filled> {
-        let n = match self.stream.read(scratch) {
-            Ok(0) => return Ok(Filled::End),
+    /// Appends the bytes of one read to the input. Bytes that arrive while the input is empty are copied to an
+    /// allocation of their exact size, because entries remain slices of that allocation as long as they are in memory.
+    pub fn fill_input(&mut self, read_buffer: &mut [u8]) -> io::Result<ReadOutcome> {
+        let n = match self.stream.read(read_buffer) {
+            Ok(0) => return Ok(ReadOutcome::EndOfStream),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
-                return Ok(Filled::Dry);
+                return Ok(ReadOutcome::WouldBlock);
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Filled::More),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(ReadOutcome::More),
             Err(error) => return Err(error),
         };
-        self.used = true;
+        self.used_since_sweep = true;
         if self.input.is_empty() {
-            self.input = BytesMut::from(&scratch[..n]);
+            self.input = BytesMut::from(&read_buffer[..n]);
         } else {
-            self.input.extend_from_slice(&scratch[..n]);
+            self.input.extend_from_slice(&read_buffer[..n]);
         }
-        if n < scratch.len() && !self.ends && self.stream.tells_when_dry() {
-            // A short read: nothing is left, and the system reports new input again.
+        if n < read_buffer.len() && !self.remote_closed && self.stream.short_read_empties_socket() {
+            // The read returned fewer bytes than the buffer holds, so the socket is empty. The poll reports the next
+            // bytes.
             self.readable = false;
-            return Ok(Filled::Dry);
+            return Ok(ReadOutcome::WouldBlock);
         }
-        Ok(Filled::More)
+        Ok(ReadOutcome::More)
     }
 
-    /// Decodes the next complete frame, if there is one.
-    pub fn next_frame(&mut self) -> Result<Option<ClientFrame>, WireError> {
+    /// Decodes the next complete frame of the input; `None` if the input has none. A frame that the role may not
+    /// receive is an error.
+    pub fn next_frame(&mut self) -> Result<Option<DecodedFrame>, WireError> {
         let Some(frame) = self.reader.next(&mut self.input)? else { return Ok(None) };
         if self.role != Role::Handshaking {
-            // A complete frame arrived, so the timeout starts anew.
-            self.waiting_since = None;
+            // The timeout is for one frame. A new one starts if the next frame is incomplete.
+            self.timeout_started_at = None;
         }
-        role::read(self.role, frame).map(Some)
+        role::decode_frame(self.role, frame).map(Some)
     }
 
-    /// Input of a gateway connection that is not processed yet. It holds no memory while it is empty.
+    /// The unprocessed input of a gateway connection. An empty buffer keeps no memory allocated.
     pub fn input(&mut self) -> &mut BytesMut {
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -223,70 +236,71 @@ impl Conn {
         &mut self.input
     }
 
-    /// Starts the timeout `patience` now, unless the same one runs already. `None` stops it.
-    pub fn wait_for(&mut self, now: Time, patience: Option<Duration>) {
-        if self.patience != patience || patience.is_none() {
-            self.waiting_since = patience.map(|_| now);
-            self.patience = patience;
+    /// Starts a timeout of this duration, unless one of the same duration runs already. `None` stops the timeout.
+    pub fn set_timeout(&mut self, now: Time, timeout: Option<Duration>) {
+        if self.timeout != timeout || timeout.is_none() {
+            self.timeout_started_at = timeout.map(|_| now);
+            self.timeout = timeout;
         }
     }
 
-    /// Starts or stops the timeout for the rest of a frame, after all input was processed.
+    /// Starts or stops the timeout for the rest of a frame. Called after all complete frames were processed.
     pub fn update_frame_timeout(&mut self, now: Time) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
-        let midway = !self.input.is_empty() || self.reader.is_midway();
-        let greeting = matches!(self.role, Role::Handshaking | Role::Connecting(_));
-        self.waiting_since = if midway || greeting { self.waiting_since.or(Some(now)) } else { None };
+        let mid_frame = !self.input.is_empty() || self.reader.has_partial_frame();
+        let in_handshake = matches!(self.role, Role::Handshaking | Role::Connecting(_));
+        self.timeout_started_at = if mid_frame || in_handshake { self.timeout_started_at.or(Some(now)) } else { None };
     }
 
-    /// A client that still reads its output is not idle: its idle timeout starts anew.
+    /// Restarts the idle timeout if output remains and the socket was used since the last sweep: a client that still
+    /// reads its output is not idle.
     pub fn extend_timeout(&mut self, now: Time, options: &Options) {
-        if self.used && !self.lanes.is_empty() && self.patience == Some(options.idle_patience) {
-            self.waiting_since = Some(now);
+        if self.used_since_sweep && !self.output.is_empty() && self.timeout == Some(options.idle_timeout) {
+            self.timeout_started_at = Some(now);
         }
     }
 
-    /// Whether the timeout has expired.
-    pub fn is_overdue(&self, now: Time, options: &Options) -> bool {
-        let patience = match self.role {
-            Role::Handshaking => options.hello_patience,
-            Role::Connecting(_) => options.dial_patience,
+    /// Whether the running timeout has expired. If no duration was set for it, the role determines the duration.
+    pub fn is_timed_out(&self, now: Time, options: &Options) -> bool {
+        let timeout = match self.role {
+            Role::Handshaking => options.hello_timeout,
+            Role::Connecting(_) => options.dial_timeout,
             Role::InboundPeer(_) | Role::Client(_) | Role::GatewayClient(_) | Role::OutboundPeer(_) => {
-                options.frame_patience
+                options.frame_timeout
             }
         };
-        let patience = self.patience.unwrap_or(patience);
-        self.waiting_since.is_some_and(|since| now.since(since) > patience)
+        let timeout = self.timeout.unwrap_or(timeout);
+        self.timeout_started_at.is_some_and(|since| now.since(since) > timeout)
     }
 
     /// Writes as much output as the socket accepts.
     pub fn write(&mut self) -> io::Result<()> {
-        if self.blocked {
+        if self.write_blocked {
             return Ok(());
         }
-        self.used = true;
-        match self.lanes.write(&mut self.stream) {
-            Ok(Written::All) => self.flush(),
-            Ok(Written::Some) => {
-                self.blocked = true;
+        self.used_since_sweep = true;
+        match self.output.write(&mut self.stream) {
+            Ok(WriteOutcome::Complete) => self.flush(),
+            Ok(WriteOutcome::Partial) => {
+                self.write_blocked = true;
                 Ok(())
             }
-            // Not connected yet; the system reports when it is.
+            // The socket is not connected yet. The poll reports when it is writable.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                self.blocked = true;
+                self.write_blocked = true;
                 Ok(())
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Writes encrypted bytes that the socket did not accept before.
+    /// Writes the TLS records that the socket did not accept before. Without TLS there are none.
     fn flush(&mut self) -> io::Result<()> {
         match self.stream.flush() {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
-                self.blocked = true;
+                self.write_blocked = true;
                 Ok(())
             }
             flushed => flushed,
@@ -295,12 +309,12 @@ impl Conn {
 
     /// Frees the buffers of a connection that was not used since the last sweep.
     pub fn free_idle_buffers(&mut self) {
-        self.lanes.rest();
-        self.gateway.as_mut().map(GatewayConnection::rest);
+        self.output.free_buffers();
+        self.gateway.as_mut().map(GatewayConnection::free_idle_queue);
     }
 
     /// Whether all output has been written to the socket.
     pub fn has_written_all(&self) -> bool {
-        self.lanes.is_empty() && !self.stream.has_unsent()
+        self.output.is_empty() && !self.stream.has_unsent()
     }
 }

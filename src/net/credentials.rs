@@ -1,38 +1,38 @@
 //! TLS keys and the password, and the files from which they are reloaded while the node runs.
 
 use crate::gateway::password::Password;
-use crate::secure::{Files, Keys};
+use crate::secure::{KeyFiles, Keys};
 use std::path::PathBuf;
 
-/// Credentials for new connections. Open connections keep those that they began with.
+/// Credentials for new connections. An open connection keeps the credentials that it began with.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// Certificates and their keys.
+    /// This node's certificate and the trusted authority; `None` without TLS.
     pub keys: Option<Keys>,
-    /// The password that clients of the gateways have to present.
+    /// The password that Redis and HTTP clients have to present; `None` if clients need no password.
     pub password: Option<Password>,
 }
 
 /// The files that contain the credentials.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CredentialFiles {
-    /// PEM files; `None` without TLS.
-    pub keys: Option<Files>,
+    /// The PEM files of the certificates; `None` without TLS.
+    pub keys: Option<KeyFiles>,
     /// The password file; `None` without a password.
     pub password: Option<PathBuf>,
 }
 
 impl CredentialFiles {
-    /// Whether there are no files.
+    /// Whether the node has neither certificates nor a password, so that a reload has nothing to read.
     pub fn is_empty(&self) -> bool {
         self.keys.is_none() && self.password.is_none()
     }
 
-    /// Reads all files.
+    /// Reads the certificates and the password from their files.
     ///
     /// # Errors
     ///
-    /// Which file is invalid, and why. In that case nothing is changed.
+    /// A text that names the first invalid file and the reason.
     pub fn read(&self) -> Result<Credentials, String> {
         let keys = self.keys.as_ref().map(Keys::read).transpose().map_err(|error| error.to_string())?;
         let password = self.password.as_deref().map(Password::read).transpose()?;

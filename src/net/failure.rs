@@ -1,105 +1,122 @@
-//! Why a connection failed, in words for an operator, and how often that is logged.
+//! Causes of failed connections, in words for an operator, and the rate limit of their log lines.
 
 use crate::types::Time;
 use crate::wire::WireError;
-use crate::wire::reason::Reason;
+use crate::wire::reason::HelloRejection;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-/// The same line is logged at most once in this time: a peer is dialed ten times a second.
-const SAY_EVERY: Duration = Duration::from_secs(60);
+/// The same line is logged at most once in this time. Without the limit a dead peer, which is dialed ten times a
+/// second, would fill the log.
+const SAME_LINE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Why a connection failed.
+/// The cause of a failed connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Failure {
-    /// A word or two, for lists of several peers.
-    pub word: &'static str,
-    /// A full description.
-    pub text: String,
+pub struct ConnectionFailure {
+    /// The cause in one or two words, for a log line that lists several peers.
+    pub short_cause: &'static str,
+    /// The cause as part of a sentence, with advice where there is any.
+    pub description: String,
     /// Whether the failure lasts until an operator acts. It is then logged as a warning.
-    pub is_lasting: bool,
+    pub needs_operator: bool,
 }
 
-impl Failure {
-    fn new(word: &'static str, text: impl Into<String>, is_lasting: bool) -> Failure {
-        Failure { word, text: text.into(), is_lasting }
+impl ConnectionFailure {
+    fn new(short_cause: &'static str, description: impl Into<String>, needs_operator: bool) -> ConnectionFailure {
+        ConnectionFailure { short_cause, description: description.into(), needs_operator }
     }
 
-    /// A socket could not be connected, read or written.
-    pub fn of_socket(error: &io::Error) -> Failure {
+    /// The cause of an error of the system or of TLS, while a socket was connected, read or written.
+    pub fn of_socket(error: &io::Error) -> ConnectionFailure {
         match error.kind() {
-            ErrorKind::ConnectionRefused => Failure::new("refused", "connection refused: nothing listens there", false),
-            ErrorKind::TimedOut => Failure::new("timed out", "no answer from that host", false),
+            ErrorKind::ConnectionRefused => {
+                ConnectionFailure::new("refused", "connection refused: nothing listens there", false)
+            }
+            ErrorKind::TimedOut => ConnectionFailure::new("timed out", "no answer from that host", false),
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                Failure::new("unreachable", error.to_string(), false)
+                ConnectionFailure::new("unreachable", error.to_string(), false)
             }
             ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
-                Failure::new("closed", "the other side closed the connection", false)
+                ConnectionFailure::new("closed", "the other side closed the connection", false)
             }
             // A TLS error about a certificate includes the names for which it is valid.
-            ErrorKind::InvalidData => Failure::new("TLS", format!("TLS: {error}"), true),
-            _ => Failure::new("failed", error.to_string(), true),
+            ErrorKind::InvalidData => ConnectionFailure::new("TLS", format!("TLS: {error}"), true),
+            _ => ConnectionFailure::new("failed", error.to_string(), true),
         }
     }
 
-    /// The peer's name could not be resolved.
-    pub fn of_name(error: &io::Error) -> Failure {
-        Failure::new("name", format!("the name cannot be resolved: {error}"), true)
+    /// The cause of an error while the peer's host name was resolved.
+    pub fn of_name_lookup(error: &io::Error) -> ConnectionFailure {
+        ConnectionFailure::new("name", format!("the host name cannot be resolved: {error}"), true)
     }
 
-    /// The other side accepted the connection and did not answer in time.
-    pub fn no_answer() -> Failure {
-        Failure::new("no answer", "the connection was accepted, but no answer came in time", false)
+    /// The peer accepted the connection and did not answer the hello in time.
+    pub fn no_answer() -> ConnectionFailure {
+        ConnectionFailure::new("no answer", "the connection was accepted, but no answer came in time", false)
     }
 
-    /// The other side closed a connection that was in use.
-    pub fn closed() -> Failure {
-        Failure::new("closed", "the other side closed the connection", false)
+    /// The peer closed a connection after the handshake.
+    pub fn closed() -> ConnectionFailure {
+        ConnectionFailure::new("closed", "the other side closed the connection", false)
     }
 
-    /// The other side closed the connection instead of answering. `encrypted` is whether this node uses TLS.
-    pub fn closed_early(encrypted: bool) -> Failure {
+    /// The peer closed the connection before it answered the hello, as when only one side uses TLS. `encrypted` is
+    /// whether this node uses TLS.
+    pub fn closed_early(encrypted: bool) -> ConnectionFailure {
         let hint = if encrypted { "does it use TLS, and trust our certificate?" } else { "does it require TLS?" };
-        Failure::new("closed", format!("the peer closed the connection before it answered; {hint}"), false)
+        ConnectionFailure::new("closed", format!("the peer closed the connection before it answered; {hint}"), false)
     }
 
-    /// The other side violated the protocol, or rejected this node. `encrypted` is whether this node uses TLS.
-    pub fn of_protocol(error: &WireError, encrypted: bool) -> Failure {
+    /// The cause of an error while a frame was decoded, or the reason for which the peer rejected this node.
+    /// `encrypted` is whether this node uses TLS: otherwise the bytes may be TLS.
+    pub fn of_protocol(error: &WireError, encrypted: bool) -> ConnectionFailure {
         match error {
             WireError::Refused(reason) => {
-                let is_lasting = !matches!(reason, Reason::Stopping | Reason::Full);
-                Failure::new(reason.word(), format!("the peer rejected the connection: {reason}"), is_lasting)
+                let needs_operator = !matches!(reason, HelloRejection::Stopping | HelloRejection::TooManyConnections);
+                ConnectionFailure::new(
+                    reason.label(),
+                    format!("the peer rejected the connection: {reason}"),
+                    needs_operator,
+                )
             }
-            WireError::Malformed(what) => Failure::new("rejected", what.to_string(), true),
-            _ if encrypted => Failure::new("protocol", format!("the bytes received are not valid: {error}"), true),
-            _ => Failure::new("protocol", format!("the bytes received are not valid, or are TLS: {error}"), true),
+            WireError::Malformed(description) => ConnectionFailure::new("rejected", description.to_string(), true),
+            _ if encrypted => {
+                ConnectionFailure::new("protocol", format!("the bytes received are not valid: {error}"), true)
+            }
+            _ => ConnectionFailure::new(
+                "protocol",
+                format!("the bytes received are not valid, or are TLS: {error}"),
+                true,
+            ),
         }
     }
 }
 
-/// Lines that were logged within the last minute.
+/// The log lines of the last minute, so that the same line is logged at most once a minute.
 #[derive(Debug)]
-pub struct RecentLines {
+pub struct RecentLogLines {
     lines: BTreeMap<String, Time>,
-    most: usize,
+    lines_max: usize,
 }
 
-impl RecentLines {
-    /// Remembers at most `most` different lines. Beyond that none is logged until some are older than a minute.
-    pub fn at_most(most: usize) -> RecentLines {
-        RecentLines { lines: BTreeMap::new(), most }
+impl RecentLogLines {
+    /// Creates an empty record of at most `lines_max` different lines. While the record is full, no other line is
+    /// logged.
+    pub fn new(lines_max: usize) -> RecentLogLines {
+        RecentLogLines { lines: BTreeMap::new(), lines_max }
     }
 
-    /// Whether a line has to be logged now. If so, it is recorded as logged.
-    pub fn is_new(&mut self, now: Time, line: &str) -> bool {
-        if self.lines.get(line).is_some_and(|at| now.since(*at) < SAY_EVERY) {
+    /// Records a line, unless it was recorded within the last minute or the record is full. Returns whether the caller
+    /// has to log the line.
+    pub fn record_if_new(&mut self, now: Time, line: &str) -> bool {
+        if self.lines.get(line).is_some_and(|at| now.since(*at) < SAME_LINE_INTERVAL) {
             return false;
         }
-        if self.lines.len() >= self.most {
-            self.lines.retain(|_, at| now.since(*at) < SAY_EVERY);
+        if self.lines.len() >= self.lines_max {
+            self.lines.retain(|_, at| now.since(*at) < SAME_LINE_INTERVAL);
         }
-        let has_room = self.lines.len() < self.most;
+        let has_room = self.lines.len() < self.lines_max;
         if has_room {
             self.lines.insert(line.to_owned(), now);
         }
@@ -113,31 +130,31 @@ mod tests {
 
     #[test]
     fn line_is_logged_once_a_minute() {
-        let mut said = RecentLines::at_most(8);
+        let mut recent = RecentLogLines::new(8);
         let at = |seconds| Time::ZERO + Duration::from_secs(seconds);
-        assert!(said.is_new(at(1), "n2: refused"));
-        assert!(!said.is_new(at(60), "n2: refused"));
-        assert!(said.is_new(at(60), "n2: closed"), "another cause");
-        assert!(said.is_new(at(61), "n2: refused"));
+        assert!(recent.record_if_new(at(1), "n2: refused"));
+        assert!(!recent.record_if_new(at(60), "n2: refused"));
+        assert!(recent.record_if_new(at(60), "n2: closed"), "another cause is another line");
+        assert!(recent.record_if_new(at(61), "n2: refused"));
     }
 
     #[test]
     fn memory_of_lines_is_bounded() {
-        let mut said = RecentLines::at_most(20);
-        let lines = (0..10_000).filter(|n| said.is_new(Time::ZERO, &n.to_string())).count();
-        assert_eq!((lines, said.lines.len()), (20, 20));
-        assert!(said.is_new(Time::ZERO + SAY_EVERY, "later"));
-        assert_eq!(said.lines.len(), 1);
+        let mut recent = RecentLogLines::new(20);
+        let logged = (0..10_000).filter(|n| recent.record_if_new(Time::ZERO, &n.to_string())).count();
+        assert_eq!((logged, recent.lines.len()), (20, 20));
+        assert!(recent.record_if_new(Time::ZERO + SAME_LINE_INTERVAL, "later"));
+        assert_eq!(recent.lines.len(), 1);
     }
 
     #[test]
     fn failure_names_its_cause() {
-        let of = |kind: ErrorKind| Failure::of_socket(&io::Error::new(kind, "bad certificate"));
-        assert_eq!(of(ErrorKind::ConnectionRefused).word, "refused");
-        let tls = of(ErrorKind::InvalidData);
-        assert_eq!((tls.text.as_str(), tls.is_lasting), ("TLS: bad certificate", true));
-        let refused = Failure::of_protocol(&WireError::Refused(Reason::Cluster), false);
-        assert_eq!((refused.word, refused.is_lasting), ("another cluster", true));
-        assert!(Failure::of_protocol(&WireError::Checksum, false).text.contains("or are TLS"));
+        let of_kind = |kind: ErrorKind| ConnectionFailure::of_socket(&io::Error::new(kind, "bad certificate"));
+        assert_eq!(of_kind(ErrorKind::ConnectionRefused).short_cause, "refused");
+        let tls = of_kind(ErrorKind::InvalidData);
+        assert_eq!((tls.description.as_str(), tls.needs_operator), ("TLS: bad certificate", true));
+        let refused = ConnectionFailure::of_protocol(&WireError::Refused(HelloRejection::Cluster), false);
+        assert_eq!((refused.short_cause, refused.needs_operator), ("another cluster", true));
+        assert!(ConnectionFailure::of_protocol(&WireError::ChecksumMismatch, false).description.contains("or are TLS"));
     }
 }

@@ -1,4 +1,4 @@
-//! The protocol state of a gateway connection, whichever gateway it belongs to.
+//! The protocol state of a Redis or HTTP connection, behind one interface for the sockets.
 
 use super::options::Options;
 use crate::api::{Refusal, Reply};
@@ -9,138 +9,139 @@ use crate::types::{SessionId, Time};
 use bytes::BytesMut;
 use std::time::Duration;
 
-/// The protocol state of a gateway connection.
+/// The protocol state of a connection to a gateway: parser, client state, and requests in progress.
 #[derive(Debug)]
 pub enum GatewayConnection {
-    /// A Redis client.
+    /// A connection of a Redis client, boxed to keep [`Conn`](super::conn::Conn) small.
     Redis(Box<redis::RedisConnection>),
-    /// An HTTP client.
+    /// A connection of an HTTP client, boxed to keep [`Conn`](super::conn::Conn) small.
     Http(Box<http::HttpConnection>),
 }
 
 impl GatewayConnection {
-    /// Whether the client is a probe: an HTTP client without a seat, which may make one request about the health of the
-    /// node.
+    /// Whether the client is a probe: an HTTP client beyond the maximum number of clients, which may send one request
+    /// about the node's health.
     pub fn is_probe(&self) -> bool {
-        matches!(self, GatewayConnection::Http(talk) if talk.is_probe())
+        matches!(self, GatewayConnection::Http(http) if http.is_probe())
     }
 
-    /// How many commands wait for their replies.
-    pub fn waiting(&self) -> usize {
+    /// The number of requests without a reply.
+    pub fn pending_requests(&self) -> usize {
         match self {
-            GatewayConnection::Redis(talk) => talk.pipeline.waiting(),
-            GatewayConnection::Http(talk) => talk.pipeline.waiting(),
+            GatewayConnection::Redis(redis) => redis.pipeline.queued_commands(),
+            GatewayConnection::Http(http) => http.pipeline.queued_commands(),
         }
     }
 
-    /// Size of the waiting requests, and of the replies behind them, in bytes.
-    pub fn bytes(&self) -> usize {
+    /// The memory of the queued requests in bytes, including replies that are ready but must follow the replies to
+    /// earlier requests, and the commands of an open transaction.
+    pub fn queued_bytes(&self) -> usize {
         match self {
-            GatewayConnection::Redis(talk) => {
-                talk.pipeline.bytes() + talk.block.as_ref().map_or(0, |block| block.bytes)
+            GatewayConnection::Redis(redis) => {
+                redis.pipeline.bytes() + redis.transaction.as_ref().map_or(0, |transaction| transaction.bytes)
             }
-            GatewayConnection::Http(talk) => talk.pipeline.bytes(),
+            GatewayConnection::Http(http) => http.pipeline.bytes(),
         }
     }
 
-    /// Whether so much is queued that the connection should not be read from.
-    pub fn is_full(&self) -> bool {
+    /// Whether the queue of requests is full, by number or bytes, so that the connection is not read from.
+    pub fn is_queue_full(&self) -> bool {
         match self {
-            GatewayConnection::Redis(talk) => talk.pipeline.is_full(),
-            GatewayConnection::Http(talk) => talk.pipeline.is_full(),
+            GatewayConnection::Redis(redis) => redis.pipeline.is_full(),
+            GatewayConnection::Http(http) => http.pipeline.is_full(),
         }
     }
 
-    /// Whether no more requests are read. The connection then closes once everything is answered.
-    pub fn is_leaving(&self) -> bool {
+    /// Whether no further request is read. The connection then closes once every request is answered.
+    pub fn is_closing(&self) -> bool {
         match self {
-            GatewayConnection::Redis(talk) => talk.pipeline.leaving,
-            GatewayConnection::Http(talk) => talk.pipeline.leaving,
+            GatewayConnection::Redis(redis) => redis.pipeline.closes_when_empty,
+            GatewayConnection::Http(http) => http.pipeline.closes_when_empty,
         }
     }
 
-    /// Stops reading requests.
-    pub fn leave(&mut self) {
+    /// Reads no further request. The connection closes once every request is answered.
+    pub fn stop_reading(&mut self) {
         match self {
-            GatewayConnection::Redis(talk) => talk.pipeline.leaving = true,
-            GatewayConnection::Http(talk) => talk.pipeline.leaving = true,
+            GatewayConnection::Redis(redis) => redis.pipeline.closes_when_empty = true,
+            GatewayConnection::Http(http) => http.pipeline.closes_when_empty = true,
         }
     }
 
-    /// Frees the request queue of an idle connection.
-    pub fn rest(&mut self) {
+    /// Frees the memory of the request queue, if the queue is empty.
+    pub fn free_idle_queue(&mut self) {
         match self {
-            GatewayConnection::Redis(talk) => talk.pipeline.rest(),
-            GatewayConnection::Http(talk) => talk.pipeline.rest(),
+            GatewayConnection::Redis(redis) => redis.pipeline.free_empty_queue(),
+            GatewayConnection::Http(http) => http.pipeline.free_empty_queue(),
         }
     }
 
-    /// Returns the counts since the last call.
-    pub fn tally(&mut self) -> Tally {
+    /// Returns the counts of requests and failures since the last call, and resets them.
+    pub fn take_tally(&mut self) -> Tally {
         std::mem::take(match self {
-            GatewayConnection::Redis(talk) => &mut talk.pipeline.tally,
-            GatewayConnection::Http(talk) => &mut talk.pipeline.tally,
+            GatewayConnection::Redis(redis) => &mut redis.pipeline.tally,
+            GatewayConnection::Http(http) => &mut http.pipeline.tally,
         })
     }
 
-    /// The session, if one is open.
+    /// The id of the connection's session; `None` until the first write has opened one.
     pub fn session(&self) -> Option<SessionId> {
         match self {
-            GatewayConnection::Redis(talk) => talk.pipeline.session(),
-            GatewayConnection::Http(talk) => talk.pipeline.session(),
+            GatewayConnection::Redis(redis) => redis.pipeline.session(),
+            GatewayConnection::Http(http) => http.pipeline.session(),
         }
     }
 
-    /// The session was opened, or was refused for that reason.
-    pub fn opened(&mut self, now: Time, opened: Result<SessionId, Option<Refusal>>) {
+    /// Handles the result of opening a session. An error without a refusal means an unknown outcome.
+    pub fn handle_session_opened(&mut self, now: Time, session_result: Result<SessionId, Option<Refusal>>) {
         match self {
-            GatewayConnection::Redis(talk) => talk.pipeline.opened(now, opened),
-            GatewayConnection::Http(talk) => talk.pipeline.opened(now, opened),
+            GatewayConnection::Redis(redis) => redis.pipeline.handle_session_opened(now, session_result),
+            GatewayConnection::Http(http) => http.pipeline.handle_session_opened(now, session_result),
         }
     }
 
-    /// When a pump is due even without an event.
+    /// When [`GatewayConnection::pump`] is due even without an event, to retry a request; never if no retry waits.
     pub fn deadline(&self) -> Time {
         match self {
-            GatewayConnection::Redis(talk) => talk.pipeline.deadline(),
-            GatewayConnection::Http(talk) => talk.pipeline.deadline(),
+            GatewayConnection::Redis(redis) => redis.pipeline.deadline(),
+            GatewayConnection::Http(http) => http.pipeline.deadline(),
         }
     }
 
-    /// Writes the replies that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
-    /// client has too much output to read.
-    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
+    /// Writes the replies that are due to `out`, and adds the requests for the node to `requests`. If the client has
+    /// too much unread output (`output_full`), no request is added.
+    pub fn pump(&mut self, now: Time, out: &mut BytesMut, output_full: bool, requests: &mut Vec<NodeRequest>) {
         match self {
-            GatewayConnection::Redis(talk) => talk.pump(now, out, rests, wants),
-            GatewayConnection::Http(talk) => talk.pump(now, out, rests, wants),
+            GatewayConnection::Redis(redis) => redis.pump(now, out, output_full, requests),
+            GatewayConnection::Http(http) => http.pump(now, out, output_full, requests),
         }
     }
 
-    /// Handles the node's answer to the request of that number.
+    /// Passes the node's reply to the request with that number.
     pub fn handle_reply(&mut self, number: u64, reply: Reply) {
         match self {
-            GatewayConnection::Redis(talk) => talk.handle_reply(number, reply),
-            GatewayConnection::Http(talk) => talk.handle_reply(number, reply),
+            GatewayConnection::Redis(redis) => redis.handle_reply(number, reply),
+            GatewayConnection::Http(http) => http.handle_reply(number, reply),
         }
     }
 
-    /// The timeout for the client's next input, of which `unread` bytes have arrived. `None` for no timeout.
-    pub fn patience(&self, unread: usize, options: &Options) -> Option<Duration> {
+    /// The timeout for the client's next input, of which `buffered` bytes have arrived; `None` for no timeout.
+    pub fn input_timeout(&self, buffered: usize, options: &Options) -> Option<Duration> {
         match self {
-            GatewayConnection::Redis(talk) if talk.reader.is_midway() => Some(options.frame_patience),
+            GatewayConnection::Redis(redis) if redis.reader.has_partial_command() => Some(options.frame_timeout),
             // An authenticated client may stay idle without limit. A client without the password may not.
-            GatewayConnection::Redis(talk) => (!talk.guest.known).then_some(options.idle_patience),
-            GatewayConnection::Http(talk) if talk.awaits_body() => Some(options.frame_patience),
-            GatewayConnection::Http(_) if unread > 0 => Some(options.head_patience),
-            GatewayConnection::Http(talk) => (talk.pipeline.waiting() == 0).then_some(options.idle_patience),
+            GatewayConnection::Redis(redis) => (!redis.client.is_authenticated).then_some(options.idle_timeout),
+            GatewayConnection::Http(http) if http.awaits_body() => Some(options.frame_timeout),
+            GatewayConnection::Http(_) if buffered > 0 => Some(options.request_head_timeout),
+            GatewayConnection::Http(http) => (http.pipeline.queued_commands() == 0).then_some(options.idle_timeout),
         }
     }
 
-    /// Whether input after the last reply is read and discarded. Closing the socket at once would destroy the reply
-    /// before a client that is still sending has read it.
+    /// Whether input after the last reply is read and discarded before the socket is closed. If a socket with unread
+    /// input is closed, the kernel sends a reset, and the client may lose the reply.
     pub fn lingers(&self) -> bool {
         match self {
-            GatewayConnection::Redis(talk) => talk.broken,
+            GatewayConnection::Redis(redis) => redis.input_malformed,
             GatewayConnection::Http(_) => true,
         }
     }

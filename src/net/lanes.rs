@@ -1,133 +1,137 @@
-//! The output of one connection, in two lanes, so that a heartbeat is not delayed behind megabytes.
+//! The output queue of one connection, with two priorities (lanes): a heartbeat must not wait behind a large append.
 
-use crate::wire::frame::{FrameKind, PIECE_MAX, put_frame, put_piece};
+use crate::wire::frame::{FrameKind, PIECE_BYTES_MAX, put_frame, put_piece};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
-/// Long frames are cut into pieces until this many bytes are ready to be written.
-const READY: usize = PIECE_MAX;
+/// Long frames are cut into pieces until this many bytes are ready to be written. An urgent frame waits for at most
+/// these bytes.
+const READY_BYTES_TARGET: usize = PIECE_BYTES_MAX;
 
-/// Output waiting to be written to one connection.
+/// The output that waits to be written to one connection.
 ///
-/// Invariant: frames of the long lane are sent in order, one after the other. An urgent frame is sent between their
-/// pieces. A short frame that is not urgent bypasses the long lane only while that is empty, so that it overtakes
-/// nothing.
+/// Invariant: long frames are sent in order, one after the other. An urgent frame is sent between two pieces of a long
+/// frame. A short frame that is not urgent goes to the ready buffer only while no long frame waits, so it never
+/// overtakes a frame that was added before it.
 #[derive(Debug, Default)]
-pub struct Lanes {
-    /// Complete frames and pieces, ready to be written.
+pub struct OutputLanes {
+    /// Complete short frames, and pieces of long frames, ready to be written.
     ready: BytesMut,
-    /// Frames that are not completely cut into pieces yet.
-    long: VecDeque<Long>,
-    /// Bytes in `long` that are not cut yet.
-    long_bytes: usize,
-    /// Bytes that the socket has accepted.
-    sent: u64,
+    /// Long frames of which some or all bytes are not in the ready buffer yet.
+    long_frames: VecDeque<LongFrame>,
+    /// The bytes of `long_frames` that are not cut into pieces yet.
+    uncut_bytes: usize,
+    /// The total bytes that the socket has accepted since it was opened.
+    sent_bytes: u64,
 }
 
+/// A frame in the lane of long frames.
 #[derive(Debug)]
-struct Long {
+struct LongFrame {
     kind: FrameKind,
     content: Bytes,
-    sent: usize,
+    /// How many bytes of the content were moved to the ready buffer, in pieces.
+    sent_bytes: usize,
 }
 
-/// The result of writing.
+/// The result of writing the output to a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Written {
+pub enum WriteOutcome {
     /// All output was written.
-    All,
-    /// The socket accepted only part of it. The system reports when it accepts more.
-    Some,
+    Complete,
+    /// The socket's send buffer is full. The poll reports when the socket accepts more.
+    Partial,
 }
 
-impl Lanes {
-    /// How many bytes wait to be written.
-    pub fn size(&self) -> usize {
-        self.ready.len() + self.long_bytes
+impl OutputLanes {
+    /// The number of bytes that wait to be written.
+    pub fn pending_bytes(&self) -> usize {
+        self.ready.len() + self.uncut_bytes
     }
 
-    /// How many bytes of memory are allocated for the output.
-    pub fn held(&self) -> usize {
-        self.ready.capacity() + self.long_bytes
+    /// The memory of the output in bytes, including the unused capacity of the ready buffer.
+    pub fn allocated_bytes(&self) -> usize {
+        self.ready.capacity() + self.uncut_bytes
     }
 
-    /// How many bytes the socket has accepted.
-    pub fn sent(&self) -> u64 {
-        self.sent
+    /// The total bytes that the socket has accepted since it was opened.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
-    /// Whether no output waits.
+    /// Whether all output was written to the stream, which may still hold TLS records.
     pub fn is_empty(&self) -> bool {
-        self.size() == 0
+        self.pending_bytes() == 0
     }
 
-    /// The buffer of bytes to be written next, before any long frame.
+    /// The bytes to be written next, before any long frame. Handshakes and gateways append to them directly.
     pub fn ready(&mut self) -> &mut BytesMut {
         &mut self.ready
     }
 
-    /// Adds a short frame ahead of everything except bytes in the ready buffer.
-    pub fn put_urgent(&mut self, kind: FrameKind, content: impl FnOnce(&mut BytesMut)) {
-        put_frame(&mut self.ready, kind, content);
+    /// Adds a short frame that overtakes all long frames.
+    pub fn push_urgent_frame(&mut self, kind: FrameKind, write_content: impl FnOnce(&mut BytesMut)) {
+        put_frame(&mut self.ready, kind, write_content);
     }
 
-    /// Adds a frame in order. `size` is its length in bytes or slightly more.
-    pub fn put(&mut self, kind: FrameKind, size: usize, content: impl FnOnce(&mut BytesMut)) {
-        if self.long.is_empty() && size <= PIECE_MAX {
-            put_frame(&mut self.ready, kind, content);
+    /// Adds a frame behind all frames that are not urgent. `size` is the length of its content in bytes, or slightly
+    /// more.
+    pub fn push_frame(&mut self, kind: FrameKind, size: usize, write_content: impl FnOnce(&mut BytesMut)) {
+        if self.long_frames.is_empty() && size <= PIECE_BYTES_MAX {
+            put_frame(&mut self.ready, kind, write_content);
             return;
         }
-        let mut long = BytesMut::with_capacity(size);
-        content(&mut long);
-        self.long_bytes += long.len();
-        self.long.push_back(Long { kind, content: long.freeze(), sent: 0 });
+        let mut content = BytesMut::with_capacity(size);
+        write_content(&mut content);
+        self.uncut_bytes += content.len();
+        self.long_frames.push_back(LongFrame { kind, content: content.freeze(), sent_bytes: 0 });
     }
 
-    /// Writes as much as the socket accepts.
-    pub fn write(&mut self, stream: &mut impl Write) -> io::Result<Written> {
+    /// Writes as much of the output as the socket accepts.
+    pub fn write(&mut self, stream: &mut impl Write) -> io::Result<WriteOutcome> {
         loop {
-            self.cut();
+            self.cut_pieces();
             if self.ready.is_empty() {
                 self.ready.clear();
-                return Ok(Written::All);
+                return Ok(WriteOutcome::Complete);
             }
             match stream.write(&self.ready) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     self.ready.advance(n);
-                    self.sent += n as u64;
+                    self.sent_bytes += n as u64;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Some),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(WriteOutcome::Partial),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Cuts pieces off the long lane until enough bytes are ready.
-    fn cut(&mut self) {
-        while self.ready.len() < READY
-            && let Some(long) = self.long.front_mut()
+    /// Cuts pieces off the long frames until enough bytes are ready.
+    fn cut_pieces(&mut self) {
+        while self.ready.len() < READY_BYTES_TARGET
+            && let Some(frame) = self.long_frames.front_mut()
         {
-            let before = long.sent;
-            if long.content.len() <= PIECE_MAX {
-                put_frame(&mut self.ready, long.kind, |out| out.put_slice(&long.content));
-                long.sent = long.content.len();
+            let sent_before = frame.sent_bytes;
+            if frame.content.len() <= PIECE_BYTES_MAX {
+                put_frame(&mut self.ready, frame.kind, |out| out.put_slice(&frame.content));
+                frame.sent_bytes = frame.content.len();
             } else {
-                long.sent = put_piece(&mut self.ready, long.kind, &long.content, long.sent);
+                frame.sent_bytes = put_piece(&mut self.ready, frame.kind, &frame.content, frame.sent_bytes);
             }
-            self.long_bytes -= long.sent - before;
-            if long.sent == long.content.len() {
-                self.long.pop_front();
+            self.uncut_bytes -= frame.sent_bytes - sent_before;
+            if frame.sent_bytes == frame.content.len() {
+                self.long_frames.pop_front();
             }
         }
     }
 
-    /// Frees the buffers of a connection without output.
-    pub fn rest(&mut self) {
+    /// Frees the buffers if no output waits. The count of sent bytes stays.
+    pub fn free_buffers(&mut self) {
         if self.is_empty() && self.ready.capacity() > 0 {
-            *self = Lanes { sent: self.sent, ..Lanes::default() };
+            *self = OutputLanes { sent_bytes: self.sent_bytes, ..OutputLanes::default() };
         }
     }
 }
@@ -139,18 +143,18 @@ mod tests {
 
     /// A writer that accepts a few bytes at a time and then would block.
     struct SlowWriter {
-        taken: BytesMut,
-        room: usize,
+        accepted: BytesMut,
+        capacity: usize,
     }
 
     impl Write for SlowWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let n = bytes.len().min(self.room);
+            let n = bytes.len().min(self.capacity);
             if n == 0 {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            self.taken.extend_from_slice(&bytes[..n]);
-            self.room -= n;
+            self.accepted.extend_from_slice(&bytes[..n]);
+            self.capacity -= n;
             Ok(n)
         }
 
@@ -159,37 +163,37 @@ mod tests {
         }
     }
 
-    fn put(lanes: &mut Lanes, content: &[u8]) {
-        lanes.put(FrameKind::Raft, content.len(), |out| out.put_slice(content));
+    fn push(output: &mut OutputLanes, content: &[u8]) {
+        output.push_frame(FrameKind::Raft, content.len(), |out| out.put_slice(content));
     }
 
     #[test]
-    fn urgent_frame_overtakes_others_keep_order() {
-        let (long, short) = (vec![7; 10 * PIECE_MAX], b"short".to_vec());
-        let mut lanes = Lanes::default();
-        let mut stream = SlowWriter { taken: BytesMut::new(), room: 0 };
-        put(&mut lanes, &long);
-        put(&mut lanes, &short);
-        assert_eq!(lanes.size(), long.len() + short.len());
-        assert_eq!(lanes.write(&mut stream).unwrap(), Written::Some);
-        lanes.put_urgent(FrameKind::Raft, |out| out.put_slice(b"beat"));
+    fn urgent_frame_overtakes_and_others_keep_order() {
+        let (long, short) = (vec![7; 10 * PIECE_BYTES_MAX], b"short".to_vec());
+        let mut output = OutputLanes::default();
+        let mut stream = SlowWriter { accepted: BytesMut::new(), capacity: 0 };
+        push(&mut output, &long);
+        push(&mut output, &short);
+        assert_eq!(output.pending_bytes(), long.len() + short.len());
+        assert_eq!(output.write(&mut stream).unwrap(), WriteOutcome::Partial);
+        output.push_urgent_frame(FrameKind::Raft, |out| out.put_slice(b"beat"));
 
         let mut reader = FrameReader::default();
-        let mut came: Vec<(Frame, usize)> = Vec::new();
+        let mut received: Vec<(Frame, usize)> = Vec::new();
         let mut sent = 0;
-        while came.len() < 3 {
-            stream.room = 1000;
+        while received.len() < 3 {
+            stream.capacity = 1000;
             sent += 1000;
-            lanes.write(&mut stream).unwrap();
-            while let Some(frame) = reader.next(&mut stream.taken).unwrap() {
-                came.push((frame, sent));
+            output.write(&mut stream).unwrap();
+            while let Some(frame) = reader.next(&mut stream.accepted).unwrap() {
+                received.push((frame, sent));
             }
         }
-        assert_eq!(&came[0].0.content[..], b"beat");
-        assert!(came[0].1 < 2 * PIECE_MAX, "an urgent frame waits for at most one piece of a long frame");
-        assert_eq!(came[1].0.content, long);
-        assert_eq!(came[2].0.content, short);
-        assert!(lanes.is_empty());
-        assert_eq!(lanes.write(&mut stream).unwrap(), Written::All);
+        assert_eq!(&received[0].0.content[..], b"beat");
+        assert!(received[0].1 < 2 * PIECE_BYTES_MAX, "an urgent frame waits for at most one piece of a long frame");
+        assert_eq!(received[1].0.content, long);
+        assert_eq!(received[2].0.content, short);
+        assert!(output.is_empty());
+        assert_eq!(output.write(&mut stream).unwrap(), WriteOutcome::Complete);
     }
 }

@@ -1,4 +1,4 @@
-//! The outbound link to each peer: its addresses, its state, and when it is dialed.
+//! The outbound link to each peer: its addresses, its state, and the time of its next dial.
 
 use super::options::Options;
 use crate::types::{NodeId, Time};
@@ -7,139 +7,150 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The outbound links, one to each peer.
+/// The outbound links of a node, one to each peer.
 #[derive(Debug)]
-pub struct Links {
+pub struct OutboundLinks {
     me: NodeId,
-    links: BTreeMap<NodeId, Link>,
-    pause_max: Duration,
+    links: BTreeMap<NodeId, OutboundLink>,
+    redial_pause_max: Duration,
 }
 
 /// The outbound link to one peer.
 #[derive(Debug)]
-pub struct Link {
-    /// Addresses of the peer, the one to dial next first. A name is resolved again for each attempt. Never empty.
+pub struct OutboundLink {
+    /// The addresses of the peer, in the order in which they are dialed; the first is in use or next. A host name is
+    /// resolved again for each attempt. Never empty.
     addresses: VecDeque<String>,
-    /// Its state.
+    /// Whether the link is down, being dialed, or up.
     pub state: LinkState,
-    /// Failures since it was last up.
-    pub failures: u32,
-    /// All attempts that failed to connect, ever. The count selects which address of a resolved name is dialed, so
-    /// attempts rotate. A link that was up and broke does not count: it is dialed at the same address again.
-    missed: usize,
+    /// The number of failures since the link was last up. It sets the pause before the next dial.
+    pub failures_since_up: u32,
+    /// The number of all attempts that failed to connect. It selects which address of a resolved name is dialed, so the
+    /// attempts rotate. The loss of a link that was up does not count: the same address is dialed again.
+    connect_failures: usize,
 }
 
-/// The state of a link.
+/// The state of an outbound link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {
-    /// Not connected; to be dialed at that time.
+    /// Not connected; the time of the next dial.
     Down(Time),
-    /// Its host name is being resolved.
+    /// The host name is being resolved on another thread.
     Resolving,
-    /// Dialed, with no answer to the hello yet.
+    /// Dialed on that connection, with no answer to the hello yet.
     Dialed(Token),
-    /// Connected.
+    /// Accepted by the peer: messages are sent on that connection.
     Up(Token),
 }
 
-impl Links {
-    /// No links yet.
-    pub fn new(me: NodeId, options: &Options) -> Links {
-        Links { me, links: BTreeMap::new(), pause_max: options.dial_pause_max }
+impl OutboundLinks {
+    /// Creates the links of node `me`, without a peer yet.
+    pub fn new(me: NodeId, options: &Options) -> OutboundLinks {
+        OutboundLinks { me, links: BTreeMap::new(), redial_pause_max: options.redial_pause_max }
     }
 
-    /// Keeps exactly one link to each of these peers, except this node itself. Returns the connections of links that
-    /// were removed or have another address.
-    pub fn set(&mut self, wanted: BTreeMap<NodeId, Vec<String>>) -> Vec<Token> {
-        let mut orphans = Vec::new();
-        self.links.retain(|peer, link| match wanted.get(peer) {
-            // A link stays, in whatever state, if the address that it uses is still listed.
+    /// Sets the peers and their addresses: each peer, except this node itself, has exactly one link. Returns the
+    /// connections of removed links, and of links whose address is no longer listed, for the caller to close.
+    pub fn set_peers(&mut self, addresses_by_peer: BTreeMap<NodeId, Vec<String>>) -> Vec<Token> {
+        let mut orphan_connections = Vec::new();
+        self.links.retain(|peer, link| match addresses_by_peer.get(peer) {
+            // A link stays, in any state, if the address that it uses is still listed.
             Some(addresses) if addresses.contains(link.addresses.front().unwrap_or(&String::new())) => true,
             _ => {
-                orphans.extend(link.token());
+                orphan_connections.extend(link.token());
                 false
             }
         });
-        for (peer, addresses) in wanted.into_iter().filter(|(peer, all)| *peer != self.me && !all.is_empty()) {
-            let fresh = Link { addresses: VecDeque::new(), state: LinkState::Down(Time::ZERO), failures: 0, missed: 0 };
-            let link = self.links.entry(peer).or_insert(fresh);
-            let current = link.addresses.front().cloned();
+        for (peer, addresses) in addresses_by_peer.into_iter().filter(|(peer, all)| *peer != self.me && !all.is_empty())
+        {
+            let new_link = OutboundLink {
+                addresses: VecDeque::new(),
+                state: LinkState::Down(Time::ZERO),
+                failures_since_up: 0,
+                connect_failures: 0,
+            };
+            let link = self.links.entry(peer).or_insert(new_link);
+            let current_address = link.addresses.front().cloned();
             link.addresses = addresses.into();
-            if let Some(at) = current.and_then(|current| link.addresses.iter().position(|a| *a == current)) {
+            if let Some(at) =
+                current_address.and_then(|current_address| link.addresses.iter().position(|a| *a == current_address))
+            {
                 link.addresses.rotate_left(at);
             }
         }
-        orphans
+        orphan_connections
     }
 
-    /// The link to a peer, if there is one.
-    pub fn get(&self, peer: NodeId) -> Option<&Link> {
+    /// The link to a peer; `None` if the peer has no known address.
+    pub fn get(&self, peer: NodeId) -> Option<&OutboundLink> {
         self.links.get(&peer)
     }
 
-    /// The connection to a peer, if its link is up.
-    pub fn up(&self, peer: NodeId) -> Option<Token> {
+    /// The connection to a peer; `None` unless the link is up.
+    pub fn connection(&self, peer: NodeId) -> Option<Token> {
         match self.links.get(&peer)?.state {
             LinkState::Up(token) => Some(token),
             LinkState::Down(_) | LinkState::Resolving | LinkState::Dialed(_) => None,
         }
     }
 
-    /// All links that are up.
-    pub fn all_up(&self) -> impl Iterator<Item = (NodeId, Token)> {
-        self.links.keys().filter_map(|peer| Some((*peer, self.up(*peer)?)))
+    /// The connections of all links that are up.
+    pub fn connections(&self) -> impl Iterator<Item = (NodeId, Token)> {
+        self.links.keys().filter_map(|peer| Some((*peer, self.connection(*peer)?)))
     }
 
-    /// A peer whose link is due to be dialed, if there is one.
-    pub fn due(&self, now: Time) -> Option<NodeId> {
+    /// A peer whose link is due to be dialed; `None` if no link is.
+    pub fn next_due(&self, now: Time) -> Option<NodeId> {
         self.links
             .iter()
             .find(|(_, link)| matches!(link.state, LinkState::Down(at) if at <= now))
             .map(|(peer, _)| *peer)
     }
 
-    /// When the next link is due to be dialed.
+    /// When the next link is due to be dialed; never if no link is down.
     pub fn deadline(&self) -> Time {
-        let at = |link: &Link| match link.state {
+        let redial_at = |link: &OutboundLink| match link.state {
             LinkState::Down(at) => Some(at),
             LinkState::Resolving | LinkState::Dialed(_) | LinkState::Up(_) => None,
         };
-        self.links.values().filter_map(at).min().unwrap_or(Time::NEVER)
+        self.links.values().filter_map(redial_at).min().unwrap_or(Time::NEVER)
     }
 
-    /// Marks that the peer's name is being resolved.
-    pub fn resolving(&mut self, peer: NodeId) {
-        self.move_to(peer, LinkState::Resolving);
+    /// Records that the peer's host name is being resolved.
+    pub fn mark_resolving(&mut self, peer: NodeId) {
+        self.set_state(peer, LinkState::Resolving);
     }
 
-    /// Marks that the peer was dialed on that connection.
-    pub fn dialed(&mut self, peer: NodeId, token: Token) {
-        self.move_to(peer, LinkState::Dialed(token));
+    /// Records that the peer was dialed on that connection.
+    pub fn mark_dialed(&mut self, peer: NodeId, token: Token) {
+        self.set_state(peer, LinkState::Dialed(token));
     }
 
-    /// Marks that the peer accepted the connection.
-    pub fn answered(&mut self, peer: NodeId, token: Token) {
-        self.move_to(peer, LinkState::Up(token));
+    /// Records that the peer accepted the connection: the link is up.
+    pub fn mark_up(&mut self, peer: NodeId, token: Token) {
+        self.set_state(peer, LinkState::Up(token));
         if let Some(link) = self.links.get_mut(&peer) {
-            link.failures = 0;
+            link.failures_since_up = 0;
         }
     }
 
-    /// Marks that the link broke or could not connect. It is dialed again after a pause with random jitter.
-    pub fn fell(&mut self, peer: NodeId, now: Time) {
+    /// Records that the link was lost or could not connect. The next dial follows after a pause with random jitter,
+    /// which doubles with each failure up to the maximum.
+    pub fn mark_down(&mut self, peer: NodeId, now: Time) {
         let Some(link) = self.links.get_mut(&peer) else { return };
-        link.failures = link.failures.saturating_add(1);
+        link.failures_since_up = link.failures_since_up.saturating_add(1);
         if !matches!(link.state, LinkState::Up(_)) {
-            link.missed = link.missed.wrapping_add(1);
+            link.connect_failures = link.connect_failures.wrapping_add(1);
         }
-        // The peer may be at another of its addresses.
+        // The peer may be reachable at its next address.
         link.addresses.rotate_left(1);
-        let longest = (5 << link.failures.min(6)).min(self.pause_max.as_millis() as u64).max(2);
-        link.state = LinkState::Down(now + Duration::from_millis(rand::random_range(longest / 2..=longest)));
+        let pause_max_ms = (5 << link.failures_since_up.min(6)).min(self.redial_pause_max.as_millis() as u64).max(2);
+        link.state = LinkState::Down(now + Duration::from_millis(rand::random_range(pause_max_ms / 2..=pause_max_ms)));
     }
 
-    /// Dials a peer at once if its link is down, because the peer has just connected.
-    pub fn hurry(&mut self, peer: NodeId, now: Time) {
+    /// Schedules the next dial for now if the link is down. Called when the peer has just connected, and so is
+    /// reachable.
+    pub fn dial_now(&mut self, peer: NodeId, now: Time) {
         if let Some(link) = self.links.get_mut(&peer)
             && matches!(link.state, LinkState::Down(_))
         {
@@ -147,27 +158,27 @@ impl Links {
         }
     }
 
-    fn move_to(&mut self, peer: NodeId, state: LinkState) {
+    fn set_state(&mut self, peer: NodeId, state: LinkState) {
         if let Some(link) = self.links.get_mut(&peer) {
             link.state = state;
         }
     }
 }
 
-impl Link {
-    /// The address that the link uses, or that it dials next.
+impl OutboundLink {
+    /// The address, as `HOST:PORT`, that the link uses or dials next.
     pub fn address(&self) -> &str {
         self.addresses.front().map_or("", String::as_str)
     }
 
-    /// Which of the resolved addresses of the peer's name to dial. A name may have several, of which only one answers.
-    /// `None` if there are none.
-    pub fn pick(&self, found: &[SocketAddr]) -> Option<SocketAddr> {
-        let nth = self.missed / self.addresses.len().max(1);
-        found.get(nth % found.len().max(1)).copied()
+    /// Selects one of the resolved addresses of the peer's host name, the next one after each failed attempt: only one
+    /// of several may answer. `None` if `resolved` is empty.
+    pub fn select_address(&self, resolved: &[SocketAddr]) -> Option<SocketAddr> {
+        let address_index = self.connect_failures / self.addresses.len().max(1);
+        resolved.get(address_index % resolved.len().max(1)).copied()
     }
 
-    /// The connection on which the link is dialed or up.
+    /// The connection on which the link is dialed or up; `None` if the link has none.
     pub fn token(&self) -> Option<Token> {
         match self.state {
             LinkState::Dialed(token) | LinkState::Up(token) => Some(token),
@@ -187,58 +198,59 @@ mod tests {
     #[test]
     fn broken_link_is_redialed_within_the_maximum_pause() {
         let options = Options::default();
-        let mut links = Links::new(id(1), &options);
+        let mut links = OutboundLinks::new(id(1), &options);
         let at = |all: &[&str]| {
             BTreeMap::from([(id(1), vec!["a:1".into()]), (id(2), all.iter().map(|a| a.to_string()).collect())])
         };
-        assert!(links.set(at(&["b:1"])).is_empty());
+        assert!(links.set_peers(at(&["b:1"])).is_empty());
         let mut now = Time::ZERO;
         for _ in 0..100 {
-            assert_eq!(links.due(now), Some(id(2)));
-            links.dialed(id(2), Token(7));
-            assert_eq!((links.due(now), links.deadline()), (None, Time::NEVER));
-            links.fell(id(2), now);
-            assert!(links.deadline() <= now + options.dial_pause_max);
+            assert_eq!(links.next_due(now), Some(id(2)));
+            links.mark_dialed(id(2), Token(7));
+            assert_eq!((links.next_due(now), links.deadline()), (None, Time::NEVER));
+            links.mark_down(id(2), now);
+            assert!(links.deadline() <= now + options.redial_pause_max);
             now = links.deadline();
         }
-        links.dialed(id(2), Token(8));
-        links.answered(id(2), Token(8));
-        assert_eq!(links.up(id(2)), Some(Token(8)));
+        links.mark_dialed(id(2), Token(8));
+        links.mark_up(id(2), Token(8));
+        assert_eq!(links.connection(id(2)), Some(Token(8)));
         // The peer has another address: the connection to the old one is closed.
-        assert_eq!(links.set(at(&["c:1"])), vec![Token(8)]);
-        assert_eq!(links.due(now), Some(id(2)));
+        assert_eq!(links.set_peers(at(&["c:1"])), vec![Token(8)]);
+        assert_eq!(links.next_due(now), Some(id(2)));
         // With two addresses for a peer, each is dialed in turn.
-        assert!(links.set(at(&["d:1", "c:1"])).is_empty());
-        let mut looked = Vec::new();
+        assert!(links.set_peers(at(&["d:1", "c:1"])).is_empty());
+        let mut dialed = Vec::new();
         for _ in 0..4 {
-            looked.push(links.get(id(2)).unwrap().address().to_owned());
-            links.dialed(id(2), Token(9));
-            links.fell(id(2), now);
+            dialed.push(links.get(id(2)).unwrap().address().to_owned());
+            links.mark_dialed(id(2), Token(9));
+            links.mark_down(id(2), now);
         }
-        assert_eq!(looked, ["c:1", "d:1", "c:1", "d:1"]);
+        assert_eq!(dialed, ["c:1", "d:1", "c:1", "d:1"]);
     }
 
     /// Regression: of two addresses, the first never answered and was dialed for ever.
     #[test]
     fn all_resolved_addresses_are_dialed_in_turn() {
-        let mut links = Links::new(id(1), &Options::default());
-        links.set(BTreeMap::from([(id(2), vec!["b:1".into(), "c:1".into()])]));
-        let found: [SocketAddr; 3] = ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"].map(|address| address.parse().unwrap());
+        let mut links = OutboundLinks::new(id(1), &Options::default());
+        links.set_peers(BTreeMap::from([(id(2), vec!["b:1".into(), "c:1".into()])]));
+        let resolved: [SocketAddr; 3] =
+            ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"].map(|address| address.parse().unwrap());
         let mut dialed = Vec::new();
         for _ in 0..6 {
             let link = links.get(id(2)).unwrap();
-            dialed.push((link.address().to_owned(), link.pick(&found).unwrap()));
-            links.dialed(id(2), Token(9));
-            links.fell(id(2), Time::ZERO);
+            dialed.push((link.address().to_owned(), link.select_address(&resolved).unwrap()));
+            links.mark_dialed(id(2), Token(9));
+            links.mark_down(id(2), Time::ZERO);
         }
-        let each = dialed.iter().collect::<std::collections::BTreeSet<_>>();
-        assert_eq!(each.len(), 6, "{dialed:?}");
+        let distinct = dialed.iter().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(distinct.len(), 6, "{dialed:?}");
         // After a link breaks, it is dialed again at the address that answered.
-        links.dialed(id(2), Token(9));
-        links.answered(id(2), Token(9));
-        let address = links.get(id(2)).unwrap().pick(&found);
-        links.fell(id(2), Time::ZERO);
-        assert_eq!(links.get(id(2)).unwrap().pick(&found), address);
-        assert_eq!(links.get(id(2)).unwrap().pick(&[]), None);
+        links.mark_dialed(id(2), Token(9));
+        links.mark_up(id(2), Token(9));
+        let address = links.get(id(2)).unwrap().select_address(&resolved);
+        links.mark_down(id(2), Time::ZERO);
+        assert_eq!(links.get(id(2)).unwrap().select_address(&resolved), address);
+        assert_eq!(links.get(id(2)).unwrap().select_address(&[]), None);
     }
 }

@@ -1,16 +1,16 @@
-//! How much of the memory shared by all clients is used, as a single connection needs to know it.
+//! The level of memory use by all clients, which limits what a single connection may hold.
 
-/// A connection that holds at most this many bytes never has to wait because of others.
-pub const FEW_BYTES: usize = 16 << 10;
+/// The memory in bytes that every connection may hold, whatever other connections hold.
+pub const GUARANTEED_CONN_BYTES: usize = 16 << 10;
 
-/// How much is used of the memory that all clients together may hold.
+/// How much of the memory for all clients is used. The bound is `clients_memory_bytes_max` of the options.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub enum Pressure {
-    /// At most half of it.
+pub enum MemoryPressure {
+    /// At most half of the bound.
     #[default]
     None,
-    /// More than half of it.
+    /// More than half of the bound.
     High,
-    /// More than all of it.
+    /// More than the bound.
     Over,
 }

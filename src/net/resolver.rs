@@ -1,4 +1,4 @@
-//! Resolves host names on threads of their own: it may take seconds, and the event loop must not block.
+//! Resolves host names on separate threads: a lookup may take seconds, and the event loop must not block.
 
 use super::waker::Waker;
 use crate::types::NodeId;
@@ -7,75 +7,79 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// Maximum names resolved at once. Each has a thread, so that one unresponsive name server delays no other name. A link
-/// beyond the maximum is dialed a little later.
-const LOOK_UPS_MAX: usize = 32;
+/// Maximum lookups at once. Each lookup has a thread, so that one unresponsive name server delays no other lookup. A
+/// link beyond the maximum counts as failed, and is dialed a little later.
+const LOOKUPS_MAX: usize = 32;
 
-/// Maximum addresses tried for a name.
-const ADDRESSES_MAX: usize = 16;
+/// Maximum addresses used of one host name; further addresses are ignored.
+const ADDRESSES_PER_NAME_MAX: usize = 16;
 
-/// Resolves host names. A cluster of literal addresses needs no thread for it.
+/// Resolves the host names of peers. IP addresses are parsed at once, without a thread.
 #[derive(Debug)]
 pub struct Resolver {
     waker: Waker,
-    answers: Receiver<Resolved>,
-    answer: Sender<Resolved>,
-    /// A result that was received by a check for results.
-    next: Option<Resolved>,
-    /// Each resolving thread holds a clone, so that they can be counted.
-    under_way: Arc<()>,
+    results: Receiver<LookupResult>,
+    result_sender: Sender<LookupResult>,
+    /// A result that [`Resolver::has_result`] received, and [`Resolver::take_result`] will return.
+    pending_result: Option<LookupResult>,
+    /// Each lookup thread holds a clone: the number of clones is the number of running lookups.
+    running_lookups: Arc<()>,
 }
 
-/// A peer with the addresses of its name, at least one, or the error.
-pub type Resolved = (NodeId, io::Result<Vec<SocketAddr>>);
+/// A peer, and either the addresses of its host name, at least one, or the error of the lookup.
+pub type LookupResult = (NodeId, io::Result<Vec<SocketAddr>>);
 
 impl Resolver {
-    /// A resolver that wakes the event loop when it has a result.
+    /// Creates a resolver. Its threads wake the event loop when they have a result.
     pub fn new(waker: Waker) -> Resolver {
-        let (answer, answers) = channel();
-        Resolver { waker, answers, answer, next: None, under_way: Arc::default() }
+        let (result_sender, results) = channel();
+        Resolver { waker, results, result_sender, pending_result: None, running_lookups: Arc::default() }
     }
 
-    /// Returns the address if the name is one. Otherwise starts to resolve it; [`Resolver::take`] returns the result
-    /// later.
+    /// Returns the address if `name` is an IP address with a port. Otherwise starts a lookup, whose result
+    /// [`Resolver::take_result`] returns later.
+    ///
+    /// # Errors
+    ///
+    /// Too many lookups are running, or the system cannot start a thread.
     pub fn resolve(&mut self, peer: NodeId, name: &str) -> io::Result<Option<SocketAddr>> {
         if let Ok(address) = name.parse() {
             return Ok(Some(address));
         }
-        if Arc::strong_count(&self.under_way) > LOOK_UPS_MAX {
-            return Err(io::Error::other("too many names are being looked up"));
+        if Arc::strong_count(&self.running_lookups) > LOOKUPS_MAX {
+            return Err(io::Error::other("too many host names are being looked up"));
         }
-        let (answer, waker, name) = (self.answer.clone(), self.waker.clone(), name.to_owned());
-        let under_way = self.under_way.clone();
+        let (result_sender, waker, name) = (self.result_sender.clone(), self.waker.clone(), name.to_owned());
+        let running_lookups = self.running_lookups.clone();
         std::thread::Builder::new().name("resolver".into()).spawn(move || {
-            let found = look_up(&name);
-            // Dropped before the result is sent, since its receiver may resolve another name at once.
-            drop(under_way);
-            if answer.send((peer, found)).is_ok() {
+            let result = look_up_addresses(&name);
+            // The count drops before the result is sent, since the receiver may start another lookup at once.
+            drop(running_lookups);
+            if result_sender.send((peer, result)).is_ok() {
                 waker.wake();
             }
         })?;
         Ok(None)
     }
 
-    /// Whether there is a result.
-    pub fn has_found(&mut self) -> bool {
-        if self.next.is_none() {
-            self.next = self.answers.try_recv().ok();
+    /// Whether a lookup has ended whose result was not taken yet.
+    pub fn has_result(&mut self) -> bool {
+        if self.pending_result.is_none() {
+            self.pending_result = self.results.try_recv().ok();
         }
-        self.next.is_some()
+        self.pending_result.is_some()
     }
 
-    /// The next result, if there is one.
-    pub fn take(&mut self) -> Option<Resolved> {
-        self.next.take().or_else(|| self.answers.try_recv().ok())
+    /// Takes the result of a lookup; `None` if no lookup has ended.
+    pub fn take_result(&mut self) -> Option<LookupResult> {
+        self.pending_result.take().or_else(|| self.results.try_recv().ok())
     }
 }
 
-fn look_up(name: &str) -> io::Result<Vec<SocketAddr>> {
-    let addresses: Vec<SocketAddr> = name.to_socket_addrs()?.take(ADDRESSES_MAX).collect();
+fn look_up_addresses(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let addresses: Vec<SocketAddr> = name.to_socket_addrs()?.take(ADDRESSES_PER_NAME_MAX).collect();
     if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the host name has no address"));
     }
     Ok(addresses)
 }
@@ -90,17 +94,18 @@ mod tests {
         let poll = mio::Poll::new().unwrap();
         let mut resolver = Resolver::new(Waker::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()));
         let peer = NodeId::new(2).unwrap();
-        assert!(!resolver.has_found());
-        // No name has such a port: it is rejected on the other thread, without a query to any server.
+        assert!(!resolver.has_result());
+        // `none` is not a port number, so the lookup thread rejects the name without a query to a name server.
         assert!(matches!(resolver.resolve(peer, "localhost:none"), Ok(None)));
-        let begun = Instant::now();
-        // The event loop checks like this before it sleeps: it is not marked as sleeping yet, so it gets no wake-up.
-        while !resolver.has_found() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "no answer");
+        let started = Instant::now();
+        // The test polls, as the event loop does before it sleeps: the waker is not marked as sleeping, so the lookup
+        // thread sends no wake-up.
+        while !resolver.has_result() {
+            assert!(started.elapsed() < Duration::from_secs(20), "the lookup has not ended within 20 seconds");
             std::thread::yield_now();
         }
-        assert!(resolver.has_found());
-        assert!(matches!(resolver.take(), Some((found, Err(_))) if found == peer));
-        assert!(!resolver.has_found() && resolver.take().is_none());
+        assert!(resolver.has_result());
+        assert!(matches!(resolver.take_result(), Some((resolved, Err(_))) if resolved == peer));
+        assert!(!resolver.has_result() && resolver.take_result().is_none());
     }
 }

@@ -1,22 +1,22 @@
-//! The role of a connection, and which frames a role may receive.
+//! The role of a connection, and the frames that each role may receive.
 
 use crate::types::NodeId;
 use crate::wire::WireError;
-use crate::wire::client::{Numbered, read_request_frame};
+use crate::wire::client::{NumberedRequest, read_request_frame};
 use crate::wire::frame::{Frame, FrameKind};
 use crate::wire::hello::{Hello, Welcome};
 use crate::wire::peer::PeerFrame;
 
-/// What a connection is used for, which decides which frames are accepted on it.
+/// The use of a connection. It decides which kinds of frames are accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// An inbound connection without a complete handshake.
+    /// An inbound connection that has not sent its hello yet. It may become a peer or a native client.
     Handshaking,
-    /// An inbound connection of a peer, which sends messages on it.
+    /// An inbound connection of a peer. The peer sends messages, and this node sends nothing back.
     InboundPeer(NodeId),
-    /// A native client, with its number on this node.
+    /// A native client, with the number that identifies it to the node.
     Client(u64),
-    /// A gateway client, with its number on this node. It sends no frames.
+    /// A Redis or HTTP client, with the number that identifies it to the node. It sends no frames.
     GatewayClient(u64),
     /// An outbound connection to a peer that has not answered the hello yet.
     Connecting(NodeId),
@@ -24,30 +24,30 @@ pub enum Role {
     OutboundPeer(NodeId),
 }
 
-/// A decoded frame.
+/// A decoded frame, of a kind that the role of its connection may receive.
 #[derive(Debug)]
-pub enum ClientFrame {
-    /// A caller's introduction.
+pub enum DecodedFrame {
+    /// The first frame of a peer or client that has connected to this node.
     Hello(Hello),
-    /// A peer's acceptance of this node.
+    /// The answer of a peer that this node has dialed: it accepts this node.
     Welcome(Welcome),
-    /// A message of a peer.
+    /// A Raft message, a forwarded request, or the answer to one.
     Peer(PeerFrame),
-    /// A client's request.
-    Request(Numbered),
+    /// A request of a native client, with its number.
+    Request(NumberedRequest),
 }
 
-/// Decodes a frame, if the role may receive its kind. Any other frame is an error that ends the connection.
-pub fn read(role: Role, frame: Frame) -> Result<ClientFrame, WireError> {
+/// Decodes a frame. A kind of frame that the role may not receive is an error, after which the connection is closed.
+pub fn decode_frame(role: Role, frame: Frame) -> Result<DecodedFrame, WireError> {
     match (role, frame.kind) {
-        (Role::Handshaking, FrameKind::Hello) => Ok(ClientFrame::Hello(Hello::read(frame)?)),
+        (Role::Handshaking, FrameKind::Hello) => Ok(DecodedFrame::Hello(Hello::read(frame)?)),
         (Role::Connecting(_), FrameKind::Welcome | FrameKind::Refused) => {
-            Ok(ClientFrame::Welcome(Welcome::read(frame)?))
+            Ok(DecodedFrame::Welcome(Welcome::read(frame)?))
         }
         (Role::InboundPeer(_), FrameKind::Raft | FrameKind::Forward | FrameKind::Answer) => {
-            Ok(ClientFrame::Peer(PeerFrame::read(frame)?))
+            Ok(DecodedFrame::Peer(PeerFrame::read(frame)?))
         }
-        (Role::Client(_), FrameKind::Request) => Ok(ClientFrame::Request(read_request_frame(frame)?)),
-        (_, kind) => Err(WireError::Kind(kind as u8)),
+        (Role::Client(_), FrameKind::Request) => Ok(DecodedFrame::Request(read_request_frame(frame)?)),
+        (_, kind) => Err(WireError::UnexpectedFrameKind(kind as u8)),
     }
 }

@@ -1,5 +1,6 @@
-//! All connections of a node: readiness and bytes become events, and actions become bytes.
+//! All connections of a node: received bytes become events for the node, and the node's actions become bytes to send.
 
+mod client_slots;
 mod connections;
 mod credentials;
 mod failure_log;
@@ -15,16 +16,15 @@ mod memory;
 mod peer_links;
 mod redis;
 mod replying;
-mod seats;
 mod session_closing;
 mod sweeper;
 
-use super::conn::{Filled, Phase};
-use super::counting::Counting;
-use super::failure::Failure;
+use super::conn::{ConnPhase, ReadOutcome};
+use super::failure::ConnectionFailure;
 use super::options::Options;
-use super::pressure::{FEW_BYTES, Pressure};
-use super::role::{ClientFrame, Role};
+use super::pressure::{GUARANTEED_CONN_BYTES, MemoryPressure};
+use super::protocol_counters::ProtocolCounters;
+use super::role::{DecodedFrame, Role};
 use super::stream;
 use super::waker::Waker;
 pub use crate::admission::Identity;
@@ -34,12 +34,12 @@ use crate::node::event::{Caller, Event};
 use crate::secure::Stream;
 use crate::types::{Membership, NodeId, Position, Time};
 use crate::wire::WireError;
-use crate::wire::client::Numbered;
+use crate::wire::client::NumberedRequest;
 use crate::wire::peer::PeerFrame;
 use connections::Connections;
 use gateway_kind::GatewayKind;
-use gateway_state::{Gateways, HTTP, REDIS};
-use listener::{Accepted, Listener};
+use gateway_state::{Gateways, HTTP_LISTENER_TOKEN, REDIS_LISTENER_TOKEN};
+use listener::{AcceptOutcome, Listener};
 use membership_view::MembershipView;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Poll, Token};
@@ -49,35 +49,37 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-const LISTENER: Token = Token(usize::MAX);
-const WAKER: Token = Token(usize::MAX - 1);
-/// The token left free for an event source of the caller.
-pub const FREE: Token = Token(usize::MAX - 2);
+const LISTENER_TOKEN: Token = Token(usize::MAX);
+const WAKER_TOKEN: Token = Token(usize::MAX - 1);
+/// The poll token for one event source of the caller, such as signals; see [`Net::registry`].
+pub const EXTERNAL_SOURCE_TOKEN: Token = Token(usize::MAX - 2);
 
-/// All connections of a node.
+/// All connections of a node, with the poll that watches their sockets.
 pub struct Net {
     membership: MembershipView,
     options: Options,
     poll: Poll,
-    polled: Events,
+    poll_events: Events,
     waker: Waker,
     listener: Option<Listener>,
     connections: Connections,
     peers: PeerLinks,
     gateways: Gateways,
-    counting: Counting,
-    scratch: Box<[u8]>,
-    /// Whether new requests are refused because the node is stopping.
+    counters: ProtocolCounters,
+    /// The buffer of each read, shared by all connections.
+    read_buffer: Box<[u8]>,
+    /// Whether the node is stopping, so that new requests are refused.
     stopping: bool,
-    /// Whether the event source under the free token was ready.
-    signalled: bool,
+    /// Whether the event source under [`EXTERNAL_SOURCE_TOKEN`] was ready since [`Net::external_source_ready`] was last
+    /// called.
+    external_source_ready: bool,
     events: Vec<Event>,
 }
 
 impl Net {
-    /// Creates the sockets of node `me`, with its listener. Peers are dialed once [`Net::set_members`] names them.
+    /// Registers the listener of node `me` with a new poll. Peers are dialed after [`Net::set_members`] has named them.
     ///
-    /// `addresses` are addresses of members to try whatever addresses the membership names.
+    /// `addresses` are configured addresses of members, which are dialed in addition to those in the membership.
     pub fn open(
         me: Identity,
         listener: TcpListener,
@@ -85,59 +87,59 @@ impl Net {
         options: Options,
     ) -> io::Result<Net> {
         let poll = Poll::new()?;
-        let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER)?);
-        let listener = Listener::register(poll.registry(), LISTENER, listener)?;
+        let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER_TOKEN)?);
+        let listener = Listener::register(poll.registry(), LISTENER_TOKEN, listener)?;
         Ok(Net {
-            membership: MembershipView::new(me, options.machine, addresses),
+            membership: MembershipView::new(me, options.machine_kind, addresses),
             peers: PeerLinks::new(me.node, &options, waker.clone()),
-            connections: Connections::new(options.clients_bytes_max),
+            connections: Connections::new(options.clients_memory_bytes_max),
             options,
             poll,
-            polled: Events::with_capacity(1024),
+            poll_events: Events::with_capacity(1024),
             waker,
             listener: Some(listener),
             gateways: Gateways::default(),
-            counting: Counting::default(),
-            scratch: vec![0; 256 << 10].into(),
+            counters: ProtocolCounters::default(),
+            read_buffer: vec![0; 256 << 10].into(),
             stopping: false,
-            signalled: false,
+            external_source_ready: false,
             events: Vec::new(),
         })
     }
 
-    /// The address it listens on.
+    /// The address of the native listener; `None` after [`Net::stop_listening`].
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.as_ref().and_then(|listener| listener.address().ok())
     }
 
-    /// Wakes the event loop from another thread.
+    /// The handle with which other threads wake the event loop.
     pub fn waker(&self) -> &Waker {
         &self.waker
     }
 
-    /// The registry for an event source of the caller, under the token [`FREE`].
+    /// The registry of the poll, for an event source of the caller under the token [`EXTERNAL_SOURCE_TOKEN`].
     pub fn registry(&self) -> &mio::Registry {
         self.poll.registry()
     }
 
-    /// Whether the event source under [`FREE`] was ready since the last call.
-    pub fn signalled(&mut self) -> bool {
-        std::mem::take(&mut self.signalled)
+    /// Whether the event source under [`EXTERNAL_SOURCE_TOKEN`] was ready since the last call.
+    pub fn external_source_ready(&mut self) -> bool {
+        std::mem::take(&mut self.external_source_ready)
     }
 
-    /// How many client requests are not answered yet.
-    pub fn unanswered(&self) -> usize {
-        self.connections.iter().map(|conn| conn.unanswered).sum()
+    /// The number of client requests that are not answered yet.
+    pub fn unanswered_requests(&self) -> usize {
+        self.connections.iter().map(|conn| conn.unanswered_requests).sum()
     }
 
-    /// How many bytes wait to be written to clients.
-    pub fn unwritten(&self) -> usize {
+    /// The number of bytes that wait to be written to clients, without those to peers.
+    pub fn unwritten_bytes(&self) -> usize {
         let clients =
             self.connections.iter().filter(|conn| matches!(conn.role, Role::Client(_) | Role::GatewayClient(_)));
-        clients.map(|conn| conn.lanes.size()).sum()
+        clients.map(|conn| conn.output.pending_bytes()).sum()
     }
 
-    /// Stops listening, and refuses new requests.
+    /// Closes all listeners, and refuses new requests from now on. Connections stay open.
     pub fn stop_listening(&mut self) {
         self.stopping = true;
         self.gateways.stop_listening(self.poll.registry());
@@ -146,110 +148,113 @@ impl Net {
         }
     }
 
-    /// Keeps a link to each member of the configuration at position `configured`, and for a while to each former
-    /// member, which has to learn of its removal. A node without a configuration keeps links to its configured
-    /// addresses.
-    pub fn set_members(&mut self, now: Time, membership: &Membership, configured: Position) {
-        let added = self.membership.set_members(now, membership, configured);
+    /// Sets the members, by the configuration at position `config_position`. The node keeps a link to each member, and
+    /// for a while to each former member, which has to learn of its removal. A node without a configuration keeps links
+    /// to its configured addresses.
+    pub fn set_members(&mut self, now: Time, membership: &Membership, config_position: Position) {
+        let added = self.membership.set_members(now, membership, config_position);
         added.into_iter().for_each(|id| self.disconnect(now, id));
         self.update_links(now);
         self.connections.schedule_sweep(now);
         self.membership.warn_of_address(membership);
     }
 
-    /// The name of the state machine that runs here.
-    pub fn machine(&self) -> &'static str {
-        self.options.machine
+    /// The name of this node's state machine, for the status.
+    pub fn machine_kind(&self) -> &'static str {
+        self.options.machine_kind
     }
 
-    /// The listen address is a default. If the members expect this node elsewhere, a warning is logged.
-    pub fn set_inferred_address(&mut self, listens: String) {
-        self.membership.set_inferred_address(listens);
+    /// Sets the default listen address, for a node whose listen address was not configured. A warning is logged if the
+    /// membership lists the node at another address.
+    pub fn set_inferred_address(&mut self, default_address: String) {
+        self.membership.set_inferred_address(default_address);
     }
 
-    /// Closes the connections with a peer that was added again, or was removed a while ago. The peer must send its disk
-    /// id again before any further message from it counts.
+    /// Closes both connections with a peer that was added again, or was removed a while ago. The peer must send its
+    /// disk id again before any further message of the peer counts.
     fn disconnect(&mut self, now: Time, peer: NodeId) {
         for token in self.peers.connections_of(peer) {
             self.close(now, token);
         }
     }
 
-    /// Sets the links to all members, recent former members and configured addresses.
+    /// Sets the links to all members, recent former members, and connected peers outside the configuration.
     fn update_links(&mut self, now: Time) {
-        for token in self.peers.set(self.membership.addresses_to_dial()) {
+        for token in self.peers.set_peers(self.membership.addresses_to_dial()) {
             self.close(now, token);
         }
     }
 
-    /// The address of a member, as far as it is known: the last that worked, or the one to be tried now.
-    pub fn place(&self, member: NodeId) -> Option<&str> {
+    /// The address of a member, as `HOST:PORT`: the one in use, or the next one to dial. `None` if the node knows none.
+    pub fn address_of(&self, member: NodeId) -> Option<&str> {
         if member == self.membership.me().node {
             return self.membership.own_address();
         }
         self.peers.get(member).map(|link| link.address())
     }
 
-    /// Why messages of a peer that dials this node are not accepted, in words.
-    pub fn why_unheard(&self, now: Time, peer: NodeId) -> Option<&str> {
-        self.membership.why_unheard(now, peer)
+    /// The reason why a peer that dials this node is rejected, as part of a sentence; `None` if the peer is not
+    /// rejected.
+    pub fn rejection_reason(&self, now: Time, peer: NodeId) -> Option<&str> {
+        self.membership.rejection_reason(now, peer)
     }
 
-    /// When there is work to do even without an event.
+    /// When [`Net::poll_io`] is due even without an event.
     pub fn deadline(&self) -> Time {
-        if self.connections.has_unread() {
+        if self.connections.has_pending_reads() {
             return Time::ZERO;
         }
         let accept = self.listener.as_ref().map_or(Time::NEVER, Listener::deadline);
         self.peers.deadline().min(self.connections.sweep_at()).min(accept).min(self.gateways.deadline())
     }
 
-    /// Waits for events, at most for `timeout`. Returns whether there were any.
+    /// Waits for poll events, at most for `timeout`, and marks the sockets that are ready. Returns whether there were
+    /// any events.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
-        match self.poll.poll(&mut self.polled, timeout) {
+        match self.poll.poll(&mut self.poll_events, timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(error),
         }
-        let mut came = false;
-        for event in &self.polled {
-            came = true;
+        let mut any_event = false;
+        for event in &self.poll_events {
+            any_event = true;
             match event.token() {
-                LISTENER => self.listener.iter_mut().for_each(Listener::mark_pending),
-                REDIS => self.gateways.mark_pending(GatewayKind::Redis),
-                HTTP => self.gateways.mark_pending(GatewayKind::Http),
-                WAKER => {}
-                FREE => self.signalled = true,
+                LISTENER_TOKEN => self.listener.iter_mut().for_each(Listener::mark_accept_pending),
+                REDIS_LISTENER_TOKEN => self.gateways.mark_accept_pending(GatewayKind::Redis),
+                HTTP_LISTENER_TOKEN => self.gateways.mark_accept_pending(GatewayKind::Http),
+                WAKER_TOKEN => {}
+                EXTERNAL_SOURCE_TOKEN => self.external_source_ready = true,
                 token => {
                     let Some(mut conn) = self.connections.get_mut(token) else { continue };
-                    let ends = event.is_read_closed() || event.is_write_closed() || event.is_error();
-                    if event.is_readable() || ends {
-                        conn.mark_readable(ends);
+                    let remote_closed = event.is_read_closed() || event.is_write_closed() || event.is_error();
+                    if event.is_readable() || remote_closed {
+                        conn.mark_readable(remote_closed);
                         conn.schedule_read();
                     }
-                    if event.is_writable() || ends {
-                        conn.blocked = false;
+                    if event.is_writable() || remote_closed {
+                        conn.write_blocked = false;
                         conn.schedule_write();
                     }
                 }
             }
         }
-        Ok(came)
+        Ok(any_event)
     }
 
-    /// Accepts connections, reads from those that are ready, and dials peers that are due. The resulting events are
-    /// returned by [`Net::events`].
+    /// Accepts connections, reads from ready sockets, and dials peers that are due. [`Net::take_events`] returns the
+    /// resulting events.
     pub fn poll_io(&mut self, now: Time) {
         self.accept(now);
         self.accept_at_gateways(now);
         for token in self.connections.take_read_queue() {
-            self.read(now, token);
+            self.read_connection(now, token);
         }
-        self.pump_all(now);
-        while let Some((peer, found)) = self.peers.take_resolved() {
-            self.resolved(now, peer, found);
+        self.pump_scheduled(now);
+        while let Some((peer, addresses)) = self.peers.take_lookup_result() {
+            self.dial_resolved(now, peer, addresses);
         }
-        while let Some(peer) = self.peers.due(now) {
+        while let Some(peer) = self.peers.next_to_dial(now) {
             self.dial(now, peer);
         }
         if self.connections.sweep_at() <= now {
@@ -257,111 +262,117 @@ impl Net {
         }
     }
 
-    /// Whether there are events to collect. A write can produce one too, when it finds the connection closed.
+    /// Whether [`Net::take_events`] would return events. A write can cause an event too, if the connection is closed.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// Whether another thread has left a result here; checked once more before sleeping.
-    pub fn has_mail(&mut self) -> bool {
-        self.peers.has_resolved()
+    /// Whether a lookup on another thread has ended. The event loop checks this once more before it sleeps.
+    pub fn has_lookup_result(&mut self) -> bool {
+        self.peers.has_lookup_result()
     }
 
-    /// Moves all events since the last call into `into`, in order.
-    pub fn events(&mut self, into: &mut Vec<Event>) {
+    /// Appends all events since the last call to `into`, in order.
+    pub fn take_events(&mut self, into: &mut Vec<Event>) {
         into.append(&mut self.events);
     }
 
-    /// Accepts waiting connections, a limited number before the accepted ones are read. When too many are in handshake,
-    /// the oldest of these is closed. A well-behaved peer or client sends its hello at once, so it gets in however many
-    /// connections stay silent.
+    /// Accepts waiting connections, a limited number before the accepted ones are read. If too many are in handshake,
+    /// the oldest of these is closed. A peer or client that sends its hello at once is therefore accepted, however many
+    /// connections send nothing.
     fn accept(&mut self, now: Time) {
         for _ in 0..self.options.handshakes_max.div_ceil(4) {
             let Some(listener) = &mut self.listener else { return };
             let stream = match listener.accept(now) {
-                Accepted::Stream(stream) => stream,
-                Accepted::Aborted => continue,
-                Accepted::Nothing => return,
-                Accepted::Failed(error) => {
+                AcceptOutcome::Stream(stream) => stream,
+                AcceptOutcome::Aborted => continue,
+                AcceptOutcome::NonePending => return,
+                AcceptOutcome::Failed(error) => {
                     let node = self.membership.me().node.get();
                     log::warn!(node; "cannot accept a connection: {error}; retrying soon");
                     return;
                 }
             };
-            let _if_not_it_is_slower = stream::tune_caller(&stream);
+            let _best_effort = stream::tune_inbound(&stream);
             let stream = Stream::accepted(self.options.keys.as_ref(), stream);
-            let _if_not_it_is_dropped = stream.and_then(|stream| self.insert(now, stream, Role::Handshaking));
-            if self.connections.handshaking() > self.options.handshakes_max
-                && let Some(longest) = self.connections.longest_handshake()
+            let _dropped_on_error = stream.and_then(|stream| self.insert_connection(now, stream, Role::Handshaking));
+            if self.connections.handshaking_count() > self.options.handshakes_max
+                && let Some(oldest) = self.connections.oldest_handshake()
             {
-                self.close(now, longest);
+                self.close(now, oldest);
             }
         }
     }
 
-    fn insert(&mut self, now: Time, stream: Stream<TcpStream>, role: Role) -> io::Result<Token> {
+    fn insert_connection(&mut self, now: Time, stream: Stream<TcpStream>, role: Role) -> io::Result<Token> {
         self.connections.insert(self.poll.registry(), now, stream, role)
     }
 
-    fn read(&mut self, now: Time, token: Token) {
+    fn read_connection(&mut self, now: Time, token: Token) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         conn.in_read_queue = false;
-        let mut left = self.options.read_bytes / self.scratch.len();
+        let mut reads_left = self.options.read_budget_bytes / self.read_buffer.len();
         loop {
             let Some(mut conn) = self.connections.get_mut(token) else { return };
-            if !conn.has_more() || conn.is_read_suspended(&self.options, conn.pressure()) {
+            if !conn.has_input() || conn.is_read_suspended(&self.options, conn.pressure()) {
                 return;
             }
-            if left == 0 {
+            if reads_left == 0 {
                 return conn.schedule_read();
             }
-            left -= 1;
-            // Input that is already buffered is processed before more is read.
-            let most = if conn.pressure() == Pressure::Over { FEW_BYTES } else { self.scratch.len() };
-            let filled = if conn.unprocessed { Ok(Filled::More) } else { conn.fill(&mut self.scratch[..most]) };
-            let filled = match filled {
-                Ok(filled) => filled,
+            reads_left -= 1;
+            // Buffered input is processed before more is read.
+            let read_max =
+                if conn.pressure() == MemoryPressure::Over { GUARANTEED_CONN_BYTES } else { self.read_buffer.len() };
+            let outcome = if conn.has_unprocessed_input {
+                Ok(ReadOutcome::More)
+            } else {
+                conn.fill_input(&mut self.read_buffer[..read_max])
+            };
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
                 Err(error) => {
-                    self.socket_failed(now, token, &error);
+                    self.log_socket_error(now, token, &error);
                     return self.close(now, token);
                 }
             };
-            conn.heard_at = now;
-            if conn.phase() == Phase::Draining {
+            conn.last_read_at = now;
+            if conn.phase() == ConnPhase::Draining {
                 conn.input().clear();
-                conn.unprocessed = false;
+                conn.has_unprocessed_input = false;
             } else if let Err(error) = self.process_frames(now, token) {
                 if self.connections.get_mut(token).is_some_and(|conn| matches!(conn.role, Role::Client(_))) {
-                    self.counting.malformed();
+                    self.counters.count_malformed();
                 }
-                self.failed(now, token, Failure::of_protocol(&error, self.options.keys.is_some()));
+                self.log_failure(now, token, ConnectionFailure::of_protocol(&error, self.options.keys.is_some()));
                 return self.close(now, token);
             }
             if let Some(mut conn) = self.connections.get_mut(token) {
                 conn.count_memory();
             }
-            match filled {
-                Filled::More => {}
-                Filled::Dry => return,
-                Filled::End => {
-                    self.ended_early(now, token);
-                    return self.ended(now, token);
+            match outcome {
+                ReadOutcome::More => {}
+                ReadOutcome::WouldBlock => return,
+                ReadOutcome::EndOfStream => {
+                    self.log_unexpected_close(now, token);
+                    return self.handle_end_of_stream(now, token);
                 }
             }
         }
     }
 
-    /// Processes complete frames until the connection has to wait: one read may hold thousands of requests.
+    /// Processes the complete frames of the input until reading is suspended. One read may contain thousands of
+    /// requests.
     fn process_frames(&mut self, now: Time, token: Token) -> Result<(), WireError> {
         loop {
-            // A frame may have closed the connection.
+            // The previous frame may have closed the connection.
             let Some(mut conn) = self.connections.get_mut(token) else { return Ok(()) };
             if matches!(conn.role, Role::GatewayClient(_)) {
                 self.process_gateway_input(now, token);
                 return Ok(());
             }
-            conn.unprocessed = conn.is_read_suspended(&self.options, conn.pressure());
-            if conn.phase() != Phase::Open || conn.unprocessed {
+            conn.has_unprocessed_input = conn.is_read_suspended(&self.options, conn.pressure());
+            if conn.phase() != ConnPhase::Open || conn.has_unprocessed_input {
                 return Ok(());
             }
             let Some(frame) = conn.next_frame()? else {
@@ -370,35 +381,35 @@ impl Net {
                 return Ok(());
             };
             match (frame, conn.role) {
-                (ClientFrame::Request(asked), Role::Client(number)) => {
-                    if conn.is_operator && matches!(asked.request, Request::Propose { .. }) {
+                (DecodedFrame::Request(numbered), Role::Client(number)) => {
+                    if conn.is_operator && matches!(numbered.request, Request::Propose { .. }) {
                         return Err(Malformed("a proposal on an operator connection").into());
                     }
-                    conn.unanswered += 1;
-                    self.handle_request(token, number, asked);
+                    conn.unanswered_requests += 1;
+                    self.handle_request(token, number, numbered);
                 }
-                (ClientFrame::Peer(frame), Role::InboundPeer(peer)) => self.peer_frame(peer, frame)?,
-                (ClientFrame::Hello(hello), _) => self.handle_hello(now, token, &hello),
-                (ClientFrame::Welcome(welcome), Role::Connecting(peer)) => {
+                (DecodedFrame::Peer(frame), Role::InboundPeer(peer)) => self.handle_peer_frame(peer, frame)?,
+                (DecodedFrame::Hello(hello), _) => self.handle_hello(now, token, &hello),
+                (DecodedFrame::Welcome(welcome), Role::Connecting(peer)) => {
                     self.handle_welcome(now, token, peer, &welcome)?
                 }
-                (ClientFrame::Request(_) | ClientFrame::Peer(_) | ClientFrame::Welcome(_), _) => {
+                (DecodedFrame::Request(_) | DecodedFrame::Peer(_) | DecodedFrame::Welcome(_), _) => {
                     unreachable!("a connection decodes only the frames of its role")
                 }
             }
         }
     }
 
-    fn handle_request(&mut self, token: Token, number: u64, asked: Numbered) {
-        let Numbered { id, forward, request } = asked;
-        self.counting.asked(&request);
+    fn handle_request(&mut self, token: Token, number: u64, numbered: NumberedRequest) {
+        let NumberedRequest { id, forward, request } = numbered;
+        self.counters.count_request(&request);
         if self.stopping && !matches!(request, Request::Status) {
             return self.reply(token, id, &Reply::Refused(Refusal::Stopping));
         }
         self.events.push(Event::Request { from: Caller::Client(number), id, forward, request });
     }
 
-    fn peer_frame(&mut self, peer: NodeId, frame: PeerFrame) -> Result<(), WireError> {
+    fn handle_peer_frame(&mut self, peer: NodeId, frame: PeerFrame) -> Result<(), WireError> {
         self.events.push(match frame {
             PeerFrame::Raft(envelope) if envelope.from != peer || envelope.to != self.membership.me().node => {
                 return Err(Malformed("a message from another node than the peer").into());
@@ -407,12 +418,12 @@ impl Net {
             PeerFrame::Forward { id, request } => {
                 Event::Request { from: Caller::Peer(peer), id, forward: false, request }
             }
-            PeerFrame::Answer { id, reply } => Event::Answered { from: peer, id, reply },
+            PeerFrame::Answer { id, reply } => Event::ForwardAnswered { from: peer, id, reply },
         });
         Ok(())
     }
 
-    /// Writes to the peers with pending messages, before any work that takes longer.
+    /// Writes pending messages to peers. Called before work that takes longer, so that messages are not delayed.
     pub fn flush_peers(&mut self, now: Time) {
         for i in 0..self.connections.write_queue().len() {
             let token = self.connections.write_queue()[i];
@@ -420,46 +431,46 @@ impl Net {
                 && matches!(conn.role, Role::OutboundPeer(_))
                 && let Err(error) = conn.write()
             {
-                self.socket_failed(now, token, &error);
+                self.log_socket_error(now, token, &error);
                 self.close(now, token);
             }
         }
     }
 
-    /// Writes to every connection with pending output: one write each, unless the output is large.
+    /// Writes pending output to all connections, and resumes reading where the written output allows it.
     pub fn flush(&mut self, now: Time) {
         for token in self.connections.take_write_queue() {
             let Some(mut conn) = self.connections.get_mut(token) else { continue };
             conn.in_write_queue = false;
-            let rested = conn.has_more() && !conn.in_read_queue;
+            let was_suspended = conn.has_input() && !conn.in_read_queue;
             let pressure = conn.pressure();
-            let held_back = conn.gateway.is_some() && conn.is_held_back(&self.options, pressure);
+            let had_backlog = conn.gateway.is_some() && conn.has_output_backlog(&self.options, pressure);
             let written = conn.write();
             conn.count_memory();
-            let gone = written.is_err()
+            let must_close = written.is_err()
                 || (matches!(conn.role, Role::Client(_) | Role::GatewayClient(_))
-                    && conn.lanes.size() > self.options.client_bytes_max);
-            if gone {
+                    && conn.output.pending_bytes() > self.options.client_output_bytes_max);
+            if must_close {
                 if let Err(error) = written {
-                    self.socket_failed(now, token, &error);
+                    self.log_socket_error(now, token, &error);
                 }
                 self.close(now, token);
                 continue;
             }
-            if conn.phase() >= Phase::Closing && conn.has_written_all() {
+            if conn.phase() >= ConnPhase::Closing && conn.has_written_all() {
                 self.begin_close(now, token);
                 continue;
             }
-            if held_back && !conn.is_held_back(&self.options, pressure) {
-                // Its requests to the node were delayed until the client reads.
+            if had_backlog && !conn.has_output_backlog(&self.options, pressure) {
+                // The client's requests were delayed until the client reads its replies.
                 self.gateways.schedule_pump(token);
             }
-            if rested && !conn.is_read_suspended(&self.options, pressure) {
-                // Reading from it was suspended until the client reads.
+            if was_suspended && !conn.is_read_suspended(&self.options, pressure) {
+                // Reading was suspended until the client reads its replies.
                 conn.schedule_read();
             }
         }
-        self.relieve();
+        self.resume_suspended();
     }
 }
 

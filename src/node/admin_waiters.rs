@@ -1,12 +1,14 @@
 //! Callers that wait for a membership change or a leadership transfer.
 //!
-//! Neither ends with the entry that began it. A change of voters takes two entries (§6): the joint configuration, which
-//! the caller's request appended, and the new one, which the leader appends by itself when the first is committed. It
-//! may also be aborted by a third. A transfer leaves no entry at all: its outcome is the next leader. So both are
-//! answered by a look at the state of the core, at each turn, and not by an index.
+//! Neither wait ends with the entry that began it. A change of voters takes two entries (§6): the joint configuration,
+//! which the caller's request appended, and the new one, which the leader appends by itself when the first is
+//! committed. A third entry may also abort the change. A transfer leaves no entry at all: its outcome is the next
+//! leader. So the callers of both are answered from the state of the core, which is checked at each call of `turn`, and
+//! not when an index is applied.
 //!
 //! An answer is definite only while this node leads the term in which the change began, or if it has seen the change
-//! committed. Otherwise another leader completes the change, or has never heard of it, and the answer is *unknown*.
+//! committed. Otherwise another leader completes the change, or has never received its entry, and the answer is
+//! *unknown*.
 
 use super::event::Caller;
 use crate::api::{Refusal, Reply};
@@ -15,19 +17,21 @@ use crate::types::{NodeId, Position, Term, Time};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How often a leader without disk room looks for a transfer target that has some.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest interval between two attempts of a leader without disk space to transfer its leadership to a node with
+/// space.
+const TRANSFER_FOR_SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Callers that wait for a membership change to complete, or for another node to lead.
 ///
-/// The lists are walked at each turn. That of changes is short: the core refuses a change while one is under way.
+/// Both lists are walked at each call of `turn`. The list of changes is short: the core refuses a change while another
+/// is under way.
 ///
-/// Invariant: changes wait in log order.
+/// Invariant: `changes` is in log order.
 #[derive(Clone, Debug, Default)]
 pub struct AdminWaiters {
     changes: Vec<PendingChange>,
     transfers: Vec<(Caller, u64, NodeId)>,
-    next_check: Time,
+    next_transfer_for_space_at: Time,
 }
 
 /// A membership change that is not yet complete.
@@ -35,39 +39,45 @@ pub struct AdminWaiters {
 struct PendingChange {
     from: Caller,
     id: u64,
-    /// The position of its entry.
+    /// The position of the change's entry.
     position: Position,
-    /// The nodes that it makes voters, and the nodes that cease to be voters. The set of voters itself would not do:
-    /// until the caller is answered, a later change may have moved on from it.
-    entering: BTreeSet<NodeId>,
-    leaving: BTreeSet<NodeId>,
+    /// The nodes that the change makes voters, and the nodes that cease to be voters. The resulting set of voters is
+    /// not stored: a later change may have replaced it before the caller is answered.
+    entering_voters: BTreeSet<NodeId>,
+    leaving_voters: BTreeSet<NodeId>,
 }
 
 impl PendingChange {
-    /// Whether `voters` are the voters that the change leads to. Other voters may have come or gone with a later
-    /// change.
+    /// Whether `voters` reflect the change. Other voters may have been added or removed by a later change.
     fn is_done(&self, voters: &BTreeSet<NodeId>) -> bool {
-        self.entering.is_subset(voters) && self.leaving.is_disjoint(voters)
+        self.entering_voters.is_subset(voters) && self.leaving_voters.is_disjoint(voters)
     }
 }
 
 impl AdminWaiters {
-    /// Adds a change that was appended at `position`; its configuration is in force: a configuration is used as soon as
-    /// it is in the log, committed or not (§6). A change of learners needs no joint configuration, and enters and
-    /// removes no voter: it is complete when it is committed.
-    pub fn began(&mut self, raft: &Raft, from: Caller, id: u64, position: Position) {
-        assert!(raft.log().holds(position), "a change waits for an entry that its leader has appended (§6)");
-        let follows = self.changes.last().is_none_or(|last| last.position.index < position.index);
-        assert!(follows, "changes wait in log order: an earlier leadership's were answered when it ended");
-        let now = raft.membership();
-        let leaving = now.outgoing.difference(&now.voters).copied().collect();
-        let entering = if now.is_joint() { &now.voters - &now.outgoing } else { BTreeSet::new() };
-        self.changes.push(PendingChange { from, id, position, entering, leaving });
+    /// Adds a caller that waits for the change appended at `position`. The change's configuration is in force already:
+    /// a configuration is used as soon as it is in the log, committed or not (§6). A change of learners needs no joint
+    /// configuration and changes no voters, so it is complete when it is committed.
+    pub fn push_change(&mut self, raft: &Raft, from: Caller, id: u64, position: Position) {
+        assert!(
+            raft.log().holds(position),
+            "the log holds the entry of each membership change whose caller waits (§6)"
+        );
+        let is_later = self.changes.last().is_none_or(|last| last.position.index < position.index);
+        assert!(
+            is_later,
+            "waiting changes are in log order: those of an earlier leadership were answered when it ended"
+        );
+        let membership = raft.membership();
+        let leaving_voters = membership.outgoing.difference(&membership.voters).copied().collect();
+        let entering_voters =
+            if membership.is_joint() { &membership.voters - &membership.outgoing } else { BTreeSet::new() };
+        self.changes.push(PendingChange { from, id, position, entering_voters, leaving_voters });
     }
 
-    /// Adds a leadership transfer to the node `to`. It ends by itself: the core gives a target that does not take over
-    /// a limited time (thesis §3.10), and then leads on.
-    pub fn hands_over(&mut self, from: Caller, id: u64, to: NodeId) {
+    /// Adds a caller that waits for a leadership transfer to the node `to`. A transfer ends without a further event:
+    /// the core gives the target a limited time to take over (thesis §3.10), and then continues to lead.
+    pub fn push_transfer(&mut self, from: Caller, id: u64, to: NodeId) {
         self.transfers.push((from, id, to));
     }
 
@@ -88,39 +98,43 @@ impl AdminWaiters {
         self.transfers.retain(|(from, ..)| *from != caller);
     }
 
-    /// Whether to look now for a transfer target whose disk has room. At most once per `CHECK_INTERVAL`: if the
-    /// transfer fails, each further one would stop the cluster's writes again for as long.
-    pub fn looks_for_room(&mut self, now: Time) -> bool {
-        let due = now >= self.next_check;
-        if due {
-            self.next_check = now + CHECK_INTERVAL;
+    /// Whether to try now to transfer the leadership to a node with disk space. True at most once per
+    /// `TRANSFER_FOR_SPACE_INTERVAL`: a transfer stops the cluster's writes while it lasts, so a failing one must not
+    /// be repeated at once.
+    pub fn should_transfer_for_space(&mut self, now: Time) -> bool {
+        let is_due = now >= self.next_transfer_for_space_at;
+        if is_due {
+            self.next_transfer_for_space_at = now + TRANSFER_FOR_SPACE_INTERVAL;
         }
-        due
+        is_due
     }
 
-    /// Answers the requests that are complete or have failed. `led` is the term this node leads.
+    /// Answers the requests that are complete or have failed. `led_term` is the term that this node leads, if it leads.
     ///
     /// A change is complete when no change is under way, the configuration in force is committed and not older than the
-    /// change, and the voters are those that it leads to. If all but the last holds, the change was aborted.
+    /// change, and the voters reflect the change. If only the voters differ, the change was aborted.
     ///
-    /// A transfer is over when the core names no target any more and knows a leader. If that is this node, the target
-    /// did not take over in time; any other leader will do, since the request was to lose this one.
-    pub fn settle(&mut self, raft: &Raft, led: Option<Term>, out: &mut Vec<(Caller, u64, Reply)>) {
-        let (since, commit) = (raft.configured(), raft.log().commit());
-        let settled = !raft.membership().is_joint() && since <= commit;
+    /// A transfer is over when the core names no target any more and knows a leader. If this node is that leader, the
+    /// target did not take over in time; any other leader is a success, since the request was to replace this one.
+    pub fn answer_finished(&mut self, raft: &Raft, led_term: Option<Term>, out: &mut Vec<(Caller, u64, Reply)>) {
+        let (configured, commit) = (raft.configuration_index(), raft.log().commit());
+        let is_configuration_settled = !raft.membership().is_joint() && configured <= commit;
         self.changes.retain(|pending| {
-            let leads = led == Some(pending.position.term);
-            // This holds even when the change has cost this node the leadership, as it does a leader that is removed.
-            let ours = leads || (pending.position.index <= commit && raft.log().holds(pending.position));
-            let reply = match settled && since >= pending.position.index {
-                true if ours && pending.is_done(&raft.membership().voters) => {
-                    let term = raft.log().term(since).unwrap_or(pending.position.term);
-                    Reply::Changed { position: Position::new(since, term) }
+            let still_leads = led_term == Some(pending.position.term);
+            // The outcome is known even if the change has ended this node's leadership, as the removal of a leader
+            // does.
+            let is_outcome_known =
+                still_leads || (pending.position.index <= commit && raft.log().holds(pending.position));
+            let reply = match is_configuration_settled && configured >= pending.position.index {
+                true if is_outcome_known && pending.is_done(&raft.membership().voters) => {
+                    let term = raft.log().term(configured).unwrap_or(pending.position.term);
+                    Reply::Changed { position: Position::new(configured, term) }
                 }
-                // The next leader completes the change, or does not know of it. This comes before the refusal below,
-                // which only the leader of that term may give: its log alone shows what the change became.
-                _ if !leads => Reply::Unknown,
-                true => Reply::Refused(change_aborted(raft)),
+                // The next leader completes the change, or does not know of it. This case comes before the refusal
+                // below, which only the leader of the change's term may give: only its log shows that the change was
+                // aborted.
+                _ if !still_leads => Reply::Unknown,
+                true => Reply::Refused(change_aborted_refusal(raft)),
                 false => return true,
             };
             out.push((pending.from, pending.id, reply));
@@ -139,7 +153,7 @@ impl AdminWaiters {
     }
 }
 
-fn change_aborted(raft: &Raft) -> Refusal {
+fn change_aborted_refusal(raft: &Raft) -> Refusal {
     let why = format!("the change was aborted; the membership in force is {}", raft.membership());
     Refusal::InvalidChange { why }
 }

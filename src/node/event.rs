@@ -3,14 +3,18 @@
 //! Most actions are answered by an event, and the pair is the contract between node and driver:
 //!
 //! ```text
-//!   Write         ─▶ Journal                        StoreChunk  ─▶ ChunkStored …, Restored
-//!   Apply         ─▶ Applied                        Inspect     ─▶ Inspected
-//!   Query         ─▶ Queried                        Forward     ─▶ Answered, NotSent, AnswersLost or PeerLost
-//!   TakeSnapshot  ─▶ SnapshotTaken or TakenDamaged  Send, Reply, CompactJournal, Note: no event
+//!   Write            ─▶ Journal
+//!   Apply            ─▶ Applied
+//!   Query            ─▶ Queried
+//!   TakeSnapshot     ─▶ SnapshotTaken or SnapshotDamaged
+//!   InspectSnapshot  ─▶ SnapshotInspected
+//!   StoreChunk       ─▶ ChunkStored …, Restored
+//!   Forward          ─▶ ForwardAnswered, ForwardNotSent, AnswersLost or PeerLost
+//!   Send, Reply, CompactJournal, Note: no event
 //! ```
 //!
-//! There is no event for a failed write or a failed sync. The journal stops the process then: what the disk holds is no
-//! longer known, and a node that went on could acknowledge an entry that is not there.
+//! There is no event for a failed write or a failed sync. The journal stops the process then: the contents of the disk
+//! are no longer known, and a node that went on could acknowledge an entry that is not there.
 
 use crate::api::{Reply, Request};
 use crate::apply;
@@ -23,19 +27,19 @@ use bytes::Bytes;
 /// A snapshot that is durable on this node: synced with its name, and read back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DurableSnapshot {
-    /// The position of the last entry that it holds.
+    /// The position of the last entry that the snapshot covers.
     pub position: Position,
-    /// Its file, memory-mapped.
+    /// The snapshot's file, memory-mapped.
     pub bytes: Bytes,
 }
 
-/// The sender of a request. A reply needs no more than this and the sender's own id for the request: the node keeps no
+/// The sender of a request. The sender and its own id for the request are all that a reply needs: the node has no
 /// connections.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Caller {
-    /// A client connection, by the driver's number, which is never reused.
+    /// A client connection, by a number that the driver assigns and never reuses.
     Client(u64),
-    /// Another node, which forwards a client's request.
+    /// Another node, which forwarded a client's request.
     Peer(NodeId),
 }
 
@@ -47,104 +51,105 @@ pub enum Caller {
 pub enum Event {
     /// A peer sent a message.
     Peer(Envelope),
-    /// The link from or to that peer broke: messages in flight may be lost.
+    /// The link from or to this peer broke: messages in flight may be lost.
     PeerLost(NodeId),
     /// A handshake, opened by either side, named the disk id of a peer.
     DiskLearned {
-        /// The peer.
+        /// The peer that took part in the handshake.
         peer: NodeId,
-        /// Its disk id.
+        /// The id of the peer's disk.
         disk: DiskId,
     },
-    /// A peer that knows this node by its id and address holds another log than this node, or this node holds none.
-    OtherLog {
-        /// The peer.
+    /// A peer that knows this node by its id and address holds another log than this node, or this node holds no log.
+    PeerLogDiffers {
+        /// The peer that holds the other log.
         peer: NodeId,
-        /// Its log.
+        /// The id of the peer's log.
         log: LogId,
     },
     /// The process is about to stop: leadership should be transferred.
     Stopping,
     /// A caller sent a request. Each (caller, id) is answered once, unless the caller disconnects.
     Request {
-        /// The caller.
+        /// The caller, which receives the answer.
         from: Caller,
-        /// The caller's id for it; ids of one caller are distinct while unanswered.
+        /// The caller's id for the request. Unanswered requests of one caller have distinct ids.
         id: u64,
-        /// Whether to forward it to the leader rather than name the leader. One hop at most.
+        /// Whether to forward the request to the leader rather than name the leader to the caller. It is forwarded at
+        /// most once.
         forward: bool,
-        /// The request itself.
+        /// What the caller requests.
         request: Request,
     },
     /// A peer answered a request that this node forwarded.
-    Answered {
-        /// The peer.
+    ForwardAnswered {
+        /// The peer that answered.
         from: NodeId,
-        /// This node's id for the request.
+        /// This node's id for the request, as in [`Action::Forward`].
         id: u64,
-        /// The answer.
+        /// The peer's reply, a refusal included.
         reply: Reply,
     },
     /// A request forwarded to a peer never left this node: it had no effect.
-    NotSent {
-        /// The peer.
+    ForwardNotSent {
+        /// The peer to which the request was to be sent.
         to: NodeId,
-        /// This node's id for the request.
+        /// This node's id for the request, as in [`Action::Forward`].
         id: u64,
     },
-    /// That peer opened a new connection to this node: answers sent on the previous one may be lost.
+    /// This peer opened a new connection to this node: answers sent on the previous connection may be lost.
     AnswersLost(NodeId),
     /// A caller disconnected: its answers are dropped.
     CallerGone(Caller),
     /// The journal made writes durable.
     Journal(wal::Report),
-    /// The disk has too little room, or enough again.
-    Space {
-        /// Whether there is too little room.
+    /// This node's disk has too little free space, or enough again.
+    DiskSpace {
+        /// Whether there is too little free space.
         low: bool,
     },
     /// The applier has applied the entries of [`Action::Apply`].
     Applied(apply::Report),
-    /// [`Action::TakeSnapshot`] is complete. `None` if there was no room for the snapshot.
+    /// [`Action::TakeSnapshot`] is complete. `None` if there was no disk space for the snapshot.
     SnapshotTaken(Option<DurableSnapshot>),
     /// The snapshot of [`Action::TakeSnapshot`] was damaged when it was read back: it is discarded.
-    TakenDamaged,
-    /// [`Action::Inspect`] is complete.
-    Inspected {
-        /// The snapshot.
+    SnapshotDamaged,
+    /// [`Action::InspectSnapshot`] is complete.
+    SnapshotInspected {
+        /// The position of the snapshot.
         snapshot: Position,
-        /// Whether the file is undamaged.
-        whole: bool,
+        /// Whether the file was read completely and without damage.
+        undamaged: bool,
     },
     /// A chunk of the leader's snapshot was written to a file.
     ChunkStored {
-        /// The leader.
+        /// The leader that sent the chunk.
         from: NodeId,
-        /// The snapshot.
+        /// The position of the snapshot.
         snapshot: Position,
-        /// How many bytes of it are received.
+        /// The offset of the next chunk: how many bytes of the file are received.
         next: u64,
-        /// Whether it was complete, and damaged.
+        /// Whether the file was complete, and found damaged when it was read back.
         damaged: bool,
     },
     /// A leader's snapshot is complete and durable, and the machine is restored from it.
     Restored {
-        /// The snapshot.
-        kept: DurableSnapshot,
-        /// The position of its last entry, and the members there.
+        /// The received snapshot.
+        snapshot: DurableSnapshot,
+        /// The position of the snapshot's last entry, and the members as of that entry.
         base: SnapshotPoint,
-        /// The cluster time there.
+        /// The cluster time of the snapshot's last entry.
         time: ClusterTime,
         /// The applier's report after the restore.
         report: apply::Report,
     },
     /// The applier answered [`Action::Query`].
     Queried {
-        /// The ticket of the query.
+        /// The ticket of the query, as in [`Action::Query`].
         ticket: u64,
-        /// The last index applied before the query.
+        /// The last index that was applied when the machine answered.
         applied: Index,
-        /// The machine's answer.
+        /// The machine's answer, in its own encoding.
         answer: Bytes,
     },
 }
@@ -155,33 +160,33 @@ pub enum Event {
 pub enum Action {
     /// Send this message to a peer. It may be lost.
     Send(Envelope),
-    /// Forward a caller's request to a peer, which answers with [`Event::Answered`]. If it is lost, [`Event::NotSent`],
-    /// [`Event::AnswersLost`] or [`Event::PeerLost`] follows.
+    /// Forward a caller's request to a peer; [`Event::ForwardAnswered`] brings the answer. If the request or the answer
+    /// is lost, [`Event::ForwardNotSent`], [`Event::AnswersLost`] or [`Event::PeerLost`] follows.
     Forward {
         /// The leader, as far as this node knows.
         to: NodeId,
-        /// This node's id for the request.
+        /// This node's id for the request, which the answer repeats.
         id: u64,
-        /// The request.
+        /// The caller's request.
         request: Request,
     },
     /// Answer a caller.
     Reply {
-        /// The caller.
+        /// The caller that sent the request.
         to: Caller,
         /// The caller's id for the request.
         id: u64,
-        /// The answer.
+        /// The reply; each request gets at most one.
         reply: Reply,
     },
-    /// Write this to the journal; [`Event::Journal`] follows when it is durable.
+    /// Append this write to the journal; [`Event::Journal`] follows when it is durable.
     Write(Write),
     /// Apply these committed entries, in order; [`Event::Applied`] reports the outcomes.
     Apply(Vec<Entry>),
     /// Freeze the machine and write a snapshot of it; [`Event::SnapshotTaken`] follows when it is durable. No batch is
-    /// being applied: all entries submitted before are applied, and entries submitted in the same turn are not yet.
+    /// being applied: all entries of earlier `Apply` actions are applied, and no entry of a later one.
     TakeSnapshot {
-        /// The index since which the membership holds.
+        /// The index of the entry that established the membership.
         configured: Index,
         /// The membership as of the applied index.
         membership: Membership,
@@ -189,17 +194,17 @@ pub enum Action {
     /// Store a chunk of a leader's snapshot. [`Event::ChunkStored`] reports the progress, and [`Event::Restored`] that
     /// the snapshot is complete and the machine restored from it.
     StoreChunk {
-        /// The leader.
+        /// The leader that sent the chunk.
         from: NodeId,
-        /// The chunk.
+        /// A part of the snapshot's file, at any offset: it may have been received before.
         chunk: SnapshotChunk,
     },
     /// Read the file of a snapshot again, because a follower received it damaged, and report the damage;
-    /// [`Event::Inspected`] follows.
-    Inspect {
-        /// The follower.
+    /// [`Event::SnapshotInspected`] follows.
+    InspectSnapshot {
+        /// The follower that received the snapshot damaged.
         follower: NodeId,
-        /// The snapshot.
+        /// The position of the snapshot.
         snapshot: Position,
         /// How many damaged snapshots in a row that follower has received.
         times: u32,
@@ -208,15 +213,15 @@ pub enum Action {
     CompactJournal(Position),
     /// Query the machine, after everything submitted before; [`Event::Queried`] brings the answer.
     Query {
-        /// This node's ticket for it.
+        /// This node's ticket for the query, which the answer repeats.
         ticket: u64,
-        /// The query.
+        /// The query, in the machine's own encoding.
         query: Bytes,
         /// The cluster time, as far as this node knows.
         time: ClusterTime,
     },
-    /// Report this to the operator.
+    /// Log this note for the operator.
     Note(Note),
-    /// Stop the process: going on could break a guarantee.
+    /// Stop the process with this fault: a node that went on could break a guarantee.
     Stop(wal::Fault),
 }

@@ -9,14 +9,14 @@
 //!                    └───────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A driver calls [`Node::handle`] for each thing that happened, then [`Node::turn`] once, executes the actions, and
-//! comes back with what they led to. It wakes the node at [`Node::deadline`] if nothing happens before. That is the
-//! whole protocol; three rules come with it:
+//! A driver calls [`Node::handle`] for each event, then [`Node::turn`] once, and executes the actions, which cause
+//! further events. It also calls `turn` at [`Node::deadline`] if no event happens before. Three rules hold for a
+//! driver:
 //!
-//! 1. Writes are executed in order, and so is everything for the applier: batches, queries, snapshots. All else may be
-//!    executed concurrently, late, or (messages) not at all.
-//! 2. A report of the journal, the applier or the snapshot thread is handed in after the fact, never before: the node
-//!    takes *durable* and *applied* at their word.
+//! 1. Writes are executed in order, and so is everything for the applier: batches, queries, snapshots. All other
+//!    actions may be executed concurrently, late, or (messages) not at all.
+//! 2. A report of the journal, the applier or the snapshot thread is handed in only after the work is done: the node
+//!    relies on *durable* and *applied* being true.
 //! 3. A crash may come at any point. State that is held in memory only is promised to no peer and no client.
 //!
 //! [`Node`] connects the consensus core with the machine and the clients: it queues the requests that wait for an

@@ -1,25 +1,25 @@
 //! Requests that wait: for a log index, a read index, a leader, or another node's answer.
 //!
-//! Each wait ends for another reason, so each has a table of its own:
+//! Each kind of wait ends for another reason, so each has a table of its own:
 //!
 //! ```text
 //!   a write   at the leader       Proposals           until its index is applied, or its term is lost
-//!   a read    anywhere            LinearizableReads   until its round is confirmed and its index is submitted
-//!   a query   at the applier      Queries             until the applier answers
-//!   a request without a leader    Parked              until a leader is known, or its deadline
-//!   a request of another leader   Forwarded           until that leader answers, or the link to it breaks
+//!   a read    anywhere            LinearizableReads   until its round is confirmed and its read index submitted
+//!   a query   at the applier      ApplierQueries      until the applier answers
+//!   a request without a leader    ParkedRequests      until a leader is known, or its deadline
+//!   a request of another leader   ForwardedRequests   until that leader answers, or the link to it breaks
 //! ```
 //!
 //! A request is in one table at a time, and moves as the node learns more: a parked write becomes a proposal, a lost
-//! read becomes a parked one. The tables decide nothing: [`super::node::Node`] calls them from its events and its turn,
-//! and turns what they return into replies.
+//! read becomes a parked one. The tables decide nothing: [`super::node::Node`] calls them from `handle` and `turn`, and
+//! converts what they return to replies.
 //!
 //! Everything here is memory that clients fill, so every table is bounded: in bytes, because one request may be as
 //! large as an entry; and in number where requests of few bytes would cost more in tree nodes than in payload. A bound
 //! is checked before a request is added, and the refusal is *busy*, which promises that the request had no effect. The
-//! sums are kept as requests come and go, since a walk at each request would make a full table slow exactly when it is
-//! full. A sum that drifted would refuse requests forever, or never again, and no test of one request would show it:
-//! hence the laws in each `check`.
+//! sums are updated as requests come and go, since computing them by a walk at each request would be slowest exactly
+//! when a table is full. A wrong sum would refuse requests forever, or never, and no test of a single request would
+//! show it: hence the assertions in each `check`.
 
 use super::event::Caller;
 use crate::api::{Outcome, Refusal, Reply, Request};
@@ -29,41 +29,41 @@ use crate::types::{Index, NodeId, Position, Term, Time};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// How many requests a table may hold for its sums to be counted again after each change, in builds with debug
-/// assertions. A wrong sum is wrong from the first request on; a count of all of a large table would make each test of
-/// many callers quadratic.
-const COUNTED_MAX: usize = 64;
+/// The largest table whose sums are checked against its requests after each change, in builds with debug assertions. A
+/// wrong sum is wrong from the first request on; checking a large table at each change would make tests of many callers
+/// quadratic.
+const CHECKED_TABLE_LENGTH_MAX: usize = 64;
 
-/// Whether a running sum of bytes is the sum of a table's requests, as far as that is cheap to know.
-pub(super) fn sum_is_right(sum: u64, len: usize, sizes: impl Iterator<Item = u64>) -> bool {
-    len > COUNTED_MAX || sum == sizes.sum::<u64>()
+/// Whether `sum` is the sum of `sizes`, the sizes of a table's `len` requests. A large table is not checked.
+pub(super) fn is_sum_of(sum: u64, len: usize, sizes: impl Iterator<Item = u64>) -> bool {
+    len > CHECKED_TABLE_LENGTH_MAX || sum == sizes.sum::<u64>()
 }
 
 /// One request of one caller.
 ///
-/// It is kept whole while it waits, not only as a ticket: a read whose round failed, or a request whose leader refused
-/// it without effect, is handled again from the start, perhaps by another path.
+/// The whole request is stored while it waits, not only a ticket: a read whose round failed, or a request whose leader
+/// refused it without effect, is handled again from the start, perhaps by another path.
 #[derive(Clone, Debug)]
 pub struct ClientRequest {
-    /// The caller.
+    /// The caller, which receives the answer.
     pub from: Caller,
-    /// The caller's id for it.
+    /// The caller's id for the request.
     pub id: u64,
-    /// Whether to forward it to the leader rather than to name the leader.
+    /// Whether to forward the request to the leader rather than to name the leader.
     pub forward: bool,
-    /// The deadline while it waits for a leader. It is set once, when the request arrives: a request that is parked,
-    /// forwarded, refused and parked again must not wait anew each time, or it would outlive its client's patience.
-    pub until: Time,
-    /// The request itself.
+    /// The deadline while the request waits for a leader. It is set once, when the request arrives: a request that is
+    /// parked, forwarded, refused and parked again must not wait anew each time, or its client would time out first.
+    pub deadline: Time,
+    /// What the caller requests.
     pub request: Request,
 }
 
 impl ClientRequest {
     /// Size in bytes, without its frame.
     ///
-    /// The size must not change while the request waits: a table adds it on entry and subtracts it on exit. A change
-    /// counts as the longest address it may name, as an estimate that needs no walk; requests that never wait in a
-    /// table that counts bytes are free.
+    /// The size must not change while the request waits: a table adds it on entry and subtracts it on exit. A
+    /// membership change counts as `ADDRESS_BYTES_MAX`, an estimate that never changes. Requests that never wait in a
+    /// table that counts bytes count as zero.
     pub fn bytes(&self) -> u64 {
         match &self.request {
             Request::Propose { op } => op.len() as u64,
@@ -74,7 +74,7 @@ impl ClientRequest {
         }
     }
 
-    /// Whether a retry on another node could apply it twice.
+    /// Whether a retry on another node could apply the request twice.
     ///
     /// Such a request is never repeated by a node once an attempt may be in a log; its caller receives *unknown*. A
     /// client's session would suppress the second execution of a command, but a membership change has no session, and
@@ -88,11 +88,11 @@ impl ClientRequest {
 /// Proposals not yet committed and applied, in log order.
 ///
 /// A proposal is known by its *position*, index and term. The index alone is not enough: a deposed leader's entry may
-/// be truncated, and another leader's entry take its index. A client answered by index would be told of another
-/// client's outcome (the switch `answer-by-index` reproduces it).
+/// be truncated, and another leader's entry take its index. A client answered by index would receive another client's
+/// outcome (the mutant `answer-by-index` reproduces that).
 ///
-/// Invariant: indexes ascend. Settling reads only the front, so a proposal behind a later one would wait until that one
-/// is applied, and then be answered *unknown* though its outcome was known.
+/// Invariant: indexes ascend. Proposals are answered from the front, so a proposal behind a later one would wait until
+/// that one is applied, and then be answered *unknown* though its outcome was known.
 #[derive(Clone, Debug, Default)]
 pub struct Proposals {
     waiting: VecDeque<(Position, Caller, u64)>,
@@ -102,10 +102,10 @@ impl Proposals {
     /// Adds a proposal that was appended at `position`.
     ///
     /// Positions ascend although the log may shrink: it shrinks only under another leader, and before this node leads
-    /// again [`Proposals::abandon`] has removed all proposals that are not committed.
+    /// again, [`Proposals::abandon`] has removed all proposals that are not committed.
     pub fn push(&mut self, position: Position, from: Caller, id: u64) {
-        let follows = self.last().is_none_or(|last| last.index < position.index);
-        assert!(follows, "proposals wait in log order: a leader only appends to its log (§5.3)");
+        let is_later = self.last().is_none_or(|last| last.index < position.index);
+        assert!(is_later, "proposals wait in log order: a leader only appends to its log (§5.3)");
         self.waiting.push_back((position, from, id));
     }
 
@@ -116,14 +116,20 @@ impl Proposals {
     ///
     /// An older proposal that is still here had no outcome of its own, so it is not the entry that was applied at its
     /// index either. `by_index` breaks the rule for a test.
-    pub fn settle(&mut self, at: Position, outcome: Outcome, by_index: bool, out: &mut Vec<(Caller, u64, Reply)>) {
+    pub fn answer_applied(
+        &mut self,
+        at: Position,
+        outcome: Outcome,
+        by_index: bool,
+        out: &mut Vec<(Caller, u64, Reply)>,
+    ) {
         while let Some((position, from, id)) = self.waiting.front().copied()
             && position.index <= at.index
         {
             self.waiting.pop_front();
-            let ours = position == at || (by_index && position.index == at.index);
+            let is_applied = position == at || (by_index && position.index == at.index);
             let outcome = outcome.clone();
-            let reply = if ours { Reply::Done { position: at, outcome } } else { Reply::Unknown };
+            let reply = if is_applied { Reply::Done { position: at, outcome } } else { Reply::Unknown };
             out.push((from, id, reply));
         }
     }
@@ -132,7 +138,7 @@ impl Proposals {
     ///
     /// A batch that ends in a leader's no-op has no outcome at its last index, and a snapshot that replaces the machine
     /// has none at all. Without this call a proposal there would wait for an outcome that never comes.
-    pub fn pass(&mut self, upto: Index, out: &mut Vec<(Caller, u64, Reply)>) {
+    pub fn fail_up_to(&mut self, upto: Index, out: &mut Vec<(Caller, u64, Reply)>) {
         while let Some((_, from, id)) = self.waiting.pop_front_if(|(position, _, _)| position.index <= upto) {
             out.push((from, id, Reply::Unknown));
         }
@@ -144,10 +150,16 @@ impl Proposals {
     /// Committed ones stay: they are applied here under their own positions, whichever node leads, and their callers
     /// can be given the outcome. Callers of the others cannot wait: the next leader may commit the entries, or truncate
     /// them, and this node may never learn which. *Refused* would be wrong for the same reason: the client would repeat
-    /// a command that is applied yet (the switch `unknown-as-refused`).
-    pub fn abandon(&mut self, commit: Index, leads: Option<Term>, reply: &Reply, out: &mut Vec<(Caller, u64, Reply)>) {
+    /// a command that may still be applied (the mutant `unknown-as-refused`).
+    pub fn abandon(
+        &mut self,
+        commit: Index,
+        led_term: Option<Term>,
+        reply: &Reply,
+        out: &mut Vec<(Caller, u64, Reply)>,
+    ) {
         self.waiting.retain(|(position, from, id)| {
-            let stays = position.index <= commit || Some(position.term) == leads;
+            let stays = position.index <= commit || Some(position.term) == led_term;
             if !stays {
                 out.push((*from, *id, reply.clone()));
             }
@@ -176,8 +188,8 @@ impl Proposals {
     }
 }
 
-/// Waiting requests by caller. When a caller disconnects only its own requests are visited: many callers disconnect at
-/// once when a balancer dies.
+/// An index of waiting requests by caller. When a caller disconnects only its own requests are visited: many callers
+/// disconnect at once when a balancer dies.
 ///
 /// An ordered set of pairs, not a map of lists: one caller's keys are a range of it, a single key is removed without a
 /// search through a list, and a caller without requests takes no room.
@@ -193,15 +205,15 @@ impl<K> Default for ByCaller<K> {
 impl<K: Ord + Copy> ByCaller<K> {
     fn insert(&mut self, caller: Caller, key: K) {
         let is_new = self.0.insert((caller, key));
-        assert!(is_new, "a number is given to one waiting request only");
+        assert!(is_new, "no two waiting requests of one caller have the same number");
     }
 
     fn remove(&mut self, caller: Caller, key: K) {
         self.0.remove(&(caller, key));
     }
 
-    /// Takes the keys of that caller from `first` on.
-    fn take(&mut self, caller: Caller, first: K) -> Vec<K> {
+    /// Removes and returns the keys of `caller` that are not less than `first`.
+    fn take_keys(&mut self, caller: Caller, first: K) -> Vec<K> {
         let of_caller = self.0.range((caller, first)..).take_while(|(other, _)| *other == caller);
         let keys: Vec<K> = of_caller.map(|(_, key)| *key).collect();
         keys.iter().for_each(|key| self.remove(caller, *key));
@@ -211,67 +223,67 @@ impl<K: Ord + Copy> ByCaller<K> {
 
 /// Requests that wait for a leader, oldest first. Bounded in number and bytes.
 ///
-/// An election takes a few hundred milliseconds. A refusal at once would make each of them visible to every client; a
-/// wait without a deadline would hide from clients that a majority is down.
+/// An election takes a few hundred milliseconds. An immediate refusal would make each election visible to every client;
+/// a wait without a deadline would hide from clients that a majority is down.
 ///
 /// The requests leave in the order of their arrival, because a caller's later request must not overtake its earlier
 /// one. Their deadlines have another order, hence a second index: a request that was forwarded first and is parked
-/// again keeps its deadline, and is younger here than requests with later ones.
+/// again keeps its deadline, but is queued behind requests with later deadlines.
 ///
 /// Invariants: each request is listed once by caller and once by deadline; `bytes` is the sum of their sizes.
 #[derive(Clone, Debug, Default)]
-pub struct Parked {
-    given: u64,
+pub struct ParkedRequests {
+    last_number: u64,
     waiting: BTreeMap<u64, ClientRequest>,
     by_caller: ByCaller<u64>,
     deadlines: BTreeSet<(Time, u64)>,
     bytes: u64,
 }
 
-impl Parked {
-    /// Parks a request, or refuses it as busy when a bound is reached.
+impl ParkedRequests {
+    /// Parks a request, or refuses it as busy when `count_max` or `bytes_max` is reached.
     ///
     /// The refused request comes back to the node, which counts the failure and answers the caller. It is boxed because
     /// a `Result` is as large as its error, and nearly every call succeeds.
     pub fn push(
         &mut self,
-        asked: ClientRequest,
-        most: usize,
-        most_bytes: u64,
+        client_request: ClientRequest,
+        count_max: usize,
+        bytes_max: u64,
     ) -> Result<(), Box<(ClientRequest, Refusal)>> {
-        if self.waiting.len() >= most || self.bytes + asked.bytes() > most_bytes {
-            return Err(Box::new((asked, Refusal::Busy)));
+        if self.waiting.len() >= count_max || self.bytes + client_request.bytes() > bytes_max {
+            return Err(Box::new((client_request, Refusal::Busy)));
         }
-        self.given += 1;
-        self.bytes += asked.bytes();
-        self.by_caller.insert(asked.from, self.given);
-        self.deadlines.insert((asked.until, self.given));
-        self.waiting.insert(self.given, asked);
+        self.last_number += 1;
+        self.bytes += client_request.bytes();
+        self.by_caller.insert(client_request.from, self.last_number);
+        self.deadlines.insert((client_request.deadline, self.last_number));
+        self.waiting.insert(self.last_number, client_request);
         self.check();
         Ok(())
     }
 
-    /// Takes all of them, oldest first.
+    /// Takes all parked requests, oldest first.
     ///
     /// The table is empty before the first one is handled: handling a request may park it again, or park others behind
-    /// it, and those belong to the next round. The numbers go on, so that requests parked again come after all of
-    /// these.
-    pub fn take(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
-        let given = self.given;
-        std::mem::replace(self, Parked { given, ..Parked::default() }).waiting.into_values()
+    /// it, and those wait for the next call. Arrival numbers are not reused, so that requests parked again come after
+    /// all of these.
+    pub fn take_all(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
+        let last_number = self.last_number;
+        std::mem::replace(self, ParkedRequests { last_number, ..ParkedRequests::default() }).waiting.into_values()
     }
 
     fn remove(&mut self, number: u64) -> Option<ClientRequest> {
-        let asked = self.waiting.remove(&number)?;
-        self.bytes -= asked.bytes();
-        self.by_caller.remove(asked.from, number);
-        self.deadlines.remove(&(asked.until, number));
-        Some(asked)
+        let client_request = self.waiting.remove(&number)?;
+        self.bytes -= client_request.bytes();
+        self.by_caller.remove(client_request.from, number);
+        self.deadlines.remove(&(client_request.deadline, number));
+        Some(client_request)
     }
 
     /// Takes the requests whose deadline has passed, in the order of their arrival: the replies of one caller keep the
     /// order of its requests.
-    pub fn expired(&mut self, now: Time) -> Vec<ClientRequest> {
+    pub fn take_expired(&mut self, now: Time) -> Vec<ClientRequest> {
         // Forwarded requests that are parked again keep their deadlines, so the oldest deadline need not be first.
         let due = self.deadlines.iter().take_while(|(until, _)| *until <= now);
         let mut due: Vec<u64> = due.map(|(_, number)| *number).collect();
@@ -288,20 +300,27 @@ impl Parked {
 
     /// Drops all requests of a caller that is gone.
     pub fn forget(&mut self, caller: Caller) {
-        for number in self.by_caller.take(caller, 0) {
+        for number in self.by_caller.take_keys(caller, 0) {
             self.remove(number);
         }
         self.check();
     }
 
-    /// Panics if the indexes or the sum disagree with the requests.
+    /// Panics if the indexes or the counter of bytes contradict the requests.
     fn check(&self) {
         let len = self.waiting.len();
-        assert_eq!(self.by_caller.0.len(), len, "each parked request is listed once by its caller");
-        assert_eq!(self.deadlines.len(), len, "each parked request has one deadline: without it, it waits forever");
-        assert!(len > 0 || self.bytes == 0, "parked requests that are gone take no bytes of the limit");
+        assert_eq!(self.by_caller.0.len(), len, "each parked request is listed once in the index by caller");
+        assert_eq!(
+            self.deadlines.len(),
+            len,
+            "each parked request is listed once by its deadline: one without a deadline would wait forever"
+        );
+        assert!(len > 0 || self.bytes == 0, "the counter of parked bytes is zero when no request is parked");
         let sizes = self.waiting.values().map(ClientRequest::bytes);
-        debug_assert!(sum_is_right(self.bytes, len, sizes), "the parked bytes are those of the parked requests");
+        debug_assert!(
+            is_sum_of(self.bytes, len, sizes),
+            "the counter of parked bytes equals the sum over the parked requests"
+        );
     }
 
     /// Number of parked requests.
@@ -319,7 +338,7 @@ impl Parked {
 ///
 /// Thesis §6.4 in two steps. The round shows that this node (or, for a follower, its leader) was still the leader after
 /// the read arrived, so that no later leader can have committed a write that the read misses. The read index is the
-/// commit index at the start of the round; the state that holds it is recent enough. The second wait ends when the
+/// commit index at the start of the round; a state that includes it is recent enough. The second wait ends when the
 /// entries are *submitted*, not when they are applied: the applier works in order, so a query submitted behind them
 /// sees them.
 ///
@@ -330,7 +349,8 @@ impl Parked {
 pub struct LinearizableReads {
     waiting: BTreeMap<ReadId, ClientRequest>,
     /// Reads whose round is confirmed, in order of their rounds. Reads of callers that are gone are no longer in
-    /// `waiting`. They stay here until their turn comes: a removal from the middle would be a walk for each of them.
+    /// `waiting`. Those reads stay in this queue until they reach its front: a removal from the middle would be a walk
+    /// for each of them.
     confirmed: VecDeque<(Index, ReadId)>,
     by_caller: ByCaller<ReadId>,
     bytes: u64,
@@ -338,12 +358,12 @@ pub struct LinearizableReads {
 
 impl LinearizableReads {
     /// Adds a read that waits for its round.
-    pub fn push(&mut self, read: ReadId, asked: ClientRequest) {
+    pub fn push(&mut self, read: ReadId, client_request: ClientRequest) {
         let is_later = self.waiting.last_key_value().is_none_or(|(latest, _)| *latest < read);
-        assert!(is_later, "the core gives no number to two reads: a late round would answer the wrong one");
-        self.bytes += asked.bytes();
-        self.by_caller.insert(asked.from, read);
-        self.waiting.insert(read, asked);
+        assert!(is_later, "the core numbers reads in ascending order, so that no two reads share a number");
+        self.bytes += client_request.bytes();
+        self.by_caller.insert(client_request.from, read);
+        self.waiting.insert(read, client_request);
         self.check();
     }
 
@@ -362,18 +382,18 @@ impl LinearizableReads {
 
     /// Removes a read whose round failed, and returns its request.
     ///
-    /// The caller of this function retries it. That is always safe: a read leaves no trace.
-    pub fn lose(&mut self, read: ReadId) -> Option<ClientRequest> {
-        let lost = self.remove(read);
+    /// The caller of this function retries the read, which is always safe: a read leaves no trace.
+    pub fn take_failed(&mut self, read: ReadId) -> Option<ClientRequest> {
+        let failed = self.remove(read);
         self.check();
-        lost
+        failed
     }
 
     fn remove(&mut self, read: ReadId) -> Option<ClientRequest> {
-        let lost = self.waiting.remove(&read)?;
-        self.bytes -= lost.bytes();
-        self.by_caller.remove(lost.from, read);
-        Some(lost)
+        let failed = self.waiting.remove(&read)?;
+        self.bytes -= failed.bytes();
+        self.by_caller.remove(failed.from, read);
+        Some(failed)
     }
 
     /// Number of waiting reads.
@@ -386,13 +406,14 @@ impl LinearizableReads {
         self.waiting.is_empty()
     }
 
-    /// Takes the next read whose read index is at most `fed`, the last index submitted to the applier.
-    pub fn next(&mut self, fed: Index) -> Option<ClientRequest> {
+    /// Takes the next read whose read index is at most `submitted`, the last index submitted to the applier.
+    pub fn take_next(&mut self, submitted: Index) -> Option<ClientRequest> {
         // Rounds are confirmed in order, so their read indexes never decrease under one leader. After a change of
-        // leader a lower one may stand behind a higher one; it then waits longer than it needs, and misses nothing.
-        while let Some((_, read)) = self.confirmed.pop_front_if(|(index, _)| *index <= fed) {
-            if let Some(asked) = self.lose(read) {
-                return Some(asked);
+        // leader a lower read index may be queued behind a higher one; that read then waits longer than necessary,
+        // which is safe.
+        while let Some((_, read)) = self.confirmed.pop_front_if(|(index, _)| *index <= submitted) {
+            if let Some(client_request) = self.take_failed(read) {
+                return Some(client_request);
             }
         }
         None
@@ -400,24 +421,28 @@ impl LinearizableReads {
 
     /// Drops all reads of a caller that is gone.
     pub fn forget(&mut self, caller: Caller) {
-        for read in self.by_caller.take(caller, ReadId(0)) {
+        for read in self.by_caller.take_keys(caller, ReadId(0)) {
             self.remove(read);
         }
         self.check();
     }
 
-    /// Panics if the index or the sum disagree with the reads.
+    /// Panics if the index by caller or the counter of bytes contradicts the reads.
     fn check(&self) {
         let len = self.waiting.len();
-        assert_eq!(self.by_caller.0.len(), len, "each waiting read is listed once by its caller");
-        assert!(len > 0 || self.bytes == 0, "reads that are gone take no bytes of the limit");
+        assert_eq!(self.by_caller.0.len(), len, "each waiting read is listed once in the index by caller");
+        assert!(len > 0 || self.bytes == 0, "the counter of waiting read bytes is zero when no read waits");
         let sizes = self.waiting.values().map(ClientRequest::bytes);
-        debug_assert!(sum_is_right(self.bytes, len, sizes), "the bytes of reads are those of the waiting reads");
+        debug_assert!(
+            is_sum_of(self.bytes, len, sizes),
+            "the counter of waiting read bytes equals the sum over the waiting reads"
+        );
     }
 }
 
-/// Requests forwarded to a leader. A follower forwards, rather than redirect, for clients that ask for it: those behind
-/// a balancer reach any node, and cannot choose another. Bounded by [`super::Options::forwarded`], and in bytes.
+/// Requests forwarded to a leader. A follower forwards, rather than redirects, for clients that request it: clients
+/// behind a balancer reach any node, and cannot choose another. Bounded by [`super::Options::forwarded_max`], and in
+/// bytes.
 ///
 /// Their ids start at a random number: a leader may answer late a request that an earlier run of this process
 /// forwarded, and such an answer must match no request.
@@ -427,28 +452,28 @@ impl LinearizableReads {
 ///
 /// Invariants: each request is listed once by its caller; `bytes` is the sum of their sizes.
 #[derive(Clone, Debug)]
-pub struct Forwarded {
-    given: u64,
+pub struct ForwardedRequests {
+    last_number: u64,
     waiting: BTreeMap<u64, (NodeId, ClientRequest)>,
     by_caller: ByCaller<u64>,
     bytes: u64,
 }
 
-impl Forwarded {
-    /// Creates an empty set; the first request will have the id after `number`.
-    pub fn after(number: u64) -> Forwarded {
-        Forwarded { given: number, waiting: BTreeMap::new(), by_caller: ByCaller::default(), bytes: 0 }
+impl ForwardedRequests {
+    /// Creates an empty table; the first request gets the id after `number`.
+    pub fn with_ids_after(number: u64) -> ForwardedRequests {
+        ForwardedRequests { last_number: number, waiting: BTreeMap::new(), by_caller: ByCaller::default(), bytes: 0 }
     }
 
-    /// Adds a request forwarded to `to`, and returns its id. The ids wrap: they start anywhere.
-    pub fn push(&mut self, to: NodeId, asked: ClientRequest) -> u64 {
-        self.given = self.given.wrapping_add(1);
-        self.bytes += asked.bytes();
-        self.by_caller.insert(asked.from, self.given);
-        let before = self.waiting.insert(self.given, (to, asked));
-        assert!(before.is_none(), "the id of a forwarded request names no other unanswered one");
+    /// Adds a request forwarded to `to`, and returns its id. The ids may wrap around, since the first one is random.
+    pub fn push(&mut self, to: NodeId, client_request: ClientRequest) -> u64 {
+        self.last_number = self.last_number.wrapping_add(1);
+        self.bytes += client_request.bytes();
+        self.by_caller.insert(client_request.from, self.last_number);
+        let replaced = self.waiting.insert(self.last_number, (to, client_request));
+        assert!(replaced.is_none(), "no two unanswered forwarded requests have the same id");
         self.check();
-        self.given
+        self.last_number
     }
 
     /// Bytes of all forwarded requests.
@@ -460,34 +485,34 @@ impl Forwarded {
     ///
     /// `None` is no error: the caller is gone, the leader changed and the request was answered *unknown*, or the answer
     /// is for an earlier run of this process. A peer decides what arrives here, so nothing is asserted about it.
-    pub fn answered(&mut self, from: NodeId, id: u64) -> Option<ClientRequest> {
+    pub fn take_answered(&mut self, from: NodeId, id: u64) -> Option<ClientRequest> {
         self.waiting.get(&id).filter(|(to, _)| *to == from)?;
-        let asked = self.remove(id);
+        let client_request = self.remove(id);
         self.check();
-        asked
+        client_request
     }
 
     fn remove(&mut self, id: u64) -> Option<ClientRequest> {
-        let (_, asked) = self.waiting.remove(&id)?;
-        self.bytes -= asked.bytes();
-        self.by_caller.remove(asked.from, id);
-        Some(asked)
+        let (_, client_request) = self.waiting.remove(&id)?;
+        self.bytes -= client_request.bytes();
+        self.by_caller.remove(client_request.from, id);
+        Some(client_request)
     }
 
     /// Takes all requests forwarded to a node other than `leader`: no answer can be expected. A deposed leader may
-    /// still answer, but it may also be the one that is cut off, and waiting for it is what clients would notice.
-    pub fn misrouted(&mut self, leader: Option<NodeId>) -> Vec<ClientRequest> {
-        self.take(|to| Some(to) != leader)
+    /// still answer, but it may also be cut off, and its clients would wait in vain.
+    pub fn take_misrouted(&mut self, leader: Option<NodeId>) -> Vec<ClientRequest> {
+        self.take_where(|to| Some(to) != leader)
     }
 
     /// Takes all requests forwarded to `peer`, because the connection that carried them or their answers broke. Each
-    /// may have arrived or not: frames that the kernel accepted say nothing about the other side.
-    pub fn lost(&mut self, peer: NodeId) -> Vec<ClientRequest> {
-        self.take(|to| to == peer)
+    /// may have arrived or not: that the kernel accepted a frame does not show that the peer received it.
+    pub fn take_lost(&mut self, peer: NodeId) -> Vec<ClientRequest> {
+        self.take_where(|to| to == peer)
     }
 
-    fn take(&mut self, gone: impl Fn(NodeId) -> bool) -> Vec<ClientRequest> {
-        let ids: Vec<u64> = self.waiting.iter().filter(|(_, (to, _))| gone(*to)).map(|(id, _)| *id).collect();
+    fn take_where(&mut self, matches_node: impl Fn(NodeId) -> bool) -> Vec<ClientRequest> {
+        let ids: Vec<u64> = self.waiting.iter().filter(|(_, (to, _))| matches_node(*to)).map(|(id, _)| *id).collect();
         let taken = ids.into_iter().filter_map(|id| self.remove(id)).collect();
         self.check();
         taken
@@ -495,19 +520,22 @@ impl Forwarded {
 
     /// Drops all requests of a caller that is gone.
     pub fn forget(&mut self, caller: Caller) {
-        for id in self.by_caller.take(caller, 0) {
+        for id in self.by_caller.take_keys(caller, 0) {
             self.remove(id);
         }
         self.check();
     }
 
-    /// Panics if the index or the sum disagree with the requests.
+    /// Panics if the index by caller or the counter of bytes contradicts the requests.
     fn check(&self) {
         let len = self.waiting.len();
-        assert_eq!(self.by_caller.0.len(), len, "each forwarded request is listed once by its caller");
-        assert!(len > 0 || self.bytes == 0, "forwarded requests that are gone take no bytes of the limit");
-        let sizes = self.waiting.values().map(|(_, asked)| asked.bytes());
-        debug_assert!(sum_is_right(self.bytes, len, sizes), "the forwarded bytes are those of the waiting requests");
+        assert_eq!(self.by_caller.0.len(), len, "each forwarded request is listed once in the index by caller");
+        assert!(len > 0 || self.bytes == 0, "the counter of forwarded bytes is zero when no request is forwarded");
+        let sizes = self.waiting.values().map(|(_, client_request)| client_request.bytes());
+        debug_assert!(
+            is_sum_of(self.bytes, len, sizes),
+            "the counter of forwarded bytes equals the sum over the forwarded requests"
+        );
     }
 
     /// Number of forwarded requests.
@@ -521,8 +549,8 @@ impl Forwarded {
     }
 }
 
-/// The query bytes of a request, if it is a query. The kinds are listed one by one, so that a new kind of request must
-/// be decided here.
+/// The query bytes of a request, if it is a query. The match has no wildcard arm, so that a new kind of request must be
+/// added here.
 pub fn query_of(request: Request) -> Option<Bytes> {
     match request {
         Request::Query { query, .. } => Some(query),

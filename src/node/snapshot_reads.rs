@@ -1,11 +1,12 @@
 //! Clients that read a snapshot file chunk by chunk: a backup of a node's state.
 //!
 //! A client names the snapshot and an offset in each request, and the node keeps no connection state: a client that
-//! lost its connection continues where it was, as long as the snapshot is held. What it reads is the file as followers
-//! receive it, checksums included, so that a backup can be verified without this node.
+//! lost its connection continues where it was, as long as the snapshot is held. The client reads the same file that
+//! followers receive, checksums included, so that a backup can be verified without this node.
 //!
 //! Chunks are slices of the mapped file, so a page that is not in memory is read from disk while the event loop waits.
-//! Hence the limit per turn, and the queue: a fast reader of a large backup must not cost the leader its heartbeats.
+//! Hence the limit of chunks per call of `turn`, and the queue of requests: a fast reader of a large backup must not
+//! cost the leader its heartbeats.
 
 use super::event::{Caller, DurableSnapshot};
 use super::options::Options;
@@ -14,38 +15,40 @@ use crate::types::{Position, Time};
 use std::collections::VecDeque;
 
 /// How many snapshots are held for readers. At the limit a read of a further one is refused as busy.
-const HELD_MAX: usize = 4;
+const HELD_SNAPSHOTS_MAX: usize = 4;
 /// How many chunk requests may wait. At the limit a request is refused as busy.
-const WAITING_MAX: usize = 64;
-/// How many chunks are sent in one turn: pages that are not in memory are read from disk while heartbeats wait.
-const PIECES_PER_TURN: usize = 4;
+const WAITING_REQUESTS_MAX: usize = 64;
+/// How many chunks are sent in one call of `turn`: pages that are not in memory are read from disk while heartbeats
+/// wait.
+const CHUNKS_PER_TURN_MAX: usize = 4;
 
-/// Snapshots that clients read, and the chunk requests that wait.
+/// The snapshots held for clients that read them, and the chunk requests that wait.
 ///
 /// A snapshot that is being read stays readable when a newer one replaces it, until it was not read for
-/// [`Options::read_hold`]: the file is mapped, and its disk space is freed with the mapping. Without that, a backup
-/// that takes longer than the pause between two snapshots would never complete. The price is disk space, so few are
-/// held.
+/// [`Options::snapshot_read_hold`]: the file is mapped, and its disk space is freed with the mapping. Without that, a
+/// backup that takes longer than the pause between two snapshots would never complete. The price is disk space, so few
+/// are held.
 ///
-/// Invariants: at most `HELD_MAX` snapshots are held, each once; at most `WAITING_MAX` requests wait.
+/// Invariants: at most `HELD_SNAPSHOTS_MAX` snapshots are held, each once; at most `WAITING_REQUESTS_MAX` requests
+/// wait.
 #[derive(Clone, Debug)]
 pub struct SnapshotReads {
-    held: Vec<HeldSnapshot>,
-    waiting: VecDeque<PieceRequest>,
+    held_snapshots: Vec<HeldSnapshot>,
+    waiting_requests: VecDeque<ChunkRequest>,
     /// The size of a chunk, and how long a snapshot without readers is held: options that do not change.
-    chunk: u64,
-    hold: std::time::Duration,
+    chunk_bytes: u64,
+    hold_time: std::time::Duration,
 }
 
 #[derive(Clone, Debug)]
 struct HeldSnapshot {
-    kept: DurableSnapshot,
-    /// When a chunk of it was last requested, by any client: readers of the same snapshot share its slot.
-    read_at: Time,
+    snapshot: DurableSnapshot,
+    /// When a chunk of the snapshot was last requested, by any client: readers of the same snapshot share its slot.
+    last_read_at: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct PieceRequest {
+struct ChunkRequest {
     from: Caller,
     id: u64,
     snapshot: Position,
@@ -53,111 +56,118 @@ struct PieceRequest {
 }
 
 impl SnapshotReads {
-    /// Creates an empty set.
+    /// Creates the set without held snapshots and without waiting requests.
     pub fn new(options: &Options) -> SnapshotReads {
-        let (chunk, hold) = (options.chunk_bytes as u64, options.read_hold);
-        SnapshotReads { held: Vec::new(), waiting: VecDeque::new(), chunk, hold }
+        let (chunk_bytes, hold_time) = (options.chunk_bytes as u64, options.snapshot_read_hold);
+        SnapshotReads { held_snapshots: Vec::new(), waiting_requests: VecDeque::new(), chunk_bytes, hold_time }
     }
 
     /// Adds a client's request for a chunk of `snapshot`, which must be `newest` or a held snapshot.
     ///
-    /// Snapshots that were not read for long are released first: their slots may be what this request needs.
+    /// Held snapshots that were not read for `hold_time` are released first: the request may need a free slot.
     ///
     /// # Errors
     ///
-    /// [`Refusal::SnapshotGone`] if it is neither; [`Refusal::Busy`] at a limit.
-    pub fn request(
+    /// [`Refusal::SnapshotGone`] if `snapshot` is neither; [`Refusal::Busy`] at a limit.
+    pub fn push(
         &mut self,
         now: Time,
         (from, id): (Caller, u64),
         (snapshot, offset): (Position, u64),
         newest: Option<&DurableSnapshot>,
     ) -> Result<(), Refusal> {
-        self.release(now);
-        if self.waiting.len() >= WAITING_MAX {
+        self.release_idle(now);
+        if self.waiting_requests.len() >= WAITING_REQUESTS_MAX {
             return Err(Refusal::Busy);
         }
-        match self.held.iter_mut().find(|held| held.kept.position == snapshot) {
-            Some(held) => held.read_at = now,
+        match self.held_snapshots.iter_mut().find(|held| held.snapshot.position == snapshot) {
+            Some(held) => held.last_read_at = now,
             None => {
                 let newest = newest.filter(|newest| newest.position == snapshot).ok_or(Refusal::SnapshotGone)?;
-                if self.held.len() >= HELD_MAX {
+                if self.held_snapshots.len() >= HELD_SNAPSHOTS_MAX {
                     return Err(Refusal::Busy);
                 }
-                self.held.push(HeldSnapshot { kept: newest.clone(), read_at: now });
+                self.held_snapshots.push(HeldSnapshot { snapshot: newest.clone(), last_read_at: now });
             }
         }
-        self.waiting.push_back(PieceRequest { from, id, snapshot, offset });
+        self.waiting_requests.push_back(ChunkRequest { from, id, snapshot, offset });
         self.check();
         Ok(())
     }
 
-    /// Answers the oldest waiting requests, up to a limit per turn.
+    /// Answers the oldest waiting requests, at most `CHUNKS_PER_TURN_MAX`.
     ///
     /// An offset beyond the end is answered with no bytes and the size: a client finds the end of the file that way,
-    /// and its number is not trusted. A snapshot may be gone by now, because it was found damaged after the request.
-    pub fn answer(&mut self, now: Time, replies: &mut Vec<(Caller, u64, Reply)>) {
-        for _ in 0..PIECES_PER_TURN {
-            let Some(PieceRequest { from, id, snapshot, offset }) = self.waiting.pop_front() else { break };
-            let held = self.held.iter().find(|held| held.kept.position == snapshot);
+    /// and the client's offset is not trusted. A snapshot may be gone by now, because it was found damaged after the
+    /// request.
+    pub fn answer_waiting(&mut self, now: Time, replies: &mut Vec<(Caller, u64, Reply)>) {
+        for _ in 0..CHUNKS_PER_TURN_MAX {
+            let Some(ChunkRequest { from, id, snapshot, offset }) = self.waiting_requests.pop_front() else { break };
+            let held = self.held_snapshots.iter().find(|held| held.snapshot.position == snapshot);
             let reply = held.map_or(Reply::Refused(Refusal::SnapshotGone), |held| {
-                let file = &held.kept.bytes;
+                let file = &held.snapshot.bytes;
                 let total = file.len() as u64;
                 let begin = offset.min(total);
-                let end = begin.saturating_add(self.chunk).min(total);
-                assert!(end - begin <= self.chunk, "a reply holds one chunk, however much of the file is requested");
+                let end = begin.saturating_add(self.chunk_bytes).min(total);
+                assert!(end - begin <= self.chunk_bytes, "a reply contains at most one chunk of the snapshot's file");
                 Reply::SnapshotChunk { offset: begin, total, bytes: file.slice(begin as usize..end as usize) }
             });
             replies.push((from, id, reply));
         }
-        self.release(now);
+        self.release_idle(now);
     }
 
-    /// Drops snapshots that were not read for `hold`. Also at each answer, not only when a slot is needed: a held
-    /// snapshot that was replaced keeps its disk space, although its name is gone from the directory.
-    fn release(&mut self, now: Time) {
-        let hold = self.hold;
-        self.held.retain(|held| now.since(held.read_at) < hold);
+    /// Drops snapshots that were not read for `hold_time`. Called at each answer too, not only when a slot is needed: a
+    /// held snapshot occupies disk space even after its file was deleted from the directory.
+    fn release_idle(&mut self, now: Time) {
+        let hold_time = self.hold_time;
+        self.held_snapshots.retain(|held| now.since(held.last_read_at) < hold_time);
     }
 
     /// Drops a snapshot whose file is damaged: no more of it is sent. A backup of it would be found damaged when it is
     /// needed; its reader learns now that it has to begin again.
-    pub fn discard(&mut self, snapshot: Position) {
-        self.held.retain(|held| held.kept.position != snapshot);
+    pub fn discard_snapshot(&mut self, snapshot: Position) {
+        self.held_snapshots.retain(|held| held.snapshot.position != snapshot);
     }
 
     /// Drops all requests of a caller that is gone. Its snapshot is held for a while: the client may reconnect and
     /// continue.
     pub fn forget(&mut self, caller: Caller) {
-        self.waiting.retain(|request| request.from != caller);
+        self.waiting_requests.retain(|request| request.from != caller);
     }
 
     /// Number of waiting requests.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.waiting_requests.len()
     }
 
     /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting_requests.is_empty()
     }
 
     /// Panics if a limit is exceeded, or a snapshot is held twice.
     pub(super) fn check(&self) {
-        assert!(self.held.len() <= HELD_MAX, "snapshots are held for few readers: each holds its disk space");
-        assert!(self.waiting.len() <= WAITING_MAX, "chunk requests keep within their limit");
-        let position = |nth: usize| self.held[nth].kept.position;
-        let mut pairs = (0..self.held.len()).flat_map(|a| (0..a).map(move |b| (a, b)));
+        assert!(
+            self.held_snapshots.len() <= HELD_SNAPSHOTS_MAX,
+            "the number of held snapshots is within its limit: each occupies disk space"
+        );
+        assert!(
+            self.waiting_requests.len() <= WAITING_REQUESTS_MAX,
+            "the number of waiting chunk requests is within its limit"
+        );
+        let position = |nth: usize| self.held_snapshots[nth].snapshot.position;
+        let mut pairs = (0..self.held_snapshots.len()).flat_map(|a| (0..a).map(move |b| (a, b)));
         debug_assert!(pairs.all(|(a, b)| position(a) != position(b)), "a snapshot is held once, for all its readers");
     }
 
-    /// When there is next work to do: at once while requests wait, since each turn answers only some of them; otherwise
-    /// when the first snapshot may be released.
+    /// When there is next work to do: at once while requests wait, since each call of `turn` answers only some of them;
+    /// otherwise when the first held snapshot may be released.
     pub fn deadline(&self) -> Time {
-        if !self.waiting.is_empty() {
+        if !self.waiting_requests.is_empty() {
             return Time::ZERO;
         }
-        self.held.iter().map(|held| held.read_at + self.hold).min().unwrap_or(Time::NEVER)
+        self.held_snapshots.iter().map(|held| held.last_read_at + self.hold_time).min().unwrap_or(Time::NEVER)
     }
 }
 
@@ -170,20 +180,30 @@ mod tests {
 
     const CLIENT: Caller = Caller::Client(7);
 
-    fn kept(index: u64) -> DurableSnapshot {
+    fn durable_snapshot(index: u64) -> DurableSnapshot {
         DurableSnapshot { position: Position::new(Index(index), Term(1)), bytes: Bytes::from(vec![index as u8; 25]) }
     }
 
-    fn reads() -> SnapshotReads {
-        SnapshotReads::new(&Options { chunk_bytes: 10, read_hold: Duration::from_nanos(100), ..Options::default() })
+    fn empty_reads() -> SnapshotReads {
+        SnapshotReads::new(&Options {
+            chunk_bytes: 10,
+            snapshot_read_hold: Duration::from_nanos(100),
+            ..Options::default()
+        })
     }
 
-    /// Requests one piece, and returns its answer.
-    fn read(reads: &mut SnapshotReads, now: u64, of: u64, offset: u64, newest: u64) -> Result<(u64, usize), Refusal> {
-        let (now, newest) = (Time(now), kept(newest));
-        reads.request(now, (CLIENT, 1), (kept(of).position, offset), Some(&newest))?;
+    /// Requests one chunk, and returns its offset and length.
+    fn read(
+        reads: &mut SnapshotReads,
+        now: u64,
+        snapshot: u64,
+        offset: u64,
+        newest: u64,
+    ) -> Result<(u64, usize), Refusal> {
+        let (now, newest) = (Time(now), durable_snapshot(newest));
+        reads.push(now, (CLIENT, 1), (durable_snapshot(snapshot).position, offset), Some(&newest))?;
         let mut replies = Vec::new();
-        reads.answer(now, &mut replies);
+        reads.answer_waiting(now, &mut replies);
         match replies.pop() {
             Some((CLIENT, 1, Reply::SnapshotChunk { offset, total: 25, bytes })) => Ok((offset, bytes.len())),
             other => panic!("{other:?}"),
@@ -192,40 +212,40 @@ mod tests {
 
     #[test]
     fn snapshot_is_read_in_chunks_up_to_its_end() {
-        let mut reads = reads();
-        let pieces = [0, 10, 20, 25, u64::MAX].map(|offset| read(&mut reads, 0, 9, offset, 9).unwrap());
-        assert_eq!(pieces, [(0, 10), (10, 10), (20, 5), (25, 0), (25, 0)]);
+        let mut reads = empty_reads();
+        let chunks = [0, 10, 20, 25, u64::MAX].map(|offset| read(&mut reads, 0, 9, offset, 9).unwrap());
+        assert_eq!(chunks, [(0, 10), (10, 10), (20, 5), (25, 0), (25, 0)]);
     }
 
     #[test]
-    fn snapshot_is_released_after_read_hold_without_reads() {
-        let mut reads = reads();
+    fn unread_snapshot_is_released_after_hold_time() {
+        let mut reads = empty_reads();
         assert_eq!(read(&mut reads, 0, 8, 0, 9), Err(Refusal::SnapshotGone));
         assert!(read(&mut reads, 0, 8, 0, 8).is_ok());
-        // A newer snapshot has replaced it.
+        // Snapshot 9 has replaced snapshot 8, which is still held.
         assert!(read(&mut reads, 90, 8, 10, 9).is_ok());
         assert!(read(&mut reads, 180, 8, 20, 9).is_ok());
         assert_eq!(reads.deadline(), Time(280));
-        reads.answer(Time(280), &mut Vec::new());
-        assert_eq!((reads.held.len(), reads.deadline()), (0, Time::NEVER), "its slot is free");
+        reads.answer_waiting(Time(280), &mut Vec::new());
+        assert_eq!((reads.held_snapshots.len(), reads.deadline()), (0, Time::NEVER), "its slot is free");
         assert_eq!(read(&mut reads, 280, 8, 20, 9), Err(Refusal::SnapshotGone));
     }
 
     #[test]
-    fn readers_and_requests_are_bounded() {
-        let mut reads = reads();
-        for of in 1..=HELD_MAX as u64 {
-            assert!(read(&mut reads, 0, of, 0, of).is_ok());
+    fn held_snapshots_and_chunk_requests_are_bounded() {
+        let mut reads = empty_reads();
+        for snapshot in 1..=HELD_SNAPSHOTS_MAX as u64 {
+            assert!(read(&mut reads, 0, snapshot, 0, snapshot).is_ok());
         }
         assert_eq!(read(&mut reads, 0, 9, 0, 9), Err(Refusal::Busy));
         assert!(read(&mut reads, 100, 9, 0, 9).is_ok(), "the slots of idle readers are free");
-        let newest = kept(9);
-        let mut ask = || reads.request(Time(100), (CLIENT, 1), (newest.position, 0), Some(&newest));
-        assert!((0..WAITING_MAX).all(|_| ask().is_ok()));
-        assert_eq!(ask(), Err(Refusal::Busy));
+        let newest = durable_snapshot(9);
+        let mut push = || reads.push(Time(100), (CLIENT, 1), (newest.position, 0), Some(&newest));
+        assert!((0..WAITING_REQUESTS_MAX).all(|_| push().is_ok()));
+        assert_eq!(push(), Err(Refusal::Busy));
         let mut replies = Vec::new();
-        reads.answer(Time(100), &mut replies);
-        assert_eq!((replies.len(), reads.deadline()), (PIECES_PER_TURN, Time::ZERO));
+        reads.answer_waiting(Time(100), &mut replies);
+        assert_eq!((replies.len(), reads.deadline()), (CHUNKS_PER_TURN_MAX, Time::ZERO));
         reads.forget(CLIENT);
         assert!(reads.is_empty());
     }

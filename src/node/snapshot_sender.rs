@@ -3,23 +3,24 @@
 //!
 //! ```text
 //!   leader                                follower
-//!   begin: one chunk probes    ──────▶    stores it, or has more already
-//!   chunked(next)              ◀──────    "I have `next` bytes"
-//!   up to WINDOW chunks        ──────▶    …
+//!   begin_transfer: one chunk  ──────▶    stores it, or has more already
+//!   record_progress(next)      ◀──────    "I have `next` bytes"
+//!   up to WINDOW_CHUNKS chunks ──────▶    …
 //!   the window moves           ◀──────    "I have `next` bytes"
 //!                                         complete: read back, then restored, or reported damaged
 //! ```
 //!
-//! The follower's offset is the only truth. It restarts, loses its partial file, or holds part of this snapshot from an
+//! Only the follower knows its offset. It may restart, lose its partial file, or hold part of this snapshot from an
 //! earlier transfer. So the sender keeps no record of what must have arrived, and probes again whenever it is in doubt.
 //!
-//! Chunks are messages among others, each small enough for heartbeats to pass between two. Lost ones are noticed in two
-//! ways: the follower repeats an offset, or is silent for `PATIENCE`. A repeated offset may also be an acknowledgment
-//! that was overtaken by a later one. Resending at each of them made the bytes sent grow with the square of the number
-//! of chunks. So sending restarts no more often than every `RETRY_INTERVAL`, and only at an offset that no newer
-//! acknowledgment has contradicted.
+//! Each chunk is a message of its own, small enough that heartbeats can be sent between chunks. Lost chunks are noticed
+//! in two ways: the follower repeats an offset, or is silent for `ACK_TIMEOUT`. A repeated offset may also be an
+//! acknowledgment that was overtaken by a later one. Resending at each of them made the bytes sent grow with the square
+//! of the number of chunks. So sending restarts no more often than every `RETRY_INTERVAL`, and only at an offset that
+//! no newer acknowledgment has contradicted.
 //!
-//! A damaged snapshot has a walk of its own, in `Hold`: the leader reads its own file before it sends anything again.
+//! A snapshot that arrived damaged is put on hold, see `TransferHold`: the leader reads its own file before it sends
+//! any of it again.
 
 use super::event::{Action, DurableSnapshot};
 use super::options::Options;
@@ -31,35 +32,35 @@ use std::time::Duration;
 
 /// How many chunks may be unacknowledged by one follower. Enough to keep a link busy during a round trip, and little
 /// enough that a link which breaks loses little.
-const WINDOW: u64 = 16;
+const WINDOW_CHUNKS: u64 = 16;
 /// Without an acknowledgment for this long, unacknowledged chunks are sent again.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Chunks that a follower reports missing are sent again no more often than this: reordered acknowledgments report the
 /// same.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a snapshot that is undamaged here, but that a follower received damaged, is sent again. Then the follower
-/// waits for a newer one.
-const RESENDS: u32 = 3;
+/// How often a snapshot that is undamaged here, but that a follower received damaged, is sent again, at most. After
+/// that the follower waits for a newer snapshot.
+const RESENDS_MAX: u32 = 3;
 /// The delay before the first resend; it doubles with each further one.
-const RESEND_AFTER: Duration = Duration::from_secs(1);
-/// How often that delay doubles: up to about a minute.
-const RESEND_DOUBLES: u32 = 6;
+const RESEND_DELAY: Duration = Duration::from_secs(1);
+/// How often the delay before a resend doubles, at most: up to about a minute.
+const RESEND_DOUBLINGS_MAX: u32 = 6;
 
-/// The snapshots being sent.
+/// Sends snapshots to followers, one transfer for each.
 ///
-/// Invariants, for each transfer: `acked ≤ sent ≤` the file's size; no more than `WINDOW` chunks, and the one that
-/// crosses its edge, are unacknowledged; a damaged snapshot is resent `RESENDS` times at most. No transfer sends a
-/// newer snapshot than the newest of this node.
+/// Invariants, for each transfer: `acked_bytes ≤ sent_bytes ≤` the file's size; no more than `WINDOW_CHUNKS` chunks,
+/// plus one that crosses the window's end, are unacknowledged; a damaged snapshot is resent `RESENDS_MAX` times at
+/// most. No transfer sends a newer snapshot than the newest of this node.
 #[derive(Clone, Debug)]
 pub struct SnapshotSender {
     transfers: BTreeMap<NodeId, Transfer>,
     /// Bytes sent to all followers since this node started, whether they arrived or not.
-    sent: u64,
+    sent_bytes: u64,
     /// Bytes per chunk.
-    chunk: u64,
-    /// A follower that does not respond for this long holds back no log.
-    hold_for: Duration,
+    chunk_bytes: u64,
+    /// For a follower that does not respond for this long, no log is kept.
+    log_hold_time: Duration,
     mutants: Mutants,
 }
 
@@ -67,169 +68,186 @@ pub struct SnapshotSender {
 /// readable while any of them does, even after it is deleted from its directory.
 #[derive(Clone, Debug)]
 struct Transfer {
-    kept: DurableSnapshot,
+    snapshot: DurableSnapshot,
     /// How many bytes the follower has acknowledged.
-    acked: u64,
-    /// Whether `acked` is certain, since it was last in doubt; and whether the follower was probed for it. A probe is a
-    /// single chunk: a window of them, sent to a follower that has everything or nothing, would be wasted.
-    known: bool,
-    asked: bool,
-    sent: u64,
+    acked_bytes: u64,
+    /// Whether the follower has confirmed `acked_bytes`, and whether a probe for its offset was sent if not. A probe is
+    /// a single chunk: a whole window, sent to a follower that has everything or nothing, would be wasted.
+    offset_known: bool,
+    probe_sent: bool,
+    sent_bytes: u64,
     /// When a chunk was last sent or acknowledged. Sending counts, so that a silent follower is probed once per
-    /// `PATIENCE`, and not at each turn after it.
+    /// `ACK_TIMEOUT`, and not at each call of `turn` after it.
     last_progress: Time,
     /// When sending was last restarted because of a response of the follower. A new transfer to the same follower keeps
-    /// it.
+    /// this time.
     restarted_at: Time,
     /// The offset from which the follower reports chunks missing, if sending restarted too recently to trust that
     /// report.
-    missing_from: Option<u64>,
+    missing_from_offset: Option<u64>,
     /// When the follower last responded for this snapshot.
     last_response: Time,
     /// Why sending is on hold.
-    hold: Hold,
+    hold: TransferHold,
     /// How many snapshots in a row the follower received damaged, of any position; and how often this one. The first
     /// lengthens the delay, so that a follower with a bad disk costs less and less; the second ends the attempts.
-    damaged: u32,
-    of_this: u32,
+    damaged_in_a_row: u32,
+    damaged_this_snapshot: u32,
 }
 
 /// Why a snapshot that a follower received damaged is on hold.
 ///
 /// ```text
-///   Nothing ──damaged──▶ Inspection ──undamaged here──▶ Until(…) ──▶ Nothing   (a few times, then Newer)
-///                            └────────damaged here────▶ Replacement
+///   None ──damaged──▶ Inspection ──undamaged here──▶ Until(…) ──▶ None   (a few times, then NewerSnapshot)
+///                         └────────damaged here────▶ Replacement
 /// ```
 ///
 /// A leader that resent without reading its own file sent 97.8 MB of a damaged snapshot of 12 MB in 8 s.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Hold {
-    /// It is not on hold: it is being sent.
-    Nothing,
-    /// The file is being read again.
+enum TransferHold {
+    /// The snapshot is not on hold: it is being sent.
+    None,
+    /// The snapshot's file is being read again on this node.
     Inspection,
-    /// It is sent again from the beginning, at this time.
+    /// The snapshot is sent again from the beginning, at this time.
     Until(Time),
-    /// The file is damaged here: the next snapshot is sent, of whatever position.
+    /// The file is damaged on this node: the next snapshot replaces it, even one of the same position.
     Replacement,
-    /// It was resent often enough: a snapshot of a later position is sent.
-    Newer,
+    /// The snapshot was resent [`RESENDS_MAX`] times: the next snapshot of a later position replaces it.
+    NewerSnapshot,
 }
 
 impl SnapshotSender {
     /// Creates a sender with no snapshot in progress.
     pub fn new(options: &Options) -> SnapshotSender {
-        let Options { chunk_bytes, hold_for, mutants, .. } = *options;
-        SnapshotSender { transfers: BTreeMap::new(), sent: 0, chunk: chunk_bytes as u64, hold_for, mutants }
+        let Options { chunk_bytes, log_hold_time, mutants, .. } = *options;
+        SnapshotSender {
+            transfers: BTreeMap::new(),
+            sent_bytes: 0,
+            chunk_bytes: chunk_bytes as u64,
+            log_hold_time,
+            mutants,
+        }
     }
 
     /// Starts sending a snapshot to the follower `to`, which holds everything up to `matched`. A snapshot in progress
     /// continues, unless the follower already holds it; otherwise the newest is sent.
     ///
-    /// The core calls this each time that it finds a follower to need a snapshot, also after a broken link or a late
-    /// response while a transfer is under way. Replacing that by the newest each time would never finish under load:
-    /// the next snapshot is taken before the last one has arrived. (rqlite before version 10 had the opposite fault: a
-    /// stream blocked the next one.)
-    pub fn begin(&mut self, now: Time, to: NodeId, newest: &DurableSnapshot, matched: Index) {
-        let ship = self.transfers.entry(to).or_insert_with(|| Transfer::new(now, newest.clone()));
-        if ship.kept.position.index <= matched {
-            *ship = Transfer { restarted_at: ship.restarted_at, ..Transfer::new(now, newest.clone()) };
-        } else if ship.hold == Hold::Nothing && now.since(ship.restarted_at) >= RETRY_INTERVAL {
-            // Not at every late acknowledgment.
-            ship.restarted_at = now;
-            ship.probe(now);
+    /// The node calls this function each time that the core finds a follower to need a snapshot, also after a broken
+    /// link or a late response while a transfer is under way. If the newest snapshot replaced the transfer each time,
+    /// no transfer would finish under load: the next snapshot is taken before the last one has arrived. (rqlite before
+    /// version 10 had the opposite fault: a stream blocked the next one.)
+    pub fn begin_transfer(&mut self, now: Time, to: NodeId, newest: &DurableSnapshot, matched: Index) {
+        let transfer = self.transfers.entry(to).or_insert_with(|| Transfer::new(now, newest.clone()));
+        if transfer.snapshot.position.index <= matched {
+            *transfer = Transfer { restarted_at: transfer.restarted_at, ..Transfer::new(now, newest.clone()) };
+        } else if transfer.hold == TransferHold::None && now.since(transfer.restarted_at) >= RETRY_INTERVAL {
+            // At most one probe per `RETRY_INTERVAL`: each late acknowledgment leads to a call of this function.
+            transfer.restarted_at = now;
+            transfer.probe(now);
         }
     }
 
     /// Records that a follower received all of a snapshot and found it damaged: no more of it is sent until the file is
     /// read again. Returns how many damaged snapshots in a row the follower received, if the file is to be read.
     ///
-    /// A second report for the same transfer changes nothing: the file is being read already, or a decision stands.
-    pub fn damaged(&mut self, now: Time, from: NodeId, snapshot: Position) -> Option<u32> {
-        let ship = self.transfers.get_mut(&from).filter(|ship| ship.kept.position == snapshot)?;
-        ship.last_response = now;
+    /// A second report for the same transfer changes nothing: the file is being read already, or was found damaged or
+    /// undamaged before.
+    pub fn record_damaged(&mut self, now: Time, from: NodeId, snapshot: Position) -> Option<u32> {
+        let transfer = self.transfers.get_mut(&from).filter(|transfer| transfer.snapshot.position == snapshot)?;
+        transfer.last_response = now;
         if self.mutants.breaks(Mutant::ResendDamagedSnapshot) {
-            (ship.acked, ship.sent, ship.known, ship.last_progress) = (0, 0, true, now);
+            (transfer.acked_bytes, transfer.sent_bytes, transfer.offset_known, transfer.last_progress) =
+                (0, 0, true, now);
             return None;
         }
-        if ship.hold != Hold::Nothing {
+        if transfer.hold != TransferHold::None {
             return None;
         }
-        ship.damaged += 1;
-        ship.of_this += 1;
-        ship.hold = Hold::Inspection;
-        Some(ship.damaged)
+        transfer.damaged_in_a_row += 1;
+        transfer.damaged_this_snapshot += 1;
+        transfer.hold = TransferHold::Inspection;
+        Some(transfer.damaged_in_a_row)
     }
 
     /// Records that the file of a snapshot that a follower received damaged was read again. If it is undamaged it is
     /// sent again after a delay, a few times; if it is damaged, it is sent to no follower any more.
     ///
     /// All transfers of that snapshot learn of a damaged file, also those whose follower has not noticed yet. An
-    /// undamaged file matters only to the transfers that were waiting for the verdict.
-    pub fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
-        for ship in self.transfers.values_mut().filter(|ship| ship.kept.position == snapshot) {
-            if !whole {
-                ship.hold = Hold::Replacement;
-            } else if ship.hold == Hold::Inspection && ship.of_this > RESENDS {
-                ship.hold = Hold::Newer;
-            } else if ship.hold == Hold::Inspection {
-                let doubles = ship.damaged.saturating_sub(1).min(RESEND_DOUBLES);
-                ship.hold = Hold::Until(now + RESEND_AFTER * (1 << doubles));
+    /// undamaged file matters only to the transfers that were waiting for this inspection.
+    pub fn record_inspected(&mut self, now: Time, snapshot: Position, undamaged: bool) {
+        for transfer in self.transfers.values_mut().filter(|transfer| transfer.snapshot.position == snapshot) {
+            if !undamaged {
+                transfer.hold = TransferHold::Replacement;
+            } else if transfer.hold == TransferHold::Inspection && transfer.damaged_this_snapshot > RESENDS_MAX {
+                transfer.hold = TransferHold::NewerSnapshot;
+            } else if transfer.hold == TransferHold::Inspection {
+                let doublings = transfer.damaged_in_a_row.saturating_sub(1).min(RESEND_DOUBLINGS_MAX);
+                transfer.hold = TransferHold::Until(now + RESEND_DELAY * (1 << doublings));
             }
         }
     }
 
     /// Records how many bytes of a snapshot a follower has.
     ///
-    /// The number is input: one beyond the file's end is ignored, and one below `acked` restarts sending only if no
-    /// later one contradicts it.
-    pub fn chunked(&mut self, now: Time, from: NodeId, snapshot: Position, next: u64) {
-        let Some(ship) = self.transfers.get_mut(&from).filter(|ship| ship.kept.position == snapshot) else { return };
-        if ship.hold != Hold::Nothing {
-            // The follower sent this before it found the damage.
+    /// The number comes from a peer: one beyond the file's end is ignored, and one below `acked_bytes` restarts sending
+    /// only if no later report contradicts it.
+    pub fn record_progress(&mut self, now: Time, from: NodeId, snapshot: Position, next: u64) {
+        let Some(transfer) = self.transfers.get_mut(&from).filter(|transfer| transfer.snapshot.position == snapshot)
+        else {
+            return;
+        };
+        if transfer.hold != TransferHold::None {
+            // The follower sent this report before it found the damage.
             return;
         }
-        if next > ship.total() {
+        if next > transfer.file_bytes() {
             return;
         }
-        ship.last_response = now;
-        ship.missing_from = (ship.known && next <= ship.acked).then_some(next);
-        if !ship.known {
-            ship.begin_again_at(now, next);
+        transfer.last_response = now;
+        transfer.missing_from_offset = (transfer.offset_known && next <= transfer.acked_bytes).then_some(next);
+        if !transfer.offset_known {
+            transfer.restart_at(now, next);
         }
-        // The follower restarted and has less than before, or chunks were lost.
-        ship.send_what_it_lacks(now);
-        (ship.acked, ship.known) = (ship.acked.max(next), true);
-        // More than was sent: an earlier leader, or an earlier attempt, sent the rest.
-        ship.sent = ship.sent.max(next);
+        // If the follower restarted and has less than before, or chunks were lost, they are sent again.
+        transfer.resend_missing(now);
+        (transfer.acked_bytes, transfer.offset_known) = (transfer.acked_bytes.max(next), true);
+        // The follower may have more than was sent: an earlier leader, or an earlier attempt, sent the rest.
+        transfer.sent_bytes = transfer.sent_bytes.max(next);
         if self.mutants.breaks(Mutant::SendSnapshotsAgain) {
-            (ship.acked, ship.sent) = (0, 0);
+            (transfer.acked_bytes, transfer.sent_bytes) = (0, 0);
         }
-        ship.last_progress = now;
-        ship.check();
+        transfer.last_progress = now;
+        transfer.check();
     }
 
-    /// Sends the chunks that are due. A follower that did not respond for long is sent the newest snapshot when it is
-    /// back: neither its previous snapshot nor the log behind that is kept for it.
-    pub fn pump(&mut self, now: Time, raft: &Raft, newest: Option<&DurableSnapshot>, actions: &mut Vec<Action>) {
+    /// Sends the chunks that are due. A follower that did not respond for `log_hold_time` is sent the newest snapshot
+    /// when it responds again: neither its previous snapshot nor the log behind that snapshot is kept for it.
+    pub fn send_due_chunks(
+        &mut self,
+        now: Time,
+        raft: &Raft,
+        newest: Option<&DurableSnapshot>,
+        actions: &mut Vec<Action>,
+    ) {
         if self.transfers.is_empty() {
             return;
         }
-        // Also all of them, if this node no longer leads: the next leader begins transfers of its own.
+        // All transfers are dropped if this node no longer leads: the next leader begins its own.
         self.transfers.retain(|to, _| raft.needs_snapshot(*to));
-        newest.into_iter().for_each(|newest| self.renew(now, newest));
-        for (to, ship) in &mut self.transfers {
-            ship.resume_after_hold(now);
-            ship.send_what_it_lacks(now);
-            // Chunks or acknowledgments are lost, or the follower is down: a window would be as well, a probe is
-            // enough.
-            if ship.hold == Hold::Nothing && now.since(ship.last_progress) >= PATIENCE {
-                ship.probe(now);
+        newest.into_iter().for_each(|newest| self.replace_outdated(now, newest));
+        for (to, transfer) in &mut self.transfers {
+            transfer.resume_after_hold(now);
+            transfer.resend_missing(now);
+            // Chunks or acknowledgments are lost, or the follower is down. A probe is enough to find out.
+            if transfer.hold == TransferHold::None && now.since(transfer.last_progress) >= ACK_TIMEOUT {
+                transfer.probe(now);
             }
-            while let Some(chunk) = ship.next(self.chunk) {
-                ship.last_progress = now;
-                self.sent += chunk.bytes.len() as u64;
-                // The follower has responded in this term, so the term is durable here.
+            while let Some(chunk) = transfer.next_chunk(self.chunk_bytes) {
+                transfer.last_progress = now;
+                self.sent_bytes += chunk.bytes.len() as u64;
+                // A response of the follower in this term shows that the term is durable on this node, so the message
+                // may be sent now.
                 actions.push(Action::Send(raft.envelope(*to, raft.term(), Message::InstallSnapshot(chunk))));
             }
         }
@@ -239,16 +257,17 @@ impl SnapshotSender {
     ///
     /// The time of the last response stays: a silent follower is still silent, and the log behind its new snapshot is
     /// not held for it either. So does the count of damaged snapshots, and with it the delay.
-    fn renew(&mut self, now: Time, newest: &DurableSnapshot) {
-        for ship in self.transfers.values_mut() {
-            let is_known = newest.position.index >= ship.kept.position.index;
-            assert!(is_known, "a transfer sends no newer snapshot than this node's newest: that never becomes older");
-            let is_newer = newest.position.index > ship.kept.position.index;
-            let waits = is_newer && (ship.hold == Hold::Newer || ship.is_silent(now, self.hold_for));
-            if waits || ship.hold == Hold::Replacement {
-                *ship = Transfer {
-                    last_response: ship.last_response,
-                    damaged: ship.damaged,
+    fn replace_outdated(&mut self, now: Time, newest: &DurableSnapshot) {
+        for transfer in self.transfers.values_mut() {
+            let is_not_newer = newest.position.index >= transfer.snapshot.position.index;
+            assert!(is_not_newer, "no transfer sends a newer snapshot than this node's newest one");
+            let is_newer = newest.position.index > transfer.snapshot.position.index;
+            let is_outdated = is_newer
+                && (transfer.hold == TransferHold::NewerSnapshot || transfer.is_silent(now, self.log_hold_time));
+            if is_outdated || transfer.hold == TransferHold::Replacement {
+                *transfer = Transfer {
+                    last_response: transfer.last_response,
+                    damaged_in_a_row: transfer.damaged_in_a_row,
                     ..Transfer::new(now, newest.clone())
                 };
             }
@@ -256,138 +275,160 @@ impl SnapshotSender {
     }
 
     /// The oldest snapshot that is being sent to a follower that responds. The log behind it is kept, so that the
-    /// follower finds its next entry there. Followers that are silent, and transfers that will be replaced, hold
-    /// nothing back: a node that is gone for good would otherwise keep every leader's log forever.
-    pub fn oldest(&self, now: Time) -> Option<Index> {
-        let all = self.mutants.breaks(Mutant::HoldForTheSilent);
-        let replaced = |ship: &Transfer| matches!(ship.hold, Hold::Replacement | Hold::Newer);
-        let waits =
-            self.transfers.values().filter(|ship| all || !(replaced(ship) || ship.is_silent(now, self.hold_for)));
-        waits.map(|ship| ship.kept.position.index).min()
+    /// follower finds its next entry there. Followers that are silent, and transfers that will be replaced, do not
+    /// count: otherwise every leader would keep its log forever for a node that never comes back.
+    pub fn oldest_snapshot(&self, now: Time) -> Option<Index> {
+        let includes_all = self.mutants.breaks(Mutant::HoldForTheSilent);
+        let will_be_replaced =
+            |transfer: &Transfer| matches!(transfer.hold, TransferHold::Replacement | TransferHold::NewerSnapshot);
+        let holding_log = self.transfers.values().filter(|transfer| {
+            includes_all || !(will_be_replaced(transfer) || transfer.is_silent(now, self.log_hold_time))
+        });
+        holding_log.map(|transfer| transfer.snapshot.position.index).min()
     }
 
-    /// When chunks are next due to be sent again. A transfer that waits for a verdict or for another snapshot needs no
-    /// timer: the event that ends the wait brings a turn.
+    /// When chunks are next due to be sent again. A transfer that waits for an inspection or for another snapshot needs
+    /// no timer: the event that ends the wait wakes the node.
     pub fn deadline(&self) -> Time {
-        let due = |ship: &Transfer| match ship.hold {
-            Hold::Nothing if ship.missing_from.is_some() => ship.restarted_at + RETRY_INTERVAL,
-            Hold::Nothing => ship.last_progress + PATIENCE,
-            Hold::Until(when) => when,
-            Hold::Inspection | Hold::Replacement | Hold::Newer => Time::NEVER,
+        let due_at = |transfer: &Transfer| match transfer.hold {
+            TransferHold::None if transfer.missing_from_offset.is_some() => transfer.restarted_at + RETRY_INTERVAL,
+            TransferHold::None => transfer.last_progress + ACK_TIMEOUT,
+            TransferHold::Until(when) => when,
+            TransferHold::Inspection | TransferHold::Replacement | TransferHold::NewerSnapshot => Time::NEVER,
         };
-        self.transfers.values().map(due).min().unwrap_or(Time::NEVER)
+        self.transfers.values().map(due_at).min().unwrap_or(Time::NEVER)
     }
 
-    /// Panics if a law of a transfer is violated.
+    /// Panics if an invariant of a transfer is violated.
     pub(super) fn check(&self) {
         self.transfers.values().for_each(Transfer::check);
     }
 
     /// Bytes sent to all followers since this node started; some of them perhaps twice.
-    pub fn sent(&self) -> u64 {
-        self.sent
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
-    /// How many bytes of its snapshot a follower has, and the snapshot's size. Less may be shown than before: an offset
-    /// in doubt is taken back.
+    /// How many bytes of its snapshot a follower has, and the snapshot's size. The first number decreases when the
+    /// follower reports that chunks are missing.
     pub fn progress(&self, of: NodeId) -> Option<(u64, u64)> {
-        self.transfers.get(&of).map(|ship| (ship.acked, ship.total()))
+        self.transfers.get(&of).map(|transfer| (transfer.acked_bytes, transfer.file_bytes()))
     }
 }
 
 impl Transfer {
-    fn new(now: Time, kept: DurableSnapshot) -> Transfer {
-        let (acked, sent, known, asked) = (0, 0, false, false);
-        let (hold, damaged, of_this) = (Hold::Nothing, 0, 0);
-        let (moved, begun_again, heard, lacks) = (now, now, now, None);
+    fn new(now: Time, snapshot: DurableSnapshot) -> Transfer {
         Transfer {
-            kept,
-            acked,
-            known,
-            asked,
-            sent,
-            last_progress: moved,
-            restarted_at: begun_again,
-            missing_from: lacks,
-            last_response: heard,
-            hold,
-            damaged,
-            of_this,
+            snapshot,
+            acked_bytes: 0,
+            offset_known: false,
+            probe_sent: false,
+            sent_bytes: 0,
+            last_progress: now,
+            restarted_at: now,
+            missing_from_offset: None,
+            last_response: now,
+            hold: TransferHold::None,
+            damaged_in_a_row: 0,
+            damaged_this_snapshot: 0,
         }
     }
 
     /// Resends from the offset that the follower reported missing, if no newer acknowledgment has contradicted it: then
-    /// that report was not merely reordered. Waiting for `PATIENCE` at each lost chunk would take as many seconds as
+    /// that report was not merely reordered. Waiting for `ACK_TIMEOUT` at each lost chunk would take as many seconds as
     /// chunks are lost.
-    fn send_what_it_lacks(&mut self, now: Time) {
-        if let Some(from) = self.missing_from
-            && self.hold == Hold::Nothing
+    fn resend_missing(&mut self, now: Time) {
+        if let Some(from) = self.missing_from_offset
+            && self.hold == TransferHold::None
             && now.since(self.restarted_at) >= RETRY_INTERVAL
         {
-            self.begin_again_at(now, from);
+            self.restart_at(now, from);
         }
     }
 
-    /// Sends everything from `from` on again. `acked` goes back with it: the window begins where the follower is.
-    fn begin_again_at(&mut self, now: Time, from: u64) {
-        (self.acked, self.sent, self.missing_from) = (from, from, None);
+    /// Restarts sending at the offset `from`. `acked_bytes` is set to it as well, since the window begins at
+    /// `acked_bytes`.
+    fn restart_at(&mut self, now: Time, from: u64) {
+        (self.acked_bytes, self.sent_bytes, self.missing_from_offset) = (from, from, None);
         (self.restarted_at, self.last_progress) = (now, now);
     }
 
-    /// Restarts a snapshot received damaged, once its delay is over. From the beginning: the follower has dropped its
-    /// file, since no chunk tells where the damage was.
+    /// Restarts a snapshot received damaged, once its delay is over. The transfer restarts at offset 0: the follower
+    /// has dropped its file, because it cannot tell which chunk was damaged.
     fn resume_after_hold(&mut self, now: Time) {
-        if matches!(self.hold, Hold::Until(when) if when <= now) {
-            let (damaged, of_this, heard) = (self.damaged, self.of_this, self.last_response);
-            *self = Transfer { damaged, of_this, last_response: heard, ..Transfer::new(now, self.kept.clone()) };
+        if matches!(self.hold, TransferHold::Until(when) if when <= now) {
+            let (damaged_in_a_row, damaged_this_snapshot, last_response) =
+                (self.damaged_in_a_row, self.damaged_this_snapshot, self.last_response);
+            *self = Transfer {
+                damaged_in_a_row,
+                damaged_this_snapshot,
+                last_response,
+                ..Transfer::new(now, self.snapshot.clone())
+            };
         }
     }
 
-    /// Whether the follower did not respond for so long that nothing is held for it. A response to anything else does
+    /// Whether the follower did not respond for so long that no log is kept for it. A response to anything else does
     /// not count: a follower may be alive, and unable to store a snapshot.
-    fn is_silent(&self, now: Time, hold_for: Duration) -> bool {
-        now.since(self.last_response) >= hold_for
+    fn is_silent(&self, now: Time, log_hold_time: Duration) -> bool {
+        now.since(self.last_response) >= log_hold_time
     }
 
     /// The size of the snapshot's file, which bounds every offset here.
-    fn total(&self) -> u64 {
-        self.kept.bytes.len() as u64
+    fn file_bytes(&self) -> u64 {
+        self.snapshot.bytes.len() as u64
     }
 
-    /// Panics if a law of the transfer is violated.
+    /// Panics if an invariant of the transfer is violated.
     fn check(&self) {
-        assert!(self.acked <= self.sent, "bytes that a follower has are not sent again");
-        assert!(self.sent <= self.total(), "a chunk lies within the snapshot's file");
-        assert!(self.missing_from.is_none_or(|from| from <= self.total()), "sending restarts within the file");
-        assert!(self.of_this <= self.damaged, "a snapshot received damaged counts among all that were");
-        assert!(self.of_this <= RESENDS + 1, "a snapshot that keeps arriving damaged is given up after a few times");
+        assert!(self.acked_bytes <= self.sent_bytes, "the acknowledged bytes are at most the bytes sent");
+        assert!(self.sent_bytes <= self.file_bytes(), "the bytes sent are at most the size of the snapshot's file");
+        assert!(
+            self.missing_from_offset.is_none_or(|from| from <= self.file_bytes()),
+            "the first missing chunk begins within the snapshot's file"
+        );
+        assert!(
+            self.damaged_this_snapshot <= self.damaged_in_a_row,
+            "the count of damaged arrivals of this snapshot is at most that of all snapshots in a row"
+        );
+        assert!(
+            self.damaged_this_snapshot <= RESENDS_MAX + 1,
+            "a snapshot that arrives damaged is resent at most RESENDS_MAX times"
+        );
     }
 
-    /// Probes the follower for its offset, because the chunks sent may be lost. Sending restarts at what it has
-    /// acknowledged: its answer corrects that, up or down.
+    /// Probes the follower for its offset, because the chunks sent may be lost. Sending restarts at `acked_bytes`: the
+    /// follower's answer corrects that offset, up or down.
     fn probe(&mut self, now: Time) {
-        (self.known, self.asked) = (false, false);
-        self.sent = self.acked;
+        (self.offset_known, self.probe_sent) = (false, false);
+        self.sent_bytes = self.acked_bytes;
         self.last_progress = now;
     }
 
     /// The next chunk, if the window has room. Until the follower has named its offset, a single chunk is sent as a
-    /// probe; it is empty if the follower had everything and may be restoring it.
-    fn next(&mut self, chunk: u64) -> Option<SnapshotChunk> {
-        if self.hold != Hold::Nothing {
+    /// probe; the probe is empty if the follower has acknowledged the whole file and may be restoring it.
+    fn next_chunk(&mut self, chunk_bytes: u64) -> Option<SnapshotChunk> {
+        if self.hold != TransferHold::None {
             return None;
         }
-        let end = self.total().min(self.acked + WINDOW * chunk);
-        let may = if self.known { self.sent < end } else { !std::mem::replace(&mut self.asked, true) };
-        if !may {
+        let window_end = self.file_bytes().min(self.acked_bytes + WINDOW_CHUNKS * chunk_bytes);
+        let may_send = if self.offset_known {
+            self.sent_bytes < window_end
+        } else {
+            !std::mem::replace(&mut self.probe_sent, true)
+        };
+        if !may_send {
             return None;
         }
-        let offset = self.sent;
-        self.sent = self.total().min(offset + chunk);
-        let unacknowledged = self.sent - self.acked;
-        assert!(unacknowledged <= (WINDOW + 1) * chunk, "no more than a window of chunks is under way to a follower");
-        let bytes = self.kept.bytes.slice(offset as usize..self.sent as usize);
-        Some(SnapshotChunk { snapshot: self.kept.position, total: self.total(), offset, bytes })
+        let offset = self.sent_bytes;
+        self.sent_bytes = self.file_bytes().min(offset + chunk_bytes);
+        let unacknowledged = self.sent_bytes - self.acked_bytes;
+        assert!(
+            unacknowledged <= (WINDOW_CHUNKS + 1) * chunk_bytes,
+            "the unacknowledged bytes are at most those of WINDOW_CHUNKS + 1 chunks"
+        );
+        let bytes = self.snapshot.bytes.slice(offset as usize..self.sent_bytes as usize);
+        Some(SnapshotChunk { snapshot: self.snapshot.position, total_bytes: self.file_bytes(), offset, bytes })
     }
 }
 

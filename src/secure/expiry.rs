@@ -1,13 +1,14 @@
-//! The end of a certificate's validity: the one field of X.509 that the TLS library does not expose.
+//! Reads the end of a certificate's validity, a field of X.509 that the TLS library does not expose.
 
-/// Reads a DER element: its tag, its content, and the bytes after it. `None` if the bytes are no DER element.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+/// Splits off the first DER element: returns its tag, its content, and the bytes after the element. `None` if the bytes
+/// do not begin with a DER element.
+fn read_der_element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
-    let (first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(*first), rest),
+    let (length_byte, rest) = rest.split_first()?;
+    let (length, rest) = match length_byte {
+        0..=0x7f => (usize::from(*length_byte), rest),
         0x81..=0x84 => {
-            let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            let (length, rest) = rest.split_at_checked(usize::from(length_byte & 0x7f))?;
             (length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
         }
         _ => return None,
@@ -16,38 +17,44 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((*tag, content, rest))
 }
 
-const VERSION: u8 = 0xa0;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
+/// The tag of the optional version field of a certificate.
+const VERSION_FIELD_TAG: u8 = 0xa0;
+const UTC_TIME_TAG: u8 = 0x17;
+const GENERALIZED_TIME_TAG: u8 = 0x18;
 
-/// The end of a DER certificate's validity, in seconds since 1970; `None` if it is not encoded as in RFC 5280.
+/// The end of the validity (`notAfter`) of a certificate in DER, in seconds since 1970; `None` if the certificate is
+/// not encoded as in RFC 5280.
 pub fn valid_until(certificate: &[u8]) -> Option<u64> {
-    let (_, certificate, _) = element(certificate)?;
-    let (_, mut fields, _) = element(certificate)?;
-    if fields.first() == Some(&VERSION) {
-        fields = element(fields)?.2;
+    let (_, certificate, _) = read_der_element(certificate)?;
+    let (_, mut fields, _) = read_der_element(certificate)?;
+    if fields.first() == Some(&VERSION_FIELD_TAG) {
+        fields = read_der_element(fields)?.2;
     }
     // The serial number, the algorithm and the issuer precede the validity.
     for _ in 0..3 {
-        fields = element(fields)?.2;
+        fields = read_der_element(fields)?.2;
     }
-    let (_, validity, _) = element(fields)?;
-    let (_, _not_before, rest) = element(validity)?;
-    let (tag, time, _) = element(rest)?;
-    seconds(tag, std::str::from_utf8(time).ok()?)
+    let (_, validity, _) = read_der_element(fields)?;
+    let (_, _not_before, rest) = read_der_element(validity)?;
+    let (tag, time, _) = read_der_element(rest)?;
+    parse_time(tag, std::str::from_utf8(time).ok()?)
 }
 
-/// Parses a time of the form `YYMMDDhhmmssZ` or `YYYYMMDDhhmmssZ`, in seconds since 1970.
-fn seconds(tag: u8, time: &str) -> Option<u64> {
+/// Parses a time in the form `YYMMDDhhmmssZ` (`UTCTime`) or `YYYYMMDDhhmmssZ` (`GeneralizedTime`) into seconds since
+/// 1970.
+fn parse_time(tag: u8, time: &str) -> Option<u64> {
     let digits = time.strip_suffix('Z').filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))?;
     let (year, rest) = match (tag, digits.len()) {
         // RFC 5280, 4.1.2.5.1: two-digit years from 50 on belong to the previous century.
-        (UTC_TIME, 12) => digits[..2].parse().ok().map(|year: u64| (year + if year < 50 { 2000 } else { 1900 }, 2))?,
-        (GENERALIZED_TIME, 14) => (digits[..4].parse().ok()?, 4),
+        (UTC_TIME_TAG, 12) => {
+            digits[..2].parse().ok().map(|year: u64| (year + if year < 50 { 2000 } else { 1900 }, 2))?
+        }
+        (GENERALIZED_TIME_TAG, 14) => (digits[..4].parse().ok()?, 4),
         _ => return None,
     };
-    let two = |at: usize| digits[rest + 2 * at..rest + 2 * at + 2].parse::<u64>().ok();
-    let (month, day, hour, minute, second) = (two(0)?, two(1)?, two(2)?, two(3)?, two(4)?);
+    let two_digits = |at: usize| digits[rest + 2 * at..rest + 2 * at + 2].parse::<u64>().ok();
+    let (month, day, hour, minute, second) =
+        (two_digits(0)?, two_digits(1)?, two_digits(2)?, two_digits(3)?, two_digits(4)?);
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
@@ -55,8 +62,8 @@ fn seconds(tag: u8, time: &str) -> Option<u64> {
     Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
-/// Days of the Gregorian calendar since 1970. Years start in March here, so that the leap day is the last day of a
-/// year.
+/// The number of days from January 1, 1970 to a date of the Gregorian calendar; `None` for an earlier date. The
+/// computation starts years in March, so that the leap day is the last day of a year.
 fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
@@ -99,11 +106,11 @@ mod tests {
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] = !damaged[at];
-            // Any result will do: reading must terminate.
+            // Any result is right, as long as the function does not panic or loop.
             let _any = valid_until(&damaged);
         }
-        assert_eq!(seconds(UTC_TIME, "991331000000Z"), None);
-        assert_eq!(seconds(UTC_TIME, "99123100000é"), None);
-        assert_eq!(seconds(GENERALIZED_TIME, "00000101000000Z"), None);
+        assert_eq!(parse_time(UTC_TIME_TAG, "991331000000Z"), None);
+        assert_eq!(parse_time(UTC_TIME_TAG, "99123100000é"), None);
+        assert_eq!(parse_time(GENERALIZED_TIME_TAG, "00000101000000Z"), None);
     }
 }

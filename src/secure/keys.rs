@@ -1,34 +1,35 @@
-//! The certificates of a process, and the authority that it trusts.
+//! The TLS certificates of a process, read from PEM files.
 
 #[cfg(feature = "tls")]
 use std::io;
 use std::path::PathBuf;
 
-/// The key files, in PEM.
+/// The paths of the PEM files with the certificates and the private key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Files {
-    /// A certificate chain and its private key. A client may have none.
+pub struct KeyFiles {
+    /// This process's certificate chain and its private key. A client may have none.
     pub own: Option<(PathBuf, PathBuf)>,
     /// The certificates of the trusted authorities.
     pub authority: PathBuf,
 }
 
-/// Why key files cannot be used.
+/// A certificate or key file that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{file}: {what}")]
+#[error("{file}: {reason}")]
 pub struct UnusableKeyFile {
-    /// The path of the file that cannot be used.
+    /// The path of the file.
     pub file: String,
-    /// The reason.
-    pub what: String,
+    /// The reason, as an error of the file system, the PEM parser or the TLS library.
+    pub reason: String,
 }
 
-/// When certificates expire, in seconds since 1970.
+/// The times at which certificates expire, in seconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Validity {
-    /// The earliest expiry in this process's own chain. `None` without a certificate, or if none states its expiry.
+pub struct CertificateExpiry {
+    /// The earliest expiry in this process's own certificate chain. `None` without a chain, or if no expiry can be
+    /// read.
     pub own: Option<u64>,
-    /// The latest expiry of the trusted authorities' certificates.
+    /// The latest expiry of the trusted authorities' certificates. `None` if no expiry can be read.
     pub authority: Option<u64>,
 }
 
@@ -44,92 +45,104 @@ mod with_tls {
     use std::path::Path;
     use std::sync::Arc;
 
-    /// The TLS configuration of a process: its own certificate, and the authority that it trusts.
+    /// The TLS configuration of a process: its own certificate chain, and the authorities that it trusts.
     #[derive(Clone, Debug)]
     pub struct Keys {
-        client: Arc<ClientConfig>,
-        server: Option<Arc<ServerConfig>>,
-        validity: Validity,
+        client_config: Arc<ClientConfig>,
+        server_config: Option<Arc<ServerConfig>>,
+        expiry: CertificateExpiry,
     }
 
-    fn unusable(file: &Path) -> impl Fn(String) -> UnusableKeyFile + '_ {
-        |what| UnusableKeyFile { file: file.display().to_string(), what }
+    /// Returns a function that turns a reason into the error for a file.
+    fn key_file_error(file: &Path) -> impl Fn(String) -> UnusableKeyFile + '_ {
+        |reason| UnusableKeyFile { file: file.display().to_string(), reason }
     }
 
-    fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, UnusableKeyFile> {
-        let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        match all {
-            Ok(all) if all.is_empty() => Err(unusable(file)("the file contains no certificate".to_owned())),
-            all => all.map_err(|error| unusable(file)(error.to_string())),
+    fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, UnusableKeyFile> {
+        let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match certificates {
+            Ok(certificates) if certificates.is_empty() => {
+                Err(key_file_error(file)("the file contains no certificate".to_owned()))
+            }
+            certificates => certificates.map_err(|error| key_file_error(file)(error.to_string())),
         }
     }
 
-    fn ends(certificates: &[CertificateDer]) -> impl Iterator<Item = u64> {
+    fn expiry_times(certificates: &[CertificateDer]) -> impl Iterator<Item = u64> {
         certificates.iter().filter_map(|certificate| valid_until(certificate))
     }
 
     impl Keys {
-        /// Reads the key files, and checks that they belong together.
-        pub fn read(files: &Files) -> Result<Keys, UnusableKeyFile> {
+        /// Reads the certificates and the private key, and checks that they belong together.
+        ///
+        /// # Errors
+        ///
+        /// The first file that cannot be used, and why.
+        pub fn read(files: &KeyFiles) -> Result<Keys, UnusableKeyFile> {
             let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
             let mut roots = RootCertStore::empty();
-            let authority = certificates(&files.authority)?;
-            let mut validity = Validity { authority: ends(&authority).max(), own: None };
+            let authority = read_certificates(&files.authority)?;
+            let mut expiry = CertificateExpiry { authority: expiry_times(&authority).max(), own: None };
             for certificate in authority {
-                roots.add(certificate).map_err(|error| unusable(&files.authority)(error.to_string()))?;
+                roots.add(certificate).map_err(|error| key_file_error(&files.authority)(error.to_string()))?;
             }
             let roots = Arc::new(roots);
             let own = files.own.as_ref().map(|(certificate, key)| {
-                let chain = certificates(certificate)?;
-                let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key)(error.to_string()))?;
-                Ok((chain, secret, unusable(certificate)))
+                let chain = read_certificates(certificate)?;
+                let private_key =
+                    PrivateKeyDer::from_pem_file(key).map_err(|error| key_file_error(key)(error.to_string()))?;
+                Ok((chain, private_key, key_file_error(certificate)))
             });
             let own = own.transpose()?;
-            validity.own = own.as_ref().and_then(|(chain, ..)| ends(chain).min());
-            let begun = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-            let begun = begun.map_err(|error| unusable(&files.authority)(error.to_string()))?;
-            let begun = begun.with_root_certificates(roots.clone());
+            expiry.own = own.as_ref().and_then(|(chain, ..)| expiry_times(chain).min());
+            let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+            let builder = builder.map_err(|error| key_file_error(&files.authority)(error.to_string()))?;
+            let builder = builder.with_root_certificates(roots.clone());
             let client = match &own {
-                None => begun.with_no_client_auth(),
-                Some((chain, secret, wrong)) => begun
-                    .with_client_auth_cert(chain.clone(), secret.clone_key())
-                    .map_err(|error| wrong(error.to_string()))?,
+                None => builder.with_no_client_auth(),
+                Some((chain, private_key, to_error)) => builder
+                    .with_client_auth_cert(chain.clone(), private_key.clone_key())
+                    .map_err(|error| to_error(error.to_string()))?,
             };
-            let server = own.map(|(chain, secret, wrong)| {
-                let failed = |error: &dyn std::error::Error| wrong(error.to_string());
-                // A presented certificate is verified; a peer without one may be a client, and no more than that.
+            let server = own.map(|(chain, private_key, to_error)| {
+                let config_error = |error: &dyn std::error::Error| to_error(error.to_string());
+                // A certificate is verified if it is presented. Without one, the other side is accepted only as a
+                // client.
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
                     .allow_unauthenticated()
                     .build()
-                    .map_err(|error| failed(&error))?;
+                    .map_err(|error| config_error(&error))?;
                 ServerConfig::builder_with_provider(provider)
                     .with_safe_default_protocol_versions()
-                    .map_err(|error| failed(&error))?
+                    .map_err(|error| config_error(&error))?
                     .with_client_cert_verifier(verifier)
-                    .with_single_cert(chain, secret)
-                    .map_err(|error| failed(&error))
+                    .with_single_cert(chain, private_key)
+                    .map_err(|error| config_error(&error))
             });
-            Ok(Keys { client: Arc::new(client), server: server.transpose()?.map(Arc::new), validity })
+            Ok(Keys { client_config: Arc::new(client), server_config: server.transpose()?.map(Arc::new), expiry })
         }
 
-        /// When the certificates expire.
-        pub fn validity(&self) -> Validity {
-            self.validity
+        /// The times at which the certificates expire.
+        pub fn expiry(&self) -> CertificateExpiry {
+            self.expiry
         }
 
-        /// Creates the TLS session of a server.
+        /// Creates the server side of a TLS session. Without an own certificate that is an error.
         pub(in crate::secure) fn server_session(&self) -> io::Result<ServerConnection> {
-            let server =
-                self.server.clone().ok_or_else(|| io::Error::other("this process has no certificate to present"))?;
+            let server = self
+                .server_config
+                .clone()
+                .ok_or_else(|| io::Error::other("this process has no certificate to present"))?;
             ServerConnection::new(server).map_err(io::Error::other)
         }
 
-        /// Creates the TLS session of a client of `host:port`. The certificate must name that host.
+        /// Creates the client side of a TLS session with `endpoint`, as `HOST:PORT`. The server's certificate must name
+        /// that host.
         pub(in crate::secure) fn client_session(&self, endpoint: &str) -> io::Result<ClientConnection> {
             let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
             let host = host.trim_start_matches('[').trim_end_matches(']');
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            ClientConnection::new(self.client.clone(), name).map_err(io::Error::other)
+            ClientConnection::new(self.client_config.clone(), name).map_err(io::Error::other)
         }
     }
 }
@@ -137,21 +150,21 @@ mod with_tls {
 #[cfg(feature = "tls")]
 pub use with_tls::Keys;
 
-/// Without the feature `tls` this type has no values.
+/// Without the feature `tls` this type has no values, so TLS cannot be configured.
 #[cfg(not(feature = "tls"))]
 #[derive(Clone, Copy, Debug)]
 pub enum Keys {}
 
 #[cfg(not(feature = "tls"))]
 impl Keys {
-    /// Fails: this program was built without TLS.
-    pub fn read(files: &Files) -> Result<Keys, UnusableKeyFile> {
-        let what = "this program was built without TLS (the feature `tls`)".to_owned();
-        Err(UnusableKeyFile { file: files.authority.display().to_string(), what })
+    /// Always fails: this program was built without TLS.
+    pub fn read(files: &KeyFiles) -> Result<Keys, UnusableKeyFile> {
+        let reason = "this program was built without TLS (the feature `tls`)".to_owned();
+        Err(UnusableKeyFile { file: files.authority.display().to_string(), reason })
     }
 
-    /// Cannot be called: there is no value.
-    pub fn validity(&self) -> Validity {
+    /// Cannot be called, since the type has no values.
+    pub fn expiry(&self) -> CertificateExpiry {
         match *self {}
     }
 }

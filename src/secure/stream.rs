@@ -1,4 +1,4 @@
-//! A socket, or a socket with TLS on it.
+//! A byte stream on a socket, with or without TLS.
 
 use super::keys::Keys;
 use bytes::{Buf, BytesMut};
@@ -8,12 +8,13 @@ use mio::{Interest, Registry, Token};
 use rustls::Connection;
 use std::io::{self, Read, Write};
 
-/// A socket, or a socket with TLS on it. It blocks exactly if the socket does.
+/// A socket with or without TLS. Reads and writes block if and only if the socket is blocking.
 #[derive(Debug)]
 pub struct Stream<S> {
     socket: S,
     #[cfg(feature = "tls")]
-    session: Option<Box<Connection>>,
+    /// The TLS session; `None` without encryption.
+    tls_session: Option<Box<Connection>>,
 }
 
 impl<S> Stream<S> {
@@ -22,18 +23,19 @@ impl<S> Stream<S> {
         Stream {
             socket,
             #[cfg(feature = "tls")]
-            session: None,
+            tls_session: None,
         }
     }
 
-    /// The socket, to set its options.
+    /// The socket, for its options and addresses. Bytes read from it or written to it directly would corrupt a TLS
+    /// session.
     pub fn socket(&self) -> &S {
         &self.socket
     }
 }
 
 impl<S: Read + Write> Stream<S> {
-    /// Creates a stream on an accepted socket: with TLS, if there are keys.
+    /// Creates a stream on an accepted socket, with TLS if `keys` are given.
     pub fn accepted(keys: Option<&Keys>, socket: S) -> io::Result<Stream<S>> {
         match keys {
             None => Ok(Stream::plain(socket)),
@@ -41,15 +43,16 @@ impl<S: Read + Write> Stream<S> {
         }
     }
 
-    /// Writes as much of `output` as the socket accepts. The rest stays in `output`, or in the TLS session if it is
-    /// already encrypted. A socket that is not connected yet is not an error.
+    /// Writes as much of `output` as the socket accepts. The other bytes stay in `output`, or in the TLS session if
+    /// they are encrypted already. A socket that is not connected yet accepts no bytes, which is no error.
     pub fn write_pending(&mut self, output: &mut BytesMut) -> io::Result<()> {
-        let waits = |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected);
+        let is_not_ready =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected);
         while !output.is_empty() {
             match self.write(output) {
                 Ok(n) => output.advance(n),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if waits(&error) => break,
+                Err(error) if is_not_ready(&error) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -57,12 +60,12 @@ impl<S: Read + Write> Stream<S> {
             output.clear();
         }
         match self.flush() {
-            Err(error) if waits(&error) => Ok(()),
+            Err(error) if is_not_ready(&error) => Ok(()),
             flushed => flushed,
         }
     }
 
-    /// Creates a stream on a socket dialed to `host:port`: with TLS, if there are keys.
+    /// Creates a stream on a socket that was dialed to `endpoint`, as `HOST:PORT`; with TLS if `keys` are given.
     pub fn dialed(keys: Option<&Keys>, socket: S, endpoint: &str) -> io::Result<Stream<S>> {
         match keys {
             None => Ok(Stream::plain(socket)),
@@ -73,25 +76,26 @@ impl<S: Read + Write> Stream<S> {
 
 #[cfg(feature = "tls")]
 impl Keys {
-    /// Starts a TLS session on an accepted socket, as the server.
+    /// Creates a stream with the server side of a TLS session on an accepted socket.
     pub fn accept<S: Read + Write>(&self, socket: S) -> io::Result<Stream<S>> {
-        Ok(Stream::secure(socket, self.server_session()?.into()))
+        Ok(Stream::with_tls(socket, self.server_session()?.into()))
     }
 
-    /// Starts a TLS session on a socket dialed to `host:port`. The certificate must name that host.
+    /// Creates a stream with the client side of a TLS session on a socket dialed to `endpoint`, as `HOST:PORT`. The
+    /// server's certificate must name that host.
     pub fn dial<S: Read + Write>(&self, socket: S, endpoint: &str) -> io::Result<Stream<S>> {
-        Ok(Stream::secure(socket, self.client_session(endpoint)?.into()))
+        Ok(Stream::with_tls(socket, self.client_session(endpoint)?.into()))
     }
 }
 
 #[cfg(not(feature = "tls"))]
 impl Keys {
-    /// Cannot be called: there is no value.
+    /// Cannot be called, since the type has no values.
     pub fn accept<S: Read + Write>(&self, _: S) -> io::Result<Stream<S>> {
         match *self {}
     }
 
-    /// Cannot be called: there is no value.
+    /// Cannot be called, since the type has no values.
     pub fn dial<S: Read + Write>(&self, _: S, _: &str) -> io::Result<Stream<S>> {
         match *self {}
     }
@@ -100,16 +104,16 @@ impl Keys {
 #[cfg(not(feature = "tls"))]
 impl<S: Read + Write> Stream<S> {
     /// Whether a read of fewer bytes than requested has emptied the socket.
-    pub fn tells_when_dry(&self) -> bool {
+    pub fn short_read_empties_socket(&self) -> bool {
         true
     }
 
-    /// Whether the peer has presented a trusted certificate.
-    pub fn is_proven(&self) -> bool {
+    /// Whether the other side has presented a certificate of a trusted authority. Never without TLS.
+    pub fn has_trusted_certificate(&self) -> bool {
         false
     }
 
-    /// Whether accepted bytes are not yet written to the socket.
+    /// Whether the stream has accepted bytes that are not written to the socket yet. Never without TLS.
     pub fn has_unsent(&self) -> bool {
         false
     }
@@ -117,8 +121,8 @@ impl<S: Read + Write> Stream<S> {
 
 #[cfg(not(feature = "tls"))]
 impl<S: Read> Read for Stream<S> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.socket.read(out)
+    fn read(&mut self, read_buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(read_buffer)
     }
 }
 
@@ -136,31 +140,31 @@ impl<S: Write> Write for Stream<S> {
 #[cfg(feature = "tls")]
 impl<S: Read + Write> Stream<S> {
     /// Creates a stream with a TLS session whose handshake has not begun.
-    fn secure(socket: S, session: Connection) -> Stream<S> {
-        Stream { socket, session: Some(Box::new(session)) }
+    fn with_tls(socket: S, tls_session: Connection) -> Stream<S> {
+        Stream { socket, tls_session: Some(Box::new(tls_session)) }
     }
 
     /// Whether a read of fewer bytes than requested has emptied the socket.
-    pub fn tells_when_dry(&self) -> bool {
-        self.session.is_none()
+    pub fn short_read_empties_socket(&self) -> bool {
+        self.tls_session.is_none()
     }
 
-    /// Whether the peer has presented a certificate of a trusted authority.
-    pub fn is_proven(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.peer_certificates().is_some())
+    /// Whether the other side has presented a certificate of a trusted authority.
+    pub fn has_trusted_certificate(&self) -> bool {
+        self.tls_session.as_ref().is_some_and(|tls_session| tls_session.peer_certificates().is_some())
     }
 
-    /// Whether accepted bytes are not yet written to the socket.
+    /// Whether the stream has accepted bytes that are not written to the socket yet: pending TLS records.
     pub fn has_unsent(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.wants_write())
+        self.tls_session.as_ref().is_some_and(|tls_session| tls_session.wants_write())
     }
 }
 
-/// Writes the session's pending TLS records; false if the socket does not accept all of them now.
+/// Writes the pending TLS records of a session. Returns false if the socket does not accept all of them now.
 #[cfg(feature = "tls")]
-fn send<S: Write>(session: &mut Connection, socket: &mut S) -> io::Result<bool> {
-    while session.wants_write() {
-        match session.write_tls(socket) {
+fn write_records<S: Write>(tls_session: &mut Connection, socket: &mut S) -> io::Result<bool> {
+    while tls_session.wants_write() {
+        match tls_session.write_tls(socket) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -176,45 +180,46 @@ fn send<S: Write>(session: &mut Connection, socket: &mut S) -> io::Result<bool> 
 
 #[cfg(feature = "tls")]
 impl<S: Read + Write> Read for Stream<S> {
-    /// An end without a TLS `close_notify` is a normal end: the protocols on top delimit their messages themselves.
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let Stream { socket, session: Some(session) } = self else { return self.socket.read(out) };
+    /// Reads decrypted bytes. An end of the stream without a TLS `close_notify` is a normal end, since the protocols
+    /// above delimit their messages themselves.
+    fn read(&mut self, read_buffer: &mut [u8]) -> io::Result<usize> {
+        let Stream { socket, tls_session: Some(tls_session) } = self else { return self.socket.read(read_buffer) };
         loop {
-            match session.reader().read(out) {
+            match tls_session.reader().read(read_buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                came => return came,
+                result => return result,
             }
-            if session.read_tls(socket)? == 0 {
+            if tls_session.read_tls(socket)? == 0 {
                 return Ok(0);
             }
-            let understood = session.process_new_packets();
-            // A reply of the handshake, pending data, or the alert for a protocol error.
-            send(session, socket)?;
-            understood.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let processed = tls_session.process_new_packets();
+            // These records are a reply of the handshake, pending data, or the alert for a protocol error.
+            write_records(tls_session, socket)?;
+            processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
     }
 }
 
 #[cfg(feature = "tls")]
 impl<S: Read + Write> Write for Stream<S> {
-    /// Accepts as many bytes as the session has room for. Records that the socket does not accept yet are kept for
+    /// Encrypts as many bytes as the session has room for. Records that the socket does not accept now are kept until
     /// [`Write::flush`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Stream { socket, session: Some(session) } = self else { return self.socket.write(bytes) };
-        let taken = session.writer().write(bytes)?;
-        let all = send(session, socket)?;
-        if taken == 0 && !bytes.is_empty() {
-            if !all {
+        let Stream { socket, tls_session: Some(tls_session) } = self else { return self.socket.write(bytes) };
+        let accepted = tls_session.writer().write(bytes)?;
+        let all_written = write_records(tls_session, socket)?;
+        if accepted == 0 && !bytes.is_empty() {
+            if !all_written {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            return session.writer().write(bytes);
+            return tls_session.writer().write(bytes);
         }
-        Ok(taken)
+        Ok(accepted)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let Stream { socket, session: Some(session) } = self else { return self.socket.flush() };
-        if send(session, socket)? { socket.flush() } else { Err(io::ErrorKind::WouldBlock.into()) }
+        let Stream { socket, tls_session: Some(tls_session) } = self else { return self.socket.flush() };
+        if write_records(tls_session, socket)? { socket.flush() } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 }
 

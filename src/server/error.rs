@@ -1,7 +1,7 @@
-//! Why a server did not start or had to stop.
+//! The error of a server that did not start or had to stop, and its exit code.
 
 use crate::config::ConfigError;
-use crate::driver::reactor::Broken;
+use crate::driver::reactor::ReactorError;
 use crate::wal::Fault;
 use std::io::{self, ErrorKind};
 
@@ -12,7 +12,7 @@ pub enum ServerError {
     /// The configuration is invalid.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// The data directory cannot be used, or no longer.
+    /// The data directory cannot be used, or can no longer be used.
     #[error("{0}")]
     Fault(#[from] Fault),
     /// A listener cannot be opened.
@@ -20,17 +20,17 @@ pub enum ServerError {
     Listen {
         /// The address that the listener cannot use.
         address: String,
-        /// The option that gives the address.
+        /// The command line option that sets the address.
         option: &'static str,
-        /// The cause.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The system provides no thread, poll or signal.
+    /// The system refused to provide a thread, a poll or a signal handler.
     #[error("{0}")]
     System(#[from] io::Error),
-    /// A required part of the server is gone: a bug.
+    /// A thread of the server ended although the server was not stopped: a bug.
     #[error("{0}")]
-    Broken(Broken),
+    Reactor(ReactorError),
 }
 
 impl ServerError {
@@ -45,17 +45,17 @@ impl ServerError {
                 _ => 75,
             },
             ServerError::System(_) => 74,
-            ServerError::Broken(_) => 70,
+            ServerError::Reactor(_) => 70,
         }
     }
 }
 
-impl From<Broken> for ServerError {
-    fn from(broken: Broken) -> ServerError {
-        match broken {
-            Broken::Fault(fault) => ServerError::Fault(fault),
-            Broken::Poll(error) => ServerError::System(error),
-            other => ServerError::Broken(other),
+impl From<ReactorError> for ServerError {
+    fn from(error: ReactorError) -> ServerError {
+        match error {
+            ReactorError::NodeFault(fault) => ServerError::Fault(fault),
+            ReactorError::Poll(source) => ServerError::System(source),
+            other => ServerError::Reactor(other),
         }
     }
 }

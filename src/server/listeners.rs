@@ -11,100 +11,102 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long an unknown name is looked up again: at boot the resolver may start after the node.
-const NAME_WAIT: Duration = Duration::from_secs(60);
-/// The pause between two look-ups of a name.
-const NAME_PAUSE: Duration = Duration::from_millis(500);
+/// How long the look-up of the host name to listen on is retried: at boot the resolver may start after the node.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The pause between two look-ups of the host name.
+const RESOLVE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The listening sockets of a node.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For nodes and native clients.
+    /// The listener for nodes and native clients.
     pub(super) native: TcpListener,
-    /// For Redis clients, if that gateway is on.
+    /// The listener for Redis clients; `None` if that gateway is off.
     pub(super) redis: Option<TcpListener>,
-    /// For HTTP clients, if that gateway is on.
+    /// The listener for HTTP clients; `None` if that gateway is off.
     pub(super) http: Option<TcpListener>,
 }
 
 impl Listeners {
-    /// Binds all of them; the native one at `place`. A name that cannot be resolved is looked up again for a minute.
+    /// Binds all listeners, the native one at `address`. If the host name in `address` cannot be resolved, the look-up
+    /// is retried for a minute.
     ///
     /// # Errors
     ///
     /// [`ServerError::Listen`] with the address. If a gateway's address was not configured explicitly, the node runs
     /// without that gateway and warns instead.
-    pub fn bind(config: &Config, place: &str) -> Result<Listeners, ServerError> {
-        let native = listen_when_known(config, place)?;
+    pub fn bind(config: &Config, address: &str) -> Result<Listeners, ServerError> {
+        let native = listen_once_resolved(config, address)?;
         let port = native.local_addr()?.port();
         let redis =
-            bind_gateway(config, ("Redis clients", "--resp"), &config.resp, port.checked_add(redis::PORT_ABOVE))?;
-        let http = bind_gateway(config, ("HTTP clients", "--http"), &config.http, port.checked_add(http::PORT_ABOVE))?;
+            bind_gateway(config, ("Redis clients", "--resp"), &config.resp, port.checked_add(redis::PORT_OFFSET))?;
+        let http = bind_gateway(config, ("HTTP clients", "--http"), &config.http, port.checked_add(http::PORT_OFFSET))?;
         Ok(Listeners { native, redis, http })
     }
 }
 
-fn listen_when_known(config: &Config, place: &str) -> Result<TcpListener, ServerError> {
+fn listen_once_resolved(config: &Config, address: &str) -> Result<TcpListener, ServerError> {
     let began = Instant::now();
-    let mut told = None;
+    let mut last_logged = None;
     loop {
-        match resolve(place) {
-            Err(error) if is_transient(&error) && began.elapsed() < NAME_WAIT => {
-                let second = began.elapsed().as_secs();
-                if told.is_none_or(|told| second >= told + 5) {
-                    told = Some(second);
-                    log::warn!(node = config.id.get(); "cannot resolve the name in {place} yet ({error}): retrying");
+        match resolve(address) {
+            Err(error) if is_transient(&error) && began.elapsed() < RESOLVE_TIMEOUT => {
+                let elapsed_seconds = began.elapsed().as_secs();
+                if last_logged.is_none_or(|last_logged| elapsed_seconds >= last_logged + 5) {
+                    last_logged = Some(elapsed_seconds);
+                    log::warn!(node = config.id.get(); "cannot resolve the name in {address} yet ({error}): retrying");
                 }
-                thread::sleep(NAME_PAUSE);
+                thread::sleep(RESOLVE_RETRY_INTERVAL);
             }
             resolved => {
-                let listened = resolved.and_then(|addresses| listen_at_any(&addresses));
+                let listener = resolved.and_then(|addresses| listen_at_any(&addresses));
                 let option = "--listen";
-                return listened.map_err(|source| ServerError::Listen { address: place.to_owned(), option, source });
+                return listener.map_err(|source| ServerError::Listen { address: address.to_owned(), option, source });
             }
         }
     }
 }
 
-/// Whether the name may be resolved later.
+/// Whether a later look-up of the name may succeed.
 fn is_transient(error: &io::Error) -> bool {
     error.kind() != ErrorKind::InvalidInput
 }
 
-/// `beside` is the default port, derived from the native one.
+/// Binds the listener of a gateway, if it is on. `default_port` is derived from the native port.
 fn bind_gateway(
     config: &Config,
-    (who, option): (&str, &'static str),
-    doorway: &BindAddress,
-    beside: Option<u16>,
+    (clients, option): (&str, &'static str),
+    bind_address: &BindAddress,
+    default_port: Option<u16>,
 ) -> Result<Option<TcpListener>, ServerError> {
-    let place = match (doorway, beside) {
+    let address = match (bind_address, default_port) {
         (BindAddress::Off, _) | (BindAddress::Loopback, None) => return Ok(None),
-        (BindAddress::At(place), _) => place.clone(),
+        (BindAddress::At(address), _) => address.clone(),
         (BindAddress::Loopback, Some(port)) => format!("127.0.0.1:{port}"),
     };
-    match resolve(&place).and_then(|addresses| listen_at_any(&addresses)) {
+    match resolve(&address).and_then(|addresses| listen_at_any(&addresses)) {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) if *doorway == BindAddress::Loopback => {
-            log::warn!(node = config.id.get(); "cannot listen for {who} at {place}: {error}; this gateway is off");
+        Err(error) if *bind_address == BindAddress::Loopback => {
+            let node = config.id.get();
+            log::warn!(node; "cannot listen for {clients} at {address}: {error}; this gateway is off");
             Ok(None)
         }
-        Err(source) => Err(ServerError::Listen { address: place, option, source }),
+        Err(source) => Err(ServerError::Listen { address, option, source }),
     }
 }
 
-fn resolve(place: &str) -> io::Result<Vec<SocketAddr>> {
-    Ok(place.to_socket_addrs()?.collect())
+fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok(address.to_socket_addrs()?.collect())
 }
 
 /// Listens on the first of these addresses that is local and free.
 fn listen_at_any(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
-    let mut failed = io::Error::new(ErrorKind::NotFound, "the name resolves to no address");
+    let mut last_error = io::Error::new(ErrorKind::NotFound, "the name resolves to no address");
     for address in addresses {
         match stream::listen(*address) {
             Ok(listener) => return Ok(listener),
-            Err(error) => failed = error,
+            Err(error) => last_error = error,
         }
     }
-    Err(failed)
+    Err(last_error)
 }

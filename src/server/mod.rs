@@ -1,17 +1,17 @@
-//! Assembly: a data directory, a node, its threads, and the queues between them.
+//! Assembles a server: a data directory, a node, the threads, and the queues between them.
 //!
 //! The reactor runs on the thread that calls [`Server::run`]: sockets, consensus, and the state machine. The *log*
-//! thread owns the journal: the writes that gather during a sync are its next batch. The *spare* thread prepares the
+//! thread owns the journal: the writes that arrive during a sync are its next batch. The *spare* thread prepares the
 //! next segment; the *snapshot* thread owns the snapshot files; the *space* thread watches the free disk space. Each
-//! queue has one reader. One lock is shared: the log waits until a reserve that is being created is complete, to free
-//! it. If there is much log to apply, one more thread reads it ahead, and ends when it is read.
+//! queue has one reader. One lock is shared: a log that needs the reserve's space waits until a reserve that is being
+//! created is complete. If there is much log to apply, one more thread reads it ahead, and ends at its last entry.
 
 pub mod boot;
 pub mod error;
 pub mod handle;
 pub mod listeners;
+mod log_prefetch;
 pub mod new_cluster;
-mod reading;
 mod reloading;
 pub mod server;
 pub mod start_progress;

@@ -1,81 +1,86 @@
-//! SIGHUP: reloads keys and password; and logs the validity of certificates.
+//! Reloads keys and password after a SIGHUP, and logs until when certificates are valid.
 
 use crate::driver::inbox::{InboxSender, LoopMessage};
 use crate::net::credentials::CredentialFiles;
-use crate::secure::{Keys, Validity};
+use crate::secure::{CertificateExpiry, Keys};
 use log::Level;
 use std::io;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// A certificate that expires sooner than this causes a warning.
-const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
-/// The interval of these warnings while a node runs.
-const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// A certificate that is valid for less than this time causes a warning.
+const EXPIRY_WARNING_PERIOD: Duration = Duration::from_secs(14 * 24 * 3600);
+/// The interval of warnings about certificates that expire soon.
+const EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Reloads credentials on request, one request at a time, on a separate thread, since a disk may be slow. Warns once a
 /// day of certificates that expire soon.
-pub struct Reloader {
-    ask: Option<SyncSender<()>>,
+pub struct CredentialReloader {
+    requests: Option<SyncSender<()>>,
     node: u64,
 }
 
-impl Reloader {
-    /// Starts the thread, if there is anything to read. Posts what it reads; errors are logged, and nothing changes
-    /// then. The thread ends with the reloader.
+impl CredentialReloader {
+    /// Starts the reloading thread, if there are files to read. The thread sends new credentials to `inbox`; after an
+    /// error, which is logged, the former credentials stay in use. The thread ends when the reloader is dropped.
     ///
     /// # Errors
     ///
     /// The system cannot start a thread.
-    pub fn start(files: CredentialFiles, keys: Option<Keys>, post: InboxSender, node: u64) -> io::Result<Reloader> {
+    pub fn start(
+        files: CredentialFiles,
+        keys: Option<Keys>,
+        inbox: InboxSender,
+        node: u64,
+    ) -> io::Result<CredentialReloader> {
         if files.is_empty() {
-            return Ok(Reloader { ask: None, node });
+            return Ok(CredentialReloader { requests: None, node });
         }
-        // A request while another one waits is served by that one, which has read nothing yet.
-        let (ask, asked) = sync_channel(1);
+        // The queue has one slot: a second waiting request is dropped, since the first one has read no file yet.
+        let (requests, receiver) = sync_channel(1);
         let mut keys = keys;
-        let read = move || {
+        let handle_requests = move || {
             loop {
-                match asked.recv_timeout(WARN_EVERY) {
-                    Ok(()) => keys = reload(&files, &post, node).or(keys),
-                    Err(RecvTimeoutError::Timeout) => tell_validity(node, keys.as_ref(), Level::Warn),
+                match receiver.recv_timeout(EXPIRY_WARNING_INTERVAL) {
+                    Ok(()) => keys = reload_credentials(&files, &inbox, node).or(keys),
+                    Err(RecvTimeoutError::Timeout) => log_validity(node, keys.as_ref(), Level::Warn),
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
         };
-        thread::Builder::new().name("reload".into()).spawn(read)?;
-        Ok(Reloader { ask: Some(ask), node })
+        thread::Builder::new().name("reload".into()).spawn(handle_requests)?;
+        Ok(CredentialReloader { requests: Some(requests), node })
     }
 
     /// Requests a reload, without waiting.
-    pub fn ask(&self) {
-        match &self.ask {
-            Some(ask) => _ = ask.try_send(()),
+    pub fn request_reload(&self) {
+        match &self.requests {
+            Some(requests) => _ = requests.try_send(()),
             None => log::info!(node = self.node; "SIGHUP: nothing to reload: no certificates, no password"),
         }
     }
 }
 
-/// Returns the new keys, if any were read.
-fn reload(files: &CredentialFiles, post: &InboxSender, node: u64) -> Option<Keys> {
+/// Reads the files and sends the credentials to the event loop. Returns the new keys, if any were read.
+fn reload_credentials(files: &CredentialFiles, inbox: &InboxSender, node: u64) -> Option<Keys> {
     match files.read() {
-        Ok(fresh) => {
-            log::info!(node; "SIGHUP: {} reloaded, for new connections", named(files));
-            tell_validity(node, fresh.keys.as_ref(), Level::Info);
-            let keys = fresh.keys.clone();
+        Ok(credentials) => {
+            log::info!(node; "SIGHUP: {} reloaded, for new connections", reloaded_text(files));
+            log_validity(node, credentials.keys.as_ref(), Level::Info);
+            let keys = credentials.keys.clone();
             // If the reactor is gone, the node is stopping.
-            let _there_or_gone = post.post(LoopMessage::Credentials(Box::new(fresh)));
+            let _loop_may_have_ended = inbox.send(LoopMessage::Credentials(Box::new(credentials)));
             keys
         }
-        Err(what) => {
-            log::error!(node; "SIGHUP: {what}; the former credentials stay in use");
+        Err(error) => {
+            log::error!(node; "SIGHUP: {error}; the former credentials stay in use");
             None
         }
     }
 }
 
-fn named(files: &CredentialFiles) -> &'static str {
+fn reloaded_text(files: &CredentialFiles) -> &'static str {
     match (&files.keys, &files.password) {
         (Some(_), Some(_)) => "certificates and password were",
         (Some(_), None) => "certificates were",
@@ -83,34 +88,34 @@ fn named(files: &CredentialFiles) -> &'static str {
     }
 }
 
-/// Logs until when certificates are valid, and warns of those that expire soon: only lines at `least` or more
-/// important.
-pub fn tell_validity(node: u64, keys: Option<&Keys>, least: Level) {
-    let Validity { own, authority } = keys.map(Keys::validity).unwrap_or_default();
+/// Logs until when certificates are valid, and warns of those that expire soon. Lines less important than `min_level`
+/// are left out.
+pub fn log_validity(node: u64, keys: Option<&Keys>, min_level: Level) {
+    let CertificateExpiry { own, authority } = keys.map(Keys::expiry).unwrap_or_default();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let both = [("this node's certificate", own), ("the certificate authority", authority)];
-    for (which, end) in both.into_iter().filter_map(|(which, end)| Some((which, end?))) {
-        let (line, warns) = validity(now, which, end);
+    let certificates = [("this node's certificate", own), ("the certificate authority", authority)];
+    for (which, end) in certificates.into_iter().filter_map(|(which, end)| Some((which, end?))) {
+        let (line, warns) = validity_line(now, which, end);
         let level = if warns { Level::Warn } else { Level::Info };
-        if level <= least {
+        if level <= min_level {
             log::log!(level, node; "{line}");
         }
     }
 }
 
-/// The line for a certificate that expires that many seconds after 1970, and whether it is a warning.
-fn validity(now: Duration, which: &str, end: u64) -> (String, bool) {
+/// The line for the certificate `which` that expires `end` seconds after 1970, and whether it is a warning.
+fn validity_line(now: Duration, which: &str, end: u64) -> (String, bool) {
     let end = Duration::from_secs(end);
     // humantime cannot format dates beyond the year 9999.
     let at = SystemTime::UNIX_EPOCH + end.min(Duration::from_secs(253_402_300_799));
     let at = humantime::format_rfc3339_seconds(at);
     match end.checked_sub(now) {
         None => (format!("{which} expired at {at}: replace it, and send SIGHUP"), true),
-        Some(left) => {
-            let days = left.as_secs() / 86_400;
-            let soon = left < WARN_BEFORE;
-            let advice = if soon { ": replace it, and send SIGHUP" } else { "" };
-            (format!("{which} is valid until {at}, {days} days from now{advice}"), soon)
+        Some(time_left) => {
+            let days = time_left.as_secs() / 86_400;
+            let expires_soon = time_left < EXPIRY_WARNING_PERIOD;
+            let advice = if expires_soon { ": replace it, and send SIGHUP" } else { "" };
+            (format!("{which} is valid until {at}, {days} days from now{advice}"), expires_soon)
         }
     }
 }
@@ -123,15 +128,15 @@ mod tests {
     fn certificate_near_expiry_causes_a_warning() {
         let now = Duration::from_secs(1_800_000_000);
         let day = 86_400;
-        let says = |end: u64| validity(now, "this node's certificate", end);
+        let line_for = |end: u64| validity_line(now, "this node's certificate", end);
         assert_eq!(
-            says(1_800_000_000 + 30 * day),
+            line_for(1_800_000_000 + 30 * day),
             ("this node's certificate is valid until 2027-02-14T08:00:00Z, 30 days from now".to_owned(), false)
         );
-        let (line, warns) = says(1_800_000_000 + 13 * day);
+        let (line, warns) = line_for(1_800_000_000 + 13 * day);
         assert!(warns && line.contains("13 days from now: replace it, and send SIGHUP"), "{line}");
-        let (line, warns) = says(1_800_000_000 - 1);
+        let (line, warns) = line_for(1_800_000_000 - 1);
         assert!(warns && line.contains("expired at 2027-01-15T07:59:59Z"), "{line}");
-        assert!(says(u64::MAX).0.contains("valid until 9999-12-31"));
+        assert!(line_for(u64::MAX).0.contains("valid until 9999-12-31"));
     }
 }

@@ -1,4 +1,4 @@
-//! Reports once a second the progress of a start, and at its end the duration.
+//! Reports the progress of a server's start once a second, and at the end its duration.
 
 use crate::disk::Meter;
 use std::convert::Infallible;
@@ -11,92 +11,106 @@ use std::time::{Duration, Instant};
 /// The interval of progress reports.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The progress reports of a start.
+/// Reports the progress of a server's start, stage by stage.
 pub struct StartProgress {
-    begun: Instant,
+    started_at: Instant,
     stage: Arc<Mutex<StartStage>>,
-    /// The finished stages, in words.
-    done: Vec<String>,
-    /// The reporting thread runs as long as this is held.
-    lasts: Sender<Infallible>,
+    /// A summary of each finished stage.
+    summaries: Vec<String>,
+    /// The sender whose drop ends the reporting thread.
+    stop_sender: Sender<Infallible>,
     thread: JoinHandle<()>,
 }
 
-/// A stage of a start: its progress, and when it began.
+/// A stage of a server's start: the bytes read so far, and when the stage began.
 #[derive(Clone, Debug)]
 struct StartStage {
-    what: &'static str,
+    name: &'static str,
     meter: Arc<Meter>,
-    begun: Instant,
+    started_at: Instant,
 }
 
 impl StartProgress {
-    /// Starts to report the current stage and its progress at that interval.
-    pub fn begin(every: Duration, say: impl Fn(&str) + Send + 'static) -> io::Result<StartProgress> {
-        let begun = Instant::now();
-        let stage = Arc::new(Mutex::new(StartStage { what: "begun", meter: Arc::default(), begun }));
-        let (lasts, over) = channel::<Infallible>();
-        let told = Arc::clone(&stage);
-        let tell = move || {
-            while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(every) {
-                // Cloned first, so that the lock is not held while `say` runs.
-                let stage = lock(&told).clone();
-                if let Some(line) = stage.progress_line(stage.begun.elapsed()) {
-                    say(&line);
+    /// Starts a thread that passes a line about the current stage to `emit`, once per `every`.
+    pub fn begin(every: Duration, emit: impl Fn(&str) + Send + 'static) -> io::Result<StartProgress> {
+        let started_at = Instant::now();
+        let stage = Arc::new(Mutex::new(StartStage { name: "starting", meter: Arc::default(), started_at }));
+        let (stop_sender, stop_receiver) = channel::<Infallible>();
+        let shared_stage = Arc::clone(&stage);
+        let report = move || {
+            while let Err(RecvTimeoutError::Timeout) = stop_receiver.recv_timeout(every) {
+                // Cloned first, so that the lock is not held while `emit` runs.
+                let stage = lock(&shared_stage).clone();
+                if let Some(line) = stage.progress_line(stage.started_at.elapsed()) {
+                    emit(&line);
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("progress".into()).spawn(tell)?;
-        Ok(StartProgress { begun, stage, done: Vec::new(), lasts, thread })
+        let thread = std::thread::Builder::new().name("progress".into()).spawn(report)?;
+        Ok(StartProgress { started_at, stage, summaries: Vec::new(), stop_sender, thread })
     }
 
-    /// Starts the next stage; `what` is its name in reports. The caller counts its progress in the returned meter.
-    pub fn stage(&mut self, what: &'static str) -> Arc<Meter> {
-        let next = StartStage { what, meter: Arc::default(), begun: Instant::now() };
+    /// Starts the next stage; `name` is its name in reports. The caller counts its progress in the returned meter.
+    pub fn begin_stage(&mut self, name: &'static str) -> Arc<Meter> {
+        let next = StartStage { name, meter: Arc::default(), started_at: Instant::now() };
         let meter = Arc::clone(&next.meter);
-        let before = std::mem::replace(&mut *lock(&self.stage), next);
-        self.done.extend(before.summary_line(before.begun.elapsed()));
+        let finished_stage = std::mem::replace(&mut *lock(&self.stage), next);
+        self.summaries.extend(finished_stage.summary_line(finished_stage.started_at.elapsed()));
         meter
     }
 
     /// Ends the last stage: returns the durations in words, or `None` if nothing was read.
     pub fn end(mut self) -> Option<String> {
-        let _nothing_counts_there = self.stage("ended");
-        drop(self.lasts);
-        // The thread ends with its channel.
+        let _unused_meter = self.begin_stage("ended");
+        drop(self.stop_sender);
+        // The thread ends when its channel is closed.
         let _ended = self.thread.join();
-        let took = self.begun.elapsed().as_secs_f64();
-        (!self.done.is_empty()).then(|| format!("recovered in {took:.2} s: {}", self.done.join("; ")))
+        let took = self.started_at.elapsed().as_secs_f64();
+        (!self.summaries.is_empty()).then(|| format!("recovered in {took:.2} s: {}", self.summaries.join("; ")))
     }
 }
 
 impl StartStage {
     /// The progress in words; `None` if there is nothing to read.
     fn progress_line(&self, took: Duration) -> Option<String> {
-        let (done, of) = (self.meter.done(), self.meter.of());
-        let line = || format!("recovering: {}: {} of {} MB, {:.2} GB/s", self.what, mb(done), mb(of), rate(done, took));
-        (of > 0).then(line)
+        let (done, total) = (self.meter.read_bytes(), self.meter.total_bytes());
+        let line = || {
+            format!(
+                "recovering: {}: {} of {} MB, {:.2} GB/s",
+                self.name,
+                megabytes(done),
+                megabytes(total),
+                gigabytes_per_second(done, took)
+            )
+        };
+        (total > 0).then(line)
     }
 
     fn summary_line(&self, took: Duration) -> Option<String> {
-        let done = self.meter.done();
-        let what = self.what;
-        (done > 0)
-            .then(|| format!("{what}: {} MB in {:.2} s, {:.2} GB/s", mb(done), took.as_secs_f64(), rate(done, took)))
+        let done = self.meter.read_bytes();
+        let name = self.name;
+        (done > 0).then(|| {
+            format!(
+                "{name}: {} MB in {:.2} s, {:.2} GB/s",
+                megabytes(done),
+                took.as_secs_f64(),
+                gigabytes_per_second(done, took)
+            )
+        })
     }
 }
 
-/// Bytes in millions.
-fn mb(bytes: u64) -> u64 {
+/// Bytes in megabytes (millions of bytes), rounded up.
+fn megabytes(bytes: u64) -> u64 {
     bytes.div_ceil(1_000_000)
 }
 
 /// Gigabytes per second.
-fn rate(bytes: u64, took: Duration) -> f64 {
+fn gigabytes_per_second(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / 1e9 / took.as_secs_f64().max(1e-9)
 }
 
-/// No panic can happen while it is locked.
+/// Locks the stage. Poisoning is ignored: no panic can happen while the stage is locked.
 fn lock(stage: &Mutex<StartStage>) -> MutexGuard<'_, StartStage> {
     stage.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -107,44 +121,44 @@ mod tests {
 
     #[test]
     fn start_reports_progress_until_it_ends() {
-        let (said, hears) = channel();
-        let say = move |line: &str| {
+        let (sender, lines) = channel();
+        let emit = move |line: &str| {
             // The receiver may stop reading early.
-            let _heard_or_not = said.send(line.to_owned());
+            let _receiver_may_be_gone = sender.send(line.to_owned());
         };
-        let mut telling = StartProgress::begin(Duration::from_millis(1), say).unwrap();
-        let meter = telling.stage("log read");
-        meter.expect(3_000_000);
+        let mut progress = StartProgress::begin(Duration::from_millis(1), emit).unwrap();
+        let meter = progress.begin_stage("log read");
+        meter.add_total(3_000_000);
         meter.advance(2_000_000);
-        let line = hears.iter().find(|line| line.contains("2 of 3 MB")).unwrap();
+        let line = lines.iter().find(|line| line.contains("2 of 3 MB")).unwrap();
         assert!(line.starts_with("recovering: log read: 2 of 3 MB, ") && line.ends_with(" GB/s"), "{line}");
-        let meter = telling.stage("snapshot checked");
-        meter.expect(1);
-        let line = hears.iter().find(|line| line.contains("snapshot")).unwrap();
+        let meter = progress.begin_stage("snapshot checked");
+        meter.add_total(1);
+        let line = lines.iter().find(|line| line.contains("snapshot")).unwrap();
         assert!(line.starts_with("recovering: snapshot checked: 0 of 1 MB, "), "{line}");
-        let told = telling.end().unwrap();
-        assert!(told.starts_with("recovered in ") && told.contains(" s: log read: 2 MB in "), "{told}");
-        assert!(!told.contains("snapshot"), "no snapshot was read: {told}");
+        let summary = progress.end().unwrap();
+        assert!(summary.starts_with("recovered in ") && summary.contains(" s: log read: 2 MB in "), "{summary}");
+        assert!(!summary.contains("snapshot"), "no snapshot was read: {summary}");
         // The reporting thread has ended, and so the channel is closed.
-        assert!(hears.iter().all(|line| line.starts_with("recovering: ")));
+        assert!(lines.iter().all(|line| line.starts_with("recovering: ")));
     }
 
     #[test]
     fn start_with_nothing_to_read_reports_nothing() {
-        let mut telling = StartProgress::begin(REPORT_INTERVAL, |_| ()).unwrap();
-        let _meter = telling.stage("log read");
-        assert_eq!(telling.end(), None);
+        let mut progress = StartProgress::begin(REPORT_INTERVAL, |_| ()).unwrap();
+        let _meter = progress.begin_stage("log read");
+        assert_eq!(progress.end(), None);
     }
 
     #[test]
     fn rate_is_bytes_per_time() {
-        let stage = StartStage { what: "log read", meter: Arc::default(), begun: Instant::now() };
-        stage.meter.expect(4_000_000_000);
+        let stage = StartStage { name: "log read", meter: Arc::default(), started_at: Instant::now() };
+        stage.meter.add_total(4_000_000_000);
         stage.meter.advance(1_000_000_000);
-        let two = Duration::from_secs(2);
-        let nothing = StartStage { meter: Arc::default(), ..stage.clone() };
-        assert_eq!(nothing.progress_line(two), None, "a new directory is not recovered");
-        assert_eq!(stage.progress_line(two).unwrap(), "recovering: log read: 1000 of 4000 MB, 0.50 GB/s");
-        assert_eq!(stage.summary_line(two).unwrap(), "log read: 1000 MB in 2.00 s, 0.50 GB/s");
+        let two_seconds = Duration::from_secs(2);
+        let empty_stage = StartStage { meter: Arc::default(), ..stage.clone() };
+        assert_eq!(empty_stage.progress_line(two_seconds), None, "a new directory is not recovered");
+        assert_eq!(stage.progress_line(two_seconds).unwrap(), "recovering: log read: 1000 of 4000 MB, 0.50 GB/s");
+        assert_eq!(stage.summary_line(two_seconds).unwrap(), "log read: 1000 MB in 2.00 s, 0.50 GB/s");
     }
 }

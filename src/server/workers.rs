@@ -1,7 +1,7 @@
 //! The log thread, its helper, the snapshot thread, and the thread that watches the free disk space: four short loops.
 //!
-//! Batching needs no timer: while the disk syncs, the next batch gathers. An error is final: the thread ends with it,
-//! and its end stops the reactor, so that no heartbeats are sent for a node that cannot write.
+//! Batching needs no timer: the writes that arrive during a sync are the next batch. An error is final: the thread ends
+//! with it, and its end stops the reactor, so that no heartbeats are sent for a node that cannot write.
 
 use crate::disk::Disk;
 use crate::driver::busy_poll::BusyPoll;
@@ -17,74 +17,75 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The maximum size of a batch: beyond it bandwidth gains little and latency more than doubles.
-const BATCH_BYTES: usize = 1 << 20;
-/// After this long without work the log records that everything before is synced.
-const IDLE: Duration = Duration::from_millis(10);
-/// The pause before another attempt at a failed spare segment.
+/// The maximum size of a batch of writes, in bytes: a larger one gains little bandwidth and more than doubles latency.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// After this long without work the log thread writes a sync marker: all batches before it are synced.
+const IDLE_BEFORE_SYNC_MARKER: Duration = Duration::from_millis(10);
+/// The pause before another attempt to prepare a spare segment, after a failed one.
 const SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// The minimum pause between two pieces of a spare segment; it lasts as long as the piece, to leave the disk to the
-/// log.
-const SPARE_PAUSE: Duration = Duration::from_millis(5);
+/// The minimum pause after each part of a spare segment that is prepared. The pause lasts at least as long as preparing
+/// that part took, to leave the disk to the log.
+const SPARE_PAUSE_MIN: Duration = Duration::from_millis(5);
 
-/// The pause before another attempt of a log that is out of space.
-const SPACE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// How often the free space is checked: after it returns, writes are accepted again within five seconds.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause before a log thread without disk space tries again to write.
+const NO_SPACE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// The interval between two checks of the free disk space: once there is space again, writes are accepted within five
+/// seconds.
+const SPACE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The journal on its thread.
+/// The journal and its queues, owned by the log thread.
 struct LogThread<D: Disk> {
     journal: Journal<D>,
     tasks: Receiver<Task>,
     /// Writes that arrived while the log waited for space.
-    waiting: VecDeque<Task>,
-    post: InboxSender,
-    look: BusyPoll,
-    /// The orders for spare segments, and the finished ones.
-    orders: Sender<SpareOrder>,
+    waiting_tasks: VecDeque<Task>,
+    inbox: InboxSender,
+    busy_poll: BusyPoll,
+    /// The queue of orders to the thread that prepares spare segments, and the queue of prepared segments.
+    spare_orders: Sender<SpareOrder>,
     spares: Receiver<Result<Spare<D::File>>>,
-    /// The time of the next order; `None` while a segment is being prepared.
-    order_at: Option<Instant>,
+    /// When the next spare segment may be ordered; `None` while one is being prepared.
+    next_order_at: Option<Instant>,
 }
 
-/// Reports that a thread has ended, for whatever reason. If the reactor has ended first, nothing reads the report,
-/// which is fine.
-struct Alarm {
-    post: InboxSender,
-    which: &'static str,
+/// Reports on its drop that a thread has ended, for whatever reason. If the reactor has ended first, the report is
+/// lost, which is harmless.
+struct ThreadEndReporter {
+    inbox: InboxSender,
+    thread: &'static str,
 }
 
-impl Drop for Alarm {
+impl Drop for ThreadEndReporter {
     fn drop(&mut self) {
-        self.post.post(LoopMessage::Gone(self.which));
+        self.inbox.send(LoopMessage::ThreadEnded(self.thread));
     }
 }
 
-/// Starts the log thread and its helper. It ends when all senders of writes are dropped and everything sent is synced,
-/// or with the error of a failed operation.
-pub fn spawn_log<D: Disk>(
+/// Starts the log thread and the thread that prepares spare segments. The log thread ends when all senders of writes
+/// are dropped and everything sent is synced, or with the error of a failed operation.
+pub fn spawn_log_thread<D: Disk>(
     journal: Journal<D>,
     disk: D,
-    post: InboxSender,
-    look: Duration,
+    inbox: InboxSender,
+    busy_poll: Duration,
 ) -> io::Result<(Sender<Task>, JoinHandle<Result<()>>)> {
     let (sender, tasks) = channel();
-    let (orders, ordered) = channel();
-    let (made, spares) = channel();
-    std::thread::Builder::new().name("spare".into()).spawn(move || make_spares(&disk, &ordered, &made))?;
-    let look = BusyPoll::new(look);
+    let (spare_orders, ordered) = channel();
+    let (prepared, spares) = channel();
+    std::thread::Builder::new().name("spare".into()).spawn(move || make_spares(&disk, &ordered, &prepared))?;
+    let busy_poll = BusyPoll::new(busy_poll);
     let mut log = LogThread {
         journal,
         tasks,
-        waiting: VecDeque::new(),
-        post,
-        look,
-        orders,
+        waiting_tasks: VecDeque::new(),
+        inbox,
+        busy_poll,
+        spare_orders,
         spares,
-        order_at: Some(Instant::now()),
+        next_order_at: Some(Instant::now()),
     };
     let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
-        let _alarm = Alarm { post: log.post.clone(), which: "log" };
+        let _end_reporter = ThreadEndReporter { inbox: log.inbox.clone(), thread: "log" };
         log.run()
     })?;
     Ok((sender, thread))
@@ -92,125 +93,127 @@ pub fn spawn_log<D: Disk>(
 
 impl<D: Disk> LogThread<D> {
     fn run(&mut self) -> Result<()> {
-        while let Some(task) = self.next()? {
+        while let Some(task) = self.next_task()? {
             self.order_spares();
-            let mut release = None;
-            let mut bytes = self.take(task, &mut release)?;
-            while bytes < BATCH_BYTES
-                && let Ok(task) = self.try_next()
+            let mut release_upto = None;
+            let mut bytes = self.add_to_batch(task, &mut release_upto)?;
+            while bytes < BATCH_BYTES_MAX
+                && let Ok(task) = self.try_next_task()
             {
-                bytes += self.take(task, &mut release)?;
+                bytes += self.add_to_batch(task, &mut release_upto)?;
             }
             self.sync()?;
-            if let Some(upto) = release {
+            if let Some(upto) = release_upto {
                 self.await_room(&Task::Release(upto))?;
                 self.journal.release(upto)?;
             }
         }
-        self.journal.confirm()
+        self.journal.confirm_sync()
     }
 
-    /// Syncs and reports; returns whether the reactor runs.
+    /// Syncs the journal and reports to the reactor. Returns whether the reactor still runs.
     fn sync(&mut self) -> Result<bool> {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let mut report = self.journal.sync()?;
-        report.took = begun.elapsed();
-        Ok(self.post.post(LoopMessage::Journal(report)))
+        report.duration = started_at.elapsed();
+        Ok(self.inbox.send(LoopMessage::Journal(report)))
     }
 
-    /// Waits until there is space for that task. The node sees this as a stalled disk: earlier writes are synced, later
-    /// ones wait, and it neither leads nor votes. If the reactor is gone, the thread ends with the error.
+    /// Waits until there is space for `task`. To the node this is a stalled disk: earlier writes are synced, later ones
+    /// wait, and the node neither leads nor votes. If the reactor is gone, the thread ends with the error.
     fn await_room(&mut self, task: &Task) -> Result<()> {
-        let mut waits = false;
-        while let Err(fault) = self.journal.provide(task) {
+        let mut is_waiting = false;
+        while let Err(fault) = self.journal.reserve_room(task) {
             let Fault::Full { file } = &fault else { return Err(fault) };
-            if !waits {
+            if !is_waiting {
                 log::warn!("no space left for {file}: writing waits for free disk space");
-                waits = true;
+                is_waiting = true;
             }
             if !self.sync()? {
                 return Err(fault);
             }
-            std::thread::sleep(SPACE_CHECK_INTERVAL);
+            std::thread::sleep(NO_SPACE_RETRY_INTERVAL);
             self.order_spares();
             self.drain_releases()?;
         }
-        if waits {
+        if is_waiting {
             log::info!("disk space is available again: writing resumes");
         }
         Ok(())
     }
 
-    /// Releases old segments before the writes that wait for their space.
+    /// Handles queued releases of old segments before the writes that wait for the segments' space.
     fn drain_releases(&mut self) -> Result<()> {
         while let Ok(task) = self.tasks.try_recv() {
             match task {
-                // A release needs some space itself; without any, the next release covers this one too.
-                Task::Release(upto) if self.journal.provide(&task).is_ok() => self.journal.release(upto)?,
+                // Releasing old segments needs some disk space itself. If there is none, this release is skipped: the
+                // next one covers its segments too.
+                Task::Release(upto) if self.journal.reserve_room(&task).is_ok() => self.journal.release(upto)?,
                 Task::Release(_) => {}
-                Task::Write(_) => self.waiting.push_back(task),
+                Task::Write(_) => self.waiting_tasks.push_back(task),
             }
         }
         Ok(())
     }
 
-    /// Adds a write to the batch; a release waits until the batch is synced. Returns the write's size.
-    fn take(&mut self, task: Task, release: &mut Option<Position>) -> Result<usize> {
+    /// Appends a write to the batch, or records a release, which waits until the batch is synced. Returns the size of
+    /// the write.
+    fn add_to_batch(&mut self, task: Task, release_upto: &mut Option<Position>) -> Result<usize> {
         if let Task::Release(upto) = task {
-            *release = Some(upto);
+            *release_upto = Some(upto);
             return Ok(0);
         }
         self.await_room(&task)?;
         let Task::Write(write) = task else { return Ok(0) };
-        self.journal.append(&write).map(|()| size(&write))
+        self.journal.append(&write).map(|()| write_size(&write))
     }
 
-    /// The next task; `None` when all senders are dropped.
-    fn next(&mut self) -> Result<Option<Task>> {
-        let mut looks = self.look.begin();
-        while looks {
-            match self.try_next() {
+    /// Waits for the next task; `None` when all senders are dropped.
+    fn next_task(&mut self) -> Result<Option<Task>> {
+        let mut polls = self.busy_poll.begin();
+        while polls {
+            match self.try_next_task() {
                 Ok(task) => {
-                    self.look.found();
+                    self.busy_poll.record_work();
                     return Ok(Some(task));
                 }
                 Err(TryRecvError::Disconnected) => return Ok(None),
-                Err(TryRecvError::Empty) => looks = self.look.goes_on(),
+                Err(TryRecvError::Empty) => polls = self.busy_poll.should_continue(),
             }
         }
-        if let Some(task) = self.waiting.pop_front() {
+        if let Some(task) = self.waiting_tasks.pop_front() {
             return Ok(Some(task));
         }
-        let mut patience = IDLE;
+        let mut timeout = IDLE_BEFORE_SYNC_MARKER;
         loop {
-            match self.tasks.recv_timeout(patience) {
+            match self.tasks.recv_timeout(timeout) {
                 Ok(task) => return Ok(Some(task)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) if patience == IDLE => self.journal.confirm()?,
+                Err(RecvTimeoutError::Timeout) if timeout == IDLE_BEFORE_SYNC_MARKER => self.journal.confirm_sync()?,
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some(report) = self.journal.check_space()? {
-                        self.post.post(LoopMessage::Journal(report));
+                        self.inbox.send(LoopMessage::Journal(report));
                     }
                 }
             }
-            patience = CHECK_INTERVAL;
+            timeout = SPACE_CHECK_INTERVAL;
         }
     }
 
-    /// A task that has arrived already.
-    fn try_next(&mut self) -> std::result::Result<Task, TryRecvError> {
-        self.waiting.pop_front().map_or_else(|| self.tasks.try_recv(), Ok)
+    /// The next task, if one has arrived already.
+    fn try_next_task(&mut self) -> std::result::Result<Task, TryRecvError> {
+        self.waiting_tasks.pop_front().map_or_else(|| self.tasks.try_recv(), Ok)
     }
 
     fn order_spares(&mut self) {
         match self.spares.try_recv() {
             Ok(Ok(spare)) => {
-                self.order_at = Some(Instant::now());
-                self.journal.spare_ready(spare);
+                self.next_order_at = Some(Instant::now());
+                self.journal.add_spare(spare);
             }
-            // No reason to stop yet: the journal creates its own file when it must, and stops if it cannot.
+            // The node need not stop: without a spare segment the journal creates the next segment itself.
             Ok(Err(fault)) => {
-                self.order_at = Some(Instant::now() + SPARE_RETRY_INTERVAL);
+                self.next_order_at = Some(Instant::now() + SPARE_RETRY_INTERVAL);
                 match fault {
                     Fault::Full { file } => log::warn!("no space left for {file}, the next segment: retrying"),
                     fault => log::warn!("cannot prepare the next segment: {fault}"),
@@ -218,12 +221,14 @@ impl<D: Disk> LogThread<D> {
             }
             Err(_) => {}
         }
-        if self.order_at.is_some_and(|at| at <= Instant::now())
-            && let Some(order) = self.journal.spare_wanted()
+        if self.next_order_at.is_some_and(|at| at <= Instant::now())
+            && let Some(order) = self.journal.next_spare_order()
         {
-            self.order_at = None;
-            if self.orders.send(order).is_err() {
-                log::warn!("the thread that prepares segments has ended: the log creates the next segment itself");
+            self.next_order_at = None;
+            if self.spare_orders.send(order).is_err() {
+                log::warn!(
+                    "the thread that prepares segments has ended: the log thread creates the next segment itself"
+                );
             }
         }
     }
@@ -231,21 +236,22 @@ impl<D: Disk> LogThread<D> {
 
 /// Starts the thread for snapshot files. It ends when all senders of jobs are dropped, or with the error of a failed
 /// job.
-pub fn spawn_snapshot_thread<D: Disk>(mut keeper: SnapshotWorker<D>, post: InboxSender) -> io::Result<Sender<Job>> {
+pub fn spawn_snapshot_thread<D: Disk>(mut worker: SnapshotWorker<D>, inbox: InboxSender) -> io::Result<Sender<Job>> {
     let (sender, jobs) = channel();
     std::thread::Builder::new().name("snapshot".into()).spawn(move || {
-        let _alarm = Alarm { post: post.clone(), which: "snapshot" };
+        let _end_reporter = ThreadEndReporter { inbox: inbox.clone(), thread: "snapshot" };
         lower_priority();
         for job in jobs {
-            let is_piece = matches!(job, Job::Piece(_) | Job::Verify);
-            let begun = Instant::now();
-            let done = keeper.run(job);
-            if is_piece {
-                // Not urgent: leaves the disk and the processor to the log for as long as this job used them.
-                std::thread::sleep(begun.elapsed());
+            let is_background_step = matches!(job, Job::WritePiece(_) | Job::VerifySnapshot);
+            let started_at = Instant::now();
+            let result = worker.run(job);
+            if is_background_step {
+                // Writing and verifying a snapshot are not urgent: after each step this thread sleeps for as long as
+                // the step took, to leave disk and processor to the log.
+                std::thread::sleep(started_at.elapsed());
             }
-            let over = done.is_err();
-            if !post.post(LoopMessage::Snapshot(done)) || over {
+            let has_failed = result.is_err();
+            if !inbox.send(LoopMessage::Snapshot(result)) || has_failed {
                 return;
             }
         }
@@ -254,54 +260,54 @@ pub fn spawn_snapshot_thread<D: Disk>(mut keeper: SnapshotWorker<D>, post: Inbox
 }
 
 /// Starts the thread that watches the free disk space. It ends when the returned sender is dropped.
-pub fn spawn_watch<D: Disk>(
-    mut watch: SpaceMonitor<D>,
-    post: InboxSender,
+pub fn spawn_space_watch<D: Disk>(
+    mut monitor: SpaceMonitor<D>,
+    inbox: InboxSender,
 ) -> io::Result<(Sender<Infallible>, JoinHandle<()>)> {
-    let (held, holds) = channel::<Infallible>();
+    let (stop_sender, stop_receiver) = channel::<Infallible>();
     let thread = std::thread::Builder::new().name("space".into()).spawn(move || {
         loop {
-            match watch.check_space() {
+            match monitor.check_space() {
                 Ok(Some(low)) => {
                     // If the reactor is gone, the sender will soon be dropped too.
-                    post.post(LoopMessage::Space { low });
+                    inbox.send(LoopMessage::DiskSpace { low });
                 }
                 Ok(None) => {}
-                // If the disk has failed, the log will fail too, and knows what to do.
+                // If the disk has failed, the log thread will fail too, and stop the node.
                 Err(fault) => log::warn!("cannot read the free disk space: {fault}"),
             }
-            if holds.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
+            if stop_receiver.recv_timeout(SPACE_CHECK_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
         }
     })?;
-    Ok((held, thread))
+    Ok((stop_sender, thread))
 }
 
 fn make_spares<D: Disk>(
     disk: &D,
     orders: &Receiver<SpareOrder>,
-    made: &Sender<std::result::Result<Spare<D::File>, Fault>>,
+    prepared: &Sender<std::result::Result<Spare<D::File>, Fault>>,
 ) {
     for order in orders {
-        let mut begun = Instant::now();
+        let mut started_at = Instant::now();
         let spare = order.prepare(disk, || {
-            std::thread::sleep(begun.elapsed().max(SPARE_PAUSE));
-            begun = Instant::now();
+            std::thread::sleep(started_at.elapsed().max(SPARE_PAUSE_MIN));
+            started_at = Instant::now();
         });
-        if made.send(spare).is_err() {
+        if prepared.send(spare).is_err() {
             return;
         }
     }
 }
 
 /// An estimate of the bytes that a write adds to the log.
-fn size(write: &Write) -> usize {
-    let payload = |entry: &Entry| match &entry.payload {
+fn write_size(write: &Write) -> usize {
+    let payload_size = |entry: &Entry| match &entry.payload {
         Payload::Opaque(bytes) => bytes.len(),
         Payload::Noop | Payload::Membership(_) => 0,
     };
-    64 + write.entries.iter().map(|entry| 32 + payload(entry)).sum::<usize>()
+    64 + write.entries.iter().map(|entry| 32 + payload_size(entry)).sum::<usize>()
 }
 
 #[cfg(test)]

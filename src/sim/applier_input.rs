@@ -1,4 +1,4 @@
-//! The inputs of a simulated state machine, and the queue of those that it has yet to process.
+//! The inputs of a simulated state machine, and the queue of the inputs that the state machine has not processed yet.
 
 use crate::types::{ClusterTime, Entry};
 use bytes::Bytes;
@@ -12,13 +12,13 @@ pub enum ApplierInput {
     Query(u64, Bytes, ClusterTime),
 }
 
-/// The inputs that a state machine has yet to process, in order.
+/// The inputs that a state machine has not processed yet, in order.
 #[derive(Default)]
-pub struct InputQueue {
+pub struct ApplierInputQueue {
     inputs: VecDeque<ApplierInput>,
 }
 
-impl InputQueue {
+impl ApplierInputQueue {
     pub(super) fn is_empty(&self) -> bool {
         self.inputs.is_empty()
     }
@@ -31,7 +31,8 @@ impl InputQueue {
         self.inputs.push_back(input);
     }
 
-    /// Removes the first input and the queries right behind it, which take no time of their own.
+    /// Removes the first input and the queries right behind this input, which are processed without a delay of their
+    /// own.
     pub(super) fn take_first(&mut self) -> Vec<ApplierInput> {
         let mut taken: Vec<ApplierInput> = self.inputs.pop_front().into_iter().collect();
         let is_query = |input: &mut ApplierInput| matches!(input, ApplierInput::Query(..));

@@ -3,8 +3,8 @@
 use super::applier_input::ApplierInput;
 use super::checks::Checks;
 use super::host::Process;
-use super::order::Order;
-use super::values::Values;
+use super::order::OrderChecks;
+use super::values::ValueHistory;
 use super::violation::Result;
 use crate::apply::Report;
 use crate::node::Event;
@@ -13,24 +13,24 @@ use crate::types::{NodeId, Time};
 /// The records of a world that every applied entry is checked against and added to.
 pub(super) struct ApplyRecords<'a> {
     pub(super) checks: &'a mut Checks,
-    pub(super) values: &'a mut Values,
-    pub(super) order: &'a mut Order,
+    pub(super) values: &'a mut ValueHistory,
+    pub(super) order: &'a mut OrderChecks,
 }
 
 impl Process {
-    /// Processes inputs of the state machine in order, and reports the results to the node. `local` is the time on the
-    /// machine's clock.
-    pub(super) fn process_inputs(
+    /// Applies the entries and answers the queries among `inputs` in order, and reports the results to the node.
+    /// `local` is the time on the machine's clock.
+    pub(super) fn handle_applier_inputs(
         &mut self,
         at: NodeId,
         local: Time,
         inputs: impl IntoIterator<Item = ApplierInput>,
         mut records: ApplyRecords<'_>,
     ) -> Result<()> {
-        inputs.into_iter().try_for_each(|input| self.process_input(at, local, input, &mut records))
+        inputs.into_iter().try_for_each(|input| self.handle_applier_input(at, local, input, &mut records))
     }
 
-    fn process_input(
+    fn handle_applier_input(
         &mut self,
         at: NodeId,
         local: Time,
@@ -39,17 +39,18 @@ impl Process {
     ) -> Result<()> {
         match input {
             ApplierInput::Entries(entries) => {
-                let mut whole = self.applier.apply(&[]);
-                // One by one, so that states can be compared at every index, whatever the batches are.
+                let mut batch_report = self.applier.apply(&[]);
+                // Entries are applied one by one, so that the states of two nodes can be compared at every index even
+                // if the nodes apply the entries in different batches.
                 for entry in &entries {
                     let mut report = self.applier.apply(std::slice::from_ref(entry));
-                    records.checks.applied(at, entry, report.digest)?;
-                    records.values.applied(entry, |query| self.applier.query(entry.time, query));
-                    records.order.applied(entry, report.outcomes.first().map(|(_, outcome)| outcome))?;
-                    whole.outcomes.append(&mut report.outcomes);
-                    whole = Report { outcomes: whole.outcomes, ..report };
+                    records.checks.check_applied(at, entry, report.digest)?;
+                    records.values.record_applied(entry, |query| self.applier.query(entry.time, query));
+                    records.order.check_applied(entry, report.outcomes.first().map(|(_, outcome)| outcome))?;
+                    batch_report.outcomes.append(&mut report.outcomes);
+                    batch_report = Report { outcomes: batch_report.outcomes, ..report };
                 }
-                self.node.handle(local, Event::Applied(whole));
+                self.node.handle(local, Event::Applied(batch_report));
             }
             ApplierInput::Query(ticket, query, time) => {
                 let (applied, answer) = (self.applier.applied(), self.applier.query(time, &query));

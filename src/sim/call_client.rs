@@ -4,7 +4,7 @@ use super::checks;
 use super::workload::TaskClient;
 use crate::api::Reply;
 use crate::client::Options;
-use crate::client::call_protocol::{CallProtocol, Step};
+use crate::client::call_protocol::{CallProtocol, CallStep};
 use crate::types::{NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::client::read_reply_frame;
@@ -13,37 +13,43 @@ use crate::wire::hello::Welcome;
 use bytes::BytesMut;
 use std::collections::VecDeque;
 
-/// A connection of a blocking client.
+/// One connection of a client that waits for each reply before its next request.
 #[derive(Debug, Default)]
-pub(super) struct Connection {
+pub(super) struct CallConnection {
+    /// The number of the connection in `ClientLinks`.
     pub(super) link: u64,
     pub(super) reader: FrameReader,
-    pub(super) input: BytesMut,
-    /// The node that has welcomed the client.
+    /// Bytes received after the last complete frame.
+    pub(super) received_bytes: BytesMut,
+    /// The node whose welcome was received; `None` until the welcome arrives.
     pub(super) node: Option<NodeId>,
-    /// The number of the last request.
-    pub(super) asked: u64,
-    /// Replies that were received and not handled yet.
+    /// The id of the last request sent. Ids count up from 1 on each connection.
+    pub(super) last_request_id: u64,
+    /// Replies that were received and not handled yet, each with the id of its request.
     pub(super) replies: VecDeque<(u64, Reply)>,
-    pub(super) ended: bool,
+    /// Whether the node has closed the connection or rejected the client.
+    pub(super) is_closed: bool,
 }
 
+/// A client with one request in progress, like `Client`.
 pub struct CallClient {
-    pub asker: TaskClient,
+    pub tasks: TaskClient,
     pub(super) protocol: CallProtocol,
-    pub(super) main: Option<Connection>,
-    pub(super) second: Option<Connection>,
-    /// The task of the call in progress.
-    pub(super) tag: Option<u64>,
-    /// Its current step: an action to begin, or a wait.
-    pub(super) step: Option<Step>,
+    /// The connection on which the client sends its requests.
+    pub(super) main_connection: Option<CallConnection>,
+    /// The connection on which the client asks another node which node is the leader.
+    pub(super) leader_query_connection: Option<CallConnection>,
+    /// The tag of the task whose call is in progress.
+    pub(super) task_tag: Option<u64>,
+    /// The step of the protocol that waits for an event; `None` if the next step can begin.
+    pub(super) pending_step: Option<CallStep>,
 }
 
-impl Connection {
+impl CallConnection {
     /// Reads received bytes. The error describes bytes that no correct node sends.
-    fn receives(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        self.input.extend_from_slice(bytes);
-        while let Some(frame) = self.reader.next(&mut self.input)? {
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        self.received_bytes.extend_from_slice(bytes);
+        while let Some(frame) = self.reader.next(&mut self.received_bytes)? {
             if self.node.is_none() {
                 self.node = Some(Welcome::read(frame)?.node);
             } else {
@@ -53,79 +59,94 @@ impl Connection {
         Ok(())
     }
 
-    /// The reply to the last request, if it was received.
-    fn reply(&mut self) -> Option<Reply> {
-        let at = self.replies.iter().position(|(id, _)| *id == self.asked)?;
-        let (_, reply) = self.replies.drain(..=at).next_back()?;
+    /// Removes and returns the reply to the last request, if it was received. Also removes all replies that were
+    /// received before it.
+    fn take_last_reply(&mut self) -> Option<Reply> {
+        let last = self.replies.iter().position(|(id, _)| *id == self.last_request_id)?;
+        let (_, reply) = self.replies.drain(..=last).next_back()?;
         Some(reply)
     }
 }
 
 impl CallClient {
     /// A client with default timeouts.
-    pub fn new(asker: TaskClient, endpoints: Vec<String>, seed: u64) -> CallClient {
+    pub fn new(tasks: TaskClient, endpoints: Vec<String>, seed: u64) -> CallClient {
         let protocol = CallProtocol::new(endpoints, Options::default(), Time::ZERO, seed);
-        CallClient { asker, protocol, main: None, second: None, tag: None, step: None }
+        CallClient {
+            tasks,
+            protocol,
+            main_connection: None,
+            leader_query_connection: None,
+            task_tag: None,
+            pending_step: None,
+        }
     }
 
-    fn on(&mut self, link: u64) -> Option<&mut Connection> {
-        self.main.iter_mut().chain(&mut self.second).find(|connection| connection.link == link)
+    fn connection_mut(&mut self, link: u64) -> Option<&mut CallConnection> {
+        self.main_connection
+            .iter_mut()
+            .chain(&mut self.leader_query_connection)
+            .find(|connection| connection.link == link)
     }
 
     /// Handles bytes received on a connection. The error describes bytes that no correct node sends.
-    pub fn receives(&mut self, now: Time, link: u64, bytes: &[u8]) -> checks::Result<()> {
-        let Some(connection) = self.on(link) else { return Ok(()) };
-        match connection.receives(bytes) {
+    pub fn receive(&mut self, now: Time, link: u64, bytes: &[u8]) -> checks::Result<()> {
+        let Some(connection) = self.connection_mut(link) else { return Ok(()) };
+        match connection.receive(bytes) {
             Ok(()) => {}
-            Err(WireError::Refused(_)) => connection.ended = true,
-            Err(error) => return Err(format!("client {} cannot decode its input: {error}", self.asker.client)),
+            Err(WireError::Refused(_)) => connection.is_closed = true,
+            Err(error) => {
+                return Err(format!("client {} cannot decode the bytes that a node sent: {error}", self.tasks.client));
+            }
         }
-        self.looks(now);
+        self.check_pending_step(now);
         Ok(())
     }
 
     /// Handles the end of a connection.
-    pub fn loses(&mut self, now: Time, link: u64) {
-        if let Some(connection) = self.on(link) {
-            connection.ended = true;
-            self.looks(now);
+    pub fn handle_link_end(&mut self, now: Time, link: u64) {
+        if let Some(connection) = self.connection_mut(link) {
+            connection.is_closed = true;
+            self.check_pending_step(now);
         }
     }
 
-    /// Handles a wake-up.
-    pub fn wakes(&mut self, now: Time) {
-        self.looks(now);
+    /// Handles a wake-up: the event that the pending step waits for may have timed out.
+    pub fn wake(&mut self, now: Time) {
+        self.check_pending_step(now);
     }
 
-    /// Checks whether the awaited event has happened, can no longer happen, or has timed out.
-    pub(super) fn looks(&mut self, now: Time) {
-        let Some(step) = self.step.take() else { return };
-        let (main, second) = (self.main.as_mut(), self.second.as_mut());
+    /// Checks whether the event that the pending step waits for has happened, can no longer happen, or has timed out.
+    pub(super) fn check_pending_step(&mut self, now: Time) {
+        let Some(step) = self.pending_step.take() else { return };
+        let (main, second) = (self.main_connection.as_mut(), self.leader_query_connection.as_mut());
         match &step {
-            Step::Dial { endpoint, until } => match main.map(|main| (main.node, main.ended)) {
-                Some((Some(node), _)) => return self.protocol.dialed(endpoint.clone(), Some(node)),
+            CallStep::Dial { endpoint, until } => match main.map(|main| (main.node, main.is_closed)) {
+                Some((Some(node), _)) => return self.protocol.dial_succeeded(endpoint.clone(), Some(node)),
                 Some((None, false)) if now < *until => {}
-                _ => return self.protocol.not_dialed(now, endpoint, "no welcome"),
+                _ => return self.protocol.dial_failed(now, endpoint, "no welcome"),
             },
-            Step::Wait { until } => match main.map(|main| (main.reply(), main.ended)) {
-                Some((Some(reply), _)) => return self.protocol.answered(now, reply),
+            CallStep::Wait { until } => match main.map(|main| (main.take_last_reply(), main.is_closed)) {
+                Some((Some(reply), _)) => return self.protocol.reply_received(now, reply),
                 Some((None, false)) if now < *until => {}
-                Some((None, false)) => return self.protocol.late(now, "no answer in time"),
-                _ => return self.protocol.lost(now, "the connection is lost"),
+                Some((None, false)) => return self.protocol.reply_timed_out(now, "no answer in time"),
+                _ => return self.protocol.connection_lost(now, "the connection is lost"),
             },
-            Step::Look { until } => match main.map(|main| (main.reply(), main.ended)) {
-                Some((Some(Reply::Status(status)), _)) => return self.protocol.looked(now, Some(&status)),
+            CallStep::ReadStatus { until } => match main.map(|main| (main.take_last_reply(), main.is_closed)) {
+                Some((Some(Reply::Status(status)), _)) => return self.protocol.status_received(now, Some(&status)),
                 Some((None, false)) if now < *until => {}
-                _ => return self.protocol.looked(now, None),
+                _ => return self.protocol.status_received(now, None),
             },
-            Step::Consult { until, .. } => match second.map(|second| (second.reply(), second.node, second.ended)) {
-                Some((Some(reply), node, _)) => return self.protocol.consulted(now, Some((node, reply))),
-                Some((None, _, false)) if now < *until => {}
-                _ => return self.protocol.consulted(now, None),
-            },
-            Step::Pause { until } if now >= *until => return,
-            Step::Pause { .. } | Step::Send { .. } | Step::Done(_) => {}
+            CallStep::QueryOtherNode { until, .. } => {
+                match second.map(|second| (second.take_last_reply(), second.node, second.is_closed)) {
+                    Some((Some(reply), node, _)) => return self.protocol.other_node_answered(now, Some((node, reply))),
+                    Some((None, _, false)) if now < *until => {}
+                    _ => return self.protocol.other_node_answered(now, None),
+                }
+            }
+            CallStep::Pause { until } if now >= *until => return,
+            CallStep::Pause { .. } | CallStep::Send { .. } | CallStep::Done(_) => {}
         }
-        self.step = Some(step);
+        self.pending_step = Some(step);
     }
 }

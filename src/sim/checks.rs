@@ -1,9 +1,10 @@
 //! Checks Raft's five safety properties, and the invariants around them, after every step.
 //!
-//! The checks use what the nodes *do* (write, send, commit and apply), not what they report of themselves. `quorums`
-//! derives from a node's log which configuration the node must use. `recovery` checks what must be found on its disk.
+//! The checks use what the nodes *do* (write, send, commit and apply), not what the nodes report of themselves.
+//! `quorums` derives from a node's log which configuration the node must use. `recovery` checks what a node's disk must
+//! hold.
 
-use super::node_history::{Claims, Image, NodeHistory, Stamp};
+use super::node_history::{Claims, DiskImage, EntryStamp, NodeHistory};
 use super::quorums::Configurations;
 pub use super::violation::Result;
 use crate::consensus::message::{Envelope, Message, VoteKind};
@@ -11,208 +12,238 @@ use crate::consensus::quorum::decides;
 use crate::types::{DiskId, Entry, Index, Membership, NodeId, Position, Term, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A node's role and commit index, and the commit index by the definition.
+/// A node's role and commit index, and what its commit index may be at most.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitState {
-    /// Its term.
+    /// The node's current term.
     pub term: Term,
-    /// Whether it is the leader of this term.
+    /// Whether the node is the leader of this term.
     pub leads: bool,
-    /// Its commit index.
+    /// The commit index that the node uses.
     pub commit: Index,
-    /// The commit index by Raft's definition, if it leads.
-    pub defined: Option<Index>,
+    /// The highest index that the node may have committed: on a leader, the commit index computed by Raft's rule
+    /// (§5.4.2); or the index of the node's snapshot, if that index is higher. `None` if there is neither.
+    pub defined_commit: Option<Index>,
 }
 
 /// The checks, and the state that they need.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
-    pub(super) lives: BTreeMap<NodeId, NodeHistory>,
+    /// The disk contents and claims of each node that may ever be a member.
+    pub(super) histories: BTreeMap<NodeId, NodeHistory>,
     /// The id of each node's disk.
-    pub(super) disks: BTreeMap<NodeId, DiskId>,
+    pub(super) disk_ids: BTreeMap<NodeId, DiskId>,
     /// The leader of each term.
     leaders: BTreeMap<Term, NodeId>,
-    /// The vote of each node in each term, over all its lives.
+    /// The vote of each node in each term, over all its restarts.
     votes: BTreeMap<(NodeId, Term), NodeId>,
-    /// For each term and candidate, the voters that granted it their vote, with their disks.
-    grants: BTreeMap<(Term, NodeId), BTreeSet<(NodeId, DiskId)>>,
-    /// Every entry ever written, by position: its checksum, and the entry before it.
-    entries: BTreeMap<Position, (u32, Option<Stamp>)>,
+    /// For each term and candidate, the voters that granted the candidate their vote, with the ids of their disks.
+    vote_grants: BTreeMap<(Term, NodeId), BTreeSet<(NodeId, DiskId)>>,
+    /// Every entry ever written, by position: the entry's checksum, and the term and checksum of the entry before it.
+    written_entries: BTreeMap<Position, (u32, Option<EntryStamp>)>,
     /// The committed entries, in order.
-    pub(super) ledger: Vec<Stamp>,
-    /// The configuration by each node's log.
+    pub(super) committed_log: Vec<EntryStamp>,
+    /// The configurations that the logs of the nodes prescribe.
     pub(super) configurations: Configurations,
-    /// The term in which each entry of the ledger was committed.
-    committed_in: Vec<Term>,
-    /// The digest of the state at each applied index.
-    digests: BTreeMap<Index, u64>,
-    /// A node on an older copy of its disk voted before it learned its earlier claims: later checks prove nothing.
-    pub(super) voted_before_reminder: bool,
+    /// The term in which each entry of `committed_log` was committed, which may be later than the term of the entry.
+    commit_terms: Vec<Term>,
+    /// The digest of the state machine's state at each applied index.
+    state_digests: BTreeMap<Index, u64>,
+    /// Whether a node on an older copy of its disk voted before a peer had reported the node's earlier claims to it.
+    /// Checks after that vote prove nothing.
+    pub(super) voted_on_stale_disk: bool,
 }
 
 impl Checks {
-    /// Checks for a cluster that `founding` founds, and to which all of `nodes` may ever belong.
+    /// The checks of a cluster with the founding configuration `founding`. `nodes` are all nodes that may ever be
+    /// members.
     pub fn new(nodes: impl IntoIterator<Item = NodeId>, founding: Membership) -> Checks {
-        let lives = nodes.into_iter().map(|id| (id, NodeHistory::default())).collect();
-        Checks { lives, configurations: Configurations::new(founding), ..Checks::default() }
+        let histories = nodes.into_iter().map(|id| (id, NodeHistory::default())).collect();
+        Checks { histories, configurations: Configurations::new(founding), ..Checks::default() }
     }
 
-    /// Records that a node's disk was emptied. Its votes are lost for good. Its log is gone as well, but still counts:
-    /// no other node may be elected as if that log had never existed.
-    pub fn wiped(&mut self, node: NodeId) {
-        let ghost = std::mem::take(&mut self.life(node).durable);
-        *self.life(node) = NodeHistory { ghost: Some(ghost), ..NodeHistory::default() };
+    /// Records that a node's disk was emptied. The node's votes are forgotten. The entries of its log still count as
+    /// held: no other node may be elected as if that log had never existed.
+    pub fn record_wipe(&mut self, node: NodeId) {
+        let lost_image = std::mem::take(&mut self.history_mut(node).durable);
+        *self.history_mut(node) = NodeHistory { lost_image: Some(lost_image), ..NodeHistory::default() };
         self.votes.retain(|(voter, _), _| *voter != node);
-        self.configurations.begins(node, &[]);
+        self.configurations.replace_log(node, &[]);
     }
 
-    /// Whether that node's disk held more than it does now, and has not got it back.
-    pub fn has_ghost(&self, node: NodeId) -> bool {
-        self.lives[&node].ghost.is_some()
+    /// Whether the node's disk still lacks entries that it once held.
+    pub fn has_lost_image(&self, node: NodeId) -> bool {
+        self.histories[&node].lost_image.is_some()
     }
 
-    /// How many entries that node's disk holds, including those that a snapshot covers.
-    pub fn durable(&self, node: NodeId) -> usize {
-        self.lives[&node].durable.log.len()
+    /// How many entries the node's disk holds, including the entries that a snapshot covers.
+    pub fn durable_len(&self, node: NodeId) -> usize {
+        self.histories[&node].durable.log.len()
     }
 
-    /// Whether `other`'s disk holds a log at least as up-to-date as the lost log of `node`. True if `node` has no lost
-    /// log, or has got it back.
-    pub fn covers_ghost(&self, node: NodeId, other: NodeId) -> bool {
-        let last = |image: &Image| (image.log.last().map(|(term, _)| *term), image.log.len());
-        let held = self.lives[&node].ghost.as_ref().map(last);
-        held.is_none_or(|held| last(&self.lives[&other].durable) >= held)
+    /// Whether `other`'s disk holds a log at least as up-to-date as the lost log of `node`. True if `node` lacks no
+    /// entries.
+    pub fn covers_lost_log(&self, node: NodeId, other: NodeId) -> bool {
+        let log_end = |image: &DiskImage| (image.log.last().map(|(term, _)| *term), image.log.len());
+        let lost_end = self.histories[&node].lost_image.as_ref().map(log_end);
+        lost_end.is_none_or(|lost_end| log_end(&self.histories[&other].durable) >= lost_end)
     }
 
-    /// The history of a node, at the moment when its disk is copied.
-    pub fn copy(&self, node: NodeId) -> NodeHistory {
-        self.lives[&node].clone()
+    /// A copy of a node's history, made at the moment when the node's disk is copied.
+    pub fn copy_history(&self, node: NodeId) -> NodeHistory {
+        self.histories[&node].clone()
     }
 
-    /// Restores an older copy of a node's disk. The replaced log still counts as held: no other node may be elected as
-    /// if it had never existed.
+    /// Restores an older copy of a node's disk. The entries of the replaced log still count as held: no other node
+    /// may be elected as if that log had never existed.
     pub fn restore_copy(&mut self, node: NodeId, copy: &NodeHistory) {
-        let life = self.life(node);
-        let ghost = std::mem::take(&mut life.durable);
-        let claims = life.claims;
-        *life = NodeHistory { ghost: Some(ghost), claims, told: Some(Claims::default()), leads: None, ..copy.clone() };
+        let history = self.history_mut(node);
+        let lost_image = std::mem::take(&mut history.durable);
+        let claims = history.claims;
+        *history = NodeHistory {
+            lost_image: Some(lost_image),
+            claims,
+            relearned_claims: Some(Claims::default()),
+            leading_term: None,
+            ..copy.clone()
+        };
     }
 
-    /// A node learns its earlier claims: from a leader that finds entries lost, or from a peer that received the
-    /// claims.
-    pub fn record_reminder(&mut self, node: NodeId, message: &Message) {
-        let Some(told) = &mut self.life(node).told else { return };
+    /// Records the earlier claims of a node that `message` reports back to the node. The sender is a leader that finds
+    /// acknowledged entries lost, or a peer that received the claims.
+    pub fn record_learned_claims(&mut self, node: NodeId, message: &Message) {
+        let Some(relearned_claims) = &mut self.history_mut(node).relearned_claims else { return };
         match message {
-            Message::Reminder { term, position } => {
-                told.term = told.term.max(*term);
-                told.position = told.position.max(*position);
+            Message::RecordedClaim { term, position } => {
+                relearned_claims.term = relearned_claims.term.max(*term);
+                relearned_claims.position = relearned_claims.position.max(*position);
             }
-            Message::LostAcknowledged { upto } => told.position = told.position.max(*upto),
+            Message::LostAcknowledged { upto } => relearned_claims.position = relearned_claims.position.max(*upto),
             _ => {}
         }
     }
 
-    /// Checks a node that votes or requests votes. On an older copy of its disk, it must first have learned its earlier
-    /// claims. If it has not, the rest of the run proves nothing against it (`untold`).
+    /// Checks a node that votes or requests votes. A node on an older copy of its disk must first have learned its
+    /// earlier claims from its peers. If it has not, the run ends: later violations would only be consequences of that
+    /// vote.
     fn check_claims_before_vote(&mut self, node: NodeId) -> Result<()> {
-        let life = self.life(node);
-        if life.told.is_some_and(|told| !told.covers(&life.claims)) {
-            self.voted_before_reminder = true;
-            return Err(format!("{node} votes on an older copy of its disk before it has learned its earlier claims"));
+        let history = self.history_mut(node);
+        if history.relearned_claims.is_some_and(|relearned_claims| !relearned_claims.covers(&history.claims)) {
+            self.voted_on_stale_disk = true;
+            return Err(format!(
+                "{node} votes on an older copy of its disk before a peer has reported its earlier claims to it"
+            ));
         }
         Ok(())
     }
 
-    /// Whether that node's disk holds no entries.
+    /// Whether the node's disk holds no entries.
     pub fn has_empty_log(&self, node: NodeId) -> bool {
-        self.lives[&node].durable.log.is_empty()
+        self.histories[&node].durable.log.is_empty()
     }
 
-    pub(super) fn life(&mut self, node: NodeId) -> &mut NodeHistory {
-        self.lives.get_mut(&node).expect("every node has a history")
+    pub(super) fn history_mut(&mut self, node: NodeId) -> &mut NodeHistory {
+        self.histories.get_mut(&node).expect("every node has a history")
     }
 
-    /// The number of committed entries.
-    pub fn committed(&self) -> usize {
-        self.ledger.len()
+    /// The number of committed entries, counted over all nodes.
+    pub fn committed_len(&self) -> usize {
+        self.committed_log.len()
     }
 
-    /// A node hands a write to its journal.
-    pub fn writes(&mut self, node: NodeId, write: &Write, leads: Option<Term>) -> Result<()> {
-        if leads.is_some() {
-            // A node that is the only voter by its older copy requests no votes.
+    /// Checks and records a write that a node submits to its journal. `leading_term` is the term of which
+    /// the node is the leader; `None` if it is no leader.
+    pub fn record_write(&mut self, node: NodeId, write: &Write, leading_term: Option<Term>) -> Result<()> {
+        if leading_term.is_some() {
+            // A node whose older copy names it as the only voter becomes leader without requesting votes.
             self.check_claims_before_vote(node)?;
         }
-        let life = self.lives.get_mut(&node).expect("every node has a history");
-        if let (Some(term), Some(first)) = (leads, write.entries.first())
-            && life.leads == Some(term)
-            && first.position.index.0 as usize <= life.seen.log.len()
+        let history = self.histories.get_mut(&node).expect("every node has a history");
+        if let (Some(term), Some(first)) = (leading_term, write.entries.first())
+            && history.leading_term == Some(term)
+            && first.position.index.0 as usize <= history.written.log.len()
         {
-            return Err(format!("Leader Append-Only: {node}, leading term {term}, overwrites {}", first.position));
+            return Err(format!(
+                "Leader Append-Only: {node} leads term {term} and overwrites its own entry {}",
+                first.position
+            ));
         }
         if let Some(base) = &write.base {
             let Position { index, term } = base.position;
-            if self.ledger.get(index.0 as usize - 1).is_none_or(|(committed, _)| *committed != term) {
-                return Err(format!("{node} begins its log after {}, which is not committed", base.position));
+            if self.committed_log.get(index.0 as usize - 1).is_none_or(|(committed, _)| *committed != term) {
+                return Err(format!(
+                    "{node} replaces its log by a snapshot of {}, which is not committed",
+                    base.position
+                ));
             }
-            life.seen.restart(write, &self.ledger);
-            self.configurations.begins(node, &life.seen.log);
+            history.written.replace_log(write, &self.committed_log);
+            self.configurations.replace_log(node, &history.written.log);
         }
         for entry in &write.entries {
-            let at = entry.position.index.0 as usize;
-            if at > life.seen.log.len() + 1 {
-                return Err(format!("{node} writes {} after only {} entries", entry.position, life.seen.log.len()));
+            let at_index = entry.position.index.0 as usize;
+            if at_index > history.written.log.len() + 1 {
+                return Err(format!(
+                    "{node} writes the entry {}, but its log has only {} entries",
+                    entry.position,
+                    history.written.log.len()
+                ));
             }
-            let before = at.checked_sub(2).map(|before| life.seen.log[before]);
-            let (checksum, stood) = *self.entries.entry(entry.position).or_insert((entry.checksum, before));
-            if (checksum, stood) != (entry.checksum, before) {
+            let previous = at_index.checked_sub(2).map(|previous| history.written.log[previous]);
+            let (checksum, recorded_previous) =
+                *self.written_entries.entry(entry.position).or_insert((entry.checksum, previous));
+            if (checksum, recorded_previous) != (entry.checksum, previous) {
                 return Err(format!("Log Matching: two logs differ at {} or just before it ({node})", entry.position));
             }
-            life.seen.put(entry);
+            history.written.append(entry);
             // The first entries of a batch may have been received before this node became leader.
-            self.configurations.writes(node, entry, leads == Some(entry.position.term));
+            self.configurations.record_write(node, entry, leading_term == Some(entry.position.term));
         }
-        life.seen.hard_state = write.hard_state.unwrap_or(life.seen.hard_state);
-        life.unsynced.push(write.clone());
+        history.written.hard_state = write.hard_state.unwrap_or(history.written.hard_state);
+        history.unsynced.push(write.clone());
         Ok(())
     }
 
-    /// A node's disk has really synced everything up to this write.
-    pub fn synced(&mut self, node: NodeId, upto: crate::types::WriteId) {
-        let life = self.lives.get_mut(&node).expect("every node has a history");
-        let count = life.unsynced.iter().take_while(|write| write.id <= upto).count();
-        for write in life.unsynced.drain(..count) {
-            life.durable.apply(&write, &self.ledger);
-            life.lie.iter_mut().for_each(|lie| lie.since.push(write.clone()));
+    /// Records that a node's disk reported all writes up to `upto` as synced.
+    pub fn record_sync(&mut self, node: NodeId, upto: crate::types::WriteId) {
+        let history = self.histories.get_mut(&node).expect("every node has a history");
+        let count = history.unsynced.iter().take_while(|write| write.id <= upto).count();
+        for write in history.unsynced.drain(..count) {
+            history.durable.apply(&write, &self.committed_log);
+            history.false_sync.iter_mut().for_each(|false_sync| false_sync.writes_since.push(write.clone()));
         }
-        if life.ghost.as_ref().is_some_and(|ghost| ghost.log.len() <= life.durable.log.len()) {
-            life.ghost = None;
+        if history.lost_image.as_ref().is_some_and(|lost_image| lost_image.log.len() <= history.durable.log.len()) {
+            history.lost_image = None;
         }
     }
 
-    /// A message leaves a node: all that it promises must be on the node's disk.
-    pub fn sends(&mut self, envelope: &Envelope) -> Result<()> {
+    /// Checks a message that a node sends: the term, vote and entries that the message promises must be on the node's
+    /// disk.
+    pub fn check_send(&mut self, envelope: &Envelope) -> Result<()> {
         let Envelope { from, to, term, message, .. } = envelope;
-        let durable = &self.lives[from].durable;
+        let durable = &self.histories[from].durable;
         if durable.hard_state.term < *term {
             return Err(format!(
-                "{from} sends in term {term}, and its disk holds {}: {message:?}",
+                "{from} sends a message of term {term}, but its disk holds only term {}: {message:?}",
                 durable.hard_state.term
             ));
         }
         let (from, to) = (*from, *to);
-        self.claims(from, *term, message)?;
-        let durable = &self.lives[&from].durable;
+        self.record_claims(from, *term, message)?;
+        let durable = &self.histories[&from].durable;
         let vote = match message {
-            Message::RequestVote { ask: VoteKind::Vote | VoteKind::Transfer, .. } => Some(from),
-            Message::RequestVoteResponse { ask: VoteKind::Vote | VoteKind::Transfer, granted: true, .. } => Some(to),
+            Message::RequestVote { kind: VoteKind::Vote | VoteKind::Transfer, .. } => Some(from),
+            Message::RequestVoteResponse { kind: VoteKind::Vote | VoteKind::Transfer, granted: true, .. } => Some(to),
             Message::AppendResponse { matched } => {
                 let upto = matched.0 as usize;
-                if durable.log.len() < upto || durable.log[..upto].last() != self.lives[&from].seen.log[..upto].last() {
+                if durable.log.len() < upto
+                    || durable.log[..upto].last() != self.histories[&from].written.log[..upto].last()
+                {
                     let held = durable.log.len();
-                    return Err(format!("{from} acknowledges {matched} to {to}, and its disk holds {held}"));
+                    return Err(format!(
+                        "{from} acknowledges index {matched} to {to}, but its disk of {held} entries lacks this entry"
+                    ));
                 }
-                self.acknowledges(from, to, *term, *matched)?;
+                self.check_acknowledgement(from, to, *term, *matched)?;
                 None
             }
             _ => None,
@@ -220,105 +251,111 @@ impl Checks {
         let Some(vote) = vote else { return Ok(()) };
         let voted = durable.hard_state.vote.map(|vote| vote.node);
         if (durable.hard_state.term, voted) != (*term, Some(vote)) {
-            return Err(format!("{from} votes for {vote} in term {term}, and the vote is not on its disk"));
+            return Err(format!("{from} votes for {vote} in term {term}, but the vote is not on its disk"));
         }
         let first = *self.votes.entry((from, *term)).or_insert(vote);
         if first != vote {
             return Err(format!("{from} voted for {first} and for {vote} in term {term}"));
         }
         if let (Message::RequestVoteResponse { .. }, Some(disk)) = (message, envelope.origin.disk) {
-            self.grants.entry((*term, vote)).or_default().insert((from, disk));
+            self.vote_grants.entry((*term, vote)).or_default().insert((from, disk));
         }
         Ok(())
     }
 
-    /// Checks that a leader was elected by a majority of the configuration that its log prescribes (§6), with votes
-    /// from the disks that this configuration names. If it names no disk for a voter, that voter's vote counts from any
-    /// disk.
-    fn elected_by_most(&self, node: NodeId, term: Term) -> Result<()> {
-        let grants = self.grants.get(&(term, node));
-        let by = |membership: &Membership| {
-            let named = |id: NodeId, disk: DiskId| membership.disk(id).is_none_or(|known| known == disk);
-            let granted =
-                |id: NodeId| grants.is_some_and(|all| all.iter().any(|(from, disk)| *from == id && named(id, *disk)));
-            let own = || self.disks.get(&node).is_none_or(|disk| named(node, *disk));
-            decides(membership, |id| if id == node { own() } else { granted(id) })
+    /// Checks that a leader was elected by a majority of the configuration that the leader's log prescribes (§6). A
+    /// vote counts only if it was sent from the disk that this configuration names for the voter. If the configuration
+    /// names no disk for a voter, that voter's vote counts from any disk.
+    fn check_elected_by_majority(&self, node: NodeId, term: Term) -> Result<()> {
+        let grants = self.vote_grants.get(&(term, node));
+        let is_elected_by = |membership: &Membership| {
+            let is_recorded_disk = |id: NodeId, disk: DiskId| membership.disk(id).is_none_or(|known| known == disk);
+            let has_granted = |id: NodeId| {
+                grants.is_some_and(|all| all.iter().any(|(from, disk)| *from == id && is_recorded_disk(id, *disk)))
+            };
+            let votes_for_itself = || self.disk_ids.get(&node).is_none_or(|disk| is_recorded_disk(node, *disk));
+            decides(membership, |id| if id == node { votes_for_itself() } else { has_granted(id) })
         };
-        let (before, membership) = (&self.lives[&node].used.1, self.configurations.of(node));
-        if by(before) || by(membership) {
+        let (before, membership) = (&self.histories[&node].last_configuration.1, self.configurations.membership(node));
+        if is_elected_by(before) || is_elected_by(membership) {
             return Ok(());
         }
-        Err(format!("{node} leads term {term} by {membership}, elected by {grants:?} alone"))
+        Err(format!("{node} leads term {term} without a majority of {membership}: its votes are {grants:?}"))
     }
 
-    /// Records what a message claims of the sender's disk.
-    fn claims(&mut self, from: NodeId, term: Term, message: &Message) -> Result<()> {
+    /// Records the term and position that a message claims to be on the sender's disk.
+    fn record_claims(&mut self, from: NodeId, term: Term, message: &Message) -> Result<()> {
         if matches!(
             message,
-            Message::RequestVote { ask: VoteKind::Vote | VoteKind::Transfer, .. }
+            Message::RequestVote { kind: VoteKind::Vote | VoteKind::Transfer, .. }
                 | Message::RequestVoteResponse { granted: true, .. }
         ) {
             self.check_claims_before_vote(from)?;
         }
-        let life = self.life(from);
+        let history = self.history_mut(from);
         let position = match message {
-            Message::RequestVote { last, ask } if ask.is_real() => *last,
+            Message::RequestVote { last, kind } if kind.is_real() => *last,
             Message::AppendResponse { matched } => {
-                let held = (matched.0 as usize).checked_sub(1).and_then(|at| life.durable.log.get(at));
+                let held = (matched.0 as usize).checked_sub(1).and_then(|at| history.durable.log.get(at));
                 Position::new(*matched, held.map_or(Term::ZERO, |(term, _)| *term))
             }
             _ => Position::ZERO,
         };
-        let claims = &mut life.claims;
+        let claims = &mut history.claims;
         (claims.term, claims.position) = (claims.term.max(term), claims.position.max(position));
         Ok(())
     }
 
-    /// A follower acknowledges to a leader that their logs match up to `matched`: they must.
-    fn acknowledges(&self, from: NodeId, to: NodeId, term: Term, matched: Index) -> Result<()> {
-        let (follower, leader) = (&self.lives[&from].seen, &self.lives[&to].seen);
-        if self.lives[&to].leads != Some(term) || matched == Index::ZERO {
-            return Ok(()); // it no longer leads
+    /// Checks that the logs of a follower and its leader hold the same entry at the index that the follower
+    /// acknowledges.
+    fn check_acknowledgement(&self, from: NodeId, to: NodeId, term: Term, matched: Index) -> Result<()> {
+        let (follower, leader) = (&self.histories[&from].written, &self.histories[&to].written);
+        if self.histories[&to].leading_term != Some(term) || matched == Index::ZERO {
+            return Ok(()); // the receiver no longer leads that term, or nothing is acknowledged
         }
         if follower.log.get(matched.0 as usize - 1) != leader.log.get(matched.0 as usize - 1) {
-            return Err(format!("{from} acknowledges {matched} to {to}, and their logs differ there"));
+            return Err(format!("{from} acknowledges index {matched} to {to}, but their logs differ at that index"));
         }
         Ok(())
     }
 
-    /// Checks a node's role and commit index after a step.
+    /// Checks a node's role, commit index and configuration after a step. `configuration` is the configuration
+    /// that the node uses, with the index of its entry.
     pub fn check_role_and_commit(
         &mut self,
         node: NodeId,
-        standing: CommitState,
-        uses: (Index, &Membership),
+        state: CommitState,
+        configuration: (Index, &Membership),
     ) -> Result<()> {
-        let CommitState { term, leads, commit, defined } = standing;
-        let leads = leads.then_some(term);
-        let life = self.lives.get_mut(&node).expect("every node has a history");
-        if commit < life.commit {
-            return Err(format!("{node} moves its commit index back from {} to {commit}", life.commit));
+        let CommitState { term, leads, commit, defined_commit } = state;
+        let leading_term = leads.then_some(term);
+        let history = self.histories.get_mut(&node).expect("every node has a history");
+        if commit < history.commit {
+            return Err(format!("{node} moves its commit index back from {} to {commit}", history.commit));
         }
-        if commit.0 as usize > life.seen.log.len() {
-            return Err(format!("{node} commits {commit}, and its log has {} entries", life.seen.log.len()));
+        if commit.0 as usize > history.written.log.len() {
+            return Err(format!(
+                "{node} commits index {commit}, but its log has only {} entries",
+                history.written.log.len()
+            ));
         }
-        if let Some(term) = leads
-            && life.leads == Some(term)
-            && commit > life.commit
-            && life.used.0 == uses.0
-            && defined.is_none_or(|defined| commit > defined)
+        if let Some(term) = leading_term
+            && history.leading_term == Some(term)
+            && commit > history.commit
+            && history.last_configuration.0 == configuration.0
+            && defined_commit.is_none_or(|defined_commit| commit > defined_commit)
         {
-            return Err(format!("{node} commits {commit}, and by definition only {defined:?} is committed"));
+            return Err(format!("{node} commits index {commit}, but Raft's rule allows at most {defined_commit:?}"));
         }
-        let mut new = 0;
-        for index in life.commit.0..commit.0 {
-            let stamp = life.seen.log[index as usize];
-            match self.ledger.get(index as usize) {
+        let mut new_commits = 0;
+        for index in history.commit.0..commit.0 {
+            let stamp = history.written.log[index as usize];
+            match self.committed_log.get(index as usize) {
                 None => {
-                    self.ledger.push(stamp);
-                    self.configurations.commits(Index(index + 1), stamp.0);
-                    self.committed_in.push(term);
-                    new += 1;
+                    self.committed_log.push(stamp);
+                    self.configurations.record_commit(Index(index + 1), stamp.0);
+                    self.commit_terms.push(term);
+                    new_commits += 1;
                 }
                 Some(first) if *first == stamp => {}
                 Some(first) => {
@@ -329,92 +366,109 @@ impl Checks {
                 }
             }
         }
-        if let (Some(_), Some((led, _))) =
-            (leads, commit.0.checked_sub(1).and_then(|at| life.seen.log.get(at as usize)))
+        if let (Some(_), Some((entry_term, _))) =
+            (leading_term, commit.0.checked_sub(1).and_then(|at| history.written.log.get(at as usize)))
         {
-            // A leader counts its own copy: by its commit index it claims to hold these entries.
-            life.claims.position = life.claims.position.max(Position::new(commit, *led));
+            // A leader counts its own log towards the majority, so its commit index claims that its disk holds these
+            // entries.
+            history.claims.position = history.claims.position.max(Position::new(commit, *entry_term));
         }
-        life.commit = commit;
-        let rises = leads.is_some() && life.leads != leads;
-        self.held_by_most(node, new)?;
-        let open = commit.0.checked_sub(1).is_some_and(|at| self.ledger[at as usize].0 == term);
+        history.commit = commit;
+        let is_new_leader = leading_term.is_some() && history.leading_term != leading_term;
+        self.check_commits_held_by_majority(node, new_commits)?;
+        let term_has_commit = commit.0.checked_sub(1).is_some_and(|at| self.committed_log[at as usize].0 == term);
         if self.configurations.has_changed() {
-            self.configurations.contradicted_by(self.contradicting());
+            self.configurations.set_contradicting_nodes(self.find_nodes_contradicting_commits());
         }
-        self.configurations.check_configuration(node, open, uses)?;
-        if rises {
-            self.check_new_leader(node, leads)?;
+        self.configurations.check_configuration(node, term_has_commit, configuration)?;
+        if is_new_leader {
+            self.check_new_leader(node, leading_term)?;
         }
-        let life = self.life(node);
-        life.leads = leads;
-        if life.used.0 != uses.0 || life.used.1 != *uses.1 {
-            life.used = (uses.0, uses.1.clone());
+        let history = self.history_mut(node);
+        history.leading_term = leading_term;
+        if history.last_configuration.0 != configuration.0 || history.last_configuration.1 != *configuration.1 {
+            history.last_configuration = (configuration.0, configuration.1.clone());
         }
         Ok(())
     }
 
     /// The nodes whose logs contradict a committed entry. Two logs agree up to the first entry in which they differ,
     /// and nowhere behind it (§5.3).
-    fn contradicting(&self) -> BTreeSet<NodeId> {
-        let differs = |life: &NodeHistory| {
-            let last = life.seen.log.len().min(self.ledger.len()).checked_sub(1);
-            last.is_some_and(|last| life.seen.log[last] != self.ledger[last])
+    fn find_nodes_contradicting_commits(&self) -> BTreeSet<NodeId> {
+        let differs = |history: &NodeHistory| {
+            let last = history.written.log.len().min(self.committed_log.len()).checked_sub(1);
+            last.is_some_and(|last| history.written.log[last] != self.committed_log[last])
         };
-        self.lives.iter().filter(|(_, life)| differs(life)).map(|(id, _)| *id).collect()
+        self.histories.iter().filter(|(_, history)| differs(history)).map(|(id, _)| *id).collect()
     }
 
-    /// Entries that this node was the first to commit must be on the disks of a majority, by the configuration that the
-    /// node's log prescribes (§6), counting only the disks that this configuration names.
-    fn held_by_most(&self, node: NodeId, new: usize) -> Result<()> {
-        for at in self.ledger.len() - new..self.ledger.len() {
-            let holds = |image: &Image| image.log.get(at) == Some(&self.ledger[at]);
-            let held = |life: &NodeHistory| holds(&life.durable) || life.ghost.as_ref().is_some_and(holds);
-            let ghost = |id: NodeId| self.lives.get(&id).is_some_and(|life| life.ghost.as_ref().is_some_and(holds));
-            let membership = self.configurations.of(node);
-            let before = &self.lives[&node].used.1;
-            let named = |membership: &Membership, id: NodeId| membership.disk(id) == self.disks.get(&id).copied();
-            let counts = |membership: &Membership, id: NodeId| {
-                ghost(id) || (named(membership, id) && self.lives.get(&id).is_some_and(held))
+    /// Checks that the last `new_commits` committed entries, which this node was the first to commit, are on the disks
+    /// of a majority of the configuration that the node's log prescribes (§6). Only disks that this configuration names
+    /// count.
+    fn check_commits_held_by_majority(&self, node: NodeId, new_commits: usize) -> Result<()> {
+        for nth in self.committed_log.len() - new_commits..self.committed_log.len() {
+            let is_in = |image: &DiskImage| image.log.get(nth) == Some(&self.committed_log[nth]);
+            let is_holder =
+                |history: &NodeHistory| is_in(&history.durable) || history.lost_image.as_ref().is_some_and(is_in);
+            let is_in_lost_image = |id: NodeId| {
+                self.histories.get(&id).is_some_and(|history| history.lost_image.as_ref().is_some_and(is_in))
             };
-            let by = |membership: &Membership| decides(membership, |id| counts(membership, id));
-            if !by(before) && !by(membership) {
-                let holders: Vec<String> =
-                    self.lives.iter().filter(|(_, life)| held(life)).map(|(id, _)| id.to_string()).collect();
+            let membership = self.configurations.membership(node);
+            let before = &self.histories[&node].last_configuration.1;
+            let is_recorded_disk =
+                |membership: &Membership, id: NodeId| membership.disk(id) == self.disk_ids.get(&id).copied();
+            let is_counted = |membership: &Membership, id: NodeId| {
+                is_in_lost_image(id)
+                    || (is_recorded_disk(membership, id) && self.histories.get(&id).is_some_and(is_holder))
+            };
+            let is_held_by = |membership: &Membership| decides(membership, |id| is_counted(membership, id));
+            if !is_held_by(before) && !is_held_by(membership) {
+                let holders: Vec<String> = self
+                    .histories
+                    .iter()
+                    .filter(|(_, history)| is_holder(history))
+                    .map(|(id, _)| id.to_string())
+                    .collect();
                 let holders = holders.join(", ");
-                return Err(format!("{node} commits {} by {membership}, and only {holders} hold that entry", at + 1));
+                return Err(format!(
+                    "{node} commits index {} in {membership}, but only {holders} hold that entry",
+                    nth + 1
+                ));
             }
         }
         Ok(())
     }
 
-    fn check_new_leader(&mut self, node: NodeId, leads: Option<Term>) -> Result<()> {
-        let Some(term) = leads else { return Ok(()) };
-        // A node that is the only voter by its older copy requests no votes.
+    /// Checks Election Safety and Leader Completeness for a node that has just become leader.
+    fn check_new_leader(&mut self, node: NodeId, leading_term: Option<Term>) -> Result<()> {
+        let Some(term) = leading_term else { return Ok(()) };
+        // A node whose older copy names it as the only voter becomes leader without requesting votes.
         self.check_claims_before_vote(node)?;
-        self.elected_by_most(node, term)?;
+        self.check_elected_by_majority(node, term)?;
         let first = *self.leaders.entry(term).or_insert(node);
         if first != node {
             return Err(format!("Election Safety: {first} and {node} both lead term {term}"));
         }
-        // Only entries committed in earlier terms count: a node that was elected long ago and then paused may take the
-        // lead late, and lack the entries that later leaders committed.
-        let earlier = self.committed_in.partition_point(|committed| *committed < term);
-        let log = &self.lives[&node].seen.log;
-        match (0..earlier).find(|at| log.get(*at) != Some(&self.ledger[*at])) {
+        // Only entries committed in earlier terms count: a node that was elected and then paused may become
+        // leader late, and lack the entries that later leaders committed.
+        let earlier_count = self.commit_terms.partition_point(|committed| *committed < term);
+        let log = &self.histories[&node].written.log;
+        match (0..earlier_count).find(|at| log.get(*at) != Some(&self.committed_log[*at])) {
             None => Ok(()),
             Some(at) => {
-                let what = at + 1;
-                Err(format!("Leader Completeness: {node} leads term {term} and lacks the entry committed at {what}"))
+                let index = at + 1;
+                Err(format!(
+                    "Leader Completeness: {node} leads term {term} and lacks the committed entry at index {index}"
+                ))
             }
         }
     }
 
-    /// A node's state machine has applied an entry.
-    pub fn applied(&mut self, node: NodeId, entry: &Entry, digest: u64) -> Result<()> {
+    /// Checks an entry that a node's state machine has applied, and the digest of the state after this entry.
+    pub fn check_applied(&mut self, node: NodeId, entry: &Entry, digest: u64) -> Result<()> {
         let index = entry.position.index;
-        match self.ledger.get(index.0 as usize - 1) {
-            None => return Err(format!("{node} applies {index}, which is not committed")),
+        match self.committed_log.get(index.0 as usize - 1) {
+            None => return Err(format!("{node} applies index {index}, which is not committed")),
             Some(stamp) if *stamp != (entry.position.term, entry.checksum) => {
                 return Err(format!(
                     "State Machine Safety: {node} applies an entry at {index} that differs from the committed one"
@@ -422,28 +476,33 @@ impl Checks {
             }
             Some(_) => {}
         }
-        let first = *self.digests.entry(index).or_insert(digest);
+        let first = *self.state_digests.entry(index).or_insert(digest);
         if first != digest {
-            return Err(format!("State Machine Safety: the state of {node} at {index} differs"));
+            return Err(format!(
+                "State Machine Safety: the state of {node} at index {index} differs from the state of another node"
+            ));
         }
         Ok(())
     }
 
-    /// A node discards its log up to `upto`: a durable snapshot on its disk must cover as much.
-    pub fn releases(&self, node: NodeId, upto: Index, snapshot: Option<Index>) -> Result<()> {
+    /// Checks a node that discards its log up to `upto`: a durable snapshot on the node's disk must cover these
+    /// entries.
+    pub fn check_compaction(&self, node: NodeId, upto: Index, snapshot: Option<Index>) -> Result<()> {
         if snapshot.is_none_or(|snapshot| snapshot < upto) {
-            return Err(format!("{node} discards its log up to {upto}, and its disk holds a snapshot of {snapshot:?}"));
+            return Err(format!(
+                "{node} discards its log up to {upto}, but the snapshot on its disk covers {snapshot:?}"
+            ));
         }
         Ok(())
     }
 
-    /// A node's state machine was restored from a snapshot.
+    /// Checks that a state restored from a snapshot equals the state that other nodes had at the snapshot's position.
     pub fn check_restored_state(&mut self, node: NodeId, position: Position, digest: u64) -> Result<()> {
-        let committed = self.ledger.get((position.index.0 as usize).wrapping_sub(1));
+        let committed = self.committed_log.get((position.index.0 as usize).wrapping_sub(1));
         if committed.is_none_or(|(term, _)| *term != position.term) {
             return Err(format!("{node} restores from a snapshot of {position}, which is not committed"));
         }
-        match self.digests.get(&position.index) {
+        match self.state_digests.get(&position.index) {
             Some(first) if *first != digest => {
                 Err(format!("State Machine Safety: {node} restores a different state at {position}"))
             }

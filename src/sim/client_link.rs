@@ -5,55 +5,59 @@ use crate::wire::frame::FrameReader;
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 
-/// Caller numbers from here on are client connections.
-pub const FIRST_LINK: u64 = 1 << 42;
+/// The caller id of connection 0 between a client and a node. Connection `n` has this id plus `n`.
+pub const FIRST_LINK_CALLER: u64 = 1 << 42;
 
 /// An event at one end of a connection.
-pub enum OnLink {
-    /// Bytes of the client reach the node. The number counts the client's earlier sends.
-    Arrives(u64, Bytes),
+pub enum LinkEvent {
+    /// Bytes of the client reach the node. The number is how many sends the client made on this connection before.
+    ClientBytes(u64, Bytes),
     /// The node notices that the connection has ended.
-    HangsUp,
+    EndReachesNode,
     /// Bytes of the node reach the client.
-    Returns(Bytes),
+    NodeBytes(Bytes),
     /// The client notices that the connection has ended.
-    Ends,
+    EndReachesClient,
 }
 
-impl OnLink {
+impl LinkEvent {
     /// Whether the event is at the node's end.
     pub(super) fn is_at_node(&self) -> bool {
-        matches!(self, OnLink::Arrives(..) | OnLink::HangsUp)
+        matches!(self, LinkEvent::ClientBytes(..) | LinkEvent::EndReachesNode)
     }
 }
 
-/// One connection.
+/// A connection between a client and a node.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ClientLink {
     pub(super) client: u64,
     pub(super) to: NodeId,
-    /// The process that accepted the connection.
-    pub(super) life: Option<u64>,
-    /// Neither end sends anything more on it.
-    pub(super) over: bool,
-    /// Nothing passes any more, and neither end knows.
-    pub(super) dark: bool,
-    /// The node's machine has reset the connection, because it does not know it.
-    pub(super) reset: bool,
-    /// When the last bytes sent arrive, at the node and at the client.
-    pub(super) last: [Time; 2],
+    /// The incarnation of the process that accepted the connection; `None` before the first bytes arrive.
+    pub(super) incarnation: Option<u64>,
+    /// Neither end sends anything more on the connection.
+    pub(super) is_closed: bool,
+    /// Nothing sent on the connection arrives any more, and neither end notices.
+    pub(super) is_silent: bool,
+    /// The node's machine has reset the connection, because the process that accepted it has ended.
+    pub(super) is_reset: bool,
+    /// The time of the last scheduled arrival at the node, and at the client: later events arrive no earlier.
+    pub(super) last_arrivals: [Time; 2],
     pub(super) reader: FrameReader,
-    pub(super) input: BytesMut,
-    pub(super) greeted: bool,
-    /// How many sends the client has made, and how many of them have arrived.
-    pub(super) sent: u64,
-    pub(super) arrived: u64,
+    /// Bytes that the node received after the last complete frame.
+    pub(super) received_bytes: BytesMut,
+    /// Whether the node has answered the client's hello.
+    pub(super) is_welcomed: bool,
+    /// How many sends the client has made on this connection.
+    pub(super) sends_made: u64,
+    /// How many sends of the client the node has received.
+    pub(super) sends_arrived: u64,
 }
 
-/// All connections, past and present.
+/// All connections between clients and nodes, open and closed.
 #[derive(Debug, Default)]
-pub struct Links {
-    pub(super) links: BTreeMap<u64, Link>,
-    /// How many have broken.
-    pub broken: u64,
+pub struct ClientLinks {
+    /// Each connection by its number.
+    pub(super) by_number: BTreeMap<u64, ClientLink>,
+    /// How many connections were broken or silenced at random.
+    pub broken_count: u64,
 }

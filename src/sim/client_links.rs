@@ -1,11 +1,11 @@
 //! Connections between simulated clients and nodes: ordered bytes in both directions, until the connection breaks.
 //!
-//! A connection is accepted by the process that runs on the machine when the first bytes arrive, and ends with that
-//! process. Until calm, connections break at random: either in the middle of a send, which both ends notice, or
-//! silently, so that nothing passes any more and neither end notices.
+//! The process that runs on the machine when the first bytes arrive accepts the connection, which ends with that
+//! process. Until the faults end, connections fail at random. A broken connection ends in the middle of a send, and
+//! both ends notice. A silent connection delivers nothing any more, and neither end notices.
 
 use super::checks;
-use super::client_link::{FIRST_LINK, Link, OnLink};
+use super::client_link::{ClientLink, FIRST_LINK_CALLER, LinkEvent};
 use super::event::SimEvent;
 use super::world::World;
 use crate::api::Reply;
@@ -17,175 +17,200 @@ use crate::wire::hello::{Hello, VERSION_MAX, Welcome};
 use bytes::{Bytes, BytesMut};
 use rand::RngExt;
 
-/// One in this many sends breaks the connection, and one in this many silences it.
-const BREAKS: u32 = 200;
+/// One in this many sends breaks the connection, and one in this many makes the connection silent.
+const SENDS_PER_BREAK: u32 = 200;
 
-fn node_at(endpoint: &str) -> Option<NodeId> {
+/// The node of an endpoint such as `n3:1`.
+fn node_of_endpoint(endpoint: &str) -> Option<NodeId> {
     NodeId::new(endpoint.strip_prefix('n')?.split(':').next()?.parse().ok()?)
 }
 
 impl World {
-    /// A client dials an endpoint. Returns the number of the connection.
+    /// Opens a connection from a client to an endpoint, and returns its number. The node learns of the
+    /// connection when the first bytes arrive.
     pub(super) fn open_link(&mut self, client: u64, endpoint: &str) -> checks::Result<u64> {
-        let to = node_at(endpoint).filter(|to| self.hosts.contains_key(to));
+        let to = node_of_endpoint(endpoint).filter(|to| self.hosts.contains_key(to));
         let to = to.ok_or_else(|| format!("client {client} dials {endpoint:?}, which is the address of no node"))?;
-        let number = self.links.links.len() as u64 + 1;
+        let number = self.client_links.by_number.len() as u64 + 1;
         self.trace_line(|| format!("client {client} dials {to}: connection {number}"));
-        let link = Link {
+        let link = ClientLink {
             client,
             to,
-            life: None,
-            over: false,
-            dark: false,
-            reset: false,
-            last: [Time::ZERO; 2],
+            incarnation: None,
+            is_closed: false,
+            is_silent: false,
+            is_reset: false,
+            last_arrivals: [Time::ZERO; 2],
             reader: FrameReader::default(),
-            input: BytesMut::new(),
-            greeted: false,
-            sent: 0,
-            arrived: 0,
+            received_bytes: BytesMut::new(),
+            is_welcomed: false,
+            sends_made: 0,
+            sends_arrived: 0,
         };
-        self.links.links.insert(number, link);
+        self.client_links.by_number.insert(number, link);
         Ok(number)
     }
 
-    /// Schedules an event at one end of a connection, after everything sent before.
-    fn later_on_link(&mut self, number: u64, what: OnLink) {
+    /// Schedules an event at one end of a connection, after all earlier events at that end.
+    fn schedule_on_link(&mut self, number: u64, event: LinkEvent) {
         let when = self.now + self.network.delay(&mut self.rng);
-        let Some(link) = self.links.links.get_mut(&number) else { return };
-        let last = &mut link.last[usize::from(!what.is_at_node())];
-        let when = when.max(*last);
-        *last = when;
-        let at = what.is_at_node().then_some(link.to);
-        self.at(when, SimEvent::Linked { at, link: number, what });
+        let Some(link) = self.client_links.by_number.get_mut(&number) else { return };
+        let last_arrival = &mut link.last_arrivals[usize::from(!event.is_at_node())];
+        let when = when.max(*last_arrival);
+        *last_arrival = when;
+        let at = event.is_at_node().then_some(link.to);
+        self.schedule_at(when, SimEvent::ClientLink { at, link: number, event });
     }
 
+    /// Sends a client's bytes to the node, and breaks or silences the connection at random.
     pub(super) fn send_on_link(&mut self, number: u64, mut bytes: Bytes) {
-        let Some(link) = self.links.links.get_mut(&number).filter(|link| !link.over && !link.dark) else { return };
-        let draw = if self.calm { BREAKS } else { self.rng.random_range(0..BREAKS) };
+        let Some(link) = self.client_links.by_number.get_mut(&number).filter(|link| !link.is_closed && !link.is_silent)
+        else {
+            return;
+        };
+        let draw = if self.faults_over { SENDS_PER_BREAK } else { self.rng.random_range(0..SENDS_PER_BREAK) };
         match draw {
             0 => {
-                link.over = true;
-                self.links.broken += 1;
+                link.is_closed = true;
+                self.client_links.broken_count += 1;
                 bytes.truncate(self.rng.random_range(0..=bytes.len()));
             }
             1 => {
-                link.dark = true;
-                self.links.broken += 1;
+                link.is_silent = true;
+                self.client_links.broken_count += 1;
                 return;
             }
             _ => {}
         }
-        let nth = link.sent;
-        link.sent += 1;
-        self.later_on_link(number, OnLink::Arrives(nth, bytes));
+        let nth = link.sends_made;
+        link.sends_made += 1;
+        self.schedule_on_link(number, LinkEvent::ClientBytes(nth, bytes));
         if draw == 0 {
             self.trace_line(|| format!("connection {number} breaks"));
-            self.later_on_link(number, OnLink::HangsUp);
-            self.later_on_link(number, OnLink::Ends);
+            self.schedule_on_link(number, LinkEvent::EndReachesNode);
+            self.schedule_on_link(number, LinkEvent::EndReachesClient);
         }
     }
 
-    /// A client closes its end.
-    pub(super) fn close_link(&mut self, number: u64) {
-        let Some(link) = self.links.links.get_mut(&number).filter(|link| !link.over) else { return };
-        link.over = true;
-        if !link.dark {
-            self.later_on_link(number, OnLink::HangsUp);
+    /// Closes a connection at the client's end. The node notices, unless the connection is silent.
+    pub(super) fn close_client_end(&mut self, number: u64) {
+        let Some(link) = self.client_links.by_number.get_mut(&number).filter(|link| !link.is_closed) else { return };
+        link.is_closed = true;
+        if !link.is_silent {
+            self.schedule_on_link(number, LinkEvent::EndReachesNode);
         }
     }
 
-    /// A process ends, and its connections with it. Its clients notice, unless the machine lost power.
-    pub(super) fn links_end(&mut self, at: NodeId, power: bool) {
-        let life = Some(self.hosts[&at].incarnation);
-        let of_it = |(_, link): &(&u64, &Link)| link.to == at && link.life == life && !link.over;
-        let numbers: Vec<u64> = self.links.links.iter().filter(of_it).map(|(number, _)| *number).collect();
-        for number in numbers.into_iter().filter(|_| !power) {
-            self.ends_link(number);
+    /// Ends the connections of a process that has ended. The clients notice, unless the machine lost power.
+    pub(super) fn end_links(&mut self, at: NodeId, lost_power: bool) {
+        let incarnation = Some(self.hosts[&at].incarnation);
+        let is_affected =
+            |(_, link): &(&u64, &ClientLink)| link.to == at && link.incarnation == incarnation && !link.is_closed;
+        let numbers: Vec<u64> =
+            self.client_links.by_number.iter().filter(is_affected).map(|(number, _)| *number).collect();
+        for number in numbers.into_iter().filter(|_| !lost_power) {
+            self.close_node_end(number);
         }
     }
 
-    /// Closes the node's end.
-    fn ends_link(&mut self, number: u64) {
-        let Some(link) = self.links.links.get_mut(&number).filter(|link| !link.over) else { return };
-        link.over = true;
-        if !link.dark {
-            self.later_on_link(number, OnLink::Ends);
+    /// Closes a connection at the node's end. The client notices, unless the connection is silent.
+    fn close_node_end(&mut self, number: u64) {
+        let Some(link) = self.client_links.by_number.get_mut(&number).filter(|link| !link.is_closed) else { return };
+        link.is_closed = true;
+        if !link.is_silent {
+            self.schedule_on_link(number, LinkEvent::EndReachesClient);
         }
     }
 
     /// Handles an event at one end of a connection.
-    pub(super) fn on_link(&mut self, number: u64, what: OnLink) -> checks::Result<()> {
-        let Some(link) = self.links.links.get(&number) else { return Ok(()) };
-        let (client, to, life) = (link.client, link.to, link.life);
-        match what {
-            OnLink::Arrives(nth, bytes) => self.link_brings(number, to, nth, &bytes),
-            OnLink::HangsUp if life.is_some_and(|life| self.lives(to, life)) => {
-                self.handle(to, Event::CallerGone(Caller::Client(FIRST_LINK + number)))
+    pub(super) fn handle_link_event(&mut self, number: u64, event: LinkEvent) -> checks::Result<()> {
+        let Some(link) = self.client_links.by_number.get(&number) else { return Ok(()) };
+        let (client, to, incarnation) = (link.client, link.to, link.incarnation);
+        match event {
+            LinkEvent::ClientBytes(nth, bytes) => self.receive_client_bytes(number, to, nth, &bytes),
+            LinkEvent::EndReachesNode if incarnation.is_some_and(|incarnation| self.is_running(to, incarnation)) => {
+                self.deliver_event(to, Event::CallerGone(Caller::Client(FIRST_LINK_CALLER + number)))
             }
-            OnLink::HangsUp => Ok(()),
-            OnLink::Returns(_) if link.dark => Ok(()),
-            OnLink::Returns(bytes) => self.client_receives(client, number, &bytes),
-            OnLink::Ends => self.client_loses(client, number),
+            LinkEvent::EndReachesNode => Ok(()),
+            LinkEvent::NodeBytes(_) if link.is_silent => Ok(()),
+            LinkEvent::NodeBytes(bytes) => self.deliver_link_bytes(client, number, &bytes),
+            LinkEvent::EndReachesClient => self.deliver_link_end(client, number),
         }
     }
 
-    /// Handles a client's bytes at a node.
-    fn link_brings(&mut self, number: u64, to: NodeId, nth: u64, bytes: &[u8]) -> checks::Result<()> {
-        let life = self.hosts[&to].up.as_ref().map(|_| self.hosts[&to].incarnation);
-        let Some(link) = self.links.links.get_mut(&number) else { return Ok(()) };
-        // Bytes that a paused process had not read are lost when it ends; the next ones do not continue its stream.
-        let is_next = nth == link.arrived;
-        link.arrived = nth + 1;
-        if link.reset || !is_next || life.is_none() || link.life.is_some_and(|accepted| Some(accepted) != life) {
-            // The machine does not know this connection.
-            link.reset = true;
-            self.ends_link(number);
+    /// Handles a client's bytes at a node: first the hello, then requests.
+    fn receive_client_bytes(&mut self, number: u64, to: NodeId, nth: u64, bytes: &[u8]) -> checks::Result<()> {
+        let incarnation = self.hosts[&to].process.as_ref().map(|_| self.hosts[&to].incarnation);
+        let Some(link) = self.client_links.by_number.get_mut(&number) else { return Ok(()) };
+        // If a paused process ends, the bytes that the process had not read are lost, so that later bytes of the client
+        // do not continue the stream.
+        let is_next = nth == link.sends_arrived;
+        link.sends_arrived = nth + 1;
+        if link.is_reset
+            || !is_next
+            || incarnation.is_none()
+            || link.incarnation.is_some_and(|accepted| Some(accepted) != incarnation)
+        {
+            // The process that accepted this connection has ended, so the machine resets the connection.
+            link.is_reset = true;
+            self.close_node_end(number);
             return Ok(());
         }
-        link.life = life;
-        link.input.extend_from_slice(bytes);
-        let broken = |error| format!("{to} cannot read what a client sent: {error}");
+        link.incarnation = incarnation;
+        link.received_bytes.extend_from_slice(bytes);
+        let undecodable = |error| format!("{to} cannot decode the bytes that a client sent: {error}");
         loop {
-            let Some(link) = self.links.links.get_mut(&number) else { return Ok(()) };
-            let Some(frame) = link.reader.next(&mut link.input).map_err(|error| broken(error.to_string()))? else {
+            let Some(link) = self.client_links.by_number.get_mut(&number) else { return Ok(()) };
+            let Some(frame) =
+                link.reader.next(&mut link.received_bytes).map_err(|error| undecodable(error.to_string()))?
+            else {
                 return Ok(());
             };
-            if !std::mem::replace(&mut link.greeted, true) {
-                let hello = Hello::read(frame).map_err(|error| broken(error.to_string()))?;
-                self.welcomes(number, to, &hello);
+            if !std::mem::replace(&mut link.is_welcomed, true) {
+                Hello::read(frame).map_err(|error| undecodable(error.to_string()))?;
+                self.send_welcome(number, to);
                 continue;
             }
-            let asked = read_request_frame(frame).map_err(|error| broken(error.to_string()))?;
-            let from = Caller::Client(FIRST_LINK + number);
-            self.handle(to, Event::Request { from, id: asked.id, forward: asked.forward, request: asked.request })?;
-            if self.hosts[&to].up.as_ref().map(|_| self.hosts[&to].incarnation) != life {
+            let frame = read_request_frame(frame).map_err(|error| undecodable(error.to_string()))?;
+            let from = Caller::Client(FIRST_LINK_CALLER + number);
+            self.deliver_event(
+                to,
+                Event::Request { from, id: frame.id, forward: frame.forward, request: frame.request },
+            )?;
+            if self.hosts[&to].process.as_ref().map(|_| self.hosts[&to].incarnation) != incarnation {
                 return Ok(()); // the process stopped because of this request
             }
         }
     }
 
-    fn welcomes(&mut self, number: u64, at: NodeId, _hello: &Hello) {
+    /// Answers a client's hello. The node accepts every client.
+    fn send_welcome(&mut self, number: u64, at: NodeId) {
         let mut out = BytesMut::new();
         let disk = self.hosts[&at].disk_id;
-        let welcome =
-            Welcome { version: VERSION_MAX, cluster: super::host::CLUSTER, node: at, disk, holds: Default::default() };
+        let welcome = Welcome {
+            version: VERSION_MAX,
+            cluster: super::host::CLUSTER,
+            node: at,
+            disk,
+            log_state: Default::default(),
+        };
         welcome.put(&mut out);
-        self.later_on_link(number, OnLink::Returns(out.freeze()));
+        self.schedule_on_link(number, LinkEvent::NodeBytes(out.freeze()));
     }
 
-    /// Sends a node's reply to a client on its connection.
-    pub(super) fn answers_link(&mut self, at: NodeId, caller: u64, id: u64, reply: &Reply) {
-        let number = caller - FIRST_LINK;
-        let life = self.hosts[&at].incarnation;
-        let is_there = |link: &&Link| !link.over && !link.dark && link.life == Some(life);
-        if self.links.links.get(&number).filter(is_there).is_none() {
+    /// Sends a node's reply to a client, unless the connection is closed or silent, or an earlier process accepted it.
+    pub(super) fn reply_on_link(&mut self, at: NodeId, caller: u64, id: u64, reply: &Reply) {
+        let number = caller - FIRST_LINK_CALLER;
+        let incarnation = self.hosts[&at].incarnation;
+        let is_usable =
+            |link: &&ClientLink| !link.is_closed && !link.is_silent && link.incarnation == Some(incarnation);
+        if self.client_links.by_number.get(&number).filter(is_usable).is_none() {
             return;
         }
-        self.trace_line(|| format!("{at} answers on connection {number}: {id} {reply:?}"));
+        self.trace_line(|| format!("{at} answers request {id} of connection {number}: {reply:?}"));
         let mut bytes = BytesMut::new();
         put_reply_frame(&mut bytes, id, reply);
-        self.fold(&bytes);
-        self.later_on_link(number, OnLink::Returns(bytes.freeze()));
+        self.fold_into_hash(&bytes);
+        self.schedule_on_link(number, LinkEvent::NodeBytes(bytes.freeze()));
     }
 }

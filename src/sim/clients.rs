@@ -1,8 +1,8 @@
-//! Clients of the simulated cluster. Each has a session with several outstanding commands, retries them under the same
-//! number, and records the results.
+//! Clients without connections: each message is delivered by itself. Each client has a session with several outstanding
+//! commands, retries a command under the same number, and records the results.
 
 use super::history::History;
-use super::tasks::{Body, Task};
+use super::tasks::{Task, TaskBody};
 use super::workload::{Load, Workload};
 use crate::api::{Op, Outcome, Refusal, Reply, Request};
 use crate::types::{NodeId, SessionId, Time};
@@ -11,59 +11,66 @@ use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The window of every session.
-const WINDOW: u32 = 8;
+/// The window of every session: how many sequence numbers may be outstanding.
+const SESSION_WINDOW: u32 = 8;
 
-/// A command that waits for its answer.
+/// A command or read that waits for its answer.
 #[derive(Clone, Debug)]
 struct WaitingCommand {
-    /// Its number in the session; none for a read.
+    /// The sequence number of the command in the session; `None` for a read.
     seq: Option<u64>,
+    /// The numbers of the task's operations in the history.
     operations: Vec<usize>,
     task: Task,
-    body: Body,
-    asked: Time,
-    /// How many attempts were not refused: any of them may have taken effect.
-    open_attempts: u32,
+    body: TaskBody,
+    /// When the latest attempt was sent.
+    sent_at: Time,
+    /// How many attempts were not refused: each of these may have taken effect, or may do so later.
+    unrefused_attempts: u32,
 }
 
-/// A client's next request.
+/// One attempt to send a request.
 #[derive(Clone, Debug)]
-pub struct Asking {
-    /// The node to send it to.
+pub struct RequestAttempt {
+    /// The node that receives the attempt.
     pub to: NodeId,
-    /// The client's number for this attempt.
+    /// The client's number for this attempt: a retry gets another number.
     pub id: u64,
-    /// Whether a follower should forward it to the leader.
+    /// Whether a follower should forward the request to the leader.
     pub forward: bool,
-    /// Its content.
+    /// The request, which is the same in every attempt.
     pub request: Request,
 }
 
-/// A client that sends requests over the simulated network, without connections.
+/// A client that sends and receives single messages, which are never lost.
 #[derive(Clone, Debug)]
 pub struct Client {
     id: u64,
     load: Load,
     nodes: Vec<NodeId>,
+    /// The node to which the client sends its next attempt.
     target: NodeId,
     session: Option<SessionId>,
-    /// The request that opens the session, and when it was last sent.
-    opening: Option<(u64, Time)>,
+    /// The number of the unanswered attempt to open a session, and when the attempt was sent.
+    session_request: Option<(u64, Time)>,
+    /// The sequence number of the next command in the session.
     next_seq: u64,
-    attempts: u64,
-    /// The attempts in progress, and the command of each.
-    tries: BTreeMap<u64, u64>,
+    /// The number of the last attempt.
+    last_attempt: u64,
+    /// The unanswered attempts by their numbers, and the ticket of the command of each.
+    attempt_tickets: BTreeMap<u64, u64>,
+    /// The unanswered commands and reads by their tickets.
     waiting: BTreeMap<u64, WaitingCommand>,
-    tickets: u64,
-    next_at: Time,
+    last_ticket: u64,
+    /// The earliest time of the next command, or of the next attempt to open a session.
+    next_command_at: Time,
     workload: Workload,
-    /// No new commands: only the outstanding ones are finished.
+    /// Whether the client begins no new commands, and only finishes the outstanding commands.
     pub stopping: bool,
 }
 
 impl Client {
-    /// A client of these nodes.
+    /// A client without a session, which opens one at its first wake-up.
     pub fn new(id: u64, load: Load, nodes: Vec<NodeId>) -> Client {
         let target = nodes[id as usize % nodes.len()];
         Client {
@@ -73,113 +80,122 @@ impl Client {
             nodes,
             target,
             session: None,
-            opening: None,
+            session_request: None,
             next_seq: 1,
-            attempts: 0,
-            tries: BTreeMap::new(),
+            last_attempt: 0,
+            attempt_tickets: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            tickets: 0,
-            next_at: Time::ZERO,
+            last_ticket: 0,
+            next_command_at: Time::ZERO,
             stopping: false,
         }
     }
 
-    /// Whether it waits for no answers.
+    /// Whether all commands and reads of the client are answered.
     pub fn is_done(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// When it next has something to do.
+    /// When the client next has to be woken; [`Time::NEVER`] if the client is stopping and done.
     pub fn deadline(&self) -> Time {
         if self.stopping && self.is_done() {
             return Time::NEVER;
         }
-        let again = self.waiting.values().map(|waiting| waiting.asked + self.load.patience).min();
-        let open = self.opening.map(|(_, at)| at + self.load.patience);
-        let next = if self.may_begin() || self.session.is_none() { self.next_at } else { Time::NEVER };
-        next.min(again.unwrap_or(Time::NEVER)).min(open.unwrap_or(Time::NEVER))
+        let retry_at = self.waiting.values().map(|waiting| waiting.sent_at + self.load.reply_timeout).min();
+        let session_retry_at = self.session_request.map(|(_, at)| at + self.load.reply_timeout);
+        let next = if self.may_begin_command() || self.session.is_none() { self.next_command_at } else { Time::NEVER };
+        next.min(retry_at.unwrap_or(Time::NEVER)).min(session_retry_at.unwrap_or(Time::NEVER))
     }
 
-    fn may_begin(&self) -> bool {
-        let in_window = self.next_seq < self.lowest() + u64::from(WINDOW);
-        !self.stopping && self.session.is_some() && self.waiting.len() < self.load.outstanding && in_window
+    fn may_begin_command(&self) -> bool {
+        let in_window = self.next_seq < self.first_outstanding() + u64::from(SESSION_WINDOW);
+        !self.stopping && self.session.is_some() && self.waiting.len() < self.load.outstanding_max && in_window
     }
 
-    /// The lowest outstanding number.
-    fn lowest(&self) -> u64 {
+    /// The lowest outstanding sequence number, or the next one if none is outstanding.
+    fn first_outstanding(&self) -> u64 {
         self.waiting.values().filter_map(|waiting| waiting.seq).min().unwrap_or(self.next_seq)
     }
 
-    /// Begins what is due, and retries commands without an answer.
-    pub fn wake(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> Vec<Asking> {
-        let mut out = Vec::new();
+    /// Opens a session if there is none; otherwise retries the overdue commands and begins a new command if one is due.
+    /// Returns the attempts to send.
+    pub fn wake(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> Vec<RequestAttempt> {
+        let mut attempts = Vec::new();
         if self.session.is_none() {
-            if (self.stopping && self.waiting.is_empty()) || now < self.next_at {
-                self.next_at = self.next_at.max(now + Duration::from_millis(1));
-                return out;
+            if (self.stopping && self.waiting.is_empty()) || now < self.next_command_at {
+                self.next_command_at = self.next_command_at.max(now + Duration::from_millis(1));
+                return attempts;
             }
-            if self.opening.is_none_or(|(_, at)| at + self.load.patience <= now) {
-                self.look_elsewhere(rng);
-                let asking = self.ask(Request::Propose { op: Op::Open { window: WINDOW, ordered: false }.encode() });
-                self.opening = Some((asking.id, now));
-                out.push(asking);
+            if self.session_request.is_none_or(|(_, at)| at + self.load.reply_timeout <= now) {
+                self.draw_target(rng);
+                let attempt = self
+                    .new_attempt(Request::Propose { op: Op::Open { window: SESSION_WINDOW, ordered: false }.encode() });
+                self.session_request = Some((attempt.id, now));
+                attempts.push(attempt);
             }
-            self.next_at = now + self.load.patience;
-            return out;
+            self.next_command_at = now + self.load.reply_timeout;
+            return attempts;
         }
-        let late: Vec<u64> =
-            self.waiting.iter().filter(|(_, w)| w.asked + self.load.patience <= now).map(|(t, _)| *t).collect();
-        if !late.is_empty() {
-            self.look_elsewhere(rng);
+        let overdue_tickets: Vec<u64> =
+            self.waiting.iter().filter(|(_, w)| w.sent_at + self.load.reply_timeout <= now).map(|(t, _)| *t).collect();
+        if !overdue_tickets.is_empty() {
+            self.draw_target(rng);
         }
-        for ticket in late {
-            out.push(self.try_again(now, ticket));
+        for ticket in overdue_tickets {
+            attempts.push(self.retry(now, ticket));
         }
-        if self.may_begin() && now >= self.next_at {
-            let ticket = self.begin(now, rng, history);
-            out.push(self.try_again(now, ticket));
-            self.next_at = now + Duration::from_nanos(rng.random_range(0..=self.load.think.as_nanos() as u64));
+        if self.may_begin_command() && now >= self.next_command_at {
+            let ticket = self.begin_command(now, rng, history);
+            attempts.push(self.retry(now, ticket));
+            self.next_command_at =
+                now + Duration::from_nanos(rng.random_range(0..=self.load.think_time_max.as_nanos() as u64));
         }
-        out
+        attempts
     }
 
-    fn look_elsewhere(&mut self, rng: &mut SmallRng) {
+    /// Draws the node to which the client sends its next attempt.
+    fn draw_target(&mut self, rng: &mut SmallRng) {
         self.target = self.nodes[rng.random_range(0..self.nodes.len())];
     }
 
-    fn ask(&mut self, request: Request) -> Asking {
-        self.attempts += 1;
-        Asking { to: self.target, id: self.attempts, forward: self.load.forward, request }
+    fn new_attempt(&mut self, request: Request) -> RequestAttempt {
+        self.last_attempt += 1;
+        RequestAttempt { to: self.target, id: self.last_attempt, forward: self.load.forward, request }
     }
 
-    fn begin(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> u64 {
+    /// Draws a task and records its operations as invoked. Returns its ticket.
+    fn begin_command(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> u64 {
         let task = self.workload.draw(rng, history, false);
-        let body = task.body(rng);
-        let is_read = matches!(body, Body::Query(..));
+        let body = task.encode(rng);
+        let is_read = matches!(body, TaskBody::Query(..));
         let seq = (!is_read).then_some(self.next_seq);
         self.next_seq += u64::from(!is_read);
-        let operations = task.invoke(self.id, now, history);
-        self.tickets += 1;
-        self.waiting.insert(self.tickets, WaitingCommand { seq, operations, task, body, asked: now, open_attempts: 0 });
-        self.tickets
+        let operations = task.record_requests(self.id, now, history);
+        self.last_ticket += 1;
+        self.waiting.insert(
+            self.last_ticket,
+            WaitingCommand { seq, operations, task, body, sent_at: now, unrefused_attempts: 0 },
+        );
+        self.last_ticket
     }
 
-    fn try_again(&mut self, now: Time, ticket: u64) -> Asking {
-        let lowest = self.lowest();
-        let session = self.session.expect("commands are sent in a session");
-        let waiting = self.waiting.get_mut(&ticket).expect("a request that is retried is outstanding");
-        waiting.asked = now;
-        waiting.open_attempts += 1;
+    /// The next attempt for a command, which may be the first.
+    fn retry(&mut self, now: Time, ticket: u64) -> RequestAttempt {
+        let first_outstanding = self.first_outstanding();
+        let session = self.session.expect("a client without a session sends no commands");
+        let waiting = self.waiting.get_mut(&ticket).expect("a retried request is outstanding");
+        waiting.sent_at = now;
+        waiting.unrefused_attempts += 1;
         let request = match waiting.body.clone() {
-            Body::Query(query, consistency) => Request::Query { query, consistency },
-            Body::Command(command) => {
-                let seq = waiting.seq.expect("a command has a number");
-                Request::Propose { op: Op::Execute { session, seq, first_outstanding: lowest, command }.encode() }
+            TaskBody::Query(query, consistency) => Request::Query { query, consistency },
+            TaskBody::Command(command) => {
+                let seq = waiting.seq.expect("a command has a sequence number");
+                Request::Propose { op: Op::Execute { session, seq, first_outstanding, command }.encode() }
             }
         };
-        let asking = self.ask(request);
-        self.tries.insert(asking.id, ticket);
-        asking
+        let attempt = self.new_attempt(request);
+        self.attempt_tickets.insert(attempt.id, ticket);
+        attempt
     }
 
     /// Handles a reply. The error describes a reply that no correct node sends.
@@ -191,11 +207,11 @@ impl Client {
         rng: &mut SmallRng,
         history: &mut History,
     ) -> Result<(), String> {
-        if self.opening.is_some_and(|(opening, _)| opening == id) {
-            self.opened(now, reply, rng);
+        if self.session_request.is_some_and(|(request, _)| request == id) {
+            self.handle_session_reply(now, reply, rng);
             return Ok(());
         }
-        let Some(ticket) = self.tries.remove(&id) else { return Ok(()) };
+        let Some(ticket) = self.attempt_tickets.remove(&id) else { return Ok(()) };
         let Some(waiting) = self.waiting.get(&ticket).cloned() else { return Ok(()) };
         let answer = match reply {
             Reply::Answer { answer, .. } if waiting.seq.is_none() => answer,
@@ -205,68 +221,78 @@ impl Client {
                 return Ok(());
             }
             Reply::Refused(refusal) => {
-                self.refused(now, ticket, refusal, rng);
+                self.handle_refusal(now, ticket, refusal, rng);
                 return Ok(());
             }
             Reply::Unknown => {
-                self.soon(now, ticket);
+                self.retry_soon(now, ticket);
                 return Ok(());
             }
-            other => return Err(format!("client {} received {other:?} for {:?}", self.id, waiting.task)),
+            other => {
+                return Err(format!(
+                    "client {} received the unexpected reply {other:?} to {:?}",
+                    self.id, waiting.task
+                ));
+            }
         };
-        let answers = waiting.task.split(answer)?;
-        waiting.operations.iter().zip(answers).for_each(|(operation, answer)| history.answer(*operation, now, answer));
+        let answers = waiting.task.split_answer(answer)?;
+        waiting
+            .operations
+            .iter()
+            .zip(answers)
+            .for_each(|(operation, answer)| history.record_answer(*operation, now, answer));
         self.waiting.remove(&ticket);
         Ok(())
     }
 
-    fn opened(&mut self, now: Time, reply: Reply, rng: &mut SmallRng) {
-        self.opening = None;
+    fn handle_session_reply(&mut self, now: Time, reply: Reply, rng: &mut SmallRng) {
+        self.session_request = None;
         match reply {
             Reply::Done { outcome: Outcome::Opened { session }, .. } => {
                 self.session = Some(session);
-                self.next_at = now;
+                self.next_command_at = now;
             }
             Reply::Refused(Refusal::NotLeader { leader: Some(leader), .. }) => self.target = leader,
-            _ => self.look_elsewhere(rng),
+            _ => self.draw_target(rng),
         }
         if self.session.is_none() {
-            self.next_at = now + Duration::from_millis(10);
+            self.next_command_at = now + Duration::from_millis(10);
         }
     }
 
-    fn refused(&mut self, now: Time, ticket: u64, refusal: Refusal, rng: &mut SmallRng) {
+    fn handle_refusal(&mut self, now: Time, ticket: u64, refusal: Refusal, rng: &mut SmallRng) {
         match refusal {
             Refusal::NotLeader { leader: Some(leader), .. } => self.target = leader,
-            _ => self.look_elsewhere(rng),
+            _ => self.draw_target(rng),
         }
-        let in_window = self.next_seq < self.lowest() + u64::from(WINDOW);
+        let in_window = self.next_seq < self.first_outstanding() + u64::from(SESSION_WINDOW);
         if let Some(waiting) = self.waiting.get_mut(&ticket) {
-            waiting.open_attempts -= 1;
-            if waiting.open_attempts == 0 && waiting.seq.is_some() && in_window {
-                // A refusal means that nothing was applied, so the command gets a new number.
+            waiting.unrefused_attempts -= 1;
+            if waiting.unrefused_attempts == 0 && waiting.seq.is_some() && in_window {
+                // A refused attempt was not applied. Since all attempts were refused, the command gets a new sequence
+                // number.
                 waiting.seq = Some(self.next_seq);
                 self.next_seq += 1;
             }
         }
-        self.soon(now, ticket);
+        self.retry_soon(now, ticket);
     }
 
-    /// Retries the command in a moment.
-    fn soon(&mut self, now: Time, ticket: u64) {
-        let ago = self.load.patience.saturating_sub(Duration::from_millis(10));
+    /// Moves the time of the last attempt back, so that the command is retried in ten milliseconds.
+    fn retry_soon(&mut self, now: Time, ticket: u64) {
+        let elapsed = self.load.reply_timeout.saturating_sub(Duration::from_millis(10));
         if let Some(waiting) = self.waiting.get_mut(&ticket) {
-            waiting.asked = Time(now.0.saturating_sub(ago.as_nanos() as u64));
+            waiting.sent_at = Time(now.0.saturating_sub(elapsed.as_nanos() as u64));
         }
     }
 
-    /// The session has expired: the outcome of its outstanding commands will never be known. Continues in another
-    /// session.
+    /// Abandons an expired session: the outcome of its outstanding commands will never be known. The next command opens
+    /// another session.
     fn replace_session(&mut self, now: Time, history: &mut History) {
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             waiting.operations.into_iter().for_each(|operation| history.record_unknown(operation));
         }
-        self.tries.clear();
-        (self.session, self.opening, self.next_seq, self.next_at) = (None, None, 1, now);
+        self.attempt_tickets.clear();
+        (self.session, self.session_request, self.next_seq, self.next_command_at) = (None, None, 1, now);
     }
 }

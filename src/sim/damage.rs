@@ -1,11 +1,12 @@
-//! Disks that lose data, rot and lie: they do not hold the data that was written to them.
+//! Disks that do not hold the data that was written to them: flipped bits, misdirected writes, false syncs and older
+//! copies.
 //!
-//! A majority never loses data this way: nothing could prevent the loss of data that only this majority held.
+//! Only the disks of a minority are damaged at the same time: no protocol could recover data that a majority has lost.
 
 use super::checks;
-use super::disk::{Crash, SimDisk, Stop};
+use super::disk::{Crash, DiskStop, SimDisk};
 use super::event::SimEvent;
-use super::node_history::Image;
+use super::node_history::DiskImage;
 use super::world::World;
 use crate::disk::Disk;
 use crate::snapshot::format::file_position;
@@ -14,76 +15,85 @@ use crate::wal::{identity, sync_marker};
 use rand::RngExt;
 
 impl World {
-    /// Whether a machine's disk may hold other data than was written to it.
+    /// Whether a machine's disk may hold other data than its process has written.
     pub(super) fn is_damaged(&self, at: NodeId) -> bool {
         let host = &self.hosts[&at];
-        host.damaged || host.may_lie || self.snapshots.damaged_index(at).is_some()
+        host.has_damaged_file || host.may_sync_falsely || self.snapshots.damaged_index(at).is_some()
     }
 
-    /// Whether a running machine may be damaged: of the others, a majority must hold all they ever held. If the
-    /// operator changes members, that is a majority by every configuration in use. A change that names a voter whose
-    /// disk was lost before is aborted, but nothing repairs a change whose voters are lost in the middle of it.
+    /// Whether the disk of a machine may be damaged now: the machine must be running, and a majority of the other
+    /// machines must still hold all their data. If the operator changes members, this must be a majority of every
+    /// configuration in use. A change that names a voter whose disk was lost before is aborted, but nothing repairs a
+    /// change whose voters are lost while it is in progress.
     pub(super) fn may_be_damaged(&self, at: NodeId) -> bool {
         let damaged = self.hosts.keys().filter(|id| self.is_damaged(**id)).count();
-        let ghosts = self.hosts.keys().any(|id| self.checks.has_ghost(*id));
-        // A machine that is down may just have lost power: further damage to its last batch looks like that of the
-        // power loss (wal-format.md).
-        let is_up = self.hosts[&at].up.is_some();
+        let has_lost_images = self.hosts.keys().any(|id| self.checks.has_lost_image(*id));
+        // A machine that is down may just have lost power. Its log could not distinguish damage to the last batch from
+        // a write that the power loss has interrupted (wal-format.md).
+        let is_up = self.hosts[&at].process.is_some();
         let in_use = self.checks.configurations.in_use();
-        let holds = || in_use.iter().all(|membership| self.holds_without(at, membership));
-        let is_governed = self.scenario.governance.every.is_some();
-        // A successor replaces a voter some time later, and so may the request in progress.
-        let succeeds = |membership: &&Membership| {
+        let keeps_quorum = || in_use.iter().all(|membership| self.has_quorum_without(at, membership));
+        let has_operator = self.scenario.operator.interval.is_some();
+        // A learner that is to replace a voter changes the voters some time later, and so may the operator's pending
+        // request.
+        let has_replacement = |membership: &&Membership| {
             membership.members.values().any(|member| matches!(member.pending_role, PendingRole::Replace(_)))
         };
-        let changes = self.operator.is_waiting() || in_use.iter().any(succeeds);
+        let may_change = self.operator.is_waiting() || in_use.iter().any(has_replacement);
         damaged < (self.hosts.len() - 1) / 2
             && !self.is_damaged(at)
             && is_up
-            && !ghosts
-            && !self.hosts.values().any(|host| host.may_lie)
-            && (!is_governed || (!changes && holds()))
+            && !has_lost_images
+            && !self.hosts.values().any(|host| host.may_sync_falsely)
+            && (!has_operator || (!may_change && keeps_quorum()))
     }
 
-    /// Copies a machine's disk as a power loss would leave it, or restores such a copy. The replaced disk is gone, or
-    /// is swapped back in later: two directories of one node, like a machine restored from a backup and the one it was
-    /// to replace. One machine at a time: data that a majority loses is gone.
-    pub(super) fn older(&mut self, at: NodeId) {
-        let others = self.hosts.values().any(|host| host.may_lie || (host.copy.is_some() && host.id != at));
+    /// Copies a machine's disk as a power loss would leave it; or, if there is such a copy, restarts the machine on the
+    /// copy. The replaced disk is lost, or is swapped back in by a later call, as when an original machine is started
+    /// again after its restored backup. Only one machine at a time has a copy, because nothing recovers data that a
+    /// majority loses.
+    pub(super) fn copy_or_restore_disk(&mut self, at: NodeId) {
+        let another_is_faulty =
+            self.hosts.values().any(|host| host.may_sync_falsely || (host.disk_copy.is_some() && host.id != at));
         if self.is_damaged(at) || self.hosts[&at].wiped || self.hosts.len() < 3 {
             return;
         }
-        let Some((disk, snapshot_disk, life)) = self.host(at).copy.take() else {
-            if !others && self.hosts[&at].up.is_some() {
+        let Some((disk, snapshot_disk, history)) = self.host(at).disk_copy.take() else {
+            if !another_is_faulty && self.hosts[&at].process.is_some() {
                 let host = &self.hosts[&at];
-                let copy = (host.disk.durable(), host.snapshot_disk.durable(), self.checks.copy(at));
+                let copy = (host.disk.durable_copy(), host.snapshot_disk.durable_copy(), self.checks.copy_history(at));
                 self.trace_line(|| format!("the disk of {at} is copied"));
-                (self.host(at).copy, self.host(at).copy_is_replaced_disk) = (Some(copy), false);
+                (self.host(at).disk_copy, self.host(at).copy_is_replaced_disk) = (Some(copy), false);
             }
             return;
         };
         let in_use = self.checks.configurations.in_use();
-        if !in_use.into_iter().all(|membership| self.holds_without(at, membership)) {
+        if !in_use.into_iter().all(|membership| self.has_quorum_without(at, membership)) {
             return;
         }
         self.crash(at, Crash::Kill);
-        self.twins += u64::from(self.hosts[&at].copy_is_replaced_disk);
-        let takes_turns = self.rng.random_range(0..2) == 0;
-        let twin = takes_turns
-            .then(|| (self.hosts[&at].disk.durable(), self.hosts[&at].snapshot_disk.durable(), self.checks.copy(at)));
-        self.trace_line(|| {
-            format!("{at} restarts on an older copy of its disk; its present disk is kept: {takes_turns}")
+        self.disk_swaps += u64::from(self.hosts[&at].copy_is_replaced_disk);
+        let keeps_present_disk = self.rng.random_range(0..2) == 0;
+        let present_disk = keeps_present_disk.then(|| {
+            (
+                self.hosts[&at].disk.durable_copy(),
+                self.hosts[&at].snapshot_disk.durable_copy(),
+                self.checks.copy_history(at),
+            )
         });
-        self.checks.restore_copy(at, &life);
+        self.trace_line(|| {
+            format!("{at} restarts on an older copy of its disk; its present disk is kept: {keeps_present_disk}")
+        });
+        self.checks.restore_copy(at, &history);
         let host = self.host(at);
-        (host.disk, host.snapshot_disk, host.copy, host.copy_is_replaced_disk) =
-            (disk, snapshot_disk, twin, takes_turns);
-        let delay = self.a_while(500);
-        self.later(delay, SimEvent::Starts { at });
+        (host.disk, host.snapshot_disk, host.disk_copy, host.copy_is_replaced_disk) =
+            (disk, snapshot_disk, present_disk, keeps_present_disk);
+        let delay = self.draw_outage(500);
+        self.schedule_after(delay, SimEvent::ProcessStart { at });
     }
 
-    /// Flips a bit of some segment, or makes a sector of it unreadable, and restarts the process on it.
-    pub(super) fn rot(&mut self, at: NodeId) {
+    /// Flips a bit of a random segment, or makes one of its sectors unreadable, and restarts the process.
+    pub(super) fn damage_segment(&mut self, at: NodeId) {
         if !self.may_be_damaged(at) {
             return;
         }
@@ -95,57 +105,62 @@ impl World {
             return;
         }
         let name = segments[self.rng.random_range(0..segments.len())].clone();
-        if self.damage(at, &disk, &name) {
-            self.host(at).damaged = true;
-            self.down(at, Crash::Kill, 500);
+        if self.damage_file(at, &disk, &name) {
+            self.host(at).has_damaged_file = true;
+            self.crash_and_restart(at, Crash::Kill, 500);
         }
     }
 
-    /// Damages some file of a machine whose process keeps running: the damage is found when the file is read, at the
-    /// latest at the next start. Term and vote, and the directory's identity, are in files of their own.
-    pub(super) fn rot_running(&mut self, at: NodeId) {
+    /// Damages a random file of a machine whose process keeps running. The process finds the damage when it reads the
+    /// file, at the latest at its next start. The file may also be the sync marker or the identity file.
+    pub(super) fn damage_file_beneath_process(&mut self, at: NodeId) {
         if !self.may_be_damaged(at) {
             return;
         }
         let host = &self.hosts[&at];
-        let (disk, snapshot_disk, root) = (host.disk.clone(), host.snapshot_disk.clone(), host.root.clone());
-        let in_log = |name: &String| name.ends_with(".wal") || name == sync_marker::NAME;
-        let mut files: Vec<(SimDisk, String)> = vec![(root, identity::NAME.to_owned())];
-        files.extend(disk.list().unwrap_or_default().into_iter().filter(in_log).map(|name| (disk.clone(), name)));
+        let (disk, snapshot_disk, identity_disk) =
+            (host.disk.clone(), host.snapshot_disk.clone(), host.identity_disk.clone());
+        let is_log_file = |name: &String| name.ends_with(".wal") || name == sync_marker::FILE_NAME;
+        let mut files: Vec<(SimDisk, String)> = vec![(identity_disk, identity::FILE_NAME.to_owned())];
+        files.extend(disk.list().unwrap_or_default().into_iter().filter(is_log_file).map(|name| (disk.clone(), name)));
         let snapshots =
             snapshot_disk.list().unwrap_or_default().into_iter().filter(|name| file_position(name).is_some());
         files.extend(snapshots.map(|name| (snapshot_disk.clone(), name)));
         let (disk, name) = files.swap_remove(self.rng.random_range(0..files.len()));
-        if self.damage(at, &disk, &name) {
-            self.host(at).damaged = true;
+        if self.damage_file(at, &disk, &name) {
+            self.host(at).has_damaged_file = true;
             if let Some(position) = file_position(&name) {
                 self.snapshots.record_damage(at, position.index);
             }
         }
     }
 
-    /// Damages a snapshot: one that is being written or received, or a published one. A machine whose only snapshot is
-    /// damaged may never start again, so the number of such machines is limited as that of damaged logs is.
-    pub(super) fn rot_snapshot(&mut self, at: NodeId) {
-        let may_lose = self.may_be_damaged(at);
+    /// Damages a snapshot file that is being written or received, or a published snapshot file. A machine whose only
+    /// snapshot is damaged may never start again, so the number of such machines is limited as that of damaged logs is.
+    pub(super) fn damage_snapshot(&mut self, at: NodeId) {
+        let may_damage_published = self.may_be_damaged(at);
         let host = &self.hosts[&at];
-        if host.up.is_none() {
+        if host.process.is_none() {
             return;
         }
-        let is_open = |name: &String| name.ends_with(".tmp") || name.ends_with(".part");
-        let may_rot = |name: &String| is_open(name) || (may_lose && file_position(name).is_some());
+        let is_unpublished = |name: &String| name.ends_with(".tmp") || name.ends_with(".part");
+        let is_candidate =
+            |name: &String| is_unpublished(name) || (may_damage_published && file_position(name).is_some());
         let snapshot_disk = host.snapshot_disk.clone();
-        let mut files: Vec<String> = snapshot_disk.list().unwrap_or_default().into_iter().filter(may_rot).collect();
+        let mut files: Vec<String> =
+            snapshot_disk.list().unwrap_or_default().into_iter().filter(is_candidate).collect();
         files.sort();
         if files.is_empty() {
             return;
         }
         let name = files[self.rng.random_range(0..files.len())].clone();
-        let Some(size) = snapshot_disk.seen(&name).map(|bytes| bytes.len()).filter(|size| *size > 0) else { return };
+        let Some(size) = snapshot_disk.read_file(&name).map(|bytes| bytes.len()).filter(|size| *size > 0) else {
+            return;
+        };
         let offset = self.rng.random_range(0..size) as u64;
-        match is_open(&name) && self.rng.random_range(0..3) == 0 {
+        match is_unpublished(&name) && self.rng.random_range(0..3) == 0 {
             true => snapshot_disk.lose_sector(&name, offset),
-            false => snapshot_disk.flip(&name, offset, self.rng.random_range(0..8)),
+            false => snapshot_disk.flip_bit(&name, offset, self.rng.random_range(0..8)),
         }
         self.trace_line(|| format!("{name} of {at} is damaged at {offset}"));
         if let Some(position) = file_position(&name) {
@@ -153,80 +168,81 @@ impl World {
         }
     }
 
-    /// Flips a bit of a file, or makes a sector of it unreadable. Returns whether the file held any data.
-    fn damage(&mut self, at: NodeId, disk: &SimDisk, name: &str) -> bool {
-        let Some(bytes) = disk.seen(name) else { return false };
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        if used == 0 {
+    /// Flips a bit of a file, or makes a sector of the file unreadable. Returns whether the file held any data.
+    fn damage_file(&mut self, at: NodeId, disk: &SimDisk, name: &str) -> bool {
+        let Some(bytes) = disk.read_file(name) else { return false };
+        let data_end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if data_end == 0 {
             return false;
         }
-        let offset = self.rng.random_range(0..used) as u64;
+        let offset = self.rng.random_range(0..data_end) as u64;
         match self.rng.random_range(0..3) {
             0 => disk.lose_sector(name, offset),
-            _ => disk.flip(name, offset, self.rng.random_range(0..8)),
+            _ => disk.flip_bit(name, offset, self.rng.random_range(0..8)),
         }
         self.trace_line(|| format!("{name} of {at} is damaged at {offset}"));
         true
     }
 
-    /// The next write to a machine's log lands at another place in the log.
-    pub(super) fn misdirect(&mut self, at: NodeId) {
+    /// Makes the next write within a machine's log land at another place in the log.
+    pub(super) fn misdirect_write(&mut self, at: NodeId) {
         if self.may_be_damaged(at) {
             let draw = self.rng.random();
             self.hosts[&at].disk.misdirect_next_write(draw);
-            self.host(at).damaged = true;
+            self.host(at).has_damaged_file = true;
         }
     }
 
-    /// The next sync of a machine's log is reported as done and is not: a power loss takes the data that it should have
-    /// written, unless that is written again by then.
-    pub(super) fn lie(&mut self, at: NodeId) {
+    /// Makes the next sync of a machine's log report success without writing anything to the disk. A power loss then
+    /// loses this data, unless the data is written and synced again before.
+    pub(super) fn inject_false_sync(&mut self, at: NodeId) {
         let damaged = self.hosts.keys().any(|id| self.is_damaged(*id));
         let in_use = self.checks.configurations.in_use();
-        let holds = in_use.into_iter().all(|membership| self.holds_without(at, membership));
-        let copied = self.hosts.values().any(|host| host.copy.is_some());
-        if damaged || copied || !holds || !self.may_be_damaged(at) || self.hosts[&at].wiped {
+        let keeps_quorum = in_use.into_iter().all(|membership| self.has_quorum_without(at, membership));
+        let has_copy = self.hosts.values().any(|host| host.disk_copy.is_some());
+        if damaged || has_copy || !keeps_quorum || !self.may_be_damaged(at) || self.hosts[&at].wiped {
             return;
         }
-        self.checks.lies(at);
-        let soon = self.rng.random_range(0..2) == 0;
+        self.checks.begin_false_sync(at);
+        let loses_power_soon = self.rng.random_range(0..2) == 0;
         let (operations, bytes) = (self.rng.random_range(2..10), self.rng.random_range(0..4096));
         let host = self.host(at);
-        host.may_lie = true;
+        host.may_sync_falsely = true;
         host.disk.lie_next_sync();
-        if soon {
-            // The power fails before much else is written: the end of the log is missing.
-            host.disk.stop_at(Stop { at: host.disk.operations() + operations, bytes });
+        if loses_power_soon {
+            // The power fails before much else is written, so that the end of the log is missing.
+            host.disk.stop_at(DiskStop { operation: host.disk.operation_count() + operations, written_bytes: bytes });
         }
     }
 
-    /// A machine stops: whether its disk has lied by then decides what may be missing from it.
-    pub(super) fn lies_no_more(&mut self, at: NodeId, how: Crash) {
+    /// Decides, when a machine stops, whether data may be missing from its disk. That is so only if a false sync has
+    /// happened and the machine loses power.
+    pub(super) fn resolve_false_sync(&mut self, at: NodeId, how: Crash) {
         let host = &mut self.hosts.get_mut(&at).expect("every node has a host");
-        if !host.may_lie || self.checks.may_have_lost(at) {
+        if !host.may_sync_falsely || self.checks.may_lack_writes(at) {
             return;
         }
         match (host.disk.has_lied(), how) {
             (false, _) => {
-                host.may_lie = false;
-                self.checks.is_honest(at);
+                host.may_sync_falsely = false;
+                self.checks.end_false_sync(at);
             }
-            (true, Crash::Power) => self.checks.loses_power(at),
+            (true, Crash::Power) => self.checks.record_power_loss(at),
             (true, Crash::Kill) => {}
         }
     }
 
-    /// Checks that a machine's journal recovered everything that its disk had reported as synced, unless that disk has
-    /// lied.
-    pub(super) fn recovers(&mut self, at: NodeId, image: Image) -> checks::Result<()> {
-        self.checks.disks.insert(at, self.hosts[&at].disk_id);
-        let lost = self.checks.recovers(at, image)?;
+    /// Checks that a machine's journal recovered everything that its disk had reported as synced. Only after a false
+    /// sync and a power loss may something be missing.
+    pub(super) fn check_recovery(&mut self, at: NodeId, image: DiskImage) -> checks::Result<()> {
+        self.checks.disk_ids.insert(at, self.hosts[&at].disk_id);
+        let lost = self.checks.check_recovered(at, image)?;
         if lost {
             self.trace_line(|| format!("{at} lacks writes that its disk reported as synced"));
             self.lost_writes += 1;
         }
         let host = self.host(at);
-        host.may_lie &= host.disk.has_lied();
+        host.may_sync_falsely &= host.disk.has_lied();
         Ok(())
     }
 }

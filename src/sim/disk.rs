@@ -1,8 +1,9 @@
-//! An in-memory disk that tears writes, loses data and lies about syncs, the same way for the same seed.
+//! An in-memory disk that tears writes, loses data and reports success for syncs that it did not do. The same seed
+//! gives the same faults.
 //!
-//! Every file has two images, one that programs *see* and one that is *durable*, and so has the directory. A power loss
-//! keeps any subset of the unsynced 512-byte sectors and any subset of the unsynced name changes. A killed process
-//! loses nothing, but its unsynced data stays unsynced.
+//! Every file has two images, the one that programs *see* and the *durable* one. The directory's list of names also has
+//! both images. A power loss keeps any subset of the unsynced 512-byte sectors and any subset of the unsynced name
+//! changes. A killed process loses nothing, but its unsynced data stays unsynced.
 
 mod file;
 
@@ -14,26 +15,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-/// The size in bytes of a sector, which is written as a whole or not at all.
-pub const SECTOR: usize = 512;
+/// The size of a sector in bytes. A sector is written as a whole or not at all.
+pub const SECTOR_BYTES: usize = 512;
 
-/// How a process or machine goes down.
+/// How a process ends: the process alone is killed, or the whole machine loses power.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Crash {
-    /// The process dies. The kernel and its page cache survive: programs see the same data as before, and unsynced data
-    /// stays unsynced.
+    /// The process is killed, but the kernel survives: programs see the same data, and unsynced data stays unsynced.
     Kill,
-    /// The machine dies: any unsynced data may be lost.
+    /// The machine loses power: any unsynced data may be lost.
     Power,
 }
 
-/// The point at which the disk stops working, counted in modifying operations.
+/// The modifying operation at which the disk stops working.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stop {
+pub struct DiskStop {
     /// The first operation that is not executed, counted from 0.
-    pub at: u64,
-    /// If that operation is a write: how many of its bytes are still written.
-    pub bytes: usize,
+    pub operation: u64,
+    /// How many bytes of that operation are still written, if it is a write.
+    pub written_bytes: usize,
 }
 
 /// A simulated directory. Clones are handles to the same directory.
@@ -48,35 +48,49 @@ pub struct SimDisk {
 #[derive(Debug, Default)]
 struct DiskState {
     files: BTreeMap<u64, FileState>,
+    /// The number of each file by its name, as programs see the directory.
     names: BTreeMap<String, u64>,
+    /// The number of each file by its name, as of the last sync of names.
     durable_names: BTreeMap<String, u64>,
     /// Name changes since the last sync of names, in order.
     unsynced_names: Vec<NameChange>,
-    next_file: u64,
-    /// The current run of the process. Handles of an earlier run are dead.
-    run: u64,
-    boot: u64,
-    operations: u64,
-    stop: Option<Stop>,
+    next_file_id: u64,
+    /// How many crashes there were. File handles that were opened before the last crash are unusable.
+    process_run: u64,
+    /// The number of the machine's current boot: a power loss begins another one.
+    boot_number: u64,
+    /// How many operations were requested that modify or sync the disk.
+    operation_count: u64,
+    /// The operation at which the disk will stop, if one is set.
+    stop: Option<DiskStop>,
+    /// Whether the disk has stopped.
     stopped: bool,
-    fail_at: Option<u64>,
-    fail_sync: bool,
-    lie_sync: bool,
+    /// The number of the operation that will fail, if one is set.
+    failing_operation: Option<u64>,
+    next_sync_fails: bool,
+    /// Whether the next sync of a file falsely reports success.
+    next_sync_lies: bool,
+    /// Whether a sync has falsely reported success since the last power loss.
     has_lied: bool,
-    misdirect: Option<u64>,
+    /// If set, the next write within the log is misdirected to a place that this random number selects.
+    misdirect_draw: Option<u64>,
+    /// The disk on which this directory lies.
     volume: Arc<Mutex<Volume>>,
-    last_write: usize,
-    /// Every modifying operation fails.
+    /// The requested size of the latest write, in bytes.
+    last_write_bytes: usize,
+    /// Whether every modifying operation fails.
     broken: bool,
 }
 
 /// The disk space that directories on the same disk share.
 #[derive(Debug, Default)]
 struct Volume {
+    /// The limit for the total size of all files in bytes; `None` if there is none.
     capacity: Option<u64>,
     directories: Vec<Weak<Mutex<DiskState>>>,
 }
 
+/// A change of a directory's names, which takes effect on the disk only with the next sync of names.
 #[derive(Clone, Debug)]
 enum NameChange {
     Create(String, u64),
@@ -84,12 +98,12 @@ enum NameChange {
     Remove(String),
 }
 
-/// One file of a simulated directory.
+/// An open file of a simulated directory. Every operation fails after a crash of the process that opened it.
 #[derive(Debug)]
 pub struct SimFile {
     state: Arc<Mutex<DiskState>>,
     id: u64,
-    run: u64,
+    process_run: u64,
 }
 
 impl Default for SimDisk {
@@ -99,29 +113,29 @@ impl Default for SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk.
+    /// An empty directory on a disk of its own, without a limit of space.
     pub fn new() -> SimDisk {
-        SimDisk::on(Arc::default(), DiskState { boot: 1, ..DiskState::default() })
+        SimDisk::with_volume(Arc::default(), DiskState { boot_number: 1, ..DiskState::default() })
     }
 
     /// Another directory on the same disk: it has its own faults and shares the disk space.
     pub fn sibling_directory(&self) -> SimDisk {
         let volume = self.lock().volume.clone();
-        SimDisk::on(volume, DiskState { boot: 1, ..DiskState::default() })
+        SimDisk::with_volume(volume, DiskState { boot_number: 1, ..DiskState::default() })
     }
 
-    fn on(volume: Arc<Mutex<Volume>>, state: DiskState) -> SimDisk {
+    fn with_volume(volume: Arc<Mutex<Volume>>, state: DiskState) -> SimDisk {
         let state = Arc::new(Mutex::new(DiskState { volume: volume.clone(), ..state }));
         lock(&volume).directories.push(Arc::downgrade(&state));
         SimDisk { state }
     }
 
-    /// Another disk with the same contents, images and faults.
+    /// An independent copy of this directory on a disk of its own, with the same images and pending faults.
     pub fn fork(&self) -> SimDisk {
         let state = self.lock();
-        // Directories beside this one are not copied, but the space they take is subtracted.
+        // The other directories on the disk are not copied: their size is subtracted from the capacity of the copy.
         let capacity = lock(&state.volume).capacity;
-        let capacity = capacity.map(|bytes| bytes.saturating_sub(state.used_beside()));
+        let capacity = capacity.map(|bytes| bytes.saturating_sub(state.sibling_bytes()));
         let copy = DiskState {
             files: state.files.clone(),
             names: state.names.clone(),
@@ -131,138 +145,136 @@ impl SimDisk {
             ..*state
         };
         drop(state);
-        let fork = SimDisk::on(Arc::default(), copy);
+        let fork = SimDisk::with_volume(Arc::default(), copy);
         fork.set_capacity(capacity);
         fork
     }
 
-    /// Crashes and restarts: file handles die, pending faults are cleared, and `rng` decides which unsynced data is
-    /// lost.
+    /// Ends the process that uses this directory: its file handles become unusable, and faults that have not occurred
+    /// yet are cleared. In a power loss, `rng` decides which unsynced data is lost.
     pub fn crash(&self, rng: &mut impl Rng, how: Crash) {
         let mut state = self.lock();
-        state.run += 1;
+        state.process_run += 1;
         state.stop = None;
         state.stopped = false;
-        state.fail_at = None;
-        state.fail_sync = false;
-        (state.lie_sync, state.misdirect) = (false, None);
+        state.failing_operation = None;
+        state.next_sync_fails = false;
+        (state.next_sync_lies, state.misdirect_draw) = (false, None);
         state.broken = false;
         if how == Crash::Power {
-            state.boot += 1;
+            state.boot_number += 1;
             state.has_lied = false;
-            state.lose(rng);
+            state.lose_unsynced(rng);
         }
     }
 
-    /// Stops working at that point: later operations fail and change nothing.
-    pub fn stop_at(&self, stop: Stop) {
+    /// Makes the disk stop at the operation that `stop` names: all later operations fail and change nothing.
+    pub fn stop_at(&self, stop: DiskStop) {
         self.lock().stop = Some(stop);
     }
 
-    /// Whether the point of [`SimDisk::stop_at`] was reached.
+    /// Whether the disk has stopped at the operation set by [`SimDisk::stop_at`].
     pub fn stopped(&self) -> bool {
         self.lock().stopped
     }
 
     /// The number of modifying operations so far.
-    pub fn operations(&self) -> u64 {
-        self.lock().operations
+    pub fn operation_count(&self) -> u64 {
+        self.lock().operation_count
     }
 
     /// The requested size of the latest write, in bytes.
-    pub fn last_write(&self) -> usize {
-        self.lock().last_write
+    pub fn last_write_bytes(&self) -> usize {
+        self.lock().last_write_bytes
     }
 
-    /// The operation of that number fails once. A failed write writes half; a failed sync loses its data.
-    pub fn fail_at(&self, operation: u64) {
-        self.lock().fail_at = Some(operation);
+    /// Makes the modifying operation of that number, from 0, fail. A failed write writes half, a failed sync nothing.
+    pub fn fail_operation(&self, number: u64) {
+        self.lock().failing_operation = Some(number);
     }
 
-    /// The next sync of a file fails once, and loses the data that it should have written.
+    /// Makes the next sync of a file fail once. The kernel then drops the unsynced data: later syncs do not write it.
     pub fn fail_next_sync(&self) {
-        self.lock().fail_sync = true;
+        self.lock().next_sync_fails = true;
     }
 
-    /// The next sync of a file does nothing and reports success: a power loss takes the data that it should have
-    /// written, unless that is written again.
+    /// Makes the next sync of a file do nothing and report success. A power loss then loses the unsynced data.
     pub fn lie_next_sync(&self) {
-        self.lock().lie_sync = true;
+        self.lock().next_sync_lies = true;
     }
 
-    /// Whether a sync has lied since the last power loss.
+    /// Whether a sync has falsely reported success since the last power loss.
     pub fn has_lied(&self) -> bool {
         self.lock().has_lied
     }
 
-    /// The next write within the log goes to another place in the log, chosen by `draw`, and reports success.
+    /// Makes the next write within the log land at another place in the log, selected by the random number `draw`.
     pub fn misdirect_next_write(&self, draw: u64) {
-        self.lock().misdirect = Some(draw);
+        self.lock().misdirect_draw = Some(draw);
     }
 
-    /// Clears the faults that were set and have not occurred.
+    /// Clears the faults that were set and have not occurred yet.
     pub fn clear_faults(&self) {
         let mut state = self.lock();
-        (state.lie_sync, state.misdirect) = (false, None);
-        (state.stop, state.fail_at, state.fail_sync) = (None, None, false);
+        (state.next_sync_lies, state.misdirect_draw) = (false, None);
+        (state.stop, state.failing_operation, state.next_sync_fails) = (None, None, false);
     }
 
-    /// The disk dies: every modifying operation fails from now on, until a crash.
+    /// Makes every modifying operation fail from now on, until a crash.
     pub fn break_down(&self) {
         self.lock().broken = true;
     }
 
-    /// Limits the total size in bytes of all files, including those in the directories beside this one.
+    /// Limits the total size in bytes of all files on the disk, in this directory and its sibling directories.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         lock(&self.lock().volume).capacity = bytes;
     }
 
-    /// The total size in bytes of all files, including those in the directories beside this one.
-    pub fn used(&self) -> u64 {
+    /// The total size in bytes of all files on the disk, in this directory and its sibling directories.
+    pub fn used_bytes(&self) -> u64 {
         let state = self.lock();
-        state.used() + state.used_beside()
+        state.used_bytes() + state.sibling_bytes()
     }
 
     /// Flips one bit of a file, on the disk and in memory.
-    pub fn flip(&self, name: &str, offset: u64, bit: u8) {
+    pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
         let mut state = self.lock();
         let id = state.names[name];
         let Some(file) = state.files.get_mut(&id) else { return };
-        let (sector, within) = (offset as usize / SECTOR, offset as usize % SECTOR);
+        let (sector, within) = (offset as usize / SECTOR_BYTES, offset as usize % SECTOR_BYTES);
         file.bytes[offset as usize] ^= 1 << bit;
-        for image in [&mut file.unsynced, &mut file.forgotten] {
+        for image in [&mut file.unsynced, &mut file.falsely_clean] {
             if let Some(held) = image.get_mut(&sector) {
                 held[within] ^= 1 << bit;
             }
         }
     }
 
-    /// The sector at that offset of a file becomes unreadable until it is written.
+    /// Makes the sector at that offset of a file unreadable until it is written.
     pub fn lose_sector(&self, name: &str, offset: u64) {
         let mut state = self.lock();
         let id = state.names[name];
-        state.files.entry(id).and_modify(|file| _ = file.unreadable.insert(offset as usize / SECTOR));
+        state.files.entry(id).and_modify(|file| _ = file.unreadable.insert(offset as usize / SECTOR_BYTES));
     }
 
-    /// The contents of a file as programs see them.
-    pub fn seen(&self, name: &str) -> Option<Vec<u8>> {
+    /// The contents of a file as programs see them; `None` if there is no such file.
+    pub fn read_file(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.lock();
         state.names.get(name).map(|id| state.files[id].bytes.clone())
     }
 
-    /// The disk as it would be if the power failed now and no unsynced data survived: for checks that promised data is
-    /// durable.
-    pub fn durable(&self) -> SimDisk {
+    /// A copy of the directory as it would be if the power failed now and no unsynced data survived.
+    pub fn durable_copy(&self) -> SimDisk {
         let other = self.fork();
         let mut state = other.lock();
-        state.run += 1;
-        state.boot += 1;
-        (state.stop, state.stopped, state.fail_at, state.fail_sync) = (None, false, None, false);
+        state.process_run += 1;
+        state.boot_number += 1;
+        (state.stop, state.stopped, state.failing_operation, state.next_sync_fails) = (None, false, None, false);
         lock(&state.volume).capacity = None;
         state.names = state.durable_names.clone();
         state.unsynced_names.clear();
         for file in state.files.values_mut() {
-            let lost: Vec<usize> = file.unsynced.keys().chain(file.forgotten.keys()).copied().collect();
+            let lost: Vec<usize> = file.unsynced.keys().chain(file.falsely_clean.keys()).copied().collect();
             file.revert_sectors(&lost);
             file.bytes.truncate(file.durable_size);
         }
@@ -274,44 +286,45 @@ impl SimDisk {
         lock(&self.state)
     }
 
-    fn handle(&self, state: &DiskState, id: u64) -> SimFile {
-        SimFile { state: self.state.clone(), id, run: state.run }
+    fn new_handle(&self, state: &DiskState, id: u64) -> SimFile {
+        SimFile { state: self.state.clone(), id, process_run: state.process_run }
     }
 }
 
-/// A panic while the lock was held is a failed test elsewhere: the state is still worth inspecting.
+/// Locks a mutex even after a panic under its lock: the panic is reported elsewhere, and the state is worth inspecting.
 fn lock<T>(state: &Arc<Mutex<T>>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl DiskState {
-    fn used(&self) -> u64 {
+    fn used_bytes(&self) -> u64 {
         self.names.values().map(|id| self.files[id].bytes.len() as u64).sum()
     }
 
-    /// The bytes that the other directories on the disk hold.
-    fn used_beside(&self) -> u64 {
+    /// The total size in bytes of the files in the other directories on the disk.
+    fn sibling_bytes(&self) -> u64 {
         let directories: Vec<_> = lock(&self.volume).directories.iter().filter_map(Weak::upgrade).collect();
-        // The caller holds the lock of this directory.
-        directories.iter().filter_map(|other| other.try_lock().ok()).map(|other| other.used()).sum()
+        // `try_lock` skips this directory itself, whose lock the caller holds.
+        directories.iter().filter_map(|other| other.try_lock().ok()).map(|other| other.used_bytes()).sum()
     }
 
     /// The free space in bytes; `None` if it is unlimited.
-    fn free(&self) -> Option<u64> {
+    fn free_space(&self) -> Option<u64> {
         let capacity = lock(&self.volume).capacity?;
-        Some(capacity.saturating_sub(self.used() + self.used_beside()))
+        Some(capacity.saturating_sub(self.used_bytes() + self.sibling_bytes()))
     }
 
-    /// Counts an operation and decides whether it runs: `Ok(None)` completely, `Ok(Some(n))` only its first n bytes.
-    fn begin(&mut self) -> io::Result<Option<usize>> {
+    /// Counts a modifying operation. Returns `None` to execute all of it, and `Some(n)` to write only its first n
+    /// bytes.
+    fn begin_operation(&mut self) -> io::Result<Option<usize>> {
         if self.stopped {
             return Err(io::Error::other("the disk has stopped"));
         }
-        let number = self.operations;
-        self.operations += 1;
-        if let Some(stop) = self.stop.filter(|stop| stop.at <= number) {
+        let number = self.operation_count;
+        self.operation_count += 1;
+        if let Some(stop) = self.stop.filter(|stop| stop.operation <= number) {
             self.stopped = true;
-            return Ok(Some(stop.bytes));
+            return Ok(Some(stop.written_bytes));
         }
         if self.broken {
             return Err(io::Error::other("input/output error"));
@@ -319,40 +332,42 @@ impl DiskState {
         Ok(None)
     }
 
-    /// Like `begin`, for an operation that runs completely or not at all.
-    fn begin_whole(&mut self) -> io::Result<()> {
-        let number = self.operations;
-        match self.begin()? {
-            None if self.fail_at == Some(number) => Err(io::Error::other("input/output error")),
+    /// Like `begin_operation`, for an operation that is executed completely or not at all.
+    fn begin_atomic_operation(&mut self) -> io::Result<()> {
+        let number = self.operation_count;
+        match self.begin_operation()? {
+            None if self.failing_operation == Some(number) => Err(io::Error::other("input/output error")),
             None => Ok(()),
             Some(_) => Err(io::Error::other("the disk has stopped")),
         }
     }
 
-    /// Whether this write was misdirected to another place in the log. A write that extends its file is not.
+    /// Writes the bytes to another place in the log if `misdirect_next_write` has requested this. Returns whether the
+    /// bytes were misdirected. A write that extends its file is not misdirected.
     fn misdirect(&mut self, id: u64, offset: usize, bytes: &[u8]) -> bool {
         let is_within = offset + bytes.len() <= self.files[&id].bytes.len() && !bytes.is_empty();
-        let Some(draw) = self.misdirect.take_if(|_| is_within) else { return false };
+        let Some(draw) = self.misdirect_draw.take_if(|_| is_within) else { return false };
         let segments: Vec<u64> =
             self.names.iter().filter(|(name, _)| name.ends_with(".wal")).map(|(_, id)| *id).collect();
         let Some(other) = segments.get(draw as usize % segments.len().max(1)) else { return false };
         let Some(file) = self.files.get_mut(other) else { return false };
-        let sectors = file.bytes.len() / SECTOR;
-        let at = ((draw >> 8) as usize % sectors.max(1)) * SECTOR + offset % SECTOR;
-        let fits = file.bytes.len().saturating_sub(at).min(bytes.len());
-        if (*other, at) == (id, offset) || fits == 0 {
+        let sectors = file.bytes.len() / SECTOR_BYTES;
+        let at = ((draw >> 8) as usize % sectors.max(1)) * SECTOR_BYTES + offset % SECTOR_BYTES;
+        let length = file.bytes.len().saturating_sub(at).min(bytes.len());
+        if (*other, at) == (id, offset) || length == 0 {
             return false;
         }
-        file.write(at, &bytes[..fits]);
+        file.write(at, &bytes[..length]);
         true
     }
 
-    fn lose(&mut self, rng: &mut impl Rng) {
-        // One draw for the whole crash decides how much is likely to survive, so that losing everything and losing one
-        // sector are both common.
+    /// Loses a random subset of the unsynced sectors and name changes.
+    fn lose_unsynced(&mut self, rng: &mut impl Rng) {
+        // One random number for the whole crash decides how likely each change is to survive, so that crashes that lose
+        // everything and crashes that lose one sector are both common.
         let survival = rng.random_range(0..=4u32);
         for file in self.files.values_mut() {
-            file.lose(rng, survival);
+            file.lose_unsynced(rng, survival);
         }
         let changes = std::mem::take(&mut self.unsynced_names);
         let mut names = self.durable_names.clone();
@@ -363,8 +378,8 @@ impl DiskState {
         }
         self.names = names.clone();
         self.durable_names = names;
-        let kept: BTreeSet<u64> = self.names.values().copied().collect();
-        self.files.retain(|id, _| kept.contains(id));
+        let named_files: BTreeSet<u64> = self.names.values().copied().collect();
+        self.files.retain(|id, _| named_files.contains(id));
     }
 }
 
@@ -395,23 +410,23 @@ impl Disk for SimDisk {
 
     fn create(&self, name: &str) -> io::Result<SimFile> {
         let mut state = self.lock();
-        state.begin_whole()?;
+        state.begin_atomic_operation()?;
         if state.names.contains_key(name) {
             return Err(ErrorKind::AlreadyExists.into());
         }
-        let id = state.next_file;
-        state.next_file += 1;
+        let id = state.next_file_id;
+        state.next_file_id += 1;
         state.files.insert(id, FileState::default());
         let change = NameChange::Create(name.to_owned(), id);
         change.clone().apply(&mut state.names);
         state.unsynced_names.push(change);
-        Ok(self.handle(&state, id))
+        Ok(self.new_handle(&state, id))
     }
 
     fn open(&self, name: &str) -> io::Result<SimFile> {
         let state = self.lock();
         match state.names.get(name) {
-            Some(id) => Ok(self.handle(&state, *id)),
+            Some(id) => Ok(self.new_handle(&state, *id)),
             None => Err(ErrorKind::NotFound.into()),
         }
     }
@@ -426,7 +441,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.lock();
-        state.begin_whole()?;
+        state.begin_atomic_operation()?;
         if !state.names.contains_key(from) {
             return Err(ErrorKind::NotFound.into());
         }
@@ -438,7 +453,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.lock();
-        state.begin_whole()?;
+        state.begin_atomic_operation()?;
         if !state.names.contains_key(name) {
             return Err(ErrorKind::NotFound.into());
         }
@@ -450,52 +465,53 @@ impl Disk for SimDisk {
 
     fn sync_names(&self) -> io::Result<()> {
         let mut state = self.lock();
-        state.begin_whole()?;
+        state.begin_atomic_operation()?;
         state.durable_names = state.names.clone();
         state.unsynced_names.clear();
         Ok(())
     }
 
-    fn boot(&self) -> io::Result<u64> {
-        Ok(self.lock().boot)
+    fn boot_id(&self) -> io::Result<u64> {
+        Ok(self.lock().boot_number)
     }
 
-    fn free(&self) -> io::Result<u64> {
-        Ok(self.lock().free().unwrap_or(u64::MAX))
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.lock().free_space().unwrap_or(u64::MAX))
     }
 }
 
 impl SimFile {
     fn lock(&self) -> io::Result<MutexGuard<'_, DiskState>> {
         let state = lock(&self.state);
-        if state.run != self.run {
-            return Err(io::Error::other("the process that opened this file is dead"));
+        if state.process_run != self.process_run {
+            return Err(io::Error::other("the process that opened this file has ended"));
         }
         Ok(state)
     }
 
-    fn sync_now(&mut self, and_size: bool) -> io::Result<()> {
+    /// Syncs the data of the file and, if requested, its size.
+    fn sync_file(&mut self, including_size: bool) -> io::Result<()> {
         let mut state = self.lock()?;
-        let number = state.operations;
-        if state.begin()?.is_some() {
+        let number = state.operation_count;
+        if state.begin_operation()?.is_some() {
             return Err(io::Error::other("the disk has stopped"));
         }
-        let fails = std::mem::take(&mut state.fail_sync) || state.fail_at == Some(number);
-        let lies = !fails && std::mem::take(&mut state.lie_sync);
+        let fails = std::mem::take(&mut state.next_sync_fails) || state.failing_operation == Some(number);
+        let lies = !fails && std::mem::take(&mut state.next_sync_lies);
         state.has_lied |= lies;
         let Some(file) = state.files.get_mut(&self.id) else { return Err(ErrorKind::NotFound.into()) };
         if fails {
             let unsynced = std::mem::take(&mut file.unsynced);
-            file.forgotten.extend(unsynced);
+            file.falsely_clean.extend(unsynced);
             return Err(io::Error::other("input/output error"));
         }
         if lies {
             let unsynced = std::mem::take(&mut file.unsynced);
-            file.forgotten.extend(unsynced);
+            file.falsely_clean.extend(unsynced);
             return Ok(());
         }
         file.unsynced.clear();
-        if and_size {
+        if including_size {
             file.durable_size = file.bytes.len();
         }
         Ok(())
@@ -509,25 +525,27 @@ impl DiskFile for SimFile {
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.lock()?;
-        let number = state.operations;
-        let kept = state.begin()?;
-        state.last_write = bytes.len();
-        let (taken, outcome) = match kept {
-            Some(taken) => (taken.min(bytes.len()), Err(io::Error::other("the disk has stopped"))),
-            None if state.fail_at == Some(number) => (bytes.len() / 2, Err(io::Error::other("input/output error"))),
+        let number = state.operation_count;
+        let partial = state.begin_operation()?;
+        state.last_write_bytes = bytes.len();
+        let (written, outcome) = match partial {
+            Some(written) => (written.min(bytes.len()), Err(io::Error::other("the disk has stopped"))),
+            None if state.failing_operation == Some(number) => {
+                (bytes.len() / 2, Err(io::Error::other("input/output error")))
+            }
             None => (bytes.len(), Ok(())),
         };
         if outcome.is_ok() && state.misdirect(self.id, offset as usize, bytes) {
             return Ok(());
         }
-        let grows = (offset + taken as u64).saturating_sub(state.files[&self.id].bytes.len() as u64);
-        if grows > 0 && state.free().is_some_and(|free| grows > free) {
+        let growth = (offset + written as u64).saturating_sub(state.files[&self.id].bytes.len() as u64);
+        if growth > 0 && state.free_space().is_some_and(|free| growth > free) {
             return Err(ErrorKind::StorageFull.into());
         }
         if let Some(file) = state.files.get_mut(&self.id)
-            && taken > 0
+            && written > 0
         {
-            file.write(offset as usize, &bytes[..taken]);
+            file.write(offset as usize, &bytes[..written]);
         }
         outcome
     }
@@ -537,7 +555,7 @@ impl DiskFile for SimFile {
         let FileState { bytes, unreadable, .. } = &state.files[&self.id];
         let from = (offset as usize).min(bytes.len());
         let n = buffer.len().min(bytes.len() - from);
-        if n > 0 && unreadable.range(from / SECTOR..(from + n).div_ceil(SECTOR)).next().is_some() {
+        if n > 0 && unreadable.range(from / SECTOR_BYTES..(from + n).div_ceil(SECTOR_BYTES)).next().is_some() {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         buffer[..n].copy_from_slice(&bytes[from..from + n]);
@@ -558,7 +576,7 @@ impl DiskFile for SimFile {
 
     fn truncate(&mut self, size: u64) -> io::Result<()> {
         let mut state = self.lock()?;
-        state.begin_whole()?;
+        state.begin_atomic_operation()?;
         if let Some(file) = state.files.get_mut(&self.id) {
             file.bytes.resize(size as usize, 0);
         }
@@ -570,11 +588,11 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.sync_now(false)
+        self.sync_file(false)
     }
 
     fn sync_all(&mut self) -> io::Result<()> {
-        self.sync_now(true)
+        self.sync_file(true)
     }
 }
 

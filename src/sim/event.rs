@@ -1,85 +1,111 @@
 //! The events in the queue of a simulated world.
 
-use super::client_link::OnLink;
-use super::peer_connection::End;
+use super::client_link::LinkEvent;
+use super::peer_connection::ConnectionEnd;
 use crate::node::Event;
 use crate::snapshot::Snapshot;
 use crate::types::{DiskId, NodeId, Time};
 use bytes::Bytes;
 
-/// An event in the queue.
+/// An event in the queue. The world handles the event when the simulated time reaches the time of the event.
 pub(super) enum SimEvent {
     /// Bytes from one node reach another. `disks` are the disk ids of the sender and the receiver at the time of
-    /// sending.
-    Arrives { to: NodeId, from: NodeId, disks: (DiskId, DiskId), run: u64, bytes: Bytes },
-    /// A node notices that a connection with a peer is closed. `run` is the run of the link that the connection was on.
-    Closed { at: NodeId, peer: NodeId, end: End, run: u64 },
-    /// A node may dial a peer.
-    Dials { at: NodeId, life: u64, peer: NodeId },
-    /// A dialed peer answers. `run` is the run of the link on which it was dialed.
-    Welcomed { at: NodeId, peer: NodeId, run: u64, bytes: Bytes },
+    /// sending, and `generation` is that of the link.
+    PeerBytes { to: NodeId, from: NodeId, disks: (DiskId, DiskId), generation: u64, bytes: Bytes },
+    /// A node notices that a connection with a peer is closed. `generation` is that of the connection's link.
+    PeerClosed { at: NodeId, peer: NodeId, end: ConnectionEnd, generation: u64 },
+    /// A node dials a peer, unless the connection is up or a later dial is scheduled.
+    DialPeer { at: NodeId, incarnation: u64, peer: NodeId },
+    /// The welcome of a dialed peer arrives. `generation` is that of the link on which the peer was dialed.
+    PeerWelcome { at: NodeId, peer: NodeId, generation: u64, bytes: Bytes },
     /// A client's bytes reach a node.
-    Asked { to: NodeId, client: u64, bytes: Bytes },
+    ClientRequest { to: NodeId, client: u64, bytes: Bytes },
     /// A node's bytes reach a client.
-    Told { client: u64, bytes: Bytes },
+    ClientReply { client: u64, bytes: Bytes },
     /// A sync completes.
-    Synced { at: NodeId, life: u64 },
-    /// The log thread has been idle for a moment.
-    Idle { at: NodeId, life: u64 },
-    /// A spare segment is ready.
-    Spared { at: NodeId, life: u64 },
-    /// A state machine finishes the first of its pending inputs.
-    Applies { at: NodeId, life: u64 },
+    SyncDone { at: NodeId, incarnation: u64 },
+    /// The log thread has been idle since its last sync, and records in the log that the last writes are synced.
+    LogIdle { at: NodeId, incarnation: u64 },
+    /// The log thread has prepared a spare segment.
+    SpareSegmentReady { at: NodeId, incarnation: u64 },
+    /// A state machine finishes the first of its queued inputs.
+    ApplierInputDone { at: NodeId, incarnation: u64 },
     /// A machine checks its free disk space.
-    Looks { at: NodeId, life: u64 },
-    /// The next chunk of a snapshot may be written.
-    Piece { at: NodeId, life: u64 },
-    /// A snapshot received from another node is ready and gets restored.
-    RestoreStep { at: NodeId, life: u64, snapshot: Box<Snapshot> },
-    /// A background job of a machine completes, with an event for its node.
-    Follows { at: NodeId, life: u64, event: Box<Event> },
+    SpaceCheck { at: NodeId, incarnation: u64 },
+    /// The snapshot worker is ready for the next chunk of the snapshot that is being taken.
+    SnapshotStep { at: NodeId, incarnation: u64 },
+    /// A snapshot from another node was received completely, and the state machine restores it.
+    SnapshotRestore { at: NodeId, incarnation: u64, snapshot: Box<Snapshot> },
+    /// An event is delivered to a node, such as the completion of a background job.
+    NodeEvent { at: NodeId, incarnation: u64, event: Box<Event> },
     /// A node's deadline passes.
-    Due { at: NodeId, life: u64, when: Time },
-    /// A machine starts.
-    Starts { at: NodeId },
-    /// A client may act. Ignored if the client's next wake-up is no longer the one at `when`.
-    Wakes { client: u64, when: Time },
-    /// Faults are injected.
-    Trouble,
-    /// The operator looks for something to do.
-    Governs,
-    /// A process that was told to shut down ends.
-    Ends { at: NodeId, life: u64 },
-    /// A node runs its turn, after a batch of events.
-    Turns { at: NodeId, life: u64 },
-    /// An event at one end of a client's connection.
-    Linked { at: Option<NodeId>, link: u64, what: OnLink },
-    /// A pipelined connection has more requests, or its retry is due.
-    Pipelined { at: NodeId, life: u64, connection: u64, more: bool },
+    Deadline { at: NodeId, incarnation: u64, when: Time },
+    /// A machine starts its process, unless one is running.
+    ProcessStart { at: NodeId },
+    /// A client is woken. The event is ignored if the client's scheduled wake-up is no longer the one at `when`.
+    ClientWakeup { client: u64, when: Time },
+    /// A random fault is injected.
+    FaultInjection,
+    /// The operator decides on its next action.
+    OperatorTurn,
+    /// A process ends that has received the signal to shut down.
+    ProcessEnd { at: NodeId, incarnation: u64 },
+    /// A node handles the events that it has received since it last ran, and sends and writes the results.
+    NodeTurn { at: NodeId, incarnation: u64 },
+    /// An event at one end of a client's connection. `at` is the node if the event is at the node's end.
+    ClientLink { at: Option<NodeId>, link: u64, event: LinkEvent },
+    /// A pipelined connection creates and sends requests (`adds_requests`), or only sends those that wait for a retry.
+    PipelineTurn { at: NodeId, incarnation: u64, connection: u64, adds_requests: bool },
 }
 
 impl SimEvent {
-    /// The machine at which this event happens, if there is one.
-    pub(super) fn place(&self) -> Option<NodeId> {
+    /// The node and the incarnation of the process that the event is for; `None` if the event is for no single process.
+    /// If that process has ended by the time of the event, the event is dropped.
+    pub(super) fn process(&self) -> Option<(NodeId, u64)> {
         match self {
-            SimEvent::Arrives { to, .. } | SimEvent::Asked { to, .. } => Some(*to),
-            SimEvent::Closed { at, .. }
-            | SimEvent::Dials { at, .. }
-            | SimEvent::Welcomed { at, .. }
-            | SimEvent::Synced { at, .. }
-            | SimEvent::Idle { at, .. }
-            | SimEvent::Spared { at, .. }
-            | SimEvent::Applies { at, .. }
-            | SimEvent::Looks { at, .. }
-            | SimEvent::Piece { at, .. }
-            | SimEvent::RestoreStep { at, .. }
-            | SimEvent::Follows { at, .. }
-            | SimEvent::Turns { at, .. }
-            | SimEvent::Pipelined { at, .. }
-            | SimEvent::Due { at, .. } => Some(*at),
-            SimEvent::Linked { at, .. } => *at,
-            SimEvent::Starts { .. } | SimEvent::Told { .. } | SimEvent::Wakes { .. } => None,
-            SimEvent::Trouble | SimEvent::Governs | SimEvent::Ends { .. } => None,
+            SimEvent::DialPeer { at, incarnation, .. }
+            | SimEvent::SyncDone { at, incarnation }
+            | SimEvent::LogIdle { at, incarnation }
+            | SimEvent::SpareSegmentReady { at, incarnation }
+            | SimEvent::ApplierInputDone { at, incarnation }
+            | SimEvent::SpaceCheck { at, incarnation }
+            | SimEvent::SnapshotStep { at, incarnation }
+            | SimEvent::SnapshotRestore { at, incarnation, .. }
+            | SimEvent::NodeEvent { at, incarnation, .. }
+            | SimEvent::Deadline { at, incarnation, .. }
+            | SimEvent::ProcessEnd { at, incarnation }
+            | SimEvent::NodeTurn { at, incarnation }
+            | SimEvent::PipelineTurn { at, incarnation, .. } => Some((*at, *incarnation)),
+            SimEvent::PeerBytes { .. } | SimEvent::PeerClosed { .. } | SimEvent::PeerWelcome { .. } => None,
+            SimEvent::ClientRequest { .. } | SimEvent::ClientReply { .. } | SimEvent::ClientLink { .. } => None,
+            SimEvent::ProcessStart { .. }
+            | SimEvent::ClientWakeup { .. }
+            | SimEvent::FaultInjection
+            | SimEvent::OperatorTurn => None,
+        }
+    }
+
+    /// The machine whose pause postpones this event; `None` if no pause postpones it.
+    pub(super) fn machine(&self) -> Option<NodeId> {
+        match self {
+            SimEvent::PeerBytes { to, .. } | SimEvent::ClientRequest { to, .. } => Some(*to),
+            SimEvent::PeerClosed { at, .. }
+            | SimEvent::DialPeer { at, .. }
+            | SimEvent::PeerWelcome { at, .. }
+            | SimEvent::SyncDone { at, .. }
+            | SimEvent::LogIdle { at, .. }
+            | SimEvent::SpareSegmentReady { at, .. }
+            | SimEvent::ApplierInputDone { at, .. }
+            | SimEvent::SpaceCheck { at, .. }
+            | SimEvent::SnapshotStep { at, .. }
+            | SimEvent::SnapshotRestore { at, .. }
+            | SimEvent::NodeEvent { at, .. }
+            | SimEvent::NodeTurn { at, .. }
+            | SimEvent::PipelineTurn { at, .. }
+            | SimEvent::Deadline { at, .. } => Some(*at),
+            SimEvent::ClientLink { at, .. } => *at,
+            SimEvent::ProcessStart { .. } | SimEvent::ClientReply { .. } | SimEvent::ClientWakeup { .. } => None,
+            SimEvent::FaultInjection | SimEvent::OperatorTurn | SimEvent::ProcessEnd { .. } => None,
         }
     }
 }

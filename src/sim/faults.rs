@@ -1,7 +1,7 @@
-//! Random fault injection.
+//! Random fault injection: at random intervals one fault of a random kind, mostly at one random machine.
 
 use super::checks;
-use super::disk::{Crash, Stop};
+use super::disk::{Crash, DiskStop};
 use super::event::SimEvent;
 use super::scenario::FaultWeights;
 use super::world::World;
@@ -11,85 +11,109 @@ use crate::types::NodeId;
 use rand::RngExt;
 use std::time::Duration;
 
-/// The average time between two faults, where faults are few and last long.
-const LASTING_EVERY: Duration = Duration::from_secs(3);
+/// The average time between two faults in a scenario with `long_faults`, where faults are few and last long.
+const LONG_FAULT_INTERVAL: Duration = Duration::from_secs(3);
 
-/// The factor by which long-lasting faults are longer than others.
-const LASTING_TIMES: u64 = 3;
+/// The factor by which pauses and outages last longer in a scenario with `long_faults`.
+const LONG_OUTAGE_FACTOR: u64 = 3;
 
+/// A kind of fault, as in [`FaultWeights`], or the end of the network cuts (`Mend`). The trace prints these names.
 #[derive(Clone, Copy, Debug)]
 enum FaultKind {
+    /// A machine loses power.
     Power,
+    /// A process is killed.
     Kill,
+    /// A machine loses power in the middle of a disk operation.
     Midway,
+    /// All machines lose power at once.
     Blackout,
+    /// A process is paused.
     Pause,
+    /// The network is split into two parts.
     Partition,
+    /// The network loses the messages from one node to another.
     OneWay,
+    /// All partitions and one-way cuts end.
     Mend,
+    /// The connections between two nodes break, and one client's connection.
     Reset,
+    /// The next sync of a log takes long.
     Stall,
+    /// The next sync of a disk fails.
     Eio,
+    /// A disk becomes full, or a full disk has space again.
     Full,
+    /// A segment of a log is damaged, and the process restarts.
     Rot,
+    /// A disk is copied, or replaced by its older copy.
     Older,
+    /// A snapshot file is damaged.
     RotSnapshot,
+    /// A machine's clock jumps forward.
     ClockJump,
+    /// A file of a running process is damaged.
     RotRunning,
+    /// The next write to a log lands at another place in the log.
     Misdirect,
+    /// The next sync of a log falsely reports success.
     FalseSync,
 }
 
-fn weights(troubles: &FaultWeights) -> [(FaultKind, u32); 19] {
+/// Each kind of fault with its weight: how likely it is to be drawn, relative to the other kinds.
+fn weighted_faults(fault_weights: &FaultWeights) -> [(FaultKind, u32); 19] {
     [
-        (FaultKind::Power, troubles.power),
-        (FaultKind::Kill, troubles.kill),
-        (FaultKind::Midway, troubles.midway),
-        (FaultKind::Blackout, troubles.blackout),
-        (FaultKind::Pause, troubles.pause),
-        (FaultKind::Partition, troubles.partition),
-        (FaultKind::OneWay, troubles.one_way),
-        (FaultKind::Mend, 2 * (troubles.partition + troubles.one_way)),
-        (FaultKind::Reset, troubles.reset),
-        (FaultKind::Stall, troubles.stall),
-        (FaultKind::Eio, troubles.eio),
-        (FaultKind::Full, troubles.full),
-        (FaultKind::Rot, troubles.rot),
-        (FaultKind::Older, troubles.older),
-        (FaultKind::RotSnapshot, troubles.rot_snapshot),
-        (FaultKind::ClockJump, troubles.clock_jump),
-        (FaultKind::RotRunning, troubles.rot_running),
-        (FaultKind::Misdirect, troubles.misdirect),
-        (FaultKind::FalseSync, troubles.lie),
+        (FaultKind::Power, fault_weights.power),
+        (FaultKind::Kill, fault_weights.kill),
+        (FaultKind::Midway, fault_weights.power_mid_operation),
+        (FaultKind::Blackout, fault_weights.blackout),
+        (FaultKind::Pause, fault_weights.pause),
+        (FaultKind::Partition, fault_weights.partition),
+        (FaultKind::OneWay, fault_weights.one_way),
+        (FaultKind::Mend, 2 * (fault_weights.partition + fault_weights.one_way)),
+        (FaultKind::Reset, fault_weights.reset),
+        (FaultKind::Stall, fault_weights.stall),
+        (FaultKind::Eio, fault_weights.eio),
+        (FaultKind::Full, fault_weights.disk_full),
+        (FaultKind::Rot, fault_weights.rot),
+        (FaultKind::Older, fault_weights.older_copy),
+        (FaultKind::RotSnapshot, fault_weights.rot_snapshot),
+        (FaultKind::ClockJump, fault_weights.clock_jump),
+        (FaultKind::RotRunning, fault_weights.rot_running),
+        (FaultKind::Misdirect, fault_weights.misdirect),
+        (FaultKind::FalseSync, fault_weights.false_sync),
     ]
 }
 
 impl World {
-    /// Injects a fault and schedules the next one.
-    pub(super) fn trouble(&mut self) -> checks::Result<()> {
-        if self.calm {
+    /// Injects a random fault and schedules the next one, until the faults end.
+    pub(super) fn inject_random_fault(&mut self) -> checks::Result<()> {
+        if self.faults_over {
             return Ok(());
         }
-        let every = if self.scenario.long_faults { LASTING_EVERY } else { self.scenario.every }.as_nanos() as u64;
-        let next = Duration::from_nanos(self.rng.random_range(1..=2 * every));
-        self.later(next, SimEvent::Trouble);
-        let weights = weights(&self.scenario.troubles);
-        let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
+        let average = if self.scenario.long_faults { LONG_FAULT_INTERVAL } else { self.scenario.fault_interval }
+            .as_nanos() as u64;
+        let delay = Duration::from_nanos(self.rng.random_range(1..=2 * average));
+        self.schedule_after(delay, SimEvent::FaultInjection);
+        let weighted_faults = weighted_faults(&self.scenario.fault_weights);
+        let total: u32 = weighted_faults.iter().map(|(_, weight)| weight).sum();
         if total == 0 {
             return Ok(());
         }
         let mut draw = self.rng.random_range(0..total);
-        let drawn = weights.into_iter().find(|(_, weight)| {
-            let here = draw < *weight;
+        let drawn = weighted_faults.into_iter().find(|(_, weight)| {
+            let is_drawn = draw < *weight;
             draw = draw.saturating_sub(*weight);
-            here
+            is_drawn
         });
         let Some((kind, _)) = drawn else { return Ok(()) };
         self.faults += 1;
-        let at = self.anyone();
+        let at = self.draw_node();
         self.trace_line(|| format!("fault at {at}: {kind:?}"));
-        self.inject(kind, at)?;
-        // Network cuts are noted separately, and copying a disk affects no node. A crash notes its node itself.
+        self.inject_fault(kind, at)?;
+        // The node is marked unhealthy, except for these faults: `record_unhealthy_nodes` records network cuts, `crash`
+        // records the nodes of a blackout, a copied disk does not affect its node, and a false sync does so only after
+        // a power loss.
         if !matches!(
             kind,
             FaultKind::Partition
@@ -99,103 +123,107 @@ impl World {
                 | FaultKind::Older
                 | FaultKind::FalseSync
         ) {
-            self.progress.unfit_until(at, self.now);
+            self.progress.mark_unhealthy_until(at, self.now);
         }
-        self.note_unfit();
+        self.record_unhealthy_nodes();
         Ok(())
     }
 
-    fn anyone(&mut self) -> NodeId {
-        let nth = self.rng.random_range(0..self.hosts.len());
-        *self.hosts.keys().nth(nth).expect("the world has at least one host")
+    fn draw_node(&mut self) -> NodeId {
+        let position = self.rng.random_range(0..self.hosts.len());
+        *self.hosts.keys().nth(position).expect("the world has at least one host")
     }
 
-    pub(super) fn a_while(&mut self, most_ms: u64) -> Duration {
-        let most_ms = if self.scenario.long_faults { most_ms * LASTING_TIMES } else { most_ms };
-        Duration::from_millis(self.rng.random_range(1..=most_ms))
+    /// Draws how long a machine is down or paused: up to `longest_ms` milliseconds, or [`LONG_OUTAGE_FACTOR`] times as
+    /// long in a scenario with `long_faults`.
+    pub(super) fn draw_outage(&mut self, longest_ms: u64) -> Duration {
+        let longest_ms = if self.scenario.long_faults { longest_ms * LONG_OUTAGE_FACTOR } else { longest_ms };
+        Duration::from_millis(self.rng.random_range(1..=longest_ms))
     }
 
-    fn inject(&mut self, kind: FaultKind, at: NodeId) -> checks::Result<()> {
+    fn inject_fault(&mut self, kind: FaultKind, at: NodeId) -> checks::Result<()> {
         match kind {
-            FaultKind::Power => self.down(at, Crash::Power, 3000),
-            FaultKind::Kill => self.down(at, Crash::Kill, 1000),
+            FaultKind::Power => self.crash_and_restart(at, Crash::Power, 3000),
+            FaultKind::Kill => self.crash_and_restart(at, Crash::Kill, 1000),
             FaultKind::Blackout => {
                 for at in self.hosts.keys().copied().collect::<Vec<_>>() {
-                    self.down(at, Crash::Power, 1000);
+                    self.crash_and_restart(at, Crash::Power, 1000);
                 }
             }
             FaultKind::Midway => {
                 let snapshot_disk = self.rng.random();
                 let host = &self.hosts[&at];
                 let disk = if snapshot_disk { host.snapshot_disk.clone() } else { host.disk.clone() };
-                let stop = Stop {
-                    at: disk.operations() + self.rng.random_range(0..12),
-                    bytes: self.rng.random_range(0..4096),
+                let stop = DiskStop {
+                    operation: disk.operation_count() + self.rng.random_range(0..12),
+                    written_bytes: self.rng.random_range(0..4096),
                 };
                 disk.stop_at(stop);
             }
             FaultKind::Pause => {
-                let until = self.now + self.a_while(2500);
-                self.host(at).paused = until;
+                let until = self.now + self.draw_outage(2500);
+                self.host(at).paused_until = until;
             }
             FaultKind::Partition => {
-                let sides: Vec<(NodeId, bool)> =
+                let nodes_with_sides: Vec<(NodeId, bool)> =
                     self.hosts.keys().copied().map(|id| (id, false)).map(|(id, _)| (id, self.rng.random())).collect();
-                for (one, side) in &sides {
-                    for (other, _) in sides.iter().filter(|(_, theirs)| theirs != side) {
+                for (one, side) in &nodes_with_sides {
+                    for (other, _) in nodes_with_sides.iter().filter(|(_, other_side)| other_side != side) {
                         self.network.cut(*one, *other);
                     }
                 }
             }
             FaultKind::OneWay => {
-                let to = self.anyone();
+                let to = self.draw_node();
                 self.network.cut(at, to);
             }
             FaultKind::Mend => self.network.end_cuts(),
             FaultKind::Reset => {
-                let other = self.anyone();
+                let other = self.draw_node();
                 if other != at {
-                    self.relink(at, other);
+                    self.reset_connections(at, other);
                 }
                 let client = self.rng.random_range(1..=self.scenario.load.clients);
-                self.handle(at, Event::CallerGone(Caller::Client(client)))?;
+                self.deliver_event(at, Event::CallerGone(Caller::Client(client)))?;
             }
-            FaultKind::Stall => self.host(at).stall = Duration::from_millis(400),
+            FaultKind::Stall => self.host(at).sync_stall = Duration::from_millis(400),
             FaultKind::Eio => match self.rng.random() {
                 true => self.host(at).disk.fail_next_sync(),
                 false => self.host(at).snapshot_disk.fail_next_sync(),
             },
             FaultKind::Full => {
                 let host = &self.hosts[&at];
-                let is_full = host.disk.free().is_ok_and(|free| free < u64::MAX);
-                // A full disk gets space again. The snapshots are on the same disk.
-                host.disk.set_capacity((!is_full).then_some(host.disk.used()));
+                let is_full = host.disk.free_bytes().is_ok_and(|free| free < u64::MAX);
+                // The snapshots are on the same disk as the log, so their directory is full as well.
+                host.disk.set_capacity((!is_full).then_some(host.disk.used_bytes()));
             }
-            FaultKind::Rot => self.rot(at),
-            FaultKind::Older => self.older(at),
-            FaultKind::RotSnapshot => self.rot_snapshot(at),
+            FaultKind::Rot => self.damage_segment(at),
+            FaultKind::Older => self.copy_or_restore_disk(at),
+            FaultKind::RotSnapshot => self.damage_snapshot(at),
             FaultKind::ClockJump => self.jump_clock(at),
-            FaultKind::RotRunning => self.rot_running(at),
-            FaultKind::Misdirect => self.misdirect(at),
-            FaultKind::FalseSync => self.lie(at),
+            FaultKind::RotRunning => self.damage_file_beneath_process(at),
+            FaultKind::Misdirect => self.misdirect_write(at),
+            FaultKind::FalseSync => self.inject_false_sync(at),
         }
         Ok(())
     }
 
-    /// The clock of a machine jumps forward; deadlines that have then passed are due at once.
+    /// Makes the clock of a machine jump forward by up to five seconds. The node handles the deadlines that its clock
+    /// has passed at once.
     fn jump_clock(&mut self, at: NodeId) {
-        let by = Duration::from_millis(self.rng.random_range(100..=5000));
+        let jump = Duration::from_millis(self.rng.random_range(100..=5000));
         let host = self.host(at);
-        host.clock.jump(by);
-        if let Some(up) = &mut host.up {
-            up.tick_at = None;
+        host.clock.jump_forward(jump);
+        if let Some(process) = &mut host.process {
+            process.queued_deadline = None;
         }
-        self.schedule(at);
+        self.schedule_deadline(at);
     }
 
-    pub(super) fn down(&mut self, at: NodeId, how: Crash, most_ms: u64) {
+    /// Crashes a machine, and starts it again after an outage of up to `longest_ms` milliseconds.
+    pub(super) fn crash_and_restart(&mut self, at: NodeId, how: Crash, longest_ms: u64) {
         self.crash(at, how);
-        let delay = self.a_while(most_ms);
-        self.later(delay, SimEvent::Starts { at });
+        let delay = self.draw_outage(longest_ms);
+        self.schedule_after(delay, SimEvent::ProcessStart { at });
     }
 }

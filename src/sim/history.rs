@@ -2,8 +2,8 @@
 //!
 //! Operations on different keys are independent, so each key is checked by itself (linearizability is local). The
 //! search is Wing and Gong's with Lowe's memoization: pick any operation that could come first, check that its answer
-//! fits, and go on with the rest. The model of a key is written here a second time, independent of the state machine
-//! that it checks.
+//! is right, and continue with the remaining operations. The model of a key is written here a second time,
+//! independently of the state machine whose answers it checks.
 
 use crate::machine::commands::Answer;
 use crate::types::Time;
@@ -21,7 +21,7 @@ pub enum Input {
     PutFor(Bytes, Duration),
     /// Delete the key.
     Del,
-    /// Set the key to the second value if it holds the first.
+    /// Set the key to the second value if the key holds the first. `None` stands for an absent key.
     Cas(Option<Bytes>, Bytes),
     /// Add to the number that the key holds.
     Incr(i64),
@@ -29,64 +29,67 @@ pub enum Input {
     Get,
 }
 
-/// One operation as its client saw it.
+/// One operation of a client: its request and, if one arrived, its answer.
 #[derive(Clone, Debug)]
 pub struct Operation {
     /// The client's number.
     pub client: u64,
-    /// The key that it reads or writes.
+    /// The key that the operation reads or writes.
     pub key: Bytes,
-    /// What it does to the key.
+    /// The request on the key.
     pub input: Input,
     /// When the request was first sent.
     pub invoked: Time,
-    /// When the answer arrived, and the answer. `None` if none arrived: the operation may or may not have taken effect.
+    /// When the answer arrived, and the answer. `None` if no answer arrived: the operation may or may not have taken
+    /// effect.
     pub returned: Option<(Time, Answer)>,
     /// Whether its client received a refusal: the operation has not taken effect and never will.
     pub refused: bool,
 }
 
-/// How many operations of one key may be in doubt: the search tries each of them at each place. After that many the
-/// clients go on with another key in its place.
-const DOUBTS_MAX: u32 = 4;
+/// How many operations on one key may have an unknown outcome before the clients use another key instead: the search
+/// tries each such operation at every position of the order.
+const UNKNOWN_OUTCOMES_MAX: u32 = 4;
 
-/// First letter of keys that are written one by one.
-pub const KEY: char = 'k';
-/// First letter of groups of keys, which are only written together.
-pub const GROUP: char = 'g';
+/// The first letter of keys that are written one by one.
+pub const KEY_PREFIX: char = 'k';
+/// The first letter of groups of keys, which are only written together.
+pub const GROUP_PREFIX: char = 'g';
 
 /// All operations of the clients and their answers.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     operations: Vec<Operation>,
-    /// How many operations of each key will stay in doubt.
-    doubts: BTreeMap<Bytes, u32>,
-    /// How many keys were used in each place before the current one.
-    before: BTreeMap<(char, u64), u32>,
+    /// How many operations on each key have an outcome that will never be known.
+    unknown_counts: BTreeMap<Bytes, u32>,
+    /// How many keys of each slot were replaced, by the first letter and the number of the slot. Clients address slots;
+    /// each slot has one key at a time.
+    replaced_keys: BTreeMap<(char, u64), u32>,
 }
 
 impl History {
-    /// Records a request; returns the number of the operation.
-    pub fn invoke(&mut self, client: u64, key: Bytes, input: Input, now: Time) -> usize {
+    /// Records a request. Returns the number of its operation, which is its position in the history.
+    pub fn record_request(&mut self, client: u64, key: Bytes, input: Input, now: Time) -> usize {
         self.operations.push(Operation { client, key, input, invoked: now, returned: None, refused: false });
         self.operations.len() - 1
     }
 
-    /// The current key, or group of keys, in that place.
-    pub fn key(&self, kind: char, place: u64) -> Bytes {
-        match self.before.get(&(kind, place)) {
-            None => Bytes::from(format!("{kind}{place}")),
-            Some(before) => Bytes::from(format!("{kind}{before}.{place}")),
+    /// The current key, or group of keys, of a slot. The slot gets another key when [`UNKNOWN_OUTCOMES_MAX`] operations
+    /// on the current key have unknown outcomes.
+    pub fn current_key(&self, prefix: char, slot: u64) -> Bytes {
+        match self.replaced_keys.get(&(prefix, slot)) {
+            None => Bytes::from(format!("{prefix}{slot}")),
+            Some(before) => Bytes::from(format!("{prefix}{before}.{slot}")),
         }
     }
 
     /// Records an operation's answer.
-    pub fn answer(&mut self, operation: usize, now: Time, answer: Answer) {
+    pub fn record_answer(&mut self, operation: usize, now: Time, answer: Answer) {
         self.operations[operation].returned = Some((now, answer));
     }
 
     /// Records a refusal: the operation has not taken effect and never will.
-    pub fn refuse(&mut self, operation: usize) {
+    pub fn record_refusal(&mut self, operation: usize) {
         self.operations[operation].refused = true;
     }
 
@@ -96,13 +99,13 @@ impl History {
         if *input == Input::Get {
             return;
         }
-        let (key, doubts) = (key.clone(), self.doubts.entry(key.clone()).or_default());
-        *doubts += 1;
-        let many = *doubts >= DOUBTS_MAX;
-        let kind = if key.starts_with(b"g") { GROUP } else { KEY };
-        let place = std::str::from_utf8(&key).ok().and_then(|key| key.rsplit([kind, '.']).next()?.parse().ok());
-        if let Some(place) = place.filter(|place| many && self.key(kind, *place) == key) {
-            *self.before.entry((kind, place)).or_default() += 1;
+        let (key, unknown) = (key.clone(), self.unknown_counts.entry(key.clone()).or_default());
+        *unknown += 1;
+        let must_replace_key = *unknown >= UNKNOWN_OUTCOMES_MAX;
+        let prefix = if key.starts_with(b"g") { GROUP_PREFIX } else { KEY_PREFIX };
+        let slot = std::str::from_utf8(&key).ok().and_then(|key| key.rsplit([prefix, '.']).next()?.parse().ok());
+        if let Some(slot) = slot.filter(|slot| must_replace_key && self.current_key(prefix, *slot) == key) {
+            *self.replaced_keys.entry((prefix, slot)).or_default() += 1;
         }
     }
 
@@ -117,89 +120,94 @@ impl History {
     }
 
     /// The number of answered operations.
-    pub fn answered(&self) -> usize {
+    pub fn answered_count(&self) -> usize {
         self.operations.iter().filter(|operation| operation.returned.is_some()).count()
     }
 
     /// Checks that there is an order of all operations in which each takes effect between its request and its answer,
-    /// and every answer is right. Otherwise the error names the key without such an order. Returns the number of keys
-    /// for which the search was too large to complete.
+    /// and every answer is right. The error names a key without such an order. Returns the number of keys whose search
+    /// was too large to complete.
     pub fn check(&self) -> Result<u64, String> {
-        let mut unjudged = 0;
+        let mut unchecked = 0;
         let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
-        // A read without an answer changed nothing and showed nothing.
-        let told = |o: &&Operation| !o.refused && (o.returned.is_some() || o.input != Input::Get);
-        for operation in self.operations.iter().filter(told) {
+        // A refused operation has no effect, and a read without an answer has none either, so neither restricts the
+        // order.
+        let is_relevant = |o: &&Operation| !o.refused && (o.returned.is_some() || o.input != Input::Get);
+        for operation in self.operations.iter().filter(is_relevant) {
             keys.entry(&operation.key).or_default().push(operation);
         }
         for (key, operations) in keys {
-            match linearizable(&operations) {
+            match is_linearizable(&operations) {
                 Some(true) => {}
-                Some(false) => return Err(explain(key, &operations)),
-                None => unjudged += 1,
+                Some(false) => return Err(describe_violation(key, &operations)),
+                None => unchecked += 1,
             }
         }
-        Ok(unjudged)
+        Ok(unchecked)
     }
 }
 
-/// Describes the shortest prefix of a key's history that has no order.
-fn explain(key: &Bytes, operations: &[&Operation]) -> String {
-    let mut returns: Vec<Time> = operations.iter().filter_map(|o| o.returned.as_ref().map(|(at, _)| *at)).collect();
-    returns.sort_unstable();
-    let upto = |end: Time| -> Vec<Operation> {
-        let mut cut: Vec<Operation> = operations.iter().filter(|o| o.invoked <= end).map(|o| (*o).clone()).collect();
-        for operation in &mut cut {
+/// Describes the shortest prefix of a key's history that is not linearizable.
+fn describe_violation(key: &Bytes, operations: &[&Operation]) -> String {
+    let mut return_times: Vec<Time> =
+        operations.iter().filter_map(|o| o.returned.as_ref().map(|(at, _)| *at)).collect();
+    return_times.sort_unstable();
+    let prefix_until = |end: Time| -> Vec<Operation> {
+        let mut prefix_operations: Vec<Operation> =
+            operations.iter().filter(|o| o.invoked <= end).map(|o| (*o).clone()).collect();
+        for operation in &mut prefix_operations {
             operation.returned.take_if(|(at, _)| *at > end);
         }
-        cut
+        prefix_operations
     };
-    let broken = returns.partition_point(|end| linearizable(&upto(*end).iter().collect::<Vec<_>>()) != Some(false));
-    let end = returns[broken.min(returns.len() - 1)];
-    let cut = upto(end);
-    let tail: Vec<String> = cut.iter().rev().take(8).rev().map(|o| format!("{o:?}")).collect();
+    let first_broken = return_times
+        .partition_point(|end| is_linearizable(&prefix_until(*end).iter().collect::<Vec<_>>()) != Some(false));
+    let end = return_times[first_broken.min(return_times.len() - 1)];
+    let prefix_operations = prefix_until(end);
+    let last_operations: Vec<String> = prefix_operations.iter().rev().take(8).rev().map(|o| format!("{o:?}")).collect();
     format!(
-        "no order of {} operations on {:?} explains the answer at {end:?}; the last:\n  {}",
-        cut.len(),
+        "no order of {} operations on {:?} explains the answer at {end:?}; the last operations:\n  {}",
+        prefix_operations.len(),
         key,
-        tail.join("\n  ")
+        last_operations.join("\n  ")
     )
 }
 
-/// A key's value and, if the key has a deadline, the earliest time at which it can have expired.
+/// A key's value and, if the key has a deadline, the earliest time at which the key can have expired. `None` if the key
+/// does not exist.
 type KeyState = Option<(Bytes, Option<Time>)>;
 
-/// By how many percent of its time to live a key may expire early: clocks run fast by less than that.
-const EARLY: u32 = 10;
+/// By how many percent of its time to live a key may expire early: every clock of the simulation runs fast by less than
+/// this.
+const EARLY_EXPIRY_PERCENT: u32 = 10;
 
 /// The possible outcomes of an operation: the state after it, and the required answer. A key whose deadline may have
-/// passed is either gone or still there: no clock of the simulation is the cluster's clock, but the cluster's clock
-/// never runs ahead.
-fn outcomes(state: &KeyState, operation: &Operation) -> Vec<(KeyState, Answer)> {
+/// passed has two outcomes, expired or not: the cluster's clock may lag by any amount, but never runs ahead.
+fn possible_outcomes(state: &KeyState, operation: &Operation) -> Vec<(KeyState, Answer)> {
     let end = operation.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
-    let ended = state.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= end));
-    let from = |state: &KeyState| {
-        let held = state.as_ref().map(|(value, _)| value.clone());
-        let (after, answer) = step(&held, &operation.input);
+    let may_have_expired = state.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= end));
+    let outcome_from = |state: &KeyState| {
+        let value_before = state.as_ref().map(|(value, _)| value.clone());
+        let (after, answer) = apply_operation(&value_before, &operation.input);
         let until = match &operation.input {
-            Input::PutFor(_, ttl) => Some(operation.invoked + *ttl * (100 - EARLY) / 100),
+            Input::PutFor(_, ttl) => Some(operation.invoked + *ttl * (100 - EARLY_EXPIRY_PERCENT) / 100),
             Input::Put(_) => None,
             Input::Cas(..) if answer == Answer::Done => None,
             _ => state.as_ref().and_then(|(_, until)| *until),
         };
         (after.map(|value| (value, until)), answer)
     };
-    if ended { vec![from(state), from(&None)] } else { vec![from(state)] }
+    if may_have_expired { vec![outcome_from(state), outcome_from(&None)] } else { vec![outcome_from(state)] }
 }
 
-/// Applies the operation to a key's value; returns the new value and the required answer.
-fn step(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
+/// Applies an operation to a key's value. Returns the new value and the required answer.
+fn apply_operation(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
     match input {
         Input::PutFor(value, _) => (Some(value.clone()), Answer::Done),
         Input::Put(value) => (Some(value.clone()), Answer::Done),
         Input::Del => (None, Answer::Deleted { existed: state.is_some() }),
         Input::Cas(expected, new) if state == expected => (Some(new.clone()), Answer::Done),
-        Input::Cas(..) => (state.clone(), Answer::Kept { actual: state.clone() }),
+        Input::Cas(..) => (state.clone(), Answer::CasMismatch { actual: state.clone() }),
         Input::Get => (state.clone(), Answer::Value(state.clone())),
         Input::Incr(by) => {
             let number = match state {
@@ -219,20 +227,21 @@ fn step(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
     }
 }
 
-/// The operations that have their place in the order. Sets are compared by 128 bits of hash: a set itself is as long as
-/// the history.
+/// The set of operations that already have a position in the order. Two sets are compared by a hash of 128 bits, since
+/// each set is as long as the history.
 #[derive(Clone)]
-struct PlacedSet {
+struct PlacedOperations {
+    /// One bit for each operation, by its number.
     bits: Vec<u64>,
     hash: (u64, u64),
 }
 
-impl PlacedSet {
-    fn has(&self, i: usize) -> bool {
+impl PlacedOperations {
+    fn contains(&self, i: usize) -> bool {
         self.bits[i / 64] >> (i % 64) & 1 == 1
     }
 
-    fn with(&self, i: usize) -> PlacedSet {
+    fn with_operation(&self, i: usize) -> PlacedOperations {
         let mut placed = self.clone();
         placed.bits[i / 64] |= 1 << (i % 64);
         placed.hash.0 ^= hash_numbers([i as u64, 1]);
@@ -240,131 +249,143 @@ impl PlacedSet {
         placed
     }
 
-    /// A hash of the set together with the key's state.
-    fn key(&self, state: &KeyState) -> (u64, u64) {
-        let (bytes, ends) = state
-            .as_ref()
-            .map_or((&[][..], u64::MAX), |(bytes, ends)| (&bytes[..], ends.map_or(u64::MAX - 1, |ends| ends.0)));
-        let known = hash(ends, bytes);
-        (self.hash.0 ^ hash_numbers([known, 3]), self.hash.1 ^ hash_numbers([known, 4]))
+    /// A hash of the placed operations and the key's state, which identifies a state of the search.
+    fn search_state_hash(&self, state: &KeyState) -> (u64, u64) {
+        let (bytes, expires_at) = state.as_ref().map_or((&[][..], u64::MAX), |(bytes, expires_at)| {
+            (&bytes[..], expires_at.map_or(u64::MAX - 1, |expires_at| expires_at.0))
+        });
+        let state_hash = hash(expires_at, bytes);
+        (self.hash.0 ^ hash_numbers([state_hash, 3]), self.hash.1 ^ hash_numbers([state_hash, 4]))
     }
 }
 
-/// How many sets of placed operations are tried, in each search order. A history that has an order mostly shows it in
-/// as many steps as it has operations.
-const SETS_MAX: usize = 2_000_000;
+/// How many states a search visits before it is abandoned, for each search order. If a history is linearizable, the
+/// search mostly needs only as many steps as there are operations.
+const PLACED_SETS_MAX: usize = 2_000_000;
 
-/// The operations that the search tries first: those requested last, or those answered first.
+/// Which of several possible next operations the search tries first: the one requested last, or the one answered first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SearchOrder {
     LatestRequestFirst,
     EarliestAnswerFirst,
 }
 
-/// Whether there is an order; `None` if the search was too large.
-fn linearizable(operations: &[&Operation]) -> Option<bool> {
-    let search = Search::new(operations);
-    search.run(SearchOrder::LatestRequestFirst).or_else(|| search.run(SearchOrder::EarliestAnswerFirst))
+/// Whether there is an order of the operations in which every answer is right; `None` if the search was too large.
+fn is_linearizable(operations: &[&Operation]) -> Option<bool> {
+    let search = LinearizationSearch::new(operations);
+    search.find_order(SearchOrder::LatestRequestFirst).or_else(|| search.find_order(SearchOrder::EarliestAnswerFirst))
 }
 
 /// The search for an order of one key's operations.
-struct Search<'a> {
+struct LinearizationSearch<'a> {
     /// Answered operations, in the order of their requests.
     answered: Vec<(&'a Operation, Time, &'a Answer)>,
-    /// Unanswered operations: there are few, and each may take effect at any time after its request, or never. They are
-    /// numbered after the answered ones.
-    doubtful: Vec<&'a Operation>,
+    /// Unanswered operations, which are few: each may take effect at any time after its request, or never. Their
+    /// numbers follow those of the answered operations.
+    unanswered: Vec<&'a Operation>,
     /// Whether any operation sets the key with a time to live.
-    is_mortal: bool,
+    has_expiry: bool,
 }
 
-impl<'a> Search<'a> {
-    fn new(operations: &[&'a Operation]) -> Search<'a> {
+impl<'a> LinearizationSearch<'a> {
+    fn new(operations: &[&'a Operation]) -> LinearizationSearch<'a> {
         let mut sorted: Vec<&Operation> = operations.to_vec();
         sorted.sort_by_key(|operation| operation.invoked);
-        let told = |o: &&'a Operation| o.returned.as_ref().map(|(at, answer)| (*o, *at, answer));
-        Search {
-            answered: sorted.iter().filter_map(told).collect(),
-            doubtful: sorted.iter().copied().filter(|operation| operation.returned.is_none()).collect(),
-            is_mortal: sorted.iter().any(|operation| matches!(operation.input, Input::PutFor(..))),
+        let with_answer = |o: &&'a Operation| o.returned.as_ref().map(|(at, answer)| (*o, *at, answer));
+        LinearizationSearch {
+            answered: sorted.iter().filter_map(with_answer).collect(),
+            unanswered: sorted.iter().copied().filter(|operation| operation.returned.is_none()).collect(),
+            has_expiry: sorted.iter().any(|operation| matches!(operation.input, Input::PutFor(..))),
         }
     }
 
-    fn run(&self, trying: SearchOrder) -> Option<bool> {
-        let count = self.answered.len() + self.doubtful.len();
-        let nothing = PlacedSet { bits: vec![0; count.div_ceil(64)], hash: (0, 0) };
-        let mut seen = HashSet::from([nothing.key(&None)]);
+    fn find_order(&self, order: SearchOrder) -> Option<bool> {
+        let count = self.answered.len() + self.unanswered.len();
+        let none_placed = PlacedOperations { bits: vec![0; count.div_ceil(64)], hash: (0, 0) };
+        let mut visited = HashSet::from([none_placed.search_state_hash(&None)]);
         // (placed operations, the key's state, the first answered operation that is not placed)
-        let mut stack: Vec<(PlacedSet, KeyState, usize)> = vec![(nothing, None, 0)];
+        let mut stack: Vec<(PlacedOperations, KeyState, usize)> = vec![(none_placed, None, 0)];
         while let Some((placed, state, first)) = stack.pop() {
             if first == self.answered.len() {
                 return Some(true);
             }
-            for (i, after) in self.next(&placed, &state, first, trying) {
-                let next = placed.with(i);
-                if seen.insert(next.key(&after)) {
-                    let first = (first..self.answered.len()).find(|j| !next.has(*j)).unwrap_or(self.answered.len());
+            for (i, after) in self.candidates(&placed, &state, first, order) {
+                let next = placed.with_operation(i);
+                if visited.insert(next.search_state_hash(&after)) {
+                    let first =
+                        (first..self.answered.len()).find(|j| !next.contains(*j)).unwrap_or(self.answered.len());
                     stack.push((next, after, first));
                 }
             }
-            if seen.len() > SETS_MAX {
+            if visited.len() > PLACED_SETS_MAX {
                 return None;
             }
         }
         Some(false)
     }
 
-    /// Whether an operation with this answer changed nothing. If keys have deadlines, an operation that finds the key
-    /// gone may be the one that fixes its expiry.
-    fn only_reads(&self, answer: &Answer) -> bool {
+    /// Whether an operation with this answer certainly changed nothing. If keys have deadlines, an operation that finds
+    /// no key may be the one before which the key expired, which is a change of the key's state.
+    fn changed_nothing(&self, answer: &Answer) -> bool {
         match answer {
-            Answer::Value(held) | Answer::Kept { actual: held } => held.is_some() || !self.is_mortal,
-            Answer::Deleted { existed } => !existed && !self.is_mortal,
+            Answer::Value(value_before) | Answer::CasMismatch { actual: value_before } => {
+                value_before.is_some() || !self.has_expiry
+            }
+            Answer::Deleted { existed } => !existed && !self.has_expiry,
             Answer::NotANumber | Answer::Overflow => true,
             _ => false,
         }
     }
 
-    /// The operations that may take effect next, each with the key's state after it. The one to try first comes last.
-    fn next(&self, placed: &PlacedSet, state: &KeyState, first: usize, trying: SearchOrder) -> Vec<(usize, KeyState)> {
+    /// The operations that may take effect next, each with the key's state after it. The operation to try first is the
+    /// last in the list. `first` is the first answered operation that is not placed.
+    fn candidates(
+        &self,
+        placed: &PlacedOperations,
+        state: &KeyState,
+        first: usize,
+        order: SearchOrder,
+    ) -> Vec<(usize, KeyState)> {
         let mut earliest = Time::NEVER;
-        let mut window = Vec::new();
+        let mut concurrent = Vec::new();
         for (i, (operation, end, _)) in self.answered.iter().enumerate().skip(first) {
-            // An operation requested after `earliest` also ends after it.
+            // An operation requested after the earliest answer also ends after that answer.
             if operation.invoked > earliest {
                 break;
             }
-            if !placed.has(i) {
+            if !placed.contains(i) {
                 earliest = earliest.min(*end);
-                window.push(i);
+                concurrent.push(i);
             }
         }
-        window.retain(|i| self.answered[*i].0.invoked <= earliest);
-        if trying == SearchOrder::EarliestAnswerFirst {
-            window.sort_by_key(|i| std::cmp::Reverse(self.answered[*i].1));
+        concurrent.retain(|i| self.answered[*i].0.invoked <= earliest);
+        if order == SearchOrder::EarliestAnswerFirst {
+            concurrent.sort_by_key(|i| std::cmp::Reverse(self.answered[*i].1));
         }
         let mut next = Vec::new();
-        for (n, operation) in self.doubtful.iter().enumerate().filter(|(_, o)| o.invoked <= earliest) {
+        for (n, operation) in self.unanswered.iter().enumerate().filter(|(_, o)| o.invoked <= earliest) {
             let i = self.answered.len() + n;
-            // Of equal unanswered operations, the one requested first may as well take effect first.
+            // Of several equal unanswered operations, only the one requested first has to be tried.
             let is_before =
-                |j: usize| self.doubtful[j].input == operation.input && !placed.has(self.answered.len() + j);
-            if !placed.has(i) && !(0..n).any(is_before) {
-                // An unanswered operation that would change nothing may as well never take effect.
-                let changes =
-                    outcomes(state, operation).into_iter().map(|(after, _)| after).filter(|after| after != state);
-                next.extend(changes.map(|after| (i, after)));
+                |j: usize| self.unanswered[j].input == operation.input && !placed.contains(self.answered.len() + j);
+            if !placed.contains(i) && !(0..n).any(is_before) {
+                // An unanswered operation that would change nothing need not be tried.
+                let new_states = possible_outcomes(state, operation)
+                    .into_iter()
+                    .map(|(after, _)| after)
+                    .filter(|after| after != state);
+                next.extend(new_states.map(|after| (i, after)));
             }
         }
-        for i in window {
-            let (operation, _, told) = self.answered[i];
-            for (after, answer) in outcomes(state, operation) {
-                if answer == *told && after == *state && self.only_reads(told) {
-                    // It fits here and changes nothing at any place: whatever the order of the other operations, it may
-                    // come before them.
+        for i in concurrent {
+            let (operation, _, expected) = self.answered[i];
+            for (after, answer) in possible_outcomes(state, operation) {
+                if answer == *expected && after == *state && self.changed_nothing(expected) {
+                    // The answer of this operation is right here, and the operation changes nothing. It may therefore
+                    // come before all other operations in any order of them, so that no alternative has to be tried.
                     return vec![(i, after)];
                 }
-                if answer == *told {
+                if answer == *expected {
                     next.push((i, after));
                 }
             }
@@ -388,9 +409,9 @@ mod tests {
     fn history(operations: &[RecordedOperation]) -> History {
         let mut history = History::default();
         for (input, invoked, returned) in operations {
-            let number = history.invoke(1, value("k"), input.clone(), Time(*invoked));
+            let number = history.record_request(1, value("k"), input.clone(), Time(*invoked));
             if let Some((at, answer)) = returned {
-                history.answer(number, Time(*at), answer.clone());
+                history.record_answer(number, Time(*at), answer.clone());
             }
         }
         history
@@ -428,65 +449,83 @@ mod tests {
     #[test]
     fn refused_operation_that_took_effect_is_detected() {
         let mut history = history(&[(Input::Put(value("a")), 0, None)]);
-        history.refuse(0);
+        history.record_refusal(0);
         assert!(history.check().is_ok());
-        let read = history.invoke(1, value("k"), Input::Get, Time(30));
-        history.answer(read, Time(31), Answer::Value(Some(value("a"))));
+        let read = history.record_request(1, value("k"), Input::Get, Time(30));
+        history.record_answer(read, Time(31), Answer::Value(Some(value("a"))));
         assert!(history.check().is_err());
     }
 
     #[test]
     fn key_with_many_unknown_outcomes_is_replaced() {
         let mut history = History::default();
-        assert_eq!(history.key(KEY, 12), "k12");
-        for n in 0..DOUBTS_MAX {
-            let operation = history.invoke(1, history.key(KEY, 12), Input::Del, Time(n.into()));
+        assert_eq!(history.current_key(KEY_PREFIX, 12), "k12");
+        for n in 0..UNKNOWN_OUTCOMES_MAX {
+            let operation = history.record_request(1, history.current_key(KEY_PREFIX, 12), Input::Del, Time(n.into()));
             history.record_unknown(operation);
         }
-        assert_eq!((history.key(KEY, 12), history.key(KEY, 2)), (value("k1.12"), value("k2")));
-        let read = history.invoke(1, value("k1.12"), Input::Get, Time(9));
+        assert_eq!(
+            (history.current_key(KEY_PREFIX, 12), history.current_key(KEY_PREFIX, 2)),
+            (value("k1.12"), value("k2"))
+        );
+        let read = history.record_request(1, value("k1.12"), Input::Get, Time(9));
         history.record_unknown(read);
-        let late = history.invoke(1, value("k12"), Input::Del, Time(9));
+        let late = history.record_request(1, value("k12"), Input::Del, Time(9));
         history.record_unknown(late);
-        assert_eq!(history.key(KEY, 12), "k1.12", "operations on a replaced key do not count");
+        assert_eq!(
+            history.current_key(KEY_PREFIX, 12),
+            "k1.12",
+            "unknown outcomes on an already replaced key do not replace the current key"
+        );
     }
 
     #[test]
     fn key_expires_at_its_deadline_or_later() {
         let put = (Input::PutFor(value("a"), Duration::from_nanos(100)), 0, Some((10, Answer::Done)));
-        let get = |at, held: Option<&'static str>| (Input::Get, at, Some((at + 1, Answer::Value(held.map(value)))));
+        let get = |at, value_before: Option<&'static str>| {
+            (Input::Get, at, Some((at + 1, Answer::Value(value_before.map(value)))))
+        };
         let add = (Input::Incr(1), 150, Some((151, Answer::Number(1))));
         assert!(history(&[put.clone(), get(20, Some("a")), get(120, None)]).check().is_ok());
-        assert!(history(&[put.clone(), get(120, Some("a"))]).check().is_ok(), "the cluster's time may stand still");
-        assert!(history(&[put.clone(), get(20, None)]).check().is_err(), "the key expires too early");
+        assert!(
+            history(&[put.clone(), get(120, Some("a"))]).check().is_ok(),
+            "the cluster's clock may stand still, so that the key does not expire"
+        );
+        assert!(
+            history(&[put.clone(), get(20, None)]).check().is_err(),
+            "a key may not expire before its time to live has passed"
+        );
         assert!(
             history(&[put.clone(), get(120, None), get(140, Some("a"))]).check().is_err(),
-            "an expired key does not return"
+            "a key that has expired does not exist again"
         );
         assert!(history(&[put.clone(), add.clone(), get(200, Some("1")), get(900, None)]).check().is_err());
-        // Without a deadline the key stays.
+        // A key without a deadline never expires.
         let again = (Input::Put(value("a")), 12, Some((13, Answer::Done)));
         assert!(history(&[put, again, get(900, None)]).check().is_err());
     }
 
-    /// Tries every order.
-    fn any_order(left: &[&Operation], state: &KeyState) -> bool {
+    /// Whether all answers are right in some order of the operations `left`, from the state `state` on: tries every
+    /// order.
+    fn some_order_fits(left: &[&Operation], state: &KeyState) -> bool {
         let end = |o: &Operation| o.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
         let earliest = left.iter().map(|o| end(o)).min().unwrap_or(Time::NEVER);
         earliest == Time::NEVER
             || (0..left.len()).filter(|i| left[*i].invoked <= earliest).any(|i| {
                 let rest: Vec<&Operation> = [&left[..i], &left[i + 1..]].concat();
-                let fits = |answer: &Answer| left[i].returned.as_ref().is_none_or(|(_, told)| told == answer);
-                outcomes(state, left[i]).iter().any(|(after, answer)| fits(answer) && any_order(&rest, after))
+                let fits = |answer: &Answer| left[i].returned.as_ref().is_none_or(|(_, recorded)| recorded == answer);
+                possible_outcomes(state, left[i])
+                    .iter()
+                    .any(|(after, answer)| fits(answer) && some_order_fits(&rest, after))
             })
     }
 
     #[test]
     fn search_agrees_with_exhaustive_search() {
         let mut rng = SmallRng::seed_from_u64(7);
-        let mut judged = [0; 2];
+        let mut outcome_counts = [0; 2];
         for _ in 0..20_000 {
-            let mut told: Vec<RecordedOperation> = Vec::new();
+            let mut recorded: Vec<RecordedOperation> = Vec::new();
             for _ in 0..rng.random_range(2..7) {
                 let (input, answer) = match rng.random_range(0..6) {
                     0 => (Input::Put(value(["1", "x"][rng.random_range(0..2)])), Answer::Done),
@@ -499,19 +538,22 @@ mod tests {
                         Answer::Value([None, Some(value("1")), Some(value("x"))][rng.random_range(0..3)].clone()),
                     ),
                 };
-                let (asked, took) = (rng.random_range(0..30), rng.random_range(1..15));
-                let doubtful = input != Input::Get && rng.random_range(0..4) == 0;
-                told.push((input, asked, (!doubtful).then_some((asked + took, answer))));
+                let (invoked, duration) = (rng.random_range(0..30), rng.random_range(1..15));
+                let unanswered = input != Input::Get && rng.random_range(0..4) == 0;
+                recorded.push((input, invoked, (!unanswered).then_some((invoked + duration, answer))));
             }
-            let history = history(&told);
+            let history = history(&recorded);
             let operations: Vec<&Operation> = history.operations.iter().collect();
-            let expected = any_order(&operations, &None);
-            judged[usize::from(expected)] += 1;
-            for trying in [SearchOrder::LatestRequestFirst, SearchOrder::EarliestAnswerFirst] {
-                assert_eq!(Search::new(&operations).run(trying), Some(expected), "{told:?}");
+            let expected = some_order_fits(&operations, &None);
+            outcome_counts[usize::from(expected)] += 1;
+            for order in [SearchOrder::LatestRequestFirst, SearchOrder::EarliestAnswerFirst] {
+                assert_eq!(LinearizationSearch::new(&operations).find_order(order), Some(expected), "{recorded:?}");
             }
         }
-        assert!(judged.iter().all(|judged| *judged > 2000), "{judged:?} histories without an order and with one");
+        assert!(
+            outcome_counts.iter().all(|count| *count > 2000),
+            "too few random histories of one kind: {outcome_counts:?} (not linearizable, linearizable)"
+        );
     }
 
     #[test]

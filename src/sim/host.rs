@@ -1,8 +1,8 @@
 //! One machine of the simulated world: its disk, its clock, and the process on it while one runs.
 
-use super::applier_input::InputQueue;
+use super::applier_input::ApplierInputQueue;
 use super::disk::SimDisk;
-use super::node_history::{Image, NodeHistory};
+use super::node_history::{DiskImage, NodeHistory};
 use super::peer_connection::{Inbound, Outbound};
 use super::scenario::Scenario;
 use crate::admission::{Admission, Identity};
@@ -14,7 +14,7 @@ use crate::node::node::NodeStart;
 use crate::node::prefetch::Prefetch;
 use crate::node::{self, DurableSnapshot, Node};
 use crate::snapshot::{Snapshot, Store};
-use crate::snapshotting::{Restore, SnapshotWorker, fault, reconcile_with_log};
+use crate::snapshotting::{SnapshotRestore, SnapshotWorker, reconcile_with_log, to_node_fault};
 use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position, Run, SnapshotPoint, Time, Write};
 use crate::wal::identity::Identity as Owner;
 use crate::wal::{self, Ballast, Fault, Journal, SpaceMonitor};
@@ -23,219 +23,221 @@ use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A snapshot as the node records it.
-pub fn durable_snapshot(snapshot: &Snapshot) -> DurableSnapshot {
+/// Converts a snapshot file to the form in which the node records its latest snapshot.
+pub fn to_durable_snapshot(snapshot: &Snapshot) -> DurableSnapshot {
     DurableSnapshot { position: snapshot.header().position, bytes: snapshot.bytes().clone() }
 }
 
 /// The cluster of every simulated world.
 pub const CLUSTER: ClusterId = ClusterId(0x51);
 
-/// The contents of a disk, for comparison with what its node promised.
-pub fn image(recovered: &wal::Recovered) -> wal::Result<Image> {
+/// The contents of a recovered journal, for comparison with what its node promised to other nodes.
+pub fn read_disk_image(recovered: &wal::RecoveredLog) -> wal::Result<DiskImage> {
     let base = recovered.base.position.index;
-    let mut image = Image { hard_state: recovered.hard_state, base, log: Vec::new() };
-    if let entries @ 1.. = recovered.heads.len() as u64 {
+    let mut image = DiskImage { hard_state: recovered.hard_state, base, log: Vec::new() };
+    if let entries @ 1.. = recovered.entries.len() as u64 {
         let entries = recovered.view.entries(base.next()..=Index(base.0 + entries), u64::MAX)?;
         image.log = entries.iter().map(|entry| (entry.position.term, entry.checksum)).collect();
     }
     Ok(image)
 }
 
-/// The opened contents of a machine's directory.
+/// A machine's directory, opened for a new process.
 struct DirectoryContents {
     journal: Journal<SimDisk>,
-    recovered: wal::Recovered,
+    recovered: wal::RecoveredLog,
     store: Store<SimDisk>,
+    /// The newest whole snapshot, if there is one.
     snapshot: Option<Snapshot>,
 }
 
-/// A machine's clock. It may be off, and run fast or slow, but never goes backward.
+/// A machine's monotonic clock. It may be ahead, and run fast or slow, but never goes backward.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
+    /// By how many nanoseconds the clock is ahead, apart from its drift.
     offset: u64,
-    /// The drift, in millionths.
-    ppm: i64,
+    /// By how many millionths the clock runs fast; negative if the clock runs slow.
+    drift_ppm: i64,
 }
 
 impl Clock {
-    /// A clock that is ahead by `offset` and runs fast by `ppm` millionths.
-    pub fn new(offset: Duration, ppm: i64) -> Clock {
-        Clock { offset: offset.as_nanos() as u64, ppm }
+    /// A clock that is ahead by `offset` and runs fast by `drift_ppm` millionths.
+    pub fn new(offset: Duration, drift_ppm: i64) -> Clock {
+        Clock { offset: offset.as_nanos() as u64, drift_ppm }
     }
 
-    /// The clock jumps forward, like that of a virtual machine that was suspended.
-    pub fn jump(&mut self, by: Duration) {
+    /// Makes the clock jump forward, like that of a virtual machine that was suspended.
+    pub fn jump_forward(&mut self, by: Duration) {
         self.offset += by.as_nanos() as u64;
     }
 
-    /// The clock's reading at that time of the world.
-    pub fn local(&self, world: Time) -> Time {
-        let drift = i128::from(world.0) * i128::from(self.ppm) / 1_000_000;
+    /// The time that the clock shows at the simulated time `world`.
+    pub fn local_time(&self, world: Time) -> Time {
+        let drift = i128::from(world.0) * i128::from(self.drift_ppm) / 1_000_000;
         Time((i128::from(world.0) + drift) as u64 + self.offset)
     }
 
-    /// The first time of the world at which the clock shows `local`.
-    pub fn world(&self, local: Time) -> Time {
+    /// The first simulated time at which the clock shows `local` or later.
+    pub fn world_time(&self, local: Time) -> Time {
         if local == Time::NEVER {
             return Time::NEVER;
         }
-        let run = i128::from(local.0.saturating_sub(self.offset));
-        let mut world = Time((run * 1_000_000 / (1_000_000 + i128::from(self.ppm))) as u64);
-        while self.local(world) < local {
+        let elapsed = i128::from(local.0.saturating_sub(self.offset));
+        let mut world = Time((elapsed * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm))) as u64);
+        while self.local_time(world) < local {
             world = Time(world.0 + 1);
         }
         world
     }
 }
 
-/// The bytes received on one link.
+/// The bytes received from one peer that are not a complete frame yet.
 #[derive(Debug, Default)]
-pub struct Incoming {
-    /// The run of the link on which they arrived.
-    pub run: u64,
-    /// Assembles frames.
+pub struct ReceiveBuffer {
+    /// The generation of the link on which the bytes arrived.
+    pub generation: u64,
+    /// Splits the buffer into frames.
     pub reader: FrameReader,
-    /// The bytes of an incomplete frame.
+    /// The bytes received after the last complete frame.
     pub buffer: BytesMut,
 }
 
-/// A process: the real node, journal and applier.
+/// A process on a machine: the real node, journal, state machine and snapshot worker. A crash drops the process.
 pub struct Process {
-    /// The node.
+    /// Receives events and returns actions, which the world executes.
     pub node: Node,
-    /// Its journal.
+    /// The journal, which the simulated log thread writes (`logs.rs`).
     pub journal: Journal<SimDisk>,
-    /// Its state machine.
+    /// The state machine, with its sessions.
     pub applier: Applier<Kv>,
-    /// Pending inputs of the state machine.
-    pub inputs: InputQueue,
-    /// Monitors free disk space.
-    pub watch: SpaceMonitor<SimDisk>,
-    /// Its snapshot worker.
-    pub keeper: SnapshotWorker<SimDisk>,
+    /// Inputs that the state machine has not processed yet.
+    pub applier_inputs: ApplierInputQueue,
+    /// Checks at intervals whether the disk has free space besides the ballast file.
+    pub space_monitor: SpaceMonitor<SimDisk>,
+    /// Writes and reads snapshot files.
+    pub snapshot_worker: SnapshotWorker<SimDisk>,
     /// Whether a snapshot is being taken.
-    pub taking: bool,
-    /// The journal may discard all entries up to here.
-    pub release: Option<Position>,
-    /// Writes that wait for the sync in progress.
-    pub queued: Vec<Write>,
+    pub taking_snapshot: bool,
+    /// The position up to which the journal may discard its entries, once there is disk space to record the discarding.
+    pub releasable_upto: Option<Position>,
+    /// Writes that are not appended to the journal yet: a sync is in progress, or there is no space.
+    pub queued_writes: Vec<Write>,
     /// Whether a sync is in progress.
     pub syncing: bool,
-    /// Whether a spare segment is being made.
-    pub sparing: bool,
-    /// The received bytes, by peer.
-    pub incoming: BTreeMap<NodeId, Incoming>,
-    /// The time of its next wake-up for its deadline.
-    pub tick_at: Option<Time>,
-    /// Decides which peers it accepts.
+    /// Whether the log thread is preparing a spare segment.
+    pub preparing_spare_segment: bool,
+    /// The received bytes of incomplete frames, by peer.
+    pub incoming: BTreeMap<NodeId, ReceiveBuffer>,
+    /// The simulated time for which a `SimEvent::Deadline` is queued; `None` if none is.
+    pub queued_deadline: Option<Time>,
+    /// Decides which peers are accepted, and which are dialed.
     pub admission: Admission,
-    /// Its outbound connection to each peer.
+    /// The connections on which the process sends, by peer.
     pub outbound: BTreeMap<NodeId, Outbound>,
-    /// The inbound connection from each peer.
+    /// The connections on which the process receives, by peer.
     pub inbound: BTreeMap<NodeId, Inbound>,
-    /// The membership by which its connections were last arranged.
-    pub members: Membership,
-    /// Whether its connections were ever arranged by its membership.
-    pub arranged: bool,
+    /// The membership to which the process last adjusted its connections.
+    pub linked_members: Membership,
+    /// Whether the process has adjusted its connections to a membership at all.
+    pub links_arranged: bool,
 }
 
-/// One machine.
+/// One machine. It runs at most one process at a time; each start begins another incarnation.
 pub struct Host {
-    /// The id of the node that it runs.
+    /// The id of the node that the machine runs.
     pub id: NodeId,
-    /// Whether it was one of the founders of the cluster.
+    /// Whether the node starts with the founding configuration when its disk is empty.
     pub founder: bool,
-    /// Its disk.
+    /// The directory of the journal.
     pub disk: SimDisk,
-    /// The id of that disk.
+    /// The disk id of the data directory. A wiped machine has another one.
     pub disk_id: DiskId,
-    /// The directory of its snapshots, on the same disk.
+    /// The directory of the snapshots, on the same disk as the journal.
     pub snapshot_disk: SimDisk,
-    /// The directory of its identity.
-    pub root: SimDisk,
-    /// Its clock.
+    /// The directory of the identity file.
+    pub identity_disk: SimDisk,
+    /// The clock from which the node reads the time.
     pub clock: Clock,
-    /// The process, while one runs.
-    pub up: Option<Process>,
-    /// How many processes have run here. Events for an earlier process are dropped.
+    /// `None` while the machine is down.
+    pub process: Option<Process>,
+    /// How many processes have run on the machine. Events for an earlier process are dropped.
     pub incarnation: u64,
-    /// The process is paused until then.
-    pub paused: Time,
-    /// How much longer the next sync takes.
-    pub stall: Duration,
-    /// A bit of its disk was flipped: it may refuse to start, for good.
-    pub damaged: bool,
-    /// Its disk may report a sync as done that it has not done.
-    pub may_lie: bool,
-    /// Its last process refused to start.
+    /// The time until which the process is paused; a time in the past if the process is not paused.
+    pub paused_until: Time,
+    /// The additional time that the next sync takes; zero if there is none.
+    pub sync_stall: Duration,
+    /// Whether a file of its journal or identity was damaged: the machine may refuse to start for good.
+    pub has_damaged_file: bool,
+    /// Whether the disk will falsely report a sync as done, or has done so without a power loss since.
+    pub may_sync_falsely: bool,
+    /// Whether the machine's last process refused to start because of damage to its files.
     pub refused_start: bool,
-    /// An older copy of its disk and of its snapshots, and its history at that time.
-    pub copy: Option<(SimDisk, SimDisk, NodeHistory)>,
-    /// `copy` is not a copy but the disk that an older copy has replaced: it will be swapped back in.
+    /// An older copy of the machine's journal and snapshots, and the history of the node when the copy was made.
+    pub disk_copy: Option<(SimDisk, SimDisk, NodeHistory)>,
+    /// Whether `disk_copy` is the disk that an older copy has replaced. That disk will be swapped back in.
     pub copy_is_replaced_disk: bool,
-    /// Its disk was emptied at least once.
+    /// Whether the machine's disk was emptied at least once.
     pub wiped: bool,
-    /// Its disk was emptied, and it is still a member under its former disk id.
+    /// Whether the machine's disk was emptied, and its node is still a member under the former disk id.
     pub awaiting_removal: bool,
 }
 
 impl Host {
-    /// A machine with an empty disk, not running.
+    /// A machine with an empty disk and no running process.
     pub fn new(id: NodeId, founder: bool, clock: Clock) -> Host {
         let disk = SimDisk::new();
         Host {
             id,
             founder,
             snapshot_disk: disk.sibling_directory(),
-            root: SimDisk::new(),
+            identity_disk: SimDisk::new(),
             disk,
             disk_id: DiskId(id.get()),
             clock,
-            up: None,
+            process: None,
             incarnation: 0,
-            paused: Time::ZERO,
-            stall: Duration::ZERO,
-            damaged: false,
-            may_lie: false,
+            paused_until: Time::ZERO,
+            sync_stall: Duration::ZERO,
+            has_damaged_file: false,
+            may_sync_falsely: false,
             refused_start: false,
-            copy: None,
+            disk_copy: None,
             copy_is_replaced_disk: false,
             wiped: false,
             awaiting_removal: false,
         }
     }
 
-    /// Replaces the disk by an empty one, so that its data and its identity are lost. The machine starts as it did at
-    /// first, until it is told to join.
+    /// Replaces the disk by an empty one with another disk id: the data and the identity file are lost.
     pub fn wipe(&mut self) {
         self.disk = SimDisk::new();
         self.snapshot_disk = self.disk.sibling_directory();
-        self.root = SimDisk::new();
+        self.identity_disk = SimDisk::new();
         self.disk_id = DiskId(self.disk_id.0 + 1000);
-        self.copy = None;
-        (self.damaged, self.may_lie, self.refused_start) = (false, false, false);
+        self.disk_copy = None;
+        (self.has_damaged_file, self.may_sync_falsely, self.refused_start) = (false, false, false);
         self.wiped = true;
         self.awaiting_removal = true;
     }
 
-    /// Whether its disk has stopped in the middle of an operation.
-    pub fn has_stopped(&self) -> bool {
+    /// Whether the machine's disk has stopped in the middle of an operation, so that only a power loss can follow.
+    pub fn disk_has_stopped(&self) -> bool {
         self.disk.stopped() || self.snapshot_disk.stopped()
     }
 
-    /// What recovery would find if the power failed now and no unsynced write survived.
-    pub fn durable(&self, scenario: &Scenario) -> Result<Image, Fault> {
-        image(&self.open(scenario, self.disk.durable(), false)?.1)
+    /// The log, term and vote that recovery would find if the power failed now and no unsynced write survived.
+    pub fn durable_image(&self, scenario: &Scenario) -> Result<DiskImage, Fault> {
+        read_disk_image(&self.open_journal(scenario, self.disk.durable_copy(), false)?.1)
     }
 
-    /// Opens the journal. With `founded`, a missing journal is an error: it was lost.
-    fn open(
+    /// Opens the journal, or creates the journal if there is none. With `is_founded` a missing journal is an error,
+    /// since this directory once had one.
+    fn open_journal(
         &self,
         scenario: &Scenario,
         disk: SimDisk,
-        founded: bool,
-    ) -> Result<(Journal<SimDisk>, wal::Recovered), Fault> {
+        is_founded: bool,
+    ) -> Result<(Journal<SimDisk>, wal::RecoveredLog), Fault> {
         let membership = if self.founder { scenario.founding() } else { Membership::default() };
         let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
         let options = wal::Options {
@@ -243,89 +245,97 @@ impl Host {
             mutants: scenario.mutants,
             ..wal::Options::new(self.id, CLUSTER, self.disk_id)
         };
-        Journal::open(disk, options, Some(&base).filter(|_| !founded))
+        Journal::open(disk, options, Some(&base).filter(|_| !is_founded))
     }
 
-    /// Reads the owner of the directory. A directory without an owner becomes this machine's.
-    fn owner(&self) -> Result<Owner, Fault> {
-        if let Some(owner) = Owner::read(&self.root)? {
-            owner.check("the directory", self.id)?;
+    /// Reads the identity file of the directory. If there is none, writes one that names this machine's node.
+    fn claim_directory(&self) -> Result<Owner, Fault> {
+        if let Some(owner) = Owner::read(&self.identity_disk)? {
+            owner.check_owner("the directory", self.id)?;
             return Ok(owner);
         }
-        let owner = Owner { node: self.id, cluster: CLUSTER, disk: self.disk_id, founded: false, log: None, starts: 0 };
-        owner.write(&self.root)?;
+        let owner =
+            Owner { node: self.id, cluster: CLUSTER, disk: self.disk_id, journal_created: false, log: None, starts: 0 };
+        owner.write(&self.identity_disk)?;
         Ok(owner)
     }
 
-    /// Opens the directory and creates what is missing. After a failure for lack of disk space, it may be called again.
-    fn find(&self, scenario: &Scenario, reserve: &Ballast<SimDisk>) -> Result<DirectoryContents, Fault> {
-        let owner = self.owner()?;
-        let (mut journal, mut recovered) = self.open(scenario, self.disk.clone(), owner.founded)?;
-        journal.fall_back_on(reserve.clone());
-        let store = Store::open(self.snapshot_disk.clone(), CLUSTER).map_err(fault)?.breaking(scenario.mutants);
-        let newest = store.newest().map_err(fault)?;
+    /// Opens the identity file, the journal and the snapshots, and creates those that are missing. After a failure for
+    /// lack of disk space, the call may be repeated.
+    fn open_directory(&self, scenario: &Scenario, reserve: &Ballast<SimDisk>) -> Result<DirectoryContents, Fault> {
+        let owner = self.claim_directory()?;
+        let (mut journal, mut recovered) = self.open_journal(scenario, self.disk.clone(), owner.journal_created)?;
+        journal.set_reserve(reserve.clone());
+        let store =
+            Store::open(self.snapshot_disk.clone(), CLUSTER).map_err(to_node_fault)?.with_mutants(scenario.mutants);
+        let newest = store.newest().map_err(to_node_fault)?;
         let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest)?;
-        if !owner.founded {
-            Owner { founded: true, ..owner }.write(&self.root)?;
+        if !owner.journal_created {
+            Owner { journal_created: true, ..owner }.write(&self.identity_disk)?;
         }
         Ok(DirectoryContents { journal, recovered, store, snapshot })
     }
 
-    /// Starts a process on the contents of the disk, as `drave serve` does, and returns these contents.
-    pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
+    /// Starts a process on the contents of the disk, as `drave serve` does, and returns the contents of its journal.
+    /// `seed` is for the node's random generator and run id.
+    pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<DiskImage, Fault> {
         let reserve = Ballast::new(self.disk.clone(), scenario.segment_bytes);
-        let found = match self.find(scenario, &reserve) {
-            Err(Fault::Full { .. }) if reserve.remove_for_log()? => self.find(scenario, &reserve)?,
-            found => found?,
+        let contents = match self.open_directory(scenario, &reserve) {
+            Err(Fault::Full { .. }) if reserve.remove_for_log()? => self.open_directory(scenario, &reserve)?,
+            opened => opened?,
         };
-        let DirectoryContents { journal, recovered, store, snapshot } = found;
-        let image = image(&recovered)?;
+        let DirectoryContents { journal, recovered, store, snapshot } = contents;
+        let image = read_disk_image(&recovered)?;
         let raft_options = scenario.raft_options(self.id);
-        let options =
-            node::Options { mutants: scenario.mutants, cluster: CLUSTER, frees: Kv::frees, ..scenario.node.clone() };
-        let mut applier = Applier::with(Kv::new(), scenario.sessions).breaking(scenario.mutants, self.id);
+        let options = node::Options {
+            mutants: scenario.mutants,
+            cluster: CLUSTER,
+            frees_space: Kv::frees_space,
+            ..scenario.node.clone()
+        };
+        let mut applier = Applier::with_options(Kv::new(), scenario.sessions).with_mutants(scenario.mutants, self.id);
         if let Some(snapshot) = snapshot.clone() {
-            applier = Restore::begin(&applier, snapshot).all(&Meter::default())?.0;
+            applier = SnapshotRestore::begin(&applier, snapshot).restore_all(&Meter::default())?.0;
         }
-        let kept = snapshot.map(|snapshot| durable_snapshot(&snapshot));
+        let durable = snapshot.map(|snapshot| to_durable_snapshot(&snapshot));
         let disk = Some(self.disk_id);
-        let begun = NodeStart {
-            now: self.clock.local(now),
+        let start = NodeStart {
+            now: self.clock.local_time(now),
             disk,
             applied: applier.apply(&[]),
-            kept,
-            chance: seed,
-            beforehand: Prefetch::default(),
+            snapshot: durable,
+            random: seed,
+            prefetch: Prefetch::default(),
         };
-        let node = node::start(self.id, recovered, raft_options, options, begun);
-        self.up = Some(Process {
+        let node = node::start(self.id, recovered, raft_options, options, start);
+        self.process = Some(Process {
             node,
             journal,
             applier,
-            inputs: InputQueue::default(),
-            watch: SpaceMonitor::new(reserve.clone(), scenario.segment_bytes),
-            keeper: SnapshotWorker::new(store, reserve),
-            taking: false,
-            release: None,
-            queued: Vec::new(),
+            applier_inputs: ApplierInputQueue::default(),
+            space_monitor: SpaceMonitor::new(reserve.clone(), scenario.segment_bytes),
+            snapshot_worker: SnapshotWorker::new(store, reserve),
+            taking_snapshot: false,
+            releasable_upto: None,
+            queued_writes: Vec::new(),
             syncing: false,
-            sparing: false,
+            preparing_spare_segment: false,
             incoming: BTreeMap::new(),
-            tick_at: None,
+            queued_deadline: None,
             admission: Admission::new(Identity {
                 node: self.id,
                 cluster: CLUSTER,
                 disk: self.disk_id,
                 run: Run { id: seed, starts: self.incarnation + 1 },
             })
-            .of_machine(KIND),
+            .with_machine(KIND),
             outbound: BTreeMap::new(),
             inbound: BTreeMap::new(),
-            members: Membership::default(),
-            arranged: false,
+            linked_members: Membership::default(),
+            links_arranged: false,
         });
         self.incarnation += 1;
-        self.stall = Duration::ZERO;
+        self.sync_stall = Duration::ZERO;
         Ok(image)
     }
 }

@@ -1,4 +1,4 @@
-//! A simulated client over connections, of either kind.
+//! A simulated client over connections, with one request in progress or several.
 
 use super::call_client::CallClient;
 use super::mux_client::MuxClient;
@@ -7,52 +7,52 @@ use crate::types::NodeId;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-/// Client numbers from here on are clients over connections.
-pub const FIRST_LINKED: u64 = 1 << 20;
+/// The number of the first client over connections. Clients without connections have lower numbers.
+pub const FIRST_LINKED_CLIENT: u64 = 1 << 20;
 
 /// A client over connections.
 pub enum LinkedClient {
-    /// With several requests in progress, like `Mux`.
+    /// A client with several requests in progress, like `Mux`.
     Mux(MuxClient),
-    /// With one request in progress, like `Client`.
+    /// A client with one request in progress, like `Client`.
     Call(CallClient),
 }
 
 impl LinkedClient {
-    /// All such clients of a world, with their numbers.
-    pub fn all(load: &Load, nodes: &[NodeId], rng: &mut SmallRng) -> Vec<(u64, LinkedClient)> {
+    /// Creates a world's clients over connections, each with its number.
+    pub fn create_all(load: &Load, nodes: &[NodeId], rng: &mut SmallRng) -> Vec<(u64, LinkedClient)> {
         let endpoints: Vec<String> = nodes.iter().map(|id| format!("{id}:1")).collect();
         let mut all = Vec::new();
-        for n in 0..load.muxes + load.callers {
-            let (client, seed) = (FIRST_LINKED + n, rng.random());
-            let asker = TaskClient::new(client, load.clone());
-            let one = if n < load.muxes {
-                LinkedClient::Mux(MuxClient::new(asker, endpoints.clone(), load.outstanding, seed))
+        for n in 0..load.mux_clients + load.call_clients {
+            let (client, seed) = (FIRST_LINKED_CLIENT + n, rng.random());
+            let tasks = TaskClient::new(client, load.clone());
+            let linked = if n < load.mux_clients {
+                LinkedClient::Mux(MuxClient::new(tasks, endpoints.clone(), load.outstanding_max, seed))
             } else {
-                LinkedClient::Call(CallClient::new(asker, endpoints.clone(), seed))
+                LinkedClient::Call(CallClient::new(tasks, endpoints.clone(), seed))
             };
-            all.push((client, one));
+            all.push((client, linked));
         }
         all
     }
 
-    fn asker(&self) -> &TaskClient {
+    fn tasks(&self) -> &TaskClient {
         match self {
-            LinkedClient::Mux(mux) => &mux.asker,
-            LinkedClient::Call(call) => &call.asker,
+            LinkedClient::Mux(mux) => &mux.tasks,
+            LinkedClient::Call(call) => &call.tasks,
         }
     }
 
-    /// Whether it waits for no answers.
+    /// Whether all tasks of the client have ended.
     pub fn is_done(&self) -> bool {
-        self.asker().is_done()
+        self.tasks().is_done()
     }
 
-    /// It begins nothing new.
+    /// Lets the client finish its tasks in progress and begin no others.
     pub fn stop(&mut self) {
         match self {
-            LinkedClient::Mux(mux) => mux.asker.stopping = true,
-            LinkedClient::Call(call) => call.asker.stopping = true,
+            LinkedClient::Mux(mux) => mux.tasks.stopping = true,
+            LinkedClient::Call(call) => call.tasks.stopping = true,
         }
     }
 }

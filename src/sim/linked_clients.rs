@@ -7,58 +7,63 @@ use crate::types::Time;
 use rand::RngExt;
 use std::time::Duration;
 
+/// An event for a client over connections.
 enum ClientEvent<'a> {
     /// A wake-up is due.
-    Wakes,
-    /// Bytes arrived on that connection.
-    Receives(u64, &'a [u8]),
-    /// That connection has ended.
-    Loses(u64),
+    Wakeup,
+    /// A node's bytes arrived on the connection of that number.
+    Bytes(u64, &'a [u8]),
+    /// The connection of that number has ended.
+    LinkEnd(u64),
 }
 
 impl World {
-    pub(super) fn wakes_linked(&mut self, client: u64) -> checks::Result<()> {
-        self.tell_linked(client, ClientEvent::Wakes)
+    /// Wakes a client, which then does what is due.
+    pub(super) fn wake_linked_client(&mut self, client: u64) -> checks::Result<()> {
+        self.drive_linked_client(client, ClientEvent::Wakeup)
     }
 
-    /// A node's bytes reach a client.
-    pub(super) fn client_receives(&mut self, client: u64, link: u64, bytes: &[u8]) -> checks::Result<()> {
-        self.tell_linked(client, ClientEvent::Receives(link, bytes))
+    /// Delivers a node's bytes to a client.
+    pub(super) fn deliver_link_bytes(&mut self, client: u64, link: u64, bytes: &[u8]) -> checks::Result<()> {
+        self.drive_linked_client(client, ClientEvent::Bytes(link, bytes))
     }
 
-    /// A client notices that a connection has ended.
-    pub(super) fn client_loses(&mut self, client: u64, link: u64) -> checks::Result<()> {
-        self.tell_linked(client, ClientEvent::Loses(link))
+    /// Lets a client notice that a connection has ended.
+    pub(super) fn deliver_link_end(&mut self, client: u64, link: u64) -> checks::Result<()> {
+        self.drive_linked_client(client, ClientEvent::LinkEnd(link))
     }
 
-    fn tell_linked(&mut self, client: u64, told: ClientEvent<'_>) -> checks::Result<()> {
-        // A request that an answer causes begins after that answer.
+    /// Delivers an event to a client, and lets the client do everything that is due after the event.
+    fn drive_linked_client(&mut self, client: u64, event: ClientEvent<'_>) -> checks::Result<()> {
+        // The client acts one nanosecond after the event: the history must show that a request caused by an answer
+        // begins after that answer.
         self.now = Time(self.now.0 + 1);
-        let Some(mut one) = self.linked.remove(&client) else { return Ok(()) };
-        let done = match &mut one {
+        let Some(mut linked) = self.linked_clients.remove(&client) else { return Ok(()) };
+        let outcome = match &mut linked {
             LinkedClient::Mux(mux) => {
-                match told {
-                    ClientEvent::Wakes => {}
-                    ClientEvent::Receives(link, bytes) => mux.receives(self.now, link, bytes)?,
-                    ClientEvent::Loses(link) => mux.loses(self.now, link, self.rng.random()),
+                match event {
+                    ClientEvent::Wakeup => {}
+                    ClientEvent::Bytes(link, bytes) => mux.receive(self.now, link, bytes)?,
+                    ClientEvent::LinkEnd(link) => mux.handle_link_end(self.now, link, self.rng.random()),
                 }
-                self.drive_mux(mux)
+                self.drive_mux_client(mux)
             }
             LinkedClient::Call(call) => {
-                match told {
-                    ClientEvent::Wakes => call.wakes(self.now),
-                    ClientEvent::Receives(link, bytes) => call.receives(self.now, link, bytes)?,
-                    ClientEvent::Loses(link) => call.loses(self.now, link),
+                match event {
+                    ClientEvent::Wakeup => call.wake(self.now),
+                    ClientEvent::Bytes(link, bytes) => call.receive(self.now, link, bytes)?,
+                    ClientEvent::LinkEnd(link) => call.handle_link_end(self.now, link),
                 }
-                self.drive_call(call)
+                self.drive_call_client(call)
             }
         };
-        self.linked.insert(client, one);
-        done
+        self.linked_clients.insert(client, linked);
+        outcome
     }
 
-    /// Schedules a wake-up, at least a little later: an awaited event may happen at the same moment.
-    pub(super) fn wake_linked(&mut self, client: u64, when: Time) {
-        self.wake_at(client, when.max(self.now + Duration::from_micros(1)));
+    /// Schedules a wake-up of a client at least a microsecond from now, since the event that the client waits for may
+    /// happen at the present moment.
+    pub(super) fn schedule_linked_wakeup(&mut self, client: u64, when: Time) {
+        self.schedule_wakeup(client, when.max(self.now + Duration::from_micros(1)));
     }
 }

@@ -1,4 +1,4 @@
-//! The log thread of each simulated machine: it collects writes while a sync is in progress.
+//! The simulated log thread of each machine. While a sync is in progress, the thread queues writes for the next sync.
 
 use super::checks;
 use super::disk::SimDisk;
@@ -12,199 +12,218 @@ use crate::wal::{self, Fault, Journal, Task};
 use rand::RngExt;
 use std::time::Duration;
 
-/// How long the log thread waits for more writes before it confirms the synced ones.
-const IDLE: Duration = Duration::from_millis(10);
+/// How long the log thread is idle after a sync before the thread records in the log that the last writes are synced.
+const IDLE_SYNC_RECORD_DELAY: Duration = Duration::from_millis(10);
 
 /// The interval between two checks of a disk's free space.
-const LOOKS: Duration = Duration::from_millis(200);
+const SPACE_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long a sync of a slow disk takes, in microseconds.
-const SLOW_MICROS: std::ops::RangeInclusive<u64> = 20_000..=200_000;
+/// How much longer a sync of a slow disk takes, in microseconds.
+const SLOW_SYNC_MICROS: std::ops::RangeInclusive<u64> = 20_000..=200_000;
 
-/// After how many syncs, over all machines, a disk is compared with its journal's reports.
-const CHECK_INTERVAL: u64 = 64;
+/// How many syncs, counted over all machines, there are between two comparisons of a disk with its journal's reports.
+const SYNCS_PER_DISK_CHECK: u64 = 64;
 
-/// Appends the queued writes to the journal, as far as there is space. Returns their number.
-fn append(up: &mut Process) -> wal::Result<usize> {
-    if let Some(upto) = up.release
-        && provides(&mut up.journal, &Task::Release(upto))?
+/// Discards the log up to `releasable_upto` if a position is set, and appends the queued writes to the journal, both as
+/// far as there is disk space. Returns the number of appended writes.
+fn append_queued_writes(process: &mut Process) -> wal::Result<usize> {
+    if let Some(upto) = process.releasable_upto
+        && make_space_for(&mut process.journal, &Task::Release(upto))?
     {
-        up.release = None;
-        up.journal.release(upto)?;
+        process.releasable_upto = None;
+        process.journal.release(upto)?;
     }
-    for (nth, write) in up.queued.iter().enumerate() {
-        if !provides(&mut up.journal, &Task::Write(write.clone()))? {
-            up.queued.drain(..nth);
+    for (nth, write) in process.queued_writes.iter().enumerate() {
+        if !make_space_for(&mut process.journal, &Task::Write(write.clone()))? {
+            process.queued_writes.drain(..nth);
             return Ok(nth);
         }
-        up.journal.append(write)?;
+        process.journal.append(write)?;
     }
-    Ok(std::mem::take(&mut up.queued).len())
+    Ok(std::mem::take(&mut process.queued_writes).len())
 }
 
-/// Whether there is space for this task.
-fn provides(journal: &mut Journal<SimDisk>, task: &Task) -> wal::Result<bool> {
-    match journal.provide(task) {
+/// Lets the journal reserve disk space for a task. Returns whether there was enough space.
+fn make_space_for(journal: &mut Journal<SimDisk>, task: &Task) -> wal::Result<bool> {
+    match journal.reserve_room(task) {
         Err(Fault::Full { .. }) => Ok(false),
-        provided => provided.map(|()| true),
+        reserved => reserved.map(|()| true),
     }
 }
 
-/// Folds a write into the hash of the run.
-fn fold(hash: u64, write: &Write) -> u64 {
-    let hard = write.hard_state.unwrap_or_default();
-    let vote = hard.vote.map_or(0, |vote| vote.node.get());
+/// Adds a write to the hash of the run: its term, vote, and the checksums of its entries.
+fn hash_write(hash: u64, write: &Write) -> u64 {
+    let hard_state = write.hard_state.unwrap_or_default();
+    let vote = hard_state.vote.map_or(0, |vote| vote.node.get());
     let entries = write.entries.iter().fold(write.id.0, |all, entry| hash_numbers([all, entry.checksum.into()]));
-    hash_numbers([hash, hard.term.0, vote, entries])
+    hash_numbers([hash, hard_state.term.0, vote, entries])
 }
 
 impl World {
-    pub(super) fn writes(&mut self, at: NodeId, write: Write) -> checks::Result<()> {
-        let Some(up) = &mut self.hosts.get_mut(&at).expect("every node has a host").up else { return Ok(()) };
-        let raft = up.node.raft();
-        let leads = raft.leads().then(|| raft.term());
-        self.checks.writes(at, &write, leads)?;
-        let fold = fold(self.hash, &write);
-        up.queued.push(write);
-        self.hash = fold;
+    /// Checks a node's write and queues the write for the log thread.
+    pub(super) fn queue_write(&mut self, at: NodeId, write: Write) -> checks::Result<()> {
+        let Some(process) = &mut self.hosts.get_mut(&at).expect("every node has a host").process else { return Ok(()) };
+        let raft = process.node.raft();
+        let leading_term = raft.leads().then(|| raft.term());
+        self.checks.record_write(at, &write, leading_term)?;
+        let hash = hash_write(self.hash, &write);
+        process.queued_writes.push(write);
+        self.hash = hash;
         Ok(())
     }
 
     /// The log thread appends the queued writes and starts a sync, unless one is in progress.
-    pub(super) fn write_on(&mut self, at: NodeId) -> checks::Result<()> {
-        let (least, most) = self.scenario.sync;
-        let took = Duration::from_nanos(self.rng.random_range(least.as_nanos() as u64..=most.as_nanos() as u64));
-        let is_slow = !self.calm && self.scenario.is_slow(at, self.now - Time::ZERO);
-        let took = if is_slow { took + Duration::from_micros(self.rng.random_range(SLOW_MICROS)) } else { took };
+    pub(super) fn start_sync(&mut self, at: NodeId) -> checks::Result<()> {
+        let (shortest, longest) = self.scenario.sync_range;
+        let sync_time =
+            Duration::from_nanos(self.rng.random_range(shortest.as_nanos() as u64..=longest.as_nanos() as u64));
+        let is_slow = !self.faults_over && self.scenario.is_slow(at, self.now - Time::ZERO);
+        let sync_time = if is_slow {
+            sync_time + Duration::from_micros(self.rng.random_range(SLOW_SYNC_MICROS))
+        } else {
+            sync_time
+        };
         let host = self.host(at);
-        let life = host.incarnation;
-        let Some(up) = &mut host.up else { return Ok(()) };
-        if up.syncing {
+        let incarnation = host.incarnation;
+        let Some(process) = &mut host.process else { return Ok(()) };
+        if process.syncing {
             return Ok(());
         }
-        match append(up) {
+        match append_queued_writes(process) {
             Ok(0) => {}
             Ok(_) => {
-                up.syncing = true;
-                let stall = std::mem::take(&mut host.stall);
+                process.syncing = true;
+                let stall = std::mem::take(&mut host.sync_stall);
                 if !stall.is_zero() {
-                    self.progress.unfit_until(at, self.now + took + stall);
+                    self.progress.mark_unhealthy_until(at, self.now + sync_time + stall);
                 }
-                let took = took + stall;
-                self.later(took, SimEvent::Synced { at, life });
+                let sync_time = sync_time + stall;
+                self.schedule_after(sync_time, SimEvent::SyncDone { at, incarnation });
             }
-            Err(fault) => self.stops(at, &fault),
+            Err(fault) => self.stop_process(at, &fault),
         }
         Ok(())
     }
 
-    pub(super) fn synced(&mut self, at: NodeId) -> checks::Result<()> {
-        let life = self.hosts[&at].incarnation;
-        let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        up.syncing = false;
-        match up.journal.sync() {
+    /// Completes a sync and reports the durable writes to the node.
+    pub(super) fn finish_sync(&mut self, at: NodeId) -> checks::Result<()> {
+        let incarnation = self.hosts[&at].incarnation;
+        let Some(process) = &mut self.host(at).process else { return Ok(()) };
+        process.syncing = false;
+        match process.journal.sync() {
             Ok(report) => {
-                self.checks.synced(at, report.durable);
-                self.look_at_disk(at)?;
-                self.handle(at, Event::Journal(report))?;
+                self.checks.record_sync(at, report.last_durable);
+                self.check_durable_log(at)?;
+                self.deliver_event(at, Event::Journal(report))?;
             }
             Err(fault) => {
-                self.stops(at, &fault);
+                self.stop_process(at, &fault);
                 return Ok(());
             }
         }
-        self.want_spare(at);
-        if self.hosts[&at].up.as_ref().is_some_and(|up| !up.syncing) {
-            self.later(IDLE, SimEvent::Idle { at, life });
+        self.schedule_spare_segment(at);
+        if self.hosts[&at].process.as_ref().is_some_and(|process| !process.syncing) {
+            self.schedule_after(IDLE_SYNC_RECORD_DELAY, SimEvent::LogIdle { at, incarnation });
         }
         Ok(())
     }
 
-    /// At intervals, checks that the disk really holds what the journal reported.
-    fn look_at_disk(&mut self, at: NodeId) -> checks::Result<()> {
+    /// After every [`SYNCS_PER_DISK_CHECK`] syncs, checks that the disk really holds what the journal reported as
+    /// synced.
+    fn check_durable_log(&mut self, at: NodeId) -> checks::Result<()> {
         self.syncs += 1;
         let host = &self.hosts[&at];
-        let is_judged = !host.damaged && !host.may_lie;
-        if !self.syncs.is_multiple_of(CHECK_INTERVAL) || !is_judged || self.scenario.mutants != Mutants::NONE {
+        let is_checked = !host.has_damaged_file && !host.may_sync_falsely;
+        if !self.syncs.is_multiple_of(SYNCS_PER_DISK_CHECK) || !is_checked || self.scenario.mutants != Mutants::NONE {
             return Ok(());
         }
-        let found = host.durable(&self.scenario);
-        let found = found.map_err(|fault| format!("the disk of {at} holds less than was synced: {fault}"))?;
-        self.checks.holds(at, found)
+        let found = host.durable_image(&self.scenario);
+        let found = found.map_err(|fault| format!("the disk of {at} lacks data that was synced: {fault}"))?;
+        self.checks.check_durable_image(at, found)
     }
 
-    pub(super) fn idle(&mut self, at: NodeId) -> checks::Result<()> {
-        let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        if up.syncing {
+    /// Records in the log that the last writes are synced, unless a sync is in progress.
+    pub(super) fn confirm_idle_log(&mut self, at: NodeId) -> checks::Result<()> {
+        let Some(process) = &mut self.host(at).process else { return Ok(()) };
+        if process.syncing {
             return Ok(());
         }
-        if let Err(fault) = up.journal.confirm() {
-            self.stops(at, &fault);
+        if let Err(fault) = process.journal.confirm_sync() {
+            self.stop_process(at, &fault);
         }
         Ok(())
     }
 
-    /// Checks the free space, and schedules the next check.
-    pub(super) fn looks(&mut self, at: NodeId) -> checks::Result<()> {
+    /// Checks the free space of a machine's disk, reports a change to the node, and schedules the next check.
+    pub(super) fn check_free_space(&mut self, at: NodeId) -> checks::Result<()> {
         let host = self.host(at);
-        let life = host.incarnation;
-        let Some(up) = &mut host.up else { return Ok(()) };
-        let news = match up.watch.check_space() {
-            Ok(news) => news,
-            // The power failed in the middle of it. With a log that rejects writes, nothing else would notice.
-            Err(fault) if self.hosts[&at].has_stopped() => {
-                self.stops(at, &fault);
+        let incarnation = host.incarnation;
+        let Some(process) = &mut host.process else { return Ok(()) };
+        let change = match process.space_monitor.check_space() {
+            Ok(change) => change,
+            // The power failed during this check. While the log lacks space for writes, no other operation would notice
+            // the power failure.
+            Err(fault) if self.hosts[&at].disk_has_stopped() => {
+                self.stop_process(at, &fault);
                 return Ok(());
             }
-            // A fault of the disk that the journal will meet too.
+            // The journal's next operation will report this disk fault too.
             Err(_) => None,
         };
-        self.later(LOOKS, SimEvent::Looks { at, life });
-        match news {
+        self.schedule_after(SPACE_CHECK_INTERVAL, SimEvent::SpaceCheck { at, incarnation });
+        match change {
             Some(low) => {
                 self.trace_line(|| {
                     format!("the disk of {at} has {} free space", if low { "too little" } else { "enough" })
                 });
-                self.handle(at, Event::Space { low })
+                self.deliver_event(at, Event::DiskSpace { low })
             }
-            // Writes that wait for space, if there are any, are retried.
-            None => self.write_on(at),
+            // The disk may have space now for the writes that wait for it.
+            None => self.start_sync(at),
         }?;
-        self.look_for_room(at)
+        self.check_log_space(at)
     }
 
-    /// An idle log checks how much space there is.
-    fn look_for_room(&mut self, at: NodeId) -> checks::Result<()> {
-        match self.host(at).up.as_mut().filter(|up| !up.syncing).map(|up| up.journal.check_space()) {
-            Some(Ok(Some(report))) => self.handle(at, Event::Journal(report)),
+    /// Lets the journal check whether the disk has space again, unless a sync is in progress.
+    fn check_log_space(&mut self, at: NodeId) -> checks::Result<()> {
+        match self
+            .host(at)
+            .process
+            .as_mut()
+            .filter(|process| !process.syncing)
+            .map(|process| process.journal.check_space())
+        {
+            Some(Ok(Some(report))) => self.deliver_event(at, Event::Journal(report)),
             Some(Err(fault)) => {
-                self.stops(at, &fault);
+                self.stop_process(at, &fault);
                 Ok(())
             }
             Some(Ok(None)) | None => Ok(()),
         }
     }
 
-    fn want_spare(&mut self, at: NodeId) {
-        let life = self.hosts[&at].incarnation;
-        let Some(up) = &mut self.host(at).up else { return };
-        if !up.sparing && up.journal.spare_wanted().is_some() {
-            up.sparing = true;
+    /// Schedules the preparation of a spare segment, if the journal needs one.
+    fn schedule_spare_segment(&mut self, at: NodeId) {
+        let incarnation = self.hosts[&at].incarnation;
+        let Some(process) = &mut self.host(at).process else { return };
+        if !process.preparing_spare_segment && process.journal.next_spare_order().is_some() {
+            process.preparing_spare_segment = true;
             let delay = Duration::from_millis(self.rng.random_range(1..20));
-            self.later(delay, SimEvent::Spared { at, life });
+            self.schedule_after(delay, SimEvent::SpareSegmentReady { at, incarnation });
         }
     }
 
-    pub(super) fn spared(&mut self, at: NodeId) -> checks::Result<()> {
+    /// Prepares a spare segment and adds the segment to the journal. On a full disk, no segment is prepared.
+    pub(super) fn add_spare_segment(&mut self, at: NodeId) -> checks::Result<()> {
         let host = self.host(at);
         let disk = host.disk.clone();
-        let Some(Process { journal, sparing, .. }) = &mut host.up else { return Ok(()) };
-        *sparing = false;
-        let Some(order) = journal.spare_wanted() else { return Ok(()) };
-        match order.prepare(&disk, || {}) {
-            Ok(spare) => journal.spare_ready(spare),
+        let Some(Process { journal, preparing_spare_segment, .. }) = &mut host.process else { return Ok(()) };
+        *preparing_spare_segment = false;
+        let Some(spare_order) = journal.next_spare_order() else { return Ok(()) };
+        match spare_order.prepare(&disk, || {}) {
+            Ok(spare) => journal.add_spare(spare),
             Err(Fault::Full { .. }) => {}
-            Err(fault) => self.stops(at, &fault),
+            Err(fault) => self.stop_process(at, &fault),
         }
         Ok(())
     }

@@ -1,16 +1,15 @@
-//! A simulated world around the real node, with a disk that loses data, a network that delays messages, and repeatable
-//! randomness.
+//! A simulated world around the real node: the simulated disk loses data, the simulated network delays and loses
+//! messages, and every run can be repeated exactly.
 //!
 //! Nothing here has its own clock, thread or random generator: time and randomness are passed in, so that a seed
-//! determines the whole run. [`scenario`] draws the parameters of a world from its seed, [`world`] runs it,
-//! [`faults`] injects faults, [`checks`] checks every step, and [`history`] checks whether the results that the
-//! clients saw are linearizable.
+//! determines the whole run. [`scenario`] draws the parameters of a world from its seed, [`world`] handles its events,
+//! [`faults`] injects faults, [`operator`] changes the members, [`checks`] checks every step, and [`history`] checks
+//! whether the results that the clients saw are linearizable.
 
 mod applier_input;
 mod applying;
 mod call_client;
 mod call_clients;
-mod calm;
 #[doc(hidden)]
 pub mod checks;
 mod client_calls;
@@ -21,11 +20,10 @@ pub mod clients;
 mod damage;
 #[doc(hidden)]
 pub mod disk;
+mod disk_loss;
 mod event;
 #[doc(hidden)]
 pub mod faults;
-#[doc(hidden)]
-pub mod governance;
 #[doc(hidden)]
 pub mod history;
 #[doc(hidden)]
@@ -33,7 +31,6 @@ pub mod host;
 mod linked_client;
 mod linked_clients;
 mod logs;
-mod members;
 mod mux_client;
 mod mux_clients;
 #[doc(hidden)]
@@ -43,6 +40,8 @@ pub mod node_history;
 #[doc(hidden)]
 pub mod operator;
 mod operator_actions;
+#[doc(hidden)]
+pub mod operator_profile;
 mod order;
 mod peer_connection;
 mod peer_links;
@@ -52,6 +51,7 @@ mod progress;
 mod progress_law;
 mod quorums;
 mod recovery;
+mod rest;
 #[doc(hidden)]
 pub mod run;
 #[doc(hidden)]

@@ -6,46 +6,51 @@ use crate::client::mux_protocol::{Completion, MuxOptions, MuxProtocol};
 use crate::types::Time;
 use crate::wire::WireError;
 
+/// A client with several requests in progress, like `Mux`.
 pub struct MuxClient {
-    pub asker: TaskClient,
+    pub tasks: TaskClient,
     pub(super) protocol: MuxProtocol,
-    /// Its connection, and the one for its leader query.
-    pub(super) main: Option<u64>,
-    pub(super) second: Option<u64>,
-    pub(super) done: Vec<Completion>,
+    /// The number of the connection on which the client sends its requests.
+    pub(super) main_link: Option<u64>,
+    /// The number of the connection on which the client asks another node which node is the leader.
+    pub(super) leader_query_link: Option<u64>,
+    /// Completed requests whose results are not checked and recorded yet.
+    pub(super) unrecorded_completions: Vec<Completion>,
 }
 
 impl MuxClient {
     /// A client with at most `inflight` requests in progress.
-    pub fn new(asker: TaskClient, endpoints: Vec<String>, inflight: usize, seed: u64) -> MuxClient {
-        let (begin, options) = (seed as usize % endpoints.len(), MuxOptions::new(inflight));
-        let protocol = MuxProtocol::new(endpoints, begin, options, Time::ZERO, seed);
-        MuxClient { asker, protocol, main: None, second: None, done: Vec::new() }
+    pub fn new(tasks: TaskClient, endpoints: Vec<String>, inflight: usize, seed: u64) -> MuxClient {
+        let (first_endpoint, options) = (seed as usize % endpoints.len(), MuxOptions::new(inflight));
+        let protocol = MuxProtocol::new(endpoints, first_endpoint, options, Time::ZERO, seed);
+        MuxClient { tasks, protocol, main_link: None, leader_query_link: None, unrecorded_completions: Vec::new() }
     }
 
     /// Handles bytes received on a connection. The error describes bytes that no correct node sends.
-    pub fn receives(&mut self, now: Time, link: u64, bytes: &[u8]) -> checks::Result<()> {
-        let taken = if self.main == Some(link) {
-            self.protocol.receive(now, bytes, &mut self.done)
-        } else if self.second == Some(link) {
-            self.protocol.scout_received(now, bytes).map(|_| ())
+    pub fn receive(&mut self, now: Time, link: u64, bytes: &[u8]) -> checks::Result<()> {
+        let received = if self.main_link == Some(link) {
+            self.protocol.receive(now, bytes, &mut self.unrecorded_completions)
+        } else if self.leader_query_link == Some(link) {
+            self.protocol.leader_response_received(now, bytes).map(|_| ())
         } else {
             Ok(())
         };
-        match taken {
+        match received {
             Ok(()) | Err(WireError::Refused(_)) => Ok(()),
-            Err(error) => Err(format!("client {} cannot decode its input: {error}", self.asker.client)),
+            Err(error) => {
+                Err(format!("client {} cannot decode the bytes that a node sent: {error}", self.tasks.client))
+            }
         }
     }
 
     /// Handles the end of a connection.
-    pub fn loses(&mut self, now: Time, link: u64, in_order: bool) {
-        if self.main == Some(link) {
-            self.main = None;
-            self.protocol.lost(now, in_order);
-        } else if self.second == Some(link) {
-            self.second = None;
-            self.protocol.scout_lost(now);
+    pub fn handle_link_end(&mut self, now: Time, link: u64, in_order: bool) {
+        if self.main_link == Some(link) {
+            self.main_link = None;
+            self.protocol.connection_lost(now, in_order);
+        } else if self.leader_query_link == Some(link) {
+            self.leader_query_link = None;
+            self.protocol.leader_query_lost(now);
         }
     }
 }

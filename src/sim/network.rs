@@ -10,179 +10,194 @@ use std::time::Duration;
 
 /// The kind of links between nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tier {
+pub enum LinkKind {
     /// Byte streams like TCP: in order, and nothing is lost except by a broken link, which both ends notice.
     Stream,
     /// Single messages that may be lost, duplicated and reordered: harsher than TCP ever is.
     Datagram,
 }
 
-/// The properties of a network.
+/// How a network delays, loses, duplicates and reorders what is sent over it.
 #[derive(Clone, Debug)]
 pub struct NetworkProfile {
-    /// The kind of links.
-    pub tier: Tier,
+    /// Whether links are byte streams or carry single messages.
+    pub link_kind: LinkKind,
     /// The shortest delay of a message.
     pub delay: Duration,
     /// The largest additional delay, drawn for each message.
     pub jitter: Duration,
-    /// How many of a hundred messages are lost (datagrams only).
-    pub loss: u32,
-    /// How many of a hundred messages arrive twice (datagrams only).
-    pub doubling: u32,
-    /// How many of a hundred messages take twenty times as long, and hold up the messages behind them on a stream.
-    pub stragglers: u32,
-    /// How many of a hundred messages on a cut link arrive late, when the link may have healed or either end restarted,
-    /// instead of never (datagrams only).
-    pub late: u32,
+    /// The percentage of messages that are lost (datagrams only).
+    pub loss_percent: u32,
+    /// The percentage of messages that arrive twice (datagrams only).
+    pub duplicate_percent: u32,
+    /// The percentage of messages that are stragglers: they take twenty times as long, and on a stream also delay the
+    /// messages behind them.
+    pub straggler_percent: u32,
+    /// The percentage of messages sent on a cut link that arrive late instead of never (datagrams only). By then the
+    /// cut may have ended, or either node restarted.
+    pub late_percent: u32,
 }
 
-/// How many times as long as usual a straggler takes.
-const STRAGGLER_TIMES: u32 = 20;
+/// How many times as long as another message a straggler takes.
+const STRAGGLER_FACTOR: u32 = 20;
 
-/// A network on which one message in twenty takes longer than this does not deliver heartbeats in time.
-const TIMELY: Duration = Duration::from_millis(150);
+/// The longest delay of a straggler with which heartbeats still arrive within the shortest election timeout.
+const TIMELY_DELAY_MAX: Duration = Duration::from_millis(150);
 
 impl NetworkProfile {
     /// Whether heartbeats arrive within the shortest election timeout.
     pub fn is_timely(&self) -> bool {
-        self.stragglers == 0 || (self.delay + self.jitter) * STRAGGLER_TIMES <= TIMELY
+        self.straggler_percent == 0 || (self.delay + self.jitter) * STRAGGLER_FACTOR <= TIMELY_DELAY_MAX
     }
 }
 
-/// How late a message on a cut link arrives, in milliseconds.
-const LATE_MS: std::ops::RangeInclusive<u64> = 100..=4000;
+/// How late a message sent on a cut link arrives, in milliseconds.
+const LATE_DELAY_MS: std::ops::RangeInclusive<u64> = 100..=4000;
 
-/// Bytes that arrive, and when.
+/// Bytes that will arrive at the other end of a link.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// The time of arrival.
+    /// When the bytes arrive.
     pub at: Time,
-    /// The run of the link. Bytes of an earlier run than the latest are ignored.
-    pub link: u64,
+    /// The generation of a stream's link; 0 for a datagram. The receiver ignores bytes of earlier generations than the
+    /// current one.
+    pub generation: u64,
     /// A part of the stream, or one message.
     pub bytes: Bytes,
 }
 
+/// One direction between two nodes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
-    run: u64,
-    last: Time,
+    /// How often the link was broken.
+    generation: u64,
+    /// The time when the last bytes sent on the stream arrive: bytes sent later arrive no earlier.
+    last_arrival: Time,
+    /// Whether the stream lacks bytes that were sent during a cut.
     broken: bool,
 }
 
 /// All links between the nodes; each is one-way.
 #[derive(Clone, Debug)]
 pub struct Network {
-    weather: NetworkProfile,
+    profile: NetworkProfile,
     links: BTreeMap<(NodeId, NodeId), Link>,
     cuts: BTreeSet<(NodeId, NodeId)>,
 }
 
-/// The bytes of one send.
+/// The bytes of one send, and how often they may arrive.
 #[derive(Debug)]
 pub struct Packet {
-    /// Its bytes.
+    /// One or more whole frames.
     pub bytes: Bytes,
-    /// Whether the packet arrives at most once, whatever the network is like. Raft tolerates duplicated messages. But
-    /// of a client's request that one node forwards to another, the second copy may be refused as "not applied" when
-    /// the first is in the log: a real link never delivers anything twice.
-    pub once: bool,
+    /// Whether the packet is never duplicated, even on a network that duplicates messages.
+    ///
+    /// Raft tolerates duplicated messages. But if a client's request that one node forwards to another arrived twice,
+    /// the second copy might be refused as "not applied" while the first copy is in the log. A real link never delivers
+    /// anything twice.
+    pub at_most_once: bool,
 }
 
 impl Network {
-    /// A network with these properties, without cuts.
-    pub fn new(weather: NetworkProfile) -> Network {
-        Network { weather, links: BTreeMap::new(), cuts: BTreeSet::new() }
+    /// A network without cuts.
+    pub fn new(profile: NetworkProfile) -> Network {
+        Network { profile, links: BTreeMap::new(), cuts: BTreeSet::new() }
     }
 
-    /// The kind of its links.
-    pub fn tier(&self) -> Tier {
-        self.weather.tier
+    /// Whether its links are byte streams or carry single messages.
+    pub fn link_kind(&self) -> LinkKind {
+        self.profile.link_kind
     }
 
-    /// Nothing passes from `from` to `to` from now on.
+    /// Cuts the link from `from` to `to`: nothing sent on it arrives until the cuts end.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cuts.insert((from, to));
     }
 
-    /// Ends all cuts, losses, duplicates and stragglers.
+    /// Ends all cuts, and lets no more messages be lost, duplicated or become stragglers.
     pub fn heal(&mut self) {
         self.cuts.clear();
-        self.weather.loss = 0;
-        self.weather.doubling = 0;
-        self.weather.stragglers = 0;
+        self.profile.loss_percent = 0;
+        self.profile.duplicate_percent = 0;
+        self.profile.straggler_percent = 0;
     }
 
-    /// Ends all cuts; the other properties stay.
+    /// Ends all cuts.
     pub fn end_cuts(&mut self) {
         self.cuts.clear();
     }
 
-    /// The current run of the link.
-    pub fn run(&self, from: NodeId, to: NodeId) -> u64 {
-        self.links.get(&(from, to)).map_or(0, |link| link.run)
+    /// The current generation of the link: how often it was broken.
+    pub fn generation(&self, from: NodeId, to: NodeId) -> u64 {
+        self.links.get(&(from, to)).map_or(0, |link| link.generation)
     }
 
-    /// Breaks the link: bytes in flight on it never arrive.
+    /// Breaks the link and begins its next generation: bytes in flight never arrive.
     pub fn break_link(&mut self, from: NodeId, to: NodeId) {
         let link = self.links.entry((from, to)).or_default();
-        link.run += 1;
+        link.generation += 1;
         link.broken = false;
     }
 
     /// Draws the delay of a message.
     pub fn delay(&self, rng: &mut SmallRng) -> Duration {
-        let jitter = Duration::from_nanos(rng.random_range(0..=self.weather.jitter.as_nanos() as u64));
-        let delay = self.weather.delay + jitter;
-        if rng.random_range(0..100) < self.weather.stragglers { delay * STRAGGLER_TIMES } else { delay }
+        let jitter = Duration::from_nanos(rng.random_range(0..=self.profile.jitter.as_nanos() as u64));
+        let delay = self.profile.delay + jitter;
+        if rng.random_range(0..100) < self.profile.straggler_percent { delay * STRAGGLER_FACTOR } else { delay }
     }
 
-    /// Sends a packet. Returns its arrivals: none, one, in parts, or twice unless it is `once`.
-    pub fn send(&mut self, now: Time, rng: &mut SmallRng, (from, to): (NodeId, NodeId), said: Packet) -> Vec<Arrival> {
-        let Packet { bytes, once } = said;
+    /// Sends a packet. Returns its arrivals: none; one; several, if a stream delivers the packet in parts; or
+    /// two, if the packet is duplicated.
+    pub fn send(
+        &mut self,
+        now: Time,
+        rng: &mut SmallRng,
+        (from, to): (NodeId, NodeId),
+        packet: Packet,
+    ) -> Vec<Arrival> {
+        let Packet { bytes, at_most_once } = packet;
         let is_cut = self.cuts.contains(&(from, to));
         let at = now + self.delay(rng);
-        match self.weather.tier {
-            Tier::Datagram => {
+        match self.profile.link_kind {
+            LinkKind::Datagram => {
                 let mut arrivals = Vec::new();
-                if is_cut && self.weather.late > 0 && rng.random_range(0..100) < self.weather.late {
-                    let at = at + Duration::from_millis(rng.random_range(LATE_MS));
-                    arrivals.push(Arrival { at, link: 0, bytes: bytes.clone() });
+                if is_cut && self.profile.late_percent > 0 && rng.random_range(0..100) < self.profile.late_percent {
+                    let at = at + Duration::from_millis(rng.random_range(LATE_DELAY_MS));
+                    arrivals.push(Arrival { at, generation: 0, bytes: bytes.clone() });
                 }
-                if !is_cut && rng.random_range(0..100) >= self.weather.loss {
-                    arrivals.push(Arrival { at, link: 0, bytes: bytes.clone() });
-                    if !once && rng.random_range(0..100) < self.weather.doubling {
-                        arrivals.push(Arrival { at: now + self.delay(rng) * 3, link: 0, bytes });
+                if !is_cut && rng.random_range(0..100) >= self.profile.loss_percent {
+                    arrivals.push(Arrival { at, generation: 0, bytes: bytes.clone() });
+                    if !at_most_once && rng.random_range(0..100) < self.profile.duplicate_percent {
+                        arrivals.push(Arrival { at: now + self.delay(rng) * 3, generation: 0, bytes });
                     }
                 }
                 arrivals
             }
-            Tier::Stream => {
+            LinkKind::Stream => {
                 let link = self.links.entry((from, to)).or_default();
                 if is_cut {
-                    // The stream now lacks bytes: nothing after them can ever be read.
+                    // The stream now lacks these bytes, so that the receiver could decode nothing after them.
                     link.broken = true;
                     return Vec::new();
                 }
-                let at = at.max(link.last);
-                link.last = at;
+                let at = at.max(link.last_arrival);
+                link.last_arrival = at;
                 let (head, tail) = match rng.random_range(0..8) {
                     0 => (bytes.slice(..bytes.len() / 3), bytes.slice(bytes.len() / 3..)),
                     _ => (bytes, Bytes::new()),
                 };
-                let arrival = |bytes| Arrival { at, link: link.run, bytes };
+                let arrival = |bytes| Arrival { at, generation: link.generation, bytes };
                 [head, tail].into_iter().filter(|part| !part.is_empty()).map(arrival).collect()
             }
         }
     }
 
-    /// Whether nothing passes in that direction.
+    /// Whether the link from `from` to `to` is cut.
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.cuts.contains(&(from, to))
     }
 
-    /// Whether the stream lacks bytes and must be dialed again, and can be.
+    /// Whether the stream lacks bytes and must be dialed again, now that its cut has ended.
     pub fn must_redial(&self, from: NodeId, to: NodeId) -> bool {
         let broken = self.links.get(&(from, to)).is_some_and(|link| link.broken);
         broken && !self.cuts.contains(&(from, to))

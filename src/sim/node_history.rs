@@ -1,90 +1,97 @@
-//! What the checks know of one node: the contents of its disk, and its claims about them.
+//! The checks' record of one node: the contents of its disk, and the node's claims about these contents.
 
 use crate::types::{Entry, HardState, Index, Membership, Position, Term, Write};
 
-/// An entry's term and checksum: all that is compared when two logs are compared.
-pub type Stamp = (Term, u32);
+/// An entry's term and checksum, by which the checks compare the entries of two logs.
+pub type EntryStamp = (Term, u32);
 
-/// The contents of one disk, or those it would have if all its writes arrived.
+/// The contents of one disk: either the durable contents, or the contents once all writes are synced.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Image {
-    /// Term and vote.
+pub struct DiskImage {
+    /// The last written term and vote.
     pub hard_state: HardState,
-    /// The index up to which the log was discarded. The image in [`NodeHistory`] keeps the whole log all the same.
+    /// The index up to which the log was discarded. The images in [`NodeHistory`] still hold the discarded entries.
     pub base: Index,
-    /// Each entry's term and checksum.
-    pub log: Vec<Stamp>,
+    /// The entries from index 1 on; in an image just read from a disk, the entries after `base`.
+    pub log: Vec<EntryStamp>,
 }
 
-impl Image {
-    /// Applies a write to this image.
-    pub(super) fn apply(&mut self, write: &Write, ledger: &[Stamp]) {
-        self.restart(write, ledger);
+impl DiskImage {
+    /// Applies a write: its snapshot point, term and vote, and entries.
+    pub(super) fn apply(&mut self, write: &Write, committed_log: &[EntryStamp]) {
+        self.replace_log(write, committed_log);
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
         for entry in &write.entries {
-            self.put(entry);
+            self.append(entry);
         }
     }
 
-    /// A snapshot replaces the log: by the committed entries that it covers.
-    pub(super) fn restart(&mut self, write: &Write, ledger: &[Stamp]) {
+    /// If the write begins the log after a snapshot, replaces the log by the committed entries that the snapshot
+    /// covers.
+    pub(super) fn replace_log(&mut self, write: &Write, committed_log: &[EntryStamp]) {
         if let Some(base) = &write.base {
-            self.log = ledger[..base.position.index.0 as usize].to_vec();
+            self.log = committed_log[..base.position.index.0 as usize].to_vec();
         }
     }
 
-    pub(super) fn put(&mut self, entry: &Entry) {
+    /// Appends an entry, after truncating the log at the entry's index.
+    pub(super) fn append(&mut self, entry: &Entry) {
         self.log.truncate(entry.position.index.0 as usize - 1);
         self.log.push((entry.position.term, entry.checksum));
     }
 }
 
-/// A node's claims about its disk, in messages that have left it.
+/// What a node's sent messages have claimed about the contents of its disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Claims {
-    /// The highest term in which it sent a message.
+    /// The highest term in which the node sent a message.
     pub(super) term: Term,
-    /// The highest position that it claimed to hold.
+    /// The highest log position that the node claimed to hold.
     pub(super) position: Position,
 }
 
 impl Claims {
+    /// Whether both the term and the position are at least those of `other`.
     pub(super) fn covers(&self, other: &Claims) -> bool {
         self.term >= other.term && self.position >= other.position
     }
 }
 
-/// One node, through all its lives (one for each process start).
+/// The history of one node over all its process starts.
 #[derive(Clone, Debug, Default)]
 pub struct NodeHistory {
-    /// The certain contents of the disk.
-    pub(super) durable: Image,
+    /// The contents of the disk that a power loss would leave for certain.
+    pub(super) durable: DiskImage,
     /// Writes that are not synced yet, in order.
     pub(super) unsynced: Vec<Write>,
     /// The durable image with all unsynced writes applied.
-    pub(super) seen: Image,
+    pub(super) written: DiskImage,
+    /// The node's commit index at the last check, since the last start.
     pub(super) commit: Index,
-    pub(super) leads: Option<Term>,
-    /// The configuration it used at the last check. It commits by that one, and may adopt another in the same step.
-    pub(super) used: (Index, Membership),
-    /// The contents of its disk before it was emptied, or before an older copy was restored, until the disk holds as
-    /// much again.
-    pub(super) ghost: Option<Image>,
-    /// Its claims in all its lives on this disk.
+    /// The term that the node led at the last check.
+    pub(super) leading_term: Option<Term>,
+    /// The configuration that the node used at the last check, with its index. In one step the node may commit by
+    /// this configuration and then adopt another.
+    pub(super) last_configuration: (Index, Membership),
+    /// The contents of the disk before it was emptied, or before an older copy was restored. `None` if there was no
+    /// such loss, or once the disk holds as many entries again.
+    pub(super) lost_image: Option<DiskImage>,
+    /// The node's claims over all its process starts on this disk.
     pub(super) claims: Claims,
-    /// The part of these claims that peers have reported back to it since an older copy of its disk was restored.
-    pub(super) told: Option<Claims>,
-    /// A sync that the disk reported as done and did not do, with the disk's certain contents.
-    pub(super) lie: Option<FalseSync>,
+    /// The claims that peers have reported back to the node since an older copy of its disk was restored; `None` if
+    /// none was.
+    pub(super) relearned_claims: Option<Claims>,
+    /// The sync that the disk has falsely reported as done, or will falsely report; `None` if there is none.
+    pub(super) false_sync: Option<FalseSync>,
 }
 
-/// A sync that a disk reported as done and did not do. A power loss may take everything written since.
+/// A sync that a disk reported as done and did not do. A power loss may lose everything written since.
 #[derive(Clone, Debug)]
 pub(super) struct FalseSync {
-    /// The contents of the disk before.
-    pub(super) held: Image,
-    /// The writes reported as synced since.
-    pub(super) since: Vec<Write>,
-    /// Whether the power was lost since.
-    pub(super) power: bool,
+    /// The durable contents of the disk before the false sync.
+    pub(super) before: DiskImage,
+    /// The writes reported as synced since the false sync.
+    pub(super) writes_since: Vec<Write>,
+    /// Whether the machine has lost power since the false sync.
+    pub(super) power_lost: bool,
 }

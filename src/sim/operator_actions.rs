@@ -1,4 +1,5 @@
-//! The operator in the world: shows it the cluster, executes its actions, and delivers the replies to its requests.
+//! Connects the operator to the world: shows the cluster to the operator, executes the operator's actions, and delivers
+//! the replies to its requests.
 
 use super::checks;
 use super::disk::Crash;
@@ -15,30 +16,30 @@ use std::time::Duration;
 impl World {
     /// Runs the operator's next action, and schedules the one after it.
     pub(super) fn run_operator(&mut self) -> checks::Result<()> {
-        let governance = self.scenario.governance.clone();
-        let Some(every) = governance.every else { return Ok(()) };
-        let interval = Operator::draw_interval(every, self.calm, &mut self.rng);
-        self.later(interval, SimEvent::Governs);
+        let profile = self.scenario.operator.clone();
+        let Some(average) = profile.interval else { return Ok(()) };
+        let interval = Operator::draw_interval(average, self.faults_over, &mut self.rng);
+        self.schedule_after(interval, SimEvent::OperatorTurn);
         self.forget_former_voters();
-        self.operator.abandon_late_request(self.now, governance.patience);
+        self.operator.abandon_late_request(self.now, profile.reply_timeout);
         if !self.operator.is_free(self.now) {
             return Ok(());
         }
         let view = self.cluster_view();
-        match self.operator.next_action(&view, &governance, &mut self.rng) {
+        match self.operator.next_action(&view, &profile, &mut self.rng) {
             Some(action) => self.execute_operator_action(action),
             None => Ok(()),
         }
     }
 
     fn cluster_view(&self) -> ClusterView {
-        let leaders = self.hosts.values().filter_map(|host| host.up.as_ref()).map(|up| up.node.raft());
+        let leaders = self.hosts.values().filter_map(|host| host.process.as_ref()).map(|process| process.node.raft());
         let latest = leaders.filter(|raft| raft.leads()).max_by_key(|raft| raft.term());
-        let membership = latest.map_or_else(|| self.checks.configurations.latest(), |raft| raft.membership());
+        let membership = latest.map_or_else(|| self.checks.configurations.latest_committed(), |raft| raft.membership());
         let machine = |(id, host): (&NodeId, &Host)| {
             let view = MachineView {
                 disk_id: host.disk_id,
-                leads: host.up.as_ref().is_some_and(|up| up.node.raft().leads()),
+                leads: host.process.as_ref().is_some_and(|process| process.node.raft().leads()),
                 wiped: host.wiped,
                 awaiting_removal: host.awaiting_removal,
                 refused_start: host.refused_start,
@@ -49,7 +50,7 @@ impl World {
         };
         ClusterView {
             now: self.now,
-            calm: self.calm,
+            faults_over: self.faults_over,
             membership: membership.clone(),
             machines: self.hosts.iter().map(machine).collect(),
         }
@@ -57,46 +58,46 @@ impl World {
 
     fn execute_operator_action(&mut self, action: OperatorAction) -> checks::Result<()> {
         match action {
-            OperatorAction::Send(asking) => {
-                self.trace_line(|| format!("the operator sends {}: {:?}", asking.to, asking.request));
-                self.send_request(OPERATOR, asking);
+            OperatorAction::Send(attempt) => {
+                self.trace_line(|| format!("the operator sends {}: {:?}", attempt.to, attempt.request));
+                self.send_request(OPERATOR, attempt);
             }
-            OperatorAction::Wipe(at) => self.wipe(at),
+            OperatorAction::Wipe(at) => self.wipe_machine(at),
             OperatorAction::ReplaceDisk(at) => {
-                self.replaced += 1;
-                self.wipe(at);
+                self.replaced_disks += 1;
+                self.wipe_machine(at);
             }
             OperatorAction::Stop { at, delay } => {
-                let life = self.hosts[&at].incarnation;
+                let incarnation = self.hosts[&at].incarnation;
                 self.trace_line(|| format!("{at} receives the signal to stop"));
-                self.later(delay, SimEvent::Ends { at, life });
-                return self.handle(at, Event::Stopping);
+                self.schedule_after(delay, SimEvent::ProcessEnd { at, incarnation });
+                return self.deliver_event(at, Event::Stopping);
             }
         }
         Ok(())
     }
 
-    /// Ends a process that was told to shut down. It starts again later.
+    /// Ends a process that has received the signal to shut down. The machine starts again within a second.
     pub(super) fn end_process(&mut self, at: NodeId) -> checks::Result<()> {
         self.crash(at, Crash::Kill);
         let delay = Duration::from_millis(self.rng.random_range(1..1000));
-        self.later(delay, SimEvent::Starts { at });
+        self.schedule_after(delay, SimEvent::ProcessStart { at });
         Ok(())
     }
 
-    /// Delivers a reply to the operator, and sends its next attempt if there is one.
+    /// Delivers a reply to the operator, and sends the operator's next attempt if there is one.
     pub(super) fn answer_operator(&mut self, id: u64, reply: Reply) -> checks::Result<()> {
-        if let Some(asking) = self.operator.receive_reply(id, reply, &mut self.rng)? {
-            self.send_request(OPERATOR, asking);
+        if let Some(attempt) = self.operator.receive_reply(id, reply, &mut self.rng)? {
+            self.send_request(OPERATOR, attempt);
         }
         Ok(())
     }
 
-    /// Whether the operator waits for an answer, or has yet to add a machine that has lost its disk: the result may be
-    /// another leader.
+    /// Whether the operator waits for an answer, or still has to add a machine that has lost its disk. Either may lead
+    /// to the election of another leader.
     pub(super) fn operator_has_work(&self) -> bool {
-        let members = &self.checks.configurations.latest().members;
-        let outside = |(id, host): (&NodeId, &Host)| host.wiped && !host.refused_start && !members.contains_key(id);
-        self.operator.is_waiting() || self.hosts.iter().any(outside)
+        let members = &self.checks.configurations.latest_committed().members;
+        let is_unadded = |(id, host): (&NodeId, &Host)| host.wiped && !host.refused_start && !members.contains_key(id);
+        self.operator.is_waiting() || self.hosts.iter().any(is_unadded)
     }
 }

@@ -1,85 +1,90 @@
-//! Checks that the commands of ordered sessions take effect in the order of their numbers, each once, where they are
-//! applied; and that the replies to connections agree with it.
+//! Checks that the commands of ordered sessions take effect in the order of their sequence numbers, each once; and that
+//! the replies to pipelined connections agree with the executed commands.
 //!
-//! The rules are written here a second time, independent of the session table that they check.
+//! The rules are written here a second time, independently of the session table whose outcomes are checked.
 
 use super::violation::Result;
 use crate::api::{Op, Outcome};
-use crate::machine::commands::{Command, Step};
+use crate::machine::commands::{Command, CommandOrQuery};
 use crate::types::{Entry, Index, Payload, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An ordered session, reconstructed from the log and the outcomes.
 #[derive(Debug, Default)]
 struct OrderedSession {
-    executed: BTreeSet<u64>,
-    /// The lowest outstanding number of its client.
-    lowest: u64,
+    /// The sequence numbers of the executed commands.
+    executed_seqs: BTreeSet<u64>,
+    /// The lowest sequence number whose answer the client still waits for.
+    first_outstanding: u64,
 }
 
 impl OrderedSession {
-    /// Whether each number from the lowest outstanding one to the one before `seq` has executed.
+    /// Whether all outstanding commands with lower sequence numbers than `seq` have executed.
     fn is_next(&self, seq: u64) -> bool {
-        (self.lowest.max(1)..seq).all(|before| self.executed.contains(&before))
+        (self.first_outstanding.max(1)..seq).all(|before| self.executed_seqs.contains(&before))
     }
 
-    /// Describes what is wrong with an outcome of that number, if anything is.
-    fn judge(&mut self, seq: u64, outcome: &Outcome) -> Option<&'static str> {
-        let before = self.executed.contains(&seq);
+    /// Describes how the outcome of the command with sequence number `seq` violates the order; `None` if it does not.
+    fn find_violation(&mut self, seq: u64, outcome: &Outcome) -> Option<&'static str> {
+        let was_executed = self.executed_seqs.contains(&seq);
         match outcome {
             Outcome::Executed { duplicate: false, .. } => {
-                let next = self.is_next(seq);
-                let behind = self.executed.last().is_some_and(|last| *last > seq);
-                self.executed.insert(seq);
+                let is_next = self.is_next(seq);
+                let higher_has_executed = self.executed_seqs.last().is_some_and(|last| *last > seq);
+                self.executed_seqs.insert(seq);
                 match () {
-                    () if before => Some("executes twice"),
-                    () if seq < self.lowest => Some("executes after the client abandoned it"),
-                    () if behind => Some("executes after a higher one"),
-                    () if !next => Some("executes before a lower one"),
+                    () if was_executed => Some("executes twice"),
+                    () if seq < self.first_outstanding => Some("executes after the client has abandoned it"),
+                    () if higher_has_executed => Some("executes after a command with a higher number"),
+                    () if !is_next => Some("executes before a command with a lower number"),
                     () => None,
                 }
             }
-            Outcome::Executed { duplicate: true, .. } | Outcome::AnswerTooLong if !before => {
-                Some("is answered as executed, and was not executed")
+            Outcome::Executed { duplicate: true, .. } | Outcome::AnswerTooLong if !was_executed => {
+                Some("is answered as executed, but was not executed")
             }
-            Outcome::OutOfOrder if before => Some("is rejected as out of order, and was executed"),
-            Outcome::OutOfOrder if self.is_next(seq) => Some("is rejected as out of order, and is next"),
-            Outcome::ResponseDiscarded if seq >= self.lowest => Some("is outstanding, and its response was discarded"),
+            Outcome::OutOfOrder if was_executed => Some("is rejected as out of order, but was executed"),
+            Outcome::OutOfOrder if self.is_next(seq) => Some("is rejected as out of order, but is the next command"),
+            Outcome::ResponseDiscarded if seq >= self.first_outstanding => {
+                Some("is outstanding, but its response was discarded")
+            }
             _ => None,
         }
     }
 }
 
-/// The commands of one connection, by their counters.
+/// The appends of one pipelined connection. Each is identified by the counter that it appends.
 #[derive(Debug, Default)]
-struct Writer {
-    /// The executed commands, in order.
-    executed: Vec<u64>,
-    /// The commands answered "nothing was applied".
-    refused: BTreeSet<u64>,
+struct WriterCommands {
+    /// The counters of the executed appends, in the order of execution.
+    executed_counters: Vec<u64>,
+    /// The counters of the appends whose reply said that nothing was applied.
+    refused_counters: BTreeSet<u64>,
 }
 
-/// The ordered sessions, and the connections that use them.
+/// The checks of ordered sessions, and of the pipelined connections that use them.
 #[derive(Debug, Default)]
-pub struct Order {
-    upto: Index,
+pub struct OrderChecks {
+    /// The last applied index that was checked. Each index is checked on the node that applies it first.
+    checked_upto: Index,
     sessions: BTreeMap<SessionId, OrderedSession>,
-    writers: BTreeMap<u64, Writer>,
+    /// The appends of each pipelined connection, by the number of the connection.
+    writers: BTreeMap<u64, WriterCommands>,
 }
 
-/// The key that a connection appends to.
-pub fn key(writer: u64) -> String {
+/// The key to which the pipelined connection of that number appends.
+pub fn writer_key(writer: u64) -> String {
     format!("pipelined/{writer}")
 }
 
-/// The text that it appends.
-pub fn tail(counter: u64) -> String {
+/// The text that a pipelined connection appends for this counter.
+pub fn appended_text(counter: u64) -> String {
     format!("{counter},")
 }
 
-/// The connections and counters that a command appends.
-fn appended(command: &Command<'_>) -> Vec<(u64, u64)> {
-    let one = |command: &Command<'_>| match command {
+/// The appends in a command of a pipelined connection, each as the number of the connection and the counter.
+fn appended_counters(command: &Command<'_>) -> Vec<(u64, u64)> {
+    let appended_counter = |command: &Command<'_>| match command {
         Command::Append { key, tail } => {
             let writer = std::str::from_utf8(key).ok()?.strip_prefix("pipelined/")?.parse().ok()?;
             Some((writer, std::str::from_utf8(tail).ok()?.strip_suffix(',')?.parse().ok()?))
@@ -89,42 +94,46 @@ fn appended(command: &Command<'_>) -> Vec<(u64, u64)> {
     match command {
         Command::Block(steps) => {
             let commands = steps.iter().filter_map(|step| match step {
-                Step::Do(command) => Some(command),
-                Step::Ask(_) => None,
+                CommandOrQuery::Command(command) => Some(command),
+                CommandOrQuery::Query(_) => None,
             });
-            commands.filter_map(one).collect()
+            commands.filter_map(appended_counter).collect()
         }
-        single => one(single).into_iter().collect(),
+        single => appended_counter(single).into_iter().collect(),
     }
 }
 
-impl Order {
-    /// How many commands of connections were executed.
-    pub fn executed(&self) -> u64 {
-        self.writers.values().map(|writer| writer.executed.len() as u64).sum()
+impl OrderChecks {
+    /// How many appends of pipelined connections were executed.
+    pub fn executed_count(&self) -> u64 {
+        self.writers.values().map(|writer| writer.executed_counters.len() as u64).sum()
     }
 
-    /// An entry was applied with this outcome, for the first time or on another node.
-    pub fn applied(&mut self, entry: &Entry, outcome: Option<&Outcome>) -> Result<()> {
+    /// Checks the outcome of an applied entry, unless another node has applied the entry before.
+    pub fn check_applied(&mut self, entry: &Entry, outcome: Option<&Outcome>) -> Result<()> {
         let index = entry.position.index;
         let (Some(outcome), Payload::Opaque(bytes)) = (outcome, &entry.payload) else { return Ok(()) };
-        if index <= self.upto {
+        if index <= self.checked_upto {
             return Ok(());
         }
-        self.upto = index;
+        self.checked_upto = index;
         match (Op::read(bytes), outcome) {
             (Ok(Op::Open { ordered: true, .. }), Outcome::Opened { session }) => {
                 self.sessions.insert(*session, OrderedSession::default());
             }
             (Ok(Op::Execute { session, .. }), Outcome::SessionExpired) => drop(self.sessions.remove(&session)),
-            (Ok(Op::Execute { session, seq, first_outstanding: lowest, command }), outcome) => {
-                let Some(known) = self.sessions.get_mut(&session) else { return Ok(()) };
-                known.lowest = known.lowest.max(lowest);
-                if let Some(wrong) = known.judge(seq, outcome) {
-                    return Err(format!("Order: number {seq} of the ordered session {session} {wrong}, at {index}"));
+            (Ok(Op::Execute { session, seq, first_outstanding, command }), outcome) => {
+                let Some(ordered) = self.sessions.get_mut(&session) else { return Ok(()) };
+                ordered.first_outstanding = ordered.first_outstanding.max(first_outstanding);
+                if let Some(violation) = ordered.find_violation(seq, outcome) {
+                    return Err(format!(
+                        "Order: command {seq} of the ordered session {session} {violation}, at index {index}"
+                    ));
                 }
                 if let (Outcome::Executed { duplicate: false, .. }, Ok(command)) = (outcome, Command::decode(command)) {
-                    appended(&command).into_iter().try_for_each(|(writer, counter)| self.executes(writer, counter))?;
+                    appended_counters(&command)
+                        .into_iter()
+                        .try_for_each(|(writer, counter)| self.record_executed(writer, counter))?;
                 }
             }
             _ => {}
@@ -132,51 +141,55 @@ impl Order {
         Ok(())
     }
 
-    fn executes(&mut self, writer: u64, counter: u64) -> Result<()> {
-        let known = self.writers.entry(writer).or_default();
-        if let Some(last) = known.executed.last().filter(|last| **last >= counter) {
-            return Err(format!("Order: command {counter} of connection {writer} takes effect after its {last}"));
+    /// Records that an append took effect, and checks its order among the appends of its connection.
+    fn record_executed(&mut self, writer: u64, counter: u64) -> Result<()> {
+        let commands = self.writers.entry(writer).or_default();
+        if let Some(last) = commands.executed_counters.last().filter(|last| **last >= counter) {
+            return Err(format!("Order: append {counter} of connection {writer} takes effect after append {last}"));
         }
-        if known.refused.contains(&counter) {
-            return Err(format!("Order: command {counter} of connection {writer} takes effect, and was refused"));
+        if commands.refused_counters.contains(&counter) {
+            return Err(format!("Order: append {counter} of connection {writer} takes effect, but was refused"));
         }
-        known.executed.push(counter);
+        commands.executed_counters.push(counter);
         Ok(())
     }
 
-    /// A connection received the reply that its command took effect.
-    pub fn acknowledged(&mut self, writer: u64, counter: u64) -> Result<()> {
-        let known = self.writers.entry(writer).or_default();
-        match known.executed.binary_search(&counter) {
+    /// Checks a reply that says that an append took effect.
+    pub fn check_acknowledged(&mut self, writer: u64, counter: u64) -> Result<()> {
+        let commands = self.writers.entry(writer).or_default();
+        match commands.executed_counters.binary_search(&counter) {
             Ok(_) => Ok(()),
-            Err(_) => Err(format!("command {counter} of connection {writer} is answered, and was not executed")),
+            Err(_) => Err(format!("append {counter} of connection {writer} is acknowledged, but was not executed")),
         }
     }
 
-    /// A connection received the reply that its command did not take effect and never will.
-    pub fn refused(&mut self, writer: u64, counter: u64) -> Result<()> {
-        let known = self.writers.entry(writer).or_default();
-        known.refused.insert(counter);
-        match known.executed.binary_search(&counter) {
-            Ok(_) => Err(format!("command {counter} of connection {writer} is refused, and was executed")),
+    /// Checks a reply that says that an append did not take effect and never will.
+    pub fn check_refused(&mut self, writer: u64, counter: u64) -> Result<()> {
+        let commands = self.writers.entry(writer).or_default();
+        commands.refused_counters.insert(counter);
+        match commands.executed_counters.binary_search(&counter) {
+            Ok(_) => Err(format!("append {counter} of connection {writer} is refused, but was executed")),
             Err(_) => Ok(()),
         }
     }
 
-    /// How many commands of that connection a read of its key shows. An error if the key never held that value.
-    pub fn shown(&self, writer: u64, value: &[u8]) -> Result<usize> {
-        let executed = self.writers.get(&writer).map_or(&[][..], |writer| &writer.executed);
-        let shown = value.iter().filter(|byte| **byte == b',').count();
-        let known: String = executed.iter().take(shown).map(|counter| tail(*counter)).collect();
-        if known.as_bytes() == value {
-            return Ok(shown);
+    /// Checks a read of a connection's key: the key must have held `value` at some time. Returns how many appends
+    /// `value` contains.
+    pub fn check_read(&self, writer: u64, value: &[u8]) -> Result<usize> {
+        let executed = self.writers.get(&writer).map_or(&[][..], |writer| &writer.executed_counters);
+        let shown_commands = value.iter().filter(|byte| **byte == b',').count();
+        let expected: String = executed.iter().take(shown_commands).map(|counter| appended_text(*counter)).collect();
+        if expected.as_bytes() == value {
+            return Ok(shown_commands);
         }
         let value = String::from_utf8_lossy(value);
-        Err(format!("connection {writer} reads {value:?}, and its key never held that: {executed:?}"))
+        Err(format!(
+            "connection {writer} reads {value:?}, but its key never held this value: executed are {executed:?}"
+        ))
     }
 
-    /// How many commands of that connection, up to that counter, were executed.
+    /// How many appends of a connection with counters up to `counter` were executed.
     pub fn executed_upto(&self, writer: u64, counter: u64) -> usize {
-        self.writers.get(&writer).map_or(0, |writer| writer.executed.partition_point(|one| *one <= counter))
+        self.writers.get(&writer).map_or(0, |writer| writer.executed_counters.partition_point(|one| *one <= counter))
     }
 }

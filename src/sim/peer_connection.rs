@@ -5,32 +5,33 @@ use crate::types::{DiskId, Time};
 /// A node's connection for sending to a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Outbound {
+    /// Whether the connection is down, dialed or up.
     pub state: LinkState,
-    /// Failed attempts since it was last up.
+    /// How many attempts to connect have failed since the connection was last up.
     pub failures: u32,
 }
 
 /// The state of an outbound connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {
-    /// Down; to be dialed at that time.
+    /// The connection is down, and is to be dialed at that time.
     Down(Time),
-    /// Dialed on that run of the link at that time, and not answered yet.
+    /// The peer was dialed, and has not answered yet: the generation of the link, and the time when it was dialed.
     Dialed(u64, Time),
-    /// Up on that run of the link.
+    /// The connection is up: the generation of the link.
     Up(u64),
 }
 
 impl Outbound {
-    /// A connection to be dialed at once.
+    /// A connection that is down and is to be dialed at once.
     pub(super) fn new(now: Time) -> Outbound {
         Outbound { state: LinkState::Down(now), failures: 0 }
     }
 
-    /// The run of the link that the connection is on.
-    pub(super) fn run(&self) -> Option<u64> {
+    /// The generation of the link that the connection uses; `None` if it is down.
+    pub(super) fn generation(&self) -> Option<u64> {
         match self.state {
-            LinkState::Dialed(run, _) | LinkState::Up(run) => Some(run),
+            LinkState::Dialed(generation, _) | LinkState::Up(generation) => Some(generation),
             LinkState::Down(_) => None,
         }
     }
@@ -39,15 +40,15 @@ impl Outbound {
 /// The connection on which a node receives from a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Inbound {
-    /// The run of the link that it is on.
-    pub run: u64,
+    /// The generation of the link that the connection uses.
+    pub generation: u64,
     /// The disk id with which the peer identified itself.
     pub disk: DiskId,
 }
 
 /// One end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum ConnectionEnd {
     /// The end at the node that dialed.
     Outbound,
     /// The end at the node that was dialed.

@@ -1,12 +1,11 @@
-//! The connections between simulated nodes. Each node dials each of its peers, both identify themselves with the frames
-//! of the product, and the product's [`Admission`](crate::admission::Admission) decides whether a connection is
-//! accepted.
+//! The connections between simulated nodes. Each node dials each of its peers, and both identify themselves with the
+//! same frames as real nodes. [`Admission`](crate::admission::Admission) decides whether a connection is accepted.
 
 use super::checks;
 use super::event::SimEvent;
-use super::host::Incoming;
-use super::network::{Packet, Tier};
-use super::peer_connection::{End, Inbound, LinkState, Outbound};
+use super::host::ReceiveBuffer;
+use super::network::{LinkKind, Packet};
+use super::peer_connection::{ConnectionEnd, Inbound, LinkState, Outbound};
 use super::world::World;
 use crate::admission::HelloContext;
 use crate::node::{Caller, Event};
@@ -14,201 +13,221 @@ use crate::types::{DiskId, Membership, Mutant, NodeId};
 use crate::wire::frame::{Frame, FrameKind, FrameReader};
 use crate::wire::hello::{CallerKind, Hello, VERSION_MAX, Welcome};
 use crate::wire::peer::PeerFrame;
-use crate::wire::reason::Reason;
+use crate::wire::reason::HelloRejection;
 use bytes::{Bytes, BytesMut};
 use rand::RngExt;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-/// A peer that has not answered for this long is dialed again.
-const DIAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a dialed peer may take to answer before it is dialed again.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest pause between two attempts to dial a peer.
-const DIAL_PAUSE_MAX_MS: u64 = 100;
+/// The longest pause between two attempts to dial a peer, in milliseconds.
+const REDIAL_PAUSE_MAX_MS: u64 = 100;
 
 impl World {
     /// Breaks both connections between two nodes; both nodes notice.
-    pub(super) fn relink(&mut self, one: NodeId, other: NodeId) {
+    pub(super) fn reset_connections(&mut self, one: NodeId, other: NodeId) {
         for (from, to) in [(one, other), (other, one)] {
-            self.close_later(from, to, End::Outbound);
-            self.close_later(to, from, End::Inbound);
+            self.schedule_close(from, to, ConnectionEnd::Outbound);
+            self.schedule_close(to, from, ConnectionEnd::Inbound);
             self.network.break_link(from, to);
         }
     }
 
-    /// Schedules that a node notices the end of its current connection with a peer.
-    fn close_later(&mut self, at: NodeId, peer: NodeId, end: End) {
-        let run = match end {
-            End::Outbound => self.network.run(at, peer),
-            End::Inbound => self.network.run(peer, at),
+    /// Schedules the event that a node notices the end of its current connection with a peer.
+    fn schedule_close(&mut self, at: NodeId, peer: NodeId, end: ConnectionEnd) {
+        let generation = match end {
+            ConnectionEnd::Outbound => self.network.generation(at, peer),
+            ConnectionEnd::Inbound => self.network.generation(peer, at),
         };
         let delay = Duration::from_micros(self.rng.random_range(50..2000));
-        self.later(delay, SimEvent::Closed { at, peer, end, run });
+        self.schedule_after(delay, SimEvent::PeerClosed { at, peer, end, generation });
     }
 
-    /// A process has ended, and the kernel closes its connections.
-    pub(super) fn close_all(&mut self, at: NodeId) {
-        for peer in self.others(at) {
-            self.close_later(peer, at, End::Outbound);
-            self.close_later(peer, at, End::Inbound);
+    /// Closes all connections of a process that has ended, as the kernel does. The peers notice.
+    pub(super) fn close_peer_connections(&mut self, at: NodeId) {
+        for peer in self.other_nodes(at) {
+            self.schedule_close(peer, at, ConnectionEnd::Outbound);
+            self.schedule_close(peer, at, ConnectionEnd::Inbound);
         }
     }
 
-    /// A node notices that a connection with a peer is closed.
-    pub(super) fn closed(&mut self, at: NodeId, peer: NodeId, end: End, run: u64) -> checks::Result<()> {
-        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+    /// Handles the end of a connection with a peer: dials again if the connection was outbound, and reports the loss to
+    /// the node.
+    pub(super) fn handle_close(
+        &mut self,
+        at: NodeId,
+        peer: NodeId,
+        end: ConnectionEnd,
+        generation: u64,
+    ) -> checks::Result<()> {
+        let Some(process) = &mut self.host(at).process else { return Ok(()) };
         let was_up = match end {
-            End::Outbound => {
-                let link = up.outbound.get(&peer).filter(|link| link.run() == Some(run));
+            ConnectionEnd::Outbound => {
+                let link = process.outbound.get(&peer).filter(|link| link.generation() == Some(generation));
                 let Some(state) = link.map(|link| link.state) else { return Ok(()) };
-                self.retry_later(at, peer);
+                self.schedule_redial(at, peer);
                 matches!(state, LinkState::Up(_))
             }
-            End::Inbound => {
+            ConnectionEnd::Inbound => {
                 // A peer that has dialed again has abandoned its earlier connection.
-                if up.inbound.get(&peer).is_none_or(|inbound| inbound.run > run) {
+                if process.inbound.get(&peer).is_none_or(|inbound| inbound.generation > generation) {
                     return Ok(());
                 }
-                up.inbound.remove(&peer);
-                if up.admission.gone(peer) {
-                    self.keeps_links(at);
+                process.inbound.remove(&peer);
+                if process.admission.handle_disconnect(peer) {
+                    self.update_outbound(at);
                 }
                 true
             }
         };
-        if was_up { self.handle(at, Event::PeerLost(peer)) } else { Ok(()) }
+        if was_up { self.deliver_event(at, Event::PeerLost(peer)) } else { Ok(()) }
     }
 
-    /// A connection to a peer broke or failed: it is dialed again after a pause.
-    fn retry_later(&mut self, at: NodeId, peer: NodeId) {
-        let (now, life) = (self.now, self.hosts[&at].incarnation);
-        let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
+    /// Marks the connection to a peer as down, and dials it again after a pause that grows with each failure.
+    fn schedule_redial(&mut self, at: NodeId, peer: NodeId) {
+        let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
+        let Some(link) = self.host(at).process.as_mut().and_then(|process| process.outbound.get_mut(&peer)) else {
+            return;
+        };
         link.failures = link.failures.saturating_add(1);
-        let longest = (5 << link.failures.min(6)).min(DIAL_PAUSE_MAX_MS);
+        let longest = (5 << link.failures.min(6)).min(REDIAL_PAUSE_MAX_MS);
         let pause = Duration::from_millis(self.rng.random_range(longest / 2..=longest));
-        if let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) {
+        if let Some(link) = self.host(at).process.as_mut().and_then(|process| process.outbound.get_mut(&peer)) {
             link.state = LinkState::Down(now + pause);
         }
-        self.later(pause, SimEvent::Dials { at, life, peer });
+        self.schedule_after(pause, SimEvent::DialPeer { at, incarnation, peer });
     }
 
-    /// A node closes its connection to a peer.
+    /// Closes a node's outbound connection to a peer. The peer notices after a network delay.
     fn close_outbound(&mut self, at: NodeId, peer: NodeId) {
-        let link = self.hosts[&at].up.as_ref().and_then(|up| up.outbound.get(&peer));
-        if let Some(run) = link.and_then(Outbound::run) {
+        let link = self.hosts[&at].process.as_ref().and_then(|process| process.outbound.get(&peer));
+        if let Some(generation) = link.and_then(Outbound::generation) {
             let delay = self.network.delay(&mut self.rng);
-            self.later(delay, SimEvent::Closed { at: peer, peer: at, end: End::Inbound, run });
+            self.schedule_after(
+                delay,
+                SimEvent::PeerClosed { at: peer, peer: at, end: ConnectionEnd::Inbound, generation },
+            );
         }
     }
 
-    /// Dials a peer if that is due.
-    pub(super) fn dials(&mut self, at: NodeId, peer: NodeId) {
-        let (now, life) = (self.now, self.hosts[&at].incarnation);
-        let Some(up) = &mut self.host(at).up else { return };
-        match up.outbound.get(&peer).map(|link| link.state) {
+    /// Dials a peer if the connection is down and the pause is over. If a dialed peer has not answered in time,
+    /// schedules another dial.
+    pub(super) fn dial_peer(&mut self, at: NodeId, peer: NodeId) {
+        let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
+        let Some(process) = &mut self.host(at).process else { return };
+        match process.outbound.get(&peer).map(|link| link.state) {
             Some(LinkState::Down(when)) if when <= now => {}
-            Some(LinkState::Dialed(_, since)) if since + DIAL_PATIENCE <= now => {
+            Some(LinkState::Dialed(_, since)) if since + WELCOME_TIMEOUT <= now => {
                 self.close_outbound(at, peer);
-                return self.retry_later(at, peer);
+                return self.schedule_redial(at, peer);
             }
             _ => return,
         }
         self.network.break_link(at, peer);
-        let run = self.network.run(at, peer);
+        let generation = self.network.generation(at, peer);
         let mut hello = BytesMut::new();
-        if let Some(up) = &mut self.host(at).up {
-            let own = up.admission.members().address(at).unwrap_or_default().to_owned();
-            up.admission.hello(peer, &own).put(&mut hello);
-            if let Some(link) = up.outbound.get_mut(&peer) {
-                link.state = LinkState::Dialed(run, now);
+        if let Some(process) = &mut self.host(at).process {
+            let own_address = process.admission.members().address(at).unwrap_or_default().to_owned();
+            process.admission.build_hello(peer, &own_address).put(&mut hello);
+            if let Some(link) = process.outbound.get_mut(&peer) {
+                link.state = LinkState::Dialed(generation, now);
             }
         }
-        self.transmit(at, peer, Packet { bytes: hello.freeze(), once: false });
-        self.later(DIAL_PATIENCE, SimEvent::Dials { at, life, peer });
+        self.transmit(at, peer, Packet { bytes: hello.freeze(), at_most_once: false });
+        self.schedule_after(WELCOME_TIMEOUT, SimEvent::DialPeer { at, incarnation, peer });
     }
 
-    fn transmit(&mut self, from: NodeId, to: NodeId, said: Packet) {
+    /// Sends a packet over the network, with the disk ids that both machines have now.
+    fn transmit(&mut self, from: NodeId, to: NodeId, packet: Packet) {
         let disks = (self.hosts[&from].disk_id, self.hosts[&to].disk_id);
-        let run = self.network.run(from, to);
-        for arrival in self.network.send(self.now, &mut self.rng, (from, to), said) {
-            self.at(arrival.at, SimEvent::Arrives { to, from, disks, run, bytes: arrival.bytes });
+        let generation = self.network.generation(from, to);
+        for arrival in self.network.send(self.now, &mut self.rng, (from, to), packet) {
+            self.schedule_at(arrival.at, SimEvent::PeerBytes { to, from, disks, generation, bytes: arrival.bytes });
         }
     }
 
-    /// Sends a frame to a peer. Without a connection it is lost.
-    pub(super) fn send(&mut self, from: NodeId, to: NodeId, frame: &PeerFrame) -> checks::Result<()> {
+    /// Sends a frame to a peer. Without a connection the frame is lost; if it is a forwarded request, the sending node
+    /// is notified.
+    pub(super) fn send_frame(&mut self, from: NodeId, to: NodeId, frame: &PeerFrame) -> checks::Result<()> {
         let mut bytes = BytesMut::with_capacity(frame.size());
         frame.put(&mut bytes);
-        self.fold(&bytes);
-        let link = self.hosts[&from].up.as_ref().and_then(|up| up.outbound.get(&to));
+        self.fold_into_hash(&bytes);
+        let link = self.hosts[&from].process.as_ref().and_then(|process| process.outbound.get(&to));
         let state = link.map(|link| link.state);
         let Some(LinkState::Up(_)) = state else {
             match frame {
-                PeerFrame::Forward { id, .. } => self.follows(from, Event::NotSent { to, id: *id }),
+                PeerFrame::Forward { id, .. } => self.schedule_node_event(from, Event::ForwardNotSent { to, id: *id }),
                 PeerFrame::Answer { .. } if matches!(state, Some(LinkState::Dialed(..))) => {
-                    // The peer waits for this answer. When it is dialed again, it learns that none will come.
+                    // The peer waits for this answer, which is lost. The connection is closed and dialed again, so that
+                    // the peer notices the loss.
                     self.close_outbound(from, to);
-                    self.retry_later(from, to);
+                    self.schedule_redial(from, to);
                 }
                 PeerFrame::Answer { .. } | PeerFrame::Raft(_) => {}
             }
             return Ok(());
         };
         if self.network.must_redial(from, to) {
-            self.relink(from, to);
+            self.reset_connections(from, to);
             return Ok(());
         }
         if let PeerFrame::Raft(envelope) = frame
-            && self.calm
+            && self.faults_over
         {
-            let run = self.network.run(envelope.from, envelope.to);
-            self.snapshots.record_sent(envelope, run, self.network.tier())?;
+            let generation = self.network.generation(envelope.from, envelope.to);
+            self.snapshots.record_sent_chunk(envelope, generation, self.network.link_kind())?;
         }
-        let once = matches!(frame, PeerFrame::Forward { .. });
-        self.transmit(from, to, Packet { bytes: bytes.freeze(), once });
+        let at_most_once = matches!(frame, PeerFrame::Forward { .. });
+        self.transmit(from, to, Packet { bytes: bytes.freeze(), at_most_once });
         Ok(())
     }
 
-    /// Handles bytes that reach a node from a peer.
-    pub(super) fn arrives(
+    /// Handles bytes that reach a node from a peer. Bytes of an earlier connection are ignored.
+    pub(super) fn receive_peer_bytes(
         &mut self,
         to: NodeId,
         from: NodeId,
         disks: (DiskId, DiskId),
-        run: u64,
+        generation: u64,
         bytes: &[u8],
     ) -> checks::Result<()> {
-        let tier = self.network.tier();
-        if (tier == Tier::Stream && run != self.network.run(from, to)) || disks.1 != self.hosts[&to].disk_id {
+        let link_kind = self.network.link_kind();
+        if (link_kind == LinkKind::Stream && generation != self.network.generation(from, to))
+            || disks.1 != self.hosts[&to].disk_id
+        {
             return Ok(());
         }
-        let Some(up) = &mut self.host(to).up else {
-            self.resets(from, to, run);
+        let Some(process) = &mut self.host(to).process else {
+            self.send_reset(from, to, generation);
             return Ok(());
         };
-        let incoming = up.incoming.entry(from).or_default();
-        if tier == Tier::Datagram || incoming.run != run {
-            *incoming = Incoming { run, ..Default::default() };
+        let incoming = process.incoming.entry(from).or_default();
+        if link_kind == LinkKind::Datagram || incoming.generation != generation {
+            *incoming = ReceiveBuffer { generation, ..Default::default() };
         }
         incoming.buffer.extend_from_slice(bytes);
         let mut frames = Vec::new();
-        while let Some(frame) = incoming.reader.next(&mut incoming.buffer).map_err(|error| broken(to, from, error))? {
+        while let Some(frame) =
+            incoming.reader.next(&mut incoming.buffer).map_err(|error| decode_error(to, from, error))?
+        {
             frames.push(frame);
         }
         for frame in frames {
             if frame.kind == FrameKind::Hello {
-                let hello = Hello::read(frame).map_err(|error| broken(to, from, error))?;
-                self.handle_hello(to, from, run, &hello)?;
+                let hello = Hello::read(frame).map_err(|error| decode_error(to, from, error))?;
+                self.handle_hello(to, from, generation, &hello)?;
                 continue;
             }
-            let Some(up) = &self.hosts[&to].up else { return Ok(()) };
-            let speaks = |inbound: &Inbound| match tier {
-                Tier::Stream => inbound.run == run,
+            let Some(process) = &self.hosts[&to].process else { return Ok(()) };
+            let is_accepted = |inbound: &Inbound| match link_kind {
+                LinkKind::Stream => inbound.generation == generation,
                 // Datagrams are not tied to a connection: one from an earlier connection may arrive late.
-                Tier::Datagram => inbound.disk == disks.0,
+                LinkKind::Datagram => inbound.disk == disks.0,
             };
-            if !up.inbound.get(&from).is_some_and(speaks) {
-                self.resets(from, to, run);
+            if !process.inbound.get(&from).is_some_and(is_accepted) {
+                self.send_reset(from, to, generation);
                 return Ok(());
             }
             self.handle_frame(to, from, frame)?;
@@ -218,51 +237,57 @@ impl World {
 
     /// Handles a frame on an accepted connection.
     fn handle_frame(&mut self, to: NodeId, from: NodeId, frame: Frame) -> checks::Result<()> {
-        let event = match PeerFrame::read(frame).map_err(|error| broken(to, from, error))? {
+        let event = match PeerFrame::read(frame).map_err(|error| decode_error(to, from, error))? {
             PeerFrame::Raft(envelope) => {
-                self.checks.record_reminder(to, &envelope.message);
+                self.checks.record_learned_claims(to, &envelope.message);
                 Event::Peer(envelope)
             }
             PeerFrame::Forward { id, request } => {
                 Event::Request { from: Caller::Peer(from), id, forward: false, request }
             }
-            PeerFrame::Answer { id, reply } => Event::Answered { from, id, reply },
+            PeerFrame::Answer { id, reply } => Event::ForwardAnswered { from, id, reply },
         };
-        self.handle(to, event)
+        self.deliver_event(to, event)
     }
 
-    /// The node does not know the connection on which a peer has sent: the operating system resets it.
-    fn resets(&mut self, from: NodeId, to: NodeId, run: u64) {
+    /// Resets a connection on which a peer has sent without being accepted. The peer notices after a network delay.
+    fn send_reset(&mut self, from: NodeId, to: NodeId, generation: u64) {
         if !self.network.is_cut(to, from) {
             let delay = self.network.delay(&mut self.rng);
-            self.later(delay, SimEvent::Closed { at: from, peer: to, end: End::Outbound, run });
+            self.schedule_after(
+                delay,
+                SimEvent::PeerClosed { at: from, peer: to, end: ConnectionEnd::Outbound, generation },
+            );
         }
     }
 
-    /// Handles a peer's hello.
-    fn handle_hello(&mut self, at: NodeId, from: NodeId, run: u64, hello: &Hello) -> checks::Result<()> {
-        let guarded = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
-        let is_late = run != self.network.run(from, at);
-        let (Some(up), CallerKind::Peer { disk, .. }) = (&mut self.host(at).up, hello.caller) else { return Ok(()) };
-        if is_late || up.inbound.get(&from).is_some_and(|inbound| inbound.run >= run) {
-            return Ok(()); // a duplicate, or from a connection that is gone
+    /// Accepts or rejects a peer that has dialed this node, and sends the answer to the peer.
+    fn handle_hello(&mut self, at: NodeId, from: NodeId, generation: u64, hello: &Hello) -> checks::Result<()> {
+        let checks_disk_id = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
+        let is_late = generation != self.network.generation(from, at);
+        let (Some(process), CallerKind::Peer { disk, .. }) = (&mut self.host(at).process, hello.caller) else {
+            return Ok(());
+        };
+        if is_late || process.inbound.get(&from).is_some_and(|inbound| inbound.generation >= generation) {
+            return Ok(()); // a duplicate hello, or a hello of an earlier connection
         }
-        let verdict = match up.admission.check_hello(hello, HelloContext::default()) {
-            Err(Reason::Disk | Reason::Log) if !guarded => Ok(VERSION_MAX),
+        let verdict = match process.admission.check_hello(hello, HelloContext::default()) {
+            Err(HelloRejection::UnknownDisk | HelloRejection::Log) if !checks_disk_id => Ok(VERSION_MAX),
             verdict => verdict,
         };
-        let other_log = up.admission.other_log(hello);
+        let other_log = process.admission.differing_log(hello);
         let mut answer = BytesMut::new();
-        let mut events: Vec<Event> = other_log.map(|log| Event::OtherLog { peer: from, log }).into_iter().collect();
+        let mut events: Vec<Event> =
+            other_log.map(|log| Event::PeerLogDiffers { peer: from, log }).into_iter().collect();
         match verdict {
             Ok(version) => {
-                up.admission.welcome(version).put(&mut answer);
-                up.inbound.insert(from, Inbound { run, disk });
-                let (met, is_guest) = up.admission.admit(hello);
+                process.admission.build_welcome(version).put(&mut answer);
+                process.inbound.insert(from, Inbound { generation, disk });
+                let (learned_disk, is_unconfigured) = process.admission.admit(hello);
                 events.push(Event::AnswersLost(from));
-                events.extend(met.map(|disk| Event::DiskLearned { peer: from, disk }));
-                if is_guest {
-                    self.keeps_links(at);
+                events.extend(learned_disk.map(|disk| Event::DiskLearned { peer: from, disk }));
+                if is_unconfigured {
+                    self.update_outbound(at);
                 }
                 self.dial_now(at, from);
             }
@@ -271,109 +296,131 @@ impl World {
         self.trace_line(|| format!("{at} is dialed by {from}: {verdict:?}"));
         if !self.network.is_cut(at, from) {
             let delay = self.network.delay(&mut self.rng);
-            self.later(delay, SimEvent::Welcomed { at: from, peer: at, run, bytes: answer.freeze() });
+            self.schedule_after(
+                delay,
+                SimEvent::PeerWelcome { at: from, peer: at, generation, bytes: answer.freeze() },
+            );
         }
-        events.into_iter().try_for_each(|event| self.handle(at, event))
+        events.into_iter().try_for_each(|event| self.deliver_event(at, event))
     }
 
-    /// A peer has connected: if the connection to it is down, it is dialed at once.
+    /// Dials a peer at once if the connection to it is down: the peer has just connected, so it can be reached.
     fn dial_now(&mut self, at: NodeId, peer: NodeId) {
-        let (now, life) = (self.now, self.hosts[&at].incarnation);
-        let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
+        let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
+        let Some(link) = self.host(at).process.as_mut().and_then(|process| process.outbound.get_mut(&peer)) else {
+            return;
+        };
         if matches!(link.state, LinkState::Down(_)) {
             link.state = LinkState::Down(now);
-            self.later(Duration::ZERO, SimEvent::Dials { at, life, peer });
+            self.schedule_after(Duration::ZERO, SimEvent::DialPeer { at, incarnation, peer });
         }
     }
 
-    /// Handles the answer of a dialed peer.
-    pub(super) fn welcomed(&mut self, at: NodeId, peer: NodeId, run: u64, bytes: Bytes) -> checks::Result<()> {
-        let guarded = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
-        let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        if !up.outbound.get(&peer).is_some_and(|link| matches!(link.state, LinkState::Dialed(on, _) if on == run)) {
+    /// Handles the answer of a dialed peer: marks the connection as up if the peer accepts, or dials again later.
+    pub(super) fn handle_welcome(
+        &mut self,
+        at: NodeId,
+        peer: NodeId,
+        generation: u64,
+        bytes: Bytes,
+    ) -> checks::Result<()> {
+        let checks_disk_id = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
+        let Some(process) = &mut self.host(at).process else { return Ok(()) };
+        if !process
+            .outbound
+            .get(&peer)
+            .is_some_and(|link| matches!(link.state, LinkState::Dialed(dialed, _) if dialed == generation))
+        {
             return Ok(());
         }
         let frame = FrameReader::default().next(&mut BytesMut::from(bytes));
-        let frame = frame.map_err(|error| broken(at, peer, error))?.ok_or("an incomplete frame is not a welcome")?;
-        let met = match Welcome::read(frame).map(|welcome| up.admission.welcomed(peer, &welcome)) {
-            Ok(Ok(met)) => met,
-            Ok(Err(_)) if !guarded => None,
+        let frame = frame
+            .map_err(|error| decode_error(at, peer, error))?
+            .ok_or("the welcome frame of a dialed peer is incomplete")?;
+        let learned_disk = match Welcome::read(frame).map(|welcome| process.admission.handle_welcome(peer, &welcome)) {
+            Ok(Ok(learned_disk)) => learned_disk,
+            Ok(Err(_)) if !checks_disk_id => None,
             Ok(Err(_)) | Err(_) => {
                 self.close_outbound(at, peer);
-                self.retry_later(at, peer);
+                self.schedule_redial(at, peer);
                 return Ok(());
             }
         };
-        up.outbound.insert(peer, Outbound { state: LinkState::Up(run), failures: 0 });
-        met.map_or(Ok(()), |disk| self.handle(at, Event::DiskLearned { peer, disk }))
+        process.outbound.insert(peer, Outbound { state: LinkState::Up(generation), failures: 0 });
+        learned_disk.map_or(Ok(()), |disk| self.deliver_event(at, Event::DiskLearned { peer, disk }))
     }
 
     /// Updates a node's connections after a change of its membership or leader.
-    pub(super) fn arranges(&mut self, at: NodeId) {
+    pub(super) fn update_peer_links(&mut self, at: NodeId) {
         let now = self.now;
-        let Some(up) = &mut self.host(at).up else { return };
-        let (leader, configured) = (up.node.raft().leader(), up.node.raft().configured_at());
-        up.admission.set_leader(leader);
-        if up.arranged && configured == up.admission.configured() && up.members == *up.node.membership() {
-            let forgotten = up.admission.forget_former_members(now);
-            if !forgotten.is_empty() {
-                forgotten.into_iter().for_each(|peer| self.drop_peer(at, peer));
-                self.keeps_links(at);
+        let Some(process) = &mut self.host(at).process else { return };
+        let (leader, configured) = (process.node.raft().leader(), process.node.raft().configuration_position());
+        process.admission.set_leader(leader);
+        if process.links_arranged
+            && configured == process.admission.configuration_position()
+            && process.linked_members == *process.node.membership()
+        {
+            let former_peers = process.admission.forget_former_members(now);
+            if !former_peers.is_empty() {
+                former_peers.into_iter().for_each(|peer| self.drop_peer(at, peer));
+                self.update_outbound(at);
             }
             return;
         }
-        // A node that is in no cluster was configured with addresses to contact: here, those of all machines.
-        let places: Vec<(NodeId, String)> = self.hosts.keys().map(|id| (*id, format!("{id}:1"))).collect();
-        let Some(up) = &mut self.host(at).up else { return };
-        let membership = up.node.membership().clone();
-        let added = up.admission.set_members(now, &membership, configured, || Membership::founding(places));
-        (up.arranged, up.members) = (true, membership);
-        added.into_iter().for_each(|peer| self.drop_peer(at, peer));
-        self.keeps_links(at);
+        // A node that is not in a cluster yet dials its configured addresses: here, those of all machines.
+        let addresses: Vec<(NodeId, String)> = self.hosts.keys().map(|id| (*id, format!("{id}:1"))).collect();
+        let Some(process) = &mut self.host(at).process else { return };
+        let membership = process.node.membership().clone();
+        let readded_peers =
+            process.admission.set_members(now, &membership, configured, || Membership::founding(addresses));
+        (process.links_arranged, process.linked_members) = (true, membership);
+        readded_peers.into_iter().for_each(|peer| self.drop_peer(at, peer));
+        self.update_outbound(at);
     }
 
-    /// Ends the connections with a peer that was removed and added again, or was removed a while ago.
+    /// Ends the connections with a peer that was removed and added again, or that was removed some time ago.
     fn drop_peer(&mut self, at: NodeId, peer: NodeId) {
-        let local = self.hosts[&at].clock.local(self.now);
+        let local = self.hosts[&at].clock.local_time(self.now);
         self.close_outbound(at, peer);
-        let Some(up) = &mut self.host(at).up else { return };
-        let inbound = up.inbound.remove(&peer);
-        let outbound = up.outbound.remove(&peer);
+        let Some(process) = &mut self.host(at).process else { return };
+        let inbound = process.inbound.remove(&peer);
+        let outbound = process.outbound.remove(&peer);
         if inbound.is_some() {
-            up.admission.gone(peer);
+            process.admission.handle_disconnect(peer);
         }
         if inbound.is_some() || outbound.is_some_and(|link| matches!(link.state, LinkState::Up(_))) {
-            up.node.handle(local, Event::PeerLost(peer));
-            let life = self.hosts[&at].incarnation;
-            self.later(Duration::from_micros(1), SimEvent::Turns { at, life });
+            process.node.handle(local, Event::PeerLost(peer));
+            let incarnation = self.hosts[&at].incarnation;
+            self.schedule_after(Duration::from_micros(1), SimEvent::NodeTurn { at, incarnation });
         }
         if let Some(inbound) = inbound {
-            self.resets(peer, at, inbound.run);
+            self.send_reset(peer, at, inbound.generation);
         }
     }
 
-    /// Ensures an outbound connection to each peer that the node has to reach, and to no other.
-    fn keeps_links(&mut self, at: NodeId) {
-        let (now, life) = (self.now, self.hosts[&at].incarnation);
-        let Some(up) = &mut self.host(at).up else { return };
-        let wanted: Vec<NodeId> = up.admission.peers_to_dial().map(|(id, _)| *id).filter(|id| *id != at).collect();
-        let gone: Vec<NodeId> = up.outbound.keys().copied().filter(|peer| !wanted.contains(peer)).collect();
-        for peer in gone {
+    /// Ensures that there is an outbound connection to each peer that the node has to dial, and to no other node.
+    fn update_outbound(&mut self, at: NodeId) {
+        let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
+        let Some(process) = &mut self.host(at).process else { return };
+        let wanted: Vec<NodeId> = process.admission.peers_to_dial().map(|(id, _)| *id).filter(|id| *id != at).collect();
+        let unwanted: Vec<NodeId> = process.outbound.keys().copied().filter(|peer| !wanted.contains(peer)).collect();
+        for peer in unwanted {
             self.close_outbound(at, peer);
-            if let Some(up) = &mut self.host(at).up {
-                up.outbound.remove(&peer);
+            if let Some(process) = &mut self.host(at).process {
+                process.outbound.remove(&peer);
             }
         }
         for peer in wanted {
-            let Some(up) = &mut self.host(at).up else { return };
-            if let Entry::Vacant(vacant) = up.outbound.entry(peer) {
+            let Some(process) = &mut self.host(at).process else { return };
+            if let Entry::Vacant(vacant) = process.outbound.entry(peer) {
                 vacant.insert(Outbound::new(now));
-                self.later(Duration::ZERO, SimEvent::Dials { at, life, peer });
+                self.schedule_after(Duration::ZERO, SimEvent::DialPeer { at, incarnation, peer });
             }
         }
     }
 }
 
-fn broken(to: NodeId, from: NodeId, error: impl std::fmt::Display) -> String {
-    format!("{to} cannot read what {from} sent: {error}")
+/// Describes the violation that a node sent bytes which its peer cannot decode.
+fn decode_error(to: NodeId, from: NodeId, error: impl std::fmt::Display) -> String {
+    format!("{to} cannot decode the bytes that {from} sent: {error}")
 }

@@ -1,11 +1,11 @@
 //! Pipelined connections to each simulated node, through the gateways' request pipeline.
 //!
-//! A connection appends a counter to a key of its own, in single commands and in blocks, and reads that key now and
-//! then. It ends with the process that it is connected to.
+//! A connection appends the numbers 1, 2, 3 and so on to a key of its own, by commands with one append or several, and
+//! sometimes reads that key. The connection ends with the process to which the client is connected.
 
 use super::checks;
 use super::event::SimEvent;
-use super::pipelined_connection::{Connection, FIRST_CONNECTION, PipelinedTask, Pipelines};
+use super::pipelined_connection::{FIRST_PIPELINE_CALLER, PipelinedConnection, PipelinedTask, Pipelines};
 use super::world::World;
 use crate::api::{Consistency, Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
@@ -17,27 +17,32 @@ use bytes::{Bytes, BytesMut};
 use rand::RngExt;
 use std::time::Duration;
 
-/// Added to a connection's number when its session is opened.
-const OPENING: u64 = 1 << 41;
-/// A client that waits this long without any reply disconnects. Where single messages are lost and no link ever breaks,
-/// an answer may never come.
-const SILENCE_MAX: Duration = Duration::from_secs(8);
-/// How many requests may wait for their answers.
-const WAITING_MAX: usize = 24;
+/// The caller id that opens the session of pipelined connection 0. The session of pipelined connection `n` is opened by
+/// this id plus `n`.
+const FIRST_SESSION_CALLER: u64 = 1 << 41;
+/// How long a client waits without any reply before it disconnects: on a network that loses single messages and never
+/// breaks a link, an answer may be lost without notice.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
+/// How many requests of one connection may wait for their answers.
+const WAITING_REQUESTS_MAX: usize = 24;
 
-/// The replies that a connection received, until they are checked.
+/// The requests of a connection that have ended and are not checked yet, each with how it ended.
 type PipelinedReplies = Vec<(PipelinedTask, RequestEnd)>;
 
-/// How a request ended for its connection.
+/// How a request of a pipelined connection ended. The trace prints these names.
 #[derive(Debug)]
 enum RequestEnd {
+    /// The state machine's answer arrived.
     Answered(Bytes),
+    /// The request had no effect and never will.
     Refused,
+    /// The request may have taken effect, or may do so later.
     Unknown,
+    /// A reply arrived that no correct node sends. The text describes it.
     Wrong(String),
 }
 
-fn ending(fate: RequestFate<'_>) -> RequestEnd {
+fn to_request_end(fate: RequestFate<'_>) -> RequestEnd {
     match fate {
         RequestFate::Answer(answer) => RequestEnd::Answered(answer),
         RequestFate::Refused(_) => RequestEnd::Refused,
@@ -47,151 +52,185 @@ fn ending(fate: RequestFate<'_>) -> RequestEnd {
 }
 
 impl World {
-    /// Opens connections to a process that was just started.
-    pub(super) fn open_connections(&mut self, at: NodeId) {
-        (0..self.scenario.pipelines).for_each(|_| self.open_connection(at));
+    /// Opens pipelined connections to a process that was just started, as many as the scenario says.
+    pub(super) fn open_pipelines(&mut self, at: NodeId) {
+        (0..self.scenario.pipelines).for_each(|_| self.open_pipeline(at));
     }
 
-    fn open_connection(&mut self, at: NodeId) {
-        let life = self.hosts[&at].incarnation;
-        self.pipelines.opened += 1;
-        let number = self.pipelines.opened;
+    fn open_pipeline(&mut self, at: NodeId) {
+        let incarnation = self.hosts[&at].incarnation;
+        self.pipelines.last_connection += 1;
+        let number = self.pipelines.last_connection;
         let pipeline = RequestPipeline::default();
-        let connection = Connection { at, life, pipeline, counter: 0, acknowledged: 0, shown: 0, told_at: self.now };
-        self.pipelines.connections.retain(|_, other| other.at != at || other.life == life);
+        let connection = PipelinedConnection {
+            at,
+            incarnation,
+            pipeline,
+            appended_upto: 0,
+            acknowledged_upto: 0,
+            last_read_appends: 0,
+            last_reply_at: self.now,
+        };
+        self.pipelines.connections.retain(|_, other| other.at != at || other.incarnation == incarnation);
         self.pipelines.connections.insert(number, connection);
         let delay = Duration::from_millis(self.rng.random_range(1..100));
-        self.later(delay, SimEvent::Pipelined { at, life, connection: number, more: true });
+        self.schedule_after(delay, SimEvent::PipelineTurn { at, incarnation, connection: number, adds_requests: true });
     }
 
     /// Whether no connection to a running process waits for an answer.
-    pub(super) fn connections_are_done(&self) -> bool {
-        let waits = |c: &Connection| self.lives(c.at, c.life) && c.pipeline.waiting() > 0;
-        !self.pipelines.connections.values().any(waits)
+    pub(super) fn pipelines_are_done(&self) -> bool {
+        let is_waiting =
+            |c: &PipelinedConnection| self.is_running(c.at, c.incarnation) && c.pipeline.queued_commands() > 0;
+        !self.pipelines.connections.values().any(is_waiting)
     }
 
-    /// A connection has more requests, or its retry is due.
-    pub(super) fn pipelined(&mut self, at: NodeId, connection: u64, more: bool) -> checks::Result<()> {
+    /// Sends the requests of a connection that are ready. With `adds_requests`, also creates random requests before,
+    /// and schedules the next turn. Then the connection may also be closed, at random or after [`REPLY_TIMEOUT`]
+    /// without a reply.
+    pub(super) fn run_pipeline_turn(&mut self, at: NodeId, connection: u64, adds_requests: bool) -> checks::Result<()> {
         let (now, stopping) = (self.now, self.pipelines.stopping);
-        let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
-        if one.pipeline.waiting() == 0 {
-            one.told_at = now;
+        let Some(pipelined) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
+        if pipelined.pipeline.queued_commands() == 0 {
+            pipelined.last_reply_at = now;
         }
-        if more && (!stopping || one.pipeline.waiting() > 0) {
-            if now.since(one.told_at) > SILENCE_MAX || self.rng.random_range(0..300) == 0 {
-                return self.close_connection(at, connection);
+        if adds_requests && (!stopping || pipelined.pipeline.queued_commands() > 0) {
+            if now.since(pipelined.last_reply_at) > REPLY_TIMEOUT || self.rng.random_range(0..300) == 0 {
+                return self.close_pipeline(at, connection);
             }
-            let life = self.hosts[&at].incarnation;
-            let next = Duration::from_micros(self.rng.random_range(0..60_000));
-            self.later(next, SimEvent::Pipelined { at, life, connection, more: true });
+            let incarnation = self.hosts[&at].incarnation;
+            let delay = Duration::from_micros(self.rng.random_range(0..60_000));
+            self.schedule_after(delay, SimEvent::PipelineTurn { at, incarnation, connection, adds_requests: true });
         }
-        if more && !stopping {
-            self.ask_more(connection);
+        if adds_requests && !stopping {
+            self.queue_pipeline_requests(connection);
         }
-        self.pump_connection(at, connection)
+        self.pump_pipeline(at, connection)
     }
 
-    /// A client disconnects, and another one connects.
-    fn close_connection(&mut self, at: NodeId, connection: u64) -> checks::Result<()> {
+    /// Closes a connection, and opens another one to the same process unless `stopping` is set.
+    fn close_pipeline(&mut self, at: NodeId, connection: u64) -> checks::Result<()> {
         self.pipelines.connections.remove(&connection);
         if !self.pipelines.stopping {
-            self.open_connection(at);
+            self.open_pipeline(at);
         }
-        self.handle(at, Event::CallerGone(Caller::Client(FIRST_CONNECTION + connection)))
+        self.deliver_event(at, Event::CallerGone(Caller::Client(FIRST_PIPELINE_CALLER + connection)))
     }
 
-    fn ask_more(&mut self, connection: u64) {
+    /// Adds one to three requests to a connection's pipeline, as far as they fit.
+    fn queue_pipeline_requests(&mut self, connection: u64) {
         let now = self.now;
         for _ in 0..self.rng.random_range(1..4) {
             let draw = self.rng.random_range(0..20);
-            let Some(one) = self.pipelines.connections.get_mut(&connection) else { return };
-            if one.pipeline.waiting() >= WAITING_MAX {
+            let Some(pipelined) = self.pipelines.connections.get_mut(&connection) else { return };
+            if pipelined.pipeline.queued_commands() >= WAITING_REQUESTS_MAX {
                 return;
             }
-            let pending = one.next(now, connection, draw);
-            one.pipeline.push_request(pending);
+            let pending = pipelined.next_request(now, connection, draw);
+            pipelined.pipeline.push_request(pending);
         }
     }
 
-    fn pump_connection(&mut self, at: NodeId, connection: u64) -> checks::Result<()> {
-        let (now, life) = (self.now, self.hosts[&at].incarnation);
-        let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
-        let (mut out, mut wants, mut told) = (BytesMut::new(), Vec::new(), PipelinedReplies::new());
-        one.pipeline.pump(now, &mut out, false, &mut wants, &mut |pending, fate| note(&mut told, pending, fate));
-        // The tally is not used here.
-        one.pipeline.tally = Tally::default();
-        let again = one.pipeline.deadline();
-        if again != Time::NEVER {
-            self.at(again, SimEvent::Pipelined { at, life, connection, more: false });
+    /// Removes the replies and requests that are ready from a connection's pipeline, checks the replies, and sends the
+    /// requests to the node.
+    fn pump_pipeline(&mut self, at: NodeId, connection: u64) -> checks::Result<()> {
+        let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
+        let Some(pipelined) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
+        let (mut out, mut node_requests, mut replies) = (BytesMut::new(), Vec::new(), PipelinedReplies::new());
+        pipelined.pipeline.pump(now, &mut out, false, &mut node_requests, &mut |pending, fate| {
+            record_reply(&mut replies, pending, fate)
+        });
+        // The simulator does not read the pipeline's counters.
+        pipelined.pipeline.tally = Tally::default();
+        let retry_at = pipelined.pipeline.deadline();
+        if retry_at != Time::NEVER {
+            self.schedule_at(retry_at, SimEvent::PipelineTurn { at, incarnation, connection, adds_requests: false });
         }
-        self.check_told(connection, told)?;
-        for want in wants {
-            let (caller, id, request) = match want {
-                NodeRequest::Answer(id, request) => (FIRST_CONNECTION + connection, id, request),
-                NodeRequest::Session => {
+        self.check_pipeline_replies(connection, replies)?;
+        for node_request in node_requests {
+            let (caller, id, request) = match node_request {
+                NodeRequest::Send(id, request) => (FIRST_PIPELINE_CALLER + connection, id, request),
+                NodeRequest::OpenSession => {
                     let op = Op::<Bytes>::Open { window: SESSION_WINDOW_MAX, ordered: true };
-                    (OPENING + connection, self.rng.random(), Request::Propose { op: op.encode() })
+                    (FIRST_SESSION_CALLER + connection, self.rng.random(), Request::Propose { op: op.encode() })
                 }
             };
-            self.trace_line(|| format!("connection {connection} sends {at} request {id}"));
-            self.handle(at, Event::Request { from: Caller::Client(caller), id, forward: true, request })?;
+            self.trace_line(|| format!("connection {connection} sends request {id} to {at}"));
+            self.deliver_event(at, Event::Request { from: Caller::Client(caller), id, forward: true, request })?;
         }
         Ok(())
     }
 
-    pub(super) fn answers_connection(&mut self, at: NodeId, caller: u64, id: u64, reply: Reply) -> checks::Result<()> {
-        let (now, life) = (self.now, self.hosts[&at].incarnation);
-        let connection = if caller >= OPENING { caller - OPENING } else { caller - FIRST_CONNECTION };
-        self.trace_line(|| format!("{at} answers connection {connection}: request {id}, {reply:?}"));
-        let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
-        let mut told = PipelinedReplies::new();
-        if caller >= OPENING {
+    /// Delivers a node's reply to the pipeline of a connection.
+    pub(super) fn receive_pipeline_reply(
+        &mut self,
+        at: NodeId,
+        caller: u64,
+        id: u64,
+        reply: Reply,
+    ) -> checks::Result<()> {
+        let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
+        let connection =
+            if caller >= FIRST_SESSION_CALLER { caller - FIRST_SESSION_CALLER } else { caller - FIRST_PIPELINE_CALLER };
+        self.trace_line(|| format!("{at} answers request {id} of connection {connection}: {reply:?}"));
+        let Some(pipelined) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
+        let mut replies = PipelinedReplies::new();
+        if caller >= FIRST_SESSION_CALLER {
             let opened = match reply {
                 Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
                 Reply::Refused(refusal) => Err(Some(refusal)),
                 _ => Err(None),
             };
-            one.pipeline.opened(now, opened);
+            pipelined.pipeline.handle_session_opened(now, opened);
         } else {
-            one.pipeline.handle_reply(id, reply, &mut |pending, fate| note(&mut told, pending, fate));
+            pipelined.pipeline.handle_reply(id, reply, &mut |pending, fate| record_reply(&mut replies, pending, fate));
         }
-        self.later(Duration::from_micros(5), SimEvent::Pipelined { at, life, connection, more: false });
-        self.check_told(connection, told)
+        self.schedule_after(
+            Duration::from_micros(5),
+            SimEvent::PipelineTurn { at, incarnation, connection, adds_requests: false },
+        );
+        self.check_pipeline_replies(connection, replies)
     }
 
     /// Checks that the replies to a connection agree with the executed commands.
-    fn check_told(&mut self, connection: u64, told: PipelinedReplies) -> checks::Result<()> {
-        for (asked, ending) in told {
-            self.trace_line(|| format!("connection {connection} receives the outcome of {asked:?}: {ending:?}"));
+    fn check_pipeline_replies(&mut self, connection: u64, replies: PipelinedReplies) -> checks::Result<()> {
+        for (task, end) in replies {
+            self.trace_line(|| format!("connection {connection} receives the outcome of {task:?}: {end:?}"));
             let Pipelines { connections, order, .. } = &mut self.pipelines;
-            let Some(one) = connections.get_mut(&connection) else { return Ok(()) };
-            one.told_at = self.now;
-            match (asked, ending) {
-                (_, RequestEnd::Wrong(what)) => return Err(format!("connection {connection} receives {what}")),
+            let Some(pipelined) = connections.get_mut(&connection) else { return Ok(()) };
+            pipelined.last_reply_at = self.now;
+            match (task, end) {
+                (_, RequestEnd::Wrong(description)) => {
+                    return Err(format!("connection {connection} receives the unexpected reply {description}"));
+                }
                 (PipelinedTask::Appends { first, last }, RequestEnd::Answered(_)) => {
-                    (first..=last).try_for_each(|counter| order.acknowledged(connection, counter))?;
-                    one.acknowledged = last;
+                    (first..=last).try_for_each(|counter| order.check_acknowledged(connection, counter))?;
+                    pipelined.acknowledged_upto = last;
                 }
                 (PipelinedTask::Appends { first, last }, RequestEnd::Refused) => {
-                    (first..=last).try_for_each(|counter| order.refused(connection, counter))?;
+                    (first..=last).try_for_each(|counter| order.check_refused(connection, counter))?;
                 }
                 (PipelinedTask::Reads(consistency), RequestEnd::Answered(answer)) => {
                     let value = match Answer::decode(answer) {
                         Ok(Answer::Value(value)) => value.unwrap_or_default(),
-                        other => return Err(format!("connection {connection} reads {other:?}")),
+                        other => {
+                            return Err(format!(
+                                "connection {connection} receives the unexpected answer {other:?} to a read"
+                            ));
+                        }
                     };
-                    let shown = order.shown(connection, &value)?;
-                    let fresh = match consistency {
-                        Consistency::Linearizable => order.executed_upto(connection, one.acknowledged),
+                    let shown = order.check_read(connection, &value)?;
+                    let must_show = match consistency {
+                        Consistency::Linearizable => order.executed_upto(connection, pipelined.acknowledged_upto),
                         Consistency::Local => 0,
                     };
-                    if shown < fresh.max(one.shown) {
-                        let seen = one.shown;
+                    if shown < must_show.max(pipelined.last_read_appends) {
+                        let before = pipelined.last_read_appends;
                         return Err(format!(
-                            "connection {connection} reads {shown} commands, after {seen} read and {fresh} acknowledged"
+                            "connection {connection} reads {shown} appends, but its last read showed {before}, \
+                             and {must_show} executed appends were acknowledged"
                         ));
                     }
-                    one.shown = shown;
+                    pipelined.last_read_appends = shown;
                 }
                 (PipelinedTask::Appends { .. }, RequestEnd::Unknown)
                 | (PipelinedTask::Reads(_), RequestEnd::Refused | RequestEnd::Unknown) => {}
@@ -201,7 +240,12 @@ impl World {
     }
 }
 
-fn note(told: &mut PipelinedReplies, pending: &PendingRequest<PipelinedTask>, fate: RequestFate<'_>) -> BytesMut {
-    told.push((pending.format, ending(fate)));
+/// Records the end of a request. The returned bytes stand for the encoded reply, which no client reads here.
+fn record_reply(
+    replies: &mut PipelinedReplies,
+    pending: &PendingRequest<PipelinedTask>,
+    fate: RequestFate<'_>,
+) -> BytesMut {
+    replies.push((pending.format, to_request_end(fate)));
     BytesMut::from(&b"."[..])
 }

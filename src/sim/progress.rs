@@ -1,72 +1,84 @@
-//! The observed progress of a cluster.
+//! The record of which nodes of a cluster were healthy, and when entries were last committed.
 
 use crate::consensus::quorum::decides;
 use crate::types::{Membership, NodeId, Term, Time};
 use std::collections::BTreeMap;
 
-/// The observed progress of a cluster.
+/// The observations from which `progress_law` checks each window of time.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// When the nodes are inspected next.
-    pub(super) next: Time,
-    /// Until when each node was not fit.
-    pub(super) unfit: BTreeMap<NodeId, Time>,
-    /// Until when each pair of nodes was apart.
-    pub(super) apart: BTreeMap<(NodeId, NodeId), Time>,
-    /// The configurations in use, and since when.
-    pub(super) in_use: Vec<Membership>,
+    /// The time of the next inspection of the nodes.
+    pub(super) next_inspection: Time,
+    /// The last time at which each node was not healthy. The time may be in the future.
+    pub(super) last_unhealthy: BTreeMap<NodeId, Time>,
+    /// The last time at which each pair of nodes was disconnected, in both orders of the pair.
+    pub(super) last_disconnected: BTreeMap<(NodeId, NodeId), Time>,
+    /// The configurations in use at the last inspection.
+    pub(super) memberships_in_use: Vec<Membership>,
+    /// Since when exactly these configurations are in use.
     pub(super) in_use_since: Time,
-    /// How many entries were committed, and when there was last progress, or nothing to commit.
-    pub(super) committed: usize,
-    pub(super) progressed: Time,
-    /// The leader with the highest term, and since when it leads.
+    /// How many entries were committed at the last inspection.
+    pub(super) committed_count: usize,
+    /// The last time at which an entry was committed, or at which there was no entry to commit.
+    pub(super) last_progress: Time,
+    /// The leader with the highest term, and this term.
     pub(super) leader: Option<(Term, NodeId)>,
-    pub(super) leads_since: Time,
-    /// The length of each node's log, and when it last grew, or lacked no committed entry.
-    pub(super) logs: BTreeMap<NodeId, (usize, Time)>,
-    /// How many windows were checked, and when the last one ended.
-    pub(super) judged: u64,
-    pub(super) judged_at: Time,
+    /// Since when this node is the leader of this term.
+    pub(super) leader_since: Time,
+    /// The length of each node's durable log, and the last time at which the log changed or held all committed entries.
+    pub(super) log_lengths: BTreeMap<NodeId, (usize, Time)>,
+    /// How many windows had a healthy majority and were checked, counting only windows that do not overlap.
+    pub(super) windows_checked: u64,
+    /// When the last counted window ended.
+    pub(super) last_window_end: Time,
 }
 
 impl Progress {
-    /// How many windows were checked.
-    pub fn judged(&self) -> u64 {
-        self.judged
+    /// How many windows had a healthy majority and were checked, counting only windows that do not overlap.
+    pub fn windows_checked(&self) -> u64 {
+        self.windows_checked
     }
 
-    /// A node is not fit until then.
-    pub fn unfit_until(&mut self, node: NodeId, until: Time) {
-        let last = self.unfit.entry(node).or_default();
+    /// Records that a node is not healthy until the time `until`.
+    pub fn mark_unhealthy_until(&mut self, node: NodeId, until: Time) {
+        let last = self.last_unhealthy.entry(node).or_default();
         *last = until.max(*last);
     }
 
-    /// Whether both nodes were fit and never apart since that time.
-    fn are_healthy_since(&self, one: NodeId, other: NodeId, since: Time) -> bool {
-        let until = [self.unfit.get(&one), self.unfit.get(&other), self.apart.get(&(one, other))];
+    /// Whether both nodes were healthy, and never disconnected from each other, since the time `since`.
+    fn are_healthy_since(&self, first: NodeId, second: NodeId, since: Time) -> bool {
+        let until = [
+            self.last_unhealthy.get(&first),
+            self.last_unhealthy.get(&second),
+            self.last_disconnected.get(&(first, second)),
+        ];
         until.into_iter().flatten().all(|until| *until <= since)
     }
 
-    /// A member whose log has not grown since that time, though it lacks committed entries, and though it and its
-    /// leader were healthy all the time.
-    pub(super) fn starved_since(&self, since: Time) -> Option<NodeId> {
-        let (_, leader) = self.leader.filter(|_| self.leads_since <= since)?;
-        let starves = |id: &NodeId| self.logs.get(id).is_some_and(|(_, grew)| *grew <= since);
-        let mut members = self.in_use.iter().flat_map(Membership::ids);
-        members.find(|id| starves(id) && self.are_healthy_since(leader, *id, since))
+    /// A member whose log has not grown since the time `since` and lacks committed entries, although the member and its
+    /// leader were healthy and connected all the time; `None` if there is none.
+    pub(super) fn starved_member_since(&self, since: Time) -> Option<NodeId> {
+        let (_, leader) = self.leader.filter(|_| self.leader_since <= since)?;
+        let is_stuck = |id: &NodeId| self.log_lengths.get(id).is_some_and(|(_, grown_at)| *grown_at <= since);
+        let mut members = self.memberships_in_use.iter().flat_map(Membership::ids);
+        members.find(|id| is_stuck(id) && self.are_healthy_since(leader, *id, since))
     }
 
-    /// A quorum of every configuration in use, fit and never apart since that time, if there is one.
-    pub(super) fn majority_since(&self, since: Time) -> Option<Vec<NodeId>> {
-        let is_fit = |id: &NodeId| self.unfit.get(id).is_none_or(|until| *until <= since);
-        let mut ids: Vec<NodeId> = self.in_use.iter().flat_map(Membership::all_voters).filter(is_fit).collect();
+    /// Nodes that form a quorum of every configuration in use, and were healthy and connected since the time `since`;
+    /// `None` if there are none.
+    pub(super) fn healthy_majority_since(&self, since: Time) -> Option<Vec<NodeId>> {
+        let is_healthy = |id: &NodeId| self.last_unhealthy.get(id).is_none_or(|until| *until <= since);
+        let mut ids: Vec<NodeId> =
+            self.memberships_in_use.iter().flat_map(Membership::all_voters).filter(is_healthy).collect();
         ids.sort();
         ids.dedup();
-        let chosen = |mask: u32| ids.iter().enumerate().filter(move |(nth, _)| mask >> nth & 1 == 1).map(|(_, id)| *id);
-        let together = |one: NodeId, other: NodeId| self.apart.get(&(one, other)).is_none_or(|until| *until <= since);
+        let subset = |mask: u32| ids.iter().enumerate().filter(move |(nth, _)| mask >> nth & 1 == 1).map(|(_, id)| *id);
+        let are_connected = |first: NodeId, second: NodeId| {
+            self.last_disconnected.get(&(first, second)).is_none_or(|until| *until <= since)
+        };
         (1..1u32 << ids.len())
-            .map(|mask| chosen(mask).collect::<Vec<NodeId>>())
-            .filter(|set| set.iter().all(|one| set.iter().all(|other| together(*one, *other))))
-            .find(|set| self.in_use.iter().all(|membership| decides(membership, |id| set.contains(&id))))
+            .map(|mask| subset(mask).collect::<Vec<NodeId>>())
+            .filter(|set| set.iter().all(|first| set.iter().all(|second| are_connected(*first, *second))))
+            .find(|set| self.memberships_in_use.iter().all(|membership| decides(membership, |id| set.contains(&id))))
     }
 }

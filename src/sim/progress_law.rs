@@ -1,12 +1,13 @@
 //! The progress law during faults: a healthy majority that is connected commits within bounded time.
 //!
-//! A node is *fit* while its process runs, its disk has free space and answers in time, and nothing on it is damaged or
-//! lost. A pair of nodes is *apart* while messages cannot pass in one of the two directions. The law is applied to
-//! windows of time. If the fit nodes that were never apart during a whole window form a quorum of every configuration
-//! in use, then an entry must have been committed in that window, or a leader that a majority follows must have had
-//! none to commit. Machines outside that majority may be in any state: a node that is cut off, frozen or slow must not
-//! hold up the others. Also, a fit member with a fit leader receives the committed entries: its log grows in every
-//! window, or lacks nothing. A node that is being sent a snapshot is not fit: how long that takes depends on its size.
+//! A node is *healthy* while its process runs, its disk has free space and answers in time, and none of its data is
+//! damaged or lost. A pair of nodes is *disconnected* while messages cannot pass in one of the two directions. The law
+//! is applied to windows of time. Suppose that the nodes which were healthy and connected during a whole window form a
+//! quorum of every configuration in use. Then an entry must have been committed in that window, or a leader that a
+//! majority follows must have had no entry to commit. The machines outside that majority may be in any state: a node
+//! that is disconnected, paused or slow must not delay the others. Also, a healthy member with a healthy leader
+//! receives the committed entries: its log grows in every window, or lacks no committed entry. A node that is being
+//! sent a snapshot does not count as healthy, since the time this takes depends on the size of the snapshot.
 
 use super::checks;
 use super::host::{Host, Process};
@@ -16,129 +17,142 @@ use crate::disk::Disk;
 use crate::types::{Index, Membership, NodeId, Time};
 use std::time::Duration;
 
-/// If more than this percentage of messages is lost, no bound is worth checking: the candidate of a majority that
-/// cannot spare a vote needs eight messages in a row. At exactly this percentage, windows are twice as long.
-const JUDGED_LOSS: u32 = 10;
+/// The percentage of lost messages above which progress is not checked: a candidate that needs every vote of its
+/// majority must get eight messages through in a row. At exactly this percentage, windows are twice as long.
+const LOSS_PERCENT_MAX: u32 = 10;
 
 /// The interval between two inspections of the nodes.
-const LOOKS: Duration = Duration::from_millis(50);
+const INSPECTION_INTERVAL: Duration = Duration::from_millis(50);
 
 impl World {
-    /// Inspects the nodes at intervals, and checks the window that ends now.
-    pub(super) fn watch_progress(&mut self) -> checks::Result<()> {
-        let loss = self.scenario.weather.loss;
-        if self.calm || self.now < self.progress.next || loss > JUDGED_LOSS || !self.scenario.weather.is_timely() {
+    /// Inspects the nodes at intervals while faults are injected, and checks the window that ends now.
+    pub(super) fn check_progress(&mut self) -> checks::Result<()> {
+        let loss = self.scenario.network.loss_percent;
+        if self.faults_over
+            || self.now < self.progress.next_inspection
+            || loss > LOSS_PERCENT_MAX
+            || !self.scenario.network.is_timely()
+        {
             return Ok(());
         }
-        self.progress.next = self.now + LOOKS;
-        self.note_unfit();
+        self.progress.next_inspection = self.now + INSPECTION_INTERVAL;
+        self.record_unhealthy_nodes();
         let in_use: Vec<Membership> = self.checks.configurations.in_use().into_iter().cloned().collect();
-        if self.progress.in_use != in_use {
-            (self.progress.in_use, self.progress.in_use_since) = (in_use, self.now);
+        if self.progress.memberships_in_use != in_use {
+            (self.progress.memberships_in_use, self.progress.in_use_since) = (in_use, self.now);
         }
-        let committed = self.checks.committed();
-        if committed != self.progress.committed || self.has_nothing_to_commit() {
-            (self.progress.committed, self.progress.progressed) = (committed, self.now);
+        let committed = self.checks.committed_len();
+        if committed != self.progress.committed_count || self.has_nothing_to_commit() {
+            (self.progress.committed_count, self.progress.last_progress) = (committed, self.now);
         }
-        self.note_logs(committed);
-        let window = self.scenario.leaderless() * if loss == JUDGED_LOSS { 2 } else { 1 };
+        self.record_log_growth(committed);
+        let window = self.scenario.progress_limit() * if loss == LOSS_PERCENT_MAX { 2 } else { 1 };
         let since = Time(self.now.0.saturating_sub(window.as_nanos() as u64));
         if since.0 > 0
-            && let Some(node) = self.progress.starved_since(since)
+            && let Some(node) = self.progress.starved_member_since(since)
         {
-            return Err(format!("no progress: the log of {node} has not grown for {window:?}{}", self.standing()));
+            return Err(format!(
+                "no progress: the log of {node} has not grown for {window:?}{}",
+                self.describe_nodes()
+            ));
         }
-        let (is_counted, has_progressed) = (self.progress.judged_at > since, self.progress.progressed > since);
+        let (is_counted, has_progressed) = (self.progress.last_window_end > since, self.progress.last_progress > since);
         if since.0 == 0 || self.progress.in_use_since > since || (is_counted && has_progressed) {
             return Ok(());
         }
-        let Some(majority) = self.progress.majority_since(since) else { return Ok(()) };
-        // Every window is checked; the counted ones do not overlap.
+        let Some(majority) = self.progress.healthy_majority_since(since) else { return Ok(()) };
+        // Every window is checked, but only windows that do not overlap are counted.
         if !is_counted {
-            (self.progress.judged, self.progress.judged_at) = (self.progress.judged + 1, self.now);
+            (self.progress.windows_checked, self.progress.last_window_end) =
+                (self.progress.windows_checked + 1, self.now);
         }
         if has_progressed {
             return Ok(());
         }
-        Err(format!("no progress: {majority:?} are healthy and committed nothing for {window:?}{}", self.standing()))
+        Err(format!(
+            "no progress: the healthy majority {majority:?} has committed nothing for {window:?}{}",
+            self.describe_nodes()
+        ))
     }
 
-    /// Records the leader, and which logs grow.
-    fn note_logs(&mut self, committed: usize) {
-        let processes = self.hosts.values().filter_map(|host| host.up.as_ref());
-        let leading = processes.map(|up| up.node.raft()).filter(|raft| raft.leads());
+    /// Records the leader with the highest term, and which logs have grown.
+    fn record_log_growth(&mut self, committed: usize) {
+        let processes = self.hosts.values().filter_map(|host| host.process.as_ref());
+        let leading = processes.map(|process| process.node.raft()).filter(|raft| raft.leads());
         let leader = leading.map(|raft| (raft.term(), raft.id())).max();
         if leader != self.progress.leader {
-            (self.progress.leader, self.progress.leads_since) = (leader, self.now);
+            (self.progress.leader, self.progress.leader_since) = (leader, self.now);
         }
         for id in self.hosts.keys() {
-            let held = self.checks.durable(*id);
-            let (before, grew) = self.progress.logs.entry(*id).or_default();
-            if held != *before || held >= committed {
-                (*before, *grew) = (held, self.now);
+            let length = self.checks.durable_len(*id);
+            let (last_length, grown_at) = self.progress.log_lengths.entry(*id).or_default();
+            if length != *last_length || length >= committed {
+                (*last_length, *grown_at) = (length, self.now);
             }
         }
     }
 
-    /// Records which nodes are not fit and which pairs are apart at this moment.
-    pub(super) fn note_unfit(&mut self) {
+    /// Records which nodes are not healthy, and which pairs of nodes are disconnected, at this moment.
+    pub(super) fn record_unhealthy_nodes(&mut self) {
         let now = self.now;
         let ids: Vec<NodeId> = self.hosts.keys().copied().collect();
         for one in &ids {
-            if !self.is_fit(&self.hosts[one]) {
-                self.progress.unfit_until(*one, now);
+            if !self.is_healthy(&self.hosts[one]) {
+                self.progress.mark_unhealthy_until(*one, now);
             }
             for other in ids.iter().filter(|other| self.network.is_cut(*one, **other)) {
-                self.progress.apart.insert((*one, *other), now);
-                self.progress.apart.insert((*other, *one), now);
+                self.progress.last_disconnected.insert((*one, *other), now);
+                self.progress.last_disconnected.insert((*other, *one), now);
             }
         }
     }
 
     /// Whether a node can take part in elections and replication at this moment.
-    fn is_fit(&self, host: &Host) -> bool {
-        let damaged = host.damaged || host.awaiting_removal || self.snapshots.damaged_index(host.id).is_some();
-        let is_full = host.disk.free().is_ok_and(|free| free < u64::MAX);
-        let is_slow = !host.stall.is_zero() || self.scenario.is_slow(host.id, self.now - Time::ZERO);
-        let runs = host.up.is_some() && host.paused <= self.now && !host.has_stopped();
-        // A founder whose disk id no leader has recorded may have lost its disk: its vote does not count.
-        let member = self.checks.configurations.latest().members.get(&host.id);
+    fn is_healthy(&self, host: &Host) -> bool {
+        let damaged = host.has_damaged_file || host.awaiting_removal || self.snapshots.damaged_index(host.id).is_some();
+        let is_full = host.disk.free_bytes().is_ok_and(|free| free < u64::MAX);
+        let is_slow = !host.sync_stall.is_zero() || self.scenario.is_slow(host.id, self.now - Time::ZERO);
+        let is_running_now = host.process.is_some() && host.paused_until <= self.now && !host.disk_has_stopped();
+        // If no leader has recorded the disk id of a founder, the founder may have lost its disk. Its vote then does
+        // not count.
+        let member = self.checks.configurations.latest_committed().members.get(&host.id);
         let is_named = member.is_some_and(|member| member.disk == Some(host.disk_id));
-        runs && !damaged
+        is_running_now
+            && !damaged
             && !is_full
             && !is_slow
             && is_named
-            && !self.lacks_snapshot(host.id)
-            && self.can_recover(host.id)
+            && !self.needs_snapshot(host.id)
+            && self.can_vote(host.id)
     }
 
-    /// Whether a leader's log begins behind the end of this node's log.
-    fn lacks_snapshot(&self, node: NodeId) -> bool {
-        let held = Index(self.checks.durable(node) as u64);
-        let processes = self.hosts.values().filter_map(|host| host.up.as_ref());
-        processes.map(|up| up.node.raft()).any(|raft| raft.leads() && raft.log().base().index > held)
+    /// Whether a leader's log begins after the end of this node's log, so that the node needs a snapshot.
+    fn needs_snapshot(&self, node: NodeId) -> bool {
+        let held = Index(self.checks.durable_len(node) as u64);
+        let processes = self.hosts.values().filter_map(|host| host.process.as_ref());
+        processes.map(|process| process.node.raft()).any(|raft| raft.leads() && raft.log().base().index > held)
     }
 
-    /// Whether every other running node holds all the entries that an older copy of this node's disk lacks. Otherwise
-    /// this node rightly votes for none of them.
-    fn can_recover(&self, node: NodeId) -> bool {
-        let others = self.hosts.values().filter(|host| host.id != node && host.up.is_some());
-        others.map(|host| host.id).all(|other| self.checks.covers_ghost(node, other))
+    /// Whether every other running node holds all the entries that this node's disk has lost. Otherwise this node must
+    /// not vote for a node that lacks these entries.
+    fn can_vote(&self, node: NodeId) -> bool {
+        let other_nodes = self.hosts.values().filter(|host| host.id != node && host.process.is_some());
+        other_nodes.map(|host| host.id).all(|other| self.checks.covers_lost_log(node, other))
     }
 
     /// Whether a majority follows a leader that has committed its whole log.
     fn has_nothing_to_commit(&self) -> bool {
-        let latest = self.checks.configurations.latest();
-        let committed = Index(self.checks.committed() as u64);
-        let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.up.as_ref());
-        let is_done = |up: &&Process| {
-            let (raft, log) = (up.node.raft(), up.node.raft().log());
+        let latest = self.checks.configurations.latest_committed();
+        let committed = Index(self.checks.committed_len() as u64);
+        let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref());
+        let has_committed_all = |process: &&Process| {
+            let (raft, log) = (process.node.raft(), process.node.raft().log());
             raft.leads() && log.last().index == committed && log.commit() == committed
         };
         let follows = |id: NodeId, leader: NodeId| {
-            id == leader || process(id).is_some_and(|up| up.node.raft().leader() == Some(leader))
+            id == leader || process(id).is_some_and(|process| process.node.raft().leader() == Some(leader))
         };
-        let mut done = self.hosts.values().filter_map(|host| host.up.as_ref()).filter(is_done);
-        done.any(|up| decides(latest, |id| follows(id, up.node.raft().id())))
+        let mut leaders = self.hosts.values().filter_map(|host| host.process.as_ref()).filter(has_committed_all);
+        leaders.any(|process| decides(latest, |id| follows(id, process.node.raft().id())))
     }
 }

@@ -1,129 +1,147 @@
-//! Checks that everything synced is on a machine's disk, both during a run and when the machine restarts.
+//! Checks that a machine's disk holds everything that was reported as synced, both during a run and when the machine
+//! restarts.
 
 use super::checks::Checks;
-use super::node_history::{Claims, FalseSync, Image, NodeHistory, Stamp};
+use super::node_history::{Claims, DiskImage, EntryStamp, FalseSync, NodeHistory};
 use super::violation::Result;
 use crate::types::{HardState, Index, NodeId, Term, Write};
 
-/// Whether a disk may hold `found`: the image with a prefix of these writes applied in order, and nothing else.
-fn explains(image: &Image, writes: &[&Write], found: &Image, restarted: usize, ledger: &[Stamp]) -> bool {
+/// Whether `found` equals `image` with some prefix of `writes` applied in order. `base` is the index after which the
+/// log on the disk begins.
+fn matches_write_prefix(
+    image: &DiskImage,
+    writes: &[&Write],
+    found: &DiskImage,
+    base: usize,
+    committed_log: &[EntryStamp],
+) -> bool {
     let mut image = image.clone();
-    // A snapshot on the disk that the journal did not know yet may have replaced a log that does not contain its
-    // position.
-    let held = restarted.checked_sub(1).and_then(|at| image.log.get(at).copied());
-    let gave_way = restarted > 0 && found.log.len() == restarted && held != found.log.last().copied();
+    // A snapshot on the disk may be newer than the journal. If the log did not contain the snapshot's position,
+    // recovery has replaced the log by the snapshot.
+    let replaced_entry = base.checked_sub(1).and_then(|at| image.log.get(at).copied());
+    let is_log_replaced = base > 0 && found.log.len() == base && replaced_entry != found.log.last().copied();
     let term = found.log.last().map_or(Term(0), |(term, _)| *term);
-    let raised = |hard: HardState| HardState { term, vote: None, ..hard };
-    let hard = |hard: HardState| hard == found.hard_state || (hard.term < term && found.hard_state == raised(hard));
-    let mut fits = image == *found || (gave_way && hard(image.hard_state));
+    let with_raised_term = |hard: HardState| HardState { term, vote: None, ..hard };
+    let is_found =
+        |hard: HardState| hard == found.hard_state || (hard.term < term && found.hard_state == with_raised_term(hard));
+    let mut matches = image == *found || (is_log_replaced && is_found(image.hard_state));
     for write in writes {
-        image.restart(write, ledger);
-        fits |= gave_way && write.hard_state.is_some_and(hard);
+        image.replace_log(write, committed_log);
+        matches |= is_log_replaced && write.hard_state.is_some_and(is_found);
         // Within a write the hard state comes first, then the entries one by one.
         image.hard_state = write.hard_state.unwrap_or(image.hard_state);
-        fits |= image == *found;
+        matches |= image == *found;
         for entry in &write.entries {
-            image.put(entry);
-            fits |= image == *found;
+            image.append(entry);
+            matches |= image == *found;
         }
     }
-    fits
+    matches
 }
 
 impl Checks {
-    /// From now on a node's disk may report a sync as done that it has not done.
-    pub fn lies(&mut self, node: NodeId) {
-        let life = self.life(node);
-        life.lie = Some(FalseSync { held: life.durable.clone(), since: Vec::new(), power: false });
+    /// Records that the node's disk may from now on falsely report a sync as done.
+    pub fn begin_false_sync(&mut self, node: NodeId) {
+        let history = self.history_mut(node);
+        history.false_sync =
+            Some(FalseSync { before: history.durable.clone(), writes_since: Vec::new(), power_lost: false });
     }
 
-    /// The node's disk has not done so, and no longer may.
-    pub fn is_honest(&mut self, node: NodeId) {
-        self.life(node).lie = None;
+    /// Records that the node's disk has done all syncs that it has reported.
+    pub fn end_false_sync(&mut self, node: NodeId) {
+        self.history_mut(node).false_sync = None;
     }
 
-    /// A machine loses power, and with it the data that its disk has not written.
-    pub fn loses_power(&mut self, node: NodeId) {
-        self.life(node).lie.iter_mut().for_each(|lie| lie.power = true);
+    /// Records that a machine loses power, and so the data that a false sync has not written.
+    pub fn record_power_loss(&mut self, node: NodeId) {
+        self.history_mut(node).false_sync.iter_mut().for_each(|false_sync| false_sync.power_lost = true);
     }
 
-    /// Whether the power was lost after a lie, and the node has not come back since.
-    pub fn may_have_lost(&self, node: NodeId) -> bool {
-        self.lives[&node].lie.as_ref().is_some_and(|lie| lie.power)
+    /// Whether the machine has lost power after a false sync, and its node has not restarted since.
+    pub fn may_lack_writes(&self, node: NodeId) -> bool {
+        self.histories[&node].false_sync.as_ref().is_some_and(|false_sync| false_sync.power_lost)
     }
 
-    /// Checks that the disk contents with only synced data include everything reported as synced.
-    pub fn holds(&self, node: NodeId, found: Image) -> Result<()> {
-        let found = self.complete(node, found)?;
-        let promised = &self.lives[&node].durable;
-        // More may have been synced than was reported: a large batch is written in pieces.
+    /// Checks that `found`, the disk contents that would survive a power loss, includes everything reported as synced.
+    pub fn check_durable_image(&self, node: NodeId, found: DiskImage) -> Result<()> {
+        let found = self.with_discarded_entries(node, found)?;
+        let promised = &self.histories[&node].durable;
+        // The disk may hold more entries than were reported as synced, since a large batch is synced in pieces.
         if found.log.get(..promised.log.len()) != Some(&promised.log) {
-            let (held, said) = (found.log.len(), promised.log.len());
-            return Err(format!("the disk of {node} holds {held} entries, and {said} were reported as synced"));
+            let (held, reported) = (found.log.len(), promised.log.len());
+            return Err(format!("the disk of {node} holds {held} entries, but {reported} were reported as synced"));
         }
-        let (there, said) = (found.hard_state, promised.hard_state);
-        let votes = there.term == said.term && (said.vote.is_none() || there.vote == said.vote);
-        if there.term < said.term || (there.term == said.term && !votes) {
-            return Err(format!("the disk of {node} holds {there:?}, and {said:?} was reported as synced"));
+        let (held_state, reported_state) = (found.hard_state, promised.hard_state);
+        let has_same_vote = held_state.term == reported_state.term
+            && (reported_state.vote.is_none() || held_state.vote == reported_state.vote);
+        if held_state.term < reported_state.term || (held_state.term == reported_state.term && !has_same_vote) {
+            return Err(format!(
+                "the disk of {node} holds {held_state:?}, but {reported_state:?} was reported as synced"
+            ));
         }
         Ok(())
     }
 
-    /// An image with its discarded entries put back: these were committed.
-    fn complete(&self, node: NodeId, image: Image) -> Result<Image> {
-        let Image { hard_state, base, log } = image;
-        let Some(gone) = self.ledger.get(..base.0 as usize) else {
-            return Err(format!("{node} has discarded its log up to {base}, and not all of it is committed"));
+    /// The image with its discarded entries added again at the front. Discarded entries must have been committed.
+    fn with_discarded_entries(&self, node: NodeId, image: DiskImage) -> Result<DiskImage> {
+        let DiskImage { hard_state, base, log } = image;
+        let Some(discarded) = self.committed_log.get(..base.0 as usize) else {
+            return Err(format!(
+                "{node} has discarded its log up to index {base}, but not all of these entries are committed"
+            ));
         };
-        Ok(Image { hard_state, base: Index::ZERO, log: [gone, &log].concat() })
+        Ok(DiskImage { hard_state, base: Index::ZERO, log: [discarded, &log].concat() })
     }
 
-    /// A node restarts with the contents that its journal recovered. These must be everything synced, a prefix of the
-    /// unsynced writes in order, and nothing else. If its disk has lied and then lost power, the entries after the lie
-    /// may be missing. They then count as held until the node has them again, as with an older copy of its disk. Term
-    /// and vote are stored twice, so a single lie loses neither. Returns whether anything is missing.
-    pub fn recovers(&mut self, node: NodeId, recovered: Image) -> Result<bool> {
-        let restarted = recovered.base.0 as usize;
-        let recovered = self.complete(node, recovered)?;
-        let life = &self.lives[&node];
-        let writes: Vec<&Write> = life.unsynced.iter().collect();
-        let fits = explains(&life.durable, &writes, &recovered, restarted, &self.ledger);
-        let (now, then) = (recovered.hard_state, life.durable.hard_state);
-        let lost = !fits
-            && life.lie.as_ref().filter(|lie| lie.power).is_some_and(|lie| {
-                let writes: Vec<&Write> = lie.since.iter().chain(&life.unsynced).collect();
-                let keeps_vote = now.term > then.term || (now.term, now.vote) == (then.term, then.vote);
-                keeps_vote && explains(&lie.held, &writes, &recovered, restarted, &self.ledger)
+    /// Checks the contents with which a node restarts: everything reported as synced, then a prefix of the unsynced
+    /// writes in order, and nothing else. Returns whether data reported as synced is missing.
+    ///
+    /// After a false sync and a power loss, entries written since the false sync may be missing. These entries still
+    /// count as held until the node has them again, as after the restore of an older copy of its disk. Term and vote
+    /// are stored in two files, so a single false sync loses neither.
+    pub fn check_recovered(&mut self, node: NodeId, recovered: DiskImage) -> Result<bool> {
+        let base = recovered.base.0 as usize;
+        let recovered = self.with_discarded_entries(node, recovered)?;
+        let history = &self.histories[&node];
+        let writes: Vec<&Write> = history.unsynced.iter().collect();
+        let matches_synced = matches_write_prefix(&history.durable, &writes, &recovered, base, &self.committed_log);
+        let (recovered_state, synced_state) = (recovered.hard_state, history.durable.hard_state);
+        let lost = !matches_synced
+            && history.false_sync.as_ref().filter(|false_sync| false_sync.power_lost).is_some_and(|false_sync| {
+                let writes: Vec<&Write> = false_sync.writes_since.iter().chain(&history.unsynced).collect();
+                let keeps_vote = recovered_state.term > synced_state.term
+                    || (recovered_state.term, recovered_state.vote) == (synced_state.term, synced_state.vote);
+                keeps_vote && matches_write_prefix(&false_sync.before, &writes, &recovered, base, &self.committed_log)
             });
-        if !fits && !lost {
-            let (held, promised) = (recovered.log.len(), life.durable.log.len());
+        if !matches_synced && !lost {
+            let (held, promised) = (recovered.log.len(), history.durable.log.len());
             return Err(format!(
-                "the journal of {node} recovered {held} entries and {now:?}; {promised} and {then:?} were synced, \
-                 and no prefix of the unsynced writes explains the difference"
+                "the journal of {node} recovered {held} entries and {recovered_state:?}; \
+                 {promised} and {synced_state:?} were synced, and no prefix of the unsynced writes explains the difference"
             ));
         }
-        self.configurations.begins(node, &recovered.log);
-        self.begins(node, recovered, lost);
+        self.configurations.replace_log(node, &recovered.log);
+        self.begin_incarnation(node, recovered, lost);
         Ok(lost)
     }
 
-    /// Begins a life with the recovered contents.
-    fn begins(&mut self, node: NodeId, recovered: Image, lost: bool) {
-        let life = self.life(node);
-        let before = std::mem::take(life);
-        let lie = before.lie.filter(|lie| !lie.power).map(|mut lie| {
-            lie.since.extend(before.unsynced);
-            lie
+    /// Begins the history of the node's next process with the recovered contents.
+    fn begin_incarnation(&mut self, node: NodeId, recovered: DiskImage, lost: bool) {
+        let history = self.history_mut(node);
+        let former = std::mem::take(history);
+        let false_sync = former.false_sync.filter(|false_sync| !false_sync.power_lost).map(|mut false_sync| {
+            false_sync.writes_since.extend(former.unsynced);
+            false_sync
         });
-        // After a lie only positions are in question: the node's term is unchanged.
-        let told = Claims { term: recovered.hard_state.term, ..Claims::default() };
-        *life = NodeHistory {
-            ghost: before.ghost.or(lost.then_some(before.durable)),
-            claims: before.claims,
-            told: before.told.or(lost.then_some(told)),
-            lie,
+        // A false sync loses only entries: the node still knows its term.
+        let relearned_claims = Claims { term: recovered.hard_state.term, ..Claims::default() };
+        *history = NodeHistory {
+            lost_image: former.lost_image.or(lost.then_some(former.durable)),
+            claims: former.claims,
+            relearned_claims: former.relearned_claims.or(lost.then_some(relearned_claims)),
+            false_sync,
             durable: recovered.clone(),
-            seen: recovered,
+            written: recovered,
             ..NodeHistory::default()
         };
     }

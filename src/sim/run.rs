@@ -8,68 +8,78 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// The result of a run without violations.
+/// The result of a run without violations. The same scenario gives the same result.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WorldReport {
     /// The seed of the world.
     pub seed: u64,
-    /// How much time passed in the world.
+    /// How much simulated time passed.
     pub simulated: Duration,
-    /// How many founders it had.
+    /// How many nodes founded the cluster.
     pub nodes: u64,
-    /// How many events it handled.
+    /// How many events were handled.
     pub steps: u64,
-    /// How many faults were injected.
+    /// How many random faults were injected, and disks wiped.
     pub faults: u64,
     /// How many configurations were committed.
     pub configurations: usize,
     /// How many operations of clients were answered.
     pub operations: u64,
-    /// Whether the run ended early: a node voted on an older copy of its disk before it learned its earlier claims.
-    pub voted_before_reminder: bool,
+    /// Whether the run ended early, because a node on an older copy of its disk voted before a peer had reported the
+    /// node's earlier claims to it.
+    pub voted_on_stale_disk: bool,
     /// How many commands of pipelined connections were executed.
-    pub pipelined: u64,
-    /// For how many time windows a majority was healthy and had to make progress.
-    pub windows: u64,
+    pub pipelined_commands: u64,
+    /// For how many time windows a majority was healthy and therefore had to commit an entry.
+    pub progress_windows: u64,
     /// How many starts failed for lack of disk space.
-    pub full_starts: u64,
+    pub disk_full_starts: u64,
     /// How often a machine came back without data that its disk had reported as synced.
     pub lost_writes: u64,
     /// How often a disk that an older copy had replaced was swapped back in.
-    pub twins: u64,
+    pub disk_swaps: u64,
     /// How often a machine whose damaged disk kept it from starting was given another disk.
-    pub replaced: u64,
-    /// The counts of its snapshots.
+    pub replaced_disks: u64,
+    /// How many snapshots were taken, received and found damaged.
     pub snapshots: SnapshotCounts,
-    /// Whether the run ended without a leader because too many voters were lost for good. It was then not checked that
-    /// the world comes to rest.
-    pub needs_the_lost: bool,
-    /// For how many keys the history was too large to decide whether it is linearizable.
-    pub unjudged: u64,
+    /// Whether the run ended without a leader because too many voters were lost for good. In that case the run
+    /// does not check whether the world comes to rest.
+    pub lost_quorum: bool,
+    /// How many keys had a history that was too large to decide whether it is linearizable.
+    pub unchecked_keys: u64,
     /// A hash over all that was sent, written and answered: the same seed gives the same hash.
     pub hash: u64,
 }
 
 impl WorldReport {
-    /// Describes the rest of the report.
-    pub fn beside(&self) -> String {
-        let SnapshotCounts { taken, received, damaged, .. } = &self.snapshots;
-        let damaged: u64 = damaged.iter().sum();
-        let untold = if self.voted_before_reminder {
-            " · ended: an older copy of a disk voted before its reminder"
+    /// One line with the counts that `Display` leaves out.
+    pub fn details(&self) -> String {
+        let SnapshotCounts { taken, received, .. } = &self.snapshots;
+        let SnapshotCounts { damaged_when_read_back, damaged_when_received, damaged_at_sender, .. } = &self.snapshots;
+        let damaged = damaged_when_read_back + damaged_when_received + damaged_at_sender;
+        let early_end = if self.voted_on_stale_disk {
+            " · ended early: a node on an older copy of its disk voted before it learned its earlier promises"
         } else {
             ""
         };
         let WorldReport {
-            configurations, pipelined, windows, full_starts, lost_writes, twins, replaced, unjudged, ..
+            configurations,
+            pipelined_commands,
+            progress_windows,
+            disk_full_starts,
+            lost_writes,
+            disk_swaps,
+            replaced_disks,
+            unchecked_keys,
+            ..
         } = self;
         format!(
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
-             damaged · {pipelined} pipelined · {windows} progress windows checked \
-             · {full_starts} starts on a full disk · {lost_writes} writes lost by a disk \
-             · {twins} times an alternating copy of a disk came back · {replaced} damaged disks replaced \
-             · {unjudged} keys not checked{untold}{}",
-            if self.needs_the_lost { " · no leader: too many voters are lost for good" } else { "" }
+             damaged · {pipelined_commands} pipelined · {progress_windows} progress windows checked \
+             · {disk_full_starts} starts on a full disk · {lost_writes} writes lost by a disk \
+             · {disk_swaps} times a replaced disk was swapped back in · {replaced_disks} damaged disks replaced \
+             · {unchecked_keys} keys not checked{early_end}{}",
+            if self.lost_quorum { " · no leader: too many voters are lost for good" } else { "" }
         )
     }
 }
@@ -85,72 +95,74 @@ impl fmt::Display for WorldReport {
     }
 }
 
-/// A violated property.
+/// The first violation of a run, which ended the run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
     /// The seed of the world.
     pub seed: u64,
-    /// The world's time of the violation.
+    /// The simulated time of the violation.
     pub at: Time,
-    /// How many events were handled before it.
+    /// How many events had been handled by then.
     pub steps: u64,
-    /// A description of the violation.
-    pub what: String,
+    /// The violated property, and the nodes and positions that violate it.
+    pub description: String,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Violation { seed, at, steps, what } = self;
+        let Violation { seed, at, steps, description } = self;
         let seconds = at.0 as f64 / 1e9;
-        write!(f, "seed {seed} failed after {seconds:.3} s, {steps} steps: {what}")
+        write!(f, "seed {seed} failed after {seconds:.3} s, {steps} steps: {description}")
     }
 }
 
 /// How long the machines take to start once all faults are over.
-const SWITCHED_ON: Duration = Duration::from_secs(2);
+const STARTUP_TIME: Duration = Duration::from_secs(2);
 
-/// How many times a leader is looked for in the time that is given to elect one.
-const LOOKS: u32 = 100;
+/// How many times the run checks for a leader within the time that is given to elect one.
+const LEADER_CHECKS: u32 = 100;
 
-/// How many of the longest election timeouts the cluster at rest must stay unchanged for.
-const QUIET: u32 = 5;
+/// For how many of the longest election timeouts the cluster at rest must keep its term.
+const REST_TIMEOUTS: u32 = 5;
 
-/// Runs a world with faults for a while and then in calm, and checks everything throughout.
+/// Runs the scenario's world: first with injected faults, then without faults until it comes to rest. Checks every
+/// step.
 ///
-/// `trace` receives the events.
+/// `trace` receives a line for each event.
 pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Violation> {
     let seed = scenario.seed;
     let mut world = World::new(scenario);
     world.trace = trace;
-    let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
-    let ended = ended.unwrap_or_else(|panic| Err(format!("a node panicked: {}", words(&panic))));
-    let ended = if world.checks.voted_before_reminder { Ok((false, 0)) } else { ended };
-    match ended {
-        Ok((needs_the_lost, unjudged)) => Ok(WorldReport {
+    let outcome = catch_unwind(AssertUnwindSafe(|| run_world(&mut world)));
+    let outcome = outcome.unwrap_or_else(|panic| Err(format!("a node panicked: {}", panic_text(&panic))));
+    let outcome = if world.checks.voted_on_stale_disk { Ok((false, 0)) } else { outcome };
+    match outcome {
+        Ok((lost_quorum, unchecked_keys)) => Ok(WorldReport {
             seed,
             simulated: world.now - Time::ZERO,
             nodes: world.scenario.nodes,
             steps: world.steps,
             faults: world.faults,
-            configurations: world.checks.configurations.committed(),
-            operations: world.history().answered() as u64,
-            voted_before_reminder: world.checks.voted_before_reminder,
-            pipelined: world.pipelines.order.executed(),
-            windows: world.progress.judged(),
-            full_starts: world.full_starts,
+            configurations: world.checks.configurations.committed_count(),
+            operations: world.history().answered_count() as u64,
+            voted_on_stale_disk: world.checks.voted_on_stale_disk,
+            pipelined_commands: world.pipelines.order.executed_count(),
+            progress_windows: world.progress.windows_checked(),
+            disk_full_starts: world.disk_full_starts,
             lost_writes: world.lost_writes,
-            twins: world.twins,
-            replaced: world.replaced,
+            disk_swaps: world.disk_swaps,
+            replaced_disks: world.replaced_disks,
             snapshots: world.snapshots.counts,
-            needs_the_lost,
-            unjudged,
+            lost_quorum,
+            unchecked_keys,
             hash: world.hash,
         }),
-        Err(what) => Err(Violation { seed, at: world.now, steps: world.steps, what }),
+        Err(description) => Err(Violation { seed, at: world.now, steps: world.steps, description }),
     }
 }
 
-fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
+/// The message of a panic.
+fn panic_text(panic: &Box<dyn std::any::Any + Send>) -> String {
     match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
         (Some(text), _) => text.clone(),
         (None, Some(text)) => (*text).to_owned(),
@@ -160,69 +172,76 @@ fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
 
 /// Runs the world. Returns whether it ended without a leader because of voters that were lost for good, and for how
 /// many keys the history was too large to check.
-fn live(world: &mut World) -> Result<(bool, u64), String> {
-    let needs_the_lost = !comes_to_rest(world)?;
-    if world.checks.voted_before_reminder {
-        // Acknowledged entries that a node on an older copy of its disk has lost may be missing for the clients as
-        // well.
-        return Ok((needs_the_lost, 0));
+fn run_world(world: &mut World) -> Result<(bool, u64), String> {
+    let lost_quorum = !reach_rest(world)?;
+    if world.checks.voted_on_stale_disk {
+        // A node on an older copy of its disk may have lost acknowledged entries, so that the clients' history need not
+        // be linearizable.
+        return Ok((lost_quorum, 0));
     }
-    let unjudged = world.history().check().map_err(|what| format!("linearizability: {what}"))?;
-    Ok((needs_the_lost, unjudged))
+    let unchecked_keys = world.history().check().map_err(|description| format!("linearizability: {description}"))?;
+    Ok((lost_quorum, unchecked_keys))
 }
 
-/// Runs all but the check of the clients' history. Returns whether there was a leader in calm, or could have been one.
-fn comes_to_rest(world: &mut World) -> Result<bool, String> {
-    let storm = world.scenario.storm;
-    pass(world, storm * 2 / 3)?;
-    if world.scenario.quiet {
+/// Runs the world until it is at rest. Returns `false` if there was no leader after the faults because too many voters
+/// were lost for good. The clients' history is checked afterwards.
+fn reach_rest(world: &mut World) -> Result<bool, String> {
+    let fault_duration = world.scenario.fault_duration;
+    advance(world, fault_duration * 2 / 3)?;
+    if world.scenario.stops_clients_first {
         world.stop_clients();
     }
-    pass(world, storm / 3)?;
+    advance(world, fault_duration / 3)?;
     if world.is_out_of_steps() {
         return Ok(true);
     }
-    world.heal();
-    if !finds_leader(world)? {
-        if world.needs_the_lost() {
+    world.end_faults();
+    if !find_leader(world)? {
+        if world.has_lost_quorum() {
             return Ok(false);
         }
-        return Err(format!("no leader within ten election timeouts of calm{}", world.standing()));
+        return Err(format!("no leader within ten election timeouts without faults{}", world.describe_nodes()));
     }
     world.stop_clients();
-    let until = world.now + world.scenario.calm;
+    let until = world.now + world.scenario.rest_limit;
     while !world.is_at_rest() {
         if world.now >= until {
-            return Err(format!("still busy after {:?} without faults{}", world.scenario.calm, world.standing()));
+            return Err(format!(
+                "still busy after {:?} without faults{}",
+                world.scenario.rest_limit,
+                world.describe_nodes()
+            ));
         }
-        pass(world, Duration::from_millis(50))?;
+        advance(world, Duration::from_millis(50))?;
     }
-    quiet(world)?;
+    check_rest(world)?;
     Ok(true)
 }
 
-/// A cluster at rest stays as it is: nodes that left it, or never belonged to it, do not depose its leader.
-fn quiet(world: &mut World) -> Result<(), String> {
+/// Checks that a cluster at rest keeps its term: nodes that left the cluster, or never belonged to it, depose no
+/// leader.
+fn check_rest(world: &mut World) -> Result<(), String> {
     let before = world.highest_term();
-    pass(world, world.scenario.election_max() * QUIET)?;
+    advance(world, world.scenario.election_max() * REST_TIMEOUTS)?;
     match world.highest_term() {
         after if after == before => Ok(()),
-        after => Err(format!("no rest: the term was {before}, and becomes {after} in calm{}", world.standing())),
+        after => Err(format!("the term rises from {before} to {after} without faults{}", world.describe_nodes())),
     }
 }
 
-/// Whether there was a leader at one moment at least of the time that is given to elect one. At its end the operator
-/// may just have replaced the leader; that another follows is checked when the cluster comes to rest.
-fn finds_leader(world: &mut World) -> Result<bool, String> {
+/// Whether there was a leader at any check within the time that is given to elect one. The last check alone would not
+/// be enough: the operator may have removed the leader shortly before it.
+fn find_leader(world: &mut World) -> Result<bool, String> {
     let mut found = false;
-    for _ in 0..LOOKS {
-        pass(world, (world.scenario.leaderless() + SWITCHED_ON) / LOOKS)?;
+    for _ in 0..LEADER_CHECKS {
+        advance(world, (world.scenario.progress_limit() + STARTUP_TIME) / LEADER_CHECKS)?;
         found |= world.has_leader();
     }
     Ok(found)
 }
 
-fn pass(world: &mut World, span: Duration) -> Result<(), String> {
+/// Handles all events of the next `span` of simulated time.
+fn advance(world: &mut World, span: Duration) -> Result<(), String> {
     let until = world.now + span;
     while world.step(until)? {}
     Ok(())

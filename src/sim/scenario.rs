@@ -1,7 +1,7 @@
-//! The parameters of a world, drawn from a seed: each seed has its own mix.
+//! The parameters of a world, drawn from a seed: each seed has its own mix of faults, timings and sizes.
 
-use super::governance::Governance;
-use super::network::{NetworkProfile, Tier};
+use super::network::{LinkKind, NetworkProfile};
+use super::operator_profile::OperatorProfile;
 use super::workload::Load;
 use crate::apply::sessions;
 use crate::consensus;
@@ -20,14 +20,14 @@ pub struct FaultWeights {
     /// A process is killed; its page cache survives.
     pub kill: u32,
     /// A machine loses power in the middle of a disk operation.
-    pub midway: u32,
+    pub power_mid_operation: u32,
     /// All machines lose power at once.
     pub blackout: u32,
     /// A process is paused for a while.
     pub pause: u32,
     /// The network is split into two parts.
     pub partition: u32,
-    /// Messages from one node to another are lost; the other direction works.
+    /// Messages from one node to another are lost, while messages in the other direction arrive.
     pub one_way: u32,
     /// A link breaks with messages in flight.
     pub reset: u32,
@@ -36,12 +36,12 @@ pub struct FaultWeights {
     /// A sync fails, and the kernel marks the lost pages clean.
     pub eio: u32,
     /// A disk is full.
-    pub full: u32,
-    /// A bit of a disk is flipped.
+    pub disk_full: u32,
+    /// A bit of a log segment is flipped, or a sector of it becomes unreadable.
     pub rot: u32,
-    /// An older copy of a disk is restored.
-    pub older: u32,
-    /// A bit of a snapshot is flipped.
+    /// A disk is copied, or replaced by an older copy of itself.
+    pub older_copy: u32,
+    /// A snapshot file is damaged.
     pub rot_snapshot: u32,
     /// The monotonic clock of a machine jumps forward.
     pub clock_jump: u32,
@@ -49,73 +49,73 @@ pub struct FaultWeights {
     pub rot_running: u32,
     /// A write to the log lands at another place in the log.
     pub misdirect: u32,
-    /// A sync of the log is reported as done and is not.
-    pub lie: u32,
+    /// A sync of the log is falsely reported as done.
+    pub false_sync: u32,
 }
 
-/// The largest number of machines.
-const MACHINES: u64 = 7;
+/// The largest number of machines in a world.
+const MACHINES_MAX: u64 = 7;
 
-/// The factor by which the storm is longer where faults are few: a machine that is away for seconds comes back within
-/// it.
-const LASTING_STORM: u32 = 2;
+/// How many times as long faults are injected in a scenario with `long_faults`: a machine that is down for seconds must
+/// start again before the faults end.
+const LONG_FAULT_PERIOD_FACTOR: u32 = 2;
 
-/// The default election timeout of a node, in percent of Raft's default.
-const ELECTION_PERCENT: u64 = 100;
+/// The election timeout that nodes have by default, in percent of the default of [`consensus::Options`].
+const DEFAULT_ELECTION_PERCENT: u64 = 100;
 
 /// One machine whose syncs take tens of milliseconds for a long time, like a disk with a shared queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlowDisk {
-    /// The machine.
+    /// The node of the machine.
     pub node: NodeId,
-    /// When the slowness begins, from the start of the storm.
+    /// When the slowness begins, after the start of the world.
     pub from: Duration,
-    /// When it ends, if it ends before the storm.
+    /// When the slowness ends, after the start of the world. The slowness ends with the faults at the latest.
     pub until: Duration,
 }
 
-/// The parameters of a world.
+/// The parameters of a world, which determine everything that happens in the world.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// The seed that they were drawn from.
+    /// The seed from which the parameters were drawn, and with which the world's random generator starts.
     pub seed: u64,
-    /// How many nodes found the cluster.
+    /// How many nodes found the cluster: its members at the start.
     pub nodes: u64,
-    /// How many more machines there are, which may be added to the cluster.
-    pub spares: u64,
-    /// The operator, which changes the members.
-    pub governance: Governance,
+    /// How many machines there are besides the founders. The operator may add them to the cluster.
+    pub spare_machines: u64,
+    /// The behavior of the operator, which changes the members.
+    pub operator: OperatorProfile,
     /// How long faults are injected.
-    pub storm: Duration,
-    /// How long the world may then take to come to rest.
-    pub calm: Duration,
+    pub fault_duration: Duration,
+    /// How long the world may take to come to rest once a leader was found after the faults.
+    pub rest_limit: Duration,
     /// The average time between two faults.
-    pub every: Duration,
-    /// How often each kind of fault is injected.
-    pub troubles: FaultWeights,
-    /// The network's delays, losses and duplicates.
-    pub weather: NetworkProfile,
-    /// The shortest and the longest sync.
-    pub sync: (Duration, Duration),
-    /// The machine whose disk is slow for long, if any.
+    pub fault_interval: Duration,
+    /// How often each kind of fault is injected, relative to the others.
+    pub fault_weights: FaultWeights,
+    /// How the network delays, loses and duplicates messages.
+    pub network: NetworkProfile,
+    /// The shortest and the longest time that a sync takes, except on a slow disk.
+    pub sync_range: (Duration, Duration),
+    /// A machine whose disk is slow for long, if there is one.
     pub slow_disk: Option<SlowDisk>,
-    /// Whether faults are few and last long: a majority without faults must then make progress.
+    /// Whether faults are few and last long, so that a healthy majority exists for long enough to check its progress.
     pub long_faults: bool,
     /// The election timeouts of each machine, in percent of the default.
-    pub election_percent: [u64; MACHINES as usize],
-    /// The longest time that a state machine takes to apply one input.
-    pub apply: Duration,
+    pub election_percent: [u64; MACHINES_MAX as usize],
+    /// The longest time that a state machine takes to process one input; zero if every input is processed at once.
+    pub apply_delay_max: Duration,
     /// The size of a segment in bytes.
     pub segment_bytes: u64,
-    /// The largest clock drift, fast or slow, in thousandths.
-    pub skew: u32,
-    /// How many clients there are, and how often each sends a request.
+    /// By how many thousandths a clock runs fast or slow at most.
+    pub drift_permille: u32,
+    /// The clients and their requests.
     pub load: Load,
-    /// Whether clients stop before faults do: this reveals problems that only the next write would repair.
-    pub quiet: bool,
+    /// Whether the clients stop before the faults end. This reveals problems that the next write would hide.
+    pub stops_clients_first: bool,
     /// The options of the nodes, such as when they compact their logs.
     pub node: node::Options,
-    /// When sessions expire.
+    /// When sessions expire, and how many there may be.
     pub sessions: sessions::Options,
     /// How many bytes may be in flight to a follower.
     pub window_bytes: u64,
@@ -123,27 +123,27 @@ pub struct Scenario {
     pub founding_wait: Duration,
     /// The largest size of one append in bytes.
     pub append_bytes: u64,
-    /// The percentage of events that no turn follows at once: one wake-up of the product handles many events and then
-    /// runs one turn.
-    pub batching: u32,
+    /// The percentage of events after which the node does not send and write its results at once, but together with
+    /// those of later events. A real node also handles all events of a wake-up before it does so.
+    pub batching_percent: u32,
     /// How many pipelined connections each node has.
     pub pipelines: usize,
-    /// The number of steps after which the run stops, calm or not.
-    pub steps: Option<u64>,
-    /// The rules that are broken on purpose.
+    /// The number of events after which the run stops while faults are injected; `None` for no limit.
+    pub step_limit: Option<u64>,
+    /// The rules that the nodes break on purpose, to test the checks.
     pub mutants: Mutants,
 }
 
 impl Scenario {
-    /// The world of this seed; in every second world the members change.
-    pub fn draw(seed: u64, storm: Duration) -> Scenario {
-        let scenario = Scenario::draw_steady(seed, storm);
-        if seed.is_multiple_of(2) { scenario } else { scenario.govern() }
+    /// The scenario of this seed. Every second seed has an operator, which changes the members.
+    pub fn draw(seed: u64, fault_duration: Duration) -> Scenario {
+        let scenario = Scenario::draw_without_operator(seed, fault_duration);
+        if seed.is_multiple_of(2) { scenario } else { scenario.with_operator() }
     }
 
-    /// The world of this seed, with changes of the members.
-    pub fn draw_governed(seed: u64, storm: Duration) -> Scenario {
-        Scenario::draw_steady(seed, storm).govern()
+    /// The scenario of this seed, with an operator that changes the members.
+    pub fn draw_with_operator(seed: u64, fault_duration: Duration) -> Scenario {
+        Scenario::draw_without_operator(seed, fault_duration).with_operator()
     }
 
     /// The membership that founds the cluster.
@@ -158,8 +158,8 @@ impl Scenario {
         consensus::Options {
             election_min: default.election_min * percent / 100,
             election_max: default.election_max * percent / 100,
-            window_bytes: self.window_bytes,
-            append_bytes: self.append_bytes,
+            window_bytes_max: self.window_bytes,
+            append_bytes_max: self.append_bytes,
             reserve_bytes: self.segment_bytes,
             founding_wait: self.founding_wait,
             mutants: self.mutants,
@@ -169,130 +169,134 @@ impl Scenario {
 
     /// The longest election timeout of any node.
     pub fn election_max(&self) -> Duration {
-        let longest = self.election_percent.iter().max().copied().unwrap_or(ELECTION_PERCENT) as u32;
+        let longest = self.election_percent.iter().max().copied().unwrap_or(DEFAULT_ELECTION_PERCENT) as u32;
         consensus::Options::default().election_max * longest / 100
     }
 
-    /// How long a healthy cluster may take to elect a leader and to commit: ten election timeouts.
-    pub fn leaderless(&self) -> Duration {
+    /// How long a healthy cluster may take to elect a leader and to commit: ten of the longest election timeouts.
+    pub fn progress_limit(&self) -> Duration {
         self.election_max() * 10
     }
 
-    /// Whether the disk of that node is slow at that time after the start.
+    /// Whether the disk of a node is slow when the time `after` has passed since the start of the world.
     pub fn is_slow(&self, node: NodeId, after: Duration) -> bool {
         self.slow_disk.is_some_and(|slow| slow.node == node && (slow.from..slow.until).contains(&after))
     }
 
-    /// Draws the parameters that were added later, each from its own generator, so that all others of a seed stay the
-    /// same.
-    fn draw_apart(mut self) -> Scenario {
-        let apart = |constant: u64| SmallRng::seed_from_u64(self.seed ^ constant);
-        let mut rng = apart(0x6c61_7374_696e_6721);
+    /// Draws the parameters that were added to `Scenario` later, each from a random generator of its own, so that all
+    /// older parameters of a seed stay the same.
+    fn draw_later_parameters(mut self) -> Scenario {
+        let rng_for = |constant: u64| SmallRng::seed_from_u64(self.seed ^ constant);
+        let mut rng = rng_for(0x6c61_7374_696e_6721);
         self.long_faults = rng.random_range(0..4) == 0;
         if self.long_faults {
-            self.storm *= LASTING_STORM;
-            self.troubles.older = self.troubles.older.max(if self.nodes >= 3 { rng.random_range(0..=6) } else { 0 });
+            self.fault_duration *= LONG_FAULT_PERIOD_FACTOR;
+            self.fault_weights.older_copy =
+                self.fault_weights.older_copy.max(if self.nodes >= 3 { rng.random_range(0..=6) } else { 0 });
         }
-        let mut rng = apart(0x736c_6f77_6469_736b);
+        let mut rng = rng_for(0x736c_6f77_6469_736b);
         if rng.random_range(0..4) == 0 {
             let node = NodeId::new(rng.random_range(1..=self.nodes)).expect("node ids begin at one");
-            let storm = self.storm.as_millis() as u64;
+            let fault_duration = self.fault_duration.as_millis() as u64;
             let (from, until) = match rng.random_range(0..2) {
-                0 => (0, storm),
-                _ => (rng.random_range(0..=storm / 2), rng.random_range(storm / 2..=storm)),
+                0 => (0, fault_duration),
+                _ => (rng.random_range(0..=fault_duration / 2), rng.random_range(fault_duration / 2..=fault_duration)),
             };
             let ms = Duration::from_millis;
             self.slow_disk = Some(SlowDisk { node, from: ms(from), until: ms(until) });
         }
-        let mut rng = apart(0x656c_6563_7469_6f6e);
+        let mut rng = rng_for(0x656c_6563_7469_6f6e);
         if rng.random_range(0..3) == 0 {
-            self.election_percent = std::array::from_fn(|_| rng.random_range(ELECTION_PERCENT..=2 * ELECTION_PERCENT));
+            self.election_percent =
+                std::array::from_fn(|_| rng.random_range(DEFAULT_ELECTION_PERCENT..=2 * DEFAULT_ELECTION_PERCENT));
         }
-        let mut rng = apart(0x636c_6f63_6b6a_756d);
-        self.troubles.clock_jump = [0, 0, 0, 8][rng.random_range(0..4)];
-        if self.troubles.clock_jump > 0 {
-            // The cluster's clock runs ahead by as much as the leader's clock jumps, and the history cannot know how
-            // far.
-            self.load.mortal = 0;
+        let mut rng = rng_for(0x636c_6f63_6b6a_756d);
+        self.fault_weights.clock_jump = [0, 0, 0, 8][rng.random_range(0..4)];
+        if self.fault_weights.clock_jump > 0 {
+            // The cluster's clock jumps ahead together with the leader's clock. The history checker does not know of
+            // these jumps, and would report expired keys as a violation.
+            self.load.expiring_percent = 0;
         }
-        let mut rng = apart(0x6469_736b_6c69_6573);
+        let mut rng = rng_for(0x6469_736b_6c69_6573);
         if self.nodes >= 3 {
-            self.troubles.rot_running = [0, 0, 0, 4][rng.random_range(0..4)];
-            self.troubles.misdirect = [0, 0, 0, 4][rng.random_range(0..4)];
-            self.troubles.lie = [0, 0, 0, 8][rng.random_range(0..4)];
+            self.fault_weights.rot_running = [0, 0, 0, 4][rng.random_range(0..4)];
+            self.fault_weights.misdirect = [0, 0, 0, 4][rng.random_range(0..4)];
+            self.fault_weights.false_sync = [0, 0, 0, 8][rng.random_range(0..4)];
         }
-        let mut rng = apart(0x6c61_7465_6d73_6773);
-        self.weather.late = [0, 0, 5, 40][rng.random_range(0..4)];
-        let mut rng = apart(0x6c69_6e6b_6564);
-        self.load.muxes = [0, 0, 1, 2][rng.random_range(0..4)];
-        self.load.callers = [0, 0, 1, 2][rng.random_range(0..4)];
-        self.load.mixed = [0, 30, 60][rng.random_range(0..3)];
+        let mut rng = rng_for(0x6c61_7465_6d73_6773);
+        self.network.late_percent = [0, 0, 5, 40][rng.random_range(0..4)];
+        let mut rng = rng_for(0x6c69_6e6b_6564);
+        self.load.mux_clients = [0, 0, 1, 2][rng.random_range(0..4)];
+        self.load.call_clients = [0, 0, 1, 2][rng.random_range(0..4)];
+        self.load.mixed_percent = [0, 30, 60][rng.random_range(0..3)];
         self
     }
 
-    fn govern(mut self) -> Scenario {
+    /// Adds an operator and spare machines.
+    fn with_operator(mut self) -> Scenario {
         let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x6d65_6d62_6572_7321);
-        self.spares = if self.nodes < MACHINES { rng.random_range(1..=MACHINES - self.nodes) } else { 0 };
-        self.governance = Governance::draw(&mut rng, self.nodes);
+        self.spare_machines =
+            if self.nodes < MACHINES_MAX { rng.random_range(1..=MACHINES_MAX - self.nodes) } else { 0 };
+        self.operator = OperatorProfile::draw(&mut rng, self.nodes);
         let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x6461_6d61_6765_6421);
         if self.nodes >= 3 && rng.random_range(0..3) == 0 {
             // Forced changes and lost disks together can leave a cluster that nothing repairs.
-            self.governance.forced = 0;
+            self.operator.forced_percent = 0;
         } else {
-            (self.troubles.rot, self.troubles.rot_snapshot) = (0, 0);
-            (self.troubles.rot_running, self.troubles.misdirect, self.troubles.lie) = (0, 0, 0);
+            (self.fault_weights.rot, self.fault_weights.rot_snapshot) = (0, 0);
+            (self.fault_weights.rot_running, self.fault_weights.misdirect, self.fault_weights.false_sync) = (0, 0, 0);
         }
         self
     }
 
-    /// The world of this seed, without changes of the members.
-    pub fn draw_steady(seed: u64, storm: Duration) -> Scenario {
-        Scenario::draw_short(seed, storm).draw_apart()
+    /// The scenario of this seed, without an operator: the members do not change.
+    pub fn draw_without_operator(seed: u64, fault_duration: Duration) -> Scenario {
+        Scenario::draw_basic(seed, fault_duration).draw_later_parameters()
     }
 
-    /// Like `draw_governed`, without slow disks, uneven election timeouts, clock jumps, late messages, long-lasting
-    /// faults, clients over connections, and blocks of commands.
-    pub fn draw_short_governed(seed: u64, storm: Duration) -> Scenario {
-        Scenario::draw_short(seed, storm).govern()
+    /// Like `draw_with_operator`, without the parameters that were added later: no slow disks, uneven election
+    /// timeouts, clock jumps, late messages, long faults, clients over connections, or tasks of several operations.
+    pub fn draw_basic_with_operator(seed: u64, fault_duration: Duration) -> Scenario {
+        Scenario::draw_basic(seed, fault_duration).with_operator()
     }
 
-    /// Like `draw_short_governed`, without changes of the members.
-    pub fn draw_short(seed: u64, storm: Duration) -> Scenario {
+    /// Like `draw_basic_with_operator`, without an operator.
+    pub fn draw_basic(seed: u64, fault_duration: Duration) -> Scenario {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x6472_6176_6573_696d);
         let rng = &mut rng;
         let nodes = [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5, 7][rng.random_range(0..14)];
-        let fast = rng.random_range(0..3) > 0;
+        let has_fast_disks = rng.random_range(0..3) > 0;
         let mut scenario = Scenario {
             seed,
             nodes,
-            spares: 0,
-            governance: Governance::default(),
-            storm,
-            calm: Duration::from_secs(60),
-            every: Duration::from_millis(rng.random_range(50..1500)),
-            troubles: troubles(rng, nodes),
-            weather: weather(rng),
-            sync: if fast {
+            spare_machines: 0,
+            operator: OperatorProfile::default(),
+            fault_duration,
+            rest_limit: Duration::from_secs(60),
+            fault_interval: Duration::from_millis(rng.random_range(50..1500)),
+            fault_weights: draw_fault_weights(rng, nodes),
+            network: draw_network(rng),
+            sync_range: if has_fast_disks {
                 (Duration::from_micros(100), Duration::from_millis(3))
             } else {
                 (Duration::from_millis(2), Duration::from_millis(60))
             },
             slow_disk: None,
             long_faults: false,
-            election_percent: [ELECTION_PERCENT; MACHINES as usize],
-            apply: Duration::ZERO,
+            election_percent: [DEFAULT_ELECTION_PERCENT; MACHINES_MAX as usize],
+            apply_delay_max: Duration::ZERO,
             segment_bytes: [8 << 10, 16 << 10, 64 << 10, 1 << 20][rng.random_range(0..4)],
-            skew: [0, 0, 10, 60][rng.random_range(0..4)],
-            load: load(rng),
-            quiet: rng.random_range(0..3) == 0,
+            drift_permille: [0, 0, 10, 60][rng.random_range(0..4)],
+            load: draw_load(rng),
+            stops_clients_first: rng.random_range(0..3) == 0,
             node: node::Options {
-                // With the smallest value, a snapshot every few entries.
+                // The smallest value causes a snapshot every few entries.
                 snapshot_log_bytes: [400, 2000, 20_000, u64::MAX][rng.random_range(0..4)],
                 snapshot_max_age: Duration::from_millis([700, 3_600_000][rng.random_range(0..2)]),
-                snapshot_again: Duration::from_millis(300),
+                snapshot_retry_delay: Duration::from_millis(300),
                 trailing_bytes: [0, 500, 5000][rng.random_range(0..3)],
-                hold_bytes: [0, 5000, 1 << 30][rng.random_range(0..3)],
-                hold_for: Duration::from_secs(2),
+                log_hold_bytes: [0, 5000, 1 << 30][rng.random_range(0..3)],
+                log_hold_time: Duration::from_secs(2),
                 ..node::Options::default()
             },
             sessions: sessions::Options {
@@ -303,34 +307,37 @@ impl Scenario {
             founding_wait: Duration::ZERO,
             window_bytes: [4 << 10, 64 << 10, 8 << 20][rng.random_range(0..3)],
             append_bytes: [512, 4 << 10, 1 << 20][rng.random_range(0..3)],
-            batching: 0,
+            batching_percent: 0,
             pipelines: 0,
-            steps: None,
+            step_limit: None,
             mutants: Mutants::NONE,
         };
-        scenario.apply = Duration::from_millis([0, 0, 5, 150][rng.random_range(0..4)]);
-        // Drawn from its own generator, so that all else of a seed is as it was before there were deadlines.
-        let mut apart = SmallRng::seed_from_u64(seed ^ 0x6465_6164_6c69_6e65);
-        scenario.load.mortal = [0, 0, 40][apart.random_range(0..3)];
-        scenario.troubles.older = if scenario.nodes >= 3 { [0, 0, 4][apart.random_range(0..3)] } else { 0 };
-        scenario.founding_wait = Duration::from_millis([300, 1000][apart.random_range(0..2)]);
-        let mut apart = SmallRng::seed_from_u64(seed ^ 0x7069_7065_6c69_6e65);
-        scenario.batching = [0, 30, 60, 90][apart.random_range(0..4)];
-        scenario.pipelines = [0, 0, 1, 2][apart.random_range(0..4)];
-        scenario.troubles.rot_snapshot = if nodes < 3 { 0 } else { [0, 0, 0, 6][apart.random_range(0..4)] };
-        // With the smallest value, a snapshot is sent in many chunks.
+        scenario.apply_delay_max = Duration::from_millis([0, 0, 5, 150][rng.random_range(0..4)]);
+        // These parameters were added later. They have random generators of their own, so that the parameters drawn
+        // above stay the same for each seed.
+        let mut later_rng = SmallRng::seed_from_u64(seed ^ 0x6465_6164_6c69_6e65);
+        scenario.load.expiring_percent = [0, 0, 40][later_rng.random_range(0..3)];
+        scenario.fault_weights.older_copy =
+            if scenario.nodes >= 3 { [0, 0, 4][later_rng.random_range(0..3)] } else { 0 };
+        scenario.founding_wait = Duration::from_millis([300, 1000][later_rng.random_range(0..2)]);
+        let mut later_rng = SmallRng::seed_from_u64(seed ^ 0x7069_7065_6c69_6e65);
+        scenario.batching_percent = [0, 30, 60, 90][later_rng.random_range(0..4)];
+        scenario.pipelines = [0, 0, 1, 2][later_rng.random_range(0..4)];
+        scenario.fault_weights.rot_snapshot = if nodes < 3 { 0 } else { [0, 0, 0, 6][later_rng.random_range(0..4)] };
+        // With the smallest value, every snapshot is sent in many chunks.
         scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
         scenario
     }
 }
 
-fn troubles(rng: &mut SmallRng, nodes: u64) -> FaultWeights {
-    // About half of the faults never occur in a given world, so that rare combinations occur without the others.
-    let mut weight = |most: u32| if rng.random_range(0..2) == 0 { 0 } else { rng.random_range(1..=most) };
-    let mut troubles = FaultWeights {
+fn draw_fault_weights(rng: &mut SmallRng, nodes: u64) -> FaultWeights {
+    // About half of the kinds of faults never occur in a given world, so that combinations of the other kinds are seen
+    // alone.
+    let mut weight = |max: u32| if rng.random_range(0..2) == 0 { 0 } else { rng.random_range(1..=max) };
+    let mut fault_weights = FaultWeights {
         power: weight(10),
         kill: weight(10),
-        midway: weight(10),
+        power_mid_operation: weight(10),
         blackout: weight(2),
         pause: weight(8),
         partition: weight(8),
@@ -338,49 +345,49 @@ fn troubles(rng: &mut SmallRng, nodes: u64) -> FaultWeights {
         reset: weight(10),
         stall: weight(8),
         eio: weight(4),
-        full: weight(3),
+        disk_full: weight(3),
         rot: weight(2),
-        older: 0,
+        older_copy: 0,
         rot_snapshot: 0,
         clock_jump: 0,
         rot_running: 0,
         misdirect: 0,
-        lie: 0,
+        false_sync: 0,
     };
     if nodes < 3 {
-        // One lost disk would take the majority with it.
-        troubles.rot = 0;
+        // In a cluster of one or two nodes, the loss of one disk already loses a majority.
+        fault_weights.rot = 0;
     }
-    troubles
+    fault_weights
 }
 
-fn weather(rng: &mut SmallRng) -> NetworkProfile {
-    let tier = if rng.random_range(0..5) < 3 { Tier::Stream } else { Tier::Datagram };
-    let harsh = tier == Tier::Datagram;
+fn draw_network(rng: &mut SmallRng) -> NetworkProfile {
+    let link_kind = if rng.random_range(0..5) < 3 { LinkKind::Stream } else { LinkKind::Datagram };
+    let is_datagram = link_kind == LinkKind::Datagram;
     NetworkProfile {
-        tier,
+        link_kind,
         delay: Duration::from_micros([50, 500, 5000][rng.random_range(0..3)]),
         jitter: Duration::from_micros([0, 200, 3000, 20_000][rng.random_range(0..4)]),
-        loss: if harsh { [0, 2, 10, 30][rng.random_range(0..4)] } else { 0 },
-        doubling: if harsh { [0, 2, 30][rng.random_range(0..3)] } else { 0 },
-        stragglers: [0, 1, 5][rng.random_range(0..3)],
-        late: 0,
+        loss_percent: if is_datagram { [0, 2, 10, 30][rng.random_range(0..4)] } else { 0 },
+        duplicate_percent: if is_datagram { [0, 2, 30][rng.random_range(0..3)] } else { 0 },
+        straggler_percent: [0, 1, 5][rng.random_range(0..3)],
+        late_percent: 0,
     }
 }
 
-fn load(rng: &mut SmallRng) -> Load {
+fn draw_load(rng: &mut SmallRng) -> Load {
     Load {
         clients: rng.random_range(1..5),
-        muxes: 0,
-        callers: 0,
-        outstanding: rng.random_range(1..5),
+        mux_clients: 0,
+        call_clients: 0,
+        outstanding_max: rng.random_range(1..5),
         keys: rng.random_range(1..7),
-        think: Duration::from_millis([10, 50, 200][rng.random_range(0..3)]),
-        patience: Duration::from_millis([100, 400, 1500][rng.random_range(0..3)]),
-        reads: [0, 30, 70][rng.random_range(0..3)],
+        think_time_max: Duration::from_millis([10, 50, 200][rng.random_range(0..3)]),
+        reply_timeout: Duration::from_millis([100, 400, 1500][rng.random_range(0..3)]),
+        read_percent: [0, 30, 70][rng.random_range(0..3)],
         forward: rng.random_range(0..2) == 0,
-        large: [0, 0, 5, 30][rng.random_range(0..4)],
-        mortal: 0,
-        mixed: 0,
+        large_percent: [0, 0, 5, 30][rng.random_range(0..4)],
+        expiring_percent: 0,
+        mixed_percent: 0,
     }
 }

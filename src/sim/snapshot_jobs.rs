@@ -1,8 +1,9 @@
-//! The snapshot jobs of the machines in the world: each takes a while, and its result is reported to the node.
+//! The snapshot jobs of the simulated machines. Each job takes some simulated time, and then its result is reported to
+//! the node.
 
 use super::checks;
 use super::event::SimEvent;
-use super::host::{Process, durable_snapshot};
+use super::host::{Process, to_durable_snapshot};
 use super::snapshots::RestoredState;
 use super::world::World;
 use crate::consensus::message::SnapshotChunk;
@@ -21,64 +22,71 @@ impl World {
         configured: Index,
         membership: Membership,
     ) -> checks::Result<()> {
-        let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        let header = up.begin_snapshot(at, configured, membership)?;
+        let Some(process) = &mut self.host(at).process else { return Ok(()) };
+        let header = process.begin_snapshot(at, configured, membership)?;
         self.trace_line(|| format!("{at} takes a snapshot of {}", header.position));
-        self.run_snapshot_job(at, Job::Begin(header))
+        self.run_snapshot_job(at, Job::BeginSnapshot(header))
     }
 
     /// Writes the next chunk of a snapshot that is being taken, or verifies the written file.
     pub(super) fn continue_snapshot(&mut self, at: NodeId) -> checks::Result<()> {
-        match self.host(at).up.as_mut().and_then(Process::next_snapshot_job) {
+        match self.host(at).process.as_mut().and_then(Process::next_snapshot_job) {
             Some(job) => self.run_snapshot_job(at, job),
             None => Ok(()),
         }
     }
 
-    /// Writes a received chunk of another node's snapshot.
+    /// Writes a chunk of another node's snapshot that this node has received.
     pub(super) fn store_chunk(&mut self, at: NodeId, from: NodeId, chunk: SnapshotChunk) -> checks::Result<()> {
-        self.progress.unfit_until(at, self.now);
-        let SnapshotChunk { snapshot, total, offset, bytes } = chunk;
-        self.run_snapshot_job(at, Job::Receive { from, snapshot, total, offset, bytes })
+        self.progress.mark_unhealthy_until(at, self.now);
+        let SnapshotChunk { snapshot, total_bytes: total, offset, bytes } = chunk;
+        self.run_snapshot_job(at, Job::ReceivePiece { from, snapshot, total, offset, bytes })
     }
 
-    /// Runs a job of a machine's snapshot worker, and schedules its consequence.
+    /// Runs a job of a machine's snapshot worker, and schedules the event that follows from the job's result.
     pub(super) fn run_snapshot_job(&mut self, at: NodeId, job: Job) -> checks::Result<()> {
-        let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        let result = match up.run_snapshot_job(job) {
+        let Some(process) = &mut self.host(at).process else { return Ok(()) };
+        let result = match process.run_snapshot_job(job) {
             Ok(result) => result,
             Err(fault) => {
-                self.stops(at, &fault);
+                self.stop_process(at, &fault);
                 return Ok(());
             }
         };
         self.snapshots.record_result(at, &result);
         match result {
             JobResult::NoRoom => {}
-            JobResult::Ready | JobResult::Written => {
-                let life = self.hosts[&at].incarnation;
+            JobResult::PieceWritten | JobResult::Written => {
+                let incarnation = self.hosts[&at].incarnation;
                 let delay = Duration::from_micros(self.rng.random_range(10..20_000));
-                self.later(delay, SimEvent::Piece { at, life });
+                self.schedule_after(delay, SimEvent::SnapshotStep { at, incarnation });
             }
             JobResult::Published(snapshot) => {
-                self.trace_line(|| format!("{at} has finished a snapshot: {}", snapshot.is_some()));
-                self.follows(at, Event::SnapshotTaken(snapshot.map(|snapshot| durable_snapshot(&snapshot))));
+                self.trace_line(|| {
+                    format!("{at} has written a snapshot; the snapshot is published: {}", snapshot.is_some())
+                });
+                self.schedule_node_event(
+                    at,
+                    Event::SnapshotTaken(snapshot.map(|snapshot| to_durable_snapshot(&snapshot))),
+                );
             }
             JobResult::Damaged => {
-                self.trace_line(|| format!("{at} has finished a snapshot that is damaged"));
-                self.follows(at, Event::TakenDamaged);
+                self.trace_line(|| format!("{at} has written a snapshot, and finds it damaged"));
+                self.schedule_node_event(at, Event::SnapshotDamaged);
             }
             JobResult::Received { from, snapshot, next, damaged } => {
-                self.follows(at, Event::ChunkStored { from, snapshot, next, damaged });
+                self.schedule_node_event(at, Event::ChunkStored { from, snapshot, next, damaged });
             }
             JobResult::Inspected { snapshot, whole } => {
-                self.trace_line(|| format!("{at} verifies its snapshot of {snapshot}: intact {whole}"));
-                self.follows(at, Event::Inspected { snapshot, whole });
+                self.trace_line(|| {
+                    format!("{at} verifies its snapshot of {snapshot}; the snapshot is intact: {whole}")
+                });
+                self.schedule_node_event(at, Event::SnapshotInspected { snapshot, undamaged: whole });
             }
-            JobResult::Complete(snapshot) => {
-                let life = self.hosts[&at].incarnation;
+            JobResult::TransferComplete(snapshot) => {
+                let incarnation = self.hosts[&at].incarnation;
                 let delay = Duration::from_micros(self.rng.random_range(10..50_000));
-                self.later(delay, SimEvent::RestoreStep { at, life, snapshot: Box::new(snapshot) });
+                self.schedule_after(delay, SimEvent::SnapshotRestore { at, incarnation, snapshot: Box::new(snapshot) });
             }
         }
         Ok(())
@@ -86,29 +94,29 @@ impl World {
 
     /// Restores a received snapshot: replaces the state machine and notifies the node at once.
     pub(super) fn restore_snapshot(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
-        self.process_all_inputs(at)?;
-        let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        let Some(restored) = up.restore(at, snapshot)? else { return Ok(()) };
-        if std::mem::take(&mut up.taking) {
-            // The frozen state is gone with the old state machine.
-            self.run_snapshot_job(at, Job::Abort)?;
+        self.handle_all_applier_inputs(at)?;
+        let Some(process) = &mut self.host(at).process else { return Ok(()) };
+        let Some(restored) = process.restore(at, snapshot)? else { return Ok(()) };
+        if std::mem::take(&mut process.taking_snapshot) {
+            // The snapshot in progress needs the frozen state of the replaced state machine, which no longer exists.
+            self.run_snapshot_job(at, Job::AbortSnapshot)?;
         }
-        self.snapshots.record_restore(self.calm);
+        self.snapshots.record_restore(self.faults_over);
         let RestoredState { snapshot, base, time, report } = restored;
         let position = snapshot.position;
         self.trace_line(|| format!("{at} restores from a snapshot of {position}"));
         self.checks.check_restored_state(at, position, report.digest)?;
-        self.handle(at, Event::Restored { kept: snapshot, base, time, report })
+        self.deliver_event(at, Event::Restored { snapshot, base, time, report })
     }
 
-    /// The log may be discarded up to `upto`, once the journal has a moment.
+    /// Checks that the log may be discarded up to `upto`, and lets the log thread discard it there at its next write.
     pub(super) fn compact_log(&mut self, at: NodeId, upto: Position) -> checks::Result<()> {
         let intact = self.hosts[&at].durable_snapshot_index()?;
-        // A snapshot that was found whole and damaged later counts as held.
-        let held = intact.max(self.snapshots.damaged_index(at));
-        self.checks.releases(at, upto.index, held)?;
-        if let Some(up) = &mut self.host(at).up {
-            up.release = Some(upto);
+        // A snapshot that was damaged after the node had verified it still permits compaction.
+        let snapshot_index = intact.max(self.snapshots.damaged_index(at));
+        self.checks.check_compaction(at, upto.index, snapshot_index)?;
+        if let Some(process) = &mut self.host(at).process {
+            process.releasable_upto = Some(upto);
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
-//! The snapshots of simulated machines: their counts, the known damage to their files, and the snapshots that a process
-//! takes and restores, chunk by chunk between other events.
+//! The snapshots of simulated machines: counts, the injected damage to snapshot files, and how a process takes and
+//! restores snapshots, chunk by chunk between other events.
 
 use super::disk::SimDisk;
-use super::host::{CLUSTER, Host, Process, durable_snapshot};
-use super::network::Tier;
+use super::host::{CLUSTER, Host, Process, to_durable_snapshot};
+use super::network::LinkKind;
 use super::scenario::Scenario;
 use super::violation::Result;
 use crate::apply::Report;
@@ -12,60 +12,66 @@ use crate::disk::Meter;
 use crate::node::DurableSnapshot;
 use crate::snapshot::format::file_name;
 use crate::snapshot::{Header, Snapshot, Store};
-use crate::snapshotting::restore::header;
-use crate::snapshotting::{Job, JobResult, Restore};
+use crate::snapshotting::restore::snapshot_header;
+use crate::snapshotting::{Job, JobResult, SnapshotRestore};
 use crate::types::{ClusterTime, Index, Membership, NodeId, Position, SnapshotPoint};
 use crate::wal;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// The chunk size in bytes: small, so that much happens between two chunks.
+/// The size in bytes of the chunks in which a snapshot is taken: small, so that many events happen between two chunks.
 const CHUNK_BYTES: usize = 300;
 
-/// In calm, a follower is sent at most this many times a snapshot's size: only the chunks that were in flight when its
-/// links broke are sent again.
-const SENT_MOST: u64 = 3;
-/// The same limit where messages overtake one another: for each chunk that arrives in order, a window of others may
-/// have arrived too early and is sent again.
-const SENT_MOST_OUT_OF_ORDER: u64 = 20;
+/// How many times a snapshot's size may be sent to a follower after the faults on stream links, where only the chunks
+/// in flight on a broken link are sent again.
+const SNAPSHOT_SENDS_MAX: u64 = 3;
+/// How many times a snapshot's size may be sent to a follower after the faults on datagram links, where messages
+/// overtake one another: for each chunk that arrives in order, a window of other chunks may have arrived too early and
+/// is sent again.
+const SNAPSHOT_SENDS_OUT_OF_ORDER_MAX: u64 = 20;
 
 /// Counts of a world's snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SnapshotCounts {
-    /// Snapshots taken.
+    /// Snapshots that nodes have taken and made durable.
     pub taken: u64,
-    /// Snapshots received from another node and restored, in the storm or in calm.
+    /// Snapshots received from another node and restored, during the faults or after them.
     pub received: u64,
-    /// Those restored in calm, when nodes only have to catch up.
-    pub caught_up: u64,
-    /// Snapshots found damaged: on reading them back; on receiving them; and when the sender reads its own file again.
-    pub damaged: [u64; 3],
+    /// Snapshots received from another node and restored after the faults.
+    pub restored_after_faults: u64,
+    /// Snapshots that the node found damaged when it read back the file that it had just written.
+    pub damaged_when_read_back: u64,
+    /// Snapshots that a receiver found damaged once all chunks had arrived.
+    pub damaged_when_received: u64,
+    /// Snapshots that the sender found damaged when it read its own file again.
+    pub damaged_at_sender: u64,
 }
 
-/// The state of the snapshots of a world.
+/// The record of a world's snapshots: counts, injected damage and sent bytes.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     pub(super) counts: SnapshotCounts,
-    /// Machines with a flipped bit in the snapshot of that index, and no known newer snapshot.
-    damaged: BTreeMap<NodeId, Index>,
-    /// The bytes sent in calm, by sender, receiver, run of their link, and snapshot.
+    /// For each machine with a damaged snapshot, the index of that snapshot. The machine is removed once a snapshot at
+    /// least as new is durable.
+    damaged_snapshots: BTreeMap<NodeId, Index>,
+    /// The bytes sent after the faults, by sender, receiver, generation of their link, and snapshot.
     sent_bytes: BTreeMap<(NodeId, NodeId, u64, Position), u64>,
 }
 
 impl Snapshots {
-    /// Records that the snapshot of that index on that machine's disk was damaged.
+    /// Records that the snapshot of index `index` on a machine's disk was damaged.
     pub(super) fn record_damage(&mut self, at: NodeId, index: Index) {
-        self.damaged.insert(at, index);
+        self.damaged_snapshots.insert(at, index);
     }
 
-    /// Records that the machine's disk was replaced, and with it any damaged snapshot.
+    /// Records that a machine's disk was replaced, so that the machine has no damaged snapshot any more.
     pub(super) fn clear_damage(&mut self, at: NodeId) {
-        self.damaged.remove(&at);
+        self.damaged_snapshots.remove(&at);
     }
 
     /// The index of the machine's damaged snapshot, if it has one.
     pub(super) fn damaged_index(&self, at: NodeId) -> Option<Index> {
-        self.damaged.get(&at).copied()
+        self.damaged_snapshots.get(&at).copied()
     }
 
     /// Records the result of a job of the machine's snapshot worker.
@@ -75,62 +81,73 @@ impl Snapshots {
                 self.counts.taken += 1;
                 self.record_durable(at, snapshot);
             }
-            JobResult::Complete(snapshot) => self.record_durable(at, snapshot),
-            JobResult::Damaged => self.counts.damaged[0] += 1,
-            JobResult::Received { damaged, .. } => self.counts.damaged[1] += u64::from(*damaged),
-            JobResult::Inspected { whole, .. } => self.counts.damaged[2] += u64::from(!*whole),
-            JobResult::Published(None) | JobResult::Ready | JobResult::Written | JobResult::NoRoom => {}
+            JobResult::TransferComplete(snapshot) => self.record_durable(at, snapshot),
+            JobResult::Damaged => self.counts.damaged_when_read_back += 1,
+            JobResult::Received { damaged, .. } => self.counts.damaged_when_received += u64::from(*damaged),
+            JobResult::Inspected { whole, .. } => self.counts.damaged_at_sender += u64::from(!*whole),
+            JobResult::Published(None) | JobResult::PieceWritten | JobResult::Written | JobResult::NoRoom => {}
         }
     }
 
-    /// A durable snapshot ends the damage to one that is not newer.
+    /// Records a durable snapshot. Damage to the same or an older snapshot no longer matters.
     fn record_durable(&mut self, at: NodeId, snapshot: &Snapshot) {
         let index = snapshot.header().position.index;
-        if self.damaged.get(&at).is_some_and(|damaged| *damaged <= index) {
-            self.damaged.remove(&at);
+        if self.damaged_snapshots.get(&at).is_some_and(|damaged| *damaged <= index) {
+            self.damaged_snapshots.remove(&at);
         }
     }
 
-    /// Counts a state machine that was restored from a received snapshot.
-    pub(super) fn record_restore(&mut self, calm: bool) {
+    /// Counts a restore from a received snapshot.
+    pub(super) fn record_restore(&mut self, faults_over: bool) {
         self.counts.received += 1;
-        self.counts.caught_up += u64::from(calm);
+        self.counts.restored_after_faults += u64::from(faults_over);
     }
 
-    /// Checks, whenever a node sends a chunk of a snapshot in calm, that the transfer ends. The bytes are counted where
-    /// they are sent, since chunks sent during the storm may arrive long after its end; and for each run of a link,
-    /// since a receiver that restarts in calm, or whose response is lost, needs the snapshot again.
-    pub(super) fn record_sent(&mut self, envelope: &Envelope, run: u64, tier: Tier) -> Result<()> {
+    /// Counts the bytes of a snapshot chunk that a node sends after the faults, and checks that the transfer ends.
+    ///
+    /// The bytes are counted when they are sent, since chunks sent during the faults may arrive long after the faults
+    /// end. Each generation of a link is counted separately, since a receiver that restarts, or whose response is lost,
+    /// needs the snapshot again.
+    pub(super) fn record_sent_chunk(
+        &mut self,
+        envelope: &Envelope,
+        generation: u64,
+        link_kind: LinkKind,
+    ) -> Result<()> {
         let Envelope { from, to, message: Message::InstallSnapshot(chunk), .. } = envelope else { return Ok(()) };
-        let sent = self.sent_bytes.entry((*from, *to, run, chunk.snapshot)).or_default();
+        let sent = self.sent_bytes.entry((*from, *to, generation, chunk.snapshot)).or_default();
         *sent += chunk.bytes.len() as u64;
-        let most = if tier == Tier::Stream { SENT_MOST } else { SENT_MOST_OUT_OF_ORDER };
-        if *sent > most * chunk.total {
-            let total = chunk.total;
-            return Err(format!("{from} sends {to} {sent} bytes of a snapshot of {total}: the transfer does not end"));
+        let sends_max =
+            if link_kind == LinkKind::Stream { SNAPSHOT_SENDS_MAX } else { SNAPSHOT_SENDS_OUT_OF_ORDER_MAX };
+        if *sent > sends_max * chunk.total_bytes {
+            let total = chunk.total_bytes;
+            return Err(format!(
+                "{from} has sent {sent} bytes of a snapshot of {total} bytes to {to}: the transfer does not end"
+            ));
         }
         Ok(())
     }
 
-    /// A node reads the snapshot that it sends from a mapping of the file, so a chunk holds the file's current bytes.
+    /// Replaces the bytes of a snapshot chunk by the current bytes of the sender's snapshot file, if that file was
+    /// damaged. A real node sends a snapshot from a memory mapping of the file, so damage to the file is sent too.
     /// `disk` is the sender's directory of snapshots.
-    pub(super) fn read_mapping(&self, disk: &SimDisk, envelope: &mut Envelope) {
+    pub(super) fn replace_damaged_chunk_bytes(&self, disk: &SimDisk, envelope: &mut Envelope) {
         let Envelope { from, message: Message::InstallSnapshot(chunk), .. } = envelope else { return };
-        if !self.damaged.contains_key(from) {
+        if !self.damaged_snapshots.contains_key(from) {
             return;
         }
-        let Some(file) = disk.seen(&file_name(chunk.snapshot)) else { return };
+        let Some(file) = disk.read_file(&file_name(chunk.snapshot)) else { return };
         let range = chunk.offset as usize..chunk.offset as usize + chunk.bytes.len();
-        if let Some(bytes) = file.get(range).filter(|_| file.len() as u64 == chunk.total) {
+        if let Some(bytes) = file.get(range).filter(|_| file.len() as u64 == chunk.total_bytes) {
             chunk.bytes = Bytes::copy_from_slice(bytes);
         }
     }
 }
 
 impl Host {
-    /// The index of the newest whole snapshot that would be left if the power failed now.
+    /// The index of the newest intact snapshot that would be left if the power failed now.
     pub(super) fn durable_snapshot_index(&self) -> Result<Option<Index>> {
-        let store = Store::open(self.snapshot_disk.durable(), CLUSTER);
+        let store = Store::open(self.snapshot_disk.durable_copy(), CLUSTER);
         let newest = store.and_then(|store| store.newest()).map_err(|fault| format!("{}: {fault}", self.id))?;
         Ok(newest.snapshot.map(|snapshot| snapshot.header().position.index))
     }
@@ -139,6 +156,7 @@ impl Host {
 /// The state that a process has restored from a snapshot.
 pub(super) struct RestoredState {
     pub(super) snapshot: DurableSnapshot,
+    /// The position after which the log begins once the snapshot is restored, and the membership at that position.
     pub(super) base: SnapshotPoint,
     /// The cluster time at the snapshot's position.
     pub(super) time: ClusterTime,
@@ -147,72 +165,76 @@ pub(super) struct RestoredState {
 }
 
 impl Process {
-    /// Checks that purged ≤ snapshot ≤ applied ≤ commit ≤ last.
+    /// Checks the order of a node's indexes: purged ≤ snapshot ≤ applied ≤ commit ≤ last.
     pub(super) fn check_index_order(&self, at: NodeId) -> Result<()> {
         let log = self.node.raft().log();
-        let snapshot = self.node.snapshot().map_or(Index::ZERO, |kept| kept.position.index);
+        let snapshot = self.node.snapshot().map_or(Index::ZERO, |durable| durable.position.index);
         let (purged, applied, last) = (log.base().index, self.node.applied(), log.last().index);
         let order = [purged, snapshot, applied, self.applier.applied(), log.commit(), last];
         if order.is_sorted() {
             return Ok(());
         }
         let names = "purged, snapshot, applied (by the node, by the state machine), commit and last";
-        Err(format!("{names} of {at} are {order:?}, and must ascend"))
+        Err(format!("{names} of {at} are {order:?}, but must be in ascending order"))
     }
 
-    /// Whether the node has compacted its log as it should without a request: a snapshot covers the entries that it has
-    /// to cover by size and age, and the entries that may be discarded are gone.
+    /// Whether the node has compacted its log as its options require: the entries that no snapshot covers are few and
+    /// new enough, and the entries that may be discarded are discarded.
     pub(super) fn is_compacted(&self, scenario: &Scenario) -> bool {
         let (log, options) = (self.node.raft().log(), &scenario.node);
-        let kept = self.node.snapshot();
-        let snapshot = kept.map_or(Index::ZERO, |kept| kept.position.index);
-        let state = kept.map_or(0, |kept| kept.bytes.len() as u64);
-        let grown = log.bytes(snapshot.max(log.base().index), log.commit());
-        let small = grown < options.snapshot_log_bytes.max(state);
-        let new = snapshot == log.commit() || options.snapshot_max_age > scenario.calm;
-        let trailing = log.bytes(log.base().index, snapshot);
-        small && new && trailing <= options.trailing_bytes && !self.node.is_taking()
+        let durable = self.node.snapshot();
+        let snapshot = durable.map_or(Index::ZERO, |durable| durable.position.index);
+        let state_bytes = durable.map_or(0, |durable| durable.bytes.len() as u64);
+        let log_bytes = log.bytes(snapshot.max(log.base().index), log.commit());
+        let is_small_enough = log_bytes < options.snapshot_log_bytes.max(state_bytes);
+        let is_new_enough = snapshot == log.commit() || options.snapshot_max_age > scenario.rest_limit;
+        let trailing_bytes = log.bytes(log.base().index, snapshot);
+        is_small_enough && is_new_enough && trailing_bytes <= options.trailing_bytes && !self.node.is_taking_snapshot()
     }
 
-    /// Freezes the state machine. Returns the header of the snapshot to write of it.
+    /// Freezes the state machine. Returns the header of the snapshot that is to be written of the frozen state.
     pub(super) fn begin_snapshot(&mut self, at: NodeId, configured: Index, membership: Membership) -> Result<Header> {
         let head = self.applier.freeze();
-        // The members must be those as of the snapshot's index, not of another index (openraft#1808).
-        let held = self.node.raft().membership_at(head.position.index);
-        if held != Some(&(configured, membership.clone())) {
+        // The membership in the snapshot must be the one at the snapshot's index, not at another index (openraft#1808).
+        let membership_in_log = self.node.raft().membership_at(head.position.index);
+        if membership_in_log != Some(&(configured, membership.clone())) {
             let position = head.position;
-            return Err(format!("{at} freezes {position} with the members of {configured}, and {held:?} apply there"));
+            return Err(format!(
+                "{at} takes a snapshot at {position} with the membership of index {configured}, \
+                 but its log has {membership_in_log:?} there"
+            ));
         }
-        self.taking = true;
-        Ok(header(CLUSTER, at, &head, configured, membership))
+        self.taking_snapshot = true;
+        Ok(snapshot_header(CLUSTER, at, &head, configured, membership))
     }
 
-    /// The job that continues the snapshot that is being taken, if one is.
+    /// The job that continues the snapshot that is being taken; `None` if no snapshot is being taken.
     pub(super) fn next_snapshot_job(&mut self) -> Option<Job> {
-        if !self.taking {
+        if !self.taking_snapshot {
             return None;
         }
-        Some(match self.keeper.is_written() {
-            true => Job::Verify,
-            false => self.applier.next_chunk(CHUNK_BYTES).map_or(Job::Finish, Job::Piece),
+        Some(match self.snapshot_worker.is_written() {
+            true => Job::VerifySnapshot,
+            false => self.applier.next_chunk(CHUNK_BYTES).map_or(Job::SealSnapshot, Job::WritePiece),
         })
     }
 
     /// Runs a job of the snapshot worker. When the worker is done with the snapshot that is being taken, the frozen
     /// state is released.
     pub(super) fn run_snapshot_job(&mut self, job: Job) -> wal::Result<JobResult> {
-        let result = self.keeper.run(job)?;
+        let result = self.snapshot_worker.run(job)?;
         if matches!(result, JobResult::Published(_) | JobResult::Damaged) {
-            self.taking = false;
+            self.taking_snapshot = false;
             self.applier.end_snapshot();
         }
         Ok(result)
     }
 
-    /// Replaces the state machine by the state of a received snapshot, unless it has applied as much already.
+    /// Replaces the state machine by the state of a received snapshot, unless the state machine has already applied the
+    /// snapshot's index.
     pub(super) fn restore(&mut self, at: NodeId, snapshot: Snapshot) -> Result<Option<RestoredState>> {
         let position = snapshot.header().position;
-        let restored = Restore::begin(&self.applier, snapshot).all(&Meter::default());
+        let restored = SnapshotRestore::begin(&self.applier, snapshot).restore_all(&Meter::default());
         let (applier, snapshot, base) =
             restored.map_err(|fault| format!("{at} cannot restore from an intact snapshot: {fault}"))?;
         if position.index <= self.applier.applied() {
@@ -221,6 +243,6 @@ impl Process {
         self.applier = applier;
         let report = self.applier.apply(&[]);
         let time = snapshot.header().time;
-        Ok(Some(RestoredState { snapshot: durable_snapshot(&snapshot), base, time, report }))
+        Ok(Some(RestoredState { snapshot: to_durable_snapshot(&snapshot), base, time, report }))
     }
 }

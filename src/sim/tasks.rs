@@ -1,27 +1,28 @@
-//! The tasks of simulated clients, of one operation or several: their encoding for the state machine, and the answer to
-//! each operation.
+//! The tasks of simulated clients. A task consists of one or several operations. This module encodes tasks for the
+//! state machine, and splits an answer into the answers to the operations.
 //!
-//! A *group* is several keys that are only ever written together, all with one value. In the history it is one key: a
-//! read must find the same value everywhere, and an answer that shows two values is a violation by itself.
+//! A *group* is several keys that are only ever written together, all with the same value. In the history a group is
+//! one key: a read must find the same value at all keys of the group, and an answer with two values is a violation by
+//! itself.
 
 use super::history::{History, Input};
 use crate::api::Consistency;
-use crate::machine::commands::{Answer, Command, Deadline, Expiration, Query, SetCondition, Step};
+use crate::machine::commands::{Answer, Command, CommandOrQuery, Deadline, Expiration, Query, SetCondition};
 use crate::types::Time;
 use bytes::Bytes;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
 
-/// How many keys a group has.
+/// The number of keys of a group.
 const GROUP_KEYS: usize = 3;
 
-/// The requests by which a client reads or writes the keys of a task.
+/// How a task is requested from the state machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TaskForm {
     /// One operation on one key.
     Single,
-    /// Operations on several keys, each a step of one block.
+    /// Operations on several keys in one atomic command (`Command::Block`), each with an answer of its own.
     Block,
     /// Reads of several keys by name.
     Values,
@@ -36,132 +37,139 @@ pub enum TaskForm {
 }
 
 impl TaskForm {
-    /// Whether it is a local read: of the node's applied state, however old that is.
+    /// Whether the task reads the node's applied state, which may be arbitrarily old.
     pub fn is_local(self) -> bool {
         matches!(self, TaskForm::Local | TaskForm::LocalGroup)
     }
 }
 
-/// The operations that a client requests at once.
+/// One or several operations that a client requests at once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Task {
-    /// How they are requested.
+    /// How the operations are requested.
     pub form: TaskForm,
-    /// The operations, as in the history.
+    /// The key and input of each operation, as in the history. A group is one key.
     pub parts: Vec<(Bytes, Input)>,
 }
 
 /// An encoded task for the state machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Body {
-    /// Goes through the log.
+pub enum TaskBody {
+    /// A command of the state machine, which goes through the log.
     Command(Bytes),
-    /// Does not go through the log.
+    /// A query of the state machine, which does not go through the log.
     Query(Bytes, Consistency),
 }
 
-/// The keys of a group.
-fn members(group: &Bytes) -> Vec<Bytes> {
+/// The keys of a group, as the state machine knows them.
+fn group_keys(group: &Bytes) -> Vec<Bytes> {
     (0..GROUP_KEYS).map(|n| Bytes::from([&group[..], format!("/{n}").as_bytes()].concat())).collect()
 }
 
 impl Task {
-    /// The keys that it names, as the state machine knows them. Each key of a group holds the same value as the first.
+    /// The key of each operation in the state machine. For a group, the first key stands for all keys of the group,
+    /// since they hold the same value.
     pub fn keys(&self) -> impl Iterator<Item = Bytes> {
         let is_group = matches!(self.form, TaskForm::Group | TaskForm::LocalGroup);
-        self.parts.iter().map(move |(key, _)| if is_group { members(key).swap_remove(0) } else { key.clone() })
+        self.parts.iter().map(move |(key, _)| if is_group { group_keys(key).swap_remove(0) } else { key.clone() })
     }
 
-    /// Records the request in the history, unless it is a local read.
-    pub fn invoke(&self, client: u64, now: Time, history: &mut History) -> Vec<usize> {
+    /// Records the operations in the history, unless they are local reads. Returns their numbers.
+    pub fn record_requests(&self, client: u64, now: Time, history: &mut History) -> Vec<usize> {
         let parts = self.parts.iter().filter(|_| !self.form.is_local());
-        parts.map(|(key, input)| history.invoke(client, key.clone(), input.clone(), now)).collect()
+        parts.map(|(key, input)| history.record_request(client, key.clone(), input.clone(), now)).collect()
     }
 
-    /// Encodes the task for the state machine. Where there are several encodings, one is chosen at random.
-    pub fn body(&self, rng: &mut SmallRng) -> Body {
+    /// Encodes the task for the state machine. Where several commands have the same effect, one is chosen at random.
+    pub fn encode(&self, rng: &mut SmallRng) -> TaskBody {
         let consistency = if self.form.is_local() { Consistency::Local } else { Consistency::Linearizable };
         let (key, input) = &self.parts[0];
         let keys: Vec<&[u8]> = self.parts.iter().map(|(key, _)| &key[..]).collect();
         match self.form {
-            TaskForm::Single if *input == Input::Get => Body::Query(Query::Get { key }.encode(), consistency),
-            TaskForm::Single => Body::Command(command(key, input).encode()),
-            TaskForm::Block => Body::Command(Command::Block(self.parts.iter().map(step).collect()).encode()),
-            TaskForm::Values | TaskForm::Local => Body::Query(Query::Values(keys).encode(), consistency),
+            TaskForm::Single if *input == Input::Get => TaskBody::Query(Query::Get { key }.encode(), consistency),
+            TaskForm::Single => TaskBody::Command(command_for(key, input).encode()),
+            TaskForm::Block => {
+                TaskBody::Command(Command::Block(self.parts.iter().map(step_for_part).collect()).encode())
+            }
+            TaskForm::Values | TaskForm::Local => TaskBody::Query(Query::Values(keys).encode(), consistency),
             TaskForm::Scan => {
                 let prefix = &key[..1];
-                Body::Query(Query::Scan { prefix, after: None, limit: u32::MAX }.encode(), consistency)
+                TaskBody::Query(Query::Scan { prefix, after: None, limit: u32::MAX }.encode(), consistency)
             }
-            TaskForm::Group | TaskForm::LocalGroup => group_body(&members(key), input, consistency, rng),
+            TaskForm::Group | TaskForm::LocalGroup => encode_group(&group_keys(key), input, consistency, rng),
         }
     }
 
-    /// Splits the state machine's answer into one for each part. The error describes an answer that no correct node
-    /// gives.
-    pub fn split(&self, answer: Bytes) -> Result<Vec<Answer>, String> {
-        let answer = Answer::decode(answer).map_err(|error| format!("an answer that cannot be decoded: {error}"))?;
-        let wrong = |answer: &Answer| Err(format!("{self:?} receives {answer:?}"));
+    /// Splits the state machine's answer into one answer for each operation. The error describes an answer that no
+    /// correct node gives.
+    pub fn split_answer(&self, answer: Bytes) -> Result<Vec<Answer>, String> {
+        let answer =
+            Answer::decode(answer).map_err(|error| format!("the state machine's answer cannot be decoded: {error}"))?;
+        let unexpected = |answer: &Answer| Err(format!("{self:?} receives the unexpected answer {answer:?}"));
         let answers = match (self.form, answer) {
             (TaskForm::Single, answer) => vec![answer],
-            (TaskForm::Block, Answer::Each(answers)) => answers,
+            (TaskForm::Block, Answer::List(answers)) => answers,
             (TaskForm::Values | TaskForm::Local, Answer::Values(values)) => {
                 values.into_iter().map(Answer::Value).collect()
             }
             (TaskForm::Scan, Answer::Pairs { pairs, more: false }) => self.scanned_values(pairs)?,
             (TaskForm::Group | TaskForm::LocalGroup, answer) => vec![self.agreed_answer(answer)?],
-            (_, answer) => return wrong(&answer),
+            (_, answer) => return unexpected(&answer),
         };
-        if answers.len() == self.parts.len() { Ok(answers) } else { wrong(&Answer::All(answers)) }
+        if answers.len() == self.parts.len() { Ok(answers) } else { unexpected(&Answer::Batch(answers)) }
     }
 
     /// The value of each key in the answer to a range read.
     fn scanned_values(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<Vec<Answer>, String> {
         let in_order = pairs.is_sorted_by(|(one, _), (other, _)| one < other);
-        let first = &self.parts[0].0[..1];
-        if !in_order || !pairs.iter().all(|(key, _)| key.starts_with(first)) {
+        let key_prefix = &self.parts[0].0[..1];
+        if !in_order || !pairs.iter().all(|(key, _)| key.starts_with(key_prefix)) {
             return Err(format!("{self:?} receives pairs out of order, or of other keys: {pairs:?}"));
         }
         let mut pairs: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
         Ok(self.parts.iter().map(|(key, _)| Answer::Value(pairs.remove(key))).collect())
     }
 
-    /// The one answer that all keys of a group gave. The error describes answers that differ:
-    /// operations on a group are atomic.
+    /// The answer that all keys of a group agree on. The error describes answers that differ, which is a violation
+    /// because operations on a group are atomic.
     fn agreed_answer(&self, answer: Answer) -> Result<Answer, String> {
-        let torn = |answers: &dyn std::fmt::Debug| Err(format!("{self:?} splits a group: {answers:?}"));
+        let torn_error = |answers: &dyn std::fmt::Debug| {
+            Err(format!("{self:?} receives answers that differ between the keys of a group: {answers:?}"))
+        };
         let (key, input) = &self.parts[0];
         let answers = match answer {
-            Answer::Each(answers) | Answer::All(answers) => answers,
+            Answer::List(answers) | Answer::Batch(answers) => answers,
             Answer::Values(values) => values.into_iter().map(Answer::Value).collect(),
             Answer::Pairs { pairs, more: false } => {
                 let mut found: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
-                let values = members(key).iter().map(|key| Answer::Value(found.remove(key))).collect();
+                let values = group_keys(key).iter().map(|key| Answer::Value(found.remove(key))).collect();
                 if !found.is_empty() {
-                    return torn(&found);
+                    return torn_error(&found);
                 }
                 values
             }
-            // Nothing of a batch was applied; all its commands would have failed for the reason of the one that did.
-            Answer::None { why, .. } => vec![*why; GROUP_KEYS],
+            // No command of the failed batch was applied. Since all keys hold the same value, the command for each key
+            // would have failed for the same reason.
+            Answer::BatchFailed { why, .. } => vec![*why; GROUP_KEYS],
             Answer::Number(removed) if *input == Input::Del => match removed {
                 0 => vec![Answer::Deleted { existed: false }; GROUP_KEYS],
                 all if all == GROUP_KEYS as i64 => vec![Answer::Deleted { existed: true }; GROUP_KEYS],
-                some => return torn(&some),
+                some => return torn_error(&some),
             },
             Answer::Done => vec![Answer::Done; GROUP_KEYS],
-            answer => return torn(&answer),
+            answer => return torn_error(&answer),
         };
         match answers.split_first() {
             Some((first, rest)) if rest.len() + 1 == GROUP_KEYS && rest.iter().all(|other| other == first) => {
                 Ok(first.clone())
             }
-            _ => torn(&answers),
+            _ => torn_error(&answers),
         }
     }
 }
 
 /// Encodes one operation on all keys of a group.
-fn group_body(keys: &[Bytes], input: &Input, consistency: Consistency, rng: &mut SmallRng) -> Body {
+fn encode_group(keys: &[Bytes], input: &Input, consistency: Consistency, rng: &mut SmallRng) -> TaskBody {
     let names: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
     let command = match input {
         Input::Get if consistency == Consistency::Local || rng.random_range(0..3) > 0 => {
@@ -170,46 +178,52 @@ fn group_body(keys: &[Bytes], input: &Input, consistency: Consistency, rng: &mut
                 true => Query::Scan { prefix, after: None, limit: u32::MAX },
                 false => Query::Values(names),
             };
-            return Body::Query(query.encode(), consistency);
+            return TaskBody::Query(query.encode(), consistency);
         }
         Input::Put(value) if rng.random() => {
             Command::PutAll(names.into_iter().map(|key| (key, &value[..])).collect()).encode()
         }
-        Input::Del if rng.random() => Command::Forget(names).encode(),
-        // The failing command is the last of its batch: nothing of the commands before it may stay.
+        Input::Del if rng.random() => Command::DelKeys(names).encode(),
+        // The compare-and-swap is the last command of the batch: if it fails, the commands before it must have no
+        // effect.
         Input::Cas(_, value) => {
-            let (last, rest) = keys.split_last().expect("a group has keys");
+            let (last, rest) = keys.split_last().expect("a group has at least one key");
             let puts = rest.iter().map(|key| Command::Put { key, value });
-            Command::Batch(puts.chain([command(last, input)]).collect()).encode()
+            Command::Batch(puts.chain([command_for(last, input)]).collect()).encode()
         }
         Input::Put(_) | Input::PutFor(..) | Input::Incr(_) if rng.random() => {
-            Command::Batch(keys.iter().map(|key| command(key, input)).collect()).encode()
+            Command::Batch(keys.iter().map(|key| command_for(key, input)).collect()).encode()
         }
-        input => Command::Block(keys.iter().map(|key| step_of(key, input)).collect()).encode(),
+        input => Command::Block(keys.iter().map(|key| step_for(key, input)).collect()).encode(),
     };
-    Body::Command(command)
+    TaskBody::Command(command)
 }
 
-fn step((key, input): &(Bytes, Input)) -> Step<'_> {
-    step_of(key, input)
+/// The step of a `Command::Block` for one operation of a task.
+fn step_for_part((key, input): &(Bytes, Input)) -> CommandOrQuery<'_> {
+    step_for(key, input)
 }
 
-fn step_of<'a>(key: &'a Bytes, input: &'a Input) -> Step<'a> {
-    if *input == Input::Get { Step::Ask(Query::Get { key }) } else { Step::Do(command(key, input)) }
+fn step_for<'a>(key: &'a Bytes, input: &'a Input) -> CommandOrQuery<'a> {
+    if *input == Input::Get {
+        CommandOrQuery::Query(Query::Get { key })
+    } else {
+        CommandOrQuery::Command(command_for(key, input))
+    }
 }
 
 /// The state machine's command for a client's operation on a key.
-fn command<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
+fn command_for<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
     match input {
         Input::Put(value) => Command::Put { key, value },
         Input::PutFor(value, ttl) => {
-            let life = Expiration::Until(Deadline::In(ttl.as_millis() as u64));
-            Command::Set { key, value, only_if: SetCondition::Either, life, tells: false }
+            let expiration = Expiration::Until(Deadline::In(ttl.as_millis() as u64));
+            Command::Set { key, value, only_if: SetCondition::Always, expiration, returns_previous: false }
         }
         Input::Del => Command::Del { key },
         Input::Cas(expected, new) => Command::Cas { key, expected: expected.as_deref(), new },
         Input::Incr(by) => Command::Incr { key, by: *by },
-        Input::Get => panic!("a read is not a command"),
+        Input::Get => panic!("a read is encoded as a query, not as a command"),
     }
 }
 
@@ -230,34 +244,38 @@ mod tests {
     }
 
     #[test]
-    fn torn_group_is_detected() {
+    fn group_with_differing_values_is_detected() {
         let read = group(Input::Get);
-        let found = |pairs| read.split(Answer::Pairs { pairs, more: false }.encode());
+        let found = |pairs| read.split_answer(Answer::Pairs { pairs, more: false }.encode());
         let one = Answer::Value(Some(bytes("1")));
         assert_eq!(found(vec![pair("g0/0", "1"), pair("g0/1", "1"), pair("g0/2", "1")]), Ok(vec![one.clone()]));
         assert_eq!(found(vec![]), Ok(vec![Answer::Value(None)]));
-        assert!(found(vec![pair("g0/0", "1"), pair("g0/1", "1")]).is_err(), "half of a block");
+        assert!(
+            found(vec![pair("g0/0", "1"), pair("g0/1", "1")]).is_err(),
+            "a group with one key missing is a violation"
+        );
         assert!(found(vec![pair("g0/0", "2"), pair("g0/1", "1"), pair("g0/2", "1")]).is_err());
-        let sums = |sums: [i64; 3]| group(Input::Incr(1)).split(Answer::Each(sums.map(Answer::Number).into()).encode());
+        let sums =
+            |sums: [i64; 3]| group(Input::Incr(1)).split_answer(Answer::List(sums.map(Answer::Number).into()).encode());
         assert_eq!(sums([4, 4, 4]), Ok(vec![Answer::Number(4)]));
         assert!(sums([4, 4, 5]).is_err());
-        let removed = |n| group(Input::Del).split(Answer::Number(n).encode());
+        let removed = |n| group(Input::Del).split_answer(Answer::Number(n).encode());
         assert_eq!(removed(3), Ok(vec![Answer::Deleted { existed: true }]));
         assert!(removed(1).is_err());
     }
 
     #[test]
-    fn failed_batch_reports_value_of_its_key() {
-        let why = Answer::Kept { actual: Some(bytes("7")) };
-        let answer = Answer::None { at: 2, why: Box::new(why.clone()) };
-        assert_eq!(group(Input::Cas(None, bytes("8"))).split(answer.encode()), Ok(vec![why]));
+    fn answer_of_failed_batch_is_that_of_its_failed_command() {
+        let why = Answer::CasMismatch { actual: Some(bytes("7")) };
+        let answer = Answer::BatchFailed { at: 2, why: Box::new(why.clone()) };
+        assert_eq!(group(Input::Cas(None, bytes("8"))).split_answer(answer.encode()), Ok(vec![why]));
     }
 
     #[test]
-    fn range_out_of_order_is_detected() {
+    fn scan_with_pairs_out_of_order_is_detected() {
         let parts = ["k0", "k1"].map(|key| (bytes(key), Input::Get)).into();
         let scan = Task { form: TaskForm::Scan, parts };
-        let found = |pairs| scan.split(Answer::Pairs { pairs, more: false }.encode());
+        let found = |pairs| scan.split_answer(Answer::Pairs { pairs, more: false }.encode());
         let values = vec![Answer::Value(None), Answer::Value(Some(bytes("b")))];
         assert_eq!(found(vec![pair("k1", "b"), pair("k7", "c")]), Ok(values));
         assert!(found(vec![pair("k1", "b"), pair("k0", "a")]).is_err());

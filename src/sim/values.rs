@@ -1,89 +1,99 @@
-//! The value of each key of the simulated clients at each index of the log, by the state machine that applied it first.
+//! The value that each key of the simulated clients had at each index of the log. The node that is the first to apply
+//! an index determines the values at this index.
 //!
-//! A read reports up to which index its node had applied the log: it must show the value that the key had there.
-//! (Whether that is recent enough for a linearizable read is checked by the history; a local read may be arbitrarily
-//! old.)
+//! A read reports up to which index its node had applied the log. The read's answer must be the value that the key had
+//! at that index. `history` checks whether that index is recent enough for a linearizable read. A local read may be
+//! arbitrarily old.
 
 use crate::api::Op;
-use crate::machine::commands::{Answer, Command, Query, Step};
+use crate::machine::commands::{Answer, Command, CommandOrQuery, Query};
 use crate::types::{Entry, Index, Payload};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The values of each key, each with the index since which the key held it.
+/// The values that each key has held, with the indexes from which the key held them.
 #[derive(Debug, Default)]
-pub struct Values {
-    upto: Index,
-    held: BTreeMap<Bytes, Vec<(Index, Option<Bytes>)>>,
-    /// Keys with a deadline, which may be gone at any index.
-    mortal: BTreeSet<Bytes>,
+pub struct ValueHistory {
+    /// The last index that any state machine has applied.
+    applied_upto: Index,
+    /// The values of each key in order, each with the index from which the key held it; `None` while the key did not
+    /// exist.
+    values_by_key: BTreeMap<Bytes, Vec<(Index, Option<Bytes>)>>,
+    /// Keys with a deadline, which may expire at any index.
+    expiring_keys: BTreeSet<Bytes>,
 }
 
-impl Values {
-    /// A state machine has applied an entry; `read` queries it.
-    pub fn applied(&mut self, entry: &Entry, read: impl Fn(&[u8]) -> Bytes) {
-        if entry.position.index <= self.upto {
+impl ValueHistory {
+    /// Records the values after an entry, if no state machine has applied the entry before. `read` queries the state
+    /// machine that has just applied the entry.
+    pub fn record_applied(&mut self, entry: &Entry, read: impl Fn(&[u8]) -> Bytes) {
+        if entry.position.index <= self.applied_upto {
             return;
         }
-        self.upto = entry.position.index;
-        let mut touched = self.mortal.clone();
+        self.applied_upto = entry.position.index;
+        let mut changed = self.expiring_keys.clone();
         if let Payload::Opaque(op) = &entry.payload
             && let Ok(Op::Execute { command, .. }) = Op::read(op)
             && let Ok(command) = Command::decode(command)
         {
-            touches(&command, &mut |key, mortal| {
+            for_each_changed_key(&command, &mut |key, expiring| {
                 if matches!(key.first(), Some(b'k' | b'g')) {
                     let key = Bytes::copy_from_slice(key);
-                    if mortal {
-                        self.mortal.insert(key.clone());
+                    if expiring {
+                        self.expiring_keys.insert(key.clone());
                     }
-                    touched.insert(key);
+                    changed.insert(key);
                 }
             });
         }
-        for key in touched {
+        for key in changed {
             let Ok(Answer::Value(value)) = Answer::decode(read(&Query::Get { key: &key }.encode())) else { continue };
             if value.is_none() {
-                self.mortal.remove(&key);
+                self.expiring_keys.remove(&key);
             }
-            let held = self.held.entry(key).or_default();
-            if held.last().is_none_or(|(_, last)| *last != value) {
-                held.push((self.upto, value));
+            let values = self.values_by_key.entry(key).or_default();
+            if values.last().is_none_or(|(_, last)| *last != value) {
+                values.push((self.applied_upto, value));
             }
         }
     }
 
-    /// Checks that a key held this value when the log was applied up to `applied`.
+    /// Checks the answer to a read of a key: the key must have held this value at the index `applied`.
     pub fn check(&self, key: &Bytes, applied: Index, answer: &Answer) -> Result<(), String> {
         let Answer::Value(value) = answer else { return Ok(()) };
-        if applied > self.upto {
-            return Err(format!("a read as of {applied} of {key:?}, and no node has applied more than {}", self.upto));
+        if applied > self.applied_upto {
+            return Err(format!(
+                "a read of {key:?} reports applied index {applied}, but no node has applied the log beyond index {}",
+                self.applied_upto
+            ));
         }
-        let held = self.held.get(key).map_or(&[][..], Vec::as_slice);
-        let then = held[..held.partition_point(|(since, _)| *since <= applied)].last();
-        let then = then.and_then(|(_, value)| value.as_ref());
-        if then == value.as_ref() {
+        let values = self.values_by_key.get(key).map_or(&[][..], Vec::as_slice);
+        let expected = values[..values.partition_point(|(since, _)| *since <= applied)].last();
+        let expected = expected.and_then(|(_, value)| value.as_ref());
+        if expected == value.as_ref() {
             return Ok(());
         }
-        Err(format!("a read as of {applied} shows {value:?} of {key:?}, which held {then:?} there"))
+        Err(format!(
+            "a read of {key:?} at applied index {applied} answers {value:?}, but the key held {expected:?} there"
+        ))
     }
 }
 
-/// Names the keys that a command may change, and whether it may give them a deadline.
-fn touches(command: &Command<'_>, name: &mut impl FnMut(&[u8], bool)) {
+/// Calls `visit` with each key that a command may change, and with whether the command may give the key a deadline.
+fn for_each_changed_key(command: &Command<'_>, visit: &mut impl FnMut(&[u8], bool)) {
     match command {
         Command::Put { key, .. } | Command::Del { key } | Command::Cas { key, .. } | Command::Incr { key, .. } => {
-            name(key, false);
+            visit(key, false);
         }
-        Command::Append { key, .. } | Command::Persist { key } => name(key, false),
-        Command::Set { key, .. } | Command::Expire { key, .. } => name(key, true),
-        Command::Batch(commands) => commands.iter().for_each(|command| touches(command, name)),
-        Command::Forget(keys) => keys.iter().for_each(|key| name(key, false)),
-        Command::PutAll(pairs) => pairs.iter().for_each(|(key, _)| name(key, false)),
+        Command::Append { key, .. } | Command::Persist { key } => visit(key, false),
+        Command::Set { key, .. } | Command::Expire { key, .. } => visit(key, true),
+        Command::Batch(commands) => commands.iter().for_each(|command| for_each_changed_key(command, visit)),
+        Command::DelKeys(keys) => keys.iter().for_each(|key| visit(key, false)),
+        Command::PutAll(pairs) => pairs.iter().for_each(|(key, _)| visit(key, false)),
         Command::Block(steps) => {
             for step in steps {
-                if let Step::Do(command) = step {
-                    touches(command, name);
+                if let CommandOrQuery::Command(command) = step {
+                    for_each_changed_key(command, visit);
                 }
             }
         }
@@ -95,7 +105,7 @@ mod tests {
     use super::*;
     use crate::types::{ClusterTime, Position, SessionId, Term};
 
-    fn put(index: u64, value: &'static str) -> (Entry, Bytes) {
+    fn put_entry(index: u64, value: &'static str) -> (Entry, Bytes) {
         let command = Command::Put { key: b"k0", value: value.as_bytes() }.encode();
         let op = Op::Execute { session: SessionId(1), seq: 1, first_outstanding: 1, command };
         let position = Position::new(Index(index), Term(1));
@@ -105,9 +115,9 @@ mod tests {
 
     #[test]
     fn read_of_another_index_is_detected() {
-        let mut values = Values::default();
-        for (entry, value) in [put(3, "a"), put(5, "b")] {
-            values.applied(&entry, |_| Answer::Value(Some(value.clone())).encode());
+        let mut values = ValueHistory::default();
+        for (entry, value) in [put_entry(3, "a"), put_entry(5, "b")] {
+            values.record_applied(&entry, |_| Answer::Value(Some(value.clone())).encode());
         }
         let check = |applied, value: Option<&'static str>| {
             let value = value.map(|value| Bytes::from_static(value.as_bytes()));

@@ -1,8 +1,8 @@
-//! The tasks of simulated clients, and the checks of their results.
+//! Draws the tasks of simulated clients, and checks and records their results.
 
-use super::history::{GROUP, History, Input, KEY};
-use super::tasks::{Body, Task, TaskForm};
-use super::values::Values;
+use super::history::{GROUP_PREFIX, History, Input, KEY_PREFIX};
+use super::tasks::{Task, TaskBody, TaskForm};
+use super::values::ValueHistory;
 use crate::types::{Index, Time};
 use bytes::Bytes;
 use rand::RngExt;
@@ -11,33 +11,33 @@ use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The workload of the clients.
+/// How many clients there are, and what they request.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// How many plain clients there are.
+    /// How many plain clients there are, which have no connections.
     pub clients: u64,
     /// How many clients have a connection with several requests in progress, like `Mux`.
-    pub muxes: u64,
+    pub mux_clients: u64,
     /// How many clients have a connection with one request in progress, like `Client`.
-    pub callers: u64,
-    /// How many outstanding commands each has at most.
-    pub outstanding: usize,
-    /// How many keys they share.
+    pub call_clients: u64,
+    /// The largest number of outstanding commands of a client.
+    pub outstanding_max: usize,
+    /// How many keys the clients share.
     pub keys: u64,
-    /// How long each waits at most between an answer and its next request.
-    pub think: Duration,
-    /// How long it waits for an answer before it retries, perhaps at another node.
-    pub patience: Duration,
-    /// How many of a hundred operations are reads.
-    pub reads: u32,
-    /// Whether followers forward requests, instead of naming the leader.
+    /// The longest pause of a client between two new requests.
+    pub think_time_max: Duration,
+    /// How long a plain client waits for an answer before the client retries, perhaps at another node.
+    pub reply_timeout: Duration,
+    /// The percentage of operations that are reads.
+    pub read_percent: u32,
+    /// Whether followers forward the requests of plain clients to the leader, instead of naming the leader.
     pub forward: bool,
-    /// How many of a hundred values are large, to fill segments and windows.
-    pub large: u32,
-    /// How many of a hundred values have a deadline.
-    pub mortal: u32,
-    /// How many of a hundred tasks use several keys at once, or are local reads.
-    pub mixed: u32,
+    /// The percentage of values that are large, to fill segments and windows.
+    pub large_percent: u32,
+    /// The percentage of values that have a deadline.
+    pub expiring_percent: u32,
+    /// The percentage of tasks that use several keys at once, or are local reads.
+    pub mixed_percent: u32,
 }
 
 /// How a task ended for its client.
@@ -47,50 +47,52 @@ pub enum TaskEnd {
     Answered(Bytes, Option<Index>),
     /// Nothing was applied, and nothing will be.
     Refused,
-    /// It may have been applied, or be applied later.
+    /// The task may have been applied, or may be applied later.
     Unknown,
 }
 
-/// The tasks of one client.
+/// Draws the tasks of one client.
 #[derive(Clone, Debug)]
 pub struct Workload {
     client: u64,
     load: Load,
-    values: u64,
+    /// How many values were drawn. Each drawn value contains this count, so that it is unique.
+    drawn_values: u64,
 }
 
 impl Workload {
-    /// The tasks of this client.
+    /// The workload of a client that has drawn no task yet.
     pub fn new(client: u64, load: Load) -> Workload {
-        Workload { client, load, values: 0 }
+        Workload { client, load, drawn_values: 0 }
     }
 
-    /// Draws the next task. Local reads are only for a client that stays with one node (`stays`).
-    pub fn draw(&mut self, rng: &mut SmallRng, history: &History, stays: bool) -> Task {
-        if rng.random_range(0..100) < self.load.mixed {
-            return self.draw_mixed(rng, history, stays);
+    /// Draws the next task. Local reads are only drawn with `stays_with_node`, for clients whose connections belong to
+    /// one node each.
+    pub fn draw(&mut self, rng: &mut SmallRng, history: &History, stays_with_node: bool) -> Task {
+        if rng.random_range(0..100) < self.load.mixed_percent {
+            return self.draw_mixed(rng, history, stays_with_node);
         }
-        let key = history.key(KEY, rng.random_range(0..self.load.keys));
+        let key = history.current_key(KEY_PREFIX, rng.random_range(0..self.load.keys));
         let input = self.draw_input(rng, &key);
         Task { form: TaskForm::Single, parts: vec![(key, input)] }
     }
 
-    fn draw_mixed(&mut self, rng: &mut SmallRng, history: &History, stays: bool) -> Task {
-        let all = |inputs: Input| {
-            let keys = (0..self.load.keys).map(|place| history.key(KEY, place));
+    fn draw_mixed(&mut self, rng: &mut SmallRng, history: &History, stays_with_node: bool) -> Task {
+        let each_key = |inputs: Input| {
+            let keys = (0..self.load.keys).map(|slot| history.current_key(KEY_PREFIX, slot));
             keys.map(|key| (key, inputs.clone())).collect::<Vec<_>>()
         };
-        let group = history.key(GROUP, 0);
+        let group = history.current_key(GROUP_PREFIX, 0);
         let form = match rng.random_range(0..10) {
             0 | 1 => TaskForm::Block,
-            2 => return Task { form: TaskForm::Values, parts: all(Input::Get) },
-            3 => return Task { form: TaskForm::Scan, parts: all(Input::Get) },
-            4 if stays => return Task { form: TaskForm::Local, parts: all(Input::Get) },
-            5 if stays => return Task { form: TaskForm::LocalGroup, parts: vec![(group, Input::Get)] },
+            2 => return Task { form: TaskForm::Values, parts: each_key(Input::Get) },
+            3 => return Task { form: TaskForm::Scan, parts: each_key(Input::Get) },
+            4 if stays_with_node => return Task { form: TaskForm::Local, parts: each_key(Input::Get) },
+            5 if stays_with_node => return Task { form: TaskForm::LocalGroup, parts: vec![(group, Input::Get)] },
             4..=6 => return Task { form: TaskForm::Group, parts: vec![(group, Input::Get)] },
             _ => return Task { form: TaskForm::Group, parts: vec![(group, self.draw_group(rng))] },
         };
-        let mut parts = all(Input::Get);
+        let mut parts = each_key(Input::Get);
         parts.shuffle(rng);
         parts.truncate(rng.random_range(1..=3));
         for (key, input) in &mut parts {
@@ -99,36 +101,37 @@ impl Workload {
         Task { form, parts }
     }
 
-    /// Draws an operation that is applied to all keys of a group alike.
+    /// Draws an operation for all keys of a group.
     fn draw_group(&mut self, rng: &mut SmallRng) -> Input {
-        self.values += 1;
+        self.drawn_values += 1;
         let number = |n: u64| Bytes::from(n.to_string());
         match rng.random_range(0..8) {
             0 => Input::Del,
-            1 => Input::Put(number(self.values)),
-            2 => Input::Cas(None, number(self.values)),
-            3 => Input::Cas(Some(number(rng.random_range(1..20))), number(self.values)),
+            1 => Input::Put(number(self.drawn_values)),
+            2 => Input::Cas(None, number(self.drawn_values)),
+            3 => Input::Cas(Some(number(rng.random_range(1..20))), number(self.drawn_values)),
             _ => Input::Incr(rng.random_range(1..4)),
         }
     }
 
-    /// Numbers are on even keys and words on odd ones, so that increments mostly find a number.
+    /// Draws an operation for a key. Keys with even numbers hold numbers, the others hold text, so that increments
+    /// mostly find a number.
     fn draw_input(&mut self, rng: &mut SmallRng, key: &Bytes) -> Input {
-        if rng.random_range(0..100) < self.load.reads {
+        if rng.random_range(0..100) < self.load.read_percent {
             return Input::Get;
         }
-        let even = key.last().is_some_and(|digit| digit % 2 == 0);
-        self.values += 1;
-        let padding = if rng.random_range(0..100) < self.load.large { 3000 } else { 0 };
-        let value = Bytes::from(format!("{}.{}{}", self.client, self.values, "x".repeat(padding)));
-        match (even, rng.random_range(0..10)) {
+        let is_even = key.last().is_some_and(|digit| digit % 2 == 0);
+        self.drawn_values += 1;
+        let padding = if rng.random_range(0..100) < self.load.large_percent { 3000 } else { 0 };
+        let value = Bytes::from(format!("{}.{}{}", self.client, self.drawn_values, "x".repeat(padding)));
+        match (is_even, rng.random_range(0..10)) {
             (true, 0) => Input::Del,
-            (true, 1) => Input::Put(Bytes::from(self.values.to_string())),
+            (true, 1) => Input::Put(Bytes::from(self.drawn_values.to_string())),
             (true, _) => Input::Incr(rng.random_range(1..4)),
             (false, 0) => Input::Del,
             (false, 1) => Input::Cas(None, value),
-            (false, 2) => Input::Cas(Some(Bytes::from(format!("{}.{}", self.client, self.values / 2))), value),
-            (false, _) if self.load.mortal > 0 && rng.random_range(0..100) < self.load.mortal => {
+            (false, 2) => Input::Cas(Some(Bytes::from(format!("{}.{}", self.client, self.drawn_values / 2))), value),
+            (false, _) if self.load.expiring_percent > 0 && rng.random_range(0..100) < self.load.expiring_percent => {
                 Input::PutFor(value, Duration::from_millis(rng.random_range(1..1500)))
             }
             (false, _) => Input::Put(value),
@@ -136,70 +139,72 @@ impl Workload {
     }
 }
 
-/// A client that runs one task after another, whatever protocol it uses.
+/// The tasks of one client over connections: draws them, and checks and records their results.
 #[derive(Clone, Debug)]
 pub struct TaskClient {
-    /// Its number.
+    /// The number of the client.
     pub client: u64,
     workload: Workload,
-    /// The tasks in progress by their tags, with their operations in the history.
+    /// The tasks in progress by their tags, with the numbers of their operations in the history.
     pending: BTreeMap<u64, (Task, Vec<usize>)>,
-    /// The connection of the last answered local read, and the index of its state.
-    read: Option<(u64, Index)>,
-    tags: u64,
-    /// When it begins the next task.
-    pub next_at: Time,
-    /// Whether it begins nothing new.
+    /// The connection of the last answered local read, and the applied index that it reported.
+    last_local_read: Option<(u64, Index)>,
+    last_tag: u64,
+    /// The earliest time of the next task.
+    pub next_task_at: Time,
+    /// Whether the client begins no more tasks.
     pub stopping: bool,
 }
 
 impl TaskClient {
-    /// A client with nothing in progress.
+    /// A client without a task in progress.
     pub fn new(client: u64, load: Load) -> TaskClient {
         let workload = Workload::new(client, load);
         TaskClient {
             client,
             workload,
             pending: BTreeMap::new(),
-            read: None,
-            tags: 0,
-            next_at: Time::ZERO,
+            last_local_read: None,
+            last_tag: 0,
+            next_task_at: Time::ZERO,
             stopping: false,
         }
     }
 
-    /// Whether it waits for no answers.
+    /// Whether all tasks of the client have ended.
     pub fn is_done(&self) -> bool {
         self.pending.is_empty()
     }
 
     /// Begins a task if one is due. Returns its tag and its encoded body.
-    pub fn begin(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> Option<(u64, Body)> {
-        if self.stopping || now < self.next_at {
+    pub fn begin_task(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> Option<(u64, TaskBody)> {
+        if self.stopping || now < self.next_task_at {
             return None;
         }
         let task = self.workload.draw(rng, history, true);
-        let body = task.body(rng);
-        let operations = task.invoke(self.client, now, history);
-        self.tags += 1;
-        self.pending.insert(self.tags, (task, operations));
-        self.next_at = now + Duration::from_nanos(rng.random_range(0..=self.workload.load.think.as_nanos() as u64));
-        Some((self.tags, body))
+        let body = task.encode(rng);
+        let operations = task.record_requests(self.client, now, history);
+        self.last_tag += 1;
+        self.pending.insert(self.last_tag, (task, operations));
+        self.next_task_at =
+            now + Duration::from_nanos(rng.random_range(0..=self.workload.load.think_time_max.as_nanos() as u64));
+        Some((self.last_tag, body))
     }
 
-    /// Ends a task, over this connection if it was answered. The error describes an answer that no correct node gives.
-    pub fn ends(
+    /// Ends the task of that tag: checks the task's answer, and records it in the history. `link` is the connection on
+    /// which the answer arrived. The error describes an answer that no correct node gives.
+    pub fn end_task(
         &mut self,
         now: Time,
         (tag, link): (u64, Option<u64>),
-        ending: TaskEnd,
-        (history, values): (&mut History, &Values),
+        end: TaskEnd,
+        (history, values): (&mut History, &ValueHistory),
     ) -> Result<(), String> {
         let Some((task, operations)) = self.pending.remove(&tag) else { return Ok(()) };
-        let (answer, applied) = match ending {
+        let (answer, applied) = match end {
             TaskEnd::Answered(answer, applied) => (answer, applied),
             TaskEnd::Refused => {
-                operations.into_iter().for_each(|operation| history.refuse(operation));
+                operations.into_iter().for_each(|operation| history.record_refusal(operation));
                 return Ok(());
             }
             TaskEnd::Unknown => {
@@ -207,24 +212,29 @@ impl TaskClient {
                 return Ok(());
             }
         };
-        let answers = task.split(answer)?;
+        let answers = task.split_answer(answer)?;
         if let Some(applied) = applied {
             task.keys().zip(&answers).try_for_each(|(key, answer)| values.check(&key, applied, answer))?;
         }
         if task.form.is_local() {
-            return link.zip(applied).map_or(Ok(()), |(link, applied)| self.reads_on(link, applied));
+            return link.zip(applied).map_or(Ok(()), |(link, applied)| self.check_local_read(link, applied));
         }
-        operations.into_iter().zip(answers).for_each(|(operation, answer)| history.answer(operation, now, answer));
+        operations
+            .into_iter()
+            .zip(answers)
+            .for_each(|(operation, answer)| history.record_answer(operation, now, answer));
         Ok(())
     }
 
-    /// On one connection, and so with one process, no local read is older than the one before it.
-    fn reads_on(&mut self, link: u64, applied: Index) -> Result<(), String> {
-        let before = self.read.replace((link, applied));
-        match before {
-            Some((same, seen)) if same == link && applied < seen => {
-                Err(format!("client {} reads as of {applied}, and read as of {seen} before", self.client))
-            }
+    /// Checks that no local read is older than the previous local read on the same connection, which always reads from
+    /// the same process.
+    fn check_local_read(&mut self, link: u64, applied: Index) -> Result<(), String> {
+        let previous_read = self.last_local_read.replace((link, applied));
+        match previous_read {
+            Some((previous_link, seen)) if previous_link == link && applied < seen => Err(format!(
+                "client {} reads at applied index {applied}, but its last read on that connection was at {seen}",
+                self.client
+            )),
             _ => Ok(()),
         }
     }
@@ -236,12 +246,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local_read_going_back_is_detected() {
+    fn local_read_older_than_the_last_is_detected() {
         let load = Scenario::draw(1, Duration::from_secs(1)).load;
-        let mut asker = TaskClient::new(1, load);
-        assert!(asker.reads_on(7, Index(5)).is_ok());
-        assert!(asker.reads_on(7, Index(5)).is_ok());
-        assert!(asker.reads_on(8, Index(3)).is_ok(), "another node may be behind");
-        assert!(asker.reads_on(8, Index(2)).is_err());
+        let mut tasks = TaskClient::new(1, load);
+        assert!(tasks.check_local_read(7, Index(5)).is_ok());
+        assert!(tasks.check_local_read(7, Index(5)).is_ok());
+        assert!(tasks.check_local_read(8, Index(3)).is_ok(), "another node may have applied less of the log");
+        assert!(tasks.check_local_read(8, Index(2)).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Snapshots on a disk: one file each, written once, published by rename, used only if whole.
+//! Snapshots on a disk: one file per snapshot, written once, published by a rename, and used only if intact.
 
 pub mod format;
 pub mod incoming;
@@ -9,8 +9,8 @@ pub mod verify;
 pub mod writer;
 
 pub use format::{Chunk, ChunkKind, Header};
-pub use incoming::Incoming;
+pub use incoming::IncomingSnapshot;
 pub use report::{Fault, Result};
 pub use snapshot::Snapshot;
-pub use store::{ListedSnapshot, Newest, Store};
+pub use store::{ListedSnapshot, NewestSnapshot, Store};
 pub use writer::Writer;

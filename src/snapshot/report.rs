@@ -4,33 +4,34 @@ use super::format::Flaw;
 use crate::disk::is_out_of_files;
 use std::io;
 
-/// Why a snapshot cannot be read or made.
+/// A fault that keeps a snapshot from being read, written or received.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The file does not hold the bytes that were written. It is never taken for an empty state.
-    #[error("{file}: byte {offset}: {what}. {advice}")]
+    /// The file does not hold the bytes that were written. A damaged snapshot is never taken for an empty state.
+    #[error("{file}: byte {offset}: {description}. {advice}")]
     Damaged {
-        /// The file.
+        /// The name of the damaged file.
         file: String,
-        /// The offset in the file.
+        /// The offset of the first flaw in the file.
         offset: u64,
         /// What is wrong.
-        what: String,
-        /// Advice for the operator.
+        description: String,
+        /// What the operator should do, or what this node does by itself.
         advice: &'static str,
     },
     /// The disk failed. It is unknown which bytes reached it, and a retry would not show it.
     #[error("{action} {file}: {source}; it is unknown which bytes reached the disk, so this node must stop")]
     Io {
-        /// The failed action.
+        /// The failed action, as a verb: for example "sync".
         action: &'static str,
-        /// The file it was done to.
+        /// The file or directory of the failed action.
         file: String,
         /// The error of the operating system.
         source: io::Error,
     },
-    /// No room. No published snapshot is affected: the caller aborts this snapshot, and the node goes on.
+    /// The disk has no space for the file, or the process has too many open files. No published snapshot is affected:
+    /// the caller aborts this snapshot, and the node continues.
     #[error("no space left for {file}; earlier snapshots are unaffected")]
     Full {
         /// The file that did not fit.
@@ -68,19 +69,19 @@ impl Fault {
     }
 }
 
-/// Converts a disk error to a fault.
-pub(super) fn io(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Fault {
+/// Converts a disk error to a fault: [`Fault::Full`] if a retry may succeed, otherwise [`Fault::Io`].
+pub(super) fn to_fault(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Fault {
     let file = file.to_owned();
     move |source| match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Full { file },
-        // The disk is fine, and this passes like a lack of room.
+        // The process has too many open files. The condition is temporary like a full disk.
         _ if is_out_of_files(&source) => Fault::Full { file: format!("{file} ({source})") },
         _ => Fault::Io { action, file, source },
     }
 }
 
 /// Converts a flaw of a file to a fault.
-pub(super) fn damaged(file: &str, advice: &'static str) -> impl Fn(Flaw) -> Fault + Send + use<> {
+pub(super) fn to_damage_fault(file: &str, advice: &'static str) -> impl Fn(Flaw) -> Fault + Send + use<> {
     let file = file.to_owned();
-    move |flaw| Fault::Damaged { file: file.clone(), offset: flaw.at, what: flaw.to_string(), advice }
+    move |flaw| Fault::Damaged { file: file.clone(), offset: flaw.at, description: flaw.to_string(), advice }
 }

@@ -1,136 +1,146 @@
 //! Reads a snapshot's file back, chunk by chunk.
 //!
-//! The file is read with `pread` and not through a mapping, so that a sector that the disk cannot read is a flaw of the
-//! file and does not end the process.
+//! The file is read with `pread` and not through a mapping: an unreadable sector is then a flaw of the file, and does
+//! not end the process by SIGBUS.
 
-use super::format::{CHUNK_HEADER, Chain, Flaw, FlawKind, Header, file_name};
+use super::format::{CHUNK_HEADER_BYTES, ChecksumChain, Flaw, FlawKind, Header, file_name};
 use crate::disk::unreadable::is_media_error;
 use crate::disk::{DiskFile, Meter};
 use crate::types::ClusterId;
 use bytes::Bytes;
 use std::io;
 
-/// A value, a flaw of the file, or an I/O error that proves no flaw.
+/// A value, a flaw of the file, or an I/O error that does not show a flaw of the file.
 type VerifyResult<T> = io::Result<Result<T, Flaw>>;
 
-/// How far a file was verified.
+/// Verifies a snapshot file step by step, and keeps the progress between the steps.
 #[derive(Debug, Default)]
 pub struct Verifier {
-    found: Option<(Header, Chain)>,
-    chunk: Vec<u8>,
+    progress: Option<(Header, ChecksumChain)>,
+    chunk_buffer: Vec<u8>,
 }
 
 impl Verifier {
     /// Verifies about `bytes` more bytes; returns `true` when the whole file is verified.
     pub fn step(&mut self, file: &impl DiskFile, bytes: u64) -> VerifyResult<bool> {
-        let (mut chain, mut read) = match &self.found {
+        let (mut chain, mut read) = match &self.progress {
             Some((_, chain)) => (*chain, 0),
             None => match read_header(file)? {
                 Ok((header, chain)) => {
-                    self.found = Some((header, chain));
+                    self.progress = Some((header, chain));
                     (chain, chain.at)
                 }
                 Err(flaw) => return Ok(Err(flaw)),
             },
         };
-        while !chain.ended() && read < bytes {
-            let before = chain.at;
-            if let Err(flaw) = read_chunk(file, &mut chain, &mut self.chunk)? {
+        while !chain.is_ended() && read < bytes {
+            let offset_before = chain.at;
+            if let Err(flaw) = read_chunk(file, &mut chain, &mut self.chunk_buffer)? {
                 return Ok(Err(flaw));
             }
-            read += chain.at - before;
+            read += chain.at - offset_before;
         }
-        if let Some((_, found)) = &mut self.found {
-            *found = chain;
+        if let Some((_, verified)) = &mut self.progress {
+            *verified = chain;
         }
-        if chain.ended() && file.size()? > chain.at {
-            return Ok(Err(Flaw { at: chain.at, what: FlawKind::Wrong("bytes behind the end") }));
+        if chain.is_ended() && file.size()? > chain.at {
+            return Ok(Err(Flaw { at: chain.at, kind: FlawKind::Invalid("bytes behind the end") }));
         }
-        Ok(Ok(chain.ended()))
+        Ok(Ok(chain.is_ended()))
     }
 
-    /// The header, and the chain up to which the chunks were verified.
-    pub fn verified(&self) -> Option<(&Header, &Chain)> {
-        self.found.as_ref().map(|(header, chain)| (header, chain))
+    /// The header, and the chain after the last verified chunk; `None` before the first step.
+    pub fn progress(&self) -> Option<(&Header, &ChecksumChain)> {
+        self.progress.as_ref().map(|(header, chain)| (header, chain))
     }
 }
 
-/// Verifies that a file is the snapshot with that name. Returns its header and the chain at its first chunk.
-pub fn read_back(file: &impl DiskFile, name: &str, cluster: ClusterId, meter: &Meter) -> VerifyResult<(Header, Chain)> {
-    let begin = match read_header(file)? {
-        Ok(begin) => begin,
+/// Verifies that a file is the intact snapshot of that name and cluster. Returns its header and the chain at its first
+/// chunk.
+pub fn read_back(
+    file: &impl DiskFile,
+    name: &str,
+    cluster: ClusterId,
+    meter: &Meter,
+) -> VerifyResult<(Header, ChecksumChain)> {
+    let start = match read_header(file)? {
+        Ok(start) => start,
         Err(flaw) => return Ok(Err(flaw)),
     };
-    let wrong = |what| Ok(Err(Flaw { at: 0, what: FlawKind::Wrong(what) }));
-    if begin.0.cluster != cluster {
-        return wrong("it belongs to another cluster");
+    let invalid = |description| Ok(Err(Flaw { at: 0, kind: FlawKind::Invalid(description) }));
+    if start.0.cluster != cluster {
+        return invalid("it belongs to another cluster");
     }
-    if file_name(begin.0.position) != name {
-        return wrong("its header and its name have different positions");
+    if file_name(start.0.position) != name {
+        return invalid("its header and its name have different positions");
     }
-    follow(file, begin, meter)
+    verify_chunks(file, start, meter)
 }
 
-/// Verifies that a file is a snapshot, of any cluster and under any name. Returns its header and the chain at its first
-/// chunk.
-pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> VerifyResult<(Header, Chain)> {
+/// Verifies that a file is an intact snapshot, of any cluster and under any name. Returns its header and the chain at
+/// its first chunk.
+pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> VerifyResult<(Header, ChecksumChain)> {
     match read_header(file)? {
-        Ok(begin) => follow(file, begin, meter),
+        Ok(start) => verify_chunks(file, start, meter),
         Err(flaw) => Ok(Err(flaw)),
     }
 }
 
-/// Verifies all chunks after a header; returns `begin`.
-fn follow(file: &impl DiskFile, begin: (Header, Chain), meter: &Meter) -> VerifyResult<(Header, Chain)> {
-    let mut verifier = Verifier { found: Some(begin.clone()), chunk: Vec::new() };
+/// Verifies all chunks after a header. Returns `start`, which is the header and the chain after it.
+fn verify_chunks(
+    file: &impl DiskFile,
+    start: (Header, ChecksumChain),
+    meter: &Meter,
+) -> VerifyResult<(Header, ChecksumChain)> {
+    let mut verifier = Verifier { progress: Some(start.clone()), chunk_buffer: Vec::new() };
     loop {
-        let before = verifier.verified().map_or(0, |(_, chain)| chain.at);
+        let offset_before = verifier.progress().map_or(0, |(_, chain)| chain.at);
         match verifier.step(file, 1)? {
-            Ok(true) => return Ok(Ok(begin)),
-            Ok(false) => meter.advance(verifier.verified().map_or(0, |(_, chain)| chain.at) - before),
+            Ok(true) => return Ok(Ok(start)),
+            Ok(false) => meter.advance(verifier.progress().map_or(0, |(_, chain)| chain.at) - offset_before),
             Err(flaw) => return Ok(Err(flaw)),
         }
     }
 }
 
-/// Reads the header of a file. Returns it and the chain at the first chunk.
-pub fn read_header(file: &impl DiskFile) -> VerifyResult<(Header, Chain)> {
+/// Reads and decodes the header of a file. Returns the header and the chain at the first chunk.
+pub fn read_header(file: &impl DiskFile) -> VerifyResult<(Header, ChecksumChain)> {
     let mut start = vec![0; 16];
-    if let Err(flaw) = read(file, 0, &mut start)? {
+    if let Err(flaw) = fill_buffer(file, 0, &mut start)? {
         return Ok(Err(flaw));
     }
-    let mut bytes = match Header::length(&start) {
+    let mut bytes = match Header::encoded_length(&start) {
         Ok(length) => vec![0; length],
         Err(flaw) => return Ok(Err(flaw)),
     };
-    Ok(match read(file, 0, &mut bytes)? {
+    Ok(match fill_buffer(file, 0, &mut bytes)? {
         Ok(()) => Header::decode(&Bytes::from(bytes)),
         Err(flaw) => Err(flaw),
     })
 }
 
-/// Reads and checks the next chunk, and advances past it if it is intact.
-pub fn read_chunk(file: &impl DiskFile, chain: &mut Chain, chunk: &mut Vec<u8>) -> VerifyResult<()> {
-    let mut start = [0; CHUNK_HEADER];
-    if let Err(flaw) = read(file, chain.at, &mut start)? {
+/// Reads the next chunk into `chunk` and verifies the chunk. Advances `chain` past an intact chunk.
+pub fn read_chunk(file: &impl DiskFile, chain: &mut ChecksumChain, chunk: &mut Vec<u8>) -> VerifyResult<()> {
+    let mut chunk_header = [0; CHUNK_HEADER_BYTES];
+    if let Err(flaw) = fill_buffer(file, chain.at, &mut chunk_header)? {
         return Ok(Err(flaw));
     }
-    match chain.body(&start) {
-        Ok(body) => chunk.resize(CHUNK_HEADER + body, 0),
+    match chain.body_size(&chunk_header) {
+        Ok(body) => chunk.resize(CHUNK_HEADER_BYTES + body, 0),
         Err(flaw) => return Ok(Err(flaw)),
     }
-    if let Err(flaw) = read(file, chain.at, chunk)? {
+    if let Err(flaw) = fill_buffer(file, chain.at, chunk)? {
         return Ok(Err(flaw));
     }
-    Ok(chain.follow(chunk).map(drop))
+    Ok(chain.verify_chunk(chunk).map(drop))
 }
 
-/// Reads from offset `at` to fill the buffer.
-fn read(file: &impl DiskFile, at: u64, buffer: &mut [u8]) -> VerifyResult<()> {
+/// Fills the buffer with the bytes from offset `at` on.
+fn fill_buffer(file: &impl DiskFile, at: u64, buffer: &mut [u8]) -> VerifyResult<()> {
     match file.read_at(at, buffer) {
         Ok(read) if read == buffer.len() => Ok(Ok(())),
-        Ok(read) => Ok(Err(Flaw { at: at + read as u64, what: FlawKind::Cut })),
-        Err(error) if is_media_error(&error) => Ok(Err(Flaw { at, what: FlawKind::Unreadable })),
+        Ok(read) => Ok(Err(Flaw { at: at + read as u64, kind: FlawKind::Truncated })),
+        Err(error) if is_media_error(&error) => Ok(Err(Flaw { at, kind: FlawKind::Unreadable })),
         Err(error) => Err(error),
     }
 }

@@ -1,12 +1,12 @@
-//! Connects the state machine with its snapshot files: reconciles snapshot and journal at a start, writes a frozen
-//! state to a snapshot, and restores a state from one.
+//! Connects the state machine with its snapshot files: reconciles snapshot and journal at a start, writes the frozen
+//! state to a file, and restores a state from a file.
 
 pub mod faults;
 pub mod restore;
 pub mod start;
 pub mod worker;
 
-pub use faults::fault;
-pub use restore::Restore;
+pub use faults::to_node_fault;
+pub use restore::SnapshotRestore;
 pub use start::reconcile_with_log;
 pub use worker::{Job, JobResult, SnapshotWorker};

@@ -1,6 +1,7 @@
-//! Restores a state from a snapshot in small steps: a gigabyte takes a second, too long for heartbeats to wait.
+//! Restores a state from a snapshot in small steps: a gigabyte takes about a second, and heartbeats must not wait that
+//! long.
 
-use super::faults::{fault, strange};
+use super::faults::{invalid_state_fault, to_node_fault};
 use super::start::base_of;
 use crate::apply::{Applier, ApplierRestore, Piece, StateHeader};
 use crate::disk::Meter;
@@ -9,57 +10,60 @@ use crate::snapshot::{Chunk, ChunkKind, Header, Snapshot};
 use crate::types::{ClusterId, Index, Membership, NodeId, SnapshotPoint};
 use crate::wal::Result;
 
-/// A state that is being restored.
-pub struct Restore<M> {
+/// The state of a snapshot that is being restored, piece by piece.
+pub struct SnapshotRestore<M> {
     snapshot: Snapshot,
     pieces: Box<dyn Iterator<Item = crate::snapshot::Result<Chunk>> + Send>,
-    restoring: ApplierRestore<M>,
+    applier_restore: ApplierRestore<M>,
 }
 
-impl<M: StateMachine> Restore<M> {
-    /// Begins a restore for a state machine of the same kind as that of `like`, which is not changed.
-    pub fn begin(like: &Applier<M>, snapshot: Snapshot) -> Restore<M> {
-        Restore { pieces: Box::new(snapshot.pieces()), restoring: like.restoring(), snapshot }
+impl<M: StateMachine> SnapshotRestore<M> {
+    /// Begins a restore for the same kind of state machine as in `template`. Does not change `template`.
+    pub fn begin(template: &Applier<M>, snapshot: Snapshot) -> SnapshotRestore<M> {
+        SnapshotRestore { pieces: Box::new(snapshot.pieces()), applier_restore: template.begin_restore(), snapshot }
     }
 
-    /// The snapshot that is being restored.
+    /// The snapshot whose state is being restored.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
-    /// Restores the next piece; returns `false` if there was none left.
+    /// Restores the next piece; returns `false` if no piece was left.
     pub fn step(&mut self) -> Result<bool> {
-        Ok(self.take()?.is_some())
+        Ok(self.restore_piece()?.is_some())
     }
 
-    /// Restores the next piece and returns its size in bytes.
-    fn take(&mut self) -> Result<Option<u64>> {
+    /// Restores the next piece and returns its size in bytes; `None` if none is left.
+    fn restore_piece(&mut self) -> Result<Option<u64>> {
         let Some(chunk) = self.pieces.next() else { return Ok(None) };
-        let Chunk { kind, body, .. } = chunk.map_err(fault)?;
+        let Chunk { kind, body, .. } = chunk.map_err(to_node_fault)?;
         let bytes = body.len() as u64;
         let piece = match kind {
             ChunkKind::Sessions => Piece::Sessions(body),
             ChunkKind::Machine => Piece::Machine(body),
             ChunkKind::End => return Ok(Some(bytes)),
         };
-        self.restoring.take(&piece).map_err(|malformed| strange(self.snapshot.name(), &malformed))?;
+        self.applier_restore.add(&piece).map_err(|malformed| invalid_state_fault(self.snapshot.name(), &malformed))?;
         Ok(Some(bytes))
     }
 
-    /// To be called after the last piece: returns the applier in the frozen state, the snapshot, and the base of the
-    /// log.
+    /// Returns the applier in the restored state, the snapshot, and the base of the log after it. To be called when
+    /// [`SnapshotRestore::step`] has returned `false`.
     pub fn finish(self) -> Result<(Applier<M>, Snapshot, SnapshotPoint)> {
         let Header { position, time, digest, sessions, .. } = *self.snapshot.header();
-        let head = StateHeader { position, time, digest, sessions };
-        let applier = self.restoring.finish(&head).map_err(|malformed| strange(self.snapshot.name(), &malformed))?;
+        let state_header = StateHeader { position, time, digest, sessions };
+        let applier = self
+            .applier_restore
+            .finish(&state_header)
+            .map_err(|malformed| invalid_state_fault(self.snapshot.name(), &malformed))?;
         let base = base_of(self.snapshot.header());
         Ok((applier, self.snapshot, base))
     }
 
     /// Restores all pieces, and counts the progress in `meter`.
-    pub fn all(mut self, meter: &Meter) -> Result<(Applier<M>, Snapshot, SnapshotPoint)> {
-        meter.expect(self.snapshot.bytes().len() as u64);
-        while let Some(bytes) = self.take()? {
+    pub fn restore_all(mut self, meter: &Meter) -> Result<(Applier<M>, Snapshot, SnapshotPoint)> {
+        meter.add_total(self.snapshot.bytes().len() as u64);
+        while let Some(bytes) = self.restore_piece()? {
             meter.advance(bytes);
         }
         self.finish()
@@ -67,15 +71,15 @@ impl<M: StateMachine> Restore<M> {
 }
 
 /// The header for the snapshot of a state that has just been frozen.
-pub fn header(
+pub fn snapshot_header(
     cluster: ClusterId,
     node: NodeId,
-    head: &StateHeader,
-    configured: Index,
+    state_header: &StateHeader,
+    configuration_index: Index,
     membership: Membership,
 ) -> Header {
-    let StateHeader { position, time, digest, sessions } = *head;
-    Header { cluster, node, position, configured, time, digest, sessions, membership }
+    let StateHeader { position, time, digest, sessions } = *state_header;
+    Header { cluster, node, position, configuration_index, time, digest, sessions, membership }
 }
 
 /// The chunk kind of a piece, and its bytes.

@@ -1,90 +1,91 @@
 //! The worker that reads and writes snapshot files: one job after the other, on any thread.
 //!
-//! On a full disk a snapshot is what frees room. So it borrows the reserve if it fits into that, and returns it when it
-//! is done or when the log needs it.
+//! On a full disk, log segments can be freed only after a snapshot. So a snapshot borrows the reserve if the reserve is
+//! large enough, and returns it when the snapshot is published or when the log needs the space.
 
-use super::faults::{fault, of_reserve};
+use super::faults::{reserve_fault, to_node_fault};
 use super::restore::chunk_of;
 use crate::apply::Piece;
 use crate::disk::Disk;
-use crate::snapshot::{self, Header, Incoming, Snapshot, Store, Writer};
+use crate::snapshot::{self, Header, IncomingSnapshot, Snapshot, Store, Writer};
 use crate::types::{NodeId, Position};
 use crate::wal::{Ballast, Result};
 use bytes::Bytes;
 use std::io::ErrorKind;
 
-/// How many bytes of a snapshot are read back in one job.
-const VERIFY_BYTES: u64 = 1 << 20;
+/// The number of bytes of a snapshot that are read back in one [`Job::VerifySnapshot`].
+const VERIFY_JOB_BYTES: u64 = 1 << 20;
 
-/// A job for the worker.
+/// A job for the [`SnapshotWorker`].
 #[derive(Debug)]
 pub enum Job {
     /// Begin to write a snapshot.
-    Begin(Header),
-    /// Write the next piece of it.
-    Piece(Piece),
-    /// Seal it after the last piece, and make it durable.
-    Finish,
-    /// Read the next part of it back from the disk; publish it when all of it matches what was written.
-    Verify,
-    /// Abort it.
-    Abort,
+    BeginSnapshot(Header),
+    /// Write the next piece of the snapshot.
+    WritePiece(Piece),
+    /// Seal the snapshot after its last piece, and make it durable.
+    SealSnapshot,
+    /// Read the next part of the sealed snapshot back from the disk. Publish the snapshot when all of it was verified.
+    VerifySnapshot,
+    /// Abort the snapshot that is being written.
+    AbortSnapshot,
     /// Write a piece of another node's snapshot file.
-    Receive {
-        /// The sender.
+    ReceivePiece {
+        /// The node that sent the piece.
         from: NodeId,
-        /// The position of the snapshot.
+        /// The position of the last entry that the snapshot replaces.
         snapshot: Position,
-        /// The size of the file in bytes.
+        /// The size of the whole file in bytes.
         total: u64,
-        /// The offset of the piece.
+        /// The offset of the piece in the file.
         offset: u64,
-        /// The piece.
+        /// The bytes of the file from `offset` on.
         bytes: Bytes,
     },
     /// Read a snapshot of this node again, because a follower received it damaged.
-    Inspect {
-        /// The follower.
+    InspectSnapshot {
+        /// The follower that reported the damage.
         follower: NodeId,
-        /// The position of the snapshot.
+        /// The position of the last entry that the snapshot replaces.
         snapshot: Position,
-        /// How many times in a row that follower has received one damaged.
+        /// The number of times in a row that the follower has received a damaged snapshot.
         times: u32,
     },
 }
 
-/// The result of a job.
+/// The result of a [`Job`].
 #[derive(Debug)]
 pub enum JobResult {
-    /// The worker is ready for the next piece.
-    Ready,
-    /// The whole state is written and must be read back.
+    /// The file was created or a piece was written: the worker accepts the next piece.
+    PieceWritten,
+    /// The whole state is written, and the file must still be read back: the next job should be
+    /// [`Job::VerifySnapshot`].
     Written,
-    /// The snapshot differed from what was written when it was read back: it was set aside, and is not used.
+    /// The snapshot that was read back differs from what was written. It was set aside and is not used.
     Damaged,
-    /// The snapshot is published and durable; `None` if there was no room for it, or if it was aborted.
+    /// The snapshot is published and durable; `None` if the disk had no space for it, or if it was aborted.
     Published(Option<Snapshot>),
-    /// A part of another node's snapshot is here.
+    /// A part of another node's snapshot was written.
     Received {
-        /// The sender.
+        /// The node that sent the snapshot.
         from: NodeId,
-        /// The position of the snapshot.
+        /// The position of the last entry that the snapshot replaces.
         snapshot: Position,
-        /// How many bytes of it are here.
+        /// The number of bytes received so far: the offset at which the sender continues.
         next: u64,
-        /// Whether the whole snapshot was received and was damaged: then no part of it is left.
+        /// Whether the whole snapshot was received and was damaged. If so, it was removed.
         damaged: bool,
     },
     /// A snapshot of this node was read again.
     Inspected {
-        /// The position of the snapshot.
+        /// The position of the last entry that the snapshot replaces.
         snapshot: Position,
-        /// Whether it is whole. If not, it was set aside, or a newer one has replaced it.
+        /// Whether the snapshot is intact. If not, the file was set aside, or a newer snapshot has replaced it.
         whole: bool,
     },
-    /// Another node's snapshot was received, whole and durable.
-    Complete(Snapshot),
-    /// There is no room for another node's snapshot. No response is sent: the sender retries by itself.
+    /// Another node's snapshot was received completely. It is verified and durable.
+    TransferComplete(Snapshot),
+    /// The disk has no space for another node's snapshot. No response is sent: the sender retries by itself.
     NoRoom,
 }
 
@@ -93,128 +94,135 @@ pub struct SnapshotWorker<D: Disk> {
     store: Store<D>,
     reserve: Ballast<D>,
     writer: Option<Writer<D>>,
-    incoming: Option<Incoming<D>>,
-    /// Position and size of the latest received snapshot: later messages from its sender about it are stale.
-    arrived: Option<(Position, u64)>,
-    /// Whether a lack of room was logged since there last was room.
+    incoming: Option<IncomingSnapshot<D>>,
+    /// Position and size in bytes of the latest snapshot that was received completely. Later messages about that
+    /// snapshot are stale.
+    last_received: Option<(Position, u64)>,
+    /// Whether a lack of disk space was logged since a snapshot last succeeded.
     no_room_logged: bool,
 }
 
 impl<D: Disk> SnapshotWorker<D> {
-    /// An idle worker for these files; `reserve` is on the same disk.
+    /// An idle worker for the snapshots in `store`; `reserve` is on the same disk.
     pub fn new(store: Store<D>, reserve: Ballast<D>) -> SnapshotWorker<D> {
-        SnapshotWorker { store, reserve, writer: None, incoming: None, arrived: None, no_room_logged: false }
+        SnapshotWorker { store, reserve, writer: None, incoming: None, last_received: None, no_room_logged: false }
     }
 
     /// Runs a job. An error is final: the node must stop.
     pub fn run(&mut self, job: Job) -> Result<JobResult> {
         let outcome = match job {
-            Job::Begin(header) => self.with_reserve(|keeper| keeper.begin(&header)),
-            Job::Piece(piece) => self.with_reserve(|keeper| keeper.put(&piece)),
-            Job::Finish => self.with_reserve(SnapshotWorker::seal),
-            Job::Verify => self.with_reserve(SnapshotWorker::verify),
-            Job::Abort => Ok(JobResult::Published(None)),
-            Job::Receive { from, snapshot, total, offset, bytes } => {
+            Job::BeginSnapshot(header) => self.retry_with_reserve(|worker| worker.begin_snapshot(&header)),
+            Job::WritePiece(piece) => self.retry_with_reserve(|worker| worker.write_piece(&piece)),
+            Job::SealSnapshot => self.retry_with_reserve(SnapshotWorker::seal_snapshot),
+            Job::VerifySnapshot => self.retry_with_reserve(SnapshotWorker::verify_snapshot),
+            Job::AbortSnapshot => Ok(JobResult::Published(None)),
+            Job::ReceivePiece { from, snapshot, total, offset, bytes } => {
                 return self.receive(from, snapshot, total, offset, &bytes);
             }
-            Job::Inspect { follower, snapshot, times } => {
-                return self.inspect(follower, snapshot, times).map_err(fault);
+            Job::InspectSnapshot { follower, snapshot, times } => {
+                return self.inspect_snapshot(follower, snapshot, times).map_err(to_node_fault);
             }
         };
         match outcome {
-            Ok(done @ (JobResult::Ready | JobResult::Written)) => Ok(done),
+            Ok(done @ (JobResult::PieceWritten | JobResult::Written)) => Ok(done),
             Ok(done @ JobResult::Published(Some(_))) => {
                 self.no_room_logged = false;
                 self.reserve.end_loan();
                 Ok(done)
             }
-            Ok(done) => self.abort().map(|()| done),
+            Ok(done) => self.abort_snapshot().map(|()| done),
             Err(snapshot::Fault::Full { file }) => {
                 self.log_no_room_once(&file);
-                self.abort().map(|()| JobResult::Published(None))
+                self.abort_snapshot().map(|()| JobResult::Published(None))
             }
-            Err(damaged @ snapshot::Fault::Damaged { .. }) => self.set_aside(&damaged).map_err(fault),
-            Err(wrong) => Err(fault(wrong)),
+            Err(damaged @ snapshot::Fault::Damaged { .. }) => self.set_damaged_aside(&damaged).map_err(to_node_fault),
+            Err(other) => Err(to_node_fault(other)),
         }
     }
 
-    /// Sets the damaged snapshot aside: it is not used, and the log before it is kept.
-    fn set_aside(&mut self, damaged: &snapshot::Fault) -> snapshot::Result<JobResult> {
+    /// Sets the damaged snapshot aside: the file is renamed and never used, and the log is kept.
+    fn set_damaged_aside(&mut self, damaged: &snapshot::Fault) -> snapshot::Result<JobResult> {
         if let Some(writer) = self.writer.take() {
-            let aside = self.store.set_aside(&writer.unfinished())?;
-            log::error!("snapshot {damaged}; the file is set aside as {aside}");
+            let set_aside_name = self.store.set_aside(&writer.unfinished_name())?;
+            log::error!("snapshot {damaged}; the file is set aside as {set_aside_name}");
         }
         self.reserve.end_loan();
         Ok(JobResult::Damaged)
     }
 
-    /// Runs a step, and once more with the reserve if there is no room without it.
-    fn with_reserve(
+    /// Runs a step. If the disk is full, removes the damaged file that was set aside or borrows the reserve, and runs
+    /// the step once more.
+    fn retry_with_reserve(
         &mut self,
         mut step: impl FnMut(&mut Self) -> snapshot::Result<JobResult>,
     ) -> snapshot::Result<JobResult> {
         match step(self) {
-            Err(snapshot::Fault::Full { file }) if self.store.drop_set_aside()? || self.lend(&file)? => step(self),
+            Err(snapshot::Fault::Full { file })
+                if self.store.remove_set_aside_files()? || self.borrow_reserve(&file)? =>
+            {
+                step(self)
+            }
             outcome => outcome,
         }
     }
 
-    fn lend(&self, file: &str) -> snapshot::Result<bool> {
-        let lent = self.reserve.lend().map_err(of_reserve)?;
+    fn borrow_reserve(&self, file: &str) -> snapshot::Result<bool> {
+        let lent = self.reserve.lend().map_err(reserve_fault)?;
         if lent {
             log::warn!("no space left for {file}: the snapshot borrows the reserve");
         }
         Ok(lent)
     }
 
-    /// Logs a lack of room once, since it may last long.
+    /// Logs a lack of disk space only once, since the lack may last long.
     fn log_no_room_once(&mut self, file: &str) {
         if !std::mem::replace(&mut self.no_room_logged, true) {
             log::warn!("no space left for {file}, not even with the reserve: the log is kept until there is space");
         }
     }
 
-    /// Aborts the snapshot that is being written: its room and the loan of the reserve are free when this returns.
-    fn abort(&mut self) -> Result<()> {
-        let abandoned = self.writer.take().map_or(Ok(()), Writer::abandon);
+    /// Aborts the snapshot that is being written: removes its file, and returns the reserve.
+    fn abort_snapshot(&mut self) -> Result<()> {
+        let outcome = self.writer.take().map_or(Ok(()), Writer::abandon);
         self.reserve.end_loan();
-        abandoned.map_err(fault)
+        outcome.map_err(to_node_fault)
     }
 
-    fn begin(&mut self, header: &Header) -> snapshot::Result<JobResult> {
-        self.writer = Some(self.store.writer(header)?);
-        Ok(JobResult::Ready)
+    fn begin_snapshot(&mut self, header: &Header) -> snapshot::Result<JobResult> {
+        self.writer = Some(self.store.create_writer(header)?);
+        Ok(JobResult::PieceWritten)
     }
 
-    fn put(&mut self, piece: &Piece) -> snapshot::Result<JobResult> {
+    fn write_piece(&mut self, piece: &Piece) -> snapshot::Result<JobResult> {
         let Some(writer) = &mut self.writer else { return Ok(JobResult::Published(None)) };
-        if self.reserve.is_claimed() {
-            // The log has priority: without it the node cannot vote.
+        if self.reserve.is_claimed_by_log() {
+            // The log has priority: without space for it the node cannot vote.
             return Ok(JobResult::Published(None));
         }
         let (kind, bytes) = chunk_of(piece);
-        writer.put(kind, bytes)?;
-        Ok(JobResult::Ready)
+        writer.write_piece(kind, bytes)?;
+        Ok(JobResult::PieceWritten)
     }
 
-    fn seal(&mut self) -> snapshot::Result<JobResult> {
+    fn seal_snapshot(&mut self) -> snapshot::Result<JobResult> {
         let Some(writer) = &mut self.writer else { return Ok(JobResult::Published(None)) };
         writer.seal()?;
         Ok(JobResult::Written)
     }
 
-    fn verify(&mut self) -> snapshot::Result<JobResult> {
+    fn verify_snapshot(&mut self) -> snapshot::Result<JobResult> {
         let Some(writer) = &mut self.writer else { return Ok(JobResult::Published(None)) };
-        if self.reserve.is_claimed() {
+        if self.reserve.is_claimed_by_log() {
             return Ok(JobResult::Published(None));
         }
-        let Some(snapshot) = writer.verify(VERIFY_BYTES)? else { return Ok(JobResult::Written) };
+        let Some(snapshot) = writer.verify(VERIFY_JOB_BYTES)? else { return Ok(JobResult::Written) };
         self.writer = None;
-        // If a newer snapshot was received from a leader meanwhile, this one came too late.
+        // A newer snapshot may have been received from a leader meanwhile. Then the snapshot that was written is
+        // outdated and is pruned.
         let index = snapshot.header().position.index;
-        match self.arrived.filter(|(arrived, _)| arrived.index > index) {
+        match self.last_received.filter(|(received, _)| received.index > index) {
             None => drop(self.store.prune_older_than(&snapshot)?),
-            Some((arrived, _)) => match self.store.prune(arrived) {
+            Some((received, _)) => match self.store.prune(received) {
                 Err(damaged @ snapshot::Fault::Damaged { .. }) => log::error!("snapshot {damaged}"),
                 pruned => drop(pruned?),
             },
@@ -224,12 +232,12 @@ impl<D: Disk> SnapshotWorker<D> {
 
     /// Reads a snapshot of this node again that a follower received damaged: either this file is damaged, or the
     /// follower's copy was damaged in transit or on the follower's disk.
-    fn inspect(&mut self, follower: NodeId, position: Position, times: u32) -> snapshot::Result<JobResult> {
+    fn inspect_snapshot(&mut self, follower: NodeId, position: Position, times: u32) -> snapshot::Result<JobResult> {
         let file = snapshot::format::file_name(position);
         log::warn!(
             "{follower} received snapshot {file} damaged ({times} times in a row): this node reads its file again"
         );
-        let whole = match self.store.reread(position) {
+        let is_intact = match self.store.read_uncached(position) {
             Ok(_) => {
                 log::warn!(
                     "snapshot {file} is intact here: it was damaged on its way to {follower}, or on the disk of \
@@ -237,19 +245,19 @@ impl<D: Disk> SnapshotWorker<D> {
                 );
                 true
             }
-            Err(snapshot::Fault::Damaged { file, offset, what, .. }) => {
-                let aside = self.store.set_aside(&file)?;
+            Err(snapshot::Fault::Damaged { file, offset, description, .. }) => {
+                let set_aside_name = self.store.set_aside(&file)?;
                 log::error!(
-                    "snapshot {file} is damaged here: byte {offset}: {what}; the file is set aside as {aside}, and \
-                     another snapshot is taken"
+                    "snapshot {file} is damaged here: byte {offset}: {description}; the file is set aside as \
+                     {set_aside_name}, and another snapshot is taken"
                 );
                 false
             }
-            // A newer snapshot has replaced it.
+            // The file is gone: a newer snapshot has replaced this one.
             Err(snapshot::Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => false,
-            Err(wrong) => return Err(wrong),
+            Err(other) => return Err(other),
         };
-        Ok(JobResult::Inspected { snapshot: position, whole })
+        Ok(JobResult::Inspected { snapshot: position, whole: is_intact })
     }
 
     fn receive(
@@ -260,53 +268,54 @@ impl<D: Disk> SnapshotWorker<D> {
         offset: u64,
         bytes: &[u8],
     ) -> Result<JobResult> {
-        let said = |next, damaged| JobResult::Received { from, snapshot: position, next, damaged };
+        let received_result = |next, damaged| JobResult::Received { from, snapshot: position, next, damaged };
         match self.receive_piece(position, total, offset, bytes) {
-            Ok(Ok(next)) => Ok(said(next, false)),
+            Ok(Ok(next)) => Ok(received_result(next, false)),
             Ok(Err(snapshot)) => {
                 self.no_room_logged = false;
-                Ok(JobResult::Complete(snapshot))
+                Ok(JobResult::TransferComplete(snapshot))
             }
             // The damaged file was removed. The sender is informed, and reads its own file again.
             Err(damaged @ snapshot::Fault::Damaged { .. }) => {
                 self.incoming = None;
                 log::warn!("snapshot {position} from {from} is damaged: {damaged}; this node reports it to {from}");
-                Ok(said(0, true))
+                Ok(received_result(0, true))
             }
             Err(snapshot::Fault::Full { file }) => {
                 self.incoming = None;
                 self.log_no_room_once(&file);
                 Ok(JobResult::NoRoom)
             }
-            Err(wrong) => Err(fault(wrong)),
+            Err(other) => Err(to_node_fault(other)),
         }
     }
 
-    /// Whether a snapshot is completely written and must be read back.
+    /// Whether the whole snapshot is written and must be read back.
     pub fn is_written(&self) -> bool {
         self.writer.as_ref().is_some_and(Writer::is_sealed)
     }
 
-    /// Begins or resumes a transfer, in the room of the reserve if it needs that and fits into it.
-    fn open(&mut self, position: Position, total: u64) -> snapshot::Result<Incoming<D>> {
-        let mut lacks = self.store.missing_room(position, total)?;
-        if lacks > 0 && self.store.drop_set_aside()? {
-            lacks = self.store.missing_room(position, total)?;
+    /// Begins or resumes a transfer. Borrows the reserve if the free space is too small without it.
+    fn open_incoming(&mut self, position: Position, total: u64) -> snapshot::Result<IncomingSnapshot<D>> {
+        let mut missing = self.store.missing_bytes(position, total)?;
+        if missing > 0 && self.store.remove_set_aside_files()? {
+            missing = self.store.missing_bytes(position, total)?;
         }
         let file = snapshot::format::file_name(position);
-        if lacks == 0 {
-            return self.store.incoming(position, total);
+        if missing == 0 {
+            return self.store.open_incoming(position, total);
         }
-        if lacks > self.reserve.size().map_err(of_reserve)? || !self.lend(&file)? {
+        if missing > self.reserve.size().map_err(reserve_fault)? || !self.borrow_reserve(&file)? {
             return Err(snapshot::Fault::Full { file });
         }
-        let incoming = self.store.incoming(position, total);
-        // The file has all the room that it will need, or none.
+        let incoming = self.store.open_incoming(position, total);
+        // The file's whole space is allocated, or none: the loan is no longer needed.
         self.reserve.end_loan();
         incoming
     }
 
-    /// How many bytes of the snapshot are here, or the snapshot if it is complete.
+    /// Writes a piece of another node's snapshot. Returns the number of bytes received so far as `Ok`, or the complete
+    /// snapshot as `Err`.
     fn receive_piece(
         &mut self,
         position: Position,
@@ -314,22 +323,23 @@ impl<D: Disk> SnapshotWorker<D> {
         offset: u64,
         bytes: &[u8],
     ) -> snapshot::Result<std::result::Result<u64, Snapshot>> {
-        if let Some((arrived, total)) = self.arrived.filter(|(arrived, _)| arrived.index >= position.index) {
-            return Ok(Ok(if arrived == position { total } else { 0 }));
+        if let Some((received, total)) = self.last_received.filter(|(received, _)| received.index >= position.index) {
+            return Ok(Ok(if received == position { total } else { 0 }));
         }
-        let other = |incoming: &Incoming<D>| incoming.position() != position || incoming.total() != total;
-        if self.incoming.as_ref().is_none_or(other) {
+        let is_other_transfer =
+            |incoming: &IncomingSnapshot<D>| incoming.position() != position || incoming.total_bytes() != total;
+        if self.incoming.as_ref().is_none_or(is_other_transfer) {
             self.incoming = None;
-            self.incoming = Some(self.open(position, total)?);
+            self.incoming = Some(self.open_incoming(position, total)?);
         }
         let Some(incoming) = &mut self.incoming else { return Ok(Ok(0)) };
-        let next = incoming.put(offset, bytes)?;
+        let next = incoming.write_bytes(offset, bytes)?;
         match self.incoming.take_if(|incoming| incoming.is_complete()) {
             None => Ok(Ok(next)),
             Some(incoming) => {
                 let snapshot = incoming.finish()?;
                 self.store.prune_older_than(&snapshot)?;
-                self.arrived = Some((position, total));
+                self.last_received = Some((position, total));
                 Ok(Err(snapshot))
             }
         }

@@ -6,149 +6,150 @@ use super::membership::{Member, Membership, PendingRole};
 use crate::limits::MEMBERS_MAX;
 use std::collections::BTreeSet;
 
-/// A membership change.
+/// A membership change that an operator, or a joining node, requests from the leader.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
     /// Adds a member, at first as a learner.
     Add {
-        /// Its id, which no other node has ever used.
+        /// An id that no other node has ever used.
         id: NodeId,
-        /// Its `host:port`.
+        /// The `host:port` at which other nodes dial the member.
         address: String,
-        /// Its disk id, if the node itself requests the change.
+        /// The disk id, if the new node itself requests the change; `None` if an operator requests it.
         disk: Option<DiskId>,
-        /// Its pending role, which is not [`PendingRole::Remove`].
-        prospect: PendingRole,
+        /// The role change that follows once the learner has caught up; never [`PendingRole::Remove`].
+        pending_role: PendingRole,
     },
     /// Removes a member, voter or learner.
     Remove(NodeId),
     /// Makes a learner a voter.
     Promote(NodeId),
-    /// Makes these members the voters; current voters that are not named leave.
-    Voters(BTreeSet<NodeId>),
+    /// Makes these members the voters. Current voters that are not in the set stop being members.
+    SetVoters(BTreeSet<NodeId>),
     /// Changes the address of a member.
-    Move {
-        /// The member.
+    SetAddress {
+        /// The member whose address changes.
         id: NodeId,
-        /// Its new `host:port`.
+        /// The `host:port` from now on. It must differ from the present one.
         address: String,
     },
-    /// Reverts the change that is in progress.
+    /// Reverts the change in progress, unless it is committed.
     Abort,
 }
 
-/// Why a change results in no membership.
+/// Why a change cannot be applied to a membership.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidChange {
     /// The node is already a member.
     #[error("{0} is a member already")]
-    Member(NodeId),
+    AlreadyMember(NodeId),
     /// The node is not a member.
     #[error("{0} is not a member")]
     NotMember(NodeId),
     /// The node is already a voter.
     #[error("{0} is a voter already")]
-    Voter(NodeId),
+    AlreadyVoter(NodeId),
     /// The node to be replaced is not a voter.
     #[error("{0} is not a voter: no member can replace it")]
-    NoPlace(NodeId),
-    /// Another node is already to replace it.
+    ReplacesNonVoter(NodeId),
+    /// A learner is already waiting to replace this voter.
     #[error("{0} is being replaced already")]
-    Replaced(NodeId),
-    /// No voter would be left.
+    AlreadyReplaced(NodeId),
+    /// The change would leave no voter.
     #[error("no voters would be left")]
     NoVoters,
-    /// The cluster has as many members as allowed.
+    /// The cluster has `MEMBERS_MAX` members already.
     #[error("a cluster has at most {MEMBERS_MAX} members")]
-    Full,
-    /// The membership would not change.
+    TooManyMembers,
+    /// The change would leave the membership as it is.
     #[error("nothing would change")]
-    NoChange,
-    /// Another member has that address.
+    NoEffect,
+    /// This other member has the address already.
     #[error("{0} already has that address")]
-    Taken(NodeId),
+    AddressInUse(NodeId),
     /// Other nodes cannot dial the address.
     #[error("that address cannot be dialed: {0}")]
-    Address(#[from] AddressError),
+    UndialableAddress(#[from] AddressError),
     /// The change in progress is already being reverted.
     #[error("the change in progress is already being reverted")]
-    Returning,
-    /// No change is in progress to be reverted.
+    AlreadyReverting,
+    /// There is no change in progress that [`Change::Abort`] could revert.
     #[error("no change is in progress")]
-    Idle,
+    NoChangeInProgress,
 }
 
 impl Membership {
     /// The membership after a change: joint, if the voters change (§6). `self` must not be joint, and [`Change::Abort`]
-    /// is handled by [`Membership::restored`] instead.
-    pub fn changed(&self, change: &Change) -> Result<Membership, InvalidChange> {
+    /// is handled by [`Membership::revert_joint`] instead.
+    pub fn after_change(&self, change: &Change) -> Result<Membership, InvalidChange> {
         let mut next = self.clone();
         match change {
-            Change::Add { id, .. } if self.members.contains_key(id) => return Err(InvalidChange::Member(*id)),
-            Change::Add { .. } if self.members.len() >= MEMBERS_MAX => return Err(InvalidChange::Full),
-            Change::Add { id, address, disk, prospect } => {
-                if let PendingRole::Replace(old) = prospect {
-                    self.can_be_succeeded(*old)?;
+            Change::Add { id, .. } if self.members.contains_key(id) => return Err(InvalidChange::AlreadyMember(*id)),
+            Change::Add { .. } if self.members.len() >= MEMBERS_MAX => return Err(InvalidChange::TooManyMembers),
+            Change::Add { id, address, disk, pending_role } => {
+                if let PendingRole::Replace(old) = pending_role {
+                    self.check_replaceable(*old)?;
                 }
-                self.is_free(*id, address)?;
-                next.members.insert(*id, Member { address: address.clone(), disk: *disk, pending_role: *prospect });
+                self.check_address_is_free(*id, address)?;
+                next.members.insert(*id, Member { address: address.clone(), disk: *disk, pending_role: *pending_role });
             }
-            Change::Move { id, address } => {
+            Change::SetAddress { id, address } => {
                 let member = next.members.get_mut(id).ok_or(InvalidChange::NotMember(*id))?;
                 if member.address == *address {
-                    return Err(InvalidChange::NoChange);
+                    return Err(InvalidChange::NoEffect);
                 }
-                self.is_free(*id, address)?;
+                self.check_address_is_free(*id, address)?;
                 member.address.clone_from(address);
             }
             Change::Remove(id) if !self.members.contains_key(id) => return Err(InvalidChange::NotMember(*id)),
             Change::Remove(id) if !self.is_voter(*id) => {
                 next.members.remove(id);
             }
-            Change::Remove(id) => return self.towards(self.voters.iter().copied().filter(|v| v != id).collect()),
+            Change::Remove(id) => return self.enter_joint(self.voters.iter().copied().filter(|v| v != id).collect()),
             Change::Promote(id) if !self.members.contains_key(id) => return Err(InvalidChange::NotMember(*id)),
-            Change::Promote(id) if self.is_voter(*id) => return Err(InvalidChange::Voter(*id)),
-            Change::Promote(id) => return self.towards(self.voters.iter().copied().chain([*id]).collect()),
-            Change::Voters(ids) => return self.towards(ids.clone()),
-            Change::Abort => return Err(InvalidChange::Idle),
+            Change::Promote(id) if self.is_voter(*id) => return Err(InvalidChange::AlreadyVoter(*id)),
+            Change::Promote(id) => return self.enter_joint(self.voters.iter().copied().chain([*id]).collect()),
+            Change::SetVoters(ids) => return self.enter_joint(ids.clone()),
+            Change::Abort => return Err(InvalidChange::NoChangeInProgress),
         }
         Ok(next)
     }
 
-    /// Checks that a node can be reached at `address`: by its form, and because no other member has it. Two members
-    /// with one address would keep every node that learns of both from starting.
-    fn is_free(&self, id: NodeId, address: &str) -> Result<(), InvalidChange> {
+    /// Checks that `address` has a valid form and that no other member has it. A node whose configuration has two
+    /// members with one address does not start.
+    fn check_address_is_free(&self, id: NodeId, address: &str) -> Result<(), InvalidChange> {
         check_address(address)?;
-        let other = self.members.iter().find(|(other, member)| **other != id && member.address == address);
-        other.map_or(Ok(()), |(other, _)| Err(InvalidChange::Taken(*other)))
+        let address_holder = self.members.iter().find(|(holder, member)| **holder != id && member.address == address);
+        address_holder.map_or(Ok(()), |(holder, _)| Err(InvalidChange::AddressInUse(*holder)))
     }
 
-    fn can_be_succeeded(&self, old: NodeId) -> Result<(), InvalidChange> {
-        let waits = |member: &Member| member.pending_role == PendingRole::Replace(old);
+    /// Checks that `old` is a voter that no other member is to replace yet.
+    fn check_replaceable(&self, old: NodeId) -> Result<(), InvalidChange> {
+        let replaces_old = |member: &Member| member.pending_role == PendingRole::Replace(old);
         match self.members.get(&old) {
             None => Err(InvalidChange::NotMember(old)),
-            Some(_) if !self.is_voter(old) => Err(InvalidChange::NoPlace(old)),
-            Some(_) if self.members.values().any(waits) => Err(InvalidChange::Replaced(old)),
+            Some(_) if !self.is_voter(old) => Err(InvalidChange::ReplacesNonVoter(old)),
+            Some(_) if self.members.values().any(replaces_old) => Err(InvalidChange::AlreadyReplaced(old)),
             Some(_) => Ok(()),
         }
     }
 
-    /// The joint configuration from the current voters to `voters` (§6). Members that are outgoing voters only will
-    /// leave.
-    pub fn towards(&self, voters: BTreeSet<NodeId>) -> Result<Membership, InvalidChange> {
+    /// The joint configuration from the current voters to `voters` (§6). Voters that are not in `voters` are removed
+    /// when the joint configuration is left.
+    pub fn enter_joint(&self, voters: BTreeSet<NodeId>) -> Result<Membership, InvalidChange> {
         if voters.is_empty() {
             return Err(InvalidChange::NoVoters);
         }
-        if let Some(stranger) = voters.iter().find(|id| !self.members.contains_key(id)) {
-            return Err(InvalidChange::NotMember(*stranger));
+        if let Some(non_member) = voters.iter().find(|id| !self.members.contains_key(id)) {
+            return Err(InvalidChange::NotMember(*non_member));
         }
         if voters == self.voters {
-            return Err(InvalidChange::NoChange);
+            return Err(InvalidChange::NoEffect);
         }
         let mut next = Membership { outgoing: self.voters.clone(), voters, ..self.clone() };
         for (id, member) in &mut next.members {
             if next.voters.contains(id) {
-                member.pending_role = PendingRole::Stays;
+                member.pending_role = PendingRole::Unchanged;
             } else if next.outgoing.contains(id) {
                 member.pending_role = PendingRole::Remove;
             }
@@ -156,33 +157,33 @@ impl Membership {
         Ok(next)
     }
 
-    /// The configuration C-new in which a joint configuration results (§6).
-    pub fn settled(&self) -> Membership {
+    /// The configuration C-new that follows a joint one (§6): only its new voters decide.
+    pub fn leave_joint(&self) -> Membership {
         let mut next = Membership { outgoing: BTreeSet::new(), ..self.clone() };
         next.members.retain(|id, member| next.voters.contains(id) || member.pending_role != PendingRole::Remove);
-        // A learner that was to replace a voter that is gone is to become a voter of its own instead.
-        let places: BTreeSet<NodeId> = next.voters.clone();
+        // A learner that waited to replace a removed voter becomes an additional voter instead.
+        let new_voters: BTreeSet<NodeId> = next.voters.clone();
         for member in next.members.values_mut() {
-            if matches!(member.pending_role, PendingRole::Replace(old) if !places.contains(&old)) {
+            if matches!(member.pending_role, PendingRole::Replace(old) if !new_voters.contains(&old)) {
                 member.pending_role = PendingRole::Promote;
             }
         }
         next
     }
 
-    /// The reversed joint configuration: its decisions need the same two majorities.
-    pub fn turned(&self) -> Membership {
+    /// The joint configuration that leads back to the old voters: its decisions need the same two majorities.
+    pub fn reverse_joint(&self) -> Membership {
         let mut next = Membership { voters: self.outgoing.clone(), outgoing: self.voters.clone(), ..self.clone() };
         for member in next.members.values_mut() {
-            // All by operator command from here: pending voters are learners again, and leaving voters stay.
-            member.pending_role = PendingRole::Stays;
+            // No role changes by itself after a revert: the new voters are learners again, and the leaving voters stay.
+            member.pending_role = PendingRole::Unchanged;
         }
         next
     }
 
     /// The configuration before a joint one, with its new voters as learners.
-    pub fn restored(&self) -> Membership {
-        self.turned().settled()
+    pub fn revert_joint(&self) -> Membership {
+        self.reverse_joint().leave_joint()
     }
 }
 
@@ -194,67 +195,77 @@ mod tests {
         NodeId::new(n).unwrap()
     }
 
-    fn ids(all: &[u64]) -> BTreeSet<NodeId> {
-        all.iter().map(|n| id(*n)).collect()
+    fn ids(numbers: &[u64]) -> BTreeSet<NodeId> {
+        numbers.iter().map(|n| id(*n)).collect()
     }
 
-    fn of(voters: &[u64]) -> Membership {
+    fn membership_of(voters: &[u64]) -> Membership {
         Membership::founding(voters.iter().map(|n| (id(*n), format!("h:{n}"))))
     }
 
-    fn add(n: u64, prospect: PendingRole) -> Change {
-        Change::Add { id: id(n), address: format!("h:{n}"), disk: None, prospect }
+    fn add(n: u64, pending_role: PendingRole) -> Change {
+        Change::Add { id: id(n), address: format!("h:{n}"), disk: None, pending_role }
     }
 
     #[test]
     fn new_member_is_learner_then_voter_by_joint_configuration() {
-        let with_learner = of(&[1, 2, 3]).changed(&add(4, PendingRole::Promote)).unwrap();
+        let with_learner = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Promote)).unwrap();
         assert_eq!((with_learner.is_joint(), &with_learner.voters), (false, &ids(&[1, 2, 3])));
-        let joint = with_learner.changed(&Change::Promote(id(4))).unwrap();
+        let joint = with_learner.after_change(&Change::Promote(id(4))).unwrap();
         assert_eq!((&joint.outgoing, &joint.voters), (&ids(&[1, 2, 3]), &ids(&[1, 2, 3, 4])));
-        assert_eq!(joint.settled(), of(&[1, 2, 3, 4]));
+        assert_eq!(joint.leave_joint(), membership_of(&[1, 2, 3, 4]));
     }
 
     #[test]
     fn replacement_is_one_joint_change() {
-        let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Replace(id(2)))).unwrap();
-        assert_eq!(waiting.changed(&add(5, PendingRole::Replace(id(2)))), Err(InvalidChange::Replaced(id(2))));
-        let joint = waiting.towards(ids(&[1, 3, 4])).unwrap();
-        assert_eq!(joint.settled(), of(&[1, 3, 4]));
+        let with_replacement = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Replace(id(2)))).unwrap();
+        assert_eq!(
+            with_replacement.after_change(&add(5, PendingRole::Replace(id(2)))),
+            Err(InvalidChange::AlreadyReplaced(id(2)))
+        );
+        let joint = with_replacement.enter_joint(ids(&[1, 3, 4])).unwrap();
+        assert_eq!(joint.leave_joint(), membership_of(&[1, 3, 4]));
     }
 
     #[test]
     fn replacement_of_removed_voter_becomes_a_promotion() {
-        let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Replace(id(2)))).unwrap();
-        let gone = waiting.changed(&Change::Remove(id(2))).unwrap().settled();
-        assert_eq!(gone.members[&id(4)].pending_role, PendingRole::Promote);
+        let with_replacement = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Replace(id(2)))).unwrap();
+        let after_removal = with_replacement.after_change(&Change::Remove(id(2))).unwrap().leave_joint();
+        assert_eq!(after_removal.members[&id(4)].pending_role, PendingRole::Promote);
     }
 
     #[test]
     fn reverted_change_restores_the_previous_voters() {
-        let before = of(&[1, 2, 3]).changed(&add(4, PendingRole::Promote)).unwrap();
-        let joint = before.towards(ids(&[2, 3, 4])).unwrap();
-        let back = joint.restored();
-        assert_eq!((&back.voters, back.is_joint()), (&ids(&[1, 2, 3]), false));
-        assert!(back.members.contains_key(&id(4)), "it is a learner again");
-        assert_eq!(back.members[&id(4)].pending_role, PendingRole::Stays, "and is not promoted again automatically");
-        assert_eq!(joint.turned().settled(), back);
+        let with_learner = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Promote)).unwrap();
+        let joint = with_learner.enter_joint(ids(&[2, 3, 4])).unwrap();
+        let reverted = joint.revert_joint();
+        assert_eq!((&reverted.voters, reverted.is_joint()), (&ids(&[1, 2, 3]), false));
+        assert!(reverted.members.contains_key(&id(4)), "the new voter is a learner again");
+        assert_eq!(
+            reverted.members[&id(4)].pending_role,
+            PendingRole::Unchanged,
+            "the learner is not promoted again automatically"
+        );
+        assert_eq!(joint.reverse_joint().leave_joint(), reverted);
     }
 
     #[test]
     fn each_invalid_change_has_its_own_error() {
-        let three = of(&[1, 2, 3]);
-        let says = |change: Change| three.changed(&change).unwrap_err();
-        assert_eq!(says(add(3, PendingRole::Stays)), InvalidChange::Member(id(3)));
-        assert_eq!(says(Change::Remove(id(9))), InvalidChange::NotMember(id(9)));
-        assert_eq!(says(Change::Promote(id(9))), InvalidChange::NotMember(id(9)));
-        assert_eq!(says(Change::Promote(id(3))), InvalidChange::Voter(id(3)));
-        assert_eq!(says(Change::Voters(ids(&[]))), InvalidChange::NoVoters);
-        assert_eq!(says(Change::Voters(ids(&[1, 2, 3]))), InvalidChange::NoChange);
-        assert_eq!(says(Change::Move { id: id(3), address: "h:3".into() }), InvalidChange::NoChange);
-        assert_eq!(says(Change::Abort), InvalidChange::Idle);
-        assert_eq!(of(&[1]).changed(&Change::Remove(id(1))), Err(InvalidChange::NoVoters));
-        let waiting = three.changed(&add(4, PendingRole::Stays)).unwrap();
-        assert_eq!(waiting.changed(&add(5, PendingRole::Replace(id(4)))), Err(InvalidChange::NoPlace(id(4))));
+        let three_voters = membership_of(&[1, 2, 3]);
+        let error_of = |change: Change| three_voters.after_change(&change).unwrap_err();
+        assert_eq!(error_of(add(3, PendingRole::Unchanged)), InvalidChange::AlreadyMember(id(3)));
+        assert_eq!(error_of(Change::Remove(id(9))), InvalidChange::NotMember(id(9)));
+        assert_eq!(error_of(Change::Promote(id(9))), InvalidChange::NotMember(id(9)));
+        assert_eq!(error_of(Change::Promote(id(3))), InvalidChange::AlreadyVoter(id(3)));
+        assert_eq!(error_of(Change::SetVoters(ids(&[]))), InvalidChange::NoVoters);
+        assert_eq!(error_of(Change::SetVoters(ids(&[1, 2, 3]))), InvalidChange::NoEffect);
+        assert_eq!(error_of(Change::SetAddress { id: id(3), address: "h:3".into() }), InvalidChange::NoEffect);
+        assert_eq!(error_of(Change::Abort), InvalidChange::NoChangeInProgress);
+        assert_eq!(membership_of(&[1]).after_change(&Change::Remove(id(1))), Err(InvalidChange::NoVoters));
+        let with_replacement = three_voters.after_change(&add(4, PendingRole::Unchanged)).unwrap();
+        assert_eq!(
+            with_replacement.after_change(&add(5, PendingRole::Replace(id(4)))),
+            Err(InvalidChange::ReplacesNonVoter(id(4)))
+        );
     }
 }

@@ -1,62 +1,66 @@
-//! A digest of state: equal on all machines and in all builds for equal state.
+//! A digest of a state machine's state. Equal states have equal digests on all machines and in all builds.
 
 use std::ops::{AddAssign, SubAssign};
 
-/// The wrapping sum of the hashes of parts, in any order. A part's hash is added when the part is inserted and
-/// subtracted when it is removed, so an update costs the same however large the state is.
+/// The wrapping sum of the hashes of the parts of a state. The order of the parts does not matter. A part's hash is
+/// added when the part is inserted and subtracted when it is removed, so an update costs the same however large the
+/// state is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Digest(u64);
 
-/// Odd numbers without a pattern. The digest depends on them: never change them.
-const SALT: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93, 0xa076_1d64_78bd_642f];
+/// Odd numbers without a pattern, mixed into every hash. Nodes compare hashes, so these numbers must never change.
+const HASH_SALTS: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93, 0xa076_1d64_78bd_642f];
 
 impl Digest {
-    /// The digest as one number. It also depends on the number of parts.
-    pub fn finish(self, parts: u64) -> u64 {
-        fold(self.0 ^ SALT[0], parts ^ SALT[1])
+    /// The digest as one number. It also depends on `part_count`, the number of parts of the state.
+    pub fn finish(self, part_count: u64) -> u64 {
+        fold_product(self.0 ^ HASH_SALTS[0], part_count ^ HASH_SALTS[1])
     }
 }
 
 impl AddAssign<u64> for Digest {
-    fn add_assign(&mut self, part: u64) {
-        self.0 = self.0.wrapping_add(part);
+    fn add_assign(&mut self, part_hash: u64) {
+        self.0 = self.0.wrapping_add(part_hash);
     }
 }
 
 impl SubAssign<u64> for Digest {
-    fn sub_assign(&mut self, part: u64) {
-        self.0 = self.0.wrapping_sub(part);
+    fn sub_assign(&mut self, part_hash: u64) {
+        self.0 = self.0.wrapping_sub(part_hash);
     }
 }
 
 /// A fast hash of bytes: sixteen at a time, multiplied and folded. Not collision-resistant against an adversary.
 pub fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    let mut state = seed ^ fold(bytes.len() as u64 ^ SALT[0], SALT[1]);
+    let mut state = seed ^ fold_product(bytes.len() as u64 ^ HASH_SALTS[0], HASH_SALTS[1]);
     let (blocks, tail) = bytes.as_chunks::<16>();
     for block in blocks {
-        state = absorb(state, block);
+        state = mix_block(state, block);
     }
     if !tail.is_empty() {
         let mut block = [0; 16];
         block[..tail.len()].copy_from_slice(tail);
-        state = absorb(state, &block);
+        state = mix_block(state, &block);
     }
-    fold(state ^ SALT[1], SALT[2])
+    fold_product(state ^ HASH_SALTS[1], HASH_SALTS[2])
 }
 
-/// A hash of numbers, in order.
+/// A hash of numbers that depends on their order.
 pub fn hash_numbers<const N: usize>(numbers: [u64; N]) -> u64 {
-    numbers.iter().fold(SALT[2], |state, number| state.rotate_left(23) ^ fold(number ^ SALT[0], state ^ SALT[1]))
+    numbers.iter().fold(HASH_SALTS[2], |state, number| {
+        state.rotate_left(23) ^ fold_product(number ^ HASH_SALTS[0], state ^ HASH_SALTS[1])
+    })
 }
 
-fn absorb(state: u64, block: &[u8; 16]) -> u64 {
-    let both = u128::from_le_bytes(*block);
-    // The former state is kept by xor, whatever the block: the product may be zero.
-    state.rotate_left(23) ^ fold(both as u64 ^ SALT[1], (both >> 64) as u64 ^ state)
+/// Mixes one block into the state of a hash.
+fn mix_block(state: u64, block: &[u8; 16]) -> u64 {
+    let halves = u128::from_le_bytes(*block);
+    // The xor with the rotated state keeps that state in the result even if the product is zero.
+    state.rotate_left(23) ^ fold_product(halves as u64 ^ HASH_SALTS[1], (halves >> 64) as u64 ^ state)
 }
 
-/// The two halves of the 128-bit product, combined by xor.
-fn fold(a: u64, b: u64) -> u64 {
+/// The two halves of the 128-bit product of `a` and `b`, combined by xor.
+fn fold_product(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 
 /// A node's id, assigned by the operator and never changed.
 ///
-/// It is never zero: zero on disk and on the wire means no node, and `Option<NodeId>` has the same size. A node is
+/// The id is never zero: zero on disk and on the wire means no node, and `Option<NodeId>` has the same size. A node is
 /// identified by this id, never by its address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(NonZeroU64);
@@ -19,7 +19,7 @@ impl NodeId {
         }
     }
 
-    /// The number, never zero.
+    /// The id as a number, never zero.
     pub const fn get(self) -> u64 {
         self.0.get()
     }
@@ -42,10 +42,10 @@ impl fmt::Debug for NodeId {
 pub struct Term(pub u64);
 
 impl Term {
-    /// Before the first election.
+    /// The term of a node before the first election.
     pub const ZERO: Term = Term(0);
 
-    /// The term after this one.
+    /// The next higher term, which a candidate enters.
     pub const fn next(self) -> Term {
         Term(self.0 + 1)
     }
@@ -63,7 +63,7 @@ impl fmt::Debug for Term {
     }
 }
 
-/// A log index. The first entry has index 1; 0 is before it.
+/// A log index. The first entry has index 1; index 0 is before the first entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Index(pub u64);
 
@@ -71,12 +71,12 @@ impl Index {
     /// The index before the first entry.
     pub const ZERO: Index = Index(0);
 
-    /// The next index.
+    /// The index of the following entry.
     pub const fn next(self) -> Index {
         Index(self.0 + 1)
     }
 
-    /// The previous index; zero for zero.
+    /// The index of the entry before; zero stays zero.
     pub const fn prev(self) -> Index {
         Index(self.0.saturating_sub(1))
     }
@@ -102,7 +102,7 @@ impl fmt::Debug for Index {
 pub struct Position {
     /// The term whose leader created the entry.
     pub term: Term,
-    /// Its log index.
+    /// The index of the entry in the log; the first entry has index 1.
     pub index: Index,
 }
 
@@ -110,7 +110,7 @@ impl Position {
     /// The position before the first entry, which every log holds.
     pub const ZERO: Position = Position { term: Term::ZERO, index: Index::ZERO };
 
-    /// Creates a position.
+    /// Creates a position; the index comes first, as in `812@3`.
     pub const fn new(index: Index, term: Term) -> Position {
         Position { term, index }
     }
@@ -135,10 +135,10 @@ impl fmt::Debug for Position {
 pub struct WriteId(pub u64);
 
 impl WriteId {
-    /// Before the first write: always durable.
+    /// The number before the first write; it counts as durable.
     pub const ZERO: WriteId = WriteId(0);
 
-    /// The next number.
+    /// The number of the following write.
     pub const fn next(self) -> WriteId {
         WriteId(self.0 + 1)
     }
@@ -160,8 +160,8 @@ impl fmt::Debug for ClusterId {
     }
 }
 
-/// A data directory's id, drawn at random when it is created. It distinguishes a node that returns with an empty
-/// directory under its old id from the node that voted.
+/// A data directory's id, drawn at random when the directory is created. It distinguishes a node that returns with an
+/// empty directory under its old id from the node that voted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct DiskId(pub u64);
 
@@ -179,8 +179,8 @@ impl fmt::Debug for DiskId {
 
 /// The id of one replicated log, drawn at random by the leader that began it and carried by its first entry.
 ///
-/// A cluster id names the founders that a node was configured with, and two clusters may be configured with the same
-/// ones; a log id is never drawn twice. Nodes of two different logs exchange no Raft messages.
+/// A cluster id is derived from the founders in a node's configuration file, and two clusters may have the same
+/// founders. A log id is never drawn twice. Nodes of two different logs exchange no Raft messages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LogId(pub u64);
 
@@ -215,7 +215,8 @@ impl fmt::Debug for SessionId {
 /// One run of a node: one process on one disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Run {
-    /// Drawn at random at the start: it distinguishes two runs that live at once on copies of a disk.
+    /// A random number drawn at the start. It distinguishes two processes that run at the same time on copies of a
+    /// disk.
     pub id: u64,
     /// How many times a node was started on the disk, including this run: an older copy of the disk has a lower count.
     /// 0 if this start could not be counted.

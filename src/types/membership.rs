@@ -4,36 +4,36 @@ use super::ids::{DiskId, LogId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// A member: its address, and its disk id.
+/// One member of a configuration, a voter or a learner.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
-    /// `host:port` of its native listener. A hint, not an identity: it is resolved again at every dial.
+    /// `host:port` of the member's listener for peers. It does not identify the member, and is resolved at every dial.
     pub address: String,
-    /// The member's data directory, once it is known: a node that comes with this id and another disk has lost the
-    /// state behind its promises.
+    /// The id of the member's data directory, once the leader knows it. A node with this node id and another disk has
+    /// lost the votes and acknowledgments of the member.
     pub disk: Option<DiskId>,
-    /// Its pending role.
+    /// The role change that the leader makes automatically, if one is pending.
     pub pending_role: PendingRole,
 }
 
-/// A role change that follows by itself when its condition is met.
+/// A role change that the leader makes automatically once the condition of the variant is met.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PendingRole {
-    /// None: the role stays.
+    /// No role change is pending.
     #[default]
-    Stays,
-    /// A learner that becomes a voter once it has caught up.
+    Unchanged,
+    /// The learner becomes a voter once it has caught up.
     Promote,
-    /// A learner that replaces that voter once it has caught up, in one change.
+    /// The learner replaces this voter once it has caught up, in one change.
     Replace(NodeId),
-    /// An outgoing voter that ceases to be a member when the change completes.
+    /// The outgoing voter stops being a member when the change completes.
     Remove,
 }
 
 impl Member {
-    /// A member of which only the address is known.
-    pub fn at(address: String) -> Member {
-        Member { address, disk: None, pending_role: PendingRole::Stays }
+    /// A member whose disk id is not known yet and that has no pending role.
+    pub fn with_address(address: String) -> Member {
+        Member { address, disk: None, pending_role: PendingRole::Unchanged }
     }
 }
 
@@ -44,17 +44,17 @@ impl Member {
 /// majority of each set is needed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Membership {
-    /// All members: they receive the log.
+    /// The voters and the learners: every member receives the log.
     pub members: BTreeMap<NodeId, Member>,
-    /// The voters of the (new) configuration.
+    /// The voters; in a joint configuration, the voters of the new configuration.
     pub voters: BTreeSet<NodeId>,
-    /// In a joint configuration, the voters of the old one; else empty.
+    /// In a joint configuration, the voters of the old configuration; otherwise empty.
     pub outgoing: BTreeSet<NodeId>,
     /// The feature level of every member: an operation of a later level is proposed only once all members support it.
-    pub level: u16,
+    pub feature_level: u16,
     /// The log that this configuration belongs to; `None` before the first leader has drawn its id.
     pub log_id: Option<LogId>,
-    /// Whether the entry that drew the log id is known to be committed.
+    /// Whether the entry that first carries the log id is known to be committed.
     ///
     /// Two founders may each begin a log before either commits an entry; then one log is replaced like any uncommitted
     /// entries (§5.3). A log in which a configuration has `true` is never replaced by another log.
@@ -64,12 +64,13 @@ pub struct Membership {
 impl Membership {
     /// The membership that the founders write at index 0: all of them voters.
     pub fn founding(addresses: impl IntoIterator<Item = (NodeId, String)>) -> Membership {
-        let members: BTreeMap<_, _> = addresses.into_iter().map(|(id, address)| (id, Member::at(address))).collect();
+        let members: BTreeMap<_, _> =
+            addresses.into_iter().map(|(id, address)| (id, Member::with_address(address))).collect();
         let voters = members.keys().copied().collect();
-        Membership { members, voters, level: 1, ..Membership::default() }
+        Membership { members, voters, feature_level: 1, ..Membership::default() }
     }
 
-    /// Whether two majorities are needed (§6).
+    /// Whether the configuration is joint: decisions need a majority of the old and of the new voters (§6).
     pub fn is_joint(&self) -> bool {
         !self.outgoing.is_empty()
     }
@@ -84,34 +85,35 @@ impl Membership {
         self.voters.union(&self.outgoing).copied()
     }
 
-    /// All members: they receive the log.
+    /// The ids of all members, voters and learners, ascending.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.members.keys().copied()
     }
 
-    /// The disk id of a member, if it is known.
+    /// The disk id of a member; `None` for a node that is no member, or whose disk is not named yet.
     pub fn disk(&self, id: NodeId) -> Option<DiskId> {
         self.members.get(&id)?.disk
     }
 
-    /// The log id, once it is agreed.
-    pub fn agreed_log(&self) -> Option<LogId> {
+    /// The log id; `None` until the entry that first carries it is known to be committed.
+    pub fn agreed_log_id(&self) -> Option<LogId> {
         self.log_id.filter(|_| self.log_agreed)
     }
 
-    /// Whether a node is a member here and in `next`, and still the same one. If its disk id is known here and differs
-    /// or is missing in `next`, the node was removed and added again in between: it may return with any disk.
-    pub fn stays(&self, id: NodeId, next: &Membership) -> bool {
-        let both = self.members.contains_key(&id) && next.members.contains_key(&id);
-        both && self.disk(id).is_none_or(|disk| next.disk(id) == Some(disk))
+    /// Whether a node is the same member in this configuration and in `next`. If this configuration names its disk, and
+    /// `next` names another disk or none, the node was removed and added again in between, and may return with any
+    /// disk.
+    pub fn keeps_member(&self, id: NodeId, next: &Membership) -> bool {
+        let is_in_both = self.members.contains_key(&id) && next.members.contains_key(&id);
+        is_in_both && self.disk(id).is_none_or(|disk| next.disk(id) == Some(disk))
     }
 
-    /// The majority of `n` voters.
+    /// The number of voters that form a majority of `n`.
     pub const fn majority_of(n: usize) -> usize {
         n / 2 + 1
     }
 
-    /// The address of a member.
+    /// The `host:port` of a member; `None` for a node that is no member.
     pub fn address(&self, id: NodeId) -> Option<&str> {
         self.members.get(&id).map(|member| member.address.as_str())
     }

@@ -1,7 +1,7 @@
 //! Plain data types: ids, positions, times, entries, memberships.
 //!
-//! All other modules build on these. None of them does I/O, keeps a clock or knows what a node is; each either prevents
-//! a mistake or carries an invariant.
+//! All other modules use these types. No type does I/O or reads a clock. Distinct types prevent mistakes, such as an
+//! index used as a term.
 
 pub mod address;
 pub mod change;

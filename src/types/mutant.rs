@@ -1,21 +1,21 @@
-//! Switches that each break one safety rule, so that tests can show that breaking it is detected.
+//! Mutants: switches that each break one safety rule, so that tests show that a broken rule is detected.
 //!
-//! They exist in test builds only: without the feature `mutants`, [`Mutants::breaks`] is the constant `false`, and the
-//! broken branch is compiled away.
+//! The switches exist in test builds only: without the feature `mutants`, [`Mutants::breaks`] is the constant `false`,
+//! and the broken branch is compiled away.
 
 use std::fmt;
 
 macro_rules! mutants {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
-        /// One rule that can be broken on purpose.
+        /// One rule that a test can break on purpose.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
         pub enum Mutant { $($(#[doc = $doc])* $name,)* }
 
         impl Mutant {
-            /// Every one of them.
+            /// All mutants, in the order of their declaration.
             pub const ALL: &'static [Mutant] = &[$(Mutant::$name,)*];
 
-            /// The name it has on the command line.
+            /// The name of the mutant on the command line.
             pub fn name(self) -> &'static str {
                 match self { $(Mutant::$name => $text,)* }
             }
@@ -32,7 +32,7 @@ mutants! {
     VoteTwice = "vote-twice",
     /// A voter does not compare logs (§5.4.1).
     VoteForShorterLog = "vote-for-shorter-log",
-    /// Votes are counted, not collected as a set of ids.
+    /// A vote that arrives twice counts twice.
     CountVotesTwice = "count-votes-twice",
     /// A vote of an earlier term counts in this one.
     CountStaleVotes = "count-stale-votes",
@@ -42,15 +42,15 @@ mutants! {
     CountSelfBeforeSync = "count-self-before-sync",
     /// A follower acknowledges entries before they are durable.
     AckBeforeSync = "ack-before-sync",
-    /// A follower acknowledges its own last index, matched or not.
+    /// A follower acknowledges the end of its log, even where the log is not known to match the leader's.
     AckUnmatched = "ack-unmatched",
-    /// A truncation leaves the durable prefix as it was.
+    /// A truncation does not lower the durable index of the log.
     KeepDurableOnTruncate = "keep-durable-on-truncate",
     /// Entries that do not conflict are truncated too.
     TruncateWithoutConflict = "truncate-without-conflict",
     /// A follower does not check the entry before an append (§5.3).
     SkipPrevCheck = "skip-prev-check",
-    /// A follower commits up to its leader's commit index, matched or not.
+    /// A follower commits up to its leader's commit index, even where its log is not known to match the leader's.
     CommitUnmatched = "commit-unmatched",
     /// A minority is enough to commit.
     MinorityCommits = "minority-commits",
@@ -70,35 +70,35 @@ mutants! {
     SkipNameSync = "skip-name-sync",
     /// A failed sync is retried, and its success is trusted.
     RetryFailedSync = "retry-failed-sync",
-    /// Damage in the middle is truncated as if it were a torn tail.
+    /// Damage in the middle of a journal segment is truncated as if it were a torn tail.
     CutDamage = "cut-damage",
-    /// A torn tail is detected but not truncated.
+    /// A torn tail of the journal is detected but not truncated.
     KeepTornTail = "keep-torn-tail",
-    /// Recovered data is assumed to be durable without a sync.
+    /// Data that the journal reads at a restart is assumed to be durable without a sync.
     SkipRecoverySync = "skip-recovery-sync",
-    /// A command that was executed before is applied again.
+    /// A repeated command is applied again, although its session shows that it was executed.
     ApplyTwice = "apply-twice",
-    /// A repeated command is answered with the latest answer, not its first.
+    /// A repeated command is answered with the latest answer of its session, not with its own first answer.
     ForgetAnswers = "forget-answers",
-    /// A deposed leader answers waiting clients "nothing was applied".
+    /// A deposed leader answers waiting clients "nothing was applied", although the outcome is unknown.
     UnknownAsRefused = "unknown-as-refused",
-    /// A restarted process numbers forwarded requests like the previous process.
+    /// A restarted process uses the same numbers for forwarded requests as the previous process.
     ReuseNumbers = "reuse-numbers",
-    /// A waiting client is answered by whichever entry took its index.
+    /// A waiting client is answered when any entry at its command's index is applied, whatever the term of that entry.
     AnswerByIndex = "answer-by-index",
-    /// A log that contradicts an installed snapshot is kept (Figure 13, rule 7).
+    /// A log that conflicts with an installed snapshot is kept (Figure 13, rule 7).
     KeepConflictingLog = "keep-conflicting-log",
     /// A snapshot is acknowledged before the journal has adopted it.
     AckSnapshotBeforeSync = "ack-snapshot-before-sync",
     /// The log is compacted before the snapshot that replaces it is durable.
     CompactBeforeSnapshot = "compact-before-snapshot",
-    /// A snapshot is sent again from the beginning, whatever the follower has acknowledged.
+    /// A snapshot is sent again from the beginning, although the follower has acknowledged a part of it.
     SendSnapshotsAgain = "send-snapshots-again",
     /// A follower that lags far behind ignores the snapshot chunks that it receives.
     IgnoreSnapshots = "ignore-snapshots",
     /// A snapshot replaces a log that has committed as much, or more.
     InstallOldSnapshots = "install-old-snapshots",
-    /// The log is compacted up to the commit index, applied and in a snapshot or not.
+    /// The log is compacted up to the commit index, even where entries are not applied or not in a snapshot.
     CompactBeforeApply = "compact-before-apply",
     /// The log is compacted by one entry more than the snapshot holds.
     CompactOneTooMany = "compact-one-too-many",
@@ -106,7 +106,8 @@ mutants! {
     ShipOneTooLate = "ship-one-too-late",
     /// A damaged snapshot is treated as no snapshot: the state is empty.
     DamagedIsEmpty = "damaged-is-empty",
-    /// Snapshots are taken after a number of entries, whatever their bytes and the age of the last snapshot.
+    /// Snapshots are taken after a fixed number of entries, not by the bytes of the log and the age of the last
+    /// snapshot.
     SnapshotByCount = "snapshot-by-count",
     /// The log is never compacted.
     ReleaseNothing = "release-nothing",
@@ -116,7 +117,7 @@ mutants! {
     HoldForTheSilent = "hold-for-the-silent",
     /// An append that begins before the base of the log is rejected as if it conflicted.
     CompactedIsConflict = "compacted-is-conflict",
-    /// The machine is not deterministic: it mixes in its node's id.
+    /// The state machine is not deterministic: its state depends on the node id.
     MachineKnowsNode = "machine-knows-node",
     /// Keys expire by each node's own clock, not by the cluster time.
     ExpireByOwnClock = "expire-by-own-clock",
@@ -134,13 +135,14 @@ mutants! {
     KeepDroppedConfig = "keep-dropped-config",
     /// A snapshot that replaces the log leaves the configuration as it was.
     KeepStaleConfig = "keep-stale-config",
-    /// Learners vote, and their copies count.
+    /// Votes of learners and copies on learners count.
     LearnersCount = "learners-count",
     /// A leadership transfer target is elected whatever its log and earlier votes.
     HandoverBypassesVote = "handover-bypasses-vote",
     /// A change whose new voters do not respond is not aborted.
     NeverTakeBack = "never-take-back",
-    /// A node outside its latest configuration does not campaign, even if that configuration is not committed.
+    /// A node that its latest configuration does not list does not campaign, even if that configuration is not
+    /// committed.
     CampaignOnlyIfListed = "campaign-only-if-listed",
     /// A node that restarts empty under its old id votes and counts as before.
     NoAmnesiaGuard = "no-amnesia-guard",
@@ -150,7 +152,7 @@ mutants! {
     CountAnyDisk = "count-any-disk",
     /// A copy counts before it includes the entry that names its disk.
     CountBeforeNamed = "count-before-named",
-    /// A vote is for an id, on whatever disk.
+    /// A vote is for a node id, whatever disk the candidate has.
     VoteForAnyDisk = "vote-for-any-disk",
     /// Messages of nodes of another log are accepted.
     HearAnyLog = "hear-any-log",
@@ -158,7 +160,7 @@ mutants! {
     TimeFromEntriesAlone = "time-from-entries-alone",
     /// A new leader starts from the cluster time that it observed itself, and ignores the times that its voters report.
     IgnoreVotersTime = "ignore-voters-time",
-    /// The leader of a log that is not agreed yet does not name the log.
+    /// The leader of a log that is not agreed yet does not send the log id.
     HideUnagreedLog = "hide-unagreed-log",
     /// A leader's messages are dropped if it has another disk than the one recorded for it.
     DeafToLeaders = "deaf-to-leaders",
@@ -168,7 +170,7 @@ mutants! {
     ServeBeforeAgreed = "serve-before-agreed",
     /// Founders begin a log although one of them already holds one.
     FoundOverHolder = "found-over-holder",
-    /// A node forgets its promised position, which it is known to have acknowledged.
+    /// A node votes and campaigns without regard to its promised position, which it acknowledged and lost.
     ForgetPromised = "forget-promised",
     /// A follower that lost acknowledged entries is sent entries again before it has persisted its promised position.
     FeedBeforePromise = "feed-before-promise",
@@ -184,11 +186,11 @@ mutants! {
     ExecuteEarly = "execute-early",
     /// An out-of-order result is stored as the answer to its number.
     StoreOutOfOrder = "store-out-of-order",
-    /// A command is executed after its client has discarded its number.
+    /// A command is executed although its client has discarded the command's number.
     ExecuteGivenUp = "execute-given-up",
     /// A read is answered before everything is applied that was committed when it began.
     ReadBeforeApplied = "read-before-applied",
-    /// An answer names a later entry than the last one applied when it was read.
+    /// The answer to a read names a later entry than the last one applied when the value was read.
     ReadNamesLaterEntry = "read-names-later-entry",
     /// A snapshot is published without reading it back from the disk.
     SkipSnapshotVerify = "skip-snapshot-verify",
@@ -204,7 +206,7 @@ impl fmt::Display for Mutant {
     }
 }
 
-/// The rule, if any, that is broken here. Without the feature `mutants` there is none.
+/// The rule that a test breaks, if any. Without the feature `mutants` no rule can be broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Mutants {
     #[cfg(feature = "mutants")]
@@ -218,7 +220,7 @@ impl Mutants {
         broken: None,
     };
 
-    /// Breaks one rule.
+    /// Breaks this rule and no other.
     #[cfg(feature = "mutants")]
     pub fn only(mutant: Mutant) -> Mutants {
         Mutants { broken: Some(mutant) }

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 /// A moment on this node's monotonic clock, in nanoseconds since an arbitrary start.
 ///
-/// The driver passes it with every call, and the clock is never read below: the simulator passes its own.
+/// The driver passes the time with every call, and no pure module reads a clock, so that the simulator can pass
+/// simulated time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub u64);
 
 impl Time {
-    /// The arbitrary start.
+    /// The start of the clock.
     pub const ZERO: Time = Time(0);
-    /// A moment that never comes.
+    /// A moment that never comes: the deadline of a timer that is not set.
     pub const NEVER: Time = Time(u64::MAX);
 
-    /// The time since `earlier`; zero if that is later.
+    /// The duration since `earlier`; zero if `earlier` is later than this moment.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -43,7 +44,7 @@ impl fmt::Debug for Time {
 }
 
 /// The cluster time, in milliseconds: every entry carries it, it advances while there is a leader, and it never goes
-/// back. Everything applied by time (expiry of sessions and keys) uses it, so that every node decides alike.
+/// back. Expiry of sessions and keys uses the cluster time, so that every node expires them at the same entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClusterTime(pub u64);
 

@@ -1,187 +1,185 @@
-//! Ballast: a file without content whose disk space is freed when the disk is full, for the log to grow or on loan for
-//! a snapshot.
+//! The ballast, or reserve: a file without content that only occupies disk space. On a full disk the file is removed,
+//! and its space is used by the log, or lent to a snapshot.
 //!
-//! A full disk is dangerous in two ways. The log cannot grow, so the node can no longer vote or accept entries; and the
-//! cure, a snapshot that lets old segments go, needs room itself. A node without any room left can therefore not make
-//! room. The ballast breaks this circle: room that the node holds from the beginning and that other programs cannot
-//! take.
+//! A full disk is dangerous in two ways. The log cannot grow, so the node can no longer vote or accept entries. And the
+//! cure, a snapshot after which old segments are removed, needs space itself. So a node without any free space can free
+//! none. The ballast breaks this circle: the node occupies this space from the beginning, and no other program can use
+//! it.
 //!
-//! A limit below the real size of the disk, checked before each write, would not do: it does not hold against the log
-//! files of another program on the same disk.
+//! A limit below the real size of the disk, checked before each write, would not suffice: another program could still
+//! fill the disk.
 //!
 //! ```text
-//!             make                       remove_for_log
-//!   missing ─────────▶ whole on disk ─────────────────────▶ missing: the log uses the room
+//!             make_file                  remove_for_log
+//!   missing ─────────▶ complete ──────────────────────────▶ missing: the log uses the space
 //!                           │ lend
 //!                           ▼            remove_for_log
-//!                         lent ─────────────────────▶ claimed: the snapshot gives way
+//!                         lent ─────────────────────▶ claimed: the snapshot is aborted
 //!                           └───────── end_loan ──────┴────▶ missing
 //! ```
 
 use super::report::{Fault, Result};
-use super::sync_marker::io;
+use super::sync_marker::to_fault;
 use crate::disk::{Disk, DiskFile};
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The name of the file.
-pub const NAME: &str = "reserve";
+/// The name of the file in the data directory.
+pub const FILE_NAME: &str = "reserve";
 
 /// A file that only occupies disk space. Clones are handles to the same file.
 ///
-/// Two threads use it: one makes the file when there is room for it, the other removes it when there is no other room.
-/// Each waits for the other, since it could do nothing better.
+/// Two threads use the file: one makes the file when there is space, the other removes the file when the log has no
+/// other space. Each waits while the other changes the file.
 ///
-/// The lock is held during disk operations, so that making and removing never overlap: a file made just after it was
-/// removed for the log would take the room away again.
+/// The lock is held during disk operations, so that a creation and a removal never overlap: a file made just after its
+/// removal would take the space away from the log again.
 #[derive(Clone, Debug)]
 pub struct Ballast<D> {
     disk: D,
-    // The wanted size. The file may have another one: the option was changed, or a crash interrupted `make`.
-    bytes: u64,
+    // The configured size. The file may have another size: the option was changed, or a crash interrupted
+    // [`Ballast::make_file`].
+    target_bytes: u64,
     loan: Arc<Mutex<Loan>>,
-    /// The size of the file when it was last checked, in bytes, readable without waiting.
-    seen: Arc<AtomicU64>,
+    /// The size of the file in bytes when the file was last measured, made or removed. Can be read without the lock.
+    measured_size: Arc<AtomicU64>,
 }
 
-/// Whether its room is lent to a snapshot: the file is not made again during the loan.
+/// Whether the space of the ballast is lent to a snapshot. The file is not made again during the loan.
 ///
-/// The log has priority over a snapshot: without the snapshot the node has a longer log, without the log it has no
+/// The log has priority over a snapshot: a node without the snapshot has a longer log, a node without log space cannot
 /// vote.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Loan {
     #[default]
     None,
     Lent,
-    /// Lent, but the log needs the room and has priority.
+    /// Lent, but the log needs the space and has priority.
     Claimed,
 }
 
 impl<D: Disk> Ballast<D> {
-    /// A reserve of `bytes` bytes on a disk; with 0 there is no reserve. Does not touch the disk.
-    pub fn new(disk: D, bytes: u64) -> Ballast<D> {
-        Ballast { disk, bytes, loan: Arc::default(), seen: Arc::default() }
+    /// A reserve of `target_bytes` bytes on a disk; with 0 there is no reserve. Does not access the disk.
+    pub fn new(disk: D, target_bytes: u64) -> Ballast<D> {
+        Ballast { disk, target_bytes, loan: Arc::default(), measured_size: Arc::default() }
     }
 
-    /// How many bytes of the file are missing.
+    /// The number of bytes by which the file is smaller than its configured size.
     ///
-    /// Measured and not remembered: another process, or an operator in need of room, may have removed the file.
-    pub fn missing(&self) -> Result<u64> {
-        let _alone = self.lock();
-        Ok(self.bytes.saturating_sub(self.measure()?))
+    /// The file is measured anew each time: another process, or an operator in need of space, may have removed it.
+    pub fn missing_bytes(&self) -> Result<u64> {
+        let _guard = self.lock();
+        Ok(self.target_bytes.saturating_sub(self.measure_size()?))
     }
 
-    /// How many bytes would be free if the file were removed.
+    /// The size of the file in bytes, measured now: the space that its removal would free.
     pub fn size(&self) -> Result<u64> {
-        let _alone = self.lock();
-        self.measure()
+        let _guard = self.lock();
+        self.measure_size()
     }
 
-    /// Like [`Ballast::size`], as of the last check, creation or removal. Does not wait.
+    /// The size of the file in bytes when the file was last measured, made or removed. Does not wait.
     ///
-    /// The journal asks for it after each sync, and must not wait there for a file that is being made.
-    pub fn seen(&self) -> u64 {
-        self.seen.load(Ordering::Relaxed)
+    /// The journal calls this after each sync, and must not wait there for a file that is being made.
+    pub fn measured_size(&self) -> u64 {
+        self.measured_size.load(Ordering::Relaxed)
     }
 
-    fn measure(&self) -> Result<u64> {
-        let size = match self.is_there()? {
-            true => self.disk.open(NAME).and_then(|file| file.size()).map_err(io("measure", NAME))?,
+    fn measure_size(&self) -> Result<u64> {
+        let size = match self.exists()? {
+            true => self.disk.open(FILE_NAME).and_then(|file| file.size()).map_err(to_fault("measure", FILE_NAME))?,
             false => 0,
         };
-        self.seen.store(size, Ordering::Relaxed);
+        self.measured_size.store(size, Ordering::Relaxed);
         Ok(size)
     }
 
-    /// Makes the whole file. Returns `false` if there is no room, and then leaves no part of it, or if it is lent.
+    /// Makes the whole file. Returns `false` if the disk lacks the space or if the ballast is lent.
     ///
-    /// All or nothing: a part of it would take room from others and still not be enough for a segment.
-    pub fn make(&self) -> Result<bool> {
+    /// If the space is not enough, no part of the file is left: a part would occupy space and still be too small for a
+    /// segment.
+    pub fn make_file(&self) -> Result<bool> {
         let loan = self.lock();
         if *loan != Loan::None {
             return Ok(false);
         }
-        match self.fill() {
+        match self.allocate_file() {
             Err(Fault::Full { .. }) => {
-                self.remove()?;
+                self.remove_file()?;
                 Ok(false)
             }
-            made => {
-                self.seen.store(self.bytes, Ordering::Relaxed);
-                made.map(|()| true)
+            outcome => {
+                self.measured_size.store(self.target_bytes, Ordering::Relaxed);
+                outcome.map(|()| true)
             }
         }
     }
 
-    /// The name is synced too, or a power loss gives the room to others while the node counts on it.
-    fn fill(&self) -> Result<()> {
-        let file = if self.is_there()? { self.disk.open(NAME) } else { self.disk.create(NAME) };
-        let mut file = file.map_err(io("create", NAME))?;
+    /// Creates or extends the file. Syncs the name too: a power loss could otherwise remove the file, and the node
+    /// would rely on space that is gone.
+    fn allocate_file(&self) -> Result<()> {
+        let file = if self.exists()? { self.disk.open(FILE_NAME) } else { self.disk.create(FILE_NAME) };
+        let mut file = file.map_err(to_fault("create", FILE_NAME))?;
         // The file is never written to, so allocated space is enough.
-        file.reserve(self.bytes).map_err(io("reserve", NAME))?;
-        file.sync_all().map_err(io("sync", NAME))?;
-        self.disk.sync_names().map_err(io("sync the directory of", NAME))
+        file.reserve(self.target_bytes).map_err(to_fault("reserve", FILE_NAME))?;
+        file.sync_all().map_err(to_fault("sync", FILE_NAME))?;
+        self.disk.sync_names().map_err(to_fault("sync the directory of", FILE_NAME))
     }
 
-    /// Removes the file for the log: its room is free when this returns. Returns whether any of it was there. If it is
-    /// lent, [`Ballast::is_claimed`] then shows the borrower that the log needs it.
+    /// Removes the file for the log. Returns whether the file existed and its space is now free. If the ballast is
+    /// lent, [`Ballast::is_claimed_by_log`] is true from now on, so that the borrower aborts.
     ///
-    /// `false` means that nothing was freed and that a retry of the caller's write would fail again.
+    /// `false` means that nothing was freed, and that a retry of the caller's write would fail again.
     pub fn remove_for_log(&self) -> Result<bool> {
         let mut loan = self.lock();
         if *loan == Loan::Lent {
             *loan = Loan::Claimed;
         }
-        self.remove()
+        self.remove_file()
     }
 
-    /// Lends the reserve to a snapshot: its room is free when this returns, and the file is not made again before
-    /// [`Ballast::end_loan`]. Returns whether any of it was there; if not, or if it is lent already, nothing has
-    /// changed.
-    ///
-    /// A second loan is refused, since the room is there only once.
+    /// Lends the reserve to a snapshot: removes the file, which is not made again before [`Ballast::end_loan`].
+    /// Returns `false`, without any change, if there is no file or if the reserve is lent already.
     pub fn lend(&self) -> Result<bool> {
         let mut loan = self.lock();
-        let lent = *loan == Loan::None && self.remove()?;
+        let lent = *loan == Loan::None && self.remove_file()?;
         if lent {
             *loan = Loan::Lent;
-            assert_eq!(self.seen(), 0, "the journal does not count room that is lent to a snapshot");
+            assert_eq!(self.measured_size(), 0, "a lent reserve has no file, so its measured size is 0");
         }
         Ok(lent)
     }
 
-    /// Whether it is lent and the log needs the room.
-    pub fn is_claimed(&self) -> bool {
+    /// Whether the reserve is lent and the log needs its space: the borrower should abort.
+    pub fn is_claimed_by_log(&self) -> bool {
         *self.lock() == Loan::Claimed
     }
 
     /// Ends the loan: the file may be made again.
     ///
-    /// It may be called without a loan: the end of a snapshot need not know whether that snapshot had borrowed
-    /// anything.
+    /// May be called without a loan, so that the end of a snapshot need not know whether the snapshot has borrowed.
     pub fn end_loan(&self) {
         *self.lock() = Loan::None;
     }
 
-    fn remove(&self) -> Result<bool> {
-        // Before the removal, so that no reader counts room that is just being handed out.
-        self.seen.store(0, Ordering::Relaxed);
-        match self.disk.remove(NAME) {
+    fn remove_file(&self) -> Result<bool> {
+        // The size is set before the removal, so that no reader counts space that another caller is about to use.
+        self.measured_size.store(0, Ordering::Relaxed);
+        match self.disk.remove(FILE_NAME) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            removed => removed.map_err(io("remove", NAME))?,
+            removed => removed.map_err(to_fault("remove", FILE_NAME))?,
         }
         // Some file systems free the blocks only when the removal is committed.
-        self.disk.sync_names().map_err(io("sync the directory of", NAME))?;
+        self.disk.sync_names().map_err(to_fault("sync the directory of", FILE_NAME))?;
         Ok(true)
     }
 
-    fn is_there(&self) -> Result<bool> {
-        Ok(self.disk.list().map_err(io("list", NAME))?.iter().any(|name| name == NAME))
+    fn exists(&self) -> Result<bool> {
+        Ok(self.disk.list().map_err(to_fault("list", FILE_NAME))?.iter().any(|name| name == FILE_NAME))
     }
 
-    /// Locks the reserve. A poisoned lock is fine: a panic leaves nothing half done under it, and the file itself holds
-    /// the state.
+    /// Locks the loan. A poisoned lock is fine: a panic leaves the loan unchanged, and the file's state is on the disk.
     fn lock(&self) -> MutexGuard<'_, Loan> {
         self.loan.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -189,40 +187,42 @@ impl<D: Disk> Ballast<D> {
 
 /// Watches the free space of a disk.
 ///
-/// Space is low, and writes are refused, when the next segment would not fit beside the reserve, or when the reserve is
-/// not complete and cannot be made: the reserve comes first. Space is enough again somewhat above that limit, so that
-/// one file more or less does not toggle the state. The state follows from the disk alone; there is nothing to report
-/// to the monitor.
+/// Space is low, and the node rejects writes, when the next segment would not fit beside the reserve, or when the
+/// reserve is smaller than configured and cannot be made. The node accepts writes again somewhat above that limit, so
+/// that one file more or less does not toggle the state.
 ///
-/// It refuses writes while there is still some room, because a leader that stops in time can hand over its leadership,
-/// and a follower can still vote. With the last byte gone, neither is possible.
+/// The node rejects writes while there is still some space, because then its leader can still transfer the leadership,
+/// and a follower can still vote. Without any space, neither is possible.
 #[derive(Clone, Debug)]
 pub struct SpaceMonitor<D> {
     disk: D,
     reserve: Ballast<D>,
-    segment: u64,
-    low: bool,
+    segment_bytes: u64,
+    is_low: bool,
 }
 
 impl<D: Disk> SpaceMonitor<D> {
-    /// A monitor that has not checked yet, for a log with segments of `segment` bytes.
-    pub fn new(reserve: Ballast<D>, segment: u64) -> SpaceMonitor<D> {
-        SpaceMonitor { disk: reserve.disk.clone(), reserve, segment, low: false }
+    /// A monitor for a log with segments of `segment_bytes` bytes. Space is enough until the first check.
+    pub fn new(reserve: Ballast<D>, segment_bytes: u64) -> SpaceMonitor<D> {
+        SpaceMonitor { disk: reserve.disk.clone(), reserve, segment_bytes, is_low: false }
     }
 
-    /// Checks the disk, and makes the reserve if there is room for it. Returns whether space is low if that has
-    /// changed.
+    /// Checks the disk, and makes the reserve if there is space for it. Returns `Some` if the state has changed: `true`
+    /// if space is low now.
     pub fn check_space(&mut self) -> Result<Option<bool>> {
-        let free = self.disk.free().map_err(io("check the free disk space for", NAME))?;
-        let missing = self.reserve.missing()?;
-        // Without two limits, a spare that is made and used would switch writes off and on with each segment.
-        let margin = self.segment / 4 * if self.low { 2 } else { 1 };
-        let is_whole = missing == 0 || (missing <= free && self.reserve.make()?);
-        assert!(!is_whole || missing <= free, "the reserve comes first: room that it lacks is no room for a segment");
-        let low = !is_whole || free - missing < self.segment + margin;
-        let news = low != self.low;
-        self.low = low;
-        Ok(news.then_some(low))
+        let free_bytes = self.disk.free_bytes().map_err(to_fault("check the free disk space for", FILE_NAME))?;
+        let missing_bytes = self.reserve.missing_bytes()?;
+        // With a single limit, each spare that is made and used could disable and enable writes.
+        let margin = self.segment_bytes / 4 * if self.is_low { 2 } else { 1 };
+        let is_reserve_complete = missing_bytes == 0 || (missing_bytes <= free_bytes && self.reserve.make_file()?);
+        assert!(
+            !is_reserve_complete || missing_bytes <= free_bytes,
+            "the reserve counts as complete only if the disk has space for its missing bytes"
+        );
+        let is_low = !is_reserve_complete || free_bytes - missing_bytes < self.segment_bytes + margin;
+        let changed = is_low != self.is_low;
+        self.is_low = is_low;
+        Ok(changed.then_some(is_low))
     }
 }
 
@@ -231,107 +231,107 @@ mod tests {
     use super::*;
     use crate::sim::disk::SimDisk;
 
-    const SEGMENT: u64 = 4096;
-    const RESERVE: u64 = 2 * SEGMENT;
+    const SEGMENT_BYTES: u64 = 4096;
+    const RESERVE_BYTES: u64 = 2 * SEGMENT_BYTES;
 
-    fn watch(disk: &SimDisk) -> SpaceMonitor<SimDisk> {
-        SpaceMonitor::new(Ballast::new(disk.clone(), RESERVE), SEGMENT)
+    fn monitor(disk: &SimDisk) -> SpaceMonitor<SimDisk> {
+        SpaceMonitor::new(Ballast::new(disk.clone(), RESERVE_BYTES), SEGMENT_BYTES)
     }
 
-    /// A file of another program takes all but `room` bytes.
-    fn leave(disk: &SimDisk, room: u64) {
-        disk.set_capacity(Some(disk.used() + room));
+    /// Files of another program take all but `bytes` bytes of the free space.
+    fn leave_free_bytes(disk: &SimDisk, bytes: u64) {
+        disk.set_capacity(Some(disk.used_bytes() + bytes));
     }
 
     #[test]
     fn free_disk_gets_reserve_and_reports_no_change() {
         let disk = SimDisk::new();
-        let mut watch = watch(&disk);
-        assert_eq!(watch.check_space().unwrap(), None);
-        assert_eq!(disk.durable().seen(NAME).map(|bytes| bytes.len() as u64), Some(RESERVE));
-        assert_eq!(disk.free().unwrap(), u64::MAX);
+        let mut monitor = monitor(&disk);
+        assert_eq!(monitor.check_space().unwrap(), None);
+        assert_eq!(disk.durable_copy().read_file(FILE_NAME).map(|bytes| bytes.len() as u64), Some(RESERVE_BYTES));
+        assert_eq!(disk.free_bytes().unwrap(), u64::MAX);
     }
 
     #[test]
     fn low_and_enough_space_are_each_reported_once() {
         let disk = SimDisk::new();
-        let mut watch = watch(&disk);
-        watch.check_space().unwrap();
-        leave(&disk, SEGMENT);
-        assert_eq!(disk.free().unwrap(), SEGMENT);
-        assert_eq!(watch.check_space().unwrap(), Some(true));
-        assert_eq!(watch.check_space().unwrap(), None);
-        // The amount that was enough before is not yet enough again.
-        leave(&disk, SEGMENT + SEGMENT / 4);
-        assert_eq!(watch.check_space().unwrap(), None);
-        leave(&disk, SEGMENT + SEGMENT / 2);
-        assert_eq!(watch.check_space().unwrap(), Some(false));
-        leave(&disk, SEGMENT + SEGMENT / 4);
-        assert_eq!(watch.check_space().unwrap(), None);
+        let mut monitor = monitor(&disk);
+        monitor.check_space().unwrap();
+        leave_free_bytes(&disk, SEGMENT_BYTES);
+        assert_eq!(disk.free_bytes().unwrap(), SEGMENT_BYTES);
+        assert_eq!(monitor.check_space().unwrap(), Some(true));
+        assert_eq!(monitor.check_space().unwrap(), None);
+        // The free space that was enough before the shortage does not end the shortage.
+        leave_free_bytes(&disk, SEGMENT_BYTES + SEGMENT_BYTES / 4);
+        assert_eq!(monitor.check_space().unwrap(), None);
+        leave_free_bytes(&disk, SEGMENT_BYTES + SEGMENT_BYTES / 2);
+        assert_eq!(monitor.check_space().unwrap(), Some(false));
+        leave_free_bytes(&disk, SEGMENT_BYTES + SEGMENT_BYTES / 4);
+        assert_eq!(monitor.check_space().unwrap(), None);
     }
 
     #[test]
     fn removed_reserve_is_remade_before_writes_resume() {
         let disk = SimDisk::new();
-        let mut watch = watch(&disk);
-        watch.check_space().unwrap();
-        leave(&disk, 0);
-        assert_eq!(watch.check_space().unwrap(), Some(true));
-        assert!(watch.reserve.remove_for_log().unwrap());
-        assert!(!watch.reserve.remove_for_log().unwrap(), "the reserve is already removed");
-        assert_eq!(disk.free().unwrap(), RESERVE);
-        leave(&disk, RESERVE - 1);
-        assert_eq!(watch.check_space().unwrap(), None);
-        assert_eq!(disk.seen(NAME), None);
-        // Room for the reserve, but not for a segment as well.
-        leave(&disk, RESERVE + SEGMENT);
-        assert_eq!(watch.check_space().unwrap(), None);
-        assert!(disk.durable().seen(NAME).is_some());
-        leave(&disk, SEGMENT + SEGMENT / 2);
-        assert_eq!(watch.check_space().unwrap(), Some(false));
+        let mut monitor = monitor(&disk);
+        monitor.check_space().unwrap();
+        leave_free_bytes(&disk, 0);
+        assert_eq!(monitor.check_space().unwrap(), Some(true));
+        assert!(monitor.reserve.remove_for_log().unwrap());
+        assert!(!monitor.reserve.remove_for_log().unwrap(), "the reserve is already removed");
+        assert_eq!(disk.free_bytes().unwrap(), RESERVE_BYTES);
+        leave_free_bytes(&disk, RESERVE_BYTES - 1);
+        assert_eq!(monitor.check_space().unwrap(), None);
+        assert_eq!(disk.read_file(FILE_NAME), None);
+        // There is space for the reserve, but not for a segment as well.
+        leave_free_bytes(&disk, RESERVE_BYTES + SEGMENT_BYTES);
+        assert_eq!(monitor.check_space().unwrap(), None);
+        assert!(disk.durable_copy().read_file(FILE_NAME).is_some());
+        leave_free_bytes(&disk, SEGMENT_BYTES + SEGMENT_BYTES / 2);
+        assert_eq!(monitor.check_space().unwrap(), Some(false));
     }
 
     #[test]
     fn lent_reserve_is_not_remade_and_log_can_claim_it() {
         let disk = SimDisk::new();
-        let mut watch = watch(&disk);
-        watch.check_space().unwrap();
-        leave(&disk, 0);
-        let reserve = watch.reserve.clone();
+        let mut monitor = monitor(&disk);
+        monitor.check_space().unwrap();
+        leave_free_bytes(&disk, 0);
+        let reserve = monitor.reserve.clone();
         assert!(reserve.lend().unwrap());
         assert!(!reserve.lend().unwrap(), "the reserve is lent only once");
-        assert_eq!((watch.check_space().unwrap(), disk.free().unwrap()), (Some(true), RESERVE));
-        assert!(!reserve.is_claimed());
+        assert_eq!((monitor.check_space().unwrap(), disk.free_bytes().unwrap()), (Some(true), RESERVE_BYTES));
+        assert!(!reserve.is_claimed_by_log());
         assert!(!reserve.remove_for_log().unwrap(), "a lent reserve has no file");
-        assert!(reserve.is_claimed());
-        assert!(!reserve.make().unwrap());
+        assert!(reserve.is_claimed_by_log());
+        assert!(!reserve.make_file().unwrap());
         reserve.end_loan();
-        assert!(!reserve.is_claimed());
-        assert_eq!((watch.check_space().unwrap(), disk.free().unwrap()), (None, 0));
-        assert!(reserve.remove_for_log().unwrap() && !reserve.is_claimed());
+        assert!(!reserve.is_claimed_by_log());
+        assert_eq!((monitor.check_space().unwrap(), disk.free_bytes().unwrap()), (None, 0));
+        assert!(reserve.remove_for_log().unwrap() && !reserve.is_claimed_by_log());
     }
 
     #[test]
     fn short_reserve_is_filled_and_failed_make_leaves_no_file() {
         let disk = SimDisk::new();
-        disk.create(NAME).unwrap().reserve(100).unwrap();
-        let reserve = Ballast::new(disk.clone(), RESERVE);
-        assert_eq!(reserve.missing().unwrap(), RESERVE - 100);
-        assert!(reserve.make().unwrap());
-        assert_eq!(reserve.missing().unwrap(), 0);
-        let larger = Ballast::new(disk.clone(), 2 * RESERVE);
-        leave(&disk, 100);
-        assert!(!larger.make().unwrap());
-        assert_eq!(disk.used(), 0);
+        disk.create(FILE_NAME).unwrap().reserve(100).unwrap();
+        let reserve = Ballast::new(disk.clone(), RESERVE_BYTES);
+        assert_eq!(reserve.missing_bytes().unwrap(), RESERVE_BYTES - 100);
+        assert!(reserve.make_file().unwrap());
+        assert_eq!(reserve.missing_bytes().unwrap(), 0);
+        let larger = Ballast::new(disk.clone(), 2 * RESERVE_BYTES);
+        leave_free_bytes(&disk, 100);
+        assert!(!larger.make_file().unwrap());
+        assert_eq!(disk.used_bytes(), 0);
     }
 
     #[test]
     fn zero_size_reserve_makes_no_file() {
         let disk = SimDisk::new();
-        let mut watch = SpaceMonitor::new(Ballast::new(disk.clone(), 0), SEGMENT);
-        assert_eq!(watch.check_space().unwrap(), None);
+        let mut monitor = SpaceMonitor::new(Ballast::new(disk.clone(), 0), SEGMENT_BYTES);
+        assert_eq!(monitor.check_space().unwrap(), None);
         assert_eq!(disk.list().unwrap().len(), 0);
-        leave(&disk, 0);
-        assert_eq!(watch.check_space().unwrap(), Some(true));
+        leave_free_bytes(&disk, 0);
+        assert_eq!(monitor.check_space().unwrap(), Some(true));
     }
 }

@@ -1,239 +1,263 @@
-//! Reads a segment batch by batch, each as a whole or not at all, up to the first that is not good.
+//! Reads a segment batch by batch, up to the first damaged or incomplete batch. A batch is accepted as a whole or not
+//! at all.
 //!
 //! Recovery and the inspection of stored logs read through [`BatchReader`], so that both accept the same batches.
 //!
-//! The layers: [`super::scan`] finds frames and knows nothing of batches; this reader makes batches of them and
-//! compares them with the log so far; [`super::tail`] judges the place where it stops. Five places once decided on
-//! their own what is good (recovery, and four tools). An operator who is told by `check` that a log is good must not
-//! see the node refuse it.
+//! There are three layers. [`super::scan`] finds frames and knows nothing of batches. This reader makes batches of the
+//! frames and compares them with the log so far. [`super::tail`] classifies the offset where the reader stops. Recovery
+//! and four tools once had a reader each, and a node could reject a log that `drave check` had called good.
 //!
-//! A batch is compared with its surroundings in five ways, each against a failure that the others do not see:
+//! A batch passes five checks, each against a failure that the other checks do not find:
 //!
 //! | check | failure that it finds |
 //! |---|---|
-//! | checksums of frames | flipped bits, torn sectors, writes to another place or file |
+//! | checksums of frames | flipped bits, torn sectors, writes to a wrong offset or file |
 //! | chain of frames | a frame in the middle that was never written |
 //! | count and size in the header | frames lost at the end of a batch |
 //! | batch number | a whole batch that was never written |
-//! | records against the log | a program that wrote what it should not have |
+//! | records against the log | an invalid record that a faulty program wrote |
 
-use super::format::{Batch, Flaw, Frame, RecordKind};
-use super::log_summary::{Effect, LogSummary};
+use super::format::{BatchHeader, Flaw, Frame, RecordKind};
+use super::log_summary::{LogSummary, RecordEffect};
 use super::scan::{Scan, ScanItem};
-use super::tail::Break;
+use super::tail::LogBreak;
 use bytes::Bytes;
 
-/// The state in which one segment leaves the journal for the next.
+/// The state of a [`BatchReader`] at the end of one segment, with which the reader of the next segment begins.
 ///
-/// `None` means unknown and is compared with nothing. The oldest segment that is left may begin anywhere in the log's
-/// history, and behind damage nothing is known either.
+/// A field that is `None` is unknown and compared with nothing. All fields are unknown before the oldest existing
+/// segment, which may begin anywhere in the log's history, and after damage.
 #[derive(Clone, Debug, Default)]
-pub struct Continuation {
-    /// The number of the next batch; `None` if it is not known.
-    pub batch: Option<u64>,
-    /// The checksum of the last frame; `None` if it is not known.
-    pub chain: Option<u32>,
-    /// The log so far; `None` before the first opening record.
+pub struct ReaderState {
+    /// The number of the next batch.
+    pub next_batch_number: Option<u64>,
+    /// The checksum of the last frame, which the next frame repeats.
+    pub last_checksum: Option<u32>,
+    /// The summary of the log so far; `None` before the first opening record too.
     pub log: Option<LogSummary>,
 }
 
-impl Continuation {
+impl ReaderState {
     /// The state before the first segment.
     ///
-    /// A log that begins at its first segment is checked from its first frame: batch 1, and a chain that begins with 0.
-    pub fn start() -> Continuation {
-        Continuation { batch: Some(1), chain: Some(0), log: None }
+    /// The number of the first batch of a log is 1, and the checksum before its first frame is 0.
+    pub fn before_first_segment() -> ReaderState {
+        ReaderState { next_batch_number: Some(1), last_checksum: Some(0), log: None }
     }
 
-    /// The state before the oldest segment left: nothing is known, unless it is the first of all.
-    pub fn before(segment: u64) -> Continuation {
-        if segment == 1 { Continuation::start() } else { Continuation::default() }
+    /// The state before the oldest existing segment, whose number is `segment`: unknown, unless that is segment 1.
+    pub fn before_segment(segment: u64) -> ReaderState {
+        if segment == 1 { ReaderState::before_first_segment() } else { ReaderState::default() }
     }
 }
 
 /// The reader of one segment.
 ///
 /// Invariant: a batch is applied to the log only after all of its frames were found good. A batch whose end is missing
-/// leaves no trace, except that a record may contradict the log in the middle of a batch; then the reader has broken
-/// off for good.
+/// changes nothing. There is one exception: the records before a record that contradicts the log have been applied.
 #[derive(Debug)]
 pub struct BatchReader {
     scan: Scan,
-    state: Continuation,
-    /// Whether a batch before the next one was lost: then its number and its contents are not compared with the log.
-    lost: bool,
+    state: ReaderState,
+    /// Whether a batch before the next one was lost: then the number and the records of the next batch are not compared
+    /// with the log.
+    previous_batch_lost: bool,
 }
 
-/// A good batch.
+/// A batch that passed all checks.
 #[derive(Debug)]
 pub struct GoodBatch {
-    /// Its header.
-    pub batch: Batch,
-    /// Its frames, the header's first.
+    /// The batch header, decoded.
+    pub header: BatchHeader,
+    /// The frames of the batch; the first one is that of the header.
     pub frames: Vec<Frame>,
 }
 
-/// The frames before a break that belong to the broken batch, and the break.
+/// The place where the good batches of a segment end, and the good frames of the batch that is broken there.
 ///
-/// Boxed by the reader: a good batch is the usual result, and should not be as large as the rare one.
+/// The reader boxes this value, so that the usual result, a good batch, is not as large as this rare one.
 #[derive(Debug)]
 pub struct BrokenBatch {
-    /// The good frames.
+    /// The frames of the batch before the break.
     pub frames: Vec<Frame>,
-    /// Where they stop, and why.
-    pub broken: Break,
+    /// The offset where the good frames end, and the reason.
+    pub log_break: LogBreak,
 }
 
 impl BatchReader {
-    /// Begins at the first frame of a segment with that salt. The frames before offset `whole` are known to be intact.
-    pub fn new(bytes: Bytes, salt: u64, state: Continuation, whole: u64) -> BatchReader {
-        let scan = Scan::new(bytes, salt, state.chain).known_to(whole);
-        BatchReader { scan, state, lost: false }
+    /// A reader at the first frame of a segment with that salt. The frames before offset `intact_end` are known to be
+    /// intact, and their checksums are not computed again.
+    pub fn new(bytes: Bytes, salt: u64, state: ReaderState, intact_end: u64) -> BatchReader {
+        let scan = Scan::new(bytes, salt, state.last_checksum).skip_checksums_before(intact_end);
+        BatchReader { scan, state, previous_batch_lost: false }
     }
 
-    /// The current offset, at the end of the last batch or frame.
+    /// The current offset: the end of the last batch, or of the last frame of [`BatchReader::read_orphan_frame`].
     pub fn at(&self) -> u64 {
         self.scan.at()
     }
 
-    /// The state after the last good batch.
-    pub fn state(self) -> Continuation {
+    /// The state of the reader after the last good batch.
+    pub fn into_state(self) -> ReaderState {
         self.state
     }
 
-    /// Reads the next batch and applies its frames to the log; calls `applied` for each. At the end of the file, or
-    /// before anything that is not a good batch, it returns a break, to which only the frames of this batch have been
-    /// added.
+    /// Reads the next batch and applies its frames to the log; calls `on_applied` for each frame. At the end of the
+    /// file, or if no good batch follows, returns a break. The frames after the break are not read here.
     ///
-    /// A piece that announces more keeps the number for the next piece. The cut is always where this batch began: the
-    /// good frames of a broken batch are never kept, because its header promised all of them together.
-    pub fn read_batch(&mut self, mut applied: impl FnMut(&Frame, Effect)) -> Result<GoodBatch, Box<BrokenBatch>> {
-        // Taken before anything is read: a batch that is not whole is cut at its header, good frames and all.
-        let cut = self.scan.at();
+    /// A large batch is written in several pieces with the same batch number. The log is always cut where the batch
+    /// began: the good frames of a broken batch are dropped too, because a batch is valid only as a whole.
+    pub fn read_batch(
+        &mut self,
+        mut on_applied: impl FnMut(&Frame, RecordEffect),
+    ) -> Result<GoodBatch, Box<BrokenBatch>> {
+        // The offset of the batch header, where the log is cut if the batch is broken.
+        let cut_offset = self.scan.at();
         let mut frames = Vec::new();
-        let read = self.read(&mut frames).and_then(|batch| match self.apply(&frames, &mut applied) {
-            Ok(()) => Ok(batch),
-            Err(what) => Err(self.wrong(cut, what)),
-        });
-        match read {
-            Ok(batch) => {
+        let outcome =
+            self.read_frames(&mut frames).and_then(|header| match self.apply_frames(&frames, &mut on_applied) {
+                Ok(()) => Ok(header),
+                Err(description) => Err(self.invalid_break(cut_offset, description)),
+            });
+        match outcome {
+            Ok(header) => {
                 // Wrapping, as the number comes from the disk.
-                self.state.batch = Some(if batch.more { batch.number } else { batch.number.wrapping_add(1) });
-                self.state.chain = self.scan.link();
-                assert!(self.scan.at() > cut, "a batch is never empty, so a reader comes to an end");
-                Ok(GoodBatch { batch, frames })
+                let next_number = if header.has_more_pieces { header.number } else { header.number.wrapping_add(1) };
+                self.state.next_batch_number = Some(next_number);
+                self.state.last_checksum = self.scan.last_checksum();
+                assert!(
+                    self.scan.at() > cut_offset,
+                    "each batch that is read moves the offset forward, so that reading a segment ends"
+                );
+                Ok(GoodBatch { header, frames })
             }
-            Err(broken) => {
-                let mut broken = Break { cut, ..broken };
-                if let Some(batch) = frames.first().and_then(Frame::batch_header) {
-                    // The expected number is what later frames are compared with. Behind a lost batch nothing is
-                    // expected, and the header is believed.
-                    let number = self.state.batch.filter(|_| !self.lost).or(Some(batch.number));
+            Err(log_break) => {
+                let mut log_break = LogBreak { cut_offset, ..log_break };
+                if let Some(header) = frames.first().and_then(Frame::batch_header) {
+                    // Frames after the break are compared with the expected batch number. After a lost batch no number
+                    // is expected, and that of the header is used.
+                    let batch_number =
+                        self.state.next_batch_number.filter(|_| !self.previous_batch_lost).or(Some(header.number));
                     // A good header proves that this batch was being written here, even if none of its frames survived.
-                    // In a recycled file that tells a torn batch from old records.
-                    broken = Break { begun: true, want: batch.bytes, number, ..broken };
+                    // In a recycled file the header distinguishes a torn batch from old records.
+                    log_break =
+                        LogBreak { has_batch_header: true, batch_bytes: header.bytes, batch_number, ..log_break };
                 }
-                frames.iter().for_each(|frame| broken.add(frame));
-                assert!(broken.cut <= broken.at, "a log is cut at the end of its last good batch, before the bad byte");
-                Err(Box::new(BrokenBatch { frames, broken }))
+                frames.iter().for_each(|frame| log_break.add_frame(frame));
+                assert!(
+                    log_break.cut_offset <= log_break.at,
+                    "the offset where a log is cut is at or before the first bad byte"
+                );
+                Err(Box::new(BrokenBatch { frames, log_break }))
             }
         }
     }
 
-    /// The frames after a break, without leaving it.
+    /// The good frames after a break. The reader itself does not move.
     ///
-    /// A copy of the scan reads them, so that a tool can look for evidence first and then continue where it was.
-    pub fn rest(&self) -> impl Iterator<Item = Frame> + use<> {
+    /// A copy of the scan reads them, so that a tool can search for evidence first and then continue at the break.
+    pub fn remaining_frames(&self) -> impl Iterator<Item = Frame> + use<> {
         self.scan.clone().filter_map(|item| match item {
             ScanItem::Frame(frame) => Some(frame),
             ScanItem::Gap { .. } => None,
         })
     }
 
-    /// After a break: the next good frame of a batch whose header was lost. `None` before a header, from which on
-    /// batches are read again, and at another break.
+    /// After a break: reads the next good frame of a batch whose header was lost. Returns `None` at the next batch
+    /// header, where the next batch can be read, and at another break.
     ///
-    /// Only tools go on behind damage. From here on numbers and records are no longer compared with the log: part of it
-    /// was lost, so a difference would prove nothing.
-    pub fn orphan(&mut self) -> Option<Frame> {
-        (self.lost, self.state.log) = (true, None);
-        self.state.chain = self.scan.link();
+    /// Only tools read on after damage. From then on batch numbers and records are no longer compared with the log: a
+    /// part of the log was lost, so a difference would prove nothing.
+    pub fn read_orphan_frame(&mut self) -> Option<Frame> {
+        (self.previous_batch_lost, self.state.log) = (true, None);
+        self.state.last_checksum = self.scan.last_checksum();
         match self.scan.clone().next() {
             Some(ScanItem::Frame(frame)) if frame.kind != RecordKind::Batch => {
                 self.scan.next();
-                self.state.chain = self.scan.link();
+                self.state.last_checksum = self.scan.last_checksum();
                 Some(frame)
             }
             _ => None,
         }
     }
 
-    /// Reads the frames of the batch that begins here.
-    fn read(&mut self, frames: &mut Vec<Frame>) -> Result<Batch, Break> {
-        let start = self.scan.at();
-        let batch = match self.scan.next() {
-            None => return Err(Break::at(start, Flaw::Blank, self.state.batch)),
-            Some(ScanItem::Gap { at, flaw, next }) => {
-                return Err(Break { next, ..Break::at(at, flaw, self.state.batch) });
+    /// Reads the frames of the batch at the current offset into `frames`. Returns the batch header.
+    fn read_frames(&mut self, frames: &mut Vec<Frame>) -> Result<BatchHeader, LogBreak> {
+        let batch_start = self.scan.at();
+        let header = match self.scan.next() {
+            None => return Err(LogBreak::new(batch_start, Flaw::Blank, self.state.next_batch_number)),
+            Some(ScanItem::Gap { at, flaw, next_good_offset }) => {
+                return Err(LogBreak { next_good_offset, ..LogBreak::new(at, flaw, self.state.next_batch_number) });
             }
             Some(ScanItem::Frame(frame)) => {
-                let batch = match frame.kind {
-                    RecordKind::Batch => Batch::read(&frame.body).map_err(|malformed| malformed.0),
+                let header = match frame.kind {
+                    RecordKind::Batch => BatchHeader::decode(&frame.body).map_err(|malformed| malformed.0),
                     _ => Err("a record outside a batch"),
                 };
                 frames.push(frame);
-                batch.map_err(|what| self.wrong(start, what))?
+                header.map_err(|description| self.invalid_break(batch_start, description))?
             }
         };
-        // A batch that was never written, between two that were: only the number tells. The chain does too, unless the
-        // lost batch was empty.
-        if self.state.batch.is_some_and(|expected| !self.lost && expected != batch.number) {
-            return Err(self.wrong(start, "a batch whose number does not follow the one before it"));
+        // Only the batch number reveals a lost batch between two others. The chain of checksums reveals one too, unless
+        // the lost batch was empty.
+        if self.state.next_batch_number.is_some_and(|expected| !self.previous_batch_lost && expected != header.number) {
+            return Err(self.invalid_break(batch_start, "a batch whose number does not follow the one before it"));
         }
-        // The size comes from the disk. Its header's checksum is right, but a sum that overflows must not panic.
-        let end = start.saturating_add(batch.bytes);
+        // The size comes from the disk. The header's checksum is right, but a sum that overflows must not panic.
+        let end = batch_start.saturating_add(header.bytes);
         while self.scan.at() < end {
             let at = self.scan.at();
             match self.scan.next() {
                 Some(ScanItem::Frame(frame)) => {
-                    let within = frame.kind != RecordKind::Batch;
+                    let is_batch_header = frame.kind == RecordKind::Batch;
                     frames.push(frame);
-                    if !within {
-                        return Err(self.wrong(at, "a batch that begins within another"));
+                    if is_batch_header {
+                        return Err(self.invalid_break(at, "a batch that begins within another"));
                     }
                 }
-                Some(ScanItem::Gap { at, flaw, next }) => {
-                    return Err(Break { next, ..Break::at(at, flaw, self.state.batch) });
+                Some(ScanItem::Gap { at, flaw, next_good_offset }) => {
+                    return Err(LogBreak { next_good_offset, ..LogBreak::new(at, flaw, self.state.next_batch_number) });
                 }
-                // The file ends within the batch: it was cut, as a file system does that lost its size in a crash.
+                // The file ends within the batch: a file system may lose the size of a file in a crash.
                 None => {
-                    let flaw = Flaw::Short { want: batch.bytes, have: at - start };
-                    return Err(Break::at(at, flaw, self.state.batch));
+                    let flaw = Flaw::Truncated { expected: header.bytes, available: at - batch_start };
+                    return Err(LogBreak::new(at, flaw, self.state.next_batch_number));
                 }
             }
         }
-        // Intact frames that do not add up. A crash does not leave that, as it tears frames; a program wrote it, or a
-        // write of an older batch was lost under a newer one.
-        let whole = self.scan.at() == end
-            && frames.len() as u64 == u64::from(batch.frames) + 1
-            && (batch.frames == 0 || frames.last().is_some_and(|frame| frame.checksum == batch.tail));
-        if whole { Ok(batch) } else { Err(self.wrong(start, "a batch that does not match its header")) }
+        // Intact frames may still not match their header. A crash cannot leave such frames. Either a faulty program
+        // wrote the batch, or part of a newer write was lost over an older batch.
+        let matches_header = self.scan.at() == end
+            && frames.len() as u64 == u64::from(header.frames) + 1
+            && (header.frames == 0 || frames.last().is_some_and(|frame| frame.checksum == header.last_checksum));
+        if matches_header {
+            Ok(header)
+        } else {
+            Err(self.invalid_break(batch_start, "a batch that does not match its header"))
+        }
     }
 
-    /// A break at `at`, where a frame is intact and wrong.
+    /// A break at `at`, where a frame is intact but invalid; `description` says why.
     ///
-    /// Such a break is never torn: all checksums are right, so these are not the remains of a write that was
-    /// interrupted.
-    fn wrong(&self, at: u64, what: &'static str) -> Break {
-        Break { intact: true, begun: true, ..Break::at(at, Flaw::Wrong(what), self.state.batch) }
+    /// Such a break is never torn: all checksums are right, so the frames are not the remains of an interrupted write.
+    fn invalid_break(&self, at: u64, description: &'static str) -> LogBreak {
+        LogBreak {
+            frames_intact: true,
+            has_batch_header: true,
+            ..LogBreak::new(at, Flaw::Invalid(description), self.state.next_batch_number)
+        }
     }
 
     /// Applies the frames of a batch to the log.
-    fn apply(&mut self, frames: &[Frame], applied: &mut impl FnMut(&Frame, Effect)) -> Result<(), &'static str> {
-        // The first frame is the header, which says nothing about the log.
-        for frame in frames.iter().skip(1).filter(|_| !self.lost) {
+    fn apply_frames(
+        &mut self,
+        frames: &[Frame],
+        on_applied: &mut impl FnMut(&Frame, RecordEffect),
+    ) -> Result<(), &'static str> {
+        // The first frame is the batch header, which says nothing about the log.
+        for frame in frames.iter().skip(1).filter(|_| !self.previous_batch_lost) {
             let effect = LogSummary::apply(&mut self.state.log, frame)?;
-            applied(frame, effect);
+            on_applied(frame, effect);
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! The binary format of `wal-format.md`: segment headers, frames and their bodies.
 //!
 //! A frame's header has its own checksum, salted with the segment and the offset, so that neither a misdirected write
-//! nor an old record in a recycled file passes for a record. It covers the checksum with which every body begins, so
-//! that an entry's body is not checksummed again to be stored.
+//! nor an old record in a recycled file passes for a record. The header's checksum covers the body's checksum, the
+//! first four bytes of every body, so that an entry's body is not checksummed again when it is stored.
 //!
 //! Decoding never trusts a length before its checksum, and never panics: every function here is a target of the fuzzer.
 
-use crate::codec::{self, Malformed, Put, Reader};
+use crate::codec::{self, BufMutExt, Malformed, Reader};
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::types::{
     ClusterId, ClusterTime, DiskId, HardState, Index, Membership, NodeId, Position, SnapshotPoint, Term,
@@ -15,61 +15,62 @@ use bytes::{BufMut, Bytes};
 
 /// The first bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"dravewal";
-/// The version of the format.
-pub const FORMAT: u32 = 2;
+/// The version of the segment format; a file with any other version is rejected.
+pub const FORMAT_VERSION: u32 = 2;
 /// The size of a segment's header in bytes; the first frame follows it.
-pub const SEGMENT_HEADER: usize = 64;
+pub const SEGMENT_HEADER_BYTES: usize = 64;
 /// The size of a frame's header in bytes.
-pub const FRAME_HEADER: usize = 16;
-/// Frames begin at multiples of this; the padding between them is zero.
+pub const FRAME_HEADER_BYTES: usize = 16;
+/// Frames begin at multiples of this many bytes; the padding between them is zero.
 ///
-/// Damage hides where the next frame begins, and a search at multiples of 8 is eight times shorter.
-pub const ALIGN: usize = 8;
+/// After damage, the search for the next frame tries multiples of 8 only and is eight times shorter.
+pub const FRAME_ALIGNMENT: usize = 8;
 /// The largest body of a frame in bytes: the length field has three bytes.
-pub const BODY_MAX: usize = (1 << 24) - 1;
+pub const BODY_BYTES_MAX: usize = (1 << 24) - 1;
 /// The size of a batch frame in bytes, with its header.
-pub const BATCH_FRAME: usize = FRAME_HEADER + BATCH_BODY;
+pub const BATCH_FRAME_BYTES: usize = FRAME_HEADER_BYTES + BATCH_BODY_BYTES;
 /// The size of a seal frame in bytes, with its header.
-pub const SEAL_FRAME: usize = FRAME_HEADER + SEAL_BODY;
-/// The flaw of an intact frame header with a kind that this program does not know.
-pub const UNKNOWN_KIND: Flaw = Flaw::Wrong("an unknown kind of frame");
-/// Segment flag: the file is an older segment's, whose records may follow the last of this one.
-pub const RECYCLED: u32 = 1;
+pub const SEAL_FRAME_BYTES: usize = FRAME_HEADER_BYTES + SEAL_BODY_BYTES;
+/// The flaw of a frame whose header is intact and names a kind of record that this program does not know.
+pub const UNKNOWN_KIND_FLAW: Flaw = Flaw::Invalid("an unknown kind of frame");
+/// Segment flag: the file is reused from an older segment, whose records may follow the last record of this one.
+pub const RECYCLED_FLAG: u32 = 1;
 
-const BATCH_BODY: usize = 80;
-const SEAL_BODY: usize = 32;
+const BATCH_BODY_BYTES: usize = 80;
+const SEAL_BODY_BYTES: usize = 32;
 
 const _: () = {
-    let aligned = SEGMENT_HEADER.is_multiple_of(ALIGN) && BATCH_FRAME.is_multiple_of(ALIGN);
-    assert!(aligned && SEAL_FRAME.is_multiple_of(ALIGN), "a frame follows another without a gap");
-    assert!(ENTRY_BYTES_MAX as usize + codec::ENTRY_HEADER <= BODY_MAX, "an entry is one frame, whatever its size");
+    assert!(SEGMENT_HEADER_BYTES.is_multiple_of(FRAME_ALIGNMENT), "the first frame of a segment is aligned");
+    assert!(BATCH_FRAME_BYTES.is_multiple_of(FRAME_ALIGNMENT), "the frame after a batch header is aligned");
+    assert!(SEAL_FRAME_BYTES.is_multiple_of(FRAME_ALIGNMENT), "the frame after a seal is aligned");
+    assert!(ENTRY_BYTES_MAX as usize + codec::ENTRY_HEADER <= BODY_BYTES_MAX, "the largest entry fits into one frame");
 };
 
-/// The kind of a frame.
+/// The kind of a record, which is stored in its frame's header.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RecordKind {
-    /// The header of a batch: all frames that one write put into the file.
+    /// The header of a batch: all frames that one system call writes to the file.
     Batch = 1,
     /// The state that a segment inherits.
     Open = 2,
-    /// A term and a vote.
-    Hard = 3,
-    /// The log restarts after a position.
+    /// The term and the vote of the node.
+    HardState = 3,
+    /// The log restarts after the position of a snapshot.
     Base = 4,
-    /// The log up to a position may be removed; the entries after it stay.
+    /// The log up to a position may be removed; the entries after that position stay.
     Release = 5,
-    /// An entry.
+    /// An entry of the log.
     Entry = 6,
     /// The end of the segment, with the number of its successor.
     Seal = 7,
 }
 
 impl RecordKind {
-    fn of(byte: u8) -> Option<RecordKind> {
+    fn from_byte(byte: u8) -> Option<RecordKind> {
         [
             RecordKind::Batch,
             RecordKind::Open,
-            RecordKind::Hard,
+            RecordKind::HardState,
             RecordKind::Base,
             RecordKind::Release,
             RecordKind::Entry,
@@ -80,33 +81,33 @@ impl RecordKind {
     }
 }
 
-/// The header of a segment.
+/// The header of a segment, at the beginning of its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
-    /// [`RECYCLED`], or 0.
+    /// [`RECYCLED_FLAG`], or 0.
     pub flags: u32,
-    /// The cluster it belongs to.
+    /// The cluster of the node.
     pub cluster: ClusterId,
-    /// The node it belongs to.
+    /// The node that wrote the segment.
     pub node: NodeId,
-    /// The data directory it belongs to.
+    /// The id of the data directory that the segment was written in.
     pub disk: DiskId,
     /// The segment's number, as in the file's name.
     pub number: u64,
 }
 
 impl SegmentHeader {
-    /// The salt of all its checksums. It is derived from disk and number, so that it is known even for a segment with a
-    /// damaged header.
+    /// The salt of all checksums in the segment. The salt is derived from disk and number, so that it is known even for
+    /// a segment with a damaged header.
     pub fn salt(&self) -> u64 {
         salt(self.disk, self.number)
     }
 
-    /// Encodes the header.
-    pub fn encode(&self) -> [u8; SEGMENT_HEADER] {
-        let mut out = Vec::with_capacity(SEGMENT_HEADER);
+    /// Encodes the header, with its checksum in the last four bytes.
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut out = Vec::with_capacity(SEGMENT_HEADER_BYTES);
         out.put_slice(&MAGIC);
-        out.put_u32_le(FORMAT);
+        out.put_u32_le(FORMAT_VERSION);
         out.put_u32_le(self.flags);
         out.put_u64_le(self.cluster.0);
         out.put_u64_le(self.node.get());
@@ -115,17 +116,17 @@ impl SegmentHeader {
         out.put_u64_le(self.salt());
         out.put_u32_le(0);
         out.put_u32_le(crc32fast::hash(&out));
-        let mut header = [0; SEGMENT_HEADER];
+        let mut header = [0; SEGMENT_HEADER_BYTES];
         header.copy_from_slice(&out);
         header
     }
 
-    /// Decodes the header at the beginning of a file.
+    /// Decodes the header at the beginning of a file. Fails if the checksum, the version or a flag is wrong.
     pub fn decode(bytes: &Bytes) -> Result<SegmentHeader, Malformed> {
-        if bytes.len() < SEGMENT_HEADER {
+        if bytes.len() < SEGMENT_HEADER_BYTES {
             return Err(Malformed("too short for a segment"));
         }
-        let mut reader = Reader::new(bytes.slice(..SEGMENT_HEADER));
+        let mut reader = Reader::new(bytes.slice(..SEGMENT_HEADER_BYTES));
         if reader.bytes(8)? != MAGIC[..] {
             return Err(Malformed("not a segment: it does not begin with `dravewal`"));
         }
@@ -137,13 +138,13 @@ impl SegmentHeader {
         let number = reader.u64()?;
         let stored_salt = reader.u64()?;
         let _reserved = reader.u32()?;
-        if reader.u32()? != crc32fast::hash(&bytes[..SEGMENT_HEADER - 4]) {
+        if reader.u32()? != crc32fast::hash(&bytes[..SEGMENT_HEADER_BYTES - 4]) {
             return Err(Malformed("the segment's header does not match its checksum"));
         }
-        if format != FORMAT {
+        if format != FORMAT_VERSION {
             return Err(Malformed("a version of the format that this program does not know"));
         }
-        if flags & !RECYCLED != 0 {
+        if flags & !RECYCLED_FLAG != 0 {
             return Err(Malformed("a version of the format with flags that this program does not know"));
         }
         let header = SegmentHeader { flags, cluster, node: node?, disk, number };
@@ -168,60 +169,60 @@ pub fn file_name(number: u64) -> String {
     format!("{number:010}.wal")
 }
 
-/// The number of the segment with that file name; `None` if it is no segment's name.
+/// The number of the segment with that file name; `None` if the name is not exactly what [`file_name`] returns.
 pub fn file_number(name: &str) -> Option<u64> {
     let number = name.strip_suffix(".wal").filter(|digits| digits.len() >= 10)?.parse().ok()?;
     (file_name(number) == name).then_some(number)
 }
 
-/// The size of a frame with a body of that size, with header and padding.
+/// The size of a frame with a body of that size, header and padding included.
 ///
-/// The padding is never counted in a frame's length, and is checked to be zero.
+/// The length field of a frame does not count the padding, and a reader checks that the padding is zero.
 pub const fn frame_size(body: usize) -> usize {
-    (FRAME_HEADER + body).next_multiple_of(ALIGN)
+    (FRAME_HEADER_BYTES + body).next_multiple_of(FRAME_ALIGNMENT)
 }
 
-/// The checksum of a frame's header: covers the salt, the offset, the rest of the header, and the checksum with which
-/// the body begins.
-pub fn header_checksum(salted: u32, at: u64, rest: &[u8; 12], body: [u8; 4]) -> u32 {
-    let mut crc = crc32fast::Hasher::new_with_initial(salted);
-    let mut covered = [0; 24];
-    covered[..8].copy_from_slice(&at.to_le_bytes());
-    covered[8..20].copy_from_slice(rest);
-    covered[20..].copy_from_slice(&body);
-    crc.update(&covered);
+/// The checksum of a frame's header: covers the salt, the offset, the other fields of the header, and the checksum with
+/// which the body begins.
+pub fn header_checksum(salt_crc: u32, at: u64, fields: &[u8; 12], body_checksum: [u8; 4]) -> u32 {
+    let mut crc = crc32fast::Hasher::new_with_initial(salt_crc);
+    let mut checksummed_bytes = [0; 24];
+    checksummed_bytes[..8].copy_from_slice(&at.to_le_bytes());
+    checksummed_bytes[8..20].copy_from_slice(fields);
+    checksummed_bytes[20..].copy_from_slice(&body_checksum);
+    crc.update(&checksummed_bytes);
     crc.finalize()
 }
 
 /// The initial value of a header's checksum: the CRC-32 of the salt.
-pub fn salted(salt: u64) -> u32 {
+pub fn salt_crc(salt: u64) -> u32 {
     crc32fast::hash(&salt.to_le_bytes())
 }
 
-/// A frame's header without its checksum.
-pub fn header_rest(previous: u32, body: usize, kind: RecordKind, batch: u64) -> [u8; 12] {
-    let mut rest = [0; 12];
-    rest[..4].copy_from_slice(&previous.to_le_bytes());
-    rest[4..8].copy_from_slice(&(body as u32).to_le_bytes());
-    rest[7] = kind as u8;
-    rest[8..].copy_from_slice(&(batch as u32).to_le_bytes());
-    rest
+/// The fields of a frame's header without its checksum; `body_bytes` is the size of the body.
+pub fn header_fields(previous_checksum: u32, body_bytes: usize, kind: RecordKind, batch: u64) -> [u8; 12] {
+    let mut fields = [0; 12];
+    fields[..4].copy_from_slice(&previous_checksum.to_le_bytes());
+    fields[4..8].copy_from_slice(&(body_bytes as u32).to_le_bytes());
+    fields[7] = kind as u8;
+    fields[8..].copy_from_slice(&(batch as u32).to_le_bytes());
+    fields
 }
 
-/// An intact frame.
+/// A frame, which holds one record.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Its offset in the file.
+    /// The offset of the frame in the file.
     pub at: u64,
-    /// The checksum of its header, to which the next frame refers.
+    /// The checksum of the frame's header, which the next frame repeats.
     pub checksum: u32,
-    /// The checksum of the previous frame, not counting batch headers.
-    pub previous: u32,
-    /// The low 32 bits of its batch's number.
+    /// The checksum of the previous frame that is no batch header.
+    pub previous_checksum: u32,
+    /// The low 32 bits of the batch number.
     pub batch: u32,
-    /// The kind of its body.
+    /// The kind of the record in the body.
     pub kind: RecordKind,
-    /// The body.
+    /// The record's body, which begins with its checksum.
     pub body: Bytes,
 }
 
@@ -231,11 +232,11 @@ pub enum Flaw {
     /// Only zeros where the header would be.
     Blank,
     /// The file ends within the frame.
-    Short {
+    Truncated {
         /// The frame's size in bytes, by its header.
-        want: u64,
-        /// How many bytes there are.
-        have: u64,
+        expected: u64,
+        /// The number of bytes from the frame's offset to the end of the file.
+        available: u64,
     },
     /// The checksum of header or body does not match.
     Checksum {
@@ -245,16 +246,16 @@ pub enum Flaw {
         computed: u32,
     },
     /// The frame is intact, but cannot be valid here.
-    Wrong(&'static str),
+    Invalid(&'static str),
 }
 
 impl std::fmt::Display for Flaw {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Flaw::Blank => f.write_str("zeros"),
-            Flaw::Short { want, have } => write!(f, "length says {want}, file has {have}"),
+            Flaw::Truncated { expected, available } => write!(f, "length says {expected}, file has {available}"),
             Flaw::Checksum { stored, computed } => write!(f, "stored {stored:08x} computed {computed:08x}"),
-            Flaw::Wrong(what) => f.write_str(what),
+            Flaw::Invalid(description) => f.write_str(description),
         }
     }
 }
@@ -265,253 +266,254 @@ impl Frame {
         self.at + frame_size(self.body.len()) as u64
     }
 
-    /// The header of a batch, if the frame is one and can be decoded.
+    /// The batch header in this frame; `None` for any other kind of frame.
     ///
-    /// An intact header that cannot be decoded is evidence of nothing.
-    pub fn batch_header(&self) -> Option<Batch> {
-        Batch::read(&self.body).ok().filter(|_| self.kind == RecordKind::Batch)
+    /// Also `None` if an intact frame holds a batch header that cannot be decoded: such a header is evidence of
+    /// nothing.
+    pub fn batch_header(&self) -> Option<BatchHeader> {
+        BatchHeader::decode(&self.body).ok().filter(|_| self.kind == RecordKind::Batch)
     }
 
-    /// Reads the frame at `at`, with header and body checked.
-    pub fn read(file: &Bytes, salted: u32, at: u64) -> Result<Frame, Flaw> {
-        Frame::check(file, salted, at)?;
-        Frame::known(file, at)
+    /// Reads the frame at `at` and checks its header and its body.
+    pub fn read(file: &Bytes, salt_crc: u32, at: u64) -> Result<Frame, Flaw> {
+        Frame::check(file, salt_crc, at)?;
+        Frame::read_unchecked(file, at)
     }
 
     /// Checks header and body of the frame at `at` and returns its end and kind, without building a [`Frame`].
-    pub fn check(file: &[u8], salted: u32, at: u64) -> Result<(u64, RecordKind), Flaw> {
-        let (frame, body) = Frame::parse(file, Some(salted), at)?;
-        let (stored, computed) = (word(body), crc32fast::hash(&body[4..]));
+    pub fn check(file: &[u8], salt_crc: u32, at: u64) -> Result<(u64, RecordKind), Flaw> {
+        let (frame, body) = Frame::parse(file, Some(salt_crc), at)?;
+        let (stored, computed) = (read_u32(body), crc32fast::hash(&body[4..]));
         if stored != computed {
             return Err(Flaw::Checksum { stored, computed });
         }
         let end = at + frame_size(body.len()) as u64;
-        let between = at as usize + FRAME_HEADER + body.len()..(end as usize).min(file.len());
-        if file[between].iter().any(|byte| *byte != 0) {
-            return Err(Flaw::Wrong("bytes between frames"));
+        let padding = at as usize + FRAME_HEADER_BYTES + body.len()..(end as usize).min(file.len());
+        if file[padding].iter().any(|byte| *byte != 0) {
+            return Err(Flaw::Invalid("bytes between frames"));
         }
         Ok((end, frame.kind))
     }
 
     /// Reads the frame at `at` and checks only its header, for callers that check the body themselves.
-    pub fn peek(file: &Bytes, salted: u32, at: u64) -> Result<Frame, Flaw> {
-        let (frame, body) = Frame::parse(file, Some(salted), at)?;
+    pub fn read_without_body_check(file: &Bytes, salt_crc: u32, at: u64) -> Result<Frame, Flaw> {
+        let (frame, body) = Frame::parse(file, Some(salt_crc), at)?;
         Ok(Frame { body: file.slice_ref(body), ..frame })
     }
 
     /// Reads the frame at `at` without any check, for callers that know that [`Frame::read`] accepts it.
-    pub fn known(file: &Bytes, at: u64) -> Result<Frame, Flaw> {
+    pub fn read_unchecked(file: &Bytes, at: u64) -> Result<Frame, Flaw> {
         let (frame, body) = Frame::parse(file, None, at)?;
         Ok(Frame { body: file.slice_ref(body), ..frame })
     }
 
-    /// Returns the frame with an empty body, and the body.
-    fn parse(file: &[u8], salted: Option<u32>, at: u64) -> Result<(Frame, &[u8]), Flaw> {
-        let have = (file.len() as u64).saturating_sub(at);
-        let Some(header) = file.get(at as usize..).and_then(|rest| rest.first_chunk::<FRAME_HEADER>()) else {
-            return Err(Flaw::Short { want: FRAME_HEADER as u64, have });
+    /// Decodes the header, and checks it if `salt_crc` is given. Returns the frame with an empty body, and the body.
+    fn parse(file: &[u8], salt_crc: Option<u32>, at: u64) -> Result<(Frame, &[u8]), Flaw> {
+        let available = (file.len() as u64).saturating_sub(at);
+        let Some(header) = file.get(at as usize..).and_then(|rest| rest.first_chunk::<FRAME_HEADER_BYTES>()) else {
+            return Err(Flaw::Truncated { expected: FRAME_HEADER_BYTES as u64, available });
         };
-        if *header == [0; FRAME_HEADER] {
+        if *header == [0; FRAME_HEADER_BYTES] {
             return Err(Flaw::Blank);
         }
-        let mut rest = [0; 12];
-        rest.copy_from_slice(&header[4..]);
-        let stored = word(header);
-        // The body's checksum follows the header and must be read to check the header: four bytes at a fixed offset,
-        // whatever the length field is.
-        let Some(body) = file.get(at as usize + FRAME_HEADER..).and_then(|rest| rest.first_chunk::<4>()) else {
-            return Err(Flaw::Short { want: FRAME_HEADER as u64 + 4, have });
+        let mut fields = [0; 12];
+        fields.copy_from_slice(&header[4..]);
+        let stored = read_u32(header);
+        // The header's checksum covers the body's checksum: the four bytes after the header, whatever the length is.
+        let Some(body_checksum) = file.get(at as usize + FRAME_HEADER_BYTES..).and_then(|rest| rest.first_chunk::<4>())
+        else {
+            return Err(Flaw::Truncated { expected: FRAME_HEADER_BYTES as u64 + 4, available });
         };
-        if let Some(salted) = salted {
-            let computed = header_checksum(salted, at, &rest, *body);
+        if let Some(salt_crc) = salt_crc {
+            let computed = header_checksum(salt_crc, at, &fields, *body_checksum);
             if stored != computed {
                 return Err(Flaw::Checksum { stored, computed });
             }
         }
-        let length = u32::from_le_bytes([rest[4], rest[5], rest[6], 0]) as usize;
-        let Some(kind) = RecordKind::of(rest[7]) else { return Err(UNKNOWN_KIND) };
-        let want = (FRAME_HEADER + length) as u64;
+        let length = u32::from_le_bytes([fields[4], fields[5], fields[6], 0]) as usize;
+        let Some(kind) = RecordKind::from_byte(fields[7]) else { return Err(UNKNOWN_KIND_FLAW) };
+        let expected = (FRAME_HEADER_BYTES + length) as u64;
         if length < 4 {
-            return Err(Flaw::Wrong("a body without a checksum"));
+            return Err(Flaw::Invalid("a body without a checksum"));
         }
-        if want > have {
-            return Err(Flaw::Short { want, have });
+        if expected > available {
+            return Err(Flaw::Truncated { expected, available });
         }
-        let from = at as usize + FRAME_HEADER;
-        let (previous, batch) = (word(&rest), word(&rest[8..]));
-        let frame = Frame { at, checksum: stored, previous, batch, kind, body: Bytes::new() };
-        Ok((frame, &file[from..from + length]))
+        let body_start = at as usize + FRAME_HEADER_BYTES;
+        let (previous_checksum, batch) = (read_u32(&fields), read_u32(&fields[8..]));
+        let frame = Frame { at, checksum: stored, previous_checksum, batch, kind, body: Bytes::new() };
+        Ok((frame, &file[body_start..body_start + length]))
     }
 
-    /// A cheap test whether there can be a frame at `at`.
-    pub fn plausible(file: &[u8], at: usize) -> bool {
-        file.get(at..at + FRAME_HEADER + 4).is_some_and(|header| {
+    /// Whether the kind and the length at `at` can be those of a frame. A cheap test, which computes no checksum.
+    pub fn is_plausible(file: &[u8], at: usize) -> bool {
+        file.get(at..at + FRAME_HEADER_BYTES + 4).is_some_and(|header| {
             let length = u32::from_le_bytes([header[8], header[9], header[10], 0]) as usize;
-            (1..=7).contains(&header[11]) && length >= 4 && at + FRAME_HEADER + length <= file.len()
+            (1..=7).contains(&header[11]) && length >= 4 && at + FRAME_HEADER_BYTES + length <= file.len()
         })
     }
 }
 
-fn word(bytes: &[u8]) -> u32 {
+fn read_u32(bytes: &[u8]) -> u32 {
     bytes.first_chunk::<4>().copied().map_or(0, u32::from_le_bytes)
 }
 
-fn double(bytes: &[u8]) -> u64 {
+fn read_u64(bytes: &[u8]) -> u64 {
     bytes.first_chunk::<8>().copied().map_or(0, u64::from_le_bytes)
 }
 
-/// The header of a batch.
+/// The header of a batch, or of one piece of a large batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Batch {
-    /// The batch's number: one more than the previous one in the journal. All frames that are synced together have the
-    /// same number; a batch begins only after the previous batch is synced.
+pub struct BatchHeader {
+    /// The batch number: one more than that of the previous batch in the journal. All frames that are synced together
+    /// have the same batch number; a batch begins only after the previous batch is synced.
     pub number: u64,
-    /// Whether the batch continues in another piece, with a header of its own.
-    pub more: bool,
-    /// The batch's size in bytes, with this frame.
+    /// Whether another piece of the batch follows, with a header of its own.
+    pub has_more_pieces: bool,
+    /// The size of the batch or piece in bytes, the frame of this header included.
     pub bytes: u64,
-    /// The number of frames, not counting this one.
+    /// The number of frames after the frame of this header.
     pub frames: u32,
-    /// The checksum of its last frame, or of the frame before the batch if it has none.
-    pub tail: u32,
+    /// The checksum of the last frame, or of the frame before the batch if the batch has no other frame.
+    pub last_checksum: u32,
     /// The index of the first and the last entry, in file order; both 0 if there is none.
     pub entries: (Index, Index),
-    /// The term of the last entry.
+    /// The term of the last entry; 0 if there is none.
     pub term: Term,
-    /// Segment and offset: everything before it was synced when the batch was written.
-    pub synced: (u64, u64),
-    /// The kernel boot in which it was written.
-    pub boot: u64,
+    /// Segment and offset: everything before them was synced when the batch was written.
+    pub synced_end: (u64, u64),
+    /// The id of the kernel boot in which the batch was written.
+    pub boot_id: u64,
 }
 
-impl Batch {
+impl BatchHeader {
     /// Encodes the body, its checksum first.
-    pub fn put(&self, out: &mut Vec<u8>) {
-        put_body(out, |out| {
-            out.put_u32_le(u32::from(self.more));
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode_body(out, |out| {
+            out.put_u32_le(u32::from(self.has_more_pieces));
             out.put_u64_le(self.number);
             out.put_u64_le(self.bytes);
             out.put_u32_le(self.frames);
-            out.put_u32_le(self.tail);
+            out.put_u32_le(self.last_checksum);
             out.put_u64_le(self.entries.0.0);
             out.put_u64_le(self.entries.1.0);
             out.put_u64_le(self.term.0);
-            out.put_u64_le(self.synced.0);
-            out.put_u64_le(self.synced.1);
-            out.put_u64_le(self.boot);
+            out.put_u64_le(self.synced_end.0);
+            out.put_u64_le(self.synced_end.1);
+            out.put_u64_le(self.boot_id);
         });
     }
 
-    /// Decodes a body.
-    pub fn read(body: &Bytes) -> Result<Batch, Malformed> {
-        let mut reader = behind_checksum(body)?;
-        let more = match reader.u32()? {
+    /// Decodes the body. Its checksum is not verified here.
+    pub fn decode(body: &Bytes) -> Result<BatchHeader, Malformed> {
+        let mut reader = fields_after_checksum(body)?;
+        let has_more_pieces = match reader.u32()? {
             0 => false,
             1 => true,
             _ => return Err(Malformed("unknown flags of a batch")),
         };
-        let batch = Batch {
-            more,
+        let batch = BatchHeader {
+            has_more_pieces,
             number: reader.u64()?,
             bytes: reader.u64()?,
             frames: reader.u32()?,
-            tail: reader.u32()?,
+            last_checksum: reader.u32()?,
             entries: (Index(reader.u64()?), Index(reader.u64()?)),
             term: Term(reader.u64()?),
-            synced: (reader.u64()?, reader.u64()?),
-            boot: reader.u64()?,
+            synced_end: (reader.u64()?, reader.u64()?),
+            boot_id: reader.u64()?,
         };
         reader.end()?;
         Ok(batch)
     }
 }
 
-/// The state that a segment inherits, so that it can be the oldest one left.
+/// The state that a segment inherits, so that a log can begin with this segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opening {
-    /// The hard state.
+    /// The term and the vote.
     pub hard: HardState,
-    /// The last position before this segment.
+    /// The position of the last entry before this segment.
     pub last: Position,
-    /// The latest time of any entry.
+    /// The latest cluster time of any entry so far.
     pub time: ClusterTime,
-    /// Where the log begins.
+    /// The position after which the log begins, and the configuration there.
     pub base: SnapshotPoint,
-    /// The configuration in force, and the index at which it was configured.
-    pub current: (Index, Membership),
+    /// The index of the latest configuration, and the configuration.
+    pub configuration: (Index, Membership),
 }
 
 impl Opening {
     /// Encodes the body, its checksum first.
-    pub fn put(&self, out: &mut Vec<u8>) {
-        put_body(out, |out| {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode_body(out, |out| {
             out.put_u32_le(0);
             codec::put_hard_state(out, &self.hard);
             out.put_position(self.last);
             out.put_u64_le(self.time.0);
-            put_base_fields(out, &self.base);
-            out.put_u64_le(self.current.0.0);
-            codec::put_membership(out, &self.current.1);
+            encode_base_fields(out, &self.base);
+            out.put_u64_le(self.configuration.0.0);
+            codec::put_membership(out, &self.configuration.1);
         });
     }
 
-    /// Decodes a body.
-    pub fn read(body: &Bytes) -> Result<Opening, Malformed> {
-        let mut reader = behind_checksum(body)?;
+    /// Decodes the body. Its checksum is not verified here.
+    pub fn decode(body: &Bytes) -> Result<Opening, Malformed> {
+        let mut reader = fields_after_checksum(body)?;
         let _reserved = reader.u32()?;
         let opening = Opening {
             hard: codec::read_hard_state(&mut reader)?,
             last: reader.position()?,
             time: ClusterTime(reader.u64()?),
-            base: read_base_fields(&mut reader)?,
-            current: (Index(reader.u64()?), codec::read_membership(&mut reader)?),
+            base: decode_base_fields(&mut reader)?,
+            configuration: (Index(reader.u64()?), codec::read_membership(&mut reader)?),
         };
         reader.end()?;
         Ok(opening)
     }
 }
 
-/// Encodes a hard state as a body.
-pub fn put_hard(out: &mut Vec<u8>, hard: &HardState) {
-    put_body(out, |out| {
+/// Encodes the body of a hard state record.
+pub fn encode_hard_state(out: &mut Vec<u8>, hard: &HardState) {
+    encode_body(out, |out| {
         out.put_u32_le(0);
         codec::put_hard_state(out, hard);
     });
 }
 
-/// Decodes the body of a hard state.
-pub fn read_hard(body: &Bytes) -> Result<HardState, Malformed> {
-    let mut reader = behind_checksum(body)?;
+/// Decodes the body of a hard state record.
+pub fn decode_hard_state(body: &Bytes) -> Result<HardState, Malformed> {
+    let mut reader = fields_after_checksum(body)?;
     let _reserved = reader.u32()?;
     let hard = codec::read_hard_state(&mut reader)?;
     reader.end()?;
     Ok(hard)
 }
 
-/// Encodes the body of a base or a release.
-pub fn put_base(out: &mut Vec<u8>, base: &SnapshotPoint) {
-    put_body(out, |out| {
+/// Encodes the body of a base or release record.
+pub fn encode_base(out: &mut Vec<u8>, base: &SnapshotPoint) {
+    encode_body(out, |out| {
         out.put_u32_le(0);
-        put_base_fields(out, base);
+        encode_base_fields(out, base);
     });
 }
 
-/// Decodes the body of a base or a release.
-pub fn read_base(body: &Bytes) -> Result<SnapshotPoint, Malformed> {
-    let mut reader = behind_checksum(body)?;
+/// Decodes the body of a base or release record.
+pub fn decode_base(body: &Bytes) -> Result<SnapshotPoint, Malformed> {
+    let mut reader = fields_after_checksum(body)?;
     let _reserved = reader.u32()?;
-    let base = read_base_fields(&mut reader)?;
+    let base = decode_base_fields(&mut reader)?;
     reader.end()?;
     Ok(base)
 }
 
-fn put_base_fields(out: &mut Vec<u8>, base: &SnapshotPoint) {
+fn encode_base_fields(out: &mut Vec<u8>, base: &SnapshotPoint) {
     out.put_position(base.position);
     out.put_u64_le(base.configured.0);
     codec::put_membership(out, &base.membership);
 }
 
-fn read_base_fields(reader: &mut Reader) -> Result<SnapshotPoint, Malformed> {
+fn decode_base_fields(reader: &mut Reader) -> Result<SnapshotPoint, Malformed> {
     Ok(SnapshotPoint {
         position: reader.position()?,
         configured: Index(reader.u64()?),
@@ -519,30 +521,30 @@ fn read_base_fields(reader: &mut Reader) -> Result<SnapshotPoint, Malformed> {
     })
 }
 
-/// The end of a segment.
+/// The last record of a segment.
 ///
-/// Without it, a log whose last file is gone would look like a shorter log that ended cleanly.
+/// Without a seal, a log whose last file is gone would look like a shorter log that ended cleanly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Seal {
-    /// The number of the next segment, which existed before this was written.
+    /// The number of the next segment, which existed before the seal was written.
     pub successor: u64,
-    /// The last position of the log.
+    /// The position of the last entry of the log.
     pub last: Position,
 }
 
 impl Seal {
     /// Encodes the body, its checksum first.
-    pub fn put(&self, out: &mut Vec<u8>) {
-        put_body(out, |out| {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode_body(out, |out| {
             out.put_u32_le(0);
             out.put_u64_le(self.successor);
             out.put_position(self.last);
         });
     }
 
-    /// Decodes a body.
-    pub fn read(body: &Bytes) -> Result<Seal, Malformed> {
-        let mut reader = behind_checksum(body)?;
+    /// Decodes the body. Its checksum is not verified here.
+    pub fn decode(body: &Bytes) -> Result<Seal, Malformed> {
+        let mut reader = fields_after_checksum(body)?;
         let _reserved = reader.u32()?;
         let seal = Seal { successor: reader.u64()?, last: reader.position()? };
         reader.end()?;
@@ -552,37 +554,37 @@ impl Seal {
 
 /// The metadata in an entry's body, without decoding the entry.
 ///
-/// Recovery reads it for each entry of the log, and does not need to decode payloads for that.
+/// Recovery reads the metadata of each entry of the log, and so decodes no payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryHead {
-    /// Index and term.
+    /// The index and the term of the entry.
     pub position: Position,
-    /// The cluster time.
+    /// The cluster time that the leader gave to the entry.
     pub time: ClusterTime,
-    /// Whether its payload is a membership.
-    pub membership: bool,
+    /// Whether the payload is a membership.
+    pub is_membership: bool,
 }
 
 impl EntryHead {
     /// Decodes the metadata from an entry's body.
-    pub fn read(body: &Bytes) -> Result<EntryHead, Malformed> {
+    pub fn decode(body: &Bytes) -> Result<EntryHead, Malformed> {
         let Some((header, payload)) = body.split_first_chunk::<{ codec::ENTRY_HEADER }>() else {
             return Err(Malformed("ends too early"));
         };
-        let length = word(&header[4..]);
-        let position = Position::new(Index(double(&header[8..])), Term(double(&header[16..])));
-        let time = ClusterTime(double(&header[24..]));
+        let length = read_u32(&header[4..]);
+        let position = Position::new(Index(read_u64(&header[8..])), Term(read_u64(&header[16..])));
+        let time = ClusterTime(read_u64(&header[24..]));
         if (length & 0x00ff_ffff) as usize != payload.len() {
             return Err(Malformed("an entry of another length than its frame"));
         }
         if length >> 24 > u32::from(codec::ENTRY_KIND_MAX) {
             return Err(Malformed("an unknown kind of entry"));
         }
-        Ok(EntryHead { position, time, membership: length >> 24 == 1 })
+        Ok(EntryHead { position, time, is_membership: length >> 24 == 1 })
     }
 }
 
-fn put_body(out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
+fn encode_body(out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.put_u32_le(0);
     fields(out);
@@ -590,9 +592,9 @@ fn put_body(out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
     out[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// A reader of the fields after a body's checksum, which was checked before.
-fn behind_checksum(body: &Bytes) -> Result<Reader, Malformed> {
+/// Reads the fields after a body's checksum. The caller has verified the checksum.
+fn fields_after_checksum(body: &Bytes) -> Result<Reader, Malformed> {
     let mut reader = Reader::new(body.clone());
-    let _checked = reader.u32()?;
+    let _checksum = reader.u32()?;
     Ok(reader)
 }

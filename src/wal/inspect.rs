@@ -1,143 +1,155 @@
-//! Inspects a segment, record by record, with recovery's judgement and without opening the journal.
+//! Inspects a segment, record by record, with the same verdicts as recovery and without opening the journal.
 //!
-//! Recovery stops at the first damage, because a node must not run on such a log. An operator needs the opposite:
-//! everything that can still be read, and behind which damage it lies. So this iterator goes on, and marks what
-//! recovery would not accept. It opens no file for writing and takes no lock, so that it works beside a running node
-//! and on a copy.
+//! Recovery stops at the first damage, because a node must not run on such a log. An operator needs the opposite: every
+//! record that can still be read, and the damage before it. So the inspection continues after damage, and reports the
+//! bytes that recovery would reject. The inspection opens no file for writing and takes no lock, so that it works
+//! beside a running node and on a copy.
 
-use super::batches::{BatchReader, BrokenBatch, Continuation};
+use super::batches::{BatchReader, BrokenBatch, ReaderState};
 use super::format::{Flaw, Frame, RecordKind};
-use super::tail::{Break, Surroundings, Tail, classify};
+use super::tail::{LogBreak, SegmentContext, TailVerdict, classify};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// A record or a flaw in a segment, classified.
+/// A record, damage, or a torn batch in a segment.
 ///
-/// A torn batch ends an inspection and a bad one does not: behind a torn batch nothing was ever promised, while behind
-/// damage there are records that were.
+/// A torn batch ends an inspection, and damage does not: no record after a torn batch was ever acknowledged, while
+/// records after damage may have been.
 #[derive(Clone, Debug)]
 pub enum Finding {
     /// A good record.
     Record(Frame),
-    /// Damage to bytes that had been synced; or records, found just before, that are intact and contradict each other
-    /// or those before them.
-    Bad {
-        /// The offset.
+    /// Damage to bytes that had been synced. Or the records that were returned just before this finding are intact, but
+    /// contradict each other or earlier records.
+    Damage {
+        /// The offset of the first damaged byte.
         at: u64,
-        /// The length, up to the next good record or to the end.
+        /// The number of damaged bytes, up to the next good record or to the end of the file.
         bytes: u64,
-        /// What is wrong.
+        /// What is wrong at offset `at`.
         flaw: Flaw,
-        /// The offset of the next good record.
-        next: Option<u64>,
+        /// The offset of the next good record, if there is one.
+        next_good_offset: Option<u64>,
     },
-    /// A batch that was being written: normal after a crash. Nothing after it counts.
-    Torn {
+    /// A batch that was being written when the node stopped: normal after a crash. It ends the log.
+    TornBatch {
         /// The offset of the first bad byte.
         at: u64,
-        /// The offset of the batch, where recovery cuts.
-        cut: u64,
-        /// How many good bytes the batch has.
-        have: u64,
-        /// How many bytes the batch should have; 0 if unknown.
-        want: u64,
-        /// What is wrong.
+        /// The offset of the batch, where recovery cuts the log.
+        cut_offset: u64,
+        /// The number of good bytes from `cut_offset` on.
+        good_bytes: u64,
+        /// The size of the batch by its header; 0 if unknown.
+        batch_bytes: u64,
+        /// What is wrong at offset `at`.
         flaw: Flaw,
     },
 }
 
-/// An iterator over a segment that distinguishes a torn batch from damage as recovery does, and goes on after damage.
+/// An iterator over the findings in a segment, which distinguishes a torn batch from damage as recovery does, and
+/// continues after damage.
 ///
-/// A queue stands between reader and caller, because one batch yields many findings and a break comes after the good
-/// frames of its batch, although its verdict needs the frames behind it.
+/// The findings pass through a queue, because one batch yields many of them. A break is returned after the good frames
+/// of its batch, although its verdict depends on the frames after it.
 pub struct Inspection {
     reader: BatchReader,
-    around: Surroundings,
-    size: u64,
-    /// What was found and not yet returned.
-    found: VecDeque<Finding>,
-    /// Whether the reader is behind damage, where the next record may belong to a batch without a header.
-    damaged: bool,
-    sealed: bool,
-    ended: bool,
+    context: SegmentContext,
+    file_size: u64,
+    /// Findings that were not yet returned.
+    pending_findings: VecDeque<Finding>,
+    /// Whether the reader has passed damage, after which the next record may belong to a batch without a header.
+    is_after_damage: bool,
+    is_sealed: bool,
+    has_ended: bool,
 }
 
 impl Inspection {
-    /// Begins at the first frame. `before` is what the segments before this one showed.
+    /// An inspection that begins at the first frame. `before` is the reader's state after the segments before this one.
     ///
-    /// Nothing is known to be intact yet, so each checksum is computed: a tool that trusts what it inspects finds
-    /// nothing.
-    pub fn new(bytes: Bytes, salt: u64, around: Surroundings, before: Continuation) -> Inspection {
-        let size = bytes.len() as u64;
+    /// No frame is known to be intact, so each checksum is computed.
+    pub fn new(bytes: Bytes, salt: u64, context: SegmentContext, before: ReaderState) -> Inspection {
+        let file_size = bytes.len() as u64;
         let reader = BatchReader::new(bytes, salt, before, 0);
-        Inspection { reader, around, size, found: VecDeque::new(), damaged: false, sealed: false, ended: false }
+        Inspection {
+            reader,
+            context,
+            file_size,
+            pending_findings: VecDeque::new(),
+            is_after_damage: false,
+            is_sealed: false,
+            has_ended: false,
+        }
     }
 
-    /// Whether a seal was read.
+    /// Whether the segment's seal record was returned.
     ///
-    /// Without a seal, the next segment should not be in use: the caller compares that with what is there.
-    pub fn sealed(&self) -> bool {
-        self.sealed
+    /// A segment without a seal must be the last one in use, which the caller checks.
+    pub fn is_sealed(&self) -> bool {
+        self.is_sealed
     }
 
-    /// The current offset.
+    /// The current offset of the reader.
     pub fn at(&self) -> u64 {
         self.reader.at()
     }
 
-    /// What this segment and those before it show of the next one.
+    /// The reader's state at the end of the segment, with which the inspection of the next segment begins.
     ///
-    /// After damage it is unknown what the next segment should begin with, and nothing is compared there.
-    pub fn continuation(self) -> Continuation {
-        self.reader.state()
+    /// After damage the log's state is unknown, and the records of the next segment are compared with nothing.
+    pub fn into_reader_state(self) -> ReaderState {
+        self.reader.into_state()
     }
 
-    /// Reads the next batch, or what is in its place.
+    /// Queues the findings of the next batch or break.
     ///
-    /// Behind damage, a frame without a batch header is still a record with a good checksum. It may be the only copy of
+    /// After damage, a frame without a batch header is still a record with a good checksum. It may be the only copy of
     /// an entry that an operator is looking for.
-    fn read_next(&mut self) {
-        if self.damaged
-            && let Some(frame) = self.reader.orphan()
+    fn queue_next_findings(&mut self) {
+        if self.is_after_damage
+            && let Some(frame) = self.reader.read_orphan_frame()
         {
-            self.found.push_back(Finding::Record(frame));
+            self.pending_findings.push_back(Finding::Record(frame));
             return;
         }
         match self.reader.read_batch(|_, _| {}) {
-            Ok(good) => self.found.extend(good.frames.into_iter().map(Finding::Record)),
-            Err(broken) => self.judge(*broken),
+            Ok(good) => self.pending_findings.extend(good.frames.into_iter().map(Finding::Record)),
+            Err(broken) => self.classify_break(*broken),
         }
     }
 
-    /// Classifies a break, after the good frames of its batch.
+    /// Classifies a break, and queues it after the good frames of its batch.
     ///
-    /// Evidence is taken in one frame at a time. More frames never make a corrupt log less so, thus the first that
-    /// suffices ends the search; for a log that is torn it goes on to the end of the file.
-    fn judge(&mut self, BrokenBatch { frames, mut broken }: BrokenBatch) {
-        let mut rest = self.reader.rest();
+    /// The frames after the break are read one by one. Further frames never change the verdict from corrupt to torn, so
+    /// the search ends at the first frame that is sufficient evidence. If the batch is torn, the search reads to the
+    /// end of the file.
+    fn classify_break(&mut self, BrokenBatch { frames, mut log_break }: BrokenBatch) {
+        let mut later_frames = self.reader.remaining_frames();
         let verdict = loop {
-            // One frame may be evidence enough: then the rest need not be read.
-            let verdict = classify(&broken, &self.around);
-            match (verdict, rest.next()) {
-                (Tail::End | Tail::Torn, Some(frame)) => broken.add(&frame),
+            let verdict = classify(&log_break, &self.context);
+            match (verdict, later_frames.next()) {
+                (TailVerdict::End | TailVerdict::Torn, Some(frame)) => log_break.add_frame(&frame),
                 _ => break verdict,
             }
         };
-        let Break { at, cut, flaw, want, intact, .. } = broken;
-        // After intact frames that contradict the log, the reader is already behind them.
-        let next = if intact { Some(self.reader.at()).filter(|next| *next < self.size) } else { broken.next };
-        self.found.extend(frames.into_iter().map(Finding::Record));
+        let LogBreak { at, cut_offset, flaw, batch_bytes, frames_intact, next_good_offset, .. } = log_break;
+        // The reader has already passed intact frames that contradict the log.
+        let next_good_offset =
+            if frames_intact { Some(self.reader.at()).filter(|next| *next < self.file_size) } else { next_good_offset };
+        self.pending_findings.extend(frames.into_iter().map(Finding::Record));
         match verdict {
-            Tail::Corrupt(_) => {
-                let bytes = next.unwrap_or(self.size).saturating_sub(at);
-                self.found.push_back(Finding::Bad { at, bytes, flaw, next });
-                self.damaged = true;
+            TailVerdict::Corrupt(_) => {
+                let bytes = next_good_offset.unwrap_or(self.file_size).saturating_sub(at);
+                self.pending_findings.push_back(Finding::Damage { at, bytes, flaw, next_good_offset });
+                self.is_after_damage = true;
             }
-            Tail::Torn => self.found.push_back(Finding::Torn { at, cut, have: at - cut, want, flaw }),
-            Tail::End => {}
+            TailVerdict::Torn => {
+                let good_bytes = at - cut_offset;
+                self.pending_findings.push_back(Finding::TornBatch { at, cut_offset, good_bytes, batch_bytes, flaw });
+            }
+            TailVerdict::End => {}
         }
-        // An end is believed only where recovery believes it; behind damage it reads on to the last good frame.
-        self.ended = !matches!(verdict, Tail::Corrupt(_)) || next.is_none();
+        // The log ends where recovery ends it. After damage, the inspection continues to the last good frame.
+        self.has_ended = !matches!(verdict, TailVerdict::Corrupt(_)) || next_good_offset.is_none();
     }
 }
 
@@ -145,13 +157,13 @@ impl Iterator for Inspection {
     type Item = Finding;
 
     fn next(&mut self) -> Option<Finding> {
-        while self.found.is_empty() && !self.ended && !self.sealed {
-            self.read_next();
+        while self.pending_findings.is_empty() && !self.has_ended && !self.is_sealed {
+            self.queue_next_findings();
         }
-        let finding = self.found.pop_front();
+        let finding = self.pending_findings.pop_front();
         if let Some(Finding::Record(frame)) = &finding {
-            // Only when the seal is returned: the records before it in the queue come first.
-            self.sealed |= frame.kind == RecordKind::Seal;
+            // Set here and not when the seal is queued: the records before the seal are still in the queue then.
+            self.is_sealed |= frame.kind == RecordKind::Seal;
         }
         finding
     }

@@ -1,160 +1,152 @@
 //! Loads files for recovery: mapped, with every byte read by `pread` before the mapping is touched.
 //!
-//! A mapping cannot return an error ([`crate::disk::sigbus`]). So a sector that the disk cannot read is found here, and
-//! is damage like any other, with a file and an offset.
+//! A read of a mapping cannot return an error ([`crate::disk::sigbus`]). So a sector that the disk cannot read is found
+//! here, and reported as damage with a file and an offset.
 //!
-//! The reading costs one pass over the files, which a start needs anyway to compute checksums, and the mapping then
-//! finds the pages in memory. Several threads share the work: each segment is read by the thread that first needs it.
+//! A start reads all files anyway to compute checksums, and afterwards the pages of the mapping are in memory. Several
+//! threads share the work: each segment is read by the thread that first needs it.
 
 use super::format::{self, Opening, RecordKind, SegmentHeader, file_name};
 use super::report::{ADVICE, Fault, Result};
 use super::scan::{Scan, ScanItem};
-use super::sync_marker::io;
-use crate::disk::unreadable::{Unreadable, read_through};
+use super::sync_marker::to_fault;
+use crate::disk::unreadable::{MediaError, read_through};
 use crate::disk::{Disk, DiskFile};
 use crate::types::{DiskId, Index};
 use bytes::Bytes;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// A segment's file.
-///
-/// The reader runs at most once, and only callers that need the same segment wait for it.
-pub struct Read {
-    /// Its number, from its name.
+/// The file of a segment, whose bytes are read at most once. Only callers that need the same segment wait for the read.
+pub struct SegmentFile {
+    /// The segment's number, from the file's name.
     pub number: u64,
-    /// Its bytes: mapped, or copied for the last segment.
+    /// The bytes of the file: mapped, or a copy in memory for the last segment.
     bytes: Bytes,
-    /// Reads the file once; run by the first caller that needs the bytes.
-    reader: Mutex<Option<Reader>>,
-    checked: OnceLock<std::io::Result<Option<Unreadable>>>,
+    /// Reads the whole file. The first caller that needs the bytes takes and runs this function.
+    reader: Mutex<Option<FileReader>>,
+    /// The first media error, once the file was read; or the error of the read.
+    read_outcome: OnceLock<std::io::Result<Option<MediaError>>>,
 }
 
-type Reader = Box<dyn FnOnce() -> std::io::Result<Option<Unreadable>> + Send>;
+type FileReader = Box<dyn FnOnce() -> std::io::Result<Option<MediaError>> + Send>;
 
-impl Read {
-    /// A segment that is in memory.
-    ///
-    /// Nothing is left to be found out about it: the copy was made by reading every byte.
-    pub fn copied(number: u64, bytes: Bytes) -> Read {
-        Read { number, bytes, reader: Mutex::new(None), checked: OnceLock::from(Ok(None)) }
+impl SegmentFile {
+    /// A segment whose bytes are in memory already: no read of the disk can fail any more.
+    pub fn in_memory(number: u64, bytes: Bytes) -> SegmentFile {
+        SegmentFile { number, bytes, reader: Mutex::new(None), read_outcome: OnceLock::from(Ok(None)) }
     }
 
-    /// The size of the file in bytes.
+    /// The size of the file in bytes, unreadable bytes included.
     pub fn size(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// All of its bytes. Only those of [`Read::readable`] may be touched.
+    /// All bytes of the file. Only those of [`SegmentFile::readable_bytes`] may be read.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The first place that the disk cannot read, if any. The first call reads the file; concurrent calls wait.
-    pub fn unreadable(&self) -> Result<Option<&Unreadable>> {
+    /// The first media error of the file, if any. The first call reads the whole file; concurrent calls wait.
+    pub fn media_error(&self) -> Result<Option<&MediaError>> {
         let read = || match self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(reader) => reader(),
             None => Ok(None),
         };
-        match self.checked.get_or_init(read) {
-            Ok(place) => Ok(place.as_ref()),
-            Err(error) => Err(io("read", &file_name(self.number))(again(error))),
+        match self.read_outcome.get_or_init(read) {
+            Ok(media_error) => Ok(media_error.as_ref()),
+            Err(error) => Err(to_fault("read", &file_name(self.number))(copy_error(error))),
         }
     }
 
-    /// Whether it holds any record, or might hold one where it cannot be read.
+    /// Whether the segment holds a record, or may hold one in an unreadable sector.
     ///
-    /// It decides whether a segment in front of it may lack its seal. In doubt it says yes, as an unreadable sector may
-    /// hold a record: a wrong yes stops a start, a wrong no loses a segment.
+    /// If so, the segment before this one must have a seal. A wrong `true` stops a start, while a wrong `false` loses a
+    /// segment.
     pub fn is_used(&self, disk: DiskId) -> bool {
         let salt = format::salt(disk, self.number);
-        // Any good frame counts, wherever it is: the opening itself may be the part that is damaged. Old records in a
-        // recycled file have the salt of another number.
+        // A good frame at any offset counts: the opening record may be damaged. Old records in a recycled file do not
+        // count, because they have the salt of another segment.
         let has_record = |bytes| Scan::new(bytes, salt, None).any(|item| matches!(item, ScanItem::Frame(_)));
-        !matches!(self.unreadable(), Ok(None)) || self.readable().is_ok_and(has_record)
+        !matches!(self.media_error(), Ok(None)) || self.readable_bytes().is_ok_and(has_record)
     }
 
-    /// The last index of the log before this segment, from its opening.
-    ///
-    /// Two items, since the opening is the second frame, behind the header of its batch. Only for messages: nothing
-    /// depends on it.
-    pub fn inherits(&self) -> Option<Index> {
-        let bytes = self.readable().ok()?;
+    /// The last index of the log before this segment, from its opening record; `None` if that is not readable. Only for
+    /// messages.
+    pub fn inherited_last_index(&self) -> Option<Index> {
+        let bytes = self.readable_bytes().ok()?;
         let salt = SegmentHeader::decode(&bytes).ok()?.salt();
+        // The opening is the second frame, after the header of its batch.
         Scan::new(bytes, salt, None).take(2).find_map(|item| match item {
             ScanItem::Frame(frame) if frame.kind == RecordKind::Open => {
-                Some(Opening::read(&frame.body).ok()?.last.index)
+                Some(Opening::decode(&frame.body).ok()?.last.index)
             }
             _ => None,
         })
     }
 
-    /// Its bytes, up to the first unreadable one.
+    /// The bytes of the file up to the first unreadable one.
     ///
-    /// The cut makes a bad sector look like a file that ends there, and the caller asks why before it believes that.
-    pub fn readable(&self) -> Result<Bytes> {
-        Ok(match self.unreadable()? {
-            Some(place) => self.bytes.slice(..place.at as usize),
+    /// A file with a bad sector looks shorter, so the caller must check [`SegmentFile::media_error`] before it takes
+    /// the end of these bytes for the end of the file.
+    pub fn readable_bytes(&self) -> Result<Bytes> {
+        Ok(match self.media_error()? {
+            Some(media_error) => self.bytes.slice(..media_error.at as usize),
             None => self.bytes.clone(),
         })
     }
 }
 
-/// Copies an I/O error.
-///
-/// An I/O error cannot be cloned, and each caller of a failed read needs one.
-fn again(error: &std::io::Error) -> std::io::Error {
+/// Copies an I/O error, which has no `Clone`: each caller of a failed read gets a copy.
+fn copy_error(error: &std::io::Error) -> std::io::Error {
     match error.raw_os_error() {
         Some(code) => std::io::Error::from_raw_os_error(code),
         None => std::io::Error::new(error.kind(), error.to_string()),
     }
 }
 
-/// Loads all segments: the last one copied, since it will be written to, the others mapped.
-///
-/// A mapping of a file that is then written to would change under its readers. So the last segment, which the journal
-/// will append to, is copied.
-pub fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
-    let mapped = |number: u64| {
+/// Loads all segments. The last one is copied into memory: the journal will append to its file, and a mapping
+/// would change under its readers. The others are mapped.
+pub fn load_segments<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<SegmentFile>> {
+    let map_segment = |number: u64| {
         let name = file_name(number);
-        let bytes = disk.map(&name).map_err(io("map", &name))?;
-        // The reader runs later and on any thread, so it brings its own handle and opens the file anew.
+        let bytes = disk.map(&name).map_err(to_fault("map", &name))?;
+        // The reader runs later and on any thread, so it opens the file itself.
         let disk = disk.clone();
-        let reader: Reader = Box::new(move || read_through(&disk.open(&name)?, |_| {}));
-        Ok(Read { number, bytes, reader: Mutex::new(Some(reader)), checked: OnceLock::new() })
+        let reader: FileReader = Box::new(move || read_through(&disk.open(&name)?, |_| {}));
+        Ok(SegmentFile { number, bytes, reader: Mutex::new(Some(reader)), read_outcome: OnceLock::new() })
     };
     let Some((last, older)) = numbers.split_last() else { return Ok(Vec::new()) };
-    // Mapping touches no page: all files are mapped first, and threads share the reading.
-    let mut files = older.iter().map(|number| mapped(*number)).collect::<Result<Vec<_>>>()?;
-    let (bytes, unreadable) = copy(disk, &file_name(*last))?;
-    files.push(Read { checked: OnceLock::from(Ok(unreadable)), ..Read::copied(*last, bytes) });
+    // A mapping reads no page. So all files are mapped here, and the threads read them later.
+    let mut files = older.iter().map(|number| map_segment(*number)).collect::<Result<Vec<_>>>()?;
+    let (bytes, media_error) = copy_file(disk, &file_name(*last))?;
+    files.push(SegmentFile { read_outcome: OnceLock::from(Ok(media_error)), ..SegmentFile::in_memory(*last, bytes) });
     Ok(files)
 }
 
-/// Reads a whole small file. An unreadable place is damage.
+/// Reads a whole small file. A media error is reported as damage.
 pub fn read_whole<D: Disk>(disk: &D, name: &str) -> Result<Bytes> {
-    match copy(disk, name)? {
+    match copy_file(disk, name)? {
         (bytes, None) => Ok(bytes),
-        (_, Some(place)) => Err(unreadable(name, &place, "none known".to_owned())),
+        (_, Some(media_error)) => Err(unreadable_fault(name, &media_error, "none known".to_owned())),
     }
 }
 
-/// Reads a whole file, with zeros from the first unreadable place on.
+/// Reads a whole file. From the first unreadable byte on, the copy has zeros, so that its size is that of the file.
 ///
-/// Zeros keep the size, so that offsets mean the same as in the file. They are never taken for an end of the log: the
-/// caller asks for the unreadable place first.
-fn copy<D: Disk>(disk: &D, name: &str) -> Result<(Bytes, Option<Unreadable>)> {
-    let file = disk.open(name).map_err(io("open", name))?;
-    let size = file.size().map_err(io("read", name))? as usize;
+/// The zeros must not be taken for the end of the log: the caller checks for a media error first.
+fn copy_file<D: Disk>(disk: &D, name: &str) -> Result<(Bytes, Option<MediaError>)> {
+    let file = disk.open(name).map_err(to_fault("open", name))?;
+    let size = file.size().map_err(to_fault("read", name))? as usize;
     let mut bytes = Vec::with_capacity(size);
-    let place = read_through(&file, |piece| bytes.extend_from_slice(piece)).map_err(io("read", name))?;
-    if place.is_some() {
+    let media_error = read_through(&file, |piece| bytes.extend_from_slice(piece)).map_err(to_fault("read", name))?;
+    if media_error.is_some() {
         bytes.resize(size, 0);
     }
-    Ok((Bytes::from(bytes), place))
+    Ok((Bytes::from(bytes), media_error))
 }
 
-/// The fault of an unreadable place.
-pub fn unreadable(file: &str, place: &Unreadable, lost: String) -> Fault {
-    let what = format!("the disk cannot read it: {}", place.error);
-    Fault::Corrupt { file: file.to_owned(), offset: place.at, what, lost, advice: ADVICE }
+/// The fault of a media error; `lost` describes the affected entries.
+pub fn unreadable_fault(file: &str, media_error: &MediaError, lost: String) -> Fault {
+    let description = format!("the disk cannot read it: {}", media_error.error);
+    Fault::Corrupt { file: file.to_owned(), offset: media_error.at, description, lost, advice: ADVICE }
 }

@@ -1,10 +1,9 @@
-//! The journal's summary of the log it has written: no entries, only the state that a new segment inherits.
+//! The summary of a log: no entries, only the state that a new segment inherits.
 //!
-//! The journal updates it on each append; recovery builds the same summary from the segments.
+//! The journal updates the summary on each append; recovery computes the same summary from the segments.
 //!
-//! Writer and recovery share this type for one reason: a segment's opening record must equal the summary that recovery
-//! has computed from the records before it. With two implementations, a difference between them would make a good log
-//! look corrupt, or worse, hide a lost segment.
+//! Both use this type for one reason: a segment's opening record must equal the summary of all records before it. With
+//! two implementations, a difference between them would make a good log look corrupt, or worse, hide a lost segment.
 
 use super::format::{self, EntryHead, Frame, Opening, RecordKind, Seal};
 use crate::codec::{self, Malformed, Reader};
@@ -12,37 +11,37 @@ use crate::types::{ClusterTime, HardState, Index, Membership, Payload, Position,
 
 /// Hard state and log state after the last frame.
 ///
-/// Only configurations after the base are kept, since a truncation may restore an earlier one (§6: a server uses the
-/// latest configuration in its log, committed or not). The one that holds at the base is part of the base.
+/// All configurations after the base are kept, since a truncation may restore an earlier one (§6: a server uses the
+/// latest configuration in its log, committed or not). The configuration in force at the base is part of the base.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSummary {
-    /// Term and vote.
+    /// The latest term and vote.
     pub hard: HardState,
-    /// Where the log begins.
+    /// The position after which the log begins, and the configuration there.
     pub base: SnapshotPoint,
-    /// The last position in it.
-    // It may go back: a truncation replaces entries at the end, and a snapshot may restart the log at a lower index.
+    /// The position of the last entry; of the base if the log is empty.
+    // The position may go back: a truncation replaces entries at the end, and a snapshot may restart the log at a lower
+    // index.
     pub last: Position,
-    /// The latest time of any entry.
-    // It never goes back, also when its entry is truncated: a clock that went back would revive expired keys.
+    /// The latest cluster time of any entry so far.
+    // The time never goes back, not even when that entry is truncated: otherwise expired keys would exist again.
     pub time: ClusterTime,
     /// The configurations after the base, by the index of their entry.
     pub configurations: Vec<(Index, Membership)>,
 }
 
-/// What a record changed in the log.
+/// The change that a record made to the log.
 ///
-/// The summary keeps no entries, and recovery needs one line for each. So `apply` returns what happened instead of a
-/// second pass over the records.
+/// [`LogSummary::apply`] returns it for recovery, which also keeps a summary of each entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// Nothing that recovery keeps besides the summary.
-    Summary,
-    /// The summary began, with the first opening record: the last position before it.
+pub enum RecordEffect {
+    /// At most the summary has changed, and no entry.
+    SummaryOnly,
+    /// The first opening record created the summary: the position of the last entry before its segment.
     Began(Position),
     /// The log restarted after this position, without entries.
     Restarted(Position),
-    /// An entry was appended in place of all entries at its index and after it.
+    /// An entry was appended, and replaced all entries at its index and after it.
     Appended(EntryHead),
 }
 
@@ -50,38 +49,37 @@ impl LogSummary {
     /// Applies the next record of a journal; `log` is `None` before the first opening record. An error says how the
     /// record contradicts the log before it.
     ///
-    /// Everything is validated here and nothing asserted: the record is intact, but a program with an error may have
-    /// written it.
-    pub fn apply(log: &mut Option<LogSummary>, frame: &Frame) -> Result<Effect, &'static str> {
-        let text = |malformed: Malformed| malformed.0;
-        let opened = log.as_mut().ok_or("a segment that does not begin with an opening record");
+    /// The record is validated, and nothing is asserted: it is intact, but a faulty program may have written it.
+    pub fn apply(log: &mut Option<LogSummary>, frame: &Frame) -> Result<RecordEffect, &'static str> {
+        let to_text = |malformed: Malformed| malformed.0;
+        let summary = log.as_mut().ok_or("a segment that does not begin with an opening record");
         match frame.kind {
-            // The reader takes headers off first, so one that comes here was inside of a batch.
+            // The reader does not apply a batch's own header, so this header is inside of a batch.
             RecordKind::Batch => return Err("a batch within a batch"),
-            RecordKind::Open => return LogSummary::open(log, Opening::read(&frame.body).map_err(text)?),
-            RecordKind::Entry => return opened?.entry(frame).map(Effect::Appended),
+            RecordKind::Open => return LogSummary::apply_opening(log, Opening::decode(&frame.body).map_err(to_text)?),
+            RecordKind::Entry => return summary?.append_entry(frame).map(RecordEffect::Appended),
             RecordKind::Base => {
-                let base = format::read_base(&frame.body).map_err(text)?;
+                let base = format::decode_base(&frame.body).map_err(to_text)?;
                 let position = base.position;
-                opened?.restart(base);
-                return Ok(Effect::Restarted(position));
+                summary?.restart(base);
+                return Ok(RecordEffect::Restarted(position));
             }
-            RecordKind::Release => opened?.release(format::read_base(&frame.body).map_err(text)?),
-            RecordKind::Hard => opened?.hard = format::read_hard(&frame.body).map_err(text)?,
-            // It changes nothing, but must be readable: a tool shows its successor.
-            RecordKind::Seal => _ = Seal::read(&frame.body).map_err(text)?,
+            RecordKind::Release => summary?.release(format::decode_base(&frame.body).map_err(to_text)?),
+            RecordKind::HardState => summary?.hard = format::decode_hard_state(&frame.body).map_err(to_text)?,
+            // A seal changes nothing, but must be valid: tools show its successor.
+            RecordKind::Seal => _ = Seal::decode(&frame.body).map_err(to_text)?,
         }
-        Ok(Effect::Summary)
+        Ok(RecordEffect::SummaryOnly)
     }
 
-    /// Begins with the first opening record; each other one must state the log that its segment continues.
+    /// Creates the summary from the first opening record. Each later opening record must equal the summary so far.
     ///
     /// Without the comparison, a segment restored from an older backup would be accepted in the middle of a log,
-    /// although entries between the two are missing.
-    fn open(log: &mut Option<LogSummary>, opening: Opening) -> Result<Effect, &'static str> {
+    /// although entries before it are missing.
+    fn apply_opening(log: &mut Option<LogSummary>, opening: Opening) -> Result<RecordEffect, &'static str> {
         let Some(log) = log else {
-            // At or before the base, the base itself has this configuration.
-            let configurations = Some(opening.current).filter(|(index, _)| *index > opening.base.position.index);
+            // A configuration at or before the base is part of the base.
+            let configurations = Some(opening.configuration).filter(|(index, _)| *index > opening.base.position.index);
             *log = Some(LogSummary {
                 hard: opening.hard,
                 base: opening.base,
@@ -89,26 +87,30 @@ impl LogSummary {
                 time: opening.time,
                 configurations: configurations.into_iter().collect(),
             });
-            return Ok(Effect::Began(opening.last));
+            return Ok(RecordEffect::Began(opening.last));
         };
-        // The configuration is not compared: a truncation may have restored one whose entry is in a segment released
-        // since, which is not known here. All configurations after the base are known.
-        let same =
+        // The configuration is not compared: a truncation may have restored one whose entry is in a segment that was
+        // released since. All configurations after the base are known.
+        let is_same =
             (log.hard, log.last, log.time, &log.base) == (opening.hard, opening.last, opening.time, &opening.base);
-        if same { Ok(Effect::Summary) } else { Err("the opening record differs from the end of the segment before it") }
+        if is_same {
+            Ok(RecordEffect::SummaryOnly)
+        } else {
+            Err("the opening record differs from the end of the segment before it")
+        }
     }
 
-    fn entry(&mut self, frame: &Frame) -> Result<EntryHead, &'static str> {
-        let head = EntryHead::read(&frame.body).map_err(|malformed| malformed.0)?;
+    /// Appends the entry that a frame holds.
+    fn append_entry(&mut self, frame: &Frame) -> Result<EntryHead, &'static str> {
+        let head = EntryHead::decode(&frame.body).map_err(|malformed| malformed.0)?;
         let index = head.position.index;
-        // The same rule that the journal asserts for its own writes (§5.3, log matching): here the record comes from a
-        // disk and is refused.
+        // The journal asserts the same rule for its own writes (§5.3, log matching). This record comes from a disk, so
+        // it is rejected instead.
         if index == Index::ZERO || index > self.last.index.next() {
             return Err("an entry that does not follow the one before it");
         }
-        // Only a membership is decoded. The payload of a command is none of the journal's business, and to decode all
-        // of them would make a start as slow as applying the log.
-        let membership = match head.membership {
+        // Only a membership is decoded: to decode every command would make a start as slow as applying the log.
+        let membership = match head.is_membership {
             true => {
                 let entry = codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|malformed| malformed.0)?;
                 if let Payload::Membership(membership) = entry.payload { Some(membership) } else { None }
@@ -125,24 +127,24 @@ impl LogSummary {
         LogSummary { hard: HardState::default(), base, last, time: ClusterTime::default(), configurations: Vec::new() }
     }
 
-    /// The opening record of a segment that inherits this state.
+    /// The opening record of a segment that inherits this summary.
     ///
-    /// One configuration is enough: earlier ones can only be restored by a truncation, and their entries are in older
-    /// segments or released.
+    /// The latest configuration is enough: only a truncation can restore an earlier one, whose entry is in an older
+    /// segment or released.
     pub fn opening(&self) -> Opening {
-        let current = self.configurations.last().cloned();
+        let configuration = self.configurations.last().cloned();
         Opening {
             hard: self.hard,
             last: self.last,
             time: self.time,
             base: self.base.clone(),
-            current: current.unwrap_or_else(|| (self.base.configured, self.base.membership.clone())),
+            configuration: configuration.unwrap_or_else(|| (self.base.configured, self.base.membership.clone())),
         }
     }
 
     /// Restarts the log at `base`.
     ///
-    /// Term, vote and time stay: a snapshot replaces entries and takes back no promise.
+    /// Term, vote and time are kept: a snapshot replaces only entries.
     pub fn restart(&mut self, base: SnapshotPoint) {
         self.last = base.position;
         self.configurations.clear();
@@ -150,8 +152,6 @@ impl LogSummary {
     }
 
     /// Releases the log up to `base`; the entries after it stay.
-    ///
-    /// Nothing of the log's end changes: a release is about room, not about contents.
     pub fn release(&mut self, base: SnapshotPoint) {
         self.configurations.retain(|(index, _)| *index > base.position.index);
         self.base = base;
@@ -159,22 +159,21 @@ impl LogSummary {
 
     /// The base after a release up to `position`.
     ///
-    /// The configuration *as of* that position, and not the current one: a later entry may still be truncated, and the
-    /// base must not remember a membership that was never committed.
+    /// The base has the configuration *as of* that position, and not the current configuration: a later entry may still
+    /// be truncated, and the base must not contain a membership that was never committed.
     pub fn base_at(&self, position: Position) -> SnapshotPoint {
         assert!(
             self.base.position.index <= position.index && position.index <= self.last.index,
             "a release moves the base forward, within the log"
         );
-        let held = self.configurations.iter().rev().find(|(index, _)| *index <= position.index);
+        let latest_configuration = self.configurations.iter().rev().find(|(index, _)| *index <= position.index);
         let (configured, membership) =
-            held.cloned().unwrap_or_else(|| (self.base.configured, self.base.membership.clone()));
+            latest_configuration.cloned().unwrap_or_else(|| (self.base.configured, self.base.membership.clone()));
         SnapshotPoint { position, configured, membership }
     }
 
-    /// Records an appended entry: all entries at its index and after it are gone.
+    /// Records an appended entry, which replaces all entries at its index and after it.
     pub fn append(&mut self, position: Position, time: ClusterTime, membership: Option<&Membership>) {
-        // From the back, where the removed ones are. There are few.
         while self.configurations.last().is_some_and(|(index, _)| *index >= position.index) {
             self.configurations.pop();
         }
@@ -186,7 +185,7 @@ impl LogSummary {
             "no configuration of a truncated entry stays in force (§6)"
         );
         self.last = position;
-        // A new leader's clock may be behind that of an entry which it replaces.
+        // The clock of a new leader may be behind the time of an entry that it replaces.
         self.time = self.time.max(time);
     }
 }

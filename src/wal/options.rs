@@ -1,4 +1,4 @@
-//! The journal's options, with the reasons for their defaults.
+//! The options of a journal.
 
 use crate::disk::Meter;
 use crate::types::{ClusterId, DiskId, Mutants, NodeId};
@@ -7,54 +7,52 @@ use std::num::NonZeroUsize;
 /// The options with which a journal is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The node that owns the journal.
+    /// The node that owns the journal. A journal of another node is rejected.
     pub node: NodeId,
-    /// The cluster of the node.
+    /// The cluster of the node, written to the header of each segment.
     pub cluster: ClusterId,
     /// The id of the data directory.
-    // A part of every checksum's salt: records of another directory fail it, although they are of the same node.
+    // A part of every checksum's salt, so that a record of another directory of the same node is rejected.
     pub disk: DiskId,
-    /// The size of a segment in bytes. Small enough that a release frees room soon, large enough that a rotation, which
-    /// takes three syncs, is rare among thousands of syncs.
+    /// The size of a segment in bytes. Small enough that a release soon frees space, and large enough that a rotation,
+    /// which takes three syncs, is rare.
     pub segment_bytes: u64,
-    /// The size in bytes above which a batch is written in pieces. It bounds memory; above it, throughput gains little
-    /// and latency suffers much.
+    /// The size in bytes above which a batch is written in pieces, which bounds the memory for the buffer. Larger
+    /// pieces gain little throughput and cost much latency.
     pub batch_bytes: usize,
     /// The policy for a last batch that is damaged after a power loss.
     pub torn_tail: TailPolicy,
-    /// The rules that are broken on purpose.
+    /// The rules that a test breaks on purpose; none in production.
     pub mutants: Mutants,
 }
 
-/// How a journal is read when it is opened. The result does not depend on it.
-///
-/// Apart from [`Options`], since it says how fast a start is and never what it finds.
+/// How a journal is read when it is opened. The mode affects only the speed of a start, never its result.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadMode<'a> {
-    /// The number of threads, with the caller's own: with 1, no other is started.
+    /// The number of threads that verify checksums, the caller's included. With 1, no other thread is started.
     pub threads: NonZeroUsize,
-    /// Counts the progress.
+    /// Counts the bytes that were read, for a progress report.
     pub meter: &'a Meter,
 }
 
 /// The policy for a damaged last batch when nothing proves that it had been synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TailPolicy {
-    /// Cuts it off: every power cut leaves such a batch, and a cluster whose nodes stop for it does not come back from
-    /// a power cut of the whole site.
+    /// Cuts off the batch. Every power cut leaves such a batch, and a cluster whose nodes all stop for it would not
+    /// recover by itself from a power cut of the whole site.
     #[default]
     Cut,
     /// Refuses to start, unless the sync marker proves that the batch was never synced: a marker from this boot of the
-    /// kernel covers all that was acknowledged.
+    /// kernel covers everything that was acknowledged.
     Refuse,
 }
 
 impl Options {
-    /// The default size of a segment.
+    /// The default of [`Options::segment_bytes`]: 64 MiB.
     pub const SEGMENT_BYTES: u64 = 64 << 20;
-    /// The approximate size of a batch's piece.
+    /// The default of [`Options::batch_bytes`]: 2 MiB.
     ///
-    /// An entry of the maximum size is never split, so a piece can be larger by one entry.
+    /// An entry is never split, so a piece can be larger by one entry.
     pub const BATCH_BYTES: usize = 2 << 20;
 
     /// The default options for a node.

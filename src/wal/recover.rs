@@ -1,45 +1,45 @@
 //! Recovery: from files to state.
 //!
-//! Nothing is changed on the disk before all segments are read and validated. [`super::tail`] tells a torn tail, which
-//! is cut off, from lost data, which is a fault.
+//! Nothing is changed on the disk before all segments are read and validated. [`super::tail`] distinguishes a torn
+//! tail, which is cut off, from lost data, which is a fault.
 //!
-//! # What recovery may conclude
+//! # Which bytes are kept
 //!
-//! A start finds bytes, and must decide which of them the node had promised. Two mistakes are possible, and they differ
-//! in weight. *Too much* is harmless: entries that were never acknowledged are like those of a follower that a leader's
-//! append reached just before the crash. *Too little* is loss: a node that drops an acknowledged entry and then votes
-//! may elect a leader without it (§5.4.1), and the cluster forgets a committed write.
+//! Recovery must decide which of the bytes on the disk were acknowledged. Of the two possible mistakes, one is
+//! harmless: an entry that is kept although it was never acknowledged is like an entry that reached a follower just
+//! before the crash. The other mistake loses data: a node that drops an acknowledged entry and then votes may elect a
+//! leader without it (§5.4.1), and a committed write is lost.
 //!
-//! So recovery keeps everything that is good, and drops only bytes for which it can argue that they were never
-//! promised: the last batch, if nothing behind it or beside it shows that its sync had returned. Everything else that
-//! is bad stops the start. Simpler rules are in use and were rejected, because each of them drops synced data in some
-//! case: to cut at the first zero sector, to cut in the last file only, or to cut behind the last commit mark.
+//! So recovery keeps every good batch, and drops only bytes that were certainly never acknowledged: the last batch, if
+//! nothing after it and no sync marker shows that its sync had returned. Any other bad byte stops the start. Simpler
+//! rules in use elsewhere were rejected, because each of them drops synced data in some case: to cut at the first zero
+//! sector, to cut in the last file only, or to cut after the last commit record.
 //!
-//! # The walk
+//! # Calls
 //!
 //! ```text
 //!   replay
-//!     └─ all            oldest segment first; the first one without a seal is the last of the log
-//!         └─ segment    header: is it ours?   batches: up to the seal or a break   end_of_log: the verdict
-//!             └─ batches ─▶ BatchReader ─▶ LogSummary::apply ─▶ applied: summaries and marks
-//!   heads               is the log complete from its base on?
-//!   view                mapped segments, and the last one's entries in memory
+//!     └─ read_segments        oldest segment first; the first one without a seal is the last of the log
+//!         └─ read_segment     read_header: checks the owner   classify_end: the verdict on a break
+//!             └─ read_batches ─▶ BatchReader ─▶ LogSummary::apply ─▶ record_effect
+//!   take_entries              checks that the log is complete from its base on
+//!   build_view                maps the sealed segments, and reads the last one's entries into memory
 //! ```
 //!
-//! Everything here reads bytes that anything may have written. So no assert depends on their contents: a contradiction
-//! is a fault with a file, an offset and advice.
+//! Damage or a faulty program may have changed any byte that is read here. So no assert depends on them: a
+//! contradiction is a fault with a file, an offset and advice.
 
-use super::batches::{BatchReader, Continuation};
-use super::format::{EntryHead, Frame, RecordKind, SEGMENT_HEADER, SegmentHeader, file_name};
-use super::load::{self, Read};
-use super::log_summary::{Effect, LogSummary};
+use super::batches::{BatchReader, ReaderState};
+use super::format::{EntryHead, Frame, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
+use super::load::{self, SegmentFile};
+use super::log_summary::{LogSummary, RecordEffect};
 use super::options::{Options, ReadMode, TailPolicy};
-use super::parallel_checksum::{Ahead, ahead};
-use super::report::{ADVICE, Fault, Result, Sealed};
-use super::scan::{Scan, ScanItem, last_written};
+use super::parallel_checksum::{PrefixVerifier, verify_ahead};
+use super::report::{ADVICE, Fault, Result, SealedSegment};
+use super::scan::{Scan, ScanItem, last_nonzero};
 use super::segment::SparseIndex;
 use super::sync_marker::{LogOffset, SyncMarker};
-use super::tail::{Break, Surroundings, Tail, classify};
+use super::tail::{LogBreak, SegmentContext, TailVerdict, classify};
 use super::view::View;
 use crate::codec::{self, Reader};
 use crate::disk::Meter;
@@ -48,33 +48,33 @@ use bytes::Bytes;
 
 /// The term and size of an entry, for consensus.
 ///
-/// Consensus compares terms and counts bytes in flight, and needs nothing else of an entry. Payloads stay in the mapped
-/// files, so that a start does not need memory for the whole log.
+/// Consensus needs only terms, and sizes to count bytes in flight. Payloads stay in the mapped files, so that a start
+/// does not need memory for the whole log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntrySummary {
-    /// Its term.
+    /// The term of the entry; its index follows from its place in [`RecoveredLog::entries`].
     pub term: Term,
-    /// Its size in bytes, as `codec` encodes it.
+    /// The size of the entry in bytes, as `codec` encodes it.
     pub bytes: u32,
 }
 
 /// The contents of a journal when it was opened.
 ///
-/// Everything in it is durable: [`super::open`] has synced what may have been in the page cache only. A node that
-/// acknowledged its recovered log without that sync could lose it in the next power loss.
+/// All of it is durable: [`super::open`] has synced the bytes that may have been in the page cache only. Otherwise a
+/// node could acknowledge a recovered entry and lose it in the next power loss.
 #[derive(Debug)]
-pub struct Recovered {
-    /// Term and vote.
+pub struct RecoveredLog {
+    /// The latest term and vote.
     pub hard_state: HardState,
-    /// Where the log begins.
+    /// The position after which the log begins, and the configuration there.
     pub base: SnapshotPoint,
-    /// A summary of each entry, from the first after the base on.
-    pub heads: Vec<EntrySummary>,
-    /// The latest time of any entry.
+    /// A summary of each entry after the base, in order.
+    pub entries: Vec<EntrySummary>,
+    /// The latest cluster time of any entry.
     pub last_time: ClusterTime,
     /// The configurations after the base, by the index of their entry.
     pub configurations: Vec<(Index, Membership)>,
-    /// The readable log.
+    /// The entries with their payloads, for reading.
     pub view: View,
     /// Notes for the operator: which bytes were cut off, and why.
     pub notes: Vec<String>,
@@ -82,165 +82,180 @@ pub struct Recovered {
 
 /// A segment that was read and validated.
 pub struct ValidatedSegment {
-    /// Its header.
+    /// The decoded header of the segment.
     pub header: SegmentHeader,
-    /// Its bytes.
+    /// The bytes of the file: mapped, or in memory for the last segment.
     pub bytes: Bytes,
-    /// Where its last good batch ends.
-    // Bytes after it belong to no batch: zeros, a torn batch, or the old records of a recycled file.
-    pub end: u64,
-    /// All bytes before this are known to be on the disk; those after it may be only in the page cache.
-    // A lower bound: from the sync marker, or from a batch header that states the sync of an earlier batch.
-    pub synced: u64,
-    /// The offsets of its entries.
-    pub marks: SparseIndex,
-    /// The entries that belong to the log: first and last index; the last is below the first if there are none.
-    pub live: (Index, Index),
+    /// The offset at which the last good batch ends.
+    // After this offset are zeros, a torn batch, or old records of a recycled file.
+    pub good_end: u64,
+    /// All bytes before this offset are known to be synced; later ones may exist in the page cache only.
+    // Known from the sync marker, or from a batch header that records the sync of an earlier batch.
+    pub synced_offset: u64,
+    /// The offsets of the segment's entries.
+    pub sparse_index: SparseIndex,
+    /// The first and the last index of the entries that still belong to the log; the last is below the first if there
+    /// are none.
+    pub live_range: (Index, Index),
 }
 
-/// The state that results from reading all files.
+/// The state of recovery after the segments that were read so far.
 ///
-/// The state between files. A segment is read with the summary, the batch number and the checksum that the one before
-/// it ended with, so that a segment of another log is noticed although each of its frames is intact.
+/// Each segment is compared with the summary, the batch number and the checksum at the end of the segment before it, so
+/// that a segment of another log is detected although each of its frames is intact.
 pub struct Replay<'a> {
     /// The log after the last good batch; `None` until an opening record was read.
-    pub outline: Option<LogSummary>,
-    /// The segments, oldest first; the last one will be appended to.
+    pub summary: Option<LogSummary>,
+    /// The segments, oldest first. The journal will append to the last one.
     pub segments: Vec<ValidatedSegment>,
     /// The number of the next batch.
-    pub batch: u64,
-    /// The checksum of the last frame.
-    pub chain: Option<u32>,
-    /// Files that do not belong to the log: made and never used, or released and still there.
-    pub unused: Vec<String>,
-    /// Notes for the operator.
+    pub next_batch_number: u64,
+    /// The checksum of the last frame; `None` if no frame was read.
+    pub last_checksum: Option<u32>,
+    /// Segment files that do not belong to the log: made and never used, or released but not removed.
+    pub unused_files: Vec<String>,
+    /// Notes for the operator: which bytes were cut off, and why.
     pub notes: Vec<String>,
-    // The index of the first entry in `heads`. The oldest segment usually begins before the base, since segments are
-    // released as a whole, and its opening names the last entry before it.
-    first_known: Index,
-    heads: Vec<EntrySummary>,
+    // The index of the first entry in `entries`. It may be at or before the base, since segments are released as a
+    // whole.
+    first_index: Index,
+    entries: Vec<EntrySummary>,
     meter: &'a Meter,
 }
 
 /// Reads all segments, oldest first.
 ///
-/// A sync marker in a later segment than the last one proves that a file is gone. The marker outlives the removal of
-/// files by an operator who wanted to save room, which no check of the remaining files would notice.
+/// A sync marker that names a later segment than the last one proves that a file is missing. Only the marker detects
+/// that an operator has removed the newest files: no check of the remaining files can.
 pub fn replay<'a>(
-    mut files: Vec<Read>,
+    mut files: Vec<SegmentFile>,
     options: &Options,
-    sync_marker: &SyncMarker,
-    reading: ReadMode<'a>,
+    marker: &SyncMarker,
+    read_mode: ReadMode<'a>,
 ) -> Result<Replay<'a>> {
-    // If a number is missing, the segments before it were released, and a power loss undid the removal of some of them
-    // and not of others. If they were not released, `Replay::heads` finds that the log begins too late.
-    // The numbers are sorted, so every gap is a missing file.
-    let follows = |pair: &[Read]| pair[1].number == pair[0].number + 1;
-    let begin = files.windows(2).rposition(|pair| !follows(pair)).map_or(0, |gap| gap + 1);
-    let left: Vec<String> = files.drain(..begin).map(|file| file_name(file.number)).collect();
+    // The numbers are sorted, so every gap is a missing file. The segments before a gap were released, and a power loss
+    // has undone the removal of some of them. If they were not released, `Replay::take_entries` finds that the log
+    // begins too late.
+    let is_consecutive = |pair: &[SegmentFile]| pair[1].number == pair[0].number + 1;
+    let first_kept = files.windows(2).rposition(|pair| !is_consecutive(pair)).map_or(0, |gap| gap + 1);
+    let released_names: Vec<String> = files.drain(..first_kept).map(|file| file_name(file.number)).collect();
     let mut replay = Replay {
-        outline: None,
+        summary: None,
         segments: Vec::new(),
-        batch: 1,
-        chain: None,
-        unused: left,
+        next_batch_number: 1,
+        last_checksum: None,
+        unused_files: released_names,
         notes: Vec::new(),
-        first_known: Index::ZERO,
-        heads: Vec::new(),
-        meter: reading.meter,
+        first_index: Index::ZERO,
+        entries: Vec::new(),
+        meter: read_mode.meter,
     };
-    // Known before the first byte is read, so that an operator sees from the start how long it takes.
-    reading.meter.expect(files.iter().map(Read::size).sum());
-    ahead(&files, options.disk, reading.threads, |ahead| replay.all(&files, options, sync_marker, ahead))?;
-    if let (Some(place), Some(last)) = (sync_marker.place, replay.segments.last())
-        && place.segment > last.header.number
+    // The total is set before the first read, so that the progress report can show it from the beginning.
+    read_mode.meter.add_total(files.iter().map(SegmentFile::size).sum());
+    verify_ahead(&files, options.disk, read_mode.threads, |verifier| {
+        replay.read_segments(&files, options, marker, verifier)
+    })?;
+    if let (Some(synced), Some(last)) = (marker.log_offset, replay.segments.last())
+        && synced.segment > last.header.number
         && !options.mutants.breaks(Mutant::CutDamage)
     {
-        return Err(missing(place.segment, "a segment that was synced is missing"));
+        return Err(missing_segment(synced.segment, "a segment that was synced is missing"));
     }
     Ok(replay)
 }
 
 impl Replay<'_> {
-    /// Reads one segment after the other, up to the first that is not sealed.
+    /// Reads one segment after the other, up to the first without a seal, which ends the log.
     ///
-    /// A segment without a seal ends the log. What lies behind it was made and never used: if one of the later files
-    /// held a good frame, [`Surroundings::followed`] would have made the missing seal a fault.
-    fn all(&mut self, files: &[Read], options: &Options, testimony: &SyncMarker, ahead: &Ahead<'_>) -> Result<()> {
+    /// Later files were made and never used: if one of them held a good frame, [`SegmentContext::successor_in_use`]
+    /// would have made the missing seal a fault.
+    fn read_segments(
+        &mut self,
+        files: &[SegmentFile],
+        options: &Options,
+        marker: &SyncMarker,
+        verifier: &PrefixVerifier<'_>,
+    ) -> Result<()> {
         for (nth, file) in files.iter().enumerate() {
-            let behind = &files[nth + 1..];
-            let whole = ahead.whole(nth);
-            // No seal, so the log ends here. What is behind was judged as evidence while this segment was read, and
-            // holds no record. It is listed, and removed by the caller after everything is accepted.
-            if !self.segment(file, options, behind, testimony, whole)? {
-                self.unused.extend(behind.iter().map(|file| file_name(file.number)));
+            let later_files = &files[nth + 1..];
+            let intact_end = verifier.verified_prefix_end(nth);
+            // Without a seal, the log ends here. Later files hold no record, and the caller removes them once
+            // everything is accepted.
+            if !self.read_segment(file, options, later_files, marker, intact_end)? {
+                self.unused_files.extend(later_files.iter().map(|file| file_name(file.number)));
                 break;
             }
             // The seal is written only after its successor's name is durable, so no crash leaves a seal at the end.
-            if behind.is_empty() {
-                let what = "the segment is missing, although the one before it is sealed";
-                return Err(missing(file.number + 1, what));
+            if later_files.is_empty() {
+                let description = "the segment is missing, although the one before it is sealed";
+                return Err(missing_segment(file.number + 1, description));
             }
         }
         Ok(())
     }
 
-    /// Reads one segment, whose frames before offset `whole` are known to be intact. Returns whether it is sealed.
-    fn segment(
+    /// Reads one segment, whose frames before offset `intact_end` are known to be intact. Returns whether it is sealed.
+    fn read_segment(
         &mut self,
-        file: &Read,
+        file: &SegmentFile,
         options: &Options,
-        behind: &[Read],
-        testimony: &SyncMarker,
-        whole: u64,
+        later_files: &[SegmentFile],
+        marker: &SyncMarker,
+        intact_end: u64,
     ) -> Result<bool> {
-        let (number, bytes) = (file.number, file.readable()?);
-        // A header that cannot be read is a bad disk and not a foreign file: the advice to the operator differs.
-        if bytes.len() < SEGMENT_HEADER
-            && let Some(fault) = self.unreadable(file, behind)?
+        let (number, bytes) = (file.number, file.readable_bytes()?);
+        // An unreadable header is damage and not a foreign file: the advice to the operator differs.
+        if bytes.len() < SEGMENT_HEADER_BYTES
+            && let Some(fault) = self.unreadable_fault(file, later_files)?
         {
             return Err(fault);
         }
-        let header = self.header(number, &bytes, options)?;
-        let oldest = self.segments.is_empty();
-        // The oldest segment has nothing before it to be compared with, unless it is the first one ever made.
-        let before = match oldest {
-            true => Continuation::before(number),
-            false => Continuation { batch: Some(self.batch), chain: self.chain, log: self.outline.take() },
+        let header = self.read_header(number, &bytes, options)?;
+        let is_oldest = self.segments.is_empty();
+        // The oldest segment is compared with nothing, unless it is segment 1.
+        let state_before = match is_oldest {
+            true => ReaderState::before_segment(number),
+            false => ReaderState {
+                next_batch_number: Some(self.next_batch_number),
+                last_checksum: self.last_checksum,
+                log: self.summary.take(),
+            },
         };
-        let mut reader = BatchReader::new(bytes.clone(), header.salt(), before, whole);
-        let place = testimony.place.filter(|place| place.segment == number);
+        let mut reader = BatchReader::new(bytes.clone(), header.salt(), state_before, intact_end);
+        let synced = marker.log_offset.filter(|synced| synced.segment == number);
         let mut segment = ValidatedSegment {
             header,
             bytes,
-            end: BEGIN,
-            synced: place.map_or(BEGIN, |place| place.offset),
-            marks: SparseIndex::default(),
-            live: (Index(1), Index::ZERO),
+            good_end: FIRST_FRAME_OFFSET,
+            synced_offset: synced.map_or(FIRST_FRAME_OFFSET, |synced| synced.offset),
+            sparse_index: SparseIndex::default(),
+            live_range: (Index(1), Index::ZERO),
         };
-        // A break is no verdict yet: it only says where good batches stop, and what follows.
-        let broken = self.batches(&mut segment, &mut reader);
-        let after = reader.state();
-        // The reader took the summary over and returns it, to avoid a copy of all configurations for each segment.
-        (self.chain, self.outline) = (after.chain, after.log);
-        self.batch = after.batch.unwrap_or(self.batch);
-        let is_sealed = broken.is_none();
-        if let Some(broken) = broken {
-            if let Some(fault) = self.unreadable(file, behind)? {
+        let log_break = self.read_batches(&mut segment, &mut reader);
+        let state_after = reader.into_state();
+        // The summary is moved through the reader, to avoid a copy of all configurations for each segment.
+        (self.last_checksum, self.summary) = (state_after.last_checksum, state_after.log);
+        self.next_batch_number = state_after.next_batch_number.unwrap_or(self.next_batch_number);
+        let is_sealed = log_break.is_none();
+        if let Some(log_break) = log_break {
+            if let Some(fault) = self.unreadable_fault(file, later_files)? {
                 return Err(fault);
             }
-            let around = Surroundings {
-                oldest: oldest && number != 1,
-                // A marker of this boot was kept by the page cache: what it does not cover was never acknowledged. The
-                // strict policy has nothing to be strict about then.
-                refuses_torn: options.torn_tail == TailPolicy::Refuse && !testimony.is_of_this_boot(),
-                ..Surroundings::of(&header, testimony.place, behind.iter().any(|file| file.is_used(options.disk)))
+            let context = SegmentContext {
+                predecessors_released: is_oldest && number != 1,
+                // A marker of this boot covers everything that was acknowledged, so the strict policy does not apply.
+                refuse_torn: options.torn_tail == TailPolicy::Refuse && !marker.is_of_this_boot(),
+                ..SegmentContext::for_segment(
+                    &header,
+                    marker.log_offset,
+                    later_files.iter().any(|file| file.is_used(options.disk)),
+                )
             };
-            self.end_of_log(&segment, &broken, &around, options, testimony.place)?;
-            // Later code slices the bytes up to the end of the log, and must not find fewer.
-            segment.bytes = padded(segment.bytes, segment.end);
+            self.classify_end(&segment, &log_break, &context, options, marker.log_offset)?;
+            // Later code slices the bytes up to the end of the log.
+            segment.bytes = pad_with_zeros(segment.bytes, segment.good_end);
         }
-        segment.live = segment.marks.entries().unwrap_or(segment.live);
+        segment.live_range = segment.sparse_index.index_range().unwrap_or(segment.live_range);
         assert!(
             self.segments.last().is_none_or(|before| before.header.number + 1 == number),
             "segments are read oldest first, and none is skipped"
@@ -249,36 +264,38 @@ impl Replay<'_> {
         Ok(is_sealed)
     }
 
-    /// The fault of a segment that the disk cannot read to its end. An unreadable place is never taken for the end of
-    /// the log: a record may be there, and a segment that has a successor holds more records.
+    /// The fault of a segment that the disk cannot read to its end; `None` if the whole segment is readable. An
+    /// unreadable sector is never taken for the end of the log, because it may hold a record.
     ///
-    /// The lost entries are named as exactly as the next segment's opening allows, because they decide what the
-    /// operator does: a follower of which one entry is lost can be replaced, a majority that lost it cannot.
-    fn unreadable(&self, file: &Read, behind: &[Read]) -> Result<Option<Fault>> {
-        let Some(place) = file.unreadable()? else { return Ok(None) };
-        let next = self.outline.as_ref().map_or(Index(1), |outline| outline.last.index.next());
-        let inherited = behind.first().and_then(Read::inherits);
-        let lost = match inherited.filter(|last| *last >= next) {
-            Some(last) => format!("{next} to {last}"),
-            None => format!("{next} and later"),
+    /// The fault names the lost entries, as exactly as the opening record of the next segment allows. The operator
+    /// needs these indexes: a follower that lost an entry can be replaced, but a majority that lost it cannot.
+    fn unreadable_fault(&self, file: &SegmentFile, later_files: &[SegmentFile]) -> Result<Option<Fault>> {
+        let Some(media_error) = file.media_error()? else { return Ok(None) };
+        let next_index = self.summary.as_ref().map_or(Index(1), |summary| summary.last.index.next());
+        let inherited_last = later_files.first().and_then(SegmentFile::inherited_last_index);
+        let lost = match inherited_last.filter(|last| *last >= next_index) {
+            Some(last) => format!("{next_index} to {last}"),
+            None => format!("{next_index} and later"),
         };
-        Ok(Some(load::unreadable(&file_name(file.number), place, lost)))
+        Ok(Some(load::unreadable_fault(&file_name(file.number), media_error, lost)))
     }
 
-    /// Another version or owner is no damage: the file is fine and this process must leave it alone. The error says so,
-    /// and has another exit code, so that a script does not replace a disk because of a wrong option.
-    fn header(&mut self, number: u64, bytes: &Bytes, options: &Options) -> Result<SegmentHeader> {
+    /// Decodes and checks the header of a segment.
+    ///
+    /// A header with another version or owner is not damage but [`Fault::Foreign`], with another exit code, so that a
+    /// script does not replace a disk because of a wrong option.
+    fn read_header(&mut self, number: u64, bytes: &Bytes, options: &Options) -> Result<SegmentHeader> {
         let header = match SegmentHeader::decode(bytes) {
             Ok(header) => header,
             Err(malformed) if malformed.0.starts_with("a version") => {
                 return Err(Fault::Foreign(format!("{}: {}. Nothing was changed.", file_name(number), malformed.0)));
             }
-            Err(malformed) => return Err(self.corrupt(number, 0, malformed.0.to_owned(), Index::ZERO)),
+            Err(malformed) => return Err(self.corrupt_fault(number, 0, malformed.0.to_owned(), Index::ZERO)),
         };
-        let ours = (options.node, options.cluster, options.disk);
-        // The disk id is compared too: a segment copied from another directory of the same node is well-formed, and
-        // holds the promises of a different past.
-        if (header.node, header.cluster, header.disk) != ours {
+        let own_ids = (options.node, options.cluster, options.disk);
+        // The disk id is compared too: a segment copied from another directory of the same node is valid, but part of
+        // another log.
+        if (header.node, header.cluster, header.disk) != own_ids {
             return Err(Fault::Foreign(format!(
                 "{} belongs to node {} of cluster {}, disk {}; this is node {} of cluster {}, disk {}. Nothing was \
                  changed.",
@@ -292,200 +309,211 @@ impl Replay<'_> {
             )));
         }
         if header.number != number {
-            // A misdirected write, to the wrong file, leaves this too.
-            let what = format!("its header names segment {}: the file was renamed or overwritten", header.number);
-            return Err(self.corrupt(number, 0, what, Index::ZERO));
+            // A misdirected write of another segment leaves this too.
+            let description =
+                format!("its header names segment {}: the file was renamed or overwritten", header.number);
+            return Err(self.corrupt_fault(number, 0, description, Index::ZERO));
         }
         Ok(header)
     }
 
-    /// Applies batch after batch, up to the seal or a break.
+    /// Applies batch after batch, up to the seal. Returns the break if the batches end before a seal.
     ///
-    /// After a break it reads on, to the end of the file. The frames behind are not kept: they are evidence of what was
-    /// synced, and the more of them are seen, the harder it is to call a lost batch torn.
-    fn batches(&mut self, segment: &mut ValidatedSegment, reader: &mut BatchReader) -> Option<Break> {
+    /// After a break, all later frames in the file are read too: they may be evidence that the broken batch was synced.
+    fn read_batches(&mut self, segment: &mut ValidatedSegment, reader: &mut BatchReader) -> Option<LogBreak> {
         loop {
-            let applied = |frame: &Frame, effect| self.applied(frame, effect, &mut segment.marks);
-            match reader.read_batch(applied) {
+            let on_applied = |frame: &Frame, effect| self.record_effect(frame, effect, &mut segment.sparse_index);
+            match reader.read_batch(on_applied) {
                 Ok(good) => {
-                    self.meter.advance(good.batch.bytes);
-                    segment.end = reader.at();
-                    // A statement about an earlier segment adds nothing: a sealed segment was synced before this one
-                    // was written.
-                    if good.batch.synced.0 == segment.header.number {
-                        segment.synced = segment.synced.max(good.batch.synced.1);
+                    self.meter.advance(good.header.bytes);
+                    segment.good_end = reader.at();
+                    // The header may also name an earlier segment, which was synced completely before this one.
+                    if good.header.synced_end.0 == segment.header.number {
+                        segment.synced_offset = segment.synced_offset.max(good.header.synced_end.1);
                     }
-                    // What is behind the seal is of no account: a recycled file has old records there, and a spare has
-                    // zeros.
+                    // Old records of a recycled file, or zeros, follow the seal.
                     if good.frames.last().is_some_and(|frame| frame.kind == RecordKind::Seal) {
                         return None;
                     }
                 }
                 Err(broken) => {
-                    let mut broken = broken.broken;
-                    reader.rest().for_each(|frame| broken.add(&frame));
-                    return Some(broken);
+                    let mut log_break = broken.log_break;
+                    reader.remaining_frames().for_each(|frame| log_break.add_frame(&frame));
+                    return Some(log_break);
                 }
             }
         }
     }
 
-    /// Decides whether the log ends at a break. If it has a torn tail there, that is noted; if it is corrupt, it is a
+    /// Decides whether the log ends at a break. A torn tail at the break adds a note for the operator, and damage is a
     /// fault.
     ///
-    /// The text names the first bad byte and the next good record. With these two an operator finds the place in `drave
-    /// dump`, and can tell a flipped bit from a lost block.
-    fn end_of_log(
+    /// The fault names the first bad byte and the next good record. With these two an operator finds the damage in
+    /// `drave dump`, and can distinguish a flipped bit from a lost block.
+    fn classify_end(
         &mut self,
         segment: &ValidatedSegment,
-        broken: &Break,
-        around: &Surroundings,
+        log_break: &LogBreak,
+        context: &SegmentContext,
         options: &Options,
-        place: Option<LogOffset>,
+        synced: Option<LogOffset>,
     ) -> Result<()> {
-        match classify(broken, around) {
-            Tail::Corrupt(evidence) if !options.mutants.breaks(Mutant::CutDamage) => {
-                let next = broken.next.map_or(String::new(), |next| format!(" · next good record at {next}"));
-                let what = match broken.is_clean() {
+        match classify(log_break, context) {
+            TailVerdict::Corrupt(evidence) if !options.mutants.breaks(Mutant::CutDamage) => {
+                let next =
+                    log_break.next_good_offset.map_or(String::new(), |next| format!(" · next good record at {next}"));
+                let description = match log_break.is_clean() {
                     true => "the log ends here".to_owned(),
-                    false => format!("{}{next}", broken.flaw),
+                    false => format!("{}{next}", log_break.flaw),
                 };
-                // The marker's position is named only if it is part of the evidence; otherwise it is before the damage.
-                let synced = place.filter(|_| around.synced.is_some_and(|synced| synced > broken.cut));
-                let seen = synced.map_or(broken.later_index, |place| broken.later_index.max(place.last.index));
-                Err(self.corrupt(around.number, broken.at, format!("{what}; {evidence}"), seen))
+                // The marker's position counts only if it is after the damage.
+                let evidence_offset =
+                    synced.filter(|_| context.synced_offset.is_some_and(|at| at > log_break.cut_offset));
+                let later_index = log_break.later_index;
+                let highest_index = evidence_offset.map_or(later_index, |synced| later_index.max(synced.last.index));
+                Err(self.corrupt_fault(
+                    context.segment,
+                    log_break.at,
+                    format!("{description}; {evidence}"),
+                    highest_index,
+                ))
             }
-            // Corrupt comes here only with the mutant that cuts damage as if it were torn.
-            Tail::Torn | Tail::Corrupt(_) if !broken.is_clean() => {
-                self.notes.push(torn(around.number, broken, place, &segment.bytes));
+            // `Corrupt` only with the mutant that cuts off damage like a torn tail.
+            TailVerdict::Torn | TailVerdict::Corrupt(_) if !log_break.is_clean() => {
+                self.notes.push(torn_tail_note(context.segment, log_break, synced, &segment.bytes));
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    /// Records what a frame changed in the log.
+    /// Records the change that a frame made to the log.
     ///
-    /// The same three acts as in the running journal: a restart drops all, an entry drops what it replaces, and older
-    /// segments lose the indexes that it takes. A difference between the two would show after a restart only.
-    fn applied(&mut self, frame: &Frame, effect: Effect, marks: &mut SparseIndex) {
+    /// The changes are the same as in the running journal: a restart removes all entries, and an entry removes those
+    /// that it replaces, also from older segments.
+    fn record_effect(&mut self, frame: &Frame, effect: RecordEffect, sparse_index: &mut SparseIndex) {
         match effect {
-            Effect::Summary => {}
-            Effect::Began(last) => self.first_known = last.index.next(),
-            Effect::Restarted(base) => {
-                self.heads.clear();
-                self.first_known = base.index.next();
-                self.replaced(Index::ZERO);
-                marks.clear();
+            RecordEffect::SummaryOnly => {}
+            RecordEffect::Began(last) => self.first_index = last.index.next(),
+            RecordEffect::Restarted(base) => {
+                self.entries.clear();
+                self.first_index = base.index.next();
+                self.mark_replaced_from(Index::ZERO);
+                sparse_index.clear();
             }
-            Effect::Appended(EntryHead { position, .. }) => {
+            RecordEffect::Appended(EntryHead { position, .. }) => {
                 let index = position.index;
-                // A truncation to before the oldest entry that is left: the ones in between were released, and are
-                // replaced.
-                if index < self.first_known {
-                    self.heads.clear();
-                    self.first_known = index;
+                // A truncation to before the oldest entry: the entries in between were released.
+                if index < self.first_index {
+                    self.entries.clear();
+                    self.first_index = index;
                 }
-                self.heads.truncate((index.0 - self.first_known.0) as usize);
-                self.heads.push(EntrySummary { term: position.term, bytes: frame.body.len() as u32 });
-                self.replaced(index);
-                marks.entry(index, frame.at);
+                self.entries.truncate((index.0 - self.first_index.0) as usize);
+                self.entries.push(EntrySummary { term: position.term, bytes: frame.body.len() as u32 });
+                self.mark_replaced_from(index);
+                sparse_index.add_entry(index, frame.at);
             }
         }
     }
 
     /// Records that older segments hold no live entry from `index` on.
-    fn replaced(&mut self, index: Index) {
-        // From the newest back, and only as far as something changes: a log of a thousand segments is truncated in its
-        // last few, and a walk over all of them for each entry would make a start quadratic.
+    fn mark_replaced_from(&mut self, index: Index) {
+        // The loop goes from the newest segment back, and only as far as a range changes: to visit a thousand segments
+        // for each entry would make a start quadratic.
         for segment in self.segments.iter_mut().rev() {
-            // A segment without live entries is no reason to stop: an older one may still have some.
-            if segment.live.1 < index && segment.live.0 <= segment.live.1 {
+            // The loop continues past a segment without live entries: an older one may still have some.
+            if segment.live_range.1 < index && segment.live_range.0 <= segment.live_range.1 {
                 break;
             }
-            segment.live.1 = segment.live.1.min(index.prev());
+            segment.live_range.1 = segment.live_range.1.min(index.prev());
         }
     }
 
-    /// The summaries of all entries after the base. A missing entry is a fault.
+    /// Takes the summaries of all entries after the base. A missing entry is a fault.
     ///
-    /// This is the last check of completeness. A release is recorded durably before the first file goes, so a log whose
-    /// base is before its first entry has lost a file that was not released.
-    pub fn heads(&mut self) -> Result<Vec<EntrySummary>> {
-        let Some(outline) = &self.outline else { return Ok(Vec::new()) };
-        // The base is from the newest record, and may be far beyond where the oldest segment begins.
-        let base = outline.base.position;
-        if base.index.next() < self.first_known {
-            let first = self.segments.first().map_or(0, |segment| segment.header.number);
+    /// A release is recorded durably before the first file is removed. So a log whose base is before its first entry
+    /// has lost a file that was not released.
+    pub fn take_entries(&mut self) -> Result<Vec<EntrySummary>> {
+        let Some(summary) = &self.summary else { return Ok(Vec::new()) };
+        let base = summary.base.position;
+        if base.index.next() < self.first_index {
+            let first_segment = self.segments.first().map_or(0, |segment| segment.header.number);
             return Err(Fault::Corrupt {
-                file: file_name(first.saturating_sub(1)),
+                file: file_name(first_segment.saturating_sub(1)),
                 offset: 0,
-                what: "a segment that was not released is missing".to_owned(),
-                lost: format!("{} to {}", base.index.next(), self.first_known.prev()),
+                description: "a segment that was not released is missing".to_owned(),
+                lost: format!("{} to {}", base.index.next(), self.first_index.prev()),
                 advice: ADVICE,
             });
         }
         debug_assert!(
-            self.first_known.0.wrapping_add(self.heads.len() as u64) == outline.last.index.0.wrapping_add(1),
+            self.first_index.0.wrapping_add(self.entries.len() as u64) == summary.last.index.0.wrapping_add(1),
             "the summary and the summaries of its entries end at the same index"
         );
-        // Entries up to the base are in the oldest segment still, and in a snapshot too. After a restart at a snapshot
-        // the base may be beyond all of them.
-        let skipped = (base.index.next().0 - self.first_known.0).min(self.heads.len() as u64);
-        let mut heads = std::mem::take(&mut self.heads);
-        heads.drain(..skipped as usize);
-        Ok(heads)
+        // Entries up to the base are still in the oldest segment. After a restart at a snapshot, the base may be after
+        // all entries.
+        let skipped_count = (base.index.next().0 - self.first_index.0).min(self.entries.len() as u64);
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.drain(..skipped_count as usize);
+        Ok(entries)
     }
 
-    /// The readable log: the last segment's entries in memory, all other segments mapped.
+    /// Builds the view of the log: the last segment's entries in memory, all other segments mapped.
     ///
-    /// The last segment is not mapped, because it will be written to. Its entries are read into memory once more, which
-    /// costs one segment at most.
-    pub fn view(&self) -> Result<View> {
-        let released = self.outline.as_ref().map_or(Index::ZERO, |outline| outline.base.position.index);
-        let mut view = View::new(released);
+    /// The last segment is not mapped, because the journal will write to it. Its entries are decoded once more.
+    pub fn build_view(&self) -> Result<View> {
+        let released_upto = self.summary.as_ref().map_or(Index::ZERO, |summary| summary.base.position.index);
+        let mut view = View::new(released_upto);
         let Some((last, sealed)) = self.segments.split_last() else { return Ok(view) };
         for segment in sealed {
-            let Some((first, end)) = segment.marks.entries() else { continue };
+            let Some((first, end)) = segment.sparse_index.index_range() else { continue };
             let bytes = segment.bytes.clone();
             let number = segment.header.number;
-            let whole = Sealed { segment: number, entries: first..=end, marks: segment.marks.shared(), bytes };
-            // Only live entries above the base: the file has the others too, and a read must not return them.
-            view.add_recovered(whole, (segment.live.0.max(released.next()), segment.live.1))?;
+            let sealed = SealedSegment {
+                segment: number,
+                entries: first..=end,
+                sparse_index: segment.sparse_index.to_shared(),
+                bytes,
+            };
+            // A read must not return the other entries of the file, which were replaced or released.
+            view.add_recovered(sealed, (segment.live_range.0.max(released_upto.next()), segment.live_range.1))?;
         }
-        let good = last.bytes.slice(..last.end as usize);
-        for item in Scan::new(good, last.header.salt(), None) {
+        let good_bytes = last.bytes.slice(..last.good_end as usize);
+        for item in Scan::new(good_bytes, last.header.salt(), None) {
             let ScanItem::Frame(frame) = item else { break };
-            // The entries before a restart are in the file still, and belong to no log.
+            // The entries before a restart no longer belong to the log.
             if frame.kind == RecordKind::Base {
                 view.restart();
             }
             if frame.kind == RecordKind::Entry {
                 let at = frame.at;
-                // An entry left out would put all after it at a wrong index.
-                let entry = codec::read_entry(&mut Reader::new(frame.body))
-                    .map_err(|malformed| self.corrupt(last.header.number, at, malformed.0.to_owned(), Index::ZERO))?;
+                // If an entry were skipped, all later ones would have a wrong index.
+                let entry = codec::read_entry(&mut Reader::new(frame.body)).map_err(|malformed| {
+                    self.corrupt_fault(last.header.number, at, malformed.0.to_owned(), Index::ZERO)
+                })?;
                 view.push_entry(entry);
             }
         }
-        // The last segment may begin before the base, if it was released in part.
-        view.release(released);
+        // The last segment may begin before the base.
+        view.release(released_upto);
         Ok(view)
     }
 
-    /// `seen` is the highest index that anything after the damage names. Without such a name the end of the loss is
-    /// open, and the text says so instead of guessing.
-    fn corrupt(&self, number: u64, offset: u64, what: String, seen: Index) -> Fault {
-        let last = self.outline.as_ref().map_or(Index::ZERO, |outline| outline.last.index);
-        let lost =
-            if seen > last { format!("{} to {seen}", last.next()) } else { format!("{} and later", last.next()) };
-        Fault::Corrupt { file: file_name(number), offset, what, lost, advice: ADVICE }
+    /// The fault of damage at an offset. `highest_index` is the highest index that a record after the damage or the
+    /// sync marker names; if there is none, the text leaves the last lost entry open.
+    fn corrupt_fault(&self, number: u64, offset: u64, description: String, highest_index: Index) -> Fault {
+        let last = self.summary.as_ref().map_or(Index::ZERO, |summary| summary.last.index);
+        let lost = if highest_index > last {
+            format!("{} to {highest_index}", last.next())
+        } else {
+            format!("{} and later", last.next())
+        };
+        Fault::Corrupt { file: file_name(number), offset, description, lost, advice: ADVICE }
     }
 }
 
-/// The bytes up to `end` at least: a file that was cut within the padding of its last frame has that frame complete,
-/// and ends before it.
-fn padded(bytes: Bytes, end: u64) -> Bytes {
+/// Pads the bytes with zeros up to `end` at least: a file may have been cut within the padding of its last frame.
+fn pad_with_zeros(bytes: Bytes, end: u64) -> Bytes {
     if bytes.len() as u64 >= end {
         return bytes;
     }
@@ -496,32 +524,33 @@ fn padded(bytes: Bytes, end: u64) -> Bytes {
 
 /// The note for the operator about a torn tail that is cut off.
 ///
-/// The start goes on, but never in silence: if the argument for a torn batch is ever wrong, this line is the only trace
-/// of what was cut.
-fn torn(number: u64, broken: &Break, place: Option<LogOffset>, bytes: &Bytes) -> String {
-    let end = broken.cut;
-    let bytes_cut = last_written(bytes, end).map_or(0, |last| last + 1 - end);
-    let known = match place {
-        Some(place) if place.segment == number => "the side file `synced` records no sync of it",
+/// The start continues, but never silently: if the verdict is ever wrong, this line is the only trace of the bytes that
+/// were cut off.
+fn torn_tail_note(number: u64, log_break: &LogBreak, synced: Option<LogOffset>, bytes: &Bytes) -> String {
+    let end = log_break.cut_offset;
+    let cut_bytes = last_nonzero(bytes, end).map_or(0, |last| last + 1 - end);
+    let evidence = match synced {
+        Some(synced) if synced.segment == number => "the side file `synced` records no sync of it",
         _ => "no record shows that it was synced",
     };
     format!(
-        "{}: the last batch is torn at byte {} ({}), and {known}: truncated {bytes_cut} bytes from {end} on",
+        "{}: the last batch is torn at byte {} ({}), and {evidence}: truncated {cut_bytes} bytes from {end} on",
         file_name(number),
-        broken.at,
-        broken.flaw
+        log_break.at,
+        log_break.flaw
     )
 }
 
-fn missing(number: u64, what: &str) -> Fault {
+/// The fault of a missing segment; `description` says why the segment must have existed.
+fn missing_segment(number: u64, description: &str) -> Fault {
     Fault::Corrupt {
         file: file_name(number),
         offset: 0,
-        what: what.to_owned(),
+        description: description.to_owned(),
         lost: "all in this segment".to_owned(),
         advice: ADVICE,
     }
 }
 
-/// The offset of the first frame in a segment.
-pub const BEGIN: u64 = SEGMENT_HEADER as u64;
+/// The offset of the first frame in a segment, in bytes.
+pub const FIRST_FRAME_OFFSET: u64 = SEGMENT_HEADER_BYTES as u64;

@@ -7,73 +7,88 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The result of one sync.
+/// The result of one sync, for the node.
 ///
-/// The journal reports facts and decides nothing: which acknowledgments may leave is consensus's to say. A report is
-/// made only after a sync that succeeded; after a failed one there is a [`Fault`], and no report ever again.
+/// Consensus decides which acknowledgments may be sent because of the sync. A report is made only after a successful
+/// sync; after a failed sync the journal returns a [`Fault`], and never a report again.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Every write up to this one is durable.
     // An id and not an index: a truncation lowers indexes, while ids only grow.
-    pub durable: WriteId,
-    /// Segments that will never change again, oldest first.
-    pub sealed: Vec<Sealed>,
-    /// The number of entries in this sync.
-    pub entries: u64,
-    /// The number of bytes in this sync.
-    pub bytes: u64,
-    /// The duration, as measured by the driver.
-    pub took: Duration,
-    /// About how many more bytes the log can take, with all free disk space and the reserve.
-    pub room: u64,
+    pub last_durable: WriteId,
+    /// The segments that were sealed since the last report, oldest first.
+    pub sealed: Vec<SealedSegment>,
+    /// The number of entries that were appended since the last report.
+    pub entry_count: u64,
+    /// The number of bytes that were written to segments since the last report.
+    pub written_bytes: u64,
+    /// The duration of the sync, which the log thread measures; zero until it is set.
+    pub duration: Duration,
+    /// About how many more bytes the log can store until the free disk space and the reserve are used up.
+    pub room_bytes: u64,
+}
+
+impl Report {
+    /// An empty report, to which the journal adds until the next sync.
+    pub(super) fn empty() -> Report {
+        Report {
+            last_durable: WriteId::ZERO,
+            sealed: Vec::new(),
+            entry_count: 0,
+            written_bytes: 0,
+            duration: Duration::ZERO,
+            room_bytes: u64::MAX,
+        }
+    }
 }
 
 /// A segment that will never change again, with its mapped file.
 ///
-/// It holds the mapping by reference count. As long as any clone lives, the journal does not reuse the file.
+/// The mapping has a reference count. As long as a clone exists, the journal does not reuse the file.
 #[derive(Clone, Debug)]
-pub struct Sealed {
+pub struct SealedSegment {
     /// The number of the segment, as in its file's name.
     pub segment: u64,
-    /// The entries it holds; later segments may replace the last of them.
+    /// The range of the segment's entries; later segments may replace the last of them.
     pub entries: RangeInclusive<Index>,
-    /// Sparse index: (index, offset) of some of its entries, ascending, a few KiB apart.
-    pub marks: Arc<[(Index, u64)]>,
-    /// The mapped file.
+    /// The log index and file offset of some of the entries, ascending, a few KiB apart.
+    pub sparse_index: Arc<[(Index, u64)]>,
+    /// The mapped bytes of the file.
     pub bytes: Bytes,
 }
 
-/// A fault that needs the operator. The node stops, because going on could break a promise.
+/// A fault that needs the operator. The node stops, because it could lose acknowledged writes if it continued.
 ///
-/// Sorted by what the operator must do: replace the disk, look at the disk, free room, or correct an option.
+/// There is one variant for each action of the operator: replace the disk, check the disk, free space, or correct an
+/// option.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
     /// Durable data is damaged or missing.
-    #[error("{file}: byte {offset}: {what}; affected entries: {lost}. {advice}")]
+    #[error("{file}: byte {offset}: {description}; affected entries: {lost}. {advice}")]
     Corrupt {
-        /// The file.
+        /// The name of the damaged or missing file.
         file: String,
-        /// The offset in the file.
+        /// The offset of the first bad byte in the file; 0 if the file is missing.
         offset: u64,
         /// What is wrong.
-        what: String,
-        /// The affected entries, in words.
+        description: String,
+        /// The affected entries, in words: for example "812 and later".
         lost: String,
-        /// Advice for the operator.
+        /// What the operator should do.
         advice: &'static str,
     },
     /// A write or sync failed. The node must not answer any request after it.
     #[error("{action} {file}: {source}; it is unknown which bytes reached the disk, so this node must stop")]
     Io {
-        /// The failed action.
+        /// The failed action, as a verb: for example "sync".
         action: &'static str,
-        /// The file it was done to.
+        /// The file or directory of the failed action.
         file: String,
         /// The error of the operating system.
         source: io::Error,
     },
-    /// No room for the next segment. Everything acknowledged is safe.
+    /// The disk has no space for a file, or the process has too many open files. Everything acknowledged is safe.
     #[error("no space left for {file}; no acknowledged write is lost. Free disk space and start the node again")]
     Full {
         /// The file that could not be made.

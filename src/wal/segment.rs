@@ -1,317 +1,353 @@
-//! One segment that is being written: frames are collected in a buffer and written to the file as one batch, in one
-//! write.
+//! The segment that is being written: frames are collected in a buffer, which is written to the file as one batch by
+//! one system call.
 //!
-//! A batch is the unit of belief. Its header says how many bytes and frames follow and what the last checksum is, so
-//! that recovery accepts all of a write or none of it. The header stands in front, where a reader needs it, but is
-//! known last. So the buffer begins with a hole of the header's size, frames are added behind it, and the hole is
-//! filled just before the write:
+//! Recovery accepts a batch as a whole or not at all: the batch header states the number of bytes and frames that
+//! follow, and the last checksum. A reader needs the header first, but its values are known last. So the buffer begins
+//! with a hole of the header's size, frames are added after the hole, and the hole is filled just before the write:
 //!
 //! ```text
-//!   written                                              written + buffer
-//!   ▼                                                    ▼
+//!   written_end                            written_end + buffer
+//!   ▼                                      ▼
 //!   ┌──────────────┬───────┬───────┬───────┐
 //!   │ batch header │ frame │ frame │ frame │   one write, then one sync
 //!   └──────▲───────┴───────┴───────┴───┬───┘
-//!          └── frames, bytes, tail ────┘
+//!          └─ frames, bytes, checksum ─┘
 //! ```
 //!
-//! Checksums are computed when a frame is added, for the offset at which it will be written. A frame can therefore
-//! never be moved, neither within the file nor to the next one: whether a frame fits is decided before it is added.
+//! The checksum of a frame is computed when the frame is added, for the offset at which it will be written. So a frame
+//! cannot be moved within the file or to the next file, and the caller first checks that the frame fits.
 
 use super::format::{
-    self, ALIGN, BATCH_FRAME, Batch, FRAME_HEADER, RecordKind, SEAL_FRAME, SEGMENT_HEADER, SegmentHeader,
-    header_checksum, header_rest, salted,
+    self, BATCH_FRAME_BYTES, BatchHeader, FRAME_ALIGNMENT, FRAME_HEADER_BYTES, RecordKind, SEAL_FRAME_BYTES,
+    SEGMENT_HEADER_BYTES, SegmentHeader, header_checksum, header_fields, salt_crc,
 };
 use crate::types::{Index, Position, Term};
 use std::sync::Arc;
 
-/// Distance between marks in bytes: the most that a reader has to walk.
-const MARK_BYTES: u64 = 4 << 10;
+/// The distance in bytes between two entries in the sparse index: to find an entry, a reader decodes the frame headers
+/// of at most that many bytes.
+const INDEX_INTERVAL_BYTES: u64 = 4 << 10;
 
-/// A sparse index of a segment: (index, offset) of some of its entries.
+/// A sparse index of a segment: the log index and the file offset of some of its entries, the *indexed entries*.
 ///
-/// Invariant: between two marks, the entries from the first mark's index up to the second's follow each other. A
-/// truncation removes the marks at and after its index and adds one, so a reader that goes from mark to mark never
-/// meets an entry that was replaced in this segment.
+/// Invariant: from one indexed entry up to the next, the log indexes of the entries are consecutive. A truncation
+/// removes the indexed entries at and after its log index, and the new entry at that log index is indexed. So a reader
+/// that goes from one indexed entry to the next never returns an entry that was replaced in this segment.
 ///
 /// An index of all entries would be large: with entries of 100 bytes, 64 MiB hold more than 400,000, and each would
-/// cost 16 bytes of memory for as long as the segment exists. A mark every 4 KiB costs a reader one page of frame
-/// headers.
+/// cost 16 bytes of memory for as long as the segment exists. One indexed entry every 4 KiB costs a reader one page of
+/// frame headers.
 ///
-/// A counter-example for the rule about truncations: entries 1 to 9 are in the segment, then 5 and 6 are replaced. A
-/// walk from mark 1 that only counted entries would return the *old* 5. With a mark at the new 5, the walk jumps there.
+/// An example for the rule about truncations: entries 1 to 9 are in the segment, then 5 and 6 are replaced. A reader
+/// that starts at entry 1 and only counts entries would return the *old* 5. Since the new 5 is indexed, the reader
+/// continues at its offset.
 #[derive(Clone, Debug, Default)]
 pub struct SparseIndex {
-    marks: Vec<(Index, u64)>,
-    last: Option<Index>,
+    indexed_entries: Vec<(Index, u64)>,
+    last_index: Option<Index>,
 }
 
 impl SparseIndex {
     /// Records that an entry's frame is at offset `at`.
     ///
-    /// An index that does not follow the last one is a truncation, or the first entry of the segment. Both get a mark.
-    pub fn entry(&mut self, index: Index, at: u64) {
-        let follows = self.last.is_some_and(|last| index == last.next());
-        if !follows {
-            self.cut(index);
+    /// A log index that does not follow the last one is a truncation, or the first entry of the segment. In both cases
+    /// the entry is indexed.
+    pub fn add_entry(&mut self, index: Index, at: u64) {
+        let is_consecutive = self.last_index.is_some_and(|last| index == last.next());
+        if !is_consecutive {
+            self.truncate_from(index);
         }
-        // By bytes and not by entries: what costs a reader is the distance, and entries differ in size by a factor of
-        // 10,000.
-        let far = self.marks.last().is_none_or(|(_, mark)| at - mark >= MARK_BYTES);
-        if !follows || far {
-            self.marks.push((index, at));
+        // The interval is in bytes and not in entries: a reader's cost is the distance in bytes, and entries differ in
+        // size by a factor of 10,000.
+        let is_far = self.indexed_entries.last().is_none_or(|(_, offset)| at - offset >= INDEX_INTERVAL_BYTES);
+        if !is_consecutive || is_far {
+            self.indexed_entries.push((index, at));
         }
-        self.last = Some(index);
-        self.check();
+        self.last_index = Some(index);
+        self.check_invariants();
     }
 
     /// Panics if an invariant is violated: a reader would begin at the wrong frame.
-    fn check(&self) {
-        assert_eq!(self.marks.is_empty(), self.last.is_none(), "the first entry of a segment always has a mark");
-        if let [.., (before, _), (newest, _)] = self.marks[..] {
-            assert!(before < newest, "marks ascend by index, or the search in them fails");
+    fn check_invariants(&self) {
+        assert_eq!(
+            self.indexed_entries.is_empty(),
+            self.last_index.is_none(),
+            "a sparse index is empty exactly if its segment has no entry"
+        );
+        if let [.., (before, _), (newest, _)] = self.indexed_entries[..] {
+            assert!(before < newest, "the log indexes in a sparse index ascend: readers use a binary search");
         }
-        let newest = self.marks.last().map(|(index, _)| *index);
-        assert!(newest <= self.last, "a truncation leaves no mark of an entry that it removed");
+        let newest_indexed = self.indexed_entries.last().map(|(index, _)| *index);
+        assert!(newest_indexed <= self.last_index, "a sparse index names no log index above the last entry");
     }
 
-    /// Removes all marks: the log restarts, and nothing in this segment belongs to it any more.
+    /// Removes all indexed entries: the log restarts, and no entry of this segment belongs to the log any more.
     pub fn clear(&mut self) {
         *self = SparseIndex::default();
     }
 
-    /// The index of the first and the last entry; `None` if there is none.
+    /// The log index of the first and the last entry; `None` if there is none.
     ///
-    /// A range is enough: entries before the last truncation that are still valid come before it in index order too,
-    /// and a truncation to before the segment's first entry removes all of its marks.
-    pub fn entries(&self) -> Option<(Index, Index)> {
-        Some((self.marks.first()?.0, self.last?))
+    /// All entries between the two are in the segment: a truncation keeps the entries below its log index, and a
+    /// truncation below the segment's first entry removes all indexed entries.
+    pub fn index_range(&self) -> Option<(Index, Index)> {
+        Some((self.indexed_entries.first()?.0, self.last_index?))
     }
 
-    /// The marks in the form that a sealed segment shares with readers.
-    pub fn shared(&self) -> Arc<[(Index, u64)]> {
-        self.marks.as_slice().into()
+    /// A copy of the indexed entries, which a sealed segment shares with its readers.
+    pub fn to_shared(&self) -> Arc<[(Index, u64)]> {
+        self.indexed_entries.as_slice().into()
     }
 
-    fn cut(&mut self, index: Index) {
-        // The marks ascend, so a binary search finds the cut, also when a whole segment is replaced one entry at a
-        // time.
-        let keep = self.marks.partition_point(|(mark, _)| *mark < index);
-        self.marks.truncate(keep);
+    /// Removes the indexed entries at and after the log index `index`.
+    fn truncate_from(&mut self, index: Index) {
+        // A binary search: a whole segment may be replaced one entry at a time.
+        let kept_count = self.indexed_entries.partition_point(|(indexed, _)| *indexed < index);
+        self.indexed_entries.truncate(kept_count);
     }
 }
 
-/// The frames of a segment that are not yet in the file.
+/// The segment that is being written: its frames that are not yet in the file.
 ///
-/// Invariant: the buffer is empty, or begins with space for the header of the batch.
+/// Invariant: the buffer is empty, or begins with space for the batch header.
 ///
-/// It never touches the file: the journal writes the buffer. So all errors of the disk are met in one place, and this
-/// type can be tested with plain bytes.
+/// This type does not access the file: the journal writes the buffer. So all disk errors occur in the journal, and
+/// tests of this type need no disk.
 #[derive(Debug)]
 pub struct Segment {
-    /// The segment's number.
+    /// The segment's number, as in the file's name.
     pub number: u64,
     /// The file offset at which the buffer begins: all bytes before it are written.
-    pub written: u64,
-    /// The offsets of entries.
-    pub marks: SparseIndex,
-    salted: u32,
+    pub written_end: u64,
+    /// The offsets of the segment's entries.
+    pub sparse_index: SparseIndex,
+    salt_crc: u32,
     capacity: u64,
     buffer: Vec<u8>,
-    // The checksum of the last frame, which the next one repeats. A lost or doubled frame breaks this chain, although
-    // each frame by itself is intact. Batch headers are left out: see [`Segment::batch`].
-    chain: u32,
-    frames: u32,
-    // The first entry and the last position of the batch, for its header: if the entries are damaged and the header is
-    // not, it still tells which ones they were.
-    first: Index,
-    last: Position,
+    // The checksum of the last frame, which the next frame repeats. A lost or doubled frame breaks this chain, although
+    // each frame by itself is intact. Batch headers are no part of the chain: see [`Segment::finish_batch`].
+    last_checksum: u32,
+    frame_count: u32,
+    // The index of the first entry and the position of the last entry in the batch, for its header: if the entries are
+    // damaged and the header is not, an operator still learns which entries they were.
+    batch_first_index: Index,
+    batch_last_position: Position,
 }
 
 impl Segment {
-    /// A segment whose frames end at offset `written`; `chain` is the checksum of the last one.
-    pub fn new(header: &SegmentHeader, capacity: u64, written: u64, chain: u32, marks: SparseIndex) -> Segment {
+    /// A segment whose frames end at offset `written_end`; `last_checksum` is that of the last frame.
+    pub fn new(
+        header: &SegmentHeader,
+        capacity: u64,
+        written_end: u64,
+        last_checksum: u32,
+        sparse_index: SparseIndex,
+    ) -> Segment {
         Segment {
             number: header.number,
-            written,
-            marks,
-            salted: salted(header.salt()),
+            written_end,
+            sparse_index,
+            salt_crc: salt_crc(header.salt()),
             capacity,
             buffer: Vec::new(),
-            chain,
-            frames: 0,
-            first: Index::ZERO,
-            last: Position::ZERO,
+            last_checksum,
+            frame_count: 0,
+            batch_first_index: Index::ZERO,
+            batch_last_position: Position::ZERO,
         }
     }
 
-    /// The segment that follows this one, with the same buffer and chain.
+    /// The segment that follows this one, with its buffer and its last checksum.
     ///
-    /// The chain continues across segments, so that a segment of another history, restored from a backup by hand, does
-    /// not fit in between. The buffer is passed on for its capacity only.
+    /// The chain of checksums continues across segments, so that a segment of another history, restored from a backup
+    /// by hand, does not fit in between. The buffer is passed on only to reuse its memory.
     pub fn successor(&mut self, header: &SegmentHeader, capacity: u64) -> Segment {
-        assert!(self.buffer.is_empty(), "a frame is checksummed for its segment, so none moves to the next one");
-        let mut next = Segment::new(header, capacity, SEGMENT_HEADER as u64, self.chain, SparseIndex::default());
+        assert!(
+            self.buffer.is_empty(),
+            "the buffer is empty when the next segment begins: a frame is valid in one segment only"
+        );
+        let mut next =
+            Segment::new(header, capacity, SEGMENT_HEADER_BYTES as u64, self.last_checksum, SparseIndex::default());
         next.buffer = std::mem::take(&mut self.buffer);
         next
     }
 
-    /// Whether a frame with a body of that size still fits, with the seal after it.
+    /// Whether a frame with a body of `body_bytes` bytes still fits, and the seal after the frame.
     ///
-    /// There is always room for a seal. Without it, a full segment could not be sealed, and a write that fits exactly
+    /// Space for the seal is always kept. Otherwise a full segment could not be sealed, and a write that fits exactly
     /// would block the log forever.
-    pub fn fits(&self, body: usize) -> bool {
+    pub fn fits(&self, body_bytes: usize) -> bool {
         // An empty buffer still costs a header as soon as the first frame is added.
-        let used = self.written + self.buffer.len().max(BATCH_FRAME) as u64;
+        let used_bytes = self.written_end + self.buffer.len().max(BATCH_FRAME_BYTES) as u64;
         // The seal may need a batch of its own, with an empty batch before it.
-        used + format::frame_size(body) as u64 + (2 * BATCH_FRAME + SEAL_FRAME) as u64 <= self.capacity
+        used_bytes + format::frame_size(body_bytes) as u64 + (2 * BATCH_FRAME_BYTES + SEAL_FRAME_BYTES) as u64
+            <= self.capacity
     }
 
-    /// The size of a segment that holds an opening and one frame with a body of that size.
+    /// The size in bytes of a segment that holds an opening record and one frame, with bodies of these sizes.
     ///
-    /// Four batch headers: the one of the opening, the one of the frame if it is written apart, and two for the seal
-    /// (see [`Segment::fits`]). A segment is larger than usual if one entry needs it: an entry is never split, because
-    /// an entry in two files would have to be read through two mappings.
-    pub fn room_for(opening: usize, body: usize) -> u64 {
-        let frames = format::frame_size(opening) + format::frame_size(body);
-        (SEGMENT_HEADER + 4 * BATCH_FRAME + frames + SEAL_FRAME) as u64
+    /// The size includes four batch headers: one for the opening, one for the frame if it is in a batch of its own, and
+    /// two for the seal (see [`Segment::fits`]). A segment is larger than usual if an entry does not fit otherwise: an
+    /// entry is never split, because an entry in two files would have to be read through two mappings.
+    pub fn size_for(opening_bytes: usize, body_bytes: usize) -> u64 {
+        let frame_bytes = format::frame_size(opening_bytes) + format::frame_size(body_bytes);
+        (SEGMENT_HEADER_BYTES + 4 * BATCH_FRAME_BYTES + frame_bytes + SEAL_FRAME_BYTES) as u64
     }
 
-    /// How full it is, in percent.
+    /// The used part of the segment in percent.
     ///
-    /// The buffer counts: a large batch that is not written yet should order the next segment in time.
-    pub fn filled(&self) -> u64 {
-        (self.written + self.buffer.len() as u64) * 100 / self.capacity.max(1)
+    /// The buffer counts as used, so that a large batch orders the next segment before it is written.
+    pub fn percent_used(&self) -> u64 {
+        (self.written_end + self.buffer.len() as u64) * 100 / self.capacity.max(1)
     }
 
-    /// How many of its bytes are still unused.
-    pub fn left(&self) -> u64 {
-        self.capacity.saturating_sub(self.written + self.buffer.len() as u64)
+    /// The number of bytes that are neither written nor buffered.
+    pub fn unused_bytes(&self) -> u64 {
+        self.capacity.saturating_sub(self.written_end + self.buffer.len() as u64)
     }
 
-    /// The size of the file.
+    /// The size of the segment's file in bytes.
     pub fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    /// How many bytes are buffered.
-    pub fn waiting(&self) -> usize {
+    /// The size of the buffer in bytes; 0 if no frame was added since the last write.
+    pub fn buffered_bytes(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Adds a frame and returns its offset.
+    /// Adds a frame to the buffer and returns its offset in the file.
     ///
-    /// The body is encoded right into the buffer. An entry brings the checksum that was computed when it was made, so
-    /// only the frame's header is checksummed here.
-    pub fn frame(&mut self, kind: RecordKind, batch: u64, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
+    /// `body` encodes the body into the buffer. An entry has the checksum that was computed when it was made, so only
+    /// the frame's header is checksummed here.
+    pub fn add_frame(&mut self, kind: RecordKind, batch: u64, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
         if self.buffer.is_empty() {
-            self.buffer.resize(BATCH_FRAME, 0);
+            self.buffer.resize(BATCH_FRAME_BYTES, 0);
         }
-        let start = self.buffer.len();
-        let at = self.written + start as u64;
-        self.buffer.resize(start + FRAME_HEADER, 0);
+        let frame_start = self.buffer.len();
+        let at = self.written_end + frame_start as u64;
+        self.buffer.resize(frame_start + FRAME_HEADER_BYTES, 0);
         body(&mut self.buffer);
-        let length = self.buffer.len() - start - FRAME_HEADER;
-        self.chain = write_frame_header(&mut self.buffer[start..], self.salted, at, self.chain, length, kind, batch);
-        // The padding is zeroed: recycled files and reused buffers must not leak old bytes into it, and a reader treats
-        // any byte in it as damage.
-        self.buffer.resize(start + format::frame_size(length), 0);
-        self.frames += 1;
+        let body_length = self.buffer.len() - frame_start - FRAME_HEADER_BYTES;
+        self.last_checksum = write_frame_header(
+            &mut self.buffer[frame_start..],
+            self.salt_crc,
+            at,
+            self.last_checksum,
+            body_length,
+            kind,
+            batch,
+        );
+        // The padding is zeroed, because a reader treats any other byte in it as damage.
+        self.buffer.resize(frame_start + format::frame_size(body_length), 0);
+        self.frame_count += 1;
         at
     }
 
-    /// Adds an entry's frame.
-    pub fn entry(&mut self, batch: u64, position: Position, body: impl FnOnce(&mut Vec<u8>)) {
-        let at = self.frame(RecordKind::Entry, batch, body);
-        if self.first == Index::ZERO {
-            self.first = position.index;
+    /// Adds an entry's frame to the buffer, and the entry to the sparse index.
+    pub fn add_entry(&mut self, batch: u64, position: Position, body: impl FnOnce(&mut Vec<u8>)) {
+        let at = self.add_frame(RecordKind::Entry, batch, body);
+        if self.batch_first_index == Index::ZERO {
+            self.batch_first_index = position.index;
         }
-        self.last = position;
-        self.marks.entry(position.index, at);
+        self.batch_last_position = position;
+        self.sparse_index.add_entry(position.index, at);
     }
 
-    /// The whole batch, header first, to be written at [`Segment::written`]. The header's number, `more`, `synced` and
-    /// `boot` come from `batch`; the other fields are filled in here.
-    pub fn batch(&mut self, mut batch: Batch) -> &[u8] {
+    /// Encodes the batch header into the buffer. Returns the whole batch, to be written at [`Segment::written_end`].
+    /// The caller sets the header's number, `has_more_pieces`, `synced_end` and `boot_id`; the other fields are set
+    /// here.
+    pub fn finish_batch(&mut self, mut header: BatchHeader) -> &[u8] {
         if self.buffer.is_empty() {
-            self.buffer.resize(BATCH_FRAME, 0);
+            self.buffer.resize(BATCH_FRAME_BYTES, 0);
         }
-        batch.bytes = self.buffer.len() as u64;
-        batch.frames = self.frames;
-        batch.tail = self.chain;
-        batch.entries = (self.first, self.last.index);
-        // The format has zeros where there is no entry, and not those of the batch before.
-        batch.term = if self.first == Index::ZERO { Term::ZERO } else { self.last.term };
-        let mut body = Vec::with_capacity(BATCH_FRAME - FRAME_HEADER);
-        batch.put(&mut body);
-        self.buffer[FRAME_HEADER..BATCH_FRAME].copy_from_slice(&body);
-        // A batch header refers to the frame before the batch, and no frame refers to it: it is made last, and a chain
-        // through it would have to be computed again with it.
-        let previous = match self.frames {
-            0 => self.chain,
-            _ => u32::from_le_bytes(std::array::from_fn(|i| self.buffer[BATCH_FRAME + 4 + i])),
+        header.bytes = self.buffer.len() as u64;
+        header.frames = self.frame_count;
+        header.last_checksum = self.last_checksum;
+        header.entries = (self.batch_first_index, self.batch_last_position.index);
+        // The format has zeros if there is no entry.
+        header.term = if self.batch_first_index == Index::ZERO { Term::ZERO } else { self.batch_last_position.term };
+        let mut body = Vec::with_capacity(BATCH_FRAME_BYTES - FRAME_HEADER_BYTES);
+        header.encode(&mut body);
+        self.buffer[FRAME_HEADER_BYTES..BATCH_FRAME_BYTES].copy_from_slice(&body);
+        // A batch header repeats the checksum of the frame before the batch, and no frame repeats the header's
+        // checksum: the header is encoded last, and the checksums of all frames after it would have to be computed
+        // again.
+        let previous_checksum = match self.frame_count {
+            0 => self.last_checksum,
+            _ => u32::from_le_bytes(std::array::from_fn(|i| self.buffer[BATCH_FRAME_BYTES + 4 + i])),
         };
-        let header = &mut self.buffer[..BATCH_FRAME];
-        let _named_by_none = write_frame_header(
-            header,
-            self.salted,
-            self.written,
-            previous,
+        let frame = &mut self.buffer[..BATCH_FRAME_BYTES];
+        let _not_in_chain = write_frame_header(
+            frame,
+            self.salt_crc,
+            self.written_end,
+            previous_checksum,
             body.len(),
             RecordKind::Batch,
-            batch.number,
+            header.number,
         );
         &self.buffer
     }
 
-    /// Records that the batch was written: the next one begins after it.
+    /// Records that the batch was written, and empties the buffer. The next batch begins after this one.
     ///
-    /// Called only after the write succeeded. After a failed one the journal is poisoned, and the buffer is never used
-    /// again.
-    pub fn wrote(&mut self) {
-        self.written += self.buffer.len() as u64;
+    /// Called only after the write succeeded. After a failed write the journal is poisoned, and the buffer is never
+    /// used again.
+    pub fn mark_written(&mut self) {
+        self.written_end += self.buffer.len() as u64;
         self.buffer.clear();
-        self.frames = 0;
-        self.first = Index::ZERO;
-        self.last = Position::ZERO;
-        self.check();
+        self.frame_count = 0;
+        self.batch_first_index = Index::ZERO;
+        self.batch_last_position = Position::ZERO;
+        self.check_invariants();
     }
 
     /// Panics if an invariant is violated: the next batch header would contradict its batch.
-    pub(super) fn check(&self) {
-        let buffered = self.buffer.len();
+    pub(super) fn check_invariants(&self) {
+        let buffered_bytes = self.buffer.len();
         assert!(
-            self.written.is_multiple_of(ALIGN as u64) && buffered.is_multiple_of(ALIGN),
-            "frames begin at multiples of 8: the search for the next good one tries no other offset"
+            self.written_end.is_multiple_of(FRAME_ALIGNMENT as u64) && buffered_bytes.is_multiple_of(FRAME_ALIGNMENT),
+            "frames begin at multiples of 8: the search for the next good frame tries no other offset"
         );
-        assert!(buffered == 0 || buffered >= BATCH_FRAME, "a buffer begins with space for the batch header");
-        assert_eq!(self.frames > 0, buffered > BATCH_FRAME, "a batch header counts the frames of its batch");
+        assert!(
+            buffered_bytes == 0 || buffered_bytes >= BATCH_FRAME_BYTES,
+            "a buffer that is not empty begins with space for the batch header"
+        );
         assert_eq!(
-            self.first == Index::ZERO,
-            self.last.index == Index::ZERO,
-            "a batch header names the first and the last entry, or none"
+            self.frame_count > 0,
+            buffered_bytes > BATCH_FRAME_BYTES,
+            "the frame count is 0 exactly if no frame is in the buffer after the batch header"
+        );
+        assert_eq!(
+            self.batch_first_index == Index::ZERO,
+            self.batch_last_position.index == Index::ZERO,
+            "a batch has a first and a last entry, or neither"
         );
     }
 }
 
-/// Fills in the header of the frame at the beginning of `frame`, whose body follows it. Returns the header's checksum.
+/// Writes a frame's header to the beginning of `frame`, in front of the body. Returns the header's checksum.
 ///
 /// The length has three bytes in the format. A larger body would be written with a wrong length, and the checksum over
 /// that wrong length would be right: a start would find intact frames that contradict each other.
 fn write_frame_header(
     frame: &mut [u8],
-    salted: u32,
+    salt_crc: u32,
     at: u64,
-    previous: u32,
+    previous_checksum: u32,
     length: usize,
     kind: RecordKind,
     batch: u64,
 ) -> u32 {
-    assert!((4..=format::BODY_MAX).contains(&length), "a frame's length fits three bytes");
-    let rest = header_rest(previous, length, kind, batch);
-    let body = std::array::from_fn(|i| frame[FRAME_HEADER + i]);
-    let checksum = header_checksum(salted, at, &rest, body);
+    assert!(
+        (4..=format::BODY_BYTES_MAX).contains(&length),
+        "the body of a frame has at least 4 bytes, and its length fits into three bytes"
+    );
+    let fields = header_fields(previous_checksum, length, kind, batch);
+    let body_checksum = std::array::from_fn(|i| frame[FRAME_HEADER_BYTES + i]);
+    let checksum = header_checksum(salt_crc, at, &fields, body_checksum);
     frame[..4].copy_from_slice(&checksum.to_le_bytes());
-    frame[4..FRAME_HEADER].copy_from_slice(&rest);
+    frame[4..FRAME_HEADER_BYTES].copy_from_slice(&fields);
     checksum
 }

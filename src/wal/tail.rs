@@ -5,11 +5,11 @@
 //! being written when the process or the machine died, which was never acknowledged. Evidence is a good frame of a
 //! later batch (a batch begins only after the previous batch is synced), a later segment, or the sync marker.
 //!
-//! # Why the order of the tests is what it is
+//! # Why a single piece of evidence suffices
 //!
-//! The verdict errs to one side. A torn batch that is called corrupt costs an operator a morning; a lost batch that is
-//! called torn costs a client an acknowledged write, perhaps for good. So any single piece of evidence makes the
-//! verdict corrupt, and torn is what remains if all of them are silent.
+//! The two possible errors are not equally bad. A torn batch that is classified as corrupt costs an operator a morning;
+//! a lost batch that is classified as torn costs a client an acknowledged write, perhaps for good. So any single piece
+//! of evidence makes the verdict corrupt, and the verdict is torn only if there is none.
 //!
 //! ```text
 //!                       last good batch    at: first bad byte
@@ -18,138 +18,147 @@
 //!      │ good  │ good          │ header  good │ ????        zeros, or old records
 //!   ───┴───────┴───────────────┼──────────────┴─────────────────────────────
 //!                             cut                  ◀── evidence is searched for here, and
-//!                                                      in the next file, and in `synced`
+//!                                                      in the next file, and in the sync marker
 //! ```
 //!
-//! Silence proves nothing after a power loss: the last batch may have been synced and then damaged. The alternative, to
-//! refuse every torn tail, was rejected as the default. A power cut of a whole site leaves such a batch on many nodes
-//! at once, and a cluster in which all of them refuse does not come back without an operator ([`super::TailPolicy`]).
+//! Missing evidence proves nothing after a power loss: the last batch may have been synced and then damaged. The
+//! alternative, to refuse every torn tail, was rejected as the default. A power cut of a whole site leaves such a batch
+//! on many nodes at once, and a cluster in which all of them refuse does not come back without an operator
+//! ([`super::TailPolicy`]).
 //!
-//! Three tests that other logs use are not evidence: that a sector of zeros is in the damaged place (a lost write
-//! leaves that too), that the damage is in the last file, and that no commit mark follows.
+//! Three facts that other logs take for evidence of a torn write are no evidence: that the damaged bytes contain a
+//! sector of zeros (a lost write leaves such a sector too), that the damage is in the last file, and that no commit
+//! record follows.
 
-use super::format::{EntryHead, Flaw, Frame, RECYCLED, RecordKind, SEGMENT_HEADER, SegmentHeader, UNKNOWN_KIND};
+use super::format::{
+    EntryHead, Flaw, Frame, RECYCLED_FLAG, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, UNKNOWN_KIND_FLAW,
+};
 use super::sync_marker::LogOffset;
 use crate::types::Index;
 
-/// Where the batches of a segment stop before its file ends, and what was found after that.
+/// The offset where the good batches of a segment end before the file ends, and the facts about the bytes after that
+/// offset.
 ///
-/// Invariant: `cut <= at`. Between the two are good frames of a batch that is not whole; they go with it.
+/// Invariant: `cut_offset <= at`. The good frames between the two offsets belong to a broken batch, and are cut off
+/// with that batch.
 #[derive(Clone, Debug)]
-pub struct Break {
+pub struct LogBreak {
     /// The offset of the first bad byte.
     pub at: u64,
-    /// The end of the last good batch.
-    pub cut: u64,
-    /// What is wrong at `at`.
+    /// The end of the last good batch, where recovery cuts the log.
+    pub cut_offset: u64,
+    /// What is wrong at offset `at`.
     pub flaw: Flaw,
-    /// Whether all frames are intact, and contradict each other or the log before them. A crash does not leave that.
-    pub intact: bool,
-    /// Whether a batch header is there, which proves that a batch was being written.
-    pub begun: bool,
-    /// The size in bytes of that batch by its header, 0 without one.
-    pub want: u64,
-    /// The number of that batch, or of the batch that would follow the last good one; `None` if it is not known.
-    pub number: Option<u64>,
-    /// The offset of the next good frame.
-    pub next: Option<u64>,
-    /// The highest index of an entry after the break.
+    /// Whether all frames are intact, but contradict each other or the log before them. A crash does not leave such
+    /// frames.
+    pub frames_intact: bool,
+    /// Whether a good batch header is at `cut_offset`, which proves that a batch was being written.
+    pub has_batch_header: bool,
+    /// The size in bytes of that batch by its header; 0 without a header.
+    pub batch_bytes: u64,
+    /// The number of that batch, or of the batch that would follow the last good one; `None` if unknown.
+    pub batch_number: Option<u64>,
+    /// The offset of the next good frame, if there is one.
+    pub next_good_offset: Option<u64>,
+    /// The highest index of an entry after the break; 0 if there is none.
     pub later_index: Index,
-    /// The highest batch number of a good frame after the break.
-    pub later: Option<u32>,
+    /// The low 32 bits of the highest batch number of a good frame after the break.
+    pub later_batch: Option<u32>,
     /// Segment and offset up to which the log had been synced, by the batch headers after the break.
-    // Segment first: the offsets of two segments are not comparable, and a later segment includes the ones before.
-    pub synced: (u64, u64),
+    // Segment first: the offsets of two segments are not comparable, and a sync in a later segment includes all earlier
+    // ones.
+    pub synced_end: (u64, u64),
 }
 
-/// Facts about a segment from outside of it.
+/// Facts about a segment that the segment's own bytes do not show.
 ///
-/// Collected by the caller, so that [`classify`] is a function of plain values: a test states a situation in one line,
-/// and recovery and tools cannot differ in anything else.
+/// The caller collects them, so that [`classify`] is a function of plain values: a test states a situation in one line,
+/// and the verdicts of recovery and of the tools can differ in nothing else.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Surroundings {
-    /// Its number.
-    pub number: u64,
-    /// The offset up to which it was certainly synced: from the sync marker, if that is in this segment.
-    pub synced: Option<u64>,
+pub struct SegmentContext {
+    /// The segment's number.
+    pub segment: u64,
+    /// The offset up to which the segment was synced at least; `None` if the sync marker names another segment.
+    pub synced_offset: Option<u64>,
     /// Whether a later segment is in use.
-    pub followed: bool,
-    /// Whether its header has the flag of a recycled file.
-    pub recycled: bool,
-    /// Whether all segments before it were released: it was begun long ago, so its beginning was synced.
-    pub oldest: bool,
-    /// Whether bytes that may have been synced are never called torn.
-    pub refuses_torn: bool,
+    pub successor_in_use: bool,
+    /// Whether the segment's header has the flag of a recycled file.
+    pub is_recycled: bool,
+    /// Whether all segments before this one were released. Then this segment was begun long ago, so its beginning was
+    /// synced.
+    pub predecessors_released: bool,
+    /// Whether a torn tail counts as corrupt too, because its bytes may have been synced (`--on-torn-tail refuse`).
+    pub refuse_torn: bool,
 }
 
 /// The verdict on the end of a segment's log.
 ///
-/// The text of [`Tail::Corrupt`] goes to the operator, who is asked to replace a disk because of it and should know
-/// why.
+/// The text of [`TailVerdict::Corrupt`] is shown to the operator, who has to replace a disk because of it and should
+/// know the reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tail {
-    /// The log ends here.
+pub enum TailVerdict {
+    /// The log ends at the break, and nothing shows that a batch was being written there.
     End,
-    /// The log ends here, and after it are bytes of a batch that was being written.
+    /// The log ends at the break, and the bytes after the break are of a batch that was being written.
     Torn,
-    /// Synced bytes are damaged or missing: why they are known to have been synced.
+    /// Synced bytes are damaged or missing. The text says why they must have been synced.
     Corrupt(&'static str),
 }
 
-impl Surroundings {
+impl SegmentContext {
     /// The facts for the segment with this header.
     ///
-    /// `oldest` and `refuses_torn` stay false: they need to know more than the header, and a caller without that
-    /// knowledge should not accuse a disk.
-    pub fn of(header: &SegmentHeader, place: Option<LogOffset>, followed: bool) -> Surroundings {
-        let around = Surroundings { number: header.number, followed, ..Surroundings::default() };
-        Surroundings { recycled: header.flags & RECYCLED != 0, ..around }.with_synced(place)
+    /// `predecessors_released` and `refuse_torn` stay false. Both depend on more than the header, and a caller that
+    /// does not know more must not call a disk damaged.
+    pub fn for_segment(header: &SegmentHeader, marker: Option<LogOffset>, successor_in_use: bool) -> SegmentContext {
+        let context = SegmentContext { segment: header.number, successor_in_use, ..SegmentContext::default() };
+        SegmentContext { is_recycled: header.flags & RECYCLED_FLAG != 0, ..context }.with_sync_marker(marker)
     }
 
-    /// The same facts, with the place up to which the journal was synced.
-    pub fn with_synced(self, place: Option<LogOffset>) -> Surroundings {
-        // A place in another segment says nothing about offsets in this one.
-        let synced = place.filter(|place| place.segment == self.number).map(|place| place.offset);
-        Surroundings { synced, ..self }
+    /// The same facts, with the offset in the sync marker.
+    pub fn with_sync_marker(self, marker: Option<LogOffset>) -> SegmentContext {
+        // An offset in another segment says nothing about offsets in this one.
+        let synced_offset = marker.filter(|marker| marker.segment == self.segment).map(|marker| marker.offset);
+        SegmentContext { synced_offset, ..self }
     }
 }
 
-impl Break {
-    /// A break at `at`, where the last good batch ends too.
+impl LogBreak {
+    /// A break at `at`, the end of the last good batch.
     ///
-    /// A break about which nothing else is known yet: the reader fills in what it has seen of the batch.
-    pub fn at(at: u64, flaw: Flaw, number: Option<u64>) -> Break {
-        Break {
+    /// The reader then fills in the other fields, as far as it has read the batch.
+    pub fn new(at: u64, flaw: Flaw, batch_number: Option<u64>) -> LogBreak {
+        LogBreak {
             at,
-            cut: at,
+            cut_offset: at,
             flaw,
-            intact: false,
-            begun: false,
-            want: 0,
-            number,
-            next: None,
+            frames_intact: false,
+            has_batch_header: false,
+            batch_bytes: 0,
+            batch_number,
+            next_good_offset: None,
             later_index: Index::ZERO,
-            later: None,
-            synced: (0, 0),
+            later_batch: None,
+            synced_end: (0, 0),
         }
     }
 
     /// Adds a good frame at or after the break.
     ///
-    /// Only frames with a good checksum for this segment and this offset come here, so none of them is left from an
-    /// earlier use of the file. The numbers have 32 bits and may wrap; they are compared by their distance.
-    pub fn add(&mut self, frame: &Frame) {
-        // The greatest one is enough: any later batch is evidence, and a greater number is later.
-        let newer = self.later.is_none_or(|later| frame.batch.wrapping_sub(later) as i32 > 0);
-        if newer {
-            self.later = Some(frame.batch);
+    /// The frame's checksum is valid for this segment and this offset, so the frame is not left from an earlier use of
+    /// the file. Batch numbers have 32 bits here and may wrap around, so they are compared by their distance.
+    pub fn add_frame(&mut self, frame: &Frame) {
+        // The greatest number suffices: any later batch is evidence, and a later batch has a greater number.
+        let is_newer = self.later_batch.is_none_or(|later| frame.batch.wrapping_sub(later) as i32 > 0);
+        if is_newer {
+            self.later_batch = Some(frame.batch);
         }
-        // A header states what was synced before it: the most exact evidence there is, as it names the offset.
-        if let Some(batch) = frame.batch_header() {
-            self.synced = self.synced.max(batch.synced);
+        // A batch header is the most exact evidence: it names the offset up to which the log was synced before it.
+        if let Some(header) = frame.batch_header() {
+            self.synced_end = self.synced_end.max(header.synced_end);
         }
         if frame.kind == RecordKind::Entry
-            && let Ok(head) = EntryHead::read(&frame.body)
+            && let Ok(head) = EntryHead::decode(&frame.body)
         {
             self.later_index = self.later_index.max(head.position.index);
         }
@@ -157,118 +166,121 @@ impl Break {
 
     /// Whether nothing but zeros follows the last good batch.
     pub fn is_clean(&self) -> bool {
-        self.flaw == Flaw::Blank && self.later.is_none() && !self.begun
+        self.flaw == Flaw::Blank && self.later_batch.is_none() && !self.has_batch_header
     }
 
-    /// Whether a good frame of a later batch follows. Without a number to compare with, any frame is one.
+    /// Whether a good frame of a later batch follows. If the number of the broken batch is unknown, any frame counts.
     ///
     /// A frame of the *same* batch proves nothing: the disk may write the sectors of one batch in any order.
     fn has_later_batch(&self) -> bool {
-        let is_later = |later: u32| self.number.is_none_or(|number| later.wrapping_sub(number as u32) as i32 > 0);
-        self.later.is_some_and(is_later)
+        let is_later = |later: u32| self.batch_number.is_none_or(|number| later.wrapping_sub(number as u32) as i32 > 0);
+        self.later_batch.is_some_and(is_later)
     }
 }
 
-/// Decides whether the log ends at a break, has a torn tail there, or is corrupt. More frames after the break
-/// ([`Break::add`]) never make a corrupt log less so.
-pub fn classify(broken: &Break, around: &Surroundings) -> Tail {
-    // In a recycled file, old records usually follow the end.
-    // A batch header of this segment still proves that a batch was begun.
-    let torn = !broken.is_clean() && (broken.begun || !around.recycled);
-    // From the most certain to the least, so that the operator reads the strongest reason.
-    if broken.intact || broken.flaw == UNKNOWN_KIND {
-        Tail::Corrupt("its bytes are intact, so it is not torn")
-    } else if broken.has_later_batch() {
-        Tail::Corrupt("good records of a later batch follow it")
-    } else if broken.synced.0 == around.number && broken.synced.1 > broken.cut {
-        Tail::Corrupt("a later batch records that it was synced")
-    } else if around.synced.is_some_and(|synced| synced > broken.cut) {
-        Tail::Corrupt("the side file `synced` records a sync beyond it")
-    } else if around.followed {
-        Tail::Corrupt("the next segment is in use")
-    } else if around.oldest && broken.cut == SEGMENT_HEADER as u64 {
-        Tail::Corrupt("this segment has no predecessor, so its beginning was synced")
-    } else if torn && around.refuses_torn {
-        Tail::Corrupt("it may have been synced, and --on-torn-tail is refuse")
-    } else if torn {
-        Tail::Torn
+/// Decides whether the log ends at a break, has a torn tail there, or is corrupt. Further frames after the break
+/// ([`LogBreak::add_frame`]) never change the verdict from corrupt to torn.
+pub fn classify(log_break: &LogBreak, context: &SegmentContext) -> TailVerdict {
+    // In a recycled file, old records usually follow the end of the log. Only a batch header of this segment proves
+    // that a batch was begun there.
+    let is_torn = !log_break.is_clean() && (log_break.has_batch_header || !context.is_recycled);
+    // If several reasons apply, the operator reads the most certain one.
+    if log_break.frames_intact || log_break.flaw == UNKNOWN_KIND_FLAW {
+        TailVerdict::Corrupt("its bytes are intact, so it is not torn")
+    } else if log_break.has_later_batch() {
+        TailVerdict::Corrupt("good records of a later batch follow it")
+    } else if log_break.synced_end.0 == context.segment && log_break.synced_end.1 > log_break.cut_offset {
+        TailVerdict::Corrupt("a later batch records that it was synced")
+    } else if context.synced_offset.is_some_and(|synced| synced > log_break.cut_offset) {
+        TailVerdict::Corrupt("the side file `synced` records a sync beyond it")
+    } else if context.successor_in_use {
+        TailVerdict::Corrupt("the next segment is in use")
+    } else if context.predecessors_released && log_break.cut_offset == SEGMENT_HEADER_BYTES as u64 {
+        TailVerdict::Corrupt("this segment has no predecessor, so its beginning was synced")
+    } else if is_torn && context.refuse_torn {
+        TailVerdict::Corrupt("it may have been synced, and --on-torn-tail is refuse")
+    } else if is_torn {
+        TailVerdict::Torn
     } else {
-        Tail::End
+        TailVerdict::End
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::format::Batch;
+    use crate::wal::format::BatchHeader;
     use bytes::Bytes;
 
-    /// A frame of that batch; of a batch header, one that says that segment 1 was synced up to `synced`.
+    /// A frame of batch `batch`. With `synced`, the frame is a batch header: segment 1 was synced up to that offset.
     fn frame(batch: u64, synced: Option<u64>) -> Frame {
         let mut body = Vec::new();
         if let Some(offset) = synced {
-            Batch { number: batch, synced: (1, offset), ..Batch::default() }.put(&mut body);
+            BatchHeader { number: batch, synced_end: (1, offset), ..BatchHeader::default() }.encode(&mut body);
         }
-        let kind = if synced.is_some() { RecordKind::Batch } else { RecordKind::Hard };
-        Frame { at: 900, checksum: 0, previous: 0, batch: batch as u32, kind, body: Bytes::from(body) }
+        let kind = if synced.is_some() { RecordKind::Batch } else { RecordKind::HardState };
+        Frame { at: 900, checksum: 0, previous_checksum: 0, batch: batch as u32, kind, body: Bytes::from(body) }
     }
 
-    /// The verdict on a break at 500 in the first segment, where batch 7 should begin, with these frames after it.
-    fn verdict(flaw: Flaw, change: impl Fn(&mut Break, &mut Surroundings), frames: &[Frame]) -> Tail {
-        let mut broken = Break::at(500, flaw, Some(7));
-        let mut around = Surroundings { number: 1, ..Surroundings::default() };
-        change(&mut broken, &mut around);
-        frames.iter().for_each(|frame| broken.add(frame));
-        classify(&broken, &around)
+    /// The verdict on a break at offset 500 of segment 1, where batch 7 should begin, with `frames` after the break.
+    fn verdict(flaw: Flaw, change: impl Fn(&mut LogBreak, &mut SegmentContext), frames: &[Frame]) -> TailVerdict {
+        let mut log_break = LogBreak::new(500, flaw, Some(7));
+        let mut context = SegmentContext { segment: 1, ..SegmentContext::default() };
+        change(&mut log_break, &mut context);
+        frames.iter().for_each(|frame| log_break.add_frame(frame));
+        classify(&log_break, &context)
     }
 
-    const BAD: Flaw = Flaw::Checksum { stored: 1, computed: 2 };
+    const BAD_CHECKSUM: Flaw = Flaw::Checksum { stored: 1, computed: 2 };
 
     #[test]
-    fn bytes_of_the_last_batch_are_torn() {
-        let same = |_: &mut Break, _: &mut Surroundings| ();
-        assert_eq!(verdict(Flaw::Blank, same, &[]), Tail::End);
-        assert_eq!(verdict(BAD, same, &[]), Tail::Torn);
-        assert_eq!(verdict(BAD, same, &[frame(7, None), frame(7, Some(500))]), Tail::Torn);
-        assert_eq!(verdict(Flaw::Blank, |broken, _| broken.begun = true, &[]), Tail::Torn);
-        let earlier = |_: &mut Break, around: &mut Surroundings| around.synced = Some(500);
-        assert_eq!(verdict(BAD, earlier, &[]), Tail::Torn);
+    fn last_batch_without_evidence_of_sync_is_torn() {
+        let unchanged = |_: &mut LogBreak, _: &mut SegmentContext| ();
+        assert_eq!(verdict(Flaw::Blank, unchanged, &[]), TailVerdict::End);
+        assert_eq!(verdict(BAD_CHECKSUM, unchanged, &[]), TailVerdict::Torn);
+        assert_eq!(verdict(BAD_CHECKSUM, unchanged, &[frame(7, None), frame(7, Some(500))]), TailVerdict::Torn);
+        assert_eq!(verdict(Flaw::Blank, |log_break, _| log_break.has_batch_header = true, &[]), TailVerdict::Torn);
+        let synced_before = |_: &mut LogBreak, context: &mut SegmentContext| context.synced_offset = Some(500);
+        assert_eq!(verdict(BAD_CHECKSUM, synced_before, &[]), TailVerdict::Torn);
     }
 
     #[test]
     fn old_records_in_a_recycled_file_are_neither_torn_nor_corrupt() {
-        let recycled = |_: &mut Break, around: &mut Surroundings| around.recycled = true;
-        assert_eq!(verdict(BAD, recycled, &[]), Tail::End);
-        let begun = |broken: &mut Break, around: &mut Surroundings| (broken.begun, around.recycled) = (true, true);
-        assert_eq!(verdict(BAD, begun, &[]), Tail::Torn);
+        let recycled = |_: &mut LogBreak, context: &mut SegmentContext| context.is_recycled = true;
+        assert_eq!(verdict(BAD_CHECKSUM, recycled, &[]), TailVerdict::End);
+        let begun_batch = |log_break: &mut LogBreak, context: &mut SegmentContext| {
+            (log_break.has_batch_header, context.is_recycled) = (true, true)
+        };
+        assert_eq!(verdict(BAD_CHECKSUM, begun_batch, &[]), TailVerdict::Torn);
     }
 
     #[test]
     fn evidence_of_a_sync_makes_a_tail_corrupt() {
-        let same = |_: &mut Break, _: &mut Surroundings| ();
-        let corrupt = |tail: Tail, word: &str| matches!(tail, Tail::Corrupt(why) if why.contains(word));
-        for flaw in [Flaw::Blank, BAD] {
-            assert!(corrupt(verdict(flaw, same, &[frame(8, None)]), "later batch follow"));
-            assert!(corrupt(verdict(flaw, same, &[frame(7, Some(501))]), "records that it was synced"));
-            assert!(corrupt(verdict(flaw, |_, around| around.synced = Some(501), &[]), "side file"));
-            assert!(corrupt(verdict(flaw, |_, around| around.followed = true, &[]), "next segment"));
-            let unknown = |broken: &mut Break, _: &mut Surroundings| broken.number = None;
-            assert!(corrupt(verdict(flaw, unknown, &[frame(1, None)]), "later batch follow"));
-            let first = |broken: &mut Break, around: &mut Surroundings| {
-                (broken.cut, around.oldest) = (SEGMENT_HEADER as u64, true);
+        let unchanged = |_: &mut LogBreak, _: &mut SegmentContext| ();
+        let corrupt = |tail: TailVerdict, word: &str| matches!(tail, TailVerdict::Corrupt(why) if why.contains(word));
+        for flaw in [Flaw::Blank, BAD_CHECKSUM] {
+            assert!(corrupt(verdict(flaw, unchanged, &[frame(8, None)]), "later batch follow"));
+            assert!(corrupt(verdict(flaw, unchanged, &[frame(7, Some(501))]), "records that it was synced"));
+            assert!(corrupt(verdict(flaw, |_, context| context.synced_offset = Some(501), &[]), "side file"));
+            assert!(corrupt(verdict(flaw, |_, context| context.successor_in_use = true, &[]), "next segment"));
+            let unknown_number = |log_break: &mut LogBreak, _: &mut SegmentContext| log_break.batch_number = None;
+            assert!(corrupt(verdict(flaw, unknown_number, &[frame(1, None)]), "later batch follow"));
+            let no_predecessor = |log_break: &mut LogBreak, context: &mut SegmentContext| {
+                (log_break.cut_offset, context.predecessors_released) = (SEGMENT_HEADER_BYTES as u64, true);
             };
-            assert!(corrupt(verdict(flaw, first, &[]), "no predecessor"));
-            assert!(corrupt(verdict(flaw, |broken, _| broken.intact = true, &[]), "intact"));
+            assert!(corrupt(verdict(flaw, no_predecessor, &[]), "no predecessor"));
+            assert!(corrupt(verdict(flaw, |log_break, _| log_break.frames_intact = true, &[]), "intact"));
         }
-        assert!(corrupt(verdict(UNKNOWN_KIND, same, &[]), "intact"));
-        assert!(corrupt(verdict(BAD, |_, around| around.refuses_torn = true, &[]), "refuse"));
-        assert_eq!(verdict(Flaw::Blank, |_, around| around.refuses_torn = true, &[]), Tail::End);
+        assert!(corrupt(verdict(UNKNOWN_KIND_FLAW, unchanged, &[]), "intact"));
+        assert!(corrupt(verdict(BAD_CHECKSUM, |_, context| context.refuse_torn = true, &[]), "refuse"));
+        assert_eq!(verdict(Flaw::Blank, |_, context| context.refuse_torn = true, &[]), TailVerdict::End);
     }
 
     #[test]
-    fn batch_numbers_are_compared_by_their_low_bits() {
-        let wrapped = |broken: &mut Break, _: &mut Surroundings| broken.number = Some(u64::from(u32::MAX));
-        assert!(matches!(verdict(BAD, wrapped, &[frame(1 << 32, None)]), Tail::Corrupt(_)));
-        assert_eq!(verdict(BAD, wrapped, &[frame(u64::from(u32::MAX), None)]), Tail::Torn);
+    fn batch_numbers_are_compared_modulo_2_to_the_32() {
+        let wrapped =
+            |log_break: &mut LogBreak, _: &mut SegmentContext| log_break.batch_number = Some(u64::from(u32::MAX));
+        assert!(matches!(verdict(BAD_CHECKSUM, wrapped, &[frame(1 << 32, None)]), TailVerdict::Corrupt(_)));
+        assert_eq!(verdict(BAD_CHECKSUM, wrapped, &[frame(u64::from(u32::MAX), None)]), TailVerdict::Torn);
     }
 }

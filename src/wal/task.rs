@@ -1,15 +1,14 @@
-//! The tasks of the log thread.
+//! The tasks that the reactor sends to the log thread.
 
 use crate::types::{Position, Write};
 
 /// A task for the journal.
 ///
-/// There are two only, and they share one channel: a release must not overtake the writes before it, whose entries it
-/// may remove.
+/// Both kinds share one channel: a release must not overtake the writes before it, whose entries it may remove.
 #[derive(Clone, Debug)]
 pub enum Task {
-    /// Make a write durable.
+    /// Append a write, and make it durable with the next sync.
     Write(Write),
-    /// Release the log up to a position.
+    /// Release the log up to a position, which a durable snapshot covers.
     Release(Position),
 }

@@ -1,4 +1,4 @@
-//! The journal on a simulated disk, one scenario per test. The crash matrix is in `tests/journal.rs`.
+//! The journal on a simulated disk, one scenario per test. The crash matrix is in `tests/journal/matrix.rs`.
 
 use super::*;
 use crate::codec;
@@ -34,7 +34,7 @@ fn write(id: u64, term: u64, indexes: std::ops::RangeInclusive<u64>) -> Write {
     }
 }
 
-fn open(disk: &SimDisk) -> (Journal<SimDisk>, Recovered) {
+fn open(disk: &SimDisk) -> (Journal<SimDisk>, RecoveredLog) {
     Journal::open(disk.clone(), options(), Some(&founding())).unwrap()
 }
 
@@ -42,8 +42,8 @@ fn push(journal: &mut Journal<SimDisk>, view: &mut View, write: Write) {
     view.push(&write);
     journal.append(&write).unwrap();
     let report = journal.sync().unwrap();
-    assert_eq!(report.durable, write.id);
-    report.sealed.into_iter().for_each(|sealed| view.seal(sealed).unwrap());
+    assert_eq!(report.last_durable, write.id);
+    report.sealed.into_iter().for_each(|sealed| view.add_sealed(sealed).unwrap());
 }
 
 fn read(view: &View, range: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
@@ -61,16 +61,16 @@ fn synced_entries_survive_power_loss() {
     assert!(disk.list().unwrap().len() > 4, "the log has several segments");
     assert!(view.in_memory_len() < 40, "only the newest segment is in memory");
     disk.crash(&mut StdRng::seed_from_u64(1), Crash::Power);
-    let (_journal, again) = open(&disk);
-    assert_eq!(again.heads.len(), 80);
-    assert_eq!(again.last_time, ClusterTime(800));
-    assert_eq!(again.hard_state.term, Term(1));
-    assert_eq!(again.base, founding());
-    for view in [&view, &again.view] {
+    let (_journal, reopened) = open(&disk);
+    assert_eq!(reopened.entries.len(), 80);
+    assert_eq!(reopened.last_time, ClusterTime(800));
+    assert_eq!(reopened.hard_state.term, Term(1));
+    assert_eq!(reopened.base, founding());
+    for view in [&view, &reopened.view] {
         assert_eq!(read(view, 1..=80), (1..=80).map(|index| entry(index, 1)).collect::<Vec<_>>());
         assert_eq!(read(view, 77..=99).len(), 4, "a read ends at the end of the log");
     }
-    assert_eq!(again.notes, Vec::<String>::new());
+    assert_eq!(reopened.notes, Vec::<String>::new());
 }
 
 #[test]
@@ -97,9 +97,9 @@ fn append_at_lower_index_truncates_later_entries() {
         .collect();
     assert_eq!(read(&view, 1..=40), expected);
     drop(journal);
-    let (_journal, again) = open(&disk);
-    assert_eq!(read(&again.view, 1..=40), expected);
-    let terms: Vec<Term> = again.heads.iter().map(|head| head.term).collect();
+    let (_journal, reopened) = open(&disk);
+    assert_eq!(read(&reopened.view, 1..=40), expected);
+    let terms: Vec<Term> = reopened.entries.iter().map(|head| head.term).collect();
     assert_eq!(terms, expected.iter().map(|entry| entry.position.term).collect::<Vec<_>>());
 }
 
@@ -108,25 +108,29 @@ fn intact_batch_that_contradicts_the_log_is_corrupt() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     push(&mut journal, &mut recovered.view.clone(), write(1, 1, 1..=3));
-    let read = |before: batches::Continuation| {
-        let bytes = Bytes::from(disk.seen(&format::file_name(1)).unwrap());
+    let read = |before: batches::ReaderState| {
+        let bytes = Bytes::from(disk.read_file(&format::file_name(1)).unwrap());
         let mut reader = batches::BatchReader::new(bytes, format::salt(DiskId(9), 1), before, 0);
-        std::iter::repeat_with(move || reader.read_batch(|_, _| {})).find_map(std::result::Result::err).unwrap().broken
+        std::iter::repeat_with(move || reader.read_batch(|_, _| {}))
+            .find_map(std::result::Result::err)
+            .unwrap()
+            .log_break
     };
-    let around = tail::Surroundings { number: 1, ..tail::Surroundings::default() };
-    let end = read(batches::Continuation::start());
-    assert_eq!((end.intact, tail::classify(&end, &around)), (false, tail::Tail::End));
-    // No sync marker and no later batch says that these batches were synced. Cut off as torn, they would be lost.
-    let mut other = founding();
-    other.position = Position::new(Index(9), Term(1));
-    let log = Some(log_summary::LogSummary::new(other));
-    let broken = read(batches::Continuation { log, ..batches::Continuation::start() });
-    assert_eq!((broken.cut, broken.intact), (format::SEGMENT_HEADER as u64, true));
-    assert!(matches!(tail::classify(&broken, &around), tail::Tail::Corrupt(_)));
+    let context = tail::SegmentContext { segment: 1, ..tail::SegmentContext::default() };
+    let end = read(batches::ReaderState::before_first_segment());
+    assert_eq!((end.frames_intact, tail::classify(&end, &context)), (false, tail::TailVerdict::End));
+    // Neither a sync marker nor a later batch shows that these batches were synced. If they were cut off as torn, their
+    // entries would be lost.
+    let mut base = founding();
+    base.position = Position::new(Index(9), Term(1));
+    let log = Some(log_summary::LogSummary::new(base));
+    let log_break = read(batches::ReaderState { log, ..batches::ReaderState::before_first_segment() });
+    assert_eq!((log_break.cut_offset, log_break.frames_intact), (format::SEGMENT_HEADER_BYTES as u64, true));
+    assert!(matches!(tail::classify(&log_break, &context), tail::TailVerdict::Corrupt(_)));
 }
 
 #[test]
-fn late_seal_does_not_undo_truncation() {
+fn sealed_segment_that_arrives_after_a_truncation_does_not_undo_it() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
@@ -134,7 +138,7 @@ fn late_seal_does_not_undo_truncation() {
     view.push(&first);
     view.push(&second);
     journal.append(&first).unwrap();
-    journal.sync().unwrap().sealed.into_iter().for_each(|sealed| view.seal(sealed).unwrap());
+    journal.sync().unwrap().sealed.into_iter().for_each(|sealed| view.add_sealed(sealed).unwrap());
     assert_eq!(read(&view, 4..=6), [entry(4, 1), entry(5, 2), entry(6, 2)]);
     assert_eq!(read(&view, 7..=9), []);
     journal.append(&second).unwrap();
@@ -143,8 +147,8 @@ fn late_seal_does_not_undo_truncation() {
     assert_eq!(read(&open(&disk).1.view, 1..=9).len(), 6);
 }
 
-/// For example after a misdirected write. The next sealed segment once removed the first one's entries from memory, and
-/// a leader sent nothing to its new follower forever.
+/// A misdirected write may damage a sealed segment. The next sealed segment once removed the entries of the damaged one
+/// from memory, and a leader sent nothing to its new follower forever.
 #[test]
 fn damaged_sealed_segment_keeps_its_entries_in_memory() {
     let disk = SimDisk::new();
@@ -158,12 +162,12 @@ fn damaged_sealed_segment_keeps_its_entries_in_memory() {
         sealed.extend(journal.sync().unwrap().sealed);
     }
     assert!(sealed.len() >= 2, "{}", sealed.len());
-    for at in [20, sealed[0].marks.last().unwrap().1 as usize + 4] {
-        let mut broken = sealed[0].clone();
-        let mut bytes = broken.bytes.to_vec();
+    for at in [20, sealed[0].sparse_index.last().unwrap().1 as usize + 4] {
+        let mut damaged = sealed[0].clone();
+        let mut bytes = damaged.bytes.to_vec();
         bytes[at] ^= 0x10;
-        broken.bytes = bytes.into();
-        assert!(matches!(view.seal(broken), Err(Fault::Corrupt { .. })), "byte {at}");
+        damaged.bytes = bytes.into();
+        assert!(matches!(view.add_sealed(damaged), Err(Fault::Corrupt { .. })), "byte {at}");
         assert_eq!(read(&view, 1..=80).len(), 80);
     }
 }
@@ -173,27 +177,27 @@ fn released_segments_are_removed_or_recycled() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
-    let mut most = 0;
+    let mut file_count_max = 0;
     for id in 1..=60u64 {
         push(&mut journal, &mut view, write(id, 1, id..=id));
         if id > 10 {
             view.release(Index(id - 10));
             journal.release(Position::new(Index(id - 10), Term(1))).unwrap();
         }
-        if let Some(order) = journal.spare_wanted() {
-            journal.spare_ready(order.prepare(&disk, || {}).unwrap());
+        if let Some(order) = journal.next_spare_order() {
+            journal.add_spare(order.prepare(&disk, || {}).unwrap());
         }
-        most = most.max(disk.list().unwrap().len());
+        file_count_max = file_count_max.max(disk.list().unwrap().len());
     }
-    assert!(most <= 6, "{most} files");
+    assert!(file_count_max <= 6, "{file_count_max} files");
     drop(journal);
-    let (_journal, again) = open(&disk);
-    let base = again.base.position.index;
+    let (_journal, reopened) = open(&disk);
+    let base = reopened.base.position.index;
     assert!(base > Index(30) && base <= Index(50), "{base}");
-    assert_eq!(again.base.membership, founding().membership);
-    assert_eq!(again.heads.len() as u64, 60 - base.0);
-    assert_eq!(read(&again.view, base.0 + 1..=60).len() as u64, 60 - base.0);
-    assert_eq!(again.notes, Vec::<String>::new());
+    assert_eq!(reopened.base.membership, founding().membership);
+    assert_eq!(reopened.entries.len() as u64, 60 - base.0);
+    assert_eq!(read(&reopened.view, base.0 + 1..=60).len() as u64, 60 - base.0);
+    assert_eq!(reopened.notes, Vec::<String>::new());
 }
 
 #[test]
@@ -207,10 +211,10 @@ fn snapshot_base_restarts_log() {
     push(&mut journal, &mut view, restart);
     assert_eq!(read(&view, 30..=30), []);
     drop(journal);
-    let (_journal, again) = open(&disk);
-    assert_eq!(again.base, base);
-    assert_eq!(again.heads.len(), 2);
-    assert_eq!(read(&again.view, 101..=110), [entry(101, 3), entry(102, 3)]);
+    let (_journal, reopened) = open(&disk);
+    assert_eq!(reopened.base, base);
+    assert_eq!(reopened.entries.len(), 2);
+    assert_eq!(read(&reopened.view, 101..=110), [entry(101, 3), entry(102, 3)]);
 }
 
 #[test]
@@ -233,11 +237,11 @@ fn journal_of_another_node_is_rejected() {
 }
 
 #[test]
-fn unknown_flag_of_a_segment_is_another_version() {
+fn segment_header_with_unknown_flag_is_rejected_as_another_version() {
     let disk = SimDisk::new();
     drop(open(&disk));
     let name = format::file_name(1);
-    let header = format::SegmentHeader::decode(&Bytes::from(disk.seen(&name).unwrap())).unwrap();
+    let header = format::SegmentHeader::decode(&Bytes::from(disk.read_file(&name).unwrap())).unwrap();
     let header = format::SegmentHeader { flags: 2, ..header }.encode();
     disk.open(&name).unwrap().write_at(0, &header).unwrap();
     let fault = Journal::open(disk, options(), None).err().unwrap();
@@ -248,30 +252,30 @@ fn unknown_flag_of_a_segment_is_another_version() {
 fn entry_of_an_unknown_kind_is_malformed() {
     let mut body = Vec::new();
     codec::put_entry(&mut body, &entry(3, 1));
-    assert!(format::EntryHead::read(&body.clone().into()).is_ok());
+    assert!(format::EntryHead::decode(&body.clone().into()).is_ok());
     body[7] = 3;
-    assert!(format::EntryHead::read(&body.into()).is_err());
+    assert!(format::EntryHead::decode(&body.into()).is_err());
 }
 
 #[test]
-fn record_of_an_unknown_kind_is_not_cut_off() {
+fn record_of_an_unknown_kind_is_damage_and_not_cut_off() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     push(&mut journal, &mut recovered.view.clone(), write(1, 1, 1..=3));
     drop(journal);
-    disk.remove(sync_marker::NAME).unwrap();
+    disk.remove(sync_marker::FILE_NAME).unwrap();
     let name = format::file_name(1);
-    let bytes = Bytes::from(disk.seen(&name).unwrap());
-    let salted = format::salted(format::salt(DiskId(9), 1));
+    let bytes = Bytes::from(disk.read_file(&name).unwrap());
+    let salt_crc = format::salt_crc(format::salt(DiskId(9), 1));
     let last = scan::Scan::new(bytes.clone(), format::salt(DiskId(9), 1), None).filter_map(|item| match item {
         scan::ScanItem::Frame(frame) if frame.kind == format::RecordKind::Entry => Some(frame.at),
         _ => None,
     });
     let at = last.last().unwrap() as usize;
-    let mut header = bytes[at..at + format::FRAME_HEADER + 4].to_vec();
+    let mut header = bytes[at..at + format::FRAME_HEADER_BYTES + 4].to_vec();
     header[11] = 8;
     let (rest, body) = (header[4..16].try_into().unwrap(), header[16..].try_into().unwrap());
-    let checksum = format::header_checksum(salted, at as u64, &rest, body);
+    let checksum = format::header_checksum(salt_crc, at as u64, &rest, body);
     header[..4].copy_from_slice(&checksum.to_le_bytes());
     disk.open(&name).unwrap().write_at(at as u64, &header).unwrap();
     let fault = Journal::open(disk, options(), None).err().unwrap().to_string();
@@ -279,14 +283,14 @@ fn record_of_an_unknown_kind_is_not_cut_off() {
 }
 
 #[test]
-fn header_of_another_segment_is_damage() {
+fn segment_file_with_header_of_another_segment_is_damage() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
     for id in 1..=20 {
         push(&mut journal, &mut view, write(id, 1, id * 4 - 3..=id * 4));
     }
-    let header = disk.seen(&format::file_name(1)).unwrap()[..format::SEGMENT_HEADER].to_vec();
+    let header = disk.read_file(&format::file_name(1)).unwrap()[..format::SEGMENT_HEADER_BYTES].to_vec();
     disk.open(&format::file_name(2)).unwrap().write_at(0, &header).unwrap();
     let fault = Journal::open(disk, options(), Some(&founding())).err().unwrap();
     assert!(fault.to_string().starts_with("0000000002.wal: byte 0: its header names segment 1"), "{fault}");
@@ -298,9 +302,9 @@ fn missing_journal_is_damage() {
     assert!(matches!(Journal::open(SimDisk::new(), options(), None), Err(Fault::Corrupt { .. })));
 }
 
-/// Files of another program take all the room.
-fn fill(disk: &SimDisk) {
-    disk.set_capacity(Some(disk.used()));
+/// Files of another program take all the free space.
+fn fill_disk(disk: &SimDisk) {
+    disk.set_capacity(Some(disk.used_bytes()));
 }
 
 /// baidu/braft#200: after a full disk the node stayed in error until it was restarted by hand.
@@ -310,35 +314,35 @@ fn log_uses_reserve_on_full_disk_and_resumes() {
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
     let reserve = Ballast::new(disk.clone(), options().segment_bytes);
-    assert!(reserve.make().unwrap());
-    journal.fall_back_on(reserve.clone());
-    fill(&disk);
-    let mut refused = None;
+    assert!(reserve.make_file().unwrap());
+    journal.set_reserve(reserve.clone());
+    fill_disk(&disk);
+    let mut rejected = None;
     for id in 1..=40 {
         let write = write(id, 1, id..=id);
-        match journal.provide(&Task::Write(write.clone())) {
+        match journal.reserve_room(&Task::Write(write.clone())) {
             Ok(()) => push(&mut journal, &mut view, write),
             fault => {
-                refused = Some((write, fault));
+                rejected = Some((write, fault));
                 break;
             }
         }
     }
-    let (refused, fault) = refused.expect("the writes exceed the disk and the reserve");
+    let (rejected, fault) = rejected.expect("the writes exceed the disk and the reserve");
     assert!(matches!(fault, Err(Fault::Full { .. })), "{fault:?}");
-    assert_eq!(disk.seen(ballast::NAME), None, "the reserve was removed");
+    assert_eq!(disk.read_file(ballast::FILE_NAME), None, "the reserve was removed");
     assert!(
         disk.list().unwrap().contains(&"0000000002.wal".to_owned()),
         "the next segment took the space of the reserve"
     );
-    let id = refused.id.0;
+    let id = rejected.id.0;
     // Everything acknowledged is still there, on a disk that is still full.
-    let (_, again) = open(&disk.durable());
-    assert_eq!(again.heads.len() as u64, id - 1);
-    journal.confirm().unwrap();
+    let (_, reopened) = open(&disk.durable_copy());
+    assert_eq!(reopened.entries.len() as u64, id - 1);
+    journal.confirm_sync().unwrap();
     disk.set_capacity(None);
-    journal.provide(&Task::Write(refused.clone())).unwrap();
-    push(&mut journal, &mut view, refused);
+    journal.reserve_room(&Task::Write(rejected.clone())).unwrap();
+    push(&mut journal, &mut view, rejected);
     assert_eq!(read(&view, 1..=id).len() as u64, id);
 }
 
@@ -352,9 +356,9 @@ fn journal_opens_on_full_disk() {
         push(&mut journal, &mut view, write(id, 1, id..=id));
     }
     drop(journal);
-    fill(&disk);
+    fill_disk(&disk);
     disk.crash(&mut StdRng::seed_from_u64(1), Crash::Power);
-    fill(&disk);
-    let (_journal, again) = open(&disk);
-    assert_eq!(again.heads.len(), 20);
+    fill_disk(&disk);
+    let (_journal, reopened) = open(&disk);
+    assert_eq!(reopened.entries.len(), 20);
 }

@@ -1,237 +1,243 @@
 //! The readable part of the log: the newest segment's entries in memory, older segments mapped.
 //!
-//! A read touches memory only: no lock, no file, no waiting. An entry from a mapping is checked against its checksum
-//! before it is returned.
+//! A read accesses memory only: it takes no lock, makes no system call and never waits. An entry from a mapping is
+//! checked against its checksum before it is returned.
 //!
-//! # Why it exists
+//! # Why the view exists
 //!
-//! The log thread owns the files, and consensus keeps only terms and sizes. Payloads are needed in two more places: a
-//! leader sends entries to followers, and the applier executes committed ones. Both happen on the reactor, which must
-//! never wait for a disk. So the reactor has its own picture of the log:
+//! The log thread owns the files, and consensus keeps only terms and sizes. Two other parts need payloads: a leader
+//! sends entries to followers, and the applier executes committed ones. Both run on the reactor, which must never wait
+//! for a disk. So the reactor has its own view of the log:
 //!
 //! ```text
-//!   released          mapped segments                         memory
+//! released_upto       mapped segments                         memory
 //!      │   ┌───────────────┬───────────────┬───────────────┬─────────────────────────┐
 //!      ▼   │ segment 3     │ segment 4     │ segment 5     ┊                         │
 //!   ───────┴───────────────┴───────────────┴───────────────┴─────────────────────────┘
-//!                                          │◀── fading ───▶│  only in memory
-//!                                        first
+//!                                          │◀─ evictable ─▶│  only in memory
+//!                                   first_in_memory
 //! ```
 //!
-//! The view is *ahead* of the disk: an entry is pushed when it is handed to the log thread, before it is durable. That
-//! is safe, because a leader may send entries before its own sync (thesis §10.2.1), and commit counts only durable
+//! The view is *ahead* of the disk: an entry is pushed when it is sent to the log thread, before it is durable. That is
+//! safe, because a leader may send entries before its own sync (thesis §10.2.1), and commit counts only durable
 //! copies.
 //!
-//! The view and the journal meet when a sealed segment arrives, possibly long after its entries were replaced. So the
-//! segment is compared with memory first ([`View::seal`]), and memory wins: it is what consensus last wrote.
+//! The log thread sends each sealed segment to the reactor, possibly long after its entries were replaced. So the
+//! segment is compared with memory first ([`View::add_sealed`]), and memory has priority: it holds what consensus last
+//! wrote.
 
-use super::format::{Flaw, Frame, RecordKind, SegmentHeader, file_name, salted};
-use super::report::{Fault, Result, Sealed};
+use super::format::{Flaw, Frame, RecordKind, SegmentHeader, file_name, salt_crc};
+use super::report::{Fault, Result, SealedSegment};
 use crate::codec::{self, Reader};
 use crate::types::{Entry, Index, Write};
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
-/// Capacity for this many entries is always kept.
-const FEW_ENTRIES: usize = 1 << 12;
-/// For each byte added to memory, this many bytes of entries that are mapped as well are removed: enough to remove all
-/// of a segment's entries before the next segment is full.
-const FADE: usize = 2;
+/// The capacity of the memory, in entries, that is kept even if fewer entries are in memory.
+const RETAINED_CAPACITY_MIN: usize = 1 << 12;
+/// For each byte that is added to memory, this many bytes of evictable entries are removed from memory. With 2, all
+/// entries of a segment are removed before the next segment is full.
+const EVICTION_RATIO: usize = 2;
 
 /// The readable log.
 ///
 /// Invariants: the entries in memory are consecutive; the live ranges of the mapped segments ascend and, with the
-/// entries in memory after them, leave no gap above `released`. The first `fading` entries in memory are mapped as
-/// well.
+/// entries in memory after them, leave no gap above `released_upto`. The first `evictable_count` entries in memory are
+/// mapped as well, and can be removed from memory.
 ///
-/// The entries of a sealed segment are removed from memory a few at a time, as new entries are added: dropping all of
-/// them at once would be a pause. So memory holds little more than two segments' entries: the segment being written,
-/// and the one that fades.
+/// The entries of a sealed segment are removed from memory a few at a time, as new entries are added: to drop all of
+/// them at once would delay other work. So memory holds little more than the entries of two segments: of the one that
+/// is being written, and of the one whose entries are removed.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    released: Index,
-    // Oldest first. A deque, since segments come at the back and are released at the front.
-    mapped: VecDeque<Mapped>,
+    released_upto: Index,
+    // Oldest first.
+    mapped_segments: VecDeque<MappedSegment>,
     // The index of the first entry in memory, or of the next one if memory is empty.
-    first: Index,
+    first_in_memory: Index,
     memory: VecDeque<Entry>,
-    fading: usize,
+    evictable_count: usize,
 }
 
 /// A mapped segment, and the range of its entries that still belongs to the log.
 ///
-/// The segment's own range never changes. The live range shrinks from behind, when a later write replaces entries. The
-/// file keeps the replaced ones, since a sealed segment is never written to.
+/// The live range shrinks at its end when a later write replaces entries. The file keeps the replaced entries, since a
+/// sealed segment is never written to.
 #[derive(Clone, Debug)]
-struct Mapped {
-    sealed: Sealed,
-    // Computed once: each frame that is read needs it for its checksum.
-    salted: u32,
-    live: (Index, Index),
+struct MappedSegment {
+    sealed: SealedSegment,
+    // Computed once: the checksum of each frame needs it.
+    salt_crc: u32,
+    live_range: (Index, Index),
 }
 
 impl View {
-    /// An empty view: everything up to `released` was removed.
-    pub fn new(released: Index) -> View {
-        View { released, mapped: VecDeque::new(), first: released.next(), memory: VecDeque::new(), fading: 0 }
+    /// An empty view of a log whose entries up to `released_upto` were released.
+    pub fn new(released_upto: Index) -> View {
+        View {
+            released_upto,
+            mapped_segments: VecDeque::new(),
+            first_in_memory: released_upto.next(),
+            memory: VecDeque::new(),
+            evictable_count: 0,
+        }
     }
 
-    /// A view of the mapped segments only.
+    /// A copy with the mapped segments only, for another thread.
     ///
-    /// A copy for another thread: mappings are shared by reference count, while entries in memory would have to be
-    /// cloned.
-    pub fn mapped(&self) -> View {
-        let first = self.mapped.back().map_or(self.first, |mapped| mapped.live.1.next());
-        View { mapped: self.mapped.clone(), first, ..View::new(self.released) }
+    /// Mappings are shared by reference count, while the entries in memory would have to be cloned.
+    pub fn without_memory(&self) -> View {
+        let first_in_memory =
+            self.mapped_segments.back().map_or(self.first_in_memory, |mapped| mapped.live_range.1.next());
+        View { mapped_segments: self.mapped_segments.clone(), first_in_memory, ..View::new(self.released_upto) }
     }
 
-    /// Adds a write that the journal is about to write.
+    /// Adds a write that is being sent to the journal.
     ///
-    /// Called in the order in which writes are sent to the journal. A different order would let a truncation of one
-    /// write remove entries of a later one.
+    /// Must be called in the order in which writes are sent. Otherwise the truncation of one write could remove entries
+    /// of a later one.
     pub fn push(&mut self, write: &Write) {
         if let Some(base) = &write.base {
-            // The old log is dropped even where the snapshot's index lies within it: if terms had matched there,
+            // The old log is dropped even if it contains the snapshot's index: if the terms had matched there,
             // consensus would have kept the log and sent no base (§7).
             self.restart();
-            self.released = base.position.index;
-            self.first = self.released.next();
+            self.released_upto = base.position.index;
+            self.first_in_memory = self.released_upto.next();
         }
         for entry in &write.entries {
             self.push_entry(entry.clone());
         }
-        self.check();
+        self.check_invariants();
         self.check_gaps();
     }
 
-    /// Adds one entry and removes all entries at its index and after it.
-    ///
-    /// An entry at an index that is already there replaces it and everything after it, as in the journal (§5.3). A
-    /// follower has no separate message for a truncation, so neither has the view.
+    /// Adds one entry and removes all entries at its index and after it, as the journal does (§5.3).
     pub fn push_entry(&mut self, entry: Entry) {
         let index = entry.position.index;
-        // Nothing of these segments is left. Their mappings go, and with the last reader their files may be recycled.
-        while self.mapped.back().is_some_and(|mapped| mapped.live.0 >= index) {
-            self.mapped.pop_back();
+        // All entries of these segments were replaced. Their mappings are dropped, and without readers their files may
+        // be recycled.
+        while self.mapped_segments.back().is_some_and(|mapped| mapped.live_range.0 >= index) {
+            self.mapped_segments.pop_back();
         }
-        if let Some(mapped) = self.mapped.back_mut() {
-            mapped.live.1 = mapped.live.1.min(index.prev());
+        if let Some(mapped) = self.mapped_segments.back_mut() {
+            mapped.live_range.1 = mapped.live_range.1.min(index.prev());
         }
-        // A truncation that reaches into a mapped segment leaves nothing in memory that could stay. An empty memory
-        // begins wherever the next entry is.
-        if index < self.first || self.memory.is_empty() {
+        // A truncation that reaches into a mapped segment removes all entries in memory. An empty memory begins at the
+        // next entry.
+        if index < self.first_in_memory || self.memory.is_empty() {
             self.memory.clear();
-            self.first = index;
+            self.first_in_memory = index;
         }
-        self.memory.truncate((index.0 - self.first.0) as usize);
-        self.fading = self.fading.min(self.memory.len());
-        // Before the new entry is added, so that memory never holds more than it must.
-        self.fade(FADE * codec::entry_size(&entry));
+        self.memory.truncate((index.0 - self.first_in_memory.0) as usize);
+        self.evictable_count = self.evictable_count.min(self.memory.len());
+        // Entries are evicted before the new entry is added, to keep memory small.
+        self.evict(EVICTION_RATIO * codec::entry_size(&entry));
         self.memory.push_back(entry);
     }
 
-    /// Removes about `bytes` bytes of entries from memory that are mapped as well.
+    /// Removes about `bytes` bytes of evictable entries from memory: entries that are mapped as well.
     ///
-    /// It pays per byte added, so that a node that writes quickly also frees quickly, and an idle one does no work. At
-    /// least one entry goes if any may, or entries larger than the new one would never fade.
-    fn fade(&mut self, bytes: usize) {
-        let mut gone = 0;
-        while self.fading > 0
-            && gone < bytes
+    /// The caller removes bytes in proportion to those it adds, so that memory is freed as fast as the node writes. At
+    /// least one entry is removed, if any is evictable: otherwise entries larger than the new ones would stay.
+    fn evict(&mut self, bytes: usize) {
+        let mut evicted_bytes = 0;
+        while self.evictable_count > 0
+            && evicted_bytes < bytes
             && let Some(entry) = self.memory.pop_front()
         {
-            gone += codec::entry_size(&entry);
-            self.fading -= 1;
-            self.first = self.first.next();
+            evicted_bytes += codec::entry_size(&entry);
+            self.evictable_count -= 1;
+            self.first_in_memory = self.first_in_memory.next();
         }
     }
 
-    /// Adds a sealed segment, whose entries then need not be in memory any more. Returns an error if the segment cannot
-    /// be read back: its entries stay in memory then, and the next start would reject the log.
+    /// Adds a sealed segment, whose entries then need not stay in memory. Returns an error if the segment cannot be
+    /// read back: its entries stay in memory then, and the next start would reject the log.
     ///
-    /// The segment is read here for the first time since it was written. A disk that lost or misdirected the write is
-    /// found out while the entries are still in memory, before anything depends on the file.
-    pub fn seal(&mut self, sealed: Sealed) -> Result<()> {
-        let Some(mapped) = Mapped::new(sealed)? else { return Ok(()) };
-        // `None`: all of it was replaced meanwhile, and memory has the new entries. The file is still needed for
-        // recovery, but not for reading.
-        let Some(agreed) = self.last_common_index(&mapped)? else { return Ok(()) };
-        // A release may have overtaken the seal on its way from the log thread.
-        let live = (mapped.live.0.max(self.released.next()), agreed);
-        if live.0 <= live.1 {
-            self.fading = (agreed.0 + 1).saturating_sub(self.first.0).min(self.memory.len() as u64) as usize;
-            self.push_mapped(mapped, live);
+    /// The segment is read here for the first time since it was written. A lost or misdirected write is detected while
+    /// the entries are still in memory.
+    pub fn add_sealed(&mut self, sealed: SealedSegment) -> Result<()> {
+        let Some(mapped) = MappedSegment::new(sealed)? else { return Ok(()) };
+        // `None`: all entries of the segment were replaced meanwhile, and memory has the new ones. Recovery still needs
+        // the file, but readers do not.
+        let Some(last_common) = self.last_common_index(&mapped)? else { return Ok(()) };
+        // Some entries may have been released before the sealed segment arrived.
+        let live_range = (mapped.live_range.0.max(self.released_upto.next()), last_common);
+        if live_range.0 <= live_range.1 {
+            self.evictable_count =
+                (last_common.0 + 1).saturating_sub(self.first_in_memory.0).min(self.memory.len() as u64) as usize;
+            self.push_mapped(mapped, live_range);
         }
-        self.check();
+        self.check_invariants();
         Ok(())
     }
 
-    /// Removes everything: the log restarts, and no entry here belongs to it any more.
+    /// Removes everything: the log restarts, and no earlier entry belongs to the log any more.
     ///
-    /// `released` and `first` are left alone: the caller knows where the log begins anew, or pushes the next entry.
+    /// The caller then sets `released_upto` and `first_in_memory`, or pushes the next entry.
     pub fn restart(&mut self) {
-        self.mapped.clear();
+        self.mapped_segments.clear();
         self.memory.clear();
-        self.fading = 0;
+        self.evictable_count = 0;
     }
 
-    /// Adds a segment found at startup; `live` is the range of its entries that belongs to the log.
+    /// Adds a sealed segment that recovery has read; `live_range` is the range of its entries that belongs to the log.
     ///
-    /// Recovery has compared all segments with each other, so there is no memory to compare with, and the log is not
-    /// read twice.
-    pub fn add_recovered(&mut self, sealed: Sealed, live: (Index, Index)) -> Result<()> {
-        if let Some(mapped) = Mapped::new(sealed)?
-            && live.0 <= live.1
+    /// Unlike [`View::add_sealed`], this function compares nothing with memory: recovery has already compared all
+    /// segments with each other.
+    pub fn add_recovered(&mut self, sealed: SealedSegment, live_range: (Index, Index)) -> Result<()> {
+        if let Some(mapped) = MappedSegment::new(sealed)?
+            && live_range.0 <= live_range.1
         {
-            self.push_mapped(mapped, live);
-            self.first = live.1.next();
+            self.push_mapped(mapped, live_range);
+            self.first_in_memory = live_range.1.next();
         }
         Ok(())
     }
 
-    /// The newer segment has the last word about its indexes. Older ranges give way, so that each index is read from
-    /// exactly one segment and a binary search finds it.
-    fn push_mapped(&mut self, mut mapped: Mapped, live: (Index, Index)) {
-        mapped.live = live;
-        while self.mapped.back().is_some_and(|older| older.live.0 >= live.0) {
-            self.mapped.pop_back();
+    /// Adds a mapped segment and shortens older live ranges, so that each index is in exactly one live range and a
+    /// binary search finds it.
+    fn push_mapped(&mut self, mut mapped: MappedSegment, live_range: (Index, Index)) {
+        mapped.live_range = live_range;
+        while self.mapped_segments.back().is_some_and(|older| older.live_range.0 >= live_range.0) {
+            self.mapped_segments.pop_back();
         }
-        if let Some(older) = self.mapped.back_mut() {
-            older.live.1 = older.live.1.min(live.0.prev());
+        if let Some(older) = self.mapped_segments.back_mut() {
+            older.live_range.1 = older.live_range.1.min(live_range.0.prev());
         }
-        self.mapped.push_back(mapped);
+        self.mapped_segments.push_back(mapped);
     }
 
-    /// The last index up to which the segment and memory hold the same entries. Memory may have changed while the
-    /// journal wrote: an entry that was replaced meanwhile does not belong to the log. Two logs that agree at a
-    /// position agree before it (§5.3), so this is a binary search.
+    /// The last index up to which the segment and memory hold the same entries; `None` if all of them differ. A new
+    /// leader may have replaced entries while the journal sealed the segment: those of the segment must not come back.
     ///
-    /// A plain comparison of the last entries is the usual case and costs one read. The search is for the rare segment
-    /// that was sealed while a new leader replaced its end: without it, a late seal would bring back truncated entries.
-    fn last_common_index(&self, mapped: &Mapped) -> Result<Option<Index>> {
-        // Below `first`, memory has nothing to compare with: those entries have faded or were released.
-        let from = mapped.live.0.max(self.first);
-        // Above memory's end, the log was truncated since: what the segment has there was replaced.
-        let to = Index(mapped.live.1.0.min((self.first.0 + self.memory.len() as u64).saturating_sub(1)));
-        let same = |index: Index| {
-            let mut found = None;
-            mapped.read(index, index, &mut |entry| {
-                found = Some(entry.position);
+    /// Two logs that agree at a position agree before it (§5.3), so a binary search finds the index. Usually the last
+    /// entries are the same, which costs one read.
+    fn last_common_index(&self, mapped: &MappedSegment) -> Result<Option<Index>> {
+        // Memory has no entry below `first_in_memory` to compare with.
+        let from = mapped.live_range.0.max(self.first_in_memory);
+        // The segment's entries after the last entry in memory were truncated.
+        let to =
+            Index(mapped.live_range.1.0.min((self.first_in_memory.0 + self.memory.len() as u64).saturating_sub(1)));
+        let is_same_entry = |index: Index| {
+            let mut found_position = None;
+            mapped.visit_entries(index, index, &mut |entry| {
+                found_position = Some(entry.position);
                 false
             })?;
-            Ok(found.is_some() && self.in_memory(index).map(|entry| entry.position) == found)
+            Ok(found_position.is_some() && self.memory_entry(index).map(|entry| entry.position) == found_position)
         };
         if from > to {
             return Ok(None);
         }
-        if same(to)? {
+        if is_same_entry(to)? {
             return Ok(Some(to));
         }
-        // Everything below `low` is the same, and the entry at `high` differs.
+        // All entries below index `low` are the same in both, and the entries at index `high` differ.
         let (mut low, mut high) = (from.0, to.0);
         while low < high {
             let middle = low + (high - low) / 2;
-            if same(Index(middle))? {
+            if is_same_entry(Index(middle))? {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -240,177 +246,194 @@ impl View {
         Ok((low > from.0).then(|| Index(low - 1)))
     }
 
-    fn in_memory(&self, index: Index) -> Option<&Entry> {
-        self.memory.get(usize::try_from(index.0.checked_sub(self.first.0)?).ok()?)
+    fn memory_entry(&self, index: Index) -> Option<&Entry> {
+        self.memory.get(usize::try_from(index.0.checked_sub(self.first_in_memory.0)?).ok()?)
     }
 
     /// Releases the log up to and including `upto`.
     ///
-    /// A mapping that is released partly stays whole: its file stays too. Entries in memory go one by one, because they
-    /// are many and each holds its payload.
+    /// A segment that is released partly stays mapped. Entries in memory are removed up to `upto`.
     pub fn release(&mut self, upto: Index) {
-        // Releases never go back: a later one with a lower index would show entries whose file may be gone.
-        self.released = self.released.max(upto);
-        while self.mapped.front().is_some_and(|mapped| mapped.live.1 <= upto) {
-            self.mapped.pop_front();
+        // `released_upto` never goes back: the files of released entries may be gone.
+        self.released_upto = self.released_upto.max(upto);
+        while self.mapped_segments.front().is_some_and(|mapped| mapped.live_range.1 <= upto) {
+            self.mapped_segments.pop_front();
         }
-        while self.first <= upto && self.memory.pop_front().is_some() {
-            self.first = self.first.next();
-            self.fading = self.fading.saturating_sub(1);
+        while self.first_in_memory <= upto && self.memory.pop_front().is_some() {
+            self.first_in_memory = self.first_in_memory.next();
+            self.evictable_count = self.evictable_count.saturating_sub(1);
         }
-        // An empty view begins after what was released, so that `held` does not name an index that no reader can get.
-        if self.memory.is_empty() && self.mapped.is_empty() {
-            self.first = self.first.max(self.released.next());
+        // An empty view begins after the released entries.
+        if self.memory.is_empty() && self.mapped_segments.is_empty() {
+            self.first_in_memory = self.first_in_memory.max(self.released_upto.next());
         }
-        // A segment can hold a million small entries: without this, their capacity would be kept for a few.
-        if self.memory.capacity() > FEW_ENTRIES.max(4 * self.memory.len()) {
+        // A segment can hold a million small entries. The memory for released entries is freed.
+        if self.memory.capacity() > RETAINED_CAPACITY_MIN.max(4 * self.memory.len()) {
             self.memory.shrink_to(2 * self.memory.len());
         }
-        self.check();
+        self.check_invariants();
     }
 
     /// Panics if an invariant is violated: a read would return an entry that does not belong to the log, or none where
     /// there is one.
-    fn check(&self) {
-        assert!(self.fading <= self.memory.len(), "only entries in memory fade");
-        if let Some(newest) = self.mapped.back() {
-            assert!(newest.live.0 <= newest.live.1, "a mapped segment without a live entry is dropped");
-            if let Some(before) = self.mapped.len().checked_sub(2).and_then(|at| self.mapped.get(at)) {
-                assert!(before.live.1 < newest.live.0, "each index is read from the newest segment that holds it");
+    fn check_invariants(&self) {
+        assert!(
+            self.evictable_count <= self.memory.len(),
+            "the count of evictable entries is at most the count of entries in memory"
+        );
+        if let Some(newest) = self.mapped_segments.back() {
+            assert!(
+                newest.live_range.0 <= newest.live_range.1,
+                "each mapped segment has an entry that still belongs to the log"
+            );
+            if let Some(before) = self.mapped_segments.len().checked_sub(2).and_then(|at| self.mapped_segments.get(at))
+            {
+                assert!(
+                    before.live_range.1 < newest.live_range.0,
+                    "the live ranges of mapped segments ascend and do not overlap"
+                );
             }
         }
     }
 
-    /// Like [`View::check`], for laws of logs that this process has written: [`View::push_entry`] is also called for
-    /// entries that were read from a disk.
+    /// Panics if the view has a gap. Not a part of [`View::check_invariants`], because entries that were read from a
+    /// disk may have gaps.
     fn check_gaps(&self) {
         let ends = (self.memory.front(), self.memory.back());
         if let (Some(front), Some(back)) = ends {
-            let last = self.first.0 + self.memory.len() as u64 - 1;
-            debug_assert!(front.position.index == self.first, "the first entry in memory is at the first index");
+            let last = self.first_in_memory.0 + self.memory.len() as u64 - 1;
+            debug_assert!(
+                front.position.index == self.first_in_memory,
+                "the first entry in memory has the index `first_in_memory`"
+            );
             debug_assert!(back.position.index.0 == last, "the entries in memory are consecutive");
         }
         debug_assert!(
-            self.mapped.back().is_none_or(|newest| self.first <= newest.live.1.next()),
-            "no entry is missing between the mapped ones and those in memory"
+            self.mapped_segments.back().is_none_or(|newest| self.first_in_memory <= newest.live_range.1.next()),
+            "no index is missing between the mapped entries and the entries in memory"
         );
     }
 
-    /// Returns the entries of a range, up to `bytes_max` bytes and at least one entry. Returns fewer where the log
-    /// ends, and none if the first of them is not held.
+    /// Returns the entries of a range, up to `bytes_max` bytes and at least one entry. Returns fewer if the log ends
+    /// earlier, and none if the first of them is not in the view.
     ///
-    /// At least one entry, whatever its size: otherwise an entry larger than the limit would be sent to no follower,
-    /// ever. An answer that is short is no error, since the caller asks again from where it ends; a *wrong* entry would
-    /// be, so a mapped one is checked against its checksum before it is used.
+    /// The first entry is returned whatever its size: otherwise an entry larger than the limit would never be sent to a
+    /// follower. The caller requests the rest again after a short result.
     pub fn entries(&self, range: RangeInclusive<Index>, bytes_max: u64) -> Result<Vec<Entry>> {
-        let mut taken = Vec::new();
+        let mut entries = Vec::new();
         let mut bytes = 0;
-        let mut take = |entry: Entry| {
+        let mut add_if_fits = |entry: Entry| {
             bytes += codec::entry_size(&entry) as u64;
-            // Counted with headers, as the entry is sent: the limit is one of a message's size.
-            let fits = taken.is_empty() || bytes <= bytes_max;
+            // Headers count too: the limit is that of a message.
+            let fits = entries.is_empty() || bytes <= bytes_max;
             if fits {
-                taken.push(entry);
+                entries.push(entry);
             }
             fits
         };
         let (mut next, to) = (*range.start(), *range.end());
-        // A released entry may still be in a mapping. To return it would let a leader send what the log no longer
-        // contains.
-        if next <= self.released {
+        // A released entry may still be in a mapping, but no longer belongs to the log.
+        if next <= self.released_upto {
             return Ok(Vec::new());
         }
         // Live ranges ascend, so the first one that may hold the index is found by a binary search.
-        let from = self.mapped.partition_point(|mapped| mapped.live.1 < next);
-        for mapped in self.mapped.iter().skip(from) {
-            // An entry that is in memory as well is cheaper to read there: nothing to check, nothing to decode.
-            if next > to || next >= self.first || next < mapped.live.0 {
+        let from = self.mapped_segments.partition_point(|mapped| mapped.live_range.1 < next);
+        for mapped in self.mapped_segments.iter().skip(from) {
+            // An entry that is in memory as well is cheaper to read there: it needs no check and no decoding.
+            if next > to || next >= self.first_in_memory || next < mapped.live_range.0 {
                 break;
             }
-            // From `first` on, memory has the entry as well.
-            let end = to.min(mapped.live.1).min(self.first.prev());
-            if !mapped.read(next, end, &mut take)? {
-                return Ok(taken);
+            // From `first_in_memory` on, entries are read from memory.
+            let end = to.min(mapped.live_range.1).min(self.first_in_memory.prev());
+            if !mapped.visit_entries(next, end, &mut add_if_fits)? {
+                return Ok(entries);
             }
             next = end.next();
         }
         while next <= to {
-            match self.in_memory(next) {
-                Some(entry) if take(entry.clone()) => next = next.next(),
+            match self.memory_entry(next) {
+                Some(entry) if add_if_fits(entry.clone()) => next = next.next(),
                 _ => break,
             }
         }
-        Ok(taken)
+        Ok(entries)
     }
 
     /// The range of readable entries; `None` if there are none.
     ///
-    /// A front segment that was released partly counts from the first index after `released`: older entries are
-    /// readable in the file, but a reader must not see them, as the journal may remove the file at any time.
-    pub fn held(&self) -> Option<RangeInclusive<Index>> {
-        let first = self.mapped.front().map_or(self.first, |mapped| mapped.live.0).max(self.released.next());
+    /// A segment that was released partly counts from the first index after `released_upto`.
+    pub fn readable_range(&self) -> Option<RangeInclusive<Index>> {
+        let first = self
+            .mapped_segments
+            .front()
+            .map_or(self.first_in_memory, |mapped| mapped.live_range.0)
+            .max(self.released_upto.next());
         let last = match self.memory.len() {
-            0 => self.mapped.back()?.live.1,
-            n => Index(self.first.0 + n as u64 - 1),
+            0 => self.mapped_segments.back()?.live_range.1,
+            n => Index(self.first_in_memory.0 + n as u64 - 1),
         };
         (first <= last).then_some(first..=last)
     }
 
-    /// How many entries are in memory.
+    /// The number of entries in memory.
     pub fn in_memory_len(&self) -> usize {
         self.memory.len()
     }
 }
 
-impl Mapped {
-    /// Returns `None` if the segment holds no entry.
-    fn new(sealed: Sealed) -> Result<Option<Mapped>> {
-        let live = (*sealed.entries.start(), *sealed.entries.end());
-        // For example a segment with a vote and nothing else, or one whose entries a snapshot replaced.
-        if live.0 > live.1 || sealed.marks.is_empty() {
+impl MappedSegment {
+    /// Decodes the segment's header. Returns `None` if the segment holds no entry.
+    fn new(sealed: SealedSegment) -> Result<Option<MappedSegment>> {
+        let live_range = (*sealed.entries.start(), *sealed.entries.end());
+        // For example a segment with only a vote, or one whose entries a snapshot replaced.
+        if live_range.0 > live_range.1 || sealed.sparse_index.is_empty() {
             return Ok(None);
         }
-        // The header is read from the file and not passed on from the journal, so that a write to the wrong file is
-        // noticed: the salt of another segment fits none of these frames.
+        // The header is read from the file, so that a write to the wrong file is detected: no frame matches the salt of
+        // another segment.
         match SegmentHeader::decode(&sealed.bytes) {
-            Ok(header) => Ok(Some(Mapped { salted: salted(header.salt()), sealed, live })),
+            Ok(header) => Ok(Some(MappedSegment { salt_crc: salt_crc(header.salt()), sealed, live_range })),
             Err(malformed) => {
-                let unread = Mapped { salted: 0, sealed, live };
-                Err(unread.damage(0, Flaw::Wrong(malformed.0), live.0))
+                let unreadable = MappedSegment { salt_crc: 0, sealed, live_range };
+                Err(unreadable.damage_fault(0, Flaw::Invalid(malformed.0), live_range.0))
             }
         }
     }
 
-    /// Visits the entries of a range in order until the visitor returns `false`. Returns whether it never did.
+    /// Visits the entries of a range in order until the visitor returns `false`. Returns `true` if it never did.
     ///
-    /// It begins at the last mark at or before `from` and walks frames from there. The frame's header is checked at
-    /// once; the body's checksum is checked by `codec::read_entry`, which every entry passes wherever it comes from.
-    fn read(&self, from: Index, to: Index, visit: &mut dyn FnMut(Entry) -> bool) -> Result<bool> {
-        let marks = &self.sealed.marks;
-        // The last mark at or before `from`.
-        let mut mark = marks.partition_point(|(index, _)| *index <= from).saturating_sub(1);
-        let (mut index, mut at) = marks[mark];
+    /// The read begins at the last indexed entry at or before `from`. Each frame's header is checked here, and the
+    /// body's checksum by `codec::read_entry`.
+    fn visit_entries(&self, from: Index, to: Index, visit: &mut dyn FnMut(Entry) -> bool) -> Result<bool> {
+        let sparse_index = &self.sealed.sparse_index;
+        // The place in `sparse_index` of the last indexed entry at or before `from`.
+        let mut indexed_entry = sparse_index.partition_point(|(index, _)| *index <= from).saturating_sub(1);
+        let (mut index, mut at) = sparse_index[indexed_entry];
         while index <= to {
-            if let Some((_, offset)) = marks.get(mark + 1).filter(|(next, _)| *next == index) {
-                // Any frames between the last entry and this mark were replaced.
+            if let Some((_, offset)) = sparse_index.get(indexed_entry + 1).filter(|(next, _)| *next == index) {
+                // The frames between the last entry and this indexed entry were replaced.
                 at = *offset;
-                mark += 1;
+                indexed_entry += 1;
             }
-            let frame =
-                Frame::peek(&self.sealed.bytes, self.salted, at).map_err(|flaw| self.damage(at, flaw, index))?;
-            let here = at;
+            let frame = Frame::read_without_body_check(&self.sealed.bytes, self.salt_crc, at)
+                .map_err(|flaw| self.damage_fault(at, flaw, index))?;
+            let frame_at = at;
             at = frame.end();
-            // Votes, releases and batch headers lie between entries.
+            // Votes, releases and batch headers are between entries.
             if frame.kind != RecordKind::Entry {
                 continue;
             }
             if index >= from {
                 let entry = codec::read_entry(&mut Reader::new(frame.body))
-                    .map_err(|malformed| self.damage(here, Flaw::Wrong(malformed.0), index))?;
-                // An intact frame with another index means that marks and file disagree. An entry under a wrong index
-                // would be applied by this node alone, so it is damage, never a shift.
+                    .map_err(|malformed| self.damage_fault(frame_at, Flaw::Invalid(malformed.0), index))?;
+                // An intact frame with another index than expected is damage. Otherwise this node alone would apply the
+                // entry at a wrong index.
                 if entry.position.index != index {
-                    return Err(self.damage(here, Flaw::Wrong("an entry with another index than expected"), index));
+                    return Err(self.damage_fault(
+                        frame_at,
+                        Flaw::Invalid("an entry with another index than expected"),
+                        index,
+                    ));
                 }
                 if !visit(entry) {
                     return Ok(false);
@@ -421,12 +444,12 @@ impl Mapped {
         Ok(true)
     }
 
-    fn damage(&self, offset: u64, flaw: Flaw, index: Index) -> Fault {
+    fn damage_fault(&self, offset: u64, flaw: Flaw, index: Index) -> Fault {
         Fault::Corrupt {
             file: file_name(self.sealed.segment),
             offset,
-            what: flaw.to_string(),
-            lost: format!("{index} to {}", self.live.1),
+            description: flaw.to_string(),
+            lost: format!("{index} to {}", self.live_range.1),
             advice: super::report::ADVICE,
         }
     }
@@ -446,6 +469,6 @@ mod tests {
         assert!(view.memory.capacity() >= 100_000);
         view.release(Index(99_990));
         assert_eq!(view.in_memory_len(), 10);
-        assert!(view.memory.capacity() <= FEW_ENTRIES, "{}", view.memory.capacity());
+        assert!(view.memory.capacity() <= RETAINED_CAPACITY_MIN, "{}", view.memory.capacity());
     }
 }

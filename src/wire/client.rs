@@ -1,4 +1,4 @@
-//! The encoding of requests and replies.
+//! The encoding of requests and replies, between clients and nodes and for requests that nodes forward.
 //!
 //! An operation is checked as soon as it is decoded, so a malformed one never reaches the log. A long operation is a
 //! slice of its frame.
@@ -8,75 +8,76 @@ use super::error::WireError;
 use super::frame::{Frame, FrameKind, copy_if_small, put_frame};
 use super::log_level::{put_level, put_level_request, read_level, read_level_request};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
-use crate::codec::{Malformed, Put, Reader};
+use crate::codec::{BufMutExt, Malformed, Reader};
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
 use crate::types::{Index, SessionId, Term};
 use bytes::{BufMut, BytesMut};
 
 /// A client's request with its id.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Numbered {
-    /// The client's id for the request; the reply carries it.
+pub struct NumberedRequest {
+    /// The id that the client chose for the request, unique on its connection; the reply has the same id.
     pub id: u64,
-    /// Whether a follower forwards the request instead of naming the leader.
+    /// Whether a follower forwards the request to the leader; otherwise it rejects the request and names the leader.
     pub forward: bool,
-    /// The request.
+    /// The request. Its operation, if it has one, was checked to be well-formed.
     pub request: Request,
 }
 
-/// The id of a status that a node sends on its own when the members have changed: no request may use it.
-pub const NEWS: u64 = u64::MAX - 1;
+/// The id of an unsolicited reply: a status that a node sends to a client when the members have changed. No request may
+/// use it.
+pub const STATUS_UPDATE_ID: u64 = u64::MAX - 1;
 
-const PROPOSE: u8 = 1;
-const QUERY: u8 = 2;
-const STATUS: u8 = 3;
-const SNAPSHOT: u8 = 4;
-const CHANGE: u8 = 5;
-const TRANSFER: u8 = 6;
-const READ_SNAPSHOT: u8 = 7;
-const LOG_LEVEL: u8 = 8;
+const REQUEST_PROPOSE: u8 = 1;
+const REQUEST_QUERY: u8 = 2;
+const REQUEST_STATUS: u8 = 3;
+const REQUEST_SNAPSHOT: u8 = 4;
+const REQUEST_CHANGE: u8 = 5;
+const REQUEST_TRANSFER: u8 = 6;
+const REQUEST_READ_SNAPSHOT: u8 = 7;
+const REQUEST_LOG_LEVEL: u8 = 8;
 
-const LINEARIZABLE: u8 = 0;
-const LOCAL: u8 = 1;
+const CONSISTENCY_LINEARIZABLE: u8 = 0;
+const CONSISTENCY_LOCAL: u8 = 1;
 
-const DONE: u8 = 1;
-const ANSWER: u8 = 2;
-const HOW_IT_IS: u8 = 3;
-const REFUSED: u8 = 4;
-const UNKNOWN: u8 = 5;
-const TAKEN: u8 = 6;
-const CHANGED: u8 = 7;
-const HANDED: u8 = 8;
-const SNAPSHOT_PIECE: u8 = 9;
-const LEVEL_IN_FORCE: u8 = 10;
+const REPLY_DONE: u8 = 1;
+const REPLY_ANSWER: u8 = 2;
+const REPLY_STATUS: u8 = 3;
+const REPLY_REFUSED: u8 = 4;
+const REPLY_UNKNOWN: u8 = 5;
+const REPLY_SNAPSHOT: u8 = 6;
+const REPLY_CHANGED: u8 = 7;
+const REPLY_TRANSFERRED: u8 = 8;
+const REPLY_SNAPSHOT_CHUNK: u8 = 9;
+const REPLY_LOG_LEVEL: u8 = 10;
 
-const OPENED: u8 = 1;
-const EXECUTED: u8 = 2;
-const CLOSED: u8 = 3;
-const LAPSED: u8 = 4;
-const FORGOTTEN: u8 = 5;
-const OVERRUN: u8 = 6;
-const UNREADABLE: u8 = 7;
-const ANSWER_TOO_LONG: u8 = 8;
-const OUT_OF_ORDER: u8 = 9;
+const OUTCOME_OPENED: u8 = 1;
+const OUTCOME_EXECUTED: u8 = 2;
+const OUTCOME_CLOSED: u8 = 3;
+const OUTCOME_SESSION_EXPIRED: u8 = 4;
+const OUTCOME_RESPONSE_DISCARDED: u8 = 5;
+const OUTCOME_WINDOW_EXCEEDED: u8 = 6;
+const OUTCOME_MALFORMED: u8 = 7;
+const OUTCOME_ANSWER_TOO_LONG: u8 = 8;
+const OUTCOME_OUT_OF_ORDER: u8 = 9;
 
-const NOT_LEADER: u8 = 1;
-const NO_LEADER: u8 = 2;
-const BUSY: u8 = 3;
-const TOO_LARGE: u8 = 4;
-const MALFORMED: u8 = 5;
-const STOPPING: u8 = 6;
-const NO_SPACE: u8 = 7;
-const CHANGING: u8 = 8;
-const UNSOUND: u8 = 9;
-const DANGEROUS: u8 = 10;
-const KEPT_LEAD: u8 = 11;
-const OUTSIDE: u8 = 12;
-const SNAPSHOT_GONE: u8 = 13;
-const NOT_OFFERED: u8 = 14;
+const REFUSAL_NOT_LEADER: u8 = 1;
+const REFUSAL_NO_LEADER: u8 = 2;
+const REFUSAL_BUSY: u8 = 3;
+const REFUSAL_TOO_LARGE: u8 = 4;
+const REFUSAL_MALFORMED: u8 = 5;
+const REFUSAL_STOPPING: u8 = 6;
+const REFUSAL_NO_SPACE: u8 = 7;
+const REFUSAL_CHANGING: u8 = 8;
+const REFUSAL_INVALID_CHANGE: u8 = 9;
+const REFUSAL_UNSAFE_CHANGE: u8 = 10;
+const REFUSAL_TRANSFER_TIMED_OUT: u8 = 11;
+const REFUSAL_NOT_MEMBER: u8 = 12;
+const REFUSAL_SNAPSHOT_GONE: u8 = 13;
+const REFUSAL_NOT_OFFERED: u8 = 14;
 
 /// The maximum length of a refusal's reason in bytes.
-const WORDS_MAX: usize = 4096;
+const REASON_BYTES_MAX: usize = 4096;
 
 /// Appends a request as a frame: id (8), forward (1), request.
 pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &Request) {
@@ -88,15 +89,15 @@ pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &R
 }
 
 /// Decodes a request from a frame.
-pub fn read_request_frame(frame: Frame) -> Result<Numbered, WireError> {
+pub fn read_request_frame(frame: Frame) -> Result<NumberedRequest, WireError> {
     if frame.kind != FrameKind::Request {
-        return Err(WireError::Kind(frame.kind as u8));
+        return Err(WireError::UnexpectedFrameKind(frame.kind as u8));
     }
     let mut reader = Reader::new(frame.content);
     let (id, forward) = (reader.u64()?, reader.bool()?);
     let request = read_request(&mut reader)?;
     reader.end()?;
-    Ok(Numbered { id, forward, request })
+    Ok(NumberedRequest { id, forward, request })
 }
 
 /// Appends a reply as a frame: id (8), reply.
@@ -107,10 +108,10 @@ pub fn put_reply_frame(out: &mut BytesMut, id: u64, reply: &Reply) {
     });
 }
 
-/// Decodes a reply from a frame: the id of its request, and the reply.
+/// Decodes a reply from a frame. Returns the id of the request, or [`STATUS_UPDATE_ID`], and the reply.
 pub fn read_reply_frame(frame: Frame) -> Result<(u64, Reply), WireError> {
     if frame.kind != FrameKind::Reply {
-        return Err(WireError::Kind(frame.kind as u8));
+        return Err(WireError::UnexpectedFrameKind(frame.kind as u8));
     }
     let mut reader = Reader::new(frame.content);
     let id = reader.u64()?;
@@ -137,39 +138,39 @@ pub(super) fn request_size(request: &Request) -> usize {
     }
 }
 
-/// The kind of request (1), then its fields; trailing bytes have no length.
+/// Appends the kind of request (1), then its fields. A field of bytes at the end has no length: it fills the frame.
 pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
     match request {
         Request::Propose { op } => {
-            out.put_u8(PROPOSE);
+            out.put_u8(REQUEST_PROPOSE);
             out.put_slice(op);
         }
         Request::Query { query, consistency } => {
-            out.put_u8(QUERY);
+            out.put_u8(REQUEST_QUERY);
             out.put_u8(match consistency {
-                Consistency::Linearizable => LINEARIZABLE,
-                Consistency::Local => LOCAL,
+                Consistency::Linearizable => CONSISTENCY_LINEARIZABLE,
+                Consistency::Local => CONSISTENCY_LOCAL,
             });
             out.put_slice(query);
         }
-        Request::Status => out.put_u8(STATUS),
-        Request::Snapshot => out.put_u8(SNAPSHOT),
+        Request::Status => out.put_u8(REQUEST_STATUS),
+        Request::Snapshot => out.put_u8(REQUEST_SNAPSHOT),
         Request::ReadSnapshot { snapshot, offset } => {
-            out.put_u8(READ_SNAPSHOT);
+            out.put_u8(REQUEST_READ_SNAPSHOT);
             out.put_position(*snapshot);
             out.put_u64_le(*offset);
         }
         Request::Change { change, force } => {
-            out.put_u8(CHANGE);
+            out.put_u8(REQUEST_CHANGE);
             out.put_u8(u8::from(*force));
             put_change(out, change);
         }
         Request::Transfer { to } => {
-            out.put_u8(TRANSFER);
+            out.put_u8(REQUEST_TRANSFER);
             out.put_node(*to);
         }
         Request::LogLevel(request) => {
-            out.put_u8(LOG_LEVEL);
+            out.put_u8(REQUEST_LOG_LEVEL);
             put_level_request(out, *request);
         }
     }
@@ -177,30 +178,30 @@ pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
 
 pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
     match reader.u8()? {
-        PROPOSE => {
+        REQUEST_PROPOSE => {
             let op = copy_if_small(reader.rest());
             match Op::read(&op)? {
                 Op::Tick => Err(Malformed("an operation that only a leader may propose")),
                 Op::Open { .. } | Op::Execute { .. } | Op::Close { .. } => Ok(Request::Propose { op }),
             }
         }
-        QUERY => {
+        REQUEST_QUERY => {
             let consistency = match reader.u8()? {
-                LINEARIZABLE => Consistency::Linearizable,
-                LOCAL => Consistency::Local,
+                CONSISTENCY_LINEARIZABLE => Consistency::Linearizable,
+                CONSISTENCY_LOCAL => Consistency::Local,
                 _ => return Err(Malformed("unknown consistency")),
             };
             Ok(Request::Query { query: reader.rest(), consistency })
         }
-        STATUS => Ok(Request::Status),
-        SNAPSHOT => Ok(Request::Snapshot),
-        READ_SNAPSHOT => Ok(Request::ReadSnapshot { snapshot: reader.position()?, offset: reader.u64()? }),
-        CHANGE => {
+        REQUEST_STATUS => Ok(Request::Status),
+        REQUEST_SNAPSHOT => Ok(Request::Snapshot),
+        REQUEST_READ_SNAPSHOT => Ok(Request::ReadSnapshot { snapshot: reader.position()?, offset: reader.u64()? }),
+        REQUEST_CHANGE => {
             let force = reader.bool()?;
             Ok(Request::Change { change: read_change(reader)?, force })
         }
-        TRANSFER => Ok(Request::Transfer { to: reader.node()? }),
-        LOG_LEVEL => Ok(Request::LogLevel(read_level_request(reader)?)),
+        REQUEST_TRANSFER => Ok(Request::Transfer { to: reader.node()? }),
+        REQUEST_LOG_LEVEL => Ok(Request::LogLevel(read_level_request(reader)?)),
         _ => Err(Malformed("unknown request")),
     }
 }
@@ -211,7 +212,7 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
         Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => 32 + answer.len(),
         Reply::Answer { answer, .. } => 32 + answer.len(),
         Reply::SnapshotChunk { bytes, .. } => 32 + bytes.len(),
-        // A guess: it only sizes a buffer, which grows.
+        // The size of a status is only estimated: it sizes a buffer, which can grow.
         Reply::Status(_) => 4096,
         Reply::Refused(Refusal::InvalidChange { why } | Refusal::UnsafeChange { why }) => 16 + why.len(),
         Reply::Refused(_) => 64 + ADDRESS_BYTES_MAX,
@@ -220,47 +221,47 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
     }
 }
 
-/// The kind of reply (1), then its fields; trailing bytes have no length.
+/// Appends the kind of reply (1), then its fields. A field of bytes at the end has no length: it fills the frame.
 pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
     match reply {
         Reply::Done { position, outcome } => {
-            out.put_u8(DONE);
+            out.put_u8(REPLY_DONE);
             out.put_position(*position);
             put_outcome(out, outcome);
         }
         Reply::Answer { applied, answer } => {
-            out.put_u8(ANSWER);
+            out.put_u8(REPLY_ANSWER);
             out.put_u64_le(applied.0);
             out.put_slice(answer);
         }
         Reply::Status(status) => {
-            out.put_u8(HOW_IT_IS);
+            out.put_u8(REPLY_STATUS);
             serde_json::to_writer(out.writer(), status).expect("a status serializes: all its keys are strings");
         }
         Reply::Refused(refusal) => {
-            out.put_u8(REFUSED);
+            out.put_u8(REPLY_REFUSED);
             put_refusal(out, refusal);
         }
-        Reply::Unknown => out.put_u8(UNKNOWN),
+        Reply::Unknown => out.put_u8(REPLY_UNKNOWN),
         Reply::Changed { position } => {
-            out.put_u8(CHANGED);
+            out.put_u8(REPLY_CHANGED);
             out.put_position(*position);
         }
         Reply::Transferred { to } => {
-            out.put_u8(HANDED);
+            out.put_u8(REPLY_TRANSFERRED);
             out.put_node(Some(*to));
         }
         Reply::LogLevel(level) => {
-            out.put_u8(LEVEL_IN_FORCE);
+            out.put_u8(REPLY_LOG_LEVEL);
             put_level(out, *level);
         }
         Reply::Snapshot { position, bytes } => {
-            out.put_u8(TAKEN);
+            out.put_u8(REPLY_SNAPSHOT);
             out.put_position(*position);
             out.put_u64_le(*bytes);
         }
         Reply::SnapshotChunk { offset, total, bytes } => {
-            out.put_u8(SNAPSHOT_PIECE);
+            out.put_u8(REPLY_SNAPSHOT_CHUNK);
             out.put_u64_le(*offset);
             out.put_u64_le(*total);
             out.put_slice(bytes);
@@ -270,19 +271,21 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
 
 pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
     Ok(match reader.u8()? {
-        DONE => Reply::Done { position: reader.position()?, outcome: read_outcome(reader)? },
-        ANSWER => Reply::Answer { applied: Index(reader.u64()?), answer: reader.rest() },
-        HOW_IT_IS => {
+        REPLY_DONE => Reply::Done { position: reader.position()?, outcome: read_outcome(reader)? },
+        REPLY_ANSWER => Reply::Answer { applied: Index(reader.u64()?), answer: reader.rest() },
+        REPLY_STATUS => {
             let status: Status = serde_json::from_slice(&reader.rest()).map_err(|_| Malformed("invalid status"))?;
             Reply::Status(Box::new(status))
         }
-        REFUSED => Reply::Refused(read_refusal(reader)?),
-        UNKNOWN => Reply::Unknown,
-        CHANGED => Reply::Changed { position: reader.position()? },
-        HANDED => Reply::Transferred { to: reader.node_id()? },
-        LEVEL_IN_FORCE => Reply::LogLevel(read_level(reader)?),
-        TAKEN => Reply::Snapshot { position: reader.position()?, bytes: reader.u64()? },
-        SNAPSHOT_PIECE => Reply::SnapshotChunk { offset: reader.u64()?, total: reader.u64()?, bytes: reader.rest() },
+        REPLY_REFUSED => Reply::Refused(read_refusal(reader)?),
+        REPLY_UNKNOWN => Reply::Unknown,
+        REPLY_CHANGED => Reply::Changed { position: reader.position()? },
+        REPLY_TRANSFERRED => Reply::Transferred { to: reader.node_id()? },
+        REPLY_LOG_LEVEL => Reply::LogLevel(read_level(reader)?),
+        REPLY_SNAPSHOT => Reply::Snapshot { position: reader.position()?, bytes: reader.u64()? },
+        REPLY_SNAPSHOT_CHUNK => {
+            Reply::SnapshotChunk { offset: reader.u64()?, total: reader.u64()?, bytes: reader.rest() }
+        }
         _ => return Err(Malformed("unknown reply")),
     })
 }
@@ -290,38 +293,38 @@ pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
 fn put_outcome(out: &mut BytesMut, outcome: &Outcome) {
     match outcome {
         Outcome::Opened { session } => {
-            out.put_u8(OPENED);
+            out.put_u8(OUTCOME_OPENED);
             out.put_u64_le(session.0);
         }
         Outcome::Executed { answer, duplicate } => {
-            out.put_u8(EXECUTED);
+            out.put_u8(OUTCOME_EXECUTED);
             out.put_u8(u8::from(*duplicate));
             out.put_slice(answer);
         }
-        Outcome::Closed => out.put_u8(CLOSED),
-        Outcome::SessionExpired => out.put_u8(LAPSED),
-        Outcome::ResponseDiscarded => out.put_u8(FORGOTTEN),
-        Outcome::WindowExceeded => out.put_u8(OVERRUN),
-        Outcome::OutOfOrder => out.put_u8(OUT_OF_ORDER),
-        Outcome::Malformed => out.put_u8(UNREADABLE),
-        Outcome::AnswerTooLong => out.put_u8(ANSWER_TOO_LONG),
+        Outcome::Closed => out.put_u8(OUTCOME_CLOSED),
+        Outcome::SessionExpired => out.put_u8(OUTCOME_SESSION_EXPIRED),
+        Outcome::ResponseDiscarded => out.put_u8(OUTCOME_RESPONSE_DISCARDED),
+        Outcome::WindowExceeded => out.put_u8(OUTCOME_WINDOW_EXCEEDED),
+        Outcome::OutOfOrder => out.put_u8(OUTCOME_OUT_OF_ORDER),
+        Outcome::Malformed => out.put_u8(OUTCOME_MALFORMED),
+        Outcome::AnswerTooLong => out.put_u8(OUTCOME_ANSWER_TOO_LONG),
     }
 }
 
 fn read_outcome(reader: &mut Reader) -> Result<Outcome, Malformed> {
     Ok(match reader.u8()? {
-        OPENED => Outcome::Opened { session: SessionId(reader.u64()?) },
-        EXECUTED => {
+        OUTCOME_OPENED => Outcome::Opened { session: SessionId(reader.u64()?) },
+        OUTCOME_EXECUTED => {
             let duplicate = reader.bool()?;
             Outcome::Executed { answer: reader.rest(), duplicate }
         }
-        CLOSED => Outcome::Closed,
-        LAPSED => Outcome::SessionExpired,
-        FORGOTTEN => Outcome::ResponseDiscarded,
-        OVERRUN => Outcome::WindowExceeded,
-        OUT_OF_ORDER => Outcome::OutOfOrder,
-        UNREADABLE => Outcome::Malformed,
-        ANSWER_TOO_LONG => Outcome::AnswerTooLong,
+        OUTCOME_CLOSED => Outcome::Closed,
+        OUTCOME_SESSION_EXPIRED => Outcome::SessionExpired,
+        OUTCOME_RESPONSE_DISCARDED => Outcome::ResponseDiscarded,
+        OUTCOME_WINDOW_EXCEEDED => Outcome::WindowExceeded,
+        OUTCOME_OUT_OF_ORDER => Outcome::OutOfOrder,
+        OUTCOME_MALFORMED => Outcome::Malformed,
+        OUTCOME_ANSWER_TOO_LONG => Outcome::AnswerTooLong,
         _ => return Err(Malformed("unknown outcome")),
     })
 }
@@ -329,35 +332,35 @@ fn read_outcome(reader: &mut Reader) -> Result<Outcome, Malformed> {
 fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
     match refusal {
         Refusal::NotLeader { leader, address, term } => {
-            out.put_u8(NOT_LEADER);
+            out.put_u8(REFUSAL_NOT_LEADER);
             out.put_node(*leader);
             out.put_u64_le(term.0);
             out.put_blob(address.as_deref().unwrap_or("").as_bytes());
         }
-        Refusal::NoLeader => out.put_u8(NO_LEADER),
-        Refusal::Busy => out.put_u8(BUSY),
+        Refusal::NoLeader => out.put_u8(REFUSAL_NO_LEADER),
+        Refusal::Busy => out.put_u8(REFUSAL_BUSY),
         Refusal::TooLarge { bytes, limit } => {
-            out.put_u8(TOO_LARGE);
+            out.put_u8(REFUSAL_TOO_LARGE);
             out.put_u64_le(*bytes);
             out.put_u64_le(*limit);
         }
-        Refusal::Malformed => out.put_u8(MALFORMED),
-        Refusal::Stopping => out.put_u8(STOPPING),
-        Refusal::NoSpace => out.put_u8(NO_SPACE),
-        Refusal::SnapshotGone => out.put_u8(SNAPSHOT_GONE),
-        Refusal::NotOffered => out.put_u8(NOT_OFFERED),
+        Refusal::Malformed => out.put_u8(REFUSAL_MALFORMED),
+        Refusal::Stopping => out.put_u8(REFUSAL_STOPPING),
+        Refusal::NoSpace => out.put_u8(REFUSAL_NO_SPACE),
+        Refusal::SnapshotGone => out.put_u8(REFUSAL_SNAPSHOT_GONE),
+        Refusal::NotOffered => out.put_u8(REFUSAL_NOT_OFFERED),
         Refusal::Changing { since } => {
-            out.put_u8(CHANGING);
+            out.put_u8(REFUSAL_CHANGING);
             out.put_u64_le(since.0);
         }
-        Refusal::InvalidChange { why } => put_words(out, UNSOUND, why),
-        Refusal::UnsafeChange { why } => put_words(out, DANGEROUS, why),
+        Refusal::InvalidChange { why } => put_reason(out, REFUSAL_INVALID_CHANGE, why),
+        Refusal::UnsafeChange { why } => put_reason(out, REFUSAL_UNSAFE_CHANGE, why),
         Refusal::TransferTimedOut { to } => {
-            out.put_u8(KEPT_LEAD);
+            out.put_u8(REFUSAL_TRANSFER_TIMED_OUT);
             out.put_node(Some(*to));
         }
         Refusal::NotMember { node, members } => {
-            out.put_u8(OUTSIDE);
+            out.put_u8(REFUSAL_NOT_MEMBER);
             out.put_node(Some(*node));
             let members = &members[..members.len().min(MEMBERS_MAX)];
             out.put_u8(members.len() as u8);
@@ -366,32 +369,32 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
     }
 }
 
-fn put_words(out: &mut BytesMut, kind: u8, words: &str) {
+fn put_reason(out: &mut BytesMut, kind: u8, reason: &str) {
     out.put_u8(kind);
-    let most = words.floor_char_boundary(WORDS_MAX);
-    out.put_blob(&words.as_bytes()[..most]);
+    let length = reason.floor_char_boundary(REASON_BYTES_MAX);
+    out.put_blob(&reason.as_bytes()[..length]);
 }
 
 fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
     Ok(match reader.u8()? {
-        NOT_LEADER => {
+        REFUSAL_NOT_LEADER => {
             let (leader, term) = (reader.node()?, Term(reader.u64()?));
             let address = Some(reader.string(ADDRESS_BYTES_MAX)?).filter(|address| !address.is_empty());
             Refusal::NotLeader { leader, address, term }
         }
-        NO_LEADER => Refusal::NoLeader,
-        BUSY => Refusal::Busy,
-        TOO_LARGE => Refusal::TooLarge { bytes: reader.u64()?, limit: reader.u64()? },
-        MALFORMED => Refusal::Malformed,
-        STOPPING => Refusal::Stopping,
-        NO_SPACE => Refusal::NoSpace,
-        SNAPSHOT_GONE => Refusal::SnapshotGone,
-        NOT_OFFERED => Refusal::NotOffered,
-        CHANGING => Refusal::Changing { since: Index(reader.u64()?) },
-        UNSOUND => Refusal::InvalidChange { why: reader.string(WORDS_MAX)? },
-        DANGEROUS => Refusal::UnsafeChange { why: reader.string(WORDS_MAX)? },
-        KEPT_LEAD => Refusal::TransferTimedOut { to: reader.node_id()? },
-        OUTSIDE => {
+        REFUSAL_NO_LEADER => Refusal::NoLeader,
+        REFUSAL_BUSY => Refusal::Busy,
+        REFUSAL_TOO_LARGE => Refusal::TooLarge { bytes: reader.u64()?, limit: reader.u64()? },
+        REFUSAL_MALFORMED => Refusal::Malformed,
+        REFUSAL_STOPPING => Refusal::Stopping,
+        REFUSAL_NO_SPACE => Refusal::NoSpace,
+        REFUSAL_SNAPSHOT_GONE => Refusal::SnapshotGone,
+        REFUSAL_NOT_OFFERED => Refusal::NotOffered,
+        REFUSAL_CHANGING => Refusal::Changing { since: Index(reader.u64()?) },
+        REFUSAL_INVALID_CHANGE => Refusal::InvalidChange { why: reader.string(REASON_BYTES_MAX)? },
+        REFUSAL_UNSAFE_CHANGE => Refusal::UnsafeChange { why: reader.string(REASON_BYTES_MAX)? },
+        REFUSAL_TRANSFER_TIMED_OUT => Refusal::TransferTimedOut { to: reader.node_id()? },
+        REFUSAL_NOT_MEMBER => {
             let node = reader.node_id()?;
             let count = usize::from(reader.u8()?);
             if count > MEMBERS_MAX {
@@ -533,7 +536,7 @@ mod tests {
         for (id, request) in (5..).zip(requests()) {
             let frame = encode_frame(|out| put_request_frame(out, id, id % 2 == 0, &request));
             assert!(frame.content.len() <= 9 + request_size(&request));
-            assert_eq!(read_request_frame(frame), Ok(Numbered { id, forward: id % 2 == 0, request }));
+            assert_eq!(read_request_frame(frame), Ok(NumberedRequest { id, forward: id % 2 == 0, request }));
         }
     }
 
@@ -553,15 +556,15 @@ mod tests {
                 op: Op::Execute { session: SessionId(3), seq: 9, first_outstanding: 4, command }.encode(),
             }
         };
-        // A slice keeps all received bytes in memory.
+        // A short operation is copied, because a slice of it would keep all received bytes in memory.
         for (bytes, slice) in [(100, false), (60_000, true)] {
             let frame = encode_frame(|out| put_request_frame(out, 1, false, &execute(bytes)));
             let received = frame.content.clone();
             let Request::Propose { op } = read_request_frame(frame).unwrap().request else { panic!() };
             assert_eq!(received.as_ptr_range().contains(&op.as_ptr()), slice, "{bytes}");
         }
-        let bad = Request::Propose { op: Bytes::from_static(b"\xffnonsense") };
-        assert!(read_request_frame(encode_frame(|out| put_request_frame(out, 1, false, &bad))).is_err());
+        let malformed = Request::Propose { op: Bytes::from_static(b"\xffnonsense") };
+        assert!(read_request_frame(encode_frame(|out| put_request_frame(out, 1, false, &malformed))).is_err());
     }
 
     proptest! {
@@ -574,9 +577,9 @@ mod tests {
 
         #[test]
         fn corrupt_or_truncated_reply_does_not_panic(
-            which in 0..replies().len(), at: prop::sample::Index, byte: u8, cut in any::<bool>(),
+            sample in 0..replies().len(), at: prop::sample::Index, byte: u8, cut in any::<bool>(),
         ) {
-            let mut bytes = encode_frame(|out| put_reply_frame(out, 1, &replies()[which])).content.to_vec();
+            let mut bytes = encode_frame(|out| put_reply_frame(out, 1, &replies()[sample])).content.to_vec();
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }
             let _either = read_reply_frame(Frame { kind: FrameKind::Reply, content: bytes.into() });

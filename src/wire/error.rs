@@ -1,32 +1,32 @@
-//! A violation of the protocol by the other side. It closes the connection, and has no other effect.
+//! The error of a connection whose other side violates the protocol, or rejects the connection.
 
-use super::reason::Reason;
+use super::reason::HelloRejection;
 use crate::codec::Malformed;
 
-/// A violation of the protocol by the other side. It closes the connection, and has no other effect.
+/// A violation of the protocol by the other side, or its rejection of the connection. Only this connection closes.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WireError {
-    /// A frame, or the sum of its pieces, exceeds its limit.
+    /// A frame is longer than its limit, or the pieces of one frame together are.
     #[error("a frame has {length} bytes; the limit is {limit}")]
     TooLong {
-        /// Its length in bytes.
+        /// The length of the frame in bytes, as announced or received so far.
         length: u64,
-        /// The limit in bytes.
+        /// The maximum length in bytes.
         limit: u64,
     },
-    /// The bytes are corrupt.
+    /// The checksum of a frame does not match its bytes.
     #[error("the checksum of a frame does not match")]
-    Checksum,
-    /// A piece does not continue the frame in progress, or its flags are invalid.
+    ChecksumMismatch,
+    /// A piece of a long frame does not continue the frame that is being reassembled, or its flags are invalid.
     #[error("a piece of a frame is out of sequence")]
-    OutOfPlace,
-    /// A kind that is unknown, or not allowed here.
+    PieceOutOfSequence,
+    /// A frame has an unknown kind, or one that is not allowed at this point; the number is the byte of the kind.
     #[error("a frame of kind {0} is not allowed here")]
-    Kind(u8),
-    /// The content cannot be decoded.
+    UnexpectedFrameKind(u8),
+    /// The content of a frame cannot be decoded.
     #[error("malformed: {0}")]
     Malformed(#[from] Malformed),
     /// The other side rejected the connection.
     #[error("refused: {0}")]
-    Refused(Reason),
+    Refused(HelloRejection),
 }

@@ -1,42 +1,41 @@
-//! Frames: length, kind, checksum; and frames in pieces.
+//! Writes and reads frames, and splits and reassembles long ones. The layout is in the documentation of `wire`.
 //!
-//! The module's documentation has the layout. Reading does not copy a whole frame: its content is a slice of the
-//! received bytes.
+//! A frame that was not split into pieces is not copied when it is read: its content is a slice of the received bytes.
 
 use super::error::WireError;
-use crate::limits::{FRAGMENT_BYTES, FRAME_BYTES_MAX};
+use crate::limits::{FRAME_BYTES_MAX, FRAME_FRAGMENT_BYTES};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The size of a frame's header in bytes.
-pub const HEADER: usize = 12;
+pub const HEADER_BYTES: usize = 12;
 /// The maximum content of one frame, or of one piece, in bytes.
-pub const PIECE_MAX: usize = FRAGMENT_BYTES as usize;
+pub const PIECE_BYTES_MAX: usize = FRAME_FRAGMENT_BYTES as usize;
 
-/// Data that is kept from shorter frames is copied.
-const SLICED: usize = 16 << 10;
+/// Content of at least this many bytes is kept as a slice of the received bytes, and shorter content is copied.
+const SLICE_BYTES_MIN: usize = 16 << 10;
 
-const PIECE: u8 = 1;
-const LAST: u8 = 2;
+const PIECE_FLAG: u8 = 1;
+const LAST_PIECE_FLAG: u8 = 2;
 
-/// What a frame carries; the number is its byte on the wire.
+/// The kind of a frame's content. The number of a variant is its byte on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum FrameKind {
-    /// The dialing side identifies itself.
+    /// The first frame of a connection: the dialing side identifies itself.
     Hello = 1,
-    /// The connection is accepted.
+    /// The dialed side accepts the connection.
     Welcome = 2,
-    /// The connection is rejected.
+    /// The dialed side rejects the connection, which then closes.
     Refused = 3,
-    /// A consensus message.
+    /// A consensus message from one node to another.
     Raft = 16,
-    /// A forwarded request of a client.
+    /// A client's request that a follower forwards to the leader.
     Forward = 17,
-    /// The reply to a forwarded request.
+    /// The leader's reply to a forwarded request.
     Answer = 18,
-    /// A client's request.
+    /// A request from a client to a node.
     Request = 32,
-    /// The reply to a client's request.
+    /// A node's reply to a client.
     Reply = 33,
 }
 
@@ -51,60 +50,62 @@ impl FrameKind {
             18 => FrameKind::Answer,
             32 => FrameKind::Request,
             33 => FrameKind::Reply,
-            other => return Err(WireError::Kind(other)),
+            unknown => return Err(WireError::UnexpectedFrameKind(unknown)),
         })
     }
 }
 
-/// A whole frame, as it was sent.
+/// A complete frame, reassembled if it was sent in pieces.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
-    /// Its kind.
+    /// The kind, which determines how the content is decoded.
     pub kind: FrameKind,
-    /// Its content.
+    /// The bytes after the header: at most [`FRAME_BYTES_MAX`].
     pub content: Bytes,
 }
 
-/// The content in a form to keep: a slice of the received bytes, or a copy if it is short. One read returns up to 256
-/// KiB, and the smallest slice, say an entry, keeps all of it in memory as long as it lives.
+/// Copies content that is short, and returns long content unchanged: for content that is kept in memory. One read from
+/// a socket returns up to 256 KiB, and the smallest slice of these bytes, such as an entry, keeps all of them in
+/// memory.
 pub fn copy_if_small(content: Bytes) -> Bytes {
-    if content.len() < SLICED { Bytes::copy_from_slice(&content) } else { content }
+    if content.len() < SLICE_BYTES_MIN { Bytes::copy_from_slice(&content) } else { content }
 }
 
-/// Appends a frame whose content `content` appends; in pieces if it is long.
-pub fn put_frame(out: &mut BytesMut, kind: FrameKind, content: impl FnOnce(&mut BytesMut)) {
+/// Appends a frame, in pieces if it is long. `put_content` appends its content.
+pub fn put_frame(out: &mut BytesMut, kind: FrameKind, put_content: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
-    out.put_bytes(0, HEADER);
-    content(out);
-    let length = out.len() - start - HEADER;
-    if length <= PIECE_MAX {
-        seal(&mut out[start..], kind, 0);
+    out.put_bytes(0, HEADER_BYTES);
+    put_content(out);
+    let length = out.len() - start - HEADER_BYTES;
+    if length <= PIECE_BYTES_MAX {
+        fill_header(&mut out[start..], kind, 0);
         return;
     }
-    let long = out.split_off(start + HEADER);
+    let long_content = out.split_off(start + HEADER_BYTES);
     out.truncate(start);
     let mut sent = 0;
-    while sent < long.len() {
-        sent = put_piece(out, kind, &long, sent);
+    while sent < long_content.len() {
+        sent = put_piece(out, kind, &long_content, sent);
     }
 }
 
-/// Appends the piece of a long content that begins at `from`; returns its end, the content's length for the last piece.
+/// Appends the piece of a long content that begins at `from`. Returns the end of the piece: the content's length for
+/// the last piece.
 pub fn put_piece(out: &mut BytesMut, kind: FrameKind, content: &[u8], from: usize) -> usize {
-    assert!(content.len() as u64 <= FRAME_BYTES_MAX, "the content of a frame is at most FRAME_BYTES_MAX");
-    let upto = content.len().min(from + PIECE_MAX);
-    let flags = if upto == content.len() { PIECE | LAST } else { PIECE };
+    assert!(content.len() as u64 <= FRAME_BYTES_MAX, "the content of a frame has at most FRAME_BYTES_MAX bytes");
+    let upto = content.len().min(from + PIECE_BYTES_MAX);
+    let flags = if upto == content.len() { PIECE_FLAG | LAST_PIECE_FLAG } else { PIECE_FLAG };
     let start = out.len();
-    out.reserve(HEADER + upto - from);
-    out.put_bytes(0, HEADER);
+    out.reserve(HEADER_BYTES + upto - from);
+    out.put_bytes(0, HEADER_BYTES);
     out.put_slice(&content[from..upto]);
-    seal(&mut out[start..], kind, flags);
+    fill_header(&mut out[start..], kind, flags);
     upto
 }
 
 /// Fills in the header in front of a frame's content.
-fn seal(frame: &mut [u8], kind: FrameKind, flags: u8) {
-    let (header, content) = frame.split_at_mut(HEADER);
+fn fill_header(frame: &mut [u8], kind: FrameKind, flags: u8) {
+    let (header, content) = frame.split_at_mut(HEADER_BYTES);
     header[..4].copy_from_slice(&(content.len() as u32).to_le_bytes());
     header[4] = kind as u8;
     header[5] = flags;
@@ -119,78 +120,79 @@ fn checksum(header: &[u8], content: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Reads frames from received bytes, and reassembles frames in pieces.
+/// Reads frames from received bytes, and reassembles those that were sent in pieces.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     /// The frame that is being reassembled, if there is one.
-    pieces: Option<(FrameKind, BytesMut)>,
+    partial: Option<(FrameKind, BytesMut)>,
 }
 
 impl FrameReader {
-    /// The next whole frame, if it is complete; removes the bytes it has read from `input`.
+    /// Reads the next frame, and removes its bytes from `input`; `None` if more bytes are needed.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, WireError> {
-        while let Some(header) = input.first_chunk::<HEADER>() {
+        while let Some(header) = input.first_chunk::<HEADER_BYTES>() {
             let (length, kind, flags) = read_header(header)?;
-            if input.len() < HEADER + length {
+            if input.len() < HEADER_BYTES + length {
                 break;
             }
-            let mut frame = input.split_to(HEADER + length);
-            if checksum(&frame[..8], &frame[HEADER..]).to_le_bytes() != frame[8..HEADER] {
-                return Err(WireError::Checksum);
+            let mut frame = input.split_to(HEADER_BYTES + length);
+            if checksum(&frame[..8], &frame[HEADER_BYTES..]).to_le_bytes() != frame[8..HEADER_BYTES] {
+                return Err(WireError::ChecksumMismatch);
             }
-            let content = frame.split_off(HEADER);
+            let content = frame.split_off(HEADER_BYTES);
             if flags == 0 {
                 return Ok(Some(Frame { kind, content: content.freeze() }));
             }
-            if let Some(frame) = self.piece(kind, flags, content)? {
+            if let Some(frame) = self.append_piece(kind, flags, content)? {
                 return Ok(Some(frame));
             }
         }
         Ok(None)
     }
 
-    /// Appends one piece; returns the frame after the last piece.
-    fn piece(&mut self, kind: FrameKind, flags: u8, content: BytesMut) -> Result<Option<Frame>, WireError> {
-        let (begun, whole) = self.pieces.get_or_insert_with(|| (kind, BytesMut::new()));
-        if *begun != kind {
-            return Err(WireError::OutOfPlace);
+    /// Appends one piece to the partial frame; returns the whole frame after its last piece.
+    fn append_piece(&mut self, kind: FrameKind, flags: u8, content: BytesMut) -> Result<Option<Frame>, WireError> {
+        let (partial_kind, whole) = self.partial.get_or_insert_with(|| (kind, BytesMut::new()));
+        if *partial_kind != kind {
+            return Err(WireError::PieceOutOfSequence);
         }
         let length = (whole.len() + content.len()) as u64;
         if length > FRAME_BYTES_MAX {
             return Err(WireError::TooLong { length, limit: FRAME_BYTES_MAX });
         }
         whole.extend_from_slice(&content);
-        if flags & LAST == 0 {
+        if flags & LAST_PIECE_FLAG == 0 {
             return Ok(None);
         }
-        Ok(self.pieces.take().map(|(kind, whole)| Frame { kind, content: whole.freeze() }))
+        Ok(self.partial.take().map(|(kind, whole)| Frame { kind, content: whole.freeze() }))
     }
 
-    /// How many bytes are allocated for a frame in pieces.
-    pub fn held(&self) -> usize {
-        self.pieces.as_ref().map_or(0, |(_, whole)| whole.capacity())
+    /// The number of bytes allocated for a partial frame.
+    pub fn allocated_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |(_, whole)| whole.capacity())
     }
 
-    /// Whether a frame in pieces is incomplete.
-    pub fn is_midway(&self) -> bool {
-        self.pieces.is_some()
+    /// Whether some pieces of a frame have arrived, and not its last one.
+    pub fn has_partial_frame(&self) -> bool {
+        self.partial.is_some()
     }
 }
 
-/// Length, kind and flags, checked: no memory is reserved for a length beyond the limit.
-fn read_header(header: &[u8; HEADER]) -> Result<(usize, FrameKind, u8), WireError> {
+/// Decodes and checks the length, the kind and the flags of a frame. A length beyond the limit is an error, before any
+/// memory is reserved.
+fn read_header(header: &[u8; HEADER_BYTES]) -> Result<(usize, FrameKind, u8), WireError> {
     let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-    if length as usize > PIECE_MAX {
-        return Err(WireError::TooLong { length: u64::from(length), limit: PIECE_MAX as u64 });
+    if length as usize > PIECE_BYTES_MAX {
+        return Err(WireError::TooLong { length: u64::from(length), limit: PIECE_BYTES_MAX as u64 });
     }
     let kind = FrameKind::from_byte(header[4])?;
     let flags = header[5];
-    if header[6..8] != [0, 0] || !matches!(flags, 0 | PIECE | 3) {
-        return Err(WireError::OutOfPlace);
+    if header[6..8] != [0, 0] || !matches!(flags, 0 | PIECE_FLAG | 3) {
+        return Err(WireError::PieceOutOfSequence);
     }
-    // Only the other kinds can be longer than a piece; a hello in pieces is invalid.
+    // A frame of the handshake is never longer than one piece.
     if flags != 0 && matches!(kind, FrameKind::Hello | FrameKind::Welcome | FrameKind::Refused) {
-        return Err(WireError::OutOfPlace);
+        return Err(WireError::PieceOutOfSequence);
     }
     Ok((length as usize, kind, flags))
 }
@@ -200,7 +202,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn framed(kind: FrameKind, content: &[u8]) -> BytesMut {
+    fn encode_frame(kind: FrameKind, content: &[u8]) -> BytesMut {
         let mut out = BytesMut::new();
         put_frame(&mut out, kind, |out| out.put_slice(content));
         out
@@ -208,7 +210,7 @@ mod tests {
 
     #[test]
     fn short_frame_overtakes_long_frame_in_pieces() {
-        let long: Vec<u8> = (0..3 * PIECE_MAX + 7).map(|i| i as u8).collect();
+        let long: Vec<u8> = (0..3 * PIECE_BYTES_MAX + 7).map(|i| i as u8).collect();
         let mut out = BytesMut::new();
         let next = put_piece(&mut out, FrameKind::Raft, &long, 0);
         put_frame(&mut out, FrameKind::Raft, |out| out.put_slice(b"beat"));
@@ -219,20 +221,20 @@ mod tests {
         let mut reader = FrameReader::default();
         let first = reader.next(&mut out).unwrap().unwrap();
         assert_eq!(&first.content[..], b"beat");
-        assert!(reader.is_midway());
+        assert!(reader.has_partial_frame());
         let second = reader.next(&mut out).unwrap().unwrap();
         assert_eq!(second.content, long);
-        assert!(!reader.is_midway() && out.is_empty());
-        assert_eq!(framed(FrameKind::Raft, &long).len(), long.len() + 4 * HEADER);
+        assert!(!reader.has_partial_frame() && out.is_empty());
+        assert_eq!(encode_frame(FrameKind::Raft, &long).len(), long.len() + 4 * HEADER_BYTES);
     }
 
     #[test]
     fn interleaved_long_frames_are_rejected() {
-        let long = vec![0; PIECE_MAX + 1];
+        let long = vec![0; PIECE_BYTES_MAX + 1];
         let mut out = BytesMut::new();
         put_piece(&mut out, FrameKind::Raft, &long, 0);
         put_piece(&mut out, FrameKind::Answer, &long, 0);
-        assert_eq!(FrameReader::default().next(&mut out), Err(WireError::OutOfPlace));
+        assert_eq!(FrameReader::default().next(&mut out), Err(WireError::PieceOutOfSequence));
     }
 
     #[test]
@@ -244,7 +246,7 @@ mod tests {
 
     #[test]
     fn pieces_beyond_frame_limit_are_rejected() {
-        let piece = vec![0; PIECE_MAX + 1];
+        let piece = vec![0; PIECE_BYTES_MAX + 1];
         let mut reader = FrameReader::default();
         let mut pieces = 0;
         let error = loop {
@@ -256,7 +258,7 @@ mod tests {
             }
         };
         assert!(matches!(error, Err(WireError::TooLong { .. })));
-        assert_eq!(pieces * PIECE_MAX as u64, FRAME_BYTES_MAX);
+        assert_eq!(pieces * PIECE_BYTES_MAX as u64, FRAME_BYTES_MAX);
     }
 
     proptest! {
@@ -269,19 +271,19 @@ mod tests {
             for content in &contents {
                 put_frame(&mut sent, FrameKind::Request, |out| out.put_slice(content));
             }
-            let (mut reader, mut input, mut back) = (FrameReader::default(), BytesMut::new(), Vec::new());
+            let (mut reader, mut input, mut received) = (FrameReader::default(), BytesMut::new(), Vec::new());
             for chunk in sent.chunks(cut) {
                 input.extend_from_slice(chunk);
                 while let Some(frame) = reader.next(&mut input).unwrap() {
-                    back.push(frame.content.to_vec());
+                    received.push(frame.content.to_vec());
                 }
             }
-            prop_assert_eq!(back, contents);
+            prop_assert_eq!(received, contents);
         }
 
         #[test]
         fn frame_with_flipped_bit_is_never_accepted(content: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
-            let mut out = framed(FrameKind::Reply, &content);
+            let mut out = encode_frame(FrameKind::Reply, &content);
             let at = at.index(out.len());
             out[at] ^= 1u8 << bit;
             prop_assert!(!matches!(FrameReader::default().next(&mut out), Ok(Some(_))));

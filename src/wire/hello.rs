@@ -1,21 +1,22 @@
-//! The handshake: the caller's identity, versions, and cluster.
+//! The handshake of a connection: both sides agree on a version, and name their node, cluster and state machine.
 
 use super::error::WireError;
 use super::frame::{Frame, FrameKind, put_frame};
-use super::reason::Reason;
-use crate::codec::{Malformed, Put, Reader};
-use crate::limits::{ADDRESS_BYTES_MAX, MACHINE_BYTES_MAX};
+use super::reason::HelloRejection;
+use crate::codec::{BufMutExt, Malformed, Reader};
+use crate::limits::{ADDRESS_BYTES_MAX, MACHINE_KIND_BYTES_MAX};
 use crate::types::{ClusterId, DiskId, LogId, NodeId, Position, Run};
 use bytes::{BufMut, BytesMut};
 
-/// The oldest supported protocol version.
+/// The oldest protocol version that a client may use.
 pub const VERSION_MIN: u16 = 7;
-/// The oldest version between nodes: since then a vote carries the time that the voter last received.
+/// The oldest version that nodes may use with each other: since then a vote carries the time that the voter last
+/// received from a leader.
 pub const PEER_VERSION_MIN: u16 = 8;
 /// The newest supported protocol version.
 pub const VERSION_MAX: u16 = 8;
 
-const MAGIC: [u8; 6] = *b"drave\n";
+const HELLO_MAGIC: [u8; 6] = *b"drave\n";
 
 /// The first frame on any connection: the dialing side identifies itself.
 ///
@@ -40,82 +41,84 @@ const MAGIC: [u8; 6] = *b"drave\n";
 /// | … | … | the state machine's kind, after its length (4); empty turns the check off |
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
-    /// The caller's oldest version.
+    /// The oldest version that the caller supports.
     pub version_min: u16,
-    /// The caller's newest version.
+    /// The newest version that the caller supports.
     pub version_max: u16,
-    /// The caller's cluster, if known.
+    /// The cluster that the caller belongs to or expects; `None` if a client does not know it.
     pub cluster: Option<ClusterId>,
-    /// The kind of caller.
+    /// Whether the caller is a node, a client or an operator, and which node.
     pub caller: CallerKind,
-    /// The node that the caller expects, if any.
+    /// The node that the caller expects at the dialed address; `None` if the caller accepts any node.
     pub target: Option<NodeId>,
     /// The state machine that the caller runs, or whose commands it sends; empty turns the check off.
-    pub machine: String,
-    /// The peer's address, so that nodes that do not know it yet can reply.
+    pub machine_kind: String,
+    /// The address at which the caller can be dialed; empty for a client. A node that does not know the caller yet
+    /// dials it there.
     pub address: String,
     /// The address of the peer's Redis gateway; empty if it has none.
-    pub redis: String,
+    pub redis_address: String,
 }
 
-/// The state of a node that a peer must know before it accepts messages.
+/// A node's log and configuration, which a peer must know before it accepts the node's messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PeerLogState {
-    /// The id of its log, if that is agreed.
+    /// The id of the node's log; `None` until the members have agreed on one.
     pub log: Option<LogId>,
-    /// The position of its configuration.
-    pub configured: Position,
+    /// The position of the entry with the node's current configuration.
+    pub config_position: Position,
 }
 
 impl PeerLogState {
     fn put(self, out: &mut BytesMut) {
         out.put_u64_le(self.log.map_or(0, |log| log.0));
-        out.put_position(self.configured);
+        out.put_position(self.config_position);
     }
 
     fn read(reader: &mut Reader) -> Result<PeerLogState, Malformed> {
         let log = Some(reader.u64()?).filter(|log| *log != 0).map(LogId);
-        Ok(PeerLogState { log, configured: reader.position()? })
+        Ok(PeerLogState { log, config_position: reader.position()? })
     }
 }
 
-/// The kind of a caller, with the identity of a peer.
+/// The kind of a caller, and the identity of a caller that is a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CallerKind {
     /// A node, which sends on this connection and receives on one that it accepts.
     Peer {
-        /// Its id.
+        /// The node's id.
         node: NodeId,
-        /// The id of its disk.
+        /// The id of the node's data directory.
         disk: DiskId,
-        /// Its process.
+        /// The node's process: two processes with one node id and disk id run on copies of a directory.
         run: Run,
-        /// Its log and configuration.
-        holds: PeerLogState,
+        /// The node's log and configuration.
+        log_state: PeerLogState,
     },
     /// A client, which sends commands and queries.
     Client,
-    /// An operator's command, which proposes nothing: it may use a reserved slot when no client slot is free.
+    /// An operator's command, which proposes nothing: it may use a client slot reserved for operators when clients
+    /// occupy all others.
     Operator,
 }
 
 /// The reply to an accepted hello.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Welcome {
-    /// The version that both sides use.
+    /// The protocol version that both sides use from now on.
     pub version: u16,
     /// The cluster of the node that was dialed.
     pub cluster: ClusterId,
     /// The node that was dialed.
     pub node: NodeId,
-    /// The id of its disk.
+    /// The id of that node's data directory.
     pub disk: DiskId,
-    /// Its log and configuration.
-    pub holds: PeerLogState,
+    /// That node's log and configuration.
+    pub log_state: PeerLogState,
 }
 
 impl Hello {
-    /// A client's, with the supported versions.
+    /// The hello of a client, with the supported versions.
     pub fn client() -> Hello {
         Hello {
             version_min: VERSION_MIN,
@@ -123,57 +126,57 @@ impl Hello {
             cluster: None,
             caller: CallerKind::Client,
             target: None,
-            machine: String::new(),
+            machine_kind: String::new(),
             address: String::new(),
-            redis: String::new(),
+            redis_address: String::new(),
         }
     }
 
-    /// An operator's, with the supported versions.
+    /// The hello of an operator's command. Versions before 8 have no operators.
     pub fn operator() -> Hello {
         Hello { version_min: 8, caller: CallerKind::Operator, ..Hello::client() }
     }
 
-    /// A peer's, with the supported versions.
+    /// The hello of a node that dials the node `target`, with the versions supported between nodes.
     pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: Run, target: NodeId) -> Hello {
-        let caller = CallerKind::Peer { node, disk, run, holds: PeerLogState::default() };
+        let caller = CallerKind::Peer { node, disk, run, log_state: PeerLogState::default() };
         Hello {
             version_min: PEER_VERSION_MIN,
             version_max: VERSION_MAX,
             cluster: Some(cluster),
             caller,
             target: Some(target),
-            machine: String::new(),
+            machine_kind: String::new(),
             address: String::new(),
-            redis: String::new(),
+            redis_address: String::new(),
         }
     }
 
     /// Sets the peer's log and configuration.
-    pub fn holding(mut self, what: PeerLogState) -> Hello {
-        if let CallerKind::Peer { holds, .. } = &mut self.caller {
-            *holds = what;
+    pub fn with_log_state(mut self, state: PeerLogState) -> Hello {
+        if let CallerKind::Peer { log_state, .. } = &mut self.caller {
+            *log_state = state;
         }
         self
     }
 
     /// Sets the state machine that the caller runs, or whose commands it sends.
-    pub fn of_machine(self, machine: &str) -> Hello {
-        Hello { machine: machine.to_owned(), ..self }
+    pub fn with_machine_kind(self, machine_kind: &str) -> Hello {
+        Hello { machine_kind: machine_kind.to_owned(), ..self }
     }
 
-    /// Sets the peer's address.
-    pub fn at(self, address: &str) -> Hello {
+    /// Sets the address at which the caller can be dialed.
+    pub fn with_address(self, address: &str) -> Hello {
         Hello { address: address.to_owned(), ..self }
     }
 
     /// Sets the address of the peer's Redis gateway, if it has one.
-    pub fn with_redis(self, redis: Option<String>) -> Hello {
-        Hello { redis: redis.unwrap_or_default(), ..self }
+    pub fn with_redis_address(self, redis_address: Option<String>) -> Hello {
+        Hello { redis_address: redis_address.unwrap_or_default(), ..self }
     }
 
     /// The newest version that both sides support, if there is one.
-    pub fn version(&self) -> Option<u16> {
+    pub fn common_version(&self) -> Option<u16> {
         let newest = self.version_max.min(VERSION_MAX);
         let oldest = if matches!(self.caller, CallerKind::Peer { .. }) { PEER_VERSION_MIN } else { VERSION_MIN };
         (newest >= self.version_min && newest >= oldest).then_some(newest)
@@ -182,11 +185,11 @@ impl Hello {
     /// Appends the hello as a frame.
     pub fn put(&self, out: &mut BytesMut) {
         put_frame(out, FrameKind::Hello, |out| {
-            out.put_slice(&MAGIC);
+            out.put_slice(&HELLO_MAGIC);
             out.put_u16_le(self.version_min);
             out.put_u16_le(self.version_max);
-            let (role, node, disk, run, holds) = match self.caller {
-                CallerKind::Peer { node, disk, run, holds } => (1, Some(node), disk.0, run, holds),
+            let (role, node, disk, run, log_state) = match self.caller {
+                CallerKind::Peer { node, disk, run, log_state } => (1, Some(node), disk.0, run, log_state),
                 CallerKind::Client => (2, None, 0, Run::default(), PeerLogState::default()),
                 CallerKind::Operator => (3, None, 0, Run::default(), PeerLogState::default()),
             };
@@ -198,18 +201,18 @@ impl Hello {
             out.put_u64_le(disk);
             out.put_node(self.target);
             out.put_u64_le(run.id);
-            holds.put(out);
+            log_state.put(out);
             out.put_u64_le(run.starts);
             out.put_blob(self.address.as_bytes());
-            out.put_blob(self.redis.as_bytes());
-            out.put_blob(self.machine.as_bytes());
+            out.put_blob(self.redis_address.as_bytes());
+            out.put_blob(self.machine_kind.as_bytes());
         });
     }
 
     /// Decodes a hello from a frame.
     pub fn read(frame: Frame) -> Result<Hello, WireError> {
-        let mut reader = content(frame, FrameKind::Hello)?;
-        if reader.bytes(MAGIC.len())? != MAGIC[..] {
+        let mut reader = expect_content(frame, FrameKind::Hello)?;
+        if reader.bytes(HELLO_MAGIC.len())? != HELLO_MAGIC[..] {
             return Err(Malformed("the magic bytes are not those of this protocol").into());
         }
         let (version_min, version_max) = (reader.u16()?, reader.u16()?);
@@ -219,19 +222,19 @@ impl Hello {
         }
         let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
         let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
-        let (id, holds) = (reader.u64()?, PeerLogState::read(&mut reader)?);
+        let (id, log_state) = (reader.u64()?, PeerLogState::read(&mut reader)?);
         let run = Run { id, starts: reader.u64()? };
         let address = reader.string(ADDRESS_BYTES_MAX)?;
-        let redis = reader.string(ADDRESS_BYTES_MAX)?;
-        let machine = reader.string(MACHINE_BYTES_MAX)?;
+        let redis_address = reader.string(ADDRESS_BYTES_MAX)?;
+        let machine_kind = reader.string(MACHINE_KIND_BYTES_MAX)?;
         let caller = match (role, node) {
-            (1, Some(node)) => CallerKind::Peer { node, disk, run, holds },
+            (1, Some(node)) => CallerKind::Peer { node, disk, run, log_state },
             (2, None) => CallerKind::Client,
             (3, None) => CallerKind::Operator,
             _ => return Err(Malformed("the caller is neither peer nor client").into()),
         };
         reader.end()?;
-        Ok(Hello { version_min, version_max, cluster, caller, target, machine, address, redis })
+        Ok(Hello { version_min, version_max, cluster, caller, target, machine_kind, address, redis_address })
     }
 }
 
@@ -244,7 +247,7 @@ impl Welcome {
             out.put_u64_le(self.cluster.0);
             out.put_node(Some(self.node));
             out.put_u64_le(self.disk.0);
-            self.holds.put(out);
+            self.log_state.put(out);
         });
     }
 
@@ -252,30 +255,34 @@ impl Welcome {
     pub fn read(frame: Frame) -> Result<Welcome, WireError> {
         if frame.kind == FrameKind::Refused {
             let mut reader = Reader::new(frame.content);
-            return Err(WireError::Refused(Reason::from_byte(reader.u8()?)?));
+            return Err(WireError::Refused(HelloRejection::from_byte(reader.u8()?)?));
         }
-        let mut reader = content(frame, FrameKind::Welcome)?;
+        let mut reader = expect_content(frame, FrameKind::Welcome)?;
         let version = reader.u16()?;
         let cluster = ClusterId(reader.u64()?);
         let (node, disk) = (reader.node_id()?, DiskId(reader.u64()?));
-        let holds = PeerLogState::read(&mut reader)?;
+        let log_state = PeerLogState::read(&mut reader)?;
         reader.end()?;
         if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
-            return Err(WireError::Refused(Reason::Version));
+            return Err(WireError::Refused(HelloRejection::Version));
         }
-        Ok(Welcome { version, cluster, node, disk, holds })
+        Ok(Welcome { version, cluster, node, disk, log_state })
     }
 }
 
-impl Reason {
+impl HelloRejection {
     /// Appends the reason as a frame.
     pub fn put(self, out: &mut BytesMut) {
         put_frame(out, FrameKind::Refused, |out| out.put_u8(self as u8));
     }
 }
 
-fn content(frame: Frame, kind: FrameKind) -> Result<Reader, WireError> {
-    if frame.kind == kind { Ok(Reader::new(frame.content)) } else { Err(WireError::Kind(frame.kind as u8)) }
+fn expect_content(frame: Frame, kind: FrameKind) -> Result<Reader, WireError> {
+    if frame.kind == kind {
+        Ok(Reader::new(frame.content))
+    } else {
+        Err(WireError::UnexpectedFrameKind(frame.kind as u8))
+    }
 }
 
 #[cfg(test)]
@@ -284,7 +291,7 @@ mod tests {
     use super::*;
     use crate::types::{Index, Term};
 
-    fn through_the_wire(put: impl FnOnce(&mut BytesMut)) -> Frame {
+    fn encode_frame(put: impl FnOnce(&mut BytesMut)) -> Frame {
         let mut out = BytesMut::new();
         put(&mut out);
         FrameReader::default().next(&mut out).unwrap().unwrap()
@@ -296,35 +303,36 @@ mod tests {
 
     #[test]
     fn hello_and_welcome_round_trip() {
-        let holds = PeerLogState { log: Some(LogId(3)), configured: Position::new(Index(8), Term(2)) };
-        let peer =
-            Hello::peer(ClusterId(9), id(1), DiskId(77), Run { id: 5, starts: 6 }, id(2)).at("a:1").holding(holds);
-        let open = peer.clone().with_redis(Some("a:2".into()));
-        for hello in [Hello::client(), Hello::operator(), peer, open] {
-            assert_eq!(Hello::read(through_the_wire(|out| hello.put(out))), Ok(hello));
+        let log_state = PeerLogState { log: Some(LogId(3)), config_position: Position::new(Index(8), Term(2)) };
+        let peer = Hello::peer(ClusterId(9), id(1), DiskId(77), Run { id: 5, starts: 6 }, id(2))
+            .with_address("a:1")
+            .with_log_state(log_state);
+        let with_redis_address = peer.clone().with_redis_address(Some("a:2".into()));
+        for hello in [Hello::client(), Hello::operator(), peer, with_redis_address] {
+            assert_eq!(Hello::read(encode_frame(|out| hello.put(out))), Ok(hello));
         }
-        let welcome = Welcome { version: VERSION_MAX, cluster: ClusterId(9), node: id(2), disk: DiskId(5), holds };
-        assert_eq!(Welcome::read(through_the_wire(|out| welcome.put(out))), Ok(welcome));
+        let welcome = Welcome { version: VERSION_MAX, cluster: ClusterId(9), node: id(2), disk: DiskId(5), log_state };
+        assert_eq!(Welcome::read(encode_frame(|out| welcome.put(out))), Ok(welcome));
         for byte in 1..=11 {
-            let reason = Reason::from_byte(byte).unwrap();
-            assert_eq!(Welcome::read(through_the_wire(|out| reason.put(out))), Err(WireError::Refused(reason)));
+            let reason = HelloRejection::from_byte(byte).unwrap();
+            assert_eq!(Welcome::read(encode_frame(|out| reason.put(out))), Err(WireError::Refused(reason)));
         }
     }
 
     #[test]
     fn truncated_hello_is_rejected() {
-        let whole = through_the_wire(|out| Hello::client().put(out));
-        for cut in 0..whole.content.len() {
-            let frame = Frame { kind: FrameKind::Hello, content: whole.content.slice(..cut) };
+        let encoded = encode_frame(|out| Hello::client().put(out));
+        for cut in 0..encoded.content.len() {
+            let frame = Frame { kind: FrameKind::Hello, content: encoded.content.slice(..cut) };
             assert!(Hello::read(frame).is_err());
         }
     }
 
     #[test]
     fn nonzero_reserved_byte_is_rejected() {
-        let whole = through_the_wire(|out| Hello::client().put(out)).content;
+        let encoded = encode_frame(|out| Hello::client().put(out)).content;
         for at in 11..16 {
-            let mut bytes = whole.to_vec();
+            let mut bytes = encoded.to_vec();
             bytes[at] = 1;
             assert!(Hello::read(Frame { kind: FrameKind::Hello, content: bytes.into() }).is_err(), "byte {at}");
         }
@@ -332,14 +340,15 @@ mod tests {
 
     #[test]
     fn highest_common_version_is_negotiated() {
-        let speaks = |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.version();
-        assert_eq!(speaks(1, VERSION_MAX + 1), Some(VERSION_MAX));
-        assert_eq!(speaks(VERSION_MAX + 1, VERSION_MAX + 2), None);
-        assert_eq!(speaks(VERSION_MIN, VERSION_MIN), Some(VERSION_MIN));
-        // A node without support for deadlines would keep keys that other nodes expire.
-        assert_eq!(speaks(1, VERSION_MIN - 1), None);
-        // A node that accepts 007 as a number would compute another counter.
-        assert_eq!(speaks(1, 6), None);
-        assert_eq!(speaks(0, 0), None);
+        let negotiated =
+            |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.common_version();
+        assert_eq!(negotiated(1, VERSION_MAX + 1), Some(VERSION_MAX));
+        assert_eq!(negotiated(VERSION_MAX + 1, VERSION_MAX + 2), None);
+        assert_eq!(negotiated(VERSION_MIN, VERSION_MIN), Some(VERSION_MIN));
+        // Older nodes do not know deadlines of keys, and would keep keys that other nodes expire.
+        assert_eq!(negotiated(1, VERSION_MIN - 1), None);
+        // Nodes of version 6 accept 007 as a number, so their counters would differ.
+        assert_eq!(negotiated(1, 6), None);
+        assert_eq!(negotiated(0, 0), None);
     }
 }

@@ -1,6 +1,7 @@
 //! The native protocol: between nodes, and between clients and nodes.
 //!
-//! One listener serves both; the *hello* tells them apart. All integers are little-endian, and all data is in frames.
+//! One listener serves nodes and clients: the *hello*, the first frame of a connection, states which of the two has
+//! connected. All integers are little-endian, and all data is in frames.
 //!
 //! # A frame
 //!
@@ -35,19 +36,19 @@
 //! |---|---|---|---|
 //! | 1 | hello | [`hello::Hello`] | the dialing side, first |
 //! | 2 | welcome | [`hello::Welcome`] | the dialed side, first |
-//! | 3 | refused | [`reason::Reason`] | the dialed side, first and last |
+//! | 3 | refused | [`reason::HelloRejection`] | the dialed side, first and last |
 //! | 16 | raft | [`peer`]: one consensus message | a peer |
 //! | 17 | forward | id, request | a peer, for one of its clients |
 //! | 18 | answer | id, reply | a peer, for a forwarded request |
 //! | 32 | request | [`client`]: id, whether to forward, request | a client |
-//! | 33 | reply | id, reply | a node, to a client; unsolicited with id [`client::NEWS`]: a status after a change |
+//! | 33 | reply | id, reply | a node, to a client; unsolicited with [`client::STATUS_UPDATE_ID`]: a new status |
 //!
 //! # What closes a connection
 //!
 //! Any violation of this description: a wrong checksum, a length beyond its limit, an unknown kind or value, trailing
-//! bytes, a piece out of place, a peer that sends messages of another node, entries that are not consecutive. Nothing
-//! is guessed, nothing skipped. A connection also closes if no hello arrives within five seconds, or if a frame is not
-//! complete within thirty seconds; a connection that is idle after its hello stays open.
+//! bytes, a piece out of sequence, a peer that sends messages of another node, entries that are not consecutive. The
+//! receiver skips no bytes and guesses no values. A connection also closes if no hello arrives within five seconds, or
+//! if a frame is not complete within thirty seconds; a connection that is idle after its hello stays open.
 //!
 //! # Versions
 //!

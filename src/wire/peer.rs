@@ -1,16 +1,16 @@
-//! The encoding of the messages between nodes.
+//! The encoding of the frames that nodes send to each other.
 //!
 //! The decoder checks only what corrupt bytes can break: that each entry matches its checksum, and that the entries of
-//! an AppendEntries are consecutive and follow `prev`. It does not judge what a well-formed message *means*.
+//! an AppendEntries are consecutive and follow `prev`. The consensus module checks everything else.
 
 use super::client::{put_reply, put_request, read_reply, read_request, reply_size, request_size};
 use super::error::WireError;
 use super::frame::{Frame, FrameKind, copy_if_small, put_frame};
 use crate::api::{Reply, Request};
-use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, read_entry};
+use crate::codec::{BufMutExt, ENTRY_HEADER, Malformed, Reader, entry_size, put_entry, read_entry};
 use crate::consensus::clock::LeaderTime;
 use crate::consensus::message::{Envelope, Message, Origin, Round, SnapshotChunk, VoteKind};
-use crate::consensus::room::Room;
+use crate::consensus::room::DiskRoom;
 use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES};
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Position, Term};
 use bytes::{BufMut, BytesMut};
@@ -22,47 +22,48 @@ pub enum PeerFrame {
     Raft(Envelope),
     /// A client's request, forwarded to the leader.
     Forward {
-        /// The forwarding node's id for the request.
+        /// The id that the forwarding node chose for the request. The answer has the same id.
         id: u64,
-        /// The request.
+        /// The client's request, unchanged.
         request: Request,
     },
     /// The reply to a forwarded request.
     Answer {
-        /// The id of the forwarded request.
+        /// The id from [`PeerFrame::Forward`].
         id: u64,
-        /// The reply.
+        /// The reply, which the forwarding node sends on to the client.
         reply: Reply,
     },
 }
 
-const REQUEST_VOTE: u8 = 1;
-const REQUEST_VOTE_RESPONSE: u8 = 2;
-const APPEND_ENTRIES: u8 = 3;
-const APPEND_RESPONSE: u8 = 4;
-const APPEND_REJECTED: u8 = 5;
-const HEARTBEAT: u8 = 6;
-const HEARTBEAT_RESPONSE: u8 = 7;
-const COMMITTED: u8 = 8;
-const STALE_TERM: u8 = 9;
-const INSTALL_SNAPSHOT: u8 = 10;
-const INSTALL_SNAPSHOT_RESPONSE: u8 = 11;
-const TIMEOUT_NOW: u8 = 12;
-const READ_INDEX_REQUEST: u8 = 13;
-const READ_INDEX_RESPONSE: u8 = 14;
-const LOST_ACKNOWLEDGED: u8 = 15;
-const PROMISED: u8 = 16;
-const REMINDER: u8 = 17;
+const MESSAGE_REQUEST_VOTE: u8 = 1;
+const MESSAGE_REQUEST_VOTE_RESPONSE: u8 = 2;
+const MESSAGE_APPEND_ENTRIES: u8 = 3;
+const MESSAGE_APPEND_RESPONSE: u8 = 4;
+const MESSAGE_APPEND_REJECTED: u8 = 5;
+const MESSAGE_HEARTBEAT: u8 = 6;
+const MESSAGE_HEARTBEAT_RESPONSE: u8 = 7;
+const MESSAGE_COMMITTED: u8 = 8;
+const MESSAGE_STALE_TERM: u8 = 9;
+const MESSAGE_INSTALL_SNAPSHOT: u8 = 10;
+const MESSAGE_INSTALL_SNAPSHOT_RESPONSE: u8 = 11;
+const MESSAGE_TIMEOUT_NOW: u8 = 12;
+const MESSAGE_READ_INDEX_REQUEST: u8 = 13;
+const MESSAGE_READ_INDEX_RESPONSE: u8 = 14;
+const MESSAGE_LOST_ACKNOWLEDGED: u8 = 15;
+const MESSAGE_PROMISED: u8 = 16;
+const MESSAGE_REMINDER: u8 = 17;
 
-const PRE_VOTE: u8 = 0;
+const VOTE_KIND_PRE_VOTE: u8 = 0;
 const VOTE_KIND_VOTE: u8 = 1;
-const TRANSFER: u8 = 2;
+const VOTE_KIND_TRANSFER: u8 = 2;
 
-/// No log is that long and no term that high; counting beyond it could overflow.
-const SANE: u64 = 1 << 62;
+/// The bound of indexes, terms, times and byte counts on the wire: the decoder rejects this number and higher ones, so
+/// that arithmetic cannot overflow.
+const WIRE_NUMBER_LIMIT: u64 = 1 << 62;
 
 impl PeerFrame {
-    /// The kind of its frame.
+    /// The kind of frame on the wire.
     pub fn kind(&self) -> FrameKind {
         match self {
             PeerFrame::Raft(_) => FrameKind::Raft,
@@ -71,7 +72,7 @@ impl PeerFrame {
         }
     }
 
-    /// Whether it must be sent between the pieces of longer frames.
+    /// Whether the frame must not wait behind a long frame. It is then sent between the pieces of the long frame.
     pub fn is_urgent(&self) -> bool {
         match self {
             PeerFrame::Raft(envelope) => envelope.message.is_urgent(),
@@ -99,7 +100,7 @@ impl PeerFrame {
         put_frame(out, self.kind(), |out| self.put_content(out));
     }
 
-    /// Appends the content of the frame.
+    /// Appends the content of the frame, without a header.
     pub fn put_content(&self, out: &mut BytesMut) {
         match self {
             PeerFrame::Raft(envelope) => put_envelope(out, envelope),
@@ -114,23 +115,24 @@ impl PeerFrame {
         }
     }
 
-    /// Decodes a frame; an entry's payload is a slice of it, or of a copy if it is short.
+    /// Decodes a frame. The payloads of entries are slices of the frame, or of a copy if the entries are short.
     pub fn read(frame: Frame) -> Result<PeerFrame, WireError> {
         let mut reader = Reader::new(frame.content);
-        let read = match frame.kind {
+        let decoded = match frame.kind {
             FrameKind::Raft => PeerFrame::Raft(read_envelope(&mut reader)?),
             FrameKind::Forward => PeerFrame::Forward { id: reader.u64()?, request: read_request(&mut reader)? },
             FrameKind::Answer => PeerFrame::Answer { id: reader.u64()?, reply: read_reply(&mut reader)? },
             FrameKind::Hello | FrameKind::Welcome | FrameKind::Refused | FrameKind::Request | FrameKind::Reply => {
-                return Err(WireError::Kind(frame.kind as u8));
+                return Err(WireError::UnexpectedFrameKind(frame.kind as u8));
             }
         };
         reader.end()?;
-        Ok(read)
+        Ok(decoded)
     }
 }
 
-/// from (8), to (8), term (8), the sender's disk (8) and log (8), the kind of message (1), then its fields in order.
+/// Appends sender (8), receiver (8), term (8), the sender's disk (8) and log (8), the kind of message (1), then its
+/// fields in order.
 fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
     out.put_u64_le(envelope.from.get());
     out.put_u64_le(envelope.to.get());
@@ -138,68 +140,72 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
     out.put_u64_le(envelope.origin.disk.map_or(0, |disk| disk.0));
     out.put_u64_le(envelope.origin.log.map_or(0, |log| log.0));
     match &envelope.message {
-        Message::RequestVote { last, ask } => {
-            out.put_u8(REQUEST_VOTE);
+        Message::RequestVote { last, kind } => {
+            out.put_u8(MESSAGE_REQUEST_VOTE);
             out.put_position(*last);
-            put_ask(out, *ask);
+            put_vote_kind(out, *kind);
         }
-        Message::RequestVoteResponse { granted, void, ask, heard } => put_vote(out, (*granted, *void), *ask, *heard),
-        Message::AppendEntries { prev, commit, probe, entries } => put_append(out, (*prev, *commit, *probe), entries),
+        Message::RequestVoteResponse { granted, maybe_emptied, kind, leader_time } => {
+            put_vote_response(out, (*granted, *maybe_emptied), *kind, *leader_time);
+        }
+        Message::AppendEntries { prev, commit, probe, entries } => {
+            put_append_entries(out, (*prev, *commit, *probe), entries)
+        }
         Message::AppendResponse { matched } => {
-            out.put_u8(APPEND_RESPONSE);
+            out.put_u8(MESSAGE_APPEND_RESPONSE);
             out.put_u64_le(matched.0);
         }
-        Message::AppendRejected { refused, hint, probe } => {
-            out.put_u8(APPEND_REJECTED);
-            out.put_u64_le(refused.0);
+        Message::AppendRejected { index, hint, probe } => {
+            out.put_u8(MESSAGE_APPEND_REJECTED);
+            out.put_u64_le(index.0);
             out.put_position(*hint);
             out.put_u64_le(*probe);
         }
-        Message::LostAcknowledged { upto } => put_place(out, LOST_ACKNOWLEDGED, *upto),
-        Message::Promised { upto } => put_place(out, PROMISED, *upto),
-        Message::Reminder { term, position } => {
-            put_place(out, REMINDER, *position);
+        Message::LostAcknowledged { upto } => put_kind_and_position(out, MESSAGE_LOST_ACKNOWLEDGED, *upto),
+        Message::LostAcknowledgedResponse { upto } => put_kind_and_position(out, MESSAGE_PROMISED, *upto),
+        Message::RecordedClaim { term, position } => {
+            put_kind_and_position(out, MESSAGE_REMINDER, *position);
             out.put_u64_le(term.0);
         }
         Message::Heartbeat { commit, round, time } => {
-            out.put_u8(HEARTBEAT);
+            out.put_u8(MESSAGE_HEARTBEAT);
             out.put_u64_le(commit.0);
             out.put_u64_le(round.0);
             out.put_u64_le(time.0);
         }
-        Message::HeartbeatResponse { round, seen, room } => {
-            out.put_u8(HEARTBEAT_RESPONSE);
+        Message::HeartbeatResponse { round, matched_prefix, room } => {
+            out.put_u8(MESSAGE_HEARTBEAT_RESPONSE);
             out.put_u64_le(round.0);
-            out.put_u64_le(seen.0);
-            put_room(out, room);
+            out.put_u64_le(matched_prefix.0);
+            put_disk_room(out, room);
         }
         Message::Committed { upto } => {
-            out.put_u8(COMMITTED);
+            out.put_u8(MESSAGE_COMMITTED);
             out.put_u64_le(upto.0);
         }
-        Message::InstallSnapshot(chunk) => put_chunk(out, chunk),
-        Message::InstallSnapshotResponse { snapshot, next, damaged } => {
-            out.put_u8(INSTALL_SNAPSHOT_RESPONSE);
+        Message::InstallSnapshot(chunk) => put_snapshot_chunk(out, chunk),
+        Message::InstallSnapshotResponse { snapshot, received_bytes, damaged } => {
+            out.put_u8(MESSAGE_INSTALL_SNAPSHOT_RESPONSE);
             out.put_position(*snapshot);
-            out.put_u64_le(*next);
+            out.put_u64_le(*received_bytes);
             out.put_u8(u8::from(*damaged));
         }
-        Message::TimeoutNow => out.put_u8(TIMEOUT_NOW),
+        Message::TimeoutNow => out.put_u8(MESSAGE_TIMEOUT_NOW),
         Message::ReadIndexRequest { number } => {
-            out.put_u8(READ_INDEX_REQUEST);
+            out.put_u8(MESSAGE_READ_INDEX_REQUEST);
             out.put_u64_le(*number);
         }
         Message::ReadIndexResponse { number, index } => {
-            out.put_u8(READ_INDEX_RESPONSE);
+            out.put_u8(MESSAGE_READ_INDEX_RESPONSE);
             out.put_u64_le(*number);
             out.put_u64_le(index.0);
         }
-        Message::StaleTerm => out.put_u8(STALE_TERM),
+        Message::StaleTerm => out.put_u8(MESSAGE_STALE_TERM),
     }
 }
 
-fn put_append(out: &mut BytesMut, (prev, commit, probe): (Position, Index, u64), entries: &[Entry]) {
-    out.put_u8(APPEND_ENTRIES);
+fn put_append_entries(out: &mut BytesMut, (prev, commit, probe): (Position, Index, u64), entries: &[Entry]) {
+    out.put_u8(MESSAGE_APPEND_ENTRIES);
     out.put_position(prev);
     out.put_u64_le(commit.0);
     out.put_u64_le(probe);
@@ -207,147 +213,159 @@ fn put_append(out: &mut BytesMut, (prev, commit, probe): (Position, Index, u64),
     entries.iter().for_each(|entry| put_entry(out, entry));
 }
 
-fn put_place(out: &mut BytesMut, kind: u8, place: Position) {
+fn put_kind_and_position(out: &mut BytesMut, kind: u8, position: Position) {
     out.put_u8(kind);
-    out.put_position(place);
+    out.put_position(position);
 }
 
-fn put_chunk(out: &mut BytesMut, chunk: &SnapshotChunk) {
-    let SnapshotChunk { snapshot, total, offset, bytes } = chunk;
-    out.put_u8(INSTALL_SNAPSHOT);
+fn put_snapshot_chunk(out: &mut BytesMut, chunk: &SnapshotChunk) {
+    let SnapshotChunk { snapshot, total_bytes: total, offset, bytes } = chunk;
+    out.put_u8(MESSAGE_INSTALL_SNAPSHOT);
     out.put_position(*snapshot);
     out.put_u64_le(*total);
     out.put_u64_le(*offset);
     out.put_blob(bytes);
 }
 
-fn put_room(out: &mut BytesMut, room: &Room) {
-    let Room { low, bytes, behind } = room;
-    out.put_u8(u8::from(*low));
-    out.put_u64_le(*bytes);
-    out.put_u64_le(behind.0);
+fn put_disk_room(out: &mut BytesMut, room: &DiskRoom) {
+    let DiskRoom { is_low, free_bytes, counted_after } = room;
+    out.put_u8(u8::from(*is_low));
+    out.put_u64_le(*free_bytes);
+    out.put_u64_le(counted_after.0);
 }
 
-fn put_vote(out: &mut BytesMut, (granted, void): (bool, bool), ask: VoteKind, heard: LeaderTime) {
-    out.put_u8(REQUEST_VOTE_RESPONSE);
+fn put_vote_response(
+    out: &mut BytesMut,
+    (granted, maybe_emptied): (bool, bool),
+    vote_kind: VoteKind,
+    leader_time: LeaderTime,
+) {
+    out.put_u8(MESSAGE_REQUEST_VOTE_RESPONSE);
     out.put_u8(u8::from(granted));
-    out.put_u8(u8::from(void));
-    put_ask(out, ask);
-    out.put_u64_le(heard.term.0);
-    out.put_u64_le(heard.time.0);
+    out.put_u8(u8::from(maybe_emptied));
+    put_vote_kind(out, vote_kind);
+    out.put_u64_le(leader_time.term.0);
+    out.put_u64_le(leader_time.time.0);
 }
 
-fn put_ask(out: &mut BytesMut, ask: VoteKind) {
-    out.put_u8(match ask {
-        VoteKind::PreVote => PRE_VOTE,
+fn put_vote_kind(out: &mut BytesMut, vote_kind: VoteKind) {
+    out.put_u8(match vote_kind {
+        VoteKind::PreVote => VOTE_KIND_PRE_VOTE,
         VoteKind::Vote => VOTE_KIND_VOTE,
-        VoteKind::Transfer => TRANSFER,
+        VoteKind::Transfer => VOTE_KIND_TRANSFER,
     });
 }
 
 fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
     let (from, to) = (reader.node_id()?, reader.node_id()?);
-    let term = Term(sane(reader.u64()?)?);
+    let term = Term(check_wire_number(reader.u64()?)?);
     let disk = Some(reader.u64()?).filter(|disk| *disk != 0).map(DiskId);
     let log = Some(reader.u64()?).filter(|log| *log != 0).map(LogId);
     let message = match reader.u8()? {
-        REQUEST_VOTE => Message::RequestVote { last: position(reader)?, ask: read_ask(reader)? },
-        REQUEST_VOTE_RESPONSE => {
-            let (granted, void, ask) = (reader.bool()?, reader.bool()?, read_ask(reader)?);
-            let heard = LeaderTime { term: Term(sane(reader.u64()?)?), time: ClusterTime(sane(reader.u64()?)?) };
-            Message::RequestVoteResponse { granted, void, ask, heard }
+        MESSAGE_REQUEST_VOTE => Message::RequestVote { last: read_position(reader)?, kind: read_vote_kind(reader)? },
+        MESSAGE_REQUEST_VOTE_RESPONSE => {
+            let (granted, maybe_emptied, kind) = (reader.bool()?, reader.bool()?, read_vote_kind(reader)?);
+            let leader_time = LeaderTime {
+                term: Term(check_wire_number(reader.u64()?)?),
+                time: ClusterTime(check_wire_number(reader.u64()?)?),
+            };
+            Message::RequestVoteResponse { granted, maybe_emptied, kind, leader_time }
         }
-        APPEND_ENTRIES => read_append(reader, term)?,
-        APPEND_RESPONSE => Message::AppendResponse { matched: index(reader)? },
-        APPEND_REJECTED => {
-            Message::AppendRejected { refused: index(reader)?, hint: position(reader)?, probe: reader.u64()? }
+        MESSAGE_APPEND_ENTRIES => read_append_entries(reader, term)?,
+        MESSAGE_APPEND_RESPONSE => Message::AppendResponse { matched: read_index(reader)? },
+        MESSAGE_APPEND_REJECTED => {
+            Message::AppendRejected { index: read_index(reader)?, hint: read_position(reader)?, probe: reader.u64()? }
         }
-        LOST_ACKNOWLEDGED => Message::LostAcknowledged { upto: position(reader)? },
-        REMINDER => Message::Reminder { position: position(reader)?, term: Term(sane(reader.u64()?)?) },
-        PROMISED => Message::Promised { upto: position(reader)? },
-        HEARTBEAT => {
-            let (commit, round) = (index(reader)?, Round(reader.u64()?));
-            Message::Heartbeat { commit, round, time: ClusterTime(sane(reader.u64()?)?) }
+        MESSAGE_LOST_ACKNOWLEDGED => Message::LostAcknowledged { upto: read_position(reader)? },
+        MESSAGE_REMINDER => {
+            Message::RecordedClaim { position: read_position(reader)?, term: Term(check_wire_number(reader.u64()?)?) }
         }
-        HEARTBEAT_RESPONSE => {
-            Message::HeartbeatResponse { round: Round(reader.u64()?), seen: index(reader)?, room: read_room(reader)? }
+        MESSAGE_PROMISED => Message::LostAcknowledgedResponse { upto: read_position(reader)? },
+        MESSAGE_HEARTBEAT => {
+            let (commit, round) = (read_index(reader)?, Round(reader.u64()?));
+            Message::Heartbeat { commit, round, time: ClusterTime(check_wire_number(reader.u64()?)?) }
         }
-        COMMITTED => Message::Committed { upto: index(reader)? },
-        INSTALL_SNAPSHOT => read_chunk(reader)?,
-        INSTALL_SNAPSHOT_RESPONSE => {
-            let (snapshot, next) = (position(reader)?, sane(reader.u64()?)?);
-            Message::InstallSnapshotResponse { snapshot, next, damaged: reader.bool()? }
+        MESSAGE_HEARTBEAT_RESPONSE => Message::HeartbeatResponse {
+            round: Round(reader.u64()?),
+            matched_prefix: read_index(reader)?,
+            room: read_disk_room(reader)?,
+        },
+        MESSAGE_COMMITTED => Message::Committed { upto: read_index(reader)? },
+        MESSAGE_INSTALL_SNAPSHOT => read_snapshot_chunk(reader)?,
+        MESSAGE_INSTALL_SNAPSHOT_RESPONSE => {
+            let (snapshot, received_bytes) = (read_position(reader)?, check_wire_number(reader.u64()?)?);
+            Message::InstallSnapshotResponse { snapshot, received_bytes, damaged: reader.bool()? }
         }
-        TIMEOUT_NOW => Message::TimeoutNow,
-        READ_INDEX_REQUEST => Message::ReadIndexRequest { number: reader.u64()? },
-        READ_INDEX_RESPONSE => Message::ReadIndexResponse { number: reader.u64()?, index: index(reader)? },
-        STALE_TERM => Message::StaleTerm,
+        MESSAGE_TIMEOUT_NOW => Message::TimeoutNow,
+        MESSAGE_READ_INDEX_REQUEST => Message::ReadIndexRequest { number: reader.u64()? },
+        MESSAGE_READ_INDEX_RESPONSE => Message::ReadIndexResponse { number: reader.u64()?, index: read_index(reader)? },
+        MESSAGE_STALE_TERM => Message::StaleTerm,
         _ => return Err(Malformed("unknown message")),
     };
     Ok(Envelope { from, to, term, origin: Origin { disk, log }, message })
 }
 
-fn read_room(reader: &mut Reader) -> Result<Room, Malformed> {
-    Ok(Room { low: reader.bool()?, bytes: reader.u64()?, behind: index(reader)? })
+fn read_disk_room(reader: &mut Reader) -> Result<DiskRoom, Malformed> {
+    Ok(DiskRoom { is_low: reader.bool()?, free_bytes: reader.u64()?, counted_after: read_index(reader)? })
 }
 
-fn read_ask(reader: &mut Reader) -> Result<VoteKind, Malformed> {
+fn read_vote_kind(reader: &mut Reader) -> Result<VoteKind, Malformed> {
     match reader.u8()? {
-        PRE_VOTE => Ok(VoteKind::PreVote),
+        VOTE_KIND_PRE_VOTE => Ok(VoteKind::PreVote),
         VOTE_KIND_VOTE => Ok(VoteKind::Vote),
-        TRANSFER => Ok(VoteKind::Transfer),
+        VOTE_KIND_TRANSFER => Ok(VoteKind::Transfer),
         _ => Err(Malformed("unknown kind of vote")),
     }
 }
 
-fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
-    let prev = position(reader)?;
-    let commit = index(reader)?;
+fn read_append_entries(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
+    let prev = read_position(reader)?;
+    let commit = read_index(reader)?;
     let probe = reader.u64()?;
     let count = reader.u32()? as usize;
     if count > APPEND_ENTRIES_MAX {
         return Err(Malformed("too many entries in one AppendEntries"));
     }
-    // Reserves no more than the bytes can really hold, whatever the count is.
-    let mut entries: Vec<Entry> = Vec::with_capacity(count.min(reader.left() / ENTRY_HEADER));
+    // The announced count may be wrong: memory is reserved for no more entries than the received bytes can contain.
+    let mut entries: Vec<Entry> = Vec::with_capacity(count.min(reader.remaining() / ENTRY_HEADER));
     let mut reader = Reader::new(copy_if_small(reader.rest()));
-    let mut before = prev;
+    let mut previous = prev;
     for _ in 0..count {
         let entry = read_entry(&mut reader)?;
-        let after = entry.position;
-        if after.index != before.index.next() || after.term < before.term || after.term > term {
+        let next = entry.position;
+        if next.index != previous.index.next() || next.term < previous.term || next.term > term {
             return Err(Malformed("entries are not consecutive"));
         }
-        before = after;
+        previous = next;
         entries.push(entry);
     }
     reader.end()?;
     Ok(Message::AppendEntries { prev, commit, probe, entries })
 }
 
-fn read_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
-    let snapshot = position(reader)?;
-    let (total, offset) = (sane(reader.u64()?)?, sane(reader.u64()?)?);
+fn read_snapshot_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
+    let snapshot = read_position(reader)?;
+    let (total, offset) = (check_wire_number(reader.u64()?)?, check_wire_number(reader.u64()?)?);
     let bytes = reader.blob(CHUNK_BYTES)?;
     if offset + bytes.len() as u64 > total {
         return Err(Malformed("a chunk extends beyond the end of its snapshot"));
     }
-    Ok(Message::InstallSnapshot(SnapshotChunk { snapshot, total, offset, bytes }))
+    Ok(Message::InstallSnapshot(SnapshotChunk { snapshot, total_bytes: total, offset, bytes }))
 }
 
-fn index(reader: &mut Reader) -> Result<Index, Malformed> {
-    Ok(Index(sane(reader.u64()?)?))
+fn read_index(reader: &mut Reader) -> Result<Index, Malformed> {
+    Ok(Index(check_wire_number(reader.u64()?)?))
 }
 
-fn position(reader: &mut Reader) -> Result<Position, Malformed> {
+fn read_position(reader: &mut Reader) -> Result<Position, Malformed> {
     let position = reader.position()?;
-    sane(position.index.0)?;
-    sane(position.term.0)?;
+    check_wire_number(position.index.0)?;
+    check_wire_number(position.term.0)?;
     Ok(position)
 }
 
-fn sane(number: u64) -> Result<u64, Malformed> {
-    if number < SANE { Ok(number) } else { Err(Malformed("a term or index is out of range")) }
+fn check_wire_number(number: u64) -> Result<u64, Malformed> {
+    if number < WIRE_NUMBER_LIMIT { Ok(number) } else { Err(Malformed("a term or index is out of range")) }
 }
 
 #[cfg(test)]
@@ -387,7 +405,7 @@ mod tests {
         PeerFrame::read(Frame { kind, content })
     }
 
-    fn samples() -> Vec<PeerFrame> {
+    fn sample_frames() -> Vec<PeerFrame> {
         let last = Position::new(Index(812), Term(3));
         let membership = Membership::founding([(id(1), "a:1".into()), (id(2), "b:2".into())]);
         let entries = vec![
@@ -395,15 +413,15 @@ mod tests {
             entry(5, 2, Payload::Opaque(Bytes::from_static(b"x"))),
             entry(6, 3, Payload::Membership(Box::new(membership))),
         ];
-        let heard = LeaderTime { term: Term(2), time: ClusterTime(70) };
+        let leader_time = LeaderTime { term: Term(2), time: ClusterTime(70) };
         let messages = vec![
-            Message::RequestVote { last, ask: VoteKind::PreVote },
-            Message::RequestVoteResponse { granted: true, void: false, ask: VoteKind::Vote, heard },
+            Message::RequestVote { last, kind: VoteKind::PreVote },
+            Message::RequestVoteResponse { granted: true, maybe_emptied: false, kind: VoteKind::Vote, leader_time },
             Message::RequestVoteResponse {
                 granted: true,
-                void: true,
-                ask: VoteKind::Transfer,
-                heard: LeaderTime::default(),
+                maybe_emptied: true,
+                kind: VoteKind::Transfer,
+                leader_time: LeaderTime::default(),
             },
             Message::TimeoutNow,
             Message::ReadIndexRequest { number: 7 },
@@ -411,25 +429,25 @@ mod tests {
             append((3, 1), entries),
             append((3, 1), vec![]),
             Message::AppendResponse { matched: Index(9) },
-            Message::AppendRejected { refused: Index(9), hint: last, probe: 6 },
+            Message::AppendRejected { index: Index(9), hint: last, probe: 6 },
             Message::LostAcknowledged { upto: last },
-            Message::Promised { upto: last },
-            Message::Reminder { term: Term(3), position: last },
+            Message::LostAcknowledgedResponse { upto: last },
+            Message::RecordedClaim { term: Term(3), position: last },
             Message::Heartbeat { commit: Index(9), round: Round(u64::MAX), time: ClusterTime(77) },
             Message::HeartbeatResponse {
                 round: Round(7),
-                seen: Index(9),
-                room: Room { low: true, bytes: 1 << 40, behind: Index(8) },
+                matched_prefix: Index(9),
+                room: DiskRoom { is_low: true, free_bytes: 1 << 40, counted_after: Index(8) },
             },
             Message::Committed { upto: Index(9) },
             Message::StaleTerm,
             Message::InstallSnapshot(SnapshotChunk {
                 snapshot: last,
-                total: 9,
+                total_bytes: 9,
                 offset: 4,
                 bytes: Bytes::from_static(b"piece"),
             }),
-            Message::InstallSnapshotResponse { snapshot: last, next: 9, damaged: true },
+            Message::InstallSnapshotResponse { snapshot: last, received_bytes: 9, damaged: true },
         ];
         let request = Request::Propose { op: crate::api::Op::Open { window: 3, ordered: false }.encode() };
         let mut frames: Vec<_> = messages.into_iter().map(|message| raft(3, message)).collect();
@@ -440,7 +458,7 @@ mod tests {
 
     #[test]
     fn peer_frame_round_trips_and_truncated_one_is_rejected() {
-        for frame in samples() {
+        for frame in sample_frames() {
             let mut out = BytesMut::new();
             frame.put(&mut out);
             let whole = FrameReader::default().next(&mut out).unwrap().unwrap();
@@ -494,17 +512,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_input_does_not_panic(which in 0..19usize, bytes: Vec<u8>) {
-            let _either = read(samples()[which].kind(), bytes.into());
+        fn garbage_input_does_not_panic(sample in 0..19usize, bytes: Vec<u8>) {
+            let _either = read(sample_frames()[sample].kind(), bytes.into());
         }
 
         #[test]
-        fn frame_with_changed_byte_is_rejected_or_round_trips(which in 0..19usize, at: prop::sample::Index, byte: u8) {
-            let frame = &samples()[which];
+        fn frame_with_changed_byte_is_rejected_or_round_trips(sample in 0..19usize, at: prop::sample::Index, byte: u8) {
+            let frame = &sample_frames()[sample];
             let mut bytes = content(frame).to_vec();
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            // Whatever decodes can be encoded again.
+            // If the changed bytes decode, the decoded frame round-trips.
             if let Ok(other) = read(frame.kind(), bytes.clone().into()) {
                 prop_assert_eq!(read(other.kind(), content(&other)), Ok(other));
             }

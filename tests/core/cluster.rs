@@ -1,5 +1,5 @@
-//! A cluster of bare Raft cores for scenario tests: no journal, no state machine, a disk with a given delay, a network
-//! of single messages, and a clock that only moves on request.
+//! A simulated cluster of Raft cores for scenario tests, without journals and state machines. Disks sync after a given
+//! delay, the network delivers single messages, and only a test advances the clock.
 
 use bytes::Bytes;
 use drave::api::Refusal;
@@ -7,7 +7,7 @@ use drave::consensus::message::{Envelope, Message, Origin, SnapshotChunk};
 use drave::consensus::note::Note;
 use drave::consensus::reads::ReadId;
 use drave::consensus::ready::EntriesToSend;
-use drave::consensus::replica::{Recovered, Replica};
+use drave::consensus::replica::{RecoveredState, Replica};
 use drave::consensus::{Options, Raft};
 use drave::types::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,46 +21,47 @@ pub fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// One core, its disk, and its output.
+/// One Raft core with its disk and the output of the core; `raft` is `None` while the node is crashed.
 pub struct Host {
     pub raft: Option<Raft>,
-    /// The log including unsynced entries.
+    /// The log, including entries that are not synced yet.
     pub log: Vec<Entry>,
-    /// The state that survives a crash.
-    pub disk: (HardState, Vec<Entry>),
-    pub unsynced: Vec<Write>,
+    /// The hard state and the log that are synced to the disk and survive a crash.
+    pub synced_state: (HardState, Vec<Entry>),
+    pub unsynced_writes: Vec<Write>,
     pub notes: Vec<Note>,
-    pub reads: Vec<(ReadId, Index)>,
-    pub reads_lost: Vec<ReadId>,
+    pub confirmed_reads: Vec<(ReadId, Index)>,
+    pub lost_reads: Vec<ReadId>,
     /// Chunks of snapshots received, each with its sender.
-    pub chunks: Vec<(NodeId, SnapshotChunk)>,
+    pub snapshot_chunks: Vec<(NodeId, SnapshotChunk)>,
     pub disk_delay: Duration,
 }
 
-/// An event that is scheduled.
+/// An event that the cluster will handle at a scheduled time.
 pub enum Event {
-    Arrives(Envelope),
-    /// The disk of that node has synced everything up to that write.
+    MessageArrives(Envelope),
+    /// The disk of a node has synced every write up to this one.
     Synced(NodeId, WriteId),
 }
 
+/// Raft cores with their disks, the network between them, and the clock that all of them share.
 pub struct Cluster {
     pub now: Time,
     pub hosts: BTreeMap<NodeId, Host>,
-    /// The nodes that start with the founding membership; the others start with an empty one.
+    /// The nodes that start with the founding membership. Other nodes start with an empty membership.
     pub founders: BTreeSet<NodeId>,
     pub options: Options,
-    /// The events to come, by their time and then their order.
-    pub queue: BTreeMap<(Time, u64), Event>,
-    order: u64,
-    /// One-way cuts.
-    pub cut: BTreeSet<(NodeId, NodeId)>,
-    /// One-way delays, where they are not 1 ms.
-    pub delay: BTreeMap<(NodeId, NodeId), Duration>,
-    /// How many entries were sent to each node so far.
-    pub entries: BTreeMap<NodeId, u64>,
-    /// All messages sent.
-    pub sent: Vec<(Time, Envelope)>,
+    /// The scheduled events, by time and then by the order in which they were scheduled.
+    pub event_queue: BTreeMap<(Time, u64), Event>,
+    event_count: u64,
+    /// Broken links, each in one direction: sender and receiver.
+    pub broken_links: BTreeSet<(NodeId, NodeId)>,
+    /// The delays of links whose delay is not 1 ms, each in one direction.
+    pub link_delays: BTreeMap<(NodeId, NodeId), Duration>,
+    /// How many entries have been sent to each node.
+    pub entries_sent: BTreeMap<NodeId, u64>,
+    /// All messages sent, including lost ones, each with its time.
+    pub sent_messages: Vec<(Time, Envelope)>,
 }
 
 pub fn command(text: &str) -> Bytes {
@@ -77,44 +78,44 @@ pub fn log_of(terms: &[u64]) -> Vec<Entry> {
 }
 
 impl Host {
-    fn with(disk: (HardState, Vec<Entry>)) -> Host {
+    fn with_synced_state(synced_state: (HardState, Vec<Entry>)) -> Host {
         Host {
             raft: None,
             log: Vec::new(),
-            disk,
-            unsynced: Vec::new(),
+            synced_state,
+            unsynced_writes: Vec::new(),
             notes: Vec::new(),
-            reads: Vec::new(),
-            reads_lost: Vec::new(),
-            chunks: Vec::new(),
+            confirmed_reads: Vec::new(),
+            lost_reads: Vec::new(),
+            snapshot_chunks: Vec::new(),
             disk_delay: ms(1),
         }
     }
 }
 
 impl Cluster {
-    /// Nodes 1 to n with empty logs.
+    /// Creates a cluster of nodes 1 to n with empty logs, and starts them.
     pub fn new(n: u64) -> Cluster {
         Cluster::with_logs(&vec![(0, Vec::new()); n as usize])
     }
 
-    /// Nodes with these terms and logs.
+    /// Creates a cluster of nodes with these terms and logs, from node 1 on, and starts them.
     pub fn with_logs(logs: &[(u64, Vec<Entry>)]) -> Cluster {
         let mut cluster = Cluster {
             now: Time::ZERO + ms(1000),
             hosts: BTreeMap::new(),
             founders: (1..=logs.len() as u64).map(id).collect(),
             options: Options::default(),
-            queue: BTreeMap::new(),
-            order: 0,
-            cut: BTreeSet::new(),
-            delay: BTreeMap::new(),
-            entries: BTreeMap::new(),
-            sent: Vec::new(),
+            event_queue: BTreeMap::new(),
+            event_count: 0,
+            broken_links: BTreeSet::new(),
+            link_delays: BTreeMap::new(),
+            entries_sent: BTreeMap::new(),
+            sent_messages: Vec::new(),
         };
         for (i, (term, log)) in logs.iter().enumerate() {
             let hard_state = HardState { term: Term(*term), ..HardState::default() };
-            cluster.hosts.insert(id(i as u64 + 1), Host::with((hard_state, log.clone())));
+            cluster.hosts.insert(id(i as u64 + 1), Host::with_synced_state((hard_state, log.clone())));
         }
         for n in 1..=logs.len() as u64 {
             cluster.start(id(n));
@@ -123,8 +124,8 @@ impl Cluster {
     }
 
     pub fn start(&mut self, node: NodeId) {
-        let founds = self.founders.contains(&node);
-        let members = self.founders.iter().filter(|_| founds).map(|id| (*id, String::new()));
+        let is_founder = self.founders.contains(&node);
+        let members = self.founders.iter().filter(|_| is_founder).map(|id| (*id, String::new()));
         let base = SnapshotPoint {
             position: Position::ZERO,
             configured: Index::ZERO,
@@ -132,17 +133,17 @@ impl Cluster {
         };
         let seed = node.get() * 7919 + self.now.0;
         let host = self.hosts.get_mut(&node).unwrap();
-        let (hard_state, log) = host.disk.clone();
-        let size = |entry: &Entry| (entry.position.term, drave::codec::entry_size(entry) as u64);
+        let (hard_state, log) = host.synced_state.clone();
+        let term_and_size = |entry: &Entry| (entry.position.term, drave::codec::entry_size(entry) as u64);
         let configuration = |entry: &Entry| match &entry.payload {
             Payload::Membership(membership) => Some((entry.position.index, (**membership).clone())),
             _ => None,
         };
-        let recovered = Recovered {
+        let recovered = RecoveredState {
             disk: None,
             hard_state,
             base,
-            entries: log.iter().map(size).collect(),
+            entries: log.iter().map(term_and_size).collect(),
             configurations: log.iter().filter_map(configuration).collect(),
             time: ClusterTime(0),
             applied: Index::ZERO,
@@ -152,64 +153,64 @@ impl Cluster {
         host.raft = Some(Raft::new(replica, self.now));
     }
 
-    /// A node with an empty disk that is in no cluster yet.
-    pub fn join(&mut self, n: u64) -> NodeId {
-        self.hosts.insert(id(n), Host::with((HardState::default(), Vec::new())));
+    /// Starts a node with an empty disk that is no member yet.
+    pub fn start_new_node(&mut self, n: u64) -> NodeId {
+        self.hosts.insert(id(n), Host::with_synced_state((HardState::default(), Vec::new())));
         self.start(id(n));
         id(n)
     }
 
-    /// A message to that node from a peer that holds the same log.
+    /// Creates a message to node `to` from a peer that holds the same log.
     pub fn envelope(&self, from: NodeId, to: NodeId, term: Term, message: Message) -> Envelope {
-        let origin = Origin { disk: None, log: self.raft(to).membership().agreed_log() };
+        let origin = Origin { disk: None, log: self.raft(to).membership().agreed_log_id() };
         Envelope { from, to, term, origin, message }
     }
 
-    /// Empties a node's disk; it starts as it did at first.
+    /// Crashes a node, empties its disk, and starts it again.
     pub fn wipe(&mut self, node: NodeId) {
         self.crash(node);
-        self.hosts.get_mut(&node).unwrap().disk = (HardState::default(), Vec::new());
+        self.hosts.get_mut(&node).unwrap().synced_state = (HardState::default(), Vec::new());
         self.start(node);
     }
 
-    pub fn change(&mut self, node: NodeId, change: Change) -> Result<Position, Refusal> {
-        self.force(node, change, false)
+    pub fn change_membership(&mut self, node: NodeId, change: Change) -> Result<Position, Refusal> {
+        self.reconfigure(node, change, false)
     }
 
-    pub fn force(&mut self, node: NodeId, change: Change, force: bool) -> Result<Position, Refusal> {
+    pub fn reconfigure(&mut self, node: NodeId, change: Change, force: bool) -> Result<Position, Refusal> {
         let now = self.now;
-        let outcome = self.core(node).reconfigure(now, &change, force);
+        let outcome = self.raft_mut(node).reconfigure(now, &change, force);
         self.process_ready(node);
         outcome
     }
 
     pub fn transfer(&mut self, node: NodeId, to: Option<NodeId>) -> Result<NodeId, Refusal> {
         let now = self.now;
-        let outcome = self.core(node).transfer(now, to);
+        let outcome = self.raft_mut(node).transfer(now, to);
         self.process_ready(node);
         outcome
     }
 
-    pub fn core(&mut self, node: NodeId) -> &mut Raft {
+    pub fn raft_mut(&mut self, node: NodeId) -> &mut Raft {
         self.hosts.get_mut(&node).unwrap().raft.as_mut().unwrap()
     }
 
-    /// Power loss: unsynced writes are lost.
+    /// Crashes a node as by a power failure: its unsynced writes are lost.
     pub fn crash(&mut self, node: NodeId) {
         let host = self.hosts.get_mut(&node).unwrap();
         host.raft = None;
-        host.unsynced.clear();
+        host.unsynced_writes.clear();
     }
 
     pub fn isolate(&mut self, node: NodeId) {
         for other in self.ids() {
-            self.cut.insert((node, other));
-            self.cut.insert((other, node));
+            self.broken_links.insert((node, other));
+            self.broken_links.insert((other, node));
         }
     }
 
     pub fn heal(&mut self) {
-        self.cut.clear();
+        self.broken_links.clear();
     }
 
     pub fn ids(&self) -> Vec<NodeId> {
@@ -230,7 +231,7 @@ impl Cluster {
     }
 
     pub fn propose(&mut self, node: NodeId, text: &str) -> Position {
-        self.until("the log is agreed", |c| c.raft(node).accepts_commands() || !c.raft(node).leads());
+        self.run_until("the log is agreed", |c| c.raft(node).accepts_commands() || !c.raft(node).leads());
         let now = self.now;
         let host = self.hosts.get_mut(&node).unwrap();
         let position = host.raft.as_mut().unwrap().propose(now, command(text)).unwrap();
@@ -245,78 +246,82 @@ impl Cluster {
         read
     }
 
-    pub fn lost(&mut self, node: NodeId, peer: NodeId) {
+    pub fn report_lost_link(&mut self, node: NodeId, peer: NodeId) {
         let now = self.now;
         if let Some(raft) = &mut self.hosts.get_mut(&node).unwrap().raft {
-            raft.lost(now, peer);
+            raft.handle_lost_link(now, peer);
         }
         self.process_ready(node);
     }
 
-    /// Executes the output of a node.
+    /// Collects the output of a node, and schedules its syncs and messages.
     pub fn process_ready(&mut self, node: NodeId) {
         let now = self.now;
         let host = self.hosts.get_mut(&node).unwrap();
         let Some(raft) = &mut host.raft else { return };
         let ready = raft.ready(now);
-        let delay = host.disk_delay;
+        let disk_delay = host.disk_delay;
         if let Some(write) = ready.write {
-            let first = write.entries.first().map(|entry| entry.position.index);
-            if let Some(first) = first {
+            let first_index = write.entries.first().map(|entry| entry.position.index);
+            if let Some(first) = first_index {
                 host.log.truncate(first.0 as usize - 1);
                 host.log.extend(write.entries.iter().cloned());
             }
-            let id = write.id;
-            host.unsynced.push(write);
-            self.schedule(delay, Event::Synced(node, id));
+            let write_id = write.id;
+            host.unsynced_writes.push(write);
+            self.schedule(disk_delay, Event::Synced(node, write_id));
         }
         let host = self.hosts.get_mut(&node).unwrap();
         host.notes.extend(ready.notes);
-        host.reads.extend(ready.reads);
-        host.reads_lost.extend(ready.reads_lost);
-        host.chunks.extend(ready.chunks);
+        host.confirmed_reads.extend(ready.confirmed_reads);
+        host.lost_reads.extend(ready.lost_reads);
+        host.snapshot_chunks.extend(ready.snapshot_chunks);
         let raft = host.raft.as_ref().unwrap();
-        let fill = |order: EntriesToSend| {
-            let entries = host.log[order.prev.index.0 as usize..order.upto.0 as usize].to_vec();
-            let message =
-                Message::AppendEntries { prev: order.prev, commit: order.commit, probe: order.probe, entries };
-            raft.envelope(order.to, order.term, message)
+        let fill_entries = |append: EntriesToSend| {
+            let entries = host.log[append.prev.index.0 as usize..append.upto.0 as usize].to_vec();
+            let message = Message::AppendEntries {
+                prev: append.prev,
+                commit: append.commit,
+                probe: append.probe_number,
+                entries,
+            };
+            raft.envelope(append.to, append.term, message)
         };
-        let appends: Vec<Envelope> = ready.appends.into_iter().map(fill).collect();
+        let appends: Vec<Envelope> = ready.appends.into_iter().map(fill_entries).collect();
         for envelope in &appends {
             if let Message::AppendEntries { entries, .. } = &envelope.message {
-                *self.entries.entry(envelope.to).or_default() += entries.len() as u64;
+                *self.entries_sent.entry(envelope.to).or_default() += entries.len() as u64;
             }
         }
         for envelope in ready.messages.into_iter().chain(appends) {
-            let pair = (envelope.from, envelope.to);
-            self.sent.push((now, envelope.clone()));
-            if !self.cut.contains(&pair) && self.hosts.contains_key(&envelope.to) {
-                let delay = self.delay.get(&pair).copied().unwrap_or(ms(1));
-                self.schedule(delay, Event::Arrives(envelope));
+            let link = (envelope.from, envelope.to);
+            self.sent_messages.push((now, envelope.clone()));
+            if !self.broken_links.contains(&link) && self.hosts.contains_key(&envelope.to) {
+                let delay = self.link_delays.get(&link).copied().unwrap_or(ms(1));
+                self.schedule(delay, Event::MessageArrives(envelope));
             }
         }
     }
 
     /// Adds an event that occurs after `delay`.
     pub fn schedule(&mut self, delay: Duration, event: Event) {
-        self.order += 1;
-        self.queue.insert((self.now + delay, self.order), event);
+        self.event_count += 1;
+        self.event_queue.insert((self.now + delay, self.event_count), event);
     }
 
-    /// Runs for that much time.
+    /// Handles events and timers until `span` has passed.
     pub fn run(&mut self, span: Duration) {
         let until = self.now + span;
         loop {
             let deadline = |host: &Host| host.raft.as_ref().map(Raft::deadline);
-            let tick = self.hosts.values().filter_map(deadline).min().unwrap_or(Time::NEVER);
-            let next = self.queue.first_key_value().map_or(Time::NEVER, |((at, _), _)| *at);
-            if tick.min(next) > until {
+            let next_tick = self.hosts.values().filter_map(deadline).min().unwrap_or(Time::NEVER);
+            let next_event = self.event_queue.first_key_value().map_or(Time::NEVER, |((at, _), _)| *at);
+            if next_tick.min(next_event) > until {
                 break;
             }
-            self.now = self.now.max(tick.min(next));
-            if next <= tick {
-                let (_, event) = self.queue.pop_first().unwrap();
+            self.now = self.now.max(next_tick.min(next_event));
+            if next_event <= next_tick {
+                let (_, event) = self.event_queue.pop_first().unwrap();
                 self.handle_event(event);
             } else {
                 for node in self.ids() {
@@ -336,7 +341,7 @@ impl Cluster {
     pub fn handle_event(&mut self, event: Event) {
         let now = self.now;
         let node = match event {
-            Event::Arrives(envelope) => {
+            Event::MessageArrives(envelope) => {
                 let to = envelope.to;
                 match &mut self.hosts.get_mut(&to).unwrap().raft {
                     Some(raft) => raft.receive(now, envelope),
@@ -347,18 +352,18 @@ impl Cluster {
             Event::Synced(node, write) => {
                 let host = self.hosts.get_mut(&node).unwrap();
                 let Some(raft) = &mut host.raft else { return };
-                let synced = host.unsynced.iter().take_while(|unsynced| unsynced.id <= write).count();
-                if synced == 0 {
-                    return; // written before a crash
+                let synced_count = host.unsynced_writes.iter().take_while(|unsynced| unsynced.id <= write).count();
+                if synced_count == 0 {
+                    return; // the write was issued before a crash and is lost
                 }
-                for write in host.unsynced.drain(..synced) {
-                    host.disk.0 = write.hard_state.unwrap_or(host.disk.0);
+                for write in host.unsynced_writes.drain(..synced_count) {
+                    host.synced_state.0 = write.hard_state.unwrap_or(host.synced_state.0);
                     if let Some(first) = write.entries.first() {
-                        host.disk.1.truncate(first.position.index.0 as usize - 1);
-                        host.disk.1.extend(write.entries);
+                        host.synced_state.1.truncate(first.position.index.0 as usize - 1);
+                        host.synced_state.1.extend(write.entries);
                     }
                 }
-                raft.persisted(now, write);
+                raft.handle_persisted(now, write);
                 node
             }
         };
@@ -366,32 +371,33 @@ impl Cluster {
     }
 
     /// Runs until the condition holds; panics if it takes longer than ten seconds.
-    pub fn until(&mut self, what: &str, so: impl Fn(&Cluster) -> bool) {
+    pub fn run_until(&mut self, expectation: &str, condition: impl Fn(&Cluster) -> bool) {
         for _ in 0..10_000 {
-            if so(self) {
+            if condition(self) {
                 return;
             }
             self.run(ms(1));
         }
-        panic!("not within ten seconds: {what}");
+        panic!("{expectation}: not reached within ten seconds");
     }
 
+    /// Runs until all nodes that the leader reaches follow it. Returns the leader.
     pub fn elect(&mut self) -> NodeId {
-        self.until("all reachable nodes follow a leader", |cluster| {
+        self.run_until("all reachable nodes follow a leader", |cluster| {
             let Some(leader) = cluster.leader() else { return false };
-            let reachable = |node: &NodeId| !cluster.cut.contains(&(leader, *node));
-            let follows = |node: &NodeId| match &cluster.hosts[node].raft {
+            let reachable = |node: &NodeId| !cluster.broken_links.contains(&(leader, *node));
+            let follows_leader = |node: &NodeId| match &cluster.hosts[node].raft {
                 Some(raft) => raft.leader() == Some(leader) && raft.term() == cluster.raft(leader).term(),
                 None => true,
             };
-            cluster.ids().iter().filter(|node| reachable(node)).all(follows)
+            cluster.ids().iter().filter(|node| reachable(node)).all(follows_leader)
         });
         self.leader().unwrap()
     }
 
-    /// The leader, once all members follow it.
+    /// Runs until all members follow a leader. Returns the leader.
     pub fn elect_among_members(&mut self) -> NodeId {
-        self.until("all members follow a leader", |cluster| {
+        self.run_until("all members follow a leader", |cluster| {
             let Some(leader) = cluster.leader() else { return false };
             let mut members = cluster.raft(leader).membership().ids();
             members.all(|node| cluster.hosts[&node].raft.as_ref().is_none_or(|raft| raft.leader() == Some(leader)))

@@ -1,5 +1,5 @@
-//! Raft on bare cores: the paper sentence by sentence, membership changes in scenarios, faults of one node, and traces
-//! that a person can read.
+//! Tests of the Raft core without journal, sockets and state machine: the paper sentence by sentence, membership
+//! changes, faults of one node, a model of promised positions, and recorded traces in readable text.
 
 mod cluster;
 mod faults;

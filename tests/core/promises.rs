@@ -1,207 +1,219 @@
-//! The rule for a node that has lost acknowledged entries, as a separate model: terms, votes, logs and rollbacks, and
-//! none of the product's code. A node that learns which position it had acknowledged records it, grants its vote only
-//! to candidates at or beyond it, and does not campaign before its own log reaches it. Its later acknowledgments count
-//! again. Any number of nodes may lose any entries: entries that no node holds any more keep the cluster waiting, and
-//! are never contradicted.
+//! A model of the rule for a node that restarts with an older copy of its disk, and so has lost acknowledged entries.
+//! The model has terms, votes, logs and restored disks, and uses no code of the library.
 //!
-//! Why it is enough: of a voter that acknowledged an entry, Leader Completeness (§5.4.3) only needs that it rejects
-//! candidates whose log is behind a log that holds the entry. Whether the voter still holds the entry is no part of the
-//! proof. A snapshot changes no position, and a server that is added again counts as another server: neither adds a
-//! case.
+//! The rule: the node learns the highest position that it acknowledged, and records this *promised position*. It grants
+//! its vote only to candidates whose log reaches the promised position, and does not campaign until its own log reaches
+//! it. Its later acknowledgments count again. Any number of nodes may lose any entries. If no node holds a committed
+//! entry any more, no leader is elected, and the entry is never replaced by another.
+//!
+//! Why the rule is enough: the proof of Leader Completeness (§5.4.3) only needs that a voter that acknowledged an entry
+//! rejects candidates whose log is behind a log that holds the entry. The proof does not need that the voter still
+//! holds the entry. Snapshots and membership changes are not in the model: a snapshot changes no position, and a server
+//! that is added again counts as another server.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 
-/// Term, then index: the order by which logs are compared (§5.4.1).
-type At = (u64, usize);
+/// The position of the last entry of a log: its term, then its index. Logs are compared in this order (§5.4.1).
+type LogPosition = (u64, usize);
 
-/// The contents of a node's disk.
+/// The contents of a node's disk: its term, its log and its promised position.
 #[derive(Clone, Default)]
 struct Disk {
     term: u64,
     /// The term of each entry.
     log: Vec<u64>,
-    promised: At,
+    promised_position: LogPosition,
 }
 
 impl Disk {
-    fn last(&self) -> At {
+    fn last(&self) -> LogPosition {
         self.log.last().map_or((0, 0), |term| (*term, self.log.len()))
     }
 }
 
+/// The rule for a node that has lost entries, or a variant without one part of the rule.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    Kept,
-    /// A node that has lost entries also loses the record of its acknowledgments.
-    Forgotten,
-    /// It keeps its promise as a voter, but campaigns all the same.
-    Campaigns,
-    /// It keeps the position, but compares indexes alone.
-    IndexOnly,
+enum PromiseRule {
+    Complete,
+    /// The node does not record the promised position.
+    ForgetsPromise,
+    /// The node votes by the rule, but campaigns before its log reaches the promised position.
+    CampaignsAnyway,
+    /// A voter compares only the index of a candidate's log with the promised position, not the term.
+    ComparesIndexOnly,
 }
 
+/// The state of a cluster in the model, and the history by which its properties are checked.
 struct Model {
     rng: SmallRng,
-    rule: Rule,
-    nodes: Vec<Disk>,
-    copies: Vec<Disk>,
-    /// The highest term and position that each node's messages have ever claimed.
-    claims: Vec<(u64, At)>,
+    rule: PromiseRule,
+    disks: Vec<Disk>,
+    /// An older copy of each disk, which a node may restart with.
+    older_copies: Vec<Disk>,
+    /// For each node, the highest term and position that its messages have claimed.
+    claims: Vec<(u64, LogPosition)>,
     /// The leader of each term, and the index that each follower acknowledged to it.
     leaders: BTreeMap<u64, (usize, Vec<usize>)>,
+    /// The terms of the committed entries.
     committed: Vec<u64>,
 }
 
 impl Model {
-    fn new(seed: u64, nodes: usize, rule: Rule) -> Model {
+    fn new(seed: u64, nodes: usize, rule: PromiseRule) -> Model {
         Model {
             rng: SmallRng::seed_from_u64(seed),
             rule,
-            nodes: vec![Disk::default(); nodes],
-            copies: vec![Disk::default(); nodes],
+            disks: vec![Disk::default(); nodes],
+            older_copies: vec![Disk::default(); nodes],
             claims: vec![(0, (0, 0)); nodes],
             leaders: BTreeMap::new(),
             committed: Vec::new(),
         }
     }
 
-    /// Runs that many steps. Returns the property that is violated, if any.
-    fn run(&mut self, steps: usize) -> Option<&'static str> {
+    /// Runs `steps` random actions. Returns the violated property, if any.
+    fn run_steps(&mut self, steps: usize) -> Option<&'static str> {
         (0..steps).find_map(|_| {
-            let at = self.rng.random_range(0..self.nodes.len());
+            let node = self.rng.random_range(0..self.disks.len());
             match self.rng.random_range(0..12) {
-                0 => self.campaign(at),
+                0 => self.campaign(node),
                 1 => {
-                    self.copies[at] = self.nodes[at].clone();
+                    self.older_copies[node] = self.disks[node].clone();
                     None
                 }
                 2 => {
-                    self.come_back(at);
+                    self.restore_older_copy(node);
                     None
                 }
                 3 | 4 => {
-                    self.append(at);
+                    self.append(node);
                     None
                 }
-                _ => self.replicate(at),
+                _ => self.replicate(node),
             }
         })
     }
 
-    fn campaign(&mut self, at: usize) -> Option<&'static str> {
-        let (last, promised) = (self.nodes[at].last(), self.nodes[at].promised);
-        if last < promised && self.rule != Rule::Campaigns {
+    fn campaign(&mut self, node: usize) -> Option<&'static str> {
+        let (last, promised_position) = (self.disks[node].last(), self.disks[node].promised_position);
+        if last < promised_position && self.rule != PromiseRule::CampaignsAnyway {
             return None;
         }
-        let term = self.nodes[at].term + 1;
-        let asked: Vec<usize> = (0..self.nodes.len()).filter(|n| *n == at || self.rng.random()).collect();
+        let term = self.disks[node].term + 1;
+        let receivers: Vec<usize> = (0..self.disks.len()).filter(|n| *n == node || self.rng.random()).collect();
         let rule = self.rule;
         let grants = |voter: &Disk| {
-            let floor = match rule {
-                Rule::IndexOnly => last.1 >= voter.promised.1,
-                Rule::Kept | Rule::Forgotten | Rule::Campaigns => last >= voter.promised,
+            let reaches_promised = match rule {
+                PromiseRule::ComparesIndexOnly => last.1 >= voter.promised_position.1,
+                PromiseRule::Complete | PromiseRule::ForgetsPromise | PromiseRule::CampaignsAnyway => {
+                    last >= voter.promised_position
+                }
             };
-            voter.term < term && last >= voter.last() && floor
+            voter.term < term && last >= voter.last() && reaches_promised
         };
-        let mut votes = 0;
-        for voter in asked {
-            if voter == at || grants(&self.nodes[voter]) {
-                votes += 1;
-                self.nodes[voter].term = term;
+        let mut vote_count = 0;
+        for voter in receivers {
+            if voter == node || grants(&self.disks[voter]) {
+                vote_count += 1;
+                self.disks[voter].term = term;
                 self.claims[voter].0 = self.claims[voter].0.max(term);
             }
         }
-        self.claims[at].1 = self.claims[at].1.max(last);
-        if 2 * votes <= self.nodes.len() {
+        self.claims[node].1 = self.claims[node].1.max(last);
+        if 2 * vote_count <= self.disks.len() {
             return None;
         }
-        if self.leaders.insert(term, (at, vec![0; self.nodes.len()])).is_some() {
-            return Some("two leaders in a term");
+        if self.leaders.insert(term, (node, vec![0; self.disks.len()])).is_some() {
+            return Some("two leaders led one term");
         }
-        if self.nodes[at].log.get(..self.committed.len()) != Some(&self.committed[..]) {
-            return Some("a leader lacks a committed entry");
+        if self.disks[node].log.get(..self.committed.len()) != Some(&self.committed[..]) {
+            return Some("a new leader lacks a committed entry");
         }
-        self.append(at);
+        self.append(node);
         None
     }
 
     /// The term that a node leads, if it leads one.
-    fn leads(&self, at: usize) -> Option<u64> {
-        let term = self.nodes[at].term;
-        self.leaders.get(&term).is_some_and(|(leader, _)| *leader == at).then_some(term)
+    fn led_term(&self, node: usize) -> Option<u64> {
+        let term = self.disks[node].term;
+        self.leaders.get(&term).is_some_and(|(leader, _)| *leader == node).then_some(term)
     }
 
-    fn append(&mut self, at: usize) {
-        if let Some(term) = self.leads(at) {
-            self.nodes[at].log.push(term);
+    fn append(&mut self, node: usize) {
+        if let Some(term) = self.led_term(node) {
+            self.disks[node].log.push(term);
         }
     }
 
     /// A leader brings one follower up to date, and commits the entries of its own term that a majority holds (§5.4.2).
-    fn replicate(&mut self, at: usize) -> Option<&'static str> {
-        let term = self.leads(at)?;
-        let to = self.rng.random_range(0..self.nodes.len());
-        let upto = self.rng.random_range(0..=self.nodes[at].log.len());
-        if self.nodes[to].term > term {
+    fn replicate(&mut self, node: usize) -> Option<&'static str> {
+        let term = self.led_term(node)?;
+        let receiver = self.rng.random_range(0..self.disks.len());
+        let sent_len = self.rng.random_range(0..=self.disks[node].log.len());
+        if self.disks[receiver].term > term {
             return None;
         }
-        let ours = self.nodes[at].log[..upto].to_vec();
-        let follower = &mut self.nodes[to];
+        let entries = self.disks[node].log[..sent_len].to_vec();
+        let follower = &mut self.disks[receiver];
         follower.term = term;
-        let agree = follower.log.iter().zip(&ours).take_while(|(a, b)| a == b).count();
-        if agree < upto {
-            follower.log.truncate(agree);
-            follower.log.extend(&ours[agree..]);
+        let matching = follower.log.iter().zip(&entries).take_while(|(a, b)| a == b).count();
+        if matching < sent_len {
+            follower.log.truncate(matching);
+            follower.log.extend(&entries[matching..]);
         }
-        let claim = (term, ours.last().map_or((0, 0), |last| (*last, upto)));
-        self.claims[to] = (self.claims[to].0.max(claim.0), self.claims[to].1.max(claim.1));
+        let claim = (term, entries.last().map_or((0, 0), |last| (*last, sent_len)));
+        self.claims[receiver] = (self.claims[receiver].0.max(claim.0), self.claims[receiver].1.max(claim.1));
         let (_, matched) = self.leaders.get_mut(&term)?;
-        matched[to] = matched[to].max(upto);
-        matched[at] = self.nodes[at].log.len();
-        let mut sorted = matched.clone();
-        sorted.sort_unstable();
-        let held = sorted[(sorted.len() - 1) / 2];
-        if held > self.committed.len() && self.nodes[at].log[held - 1] == term {
-            if self.nodes[at].log[..self.committed.len()] != self.committed {
-                return Some("a committed entry is contradicted");
+        matched[receiver] = matched[receiver].max(sent_len);
+        matched[node] = self.disks[node].log.len();
+        let mut sorted_matched = matched.clone();
+        sorted_matched.sort_unstable();
+        let quorum_len = sorted_matched[(sorted_matched.len() - 1) / 2];
+        if quorum_len > self.committed.len() && self.disks[node].log[quorum_len - 1] == term {
+            if self.disks[node].log[..self.committed.len()] != self.committed {
+                return Some("a committed entry was replaced");
             }
-            self.committed = self.nodes[at].log[..held].to_vec();
-            // A leader counts its own copy: by its commit index it claims to hold these entries.
-            self.claims[at].1 = self.claims[at].1.max((term, held));
+            self.committed = self.disks[node].log[..quorum_len].to_vec();
+            // A leader counts its own copy: with its commit index it claims to hold the committed entries.
+            self.claims[node].1 = self.claims[node].1.max((term, quorum_len));
         }
         None
     }
 
-    /// A node comes back with an older copy of its disk, and learns its earlier claims: the term, in which it has no
-    /// vote left, and the position.
-    fn come_back(&mut self, at: usize) {
-        let (term, position) = self.claims[at];
-        // Its earlier acknowledgments to any leader no longer count.
-        self.leaders.values_mut().for_each(|(_, matched)| matched[at] = 0);
-        let copy = self.copies[at].clone();
-        let promised = if self.rule == Rule::Forgotten { copy.promised } else { copy.promised.max(position) };
-        // It only knows that it was in this term: if it was the leader, it appends nothing more in it.
-        self.leaders.retain(|led, (leader, _)| *leader != at || *led < copy.term);
-        self.nodes[at] = Disk { term: copy.term.max(term), promised, ..copy };
+    /// A node restarts with an older copy of its disk, and learns its earlier claims: the term, in which it has no vote
+    /// left, and the position.
+    fn restore_older_copy(&mut self, node: usize) {
+        let (term, position) = self.claims[node];
+        // The node's earlier acknowledgments to any leader no longer count.
+        self.leaders.values_mut().for_each(|(_, matched)| matched[node] = 0);
+        let older_copy = self.older_copies[node].clone();
+        let promised_position = if self.rule == PromiseRule::ForgetsPromise {
+            older_copy.promised_position
+        } else {
+            older_copy.promised_position.max(position)
+        };
+        // If the node led a term after the copy was made, it does not continue as leader of that term.
+        self.leaders.retain(|led, (leader, _)| *leader != node || *led < older_copy.term);
+        self.disks[node] = Disk { term: older_copy.term.max(term), promised_position, ..older_copy };
     }
 }
 
-fn first_broken(rule: Rule, nodes: usize, runs: u64) -> Option<(u64, &'static str)> {
-    (0..runs).find_map(|seed| Some((seed, Model::new(seed, nodes, rule).run(400)?)))
+fn first_violation(rule: PromiseRule, nodes: usize, runs: u64) -> Option<(u64, &'static str)> {
+    (0..runs).find_map(|seed| Some((seed, Model::new(seed, nodes, rule).run_steps(400)?)))
 }
 
 #[test]
 fn promised_position_preserves_committed_entries() {
     for nodes in [3, 5] {
-        assert_eq!(first_broken(Rule::Kept, nodes, 10_000), None, "{nodes} nodes");
+        assert_eq!(first_violation(PromiseRule::Complete, nodes, 10_000), None, "{nodes} nodes");
     }
 }
 
 #[test]
 fn each_part_of_the_promise_rule_is_needed() {
-    for rule in [Rule::Forgotten, Rule::Campaigns, Rule::IndexOnly] {
-        assert!(first_broken(rule, 3, 10_000).is_some_and(|(_, what)| what.contains("commit")));
+    for rule in [PromiseRule::ForgetsPromise, PromiseRule::CampaignsAnyway, PromiseRule::ComparesIndexOnly] {
+        assert!(first_violation(rule, 3, 10_000).is_some_and(|(_, what)| what.contains("commit")));
     }
 }

@@ -1,4 +1,4 @@
-//! The text of traces: entries, votes, writes, messages and notes on one line each.
+//! The text of traces: the line for an entry, a vote, a sync, a message, a note and the state of a node.
 
 use super::cluster::Cluster;
 use drave::consensus::Raft;
@@ -6,7 +6,7 @@ use drave::consensus::message::{Envelope, Message, VoteKind};
 use drave::consensus::note::Note;
 use drave::types::*;
 
-/// `3@2 text`: the position of an entry and what it holds.
+/// The position of an entry and its content: `3@2 text`.
 pub fn entry_text(entry: &Entry) -> String {
     let text = match &entry.payload {
         Payload::Noop => "no-op".to_owned(),
@@ -17,15 +17,15 @@ pub fn entry_text(entry: &Entry) -> String {
     format!("{} {text}", entry.position)
 }
 
-/// The vote beside a term, if there is one.
+/// The text of a vote that follows a term, such as `, vote n1`; empty without a vote.
 pub fn vote_text(vote: Option<Vote>) -> String {
     vote.map_or(String::new(), |vote| format!(", vote {}", vote.node))
 }
 
-/// The unsynced writes of a node up to `upto`.
+/// The text of a disk sync: the contents of the node's unsynced writes up to `upto`.
 pub fn sync_text(cluster: &Cluster, node: NodeId, upto: WriteId) -> String {
     let mut parts = Vec::new();
-    for write in cluster.hosts[&node].unsynced.iter().filter(|write| write.id <= upto) {
+    for write in cluster.hosts[&node].unsynced_writes.iter().filter(|write| write.id <= upto) {
         parts.extend(write.hard_state.map(|state| format!("term {}{}", state.term, vote_text(state.vote))));
         parts.extend(write.base.as_ref().map(|base| format!("snapshot {}", base.position)));
         parts.extend(write.entries.iter().map(|entry| entry.position.to_string()));
@@ -33,15 +33,15 @@ pub fn sync_text(cluster: &Cluster, node: NodeId, upto: WriteId) -> String {
     format!("  {node} disk   {}", parts.join(", "))
 }
 
-/// A message with its addresses and term.
+/// The text of a message with its sender, receiver and term.
 pub fn envelope_text(envelope: &Envelope) -> String {
     let Envelope { from, to, term, message, .. } = envelope;
     let text = match message {
-        Message::RequestVote { last, ask: VoteKind::PreVote } => format!("PreVote, log up to {last}"),
-        Message::RequestVote { last, ask: VoteKind::Vote } => format!("RequestVote, log up to {last}"),
-        Message::RequestVote { last, ask: VoteKind::Transfer } => format!("RequestVote (transfer), log up to {last}"),
-        Message::RequestVoteResponse { granted, ask, .. } => {
-            let name = if ask.is_real() { "RequestVoteResponse" } else { "PreVoteResponse" };
+        Message::RequestVote { last, kind: VoteKind::PreVote } => format!("PreVote, log up to {last}"),
+        Message::RequestVote { last, kind: VoteKind::Vote } => format!("RequestVote, log up to {last}"),
+        Message::RequestVote { last, kind: VoteKind::Transfer } => format!("RequestVote (transfer), log up to {last}"),
+        Message::RequestVoteResponse { granted, kind, .. } => {
+            let name = if kind.is_real() { "RequestVoteResponse" } else { "PreVoteResponse" };
             format!("{name}, {}", if *granted { "granted" } else { "refused" })
         }
         Message::AppendEntries { prev, commit, probe, entries } => {
@@ -51,10 +51,10 @@ pub fn envelope_text(envelope: &Envelope) -> String {
             format!("AppendEntries{kind} after {prev}: {entries}; commit {commit}")
         }
         Message::AppendResponse { matched } => format!("AppendResponse, matched {matched}"),
-        Message::AppendRejected { refused, hint, .. } => format!("AppendRejected at {refused}, hint {hint}"),
+        Message::AppendRejected { index, hint, .. } => format!("AppendRejected at {index}, hint {hint}"),
         Message::Heartbeat { commit, round, .. } => format!("Heartbeat, round {}, commit {commit}", round.0),
-        Message::HeartbeatResponse { round, seen, .. } => {
-            format!("HeartbeatResponse, round {}, matches up to {seen}", round.0)
+        Message::HeartbeatResponse { round, matched_prefix, .. } => {
+            format!("HeartbeatResponse, round {}, matches up to {matched_prefix}", round.0)
         }
         Message::Committed { upto } => format!("Committed, up to {upto}"),
         Message::InstallSnapshot(chunk) => format!("InstallSnapshot {}", chunk.snapshot),
@@ -70,15 +70,17 @@ pub fn envelope_text(envelope: &Envelope) -> String {
 pub fn note_text(note: &Note) -> String {
     let list = |ids: &[NodeId]| ids.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
     match note {
-        Note::Campaigns { ask: VoteKind::PreVote, term, reason, .. } => {
+        Note::Campaigns { kind: VoteKind::PreVote, term, reason, .. } => {
             format!("requests pre-votes after term {term} ({})", reason.name())
         }
         Note::Campaigns { term, reason, .. } => format!("requests votes in term {term} ({})", reason.name()),
         Note::Leads { term, votes, .. } => format!("leads term {term} with votes of {}", list(votes)),
-        Note::Silent { peer, .. } => format!("finds {peer} silent"),
+        Note::FollowerSilent { peer, .. } => format!("finds {peer} silent"),
         Note::DiskStalled { .. } => "finds that its disk does not respond".to_owned(),
-        Note::FoundingWaits { silent, .. } => format!("waits for {} before it begins a log", list(silent)),
-        Note::Configured { index, membership } => format!("uses {membership} from {index}"),
+        Note::FoundingWaits { silent_founders, .. } => {
+            format!("waits for {} before it begins a log", list(silent_founders))
+        }
+        Note::ConfigurationInForce { index, membership } => format!("uses {membership} from {index}"),
         note => note.to_string(),
     }
 }

@@ -1,17 +1,18 @@
-//! Which nodes vote and count, and promised positions: one Raft core with disk and log ids that receives scripted
-//! messages. Each rule is also tested with a mutant that breaks it.
+//! Tests of the rules on disk ids, log ids and promised positions: which nodes vote, and which votes and
+//! acknowledgments count. One Raft core receives scripted messages. Most rules are also tested with a mutant that
+//! breaks the rule.
 
 use crate::cluster::{command, id, ms};
 use drave::api::Refusal;
 use drave::consensus::clock::LeaderTime;
 use drave::consensus::message::{Envelope, Message, Origin, Round, VoteKind};
 use drave::consensus::ready::EntriesToSend;
-use drave::consensus::replica::{Recovered, Replica};
+use drave::consensus::replica::{RecoveredState, Replica};
 use drave::consensus::{Options, Raft};
 use drave::types::*;
 use std::time::Duration;
 
-const LOG: LogId = LogId(5);
+const LOG_ID: LogId = LogId(5);
 
 /// The id of each node's disk.
 fn disk(n: u64) -> DiskId {
@@ -25,67 +26,70 @@ fn at(index: u64, term: u64) -> Position {
 /// The entries of a log (term and size), and its configurations.
 type LogContents = (Vec<(Term, u64)>, Vec<(Index, Membership)>);
 
-/// One node of three, and its output.
+/// The Raft core of node 1 of three, and its output.
 struct TestNode {
     raft: Raft,
     now: Time,
-    sent: Vec<Envelope>,
+    /// The messages that the core has sent since it last received a message.
+    sent_since_receive: Vec<Envelope>,
     /// All messages since the start.
-    all: Vec<Envelope>,
-    orders: Vec<EntriesToSend>,
+    all_sent: Vec<Envelope>,
+    appends: Vec<EntriesToSend>,
 }
 
 impl TestNode {
-    /// A founder of three that holds nothing.
-    fn founder(mutants: Mutants) -> TestNode {
+    /// Node 1 of three founders, with an empty log.
+    fn new_founder(mutants: Mutants) -> TestNode {
         let membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
         let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
-        TestNode::begin(disk(1), HardState::default(), base, (Vec::new(), Vec::new()), mutants)
+        TestNode::start(disk(1), HardState::default(), base, (Vec::new(), Vec::new()), mutants)
     }
 
-    /// A node with the agreed log and that many entries of term 1: the first names the disks of all three nodes.
-    fn with_log(own: DiskId, hard_state: HardState, entries: u64, mutants: Mutants) -> TestNode {
+    /// Node 1 with an agreed log of `entries` entries of term 1. The first entry is a configuration that names the
+    /// disks of all three nodes.
+    fn with_log(own_disk: DiskId, hard_state: HardState, entries: u64, mutants: Mutants) -> TestNode {
         let mut membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
         for n in 1..=3 {
             membership.members.get_mut(&id(n)).unwrap().disk = Some(disk(n));
         }
-        (membership.log_id, membership.log_agreed) = (Some(LOG), true);
+        (membership.log_id, membership.log_agreed) = (Some(LOG_ID), true);
         let hard_state = HardState { term: hard_state.term.max(Term(1)), ..hard_state };
         let base =
             SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: Membership::default() };
         let entries = vec![(Term(1), 50); entries as usize];
-        TestNode::begin(own, hard_state, base, (entries, vec![(Index(1), membership)]), mutants)
+        TestNode::start(own_disk, hard_state, base, (entries, vec![(Index(1), membership)]), mutants)
     }
 
-    fn begin(
-        own: DiskId,
+    fn start(
+        own_disk: DiskId,
         hard_state: HardState,
         base: SnapshotPoint,
         (entries, configurations): LogContents,
         mutants: Mutants,
     ) -> TestNode {
         let (time, applied) = (ClusterTime(0), Index::ZERO);
-        let recovered = Recovered { disk: Some(own), hard_state, base, entries, configurations, time, applied };
+        let recovered =
+            RecoveredState { disk: Some(own_disk), hard_state, base, entries, configurations, time, applied };
         let now = Time::ZERO + ms(1000);
-        let raft = Raft::new(Replica::recover(id(1), options(mutants), recovered, 7), now);
-        TestNode { raft, now, sent: Vec::new(), all: Vec::new(), orders: Vec::new() }
+        let raft = Raft::new(Replica::recover(id(1), options_with_mutants(mutants), recovered, 7), now);
+        TestNode { raft, now, sent_since_receive: Vec::new(), all_sent: Vec::new(), appends: Vec::new() }
     }
 
-    /// Executes its output, with a disk that takes no time.
+    /// Collects the output of the core, with a disk that syncs at once.
     fn process_ready(&mut self) {
         loop {
             let ready = self.raft.ready(self.now);
-            self.all.extend(ready.messages.iter().cloned());
-            self.sent.extend(ready.messages);
-            self.orders.extend(ready.appends);
+            self.all_sent.extend(ready.messages.iter().cloned());
+            self.sent_since_receive.extend(ready.messages);
+            self.appends.extend(ready.appends);
             match ready.write {
-                Some(write) => self.raft.persisted(self.now, write.id),
+                Some(write) => self.raft.handle_persisted(self.now, write.id),
                 None => return,
             }
         }
     }
 
-    fn pass(&mut self, span: Duration) {
+    fn run(&mut self, span: Duration) {
         let until = self.now + span;
         while self.now < until {
             self.now = self.now + ms(10);
@@ -94,382 +98,411 @@ impl TestNode {
         }
     }
 
-    /// Receives a message from a node with that disk and that log.
-    fn receives_from(&mut self, from: u64, disk: DiskId, log: Option<LogId>, term: u64, message: Message) {
+    /// Receives a message from a peer with that disk and that log.
+    fn receive_from(&mut self, from: u64, disk: DiskId, log: Option<LogId>, term: u64, message: Message) {
         let origin = Origin { disk: Some(disk), log };
-        self.sent.clear();
+        self.sent_since_receive.clear();
         self.raft.receive(self.now, Envelope { from: id(from), to: id(1), term: Term(term), origin, message });
         self.process_ready();
     }
 
-    /// Receives a message from a node of its own log, on that node's known disk.
-    fn receives(&mut self, from: u64, term: u64, message: Message) {
-        self.receives_from(from, disk(from), Some(LOG), term, message);
+    /// Receives a message from a peer of the same log, on the peer's recorded disk.
+    fn receive(&mut self, from: u64, term: u64, message: Message) {
+        self.receive_from(from, disk(from), Some(LOG_ID), term, message);
     }
 
-    /// Whether it just granted a vote, or a pre-vote.
-    fn granted(&self) -> bool {
-        self.sent.iter().any(|envelope| matches!(envelope.message, Message::RequestVoteResponse { granted: true, .. }))
+    /// Whether the last message was answered with a vote or pre-vote.
+    fn has_granted(&self) -> bool {
+        self.sent_since_receive
+            .iter()
+            .any(|envelope| matches!(envelope.message, Message::RequestVoteResponse { granted: true, .. }))
     }
 
-    /// Campaigns with the votes of that node. Returns its term.
-    fn campaigns(&mut self, (from, disk, void): (u64, DiskId, bool)) -> u64 {
+    /// Delivers votes of one peer until the node leads, for at most 40 attempts. Returns the term of the node.
+    fn campaign(&mut self, (from, disk, maybe_emptied): (u64, DiskId, bool)) -> u64 {
         for _ in 0..40 {
-            for ask in [VoteKind::PreVote, VoteKind::Vote] {
+            for kind in [VoteKind::PreVote, VoteKind::Vote] {
                 if self.raft.leads() {
                     break;
                 }
-                let (log, term) = (self.raft.membership().agreed_log(), self.raft.term().0);
-                self.receives_from(
+                let (log, term) = (self.raft.membership().agreed_log_id(), self.raft.term().0);
+                self.receive_from(
                     from,
                     disk,
                     log,
                     term,
-                    Message::RequestVoteResponse { granted: true, void, ask, heard: LeaderTime::default() },
+                    Message::RequestVoteResponse {
+                        granted: true,
+                        maybe_emptied,
+                        kind,
+                        leader_time: LeaderTime::default(),
+                    },
                 );
             }
             if self.raft.leads() {
                 break;
             }
-            self.pass(ms(50));
+            self.run(ms(50));
         }
         self.raft.term().0
     }
 
-    /// That follower acknowledges all entries up to `matched`.
-    fn acknowledges(&mut self, from: u64, matched: u64) {
-        let (log, term) = (self.raft.membership().agreed_log(), self.raft.term().0);
-        self.receives_from(from, disk(from), log, term, Message::AppendResponse { matched: Index(matched) });
+    /// Receives an acknowledgment of that follower for all entries up to `matched`.
+    fn acknowledge(&mut self, from: u64, matched: u64) {
+        let (log, term) = (self.raft.membership().agreed_log_id(), self.raft.term().0);
+        self.receive_from(from, disk(from), log, term, Message::AppendResponse { matched: Index(matched) });
     }
 }
 
-fn options(mutants: Mutants) -> Options {
+fn options_with_mutants(mutants: Mutants) -> Options {
     Options { mutants, founding_wait: ms(100), sole_founder_wait: Duration::ZERO, ..Options::default() }
 }
 
-/// Checks that a property holds with the rule, and does not without it.
-fn needs(mutant: Mutant, holds: impl Fn(Mutants) -> bool) {
-    assert!(holds(Mutants::NONE), "the property holds with the rule");
-    assert!(!holds(Mutants::only(mutant)), "mutant {mutant} is not caught");
+/// Checks that a property holds, and that it does not hold with the mutant that breaks its rule.
+fn check_rule(mutant: Mutant, holds: impl Fn(Mutants) -> bool) {
+    assert!(holds(Mutants::NONE), "the property holds without a mutant");
+    assert!(!holds(Mutants::only(mutant)), "the property does not hold with the mutant {mutant}");
 }
 
 fn request_vote(last: Position) -> Message {
-    Message::RequestVote { last, ask: VoteKind::Vote }
+    Message::RequestVote { last, kind: VoteKind::Vote }
 }
 
 #[test]
 fn node_on_an_unknown_disk_neither_campaigns_nor_votes() {
-    needs(Mutant::VoteUnnamed, |mutants| {
-        let mut one = TestNode::with_log(DiskId(99), HardState::default(), 10, mutants);
-        one.receives(2, 2, request_vote(at(20, 1)));
-        let voted = one.granted();
-        one.pass(ms(2000));
-        !voted && !one.all.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { .. }))
+    check_rule(Mutant::VoteUnnamed, |mutants| {
+        let mut node = TestNode::with_log(DiskId(99), HardState::default(), 10, mutants);
+        node.receive(2, 2, request_vote(at(20, 1)));
+        let voted = node.has_granted();
+        node.run(ms(2000));
+        !voted && !node.all_sent.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { .. }))
     });
 }
 
 #[test]
 fn vote_from_another_disk_is_not_counted() {
-    needs(Mutant::CountAnyDisk, |mutants| {
-        let mut one = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
-        one.campaigns((2, DiskId(99), false));
-        !one.raft.leads()
+    check_rule(Mutant::CountAnyDisk, |mutants| {
+        let mut node = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
+        node.campaign((2, DiskId(99), false));
+        !node.raft.leads()
     });
-    let mut one = TestNode::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
-    one.campaigns((2, disk(2), false));
-    assert!(one.raft.leads());
+    let mut node = TestNode::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
+    node.campaign((2, disk(2), false));
+    assert!(node.raft.leads());
 }
 
-/// A founder of three that leads: its first entry names the second node's disk, its next one records that the log is
-/// agreed.
+/// Node 1 as the leader that began the log. The first entry names the second node's disk; the second entry will record
+/// that the log is agreed.
 fn first_leader(mutants: Mutants) -> TestNode {
-    let mut one = TestNode::founder(mutants);
-    one.campaigns((2, disk(2), true));
-    assert!(one.raft.leads(), "{:?}", one.raft.role());
-    one
+    let mut node = TestNode::new_founder(mutants);
+    node.campaign((2, disk(2), true));
+    assert!(node.raft.leads(), "{:?}", node.raft.role());
+    node
 }
 
 #[test]
 fn commands_are_rejected_until_the_log_is_agreed() {
-    needs(Mutant::ServeBeforeAgreed, |mutants| {
-        let mut one = first_leader(mutants);
-        one.raft.propose(one.now, command("x")) == Err(Refusal::Busy)
+    check_rule(Mutant::ServeBeforeAgreed, |mutants| {
+        let mut node = first_leader(mutants);
+        node.raft.propose(node.now, command("x")) == Err(Refusal::Busy)
     });
-    let mut one = first_leader(Mutants::NONE);
-    one.acknowledges(2, 1);
-    assert!(one.raft.propose(one.now, command("x")).is_ok());
+    let mut node = first_leader(Mutants::NONE);
+    node.acknowledge(2, 1);
+    assert!(node.raft.propose(node.now, command("x")).is_ok());
 }
 
 #[test]
 fn acknowledgment_counts_from_the_entry_that_records_the_disk_id() {
-    needs(Mutant::CountBeforeNamed, |mutants| {
-        let mut one = first_leader(mutants);
-        one.acknowledges(2, 1);
-        one.acknowledges(2, 2);
-        one.raft.propose(one.now, command("x")).unwrap();
-        one.raft.learn_disk_id(id(3), disk(3));
-        one.pass(ms(60));
-        assert_eq!(one.raft.membership().disk(id(3)), Some(disk(3)), "named at 4");
-        one.acknowledges(3, 3);
-        one.raft.log().commit() == Index(2)
+    check_rule(Mutant::CountBeforeNamed, |mutants| {
+        let mut node = first_leader(mutants);
+        node.acknowledge(2, 1);
+        node.acknowledge(2, 2);
+        node.raft.propose(node.now, command("x")).unwrap();
+        node.raft.learn_disk_id(id(3), disk(3));
+        node.run(ms(60));
+        assert_eq!(node.raft.membership().disk(id(3)), Some(disk(3)), "the entry at index 4 names the disk of node 3");
+        node.acknowledge(3, 3);
+        node.raft.log().commit() == Index(2)
     });
 }
 
 #[test]
 fn learner_is_not_promoted_before_its_disk_id_is_recorded() {
-    needs(Mutant::PromoteUnnamed, |mutants| {
-        let mut one = first_leader(mutants);
-        one.acknowledges(2, 1);
-        one.acknowledges(2, 2);
-        let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, prospect: PendingRole::Stays };
-        one.raft.reconfigure(one.now, &add, true).unwrap();
-        one.process_ready();
-        one.acknowledges(2, 3);
-        assert_eq!(one.raft.log().commit(), Index(3));
-        matches!(one.raft.reconfigure(one.now, &Change::Promote(id(4)), true), Err(Refusal::InvalidChange { .. }))
+    check_rule(Mutant::PromoteUnnamed, |mutants| {
+        let mut node = first_leader(mutants);
+        node.acknowledge(2, 1);
+        node.acknowledge(2, 2);
+        let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, pending_role: PendingRole::Unchanged };
+        node.raft.reconfigure(node.now, &add, true).unwrap();
+        node.process_ready();
+        node.acknowledge(2, 3);
+        assert_eq!(node.raft.log().commit(), Index(3));
+        matches!(node.raft.reconfigure(node.now, &Change::Promote(id(4)), true), Err(Refusal::InvalidChange { .. }))
     });
 }
 
-/// A connection may be older than this node's knowledge of the peer's membership: seed 2199024011446, a learner whose
-/// disk no leader ever recorded.
+/// A connection may have been opened before the peer became a member (simulator seed 2199024011446: no leader ever
+/// recorded the disk of a learner).
 #[test]
 fn disk_id_of_peer_that_connected_before_it_was_added_is_recorded() {
-    let mut one = first_leader(Mutants::NONE);
-    one.acknowledges(2, 1);
-    one.acknowledges(2, 2);
-    one.raft.learn_disk_id(id(4), disk(4));
-    let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, prospect: PendingRole::Stays };
-    one.raft.reconfigure(one.now, &add, true).unwrap();
-    one.process_ready();
-    one.acknowledges(2, 3);
-    one.acknowledges(4, 2);
-    one.pass(ms(60));
-    assert_eq!((one.raft.log().commit(), one.raft.membership().disk(id(4))), (Index(3), None));
-    one.acknowledges(4, 3);
-    one.pass(ms(60));
-    assert_eq!(one.raft.membership().disk(id(4)), Some(disk(4)));
+    let mut node = first_leader(Mutants::NONE);
+    node.acknowledge(2, 1);
+    node.acknowledge(2, 2);
+    node.raft.learn_disk_id(id(4), disk(4));
+    let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, pending_role: PendingRole::Unchanged };
+    node.raft.reconfigure(node.now, &add, true).unwrap();
+    node.process_ready();
+    node.acknowledge(2, 3);
+    node.acknowledge(4, 2);
+    node.run(ms(60));
+    assert_eq!((node.raft.log().commit(), node.raft.membership().disk(id(4))), (Index(3), None));
+    node.acknowledge(4, 3);
+    node.run(ms(60));
+    assert_eq!(node.raft.membership().disk(id(4)), Some(disk(4)));
 }
 
 #[test]
 fn same_id_on_another_disk_is_another_candidate() {
-    needs(Mutant::VoteForAnyDisk, |mutants| {
-        let mut one = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
-        one.receives(2, 5, request_vote(at(10, 1)));
-        assert!(one.granted());
-        one.receives_from(2, DiskId(99), Some(LOG), 5, request_vote(at(10, 1)));
-        !one.granted()
+    check_rule(Mutant::VoteForAnyDisk, |mutants| {
+        let mut node = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
+        node.receive(2, 5, request_vote(at(10, 1)));
+        assert!(node.has_granted());
+        node.receive_from(2, DiskId(99), Some(LOG_ID), 5, request_vote(at(10, 1)));
+        !node.has_granted()
     });
 }
 
 #[test]
 fn messages_of_a_leader_of_another_log_are_rejected() {
-    needs(Mutant::HearAnyLog, |mutants| {
-        let mut one = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
+    check_rule(Mutant::HearAnyLog, |mutants| {
+        let mut node = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
         for log in [None, Some(LogId(6))] {
             let entry = drave::codec::entry(at(1, 9), ClusterTime(0), Payload::Noop);
             let entries = vec![entry];
             let append = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe: 0, entries };
-            one.receives_from(2, disk(2), log, 9, append);
-            one.receives_from(3, disk(3), log, 9, request_vote(at(7, 9)));
+            node.receive_from(2, disk(2), log, 9, append);
+            node.receive_from(3, disk(3), log, 9, request_vote(at(7, 9)));
         }
-        one.raft.log().last() == at(10, 1) && one.raft.term() == Term(1)
+        node.raft.log().last() == at(10, 1) && node.raft.term() == Term(1)
     });
 }
 
-/// Otherwise a follower that holds the entry with *agreed* ignores a leader that has lost that entry.
+/// A leader sends its log id even before the log is agreed. Otherwise a follower that holds the entry which records the
+/// log as agreed would ignore a leader that has lost that entry.
 #[test]
 fn leader_sends_its_log_id_before_it_is_agreed() {
-    needs(Mutant::HideUnagreedLog, |mutants| {
-        let mut one = first_leader(mutants);
-        one.all.clear();
-        one.pass(ms(100));
-        let membership = one.raft.membership();
-        assert!(membership.log_id.is_some() && membership.agreed_log().is_none());
-        let mut said = one.all.iter().filter(|sent| sent.message.is_leaders()).peekable();
-        said.peek().is_some() && said.all(|envelope| envelope.origin.log == membership.log_id)
+    check_rule(Mutant::HideUnagreedLog, |mutants| {
+        let mut node = first_leader(mutants);
+        node.all_sent.clear();
+        node.run(ms(100));
+        let membership = node.raft.membership();
+        assert!(membership.log_id.is_some() && membership.agreed_log_id().is_none());
+        let mut leader_messages = node.all_sent.iter().filter(|sent| sent.message.is_from_leader()).peekable();
+        leader_messages.peek().is_some() && leader_messages.all(|envelope| envelope.origin.log == membership.log_id)
     });
 }
 
-/// etcd#9395, kubernetes#65497: expiring keys got back all the time during which nothing was written.
+/// etcd#9395, kubernetes#65497: a new leader extended the expiry of keys by the time since the last write.
 #[test]
 fn new_leader_starts_at_the_last_received_cluster_time() {
-    needs(Mutant::TimeFromEntriesAlone, |mutants| {
-        let mut one = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
-        let beat = |ms| Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(ms) };
-        one.receives(2, 1, beat(40_000));
-        one.receives(2, 1, beat(39_000));
-        let heard = one.raft.cluster_time(one.now) == ClusterTime(40_000);
-        // There is no leader for a while: nothing expires without a leader.
-        one.pass(Duration::from_secs(3600));
-        one.campaigns((2, disk(2), false));
-        assert!(one.raft.leads());
-        let first = one.raft.cluster_time(one.now);
-        heard && (ClusterTime(40_000)..ClusterTime(41_000)).contains(&first)
+    check_rule(Mutant::TimeFromEntriesAlone, |mutants| {
+        let mut node = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
+        let heartbeat = |ms| Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(ms) };
+        node.receive(2, 1, heartbeat(40_000));
+        node.receive(2, 1, heartbeat(39_000));
+        let keeps_latest = node.raft.cluster_time(node.now) == ClusterTime(40_000);
+        // There is no leader for an hour: the cluster clock does not advance.
+        node.run(Duration::from_secs(3600));
+        node.campaign((2, disk(2), false));
+        assert!(node.raft.leads());
+        let first_time = node.raft.cluster_time(node.now);
+        keeps_latest && (ClusterTime(40_000)..ClusterTime(41_000)).contains(&first_time)
     });
 }
 
-/// A key that a read found expired must not be back under the next leader: a majority had received the time of that
+/// A key that a read found expired must not reappear under the next leader: a majority had received the time of that
 /// read.
 #[test]
 fn new_leader_starts_at_the_latest_time_of_its_voters() {
-    needs(Mutant::IgnoreVotersTime, |mutants| {
-        let mut one = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
-        one.receives(2, 1, Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
-        one.pass(Duration::from_secs(3));
-        assert!(!one.raft.leads());
-        let term = one.raft.term().0;
-        for ask in [VoteKind::PreVote, VoteKind::Vote] {
-            let heard = LeaderTime { term: Term(1), time: ClusterTime(50_000) };
-            one.receives(3, term, Message::RequestVoteResponse { granted: true, void: false, ask, heard });
-            let term = one.raft.term().0;
-            one.receives(
+    check_rule(Mutant::IgnoreVotersTime, |mutants| {
+        let mut node = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
+        node.receive(2, 1, Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
+        node.run(Duration::from_secs(3));
+        assert!(!node.raft.leads());
+        let term = node.raft.term().0;
+        for kind in [VoteKind::PreVote, VoteKind::Vote] {
+            let leader_time = LeaderTime { term: Term(1), time: ClusterTime(50_000) };
+            node.receive(
                 3,
                 term,
-                Message::RequestVoteResponse { granted: true, void: false, ask: VoteKind::Vote, heard },
+                Message::RequestVoteResponse { granted: true, maybe_emptied: false, kind, leader_time },
+            );
+            let term = node.raft.term().0;
+            node.receive(
+                3,
+                term,
+                Message::RequestVoteResponse { granted: true, maybe_emptied: false, kind: VoteKind::Vote, leader_time },
             );
         }
-        assert!(one.raft.leads());
-        (ClusterTime(50_000)..ClusterTime(51_000)).contains(&one.raft.cluster_time(one.now))
+        assert!(node.raft.leads());
+        (ClusterTime(50_000)..ClusterTime(51_000)).contains(&node.raft.cluster_time(node.now))
     });
 }
 
-/// A leader that was cut off kept counting time by itself. Keys set under the next leader, whose clock is behind, must
-/// not expire early when the first one leads again.
+/// An isolated leader continues to advance its cluster clock. Keys that are set under the next leader, whose clock is
+/// behind, must not expire early when the first leader leads again.
 #[test]
 fn time_counted_by_an_isolated_leader_is_discarded() {
-    let mut one = TestNode::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
-    one.receives(2, 1, Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
-    let term = one.campaigns((2, disk(2), false));
-    one.pass(Duration::from_secs(2));
-    let alone = one.raft.cluster_time(one.now);
-    assert!(alone > ClusterTime(40_100), "{alone:?}");
+    let mut node = TestNode::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
+    node.receive(2, 1, Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
+    let term = node.campaign((2, disk(2), false));
+    node.run(Duration::from_secs(2));
+    let isolated_time = node.raft.cluster_time(node.now);
+    assert!(isolated_time > ClusterTime(40_100), "{isolated_time:?}");
     let entry = drave::codec::entry(at(11, term + 1), ClusterTime(40_005), Payload::Noop);
     let append = Message::AppendEntries { prev: at(10, 1), commit: Index(10), probe: 0, entries: vec![entry] };
-    one.receives(3, term + 1, append);
-    assert_eq!(one.raft.cluster_time(one.now), ClusterTime(40_005));
-    one.campaigns((3, disk(3), false));
-    assert!(one.raft.leads());
-    assert!(one.raft.cluster_time(one.now) < ClusterTime(40_100), "{:?}", one.raft.cluster_time(one.now));
+    node.receive(3, term + 1, append);
+    assert_eq!(node.raft.cluster_time(node.now), ClusterTime(40_005));
+    node.campaign((3, disk(3), false));
+    assert!(node.raft.leads());
+    assert!(node.raft.cluster_time(node.now) < ClusterTime(40_100), "{:?}", node.raft.cluster_time(node.now));
 }
 
 #[test]
 fn founder_with_a_log_vetoes_founding() {
-    needs(Mutant::FoundOverHolder, |mutants| {
-        let mut one = TestNode::founder(mutants);
-        one.pass(ms(400));
+    check_rule(Mutant::FoundOverHolder, |mutants| {
+        let mut node = TestNode::new_founder(mutants);
+        node.run(ms(400));
         for _ in 0..10 {
-            let term = one.raft.term().0;
-            one.receives_from(
+            let term = node.raft.term().0;
+            node.receive_from(
                 2,
                 disk(2),
                 None,
                 term,
                 Message::RequestVoteResponse {
                     granted: true,
-                    void: true,
-                    ask: VoteKind::PreVote,
-                    heard: LeaderTime::default(),
+                    maybe_emptied: true,
+                    kind: VoteKind::PreVote,
+                    leader_time: LeaderTime::default(),
                 },
             );
-            one.receives_from(
+            node.receive_from(
                 3,
                 disk(3),
-                Some(LOG),
+                Some(LOG_ID),
                 term,
                 Message::RequestVoteResponse {
                     granted: false,
-                    void: false,
-                    ask: VoteKind::PreVote,
-                    heard: LeaderTime::default(),
+                    maybe_emptied: false,
+                    kind: VoteKind::PreVote,
+                    leader_time: LeaderTime::default(),
                 },
             );
-            one.pass(ms(100));
+            node.run(ms(100));
         }
-        !one.all.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { ask: VoteKind::Vote, .. }))
+        !node
+            .all_sent
+            .iter()
+            .any(|envelope| matches!(envelope.message, Message::RequestVote { kind: VoteKind::Vote, .. }))
     });
 }
 
 #[test]
 fn promised_position_decides_votes_and_campaigns() {
-    let promised = HardState { promised: at(50, 1), ..HardState::default() };
-    needs(Mutant::ForgetPromised, |mutants| {
-        let mut one = TestNode::with_log(disk(1), promised, 30, mutants);
-        one.receives(2, 5, request_vote(at(40, 1)));
-        !one.granted()
+    let hard_state = HardState { promised_position: at(50, 1), ..HardState::default() };
+    check_rule(Mutant::ForgetPromised, |mutants| {
+        let mut node = TestNode::with_log(disk(1), hard_state, 30, mutants);
+        node.receive(2, 5, request_vote(at(40, 1)));
+        !node.has_granted()
     });
-    needs(Mutant::ForgetPromised, |mutants| {
-        let mut one = TestNode::with_log(disk(1), promised, 30, mutants);
-        one.pass(ms(2000));
-        one.sent.is_empty()
+    check_rule(Mutant::ForgetPromised, |mutants| {
+        let mut node = TestNode::with_log(disk(1), hard_state, 30, mutants);
+        node.run(ms(2000));
+        node.sent_since_receive.is_empty()
     });
-    let mut one = TestNode::with_log(disk(1), promised, 30, Mutants::NONE);
-    one.receives(2, 5, request_vote(at(50, 1)));
-    assert!(one.granted());
+    let mut node = TestNode::with_log(disk(1), hard_state, 30, Mutants::NONE);
+    node.receive(2, 5, request_vote(at(50, 1)));
+    assert!(node.has_granted());
 }
 
 #[test]
-fn reminder_raises_term_and_promised_position_and_spends_the_vote() {
-    needs(Mutant::IgnoreReminders, |mutants| {
-        let mut one = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
-        one.receives(3, 7, Message::Reminder { term: Term(7), position: at(50, 1) });
-        one.receives(2, 7, request_vote(at(60, 1)));
-        let voted = one.granted();
-        one.receives(2, 8, request_vote(at(40, 1)));
-        !voted && !one.granted()
+fn recorded_claim_raises_term_and_promised_position_and_uses_up_the_vote() {
+    check_rule(Mutant::IgnoreReminders, |mutants| {
+        let mut node = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
+        node.receive(3, 7, Message::RecordedClaim { term: Term(7), position: at(50, 1) });
+        node.receive(2, 7, request_vote(at(60, 1)));
+        let voted = node.has_granted();
+        node.receive(2, 8, request_vote(at(40, 1)));
+        !voted && !node.has_granted()
     });
-    let mut one = TestNode::with_log(disk(1), HardState::default(), 30, Mutants::NONE);
-    one.receives(3, 1, Message::Reminder { term: Term(1), position: at(30, 1) });
-    assert_eq!(one.raft.promised(), Position::ZERO, "a node that holds the position records no promise");
+    let mut node = TestNode::with_log(disk(1), HardState::default(), 30, Mutants::NONE);
+    node.receive(3, 1, Message::RecordedClaim { term: Term(1), position: at(30, 1) });
+    assert_eq!(
+        node.raft.promised_position(),
+        Position::ZERO,
+        "a node that holds the claimed position records no promised position"
+    );
 }
 
-/// A leader of term 2 whose follower n2 acknowledged its whole log, and then came back with less.
+/// A leader whose follower n2 acknowledged the whole log, and then rejected a probe because it had lost entries.
 fn leader_after_follower_loss(mutants: Mutants) -> TestNode {
-    let mut one = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
-    let term = one.campaigns((2, disk(2), false));
-    assert!(one.raft.leads());
-    one.receives(2, term, Message::AppendResponse { matched: Index(31) });
-    assert_eq!(one.raft.log().commit(), Index(31));
-    one.raft.lost(one.now, id(2));
-    one.orders.clear();
-    one.process_ready();
-    let probe = one.orders.iter().find(|order| order.to == id(2)).expect("a probe").clone();
-    assert_eq!((probe.prev.index, probe.probe > 0), (Index(31), true));
-    one.orders.clear();
-    one.receives(2, term, Message::AppendRejected { refused: Index(31), hint: at(20, 1), probe: probe.probe });
-    one
+    let mut node = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
+    let term = node.campaign((2, disk(2), false));
+    assert!(node.raft.leads());
+    node.receive(2, term, Message::AppendResponse { matched: Index(31) });
+    assert_eq!(node.raft.log().commit(), Index(31));
+    node.raft.handle_lost_link(node.now, id(2));
+    node.appends.clear();
+    node.process_ready();
+    let probe = node
+        .appends
+        .iter()
+        .find(|append| append.to == id(2))
+        .expect("the leader probes n2 after the lost link")
+        .clone();
+    assert_eq!((probe.prev.index, probe.probe_number > 0), (Index(31), true));
+    node.appends.clear();
+    node.receive(2, term, Message::AppendRejected { index: Index(31), hint: at(20, 1), probe: probe.probe_number });
+    node
 }
 
 #[test]
-fn follower_with_lost_entries_is_notified_and_caught_up() {
-    let told =
-        |one: &TestNode| one.sent.iter().any(|envelope| matches!(envelope.message, Message::LostAcknowledged { .. }));
-    let fed = |one: &TestNode| one.orders.iter().any(|order| order.to == id(2));
-    needs(Mutant::IgnoreLost, |mutants| told(&leader_after_follower_loss(mutants)));
-    needs(Mutant::FeedBeforePromise, |mutants| {
-        let mut one = leader_after_follower_loss(mutants);
-        one.process_ready();
-        !fed(&one)
+fn follower_with_lost_entries_is_notified_and_sent_entries_again() {
+    let is_notified = |node: &TestNode| {
+        node.sent_since_receive.iter().any(|envelope| matches!(envelope.message, Message::LostAcknowledged { .. }))
+    };
+    let is_sent_entries = |node: &TestNode| node.appends.iter().any(|append| append.to == id(2));
+    check_rule(Mutant::IgnoreLost, |mutants| is_notified(&leader_after_follower_loss(mutants)));
+    check_rule(Mutant::FeedBeforePromise, |mutants| {
+        let mut node = leader_after_follower_loss(mutants);
+        node.process_ready();
+        !is_sent_entries(&node)
     });
-    let mut one = leader_after_follower_loss(Mutants::NONE);
-    let term = one.raft.term().0;
-    one.receives(2, term, Message::Promised { upto: at(31, term) });
-    assert!(fed(&one), "a follower that has promised receives entries again");
-    let late = Message::AppendRejected { refused: Index(31), hint: at(20, 1), probe: 0 };
-    one.receives(2, term, late);
-    assert!(!told(&one), "a late rejection proves no loss");
+    let mut node = leader_after_follower_loss(Mutants::NONE);
+    let term = node.raft.term().0;
+    node.receive(2, term, Message::LostAcknowledgedResponse { upto: at(31, term) });
+    assert!(is_sent_entries(&node), "a follower that has promised receives entries again");
+    let late_rejection = Message::AppendRejected { index: Index(31), hint: at(20, 1), probe: 0 };
+    node.receive(2, term, late_rejection);
+    assert!(!is_notified(&node), "a late rejection proves no loss");
 }
 
 #[test]
 fn leader_that_cannot_commit_steps_down() {
-    needs(Mutant::NeverYield, |mutants| {
-        let mut one = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
-        let term = one.campaigns((2, disk(2), false));
-        assert!(one.raft.leads());
+    check_rule(Mutant::NeverYield, |mutants| {
+        let mut node = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
+        let term = node.campaign((2, disk(2), false));
+        assert!(node.raft.leads());
         for _ in 0..40 {
-            one.pass(ms(100));
-            let room = drave::consensus::room::Room::AMPLE;
-            one.receives(2, term, Message::HeartbeatResponse { round: Default::default(), seen: Index::ZERO, room });
+            node.run(ms(100));
+            let room = drave::consensus::room::DiskRoom::AMPLE;
+            node.receive(
+                2,
+                term,
+                Message::HeartbeatResponse { round: Default::default(), matched_prefix: Index::ZERO, room },
+            );
         }
-        !one.raft.leads()
+        !node.raft.leads()
     });
 }

@@ -10,31 +10,32 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
-/// Random bytes, fewer than `most`.
-pub fn noise(chance: &mut SmallRng, most: usize) -> Vec<u8> {
-    (0..chance.random_range(1..most)).map(|_| chance.random()).collect()
+/// Between 1 and `length_max - 1` random bytes.
+pub fn random_bytes(rng: &mut SmallRng, length_max: usize) -> Vec<u8> {
+    (0..rng.random_range(1..length_max)).map(|_| rng.random()).collect()
 }
 
-/// Changes a few bytes: replaces, removes, inserts or repeats some, or truncates.
-pub fn mutate(bytes: &mut Vec<u8>, chance: &mut SmallRng) {
-    for _ in 0..chance.random_range(1..4) {
-        let at = chance.random_range(0..=bytes.len());
-        match chance.random_range(0..5) {
-            0 if at < bytes.len() => bytes[at] = chance.random(),
-            1 => bytes.truncate(at),
-            2 => bytes.insert(at, *b"\r\n\0 :%0*$-9\xff".choose(chance).unwrap()),
-            3 => bytes.extend_from_within(at..),
-            _ if at < bytes.len() => drop(bytes.remove(at)),
+/// Makes one to three random changes: replaces, removes or inserts a byte, repeats the end of the input, or truncates
+/// it.
+pub fn mutate(bytes: &mut Vec<u8>, rng: &mut SmallRng) {
+    for _ in 0..rng.random_range(1..4) {
+        let offset = rng.random_range(0..=bytes.len());
+        match rng.random_range(0..5) {
+            0 if offset < bytes.len() => bytes[offset] = rng.random(),
+            1 => bytes.truncate(offset),
+            2 => bytes.insert(offset, *b"\r\n\0 :%0*$-9\xff".choose(rng).unwrap()),
+            3 => bytes.extend_from_within(offset..),
+            _ if offset < bytes.len() => drop(bytes.remove(offset)),
             _ => {}
         }
     }
 }
 
-/// Malformed input in the native protocol, derived from requests that a real client might send, and from ones over the
-/// limits.
-pub fn native(chance: &mut SmallRng) -> Vec<u8> {
+/// Malformed input in the native protocol: random bytes, frame headers with lengths over the limit, or mutated requests
+/// of a real client.
+pub fn native_input(rng: &mut SmallRng) -> Vec<u8> {
     // An unused session id: session ids are no secret, and the honest client's session must not be closed.
-    let session = SessionId(chance.random_range(1 << 40..1 << 41));
+    let session = SessionId(rng.random_range(1 << 40..1 << 41));
     let command = Do::Put { key: b"malformed", value: b"value" }.encode();
     let requests = [
         Request::Status,
@@ -48,21 +49,21 @@ pub fn native(chance: &mut SmallRng) -> Vec<u8> {
         Request::Propose { op: Op::Close { session }.encode() },
     ];
     let mut out = BytesMut::new();
-    match chance.random_range(0..4) {
-        0 => out.put_slice(&noise(chance, 400)),
+    match rng.random_range(0..4) {
+        0 => out.put_slice(&random_bytes(rng, 400)),
         1 => {
-            let length = [u32::MAX, u32::MAX - 12, 1 << 31, (64 << 10) + 1, 64 << 10].choose(chance).unwrap();
+            let length = [u32::MAX, u32::MAX - 12, 1 << 31, (64 << 10) + 1, 64 << 10].choose(rng).unwrap();
             out.put_u32_le(*length);
-            out.put_slice(&[chance.random(), chance.random_range(0..4), 0, 0]);
-            out.put_u32_le(chance.random());
+            out.put_slice(&[rng.random(), rng.random_range(0..4), 0, 0]);
+            out.put_u32_le(rng.random());
         }
-        sealed => {
+        variant => {
             let mut frame = BytesMut::new();
-            put_request_frame(&mut frame, chance.random(), chance.random(), requests.choose(chance).unwrap());
-            let mut bytes = frame[if sealed == 2 { 12 } else { 0 }..].to_vec();
-            mutate(&mut bytes, chance);
+            put_request_frame(&mut frame, rng.random(), rng.random(), requests.choose(rng).unwrap());
+            let mut bytes = frame[if variant == 2 { 12 } else { 0 }..].to_vec();
+            mutate(&mut bytes, rng);
             // With the checksum corrected, the frame passes further checks.
-            if sealed == 2 {
+            if variant == 2 {
                 put_frame(&mut out, FrameKind::Request, |out| out.put_slice(&bytes))
             } else {
                 out.put_slice(&bytes)
@@ -73,8 +74,8 @@ pub fn native(chance: &mut SmallRng) -> Vec<u8> {
 }
 
 /// Malformed commands for the Redis gateway.
-pub fn redis(chance: &mut SmallRng) -> Vec<u8> {
-    let real: [&[u8]; 9] = [
+pub fn redis_input(rng: &mut SmallRng) -> Vec<u8> {
+    let valid: [&[u8]; 9] = [
         b"*3\r\n$3\r\nSET\r\n$9\r\nmalformed\r\n$5\r\nvalue\r\n",
         b"*2\r\n$3\r\nGET\r\n$9\r\nmalformed\r\n",
         b"*5\r\n$3\r\nSET\r\n$1\r\nt\r\n$1\r\nv\r\n$2\r\nPX\r\n$4\r\n1000\r\n",
@@ -85,7 +86,7 @@ pub fn redis(chance: &mut SmallRng) -> Vec<u8> {
         b"*1\r\n$4\r\nINFO\r\n",
         b"*5\r\n$4\r\nMSET\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n$1\r\n2\r\n",
     ];
-    let bombs: [&[u8]; 7] = [
+    let oversized: [&[u8]; 7] = [
         b"*2147483647\r\n",
         b"*1048576\r\n$1\r\na\r\n",
         b"$2147483647\r\n",
@@ -94,12 +95,12 @@ pub fn redis(chance: &mut SmallRng) -> Vec<u8> {
         b"*99999999999999999999\r\n",
         b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n",
     ];
-    pick_input(chance, &real, &bombs)
+    pick_input(rng, &valid, &oversized)
 }
 
 /// Malformed requests for the HTTP gateway.
-pub fn http(chance: &mut SmallRng) -> Vec<u8> {
-    let real: [&[u8]; 7] = [
+pub fn http_input(rng: &mut SmallRng) -> Vec<u8> {
+    let valid: [&[u8]; 7] = [
         b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"PUT /kv/k?ttl=1h HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nvalue",
         b"PUT /kv/a%20b HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
@@ -108,24 +109,24 @@ pub fn http(chance: &mut SmallRng) -> Vec<u8> {
         b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"GET http://localhost/readyz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     ];
-    let bombs: [&[u8]; 5] = [
+    let oversized: [&[u8]; 5] = [
         b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18446744073709551615\r\n\r\nx",
         b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\nx",
         b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048576\r\n\r\nx",
         b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nvalue",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-18446744073709551615\r\n\r\n",
     ];
-    pick_input(chance, &real, &bombs)
+    pick_input(rng, &valid, &oversized)
 }
 
-/// Random bytes, one of the inputs over a limit, or a real one with errors in it.
-fn pick_input(chance: &mut SmallRng, real: &[&[u8]], bombs: &[&[u8]]) -> Vec<u8> {
-    match chance.random_range(0..8) {
-        0 => noise(chance, 400),
-        1 => bombs.choose(chance).unwrap().to_vec(),
+/// Random bytes, one of the `oversized` inputs, or a mutated one of the `valid` inputs.
+fn pick_input(rng: &mut SmallRng, valid: &[&[u8]], oversized: &[&[u8]]) -> Vec<u8> {
+    match rng.random_range(0..8) {
+        0 => random_bytes(rng, 400),
+        1 => oversized.choose(rng).unwrap().to_vec(),
         _ => {
-            let mut bytes = real.choose(chance).unwrap().to_vec();
-            mutate(&mut bytes, chance);
+            let mut bytes = valid.choose(rng).unwrap().to_vec();
+            mutate(&mut bytes, rng);
             bytes
         }
     }

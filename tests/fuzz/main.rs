@@ -1,13 +1,13 @@
-//! Feeds each fuzz target with random and mutated inputs. The seeds are fixed and so is the number of inputs, so that
-//! a run takes no longer on a slower day than it must, and fails again if it fails once.
+//! Feeds each fuzz target with random and mutated inputs. The seeds and the number of inputs are fixed: each run does
+//! the same work, and a run that fails once fails again.
 //!
-//! `DRAVE_FUZZ` is the number of inputs for each target. The proptests beside the decoders check their details on small
-//! inputs, and `malformed.rs` and `hostile.rs` check that real nodes survive; here whole conversations and files are
-//! mutated, and the decoded parts checked.
+//! `DRAVE_FUZZ` is the number of inputs for each target. Here, whole byte streams and files are mutated, and the
+//! decoded parts are checked. Property tests in the decoders' modules check details on small inputs, and `malformed.rs`
+//! and `hostile.rs` check that real nodes survive malformed input.
 
 mod inputs;
 mod targets;
-#[allow(dead_code, reason = "only the scripts are used")]
+#[allow(dead_code, reason = "this test uses only the functions for scripts")]
 #[path = "../journal/world.rs"]
 mod world;
 
@@ -21,14 +21,14 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Inputs of each target, unless the environment says otherwise. They take a few seconds.
-const INPUTS: u64 = 4_000;
+/// Number of inputs for each target, unless `DRAVE_FUZZ` is set. This number takes a few seconds.
+const INPUTS_DEFAULT: u64 = 4_000;
 
-/// Feeds a target with inputs of a generator. A failing input is printed as a byte string.
-fn feed(target: fn(&[u8]), mut input: impl FnMut(&mut SmallRng) -> Vec<u8>) {
-    let inputs = std::env::var("DRAVE_FUZZ").map_or(INPUTS, |text| text.parse().unwrap());
+/// Calls a fuzz target with generated inputs. A failing input is printed as a byte string, with its seed.
+fn run_target(target: fn(&[u8]), mut generate_input: impl FnMut(&mut SmallRng) -> Vec<u8>) {
+    let inputs = std::env::var("DRAVE_FUZZ").map_or(INPUTS_DEFAULT, |text| text.parse().unwrap());
     for seed in 0..inputs {
-        let bytes = input(&mut SmallRng::seed_from_u64(seed));
+        let bytes = generate_input(&mut SmallRng::seed_from_u64(seed));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(&bytes))) {
             eprintln!("seed {seed}: b\"{}\"", bytes.escape_ascii());
             resume_unwind(panic);
@@ -36,44 +36,47 @@ fn feed(target: fn(&[u8]), mut input: impl FnMut(&mut SmallRng) -> Vec<u8>) {
     }
 }
 
-/// Several inputs of a generator, one after the other.
-fn conversation(chance: &mut SmallRng, input: fn(&mut SmallRng) -> Vec<u8>) -> Vec<u8> {
-    (0..chance.random_range(1..5)).flat_map(|_| input(chance)).collect()
+/// One to four generated inputs, concatenated.
+fn join_inputs(rng: &mut SmallRng, generate_input: fn(&mut SmallRng) -> Vec<u8>) -> Vec<u8> {
+    (0..rng.random_range(1..5)).flat_map(|_| generate_input(rng)).collect()
 }
 
-/// The first frames of connections, and a forwarded request.
-fn greetings() -> Vec<Vec<u8>> {
+/// Encoded frames that nodes and clients exchange first on a connection, and a forwarded request.
+fn handshake_frames() -> Vec<Vec<u8>> {
     let (node, cluster, disk) = (NodeId::new(1).unwrap(), ClusterId(7), DiskId(9));
-    let run = Run { id: 5, starts: 2 };
-    let mut all = vec![BytesMut::new(); 4];
-    Hello::peer(cluster, node, disk, run, node).at("n1:7401").of_machine("kv 1").put(&mut all[0]);
-    Hello::client().of_machine("kv 1").put(&mut all[1]);
-    Welcome { version: 8, cluster, node, disk, holds: PeerLogState::default() }.put(&mut all[2]);
-    PeerFrame::Forward { id: 3, request: drave::api::Request::Status }.put(&mut all[3]);
-    all.into_iter().map(|frame| frame.to_vec()).collect()
+    let process_run = Run { id: 5, starts: 2 };
+    let mut frames = vec![BytesMut::new(); 4];
+    Hello::peer(cluster, node, disk, process_run, node)
+        .with_address("n1:7401")
+        .with_machine_kind("kv 1")
+        .put(&mut frames[0]);
+    Hello::client().with_machine_kind("kv 1").put(&mut frames[1]);
+    Welcome { version: 8, cluster, node, disk, log_state: PeerLogState::default() }.put(&mut frames[2]);
+    PeerFrame::Forward { id: 3, request: drave::api::Request::Status }.put(&mut frames[3]);
+    frames.into_iter().map(|frame| frame.to_vec()).collect()
 }
 
 #[test]
 fn frames_survive_arbitrary_bytes() {
-    let greetings = greetings();
-    feed(targets::frame, |chance| {
-        let mut bytes = greetings.choose(chance).unwrap().clone();
-        if chance.random() {
-            inputs::mutate(&mut bytes, chance);
+    let handshakes = handshake_frames();
+    run_target(targets::frame, |rng| {
+        let mut bytes = handshakes.choose(rng).unwrap().clone();
+        if rng.random() {
+            inputs::mutate(&mut bytes, rng);
         }
-        bytes.extend(conversation(chance, inputs::native));
+        bytes.extend(join_inputs(rng, inputs::native_input));
         bytes
     });
 }
 
 #[test]
 fn redis_commands_survive_arbitrary_bytes() {
-    feed(targets::resp, |chance| conversation(chance, inputs::redis));
+    run_target(targets::resp, |rng| join_inputs(rng, inputs::redis_input));
 }
 
 #[test]
 fn http_requests_survive_arbitrary_bytes() {
-    feed(targets::http, |chance| conversation(chance, inputs::http));
+    run_target(targets::http, |rng| join_inputs(rng, inputs::http_input));
 }
 
 #[test]
@@ -81,23 +84,24 @@ fn wal_scan_survives_arbitrary_bytes() {
     let segments: Vec<Vec<u8>> = (0..40)
         .filter_map(|seed| {
             let disk = SimDisk::new();
-            world::run(&disk, &world::options(), &world::random_script(seed), &mut world::Ledger::default()).unwrap();
-            disk.seen(&drave::wal::format::file_name(1))
+            world::run_script(&disk, &world::options(), &world::random_script(seed), &mut world::Ledger::default())
+                .unwrap();
+            disk.read_file(&drave::wal::format::file_name(1))
         })
         .collect();
-    assert!(segments.len() > 10, "{} of 40 scripts leave their first segment", segments.len());
-    feed(targets::wal_scan, |chance| match chance.random_range(0..8) {
-        0 => inputs::noise(chance, 2000),
+    assert!(segments.len() > 10, "only {} of 40 journals still have their first segment", segments.len());
+    run_target(targets::wal_scan, |rng| match rng.random_range(0..8) {
+        0 => inputs::random_bytes(rng, 2000),
         _ => {
-            let mut bytes = segments.choose(chance).unwrap().clone();
-            // A few bytes that are written, rather than the zeros behind them.
-            let written = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |at| at + 1);
-            for _ in 0..chance.random_range(0..4) {
-                let at = chance.random_range(0..written);
-                bytes[at] = chance.random();
+            let mut bytes = segments.choose(rng).unwrap().clone();
+            // Replaces a few bytes of the written part of the segment, which ends before the trailing zeros.
+            let written_length = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |offset| offset + 1);
+            for _ in 0..rng.random_range(0..4) {
+                let offset = rng.random_range(0..written_length);
+                bytes[offset] = rng.random();
             }
-            if chance.random_range(0..4) == 0 {
-                inputs::mutate(&mut bytes, chance);
+            if rng.random_range(0..4) == 0 {
+                inputs::mutate(&mut bytes, rng);
             }
             bytes
         }

@@ -1,4 +1,4 @@
-//! Checks `wal-format.md` against the code: decodes its dump and compares its tables.
+//! Compares `wal-format.md` with the code: decodes the document's dump of a segment and compares its tables.
 
 use bytes::Bytes;
 use drave::codec;
@@ -11,8 +11,8 @@ use drave::wal::{Journal, Options, sync_marker};
 
 const DOCUMENT: &str = include_str!("../../wal-format.md");
 
-/// The file of the document's dump: node 1, alone in its cluster, votes for itself in term 1, and writes the no-op and
-/// one command.
+/// The disk and the segment of the document's dump: node 1, alone in its cluster, votes for itself in term 1, and
+/// appends a no-op and one command.
 fn sample() -> (SimDisk, Bytes) {
     let disk = SimDisk::new();
     let node = NodeId::new(1).unwrap();
@@ -21,13 +21,13 @@ fn sample() -> (SimDisk, Bytes) {
     let ids = (ClusterId(0x6f2c_91aa_0d77_be21), DiskId(0x51c0_aa17_9a3c_11f0));
     let options = Options { segment_bytes: 4096, ..Options::new(node, ids.0, ids.1) };
     let (mut journal, _) = Journal::open(disk.clone(), options, Some(&founding)).unwrap();
-    let at = |index, payload| codec::entry(Position::new(Index(index), Term(1)), ClusterTime(250), payload);
-    let hard = HardState { term: Term(1), vote: Some(Vote { node, disk: ids.1 }), promised: Position::ZERO };
-    let entries = vec![at(1, Payload::Noop), at(2, Payload::Opaque(Bytes::from_static(b"x=1")))];
+    let entry_at = |index, payload| codec::entry(Position::new(Index(index), Term(1)), ClusterTime(250), payload);
+    let hard = HardState { term: Term(1), vote: Some(Vote { node, disk: ids.1 }), promised_position: Position::ZERO };
+    let entries = vec![entry_at(1, Payload::Noop), entry_at(2, Payload::Opaque(Bytes::from_static(b"x=1")))];
     let write = Write { id: WriteId(1), hard_state: Some(hard), base: None, entries };
     journal.append(&write).unwrap();
     journal.sync().unwrap();
-    let bytes = disk.seen("0000000001.wal").unwrap();
+    let bytes = disk.read_file("0000000001.wal").unwrap();
     (disk, bytes.into())
 }
 
@@ -58,19 +58,19 @@ fn hex_dump(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn dump_matches_written_segment() {
+fn documented_dump_matches_written_segment() {
     let (_, bytes) = sample();
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    let real = &bytes[..end.next_multiple_of(8)];
+    let written = &bytes[..end.next_multiple_of(8)];
     assert!(
-        documented_bytes() == real,
+        documented_bytes() == written,
         "the document's dump differs from what the journal writes:\n{}",
-        hex_dump(real)
+        hex_dump(written)
     );
 }
 
 #[test]
-fn dump_decodes_as_documented() {
+fn documented_dump_decodes_to_documented_records() {
     let bytes = Bytes::from(documented_bytes());
     let header = SegmentHeader::decode(&bytes).unwrap();
     assert_eq!((header.node.get(), header.number, header.flags), (1, 1, 0));
@@ -80,17 +80,17 @@ fn dump_decodes_as_documented() {
     let decoded: Vec<(u64, usize, RecordKind)> =
         frames.iter().map(|frame| (frame.at, frame.body.len(), frame.kind)).collect();
     use RecordKind::*;
-    let expected = [(0x40, 80, Batch), (0xa0, 200, Open), (0x178, 80, Batch), (0x1d8, 48, Hard)];
+    let expected = [(0x40, 80, Batch), (0xa0, 200, Open), (0x178, 80, Batch), (0x1d8, 48, HardState)];
     assert_eq!(decoded[..4], expected);
     assert_eq!(decoded[4..], [(0x218, 32, Entry), (0x248, 35, Entry)]);
     for frame in &frames {
         let row = format!("| `{:x}` | {} | {:08x} |", frame.at, frame.kind as u8, frame.checksum);
         assert!(DOCUMENT.contains(&row), "the table of the dump has no row {row}");
     }
-    let batch = format::Batch::read(&frames[2].body).unwrap();
-    assert_eq!((batch.number, batch.bytes, batch.frames, batch.synced), (2, 264, 3, (1, 376)));
-    assert_eq!(Opening::read(&frames[1].body).unwrap().last, Position::ZERO);
-    assert_eq!(format::read_hard(&frames[3].body).unwrap().vote.map(|vote| vote.node), NodeId::new(1));
+    let batch = format::BatchHeader::decode(&frames[2].body).unwrap();
+    assert_eq!((batch.number, batch.bytes, batch.frames, batch.synced_end), (2, 264, 3, (1, 376)));
+    assert_eq!(Opening::decode(&frames[1].body).unwrap().last, Position::ZERO);
+    assert_eq!(format::decode_hard_state(&frames[3].body).unwrap().vote.map(|vote| vote.node), NodeId::new(1));
     let entry = codec::read_entry(&mut codec::Reader::new(frames[5].body.clone())).unwrap();
     assert_eq!(entry.payload, Payload::Opaque(Bytes::from_static(b"x=1")));
 }
@@ -102,30 +102,30 @@ fn assert_documented(strings: &[&str]) {
 }
 
 #[test]
-fn tables_match_code() {
+fn documented_tables_match_code() {
     let number = |n: usize| n.to_string();
     assert_documented(&["magic", &format!("`{}`", std::str::from_utf8(&format::MAGIC).unwrap())]);
-    assert_documented(&["format version", &format!("| {} |", format::FORMAT)]);
-    assert_documented(&["segment header", &format!("{} bytes", format::SEGMENT_HEADER)]);
-    assert_documented(&["frame header", &format!("{} bytes", format::FRAME_HEADER)]);
-    assert_documented(&["multiple of", &number(format::ALIGN)]);
-    assert_documented(&["body of a frame", &number(format::BODY_MAX)]);
-    assert_documented(&["batch frame", &format!("{} bytes", format::BATCH_FRAME)]);
-    assert_documented(&["seal frame", &format!("{} bytes", format::SEAL_FRAME)]);
+    assert_documented(&["format version", &format!("| {} |", format::FORMAT_VERSION)]);
+    assert_documented(&["segment header", &format!("{} bytes", format::SEGMENT_HEADER_BYTES)]);
+    assert_documented(&["frame header", &format!("{} bytes", format::FRAME_HEADER_BYTES)]);
+    assert_documented(&["multiple of", &number(format::FRAME_ALIGNMENT)]);
+    assert_documented(&["body of a frame", &number(format::BODY_BYTES_MAX)]);
+    assert_documented(&["batch frame", &format!("{} bytes", format::BATCH_FRAME_BYTES)]);
+    assert_documented(&["seal frame", &format!("{} bytes", format::SEAL_FRAME_BYTES)]);
     assert_documented(&["segment size", &format!("{} MiB", Options::SEGMENT_BYTES >> 20)]);
     assert_documented(&["piece of a batch", &format!("{} MiB", Options::BATCH_BYTES >> 20)]);
     assert_documented(&[
         "side file",
-        &format!("`{}`", sync_marker::NAME),
-        &format!("{} slots", sync_marker::SLOTS),
-        &number(sync_marker::SLOT),
+        &format!("`{}`", sync_marker::FILE_NAME),
+        &format!("{} slots", sync_marker::SLOT_COUNT),
+        &number(sync_marker::SLOT_DISTANCE),
     ]);
     assert_documented(&["header of an entry", &format!("{} bytes", codec::ENTRY_HEADER)]);
     use RecordKind::*;
     let kinds = [
         (Batch, "batch"),
         (Open, "open"),
-        (Hard, "hard"),
+        (HardState, "hard"),
         (Base, "base"),
         (Release, "release"),
         (Entry, "entry"),
@@ -134,21 +134,21 @@ fn tables_match_code() {
     for (kind, name) in kinds {
         assert_documented(&[&format!("| {} | {name} |", kind as u8)]);
     }
-    assert_documented(&["recycled", &format!("bit {}", format::RECYCLED.trailing_zeros())]);
+    assert_documented(&["recycled", &format!("bit {}", format::RECYCLED_FLAG.trailing_zeros())]);
 }
 
 #[test]
-fn sync_marker_matches_document() {
+fn sync_marker_file_matches_document() {
     let (disk, _) = sample();
-    let bytes = Bytes::from(disk.seen(sync_marker::NAME).unwrap());
-    assert_eq!(bytes.len(), sync_marker::SLOT * sync_marker::SLOTS);
+    let bytes = Bytes::from(disk.read_file(sync_marker::FILE_NAME).unwrap());
+    assert_eq!(bytes.len(), sync_marker::SLOT_DISTANCE * sync_marker::SLOT_COUNT);
     let marker = sync_marker::SyncMarker::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));
-    let synced = marker.place.unwrap();
+    let synced = marker.log_offset.unwrap();
     assert_eq!((synced.segment, synced.offset, synced.last.index), (1, 640, Index(2)));
     assert_eq!(marker.hard.unwrap().vote.map(|vote| vote.node), NodeId::new(1));
-    assert_eq!(files(&disk), ["0000000001.wal", sync_marker::NAME]);
+    assert_eq!(file_names(&disk), ["0000000001.wal", sync_marker::FILE_NAME]);
 }
 
-fn files(disk: &SimDisk) -> Vec<String> {
+fn file_names(disk: &SimDisk) -> Vec<String> {
     disk.list().unwrap()
 }

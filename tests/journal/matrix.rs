@@ -1,10 +1,10 @@
-//! A crash after every disk operation, and at every byte of a write.
+//! Runs scripts with a crash after every disk operation, and with a write that is torn at every byte.
 
 use super::world::*;
-use drave::sim::disk::{SimDisk, Stop};
+use drave::sim::disk::{DiskStop, SimDisk};
 use drave::wal::Options;
 
-/// Short scripts, each of which can go wrong in its own way.
+/// Short scripts, each of which exercises another part of the journal.
 pub fn scripts() -> Vec<(&'static str, Vec<Step>)> {
     use Step::*;
     let write = |term, from, to, bytes| Write { term, from, to, bytes };
@@ -83,43 +83,45 @@ pub fn scripts() -> Vec<(&'static str, Vec<Step>)> {
     ]
 }
 
-/// Runs a script until the disk stops, and then each of the `interruptions`. Returns whether the disk stopped.
+/// Runs a script until the disk stops, and checks the journal after each of the `interruptions`. Returns whether the
+/// disk stopped.
 fn run_and_crash(
     options: &Options,
     script: &[Step],
-    stop: Stop,
+    stop: DiskStop,
     interruptions: &[Interruption],
 ) -> Result<bool, String> {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     disk.stop_at(stop);
-    run(&disk, options, script, &mut ledger)?;
+    run_script(&disk, options, script, &mut ledger)?;
     for interruption in interruptions {
-        survive(&disk, options, &ledger, *interruption).map_err(|why| format!("{stop:?}, {interruption:?}: {why}"))?;
+        check_after_interruption(&disk, options, &ledger, *interruption)
+            .map_err(|why| format!("{stop:?}, {interruption:?}: {why}"))?;
     }
     Ok(disk.stopped())
 }
 
 /// Stops a script at each disk operation in turn. Returns the number of operations.
-pub fn every_operation(options: &Options, script: &[Step]) -> Result<u64, String> {
+pub fn crash_at_every_operation(options: &Options, script: &[Step]) -> Result<u64, String> {
     for at in 0.. {
         let bytes = [0, 1, 100, 512, 600][at as usize % 5];
-        if !run_and_crash(options, script, Stop { at, bytes }, &INTERRUPTIONS)? {
+        if !run_and_crash(options, script, DiskStop { operation: at, written_bytes: bytes }, &INTERRUPTIONS)? {
             return Ok(at);
         }
     }
-    unreachable!("every script ends")
+    unreachable!("every script ends after a finite number of disk operations")
 }
 
 #[test]
 fn crash_after_any_operation_keeps_synced_writes() {
     let mut operations = 0;
     for (name, script) in scripts() {
-        match every_operation(&options(), &script) {
+        match crash_at_every_operation(&options(), &script) {
             Ok(count) => operations += count,
             Err(why) => panic!("{name}: {why}"),
         }
     }
-    assert!(operations > 200, "{operations}");
+    assert!(operations > 200, "{operations} crashes");
 }
 
 #[test]
@@ -131,26 +133,32 @@ fn write_torn_at_any_byte_keeps_synced_writes() {
         Step::Vote { term: 2, vote: 1 },
         Step::Sync,
     ];
-    let plain = SimDisk::new();
-    run(&plain, &options(), &script, &mut Ledger::default()).unwrap();
-    // Every byte of the last batch, which may or may not be the last to survive.
-    let total = plain.operations();
+    let fault_free = SimDisk::new();
+    run_script(&fault_free, &options(), &script, &mut Ledger::default()).unwrap();
+    // The last operations of the script write the last batch, which is torn at every byte.
+    let total = fault_free.operation_count();
     for at in total - 6..total {
         for bytes in 0..900 {
             let interruptions = [Interruption::Kill, Interruption::Power(bytes), Interruption::KillThenPower(bytes)];
-            run_and_crash(&options(), &script, Stop { at, bytes: bytes as usize }, &interruptions).unwrap();
+            run_and_crash(
+                &options(),
+                &script,
+                DiskStop { operation: at, written_bytes: bytes as usize },
+                &interruptions,
+            )
+            .unwrap();
         }
     }
 }
 
-/// Random scripts, stopped at a random operation.
-pub fn random_crashes(options: &Options, seeds: std::ops::Range<u64>) -> Result<(), String> {
+/// Runs a random script for each seed, stops the disk at a random operation, and checks the journal.
+pub fn run_random_crashes(options: &Options, seeds: std::ops::Range<u64>) -> Result<(), String> {
     for seed in seeds {
         let script = random_script(seed);
-        let plain = SimDisk::new();
-        run(&plain, options, &script, &mut Ledger::default())?;
-        let at = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (plain.operations() + 1);
-        let stop = Stop { at, bytes: (seed % 700) as usize };
+        let fault_free = SimDisk::new();
+        run_script(&fault_free, options, &script, &mut Ledger::default())?;
+        let at = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (fault_free.operation_count() + 1);
+        let stop = DiskStop { operation: at, written_bytes: (seed % 700) as usize };
         let interruptions = [
             Interruption::Power(seed),
             Interruption::KillThenPower(seed),
@@ -163,11 +171,11 @@ pub fn random_crashes(options: &Options, seeds: std::ops::Range<u64>) -> Result<
 
 #[test]
 fn random_crashes_keep_synced_writes() {
-    random_crashes(&options(), 0..3000).unwrap();
+    run_random_crashes(&options(), 0..3000).unwrap();
 }
 
 #[test]
-#[ignore = "minutes; for a night, or a change of the format"]
+#[ignore = "takes minutes; for nightly runs and changes of the format"]
 fn many_random_crashes_keep_synced_writes() {
-    random_crashes(&options(), 3000..200_000).unwrap();
+    run_random_crashes(&options(), 3000..200_000).unwrap();
 }

@@ -1,10 +1,10 @@
-//! Properties that hold for arbitrary bytes.
+//! Properties of the segment format that hold for arbitrary bytes.
 
 use super::world::{entry, founding};
 use bytes::Bytes;
 use drave::codec;
 use drave::types::*;
-use drave::wal::format::{self, Batch, Flaw, Frame, Opening, RecordKind, Seal, SegmentHeader};
+use drave::wal::format::{self, BatchHeader, Flaw, Frame, Opening, RecordKind, Seal, SegmentHeader};
 use drave::wal::scan::{Scan, ScanItem};
 use drave::wal::segment::{Segment, SparseIndex};
 use drave::wal::sync_marker::SyncMarker;
@@ -22,9 +22,9 @@ fn segment(sizes: &[usize]) -> Bytes {
     let mut segment = Segment::new(&header, 1 << 20, bytes.len() as u64, 0x1234, SparseIndex::default());
     for (index, size) in (1..).zip(sizes) {
         let entry = entry(index, 1, *size);
-        segment.entry(5, entry.position, |out| codec::put_entry(out, &entry));
+        segment.add_entry(5, entry.position, |out| codec::put_entry(out, &entry));
     }
-    bytes.extend_from_slice(segment.batch(Batch { number: 5, ..Batch::default() }));
+    bytes.extend_from_slice(segment.finish_batch(BatchHeader { number: 5, ..BatchHeader::default() }));
     bytes.resize(bytes.len() + 256, 0);
     bytes.into()
 }
@@ -40,7 +40,7 @@ proptest! {
         let bytes = segment(&sizes);
         let frames = good_frames(&bytes);
         prop_assert_eq!(frames.len(), sizes.len() + 1);
-        let batch = Batch::read(&frames[0].body).unwrap();
+        let batch = BatchHeader::decode(&frames[0].body).unwrap();
         prop_assert_eq!(batch.frames as usize, sizes.len());
         prop_assert_eq!(frames.last().unwrap().end(), 64 + batch.bytes);
         for ((index, size), frame) in (1..).zip(&sizes).zip(&frames[1..]) {
@@ -51,31 +51,31 @@ proptest! {
     }
 
     #[test]
-    fn damage_hides_only_the_damaged_frame(
+    fn flipped_bit_hides_only_the_frame_that_holds_it(
         sizes in prop::collection::vec(0..400usize, 1..10),
         at: prop::sample::Index,
         bit in 0..8u8,
     ) {
         let bytes = segment(&sizes);
-        let whole = good_frames(&bytes);
-        let end = whole.last().unwrap().end() as usize;
+        let intact_frames = good_frames(&bytes);
+        let end = intact_frames.last().unwrap().end() as usize;
         let at = 64 + at.index(end - 64);
         let mut damaged = bytes.to_vec();
         damaged[at] ^= 1 << bit;
-        let left: Vec<u64> = good_frames(&damaged.into()).iter().map(|frame| frame.at).collect();
-        let untouched = whole.iter().filter(|frame| !(frame.at..frame.end()).contains(&(at as u64)));
-        prop_assert_eq!(left, untouched.map(|frame| frame.at).collect::<Vec<_>>());
+        let remaining: Vec<u64> = good_frames(&damaged.into()).iter().map(|frame| frame.at).collect();
+        let untouched = intact_frames.iter().filter(|frame| !(frame.at..frame.end()).contains(&(at as u64)));
+        prop_assert_eq!(remaining, untouched.map(|frame| frame.at).collect::<Vec<_>>());
     }
 
     #[test]
     fn frame_is_valid_only_at_its_offset_in_its_segment(size in 0..400usize, moved in 1..8u64) {
         let bytes = segment(&[size]);
-        let salted = format::salted(header(3).salt());
-        prop_assert!(Frame::read(&bytes, salted, 64).is_ok());
+        let salt_crc = format::salt_crc(header(3).salt());
+        prop_assert!(Frame::read(&bytes, salt_crc, 64).is_ok());
         let mut shifted = vec![0; moved as usize * 8];
         shifted.extend_from_slice(&bytes);
-        prop_assert!(Frame::read(&shifted.into(), salted, 64 + moved * 8).is_err());
-        let other = format::salted(header(3 + moved).salt());
+        prop_assert!(Frame::read(&shifted.into(), salt_crc, 64 + moved * 8).is_err());
+        let other = format::salt_crc(header(3 + moved).salt());
         prop_assert!(Frame::read(&bytes, other, 64).is_err());
     }
 
@@ -83,13 +83,13 @@ proptest! {
     fn garbage_input_does_not_panic(bytes: Vec<u8>) {
         let bytes = Bytes::from(bytes);
         let _either = SegmentHeader::decode(&bytes);
-        let _either = (Batch::read(&bytes), Opening::read(&bytes), Seal::read(&bytes));
-        let _either = (format::read_hard(&bytes), format::read_base(&bytes));
-        let _either = format::EntryHead::read(&bytes);
+        let _either = (BatchHeader::decode(&bytes), Opening::decode(&bytes), Seal::decode(&bytes));
+        let _either = (format::decode_hard_state(&bytes), format::decode_base(&bytes));
+        let _either = format::EntryHead::decode(&bytes);
         let _either = SyncMarker::read(&bytes, DiskId(9));
         let items = Scan::new(bytes.clone(), 1, None).count();
         prop_assert!(items <= 1);
-        let _either = Frame::peek(&bytes, 1, bytes.len() as u64 / 2);
+        let _either = Frame::read_without_body_check(&bytes, 1, bytes.len() as u64 / 2);
     }
 
     #[test]
@@ -106,26 +106,26 @@ fn record_bodies_round_trip() {
         hard: HardState {
             term: Term(4),
             vote: NodeId::new(2).map(|node| Vote { node, disk: DiskId(7) }),
-            promised: Position::ZERO,
+            promised_position: Position::ZERO,
         },
         last: Position::new(Index(9), Term(4)),
         time: ClusterTime(77),
         base: founding(),
-        current: (Index(6), founding().membership),
+        configuration: (Index(6), founding().membership),
     };
-    opening.put(&mut out);
-    assert_eq!(Opening::read(&out.clone().into()), Ok(opening));
+    opening.encode(&mut out);
+    assert_eq!(Opening::decode(&out.clone().into()), Ok(opening));
     out.clear();
-    format::put_base(&mut out, &founding());
-    assert_eq!(format::read_base(&out.clone().into()), Ok(founding()));
+    format::encode_base(&mut out, &founding());
+    assert_eq!(format::decode_base(&out.clone().into()), Ok(founding()));
     out.clear();
     let seal = Seal { successor: 4, last: Position::new(Index(9), Term(4)) };
-    seal.put(&mut out);
-    assert_eq!(Seal::read(&out.clone().into()), Ok(seal));
+    seal.encode(&mut out);
+    assert_eq!(Seal::decode(&out.clone().into()), Ok(seal));
 }
 
 #[test]
-fn zeroed_file_is_blank() {
+fn zeroed_file_has_a_blank_frame_and_one_gap() {
     let zeros = Bytes::from(vec![0; 4096]);
     assert_eq!(Frame::read(&zeros, 1, 64).unwrap_err(), Flaw::Blank);
     assert_eq!(Scan::new(zeros, 1, None).count(), 1);

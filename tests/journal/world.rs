@@ -1,11 +1,11 @@
-//! Scripts, the disks they run on, and the checks of the recovered journal.
+//! Scripts of journal operations, and checks of the journal that a start recovers after a script.
 
 use bytes::Bytes;
 use drave::codec;
 use drave::disk::Disk;
 use drave::sim::disk::{Crash, SimDisk};
 use drave::types::*;
-use drave::wal::{Journal, Options, Recovered};
+use drave::wal::{Journal, Options, RecoveredLog};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
@@ -13,43 +13,43 @@ use std::collections::BTreeMap;
 /// One step of a script.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Writes entries of one term over a range of indexes, with that many bytes each.
+    /// Appends entries of one term over a range of indexes, each with a payload of `bytes` bytes.
     Write { term: u64, from: u64, to: u64, bytes: usize },
-    /// Writes a vote alone.
+    /// Appends a vote without entries.
     Vote { term: u64, vote: u64 },
-    /// Writes a configuration entry.
+    /// Appends a configuration entry with `count` members.
     Members { term: u64, index: u64, count: u64 },
     /// Restarts the log at a snapshot's position.
     Restart { index: u64, term: u64 },
-    /// Syncs: everything so far must be durable.
+    /// Syncs the journal: everything appended so far must be durable.
     Sync,
-    /// Confirms the synced writes, when the log is idle.
+    /// Calls [`Journal::confirm_sync`], as the node does when the log is idle.
     Confirm,
-    /// Releases all entries up to this index, read or not.
+    /// Releases all entries up to this index.
     Release(u64),
 }
 
-/// One change that was requested of the journal.
+/// One change that a script has requested from the journal.
 #[derive(Clone, Debug)]
-enum Change {
+enum RequestedChange {
     Hard(HardState),
     Base(SnapshotPoint),
     Entry(Entry),
 }
 
-/// The changes requested of the journal, and how many of them it reported as durable.
+/// All changes that were requested from the journal, in order, and how many of them it reported as durable.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    changes: Vec<Change>,
-    /// How many of them were reported durable.
-    pub promised: usize,
-    released: Vec<Index>,
-    write: u64,
+    changes: Vec<RequestedChange>,
+    /// The number of changes that a report has covered. They must survive every crash.
+    pub durable_changes: usize,
+    released_indexes: Vec<Index>,
+    last_write_id: u64,
 }
 
-/// The log after some of the changes.
+/// The log that results from a prefix of the changes of a ledger.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Log {
+struct ExpectedLog {
     hard: HardState,
     base: Position,
     entries: BTreeMap<u64, Entry>,
@@ -76,7 +76,7 @@ pub fn entry(index: u64, term: u64, bytes: usize) -> Entry {
 }
 
 impl Step {
-    fn write(&self, id: u64) -> Option<Write> {
+    fn to_write(&self, id: u64) -> Option<Write> {
         let mut write = Write { id: WriteId(id), hard_state: None, base: None, entries: Vec::new() };
         match *self {
             Step::Write { term, from, to, bytes } => {
@@ -86,7 +86,7 @@ impl Step {
                 write.hard_state = Some(HardState {
                     term: Term(term),
                     vote: NodeId::new(vote).map(|node| Vote { node, disk: DiskId(7) }),
-                    promised: Position::ZERO,
+                    promised_position: Position::ZERO,
                 });
             }
             Step::Members { term, index, count } => {
@@ -105,15 +105,15 @@ impl Step {
 }
 
 impl Ledger {
-    fn log(&self, changes: usize) -> Log {
-        let mut log = Log::default();
-        for change in &self.changes[..changes] {
+    fn expected_log(&self, change_count: usize) -> ExpectedLog {
+        let mut log = ExpectedLog::default();
+        for change in &self.changes[..change_count] {
             match change {
-                Change::Hard(hard) => log.hard = *hard,
-                Change::Base(base) => {
-                    log = Log { hard: log.hard, base: base.position, ..Log::default() };
+                RequestedChange::Hard(hard) => log.hard = *hard,
+                RequestedChange::Base(base) => {
+                    log = ExpectedLog { hard: log.hard, base: base.position, ..ExpectedLog::default() };
                 }
-                Change::Entry(entry) => {
+                RequestedChange::Entry(entry) => {
                     let index = entry.position.index.0;
                     log.entries.split_off(&index);
                     log.members.split_off(&index);
@@ -128,54 +128,61 @@ impl Ledger {
     }
 
     fn record(&mut self, write: &Write) {
-        self.changes.extend(write.base.clone().map(Change::Base));
-        self.changes.extend(write.hard_state.map(Change::Hard));
-        self.changes.extend(write.entries.iter().cloned().map(Change::Entry));
+        self.changes.extend(write.base.clone().map(RequestedChange::Base));
+        self.changes.extend(write.hard_state.map(RequestedChange::Hard));
+        self.changes.extend(write.entries.iter().cloned().map(RequestedChange::Entry));
     }
 
-    /// Checks that every durable change was recovered, and nothing that was never requested. The ledger then becomes
-    /// the recovered state: other changes that did not survive are removed.
-    pub fn check(&mut self, recovered: &Recovered) -> Result<(), String> {
-        let mut why = String::new();
-        // The longest prefix first: with equal entries, several prefixes match.
-        for changes in (self.promised..=self.changes.len()).rev() {
-            match self.matches_log(&self.log(changes), recovered) {
+    /// Checks that every durable change was recovered, and nothing that was never requested. Then removes from the
+    /// ledger the changes that were not recovered.
+    pub fn check(&mut self, recovered: &RecoveredLog) -> Result<(), String> {
+        let mut mismatch = String::new();
+        // The longest prefix of the changes is tried first: if entries are equal, several prefixes match.
+        for change_count in (self.durable_changes..=self.changes.len()).rev() {
+            match self.matches_log(&self.expected_log(change_count), recovered) {
                 Ok(()) => {
-                    self.changes.truncate(changes);
-                    self.promised = changes;
+                    self.changes.truncate(change_count);
+                    self.durable_changes = change_count;
                     return Ok(());
                 }
-                Err(error) => why = error,
+                Err(error) => mismatch = error,
             }
         }
-        Err(format!("of {} changes {} were promised, and no prefix matches: {why}", self.changes.len(), self.promised))
+        Err(format!(
+            "{} changes were requested, {} were reported durable, and no prefix matches the log: {mismatch}",
+            self.changes.len(),
+            self.durable_changes
+        ))
     }
 
-    fn matches_log(&self, log: &Log, recovered: &Recovered) -> Result<(), String> {
+    fn matches_log(&self, log: &ExpectedLog, recovered: &RecoveredLog) -> Result<(), String> {
         let base = recovered.base.position;
         let last = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);
-        let found = base.index.0 + recovered.heads.len() as u64;
+        let found_last = base.index.0 + recovered.entries.len() as u64;
         if recovered.hard_state != log.hard {
-            return Err(format!("hard state {:?} instead of {:?}", recovered.hard_state, log.hard));
+            return Err(format!("the hard state is {:?} instead of {:?}", recovered.hard_state, log.hard));
         }
-        if found != last {
-            return Err(format!("the last index is {found} instead of {last}"));
+        if found_last != last {
+            return Err(format!("the last index is {found_last} instead of {last}"));
         }
-        let is_known_base = base == log.base || self.released.contains(&base.index);
+        let is_known_base = base == log.base || self.released_indexes.contains(&base.index);
         let has_same_entry =
             base == log.base || log.entries.get(&base.index.0).is_some_and(|entry| entry.position == base);
         if !is_known_base || !has_same_entry {
             return Err(format!("the base is {base} instead of {}", log.base));
         }
         let range = base.index.next()..=Index(last);
-        let read = recovered.view.entries(range.clone(), u64::MAX).map_err(|fault| fault.to_string())?;
+        let read_entries = recovered.view.entries(range.clone(), u64::MAX).map_err(|fault| fault.to_string())?;
         let expected: Vec<&Entry> = log.entries.range(base.index.0 + 1..).map(|(_, entry)| entry).collect();
-        if read.iter().collect::<Vec<_>>() != expected {
-            return Err(format!("the view of {range:?} holds {} entries that differ from those written", read.len()));
+        if read_entries.iter().collect::<Vec<_>>() != expected {
+            return Err(format!(
+                "the view of {range:?} holds {} entries that differ from those written",
+                read_entries.len()
+            ));
         }
-        for (head, entry) in recovered.heads.iter().zip(&expected) {
+        for (head, entry) in recovered.entries.iter().zip(&expected) {
             if head.term != entry.position.term || head.bytes as usize != codec::entry_size(entry) {
-                return Err(format!("entry {} differs from its summary", entry.position));
+                return Err(format!("the recovered term or size of entry {} is wrong", entry.position));
             }
         }
         let configurations: BTreeMap<u64, Membership> =
@@ -185,14 +192,17 @@ impl Ledger {
             return Err("the configurations differ from those written".to_owned());
         }
         match log.members.range(..=base.index.0).next_back() {
-            Some((_, members)) if *members != recovered.base.membership => Err("the base has other members".to_owned()),
+            Some((_, members)) if *members != recovered.base.membership => {
+                Err("the membership of the base is wrong".to_owned())
+            }
             _ => Ok(()),
         }
     }
 }
 
-/// Runs a script as far as the disk allows.
-pub fn run(disk: &SimDisk, options: &Options, script: &[Step], ledger: &mut Ledger) -> Result<(), String> {
+/// Opens the journal and runs a script until the disk fails or stops. Returns an error if the opened journal does not
+/// match the ledger.
+pub fn run_script(disk: &SimDisk, options: &Options, script: &[Step], ledger: &mut Ledger) -> Result<(), String> {
     let Ok((mut journal, recovered)) = Journal::open(disk.clone(), options.clone(), Some(&founding())) else {
         return Ok(());
     };
@@ -210,48 +220,51 @@ pub fn run_steps(
     ledger: &mut Ledger,
 ) -> drave::wal::Result<()> {
     for step in script {
-        ledger.write += 1;
-        if let Some(write) = step.write(ledger.write) {
+        ledger.last_write_id += 1;
+        if let Some(write) = step.to_write(ledger.last_write_id) {
             ledger.record(&write);
             view.push(&write);
             journal.append(&write)?;
         }
         match step {
             Step::Sync => {
-                journal.sync()?.sealed.into_iter().for_each(|sealed| view.seal(sealed).unwrap());
-                ledger.promised = ledger.changes.len();
+                journal.sync()?.sealed.into_iter().for_each(|sealed| view.add_sealed(sealed).unwrap());
+                ledger.durable_changes = ledger.changes.len();
             }
             Step::Confirm => {
-                journal.confirm()?;
-                ledger.promised = ledger.changes.len();
+                journal.confirm_sync()?;
+                ledger.durable_changes = ledger.changes.len();
             }
             Step::Release(index) => {
-                let log = ledger.log(ledger.changes.len());
+                let log = ledger.expected_log(ledger.changes.len());
                 if let Some(entry) = log.entries.get(index) {
-                    ledger.released.push(Index(*index));
+                    ledger.released_indexes.push(Index(*index));
                     view.release(Index(*index));
                     journal.release(entry.position)?;
                 }
             }
             _ => {}
         }
-        if let Some(order) = journal.spare_wanted()
+        if let Some(order) = journal.next_spare_order()
             && let Ok(spare) = order.prepare(disk, || {})
         {
-            journal.spare_ready(spare);
+            journal.add_spare(spare);
         }
     }
     Ok(())
 }
 
-/// The interruption between one run and the next.
+/// What happens between the end of a script and the next start.
 #[derive(Clone, Copy, Debug)]
 pub enum Interruption {
+    /// The process is killed: the page cache survives.
     Kill,
+    /// A power loss, with a seed that decides which unsynced writes survive.
     Power(u64),
     /// A kill, a start, and then a power loss: everything that the start recovered must be durable.
     KillThenPower(u64),
-    /// A kill, and a power loss during the start, after that many operations.
+    /// A kill, and a power loss during the next start: the number of disk operations of the start before the power
+    /// loss, and the seed of the power loss.
     PowerWhileStarting(u64, u64),
 }
 
@@ -268,15 +281,25 @@ pub const INTERRUPTIONS: [Interruption; 9] = [
 ];
 
 /// Opens the journal, which must succeed, and checks it against the ledger.
-pub fn reopen(disk: &SimDisk, options: &Options, ledger: &mut Ledger) -> Result<(Journal<SimDisk>, Recovered), String> {
+pub fn reopen(
+    disk: &SimDisk,
+    options: &Options,
+    ledger: &mut Ledger,
+) -> Result<(Journal<SimDisk>, RecoveredLog), String> {
     let opened = Journal::open(disk.clone(), options.clone(), Some(&founding()));
     let (journal, recovered) = opened.map_err(|fault| format!("the journal does not open: {fault}"))?;
     ledger.check(&recovered)?;
     Ok((journal, recovered))
 }
 
-/// Crashes, starts, writes, crashes and starts again.
-pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, interruption: Interruption) -> Result<(), String> {
+/// Crashes a copy of the disk as `interruption` says, starts, writes, crashes and starts again. Checks the ledger after
+/// each start.
+pub fn check_after_interruption(
+    disk: &SimDisk,
+    options: &Options,
+    ledger: &Ledger,
+    interruption: Interruption,
+) -> Result<(), String> {
     let (disk, mut ledger) = (disk.fork(), ledger.clone());
     let mut rng = StdRng::seed_from_u64(17);
     match interruption {
@@ -289,7 +312,10 @@ pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, interruption:
         }
         Interruption::PowerWhileStarting(operations, seed) => {
             disk.crash(&mut rng, Crash::Kill);
-            disk.stop_at(drave::sim::disk::Stop { at: disk.operations() + operations, bytes: 100 });
+            disk.stop_at(drave::sim::disk::DiskStop {
+                operation: disk.operation_count() + operations,
+                written_bytes: 100,
+            });
             drop(Journal::open(disk.clone(), options.clone(), Some(&founding())));
             disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power);
         }
@@ -302,12 +328,12 @@ pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, interruption:
         .map_err(|fault| format!("a write fails after the start: {fault}"))?;
     drop(journal);
     disk.crash(&mut rng, Crash::Power);
-    reopen(&disk, options, &mut ledger).map(drop).map_err(|why| format!("after a second start: {why}"))
+    reopen(&disk, options, &mut ledger).map(drop).map_err(|why| format!("at a second start: {why}"))
 }
 
 /// Writes that continue the current log.
 pub fn writes_after_restart(ledger: &Ledger) -> Vec<Step> {
-    let log = ledger.log(ledger.changes.len());
+    let log = ledger.expected_log(ledger.changes.len());
     let last = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);
     vec![
         Step::Vote { term: 90, vote: 2 },
@@ -363,7 +389,7 @@ pub fn random_script(seed: u64) -> Vec<Step> {
     script
 }
 
-/// The names of a disk's files.
-pub fn files(disk: &SimDisk) -> Vec<String> {
+/// The names of all files of a disk.
+pub fn file_names(disk: &SimDisk) -> Vec<String> {
     disk.list().unwrap()
 }

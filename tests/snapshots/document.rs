@@ -1,4 +1,4 @@
-//! Compares `wal-format.md` with the code: decodes its dump of a snapshot and compares its tables.
+//! Compares `wal-format.md` with the code: decodes the document's dump of a snapshot and compares its tables.
 
 use bytes::Bytes;
 use drave::api::Op;
@@ -14,7 +14,7 @@ use drave::types::*;
 const DOCUMENT: &str = include_str!("../../wal-format.md");
 
 /// The state of the snapshot in the document: one session, which put one key.
-fn applied() -> Applier<Kv> {
+fn documented_state() -> Applier<Kv> {
     let mut applier = Applier::new(Kv::new());
     let command = Command::Put { key: b"x", value: b"1" }.encode();
     let ops = [
@@ -31,25 +31,25 @@ fn applied() -> Applier<Kv> {
 
 /// The snapshot of the document, taken by node 1 of a single-node cluster.
 fn sample() -> Bytes {
-    let mut applier = applied();
+    let mut applier = documented_state();
     let node = NodeId::new(1).unwrap();
-    let head = applier.freeze();
+    let state_header = applier.freeze();
     let header = Header {
         cluster: ClusterId(0x6f2c_91aa_0d77_be21),
         node,
-        position: head.position,
-        configured: Index::ZERO,
-        time: head.time,
-        digest: head.digest,
-        sessions: head.sessions,
+        position: state_header.position,
+        configuration_index: Index::ZERO,
+        time: state_header.time,
+        digest: state_header.digest,
+        sessions: state_header.sessions,
         membership: Membership::founding([(node, "127.0.0.1:7401".to_owned())]),
     };
     let store = Store::open(SimDisk::new(), header.cluster).unwrap();
-    let mut writer = store.writer(&header).unwrap();
+    let mut writer = store.create_writer(&header).unwrap();
     while let Some(piece) = applier.next_chunk(CHUNK_BYTES) {
         match piece {
-            Piece::Sessions(bytes) => writer.put(ChunkKind::Sessions, &bytes).unwrap(),
-            Piece::Machine(bytes) => writer.put(ChunkKind::Machine, &bytes).unwrap(),
+            Piece::Sessions(bytes) => writer.write_piece(ChunkKind::Sessions, &bytes).unwrap(),
+            Piece::Machine(bytes) => writer.write_piece(ChunkKind::Machine, &bytes).unwrap(),
         }
     }
     writer.finish().unwrap().bytes().clone()
@@ -60,7 +60,7 @@ fn section() -> &'static str {
     &DOCUMENT[from..]
 }
 
-/// The bytes of the dump in the section.
+/// The bytes of the dump in the document's section on snapshots.
 fn documented_bytes() -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in section().lines() {
@@ -87,17 +87,17 @@ fn hex_dump(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn dump_matches_written_snapshot() {
-    let real = sample();
+fn documented_dump_matches_written_snapshot() {
+    let written = sample();
     assert!(
-        documented_bytes() == real[..],
+        documented_bytes() == written[..],
         "the document's dump differs from the written snapshot:\n{}",
-        hex_dump(&real)
+        hex_dump(&written)
     );
 }
 
 #[test]
-fn dump_decodes_as_documented() {
+fn documented_dump_decodes_to_documented_chunks() {
     let bytes = Bytes::from(documented_bytes());
     let (header, chain) = Header::decode(&bytes).unwrap();
     assert_eq!(
@@ -115,38 +115,38 @@ fn dump_decodes_as_documented() {
 }
 
 #[test]
-fn dump_restores_documented_state() {
+fn documented_dump_restores_documented_state() {
     let bytes = Bytes::from(documented_bytes());
     let (header, chain) = Header::decode(&bytes).unwrap();
-    let mut restoring = Applier::new(Kv::new()).restoring();
+    let mut applier_restore = Applier::new(Kv::new()).begin_restore();
     for chunk in Chunks::new(bytes, chain) {
         let chunk = chunk.unwrap();
         match chunk.kind {
-            ChunkKind::Sessions => restoring.take(&Piece::Sessions(chunk.body)).unwrap(),
-            ChunkKind::Machine => restoring.take(&Piece::Machine(chunk.body)).unwrap(),
+            ChunkKind::Sessions => applier_restore.add(&Piece::Sessions(chunk.body)).unwrap(),
+            ChunkKind::Machine => applier_restore.add(&Piece::Machine(chunk.body)).unwrap(),
             ChunkKind::End => {}
         }
     }
     let Header { position, time, digest, sessions, .. } = header;
-    let restored = restoring.finish(&StateHeader { position, time, digest, sessions }).unwrap();
+    let restored = applier_restore.finish(&StateHeader { position, time, digest, sessions }).unwrap();
     assert_eq!(restored.machine().get(b"x"), Some(&b"1"[..]));
-    assert_eq!(restored.digest(), applied().digest());
+    assert_eq!(restored.digest(), documented_state().digest());
 }
 
-/// Asserts that a line of the section contains all of these strings.
+/// Asserts that a line of the section on snapshots contains all of these strings.
 fn assert_documented(strings: &[&str]) {
     let found = section().lines().any(|line| strings.iter().all(|string| line.contains(string)));
     assert!(found, "no line of the section contains {strings:?}");
 }
 
 #[test]
-fn tables_match_code() {
+fn documented_tables_match_code() {
     assert_documented(&["magic", &format!("`{}`", std::str::from_utf8(&format::MAGIC).unwrap())]);
-    assert_documented(&["format version", &format!("| {} |", format::FORMAT)]);
-    assert_documented(&[&format!("| {} | … | members |", format::HEADER_FIELDS)]);
-    assert_documented(&["header of a chunk", &format!("{} bytes", format::CHUNK_HEADER)]);
-    assert_documented(&["body of a chunk", &format!("{} bytes", format::BODY_MAX)]);
-    assert_documented(&["header of a snapshot", &format!("{} bytes", format::HEADER_MAX)]);
+    assert_documented(&["format version", &format!("| {} |", format::FORMAT_VERSION)]);
+    assert_documented(&[&format!("| {} | … | members |", format::FIXED_HEADER_BYTES)]);
+    assert_documented(&["header of a chunk", &format!("{} bytes", format::CHUNK_HEADER_BYTES)]);
+    assert_documented(&["body of a chunk", &format!("{} bytes", format::CHUNK_BODY_BYTES_MAX)]);
+    assert_documented(&["header of a snapshot", &format!("{} bytes", format::HEADER_BYTES_MAX)]);
     for (kind, name) in [(ChunkKind::Sessions, "sessions"), (ChunkKind::Machine, "machine"), (ChunkKind::End, "end")] {
         assert_documented(&[&format!("| {} | {name} |", kind as u8)]);
     }

@@ -1,24 +1,24 @@
-//! A node's two directories together, journal and snapshots: a crash after every operation of either while the node
-//! takes, publishes, prunes, compacts, receives and installs; and another crash during the next start. Acknowledged
-//! entries are there, and no start fails.
+//! A node's journal and snapshots together: a crash after every operation of either disk while the node takes,
+//! publishes, prunes, receives and installs snapshots and compacts its log, and another crash during the next start.
+//! Every start must succeed and recover the acknowledged entries.
 
 use drave::api::Op;
 use drave::apply::Applier;
 use drave::codec;
 use drave::disk::Meter;
 use drave::machine::{Command, Kv};
-use drave::sim::disk::{Crash, SimDisk, Stop};
+use drave::sim::disk::{Crash, DiskStop, SimDisk};
 use drave::snapshot::{Snapshot, Store};
-use drave::snapshotting::restore::header;
-use drave::snapshotting::{Job, JobResult, Restore, SnapshotWorker, fault, reconcile_with_log};
+use drave::snapshotting::restore::snapshot_header;
+use drave::snapshotting::{Job, JobResult, SnapshotRestore, SnapshotWorker, reconcile_with_log, to_node_fault};
 use drave::types::*;
-use drave::wal::{Ballast, Journal, Options, Recovered, Result};
+use drave::wal::{Ballast, Journal, Options, RecoveredLog, Result};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 const CLUSTER: ClusterId = ClusterId(7);
-/// An upper bound of the indexes in any script.
-const END: u64 = 90;
+/// The maximum index in any script.
+const INDEX_MAX: u64 = 90;
 
 /// One action of a node.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +27,15 @@ enum Action {
     Append(u64, u64),
     /// Appends and acknowledges entries that a deposed leader sent to this node alone.
     Diverge(u64, u64),
-    /// Takes a snapshot of everything applied, and publishes it.
-    Take,
+    /// Takes a snapshot of the applied state, and publishes the snapshot.
+    TakeSnapshot,
     /// Begins a snapshot, and writes its first piece.
-    Begin,
+    BeginSnapshot,
     /// Finishes and publishes the snapshot that was begun.
-    Finish,
+    FinishSnapshot,
     /// Compacts the log up to this index.
     Release(u64),
-    /// Receives a leader's snapshot of this index, installs and acknowledges it.
+    /// Receives a leader's snapshot of this index, then installs and acknowledges the snapshot.
     Receive(u64),
     /// Receives half of a leader's snapshot of this index.
     ReceiveHalf(u64),
@@ -64,19 +64,19 @@ fn entry(index: u64) -> Entry {
     codec::entry(position(index), ClusterTime(index * 10), Payload::Opaque(op.encode()))
 }
 
-/// An entry that was never committed at an index.
+/// An uncommitted entry at an index, which conflicts with the committed entry there.
 fn uncommitted_entry(index: u64) -> Entry {
     codec::entry(Position::new(Index(index), Term(1 + position(index).term.0)), ClusterTime(index), Payload::Noop)
 }
 
 /// The applied state as of an index.
-fn machine(upto: u64) -> Applier<Kv> {
+fn state_at(upto: u64) -> Applier<Kv> {
     let mut applier = Applier::new(Kv::new());
     applier.apply(&(1..=upto).map(entry).collect::<Vec<_>>());
     applier
 }
 
-/// The disks of the journal and of the snapshots.
+/// The node's two disks: the journal's, then the snapshots'.
 #[derive(Clone)]
 struct Disks([SimDisk; 2]);
 
@@ -95,35 +95,35 @@ impl Disks {
     }
 }
 
-/// Acknowledged entries.
+/// The entries that the node has acknowledged, which every start must recover.
 #[derive(Clone, Copy, Debug, Default)]
-struct Promise {
+struct AcknowledgedEntries {
     /// Every committed entry up to this index.
     committed: u64,
     /// Entries of a deposed leader up to this index, until a snapshot may have replaced them.
     uncommitted: u64,
 }
 
-/// A running process.
+/// A running process of the node.
 struct Process {
     journal: Journal<SimDisk>,
     worker: SnapshotWorker<SimDisk>,
     applier: Applier<Kv>,
-    /// The log equals the committed one up to this index.
+    /// The index up to which the node's log equals the committed log.
     last_matching: u64,
-    writes: u64,
+    write_count: u64,
 }
 
-fn boot(disks: &Disks) -> Result<(Process, Recovered, Option<Snapshot>)> {
+fn open_node(disks: &Disks) -> Result<(Process, RecoveredLog, Option<Snapshot>)> {
     let options = Options { segment_bytes: 2048, batch_bytes: 700, ..Options::new(node(), CLUSTER, DiskId(9)) };
     let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: membership() };
     let (mut journal, mut recovered) = Journal::open(disks.0[0].clone(), options, Some(&founding))?;
-    let store = Store::open(disks.0[1].clone(), CLUSTER).map_err(fault)?;
-    let newest = store.newest().map_err(fault)?;
+    let store = Store::open(disks.0[1].clone(), CLUSTER).map_err(to_node_fault)?;
+    let newest = store.newest().map_err(to_node_fault)?;
     let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest)?;
     let mut applier = Applier::new(Kv::new());
     if let Some(snapshot) = snapshot.clone() {
-        applier = Restore::begin(&applier, snapshot).all(&Meter::default())?.0;
+        applier = SnapshotRestore::begin(&applier, snapshot).restore_all(&Meter::default())?.0;
     }
     Ok((
         Process {
@@ -131,7 +131,7 @@ fn boot(disks: &Disks) -> Result<(Process, Recovered, Option<Snapshot>)> {
             worker: SnapshotWorker::new(store, Ballast::new(disks.0[0].clone(), 0)),
             applier,
             last_matching: 0,
-            writes: 0,
+            write_count: 0,
         },
         recovered,
         snapshot,
@@ -139,74 +139,75 @@ fn boot(disks: &Disks) -> Result<(Process, Recovered, Option<Snapshot>)> {
 }
 
 /// Asserts that a start succeeds and has the acknowledged entries, in the snapshot or in the log after it. Sets
-/// `promise` to what the node now has, and returns the process.
-fn start(disks: &Disks, promise: &mut Promise) -> std::result::Result<Process, String> {
-    let (mut process, recovered, snapshot) = boot(disks).map_err(|fault| format!("the start fails: {fault}"))?;
+/// `acknowledged` to what the node now has, and returns the process.
+fn start_and_check(disks: &Disks, acknowledged: &mut AcknowledgedEntries) -> std::result::Result<Process, String> {
+    let (mut process, recovered, snapshot) = open_node(disks).map_err(|fault| format!("the start fails: {fault}"))?;
     let base = recovered.base.position;
     let snapshot = snapshot.map_or(Position::ZERO, |snapshot| snapshot.header().position);
     if base.index > snapshot.index {
         return Err(format!("the log begins after {base}, but the snapshot is at {snapshot}"));
     }
-    let last = base.index.0 + recovered.heads.len() as u64;
-    let term = |index: u64| recovered.heads[(index - base.index.0) as usize - 1].term;
+    let last = base.index.0 + recovered.entries.len() as u64;
+    let term = |index: u64| recovered.entries[(index - base.index.0) as usize - 1].term;
     let committed = (snapshot.index.0 + 1..=last).take_while(|index| term(*index) == position(*index).term);
     process.last_matching = committed.last().unwrap_or(snapshot.index.0);
-    if process.last_matching < promise.committed || last < promise.uncommitted {
+    if process.last_matching < acknowledged.committed || last < acknowledged.uncommitted {
         return Err(format!(
-            "{promise:?} was acknowledged, but only {} and {last} were recovered",
+            "{acknowledged:?} was acknowledged, but only {} and {last} were recovered",
             process.last_matching
         ));
     }
     let entries = recovered.view.entries(snapshot.index.next()..=Index(process.last_matching), u64::MAX);
     process.applier.apply(&entries.map_err(|fault| fault.to_string())?);
     if (process.applier.applied().0, process.applier.digest())
-        != (process.last_matching, machine(process.last_matching).digest())
+        != (process.last_matching, state_at(process.last_matching).digest())
     {
         return Err(format!("the state at {} differs from the committed one", process.last_matching));
     }
-    promise.committed = process.last_matching;
-    promise.uncommitted = if last > process.last_matching { last } else { 0 };
+    acknowledged.committed = process.last_matching;
+    acknowledged.uncommitted = if last > process.last_matching { last } else { 0 };
     Ok(process)
 }
 
 impl Process {
     fn write(&mut self, base: Option<SnapshotPoint>, entries: Vec<Entry>) -> Result<()> {
-        self.writes += 1;
+        self.write_count += 1;
         let hard_state = Some(HardState { term: Term(50), ..HardState::default() });
-        self.journal.append(&Write { id: WriteId(self.writes), hard_state, base, entries })?;
+        self.journal.append(&Write { id: WriteId(self.write_count), hard_state, base, entries })?;
         self.journal.sync().map(drop)
     }
 
-    fn perform(&mut self, action: Action, promise: &mut Promise) -> Result<()> {
+    fn perform(&mut self, action: Action, acknowledged: &mut AcknowledgedEntries) -> Result<()> {
         match action {
             Action::Append(from, to) => {
                 let entries: Vec<Entry> = (from..=to).map(entry).collect();
-                promise.uncommitted = 0;
+                acknowledged.uncommitted = 0;
                 self.write(None, entries.clone())?;
                 self.applier.apply(&entries);
-                (self.last_matching, promise.committed) = (to, to);
+                (self.last_matching, acknowledged.committed) = (to, to);
             }
             Action::Diverge(from, to) => {
                 self.write(None, (from..=to).map(uncommitted_entry).collect())?;
-                promise.uncommitted = to;
+                acknowledged.uncommitted = to;
             }
-            Action::Take => {
-                self.perform(Action::Begin, promise)?;
-                self.perform(Action::Finish, promise)?;
+            Action::TakeSnapshot => {
+                self.perform(Action::BeginSnapshot, acknowledged)?;
+                self.perform(Action::FinishSnapshot, acknowledged)?;
             }
-            Action::Begin => {
-                let head = self.applier.freeze();
-                let begin = Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()));
+            Action::BeginSnapshot => {
+                let state_header = self.applier.freeze();
+                let begin =
+                    Job::BeginSnapshot(snapshot_header(CLUSTER, node(), &state_header, Index::ZERO, membership()));
                 self.worker.run(begin)?;
                 let piece = self.applier.next_chunk(300).expect("some state");
-                self.worker.run(Job::Piece(piece))?;
+                self.worker.run(Job::WritePiece(piece))?;
             }
-            Action::Finish => {
+            Action::FinishSnapshot => {
                 while let Some(piece) = self.applier.next_chunk(300) {
-                    self.worker.run(Job::Piece(piece))?;
+                    self.worker.run(Job::WritePiece(piece))?;
                 }
-                self.worker.run(Job::Finish)?;
-                let done = self.worker.run(Job::Verify)?;
+                self.worker.run(Job::SealSnapshot)?;
+                let done = self.worker.run(Job::VerifySnapshot)?;
                 assert!(matches!(done, JobResult::Published(Some(_))), "{done:?}");
                 self.applier.end_snapshot();
             }
@@ -216,34 +217,36 @@ impl Process {
                 self.receive(index, 2)?;
                 if self.last_matching < index {
                     // Once the snapshot is published, uncommitted entries may be gone.
-                    promise.uncommitted = 0;
+                    acknowledged.uncommitted = 0;
                 }
                 let snapshot = self.receive(index, 1)?.expect("the whole snapshot was sent");
-                let (applier, _, base) = Restore::begin(&self.applier, snapshot).all(&Meter::default())?;
+                let (applier, _, base) =
+                    SnapshotRestore::begin(&self.applier, snapshot).restore_all(&Meter::default())?;
                 // A snapshot does not undo entries that are already applied.
                 if self.last_matching < index {
                     self.applier = applier;
                     self.write(Some(base), Vec::new())?;
                     self.last_matching = index;
                 }
-                promise.committed = self.last_matching;
+                acknowledged.committed = self.last_matching;
                 self.journal.release(position(index))?;
             }
         }
         Ok(())
     }
 
-    /// Receives the first of `parts` parts of another node's snapshot, in pieces that match no boundary.
+    /// Receives the first of `parts` equal parts of another node's snapshot, in pieces that end at no chunk boundary.
     fn receive(&mut self, index: u64, parts: usize) -> Result<Option<Snapshot>> {
         let file = snapshot_of_leader(index);
         let (total, upto) = (file.bytes().len(), file.bytes().len() / parts);
         let (from, mut at) = (NodeId::new(2).unwrap(), 0);
         while at < upto {
             let bytes = file.bytes().slice(at..(at + 333).min(upto));
-            let job = Job::Receive { from, snapshot: position(index), total: total as u64, offset: at as u64, bytes };
+            let job =
+                Job::ReceivePiece { from, snapshot: position(index), total: total as u64, offset: at as u64, bytes };
             match self.worker.run(job)? {
                 JobResult::Received { next, .. } => at = next as usize,
-                JobResult::Complete(snapshot) => return Ok(Some(snapshot)),
+                JobResult::TransferComplete(snapshot) => return Ok(Some(snapshot)),
                 done => panic!("{done:?}"),
             }
         }
@@ -251,114 +254,137 @@ impl Process {
     }
 }
 
-/// The snapshot of an index, as taken by another node.
+/// The snapshot that a leader would take at an index.
 fn snapshot_of_leader(index: u64) -> Snapshot {
     let disk = SimDisk::new();
     let (store, reserve) = (Store::open(disk.clone(), CLUSTER).unwrap(), Ballast::new(disk, 0));
-    let (mut worker, mut applier) = (SnapshotWorker::new(store, reserve), machine(index));
-    let head = applier.freeze();
-    worker.run(Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()))).unwrap();
+    let (mut worker, mut applier) = (SnapshotWorker::new(store, reserve), state_at(index));
+    let state_header = applier.freeze();
+    worker.run(Job::BeginSnapshot(snapshot_header(CLUSTER, node(), &state_header, Index::ZERO, membership()))).unwrap();
     while let Some(piece) = applier.next_chunk(300) {
-        worker.run(Job::Piece(piece)).unwrap();
+        worker.run(Job::WritePiece(piece)).unwrap();
     }
-    worker.run(Job::Finish).unwrap();
-    match worker.run(Job::Verify).unwrap() {
+    worker.run(Job::SealSnapshot).unwrap();
+    match worker.run(Job::VerifySnapshot).unwrap() {
         JobResult::Published(Some(snapshot)) => snapshot,
         done => panic!("{done:?}"),
     }
 }
 
-/// Scripts of all kinds of changes to the log and to its snapshots.
+/// Scripts that take, publish, receive and install snapshots in different states of the log.
 fn scripts() -> Vec<(&'static str, Vec<Action>)> {
     use Action::*;
     vec![
-        ("taken", vec![Append(1, 20), Take, Release(20), Append(21, 40), Take, Release(38), Append(41, 45)]),
-        ("received by an empty node", vec![Receive(30), Append(31, 45), Take, Release(45), Append(46, 47)]),
+        (
+            "taken",
+            vec![Append(1, 20), TakeSnapshot, Release(20), Append(21, 40), TakeSnapshot, Release(38), Append(41, 45)],
+        ),
+        ("received by an empty node", vec![Receive(30), Append(31, 45), TakeSnapshot, Release(45), Append(46, 47)]),
         (
             "received by a lagging node",
-            vec![Append(1, 12), Take, Release(12), Receive(40), Append(41, 44), Receive(60)],
+            vec![Append(1, 12), TakeSnapshot, Release(12), Receive(40), Append(41, 44), Receive(60)],
         ),
         // The log has an uncommitted entry at the last index of the snapshot (hashicorp/raft#697).
-        ("over a conflict", vec![Append(1, 10), Take, Diverge(11, 30), Receive(25), Append(26, 33), Take, Release(33)]),
+        (
+            "over a conflict",
+            vec![Append(1, 10), TakeSnapshot, Diverge(11, 30), Receive(25), Append(26, 33), TakeSnapshot, Release(33)],
+        ),
         ("beyond a conflict", vec![Append(1, 10), Diverge(11, 20), Receive(40), Append(41, 44)]),
         ("within the log", vec![Append(1, 30), ReceiveHalf(20), Receive(20), Append(31, 33)]),
         (
             "superseded",
-            vec![Append(1, 12), Begin, ReceiveHalf(40), Receive(45), Finish, Append(46, 48), Take, Release(48)],
+            vec![
+                Append(1, 12),
+                BeginSnapshot,
+                ReceiveHalf(40),
+                Receive(45),
+                FinishSnapshot,
+                Append(46, 48),
+                TakeSnapshot,
+                Release(48),
+            ],
         ),
         (
             "interrupted halfway",
-            vec![Append(1, 5), ReceiveHalf(30), ReceiveHalf(40), Append(6, 25), Take, Release(25), Receive(40)],
+            vec![Append(1, 5), ReceiveHalf(30), ReceiveHalf(40), Append(6, 25), TakeSnapshot, Release(25), Receive(40)],
         ),
     ]
 }
 
-/// Entries appended and acknowledged after a crash must be as safe as those before it.
-fn write_and_restart(disks: &Disks, promise: &mut Promise) -> std::result::Result<(), String> {
-    let mut process = start(disks, promise)?;
+/// Starts, writes, takes a snapshot, and starts again after a power loss. The entries that were acknowledged before the
+/// power loss must be recovered.
+fn write_and_restart(disks: &Disks, acknowledged: &mut AcknowledgedEntries) -> std::result::Result<(), String> {
+    let mut process = start_and_check(disks, acknowledged)?;
     let next = process.last_matching + 1;
-    for action in
-        [Action::Append(next, next + 3), Action::Take, Action::Release(next + 3), Action::Append(next + 4, next + 6)]
-    {
-        process.perform(action, promise).map_err(|fault| format!("{action:?} afterwards: {fault}"))?;
+    for action in [
+        Action::Append(next, next + 3),
+        Action::TakeSnapshot,
+        Action::Release(next + 3),
+        Action::Append(next + 4, next + 6),
+    ] {
+        process.perform(action, acknowledged).map_err(|fault| format!("{action:?} afterwards: {fault}"))?;
     }
-    assert!(process.last_matching <= END, "indexes in scripts stay below END");
+    assert!(process.last_matching <= INDEX_MAX, "indexes in scripts stay below INDEX_MAX");
     drop(process);
     disks.crash(3, Crash::Power);
-    start(disks, promise).map(drop)
+    start_and_check(disks, acknowledged).map(drop)
 }
 
 /// Checks the disks after a crash, and after a second crash at each operation of the next start. Returns the number of
-/// those starts.
-fn survive(disks: &Disks, promise: Promise) -> std::result::Result<u64, String> {
-    let mut starts = 0;
+/// starts that crashed.
+fn check_after_crashes(disks: &Disks, acknowledged: AcknowledgedEntries) -> std::result::Result<u64, String> {
+    let mut crashed_starts = 0;
     for (how, seed) in [(Crash::Kill, 0), (Crash::Power, 1), (Crash::Power, 2)] {
         let crashed = disks.fork();
         crashed.crash(seed, how);
-        write_and_restart(&crashed.fork(), &mut promise.clone()).map_err(|why| format!("{how:?} {seed}: {why}"))?;
-        // The node starts and loses power: the entries that it would have acknowledged after the start are still there.
-        let (started, mut promise_after_start) = (crashed.fork(), promise);
-        drop(start(&started, &mut promise_after_start)?);
+        write_and_restart(&crashed.fork(), &mut acknowledged.clone())
+            .map_err(|why| format!("{how:?} with seed {seed}: {why}"))?;
+        // The node starts and loses power: the entries that the start recovered must still be there.
+        let (started, mut acknowledged_after_start) = (crashed.fork(), acknowledged);
+        drop(start_and_check(&started, &mut acknowledged_after_start)?);
         started.crash(4, Crash::Power);
-        write_and_restart(&started, &mut promise_after_start)
-            .map_err(|why| format!("{how:?} {seed}, a start, a power loss: {why}"))?;
+        write_and_restart(&started, &mut acknowledged_after_start)
+            .map_err(|why| format!("{how:?} with seed {seed}, then a start and a power loss: {why}"))?;
         // Stops the start after each of its operations.
         for disk_number in 0..2 {
             for operation in 0.. {
-                let again = crashed.fork();
-                let at = again.0[disk_number].operations() + operation;
-                again.0[disk_number].stop_at(Stop { at, bytes: [0, 100, 512][operation as usize % 3] });
-                drop(boot(&again));
-                if !again.stopped() {
+                let restarted = crashed.fork();
+                let at = restarted.0[disk_number].operation_count() + operation;
+                restarted.0[disk_number]
+                    .stop_at(DiskStop { operation: at, written_bytes: [0, 100, 512][operation as usize % 3] });
+                drop(open_node(&restarted));
+                if !restarted.stopped() {
                     break;
                 }
-                starts += 1;
-                again.crash(5 + operation, if operation % 2 == 0 { Crash::Power } else { Crash::Kill });
-                write_and_restart(&again, &mut promise.clone()).map_err(|why| {
-                    format!("{how:?} {seed}, and at {operation} of {disk_number} in the start: {why}")
+                crashed_starts += 1;
+                restarted.crash(5 + operation, if operation % 2 == 0 { Crash::Power } else { Crash::Kill });
+                write_and_restart(&restarted, &mut acknowledged.clone()).map_err(|why| {
+                    format!(
+                        "{how:?} with seed {seed}, start stopped at operation {operation} of disk {disk_number}: {why}"
+                    )
                 })?;
             }
         }
     }
-    Ok(starts)
+    Ok(crashed_starts)
 }
 
 /// Runs a script until the disk of number `disk_number` stops as requested. Returns the disks, the acknowledged
 /// entries, and whether the disk stopped.
-fn run(script: &[Action], stop: Option<(usize, Stop)>) -> (Disks, Promise, bool) {
-    let (disks, mut promise) = (Disks([SimDisk::new(), SimDisk::new()]), Promise::default());
+fn run_script(script: &[Action], stop: Option<(usize, DiskStop)>) -> (Disks, AcknowledgedEntries, bool) {
+    let (disks, mut acknowledged) = (Disks([SimDisk::new(), SimDisk::new()]), AcknowledgedEntries::default());
     if let Some((disk_number, stop)) = stop {
         disks.0[disk_number].stop_at(stop);
     }
-    let Ok((mut process, ..)) = boot(&disks) else { return (disks, promise, true) };
+    let Ok((mut process, ..)) = open_node(&disks) else { return (disks, acknowledged, true) };
     for action in script {
-        if let Err(fault) = process.perform(*action, &mut promise) {
+        if let Err(fault) = process.perform(*action, &mut acknowledged) {
             assert!(disks.stopped(), "{action:?}: {fault}");
             break;
         }
     }
     let stopped = disks.stopped();
-    (disks, promise, stopped)
+    (disks, acknowledged, stopped)
 }
 
 /// openraft 674e78aa and ac3e5a89, hashicorp/raft#697: conflicting entries left after an installed snapshot, with a
@@ -370,9 +396,11 @@ fn crash_after_any_operation_keeps_acknowledged_entries() {
         for disk_number in 0..2 {
             for at in 0.. {
                 let bytes = [0, 1, 100, 512, 1600][at as usize % 5];
-                let (disks, promise, stopped) = run(&script, Some((disk_number, Stop { at, bytes })));
-                let survived = survive(&disks, promise);
-                starts += survived.unwrap_or_else(|why| panic!("{name}, at {at} of {disk_number}: {why}"));
+                let (disks, acknowledged, stopped) =
+                    run_script(&script, Some((disk_number, DiskStop { operation: at, written_bytes: bytes })));
+                let crashed_starts = check_after_crashes(&disks, acknowledged);
+                starts +=
+                    crashed_starts.unwrap_or_else(|why| panic!("{name}, operation {at} of disk {disk_number}: {why}"));
                 operations += 1;
                 if !stopped {
                     break;
@@ -380,32 +408,35 @@ fn crash_after_any_operation_keeps_acknowledged_entries() {
             }
         }
     }
-    println!("{operations} crashes, {starts} more while starting");
-    assert!(operations > 300 && starts > 3000, "{operations} crashes, {starts} more while starting");
+    println!("{operations} crashes in scripts, {starts} crashes in the next start");
+    assert!(operations > 300 && starts > 3000, "{operations} crashes in scripts, {starts} crashes in the next start");
 }
 
-/// Releases the log before its snapshot is published. This must be detected, or the test above proves nothing.
+/// Releases the log before the snapshot is published. The checks must detect the lost entries, or the test above proves
+/// nothing.
 #[test]
-fn log_release_before_snapshot_is_detected() {
-    let script = [Action::Append(1, 40), Action::Begin, Action::Release(40), Action::Finish];
-    let (mut lost, mut crashes) = (0, 0);
+fn log_release_before_snapshot_is_published_is_detected() {
+    let script = [Action::Append(1, 40), Action::BeginSnapshot, Action::Release(40), Action::FinishSnapshot];
+    let (mut loss_count, mut crash_count) = (0, 0);
     for at in 0.. {
-        let (disks, promise, stopped) = run(&script, Some((1, Stop { at, bytes: 0 })));
-        crashes += 1;
-        lost += u64::from(survive(&disks, promise).is_err());
+        let (disks, acknowledged, stopped) =
+            run_script(&script, Some((1, DiskStop { operation: at, written_bytes: 0 })));
+        crash_count += 1;
+        loss_count += u64::from(check_after_crashes(&disks, acknowledged).is_err());
         if !stopped {
             break;
         }
     }
-    assert!(lost > 0 && lost < crashes, "{lost} of {crashes}");
+    assert!(loss_count > 0 && loss_count < crash_count, "{loss_count} losses in {crash_count} crashes");
 }
 
-/// A leader's snapshot arrives while the node takes its own. The older one is no fault and does not stay.
+/// A leader's snapshot arrives while the node takes an older one itself. The older snapshot is pruned without a fault.
 #[test]
 fn received_snapshot_supersedes_older_one_being_written() {
     use Action::*;
-    let (disks, promise, _) = run(&[Append(1, 12), Begin, Receive(45), Finish, Append(46, 48)], None);
-    assert_eq!(promise.committed, 48);
+    let (disks, acknowledged, _) =
+        run_script(&[Append(1, 12), BeginSnapshot, Receive(45), FinishSnapshot, Append(46, 48)], None);
+    assert_eq!(acknowledged.committed, 48);
     let names = drave::disk::Disk::list(&disks.0[1]).unwrap();
     assert_eq!(names, [drave::snapshot::format::file_name(position(45))]);
 }

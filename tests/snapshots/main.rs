@@ -1,4 +1,4 @@
-//! Snapshots on disks that tear, lose, fail, fill up and lie.
+//! Tests of snapshots on disks that tear writes, lose or damage data, fail, and fill up.
 
 mod damage;
 mod document;

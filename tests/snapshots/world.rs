@@ -1,7 +1,7 @@
-//! Scripts of actions on a directory of snapshots, and the invariants that hold after any crash.
+//! Scripts of actions on a directory of snapshots, and checks of the directory after a crash.
 
 use drave::sim::disk::{Crash, SimDisk};
-use drave::snapshot::{ChunkKind, Fault, Header, Newest, Snapshot, Store};
+use drave::snapshot::{ChunkKind, Fault, Header, NewestSnapshot, Snapshot, Store};
 use drave::types::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -19,7 +19,7 @@ pub fn header(index: u64) -> Header {
         cluster: CLUSTER,
         node,
         position: position(index),
-        configured: Index(0),
+        configuration_index: Index(0),
         time: ClusterTime(index * 1000),
         digest: index.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         sessions: 2,
@@ -30,13 +30,13 @@ pub fn header(index: u64) -> Header {
 /// An action on a directory of snapshots.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
-    /// Takes the snapshot of this index, in pieces of about this many bytes.
+    /// Writes and publishes the snapshot of this index, in pieces of about this many bytes.
     Take(u64, usize),
-    /// Begins to write a snapshot and abandons it.
+    /// Begins to write the snapshot of this index and abandons it, with one piece of this many bytes.
     Abandon(u64, usize),
-    /// Receives a snapshot.
+    /// Receives the snapshot of this index from another node, with pieces of about this many bytes, and publishes it.
     Receive(u64, usize),
-    /// Receives the first half of a snapshot.
+    /// Receives the first half of the snapshot of this index, with pieces of about this many bytes.
     ReceiveHalf(u64, usize),
     /// Prunes the snapshots older than this index.
     Prune(u64),
@@ -50,10 +50,10 @@ pub fn pieces(index: u64, bytes: usize) -> Vec<(ChunkKind, Vec<u8>)> {
     (0..9).map(|n| (kind(n), body(n))).collect()
 }
 
-fn take(store: &Store<SimDisk>, index: u64, bytes: usize) -> Result<Snapshot, Fault> {
-    let mut writer = store.writer(&header(index))?;
+fn write_snapshot(store: &Store<SimDisk>, index: u64, bytes: usize) -> Result<Snapshot, Fault> {
+    let mut writer = store.create_writer(&header(index))?;
     for (kind, piece) in pieces(index, bytes) {
-        if let Err(fault) = writer.put(kind, &piece) {
+        if let Err(fault) = writer.write_piece(kind, &piece) {
             if matches!(fault, Fault::Full { .. }) {
                 writer.abandon()?;
             }
@@ -64,58 +64,59 @@ fn take(store: &Store<SimDisk>, index: u64, bytes: usize) -> Result<Snapshot, Fa
 }
 
 /// The file of a snapshot, as another node would send it.
-pub fn file(index: u64, bytes: usize) -> Vec<u8> {
+pub fn snapshot_file(index: u64, bytes: usize) -> Vec<u8> {
     let store = Store::open(SimDisk::new(), CLUSTER).unwrap();
-    take(&store, index, bytes).unwrap().bytes().to_vec()
+    write_snapshot(&store, index, bytes).unwrap().bytes().to_vec()
 }
 
-/// Receives the missing part of the first `upto` bytes, in steps that match no boundary.
+/// Receives the missing part of the first `upto` bytes of a file, in steps that end at no chunk boundary. Returns the
+/// snapshot if the file is complete.
 pub fn receive(store: &Store<SimDisk>, index: u64, file: &[u8], upto: usize) -> Result<Option<Snapshot>, Fault> {
-    let mut incoming = store.incoming(position(index), file.len() as u64)?;
+    let mut incoming = store.open_incoming(position(index), file.len() as u64)?;
     let step = (file.len() / 4).max(333);
-    while incoming.at() < upto as u64 {
-        let at = incoming.at() as usize;
+    while incoming.received_bytes() < upto as u64 {
+        let at = incoming.received_bytes() as usize;
         // Repeats the last 100 bytes, as after a lost response.
         let from = at.saturating_sub(100);
-        incoming.put(from as u64, &file[from..(at + step).min(upto)])?;
+        incoming.write_bytes(from as u64, &file[from..(at + step).min(upto)])?;
     }
     if incoming.is_complete() { incoming.finish().map(Some) } else { Ok(None) }
 }
 
-/// The history of the directory.
+/// The snapshots that a script has begun to write or receive, and those that it has published.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// Indexes of the snapshots that were begun, which may be present.
-    pub begun: BTreeSet<u64>,
-    /// Index of the newest snapshot that was reported as published.
-    pub promised: u64,
-    /// Size parameter of the pieces, in bytes.
-    pub bytes: usize,
+    /// Indexes of the snapshots that a script has begun to write or receive. Each of them may be in the directory.
+    pub begun_indexes: BTreeSet<u64>,
+    /// Index of the newest snapshot that was reported as published; 0 if there is none.
+    pub newest_published: u64,
+    /// The size of the pieces of all snapshots, as passed to [`pieces`].
+    pub piece_bytes: usize,
 }
 
-/// Runs a script until the disk fails.
-pub fn run(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Result<(), Fault> {
+/// Runs a script until it ends or the disk fails, and records the snapshots in the ledger.
+pub fn run_script(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Result<(), Fault> {
     let store = Store::open(disk.clone(), CLUSTER)?;
     for step in script {
         match *step {
             Step::Take(index, bytes) => {
                 ledger.begin(index, bytes);
-                take(&store, index, bytes)?;
-                ledger.promised = ledger.promised.max(index);
+                write_snapshot(&store, index, bytes)?;
+                ledger.newest_published = ledger.newest_published.max(index);
             }
             Step::Abandon(index, bytes) => {
-                let mut writer = store.writer(&header(index))?;
-                writer.put(ChunkKind::Sessions, &vec![7; bytes])?;
+                let mut writer = store.create_writer(&header(index))?;
+                writer.write_piece(ChunkKind::Sessions, &vec![7; bytes])?;
                 writer.abandon()?;
             }
             Step::Receive(index, bytes) => {
                 ledger.begin(index, bytes);
-                let file = file(index, bytes);
+                let file = snapshot_file(index, bytes);
                 receive(&store, index, &file, file.len())?;
-                ledger.promised = ledger.promised.max(index);
+                ledger.newest_published = ledger.newest_published.max(index);
             }
             Step::ReceiveHalf(index, bytes) => {
-                let file = file(index, bytes);
+                let file = snapshot_file(index, bytes);
                 receive(&store, index, &file, file.len() / 2)?;
             }
             Step::Prune(index) => drop(store.prune(position(index))?),
@@ -126,24 +127,28 @@ pub fn run(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Result<(), F
 
 impl Ledger {
     fn begin(&mut self, index: u64, bytes: usize) {
-        self.begun.insert(index);
-        self.bytes = bytes;
+        self.begun_indexes.insert(index);
+        self.piece_bytes = bytes;
     }
 
-    /// Asserts that the newest snapshot is the old or the new one, intact, and that no other file is damaged.
-    /// Returns its index.
-    pub fn check(&self, newest: &Newest) -> Result<u64, String> {
-        if let Some(fault) = newest.damaged.first() {
-            return Err(format!("damaged: {fault}"));
+    /// Checks that the newest snapshot in the directory is intact, is not older than the newest published one, and was
+    /// begun by the script. Returns its index.
+    pub fn check(&self, newest: &NewestSnapshot) -> Result<u64, String> {
+        if let Some(fault) = newest.newer_faults.first() {
+            return Err(format!("a snapshot is damaged: {fault}"));
         }
         let Some(snapshot) = &newest.snapshot else {
-            return if self.promised == 0 { Ok(0) } else { Err(format!("snapshot {} is missing", self.promised)) };
+            return if self.newest_published == 0 {
+                Ok(0)
+            } else {
+                Err(format!("snapshot {} is missing", self.newest_published))
+            };
         };
         let index = snapshot.header().position.index.0;
-        if index < self.promised || !self.begun.contains(&index) {
+        if index < self.newest_published || !self.begun_indexes.contains(&index) {
             return Err(format!(
-                "snapshot {index} is the newest, but {} was published; {:?} were begun",
-                self.promised, self.begun
+                "the newest snapshot found is {index}, but {} was published; the script began {:?}",
+                self.newest_published, self.begun_indexes
             ));
         }
         self.check_pieces(snapshot)?;
@@ -153,21 +158,27 @@ impl Ledger {
     fn check_pieces(&self, snapshot: &Snapshot) -> Result<(), String> {
         let index = snapshot.header().position.index.0;
         if *snapshot.header() != header(index) {
-            return Err(format!("snapshot {index} has another header"));
+            return Err(format!("the header of snapshot {index} is wrong"));
         }
         let mut found = Vec::new();
         for chunk in snapshot.pieces() {
             let chunk = chunk.map_err(|fault| fault.to_string())?;
             found.push((chunk.kind, chunk.body.to_vec()));
         }
-        if found == pieces(index, self.bytes) { Ok(()) } else { Err(format!("snapshot {index} has other contents")) }
+        if found == pieces(index, self.piece_bytes) {
+            Ok(())
+        } else {
+            Err(format!("the content of snapshot {index} is wrong"))
+        }
     }
 }
 
-/// The interruption between the end of a process and the check.
+/// What happens between the end of a script and the next start.
 #[derive(Clone, Copy, Debug)]
 pub enum Interruption {
+    /// The process is killed: the page cache survives.
     Kill,
+    /// A power loss, with a seed that decides which unsynced writes survive.
     Power(u64),
     /// The node starts once, and then the power fails: the snapshot that the start found must still be there.
     StartThenPower(u64),
@@ -185,14 +196,15 @@ pub const INTERRUPTIONS: [Interruption; 8] = [
 ];
 
 /// Opens the store as a start does, and finds the newest snapshot.
-pub fn newest(disk: &SimDisk) -> Result<(Store<SimDisk>, Newest), String> {
+pub fn find_newest(disk: &SimDisk) -> Result<(Store<SimDisk>, NewestSnapshot), String> {
     let store = Store::open(disk.clone(), CLUSTER).map_err(|fault| format!("the start fails: {fault}"))?;
     let newest = store.newest().map_err(|fault| format!("the start fails: {fault}"))?;
     Ok((store, newest))
 }
 
-/// Crashes the disk, and checks that the directory is usable.
-pub fn survive(disk: &SimDisk, ledger: &Ledger, interruption: Interruption) -> Result<(), String> {
+/// Crashes a copy of the disk as `interruption` says. Checks the snapshots that the next start finds, and that a
+/// transfer and a pruning succeed afterwards.
+pub fn check_after_interruption(disk: &SimDisk, ledger: &Ledger, interruption: Interruption) -> Result<(), String> {
     let (disk, mut ledger) = (disk.fork(), ledger.clone());
     let crash = |how, seed| disk.crash(&mut StdRng::seed_from_u64(seed), how);
     match interruption {
@@ -200,26 +212,26 @@ pub fn survive(disk: &SimDisk, ledger: &Ledger, interruption: Interruption) -> R
         Interruption::Power(seed) => crash(Crash::Power, seed),
         Interruption::StartThenPower(seed) => {
             crash(Crash::Kill, 0);
-            ledger.promised = ledger.check(&newest(&disk)?.1)?;
+            ledger.newest_published = ledger.check(&find_newest(&disk)?.1)?;
             crash(Crash::Power, seed);
         }
     }
-    let (store, found) = newest(&disk)?;
-    ledger.promised = ledger.check(&found)?;
+    let (store, found) = find_newest(&disk)?;
+    ledger.newest_published = ledger.check(&found)?;
 
-    // The node continues: a partial snapshot is completed, and in the end only the newest one is left.
-    let next = ledger.begun.last().copied().unwrap_or(0).max(ledger.promised) + 1;
-    let resume = ledger.begun.last().copied().filter(|last| *last > ledger.promised).unwrap_or(next);
-    ledger.begin(resume, ledger.bytes.max(100));
-    let file = file(resume, ledger.bytes);
+    // The node continues: an interrupted transfer is completed, and after a pruning only the newest snapshot is left.
+    let next = ledger.begun_indexes.last().copied().unwrap_or(0).max(ledger.newest_published) + 1;
+    let resume = ledger.begun_indexes.last().copied().filter(|last| *last > ledger.newest_published).unwrap_or(next);
+    ledger.begin(resume, ledger.piece_bytes.max(100));
+    let file = snapshot_file(resume, ledger.piece_bytes);
     let received = receive(&store, resume, &file, file.len()).map_err(|fault| fault.to_string())?;
     if received.is_none_or(|snapshot| snapshot.bytes()[..] != file) {
         return Err("the received snapshot differs from the one sent".to_owned());
     }
     store.prune(position(resume)).map_err(|fault| fault.to_string())?;
     crash(Crash::Power, 9);
-    let (_, found) = newest(&disk)?;
-    ledger.promised = resume;
+    let (_, found) = find_newest(&disk)?;
+    ledger.newest_published = resume;
     ledger.check(&found)?;
     match &drave::disk::Disk::list(&disk).unwrap()[..] {
         [only] if Some(only.as_str()) == found.snapshot.as_ref().map(Snapshot::name) => Ok(()),

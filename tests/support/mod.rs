@@ -1,6 +1,6 @@
 //! Real processes on loopback: a cluster of nodes in its own directory, and other programs. All processes end when the
 //! test that started them ends or fails.
-#![allow(dead_code, reason = "each test uses only some of it")]
+#![allow(dead_code, reason = "each test file uses only some of these helpers")]
 
 use drave::api::{RoleName, Status};
 use drave::client::{Client, Options};
@@ -13,14 +13,15 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// The time after which a wait fails its test: far longer than anything takes, even with two other programs that each
-/// keep a core busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// The time after which [`wait_until`] fails its test: far longer than any awaited event takes, even while two other
+/// programs keep one core busy each.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A command that runs the program with these arguments; it is killed with the thread that starts it.
-pub fn drave(words: &[&str]) -> Command {
+/// A command that runs the `drave` program with these arguments. The process is killed when the thread that started it
+/// ends.
+pub fn drave_command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_drave"));
-    command.args(words).stdin(Stdio::null());
+    command.args(args).stdin(Stdio::null());
     // SAFETY: between fork and exec only one async-signal-safe system call is made.
     unsafe {
         command.pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into));
@@ -28,21 +29,23 @@ pub fn drave(words: &[&str]) -> Command {
     command
 }
 
-/// Returns the first of `count` consecutive free ports. They are below the ports that the system assigns to outgoing
-/// connections, so that a restarted node does not find its own port taken. A file that is locked until this process
-/// ends reserves their block against other test runs.
-pub fn ports(count: u16) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    const FIRST: u16 = 12_000;
-    const BLOCK: u16 = 8;
-    const BLOCKS: u16 = 2_500;
-    assert!(count <= BLOCK);
-    let first = std::process::id() as u16;
+/// Reserves `count` consecutive free ports, at most 8, and returns the first of them.
+///
+/// The ports are below those that the system assigns to outgoing connections, so that a restarted node does not find
+/// its own port taken. A file that is locked until this process ends reserves the block of ports against other test
+/// runs.
+pub fn reserve_ports(count: u16) -> u16 {
+    static ATTEMPTS: AtomicU16 = AtomicU16::new(0);
+    const FIRST_PORT: u16 = 12_000;
+    const PORTS_PER_BLOCK: u16 = 8;
+    const BLOCK_COUNT: u16 = 2_500;
+    assert!(count <= PORTS_PER_BLOCK);
+    let process_id = std::process::id() as u16;
     loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(step < 2 * BLOCKS, "every block of ports is taken");
-        let block = first.wrapping_mul(8).wrapping_add(step) % BLOCKS;
-        let base = FIRST + block * BLOCK;
+        let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+        assert!(attempt < 2 * BLOCK_COUNT, "every block of ports is taken");
+        let block = process_id.wrapping_mul(8).wrapping_add(attempt) % BLOCK_COUNT;
+        let base = FIRST_PORT + block * PORTS_PER_BLOCK;
         let lock = std::env::temp_dir().join(format!("drave-test-ports-{base}"));
         // The open fails if another user owns a file of that name; that block is skipped.
         let Ok(lock) = File::options().create(true).append(true).open(lock) else { continue };
@@ -52,31 +55,37 @@ pub fn ports(count: u16) -> u16 {
         let listeners: Vec<_> =
             (base..base + count).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).collect();
         if listeners.len() == usize::from(count) {
-            // Kept open for the life of the process: closing the file releases the lock.
+            // The file stays open until the process ends: closing it would release the lock.
             std::mem::forget(lock);
             return base;
         }
     }
 }
 
-/// Waits until `condition` returns a value, and returns it. After `PATIENCE` it panics with the text of `details`.
-pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>, details: impl FnOnce() -> String) -> T {
+/// Waits until `condition` returns a value, and returns that value.
+///
+/// After [`WAIT_TIMEOUT`] it panics with `event`, which names the awaited event, and with the text of `details`.
+pub fn wait_until<T>(event: &str, mut condition: impl FnMut() -> Option<T>, details: impl FnOnce() -> String) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(started.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}\n{}", details());
+        assert!(
+            started.elapsed() < WAIT_TIMEOUT,
+            "{event}: this did not happen within {WAIT_TIMEOUT:?}\n{}",
+            details()
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// A process that is killed at the end of its test.
-pub struct Guarded(pub Child);
+/// A child process that is killed with SIGKILL when this guard is dropped.
+pub struct ChildGuard(pub Child);
 
-impl Guarded {
-    pub fn start(command: &mut Command) -> Guarded {
-        Guarded(command.spawn().unwrap())
+impl ChildGuard {
+    pub fn start(command: &mut Command) -> ChildGuard {
+        ChildGuard(command.spawn().unwrap())
     }
 
     pub fn pid(&self) -> Pid {
@@ -87,101 +96,109 @@ impl Guarded {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Waits for the process to end.
-    pub fn end(&mut self, details: impl FnOnce() -> String) -> ExitStatus {
-        until("a process ends", || self.0.try_wait().unwrap(), details)
+    /// Waits until the process has ended. After [`WAIT_TIMEOUT`] the test fails with the text of `details`.
+    pub fn wait(&mut self, details: impl FnOnce() -> String) -> ExitStatus {
+        wait_until("the process ends", || self.0.try_wait().unwrap(), details)
     }
 }
 
-impl Drop for Guarded {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         // An error means that the process has ended already.
-        let _ended = self.0.kill();
-        let _ended = self.0.wait();
+        let _already_ended = self.0.kill();
+        let _already_ended = self.0.wait();
     }
 }
 
-/// The output and exit code of a program.
+/// The exit code and the output of a program that has ended.
 #[derive(Debug)]
-pub struct Said {
+pub struct ProgramOutput {
+    /// `None` if a signal ended the program.
     pub code: Option<i32>,
+    /// Standard output, with invalid UTF-8 replaced.
     pub out: String,
+    /// Standard error, with invalid UTF-8 replaced.
     pub err: String,
 }
 
-impl Said {
-    /// The output, parsed as JSON.
+impl ProgramOutput {
+    /// The standard output, parsed as one JSON value.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-/// Runs a program until it ends.
-pub fn run(command: &mut Command) -> Said {
+/// Runs a program until it ends, and captures its output.
+pub fn run(command: &mut Command) -> ProgramOutput {
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    ProgramOutput { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// A program that runs during the test and writes to files.
-pub struct Beside {
-    process: Guarded,
-    out: PathBuf,
-    err: PathBuf,
+/// A program that runs in the background of a test, with its standard output and standard error in files.
+pub struct BackgroundProgram {
+    process: ChildGuard,
+    out_path: PathBuf,
+    err_path: PathBuf,
 }
 
-impl Beside {
-    pub fn start(directory: &Path, name: &str, command: &mut Command) -> Beside {
-        let (out, err) = (directory.join(format!("{name}.out")), directory.join(format!("{name}.err")));
-        command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
-        Beside { process: Guarded::start(command), out, err }
+impl BackgroundProgram {
+    /// Starts the program. The files of its output are `{name}.out` and `{name}.err` in `directory`.
+    pub fn start(directory: &Path, name: &str, command: &mut Command) -> BackgroundProgram {
+        let (out_path, err_path) = (directory.join(format!("{name}.out")), directory.join(format!("{name}.err")));
+        command.stdout(File::create(&out_path).unwrap()).stderr(File::create(&err_path).unwrap());
+        BackgroundProgram { process: ChildGuard::start(command), out_path, err_path }
     }
 
     pub fn is_running(&mut self) -> bool {
         self.process.0.try_wait().unwrap().is_none()
     }
 
-    /// Waits for the program to end.
-    pub fn end(mut self) -> Said {
-        let code = self.process.end(|| std::fs::read_to_string(&self.err).unwrap_or_default()).code();
+    /// Waits until the program has ended.
+    pub fn wait_with_output(mut self) -> ProgramOutput {
+        let code = self.process.wait(|| std::fs::read_to_string(&self.err_path).unwrap_or_default()).code();
         let text = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
-        Said { code, out: text(&self.out), err: text(&self.err) }
+        ProgramOutput { code, out: text(&self.out_path), err: text(&self.err_path) }
     }
 }
 
-/// A cluster of child processes in a directory that is removed with it.
+/// A cluster of child processes. Dropping the value kills the processes and removes the cluster's directory.
+///
+/// The methods count nodes from 0: node `n` has the id `n + 1`.
 pub struct Cluster {
     pub directory: tempfile::TempDir,
+    /// The native address of each node.
     pub addresses: Vec<String>,
-    /// Additional arguments of each node.
-    pub words: Vec<String>,
-    /// The Redis address of each node; without one, Redis is off.
-    pub doors: Vec<String>,
-    /// The HTTP address of each node; without one, HTTP is off.
-    pub webs: Vec<String>,
-    /// The number of founding nodes, which are the first ones. The other nodes join the cluster.
-    pub founders: usize,
-    nodes: Vec<Option<Guarded>>,
+    /// Arguments that every node is started with, besides those of [`Cluster::serve_command`].
+    pub extra_args: Vec<String>,
+    /// The Redis address of each node. Redis is off at a node that has none here.
+    pub redis_addresses: Vec<String>,
+    /// The HTTP address of each node. HTTP is off at a node that has none here.
+    pub http_addresses: Vec<String>,
+    /// The first `founder_count` nodes found the cluster with `--peers`; the other nodes join it with `--join`.
+    pub founder_count: usize,
+    /// The process of each node; `None` while the node is not running.
+    nodes: Vec<Option<ChildGuard>>,
 }
 
 impl Cluster {
-    /// A cluster of running nodes.
+    /// Starts all nodes. There is no leader yet.
     pub fn start(nodes: u16) -> Cluster {
         let mut cluster = Cluster::prepare(nodes);
         (0..nodes.into()).for_each(|n| cluster.spawn(n));
         cluster
     }
 
-    /// A cluster of nodes that are not running yet.
+    /// Reserves the ports and the directory of a cluster whose nodes are not running yet.
     pub fn prepare(nodes: u16) -> Cluster {
-        let base = ports(nodes);
+        let base = reserve_ports(nodes);
         Cluster {
             directory: tempfile::tempdir().unwrap(),
             addresses: (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect(),
-            words: ["--segment-size", "4MiB", "--reserve", "4MiB"].map(str::to_owned).into(),
-            doors: Vec::new(),
-            webs: Vec::new(),
-            founders: nodes.into(),
+            extra_args: ["--segment-size", "4MiB", "--reserve", "4MiB"].map(str::to_owned).into(),
+            redis_addresses: Vec::new(),
+            http_addresses: Vec::new(),
+            founder_count: nodes.into(),
             nodes: (0..nodes).map(|_| None).collect(),
         }
     }
@@ -190,37 +207,40 @@ impl Cluster {
         self.nodes.len()
     }
 
-    pub fn data(&self, n: usize) -> PathBuf {
+    /// The data directory of a node. The log of the node is beside it, with the extension `log`.
+    pub fn data_dir(&self, n: usize) -> PathBuf {
         self.directory.path().join(format!("n{}", n + 1))
     }
 
-    /// The value of `--peers`.
+    /// The value of `--peers`: the id and address of each founder.
     pub fn peers(&self) -> String {
-        let founders = &self.addresses[..self.founders];
+        let founders = &self.addresses[..self.founder_count];
         let peers = founders.iter().zip(1..).map(|(address, id)| format!("{id}={address}"));
         peers.collect::<Vec<_>>().join(",")
     }
 
-    /// The command that runs a node.
-    pub fn serve(&self, n: usize) -> Command {
-        let mut command = drave(&["serve", "--id", &(n + 1).to_string()]);
-        if n < self.founders {
+    /// The command that runs a node in its own directory, at its own addresses.
+    pub fn serve_command(&self, n: usize) -> Command {
+        let mut command = drave_command(&["serve", "--id", &(n + 1).to_string()]);
+        if n < self.founder_count {
             command.args(["--peers", &self.peers()]);
         } else {
             let others: Vec<_> = self.addresses.iter().filter(|other| **other != self.addresses[n]).cloned().collect();
             command.args(["--join", &others.join(","), "--listen", &self.addresses[n]]);
         }
-        command.args(["--resp", self.doors.get(n).map_or("off", String::as_str)]);
-        command.args(["--http", self.webs.get(n).map_or("off", String::as_str)]);
-        command.args(&self.words).arg("--data").arg(self.data(n));
+        command.args(["--resp", self.redis_addresses.get(n).map_or("off", String::as_str)]);
+        command.args(["--http", self.http_addresses.get(n).map_or("off", String::as_str)]);
+        command.args(&self.extra_args).arg("--data").arg(self.data_dir(n));
         command
     }
 
+    /// Starts a node. The node appends to the log file of its earlier runs.
     pub fn spawn(&mut self, n: usize) {
-        let log = File::options().create(true).append(true).open(self.data(n).with_extension("log")).unwrap();
-        self.nodes[n] = Some(Guarded::start(self.serve(n).stderr(log).stdout(Stdio::null())));
+        let log = File::options().create(true).append(true).open(self.data_dir(n).with_extension("log")).unwrap();
+        self.nodes[n] = Some(ChildGuard::start(self.serve_command(n).stderr(log).stdout(Stdio::null())));
     }
 
+    /// Whether the node was started, and neither killed nor stopped since.
     pub fn is_running(&self, n: usize) -> bool {
         self.nodes[n].is_some()
     }
@@ -238,20 +258,22 @@ impl Cluster {
         drop(self.nodes[n].take().unwrap());
     }
 
-    /// Stops a node with SIGTERM. Returns its exit code.
+    /// Stops a node with SIGTERM. Returns its exit code, or `None` if a signal ended it.
     pub fn stop(&mut self, n: usize) -> Option<i32> {
         let mut node = self.nodes[n].take().unwrap();
         node.signal(Signal::TERM);
-        node.end(|| self.logs()).code()
+        node.wait(|| self.logs()).code()
     }
 
-    /// Fails if a node has ended by itself.
+    /// Asserts that no node has ended by itself.
     pub fn expect_no_deaths(&mut self) {
-        let ended = |node: &mut Option<Guarded>| node.as_mut().and_then(|node| node.0.try_wait().unwrap());
-        let ended: Vec<_> = self.nodes.iter_mut().enumerate().filter_map(|(n, node)| Some((n, ended(node)?))).collect();
+        let exit_status = |node: &mut Option<ChildGuard>| node.as_mut().and_then(|node| node.0.try_wait().unwrap());
+        let ended: Vec<_> =
+            self.nodes.iter_mut().enumerate().filter_map(|(n, node)| Some((n, exit_status(node)?))).collect();
         assert!(ended.is_empty(), "nodes ended by themselves, counted from 0: {ended:?}\n{}", self.logs());
     }
 
+    /// A client of all nodes, whose requests time out after 20 s.
     pub fn client(&self) -> Client {
         self.client_with_timeout(Duration::from_secs(20))
     }
@@ -260,89 +282,93 @@ impl Cluster {
         Client::with(self.addresses.clone(), Options { timeout, ..Options::default() })
     }
 
-    /// The status of a node, if it answers soon.
+    /// The status of a node, if it answers within half a second.
     pub fn status(&self, n: usize) -> Option<Status> {
         self.client_with_timeout(Duration::from_millis(500)).status(&self.addresses[n]).ok()
     }
 
-    /// The leader of the highest term, among those of the given nodes that answer.
-    pub fn leader_of(&self, nodes: impl Iterator<Item = usize>) -> Option<usize> {
+    /// The leader of the highest term, among those of the given nodes that answer. A node that was paused may still
+    /// report itself as the leader of an older term.
+    pub fn leader_among(&self, nodes: impl Iterator<Item = usize>) -> Option<usize> {
         let statuses = nodes.filter(|n| self.is_running(*n)).filter_map(|n| Some((n, self.status(n)?)));
         let leaders = statuses.filter(|(_, status)| status.role == RoleName::Leader);
         leaders.max_by_key(|(_, status)| status.term).map(|(n, _)| n)
     }
 
-    /// Waits for a leader.
-    pub fn leader(&self) -> usize {
-        until("a leader", || self.leader_of(0..self.len()), || self.logs())
+    /// Waits until there is a leader, and returns it.
+    pub fn wait_for_leader(&self) -> usize {
+        wait_until("a leader", || self.leader_among(0..self.len()), || self.logs())
     }
 
-    /// Waits until all nodes have applied the same index, and returns the digest of their state.
-    pub fn agree(&self) -> String {
+    /// Waits until all nodes have applied the same index, and asserts that their states are equal. Returns the digest
+    /// of the state.
+    pub fn wait_for_convergence(&self) -> String {
         let same_index = || {
-            let all: Vec<_> = (0..self.len()).filter_map(|n| self.status(n)).collect();
-            let same = all.windows(2).all(|two| two[0].applied == two[1].applied);
-            (all.len() == self.len() && same).then_some(all)
+            let statuses: Vec<_> = (0..self.len()).filter_map(|n| self.status(n)).collect();
+            let is_same = statuses.windows(2).all(|pair| pair[0].applied == pair[1].applied);
+            (statuses.len() == self.len() && is_same).then_some(statuses)
         };
-        let all = until("all nodes applied the same index", same_index, || self.logs());
-        assert!(all.windows(2).all(|two| two[0].digest == two[1].digest), "{all:#?}");
-        all[0].digest.clone()
+        let statuses = wait_until("all nodes applied the same index", same_index, || self.logs());
+        assert!(statuses.windows(2).all(|pair| pair[0].digest == pair[1].digest), "{statuses:#?}");
+        statuses[0].digest.clone()
     }
 
     /// A command that runs the program with this cluster as its endpoints.
-    pub fn drave(&self, words: &[&str]) -> Command {
-        let mut command = drave(words);
+    pub fn drave_command(&self, args: &[&str]) -> Command {
+        let mut command = drave_command(args);
         command.env("DRAVE_ENDPOINTS", self.addresses.join(","));
         command
     }
 
-    /// Runs a subcommand against this cluster.
-    pub fn run(&self, words: &[&str]) -> Said {
-        run(&mut self.drave(words))
+    /// Runs a subcommand against this cluster until it ends.
+    pub fn run(&self, args: &[&str]) -> ProgramOutput {
+        run(&mut self.drave_command(args))
     }
 
-    /// The logs of all nodes.
+    /// The logs of all nodes, one after the other, including those of earlier runs.
     pub fn logs(&self) -> String {
-        let read = |n| std::fs::read_to_string(self.data(n).with_extension("log")).unwrap_or_default();
+        let read = |n| std::fs::read_to_string(self.data_dir(n).with_extension("log")).unwrap_or_default();
         (0..self.len()).map(read).collect()
     }
 }
 
-/// A running cluster with Redis gateways, and their addresses.
-pub fn doors(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
+/// Starts a cluster with Redis gateways and with `args` for every node, and waits for a leader. Returns the addresses
+/// of the gateways as well.
+pub fn cluster_with_redis(nodes: u16, args: &[&str]) -> (Cluster, Vec<String>) {
     let mut cluster = Cluster::prepare(nodes);
-    let base = ports(nodes);
-    let doors: Vec<String> = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
-    cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
-    cluster.doors.clone_from(&doors);
+    let base = reserve_ports(nodes);
+    let addresses: Vec<String> = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    cluster.extra_args.extend(args.iter().map(|arg| (*arg).to_owned()));
+    cluster.redis_addresses.clone_from(&addresses);
     (0..nodes.into()).for_each(|n| cluster.spawn(n));
-    cluster.leader();
-    (cluster, doors)
+    cluster.wait_for_leader();
+    (cluster, addresses)
 }
 
-/// Like [`doors`], with each Redis gateway at its default port: the native port plus 100. Returns the running cluster.
-pub fn cluster_with_default_redis_ports(words: &[&str]) -> Cluster {
-    let free = || {
+/// Like [`cluster_with_redis`], with three nodes and each Redis gateway at its default port: the native port plus 100.
+pub fn cluster_with_default_redis_ports(args: &[&str]) -> Cluster {
+    let with_free_ports = || {
         let mut cluster = Cluster::prepare(3);
-        let native =
+        let native_ports =
             cluster.addresses.iter().map(|address| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap());
-        cluster.doors = native.map(|port| format!("127.0.0.1:{}", port + 100)).collect();
-        cluster.doors.iter().all(|door| TcpListener::bind(door).is_ok()).then_some(cluster)
+        cluster.redis_addresses = native_ports.map(|port| format!("127.0.0.1:{}", port + 100)).collect();
+        cluster.redis_addresses.iter().all(|address| TcpListener::bind(address).is_ok()).then_some(cluster)
     };
-    let mut cluster = until("free ports for Redis", free, String::new);
-    cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
+    let mut cluster = wait_until("free ports for Redis", with_free_ports, String::new);
+    cluster.extra_args.extend(args.iter().map(|arg| (*arg).to_owned()));
     (0..3).for_each(|n| cluster.spawn(n));
-    cluster.leader();
+    cluster.wait_for_leader();
     cluster
 }
 
-/// A command for an installed program of another project, usually a client. If it is missing, the test
-/// prints that and skips; with `DRAVE_MUST_HAVE_CLIENTS=1` it fails.
-pub fn installed(program: &str) -> Option<Command> {
-    let found = std::env::split_paths(&std::env::var_os("PATH")?).any(|directory| directory.join(program).is_file());
-    if !found {
-        let must = std::env::var("DRAVE_MUST_HAVE_CLIENTS").is_ok_and(|set| set == "1");
-        assert!(!must, "{program} is not installed");
+/// A command for a program of another project, usually a client. If the program is not installed, prints this and
+/// returns `None`, so that the test passes without a check; with `DRAVE_MUST_HAVE_CLIENTS=1` the test fails instead.
+pub fn command_if_installed(program: &str) -> Option<Command> {
+    let is_installed =
+        std::env::split_paths(&std::env::var_os("PATH")?).any(|directory| directory.join(program).is_file());
+    if !is_installed {
+        let is_required = std::env::var("DRAVE_MUST_HAVE_CLIENTS").is_ok_and(|value| value == "1");
+        assert!(!is_required, "{program} is not installed");
         eprintln!("skipped: {program} is not installed");
         return None;
     }

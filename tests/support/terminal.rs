@@ -1,7 +1,7 @@
-//! A pseudoterminal for a program with a screen interface: reads its screen and sends keys.
-#![allow(dead_code, reason = "each test uses only some of it")]
+//! A pseudoterminal for a program with a screen interface: reads the program's screen and sends keys to the program.
+#![allow(dead_code, reason = "each test file uses only some of these helpers")]
 
-use crate::support::{Guarded, until};
+use crate::support::{ChildGuard, wait_until};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, ioctl_tiocsctty, set_parent_process_death_signal, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -14,27 +14,28 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A terminal with a running program.
+/// A pseudoterminal with a program that runs in it.
 pub struct Terminal {
-    pub program: Guarded,
-    /// The user's side.
+    pub program: ChildGuard,
+    /// The user's side of the terminal, which sends keys and receives the program's output.
     master: OwnedFd,
     /// The program's side, kept open so that its modes can be read after the program has ended.
     slave: File,
+    /// The screen as the program's output so far has drawn it.
     pub screen: Arc<Mutex<vt100::Parser>>,
-    /// Set to make the thread that reads the screen close the terminal.
-    closed: Arc<AtomicBool>,
+    /// When set, the thread that updates the screen ends and closes its copy of the user's side.
+    close_requested: Arc<AtomicBool>,
 }
 
-fn size(columns: u16, rows: u16) -> Winsize {
+fn window_size(columns: u16, rows: u16) -> Winsize {
     Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
-/// Updates the screen from the program's output until the terminal is closed.
-fn read(mut output: File, screen: &Mutex<vt100::Parser>, closed: &AtomicBool) {
+/// Updates the screen from the program's output until `close_requested` is set or the output ends.
+fn update_screen(mut output: File, screen: &Mutex<vt100::Parser>, close_requested: &AtomicBool) {
     let mut bytes = [0; 4096];
     let timeout = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-    while !closed.load(Ordering::Relaxed) {
+    while !close_requested.load(Ordering::Relaxed) {
         if poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&timeout)).unwrap() > 0 {
             let Ok(n @ 1..) = output.read(&mut bytes) else { return };
             screen.lock().unwrap().process(&bytes[..n]);
@@ -48,9 +49,9 @@ impl Terminal {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
-        let slave = File::options().read(true).write(true).open(name).unwrap();
-        tcsetwinsize(&master, size(columns, rows)).unwrap();
+        let slave_path = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        let slave = File::options().read(true).write(true).open(slave_path).unwrap();
+        tcsetwinsize(&master, window_size(columns, rows)).unwrap();
         command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
         let stdio = || slave.try_clone().unwrap();
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
@@ -62,37 +63,42 @@ impl Terminal {
                 Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
             });
         }
-        let program = Guarded::start(command);
+        let program = ChildGuard::start(command);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
-        let closed = Arc::new(AtomicBool::new(false));
-        let (output, parser, close) = (File::from(master.try_clone().unwrap()), screen.clone(), closed.clone());
-        std::thread::spawn(move || read(output, &parser, &close));
-        Terminal { program, master, slave, screen, closed }
+        let close_requested = Arc::new(AtomicBool::new(false));
+        let output = File::from(master.try_clone().unwrap());
+        let (shared_screen, shared_request) = (screen.clone(), close_requested.clone());
+        std::thread::spawn(move || update_screen(output, &shared_screen, &shared_request));
+        Terminal { program, master, slave, screen, close_requested }
     }
 
-    /// Closes the terminal. Returns the program, which is then without one.
-    pub fn close(self) -> Guarded {
-        self.closed.store(true, Ordering::Relaxed);
+    /// Closes the terminal. Returns the program, which keeps running until it notices that its terminal is closed.
+    pub fn close(self) -> ChildGuard {
+        self.close_requested.store(true, Ordering::Relaxed);
         self.program
     }
 
+    /// Sends key presses: each character is one key.
     pub fn press(&self, keys: &str) {
         File::from(self.master.try_clone().unwrap()).write_all(keys.as_bytes()).unwrap();
     }
 
+    /// Changes the size of the terminal, which sends SIGWINCH to the program.
     pub fn resize(&self, columns: u16, rows: u16) {
         self.screen.lock().unwrap().screen_mut().set_size(rows, columns);
-        tcsetwinsize(&self.master, size(columns, rows)).unwrap();
+        tcsetwinsize(&self.master, window_size(columns, rows)).unwrap();
     }
 
-    pub fn text(&self) -> String {
+    /// The text on the screen, without colors.
+    pub fn screen_text(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
     }
 
-    /// Waits until a line of the screen matches, and returns it.
-    pub fn line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let line = || self.text().lines().map(str::trim_end).find(|line| wanted(line)).map(str::to_owned);
-        until(what, line, || self.text())
+    /// Waits until `matches` returns true for a line of the screen, and returns that line. If no such line appears, the
+    /// test fails with `description`.
+    pub fn wait_for_line(&self, description: &str, matches: impl Fn(&str) -> bool) -> String {
+        let line = || self.screen_text().lines().map(str::trim_end).find(|line| matches(line)).map(str::to_owned);
+        wait_until(description, line, || self.screen_text())
     }
 
     /// Whether the terminal echoes input and shows the main screen again, as before the program started.
@@ -103,12 +109,12 @@ impl Terminal {
         is_main_screen && modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
     }
 
-    /// Waits until the program has ended and the terminal is as before. Returns the exit code, unless a signal ended
-    /// it.
-    pub fn end(&mut self) -> Option<i32> {
+    /// Waits until the program has ended and the terminal is as before. Returns the exit code, or `None` if a signal
+    /// ended the program.
+    pub fn wait_for_exit(&mut self) -> Option<i32> {
         let screen = self.screen.clone();
-        let code = self.program.end(|| screen.lock().unwrap().screen().contents()).code();
-        until("the terminal is restored", || self.is_restored().then_some(()), || self.text());
+        let code = self.program.wait(|| screen.lock().unwrap().screen().contents()).code();
+        wait_until("the terminal is restored", || self.is_restored().then_some(()), || self.screen_text());
         code
     }
 }

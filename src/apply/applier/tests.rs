@@ -1,4 +1,4 @@
-//! Compares sessions around a machine with a model that stores everything and searches naively.
+//! Compares the applier with a model of its sessions that stores every answer and searches all sessions.
 
 use super::*;
 use crate::codec;
@@ -6,8 +6,8 @@ use crate::types::{ClusterTime, Position, Term};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// Counts the commands applied: its answers distinguish a first execution from any other. The answer to a command of
-/// 199 bytes is too long.
+/// A machine that counts the commands applied: its answers distinguish a first execution from a second one. The answer
+/// to a command of 199 bytes is too long.
 #[derive(Debug, Default)]
 struct Counter(u64, Option<u64>);
 
@@ -44,8 +44,8 @@ impl StateMachine for Counter {
         Counter::default()
     }
 
-    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
-        let count = piece.try_into().map_err(|_| Malformed("not a count"))?;
+    fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
+        let count = chunk.try_into().map_err(|_| Malformed("not a count"))?;
         self.0 = u64::from_le_bytes(count);
         Ok(())
     }
@@ -53,58 +53,61 @@ impl StateMachine for Counter {
 
 const OPTIONS: Options = Options { idle_ms_max: 40, count_max: 3, answer_bytes_max: 1300 };
 
+/// An action in a random test: one entry, or a wait before the next entry.
 #[derive(Clone, Debug)]
-enum Step {
+enum SessionAction {
     Open(u32),
     OpenOrdered(u32),
-    /// In the nth session ever opened.
+    /// Executes a command: the nth session ever opened, the sequence number, the lowest outstanding number, and the
+    /// command's length.
     Execute(usize, u64, u64, u8),
     Close(usize),
     Noop,
     Tick,
     Garbage,
+    /// Advances the cluster time by that many milliseconds; no entry.
     Wait(u64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn session_action() -> impl Strategy<Value = SessionAction> {
     prop_oneof![
-        1 => (1..6u32).prop_map(Step::Open),
-        1 => (1..6u32).prop_map(Step::OpenOrdered),
+        1 => (1..6u32).prop_map(SessionAction::Open),
+        1 => (1..6u32).prop_map(SessionAction::OpenOrdered),
         20 => (0..8usize, 1..10u64, 0..8u64, 0..200u8)
-            .prop_map(|(nth, seq, lowest, size)| Step::Execute(nth, seq, lowest.min(seq), size)),
-        1 => (0..8usize).prop_map(Step::Close),
-        1 => Just(Step::Noop),
-        1 => Just(Step::Tick),
-        1 => Just(Step::Garbage),
-        3 => (0..30u64).prop_map(Step::Wait),
+            .prop_map(|(nth, seq, lowest, size)| SessionAction::Execute(nth, seq, lowest.min(seq), size)),
+        1 => (0..8usize).prop_map(SessionAction::Close),
+        1 => Just(SessionAction::Noop),
+        1 => Just(SessionAction::Tick),
+        1 => Just(SessionAction::Garbage),
+        3 => (0..30u64).prop_map(SessionAction::Wait),
     ]
 }
 
-/// The entries of these steps. A session's id is known beforehand: the index of its entry.
-fn entries(steps: &[Step]) -> Vec<Entry> {
+/// The log entries of these actions. The id of a session is known in advance: the index of the entry that opens it.
+fn entries(steps: &[SessionAction]) -> Vec<Entry> {
     let (mut entries, mut opened, mut time) = (Vec::new(), Vec::new(), 0);
     for step in steps {
         let index = Index(entries.len() as u64 + 1);
         let session = |nth: usize| SessionId(opened.get(nth).copied().unwrap_or(999));
         let payload = match step {
-            Step::Open(window) => Payload::Opaque(Op::Open { window: *window, ordered: false }.encode()),
-            Step::OpenOrdered(window) => Payload::Opaque(Op::Open { window: *window, ordered: true }.encode()),
-            Step::Execute(nth, seq, lowest, size) => {
+            SessionAction::Open(window) => Payload::Opaque(Op::Open { window: *window, ordered: false }.encode()),
+            SessionAction::OpenOrdered(window) => Payload::Opaque(Op::Open { window: *window, ordered: true }.encode()),
+            SessionAction::Execute(nth, seq, lowest, size) => {
                 let command = Bytes::from(vec![*size; usize::from(*size)]);
                 Payload::Opaque(
                     Op::Execute { session: session(*nth), seq: *seq, first_outstanding: *lowest, command }.encode(),
                 )
             }
-            Step::Close(nth) => Payload::Opaque(Op::Close { session: session(*nth) }.encode()),
-            Step::Noop => Payload::Noop,
-            Step::Tick => Payload::Opaque(Op::Tick.encode()),
-            Step::Garbage => Payload::Opaque(Bytes::from_static(b"\xff")),
-            Step::Wait(ms) => {
+            SessionAction::Close(nth) => Payload::Opaque(Op::Close { session: session(*nth) }.encode()),
+            SessionAction::Noop => Payload::Noop,
+            SessionAction::Tick => Payload::Opaque(Op::Tick.encode()),
+            SessionAction::Garbage => Payload::Opaque(Bytes::from_static(b"\xff")),
+            SessionAction::Wait(ms) => {
                 time += ms;
                 continue;
             }
         };
-        if matches!(step, Step::Open(_) | Step::OpenOrdered(_)) {
+        if matches!(step, SessionAction::Open(_) | SessionAction::OpenOrdered(_)) {
             opened.push(index.0);
         }
         entries.push(codec::entry(Position::new(index, Term(1)), ClusterTime(time), payload));
@@ -112,83 +115,94 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
     entries
 }
 
-/// A session in the model.
+/// A session in the model, with every answer that its client may still request.
 #[derive(Debug)]
-struct Known {
+struct ModelSession {
     window: u64,
     ordered: bool,
     /// The highest number executed.
     executed: u64,
-    lowest: u64,
-    used: u64,
+    first_outstanding: u64,
+    last_used: u64,
     time: u64,
     answers: BTreeMap<u64, Option<Bytes>>,
 }
 
-/// A naive implementation of the rules.
+/// A naive implementation of the rules for sessions: it searches all sessions at each entry.
 #[derive(Debug, Default)]
 struct Model {
     counter: Counter,
-    known: BTreeMap<u64, Known>,
+    sessions: BTreeMap<u64, ModelSession>,
 }
 
 impl Model {
     fn apply(&mut self, entry: &Entry) -> Option<Outcome> {
         let (index, now) = (entry.position.index.0, entry.time.0);
-        self.known.retain(|_, known| known.time + OPTIONS.idle_ms_max >= now);
+        self.sessions.retain(|_, state| state.time + OPTIONS.idle_ms_max >= now);
         let Payload::Opaque(bytes) = &entry.payload else { return None };
         Some(match Op::decode(bytes.clone()) {
             Err(_) => Outcome::Malformed,
             Ok(Op::Tick) => return None,
             Ok(Op::Open { window, ordered }) => {
-                self.lapse_while(|known| known.len() >= OPTIONS.count_max);
+                self.expire_while(|sessions| sessions.len() >= OPTIONS.count_max);
                 let window = u64::from(window);
                 let (executed, answers) = (0, BTreeMap::new());
-                let known = Known { window, ordered, executed, lowest: 1, used: index, time: now, answers };
-                self.known.insert(index, known);
+                let state = ModelSession {
+                    window,
+                    ordered,
+                    executed,
+                    first_outstanding: 1,
+                    last_used: index,
+                    time: now,
+                    answers,
+                };
+                self.sessions.insert(index, state);
                 Outcome::Opened { session: SessionId(index) }
             }
             Ok(Op::Close { session }) => {
-                self.known.remove(&session.0);
+                self.sessions.remove(&session.0);
                 Outcome::Closed
             }
-            Ok(Op::Execute { session, seq, first_outstanding: lowest, command }) => {
+            Ok(Op::Execute { session, seq, first_outstanding, command }) => {
                 let context = Context { index: entry.position.index, term: entry.position.term, time: entry.time };
-                let Some(known) = self.known.get_mut(&session.0) else { return Some(Outcome::SessionExpired) };
-                (known.used, known.time, known.lowest) = (index, now, known.lowest.max(lowest));
-                let floor = known.lowest;
-                known.answers.retain(|seq, _| *seq >= floor);
-                if seq < floor {
+                let Some(state) = self.sessions.get_mut(&session.0) else { return Some(Outcome::SessionExpired) };
+                (state.last_used, state.time) = (index, now);
+                state.first_outstanding = state.first_outstanding.max(first_outstanding);
+                let lowest = state.first_outstanding;
+                state.answers.retain(|seq, _| *seq >= lowest);
+                if seq < lowest {
                     Outcome::ResponseDiscarded
-                } else if seq >= floor + known.window {
+                } else if seq >= lowest + state.window {
                     Outcome::WindowExceeded
-                } else if let Some(answer) = known.answers.get(&seq) {
-                    super::outcome(answer.clone(), true)
-                } else if known.ordered && (known.executed + 1..seq).any(|before| before >= floor) {
+                } else if let Some(answer) = state.answers.get(&seq) {
+                    super::outcome_of(answer.clone(), true)
+                } else if state.ordered && (state.executed + 1..seq).any(|before| before >= lowest) {
                     Outcome::OutOfOrder
                 } else {
                     let answer = Some(self.counter.apply(&context, &command)).filter(|answer| answer.len() < 1000);
-                    known.answers.insert(seq, answer.clone());
-                    known.executed = known.executed.max(seq);
-                    self.lapse_while(|known| cost(known) > OPTIONS.answer_bytes_max);
-                    super::outcome(answer, false)
+                    state.answers.insert(seq, answer.clone());
+                    state.executed = state.executed.max(seq);
+                    self.expire_while(|sessions| charged_bytes(sessions) > OPTIONS.answer_bytes_max);
+                    super::outcome_of(answer, false)
                 }
             }
         })
     }
 
-    fn lapse_while(&mut self, too_much: impl Fn(&BTreeMap<u64, Known>) -> bool) {
-        while too_much(&self.known) {
-            let oldest = *self.known.iter().min_by_key(|(_, known)| known.used).unwrap().0;
-            self.known.remove(&oldest);
+    fn expire_while(&mut self, too_much: impl Fn(&BTreeMap<u64, ModelSession>) -> bool) {
+        while too_much(&self.sessions) {
+            let oldest = *self.sessions.iter().min_by_key(|(_, state)| state.last_used).unwrap().0;
+            self.sessions.remove(&oldest);
         }
     }
 }
 
-fn cost(known: &BTreeMap<u64, Known>) -> u64 {
-    let answers = known.values().flat_map(|known| known.answers.values());
+fn charged_bytes(sessions: &BTreeMap<u64, ModelSession>) -> u64 {
+    let answers = sessions.values().flat_map(|state| state.answers.values());
     answers
-        .map(|answer| super::super::session::ANSWER_OVERHEAD + answer.as_ref().map_or(0, |answer| answer.len() as u64))
+        .map(|answer| {
+            super::super::session::ANSWER_OVERHEAD_BYTES + answer.as_ref().map_or(0, |answer| answer.len() as u64)
+        })
         .sum()
 }
 
@@ -196,36 +210,36 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn applier_matches_the_model(steps in prop::collection::vec(step(), 0..120), cut in 1..7usize) {
+    fn applier_matches_the_model(steps in prop::collection::vec(session_action(), 0..120), batch_size in 1..7usize) {
         let entries = entries(&steps);
         let mut model = Model::default();
         let expected: Vec<_> = entries.iter().filter_map(|entry| Some((entry.position, model.apply(entry)?))).collect();
 
-        // All at once, and in parts: the cut into batches must make no difference.
-        let mut whole = Applier::with(Counter::default(), OPTIONS);
-        let report = whole.apply(&entries);
-        let mut pieces = Applier::with(Counter::default(), OPTIONS);
-        let outcomes: Vec<_> = entries.chunks(cut).flat_map(|chunk| pieces.apply(chunk).outcomes).collect();
+        // One applier gets all entries at once, the other in batches: the outcomes must be the same.
+        let mut at_once = Applier::with_options(Counter::default(), OPTIONS);
+        let report = at_once.apply(&entries);
+        let mut in_batches = Applier::with_options(Counter::default(), OPTIONS);
+        let outcomes: Vec<_> = entries.chunks(batch_size).flat_map(|chunk| in_batches.apply(chunk).outcomes).collect();
 
         prop_assert_eq!(&report.outcomes, &expected);
         prop_assert_eq!(&outcomes, &expected);
-        prop_assert_eq!(whole.digest(), pieces.digest());
+        prop_assert_eq!(at_once.digest(), in_batches.digest());
         prop_assert_eq!(report.upto, Index(entries.len() as u64));
-        prop_assert_eq!(report.sessions, model.known.len() as u64);
-        prop_assert_eq!(whole.machine().0, model.counter.0);
+        prop_assert_eq!(report.sessions, model.sessions.len() as u64);
+        prop_assert_eq!(at_once.machine().0, model.counter.0);
     }
 }
 
-fn session_of_two(applier: &mut Applier<Counter>) -> Vec<Outcome> {
-    let execute = |seq| Step::Execute(0, seq, 1, 3);
-    let report = applier.apply(&entries(&[Step::Open(8), execute(1), execute(2), execute(1)]));
+fn execute_two_and_repeat_one(applier: &mut Applier<Counter>) -> Vec<Outcome> {
+    let execute = |seq| SessionAction::Execute(0, seq, 1, 3);
+    let report = applier.apply(&entries(&[SessionAction::Open(8), execute(1), execute(2), execute(1)]));
     report.outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 #[test]
-fn duplicate_command_gets_the_first_response() {
+fn duplicate_command_gets_the_first_answer() {
     let mut applier = Applier::new(Counter::default());
-    let outcomes = session_of_two(&mut applier);
+    let outcomes = execute_two_and_repeat_one(&mut applier);
     let (Outcome::Executed { answer: first, .. }, Outcome::Executed { answer: again, duplicate: true }) =
         (&outcomes[1], &outcomes[3])
     else {
@@ -239,74 +253,81 @@ fn duplicate_command_gets_the_first_response() {
 fn mutants_change_outcomes_or_digest() {
     let node = NodeId::new(7).unwrap();
     let run = |mutant| {
-        let mut applier = Applier::new(Counter::default()).breaking(Mutants::only(mutant), node);
-        let outcomes = session_of_two(&mut applier);
+        let mut applier = Applier::new(Counter::default()).with_mutants(Mutants::only(mutant), node);
+        let outcomes = execute_two_and_repeat_one(&mut applier);
         (outcomes, applier.machine().0, applier.digest())
     };
-    let mut sound = Applier::new(Counter::default());
-    let outcomes = session_of_two(&mut sound);
+    let mut unbroken = Applier::new(Counter::default());
+    let outcomes = execute_two_and_repeat_one(&mut unbroken);
     assert_eq!(run(Mutant::ApplyTwice).1, 3);
     assert_ne!(run(Mutant::ForgetAnswers).0, outcomes);
-    assert_ne!(run(Mutant::MachineKnowsNode).2, sound.digest());
-    assert_eq!(run(Mutant::VoteTwice), (outcomes, 2, sound.digest()));
+    assert_ne!(run(Mutant::MachineKnowsNode).2, unbroken.digest());
+    assert_eq!(run(Mutant::VoteTwice), (outcomes, 2, unbroken.digest()));
 }
 
 /// Executes numbers of an ordered session, each with its lowest outstanding number, and returns the outcomes.
-fn run_ordered(numbers: &[(u64, u64)]) -> Vec<&'static str> {
-    let execute = |(seq, lowest): &(u64, u64)| Step::Execute(0, *seq, *lowest, 3);
-    let steps: Vec<Step> = [Step::OpenOrdered(8)].into_iter().chain(numbers.iter().map(execute)).collect();
+fn execute_in_ordered_session(numbers: &[(u64, u64)]) -> Vec<&'static str> {
+    let execute = |(seq, lowest): &(u64, u64)| SessionAction::Execute(0, *seq, *lowest, 3);
+    let steps: Vec<SessionAction> =
+        [SessionAction::OpenOrdered(8)].into_iter().chain(numbers.iter().map(execute)).collect();
     let report = Applier::new(Counter::default()).apply(&entries(&steps));
-    let word = |(_, outcome): &(Position, Outcome)| match outcome {
+    let outcome_word = |(_, outcome): &(Position, Outcome)| match outcome {
         Outcome::Executed { duplicate: false, .. } => "executed",
-        Outcome::Executed { duplicate: true, .. } => "again",
+        Outcome::Executed { duplicate: true, .. } => "repeated",
         Outcome::OutOfOrder => "out of order",
-        Outcome::ResponseDiscarded => "forgotten",
-        Outcome::WindowExceeded => "overrun",
+        Outcome::ResponseDiscarded => "discarded",
+        Outcome::WindowExceeded => "beyond the window",
         other => panic!("{other:?}"),
     };
-    report.outcomes[1..].iter().map(word).collect()
+    report.outcomes[1..].iter().map(outcome_word).collect()
 }
 
 #[test]
 fn ordered_session_executes_commands_in_sequence() {
     let (early, late) = ("out of order", "executed");
-    assert_eq!(run_ordered(&[(2, 1), (1, 1), (3, 1), (2, 1), (3, 1)]), [early, late, early, late, late]);
-    assert_eq!(run_ordered(&[(1, 1), (2, 1), (1, 1), (9, 1)]), [late, late, "again", "overrun"]);
+    assert_eq!(execute_in_ordered_session(&[(2, 1), (1, 1), (3, 1), (2, 1), (3, 1)]), [early, late, early, late, late]);
+    assert_eq!(
+        execute_in_ordered_session(&[(1, 1), (2, 1), (1, 1), (9, 1)]),
+        [late, late, "repeated", "beyond the window"]
+    );
 }
 
 #[test]
 fn abandoned_command_is_skipped_and_never_executed() {
     assert_eq!(
-        run_ordered(&[(1, 1), (4, 1), (4, 4), (2, 1), (3, 3)])[1..],
-        ["out of order", "executed", "forgotten", "forgotten"]
+        execute_in_ordered_session(&[(1, 1), (4, 1), (4, 4), (2, 1), (3, 3)])[1..],
+        ["out of order", "executed", "discarded", "discarded"]
     );
     // An out-of-order command still raises the lowest number.
-    assert_eq!(run_ordered(&[(5, 3), (2, 1), (3, 3), (4, 3)]), ["out of order", "forgotten", "executed", "executed"]);
+    assert_eq!(
+        execute_in_ordered_session(&[(5, 3), (2, 1), (3, 3), (4, 3)]),
+        ["out of order", "discarded", "executed", "executed"]
+    );
 }
 
 #[test]
 #[should_panic(expected = "in order")]
 fn applier_panics_on_a_gap() {
-    let entries = entries(&[Step::Noop, Step::Noop]);
+    let entries = entries(&[SessionAction::Noop, SessionAction::Noop]);
     Applier::new(Counter::default()).apply(&entries[1..]);
 }
 
-/// The remaining pieces of the frozen state, each of about `bytes` bytes.
-fn chunks_left(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> {
+/// The remaining chunks of the frozen state, each of about `bytes` bytes.
+fn remaining_chunks(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> {
     std::iter::from_fn(|| applier.next_chunk(bytes)).collect()
 }
 
-fn restored(from: &Applier<Counter>, head: &StateHeader, pieces: &[Piece]) -> Result<Applier<Counter>, Malformed> {
-    let mut restoring = from.restoring();
-    pieces.iter().try_for_each(|piece| restoring.take(piece))?;
-    restoring.finish(head)
+fn restored(from: &Applier<Counter>, header: &StateHeader, chunks: &[Piece]) -> Result<Applier<Counter>, Malformed> {
+    let mut restoring = from.begin_restore();
+    chunks.iter().try_for_each(|chunk| restoring.add(chunk))?;
+    restoring.finish(header)
 }
 
-/// All bytes of each kind.
-fn joined(pieces: &[Piece]) -> (Vec<u8>, Vec<u8>) {
+/// The concatenated chunks of the sessions, and those of the machine.
+fn concatenate(chunks: &[Piece]) -> (Vec<u8>, Vec<u8>) {
     let mut all = (Vec::new(), Vec::new());
-    for piece in pieces {
-        match piece {
+    for chunk in chunks {
+        match chunk {
             Piece::Sessions(bytes) => all.0.extend_from_slice(bytes),
             Piece::Machine(bytes) => all.1.extend_from_slice(bytes),
         }
@@ -319,105 +340,110 @@ proptest! {
 
     #[test]
     fn restored_applier_continues_like_the_original(
-        steps in prop::collection::vec(step(), 0..150),
+        steps in prop::collection::vec(session_action(), 0..150),
         at in any::<prop::sample::Index>(),
         between in prop::collection::vec((0..4usize, 1..300usize), 0..80),
         bytes in 1..400usize,
     ) {
         let entries = entries(&steps);
         let (before, after) = entries.split_at(at.index(entries.len() + 1));
-        let mut applier = Applier::with(Counter::default(), OPTIONS);
+        let mut applier = Applier::with_options(Counter::default(), OPTIONS);
         applier.apply(before);
-        let mut undisturbed = Applier::with(Counter::default(), OPTIONS);
+        let mut undisturbed = Applier::with_options(Counter::default(), OPTIONS);
         undisturbed.apply(before);
 
-        // Serialized while more entries are applied.
-        let head = applier.freeze();
-        let (mut pieces, mut outcomes, mut rest) = (Vec::new(), Vec::new(), after);
+        // The frozen state is serialized while more entries are applied.
+        let header = applier.freeze();
+        let (mut chunks, mut outcomes, mut rest) = (Vec::new(), Vec::new(), after);
         for (count, bytes) in between {
             let (now, later) = rest.split_at(count.min(rest.len()));
             outcomes.extend(applier.apply(now).outcomes);
-            pieces.extend(applier.next_chunk(bytes));
+            chunks.extend(applier.next_chunk(bytes));
             rest = later;
         }
         outcomes.extend(applier.apply(rest).outcomes);
-        pieces.extend(chunks_left(&mut applier, bytes));
+        chunks.extend(remaining_chunks(&mut applier, bytes));
 
-        // The same bytes as if nothing had been applied meanwhile.
-        prop_assert_eq!(undisturbed.freeze(), head);
-        prop_assert_eq!(joined(&chunks_left(&mut undisturbed, 1)), joined(&pieces));
+        // The serialized bytes are the same as if no entry had been applied meanwhile.
+        prop_assert_eq!(undisturbed.freeze(), header);
+        prop_assert_eq!(concatenate(&remaining_chunks(&mut undisturbed, 1)), concatenate(&chunks));
 
-        let mut restored = restored(&applier, &head, &pieces).unwrap();
+        let mut restored = restored(&applier, &header, &chunks).unwrap();
         prop_assert_eq!((restored.position(), restored.time()), (undisturbed.position(), undisturbed.time()));
         prop_assert_eq!(restored.digest(), undisturbed.digest());
         prop_assert_eq!(restored.apply(after).outcomes, outcomes);
         prop_assert_eq!(restored.digest(), applier.digest());
-        let (again, head) = (restored.freeze(), applier.freeze());
-        prop_assert_eq!(again, head);
-        prop_assert_eq!(joined(&chunks_left(&mut restored, 50)), joined(&chunks_left(&mut applier, 50)));
+        let (restored_header, header) = (restored.freeze(), applier.freeze());
+        prop_assert_eq!(restored_header, header);
+        let restored_chunks = remaining_chunks(&mut restored, 50);
+        prop_assert_eq!(concatenate(&restored_chunks), concatenate(&remaining_chunks(&mut applier, 50)));
     }
 
     #[test]
     fn restore_rejects_state_with_wrong_digest(
-        steps in prop::collection::vec(step(), 1..60), at: prop::sample::Index, bit in 0..8u8,
+        steps in prop::collection::vec(session_action(), 1..60), at: prop::sample::Index, bit in 0..8u8,
     ) {
-        let mut applier = Applier::with(Counter::default(), OPTIONS);
+        let mut applier = Applier::with_options(Counter::default(), OPTIONS);
         applier.apply(&entries(&steps));
-        let head = applier.freeze();
-        let pieces = chunks_left(&mut applier, 30);
-        let at = at.index(joined(&pieces).0.len() + joined(&pieces).1.len());
-        let mut passed = 0;
-        let flipped: Vec<Piece> = pieces.iter().map(|piece| {
+        let header = applier.freeze();
+        let chunks = remaining_chunks(&mut applier, 30);
+        let at = at.index(concatenate(&chunks).0.len() + concatenate(&chunks).1.len());
+        let mut passed_bytes = 0;
+        let flipped: Vec<Piece> = chunks.iter().map(|chunk| {
             let flip = |bytes: &Bytes| {
                 let mut bytes = bytes.to_vec();
-                if (passed..passed + bytes.len()).contains(&at) { bytes[at - passed] ^= 1 << bit }
+                if (passed_bytes..passed_bytes + bytes.len()).contains(&at) { bytes[at - passed_bytes] ^= 1 << bit }
                 Bytes::from(bytes)
             };
-            let (flipped, length) = match piece {
+            let (flipped, length) = match chunk {
                 Piece::Sessions(bytes) => (Piece::Sessions(flip(bytes)), bytes.len()),
                 Piece::Machine(bytes) => (Piece::Machine(flip(bytes)), bytes.len()),
             };
-            passed += length;
+            passed_bytes += length;
             flipped
         }).collect();
-        prop_assert!(restored(&applier, &head, &flipped).is_err());
-        let other = StateHeader { digest: head.digest ^ 1, ..head };
-        prop_assert!(restored(&applier, &other, &pieces).is_err());
-        prop_assert!(restored(&applier, &head, &pieces[..pieces.len() - 1]).is_err() || applier.machine().0 == 0);
+        prop_assert!(restored(&applier, &header, &flipped).is_err());
+        let wrong_header = StateHeader { digest: header.digest ^ 1, ..header };
+        prop_assert!(restored(&applier, &wrong_header, &chunks).is_err());
+        prop_assert!(restored(&applier, &header, &chunks[..chunks.len() - 1]).is_err() || applier.machine().0 == 0);
     }
 
     #[test]
-    fn restore_of_garbage_sessions_does_not_panic(bytes: Vec<u8>, mark in 1..4u8) {
-        let piece = Piece::Sessions([vec![mark], bytes].concat().into());
-        let _either = Applier::new(Counter::default()).restoring().take(&piece);
+    fn restore_of_garbage_sessions_does_not_panic(bytes: Vec<u8>, kind in 1..4u8) {
+        let chunk = Piece::Sessions([vec![kind], bytes].concat().into());
+        let _any_result = Applier::new(Counter::default()).begin_restore().add(&chunk);
     }
 }
 
 #[test]
-fn response_that_is_too_long_ends_no_session() {
-    let execute = |seq| Step::Execute(0, seq, 1, 199);
+fn answer_that_is_too_long_ends_no_session() {
+    let execute = |seq| SessionAction::Execute(0, seq, 1, 199);
     let mut applier = Applier::new(Counter::default());
-    let report = applier.apply(&entries(&[Step::Open(8), execute(1), execute(1), Step::Execute(0, 2, 1, 3)]));
+    let report =
+        applier.apply(&entries(&[SessionAction::Open(8), execute(1), execute(1), SessionAction::Execute(0, 2, 1, 3)]));
     let outcomes: Vec<_> = report.outcomes.iter().map(|(_, outcome)| outcome).collect();
     assert_eq!(outcomes[1..3], [&Outcome::AnswerTooLong; 2]);
     assert!(matches!(outcomes[3], Outcome::Executed { duplicate: false, .. }));
     assert_eq!(applier.machine().0, 2, "the command was executed once");
 }
 
-/// rqlite/rqlite#1228, #1798: they hold the whole state in memory at once, to write or to restore it.
+/// In rqlite/rqlite#1228 and #1798 the whole serialized state was in memory at once while a snapshot was written or
+/// restored.
 #[test]
 fn large_session_is_serialized_in_several_chunks() {
-    let steps: Vec<Step> =
-        [Step::Open(1000)].into_iter().chain((1..500).map(|seq| Step::Execute(0, seq, 1, 150))).collect();
+    let steps: Vec<SessionAction> = [SessionAction::Open(1000)]
+        .into_iter()
+        .chain((1..500).map(|seq| SessionAction::Execute(0, seq, 1, 150)))
+        .collect();
     let mut applier = Applier::new(Counter::default());
     applier.apply(&entries(&steps));
-    let head = applier.freeze();
-    let pieces = chunks_left(&mut applier, 4096);
-    assert!(pieces.len() > 15, "{}", pieces.len());
-    assert_eq!(restored(&applier, &head, &pieces).unwrap().digest(), applier.digest());
+    let header = applier.freeze();
+    let chunks = remaining_chunks(&mut applier, 4096);
+    assert!(chunks.len() > 15, "{}", chunks.len());
+    assert_eq!(restored(&applier, &header, &chunks).unwrap().digest(), applier.digest());
     assert_eq!(applier.next_chunk(1), None, "all chunks were serialized");
-    let backwards = [pieces[pieces.len() - 1].clone(), pieces[0].clone()];
-    assert_eq!(restored(&applier, &head, &backwards).err(), Some(Malformed("sessions after the machine's state")));
+    let backwards = [chunks[chunks.len() - 1].clone(), chunks[0].clone()];
+    assert_eq!(restored(&applier, &header, &backwards).err(), Some(Malformed("sessions after the machine's state")));
 }
 
 /// A machine of leases: a command is a name and a length in milliseconds, and a lease expires when time has advanced
@@ -441,7 +467,7 @@ impl StateMachine for Leases {
         self.ends.retain(|_, end| *end > time.0);
     }
 
-    fn due(&self) -> Option<ClusterTime> {
+    fn next_deadline(&self) -> Option<ClusterTime> {
         self.ends.values().min().copied().map(ClusterTime)
     }
 
@@ -470,18 +496,18 @@ impl StateMachine for Leases {
         Leases::default()
     }
 
-    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
-        let (end, name) = piece.split_first_chunk().ok_or(Malformed("not a lease"))?;
+    fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
+        let (end, name) = chunk.split_first_chunk().ok_or(Malformed("not a lease"))?;
         self.ends.insert(name.to_vec(), u64::from_le_bytes(*end));
         Ok(())
     }
 
-    fn resume(&mut self, time: ClusterTime) {
+    fn finish_restore(&mut self, time: ClusterTime) {
         self.now = time.0;
     }
 }
 
-/// A machine and a snapshot of it: two nodes, of which one restored the state that the other froze.
+/// Compares two nodes: one froze its state, the other restored that state.
 #[test]
 fn lease_that_expires_in_its_own_entry_is_restored() {
     let entry = |index: u64, op: Op| {
@@ -495,28 +521,31 @@ fn lease_that_expires_in_its_own_entry_is_restored() {
     for ms in [0, -500, 3] {
         let mut original = Applier::new(Leases::default());
         original.apply(&[entry(1, Op::Open { window: 8, ordered: false }), lease(2, 1_000_000), lease(3, ms)]);
-        let head = original.freeze();
-        let pieces: Vec<Piece> = std::iter::from_fn(|| original.next_chunk(1)).collect();
-        let restore = |like: &Applier<Leases>| {
-            let mut restoring = like.restoring();
-            pieces.iter().for_each(|piece| restoring.take(piece).unwrap());
-            restoring.finish(&head)
+        let header = original.freeze();
+        let chunks: Vec<Piece> = std::iter::from_fn(|| original.next_chunk(1)).collect();
+        let restore = |empty_like: &Applier<Leases>| {
+            let mut restoring = empty_like.begin_restore();
+            chunks.iter().for_each(|chunk| restoring.add(chunk).unwrap());
+            restoring.finish(&header)
         };
         let mut restored = restore(&original).unwrap();
-        assert_eq!((restored.digest(), restored.machine().due()), (original.digest(), original.machine().due()));
+        assert_eq!(
+            (restored.digest(), restored.machine().next_deadline()),
+            (original.digest(), original.machine().next_deadline())
+        );
         assert_eq!(
             restored.query(ClusterTime(0), &[]),
             original.query(ClusterTime(0), &[]),
             "the machine's time is restored"
         );
-        // Due leases expire with the next entry, on both.
+        // Due leases expire with the next entry, on both nodes.
         for index in 4..8 {
             let next = [entry(index, Op::Tick)];
             assert_eq!(restored.apply(&next).digest, original.apply(&next).digest);
         }
         assert_eq!(restored.machine().ends.len(), 1);
         let broken = Applier::new(Leases::default());
-        let broken = broken.breaking(Mutants::only(Mutant::AdvanceTimeBeforeDigest), NodeId::new(1).unwrap());
-        assert_eq!(restore(&broken).is_err(), ms <= 0, "the mutant breaks the rule");
+        let broken = broken.with_mutants(Mutants::only(Mutant::AdvanceTimeBeforeDigest), NodeId::new(1).unwrap());
+        assert_eq!(restore(&broken).is_err(), ms <= 0, "the mutant expires the lease too early");
     }
 }

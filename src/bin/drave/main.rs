@@ -6,30 +6,32 @@ mod output;
 mod remote;
 mod tui;
 
+/// The allocator of the process: jemalloc instead of the C library's.
+///
 /// The entries of a log are freed in the order in which they were allocated, thousands of them at a time. The C
-/// library's allocator merges and splits their blocks again and again, which cost a tenth of the throughput. This one
-/// returns unused memory to the system by a thread of its own, some ten seconds after the load that needed it.
+/// library's allocator merges and splits their blocks again and again, which cost a tenth of the throughput. A
+/// background thread of jemalloc returns unused memory to the system some ten seconds after the load that needed it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
-    let matches = cli::command::without_empty_variables(cli::command::describe()).get_matches();
+    let matches = cli::command::ignore_empty_variables(cli::command::build_command()).get_matches();
     if matches.subcommand_name() != Some("sim") {
         abort_on_panic();
     }
     if let Err(failure) = cli::command::run(&matches) {
-        cli::logging::log_final_error(&failure.what);
+        cli::logging::log_final_error(&failure.message);
         std::process::exit(failure.code);
     }
     output::flush();
 }
 
-/// Makes a panic in any thread end the process, with its message: it is a broken invariant, and a node must not go on
-/// with it. A simulation reports it as a violation instead, with the seed.
+/// Makes a panic in any thread abort the process, after its message: a panic means a broken invariant, and a node must
+/// not continue after one. `drave sim` installs its own hook, which prints the seed.
 fn abort_on_panic() {
-    let report = std::panic::take_hook();
+    let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
+        default_hook(panic);
         std::process::abort();
     }));
 }

@@ -1,4 +1,4 @@
-//! Clients against nodes that hang up, reject, redirect, and report unknown outcomes.
+//! Clients of nodes that close connections, reject and redirect requests, and report unknown outcomes.
 
 use super::super::{Completion, Fleet, MuxOptions};
 use super::*;
@@ -17,30 +17,30 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// A cluster behind one lock: applied commands are shared, whichever node replies.
+/// The state that all nodes of a simulated cluster share: whichever node replies, the command is applied here.
 struct Cluster {
     applier: Applier<Kv>,
     addresses: Vec<String>,
     rng: StdRng,
-    /// The approximate percentage of requests that fail.
-    trouble: u32,
+    /// The percentage of requests for which a fault is injected.
+    fault_percent: u32,
 }
 
-/// A node's reaction to a request.
-enum InjectedFault {
+/// What a node does with a request: it replies, or closes the connection.
+enum NodeReaction {
     Reply(Reply),
-    HangUp,
+    CloseConnection,
 }
 
 impl Cluster {
-    fn start(nodes: usize, trouble: u32) -> (Arc<Mutex<Cluster>>, Vec<String>) {
+    fn start(nodes: usize, fault_percent: u32) -> (Arc<Mutex<Cluster>>, Vec<String>) {
         let listeners: Vec<_> = (0..nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
         let cluster = Arc::new(Mutex::new(Cluster {
             applier: Applier::new(Kv::new()),
             addresses: addresses.clone(),
             rng: StdRng::seed_from_u64(7),
-            trouble,
+            fault_percent,
         }));
         for listener in listeners {
             let cluster = Arc::clone(&cluster);
@@ -54,28 +54,28 @@ impl Cluster {
         (cluster, addresses)
     }
 
-    fn respond(&mut self, request: Request) -> InjectedFault {
-        if self.rng.random_range(0..100) >= self.trouble {
-            return InjectedFault::Reply(self.execute(request));
+    fn respond(&mut self, request: Request) -> NodeReaction {
+        if self.rng.random_range(0..100) >= self.fault_percent {
+            return NodeReaction::Reply(self.execute(request));
         }
         match self.rng.random_range(0..8) {
-            0 => InjectedFault::HangUp,
+            0 => NodeReaction::CloseConnection,
             1 => {
                 self.execute(request);
-                InjectedFault::HangUp
+                NodeReaction::CloseConnection
             }
             2 => {
                 self.execute(request);
-                InjectedFault::Reply(Reply::Unknown)
+                NodeReaction::Reply(Reply::Unknown)
             }
-            3 => InjectedFault::Reply(Reply::Unknown),
-            4 => InjectedFault::Reply(Reply::Refused(Refusal::Busy)),
-            5 => InjectedFault::Reply(Reply::Refused(Refusal::NoLeader)),
+            3 => NodeReaction::Reply(Reply::Unknown),
+            4 => NodeReaction::Reply(Reply::Refused(Refusal::Busy)),
+            5 => NodeReaction::Reply(Reply::Refused(Refusal::NoLeader)),
             n => {
-                let elsewhere = self.addresses[self.rng.random_range(0..self.addresses.len())].clone();
-                let address = Some(elsewhere).filter(|_| n == 6);
+                let other_node = self.addresses[self.rng.random_range(0..self.addresses.len())].clone();
+                let address = Some(other_node).filter(|_| n == 6);
                 let leader = address.as_ref().and(NodeId::new(1));
-                InjectedFault::Reply(Reply::Refused(Refusal::NotLeader { leader, address, term: Term(1) }))
+                NodeReaction::Reply(Reply::Refused(Refusal::NotLeader { leader, address, term: Term(1) }))
             }
         }
     }
@@ -103,11 +103,11 @@ impl Cluster {
 
 fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
     let (mut reader, mut input, mut output) = (FrameReader::default(), BytesMut::new(), BytesMut::new());
-    let mut scratch = [0; 4096];
-    let mut greeted = false;
+    let mut read_buffer = [0; 4096];
+    let mut hello_received = false;
     loop {
         while let Some(frame) = reader.next(&mut input).unwrap() {
-            if !greeted {
+            if !hello_received {
                 Hello::read(frame).unwrap();
                 let node = NodeId::new(1).unwrap();
                 Welcome {
@@ -115,25 +115,25 @@ fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
                     cluster: ClusterId(1),
                     node,
                     disk: DiskId(1),
-                    holds: Default::default(),
+                    log_state: Default::default(),
                 }
                 .put(&mut output);
-                greeted = true;
+                hello_received = true;
                 continue;
             }
-            let asked = read_request_frame(frame).unwrap();
-            match cluster.lock().unwrap().respond(asked.request) {
-                InjectedFault::Reply(reply) => put_reply_frame(&mut output, asked.id, &reply),
-                InjectedFault::HangUp => return,
+            let received = read_request_frame(frame).unwrap();
+            match cluster.lock().unwrap().respond(received.request) {
+                NodeReaction::Reply(reply) => put_reply_frame(&mut output, received.id, &reply),
+                NodeReaction::CloseConnection => return,
             }
         }
         if stream.write_all(&output).is_err() {
             return;
         }
         output.clear();
-        match stream.read(&mut scratch) {
+        match stream.read(&mut read_buffer) {
             Ok(0) | Err(_) => return,
-            Ok(n) => input.extend_from_slice(&scratch[..n]),
+            Ok(n) => input.extend_from_slice(&read_buffer[..n]),
         }
     }
 }
@@ -158,14 +158,14 @@ fn command_takes_effect_once_despite_failures() {
 }
 
 #[test]
-fn unreachable_cluster_is_refused() {
+fn call_to_unreachable_cluster_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
     let options = Options { timeout: Duration::from_millis(100), ..Options::default() };
     let error = Client::with([address.clone()], options).execute(&incr()).unwrap_err();
-    let ClientError::Refused(tried) = &error else { panic!("{error:?}") };
-    assert_eq!((&tried.endpoints, error.exit_code()), (&vec![address], 3));
+    let ClientError::Refused(attempts) = &error else { panic!("{error:?}") };
+    assert_eq!((&attempts.endpoints, error.exit_code()), (&vec![address], 3));
 }
 
 #[test]
@@ -174,23 +174,24 @@ fn missing_answer_is_an_unknown_outcome() {
     let options = Options { timeout: Duration::from_secs(3), ..Options::default() };
     let mut client = Client::with(addresses, options);
     client.execute(&incr()).unwrap();
-    let held = cluster.lock().unwrap();
+    let lock = cluster.lock().unwrap();
     let error = client.execute(&incr()).unwrap_err();
     assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
     assert_eq!(error.exit_code(), 4);
-    drop(held);
+    drop(lock);
 }
 
-/// Without a leader nothing is sent, and so nothing was changed: 3. An accepted request may still be executed: 4.
+/// Without a leader the change is not sent, so nothing was changed (exit code 3). A change that was accepted may still
+/// be made (exit code 4).
 #[test]
 fn change_is_refused_without_leader_and_unknown_without_reply() {
     let (cluster, addresses) = Cluster::start(1, 0);
     let options = Options { timeout: Duration::from_millis(500), ..Options::default() };
     let change = Change::Remove(NodeId::new(1).unwrap());
     let code = || Client::with(addresses.clone(), options.clone()).change(&change, false).unwrap_err().exit_code();
-    let held = cluster.lock().unwrap();
+    let lock = cluster.lock().unwrap();
     assert_eq!(code(), 3);
-    drop(held);
+    drop(lock);
     assert_eq!(code(), 4);
 }
 
@@ -198,29 +199,33 @@ fn change_is_refused_without_leader_and_unknown_without_reply() {
 fn fleet_executes_each_command_once() {
     let (cluster, addresses) = Cluster::start(3, 5);
     let mut fleet = Fleet::new(&addresses, 4, MuxOptions::new(16)).unwrap();
-    let (mut asked, mut finished) = (0u64, Vec::new());
-    let begun = Instant::now();
+    let (mut started, mut finished) = (0u64, Vec::new());
+    let start = Instant::now();
     while finished.len() < 2000 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "stuck at {}", finished.len());
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "only {} of 2000 commands finished within 60 seconds",
+            finished.len()
+        );
         for n in 0..fleet.len() {
-            while fleet[n].has_room() && asked < 2000 {
-                fleet[n].execute(incr(), asked);
-                asked += 1;
+            while fleet[n].has_room() && started < 2000 {
+                fleet[n].execute(incr(), started);
+                started += 1;
             }
         }
         let on_done = |_: &mut _, n, completion: Completion| finished.push((n, completion));
-        fleet.turn(Duration::from_millis(50), on_done).unwrap();
+        fleet.poll(Duration::from_millis(50), on_done).unwrap();
     }
     finished.sort_by_key(|(_, completion)| completion.tag);
     assert!(finished.iter().map(|(_, completion)| completion.tag).eq(0..2000));
     assert!(finished.iter().any(|(_, done)| done.retries > 0));
     // On each connection, commands take effect in the order in which they were started.
-    let mut last = [0; 4];
+    let mut last_number_by_connection = [0; 4];
     for (n, completion) in finished {
-        let super::super::Result::Executed { answer, .. } = completion.result else { panic!("{completion:?}") };
+        let super::super::RequestResult::Executed { answer, .. } = completion.result else { panic!("{completion:?}") };
         let Ok(Answer::Number(number)) = Answer::decode(answer) else { panic!("an increment returns a number") };
-        assert!(number > last[n], "{number} after {}", last[n]);
-        last[n] = number;
+        let last_number = std::mem::replace(&mut last_number_by_connection[n], number);
+        assert!(number > last_number, "connection {n} returned {number} after {last_number}");
     }
     assert_eq!(cluster.lock().unwrap().applier.machine().get(b"n"), Some(&b"2000"[..]));
 }

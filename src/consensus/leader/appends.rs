@@ -1,179 +1,193 @@
-//! Appends to one follower: where the logs match, what it has lost, and how much is in flight (§5.3).
+//! Appends to one follower: finds where the logs match, detects lost entries, and limits the entries in flight (§5.3).
 //!
 //! A follower is in one of three states, and an answer or its absence moves it between them (the names are etcd's):
 //!
 //! ```text
-//!             ack, or a hint in this log          rejection, lost link, no answer
+//!             ack, or a matching hint               rejection, lost link, no answer
 //! Probe ─────────────────────────────────> Stream ─────────────────────────────────> Probe
 //!   │                                        │
 //!   └──── the next entry is compacted ───────┴──> Snapshot ──── ack of its index ──> Stream
 //! ```
 //!
-//! A probe asks one question and waits for the answer, because most probes find that the logs do not match there:
-//! entries sent behind it would be thrown away. A stream waits for nothing, because its entries follow what is known to
-//! match and connections keep their order. Raft as in Figure 2 is correct with probes alone, one round trip for each
-//! append.
+//! A probe is an append that finds out whether the logs match at one position. No further append is sent until the
+//! answer arrives: after a mismatch the further entries would be useless. A stream of appends waits for no answer,
+//! because its entries follow entries that are known to match, and connections keep their order. Raft as in Figure 2 is
+//! correct with probes alone, one round trip for each append.
 
 use crate::consensus::message::{Message, Round};
 use crate::consensus::note::Note;
 use crate::consensus::progress::{Progress, ProgressState};
 use crate::consensus::ready::{EntriesToSend, Ready};
 use crate::consensus::replica::Replica;
-use crate::consensus::room::Room;
+use crate::consensus::room::DiskRoom;
 use crate::consensus::rules::replication;
 use crate::types::{Index, NodeId, Position, Time};
 
-/// A probe carries entries only up to this size in bytes: most probes find that the logs do not match there.
+/// The most bytes of entries that a probe carries: if the logs do not match at its position, the entries are useless.
 ///
-/// Few entries are sent along all the same: after an ordinary election the logs match, and the first probe then does
-/// the work of the first append too.
-const PROBE_BYTES: u64 = 64 << 10;
+/// A probe may carry a few entries: after an ordinary election the logs match, and the first probe then serves as the
+/// first append.
+const PROBE_BYTES_MAX: u64 = 64 << 10;
 
-/// Learns the disk of a member that the configuration does not name yet, once the member has acknowledged that
-/// configuration from the disk. The connection may be older than the membership; its hello was ignored then.
+/// Learns the disk of a member for which the configuration names no disk yet, once that disk has acknowledged the entry
+/// with the configuration. The connection may have been opened before the peer became a member: then the disk id in the
+/// handshake was ignored.
 pub(super) fn learn_disk_from_ack(me: &mut Replica, peer: NodeId, progress: &Progress) {
-    let is_held = progress.counted_from.is_none() && progress.matched >= me.configs.since();
-    if let Some(disk) = progress.disk.filter(|_| is_held) {
+    let holds_configuration = progress.counted_from.is_none() && progress.matched >= me.configs.current_index();
+    if let Some(disk) = progress.disk.filter(|_| holds_configuration) {
         me.learn_disk_id(peer, disk);
     }
 }
 
 /// Handles a follower's loss of acknowledged entries: notifies it, and sends it no entries until it has promised to
 /// vote as if it held them ([`Message::LostAcknowledged`]).
-pub(super) fn lose(me: &mut Replica, peer: NodeId, progress: &mut Progress, hint: Position) {
+pub(super) fn handle_lost_entries(me: &mut Replica, peer: NodeId, progress: &mut Progress, hint: Position) {
     let upto = progress.matched;
-    me.notes.push(Note::LostAcknowledged { peer, held: hint.index, upto });
-    // Compacted by now: the follower needs a snapshot, and that restores what it lost.
+    me.notes.push(Note::LostAcknowledged { peer, last_held: hint.index, upto });
+    // If the position is compacted, the follower needs a snapshot, which restores the lost entries.
     let Some(term) = me.log.term(upto) else { return };
     let upto = Position::new(upto, term);
-    progress.has_lost = Some(upto);
-    progress.losses += 1;
-    // `matched` stays as it is until the promise comes. The acknowledgment was counted, perhaps for a commit, and from
-    // the follower's promise on it is true again in all that it was counted for: which candidates get its vote.
+    progress.lost_upto = Some(upto);
+    progress.loss_count += 1;
+    // `matched` does not change until the promise arrives. The acknowledgment may have committed the lost entries, and
+    // the promise keeps them safe: the follower then votes only for candidates that hold them.
     if !replication::promise_precedes_entries(me.options.mutants) {
         return progress.resume_after_loss();
     }
     me.send(peer, Message::LostAcknowledged { upto });
 }
 
-/// Handles a follower's answer to a heartbeat: the round it confirms, its room, and whether an append was lost.
+/// Handles a follower's response to a heartbeat: records the confirmed round and the room on the follower's disk, and
+/// detects a lost append.
 ///
-/// A lost append shows itself only by what does not come. The connection may be open and the follower well, and without
-/// this check neither side would ever send again.
+/// A lost append is detected only by the missing acknowledgment. The connection may be open and the follower healthy,
+/// and without this check neither node would send another message about the lost entries.
 pub(super) fn handle_heartbeat_response(
     me: &Replica,
     now: Time,
     progress: &mut Progress,
-    (round, seen, room): (Round, Index, Room),
+    (round, matched_prefix, room): (Round, Index, DiskRoom),
 ) {
     progress.room = room;
-    progress.round = progress.round.max(round);
-    // A hint from the follower's memory, not from its disk. It saves sending entries again that only wait
-    // for a sync, and it never counts for a commit.
-    progress.seen = seen.min(me.log.last().index);
-    // Entries are in flight, or the acknowledgment of entries that it holds already; or it was restarted,
-    // and no longer knows that its log matches the leader's.
-    let waits = progress.matched.next() < progress.next || progress.seen < progress.matched;
-    // A probe has its own timer (`tick`), and a snapshot its own sender.
-    let streams = progress.stage == ProgressState::Stream;
-    if streams && waits && now.since(progress.last_progress) >= me.options.election_min {
+    progress.confirmed_round = progress.confirmed_round.max(round);
+    // The prefix may not be durable on the follower, so it never counts for a commit. Entries in the prefix that only
+    // wait for a sync are not sent again.
+    progress.reported_prefix = matched_prefix.min(me.log.last().index);
+    // True if entries or acknowledgments are in flight, or if the follower was restarted and no longer knows how far
+    // its log matches the leader's.
+    let is_behind = progress.matched.next() < progress.next || progress.reported_prefix < progress.matched;
+    // Only a stream is checked: a probe has its own timer in `tick`, and a snapshot its own sender.
+    let is_streaming = progress.state == ProgressState::Stream;
+    if is_streaming && is_behind && now.since(progress.last_progress) >= me.options.election_min {
         // A message was lost, or the follower's disk is slow: probe.
-        progress.probe(progress.agreed.next());
+        progress.start_probe(progress.known_matching.next());
     }
 }
 
-/// Handles a rejected append: goes back by whole terms (§5.3).
+/// Handles a rejected append: lowers the next index to send by whole terms (§5.3).
 ///
-/// The follower's hint is the last place at which its log can match a log that ends in `prev`, and the leader looks for
-/// the same place from its own side. Each round trip so skips a whole term of one of the two logs: with `d` divergent
-/// terms at most `d + 2` probes, where Figure 2 needs one for each entry. The hint is input: a hint beyond the question
-/// is an error of the follower, and is reported.
+/// The follower's hint is the last position of its log that may match a log that holds the rejected `prev`. The leader
+/// lowers the hint to the last position of its own log that may match. So each round trip skips a whole term of one of
+/// the two logs: `d` divergent terms take at most `d + 2` probes, where Figure 2 needs one probe for each entry. A hint
+/// beyond the rejected index is an error of the follower, and is reported.
 pub(super) fn handle_rejection(
     me: &Replica,
     progress: &mut Progress,
-    refused: Index,
+    rejected_index: Index,
     hint: Position,
 ) -> Result<(), &'static str> {
-    if refused <= progress.matched {
-        return Ok(()); // late
+    if rejected_index <= progress.matched {
+        return Ok(()); // a late rejection: the entries up to this index were acknowledged since
     }
-    // A correct follower answers at or below the question. Otherwise `next` would go forward on a rejection.
-    if hint.index > refused {
+    // A correct follower's hint is at or below the rejected index. Otherwise a rejection would raise `next`.
+    if hint.index > rejected_index {
         return Err("its hint is beyond the rejected index");
     }
-    let ours = me.log.at_or_below(hint);
-    match progress.stage {
-        ProgressState::Probe { .. } if refused.next() != progress.next => {} // late: for an earlier probe
+    let own_hint = me.log.at_or_below(hint);
+    match progress.state {
+        // A late rejection of an earlier probe changes nothing.
+        ProgressState::Probe { .. } if rejected_index.next() != progress.next => {}
         // The hint is in the leader's log, so the logs match up to there (Log Matching), and no probe is needed.
-        ProgressState::Probe { .. } if ours == hint => progress.stream(ours.index.next()),
-        // The snapshot replaces whatever this rejection was about.
+        ProgressState::Probe { .. } if own_hint == hint => progress.start_stream(own_hint.index.next()),
+        // The snapshot replaces the entries that were rejected.
         ProgressState::Snapshot => {}
-        // Never beyond the rejected index: each rejection makes progress, so that a follower that gives useless hints
-        // ends at the beginning of the log and not in a circle.
-        ProgressState::Probe { .. } | ProgressState::Stream => progress.probe(ours.index.next().min(refused)),
+        // Each rejection lowers `next`, so that even useless hints lead to the beginning of the log and not to an
+        // endless loop.
+        ProgressState::Probe { .. } | ProgressState::Stream => {
+            progress.start_probe(own_hint.index.next().min(rejected_index))
+        }
     }
     Ok(())
 }
 
 /// Sends a follower the entries that its state and window allow.
 ///
-/// The window is counted in bytes and in appends. One by bytes alone would let thousands of tiny appends queue up
-/// behind a slow disk, and one by appends alone would let a few large ones fill the memory (cockroach#90314,
+/// The window is limited in bytes and in appends. A limit in bytes alone would let thousands of tiny appends queue up
+/// behind a slow disk, and a limit in appends alone would let a few large ones fill the memory (cockroach#90314,
 /// etcd#14624).
-pub(super) fn stream(
+pub(super) fn send_entries(
     me: &Replica,
     now: Time,
     peer: NodeId,
-    (progress, probes): (&mut Progress, &mut u64),
+    (progress, probe_count): (&mut Progress, &mut u64),
     ready: &mut Ready,
 ) {
     let (log, options) = (&me.log, &me.options);
     let last = log.last().index;
-    // Positions only: the driver reads the payloads from its view of the log when the connection can take them.
-    let mut order = |progress: &mut Progress, upto: Index, probe: u64| {
+    // An append contains positions only: the driver reads the payloads from its view of the log when the connection can
+    // send them.
+    let mut push_append = |progress: &mut Progress, upto: Index, probe_number: u64| {
         let prev = progress.next.prev();
-        let term = log.term(prev).expect("the entry before the next one to send is in the log");
+        let term = log.term(prev).expect("the log holds the entry before the next entry to send");
         let commit = log.commit();
-        assert!(prev <= upto && upto <= last, "an append ends in the leader's log (§5.3)");
+        assert!(
+            prev <= upto && upto <= last,
+            "an append ends between its `prev` and the end of the leader's log (§5.3)"
+        );
         ready.appends.push(EntriesToSend {
             to: peer,
             term: me.term(),
             prev: Position::new(prev, term),
             upto,
             commit,
-            probe,
+            probe_number,
         });
-        // The append carries the commit index, and no separate message is needed for it. It counts up to `upto` only,
-        // because the follower may commit no further on the strength of this append.
+        // The append carries the commit index, so no separate message is needed. The commit index counts as sent only
+        // up to `upto`, because this append proves no match beyond that index.
         progress.commit_sent = progress.commit_sent.max(commit.min(upto));
         progress.last_progress = now;
     };
-    match progress.stage {
-        ProgressState::Probe { asked: Some(_) } | ProgressState::Snapshot => {}
-        ProgressState::Probe { asked: None } => {
-            // A quarter of the reserve stays free for elections: a follower that cannot write its vote blocks more than
-            // one that lacks entries.
-            let few = log.bytes(progress.next.prev(), last) <= PROBE_BYTES
+    match progress.state {
+        ProgressState::Probe { sent_at: Some(_) } | ProgressState::Snapshot => {}
+        ProgressState::Probe { sent_at: None } => {
+            // A quarter of the reserve on the follower's disk is kept free for elections: a follower that cannot write
+            // its vote harms the cluster more than a follower that lacks entries.
+            let sends_entries = log.bytes(progress.next.prev(), last) <= PROBE_BYTES_MAX
                 && progress.room.fits(log, last, 0, options.reserve_bytes / 4);
-            *probes += 1;
-            order(progress, if few { last.max(progress.next.prev()) } else { progress.next.prev() }, *probes);
-            progress.probe = *probes;
-            progress.probes += 1;
-            progress.stage = ProgressState::Probe { asked: Some(now) };
+            *probe_count += 1;
+            push_append(
+                progress,
+                if sends_entries { last.max(progress.next.prev()) } else { progress.next.prev() },
+                *probe_count,
+            );
+            progress.probe_number = *probe_count;
+            progress.probes_sent += 1;
+            progress.state = ProgressState::Probe { sent_at: Some(now) };
         }
         ProgressState::Stream => {
             while progress.next <= last
-                && progress.in_flight.len() < options.window_appends
-                && log.bytes(progress.agreed.max(log.base().index), progress.next.prev()) < options.window_bytes
+                && progress.appends_in_flight.len() < options.window_appends_max
+                && log.bytes(progress.known_matching.max(log.base().index), progress.next.prev())
+                    < options.window_bytes_max
             {
-                let upto = log.reach(progress.next.prev(), options.append_bytes, options.append_entries);
+                let upto = log.append_end(progress.next.prev(), options.append_bytes_max, options.append_entries_max);
                 if !progress.room.fits(log, upto, 0, options.reserve_bytes / 4) {
-                    // The entries could only wait there, and block its log for entries that free room. Its heartbeat
-                    // response reports new room.
+                    // The entries would fill the follower's disk, and later entries that free space would not fit. The
+                    // stream continues when a heartbeat response of the follower reports more room.
                     break;
                 }
-                order(progress, upto, 0);
-                progress.in_flight.push_back(upto);
+                push_append(progress, upto, 0);
+                progress.appends_in_flight.push_back(upto);
                 progress.next = upto.next();
             }
         }

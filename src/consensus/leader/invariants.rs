@@ -11,45 +11,65 @@ impl Leader {
         self.check_members(me);
         let (last, commit) = (me.log.last().index, me.log.commit());
         for progress in self.progress.values() {
-            progress.check(last, commit, me.options.window_appends);
-            // A number used twice would let the rejection of an earlier probe prove a loss that did not happen.
-            assert!(progress.probe <= self.probes, "every probe has a number of its own");
+            progress.check(last, commit, me.options.window_appends_max);
+            // If a probe number were used twice, a rejection of the earlier probe could prove a loss that did not
+            // happen.
+            assert!(
+                progress.probe_number <= self.probe_count,
+                "a follower's last probe number is at most the number of probes sent in this term"
+            );
         }
-        self.reads.check(me.round, commit, self.term_start_index);
-        debug_assert!(self.reads.waiting() <= me.options.reads_waiting, "reads do not fill the memory");
+        self.reads.check(me.latest_round, commit, self.term_start_index);
+        debug_assert!(
+            self.reads.waiting_count() <= me.options.waiting_reads_max,
+            "at most waiting_reads_max reads wait on the leader"
+        );
         // A transfer target may lead, and commit, before this leader learns of it (openraft 1ef3e574).
-        assert!(self.transfer.is_none() || self.reads.is_empty(), "no read waits while the leadership is transferred");
-        assert!(self.transfer_target() != Some(me.id), "a leader transfers the leadership to another node");
-        assert!(self.waits.is_none_or(|(at, _)| at <= commit), "the commit index never goes back");
+        assert!(self.transfer.is_none() || self.reads.is_empty(), "no read waits during a leadership transfer");
+        assert!(self.transfer_target() != Some(me.id), "the target of a leadership transfer is another node");
+        assert!(
+            self.stalled_commit.is_none_or(|(commit_then, _)| commit_then <= commit),
+            "the index of a stalled commit is at most the commit index"
+        );
     }
 
-    /// The first entry of the term, and the vote that this node has given itself.
+    /// Checks the first entry of the term, and the leader's vote for itself.
     fn check_term(&self, me: &Replica) {
         let (log, term) = (&me.log, me.term());
         assert_eq!(me.vote(), Some(me.candidate()), "a leader has voted for itself (§5.2)");
-        // A leader appends only, and each of its entries is of its term: a truncation or a replaced log shows here.
+        // A leader only appends entries of its own term. A truncated or replaced log would end with another term.
         assert_eq!(log.last().term, term, "a leader's log ends with an entry of its term (§5.3, §8)");
         assert!(self.term_start_index <= log.last().index, "the leader's first entry is in its log");
-        // Counting copies of an earlier term's entry as if it began this one would commit it (Figure 8).
-        let first = log.term(self.term_start_index);
-        assert!(first.is_none_or(|first| first == term), "the leader's first entry is of its term (§5.4.2)");
+        // If this index held an entry of an earlier term, counting copies would commit that entry (Figure 8).
+        let first_term = log.term(self.term_start_index);
+        assert!(first_term.is_none_or(|first| first == term), "the leader's first entry is of its term (§5.4.2)");
     }
 
-    /// The members of the configuration in force, and the followers that are tracked.
+    /// Checks the tracked followers against the members of the configuration in force.
     fn check_members(&self, me: &Replica) {
         let members = &me.configs.current().members;
-        // The configuration is in force from its append on (§6), so no step may end between the two.
-        assert_eq!(self.arranged, me.configs.since(), "the latest configuration is in force (§6)");
-        let tracked = |id: &NodeId| *id == me.id || self.progress.contains_key(id);
-        assert!(members.keys().all(tracked), "a leader replicates to every member");
-        // Its own copy would count by what it has sent to itself, not by what its disk holds (etcd-io/etcd#14370).
-        assert!(!self.progress.contains_key(&me.id), "a leader counts its own copy by its own disk (§5.3)");
-        let known = |id: &NodeId| members.contains_key(id) || self.leaving.contains_key(id);
-        assert!(self.progress.keys().all(known), "a follower that is tracked is a member, or was one");
-        let left = |id: &NodeId| !members.contains_key(id) && self.progress.contains_key(id);
-        assert!(self.leaving.keys().all(left), "only former members are notified of their removal");
-        // The leader's own changes only: those of an earlier leader came as input.
-        let ours = me.configs.since() >= self.term_start_index;
-        assert!(!ours || me.configs.overlap(), "quorums of two consecutive configurations share a voter (§6)");
+        // A configuration is in force from its append on (§6), so the leader has to apply it before it handles another
+        // event.
+        assert_eq!(
+            self.applied_configuration_index,
+            me.configs.current_index(),
+            "the leader tracks the members of the configuration in force (§6)"
+        );
+        let is_tracked = |id: &NodeId| *id == me.id || self.progress.contains_key(id);
+        assert!(members.keys().all(is_tracked), "a leader replicates to every member");
+        // With progress for itself, a leader would count its own copy before its disk holds the entries
+        // (etcd-io/etcd#14370).
+        assert!(!self.progress.contains_key(&me.id), "a leader tracks no replication progress for itself (§5.3)");
+        let is_or_was_member = |id: &NodeId| members.contains_key(id) || self.removed_members.contains_key(id);
+        assert!(self.progress.keys().all(is_or_was_member), "every tracked follower is a member or a former member");
+        let is_former_member = |id: &NodeId| !members.contains_key(id) && self.progress.contains_key(id);
+        assert!(self.removed_members.keys().all(is_former_member), "only former members are notified of their removal");
+        // Only the leader's own changes are checked: changes of an earlier leader are input, which is validated and not
+        // asserted.
+        let is_own_change = me.configs.current_index() >= self.term_start_index;
+        assert!(
+            !is_own_change || me.configs.quorums_overlap(),
+            "quorums of two consecutive configurations share a voter (§6)"
+        );
     }
 }

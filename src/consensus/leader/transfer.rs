@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! leader                                           target
-//! hand_over: reject new work, fail waiting reads
+//! start_transfer: reject new work, fail waiting reads
 //! ready:     stream the rest of the log ─────────> append, sync
 //!            <───────────────────────────────────  AppendResponse, matched = last
 //! send_timeout_now: TimeoutNow ──────────────────> campaign at once, kind Transfer
@@ -16,7 +16,7 @@
 use super::Leader;
 use crate::api::Refusal;
 use crate::consensus::message::Message;
-use crate::consensus::next::Next;
+use crate::consensus::next::NextRole;
 use crate::consensus::note::{Note, StepDown};
 use crate::consensus::progress::ProgressState;
 use crate::consensus::reads::ReadId;
@@ -26,128 +26,132 @@ use crate::types::{NodeId, Time};
 /// A leadership transfer under way. The leader rejects new work until the target leads or the deadline passes.
 #[derive(Clone, Debug)]
 pub struct LeaderTransfer {
-    to: NodeId,
-    until: Time,
-    // One request per transfer: if it is lost, the deadline ends the transfer, and clients wait no longer than that.
-    asked: bool,
+    target: NodeId,
+    deadline: Time,
+    // Whether `TimeoutNow` was sent. It is sent once per transfer: if it is lost, the transfer ends at the deadline.
+    timeout_now_sent: bool,
 }
 
 impl LeaderTransfer {
-    /// The time at which it is aborted.
-    pub fn until(&self) -> Time {
-        self.until
+    /// When the leader aborts the transfer and accepts new work again.
+    pub fn deadline(&self) -> Time {
+        self.deadline
     }
 }
 
 impl Leader {
     /// The target of the transfer under way, if any.
     pub fn transfer_target(&self) -> Option<NodeId> {
-        self.transfer.as_ref().map(|handover| handover.to)
+        self.transfer.as_ref().map(|transfer| transfer.target)
     }
 
-    /// Transfers leadership to that voter, or to the best target: rejects new work, brings the target up to date, and
-    /// makes it campaign at once. Waiting reads fail and are returned. The transfer ends, or is aborted, within the
-    /// shortest election timeout.
+    /// Starts a transfer to that voter, or to the best target. The leader rejects new work, brings the target up to
+    /// date, and makes it campaign at once. Waiting reads fail and are returned. The transfer ends, or is aborted,
+    /// within the shortest election timeout.
     ///
-    /// Reads fail at once, and do not wait for their round: the target may lead and commit before this node learns of
-    /// it, and a client can retry on the target (etcd-raft#99: a lease that outlived a transfer). The deadline is one
-    /// election timeout, as in thesis §3.10, because that is what the cluster would lose without a leader.
-    pub fn hand_over(
+    /// Waiting reads fail at once: the target may lead and commit before this node learns of it, and a client can retry
+    /// on the target (etcd-raft#99: a lease that outlived a transfer). The deadline is one election timeout, as in
+    /// thesis §3.10: a failed transfer then interrupts the cluster no longer than a failed leader.
+    pub fn start_transfer(
         &mut self,
         me: &mut Replica,
         now: Time,
         to: Option<NodeId>,
     ) -> Result<(NodeId, Vec<ReadId>), Refusal> {
-        let unsound = |why: String| Refusal::InvalidChange { why };
+        let invalid_change = |why: String| Refusal::InvalidChange { why };
         let to = match to {
-            Some(to) if to == me.id => return Err(unsound(format!("{to} is already the leader"))),
+            Some(to) if to == me.id => return Err(invalid_change(format!("{to} is already the leader"))),
             Some(to) if !me.configs.current().voters.contains(&to) => {
-                return Err(unsound(format!("{to} is not a voter")));
+                return Err(invalid_change(format!("{to} is not a voter")));
             }
-            Some(to) if !self.answers(me, now, to) => return Err(unsound(format!("{to} does not answer"))),
+            Some(to) if !self.has_responded(me, now, to) => {
+                return Err(invalid_change(format!("{to} does not answer")));
+            }
             Some(to) if self.is_sent_snapshot(to) => {
-                return Err(unsound(format!(
+                return Err(invalid_change(format!(
                     "{to} is being sent a snapshot: it can lead once it holds that and the entries after it"
                 )));
             }
             Some(to) => to,
-            None => self.best_transfer_target(me, now).ok_or_else(|| unsound("no other voter answers".to_owned()))?,
+            None => {
+                self.best_transfer_target(me, now).ok_or_else(|| invalid_change("no other voter answers".to_owned()))?
+            }
         };
-        // A repeated command does not prolong the deadline: a client that retries in a loop would keep the cluster from
-        // serving.
+        // A repeated request does not extend the deadline: otherwise a client that retries in a loop could keep the
+        // leader from accepting work.
         if self.transfer_target() == Some(to) {
             return Ok((to, Vec::new()));
         }
         me.notes.push(Note::TransferStarted { to });
-        self.transfer = Some(LeaderTransfer { to, until: now + me.options.election_min, asked: false });
-        Ok((to, self.reads.abandon()))
+        self.transfer =
+            Some(LeaderTransfer { target: to, deadline: now + me.options.election_min, timeout_now_sent: false });
+        Ok((to, self.reads.abandon_all()))
     }
 
-    /// Whether a snapshot is being sent to that follower, because the entries it needs are no longer in the log.
+    /// Whether a snapshot is being sent to that follower, because it needs compacted entries.
     fn is_sent_snapshot(&self, id: NodeId) -> bool {
-        self.progress.get(&id).is_some_and(|progress| progress.stage == ProgressState::Snapshot)
+        self.progress.get(&id).is_some_and(|progress| progress.state == ProgressState::Snapshot)
     }
 
     /// The best target of a transfer. A target responds in this term, holds the entry that names its disk, and is not
     /// being sent a snapshot; room on its disk comes first, then the length of the matching log.
     fn best_transfer_target(&self, me: &Replica, now: Time) -> Option<NodeId> {
         let voters = me.configs.current().voters.iter().copied().filter(|id| *id != me.id);
-        // Not the longest log first: every target receives the rest of the log before it campaigns, but no transfer
-        // gives a full disk more room.
-        let able =
-            voters.filter(|id| self.answers(me, now, *id) && self.is_named(me, *id) && !self.is_sent_snapshot(*id));
-        let rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.low, progress.matched));
-        able.max_by_key(rank)
+        // Room comes before the length of the log: every target receives the rest of the log before it campaigns, but
+        // no transfer gives a full disk more room.
+        let candidates = voters.filter(|id| {
+            self.has_responded(me, now, *id) && self.holds_entry_naming_disk(me, *id) && !self.is_sent_snapshot(*id)
+        });
+        let rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.is_low, progress.matched));
+        candidates.max_by_key(rank)
     }
 
-    /// Whether a voter that responds has room on its disk, and so could lead where this node cannot.
+    /// Whether the best target has room on its disk, and so could lead when this node's disk is full.
     ///
-    /// Otherwise a cluster whose disks are all full would pass the leadership around, without a node that could accept
-    /// a write.
+    /// Without this check, nodes with full disks would transfer the leadership among them for ever.
     pub fn has_target_with_room(&self, me: &Replica, now: Time) -> bool {
         self.best_transfer_target(me, now)
             .and_then(|id| self.progress.get(&id))
-            .is_some_and(|progress| !progress.room.low)
+            .is_some_and(|progress| !progress.room.is_low)
     }
 
-    /// Makes the target campaign, once it holds all of this leader's log.
+    /// Sends `TimeoutNow` to the target, which then campaigns, once the target holds all of this leader's log.
     pub(super) fn send_timeout_now(&mut self, me: &mut Replica) {
-        let Some(handover) = &mut self.transfer else { return };
-        // `matched`, so on the disk of the target: its vote request states the end of its log, and waits for its disk
-        // in any case.
-        let matched = self.progress.get(&handover.to).is_some_and(|p| p.matched == me.log.last().index);
-        if matched && !handover.asked {
-            handover.asked = true;
-            me.send(handover.to, Message::TimeoutNow);
+        let Some(transfer) = &mut self.transfer else { return };
+        // The target must hold the entries durably: its vote request waits until its log is durable.
+        let holds_whole_log = self.progress.get(&transfer.target).is_some_and(|p| p.matched == me.log.last().index);
+        if holds_whole_log && !transfer.timeout_now_sent {
+            transfer.timeout_now_sent = true;
+            me.send(transfer.target, Message::TimeoutNow);
         }
     }
 
-    /// Aborts the transfer after its deadline; this node goes on leading.
-    pub(super) fn end_handover(&mut self, me: &mut Replica, now: Time) {
-        if let Some(handover) = self.transfer.take_if(|handover| handover.until <= now) {
-            me.notes.push(Note::TransferTimedOut { to: handover.to });
+    /// Aborts the transfer after its deadline; this node remains leader.
+    pub(super) fn abort_overdue_transfer(&mut self, me: &mut Replica, now: Time) {
+        if let Some(transfer) = self.transfer.take_if(|transfer| transfer.deadline <= now) {
+            me.notes.push(Note::TransferTimedOut { to: transfer.target });
         }
     }
 
-    /// Makes another voter campaign and steps down: the committed configuration has no vote for this node (§6).
+    /// Makes another voter campaign and steps down: in the committed configuration this node is no voter (§6).
     ///
-    /// It has led up to here although the configuration does not list it: until C-new is committed, it has to manage a
-    /// cluster that does not include it (thesis §4.2.2). It is not counted in any quorum meanwhile.
-    pub(super) fn step_down_if_removed(&mut self, me: &mut Replica, now: Time) -> Next {
-        // The target should need no entries: a majority holds the configuration without this node.
-        if let Some(heir) = self.best_transfer_target(me, now) {
-            me.send(heir, Message::TimeoutNow);
+    /// The node leads until C-new is committed, although the configuration does not list it, and does not count in any
+    /// quorum meanwhile (thesis §4.2.2).
+    pub(super) fn step_down_if_removed(&mut self, me: &mut Replica, now: Time) -> NextRole {
+        // The target most likely needs no entries: a majority holds the configuration without this node.
+        if let Some(target) = self.best_transfer_target(me, now) {
+            me.send(target, Message::TimeoutNow);
         }
-        // Followers learn from a last heartbeat that the configuration is committed.
-        self.farewell(me, now);
-        Next::StepDown(StepDown::Removed)
+        // From a last heartbeat the followers learn that the configuration is committed.
+        self.send_last_heartbeat(me, now);
+        NextRole::StepDown(StepDown::Removed)
     }
 
     /// Sends a last heartbeat with the commit index to all followers.
     ///
-    /// A follower that misses it learns the same from the next leader, an election later.
-    fn farewell(&mut self, me: &mut Replica, now: Time) {
-        let round = me.round;
+    /// A follower that misses the heartbeat learns the commit index from the next leader.
+    fn send_last_heartbeat(&mut self, me: &mut Replica, now: Time) {
+        let round = me.latest_round;
         self.send_heartbeats(me, now, round);
     }
 }

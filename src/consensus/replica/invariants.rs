@@ -1,16 +1,18 @@
-//! Invariants of a node's state in any role: what is written, what is durable, and what waits for it.
+//! Invariants of a node's state in any role: which state is written, which is durable, and which messages wait for
+//! writes.
 //!
-//! A change passes through four places, and an error between two of them is silent until a power failure:
+//! A change of state passes through four stages, and an error between two stages would show only after a power failure:
 //!
 //! ```text
-//! take, record_vote, restore     unwritten, hard_state_changed, restarted     in memory only
-//!   │ ready                      issued, under the number next_write          given to the journal
-//!   │ persisted                  durable, log.durable()                       survives a power failure
-//!   ▼ gate, ack_index            out                                          visible to other nodes
+//! append_entry, record_vote,   unwritten, hard_state_changed,        in memory only
+//! install_snapshot             unwritten_base
+//!   │ ready                    issued_writes, by number               given to the journal
+//!   │ handle_persisted         durable_write, log.durable()           survives a power failure
+//!   ▼ gate, ack_index          ready_messages                         visible to other nodes
 //! ```
 //!
 //! So the numbers of the writes, the indexes of the log and the messages that wait are compared with each other here,
-//! after every step. What a peer, a client or the disk can send is not asserted but validated where it arrives.
+//! after every step. Input of a peer, a client or the disk is not asserted but validated where it arrives.
 
 use super::Replica;
 
@@ -20,53 +22,67 @@ impl Replica {
         self.log.check();
         self.configs.check(self.log.base().index);
         self.clock.check(self.term(), leads);
-        self.gate.check(self.durable, self.term());
+        self.gate.check(self.durable_write, self.term());
         self.check_terms();
         self.check_writes();
         self.check_entries();
     }
 
-    /// Term and vote, and the writes that make them durable.
+    /// Checks the term and the vote, and the writes that make them durable.
     fn check_terms(&self) {
-        assert!(self.log.last().term <= self.term(), "no entry has a later term than the node that holds it (§5.1)");
-        assert!(self.recovered_term <= self.term(), "the term never goes back (§5.1)");
-        // A node whose term is in no write would wait for it forever, and send nothing in this term.
-        let in_write = self.term_write < self.next_write || self.hard_state_changed;
-        assert!(in_write, "the term is in a write that was issued, or is in the next one (§5.1)");
-        let in_write = self.vote_write < self.next_write || self.hard_state_changed;
-        assert!(in_write, "the vote is in a write that was issued, or is in the next one (§5.2)");
+        assert!(self.log.last().term <= self.term(), "the term of the last entry is at most the node's term (§5.1)");
+        assert!(self.recovered_term <= self.term(), "the term is at least the term at the start of the process (§5.1)");
+        // If the term were in no write, the messages of this term would be held forever.
+        let term_is_in_write = self.term_write < self.next_write || self.hard_state_changed;
+        assert!(term_is_in_write, "the term is in a write that was issued, or is in the next one (§5.1)");
+        let vote_is_in_write = self.vote_write < self.next_write || self.hard_state_changed;
+        assert!(vote_is_in_write, "the vote is in a write that was issued, or is in the next one (§5.2)");
     }
 
-    /// The writes that the journal has not reported durable.
+    /// Checks the writes that the journal has not reported durable.
     fn check_writes(&self) {
-        let issued = self.last_issued();
-        assert!(self.durable <= issued, "the journal reports only writes that it was given");
-        // One entry for each number: a second report of a write, or a report out of order, would advance the durable
-        // index by the end of another write.
-        assert_eq!(self.issued.len() as u64, issued.0 - self.durable.0, "each write under way is awaited once");
-        let oldest = self.issued.front().map(|write| write.id);
-        assert!(oldest.is_none_or(|id| id == self.durable.next()), "writes become durable in their order");
-        // A truncation lowers the end of each write under way: its report says nothing about the entries that took the
-        // place of those it contains (ra#637).
-        let end = self.issued.back().map(|write| write.last);
-        assert!(end.is_none_or(|end| end <= self.log.last().index), "no write makes more durable than the log holds");
-        let ends = self.issued.iter().map(|write| write.last);
-        debug_assert!(ends.is_sorted(), "a later write makes at least as much durable");
+        let last_issued_write = self.last_issued_write();
+        assert!(self.durable_write <= last_issued_write, "the journal reports only issued writes as durable");
+        // There is one record for each write number. Otherwise the report of one write would advance the durable index
+        // to the end of another write.
+        assert_eq!(
+            self.issued_writes.len() as u64,
+            last_issued_write.0 - self.durable_write.0,
+            "each issued write that is not durable has one record"
+        );
+        let oldest_id = self.issued_writes.front().map(|write| write.id);
+        assert!(
+            oldest_id.is_none_or(|id| id == self.durable_write.next()),
+            "the oldest issued write follows the durable write"
+        );
+        // A truncation lowers the end of each issued write: the report of a write proves nothing about entries that
+        // replace its own entries (ra#637).
+        let last_end = self.issued_writes.back().map(|write| write.log_end);
+        assert!(last_end.is_none_or(|end| end <= self.log.last().index), "the newest issued write ends within the log");
+        let ends = self.issued_writes.iter().map(|write| write.log_end);
+        debug_assert!(ends.is_sorted(), "the log ends of the issued writes never decrease");
     }
 
-    /// The entries that are in no write yet, and the base of the log.
+    /// Checks the entries that are in no write yet, and the base of the log.
     fn check_entries(&self) {
-        if let (Some(first), Some(last)) = (self.unwritten.first(), self.unwritten.last()) {
+        if let (Some(first), Some(last)) = (self.unwritten_entries.first(), self.unwritten_entries.last()) {
             let (from, upto) = (first.position.index, last.position.index);
-            assert_eq!(last.position, self.log.last(), "the entries that are not written yet end the log");
-            assert_eq!(self.unwritten.len() as u64, upto.0 - from.0 + 1, "entries are written without a gap");
-            assert!(from > self.log.durable(), "no entry is durable before it is in a write");
+            assert_eq!(last.position, self.log.last(), "the last unwritten entry is the last entry of the log");
+            assert_eq!(
+                self.unwritten_entries.len() as u64,
+                upto.0 - from.0 + 1,
+                "the unwritten entries have consecutive indexes"
+            );
+            assert!(from > self.log.durable(), "the first unwritten entry is above the durable index");
         }
         let base = self.log.base();
-        let adopted = self.restarted.as_ref().is_none_or(|restarted| restarted.position == base);
-        assert!(adopted, "the log begins at the snapshot that the next write adopts (Figure 13)");
-        // Until the journal has adopted an installed snapshot, a restart finds the log from before it.
-        let adopting = self.restarted.is_some() || !self.issued.is_empty();
-        assert!(self.log.durable() >= base.index || adopting, "the base is durable, or a write adopts it");
+        let starts_at_base = self.unwritten_base.as_ref().is_none_or(|base_point| base_point.position == base);
+        assert!(starts_at_base, "the unwritten base is the base of the log (Figure 13)");
+        // Until the journal has recorded the new base, a restarted node recovers the log from before the snapshot.
+        let has_pending_write = self.unwritten_base.is_some() || !self.issued_writes.is_empty();
+        assert!(
+            self.log.durable() >= base.index || has_pending_write,
+            "the base is durable, or a write that contains it is pending"
+        );
     }
 }

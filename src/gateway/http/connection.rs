@@ -1,6 +1,6 @@
-//! One HTTP connection: requests are answered in order.
+//! One HTTP connection: reads requests, and answers them in order.
 
-use super::gateway::{Options, admit, is_of_node};
+use super::gateway::{Options, check_access, concerns_node};
 use super::response::{self, ResponseFormat, ResponseKind};
 use super::routes::{NodeTopic, Route, parse_route};
 use crate::api::figures::Failure;
@@ -8,165 +8,191 @@ use crate::api::{Refusal, Reply};
 use crate::machine::commands::{Command, Expiration, Query, SetCondition};
 use crate::pipeline::{NodeRequest, PendingRequest, RequestKind, RequestPipeline};
 use crate::types::Time;
-use crate::wire::http::{CONTINUE, HttpError, Reader, RequestHead, ResponseOptions};
+use crate::wire::http::{CONTINUE, HttpError, RequestHead, RequestHeadReader, ResponseOptions};
 use bytes::{Bytes, BytesMut};
 
-/// The context of a request.
+/// The circumstances in which a request is processed.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestContext<'a> {
-    /// When it is processed.
+    /// The current time. The time limit of the request starts now.
     pub now: Time,
-    /// Options of the gateway.
+    /// The password of the gateway, if one is set.
     pub options: &'a Options,
-    /// Whether the connection was made to a loopback address.
+    /// Whether the client connected to a loopback address.
     pub on_loopback: bool,
-    /// Whether the node refuses new requests because it is stopping.
+    /// Whether the node is stopping, so that requests which need its answer are refused.
     pub stopping: bool,
 }
 
-/// A request whose body is incomplete.
+/// An accepted request whose body has not arrived completely.
 #[derive(Debug)]
 struct PendingBody {
-    ask: Route,
-    manner: ResponseOptions,
+    route: Route,
+    response_options: ResponseOptions,
+    /// The length of the whole body in bytes; 0 for a request without a body.
     length: usize,
 }
 
-/// One HTTP connection.
+/// The protocol state of one HTTP connection.
 #[derive(Debug, Default)]
 pub struct HttpConnection {
-    reader: Reader,
-    begun: Option<PendingBody>,
-    /// Whether it is a probe, accepted beyond the maximum number of clients for one request about the node's health.
-    probe: bool,
-    /// The requests that are not answered yet.
+    reader: RequestHeadReader,
+    pending_body: Option<PendingBody>,
+    /// Whether the connection was accepted beyond the maximum number of clients, for one request about the node.
+    is_probe: bool,
+    /// The requests in progress, whose responses are sent in order.
     pub pipeline: RequestPipeline<ResponseFormat>,
 }
 
 impl HttpConnection {
-    /// A new connection. It is a `probe` if the maximum number of clients is connected.
-    pub fn new(probe: bool) -> HttpConnection {
-        HttpConnection { probe, ..HttpConnection::default() }
+    /// Creates a connection. It is a probe if the maximum number of clients is connected.
+    pub fn new(is_probe: bool) -> HttpConnection {
+        HttpConnection { is_probe, ..HttpConnection::default() }
     }
 
-    /// Whether it was accepted only for a request about the node's health.
+    /// Whether the connection was accepted beyond the maximum number of clients, for one request about the node.
     pub fn is_probe(&self) -> bool {
-        self.probe
+        self.is_probe
     }
 
-    /// Whether the body of a request is incomplete.
+    /// Whether the head of a request has arrived, and its body has not arrived completely.
     pub fn awaits_body(&self) -> bool {
-        self.begun.is_some()
+        self.pending_body.is_some()
     }
 
-    /// Processes the next request if it is complete, and removes it from the input. Returns whether there may be
-    /// another.
-    pub fn read_request(&mut self, input: &mut BytesMut, out: &mut BytesMut, setting: &RequestContext<'_>) -> bool {
-        let begun = match self.begun.take() {
-            Some(begun) => begun,
+    /// Processes the next complete request, and removes it from the input. Returns whether the input may contain
+    /// another one.
+    pub fn read_request(&mut self, input: &mut BytesMut, out: &mut BytesMut, context: &RequestContext<'_>) -> bool {
+        let pending_body = match self.pending_body.take() {
+            Some(pending_body) => pending_body,
             None => match self.reader.next(input) {
                 Ok(None) => return false,
                 Ok(Some(head)) => {
                     self.pipeline.tally.requests += 1;
-                    match self.begin(&head, out, setting) {
-                        Some(begun) => begun,
+                    match self.handle_head(&head, out, context) {
+                        Some(pending_body) => pending_body,
                         None => return true,
                     }
                 }
-                Err(wrong) => {
+                Err(error) => {
                     self.pipeline.tally.requests += 1;
-                    self.refuse(&wrong, ResponseOptions::LAST, out);
+                    self.reject(&error, ResponseOptions::CLOSING, out);
                     return false;
                 }
             },
         };
-        if input.len() < begun.length {
-            self.begun = Some(begun);
+        if input.len() < pending_body.length {
+            self.pending_body = Some(pending_body);
             return false;
         }
-        let body = input.split_to(begun.length);
-        self.act(&begun, &body, out, setting);
+        let body = input.split_to(pending_body.length);
+        self.handle_request(&pending_body, &body, out, context);
         true
     }
 
-    /// Handles the head of a request: starts to receive its body, or rejects it.
-    fn begin(&mut self, head: &RequestHead, out: &mut BytesMut, setting: &RequestContext<'_>) -> Option<PendingBody> {
-        let manner = ResponseOptions::of(head);
-        let manner = ResponseOptions { keeps: manner.keeps && !self.probe, ..manner };
-        let asked = parse_route(head).and_then(|ask| {
-            admit(head, &ask, setting.on_loopback, setting.options)?;
-            if self.probe && !is_of_node(&ask) {
+    /// Handles the head of a request. Returns the route and the length of the body, which follows; `None` if the
+    /// request was rejected.
+    fn handle_head(
+        &mut self,
+        head: &RequestHead,
+        out: &mut BytesMut,
+        context: &RequestContext<'_>,
+    ) -> Option<PendingBody> {
+        let response_options = ResponseOptions::of(head);
+        let response_options =
+            ResponseOptions { keep_alive: response_options.keep_alive && !self.is_probe, ..response_options };
+        let parsed = parse_route(head).and_then(|route| {
+            check_access(head, &route, context.on_loopback, context.options)?;
+            if self.is_probe && !concerns_node(&route) {
                 return Err(HttpError::new(503, "as many clients are connected as may be"));
             }
-            Ok(ask)
+            Ok(route)
         });
-        match asked {
-            Ok(ask) => {
-                if head.holds_back && head.length > 0 {
+        match parsed {
+            Ok(route) => {
+                if head.expects_continue && head.content_length > 0 {
                     self.pipeline.push_reply(out, BytesMut::from(CONTINUE));
                 }
-                Some(PendingBody { ask, manner, length: head.length as usize })
+                Some(PendingBody { route, response_options, length: head.content_length as usize })
             }
-            Err(wrong) => {
-                // The body of a rejected request is not read, so the connection cannot be reused after it.
-                let keeps = manner.keeps && head.length == 0;
-                self.refuse(&wrong, ResponseOptions { keeps, ..manner }, out);
+            Err(error) => {
+                // The body of a rejected request is not read, so no further request can follow on the connection.
+                let keep_alive = response_options.keep_alive && head.content_length == 0;
+                self.reject(&error, ResponseOptions { keep_alive, ..response_options }, out);
                 None
             }
         }
     }
 
-    fn refuse(&mut self, wrong: &HttpError, manner: ResponseOptions, out: &mut BytesMut) {
-        self.pipeline.tally.failures.push(response::failure(wrong));
-        self.pipeline.push_reply(out, response::wrong(wrong, manner));
-        self.pipeline.leaving |= !manner.keeps;
+    /// Adds the response for a rejected request, in order. Without keep-alive, no further request is read.
+    fn reject(&mut self, error: &HttpError, response_options: ResponseOptions, out: &mut BytesMut) {
+        self.pipeline.tally.failures.push(response::classify_error(error));
+        self.pipeline.push_reply(out, response::error_response(error, response_options));
+        self.pipeline.closes_when_empty |= !response_options.keep_alive;
     }
 
-    /// Handles a complete request: answers it in order, or passes it to the node.
-    fn act(&mut self, begun: &PendingBody, body: &[u8], out: &mut BytesMut, setting: &RequestContext<'_>) {
-        let PendingBody { ask, manner, .. } = begun;
-        self.pipeline.leaving |= !manner.keeps;
-        let (kind, body, what) = match ask {
-            Route::Known(known) => return self.pipeline.push_reply(out, response::known(*known, *manner)),
-            Route::Node(about @ NodeTopic::Metrics(_)) if !setting.stopping => {
-                (RequestKind::StatusAnd(None), Query::Keyspace.encode(), ResponseKind::Node(*about))
+    /// Handles a complete request: adds the response if it is known, or passes the request to the node.
+    fn handle_request(
+        &mut self,
+        pending_body: &PendingBody,
+        body: &[u8],
+        out: &mut BytesMut,
+        context: &RequestContext<'_>,
+    ) {
+        let PendingBody { route, response_options, .. } = pending_body;
+        self.pipeline.closes_when_empty |= !response_options.keep_alive;
+        let (kind, body, response_kind) = match route {
+            Route::Local(local) => {
+                return self.pipeline.push_reply(out, response::local_response(*local, *response_options));
             }
-            Route::Node(about @ (NodeTopic::Leader | NodeTopic::Status | NodeTopic::Metrics(_))) => {
-                (RequestKind::Status, Bytes::new(), ResponseKind::Node(*about))
+            Route::Node(topic @ NodeTopic::Metrics(_)) if !context.stopping => {
+                (RequestKind::StatusThenRead(None), Query::Keyspace.encode(), ResponseKind::Node(*topic))
             }
-            _ if setting.stopping => {
+            Route::Node(topic @ (NodeTopic::Leader | NodeTopic::Status | NodeTopic::Metrics(_))) => {
+                (RequestKind::Status, Bytes::new(), ResponseKind::Node(*topic))
+            }
+            _ if context.stopping => {
                 self.pipeline.tally.failures.push(Failure::Refused(Refusal::Stopping.name()));
-                return self.pipeline.push_reply(out, response::refused(&Refusal::Stopping, *manner));
+                return self
+                    .pipeline
+                    .push_reply(out, response::refusal_response(&Refusal::Stopping, *response_options));
             }
-            Route::Node(about) => (RequestKind::Status, Bytes::new(), ResponseKind::Node(*about)),
+            Route::Node(topic) => (RequestKind::Status, Bytes::new(), ResponseKind::Node(*topic)),
             Route::Get { key, consistency } => {
                 (RequestKind::Read(*consistency), Query::Get { key }.encode(), ResponseKind::Value)
             }
-            Route::Put { key, life: Expiration::Endless, only_if: SetCondition::Either } => {
+            Route::Put { key, expiration: Expiration::Endless, only_if: SetCondition::Always } => {
                 (RequestKind::Write(None), Command::Put { key, value: body }.encode(), ResponseKind::Change)
             }
-            Route::Put { key, life, only_if } => {
-                let set = Command::Set { key, value: body, only_if: *only_if, life: *life, tells: false };
+            Route::Put { key, expiration, only_if } => {
+                let set = Command::Set {
+                    key,
+                    value: body,
+                    only_if: *only_if,
+                    expiration: *expiration,
+                    returns_previous: false,
+                };
                 (RequestKind::Write(None), set.encode(), ResponseKind::Change)
             }
             Route::Delete { key } => (RequestKind::Write(None), Command::Del { key }.encode(), ResponseKind::Change),
         };
         self.pipeline.push_request(PendingRequest::new(
-            setting.now,
+            context.now,
             kind,
             body,
-            ResponseFormat { what, manner: *manner },
+            ResponseFormat { kind: response_kind, options: *response_options },
         ));
     }
 
-    /// Writes the responses that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
-    /// client has too much output to read.
-    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
-        self.pipeline.pump(now, out, rests, wants, &mut |pending, fate| response::tell(pending, fate));
+    /// Writes the responses that are due to `out`, and adds the requests for the node to `requests`. If the client has
+    /// too much unread output (`output_full`), no request is added.
+    pub fn pump(&mut self, now: Time, out: &mut BytesMut, output_full: bool, requests: &mut Vec<NodeRequest>) {
+        self.pipeline
+            .pump(now, out, output_full, requests, &mut |pending, fate| response::encode_result(pending, fate));
     }
 
-    /// Handles the node's answer to the request of that number.
+    /// Handles the node's reply to the request with that number.
     pub fn handle_reply(&mut self, number: u64, reply: Reply) {
-        self.pipeline.handle_reply(number, reply, &mut |pending, fate| response::tell(pending, fate));
+        self.pipeline.handle_reply(number, reply, &mut |pending, fate| response::encode_result(pending, fate));
     }
 }

@@ -1,29 +1,31 @@
-//! The format of metrics: Prometheus' traditional text, or OpenMetrics for clients that request it.
+//! The format of metrics: the Prometheus text format, or OpenMetrics for clients that request it.
 
-/// A text format for metrics.
+/// A text format for metrics, as negotiated with the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ExpositionFormat {
     /// The Prometheus text format, version 0.0.4.
     Plain,
-    /// OpenMetrics 1.0.0: names of counter families lack `_total`, and the end of the text is marked.
+    /// OpenMetrics 1.0.0. The names of counter families lack the suffix `_total`, and `# EOF` ends the text.
     OpenMetrics,
 }
 
-/// The quality value of a media range, in thousandths.
+/// The quality value (`q`) of a media range, in thousandths: 1000 is the highest preference, and 0 means not accepted.
 type Quality = u16;
 
 impl ExpositionFormat {
-    /// Negotiates the format from an `Accept` header. OpenMetrics requires that it is named, in a supported version,
-    /// with a quality not below that of plain text. In all other cases the result is plain text, even if it is not
-    /// accepted either.
-    pub fn of(accept: Option<&str>) -> ExpositionFormat {
-        let ranges: Vec<(&str, Quality)> = accept.unwrap_or_default().split(',').filter_map(range).collect();
-        let wish = |name: &str| {
-            ranges.iter().filter(|(range, _)| range.eq_ignore_ascii_case(name)).map(|(_, wish)| *wish).max()
+    /// Negotiates the format from an `Accept` header. OpenMetrics is chosen if the header names it, in a supported
+    /// version, with a quality not below that of plain text. Otherwise plain text is chosen, even if the header does
+    /// not accept it.
+    pub fn negotiate(accept: Option<&str>) -> ExpositionFormat {
+        let ranges: Vec<(&str, Quality)> = accept.unwrap_or_default().split(',').filter_map(parse_range).collect();
+        let quality_of = |name: &str| {
+            ranges.iter().filter(|(range, _)| range.eq_ignore_ascii_case(name)).map(|(_, quality)| *quality).max()
         };
-        let plain = ["text/plain", "text/*", "*/*"].into_iter().find_map(wish).unwrap_or(0);
-        match wish("application/openmetrics-text") {
-            Some(open) if open > 0 && open >= plain => ExpositionFormat::OpenMetrics,
+        let plain_quality = ["text/plain", "text/*", "*/*"].into_iter().find_map(quality_of).unwrap_or(0);
+        match quality_of("application/openmetrics-text") {
+            Some(openmetrics_quality) if openmetrics_quality > 0 && openmetrics_quality >= plain_quality => {
+                ExpositionFormat::OpenMetrics
+            }
             _ => ExpositionFormat::Plain,
         }
     }
@@ -37,28 +39,28 @@ impl ExpositionFormat {
     }
 }
 
-/// Parses a media range of an `Accept` header with its quality; `None` if its version is not supported.
-fn range(text: &str) -> Option<(&str, Quality)> {
+/// Parses a media range of an `Accept` header and its quality; `None` if the version of the format is not supported.
+fn parse_range(text: &str) -> Option<(&str, Quality)> {
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next()?;
-    let (mut wish, mut version) = (1000, None);
+    let (mut quality, mut version) = (1000, None);
     for (parameter, value) in parts.filter_map(|part| part.split_once('=')) {
         match parameter.trim() {
-            "q" => wish = thousandths(value.trim()),
+            "q" => quality = parse_quality(value.trim()),
             "version" => version = Some(value.trim().trim_matches('"')),
             _ => {}
         }
     }
-    let told = match &name.to_ascii_lowercase()[..] {
+    let is_supported = match &name.to_ascii_lowercase()[..] {
         "application/openmetrics-text" => version.is_none_or(|version| version == "1.0.0"),
         "text/plain" => version.is_none_or(|version| version == "0.0.4"),
         _ => true,
     };
-    told.then_some((name, wish))
+    is_supported.then_some((name, quality))
 }
 
-/// Parses a quality value of RFC 9110, 0 to 1; an invalid one counts as 0.
-fn thousandths(text: &str) -> Quality {
+/// Parses a quality value of RFC 9110, from 0 to 1. An invalid value counts as 0.
+fn parse_quality(text: &str) -> Quality {
     let quality = text.parse::<f64>().unwrap_or(0.0);
     if (0.0..=1.0).contains(&quality) { (quality * 1000.0) as Quality } else { 0 }
 }
@@ -76,13 +78,13 @@ mod tests {
                        text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
         let quoted = "application/openmetrics-text; version=\"1.0.0\"";
         for accept in [before_3, since_3, quoted, "application/openmetrics-text", "*/*,application/openmetrics-text"] {
-            assert_eq!(ExpositionFormat::of(Some(accept)), ExpositionFormat::OpenMetrics, "{accept}");
+            assert_eq!(ExpositionFormat::negotiate(Some(accept)), ExpositionFormat::OpenMetrics, "{accept}");
         }
     }
 
     #[test]
-    fn plain_text_is_sent_otherwise() {
-        assert_eq!(ExpositionFormat::of(None), ExpositionFormat::Plain);
+    fn plain_text_is_sent_unless_openmetrics_is_preferred() {
+        assert_eq!(ExpositionFormat::negotiate(None), ExpositionFormat::Plain);
         for accept in [
             "",
             "*/*",
@@ -97,7 +99,7 @@ mod tests {
             "application/openmetrics-text;q=0.5,text/*;q=0.6,*/*;q=0.1",
             ";;=,,q=1",
         ] {
-            assert_eq!(ExpositionFormat::of(Some(accept)), ExpositionFormat::Plain, "{accept}");
+            assert_eq!(ExpositionFormat::negotiate(Some(accept)), ExpositionFormat::Plain, "{accept}");
         }
     }
 }

@@ -1,46 +1,53 @@
-//! Whether a node is ready to serve, and whether it leads: for load balancers and process supervisors.
+//! Readiness and leadership of a node, for load balancers and process supervisors.
 
 use crate::api::{RoleName, Status};
 
-/// A node with more unapplied entries than this is not ready.
-const LAG_MAX: u64 = 10_000;
-/// A node is not ready if a write has not been synced for more than this many milliseconds: the disk is stalled.
+/// A node whose applied index is more than this many entries behind its leader is not ready.
+const LAG_ENTRIES_MAX: u64 = 10_000;
+/// A node whose oldest unsynced write is older than this many milliseconds is not ready: the disk is stalled.
 const UNSYNCED_MS_MAX: u64 = 1_000;
 
-/// The readiness checks: the name of each, and what is wrong if it fails.
-pub fn checks(status: &Status) -> [(&'static str, Option<String>); 5] {
-    let outside = (status.role == RoleName::Outside).then(|| "it belongs to no cluster".to_owned());
-    let leader = status.leader.is_none().then(|| "it sees no leader".to_owned());
-    // A node may have applied all entries that it holds and still be far behind its leader.
+/// The readiness checks: the name of each, and a description of the problem if the check fails.
+pub fn readiness_checks(status: &Status) -> [(&'static str, Option<String>); 5] {
+    let not_member = (status.role == RoleName::Outside).then(|| "it belongs to no cluster".to_owned());
+    let no_leader = status.leader.is_none().then(|| "it sees no leader".to_owned());
+    // A node may have applied all entries that it holds, and still be far behind its leader (`goal`).
     let lag = status.goal.max(status.commit).saturating_sub(status.applied);
-    let behind = (lag > LAG_MAX).then(|| format!("{lag} entries are to be applied"));
+    let lagging = (lag > LAG_ENTRIES_MAX).then(|| format!("{lag} entries are to be applied"));
     let unsynced = status.disk.oldest_unsynced_ms;
-    let disk = match status.low_space {
+    let disk_problem = match status.low_space {
         true => Some("it has too little room".to_owned()),
         false => (unsynced > UNSYNCED_MS_MAX).then(|| format!("a write has not been synced for {unsynced} ms")),
     };
-    let lost = (!status.promised.is_empty())
+    let lost_entries = (!status.promised.is_empty())
         .then(|| format!("it acknowledged everything up to {} and does not hold it", status.promised));
-    [("member", outside), ("leader", leader), ("applied", behind), ("disk", disk), ("acknowledged", lost)]
+    [
+        ("member", not_member),
+        ("leader", no_leader),
+        ("applied", lagging),
+        ("disk", disk_problem),
+        ("acknowledged", lost_entries),
+    ]
 }
 
-/// Whether all checks pass, with a report on all of them or only on those that fail.
-pub fn ready(status: &Status, verbose: bool) -> (bool, String) {
-    let checks = checks(status);
-    let fit = checks.iter().all(|(_, wrong)| wrong.is_none());
-    let line = |(name, wrong): &(&str, Option<String>)| match wrong {
-        Some(wrong) => format!("[-] {name}: {wrong}\n"),
+/// Whether all checks pass, and a report with one line for each check; without `verbose` only for each failed check.
+pub fn readiness(status: &Status, verbose: bool) -> (bool, String) {
+    let checks = readiness_checks(status);
+    let is_ready = checks.iter().all(|(_, problem)| problem.is_none());
+    let line = |(name, problem): &(&str, Option<String>)| match problem {
+        Some(problem) => format!("[-] {name}: {problem}\n"),
         None => format!("[+] {name}\n"),
     };
-    let told = checks.iter().filter(|(_, wrong)| verbose || wrong.is_some()).map(line).collect::<String>();
-    (fit, told + if fit { "ready\n" } else { "not ready\n" })
+    let report = checks.iter().filter(|(_, problem)| verbose || problem.is_some()).map(line).collect::<String>();
+    (is_ready, report + if is_ready { "ready\n" } else { "not ready\n" })
 }
 
-/// Whether the node leads and is not transferring leadership; and the leader's native address, if it is known.
-pub fn leader(status: &Status) -> (bool, Option<&str>) {
+/// Whether the node leads and is not transferring its leadership, and the native address of the leader, if it is known.
+pub fn leadership(status: &Status) -> (bool, Option<&str>) {
     let leads = status.role == RoleName::Leader && status.hands_over == 0;
     let member = status.members.iter().find(|member| Some(member.node) == status.leader);
-    // The address becomes a header field, and comes from the request that changed the membership.
+    // The address comes from the request that changed the membership, and is sent in a header field. Control characters
+    // would inject other fields.
     let address = member
         .map(|member| &member.address[..])
         .filter(|address| !address.is_empty() && address.bytes().all(|byte| byte.is_ascii_graphic()));
@@ -96,11 +103,11 @@ mod tests {
 
     #[test]
     fn readiness_report_names_failed_checks() {
-        assert_eq!(ready(&healthy(), false), (true, "ready\n".into()));
+        assert_eq!(readiness(&healthy(), false), (true, "ready\n".into()));
         let all = "[+] member\n[+] leader\n[+] applied\n[+] disk\n[+] acknowledged\nready\n";
-        assert_eq!(ready(&healthy(), true), (true, all.into()));
+        assert_eq!(readiness(&healthy(), true), (true, all.into()));
         let unsynced = DiskStatus { oldest_unsynced_ms: 1001, ..DiskStatus::default() };
-        for (status, wrong) in [
+        for (status, problem) in [
             (Status { leader: None, ..healthy() }, "leader: it sees no leader"),
             (Status { role: RoleName::Outside, ..healthy() }, "member: it belongs to no cluster"),
             (Status { applied: 9_999, ..healthy() }, "applied: 10001 entries are to be applied"),
@@ -108,18 +115,18 @@ mod tests {
             (Status { low_space: true, ..healthy() }, "disk: it has too little room"),
             (Status { disk: unsynced, ..healthy() }, "disk: a write has not been synced for 1001 ms"),
         ] {
-            assert_eq!(ready(&status, false), (false, format!("[-] {wrong}\nnot ready\n")));
+            assert_eq!(readiness(&status, false), (false, format!("[-] {problem}\nnot ready\n")));
         }
     }
 
     #[test]
     fn transferring_leader_and_invalid_address_are_not_reported() {
-        assert_eq!(leader(&healthy()), (false, Some("b:2")));
+        assert_eq!(leadership(&healthy()), (false, Some("b:2")));
         let leads = Status { role: RoleName::Leader, ..healthy() };
-        assert!(leader(&leads).0 && !leader(&Status { hands_over: 3, ..leads.clone() }).0);
-        let mut odd = healthy();
-        odd.members[0].address = "b:2\r\nSet-Cookie: x".into();
-        assert_eq!(leader(&odd).1, None);
-        assert_eq!(leader(&Status { leader: None, ..healthy() }).1, None);
+        assert!(leadership(&leads).0 && !leadership(&Status { hands_over: 3, ..leads.clone() }).0);
+        let mut invalid = healthy();
+        invalid.members[0].address = "b:2\r\nSet-Cookie: x".into();
+        assert_eq!(leadership(&invalid).1, None);
+        assert_eq!(leadership(&Status { leader: None, ..healthy() }).1, None);
     }
 }

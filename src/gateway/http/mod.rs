@@ -1,9 +1,9 @@
-//! The HTTP gateway: keys under `/kv/`, the health of the node for people and for programs, and a live page.
+//! The HTTP gateway: keys under `/kv/`, the health and the metrics of the node, and a live page for people.
 //!
-//! [`routes`] translates an HTTP request into a request of the node, or into an error; [`gateway`] checks
-//! authorization. [`HttpConnection`](connection::HttpConnection) is one connection. [`response`] encodes answers:
-//! [`health`] those about the node, [`metrics`] those for Prometheus, in the format that [`exposition`] negotiates.
-//! Nothing here has a socket: `sockets/http.rs` moves the bytes.
+//! [`routes`] parses an HTTP request, and [`gateway`] checks whether it is allowed.
+//! [`HttpConnection`](connection::HttpConnection) is the state of one connection. [`response`] encodes responses:
+//! [`health`] those about readiness, [`metrics`] those for Prometheus, in the format that [`exposition`] negotiates.
+//! The sockets are in `net/sockets/http.rs`.
 //!
 //! The status code gives the result of a request. 2xx: done. 404: no such key. 412: the condition on the key does not
 //! hold. 400 to 431: malformed, or not allowed. 503, with `Retry-After`: no leader, or too many requests in progress,

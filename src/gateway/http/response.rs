@@ -1,4 +1,4 @@
-//! Encodes HTTP responses.
+//! Encodes HTTP responses: the results of requests, errors, and reports about the node.
 
 use super::exposition::ExpositionFormat;
 use super::routes::{LocalRoute, NodeTopic};
@@ -11,93 +11,97 @@ use crate::wire::http::{HttpError, Response, ResponseOptions, put_response};
 use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
-const BYTES: &str = "application/octet-stream";
-/// After how many seconds a client should retry a request that was not applied.
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+const JSON_TYPE: &str = "application/json";
+const BINARY_TYPE: &str = "application/octet-stream";
+/// The header field that asks a client to retry after 1 second. It is sent only if the request was not applied.
 const RETRY_AFTER: (&str, &str) = ("Retry-After", "1");
 
-/// The response to a client beyond the maximum number.
-pub const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
+/// The complete response to a client that is rejected because the maximum number of clients and probes is connected.
+pub const TOO_MANY_CLIENTS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
                           Content-Length: 0\r\n\r\n";
 
-/// How the result of a request is encoded.
+/// How the result of a request is encoded, stored with the request while it waits for the node.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseFormat {
-    /// The kind of response.
-    pub what: ResponseKind,
-    /// Options of the response that follow from the request.
-    pub manner: ResponseOptions,
+    /// Which answers of the node the request expects.
+    pub kind: ResponseKind,
+    /// Keep-alive, HTTP version and the absence of a body, as they follow from the head of the request.
+    pub options: ResponseOptions,
 }
 
-/// The kind of response.
+/// The kind of answer that a request expects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ResponseKind {
-    /// The value of a key.
+    /// The value of a key, or 404.
     Value,
-    /// Whether a key was set or deleted.
+    /// Whether a key was set or deleted: 204, 404, or 412 for an unmet condition.
     Change,
-    /// The status of the node.
+    /// A report from the status of the node.
     Node(NodeTopic),
 }
 
-/// A response that needs no answer from the node.
-pub fn known(known: LocalRoute, manner: ResponseOptions) -> BytesMut {
-    match known {
-        LocalRoute::Live => ok(TEXT, b"alive\n", manner),
+/// Encodes a response that needs no answer from the node.
+pub fn local_response(local: LocalRoute, options: ResponseOptions) -> BytesMut {
+    match local {
+        LocalRoute::Live => ok_response(TEXT_TYPE, b"alive\n", options),
         LocalRoute::Version => {
             let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
             let version = json!({ "version": env!("CARGO_PKG_VERSION"), "profile": profile });
-            ok(JSON, line(&version).as_bytes(), manner)
+            ok_response(JSON_TYPE, json_line(&version).as_bytes(), options)
         }
-        LocalRoute::Page => page::tell(manner),
+        LocalRoute::Page => page::render(options),
     }
 }
 
-/// The response to a malformed or forbidden request, which had no effect.
-pub fn wrong(wrong: &HttpError, manner: ResponseOptions) -> BytesMut {
-    let body = error(&wrong.why, Some(false));
-    let fields: &[(&str, &str)] = match wrong.status {
+/// Encodes the response to a malformed or forbidden request, which had no effect.
+pub fn error_response(error: &HttpError, options: ResponseOptions) -> BytesMut {
+    let body = error_line(&error.why, Some(false));
+    let fields: &[(&str, &str)] = match error.status {
         503 => &[RETRY_AFTER],
         401 => &[("WWW-Authenticate", "Bearer realm=\"drave\"")],
-        405 => &[("Allow", &wrong.why)],
+        405 => &[("Allow", &error.why)],
         _ => &[],
     };
-    said(&Response { status: wrong.status, kind: JSON, fields, body: body.as_bytes() }, manner)
+    encode_response(&Response { status: error.status, content_type: JSON_TYPE, fields, body: body.as_bytes() }, options)
 }
 
-/// How a malformed or forbidden request is counted.
-pub fn failure(wrong: &HttpError) -> Failure {
-    match wrong.status {
-        401 | 403 | 421 => Failure::Wrong(RequestError::Unauthorized),
-        404 | 405 | 505 => Failure::Wrong(RequestError::Unsupported),
+/// The kind of failure under which metrics count a malformed or forbidden request.
+pub fn classify_error(error: &HttpError) -> Failure {
+    match error.status {
+        401 | 403 | 421 => Failure::Error(RequestError::Unauthorized),
+        404 | 405 | 505 => Failure::Error(RequestError::Unsupported),
         413 => Failure::Refused("too_large"),
         // Only probes get this status.
         503 => Failure::Refused("full"),
-        _ => Failure::Wrong(RequestError::Malformed),
+        _ => Failure::Error(RequestError::Malformed),
     }
 }
 
-/// Encodes the result of a request.
-pub fn tell(pending: &PendingRequest<ResponseFormat>, fate: RequestFate<'_>) -> BytesMut {
-    let reading = &pending.format;
-    if let (ResponseKind::Node(NodeTopic::Metrics(form)), RequestKind::StatusAnd(Some(status))) =
-        (reading.what, &pending.kind)
+/// Encodes the result of a request that was passed to the node.
+pub fn encode_result(pending: &PendingRequest<ResponseFormat>, fate: RequestFate<'_>) -> BytesMut {
+    let format = &pending.format;
+    if let (ResponseKind::Node(NodeTopic::Metrics(exposition)), RequestKind::StatusThenRead(Some(status))) =
+        (format.kind, &pending.kind)
     {
-        return figures(status, keys(fate), form, reading.manner);
+        return metrics_response(status, key_counts(fate), exposition, format.options);
     }
     match fate {
-        RequestFate::Answer(answer) => answered(reading, answer),
-        RequestFate::Status(status) => about(reading, &status),
-        RequestFate::Refused(refusal) => refused(refusal, reading.manner),
-        RequestFate::Unknown => fail(504, "outcome unknown: it may have been applied, or be yet", None, reading.manner),
-        RequestFate::TooLong => fail(500, "the answer is too long to be told", None, reading.manner),
-        RequestFate::OutOfTurn(who) => fail(500, &format!("{who} answered out of turn"), None, reading.manner),
+        RequestFate::Answer(answer) => answer_response(format, answer),
+        RequestFate::Status(status) => status_response(format, &status),
+        RequestFate::Refused(refusal) => refusal_response(refusal, format.options),
+        RequestFate::Unknown => {
+            failure_response(504, "outcome unknown: it may have been applied, or may be later", None, format.options)
+        }
+        RequestFate::AnswerTooLong => failure_response(500, "the answer is too long to be sent", None, format.options),
+        RequestFate::UnexpectedReply(who) => {
+            failure_response(500, &format!("{who} sent an unexpected answer"), None, format.options)
+        }
     }
 }
 
-/// The response to a refused request, which had no effect.
-pub fn refused(refusal: &Refusal, manner: ResponseOptions) -> BytesMut {
+/// Encodes the response to a request that the node refused, without effect.
+pub fn refusal_response(refusal: &Refusal, options: ResponseOptions) -> BytesMut {
     let (status, fields): (u16, &[(&str, &str)]) = match refusal {
         Refusal::NoLeader
         | Refusal::NotLeader { .. }
@@ -112,87 +116,99 @@ pub fn refused(refusal: &Refusal, manner: ResponseOptions) -> BytesMut {
         Refusal::NotLeader { .. } => Refusal::NoLeader.to_string(),
         other => other.to_string(),
     };
-    let body = error(&format!("{why}; nothing was applied"), Some(false));
-    said(&Response { status, kind: JSON, fields, body: body.as_bytes() }, manner)
+    let body = error_line(&format!("{why}; nothing was applied"), Some(false));
+    encode_response(&Response { status, content_type: JSON_TYPE, fields, body: body.as_bytes() }, options)
 }
 
-fn answered(reading: &ResponseFormat, answer: Bytes) -> BytesMut {
-    let manner = reading.manner;
-    let done = || said(&Response { status: 204, kind: "", fields: &[], body: b"" }, manner);
-    let absent = || fail(404, "no such key", Some(false), manner);
-    match (reading.what, Answer::decode(answer)) {
-        (ResponseKind::Value, Ok(Answer::Value(Some(body)))) => ok(BYTES, &body, manner),
+fn answer_response(format: &ResponseFormat, answer: Bytes) -> BytesMut {
+    let options = format.options;
+    let no_content = || encode_response(&Response { status: 204, content_type: "", fields: &[], body: b"" }, options);
+    let not_found = || failure_response(404, "no such key", Some(false), options);
+    match (format.kind, Answer::decode(answer)) {
+        (ResponseKind::Value, Ok(Answer::Value(Some(body)))) => ok_response(BINARY_TYPE, &body, options),
         (ResponseKind::Value, Ok(Answer::Value(None)))
-        | (ResponseKind::Change, Ok(Answer::Deleted { existed: false })) => absent(),
-        (ResponseKind::Change, Ok(Answer::Done | Answer::Deleted { existed: true })) => done(),
-        (ResponseKind::Change, Ok(Answer::Unmet)) => {
-            fail(412, "what was to hold of the key does not", Some(false), manner)
+        | (ResponseKind::Change, Ok(Answer::Deleted { existed: false })) => not_found(),
+        (ResponseKind::Change, Ok(Answer::Done | Answer::Deleted { existed: true })) => no_content(),
+        (ResponseKind::Change, Ok(Answer::ConditionUnmet)) => {
+            failure_response(412, "the condition on the key does not hold", Some(false), options)
         }
-        _ => fail(500, "the cluster answered out of turn", None, manner),
+        _ => failure_response(500, "the cluster sent an unexpected answer", None, options),
     }
 }
 
-fn about(reading: &ResponseFormat, status: &Status) -> BytesMut {
-    let manner = reading.manner;
-    let ResponseKind::Node(about) = reading.what else {
-        return fail(500, "the node answered out of turn", None, manner);
+fn status_response(format: &ResponseFormat, status: &Status) -> BytesMut {
+    let options = format.options;
+    let ResponseKind::Node(topic) = format.kind else {
+        return failure_response(500, "the node sent an unexpected answer", None, options);
     };
-    match about {
+    match topic {
         NodeTopic::Ready { verbose } => {
-            let (fit, text) = health::ready(status, verbose);
-            let code = if fit { 200 } else { 503 };
-            said(&Response { status: code, kind: TEXT, fields: &[], body: text.as_bytes() }, manner)
+            let (is_ready, text) = health::readiness(status, verbose);
+            let status_code = if is_ready { 200 } else { 503 };
+            encode_response(
+                &Response { status: status_code, content_type: TEXT_TYPE, fields: &[], body: text.as_bytes() },
+                options,
+            )
         }
         NodeTopic::Leader => {
-            let (leads, address) = health::leader(status);
-            let body = line(&json!({ "leads": leads, "leader": status.leader, "address": address }));
+            let (leads, address) = health::leadership(status);
+            let body = json_line(&json!({ "leads": leads, "leader": status.leader, "address": address }));
             let fields: Vec<_> = address.map(|address| ("X-Drave-Leader", address)).into_iter().collect();
-            let code = if leads { 200 } else { 503 };
-            said(&Response { status: code, kind: JSON, fields: &fields, body: body.as_bytes() }, manner)
+            let status_code = if leads { 200 } else { 503 };
+            encode_response(
+                &Response { status: status_code, content_type: JSON_TYPE, fields: &fields, body: body.as_bytes() },
+                options,
+            )
         }
         NodeTopic::Status => match serde_json::to_string(status) {
-            Ok(body) => ok(JSON, body.as_bytes(), manner),
-            Err(why) => fail(500, &why.to_string(), None, manner),
+            Ok(body) => ok_response(JSON_TYPE, body.as_bytes(), options),
+            Err(why) => failure_response(500, &why.to_string(), None, options),
         },
-        NodeTopic::Metrics(form) => figures(status, None, form, manner),
+        NodeTopic::Metrics(exposition) => metrics_response(status, None, exposition, options),
     }
 }
 
-/// The number of keys, and of those with an expiry, in the state machine's answer.
-fn keys(fate: RequestFate<'_>) -> Option<(u64, u64)> {
+/// The number of keys and the number of keys with an expiry, from the state machine's answer; `None` if the answer
+/// failed.
+fn key_counts(fate: RequestFate<'_>) -> Option<(u64, u64)> {
     let RequestFate::Answer(answer) = fate else { return None };
-    let Ok(Answer::Each(counts)) = Answer::decode(answer) else { return None };
-    let [Answer::Count(keys), Answer::Count(dated)] = counts[..] else { return None };
-    Some((keys, dated))
+    let Ok(Answer::List(counts)) = Answer::decode(answer) else { return None };
+    let [Answer::Count(keys), Answer::Count(with_expiry)] = counts[..] else { return None };
+    Some((keys, with_expiry))
 }
 
-fn figures(status: &Status, keys: Option<(u64, u64)>, form: ExpositionFormat, manner: ResponseOptions) -> BytesMut {
-    match metrics::tell(status, keys, form) {
-        Ok(body) => ok(form.content_type(), body.as_bytes(), manner),
-        Err(why) => fail(500, &why.to_string(), None, manner),
+fn metrics_response(
+    status: &Status,
+    keys: Option<(u64, u64)>,
+    exposition: ExpositionFormat,
+    options: ResponseOptions,
+) -> BytesMut {
+    match metrics::render(status, keys, exposition) {
+        Ok(body) => ok_response(exposition.content_type(), body.as_bytes(), options),
+        Err(why) => failure_response(500, &why.to_string(), None, options),
     }
 }
 
-fn ok(kind: &str, body: &[u8], manner: ResponseOptions) -> BytesMut {
-    said(&Response { status: 200, kind, fields: &[], body }, manner)
+fn ok_response(content_type: &str, body: &[u8], options: ResponseOptions) -> BytesMut {
+    encode_response(&Response { status: 200, content_type, fields: &[], body }, options)
 }
 
-fn fail(status: u16, why: &str, applied: Option<bool>, manner: ResponseOptions) -> BytesMut {
-    let body = error(why, applied);
-    said(&Response { status, kind: JSON, fields: &[], body: body.as_bytes() }, manner)
+fn failure_response(status: u16, why: &str, applied: Option<bool>, options: ResponseOptions) -> BytesMut {
+    let body = error_line(why, applied);
+    encode_response(&Response { status, content_type: JSON_TYPE, fields: &[], body: body.as_bytes() }, options)
 }
 
-/// A line of JSON with the error, and whether anything was applied if that is known.
-fn error(why: &str, applied: Option<bool>) -> String {
-    line(&json!({ "error": why, "applied": applied }))
+/// The body of an error: a line of JSON with the reason, and with whether anything was applied, `null` if unknown.
+fn error_line(why: &str, applied: Option<bool>) -> String {
+    json_line(&json!({ "error": why, "applied": applied }))
 }
 
-fn line(value: &Value) -> String {
+fn json_line(value: &Value) -> String {
     format!("{value}\n")
 }
 
-fn said(response: &Response<'_>, manner: ResponseOptions) -> BytesMut {
+fn encode_response(response: &Response<'_>, options: ResponseOptions) -> BytesMut {
     let mut out = BytesMut::new();
-    put_response(&mut out, response, manner);
+    put_response(&mut out, response, options);
     out
 }

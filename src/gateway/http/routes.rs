@@ -1,137 +1,145 @@
-//! Parses HTTP requests into routes.
+//! Parses the head of an HTTP request into a route: which key or report it concerns, and its parameters.
 
 use super::exposition::ExpositionFormat;
 use crate::api::Consistency;
 use crate::limits::{ENTRY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::machine::commands::{Deadline, Expiration, SetCondition};
-use crate::wire::http::{HttpError, Method, RequestHead, decoded};
+use crate::wire::http::{HttpError, Method, RequestHead, percent_decode};
 
-/// A parsed request.
+/// A request by its path, method and parameters.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
-    /// A request that needs no answer from the node.
-    Known(LocalRoute),
-    /// A request about the node.
+    /// A request that is answered without asking the node.
+    Local(LocalRoute),
+    /// A request for a report about the node.
     Node(NodeTopic),
     /// Reads the value of a key.
     Get {
-        /// The key.
+        /// The key, decoded from the path; 1 to `KEY_BYTES_MAX` bytes.
         key: Vec<u8>,
-        /// The consistency of the read.
+        /// Linearizable, unless the parameter `consistency` is `local`.
         consistency: Consistency,
     },
     /// Sets a key to the body.
     Put {
-        /// The key.
+        /// The key, as for a read.
         key: Vec<u8>,
-        /// When the key expires.
-        life: Expiration,
-        /// The condition on the key's presence.
+        /// When the key expires, from the parameter `ttl`; never without it.
+        expiration: Expiration,
+        /// The condition on the key's presence, from `If-Match: *` or `If-None-Match: *`.
         only_if: SetCondition,
     },
     /// Deletes a key.
     Delete {
-        /// The key.
+        /// The key, as for a read.
         key: Vec<u8>,
     },
 }
 
-/// A request that needs no answer from the node.
+/// A request that is answered without asking the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LocalRoute {
-    /// Whether the event loop runs.
+    /// `/livez`: whether the event loop runs. Any answer means yes.
     Live,
-    /// The version of the program.
+    /// `/version`: the version of the program.
     Version,
-    /// The live page about the node.
+    /// `/`: the live page about the node.
     Page,
 }
 
-/// A request about the node.
+/// A report about the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeTopic {
-    /// Whether the node is ready, with a report on the failed checks.
+    /// `/readyz`: whether the node is ready, with the failed checks.
     Ready {
-        /// Whether to report the passed checks too.
+        /// Whether to list the passed checks too.
         verbose: bool,
     },
-    /// Whether the node leads.
+    /// `/leader`: whether the node leads, and the address of the leader.
     Leader,
-    /// The status as JSON.
+    /// `/status.json`: the status of the node as JSON.
     Status,
-    /// The status as metrics, in that format.
+    /// `/metrics`: the status of the node as metrics in a format.
     Metrics(ExpositionFormat),
 }
 
-/// Parses a request. The reason of an error with status 405 is the list of allowed methods.
+/// Parses the head of a request.
+///
+/// # Errors
+///
+/// The status code and the reason. With status 405, the reason is the list of allowed methods.
 pub fn parse_route(head: &RequestHead) -> Result<Route, HttpError> {
-    let ask = match head.path.strip_prefix("/kv/") {
-        Some(key) => key_asked(head, key)?,
-        None => plain(head)?,
+    let route = match head.path.strip_prefix("/kv/") {
+        Some(key) => parse_key_route(head, key)?,
+        None => parse_node_route(head)?,
     };
-    let most = if matches!(ask, Route::Put { .. }) { ENTRY_BYTES_MAX } else { 0 };
-    match head.length {
-        length if length <= most => Ok(ask),
-        _ if most == 0 => Err(HttpError::new(400, "no body belongs to this request")),
-        length => Err(HttpError::new(413, format!("a value is at most {most} bytes, not {length}"))),
+    let body_bytes_max = if matches!(route, Route::Put { .. }) { ENTRY_BYTES_MAX } else { 0 };
+    match head.content_length {
+        length if length <= body_bytes_max => Ok(route),
+        _ if body_bytes_max == 0 => Err(HttpError::new(400, "no body belongs to this request")),
+        length => Err(HttpError::new(413, format!("a value is at most {body_bytes_max} bytes, not {length}"))),
     }
 }
 
-fn plain(head: &RequestHead) -> Result<Route, HttpError> {
-    let ask = match &head.path[..] {
-        "/" => Route::Known(LocalRoute::Page),
-        "/livez" => Route::Known(LocalRoute::Live),
+fn parse_node_route(head: &RequestHead) -> Result<Route, HttpError> {
+    let route = match &head.path[..] {
+        "/" => Route::Local(LocalRoute::Page),
+        "/livez" => Route::Local(LocalRoute::Live),
         "/readyz" => Route::Node(NodeTopic::Ready { verbose: matches!(&head.query[..], "verbose" | "verbose=") }),
         "/leader" => Route::Node(NodeTopic::Leader),
-        "/metrics" => Route::Node(NodeTopic::Metrics(ExpositionFormat::of(head.accept.as_deref()))),
+        "/metrics" => Route::Node(NodeTopic::Metrics(ExpositionFormat::negotiate(head.accept.as_deref()))),
         "/status.json" => Route::Node(NodeTopic::Status),
-        "/version" => Route::Known(LocalRoute::Version),
+        "/version" => Route::Local(LocalRoute::Version),
         _ => return Err(HttpError::new(404, "there is nothing of that name")),
     };
     if !matches!(head.method, Method::Get | Method::Head) {
         return Err(HttpError::new(405, "GET, HEAD"));
     }
-    Ok(ask)
+    Ok(route)
 }
 
-fn key_asked(head: &RequestHead, key: &str) -> Result<Route, HttpError> {
-    let key = decoded(key).ok_or_else(|| HttpError::new(400, "in a key, % is followed by two digits"))?;
+fn parse_key_route(head: &RequestHead, key: &str) -> Result<Route, HttpError> {
+    let key = percent_decode(key).ok_or_else(|| HttpError::new(400, "in a key, % is followed by two digits"))?;
     if key.is_empty() {
         return Err(HttpError::new(400, "a key has at least one byte"));
     }
     if key.len() > KEY_BYTES_MAX {
         return Err(HttpError::new(414, format!("a key is at most {KEY_BYTES_MAX} bytes")));
     }
-    let mut parameters = parameters(&head.query)?;
-    let mut take =
+    let mut parameters = parse_parameters(&head.query)?;
+    let mut take_parameter =
         |name: &str| parameters.iter().position(|(known, _)| known == name).map(|at| parameters.remove(at).1);
-    let ask = match head.method {
-        Method::Get | Method::Head => Route::Get { key, consistency: consistency(take("consistency"))? },
-        Method::Put => Route::Put { key, life: life(take("ttl"))?, only_if: presence(head)? },
+    let route = match head.method {
+        Method::Get | Method::Head => {
+            Route::Get { key, consistency: parse_consistency(take_parameter("consistency"))? }
+        }
+        Method::Put => {
+            Route::Put { key, expiration: parse_ttl(take_parameter("ttl"))?, only_if: parse_condition(head)? }
+        }
         Method::Delete => Route::Delete { key },
         Method::Other => return Err(HttpError::new(405, "GET, HEAD, PUT, DELETE")),
     };
-    // An unknown parameter is an error and is not ignored: it may be essential.
+    // An unknown parameter is rejected, not ignored: the client may rely on its effect.
     if let Some((unknown, _)) = parameters.first() {
         return Err(HttpError::new(400, format!("no parameter {unknown:?} belongs to this request")));
     }
-    let conditions = head.if_match.is_some() || head.if_none_match.is_some();
-    if conditions && !matches!(ask, Route::Put { .. }) {
+    let has_condition = head.if_match.is_some() || head.if_none_match.is_some();
+    if has_condition && !matches!(route, Route::Put { .. }) {
         return Err(HttpError::new(400, "only a PUT may depend on whether the key is there"));
     }
-    Ok(ask)
+    Ok(route)
 }
 
-fn parameters(query: &str) -> Result<Vec<(String, String)>, HttpError> {
-    let text = |part: &str| decoded(part).and_then(|bytes| String::from_utf8(bytes).ok());
-    let pair = |part: &str| {
+fn parse_parameters(query: &str) -> Result<Vec<(String, String)>, HttpError> {
+    let decode_text = |part: &str| percent_decode(part).and_then(|bytes| String::from_utf8(bytes).ok());
+    let parse_pair = |part: &str| {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        text(name).zip(text(value)).ok_or_else(|| HttpError::new(400, "a parameter that cannot be read"))
+        decode_text(name).zip(decode_text(value)).ok_or_else(|| HttpError::new(400, "a parameter that cannot be read"))
     };
-    query.split('&').filter(|part| !part.is_empty()).map(pair).collect()
+    query.split('&').filter(|part| !part.is_empty()).map(parse_pair).collect()
 }
 
-fn consistency(value: Option<String>) -> Result<Consistency, HttpError> {
+fn parse_consistency(value: Option<String>) -> Result<Consistency, HttpError> {
     match value.as_deref() {
         None | Some("linearizable") => Ok(Consistency::Linearizable),
         Some("local") => Ok(Consistency::Local),
@@ -139,7 +147,7 @@ fn consistency(value: Option<String>) -> Result<Consistency, HttpError> {
     }
 }
 
-fn life(ttl: Option<String>) -> Result<Expiration, HttpError> {
+fn parse_ttl(ttl: Option<String>) -> Result<Expiration, HttpError> {
     let Some(ttl) = ttl else { return Ok(Expiration::Endless) };
     let ms = humantime::parse_duration(&ttl).ok().and_then(|ttl| u64::try_from(ttl.as_millis()).ok());
     match ms {
@@ -148,9 +156,9 @@ fn life(ttl: Option<String>) -> Result<Expiration, HttpError> {
     }
 }
 
-fn presence(head: &RequestHead) -> Result<SetCondition, HttpError> {
+fn parse_condition(head: &RequestHead) -> Result<SetCondition, HttpError> {
     match (head.if_match.as_deref(), head.if_none_match.as_deref()) {
-        (None, None) => Ok(SetCondition::Either),
+        (None, None) => Ok(SetCondition::Always),
         (Some("*"), None) => Ok(SetCondition::Present),
         (None, Some("*")) => Ok(SetCondition::Absent),
         _ => Err(HttpError::new(400, "If-Match or If-None-Match is *: values have no tags")),
@@ -176,7 +184,7 @@ mod tests {
         let get = |consistency| Ok(Route::Get { key: key(), consistency });
         assert_eq!(parse(Method::Get, "/kv/a/b%20c"), get(Consistency::Linearizable));
         assert_eq!(parse(Method::Head, "/kv/a/b%20c?consistency=local"), get(Consistency::Local));
-        let put = |life| Ok(Route::Put { key: key(), life, only_if: SetCondition::Either });
+        let put = |expiration| Ok(Route::Put { key: key(), expiration, only_if: SetCondition::Always });
         assert_eq!(parse(Method::Put, "/kv/a/b%20c"), put(Expiration::Endless));
         assert_eq!(parse(Method::Put, "/kv/a/b%20c?ttl=1m%2030s"), put(Expiration::Until(Deadline::In(90_000))));
         assert_eq!(parse(Method::Delete, "/kv/a/b%20c"), Ok(Route::Delete { key: key() }));
@@ -189,7 +197,7 @@ mod tests {
             let head = RequestHead { if_match, if_none_match, ..head(Method::Put, "/kv/k") };
             parse_route(&head).map_err(|wrong| wrong.status)
         };
-        let only_if = |only_if| Ok(Route::Put { key: b"k".to_vec(), life: Expiration::Endless, only_if });
+        let only_if = |only_if| Ok(Route::Put { key: b"k".to_vec(), expiration: Expiration::Endless, only_if });
         assert_eq!(put(star(), None), only_if(SetCondition::Present));
         assert_eq!(put(None, star()), only_if(SetCondition::Absent));
         assert_eq!(put(star(), star()), Err(400));
@@ -219,28 +227,28 @@ mod tests {
         ] {
             assert_eq!(parse(method, target), Err(status), "{method:?} {target}");
         }
-        let sized = |method, length| {
-            parse_route(&RequestHead { length, ..head(method, "/kv/k") }).map_err(|wrong| wrong.status)
+        let with_length = |method, content_length| {
+            parse_route(&RequestHead { content_length, ..head(method, "/kv/k") }).map_err(|wrong| wrong.status)
         };
-        assert!(sized(Method::Put, ENTRY_BYTES_MAX).is_ok());
-        assert_eq!(sized(Method::Put, ENTRY_BYTES_MAX + 1), Err(413));
-        assert_eq!(sized(Method::Put, u64::MAX), Err(413));
-        assert_eq!(sized(Method::Get, 1), Err(400));
+        assert!(with_length(Method::Put, ENTRY_BYTES_MAX).is_ok());
+        assert_eq!(with_length(Method::Put, ENTRY_BYTES_MAX + 1), Err(413));
+        assert_eq!(with_length(Method::Put, u64::MAX), Err(413));
+        assert_eq!(with_length(Method::Get, 1), Err(400));
     }
 
     #[test]
     fn node_topics_are_parsed_from_the_path() {
-        for (target, ask) in [
-            ("/", Route::Known(LocalRoute::Page)),
-            ("/livez", Route::Known(LocalRoute::Live)),
+        for (target, route) in [
+            ("/", Route::Local(LocalRoute::Page)),
+            ("/livez", Route::Local(LocalRoute::Live)),
             ("/readyz", Route::Node(NodeTopic::Ready { verbose: false })),
             ("/readyz?verbose", Route::Node(NodeTopic::Ready { verbose: true })),
             ("/leader", Route::Node(NodeTopic::Leader)),
             ("/metrics", Route::Node(NodeTopic::Metrics(ExpositionFormat::Plain))),
             ("/status.json?whatever", Route::Node(NodeTopic::Status)),
-            ("/version", Route::Known(LocalRoute::Version)),
+            ("/version", Route::Local(LocalRoute::Version)),
         ] {
-            assert_eq!(parse(Method::Get, target), Ok(ask), "{target}");
+            assert_eq!(parse(Method::Get, target), Ok(route), "{target}");
         }
     }
 }

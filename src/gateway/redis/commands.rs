@@ -4,231 +4,235 @@ use super::glob;
 use super::reply::ReplyShape;
 use crate::codec;
 use crate::limits::KEY_BYTES_MAX;
-use crate::machine::commands::{Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step};
+use crate::machine::commands::{Command, CommandOrQuery, Deadline, Expiration, ExpireCondition, Query, SetCondition};
 use crate::types::ClusterTime;
 use crate::wire::resp::CommandArgs;
 use bytes::Bytes;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A translated command: a command or query of the state machine with the shape of its reply, or an error in Redis's
-/// words.
-pub type Translated<'a> = Result<(Step<'a>, ReplyShape), String>;
+/// The result of translating a command: a command or query of the state machine with the shape of the reply, or an
+/// error in Redis's words.
+pub type TranslatedCommand<'a> = Result<(CommandOrQuery<'a>, ReplyShape), String>;
 
-const SYNTAX: &str = "ERR syntax error";
-const NO_INTEGER: &str = "ERR value is not an integer or out of range";
+const SYNTAX_ERROR: &str = "ERR syntax error";
+const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 
-fn read(query: Query<'_>) -> Translated<'_> {
-    Ok((Step::Ask(query), ReplyShape::Plain))
+fn plain_query(query: Query<'_>) -> TranslatedCommand<'_> {
+    Ok((CommandOrQuery::Query(query), ReplyShape::Plain))
 }
 
-fn write(command: Command<'_>) -> Translated<'_> {
-    Ok((Step::Do(command), ReplyShape::Plain))
+fn plain_command(command: Command<'_>) -> TranslatedCommand<'_> {
+    Ok((CommandOrQuery::Command(command), ReplyShape::Plain))
 }
 
-/// A key argument. A key that is too long is an error.
-fn key(words: &CommandArgs, at: usize) -> Result<&[u8], String> {
-    checked(words.at(at))
+/// The argument at `at` as a key. A key that is too long is an error.
+fn key_arg(args: &CommandArgs, at: usize) -> Result<&[u8], String> {
+    check_key_length(args.at(at))
 }
 
-fn checked(key: &[u8]) -> Result<&[u8], String> {
+fn check_key_length(key: &[u8]) -> Result<&[u8], String> {
     match key.len() {
         ..=KEY_BYTES_MAX => Ok(key),
         bytes => Err(format!("ERR key is too long: {bytes} bytes, and the limit is {KEY_BYTES_MAX}")),
     }
 }
 
-fn keys(words: &CommandArgs) -> Result<Vec<&[u8]>, String> {
-    words.from(1).map(checked).collect()
+fn key_args(args: &CommandArgs) -> Result<Vec<&[u8]>, String> {
+    args.from(1).map(check_key_length).collect()
 }
 
-fn integer(words: &CommandArgs, at: usize) -> Result<i64, String> {
-    codec::integer(words.at(at)).ok_or_else(|| NO_INTEGER.to_owned())
+fn integer_arg(args: &CommandArgs, at: usize) -> Result<i64, String> {
+    codec::parse_integer(args.at(at)).ok_or_else(|| NOT_AN_INTEGER.to_owned())
 }
 
-fn wrong_count(name: &str) -> String {
+fn wrong_arg_count(name: &str) -> String {
     format!("ERR wrong number of arguments for '{name}' command")
 }
 
 /// `GET key`
-pub fn get(words: &CommandArgs) -> Translated<'_> {
-    read(Query::Get { key: key(words, 1)? })
+pub fn get(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_query(Query::Get { key: key_arg(args, 1)? })
 }
 
 /// `MGET key …`
-pub fn mget(words: &CommandArgs) -> Translated<'_> {
-    read(Query::Values(keys(words)?))
+pub fn mget(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_query(Query::Values(key_args(args)?))
 }
 
 /// `EXISTS key …`
-pub fn exists(words: &CommandArgs) -> Translated<'_> {
-    read(Query::Present(keys(words)?))
+pub fn exists(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_query(Query::CountPresent(key_args(args)?))
 }
 
 /// `STRLEN key`
-pub fn strlen(words: &CommandArgs) -> Translated<'_> {
-    read(Query::Length { key: key(words, 1)? })
+pub fn strlen(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_query(Query::Length { key: key_arg(args, 1)? })
 }
 
 /// `TYPE key`
-pub fn kind(words: &CommandArgs) -> Translated<'_> {
-    Ok((Step::Ask(Query::Present(vec![key(words, 1)?])), ReplyShape::Kind))
+pub fn key_type(args: &CommandArgs) -> TranslatedCommand<'_> {
+    Ok((CommandOrQuery::Query(Query::CountPresent(vec![key_arg(args, 1)?])), ReplyShape::KeyType))
 }
 
 /// `TTL key`
-pub fn ttl(words: &CommandArgs) -> Translated<'_> {
-    Ok((Step::Ask(Query::Left { key: key(words, 1)? }), ReplyShape::Seconds))
+pub fn ttl(args: &CommandArgs) -> TranslatedCommand<'_> {
+    Ok((CommandOrQuery::Query(Query::TimeToLive { key: key_arg(args, 1)? }), ReplyShape::Seconds))
 }
 
 /// `PTTL key`
-pub fn pttl(words: &CommandArgs) -> Translated<'_> {
-    read(Query::Left { key: key(words, 1)? })
+pub fn pttl(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_query(Query::TimeToLive { key: key_arg(args, 1)? })
 }
 
 /// `DBSIZE`
-pub fn dbsize(_words: &CommandArgs) -> Translated<'_> {
-    read(Query::Count)
+pub fn dbsize(_args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_query(Query::Count)
 }
 
 /// `DEL key …`, `UNLINK key …`
-pub fn del(words: &CommandArgs) -> Translated<'_> {
-    match keys(words)?[..] {
-        [key] => write(Command::Del { key }),
-        ref keys => write(Command::Forget(keys.to_vec())),
+pub fn del(args: &CommandArgs) -> TranslatedCommand<'_> {
+    match key_args(args)?[..] {
+        [key] => plain_command(Command::Del { key }),
+        ref keys => plain_command(Command::DelKeys(keys.to_vec())),
     }
 }
 
 /// `MSET key value …`
-pub fn mset(words: &CommandArgs) -> Translated<'_> {
-    if words.len().is_multiple_of(2) {
-        return Err(wrong_count("mset"));
+pub fn mset(args: &CommandArgs) -> TranslatedCommand<'_> {
+    if args.len().is_multiple_of(2) {
+        return Err(wrong_arg_count("mset"));
     }
-    let pairs = (1..words.len()).step_by(2).map(|at| Ok((key(words, at)?, words.at(at + 1))));
-    write(Command::PutAll(pairs.collect::<Result<_, String>>()?))
+    let pairs = (1..args.len()).step_by(2).map(|at| Ok((key_arg(args, at)?, args.at(at + 1))));
+    plain_command(Command::PutAll(pairs.collect::<Result<_, String>>()?))
 }
 
 /// `INCR key`
-pub fn incr(words: &CommandArgs) -> Translated<'_> {
-    write(Command::Incr { key: key(words, 1)?, by: 1 })
+pub fn incr(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_command(Command::Incr { key: key_arg(args, 1)?, by: 1 })
 }
 
 /// `DECR key`
-pub fn decr(words: &CommandArgs) -> Translated<'_> {
-    write(Command::Incr { key: key(words, 1)?, by: -1 })
+pub fn decr(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_command(Command::Incr { key: key_arg(args, 1)?, by: -1 })
 }
 
 /// `INCRBY key by`
-pub fn incrby(words: &CommandArgs) -> Translated<'_> {
-    write(Command::Incr { key: key(words, 1)?, by: integer(words, 2)? })
+pub fn incrby(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_command(Command::Incr { key: key_arg(args, 1)?, by: integer_arg(args, 2)? })
 }
 
 /// `DECRBY key by`
-pub fn decrby(words: &CommandArgs) -> Translated<'_> {
-    let by = integer(words, 2)?.checked_neg().ok_or("ERR decrement would overflow")?;
-    write(Command::Incr { key: key(words, 1)?, by })
+pub fn decrby(args: &CommandArgs) -> TranslatedCommand<'_> {
+    let by = integer_arg(args, 2)?.checked_neg().ok_or("ERR decrement would overflow")?;
+    plain_command(Command::Incr { key: key_arg(args, 1)?, by })
 }
 
 /// `APPEND key tail`
-pub fn append(words: &CommandArgs) -> Translated<'_> {
-    write(Command::Append { key: key(words, 1)?, tail: words.at(2) })
+pub fn append(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_command(Command::Append { key: key_arg(args, 1)?, tail: args.at(2) })
 }
 
 /// `PERSIST key`
-pub fn persist(words: &CommandArgs) -> Translated<'_> {
-    write(Command::Persist { key: key(words, 1)? })
+pub fn persist(args: &CommandArgs) -> TranslatedCommand<'_> {
+    plain_command(Command::Persist { key: key_arg(args, 1)? })
 }
 
 /// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`. An option may be repeated with another number;
 /// the last one counts, as in Redis.
-pub fn set(words: &CommandArgs) -> Translated<'_> {
-    let (key, value) = (key(words, 1)?, words.at(2));
-    let (mut only_if, mut tells, mut kept, mut time) = (SetCondition::Either, false, false, None);
+pub fn set(args: &CommandArgs) -> TranslatedCommand<'_> {
+    let (key, value) = (key_arg(args, 1)?, args.at(2));
+    let (mut only_if, mut return_previous, mut keep_ttl, mut time) = (SetCondition::Always, false, false, None);
     let mut at = 3;
-    while at < words.len() {
-        let word = words.at(at).to_ascii_uppercase();
-        match &word[..] {
+    while at < args.len() {
+        let option = args.at(at).to_ascii_uppercase();
+        match &option[..] {
             b"NX" if only_if != SetCondition::Present => only_if = SetCondition::Absent,
             b"XX" if only_if != SetCondition::Absent => only_if = SetCondition::Present,
-            b"GET" => tells = true,
-            b"KEEPTTL" if time.is_none() => kept = true,
-            b"EX" | b"PX" | b"EXAT" | b"PXAT" if !kept && at + 1 < words.len() => {
-                let unit = Unit::of(&word);
-                if time.is_some_and(|(before, _)| before != unit) {
-                    return Err(SYNTAX.into());
+            b"GET" => return_previous = true,
+            b"KEEPTTL" if time.is_none() => keep_ttl = true,
+            b"EX" | b"PX" | b"EXAT" | b"PXAT" if !keep_ttl && at + 1 < args.len() => {
+                let time_format = TimeFormat::of(&option);
+                if time.is_some_and(|(before, _)| before != time_format) {
+                    return Err(SYNTAX_ERROR.into());
                 }
                 at += 1;
-                time = Some((unit, at));
+                time = Some((time_format, at));
             }
-            _ => return Err(SYNTAX.into()),
+            _ => return Err(SYNTAX_ERROR.into()),
         }
         at += 1;
     }
-    let life = match time {
-        None if kept => Expiration::Kept,
+    let expiration = match time {
+        None if keep_ttl => Expiration::KeepTtl,
         None => Expiration::Endless,
-        Some((unit, at)) => {
-            let deadline =
-                Some(integer(words, at)?).filter(|number| *number > 0).and_then(|number| unit.deadline(number));
+        Some((time_format, at)) => {
+            let deadline = Some(integer_arg(args, at)?)
+                .filter(|number| *number > 0)
+                .and_then(|number| time_format.deadline(number));
             Expiration::Until(deadline.ok_or("ERR invalid expire time in 'set' command")?)
         }
     };
-    if (only_if, life, tells) == (SetCondition::Either, Expiration::Endless, false) {
-        return write(Command::Put { key, value });
+    if (only_if, expiration, return_previous) == (SetCondition::Always, Expiration::Endless, false) {
+        return plain_command(Command::Put { key, value });
     }
-    write(Command::Set { key, value, only_if, life, tells })
+    plain_command(Command::Set { key, value, only_if, expiration, returns_previous: return_previous })
 }
 
-/// The unit and the base of a time argument.
+/// The format of a time argument: its unit, and whether it is a date or a duration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Unit {
-    milliseconds: bool,
-    absolute: bool,
+struct TimeFormat {
+    /// Whether the number counts milliseconds; otherwise seconds.
+    is_milliseconds: bool,
+    /// Whether the number is a date since 1970; otherwise a duration from now.
+    is_date: bool,
 }
 
-impl Unit {
-    /// The unit for `EX`, `PX`, `EXAT` or `PXAT`.
-    fn of(word: &[u8]) -> Unit {
-        Unit { milliseconds: word.starts_with(b"P"), absolute: word.ends_with(b"AT") }
+impl TimeFormat {
+    /// The format of the number after the option `EX`, `PX`, `EXAT` or `PXAT` of `SET`.
+    fn of(option: &[u8]) -> TimeFormat {
+        TimeFormat { is_milliseconds: option.starts_with(b"P"), is_date: option.ends_with(b"AT") }
     }
 
-    /// The deadline for a number; `None` if the number is too large. The cluster's clock starts with the cluster and
-    /// stops while there is no leader, so an absolute date is converted to the time left until then.
+    /// The deadline for a number in this format; `None` if the number is too large. The cluster's clock starts with the
+    /// cluster and stops while there is no leader, so a date is converted to the time left until it, by this node's
+    /// clock.
     fn deadline(self, number: i64) -> Option<Deadline> {
-        let ms = if self.milliseconds { number } else { number.checked_mul(1000)? };
+        let ms = if self.is_milliseconds { number } else { number.checked_mul(1000)? };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        // A date may be arbitrarily far in the past: the key then expires at once.
-        let left = if self.absolute { ms.saturating_sub(now) } else { now.checked_add(ms).map(|_| ms)? };
-        Some(match u64::try_from(left) {
-            Ok(left @ 1..) => Deadline::In(left),
+        // A date may lie arbitrarily far in the past. The key then expires at once.
+        let ms_left = if self.is_date { ms.saturating_sub(now) } else { now.checked_add(ms).map(|_| ms)? };
+        Some(match u64::try_from(ms_left) {
+            Ok(ms_left @ 1..) => Deadline::In(ms_left),
             _ => Deadline::At(ClusterTime(0)),
         })
     }
 }
 
 /// `EXPIRE key s [NX|XX|GT|LT]`
-pub fn expire(words: &CommandArgs) -> Translated<'_> {
-    expires(words, "expire", Unit::of(b"EX"))
+pub fn expire(args: &CommandArgs) -> TranslatedCommand<'_> {
+    parse_expire(args, "expire", TimeFormat::of(b"EX"))
 }
 
 /// `PEXPIRE key ms …`
-pub fn pexpire(words: &CommandArgs) -> Translated<'_> {
-    expires(words, "pexpire", Unit::of(b"PX"))
+pub fn pexpire(args: &CommandArgs) -> TranslatedCommand<'_> {
+    parse_expire(args, "pexpire", TimeFormat::of(b"PX"))
 }
 
 /// `EXPIREAT key s …`
-pub fn expireat(words: &CommandArgs) -> Translated<'_> {
-    expires(words, "expireat", Unit::of(b"EXAT"))
+pub fn expireat(args: &CommandArgs) -> TranslatedCommand<'_> {
+    parse_expire(args, "expireat", TimeFormat::of(b"EXAT"))
 }
 
 /// `PEXPIREAT key ms …`
-pub fn pexpireat(words: &CommandArgs) -> Translated<'_> {
-    expires(words, "pexpireat", Unit::of(b"PXAT"))
+pub fn pexpireat(args: &CommandArgs) -> TranslatedCommand<'_> {
+    parse_expire(args, "pexpireat", TimeFormat::of(b"PXAT"))
 }
 
-fn expires<'a>(words: &'a CommandArgs, name: &str, unit: Unit) -> Translated<'a> {
-    let key = key(words, 1)?;
-    // The order of checks is that of Redis: unknown options, then incompatible options, then the number.
+fn parse_expire<'a>(args: &'a CommandArgs, name: &str, time_format: TimeFormat) -> TranslatedCommand<'a> {
+    let key = key_arg(args, 1)?;
+    // The checks have the order of Redis: unknown options, then incompatible options, then the number.
     let [mut nx, mut xx, mut gt, mut lt] = [false; 4];
-    for word in words.from(3) {
+    for word in args.from(3) {
         match &word.to_ascii_uppercase()[..] {
             b"NX" => nx = true,
             b"XX" => xx = true,
@@ -243,44 +247,50 @@ fn expires<'a>(words: &'a CommandArgs, name: &str, unit: Unit) -> Translated<'a>
     if gt && lt {
         return Err("ERR GT and LT options at the same time are not compatible".into());
     }
-    let deadline = unit.deadline(integer(words, 2)?);
+    let deadline = time_format.deadline(integer_arg(args, 2)?);
     let deadline = deadline.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
-    let bar =
-        ExpireCondition { dated: unit.absolute, has_one: (nx || xx).then_some(xx), later: (gt || lt).then_some(gt) };
-    write(Command::Expire { key, deadline, bar })
+    let condition = ExpireCondition {
+        from_date: time_format.is_date,
+        has_deadline: (nx || xx).then_some(xx),
+        later: (gt || lt).then_some(gt),
+    };
+    plain_command(Command::Expire { key, deadline, condition })
 }
 
 /// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`
-pub fn scan(words: &CommandArgs) -> Translated<'_> {
-    let (mut pattern, mut limit, mut strings) = (None, 10, true);
-    let mut from = cursor(words.at(1))?;
-    for at in (2..words.len()).step_by(2) {
-        if at + 1 >= words.len() {
-            return Err(SYNTAX.into());
+pub fn scan(args: &CommandArgs) -> TranslatedCommand<'_> {
+    let (mut pattern, mut limit, mut matches_type) = (None, 10, true);
+    let mut from = parse_cursor(args.at(1))?;
+    for at in (2..args.len()).step_by(2) {
+        if at + 1 >= args.len() {
+            return Err(SYNTAX_ERROR.into());
         }
-        match &words.at(at).to_ascii_uppercase()[..] {
-            b"MATCH" => pattern = Some(words.at(at + 1)),
+        match &args.at(at).to_ascii_uppercase()[..] {
+            b"MATCH" => pattern = Some(args.at(at + 1)),
             b"COUNT" => {
-                let number = integer(words, at + 1)?;
+                let number = integer_arg(args, at + 1)?;
                 if number < 1 {
-                    return Err(SYNTAX.into());
+                    return Err(SYNTAX_ERROR.into());
                 }
                 limit = number.min(i64::from(u32::MAX)) as u32;
             }
-            b"TYPE" => strings = words.at(at + 1).eq_ignore_ascii_case(b"string"),
-            _ => return Err(SYNTAX.into()),
+            b"TYPE" => matches_type = args.at(at + 1).eq_ignore_ascii_case(b"string"),
+            _ => return Err(SYNTAX_ERROR.into()),
         }
     }
-    if !strings {
-        // All values are strings, so a scan for another type ends at once.
+    if !matches_type {
+        // All values are strings, so a scan for another type starts at the end.
         from = u64::MAX;
     }
-    let prefix = checked(pattern.map_or(&b""[..], glob::prefix)).unwrap_or_default();
-    Ok((Step::Ask(Query::Walk { prefix, from, limit }), ReplyShape::Scan(pattern.map(Bytes::copy_from_slice))))
+    let prefix = check_key_length(pattern.map_or(&b""[..], glob::prefix)).unwrap_or_default();
+    Ok((
+        CommandOrQuery::Query(Query::Walk { prefix, from, limit }),
+        ReplyShape::Scan(pattern.map(Bytes::copy_from_slice)),
+    ))
 }
 
-/// A scan cursor. Any number is valid, as in Redis.
-fn cursor(word: &[u8]) -> Result<u64, String> {
+/// Parses a scan cursor. Any number of 64 bits is valid, as in Redis.
+fn parse_cursor(word: &[u8]) -> Result<u64, String> {
     let digits = Some(word).filter(|word| word.iter().all(u8::is_ascii_digit));
     let number = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
     number.ok_or_else(|| "ERR invalid cursor".to_owned())

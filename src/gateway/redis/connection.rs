@@ -1,4 +1,5 @@
-//! One Redis connection: commands are answered in order.
+//! The state of one Redis connection: parser, client state, open transaction, and commands in progress. Replies are
+//! sent in the order of the commands.
 
 use super::gateway::ClusterView;
 use super::info;
@@ -8,169 +9,170 @@ use crate::api::Reply;
 use crate::machine::commands::Answer;
 use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestKind, RequestPipeline};
 use crate::types::Time;
-use crate::wire::resp::{CommandArgs, Reader, Version, Writer};
+use crate::wire::resp::{CommandArgs, CommandReader, ReplyWriter, RespVersion};
 use bytes::{Bytes, BytesMut};
 
-/// A transaction that is being queued.
+/// The commands between `MULTI` and `EXEC`, queued until `EXEC`.
 #[derive(Debug, Default)]
-pub struct Block {
-    /// Its commands.
+pub struct QueuedTransaction {
+    /// The queued commands, in order; empty if the transaction exceeds the size limit.
     pub commands: Vec<CommandArgs>,
-    /// The size of its commands in bytes.
+    /// The memory of the commands in bytes, which counts toward that of the connection.
     pub bytes: usize,
-    /// Whether one of its commands was wrong, so that `EXEC` has to reject the transaction.
-    pub spoiled: bool,
+    /// Whether a command was rejected when it was queued, so that `EXEC` has to reject the transaction.
+    pub has_errors: bool,
 }
 
-/// How an answer is encoded.
+/// How the answer to a command is encoded, stored with the command while it waits for the node.
 #[derive(Debug)]
 pub struct ReplyFormat {
-    /// The client's protocol version at the time of the command. The client may change it before the reply.
-    pub version: Version,
-    /// The kind of reply.
-    pub what: ReplyKind,
+    /// The client's protocol version (RESP2 or RESP3) at the time of the command. The client may change it with `HELLO`
+    /// before the reply.
+    pub version: RespVersion,
+    /// The structure of the reply.
+    pub kind: ReplyKind,
 }
 
-/// The kind of reply.
+/// The structure of the reply to a command that the node answers.
 #[derive(Debug)]
 pub enum ReplyKind {
-    /// A single reply.
-    One(ReplyShape),
-    /// One reply for each command of a transaction: a reply that was known before, or the machine's next answer.
-    Block(Vec<Element>),
-    /// The text of `INFO`, for those arguments.
+    /// One reply, from the state machine's answer.
+    Single(ReplyShape),
+    /// The array of replies to `EXEC`, one for each command of the transaction.
+    Transaction(Vec<TransactionReply>),
+    /// The text of `INFO`, with the arguments of the command and the view of the cluster at its time.
     Info(CommandArgs, Box<ClusterView>),
 }
 
-/// The reply to one command of a transaction.
+/// The reply to one command of a transaction, before `EXEC` is answered.
 #[derive(Debug)]
-pub enum Element {
-    /// It was known without the state machine.
+pub enum TransactionReply {
+    /// The encoded reply, known without the state machine.
     Encoded(BytesMut),
-    /// The shape of the reply to the state machine's answer.
+    /// The reply is the state machine's next answer, in this shape.
     Shape(ReplyShape),
 }
 
-/// One Redis connection.
+/// The protocol state of one Redis connection.
 #[derive(Debug)]
 pub struct RedisConnection {
-    /// Parses its input.
-    pub reader: Reader,
-    /// The state of its client.
-    pub guest: ClientState,
-    /// The transaction that is being queued, if any.
-    pub block: Option<Block>,
-    /// The commands that are not answered yet.
+    /// The parser of the input.
+    pub reader: CommandReader,
+    /// The settings of the client: protocol version, authentication, name.
+    pub client: ClientState,
+    /// The open transaction, between `MULTI` and `EXEC`; `None` outside.
+    pub transaction: Option<QueuedTransaction>,
+    /// The commands in progress, whose replies are sent in order.
     pub pipeline: RequestPipeline<ReplyFormat>,
-    /// Whether its input was malformed. The rest of it is read and discarded, so that the client can read the error.
-    pub broken: bool,
+    /// Whether the input was malformed. Further input is read and discarded, so that the client receives the error.
+    pub input_malformed: bool,
 }
 
 impl RedisConnection {
-    /// A new connection.
-    pub fn new(guest: ClientState) -> RedisConnection {
+    /// Creates a connection without a transaction or commands in progress.
+    pub fn new(client: ClientState) -> RedisConnection {
         RedisConnection {
-            reader: Reader::default(),
-            guest,
-            block: None,
+            reader: CommandReader::default(),
+            client,
+            transaction: None,
             pipeline: RequestPipeline::default(),
-            broken: false,
+            input_malformed: false,
         }
     }
 
-    /// Adds a known reply, in order.
+    /// Adds a known reply behind those of earlier commands, and counts it if it is an error.
     pub fn push_reply(&mut self, out: &mut BytesMut, reply: BytesMut) {
-        self.pipeline.tally.failures.extend(reply::failure(&reply));
+        self.pipeline.tally.failures.extend(reply::classify_error(&reply));
         self.pipeline.push_reply(out, reply);
     }
 
-    /// Adds an error reply, in order.
-    pub fn complain(&mut self, out: &mut BytesMut, error: &str) {
+    /// Adds an error as the reply, behind those of earlier commands.
+    pub fn push_error(&mut self, out: &mut BytesMut, error: &str) {
         let reply = self.encode(|out| out.error(error));
         self.push_reply(out, reply);
     }
 
-    /// Encodes a reply without adding it.
-    pub fn encode(&self, write: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
-        encode(self.guest.version, write)
+    /// Encodes a reply in the client's protocol version, without adding it.
+    pub fn encode(&self, write: impl FnOnce(&mut ReplyWriter<'_>)) -> BytesMut {
+        encode(self.client.version, write)
     }
 
-    /// Adds a command that the node has to answer.
-    pub fn wait(&mut self, now: Time, kind: RequestKind, body: Bytes, what: ReplyKind) {
+    /// Adds a command that the node has to answer. `body` is the encoded command or query.
+    pub fn push_command(&mut self, now: Time, kind: RequestKind, body: Bytes, reply_kind: ReplyKind) {
         self.pipeline.push_request(PendingRequest::new(
             now,
             kind,
             body,
-            ReplyFormat { version: self.guest.version, what },
+            ReplyFormat { version: self.client.version, kind: reply_kind },
         ));
     }
 
-    /// Writes the replies that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
-    /// client has too much output to read.
-    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
-        self.pipeline.pump(now, out, rests, wants, &mut encode_result);
+    /// Writes the replies that are due to `out`, and adds the requests for the node to `requests`. If the client has
+    /// too much unread output (`output_full`), no request is added.
+    pub fn pump(&mut self, now: Time, out: &mut BytesMut, output_full: bool, requests: &mut Vec<NodeRequest>) {
+        self.pipeline.pump(now, out, output_full, requests, &mut encode_result);
     }
 
-    /// Handles the node's answer to the request of that number.
+    /// Handles the node's reply to the request with that number.
     pub fn handle_reply(&mut self, number: u64, reply: Reply) {
         self.pipeline.handle_reply(number, reply, &mut encode_result);
     }
 }
 
-fn encode(version: Version, write: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
+fn encode(version: RespVersion, write: impl FnOnce(&mut ReplyWriter<'_>)) -> BytesMut {
     let mut out = BytesMut::new();
-    write(&mut Writer::new(&mut out, version));
+    write(&mut ReplyWriter::new(&mut out, version));
     out
 }
 
-/// Encodes the result of a command in Redis's words.
+/// Encodes the result of a command: the answer, or an error in Redis's words.
 fn encode_result(pending: &PendingRequest<ReplyFormat>, fate: RequestFate<'_>) -> BytesMut {
     let error = |text: &str| encode(pending.format.version, |out| out.error(text));
     match fate {
-        RequestFate::Answer(answer) => read(pending, answer),
-        RequestFate::TooLong if reads(pending) => error(&reply::too_long_to_read()),
-        RequestFate::TooLong => error(&reply::too_long()),
-        RequestFate::Refused(refusal) => error(&reply::refusal(refusal)),
-        RequestFate::Unknown => error(reply::UNKNOWN),
-        RequestFate::OutOfTurn(who) => error(&format!("ERR {who} answered out of turn")),
-        RequestFate::Status(_) => error("ERR the node answered out of turn"),
+        RequestFate::Answer(answer) => encode_answer(pending, answer),
+        RequestFate::AnswerTooLong if is_read(pending) => error(&reply::read_too_long_error()),
+        RequestFate::AnswerTooLong => error(&reply::answer_too_long_error()),
+        RequestFate::Refused(refusal) => error(&reply::refusal_error(refusal)),
+        RequestFate::Unknown => error(reply::UNKNOWN_OUTCOME),
+        RequestFate::UnexpectedReply(who) => error(&format!("ERR {who} sent an unexpected answer")),
+        RequestFate::Status(_) => error("ERR the node sent an unexpected answer"),
     }
 }
 
-/// Whether the command only reads.
-fn reads(pending: &PendingRequest<ReplyFormat>) -> bool {
+/// Whether the command is a single read. The client can then request less at a time if the answer is too long.
+fn is_read(pending: &PendingRequest<ReplyFormat>) -> bool {
     matches!(pending.kind, RequestKind::Read(_))
 }
 
-/// Encodes the state machine's answer.
-fn read(pending: &PendingRequest<ReplyFormat>, answer: Bytes) -> BytesMut {
+/// Encodes the state machine's answer in the structure that the command expects.
+fn encode_answer(pending: &PendingRequest<ReplyFormat>, answer: Bytes) -> BytesMut {
     let version = pending.format.version;
     let Ok(answer) = Answer::decode(answer) else {
         return encode(version, |out| out.error("ERR an answer that cannot be read"));
     };
-    encode(version, |out| match (&pending.format.what, answer) {
-        (ReplyKind::One(_), Answer::Omitted) if reads(pending) => out.error(&reply::too_long_to_read()),
-        (ReplyKind::One(shape), answer) => reply::put_answer(out, shape, &answer),
-        (ReplyKind::Block(elements), Answer::Each(answers)) => {
+    encode(version, |out| match (&pending.format.kind, answer) {
+        (ReplyKind::Single(_), Answer::Omitted) if is_read(pending) => out.error(&reply::read_too_long_error()),
+        (ReplyKind::Single(shape), answer) => reply::put_answer(out, shape, &answer),
+        (ReplyKind::Transaction(elements), Answer::List(answers)) => {
             let mut answers = answers.iter();
             out.array(elements.len());
             for element in elements {
                 match element {
-                    Element::Encoded(reply) => out.raw(reply),
-                    Element::Shape(shape) => {
+                    TransactionReply::Encoded(reply) => out.raw(reply),
+                    TransactionReply::Shape(shape) => {
                         let answer = answers.next().unwrap_or(&Answer::Malformed);
                         reply::put_answer(out, shape, answer);
                     }
                 }
             }
         }
-        (ReplyKind::Info(words, scene), Answer::Each(counts)) => match (&pending.kind, &counts[..]) {
-            (RequestKind::StatusAnd(Some(status)), [Answer::Count(keys), Answer::Count(dated)]) => {
-                out.bulk(info::render(words, scene, status, (*keys, *dated)).as_bytes());
+        (ReplyKind::Info(args, cluster_view), Answer::List(counts)) => match (&pending.kind, &counts[..]) {
+            (RequestKind::StatusThenRead(Some(status)), [Answer::Count(keys), Answer::Count(with_expiry)]) => {
+                out.bulk(info::render(args, cluster_view, status, (*keys, *with_expiry)).as_bytes());
             }
-            _ => out.error("ERR the node answered out of turn"),
+            _ => out.error("ERR the node sent an unexpected answer"),
         },
-        _ => out.error("ERR the cluster answered out of turn"),
+        _ => out.error("ERR the cluster sent an unexpected answer"),
     })
 }
 

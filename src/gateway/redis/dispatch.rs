@@ -1,259 +1,275 @@
-//! Dispatches a command to its handler.
+//! Checks a command, and dispatches it to its handler: the connection, this node, or the state machine.
 
 use super::cluster;
-use super::connection::{Block, Element, RedisConnection, ReplyKind};
+use super::connection::{QueuedTransaction, RedisConnection, ReplyKind, TransactionReply};
 use super::error;
-use super::gateway::{ClusterView, Follower, Options};
+use super::gateway::{ClusterView, FollowerPolicy, Options};
 use super::reply::{self, ReplyShape};
-use super::table::{self, Handler, Spec, Special};
+use super::table::{self, CommandSpec, ConnectionCommand, Handler};
 use crate::api::{Consistency, Refusal};
 use crate::limits::{ENTRY_BYTES_MAX, RESP_COMMAND_BYTES_MAX};
-use crate::machine::commands::{Command, Query, Step};
+use crate::machine::commands::{Command, CommandOrQuery, Query};
 use crate::pipeline::RequestKind;
 use crate::types::Time;
-use crate::wire::resp::{CommandArgs, Excess};
+use crate::wire::resp::{CommandArgs, OversizedPart};
 use bytes::BytesMut;
 
-/// The context of a command.
+/// The circumstances in which a command is processed.
 pub struct RequestContext<'a> {
-    /// When it is processed.
+    /// The current time. The time limit of the command starts now.
     pub now: Time,
-    /// Options of the gateway.
+    /// The password of the gateway, and its policy on a follower.
     pub options: &'a Options,
-    /// What the node knows of its cluster.
-    pub scene: &'a dyn Fn() -> ClusterView,
-    /// Whether the node refuses new requests because it is stopping.
+    /// Collects the node's view of its cluster. Called only by the commands that need it.
+    pub cluster_view: &'a dyn Fn() -> ClusterView,
+    /// Whether the node is stopping, so that commands for the state machine are refused.
     pub stopping: bool,
 }
 
 impl RequestContext<'_> {
-    /// The error, if this node may not handle the command: the node is stopping, or the leader's gateway has to be
-    /// used.
-    fn elsewhere(&self, key: Option<&[u8]>) -> Option<String> {
+    /// The error for a command for the state machine that this node must not pass on: the node is stopping, or
+    /// redirects clients to the leader. `None` if the command may be passed on.
+    fn redirect_error(&self, key: Option<&[u8]>) -> Option<String> {
         if self.stopping {
-            return Some(reply::refusal(&Refusal::Stopping));
+            return Some(reply::refusal_error(&Refusal::Stopping));
         }
-        if self.options.follower == Follower::Forward {
+        if self.options.follower_policy == FollowerPolicy::Forward {
             return None;
         }
-        let scene = (self.scene)();
-        let leader = scene.leader.filter(|leader| *leader != scene.node)?;
-        let place = scene.places.iter().find(|place| place.node == leader)?;
-        Some(format!("MOVED {} {}:{}", cluster::slot(key?), place.host, place.port))
+        let cluster_view = (self.cluster_view)();
+        let leader = cluster_view.leader.filter(|leader| *leader != cluster_view.node)?;
+        let member = cluster_view.members.iter().find(|member| member.node == leader)?;
+        Some(format!("MOVED {} {}:{}", cluster::key_slot(key?), member.host, member.port))
     }
 }
 
-/// Handles a command: answers it in order, or passes it to the node. Returns false if the connection has to be closed
-/// at once, because the client is a browser that was tricked into connecting.
-pub fn handle_reply(
-    talk: &mut RedisConnection,
-    words: &CommandArgs,
+/// Handles a command: adds the reply, or passes the command to the node. Returns false if the connection has to be
+/// closed at once, because the input is an HTTP request: a page in a browser may have sent it to attack the node.
+pub fn handle_command(
+    connection: &mut RedisConnection,
+    args: &CommandArgs,
     out: &mut BytesMut,
-    setting: &RequestContext<'_>,
+    context: &RequestContext<'_>,
 ) -> bool {
-    let name = words.at(0);
+    let name = args.at(0);
     if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:") {
         return false;
     }
-    let known = match words.excess() {
-        Some(excess) => Err(too_large(words, excess)),
-        None => known(talk, words),
+    let checked_spec = match args.oversized_part() {
+        Some(oversized_part) => Err(too_large_error(args, oversized_part)),
+        None => check_command(connection, args),
     };
-    let spec = match known {
+    let spec = match checked_spec {
         Ok(spec) => spec,
         Err(error) => {
             // An invalid EXEC ends the transaction, as in Redis.
-            let ends = name.eq_ignore_ascii_case(b"EXEC") && talk.guest.known && words.excess().is_none();
-            if ends {
-                talk.block = None;
-            } else if let Some(block) = &mut talk.block {
-                block.spoiled = true;
+            let ends_transaction = name.eq_ignore_ascii_case(b"EXEC")
+                && connection.client.is_authenticated
+                && args.oversized_part().is_none();
+            if ends_transaction {
+                connection.transaction = None;
+            } else if let Some(transaction) = &mut connection.transaction {
+                transaction.has_errors = true;
             }
-            let why = error.strip_prefix("ERR ").filter(|_| ends);
-            talk.complain(
+            let why = error.strip_prefix("ERR ").filter(|_| ends_transaction);
+            connection.push_error(
                 out,
                 &why.map_or(error.clone(), |why| format!("EXECABORT Transaction discarded because of: {why}")),
             );
             return true;
         }
     };
-    match spec.does {
-        Handler::Connection(special) => turn(talk, special, words, out, setting),
-        _ if talk.block.is_some() => queue(talk, words, out),
-        Handler::Local(small) => {
-            let reply = small.answer(words, &mut talk.guest, setting.options, setting.scene);
-            talk.push_reply(out, reply);
+    match spec.handler {
+        Handler::Connection(command) => handle_connection_command(connection, command, args, out, context),
+        _ if connection.transaction.is_some() => queue_command(connection, args, out),
+        Handler::Local(local_command) => {
+            let reply = local_command.execute(args, &mut connection.client, context.options, context.cluster_view);
+            connection.push_reply(out, reply);
         }
-        Handler::StateMachine(ask) => match ask(words) {
-            Ok((step, shape)) => wait(talk, spec.key(words), step, shape, out, setting),
-            Err(error) => talk.complain(out, &error),
+        Handler::StateMachine(translate) => match translate(args) {
+            Ok((step, shape)) => submit_to_node(connection, spec.first_key(args), step, shape, out, context),
+            Err(error) => connection.push_error(out, &error),
         },
     }
     true
 }
 
-/// The error for a command that exceeds a size limit and was skipped.
-fn too_large(words: &CommandArgs, excess: Excess) -> String {
-    let [name, key] = [0, 1].map(|n| words.at(n).escape_ascii());
-    let of = if words.len() > 1 { format!(" '{key}'") } else { String::new() };
-    match excess {
-        Excess::Argument(bytes) => {
+/// The error for a command that exceeds a size limit. The parser has skipped its arguments.
+fn too_large_error(args: &CommandArgs, oversized_part: OversizedPart) -> String {
+    let [name, key] = [0, 1].map(|n| args.at(n).escape_ascii());
+    let key_text = if args.len() > 1 { format!(" '{key}'") } else { String::new() };
+    match oversized_part {
+        OversizedPart::Argument(bytes) => {
             format!(
-                "ERR {name}{of}: an argument of {bytes} bytes is over the limit of {ENTRY_BYTES_MAX} bytes; nothing was applied"
+                "ERR {name}{key_text}: an argument of {bytes} bytes is over the limit of {ENTRY_BYTES_MAX} bytes; \
+                 nothing was applied"
             )
         }
-        Excess::Command => {
+        OversizedPart::Command => {
             format!(
-                "ERR {name}{of}: the command is over the limit of {RESP_COMMAND_BYTES_MAX} bytes; nothing was applied"
+                "ERR {name}{key_text}: the command is over the limit of {RESP_COMMAND_BYTES_MAX} bytes; \
+                 nothing was applied"
             )
         }
     }
 }
 
-/// Looks up a command, and checks its number of arguments and whether the client is authenticated.
-fn known(talk: &RedisConnection, words: &CommandArgs) -> Result<&'static Spec, String> {
-    let spec = table::find(words.at(0)).ok_or_else(|| error::unknown(words));
-    let open = |spec: &Spec| match spec.does {
-        Handler::Local(small) => small.is_for_strangers(),
-        Handler::Connection(special) => special == Special::Quit,
+/// Looks up a command, and checks its number of arguments and whether the client is authenticated. Returns the error in
+/// Redis's words.
+fn check_command(connection: &RedisConnection, args: &CommandArgs) -> Result<&'static CommandSpec, String> {
+    let spec = table::find_command(args.at(0)).ok_or_else(|| error::unknown_command(args));
+    let allowed_unauthenticated = |spec: &CommandSpec| match spec.handler {
+        Handler::Local(local_command) => local_command.is_allowed_unauthenticated(),
+        Handler::Connection(command) => command == ConnectionCommand::Quit,
         Handler::StateMachine(_) => false,
     };
-    if !talk.guest.known && !spec.as_ref().is_ok_and(|spec| open(spec)) {
+    if !connection.client.is_authenticated && !spec.as_ref().is_ok_and(|spec| allowed_unauthenticated(spec)) {
         return Err("NOAUTH Authentication required.".into());
     }
     let spec = spec?;
-    if !spec.takes(words.len()) {
+    if !spec.accepts_arg_count(args.len()) {
         return Err(format!("ERR wrong number of arguments for '{}' command", spec.name));
     }
-    if let Handler::Local(small) = spec.does {
-        small.check(words)?;
+    if let Handler::Local(local_command) = spec.handler {
+        local_command.check_subcommand(args)?;
     }
     Ok(spec)
 }
 
-/// Passes a command or query of the state machine to the node.
-fn wait(
-    talk: &mut RedisConnection,
+/// Passes a command or query for the state machine to the node, or redirects the client. A query is answered locally
+/// after `READONLY`.
+fn submit_to_node(
+    connection: &mut RedisConnection,
     key: Option<&[u8]>,
-    step: Step<'_>,
+    step: CommandOrQuery<'_>,
     shape: ReplyShape,
     out: &mut BytesMut,
-    setting: &RequestContext<'_>,
+    context: &RequestContext<'_>,
 ) {
-    let local = talk.guest.reads_locally && matches!(step, Step::Ask(_)) && !setting.stopping;
-    if !local && let Some(moved) = setting.elsewhere(key) {
-        return talk.complain(out, &moved);
+    let reads_locally =
+        connection.client.reads_locally && matches!(step, CommandOrQuery::Query(_)) && !context.stopping;
+    if !reads_locally && let Some(redirect) = context.redirect_error(key) {
+        return connection.push_error(out, &redirect);
     }
     let (kind, body) = match step {
-        Step::Do(command) => (RequestKind::Write(None), command.encode()),
-        Step::Ask(query) => {
-            let consistency = if local { Consistency::Local } else { Consistency::Linearizable };
+        CommandOrQuery::Command(command) => (RequestKind::Write(None), command.encode()),
+        CommandOrQuery::Query(query) => {
+            let consistency = if reads_locally { Consistency::Local } else { Consistency::Linearizable };
             (RequestKind::Read(consistency), query.encode())
         }
     };
-    talk.wait(setting.now, kind, body, ReplyKind::One(shape));
+    connection.push_command(context.now, kind, body, ReplyKind::Single(shape));
 }
 
-fn turn(
-    talk: &mut RedisConnection,
-    special: Special,
-    words: &CommandArgs,
+/// Handles a command of the connection itself, such as `MULTI`, depending on whether a transaction is open.
+fn handle_connection_command(
+    connection: &mut RedisConnection,
+    command: ConnectionCommand,
+    args: &CommandArgs,
     out: &mut BytesMut,
-    setting: &RequestContext<'_>,
+    context: &RequestContext<'_>,
 ) {
-    match (special, talk.block.is_some()) {
-        (Special::Multi, false) => {
-            talk.block = Some(Block::default());
-            let reply = talk.encode(|out| out.line("OK"));
-            talk.push_reply(out, reply);
+    match (command, connection.transaction.is_some()) {
+        (ConnectionCommand::Multi, false) => {
+            connection.transaction = Some(QueuedTransaction::default());
+            let reply = connection.encode(|out| out.simple_string("OK"));
+            connection.push_reply(out, reply);
         }
-        (Special::Multi, true) => talk.complain(out, "ERR MULTI calls can not be nested"),
-        (Special::Exec, false) => talk.complain(out, "ERR EXEC without MULTI"),
-        (Special::Discard, false) => talk.complain(out, "ERR DISCARD without MULTI"),
-        (Special::Discard, true) => {
-            talk.block = None;
-            let reply = talk.encode(|out| out.line("OK"));
-            talk.push_reply(out, reply);
+        (ConnectionCommand::Multi, true) => connection.push_error(out, "ERR MULTI calls can not be nested"),
+        (ConnectionCommand::Exec, false) => connection.push_error(out, "ERR EXEC without MULTI"),
+        (ConnectionCommand::Discard, false) => connection.push_error(out, "ERR DISCARD without MULTI"),
+        (ConnectionCommand::Discard, true) => {
+            connection.transaction = None;
+            let reply = connection.encode(|out| out.simple_string("OK"));
+            connection.push_reply(out, reply);
         }
-        (Special::Exec, true) => carry(talk, out, setting),
-        (Special::Watch, true) => talk.complain(out, "ERR WATCH inside MULTI is not allowed"),
-        (Special::Watch, false) => talk.complain(out, "ERR WATCH is not supported"),
-        (Special::Quit, _) => {
-            let reply = talk.encode(|out| out.line("OK"));
-            talk.push_reply(out, reply);
-            talk.pipeline.leaving = true;
+        (ConnectionCommand::Exec, true) => execute_transaction(connection, out, context),
+        (ConnectionCommand::Watch, true) => connection.push_error(out, "ERR WATCH inside MULTI is not allowed"),
+        (ConnectionCommand::Watch, false) => connection.push_error(out, "ERR WATCH is not supported"),
+        (ConnectionCommand::Quit, _) => {
+            let reply = connection.encode(|out| out.simple_string("OK"));
+            connection.push_reply(out, reply);
+            connection.pipeline.closes_when_empty = true;
         }
-        (Special::Info, true) => {
-            talk.block.iter_mut().for_each(|block| block.spoiled = true);
-            talk.complain(out, "ERR Command not allowed inside a transaction");
+        (ConnectionCommand::Info, true) => {
+            connection.transaction.iter_mut().for_each(|transaction| transaction.has_errors = true);
+            connection.push_error(out, "ERR Command not allowed inside a transaction");
         }
-        (Special::Info, false) => {
-            let what = ReplyKind::Info(words.keep(), Box::new((setting.scene)()));
-            talk.wait(setting.now, RequestKind::StatusAnd(None), Query::Keyspace.encode(), what);
+        (ConnectionCommand::Info, false) => {
+            let reply_kind = ReplyKind::Info(args.to_owned_copy(), Box::new((context.cluster_view)()));
+            connection.push_command(
+                context.now,
+                RequestKind::StatusThenRead(None),
+                Query::Keyspace.encode(),
+                reply_kind,
+            );
         }
     }
 }
 
-/// Queues a command of a transaction until `EXEC`.
-fn queue(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut) {
-    let Some(block) = &mut talk.block else { return };
-    let kept = words.keep();
-    block.bytes += kept.size() + size_of::<CommandArgs>();
-    if block.bytes > 2 * ENTRY_BYTES_MAX as usize {
-        // The commands are dropped, since the transaction will not be executed.
-        *block = Block { spoiled: true, bytes: block.bytes, ..Block::default() };
+/// Queues a command of an open transaction until `EXEC`. Above the size limit, the transaction is marked as rejected.
+fn queue_command(connection: &mut RedisConnection, args: &CommandArgs, out: &mut BytesMut) {
+    let Some(transaction) = &mut connection.transaction else { return };
+    let queued_args = args.to_owned_copy();
+    transaction.bytes += queued_args.size() + size_of::<CommandArgs>();
+    if transaction.bytes > 2 * ENTRY_BYTES_MAX as usize {
+        // The transaction will not be executed, so its commands are dropped to free their memory.
+        *transaction = QueuedTransaction { has_errors: true, bytes: transaction.bytes, ..QueuedTransaction::default() };
         let limit = 2 * ENTRY_BYTES_MAX;
-        return talk.complain(
+        return connection.push_error(
             out,
             &format!("ERR the transaction is over the limit of {limit} bytes; nothing of it is applied"),
         );
     }
-    block.commands.push(kept);
-    let reply = talk.encode(|out| out.line("QUEUED"));
-    talk.push_reply(out, reply);
+    transaction.commands.push(queued_args);
+    let reply = connection.encode(|out| out.simple_string("QUEUED"));
+    connection.push_reply(out, reply);
 }
 
-/// `EXEC`: proposes the transaction as one log entry. Commands that are invalid, or need no state machine, are answered
-/// here.
-fn carry(talk: &mut RedisConnection, out: &mut BytesMut, setting: &RequestContext<'_>) {
-    let Some(block) = talk.block.take() else { return };
-    if block.spoiled {
-        return talk.complain(out, "EXECABORT Transaction discarded because of previous errors.");
+/// `EXEC`: executes the commands for the state machine as one log entry. Commands that are invalid or local are
+/// answered here.
+fn execute_transaction(connection: &mut RedisConnection, out: &mut BytesMut, context: &RequestContext<'_>) {
+    let Some(transaction) = connection.transaction.take() else { return };
+    if transaction.has_errors {
+        return connection.push_error(out, "EXECABORT Transaction discarded because of previous errors.");
     }
-    let (mut steps, mut elements, mut first) = (Vec::new(), Vec::new(), None);
-    for words in &block.commands {
-        let Some(spec) = table::find(words.at(0)) else { continue };
-        elements.push(match spec.does {
-            Handler::StateMachine(ask) => match ask(words) {
+    let (mut steps, mut elements, mut first_key) = (Vec::new(), Vec::new(), None);
+    for args in &transaction.commands {
+        let Some(spec) = table::find_command(args.at(0)) else { continue };
+        elements.push(match spec.handler {
+            Handler::StateMachine(translate) => match translate(args) {
                 Ok((step, shape)) => {
-                    first = first.or(spec.key(words));
+                    first_key = first_key.or(spec.first_key(args));
                     steps.push(step);
-                    Element::Shape(shape)
+                    TransactionReply::Shape(shape)
                 }
-                Err(error) => Element::Encoded(talk.encode(|out| out.error(&error))),
+                Err(error) => TransactionReply::Encoded(connection.encode(|out| out.error(&error))),
             },
-            Handler::Local(small) => {
-                Element::Encoded(small.answer(words, &mut talk.guest, setting.options, setting.scene))
-            }
-            Handler::Connection(_) => {
-                Element::Encoded(talk.encode(|out| out.error("ERR Command not allowed inside a transaction")))
-            }
+            Handler::Local(local_command) => TransactionReply::Encoded(local_command.execute(
+                args,
+                &mut connection.client,
+                context.options,
+                context.cluster_view,
+            )),
+            Handler::Connection(_) => TransactionReply::Encoded(
+                connection.encode(|out| out.error("ERR Command not allowed inside a transaction")),
+            ),
         });
     }
-    if let Some(moved) = setting.elsewhere(first) {
-        return talk.complain(out, &moved);
+    if let Some(redirect) = context.redirect_error(first_key) {
+        return connection.push_error(out, &redirect);
     }
     if steps.is_empty() {
-        let reply = talk.encode(|out| {
+        let reply = connection.encode(|out| {
             out.array(elements.len());
             for element in &elements {
-                if let Element::Encoded(reply) = element {
+                if let TransactionReply::Encoded(reply) = element {
                     out.raw(reply);
                 }
             }
         });
-        return talk.push_reply(out, reply);
+        return connection.push_reply(out, reply);
     }
     let body = Command::Block(steps).encode();
-    talk.wait(setting.now, RequestKind::Write(None), body, ReplyKind::Block(elements));
+    connection.push_command(context.now, RequestKind::Write(None), body, ReplyKind::Transaction(elements));
 }

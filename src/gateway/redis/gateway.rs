@@ -1,98 +1,98 @@
-//! State shared by all Redis connections of a node: options, and its view of the cluster.
+//! Options of the Redis gateway, and the view of the cluster that it presents to clients.
 
 use crate::gateway::password::Password;
 use crate::types::{ClusterId, NodeId};
 
-/// How a follower handles a command that only the leader can.
+/// How a follower handles a command for the state machine that only the leader can execute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Follower {
-    /// Forwards it to the leader.
+pub enum FollowerPolicy {
+    /// Forwards the command to the leader.
     #[default]
     Forward,
-    /// Redirects the client to the leader, as a Redis cluster does.
+    /// Redirects the client to the leader with the error `MOVED`, as a Redis cluster does.
     Moved,
 }
 
-/// Options of the gateway.
+/// Options of the Redis gateway.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// How a follower handles commands for the leader.
-    pub follower: Follower,
-    /// The password that a client has to present first.
+    /// How this node handles commands for the leader while it is a follower.
+    pub follower_policy: FollowerPolicy,
+    /// The password that a client has to present with `AUTH` or `HELLO`; `None` if no password is required.
     pub password: Option<Password>,
-    /// The advertised address of this node's gateway, as `HOST:PORT`, if it differs from where the gateway listens, as
-    /// with mapped ports or names.
-    pub advertised: Option<String>,
+    /// The address of this node's gateway that clients are redirected to, as `HOST:PORT`. `None` if it is the host of
+    /// the native address with the listen port, which is wrong if ports are mapped or clients use another host name.
+    pub advertised_address: Option<String>,
 }
 
-/// The default Redis port is this much above the native port.
-pub const PORT_ABOVE: u16 = 100;
+/// The offset of the default Redis port from the native port.
+pub const PORT_OFFSET: u16 = 100;
 
-/// A member's address, as presented to clients.
+/// The address of a member's Redis gateway, as presented to clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemberAddress {
-    /// The member.
+    /// The id of the member.
     pub node: NodeId,
-    /// The host of its Redis gateway.
+    /// The host name or IP address, without brackets.
     pub host: String,
-    /// The port of its Redis gateway.
+    /// The port of the Redis gateway.
     pub port: u16,
-    /// Its native port, presented as the port of Redis's cluster bus.
-    pub bus: u16,
+    /// The native port, presented as the port of Redis's cluster bus.
+    pub bus_port: u16,
 }
 
 impl MemberAddress {
-    /// The address of a member that has announced its gateway; `None` if the announced address is empty or invalid.
-    /// `native` is its native address.
-    pub fn at(node: NodeId, announced: &str, native: &str) -> Option<MemberAddress> {
-        let ((host, port), (_, bus)) = (split(announced)?, split(native)?);
-        Some(MemberAddress { node, host, port, bus })
+    /// The address of a member that has announced its gateway in its hello; `None` if the announced address is empty or
+    /// invalid. `native_address` is the member's native address.
+    pub fn from_announced(node: NodeId, announced: &str, native_address: &str) -> Option<MemberAddress> {
+        let ((host, port), (_, bus_port)) = (split_address(announced)?, split_address(native_address)?);
+        Some(MemberAddress { node, host, port, bus_port })
     }
 
-    /// The address of a member that has announced nothing yet: the default port above its native address.
-    pub fn beside(node: NodeId, native: &str) -> Option<MemberAddress> {
-        let (host, bus) = split(native)?;
-        Some(MemberAddress { node, host, port: bus.checked_add(PORT_ABOVE)?, bus })
+    /// The address of a member that has not connected yet: the default Redis port on the host of its native address.
+    pub fn with_default_port(node: NodeId, native_address: &str) -> Option<MemberAddress> {
+        let (host, bus_port) = split_address(native_address)?;
+        Some(MemberAddress { node, host, port: bus_port.checked_add(PORT_OFFSET)?, bus_port })
     }
 }
 
-fn split(address: &str) -> Option<(String, u16)> {
+fn split_address(address: &str) -> Option<(String, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
 }
 
-/// What a node knows of itself and its cluster.
+/// A node's view of itself and its cluster, for commands such as `CLUSTER`, `HELLO` and `INFO`.
 #[derive(Clone, Debug)]
 pub struct ClusterView {
-    /// This node.
+    /// The id of this node.
     pub node: NodeId,
-    /// Its cluster.
+    /// The id of the cluster.
     pub cluster: ClusterId,
-    /// The leader, if the node knows it.
+    /// The leader that this node follows, the node itself if it leads; `None` without a leader.
     pub leader: Option<NodeId>,
-    /// The gateway addresses of the voters that have one, the leader first.
-    pub places: Vec<MemberAddress>,
-    /// The number of voters.
-    pub voters: usize,
-    /// How this node handles commands for the leader.
-    pub follower: Follower,
-    /// The port of this node's gateway.
+    /// The gateway addresses of all voters with a gateway, the leader's first.
+    pub members: Vec<MemberAddress>,
+    /// The number of voters, with and without a gateway.
+    pub voter_count: usize,
+    /// How this node handles commands for the leader while it is a follower.
+    pub follower_policy: FollowerPolicy,
+    /// The port that this node's gateway listens on.
     pub port: u16,
-    /// The number of connected clients.
-    pub clients: usize,
-    /// The maximum number of clients.
+    /// The number of connected clients of all protocols.
+    pub client_count: usize,
+    /// The maximum number of connected clients of all protocols.
     pub clients_max: usize,
-    /// How many connections of Redis clients were accepted.
-    pub accepted: u64,
-    /// How many commands were received.
-    pub commands: u64,
+    /// The number of connections of Redis clients accepted since the start.
+    pub accepted_clients: u64,
+    /// The number of commands received from Redis clients since the start.
+    pub received_commands: u64,
 }
 
 impl ClusterView {
-    /// Whether this node presents itself as a master. A follower that forwards commands serves clients as well as the
-    /// leader.
+    /// Whether this node presents itself as a master. A follower that forwards commands does too, since clients can
+    /// send it any command.
     pub fn is_master(&self) -> bool {
-        self.follower == Follower::Forward || self.leader == Some(self.node)
+        self.follower_policy == FollowerPolicy::Forward || self.leader == Some(self.node)
     }
 }
 
@@ -103,13 +103,13 @@ mod tests {
     #[test]
     fn gateway_address_is_announced_or_derived() {
         let node = NodeId::new(2).unwrap();
-        let words = |place: Option<MemberAddress>| place.map(|place| (place.host, place.port, place.bus));
-        let beside = |native| words(MemberAddress::beside(node, native));
-        assert_eq!(beside("a:7401"), Some(("a".into(), 7501, 7401)));
-        assert_eq!(beside("[::1]:7401"), Some(("::1".into(), 7501, 7401)));
-        assert_eq!((beside("a:65500"), beside("a")), (None, None));
-        let at = |announced| words(MemberAddress::at(node, announced, "a:7401"));
-        assert_eq!(at("redis.example:6379"), Some(("redis.example".into(), 6379, 7401)));
-        assert_eq!((at(""), at("nowhere"), at("a:b")), (None, None, None));
+        let parts = |member: Option<MemberAddress>| member.map(|member| (member.host, member.port, member.bus_port));
+        let with_default_port = |native_address| parts(MemberAddress::with_default_port(node, native_address));
+        assert_eq!(with_default_port("a:7401"), Some(("a".into(), 7501, 7401)));
+        assert_eq!(with_default_port("[::1]:7401"), Some(("::1".into(), 7501, 7401)));
+        assert_eq!((with_default_port("a:65500"), with_default_port("a")), (None, None));
+        let from_announced = |announced| parts(MemberAddress::from_announced(node, announced, "a:7401"));
+        assert_eq!(from_announced("redis.example:6379"), Some(("redis.example".into(), 6379, 7401)));
+        assert_eq!((from_announced(""), from_announced("nowhere"), from_announced("a:b")), (None, None, None));
     }
 }

@@ -1,48 +1,51 @@
 //! Glob patterns for keys, as in `SCAN … MATCH`.
 
 /// Whether a pattern matches the whole text: `*` any bytes, `?` one byte, `[a-c]` and `[^a]` one byte of a class, `\`
-/// the next byte literally. It backtracks only to the last star, so the time is at most the product of the lengths.
+/// the next byte literally. The search backtracks only to the last star, so its time is at most proportional to the
+/// product of the lengths.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // The pattern position after the last star, and the text position at which its rest was last tried.
-    let mut star: Option<(usize, usize)> = None;
+    // The pattern position after the last star, and the text position at which the pattern after the star was last
+    // tried.
+    let mut last_star: Option<(usize, usize)> = None;
     while t < text.len() {
         if pattern.get(p) == Some(&b'*') {
-            star = Some((p + 1, t));
+            last_star = Some((p + 1, t));
             p += 1;
             continue;
         }
-        match one(&pattern[p..], text[t]) {
+        match match_element(&pattern[p..], text[t]) {
             Some(length) => (p, t) = (p + length, t + 1),
             None => {
-                let Some((behind, tried)) = &mut star else { return false };
-                *tried += 1;
-                (p, t) = (*behind, *tried);
+                let Some((rest, next_start)) = &mut last_star else { return false };
+                *next_start += 1;
+                (p, t) = (*rest, *next_start);
             }
         }
     }
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
-/// The length of the pattern element at the start, if it matches the byte.
-fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+/// The length of the first element of a pattern, if that element matches the byte.
+fn match_element(pattern: &[u8], byte: u8) -> Option<usize> {
     match pattern {
         [] => None,
         [b'?', ..] => Some(1),
         [b'\\', escaped, ..] => (*escaped == byte).then_some(2),
         [b'[', class @ ..] => {
-            let (within, length) = in_class(class, byte);
-            within.then_some(1 + length)
+            let (matched, length) = match_class(class, byte);
+            matched.then_some(1 + length)
         }
         [same, ..] => (*same == byte).then_some(1),
     }
 }
 
-/// Whether a byte is in a class, and the length of the class, including its closing bracket if there is one.
-fn in_class(class: &[u8], byte: u8) -> (bool, usize) {
+/// Whether a byte is in a class, and the length of the class. `class` begins after the opening bracket; the length
+/// includes the closing bracket, if there is one.
+fn match_class(class: &[u8], byte: u8) -> (bool, usize) {
     let negated = class.first() == Some(&b'^');
     let mut at = usize::from(negated);
-    let mut within = false;
+    let mut matched = false;
     loop {
         match &class[at..] {
             [] => break,
@@ -51,27 +54,27 @@ fn in_class(class: &[u8], byte: u8) -> (bool, usize) {
                 break;
             }
             [b'\\', escaped, ..] => {
-                within |= *escaped == byte;
+                matched |= *escaped == byte;
                 at += 2;
             }
             // As in Redis, a bracket may be the end of a range: [a-] is not closed.
             [from, b'-', to, ..] => {
-                within |= (*from.min(to)..=*from.max(to)).contains(&byte);
+                matched |= (*from.min(to)..=*from.max(to)).contains(&byte);
                 at += 3;
             }
             [same, ..] => {
-                within |= *same == byte;
+                matched |= *same == byte;
                 at += 1;
             }
         }
     }
-    (within != negated, at)
+    (matched != negated, at)
 }
 
-/// The literal prefix of everything that a pattern matches.
+/// The literal prefix that all texts matched by a pattern have in common.
 pub fn prefix(pattern: &[u8]) -> &[u8] {
-    let plain = pattern.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(pattern.len());
-    &pattern[..plain]
+    let literal_length = pattern.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(pattern.len());
+    &pattern[..literal_length]
 }
 
 #[cfg(test)]
@@ -80,7 +83,7 @@ mod tests {
 
     #[test]
     fn patterns_match_as_in_redis() {
-        for (pattern, text, does) in [
+        for (pattern, text, expected) in [
             ("*", "", true),
             ("", "", true),
             ("", "a", false),
@@ -103,7 +106,7 @@ mod tests {
             ("a**b*", "axxb", true),
             ("user:*:name", "user:1:2:name", true),
         ] {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), does, "{pattern} and {text}");
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} and {text}");
         }
         assert_eq!((prefix(b"user:*"), prefix(b"plain"), prefix(b"\\*")), (&b"user:"[..], &b"plain"[..], &b""[..]));
     }

@@ -1,39 +1,42 @@
-//! `INFO`: the node in Redis's fields, and its own fields in the section `Raft`.
+//! The text of `INFO`: figures of the node under Redis's names, and figures of Raft in a section of its own.
 //!
-//! A field is included if it holds for this node and clients or exporters read it. Each name occurs once, since many of
-//! them read all sections into one map.
+//! A field of Redis is included if it applies to this node, and clients or exporters read it. Each name occurs once,
+//! since many clients and exporters read all sections into one map.
 
-use super::cluster::name;
+use super::cluster::node_name;
 use super::gateway::{ClusterView, MemberAddress};
 use super::local::REDIS_VERSION;
 use crate::api::Status;
 use crate::gateway::process;
 use crate::wire::resp::CommandArgs;
 
-/// The number of keys, and of those with an expiry.
-pub type Keyspace = (u64, u64);
+/// The number of keys, and the number of keys with an expiry.
+pub type KeyCounts = (u64, u64);
 
-/// `INFO [section …]`: all sections, or those named.
-pub fn render(words: &CommandArgs, scene: &ClusterView, status: &Status, keys: Keyspace) -> String {
-    let asked: Vec<String> = words.from(1).map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
-    let all = asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&&name[..]));
+/// `INFO [section …]`: renders all sections, or the named ones.
+pub fn render(args: &CommandArgs, cluster_view: &ClusterView, status: &Status, keys: KeyCounts) -> String {
+    let requested: Vec<String> = args.from(1).map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
+    let wants_all_sections =
+        requested.is_empty() || requested.iter().any(|name| ["all", "default", "everything"].contains(&&name[..]));
     let sections = [
-        ("Server", server(scene, status)),
-        ("Clients", clients(scene)),
-        ("Memory", memory()),
-        ("Persistence", persistence()),
-        ("Stats", stats(scene)),
-        ("Replication", replication(scene, status)),
-        ("CPU", cpu()),
+        ("Server", server_section(cluster_view, status)),
+        ("Clients", clients_section(cluster_view)),
+        ("Memory", memory_section()),
+        ("Persistence", persistence_section()),
+        ("Stats", stats_section(cluster_view)),
+        ("Replication", replication_section(cluster_view, status)),
+        ("CPU", cpu_section()),
         ("Cluster", "cluster_enabled:1\r\n".to_owned()),
-        ("Keyspace", keyspace(keys)),
-        ("Raft", raft(scene, status)),
+        ("Keyspace", keyspace_section(keys)),
+        ("Raft", raft_section(cluster_view, status)),
     ];
-    let wanted = sections.iter().filter(|(name, _)| all || asked.iter().any(|one| name.eq_ignore_ascii_case(one)));
-    wanted.map(|(name, lines)| format!("# {name}\r\n{lines}")).collect::<Vec<_>>().join("\r\n")
+    let selected = sections
+        .iter()
+        .filter(|(name, _)| wants_all_sections || requested.iter().any(|section| name.eq_ignore_ascii_case(section)));
+    selected.map(|(name, lines)| format!("# {name}\r\n{lines}")).collect::<Vec<_>>().join("\r\n")
 }
 
-fn server(scene: &ClusterView, status: &Status) -> String {
+fn server_section(cluster_view: &ClusterView, status: &Status) -> String {
     let seconds = status.uptime_ms / 1000;
     format!(
         "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\ndrave_version:{}\r\nos:{}\r\narch_bits:{}\r\n\
@@ -42,45 +45,54 @@ fn server(scene: &ClusterView, status: &Status) -> String {
         std::env::consts::OS,
         usize::BITS,
         std::process::id(),
-        name(scene, scene.node),
-        scene.port,
+        node_name(cluster_view, cluster_view.node),
+        cluster_view.port,
         seconds / 86_400,
     )
 }
 
-fn clients(scene: &ClusterView) -> String {
+fn clients_section(cluster_view: &ClusterView) -> String {
     // No command blocks a client.
-    format!("connected_clients:{}\r\nblocked_clients:0\r\nmaxclients:{}\r\n", scene.clients, scene.clients_max)
+    format!(
+        "connected_clients:{}\r\nblocked_clients:0\r\nmaxclients:{}\r\n",
+        cluster_view.client_count, cluster_view.clients_max
+    )
 }
 
-fn persistence() -> String {
+fn persistence_section() -> String {
     "loading:0\r\nrdb_bgsave_in_progress:0\r\naof_enabled:1\r\naof_rewrite_in_progress:0\r\n".to_owned()
 }
 
-fn stats(scene: &ClusterView) -> String {
-    format!("total_connections_received:{}\r\ntotal_commands_processed:{}\r\n", scene.accepted, scene.commands)
+fn stats_section(cluster_view: &ClusterView) -> String {
+    format!(
+        "total_connections_received:{}\r\ntotal_commands_processed:{}\r\n",
+        cluster_view.accepted_clients, cluster_view.received_commands
+    )
 }
 
-fn replication(scene: &ClusterView, status: &Status) -> String {
-    let offset = format!("master_replid:{}\r\nmaster_repl_offset:{}\r\n", "0".repeat(40), status.applied);
-    if scene.is_master() {
-        return format!("role:master\r\nconnected_slaves:{}\r\n{offset}", scene.places.len().saturating_sub(1));
+fn replication_section(cluster_view: &ClusterView, status: &Status) -> String {
+    let offset_info = format!("master_replid:{}\r\nmaster_repl_offset:{}\r\n", "0".repeat(40), status.applied);
+    if cluster_view.is_master() {
+        return format!(
+            "role:master\r\nconnected_slaves:{}\r\n{offset_info}",
+            cluster_view.members.len().saturating_sub(1)
+        );
     }
-    let leader = scene.places.iter().find(|place| scene.leader == Some(place.node));
+    let leader = cluster_view.members.iter().find(|member| cluster_view.leader == Some(member.node));
     let (host, port) = leader.map_or(("", 0), |MemberAddress { host, port, .. }| (host, *port));
-    let link = if leader.is_some() { "up" } else { "down" };
+    let link_state = if leader.is_some() { "up" } else { "down" };
     format!(
-        "role:slave\r\nmaster_host:{host}\r\nmaster_port:{port}\r\nmaster_link_status:{link}\r\n\
-         master_sync_in_progress:0\r\nslave_repl_offset:{}\r\nslave_read_only:1\r\nconnected_slaves:0\r\n{offset}",
+        "role:slave\r\nmaster_host:{host}\r\nmaster_port:{port}\r\nmaster_link_status:{link_state}\r\n\
+         master_sync_in_progress:0\r\nslave_repl_offset:{}\r\nslave_read_only:1\r\nconnected_slaves:0\r\n{offset_info}",
         status.applied,
     )
 }
 
-fn keyspace((keys, dated): Keyspace) -> String {
-    if keys == 0 { String::new() } else { format!("db0:keys={keys},expires={dated},avg_ttl=0\r\n") }
+fn keyspace_section((keys, with_expiry): KeyCounts) -> String {
+    if keys == 0 { String::new() } else { format!("db0:keys={keys},expires={with_expiry},avg_ttl=0\r\n") }
 }
 
-fn raft(scene: &ClusterView, status: &Status) -> String {
+fn raft_section(cluster_view: &ClusterView, status: &Status) -> String {
     format!(
         "node_id:{}\r\nraft_role:{}\r\nleader_id:{}\r\ncurrent_term:{}\r\ncommit_index:{}\r\nlast_applied_index:{}\r\n\
          last_log_index:{}\r\nnum_sessions:{}\r\nnum_voting_nodes:{}\r\ncluster:{}\r\n",
@@ -92,21 +104,21 @@ fn raft(scene: &ClusterView, status: &Status) -> String {
         status.applied,
         status.last,
         status.sessions,
-        scene.voters,
+        cluster_view.voter_count,
         status.cluster,
     )
 }
 
-fn memory() -> String {
-    let resident = process::resident().unwrap_or(0);
+fn memory_section() -> String {
+    let resident = process::resident_bytes().unwrap_or(0);
     format!("used_memory:{resident}\r\nused_memory_rss:{resident}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n")
 }
 
 /// The processor time of this process; empty if the system does not provide it.
-fn cpu() -> String {
+fn cpu_section() -> String {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The program's name, in parentheses, may contain spaces. In the fields after it, user time is the twelfth, in
-    // hundredths.
+    // The second field, the program's name in parentheses, may contain spaces. Of the fields after it, the twelfth is
+    // user time and the next one system time, in hundredths of a second.
     let fields: Vec<&str> =
         text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
     let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / 100.0);

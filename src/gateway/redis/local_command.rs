@@ -1,10 +1,10 @@
-//! The names of the commands that are answered without the state machine.
+//! The commands that this node answers without the state machine.
 
-/// A command that is answered without the state machine.
+/// A command that this node answers without the state machine, as executed by `local.rs`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LocalCommand {
-    /// A command whose only effect is the reply `+OK`.
-    Ok,
+    /// `ASKING`: has no effect, and the reply is `+OK`.
+    Asking,
     /// `PING [message]`
     Ping,
     /// `ECHO message`

@@ -1,10 +1,10 @@
-//! The Redis gateway: translates commands of Redis clients into requests to the key-value state machine, and answers
-//! back.
+//! The Redis gateway: translates commands of Redis clients into requests to the key-value state machine, and the
+//! answers into replies.
 //!
-//! [`table`] lists every command; [`commands`] translates one into a command or query of the state machine, and
-//! [`reply`] translates its answer. A [`RedisConnection`](connection::RedisConnection) is one connection; [`dispatch`]
-//! decides how each command is handled on it. [`local`], [`cluster`] and [`info`] answer without the state machine.
-//! Nothing here has a socket: `sockets/redis.rs` moves the bytes.
+//! [`table`] lists every command. [`commands`] translates a command into a command or query of the state machine, and
+//! [`reply`] encodes its answer. [`RedisConnection`](connection::RedisConnection) is the state of one connection, and
+//! [`dispatch`] decides how each command is handled. [`local`], [`cluster`] and [`info`] answer without the state
+//! machine. The sockets are in `net/sockets/redis.rs`.
 
 pub mod cluster;
 pub mod commands;

@@ -1,41 +1,42 @@
 //! The table of all commands: name, number of arguments, flags, keys and handler.
 //!
-//! `COMMAND` returns this table, and lookup, checks and dispatch use it: a command that is not in it is unknown.
+//! `COMMAND` returns this table, and lookup, checks and dispatch use it: a command that is not in the table is unknown.
 
-use super::commands::{self, Translated};
+use super::commands::{self, TranslatedCommand};
 use super::local_command::LocalCommand;
-use crate::wire::resp::{CommandArgs, Writer};
+use crate::wire::resp::{CommandArgs, ReplyWriter};
 use Handler::{Connection, Local, StateMachine};
 
-/// A command.
+/// The specification of a command, as listed by `COMMAND`, with its handler.
 #[derive(Debug)]
-pub struct Spec {
-    /// Its name, in lower case.
+pub struct CommandSpec {
+    /// The name in lower case.
     pub name: &'static str,
-    /// Its number of arguments, including its name. If negative, the minimum number.
+    /// The number of arguments, including the name. A negative number is the minimum, negated.
     pub arity: i64,
-    /// Its flags, as clients read them.
+    /// The flags that `COMMAND` reports, under Redis's names.
     pub flags: &'static [&'static str],
-    /// Which arguments are keys: the first, the last (negative: counted from the end), and the step.
-    pub keys: (i64, i64, i64),
-    /// Its handler.
-    pub does: Handler,
+    /// The positions of the keys among the arguments: the first, the last (counted from the end if negative), and the
+    /// step. All are 0 for a command without keys.
+    pub key_positions: (i64, i64, i64),
+    /// How the command is handled.
+    pub handler: Handler,
 }
 
-/// How a command is handled.
+/// The part of the node that handles a command.
 #[derive(Clone, Copy, Debug)]
 pub enum Handler {
-    /// By a command or query of the state machine.
-    StateMachine(for<'a> fn(&'a CommandArgs) -> Translated<'a>),
-    /// By an answer of this node.
+    /// The state machine. The function translates the arguments into its command or query.
+    StateMachine(for<'a> fn(&'a CommandArgs) -> TranslatedCommand<'a>),
+    /// This node, without the state machine.
     Local(LocalCommand),
-    /// By the connection: the command affects other commands on it, or needs more than one request.
-    Connection(Special),
+    /// The connection: the command affects later commands, or needs more than one request to the node.
+    Connection(ConnectionCommand),
 }
 
-/// A command that is handled by the connection.
+/// A command that the connection handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Special {
+pub enum ConnectionCommand {
     /// `MULTI`
     Multi,
     /// `EXEC`
@@ -50,72 +51,77 @@ pub enum Special {
     Info,
 }
 
-const READ: &[&str] = &["readonly", "fast"];
-const WRITE: &[&str] = &["write", "denyoom", "fast"];
-const FREE: &[&str] = &["write", "fast"];
-const SMALL: &[&str] = &["loading", "stale", "fast"];
-const ADMIN: &[&str] = &["admin", "loading", "stale"];
-const NONE: (i64, i64, i64) = (0, 0, 0);
-const ONE: (i64, i64, i64) = (1, 1, 1);
-const ALL: (i64, i64, i64) = (1, -1, 1);
+/// Flags of commands that only read keys.
+const READ_FLAGS: &[&str] = &["readonly", "fast"];
+/// Flags of writes that may use more memory.
+const WRITE_FLAGS: &[&str] = &["write", "denyoom", "fast"];
+/// Flags of writes that use no more memory, and so are not denied when the memory is full.
+const FREEING_WRITE_FLAGS: &[&str] = &["write", "fast"];
+/// Flags of commands that neither read nor write keys.
+const CONNECTION_FLAGS: &[&str] = &["loading", "stale", "fast"];
+/// Flags of commands about the server and the cluster.
+const ADMIN_FLAGS: &[&str] = &["admin", "loading", "stale"];
+const NO_KEYS: (i64, i64, i64) = (0, 0, 0);
+const FIRST_KEY: (i64, i64, i64) = (1, 1, 1);
+const ALL_KEYS: (i64, i64, i64) = (1, -1, 1);
 
-const fn row(
+const fn spec(
     name: &'static str,
     arity: i64,
     flags: &'static [&'static str],
-    keys: (i64, i64, i64),
-    does: Handler,
-) -> Spec {
-    Spec { name, arity, flags, keys, does }
+    key_positions: (i64, i64, i64),
+    handler: Handler,
+) -> CommandSpec {
+    CommandSpec { name, arity, flags, key_positions, handler }
 }
 
 /// All commands, sorted by name.
-pub const COMMANDS: &[Spec] = &[
-    row("append", 3, WRITE, ONE, StateMachine(commands::append)),
-    row("asking", 1, SMALL, NONE, Local(LocalCommand::Ok)),
-    row("auth", -2, SMALL, NONE, Local(LocalCommand::Auth)),
-    row("client", -2, ADMIN, NONE, Local(LocalCommand::Client)),
-    row("cluster", -2, ADMIN, NONE, Local(LocalCommand::Cluster)),
-    row("command", -1, SMALL, NONE, Local(LocalCommand::Command)),
-    row("config", -2, ADMIN, NONE, Local(LocalCommand::Config)),
-    row("dbsize", 1, READ, NONE, StateMachine(commands::dbsize)),
-    row("decr", 2, WRITE, ONE, StateMachine(commands::decr)),
-    row("decrby", 3, WRITE, ONE, StateMachine(commands::decrby)),
-    row("del", -2, FREE, ALL, StateMachine(commands::del)),
-    row("discard", 1, SMALL, NONE, Connection(Special::Discard)),
-    row("echo", 2, SMALL, NONE, Local(LocalCommand::Echo)),
-    row("exec", 1, SMALL, NONE, Connection(Special::Exec)),
-    row("exists", -2, READ, ALL, StateMachine(commands::exists)),
-    row("expire", -3, FREE, ONE, StateMachine(commands::expire)),
-    row("expireat", -3, FREE, ONE, StateMachine(commands::expireat)),
-    row("get", 2, READ, ONE, StateMachine(commands::get)),
-    row("hello", -1, SMALL, NONE, Local(LocalCommand::Hello)),
-    row("incr", 2, WRITE, ONE, StateMachine(commands::incr)),
-    row("incrby", 3, WRITE, ONE, StateMachine(commands::incrby)),
-    row("info", -1, SMALL, NONE, Connection(Special::Info)),
-    row("mget", -2, READ, ALL, StateMachine(commands::mget)),
-    row("mset", -3, WRITE, (1, -1, 2), StateMachine(commands::mset)),
-    row("multi", 1, SMALL, NONE, Connection(Special::Multi)),
-    row("persist", 2, FREE, ONE, StateMachine(commands::persist)),
-    row("pexpire", -3, FREE, ONE, StateMachine(commands::pexpire)),
-    row("pexpireat", -3, FREE, ONE, StateMachine(commands::pexpireat)),
-    row("ping", -1, SMALL, NONE, Local(LocalCommand::Ping)),
-    row("pttl", 2, READ, ONE, StateMachine(commands::pttl)),
-    row("quit", -1, SMALL, NONE, Connection(Special::Quit)),
-    row("readonly", 1, SMALL, NONE, Local(LocalCommand::ReadOnly)),
-    row("readwrite", 1, SMALL, NONE, Local(LocalCommand::ReadWrite)),
-    row("scan", -2, READ, NONE, StateMachine(commands::scan)),
-    row("select", 2, SMALL, NONE, Local(LocalCommand::Select)),
-    row("set", -3, WRITE, ONE, StateMachine(commands::set)),
-    row("strlen", 2, READ, ONE, StateMachine(commands::strlen)),
-    row("ttl", 2, READ, ONE, StateMachine(commands::ttl)),
-    row("type", 2, READ, ONE, StateMachine(commands::kind)),
-    row("unlink", -2, FREE, ALL, StateMachine(commands::del)),
-    row("watch", -2, SMALL, ALL, Connection(Special::Watch)),
+pub const COMMANDS: &[CommandSpec] = &[
+    spec("append", 3, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::append)),
+    spec("asking", 1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Asking)),
+    spec("auth", -2, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Auth)),
+    spec("client", -2, ADMIN_FLAGS, NO_KEYS, Local(LocalCommand::Client)),
+    spec("cluster", -2, ADMIN_FLAGS, NO_KEYS, Local(LocalCommand::Cluster)),
+    spec("command", -1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Command)),
+    spec("config", -2, ADMIN_FLAGS, NO_KEYS, Local(LocalCommand::Config)),
+    spec("dbsize", 1, READ_FLAGS, NO_KEYS, StateMachine(commands::dbsize)),
+    spec("decr", 2, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::decr)),
+    spec("decrby", 3, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::decrby)),
+    spec("del", -2, FREEING_WRITE_FLAGS, ALL_KEYS, StateMachine(commands::del)),
+    spec("discard", 1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Discard)),
+    spec("echo", 2, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Echo)),
+    spec("exec", 1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Exec)),
+    spec("exists", -2, READ_FLAGS, ALL_KEYS, StateMachine(commands::exists)),
+    spec("expire", -3, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::expire)),
+    spec("expireat", -3, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::expireat)),
+    spec("get", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::get)),
+    spec("hello", -1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Hello)),
+    spec("incr", 2, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::incr)),
+    spec("incrby", 3, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::incrby)),
+    spec("info", -1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Info)),
+    spec("mget", -2, READ_FLAGS, ALL_KEYS, StateMachine(commands::mget)),
+    spec("mset", -3, WRITE_FLAGS, (1, -1, 2), StateMachine(commands::mset)),
+    spec("multi", 1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Multi)),
+    spec("persist", 2, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::persist)),
+    spec("pexpire", -3, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::pexpire)),
+    spec("pexpireat", -3, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::pexpireat)),
+    spec("ping", -1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Ping)),
+    spec("pttl", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::pttl)),
+    spec("quit", -1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Quit)),
+    spec("readonly", 1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::ReadOnly)),
+    spec("readwrite", 1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::ReadWrite)),
+    spec("scan", -2, READ_FLAGS, NO_KEYS, StateMachine(commands::scan)),
+    spec("select", 2, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Select)),
+    spec("set", -3, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::set)),
+    spec("strlen", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::strlen)),
+    spec("ttl", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::ttl)),
+    spec("type", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::key_type)),
+    spec("unlink", -2, FREEING_WRITE_FLAGS, ALL_KEYS, StateMachine(commands::del)),
+    spec("watch", -2, CONNECTION_FLAGS, ALL_KEYS, Connection(ConnectionCommand::Watch)),
 ];
 
-/// Looks up a command, ignoring case.
-pub fn find(name: &[u8]) -> Option<&'static Spec> {
+/// Looks up a command by its name in any case; `None` if the command is unknown.
+pub fn find_command(name: &[u8]) -> Option<&'static CommandSpec> {
     if name.len() > 16 {
         return None;
     }
@@ -123,28 +129,28 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
     COMMANDS.binary_search_by(|spec| spec.name.as_bytes().cmp(&name)).ok().map(|at| &COMMANDS[at])
 }
 
-impl Spec {
-    /// Whether it may have that many arguments.
-    pub fn takes(&self, words: usize) -> bool {
-        let words = words as i64;
-        if self.arity < 0 { words >= -self.arity } else { words == self.arity }
+impl CommandSpec {
+    /// Whether the command may have `count` arguments, including its name.
+    pub fn accepts_arg_count(&self, count: usize) -> bool {
+        let count = count as i64;
+        if self.arity < 0 { count >= -self.arity } else { count == self.arity }
     }
 
-    /// The first key of the command, if it has one.
-    pub fn key<'a>(&self, words: &'a CommandArgs) -> Option<&'a [u8]> {
-        usize::try_from(self.keys.0).ok().filter(|first| *first > 0).map(|first| words.at(first))
+    /// The first key among the arguments; `None` if the command has no keys.
+    pub fn first_key<'a>(&self, args: &'a CommandArgs) -> Option<&'a [u8]> {
+        usize::try_from(self.key_positions.0).ok().filter(|first| *first > 0).map(|first| args.at(first))
     }
 }
 
-/// `COMMAND`: writes the whole table.
-pub fn put_table(out: &mut Writer<'_>) {
+/// `COMMAND`: writes the whole table as a reply.
+pub fn put_command_table(out: &mut ReplyWriter<'_>) {
     out.array(COMMANDS.len());
-    for Spec { name, arity, flags, keys: (first, last, step), .. } in COMMANDS {
+    for CommandSpec { name, arity, flags, key_positions: (first, last, step), .. } in COMMANDS {
         out.array(6);
         out.bulk(name.as_bytes());
         out.integer(*arity);
         out.array(flags.len());
-        flags.iter().for_each(|flag| out.line(flag));
+        flags.iter().for_each(|flag| out.simple_string(flag));
         [first, last, step].into_iter().for_each(|number| out.integer(*number));
     }
 }
@@ -155,12 +161,16 @@ mod tests {
 
     #[test]
     fn commands_are_sorted_and_found_in_any_case() {
-        assert!(COMMANDS.windows(2).all(|two| two[0].name < two[1].name));
+        assert!(COMMANDS.windows(2).all(|pair| pair[0].name < pair[1].name));
         for spec in COMMANDS {
-            let found = find(spec.name.to_ascii_uppercase().as_bytes()).unwrap();
+            let found = find_command(spec.name.to_ascii_uppercase().as_bytes()).unwrap();
             assert_eq!(found.name, spec.name);
-            assert!(spec.keys.0 < spec.arity.abs(), "{}: the first key is among the required arguments", spec.name);
+            assert!(
+                spec.key_positions.0 < spec.arity.abs(),
+                "{}: the first key is among the required arguments",
+                spec.name
+            );
         }
-        assert!(find(b"flushall").is_none() && find(&[b'x'; 99]).is_none());
+        assert!(find_command(b"flushall").is_none() && find_command(&[b'x'; 99]).is_none());
     }
 }

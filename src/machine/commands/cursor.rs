@@ -1,29 +1,29 @@
-//! Reads values from borrowed bytes; and the pairs of a serialized state.
+//! Reads numbers, keys and values from borrowed bytes; and encodes the pairs of a serialized state.
 
-use crate::codec::{Malformed, Put, Result};
+use crate::codec::{BufMutExt, Malformed, Result};
 use crate::limits::KEY_BYTES_MAX;
 use crate::types::ClusterTime;
 use bytes::{BufMut, BytesMut};
 
-/// A flag in the length of a pair's key: a deadline follows the value. No key is that long, so a version without
-/// deadlines rejects such a pair as corrupt.
-const DATED: u32 = 1 << 31;
+/// A flag in the length of a pair's key: a deadline follows the value. No key is that long, so a program version
+/// without deadlines rejects such a pair as corrupt.
+const HAS_DEADLINE_FLAG: u32 = 1 << 31;
 
 /// A key with its value and deadline: the unit of a serialized state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pair<'a> {
-    /// The key.
+    /// The key; in a serialized state, greater than the previous pair's.
     pub key: &'a [u8],
-    /// The value.
+    /// The value, possibly empty.
     pub value: &'a [u8],
-    /// The deadline, if there is one.
+    /// When the key expires; `None` for a key without a deadline.
     pub deadline: Option<ClusterTime>,
 }
 
-/// Appends key and value, each after its length, and the deadline (8) if there is one.
+/// Appends key and value, each after its length (4 bytes), and the deadline (8 bytes) if there is one.
 pub fn put_pair(out: &mut BytesMut, pair: Pair<'_>) {
-    let dated = if pair.deadline.is_some() { DATED } else { 0 };
-    out.put_u32_le(pair.key.len() as u32 | dated);
+    let flag = if pair.deadline.is_some() { HAS_DEADLINE_FLAG } else { 0 };
+    out.put_u32_le(pair.key.len() as u32 | flag);
     out.put_slice(pair.key);
     out.put_blob(pair.value);
     if let Some(deadline) = pair.deadline {
@@ -35,32 +35,32 @@ pub fn put_pair(out: &mut BytesMut, pair: Pair<'_>) {
 pub fn read_pair<'a>(bytes: &mut &'a [u8]) -> Result<Pair<'a>> {
     let mut cursor = Cursor(bytes);
     let length = cursor.u32()?;
-    let key = cursor.key_of((length & !DATED) as usize)?;
+    let key = cursor.key_of_length((length & !HAS_DEADLINE_FLAG) as usize)?;
     let value = cursor.blob()?;
-    let deadline = if length & DATED == 0 { None } else { Some(ClusterTime(cursor.u64()?)) };
+    let deadline = if length & HAS_DEADLINE_FLAG == 0 { None } else { Some(ClusterTime(cursor.u64()?)) };
     *bytes = cursor.0;
     Ok(Pair { key, value, deadline })
 }
 
-/// Reads values from the front of borrowed bytes; every read is bounds-checked. It is for commands what `codec::Reader`
-/// is for frames, without the cost of a reference count.
+/// Reads values from the front of borrowed bytes; every read is bounds-checked. The counterpart of
+/// `codec::Reader` for commands, without the cost of a reference count.
 pub struct Cursor<'a>(pub &'a [u8]);
 
 impl<'a> Cursor<'a> {
     fn bytes(&mut self, n: usize) -> Result<&'a [u8]> {
-        let Some((taken, rest)) = self.0.split_at_checked(n) else {
+        let Some((front, rest)) = self.0.split_at_checked(n) else {
             return Err(Malformed("ends too early"));
         };
         self.0 = rest;
-        Ok(taken)
+        Ok(front)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let Some((taken, rest)) = self.0.split_first_chunk::<N>() else {
+        let Some((front, rest)) = self.0.split_first_chunk::<N>() else {
             return Err(Malformed("ends too early"));
         };
         self.0 = rest;
-        Ok(*taken)
+        Ok(*front)
     }
 
     pub fn u8(&mut self) -> Result<u8> {
@@ -90,26 +90,26 @@ impl<'a> Cursor<'a> {
 
     pub fn key(&mut self) -> Result<&'a [u8]> {
         let length = self.u32()? as usize;
-        self.key_of(length)
+        self.key_of_length(length)
     }
 
-    fn key_of(&mut self, length: usize) -> Result<&'a [u8]> {
+    fn key_of_length(&mut self, length: usize) -> Result<&'a [u8]> {
         if length > KEY_BYTES_MAX { Err(Malformed("key longer than allowed")) } else { self.bytes(length) }
     }
 
-    pub fn option(&mut self) -> Result<Option<&'a [u8]>> {
+    pub fn optional_blob(&mut self) -> Result<Option<&'a [u8]>> {
         Ok(if self.bool()? { Some(self.blob()?) } else { None })
     }
 
-    /// A count, then as many elements, each read by `take`. Memory grows with the actual bytes; the count is only a
-    /// claim.
-    pub fn list<T>(&mut self, take: impl Fn(&mut Cursor<'a>) -> Result<T>) -> Result<Vec<T>> {
+    /// Reads a count (4 bytes), then as many elements, each by `read`. Memory grows with the actual bytes, since the
+    /// count may be wrong.
+    pub fn list<T>(&mut self, read: impl Fn(&mut Cursor<'a>) -> Result<T>) -> Result<Vec<T>> {
         let count = self.u32()?;
-        let mut all = Vec::new();
+        let mut elements = Vec::new();
         for _ in 0..count {
-            all.push(take(self)?);
+            elements.push(read(self)?);
         }
-        Ok(all)
+        Ok(elements)
     }
 
     pub fn end(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Commands, queries and answers decode as encoded; garbage is rejected.
+//! The codec of commands, queries and answers: each value decodes as encoded, and invalid bytes are rejected.
 
 use super::*;
 use crate::limits::KEY_BYTES_MAX;
@@ -14,8 +14,12 @@ fn commands_decode_as_encoded() {
         Command::Incr { key: b"k", by: i64::MIN },
     ];
     let commands: Vec<_> = commands.into_iter().chain(expiring_commands()).collect();
-    let ask = |query| Step::Ask(query);
-    let steps = commands.iter().cloned().map(Step::Do).chain(queries().into_iter().map(ask)).collect();
+    let steps = commands
+        .iter()
+        .cloned()
+        .map(CommandOrQuery::Command)
+        .chain(queries().into_iter().map(CommandOrQuery::Query))
+        .collect();
     for command in
         commands.iter().chain([&Command::Batch(commands.clone()), &Command::Batch(vec![]), &Command::Block(steps)])
     {
@@ -28,27 +32,33 @@ fn commands_decode_as_encoded() {
 }
 
 fn expiring_commands() -> Vec<Command<'static>> {
-    let lives = [
+    let expirations = [
         Expiration::Endless,
-        Expiration::Kept,
+        Expiration::KeepTtl,
         Expiration::Until(Deadline::In(7)),
         Expiration::Until(Deadline::At(ClusterTime(u64::MAX))),
     ];
-    let presences = [SetCondition::Either, SetCondition::Absent, SetCondition::Present];
-    let bars = [None, Some(false), Some(true)];
-    let set = |(life, only_if)| Command::Set { key: b"k", value: b"v", only_if, life, tells: life == Expiration::Kept };
-    let expire = |(has_one, later)| {
-        let bar = ExpireCondition { has_one, later, dated: later.is_some() && has_one.is_none() };
-        Command::Expire { key: b"k", deadline: Deadline::In(9), bar }
+    let set_conditions = [SetCondition::Always, SetCondition::Absent, SetCondition::Present];
+    let choices = [None, Some(false), Some(true)];
+    let set = |(expiration, only_if)| Command::Set {
+        key: b"k",
+        value: b"v",
+        only_if,
+        expiration,
+        returns_previous: expiration == Expiration::KeepTtl,
     };
-    lives
+    let expire = |(has_deadline, later)| {
+        let condition = ExpireCondition { has_deadline, later, from_date: later.is_some() && has_deadline.is_none() };
+        Command::Expire { key: b"k", deadline: Deadline::In(9), condition }
+    };
+    expirations
         .iter()
-        .flat_map(|life| presences.map(|presence| set((*life, presence))))
-        .chain(bars.iter().flat_map(|one| bars.map(|later| expire((*one, later)))))
+        .flat_map(|expiration| set_conditions.map(|only_if| set((*expiration, only_if))))
+        .chain(choices.iter().flat_map(|has_deadline| choices.map(|later| expire((*has_deadline, later)))))
         .chain([
             Command::Append { key: b"k", tail: b"t" },
             Command::Persist { key: b"k" },
-            Command::Forget(vec![b"a", b""]),
+            Command::DelKeys(vec![b"a", b""]),
             Command::PutAll(vec![(b"a", b"1"), (b"b", b"")]),
         ])
         .collect()
@@ -57,9 +67,9 @@ fn expiring_commands() -> Vec<Command<'static>> {
 fn queries() -> Vec<Query<'static>> {
     vec![
         Query::Values(vec![b"a", b"b"]),
-        Query::Present(vec![]),
+        Query::CountPresent(vec![]),
         Query::Length { key: b"k" },
-        Query::Left { key: b"k" },
+        Query::TimeToLive { key: b"k" },
         Query::Walk { prefix: b"p", from: 1 << 51, limit: 3 },
         Query::Get { key: b"k" },
         Query::Scan { prefix: b"p", after: None, limit: 7 },
@@ -82,8 +92,8 @@ fn answers_decode_as_encoded() {
     let singles = vec![
         Answer::Done,
         Answer::Deleted { existed: true },
-        Answer::Kept { actual: None },
-        Answer::Kept { actual: Some(bytes("a")) },
+        Answer::CasMismatch { actual: None },
+        Answer::CasMismatch { actual: Some(bytes("a")) },
         Answer::Number(-7),
         Answer::NotANumber,
         Answer::Overflow,
@@ -92,17 +102,17 @@ fn answers_decode_as_encoded() {
         Answer::Pairs { pairs: vec![(bytes("a"), bytes("1")), (bytes("b"), bytes("2"))], more: true },
         Answer::Count(9),
         Answer::Malformed,
-        Answer::Unmet,
+        Answer::ConditionUnmet,
         Answer::Values(vec![None, Some(bytes("v"))]),
-        Answer::Walked { keys: vec![bytes("a")], next: 7 },
-        Answer::Left(TimeToLive::Absent),
-        Answer::Left(TimeToLive::Endless),
-        Answer::Left(TimeToLive::Ms(7)),
+        Answer::WalkPage { keys: vec![bytes("a")], next: 7 },
+        Answer::TimeToLive(TimeToLive::Absent),
+        Answer::TimeToLive(TimeToLive::Endless),
+        Answer::TimeToLive(TimeToLive::Ms(7)),
         Answer::TooLong,
         Answer::Omitted,
     ];
-    let none = Answer::None { at: 3, why: Box::new(Answer::Overflow) };
-    for answer in singles.iter().chain([&Answer::All(singles.clone()), &Answer::Each(singles.clone()), &none]) {
+    let failed = Answer::BatchFailed { at: 3, why: Box::new(Answer::Overflow) };
+    for answer in singles.iter().chain([&Answer::Batch(singles.clone()), &Answer::List(singles.clone()), &failed]) {
         assert_eq!(answer.encode().len(), answer.size());
         assert_eq!(Answer::decode(answer.encode()).as_ref(), Ok(answer));
     }
@@ -112,13 +122,13 @@ fn answers_decode_as_encoded() {
 fn nested_batch_and_oversized_key_are_rejected() {
     let nested = Command::Batch(vec![Command::Batch(vec![])]);
     assert!(Command::decode(&nested.encode()).is_err());
-    let nested = Command::Block(vec![Step::Do(Command::Block(vec![]))]);
+    let nested = Command::Block(vec![CommandOrQuery::Command(Command::Block(vec![]))]);
     assert!(Command::decode(&nested.encode()).is_err());
-    let long = vec![0; KEY_BYTES_MAX + 1];
-    assert!(Command::decode(&Command::Del { key: &long }.encode()).is_err());
-    // Four thousand million commands in nine bytes.
-    for kind in [request::BATCH, request::BLOCK] {
-        assert!(Command::decode(&[kind, 255, 255, 255, 255, request::DEL, 0, 0, 0]).is_err());
+    let long_key = vec![0; KEY_BYTES_MAX + 1];
+    assert!(Command::decode(&Command::Del { key: &long_key }.encode()).is_err());
+    // Nine bytes with a count of four thousand million commands.
+    for kind in [request::COMMAND_KIND_BATCH, request::COMMAND_KIND_BLOCK] {
+        assert!(Command::decode(&[kind, 255, 255, 255, 255, request::COMMAND_KIND_DEL, 0, 0, 0]).is_err());
     }
 }
 

@@ -1,7 +1,7 @@
-//! Tests of the key-value machine: by example, and against a naive map.
+//! Tests of the key-value machine: examples, and random commands compared with a `BTreeMap`.
 
 use super::*;
-use crate::limits::{CHUNK_BYTES, PIECE_EXCESS_MAX};
+use crate::limits::{CHUNK_BYTES, CHUNK_EXCESS_MAX};
 use crate::machine::commands::{Deadline, Expiration, SetCondition, TimeToLive};
 use crate::types::{ClusterTime, Index, Term};
 use proptest::prelude::*;
@@ -23,14 +23,16 @@ fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
 fn time_to_live_is_counted_from_the_query_time() {
     let mut kv = Kv::new();
     kv.advance(ClusterTime(1000));
-    let life = Expiration::Until(Deadline::In(500));
-    let command = Command::Set { key: b"k", value: b"v", only_if: SetCondition::Either, life, tells: false };
+    let expiration = Expiration::Until(Deadline::In(500));
+    let command =
+        Command::Set { key: b"k", value: b"v", only_if: SetCondition::Always, expiration, returns_previous: false };
     kv.apply(&Context { index: Index(1), term: Term(1), time: ClusterTime(1000) }, &command.encode());
-    let left = |time| Answer::decode(kv.query(ClusterTime(time), &Query::Left { key: b"k" }.encode())).unwrap();
-    let told = [900, 1000, 1200, 1499, 1600].map(left);
+    let time_to_live =
+        |time| Answer::decode(kv.query(ClusterTime(time), &Query::TimeToLive { key: b"k" }.encode())).unwrap();
+    let answers = [900, 1000, 1200, 1499, 1600].map(time_to_live);
     assert_eq!(
-        told,
-        [500, 500, 300, 1, 0].map(|ms| Answer::Left(TimeToLive::Ms(ms))),
+        answers,
+        [500, 500, 300, 1, 0].map(|ms| Answer::TimeToLive(TimeToLive::Ms(ms))),
         "only an entry removes an expired key"
     );
 }
@@ -39,9 +41,9 @@ fn time_to_live_is_counted_from_the_query_time() {
 fn failed_compare_and_swap_returns_the_actual_value() {
     let mut kv = Kv::new();
     let swap = |expected, new| Command::Cas { key: b"k", expected, new };
-    assert_eq!(apply(&mut kv, &swap(Some(b"a"), b"b")), Answer::Kept { actual: None });
+    assert_eq!(apply(&mut kv, &swap(Some(b"a"), b"b")), Answer::CasMismatch { actual: None });
     assert_eq!(apply(&mut kv, &swap(None, b"b")), Answer::Done);
-    assert_eq!(apply(&mut kv, &swap(None, b"c")), Answer::Kept { actual: Some(Bytes::from_static(b"b")) });
+    assert_eq!(apply(&mut kv, &swap(None, b"c")), Answer::CasMismatch { actual: Some(Bytes::from_static(b"b")) });
     assert_eq!(apply(&mut kv, &swap(Some(b"b"), b"c")), Answer::Done);
     assert_eq!(kv.get(b"k"), Some(&b"c"[..]));
 }
@@ -70,12 +72,12 @@ fn batch_is_atomic_and_sees_its_own_writes() {
         Command::Cas { key: b"a", expected: None, new: b"9" },
     ]);
     let answers = vec![Answer::Done, Answer::Number(2), Answer::Deleted { existed: true }, Answer::Done];
-    assert_eq!(apply(&mut kv, &batch), Answer::All(answers));
+    assert_eq!(apply(&mut kv, &batch), Answer::Batch(answers));
     assert_eq!(kv.get(b"a"), Some(&b"9"[..]));
 
     let digest = kv.digest();
-    let fails = Command::Batch(vec![put(b"b", b"x"), Command::Incr { key: b"b", by: 1 }, put(b"c", b"y")]);
-    assert_eq!(apply(&mut kv, &fails), Answer::None { at: 1, why: Box::new(Answer::NotANumber) });
+    let failing_batch = Command::Batch(vec![put(b"b", b"x"), Command::Incr { key: b"b", by: 1 }, put(b"c", b"y")]);
+    assert_eq!(apply(&mut kv, &failing_batch), Answer::BatchFailed { at: 1, why: Box::new(Answer::NotANumber) });
     assert_eq!((kv.get(b"b"), kv.len(), kv.digest()), (None, 1, digest));
 }
 
@@ -123,44 +125,44 @@ fn malformed_command_gets_a_malformed_answer() {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum KvOp {
     Put(u8, Vec<u8>),
     Del(u8),
     Cas(u8, Option<Vec<u8>>, Vec<u8>),
     Incr(u8, i64),
 }
 
-impl Step {
+impl KvOp {
     fn key(&self) -> u8 {
         match self {
-            Step::Put(key, _) | Step::Del(key) | Step::Cas(key, ..) | Step::Incr(key, _) => *key,
+            KvOp::Put(key, _) | KvOp::Del(key) | KvOp::Cas(key, ..) | KvOp::Incr(key, _) => *key,
         }
     }
 
-    fn run(&self, kv: &mut Kv) {
+    fn apply_to_kv(&self, kv: &mut Kv) {
         let key = [self.key()];
         let command = match self {
-            Step::Put(_, value) => put(&key, value),
-            Step::Del(_) => Command::Del { key: &key },
-            Step::Cas(_, expected, new) => Command::Cas { key: &key, expected: expected.as_deref(), new },
-            Step::Incr(_, by) => Command::Incr { key: &key, by: *by },
+            KvOp::Put(_, value) => put(&key, value),
+            KvOp::Del(_) => Command::Del { key: &key },
+            KvOp::Cas(_, expected, new) => Command::Cas { key: &key, expected: expected.as_deref(), new },
+            KvOp::Incr(_, by) => Command::Incr { key: &key, by: *by },
         };
         let _answer = apply(kv, &command);
     }
 
-    fn run_naively(&self, map: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
+    fn apply_to_map(&self, map: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
         let key = vec![self.key()];
         match self {
-            Step::Put(_, value) => drop(map.insert(key, value.clone())),
-            Step::Del(_) => drop(map.remove(&key)),
-            Step::Cas(_, expected, new) => {
+            KvOp::Put(_, value) => drop(map.insert(key, value.clone())),
+            KvOp::Del(_) => drop(map.remove(&key)),
+            KvOp::Cas(_, expected, new) => {
                 if map.get(&key) == expected.as_ref() {
                     map.insert(key, new.clone());
                 }
             }
-            Step::Incr(_, by) => {
-                let held = map.get(&key).map_or("0".into(), |held| String::from_utf8_lossy(held).into_owned());
-                let number = held.parse::<i64>().ok().filter(|number| number.to_string() == held);
+            KvOp::Incr(_, by) => {
+                let text = map.get(&key).map_or("0".into(), |value| String::from_utf8_lossy(value).into_owned());
+                let number = text.parse::<i64>().ok().filter(|number| number.to_string() == text);
                 if let Some(sum) = number.and_then(|number| number.checked_add(*by)) {
                     map.insert(key, sum.to_string().into_bytes());
                 }
@@ -169,41 +171,41 @@ impl Step {
     }
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn kv_op() -> impl Strategy<Value = KvOp> {
     let value = prop::collection::vec(b'0'..b'4', 0..3);
     prop_oneof![
-        (0..4u8, value.clone()).prop_map(|(key, value)| Step::Put(key, value)),
-        (0..4u8).prop_map(Step::Del),
-        (0..4u8, prop::option::of(value.clone()), value).prop_map(|(key, old, new)| Step::Cas(key, old, new)),
-        (0..4u8, any::<i64>()).prop_map(|(key, by)| Step::Incr(key, by)),
+        (0..4u8, value.clone()).prop_map(|(key, value)| KvOp::Put(key, value)),
+        (0..4u8).prop_map(KvOp::Del),
+        (0..4u8, prop::option::of(value.clone()), value).prop_map(|(key, old, new)| KvOp::Cas(key, old, new)),
+        (0..4u8, any::<i64>()).prop_map(|(key, by)| KvOp::Incr(key, by)),
     ]
 }
 
 proptest! {
     #[test]
-    fn prefetch_changes_no_state(commands: Vec<Vec<u8>>, steps in prop::collection::vec(step(), 0..60)) {
+    fn prefetch_changes_no_state(commands: Vec<Vec<u8>>, ops in prop::collection::vec(kv_op(), 0..60)) {
         let mut kv = Kv::new();
-        steps.iter().for_each(|step| step.run(&mut kv));
+        ops.iter().for_each(|op| op.apply_to_kv(&mut kv));
         let before = kv.digest();
-        let known = (0..4u8).map(|key| Command::Del { key: &[key] }.encode().to_vec());
-        let all: Vec<Vec<u8>> = commands.into_iter().chain(known.cycle().take(40)).collect();
-        kv.prefetch(&mut all.iter().map(Vec::as_slice));
+        let valid_commands = (0..4u8).map(|key| Command::Del { key: &[key] }.encode().to_vec());
+        let prefetched: Vec<Vec<u8>> = commands.into_iter().chain(valid_commands.cycle().take(40)).collect();
+        kv.prefetch(&mut prefetched.iter().map(Vec::as_slice));
         prop_assert_eq!(kv.digest(), before);
     }
 
     #[test]
-    fn machine_matches_a_naive_map(steps in prop::collection::vec(step(), 0..60)) {
+    fn machine_matches_a_btree_map(ops in prop::collection::vec(kv_op(), 0..60)) {
         let mut kv = Kv::new();
-        let mut naive = BTreeMap::new();
-        for step in &steps {
-            step.run(&mut kv);
-            step.run_naively(&mut naive);
+        let mut map = BTreeMap::new();
+        for op in &ops {
+            op.apply_to_kv(&mut kv);
+            op.apply_to_map(&mut map);
         }
-        prop_assert!(kv.iter().eq(naive.iter().map(|(key, value)| (&key[..], &value[..]))));
+        prop_assert!(kv.iter().eq(map.iter().map(|(key, value)| (&key[..], &value[..]))));
 
         // The digest depends on the state, not on its history.
         let mut fresh = Kv::new();
-        for (key, value) in naive.iter().rev() {
+        for (key, value) in map.iter().rev() {
             apply(&mut fresh, &put(key, value));
         }
         prop_assert_eq!(fresh.digest(), kv.digest());
@@ -212,15 +214,16 @@ proptest! {
     }
 }
 
-/// The chunks of the frozen state, of at least `bytes` each, and a machine restored from them.
-fn serialize(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
+/// Serializes the frozen state in chunks of about `bytes`; returns the concatenated chunks and a machine restored from
+/// them.
+fn serialize_and_restore(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
     let mut restored = kv.empty();
-    let mut whole = Vec::new();
-    while let Some(piece) = kv.next_chunk(bytes) {
-        restored.restore(&piece).unwrap();
-        whole.extend_from_slice(&piece);
+    let mut serialized = Vec::new();
+    while let Some(chunk) = kv.next_chunk(bytes) {
+        restored.restore(&chunk).unwrap();
+        serialized.extend_from_slice(&chunk);
     }
-    (whole, restored)
+    (serialized, restored)
 }
 
 #[test]
@@ -231,7 +234,7 @@ fn frozen_state_is_serialized_once() {
     kv.freeze();
     apply(&mut kv, &Command::Del { key: b"a" });
     apply(&mut kv, &put(b"b", b"2"));
-    assert_eq!(serialize(&mut kv, 100).0, b"\x01\0\0\0a\x01\0\0\x001");
+    assert_eq!(serialize_and_restore(&mut kv, 100).0, b"\x01\0\0\0a\x01\0\0\x001");
     assert_eq!(kv.next_chunk(100), None, "the snapshot has ended");
     kv.freeze();
     kv.end_snapshot();
@@ -246,8 +249,8 @@ fn chunk_exceeds_its_limit_by_at_most_one_pair() {
         apply(&mut kv, &put(&[key], &vec![key; 1 << 20]));
     }
     kv.freeze();
-    while let Some(piece) = kv.next_chunk(CHUNK_BYTES) {
-        assert!(piece.len() <= CHUNK_BYTES + PIECE_EXCESS_MAX);
+    while let Some(chunk) = kv.next_chunk(CHUNK_BYTES) {
+        assert!(chunk.len() <= CHUNK_BYTES + CHUNK_EXCESS_MAX);
     }
 }
 
@@ -265,12 +268,12 @@ fn restore_rejects_invalid_chunks() {
     assert!(kv.restore(&[255; 8]).is_err());
     assert!(kv.restore(&pair(&vec![b'd'; 70_000])).is_err(), "no key is that long");
     assert_eq!(kv.restore(&[]), Ok(()));
-    // With a deadline: a node that does not support deadlines sees a key that is too long.
-    let mut dated = BytesMut::new();
-    commands::put_pair(&mut dated, Pair { key: b"e", value: b"x", deadline: Some(ClusterTime(7)) });
-    assert!(dated[3] >= 0x80);
-    assert!(kv.restore(&dated[..dated.len() - 1]).is_err());
-    assert_eq!((kv.restore(&dated), kv.due()), (Ok(()), Some(ClusterTime(7))));
+    // A node without support for deadlines sees a key that is too long, and rejects the pair.
+    let mut pair_with_deadline = BytesMut::new();
+    commands::put_pair(&mut pair_with_deadline, Pair { key: b"e", value: b"x", deadline: Some(ClusterTime(7)) });
+    assert!(pair_with_deadline[3] >= 0x80);
+    assert!(kv.restore(&pair_with_deadline[..pair_with_deadline.len() - 1]).is_err());
+    assert_eq!((kv.restore(&pair_with_deadline), kv.next_deadline()), (Ok(()), Some(ClusterTime(7))));
 }
 
 proptest! {
@@ -278,36 +281,36 @@ proptest! {
 
     #[test]
     fn frozen_state_equals_a_clone(
-        before in prop::collection::vec(step(), 0..40),
-        after in prop::collection::vec((step(), prop::option::of(0..40usize)), 0..60),
+        before in prop::collection::vec(kv_op(), 0..40),
+        after in prop::collection::vec((kv_op(), prop::option::of(0..40usize)), 0..60),
         bytes in 1..60usize,
     ) {
         let mut kv = Kv::new();
-        before.iter().for_each(|step| step.run(&mut kv));
+        before.iter().for_each(|op| op.apply_to_kv(&mut kv));
         let mut clone = kv.clone();
         kv.freeze();
         let mut restored = kv.empty();
-        let mut whole = Vec::new();
-        for (step, bytes) in &after {
-            step.run(&mut kv);
-            if let Some(piece) = bytes.and_then(|bytes| kv.next_chunk(bytes)) {
-                restored.restore(&piece).unwrap();
-                whole.extend_from_slice(&piece);
+        let mut serialized = Vec::new();
+        for (op, bytes) in &after {
+            op.apply_to_kv(&mut kv);
+            if let Some(chunk) = bytes.and_then(|bytes| kv.next_chunk(bytes)) {
+                restored.restore(&chunk).unwrap();
+                serialized.extend_from_slice(&chunk);
             }
         }
-        while let Some(piece) = kv.next_chunk(bytes) {
-            restored.restore(&piece).unwrap();
-            whole.extend_from_slice(&piece);
+        while let Some(chunk) = kv.next_chunk(bytes) {
+            restored.restore(&chunk).unwrap();
+            serialized.extend_from_slice(&chunk);
         }
-        // In one go, without commands in between: the same bytes.
+        // The clone is serialized without commands in between, and yields the same bytes.
         clone.freeze();
-        let (same, _) = serialize(&mut clone, 7);
-        prop_assert_eq!(whole, same);
+        let (expected, _) = serialize_and_restore(&mut clone, 7);
+        prop_assert_eq!(serialized, expected);
         prop_assert!(restored.iter().eq(clone.iter()));
         prop_assert_eq!(restored.digest(), clone.digest());
         // The restored machine continues like the original.
-        for (step, _) in &after {
-            step.run(&mut restored);
+        for (op, _) in &after {
+            op.apply_to_kv(&mut restored);
         }
         prop_assert!(restored.iter().eq(kv.iter()));
         prop_assert_eq!(restored.digest(), kv.digest());

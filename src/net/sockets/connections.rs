@@ -1,10 +1,10 @@
-//! The table of a node's connections, with the queues and counts that are kept in step with them.
+//! The table of a node's connections, with the queues and counts that are derived from them.
 
-use super::memory::Memory;
+use super::memory::ClientMemory;
 use crate::net::conn::Conn;
 use crate::net::gateway_connection::GatewayConnection;
 use crate::net::options::Options;
-use crate::net::pressure::{FEW_BYTES, Pressure};
+use crate::net::pressure::{GUARANTEED_CONN_BYTES, MemoryPressure};
 use crate::net::role::Role;
 use crate::secure::Stream;
 use crate::types::{NodeId, Time};
@@ -16,46 +16,49 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-/// A token is a generation number above this many bits of slab key. A late event then names a connection that is
-/// closed, and not the connection that reuses its slot.
-const KEY_BITS: u32 = 24;
-const KEY_MASK: usize = (1 << KEY_BITS) - 1;
-/// The interval between sweeps over all connections, while any connection needs one.
-const SWEEP: Duration = Duration::from_secs(1);
-/// A connection that accepts fewer bytes than this between two sweeps is stalled.
-const TAKEN_MIN: u64 = 16 << 10;
-/// A connection may be closed after it was stalled in this many sweeps in a row.
-const STALLS_MAX: u8 = 2;
-/// An answer of at most this size is sent however much memory is used.
-const SMALL_ANSWER: usize = FEW_BYTES / 16;
+/// The low bits of a token are the key of the slab slot, and the high bits a generation number. A late event of a
+/// closed connection thus has another token than the connection that reuses the slot.
+const SLOT_BITS: u32 = 24;
+const SLOT_MASK: usize = (1 << SLOT_BITS) - 1;
+/// The interval between sweeps over all connections, while any connection needs a sweep.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that holds much memory and accepts fewer bytes than this between two sweeps is stalled.
+const SWEEP_PROGRESS_BYTES_MIN: u64 = 16 << 10;
+/// A connection that was stalled in this many consecutive sweeps may be closed to free memory.
+const STALLED_SWEEPS_MAX: u8 = 2;
+/// An answer to a read of at most this many bytes is sent even under memory pressure.
+const SMALL_ANSWER_BYTES_MAX: usize = GUARANTEED_CONN_BYTES / 16;
 
 /// All connections of a node, by token.
 #[derive(Debug)]
 pub struct Connections {
     slab: Slab<Conn>,
-    /// How many connections were ever inserted.
+    /// The number of connections inserted since the start; the high bits of the next token.
     generation: usize,
     index: ConnectionIndex,
     sweep_at: Time,
 }
 
-/// The properties of all connections that are known without a visit to each: there may be ten thousand.
+/// Queues and counts over all connections, kept up to date with each change: a visit to each of ten thousand
+/// connections would take too long.
 #[derive(Debug)]
 struct ConnectionIndex {
-    /// Connections to be read from.
+    /// Connections that may have bytes to read, each once.
     read_queue: Vec<Token>,
-    /// Connections to be written to.
+    /// Connections with pending output, each once.
     write_queue: Vec<Token>,
-    /// Connections without a complete handshake, oldest first.
+    /// Inbound connections that have not sent their hello yet, oldest first.
     handshaking: VecDeque<Token>,
+    /// The number of native, Redis and HTTP clients, including operators.
     clients: usize,
-    /// How many of `clients` are operators.
+    /// The number of operators among `clients`.
     operators: usize,
-    /// Bytes held for clients.
-    memory: Memory,
+    /// The memory of all clients together.
+    memory: ClientMemory,
 }
 
-/// One connection, together with the queues and counts that follow its changes. It dereferences to the [`Conn`].
+/// A connection that is borrowed mutably, with the queues and counts that its changes affect. It dereferences to the
+/// [`Conn`].
 #[derive(Debug)]
 pub struct ConnMut<'a> {
     conn: &'a mut Conn,
@@ -64,15 +67,15 @@ pub struct ConnMut<'a> {
 
 /// The result of a sweep over all connections.
 #[derive(Debug)]
-pub struct Swept {
-    /// Connections that have timed out.
-    pub overdue: Vec<Token>,
-    /// Whether a connection needs another sweep.
-    pub again: bool,
+pub struct SweepResult {
+    /// The connections whose timeout has expired, for the caller to close.
+    pub timed_out: Vec<Token>,
+    /// Whether another sweep is needed, because a connection was used or has a running timeout.
+    pub needs_another_sweep: bool,
 }
 
 impl Connections {
-    /// No connections. Their clients may hold `memory_max` bytes together.
+    /// Creates an empty table, whose clients may hold `memory_max` bytes together.
     pub fn new(memory_max: usize) -> Connections {
         let index = ConnectionIndex {
             read_queue: Vec::new(),
@@ -80,12 +83,12 @@ impl Connections {
             handshaking: VecDeque::new(),
             clients: 0,
             operators: 0,
-            memory: Memory::new(memory_max),
+            memory: ClientMemory::new(memory_max),
         };
         Connections { slab: Slab::new(), generation: 0, index, sweep_at: Time::NEVER }
     }
 
-    /// Adds a connection, registers its socket, and schedules a sweep. Returns its token, which is never reused.
+    /// Adds a connection, registers its socket with the poll, and schedules a sweep. Returns the token.
     pub fn insert(
         &mut self,
         registry: &Registry,
@@ -95,7 +98,7 @@ impl Connections {
     ) -> io::Result<Token> {
         let slot = self.slab.vacant_entry();
         self.generation += 1;
-        let token = Token(self.generation << KEY_BITS | slot.key());
+        let token = Token(self.generation << SLOT_BITS | slot.key());
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         slot.insert(Conn::new(stream, token, role, now));
         if role == Role::Handshaking {
@@ -105,161 +108,166 @@ impl Connections {
         Ok(token)
     }
 
-    /// Removes a connection from the table and its socket from the registry, if it is still there.
+    /// Removes a connection from the table, and its socket from the poll. Returns `None` if the connection was removed
+    /// before.
     pub fn remove(&mut self, registry: &Registry, now: Time, token: Token) -> Option<Conn> {
         self.get(token)?;
-        let mut conn = self.slab.remove(token.0 & KEY_MASK);
+        let mut conn = self.slab.remove(token.0 & SLOT_MASK);
         self.schedule_sweep(now);
-        let _either_way_it_is_dropped = registry.deregister(&mut conn.stream);
-        self.index.forget(&conn);
+        let _best_effort = registry.deregister(&mut conn.stream);
+        self.index.remove(&conn);
         Some(conn)
     }
 
-    /// The connection with that token, unless it is closed.
+    /// The connection with that token; `None` if the connection was closed.
     pub fn get(&self, token: Token) -> Option<&Conn> {
-        self.slab.get(token.0 & KEY_MASK).filter(|conn| conn.token == token)
+        self.slab.get(token.0 & SLOT_MASK).filter(|conn| conn.token == token)
     }
 
-    /// The connection with that token, unless it is closed, to be changed.
+    /// The connection with that token, mutably; `None` if the connection was closed.
     pub fn get_mut(&mut self, token: Token) -> Option<ConnMut<'_>> {
-        let conn = self.slab.get_mut(token.0 & KEY_MASK).filter(|conn| conn.token == token)?;
+        let conn = self.slab.get_mut(token.0 & SLOT_MASK).filter(|conn| conn.token == token)?;
         Some(ConnMut { conn, index: &mut self.index })
     }
 
-    /// The protocol state of the gateway connection with that token, unless it is closed or no gateway connection.
+    /// The protocol state of the gateway connection with that token; `None` if the connection was closed, or is not one
+    /// of a gateway.
     pub fn gateway_mut(&mut self, token: Token) -> Option<&mut GatewayConnection> {
         self.get_mut(token)?.conn.gateway.as_mut()
     }
 
-    /// All connections.
+    /// Iterates over all connections, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Conn> {
         self.slab.iter().map(|(_, conn)| conn)
     }
 
-    /// Calls `act` with each connection.
-    pub fn for_each(&mut self, mut act: impl FnMut(ConnMut<'_>)) {
+    /// Calls `visit` with each connection, mutably.
+    pub fn for_each(&mut self, mut visit: impl FnMut(ConnMut<'_>)) {
         for (_, conn) in &mut self.slab {
-            act(ConnMut { conn, index: &mut self.index });
+            visit(ConnMut { conn, index: &mut self.index });
         }
     }
 
-    /// How many connections there are.
+    /// The number of open connections, inbound and outbound.
     pub fn len(&self) -> usize {
         self.slab.len()
     }
 
-    /// How many connections there ever were.
+    /// The number of connections inserted since the start.
     #[cfg(test)]
-    pub fn inserted(&self) -> usize {
+    pub fn inserted_count(&self) -> usize {
         self.generation
     }
 
-    /// How many clients are connected.
-    pub fn clients(&self) -> usize {
+    /// The number of native, Redis and HTTP clients, including operators.
+    pub fn client_count(&self) -> usize {
         self.index.clients
     }
 
-    /// How many clients are operators.
-    pub fn operators(&self) -> usize {
+    /// The number of operators among the clients.
+    pub fn operator_count(&self) -> usize {
         self.index.operators
     }
 
-    /// How many inbound connections have no complete handshake.
-    pub fn handshaking(&self) -> usize {
+    /// The number of inbound connections that have not sent their hello yet.
+    pub fn handshaking_count(&self) -> usize {
         self.index.handshaking.len()
     }
 
-    /// The connection whose handshake takes longest.
-    pub fn longest_handshake(&self) -> Option<Token> {
+    /// The connection that has waited longest for its hello; `None` if no connection waits.
+    pub fn oldest_handshake(&self) -> Option<Token> {
         self.index.handshaking.front().copied()
     }
 
-    /// The bytes that all clients hold together.
-    pub fn memory(&self) -> &Memory {
+    /// The memory of all clients together.
+    pub fn memory(&self) -> &ClientMemory {
         &self.index.memory
     }
 
-    /// The bytes that all clients hold together, to be changed.
+    /// The memory count of all clients, for tests that change its bound.
     #[cfg(test)]
-    pub fn memory_mut(&mut self) -> &mut Memory {
+    pub fn memory_mut(&mut self) -> &mut ClientMemory {
         &mut self.index.memory
     }
 
-    /// Whether any connection is to be read from.
-    pub fn has_unread(&self) -> bool {
+    /// Whether the read queue has connections, so that the event loop must not sleep.
+    pub fn has_pending_reads(&self) -> bool {
         !self.index.read_queue.is_empty()
     }
 
-    /// Takes the queue of connections to be read from. The caller has to reset the mark of each connection in it.
+    /// Takes the read queue. The caller has to reset `in_read_queue` of each connection in it.
     pub fn take_read_queue(&mut self) -> Vec<Token> {
         std::mem::take(&mut self.index.read_queue)
     }
 
-    /// Takes the queue of connections to be written to. The caller has to reset the mark of each connection in it.
+    /// Takes the write queue. The caller has to reset `in_write_queue` of each connection in it.
     pub fn take_write_queue(&mut self) -> Vec<Token> {
         std::mem::take(&mut self.index.write_queue)
     }
 
-    /// The queue of connections to be written to.
+    /// The connections with pending output.
     pub fn write_queue(&self) -> &[Token] {
         &self.index.write_queue
     }
 
-    /// When a sweep is due.
+    /// When the next sweep is due; never if no connection needs one.
     pub fn sweep_at(&self) -> Time {
         self.sweep_at
     }
 
-    /// Schedules a sweep over the connections.
+    /// Schedules a sweep one interval from `now`, unless one is due earlier.
     pub fn schedule_sweep(&mut self, now: Time) {
-        self.sweep_at = self.sweep_at.min(now + SWEEP);
+        self.sweep_at = self.sweep_at.min(now + SWEEP_INTERVAL);
     }
 
-    /// Replaces the schedule after a sweep: the next one is due after the usual interval, or at the next change.
-    pub fn reschedule_sweep(&mut self, now: Time, again: bool) {
-        self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
+    /// Schedules the next sweep after a sweep: one interval from `now` if `needs_another_sweep`, else at the next
+    /// change of a connection.
+    pub fn reschedule_sweep(&mut self, now: Time, needs_another_sweep: bool) {
+        self.sweep_at = if needs_another_sweep { now + SWEEP_INTERVAL } else { Time::NEVER };
     }
 
-    /// Finds connections that have timed out, and frees the buffers of idle ones.
-    pub fn sweep(&mut self, now: Time, options: &Options) -> Swept {
-        let mut swept = Swept { overdue: Vec::new(), again: false };
+    /// Visits all connections: finds those that have timed out, and frees the buffers of idle ones.
+    pub fn sweep(&mut self, now: Time, options: &Options) -> SweepResult {
+        let mut swept = SweepResult { timed_out: Vec::new(), needs_another_sweep: false };
         for (_, conn) in &mut self.slab {
             conn.extend_timeout(now, options);
-            if conn.is_overdue(now, options) {
-                swept.overdue.push(conn.token);
+            if conn.is_timed_out(now, options) {
+                swept.timed_out.push(conn.token);
             }
-            if std::mem::take(&mut conn.used) {
-                swept.again = true;
+            if std::mem::take(&mut conn.used_since_sweep) {
+                swept.needs_another_sweep = true;
             } else {
                 conn.free_idle_buffers();
             }
-            swept.again |= conn.waiting_since.is_some();
+            swept.needs_another_sweep |= conn.timeout_started_at.is_some();
         }
         swept
     }
 
-    /// Updates how long each connection has accepted almost nothing. Returns the stalled connections, with the bytes
-    /// that they hold, those that hold most last.
+    /// Updates for each connection the number of sweeps without progress. Returns the stalled connections with the
+    /// bytes that they hold, in ascending order of bytes.
     pub fn find_stalled(&mut self) -> Vec<(usize, Token)> {
         let mut stalled = Vec::new();
         for (_, conn) in &mut self.slab {
-            let taken = conn.lanes.sent() - std::mem::replace(&mut conn.sent_before, conn.lanes.sent());
-            let stalls = conn.held > FEW_BYTES && taken < TAKEN_MIN;
-            conn.stalls = if stalls { conn.stalls.saturating_add(1) } else { 0 };
-            if conn.stalls >= STALLS_MAX {
-                stalled.push((conn.held, conn.token));
+            let accepted_bytes = conn.output.sent_bytes()
+                - std::mem::replace(&mut conn.sent_bytes_at_last_sweep, conn.output.sent_bytes());
+            let is_stalled = conn.held_bytes > GUARANTEED_CONN_BYTES && accepted_bytes < SWEEP_PROGRESS_BYTES_MIN;
+            conn.stalled_sweeps = if is_stalled { conn.stalled_sweeps.saturating_add(1) } else { 0 };
+            if conn.stalled_sweeps >= STALLED_SWEEPS_MAX {
+                stalled.push((conn.held_bytes, conn.token));
             }
         }
         stalled.sort_unstable();
         stalled
     }
 
-    /// Lowers the pressure if fewer bytes are held, and schedules reads from the connections that waited for that.
-    /// `resume` is called with each gateway connection: its requests to the node may have waited too.
-    pub fn relieve(&mut self, options: &Options, mut resume: impl FnMut(Token)) {
+    /// Lowers the memory pressure if clients hold fewer bytes now. Then schedules reads from the connections whose
+    /// reading was suspended, and calls `resume` with each gateway connection, whose requests to the node may have
+    /// waited too.
+    pub fn resume_suspended(&mut self, options: &Options, mut resume: impl FnMut(Token)) {
         let Some(pressure) = self.index.memory.lower_pressure() else { return };
         self.for_each(|mut conn| {
-            if conn.has_more() && !conn.is_read_suspended(options, pressure) {
+            if conn.has_input() && !conn.is_read_suspended(options, pressure) {
                 conn.schedule_read();
             }
             if conn.gateway.is_some() {
@@ -268,23 +276,25 @@ impl Connections {
         });
     }
 
-    /// Whether an answer of that size to a read may be sent to a client, which may have too much unread output already.
-    pub fn has_room(&self, token: Token, size: usize, options: &Options) -> bool {
+    /// Whether an answer of `size` bytes to a read may be sent to a client. Under memory pressure, a client with much
+    /// unread output gets only small answers.
+    pub fn may_send_answer(&self, token: Token, size: usize, options: &Options) -> bool {
         let memory = &self.index.memory;
-        let unread_max = match memory.pressure() {
-            Pressure::None => return true,
-            Pressure::High => options.client_bytes_mark,
-            Pressure::Over if memory.has_spare() => FEW_BYTES,
-            Pressure::Over => return size <= SMALL_ANSWER,
+        let unread_bytes_max = match memory.pressure() {
+            MemoryPressure::None => return true,
+            MemoryPressure::High => options.client_output_pause_bytes,
+            MemoryPressure::Over if memory.fits_small_answers() => GUARANTEED_CONN_BYTES,
+            MemoryPressure::Over => return size <= SMALL_ANSWER_BYTES_MAX,
         };
-        size <= SMALL_ANSWER || self.get(token).is_none_or(|conn| conn.lanes.size() <= unread_max)
+        size <= SMALL_ANSWER_BYTES_MAX
+            || self.get(token).is_none_or(|conn| conn.output.pending_bytes() <= unread_bytes_max)
     }
 }
 
 impl ConnectionIndex {
-    /// Removes a connection that was closed.
-    fn forget(&mut self, conn: &Conn) {
-        self.memory.forget(conn.held);
+    /// Subtracts a closed connection from the counts.
+    fn remove(&mut self, conn: &Conn) {
+        self.memory.subtract(conn.held_bytes);
         match conn.role {
             Role::Handshaking => self.handshaking.retain(|token| *token != conn.token),
             Role::Client(_) | Role::GatewayClient(_) => {
@@ -297,31 +307,31 @@ impl ConnectionIndex {
 }
 
 impl ConnMut<'_> {
-    /// Adds the connection to the queue of those to be read from, once.
+    /// Adds the connection to the read queue, unless it is in the queue.
     pub fn schedule_read(&mut self) {
         if !std::mem::replace(&mut self.conn.in_read_queue, true) {
             self.index.read_queue.push(self.conn.token);
         }
     }
 
-    /// Adds the connection to the queue of those to be written to, once.
+    /// Adds the connection to the write queue, unless it is in the queue.
     pub fn schedule_write(&mut self) {
         if !std::mem::replace(&mut self.conn.in_write_queue, true) {
             self.index.write_queue.push(self.conn.token);
         }
     }
 
-    /// Updates the count of the bytes that the connection holds.
+    /// Updates the memory of all clients by the change of this connection since the last call. Peers are not counted.
     pub fn count_memory(&mut self) {
-        self.index.memory.count(self.conn);
+        self.index.memory.update(self.conn);
     }
 
-    /// How much is used of the memory of all clients.
-    pub fn pressure(&self) -> Pressure {
+    /// The current level of memory use by all clients.
+    pub fn pressure(&self) -> MemoryPressure {
         self.index.memory.pressure()
     }
 
-    /// The handshake is complete: the connection is that of a native client, whose number is the token.
+    /// Completes the handshake of a native client. The client's number is the token of the connection.
     pub fn become_client(&mut self, is_operator: bool) {
         self.end_handshake();
         self.conn.is_operator = is_operator;
@@ -330,13 +340,14 @@ impl ConnMut<'_> {
         self.index.operators += usize::from(is_operator);
     }
 
-    /// The handshake is complete: the connection is that of a peer.
+    /// Completes the handshake of a peer that has dialed this node.
     pub fn become_inbound_peer(&mut self, peer: NodeId) {
         self.end_handshake();
         self.conn.role = Role::InboundPeer(peer);
     }
 
-    /// The connection is that of a gateway client, whose number is the token. It needs no handshake.
+    /// Makes the connection that of a Redis or HTTP client, which has no handshake. The client's number is the token of
+    /// the connection.
     pub fn become_gateway_client(&mut self) {
         self.conn.role = Role::GatewayClient(self.conn.token.0 as u64);
         self.index.clients += 1;

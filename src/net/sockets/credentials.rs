@@ -2,13 +2,13 @@
 
 use super::Net;
 use crate::net::credentials::Credentials;
-use crate::secure::{Keys, Validity};
+use crate::secure::{CertificateExpiry, Keys};
 
 impl Net {
-    /// Sets the credentials of connections opened from now on. Whether TLS is used and whether a password is required
-    /// is fixed at startup; a credential missing in `fresh` stays as it is.
-    pub fn set_credentials(&mut self, fresh: Credentials) {
-        let Credentials { keys, password } = fresh;
+    /// Sets the credentials for connections opened from now on. A credential that is missing in `new_credentials` stays
+    /// as it is. Whether TLS is used and whether a password is required is fixed at startup.
+    pub fn set_credentials(&mut self, new_credentials: Credentials) {
+        let Credentials { keys, password } = new_credentials;
         if self.options.keys.is_some() && keys.is_some() {
             self.options.keys = keys;
         }
@@ -20,8 +20,8 @@ impl Net {
         }
     }
 
-    /// When the certificates in use expire.
-    pub fn validity(&self) -> Validity {
-        self.options.keys.as_ref().map(Keys::validity).unwrap_or_default()
+    /// When the certificates in use expire; unknown without TLS.
+    pub fn certificate_expiry(&self) -> CertificateExpiry {
+        self.options.keys.as_ref().map(Keys::expiry).unwrap_or_default()
     }
 }

@@ -1,27 +1,27 @@
-//! The kinds of gateways.
+//! The gateways that a node can open.
 
-use crate::net::counting::Gateway;
 use crate::net::gateway_connection::GatewayConnection;
+use crate::net::protocol_counters::ClientProtocol;
 
-/// The kind of a gateway.
+/// A gateway, which accepts clients of a protocol other than drave's own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum GatewayKind {
-    /// The Redis gateway.
+    /// Accepts Redis clients, on its own port.
     Redis,
-    /// The HTTP gateway.
+    /// Accepts HTTP clients, on its own port.
     Http,
 }
 
 impl GatewayKind {
-    /// The gateway, as counted in metrics.
-    pub(super) fn gateway(self) -> Gateway {
+    /// The protocol under which the gateway is counted in metrics.
+    pub(super) fn protocol(self) -> ClientProtocol {
         match self {
-            GatewayKind::Redis => Gateway::Redis,
-            GatewayKind::Http => Gateway::Http,
+            GatewayKind::Redis => ClientProtocol::Redis,
+            GatewayKind::Http => ClientProtocol::Http,
         }
     }
 
-    /// The gateway of a connection.
+    /// The gateway that accepted a connection.
     pub fn of(gateway: &GatewayConnection) -> GatewayKind {
         match gateway {
             GatewayConnection::Redis(_) => GatewayKind::Redis,

@@ -1,8 +1,9 @@
-//! The state shared by all gateway connections: listeners, counts of clients, sessions, and scheduled pumps.
+//! The state shared by all gateway connections: listeners, counts of clients, sessions, and scheduled pumps. A pump of
+//! a connection writes its due replies, and sends its due requests to the node.
 
 use super::gateway_kind::GatewayKind;
-use super::listener::{Accepted, Listener};
-use super::session_closing::SessionClosing;
+use super::listener::{AcceptOutcome, Listener};
+use super::session_closing::SessionCloser;
 use crate::api::{Op, Reply, Request};
 use crate::gateway::{http, redis};
 use crate::limits::{MEMBERS_MAX, SESSION_WINDOW_MAX};
@@ -14,51 +15,52 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
-/// The token of the Redis gateway's listener.
-pub const REDIS: Token = Token(usize::MAX - 3);
-/// The token of the HTTP gateway's listener.
-pub const HTTP: Token = Token(usize::MAX - 4);
-/// The caller id for requests that open and close sessions: a connection may be closed before its session is open.
+/// The poll token of the Redis gateway's listener.
+pub const REDIS_LISTENER_TOKEN: Token = Token(usize::MAX - 3);
+/// The poll token of the HTTP gateway's listener.
+pub const HTTP_LISTENER_TOKEN: Token = Token(usize::MAX - 4);
+/// The caller of the gateways' requests that open and close sessions. It is not the number of a connection, because a
+/// connection may be closed before its session is open.
 pub const SESSION_CALLER: Caller = Caller::Client(u64::MAX - 1);
 
 /// The gateways of a node, and the state shared by their connections.
 #[derive(Debug, Default)]
 pub struct Gateways {
     listeners: BTreeMap<GatewayKind, Listener>,
-    /// Connected clients of each gateway.
-    clients: BTreeMap<GatewayKind, usize>,
-    /// How many clients of the HTTP gateway are probes.
+    /// The number of connected clients of each gateway.
+    client_counts: BTreeMap<GatewayKind, usize>,
+    /// The number of probes among the clients of the HTTP gateway.
     probes: usize,
     /// The number of the last request to open or close a session.
-    last_request: u64,
-    /// The connections whose sessions are being opened, by the number of the request.
-    opening: BTreeMap<u64, Token>,
-    closing: SessionClosing,
-    /// Connections that may have replies to write or requests to send.
-    pumps: Vec<Token>,
-    /// Connections with a deadline, and when it is due.
-    wakes: BTreeMap<Token, Time>,
-    /// The Redis gateway.
+    last_request_number: u64,
+    /// The connections whose sessions are being opened, by the number of the request that opens each.
+    sessions_opening: BTreeMap<u64, Token>,
+    session_closer: SessionCloser,
+    /// Connections that may have replies to write or requests to send. A connection may be queued several times.
+    pump_queue: Vec<Token>,
+    /// When each connection that has a deadline is to be pumped without an event.
+    deadlines: BTreeMap<Token, Time>,
+    /// Options of the Redis gateway, and the addresses of the peers' gateways.
     pub redis: RedisGateway,
-    /// Options of the HTTP gateway.
+    /// Options of the HTTP gateway, as set when it was opened or by a reload of the password.
     pub http: http::gateway::Options,
 }
 
 /// The state shared by all Redis connections.
 #[derive(Debug, Default)]
 pub struct RedisGateway {
-    /// Options of the gateway.
+    /// Options of the gateway, as set when it was opened or by a reload of the password.
     pub options: redis::gateway::Options,
-    /// The address of each peer's Redis gateway as the peer announced it; empty if it has none.
-    addresses: BTreeMap<NodeId, String>,
+    /// The address of each peer's Redis gateway as the peer announced it; empty if the peer has none.
+    announced_addresses: BTreeMap<NodeId, String>,
 }
 
 impl Gateways {
-    /// Opens a gateway. Returns its address.
+    /// Opens a gateway on a listening socket. Returns the address of the socket.
     pub fn open(&mut self, registry: &Registry, kind: GatewayKind, socket: TcpListener) -> io::Result<SocketAddr> {
         let token = match kind {
-            GatewayKind::Redis => REDIS,
-            GatewayKind::Http => HTTP,
+            GatewayKind::Redis => REDIS_LISTENER_TOKEN,
+            GatewayKind::Http => HTTP_LISTENER_TOKEN,
         };
         let listener = Listener::register(registry, token, socket)?;
         let address = listener.address()?;
@@ -71,136 +73,137 @@ impl Gateways {
         std::mem::take(&mut self.listeners).into_values().for_each(|listener| listener.close(registry));
     }
 
-    /// The address that a gateway listens on, if it is open.
+    /// The address that a gateway listens on; `None` if the gateway is not open.
     pub fn address(&self, kind: GatewayKind) -> Option<SocketAddr> {
         self.listeners.get(&kind).and_then(|listener| listener.address().ok())
     }
 
-    /// Marks that connections wait to be accepted at that gateway.
-    pub fn mark_pending(&mut self, kind: GatewayKind) {
+    /// Records that the poll reported connections to be accepted at a gateway.
+    pub fn mark_accept_pending(&mut self, kind: GatewayKind) {
         if let Some(listener) = self.listeners.get_mut(&kind) {
-            listener.mark_pending();
+            listener.mark_accept_pending();
         }
     }
 
-    /// Accepts a connection at that gateway, if one waits.
-    pub fn accept(&mut self, now: Time, kind: GatewayKind) -> Accepted {
-        self.listeners.get_mut(&kind).map_or(Accepted::Nothing, |listener| listener.accept(now))
+    /// Accepts a connection at a gateway, if one waits.
+    pub fn accept(&mut self, now: Time, kind: GatewayKind) -> AcceptOutcome {
+        self.listeners.get_mut(&kind).map_or(AcceptOutcome::NonePending, |listener| listener.accept(now))
     }
 
-    /// When there is work to do even without an event.
+    /// When a gateway has to accept, pump or close without an event.
     pub fn deadline(&self) -> Time {
         let accept = self.listeners.values().map(Listener::deadline).min().unwrap_or(Time::NEVER);
-        let pump = if self.pumps.is_empty() { Time::NEVER } else { Time::ZERO };
-        let close = self.closing.deadline();
-        accept.min(pump).min(close).min(self.wakes.values().copied().min().unwrap_or(Time::NEVER))
+        let pump = if self.pump_queue.is_empty() { Time::NEVER } else { Time::ZERO };
+        let close = self.session_closer.deadline();
+        accept.min(pump).min(close).min(self.deadlines.values().copied().min().unwrap_or(Time::NEVER))
     }
 
-    /// How many clients are connected to that gateway.
-    pub fn clients(&self, kind: GatewayKind) -> usize {
-        self.clients.get(&kind).copied().unwrap_or(0)
+    /// The number of clients connected to a gateway, including probes.
+    pub fn client_count(&self, kind: GatewayKind) -> usize {
+        self.client_counts.get(&kind).copied().unwrap_or(0)
     }
 
-    /// How many clients of the HTTP gateway are probes.
-    pub fn probes(&self) -> usize {
+    /// The number of probes among the clients of the HTTP gateway.
+    pub fn probe_count(&self) -> usize {
         self.probes
     }
 
-    /// Counts a client that was accepted.
-    pub fn client_accepted(&mut self, kind: GatewayKind, is_probe: bool) {
-        *self.clients.entry(kind).or_default() += 1;
+    /// Counts an accepted client as connected.
+    pub fn add_client(&mut self, kind: GatewayKind, is_probe: bool) {
+        *self.client_counts.entry(kind).or_default() += 1;
         self.probes += usize::from(is_probe);
     }
 
-    /// Counts the end of a client's connection.
-    pub fn client_closed(&mut self, kind: GatewayKind, is_probe: bool) {
-        if let Some(clients) = self.clients.get_mut(&kind) {
-            *clients -= 1;
+    /// Subtracts a client whose connection was closed.
+    pub fn remove_client(&mut self, kind: GatewayKind, is_probe: bool) {
+        if let Some(client_count) = self.client_counts.get_mut(&kind) {
+            *client_count -= 1;
         }
         self.probes -= usize::from(is_probe);
     }
 
-    /// Schedules a pump of that connection: it may have replies to write or requests to send.
+    /// Schedules a pump of a connection, which may have replies to write or requests to send.
     pub fn schedule_pump(&mut self, token: Token) {
-        self.pumps.push(token);
+        self.pump_queue.push(token);
     }
 
-    /// Schedules the next pump of that connection that is due without an event, or none.
-    pub fn set_wake(&mut self, token: Token, at: Time) {
+    /// Sets when a connection is to be pumped without an event; [`Time::NEVER`] for no such pump.
+    pub fn set_deadline(&mut self, token: Token, at: Time) {
         match at {
-            Time::NEVER => drop(self.wakes.remove(&token)),
-            at => drop(self.wakes.insert(token, at)),
+            Time::NEVER => drop(self.deadlines.remove(&token)),
+            at => drop(self.deadlines.insert(token, at)),
         }
     }
 
-    /// Takes the connections to be pumped now, each once.
-    pub fn take_pumps(&mut self, now: Time) -> Vec<Token> {
-        if self.wakes.values().any(|at| *at <= now) {
-            let due = self.wakes.extract_if(.., |_, at| *at <= now);
-            self.pumps.extend(due.map(|(token, _)| token));
+    /// Takes the connections to be pumped now, each once: the queued ones and those whose deadline has passed.
+    pub fn take_pump_queue(&mut self, now: Time) -> Vec<Token> {
+        if self.deadlines.values().any(|at| *at <= now) {
+            let due = self.deadlines.extract_if(.., |_, at| *at <= now);
+            self.pump_queue.extend(due.map(|(token, _)| token));
         }
-        let mut pumps = std::mem::take(&mut self.pumps);
-        pumps.sort_unstable();
-        pumps.dedup();
-        pumps
+        let mut pump_queue = std::mem::take(&mut self.pump_queue);
+        pump_queue.sort_unstable();
+        pump_queue.dedup();
+        pump_queue
     }
 
-    /// Returns the buffer of [`Gateways::take_pumps`] for reuse. A pump schedules no further pump; the answers to its
-    /// requests do so later.
-    pub fn reuse_pumps(&mut self, mut pumps: Vec<Token>) {
-        pumps.clear();
-        if self.pumps.is_empty() {
-            self.pumps = pumps;
+    /// Gives the buffer of [`Gateways::take_pump_queue`] back for reuse. No pump schedules another pump, so the queue
+    /// is usually empty here.
+    pub fn recycle_pump_queue(&mut self, mut pump_queue: Vec<Token>) {
+        pump_queue.clear();
+        if self.pump_queue.is_empty() {
+            self.pump_queue = pump_queue;
         }
     }
 
-    /// A request that opens a session for that connection.
+    /// Creates a request that opens a session for a connection.
     pub fn request_session(&mut self, token: Token) -> Event {
-        let event = self.session_request(&Op::Open { window: SESSION_WINDOW_MAX, ordered: true });
-        self.opening.insert(self.last_request, token);
+        let event = self.session_op_request(&Op::Open { window: SESSION_WINDOW_MAX, ordered: true });
+        self.sessions_opening.insert(self.last_request_number, token);
         event
     }
 
-    /// A request that closes the session of a connection that has ended.
+    /// Creates a request that closes the session of a closed connection.
     pub fn request_session_close(&mut self, session: SessionId) -> Event {
-        let event = self.session_request(&Op::Close { session });
-        self.closing.asked(self.last_request, session);
+        let event = self.session_op_request(&Op::Close { session });
+        self.session_closer.record_request(self.last_request_number, session);
         event
     }
 
-    /// The sessions whose close was refused and is to be requested again now.
+    /// Takes the sessions whose close was refused and is to be requested again now.
     pub fn session_closes_due(&mut self, now: Time) -> Vec<SessionId> {
-        self.closing.due(now)
+        self.session_closer.take_due(now)
     }
 
-    /// The connection for which the request of that number opens a session. It is forgotten.
-    pub fn take_opening(&mut self, id: u64) -> Option<Token> {
-        self.opening.remove(&id)
+    /// Takes the connection for which the request with number `id` opens a session. `None` if that request closes one.
+    pub fn take_session_opener(&mut self, id: u64) -> Option<Token> {
+        self.sessions_opening.remove(&id)
     }
 
-    /// Handles the reply to the request of that number, which closes a session.
-    pub fn session_close_answered(&mut self, now: Time, id: u64, reply: &Reply) {
-        self.closing.answered(now, id, reply);
+    /// Handles the reply to the request with number `id`, which closes a session.
+    pub fn handle_session_close_reply(&mut self, now: Time, id: u64, reply: &Reply) {
+        self.session_closer.handle_reply(now, id, reply);
     }
 
-    fn session_request(&mut self, op: &Op) -> Event {
-        self.last_request += 1;
+    fn session_op_request(&mut self, op: &Op) -> Event {
+        self.last_request_number += 1;
         let request = Request::Propose { op: op.encode() };
-        Event::Request { from: SESSION_CALLER, id: self.last_request, forward: true, request }
+        Event::Request { from: SESSION_CALLER, id: self.last_request_number, forward: true, request }
     }
 }
 
 impl RedisGateway {
-    /// Records the address of a peer's Redis gateway; empty if it has none.
+    /// Records the address of a peer's Redis gateway, as announced in the peer's hello; empty if the peer has none.
     pub fn set_peer_address(&mut self, peer: NodeId, address: &str, members: &Membership) {
-        if self.addresses.len() >= 2 * MEMBERS_MAX {
-            self.addresses.retain(|id, _| members.members.contains_key(id));
+        if self.announced_addresses.len() >= 2 * MEMBERS_MAX {
+            self.announced_addresses.retain(|id, _| members.members.contains_key(id));
         }
-        self.addresses.insert(peer, address.to_owned());
+        self.announced_addresses.insert(peer, address.to_owned());
     }
 
-    /// The address of a peer's Redis gateway as the peer announced it; empty if it has none.
+    /// The address of a peer's Redis gateway as the peer announced it, empty if the peer has none. `None` if the peer
+    /// has not connected yet.
     pub fn peer_address(&self, peer: NodeId) -> Option<&String> {
-        self.addresses.get(&peer)
+        self.announced_addresses.get(&peer)
     }
 }

@@ -1,15 +1,14 @@
-//! The gateways' sockets: accept Redis and HTTP clients, pass their requests to the node, and pass the node's replies
-//! back.
+//! Redis and HTTP connections: accepts clients, passes their requests to the node, and writes the node's replies.
 
 use super::Net;
+use super::client_slots::ClientPort;
 use super::gateway_kind::GatewayKind;
-use super::listener::Accepted;
-use super::seats::Port;
+use super::listener::AcceptOutcome;
 use crate::api::{Outcome, Reply};
 use crate::gateway::http;
 use crate::gateway::redis::connection::RedisConnection;
 use crate::gateway::redis::local::ClientState;
-use crate::net::conn::{Conn, Phase};
+use crate::net::conn::{Conn, ConnPhase};
 use crate::net::gateway_connection::GatewayConnection;
 use crate::net::role::Role;
 use crate::net::stream;
@@ -23,24 +22,24 @@ use mio::net::TcpStream;
 use std::io::Write;
 use std::net::Shutdown;
 
-/// Maximum clients accepted before the accepted ones are read.
-const ACCEPTS: usize = 64;
+/// Maximum clients accepted at a gateway before the accepted ones are read.
+const ACCEPTS_PER_ROUND_MAX: usize = 64;
 
 impl Net {
-    /// Accepts waiting clients of the gateways.
+    /// Accepts waiting clients at all gateways.
     pub(super) fn accept_at_gateways(&mut self, now: Time) {
         for kind in [GatewayKind::Redis, GatewayKind::Http] {
-            self.accept_at(now, kind);
+            self.accept_at_gateway(now, kind);
         }
     }
 
-    fn accept_at(&mut self, now: Time, kind: GatewayKind) {
-        for _ in 0..ACCEPTS {
+    fn accept_at_gateway(&mut self, now: Time, kind: GatewayKind) {
+        for _ in 0..ACCEPTS_PER_ROUND_MAX {
             match self.gateways.accept(now, kind) {
-                Accepted::Stream(stream) => self.admit(now, kind, stream),
-                Accepted::Aborted => {}
-                Accepted::Nothing => return,
-                Accepted::Failed(error) => {
+                AcceptOutcome::Stream(stream) => self.admit_client(now, kind, stream),
+                AcceptOutcome::Aborted => {}
+                AcceptOutcome::NonePending => return,
+                AcceptOutcome::Failed(error) => {
                     let node = self.membership.me().node.get();
                     log::warn!(node; "cannot accept a client: {error}; retrying soon");
                     return;
@@ -49,73 +48,73 @@ impl Net {
         }
     }
 
-    fn admit(&mut self, now: Time, kind: GatewayKind, socket: TcpStream) {
-        let _if_not_it_is_slower = stream::tune_caller(&socket);
+    fn admit_client(&mut self, now: Time, kind: GatewayKind, socket: TcpStream) {
+        let _best_effort = stream::tune_inbound(&socket);
         let Ok(mut stream) = Stream::accepted(self.options.keys.as_ref(), socket) else { return };
-        // When no seat is free, an HTTP client is still accepted as a probe, to get the health of the node.
-        let probes = !self.has_seat(Port::Gateway(kind));
-        if probes && (kind != GatewayKind::Http || self.gateways.probes() >= self.options.probes_max) {
-            self.counting.turned_away(kind.gateway());
-            let _told_or_not = stream.write(match kind {
+        // If no slot is free, an HTTP client is still accepted as a probe, which may request the node's health.
+        let is_probe = !self.has_free_slot(ClientPort::Gateway(kind));
+        if is_probe && (kind != GatewayKind::Http || self.gateways.probe_count() >= self.options.probes_max) {
+            self.counters.count_rejected(kind.protocol());
+            let _best_effort = stream.write(match kind {
                 GatewayKind::Redis => b"-ERR max number of clients reached\r\n".as_slice(),
-                GatewayKind::Http => http::response::FULL,
+                GatewayKind::Http => http::response::TOO_MANY_CLIENTS,
             });
             return;
         }
-        let Ok(token) = self.insert(now, stream, Role::GatewayClient(0)) else { return };
+        let Ok(token) = self.insert_connection(now, stream, Role::GatewayClient(0)) else { return };
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         conn.become_gateway_client();
         let gateway = match kind {
             GatewayKind::Redis => {
-                let known = self.gateways.redis.options.password.is_none();
+                let is_authenticated = self.gateways.redis.options.password.is_none();
                 GatewayConnection::Redis(Box::new(RedisConnection::new(ClientState {
                     id: token.0 as i64,
-                    known,
+                    is_authenticated,
                     ..ClientState::default()
                 })))
             }
-            GatewayKind::Http => GatewayConnection::Http(Box::new(http::connection::HttpConnection::new(probes))),
+            GatewayKind::Http => GatewayConnection::Http(Box::new(http::connection::HttpConnection::new(is_probe))),
         };
-        put_back(now, &mut conn, gateway, BytesMut::new(), &self.options);
-        self.counting.accepted(kind.gateway());
-        self.gateways.client_accepted(kind, probes);
+        restore_gateway_state(now, &mut conn, gateway, BytesMut::new(), &self.options);
+        self.counters.count_accepted(kind.protocol());
+        self.gateways.add_client(kind, is_probe);
     }
 
-    /// Processes complete requests until the connection has to wait.
+    /// Processes the complete requests of the input until reading is suspended, and then pumps the connection.
     pub(super) fn process_gateway_input(&mut self, now: Time, token: Token) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         let Some(mut gateway) = conn.gateway.take() else { return };
-        let mut out = std::mem::take(conn.lanes.ready());
-        let goes_on = match &mut gateway {
-            GatewayConnection::Redis(talk) => self.process_redis_input(now, token, talk, &mut out),
-            GatewayConnection::Http(talk) => self.process_http_input(now, token, talk, &mut out),
+        let mut out = std::mem::take(conn.output.ready());
+        let stays_open = match &mut gateway {
+            GatewayConnection::Redis(redis) => self.process_redis_input(now, token, redis, &mut out),
+            GatewayConnection::Http(http) => self.process_http_input(now, token, http, &mut out),
         };
-        self.counting.add(GatewayKind::of(&gateway).gateway(), gateway.tally());
+        self.counters.add_tally(GatewayKind::of(&gateway).protocol(), gateway.take_tally());
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         if !out.is_empty() {
             conn.schedule_write();
         }
-        put_back(now, &mut conn, gateway, out, &self.options);
+        restore_gateway_state(now, &mut conn, gateway, out, &self.options);
         self.connections.schedule_sweep(now);
-        if goes_on { self.pump(now, token) } else { self.close(now, token) }
+        if stays_open { self.pump_connection(now, token) } else { self.close(now, token) }
     }
 
-    /// Handles the end of the client's stream. The client may still read, so its requests are answered and the replies
-    /// written.
-    pub(super) fn ended(&mut self, now: Time, token: Token) {
+    /// Handles the end of a connection's input. A gateway client may still read, so its requests are answered and the
+    /// replies written. Any other connection is closed.
+    pub(super) fn handle_end_of_stream(&mut self, now: Time, token: Token) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
-        let has_unwritten = !conn.has_written_all() && conn.phase() != Phase::Draining;
+        let has_unwritten = !conn.has_written_all() && conn.phase() != ConnPhase::Draining;
         match &mut conn.gateway {
-            Some(gateway) if gateway.waiting() > 0 => {
-                gateway.leave();
+            Some(gateway) if gateway.pending_requests() > 0 => {
+                gateway.stop_reading();
                 conn.readable = false;
             }
             Some(gateway) if has_unwritten => {
-                gateway.leave();
+                gateway.stop_reading();
                 conn.readable = false;
                 conn.close_after_output();
-                // It stays open as long as the client reads.
-                conn.wait_for(now, Some(self.options.idle_patience));
+                // The connection stays open as long as the client reads.
+                conn.set_timeout(now, Some(self.options.idle_timeout));
                 conn.schedule_write();
                 self.connections.schedule_sweep(now);
             }
@@ -123,11 +122,11 @@ impl Net {
         }
     }
 
-    /// Closes a connection after all output is written. Where closing at once could lose output that the client has not
-    /// read, the connection first waits for the client to close, up to a timeout.
+    /// Closes a connection after all output is written. If the kernel could drop output that the client has not read,
+    /// the connection is only shut down for writing, and waits for the client to close, up to a timeout.
     pub(super) fn begin_close(&mut self, now: Time, token: Token) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
-        if conn.phase() == Phase::Draining {
+        if conn.phase() == ConnPhase::Draining {
             return;
         }
         let lingers = conn.gateway.as_ref().is_some_and(GatewayConnection::lingers);
@@ -135,71 +134,72 @@ impl Net {
             return self.close(now, token);
         }
         conn.drain();
-        conn.wait_for(now, Some(self.options.linger));
-        // Reading may have been suspended. It resumes now, and the input is discarded.
+        conn.set_timeout(now, Some(self.options.linger_timeout));
+        // Reading may have been suspended. It resumes now, to discard the input.
         conn.schedule_read();
         self.connections.schedule_sweep(now);
     }
 
-    /// Writes due replies and sends due requests on all connections that are scheduled for it.
-    pub fn pump_all(&mut self, now: Time) {
+    /// Pumps all scheduled connections: writes their due replies, and sends their due requests to the node. Also
+    /// retries the refused closes of sessions.
+    pub fn pump_scheduled(&mut self, now: Time) {
         self.gateways.session_closes_due(now).into_iter().for_each(|session| self.close_session(session));
-        let pumps = self.gateways.take_pumps(now);
-        pumps.iter().for_each(|token| self.pump(now, *token));
-        self.gateways.reuse_pumps(pumps);
+        let tokens = self.gateways.take_pump_queue(now);
+        tokens.iter().for_each(|token| self.pump_connection(now, *token));
+        self.gateways.recycle_pump_queue(tokens);
     }
 
-    fn pump(&mut self, now: Time, token: Token) {
+    fn pump_connection(&mut self, now: Time, token: Token) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         let Some(mut gateway) = conn.gateway.take() else { return };
-        let rests = conn.is_held_back(&self.options, conn.pressure());
-        let mut out = std::mem::take(conn.lanes.ready());
-        let before = out.len();
-        let mut wants = Vec::new();
-        gateway.pump(now, &mut out, rests, &mut wants);
-        self.counting.add(GatewayKind::of(&gateway).gateway(), gateway.tally());
-        self.gateways.set_wake(token, gateway.deadline());
-        let leaves = gateway.is_leaving() && gateway.waiting() == 0;
-        let says = out.len() > before;
-        put_back(now, &mut conn, gateway, out, &self.options);
+        let output_full = conn.has_output_backlog(&self.options, conn.pressure());
+        let mut out = std::mem::take(conn.output.ready());
+        let length_before = out.len();
+        let mut requests = Vec::new();
+        gateway.pump(now, &mut out, output_full, &mut requests);
+        self.counters.add_tally(GatewayKind::of(&gateway).protocol(), gateway.take_tally());
+        self.gateways.set_deadline(token, gateway.deadline());
+        let is_finished = gateway.is_closing() && gateway.pending_requests() == 0;
+        let has_new_output = out.len() > length_before;
+        restore_gateway_state(now, &mut conn, gateway, out, &self.options);
         conn.count_memory();
-        if leaves {
+        if is_finished {
             conn.close_after_output();
         }
-        if leaves || says {
+        if is_finished || has_new_output {
             conn.schedule_write();
         }
         self.connections.schedule_sweep(now);
         let from = Caller::Client(token.0 as u64);
-        for want in wants {
-            let event = match want {
-                NodeRequest::Answer(id, request) => Event::Request { from, id, forward: true, request },
-                NodeRequest::Session => self.gateways.request_session(token),
+        for request in requests {
+            let event = match request {
+                NodeRequest::Send(id, request) => Event::Request { from, id, forward: true, request },
+                NodeRequest::OpenSession => self.gateways.request_session(token),
             };
             self.events.push(event);
         }
     }
 
-    /// Closes the session of a connection that has ended.
+    /// Requests the close of a session whose connection was closed.
     pub(super) fn close_session(&mut self, session: SessionId) {
         let event = self.gateways.request_session_close(session);
         self.events.push(event);
     }
 
     /// Handles the reply to a request that opened or closed a session.
-    pub(super) fn session_answered(&mut self, now: Time, id: u64, reply: Reply) {
-        let Some(token) = self.gateways.take_opening(id) else {
-            return self.gateways.session_close_answered(now, id, &reply);
+    pub(super) fn handle_session_reply(&mut self, now: Time, id: u64, reply: Reply) {
+        let Some(token) = self.gateways.take_session_opener(id) else {
+            return self.gateways.handle_session_close_reply(now, id, &reply);
         };
-        let opened = match reply {
+        let session_result = match reply {
             Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
             Reply::Refused(refusal) => Err(Some(refusal)),
-            // If the session was opened all the same, it expires by itself.
+            // The outcome is unknown: the session may have been opened. Then it expires unused.
             _ => Err(None),
         };
-        match (self.connections.gateway_mut(token), opened) {
-            (Some(gateway), opened) => {
-                gateway.opened(now, opened);
+        match (self.connections.gateway_mut(token), session_result) {
+            (Some(gateway), session_result) => {
+                gateway.handle_session_opened(now, session_result);
                 self.gateways.schedule_pump(token);
             }
             (None, Ok(session)) => self.close_session(session),
@@ -207,9 +207,9 @@ impl Net {
         }
     }
 
-    /// Passes a reply to the gateway connection that sent the request. Returns the reply if it is not a gateway
-    /// connection.
-    pub(super) fn answer_gateway(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
+    /// Passes a reply to the gateway connection that sent the request. Returns the reply if the connection is not one
+    /// of a gateway, or is closed.
+    pub(super) fn reply_to_gateway(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
         let gateway = self.connections.gateway_mut(token);
         let Some(gateway) = gateway else { return Some(reply) };
         gateway.handle_reply(id, reply);
@@ -218,21 +218,29 @@ impl Net {
     }
 }
 
-fn put_back(now: Time, conn: &mut Conn, gateway: GatewayConnection, out: BytesMut, options: &crate::net::Options) {
-    conn.unanswered = gateway.waiting();
-    let unread = conn.input().len();
-    let patience = match conn.unprocessed {
-        false => gateway.patience(unread, options),
+/// Puts the protocol state and the output, which were taken for processing, back into the connection, and sets the
+/// timeout for the client's next input.
+fn restore_gateway_state(
+    now: Time,
+    conn: &mut Conn,
+    gateway: GatewayConnection,
+    out: BytesMut,
+    options: &crate::net::Options,
+) {
+    conn.unanswered_requests = gateway.pending_requests();
+    let buffered = conn.input().len();
+    let timeout = match conn.has_unprocessed_input {
+        false => gateway.input_timeout(buffered, options),
         // The client has to read its output before more input is processed.
-        true if !out.is_empty() => Some(options.idle_patience),
+        true if !out.is_empty() => Some(options.idle_timeout),
         // The client waits for this node, so no timeout runs.
         true => None,
     };
-    if conn.phase() != Phase::Draining {
-        conn.wait_for(now, patience);
+    if conn.phase() != ConnPhase::Draining {
+        conn.set_timeout(now, timeout);
     }
     conn.gateway = Some(gateway);
-    *conn.lanes.ready() = out;
+    *conn.output.ready() = out;
 }
 
 #[cfg(test)]

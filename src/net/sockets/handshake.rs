@@ -1,10 +1,10 @@
-//! Handshakes of inbound and outbound connections.
+//! Handshakes: the hello of inbound connections, and the dial and welcome of outbound ones.
 
 use super::Net;
-use super::seats::Port;
+use super::client_slots::ClientPort;
 use crate::admission::HelloContext;
-use crate::net::counting::Gateway;
-use crate::net::failure::Failure;
+use crate::net::failure::ConnectionFailure;
+use crate::net::protocol_counters::ClientProtocol;
 use crate::net::role::Role;
 use crate::net::stream;
 use crate::node::event::Event;
@@ -12,114 +12,122 @@ use crate::secure::Stream;
 use crate::types::{DiskId, NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::hello::{CallerKind, Hello, Welcome};
-use crate::wire::reason::Reason;
+use crate::wire::reason::HelloRejection;
 use mio::Token;
 use mio::net::TcpStream;
 use std::io;
 use std::net::SocketAddr;
 
 impl Net {
-    /// Handles the hello of an inbound connection: accepts or rejects the caller.
+    /// Handles the hello of an inbound connection: accepts the peer or client with a welcome, or rejects it with a
+    /// reason.
     pub(super) fn handle_hello(&mut self, now: Time, token: Token, hello: &Hello) {
-        let proven = self.connections.get_mut(token).is_some_and(|conn| conn.stream.is_proven());
+        let has_certificate = self.connections.get_mut(token).is_some_and(|conn| conn.stream.has_trusted_certificate());
         let context = HelloContext {
-            unproven: self.options.keys.is_some() && !proven,
-            stopping: self.stopping,
-            full: !self.has_seat(if hello.caller == CallerKind::Operator { Port::Operators } else { Port::Native }),
+            identity_unproven: self.options.keys.is_some() && !has_certificate,
+            node_is_stopping: self.stopping,
+            client_limit_reached: !self.has_free_slot(if hello.caller == CallerKind::Operator {
+                ClientPort::Operators
+            } else {
+                ClientPort::Native
+            }),
         };
         let verdict = self.membership.check_hello(now, hello, context);
-        if let (Some(log), CallerKind::Peer { node: peer, .. }) = (self.membership.other_log(hello), hello.caller) {
-            self.events.push(Event::OtherLog { peer, log });
+        if let (Some(log), CallerKind::Peer { node: peer, .. }) = (self.membership.differing_log(hello), hello.caller) {
+            self.events.push(Event::PeerLogDiffers { peer, log });
         }
         if let (Err(reason), CallerKind::Peer { node, .. }) = (verdict, hello.caller) {
             self.peers.log_rejected_peer(now, self.connections.get(token), node, reason);
         }
-        if let (Err(Reason::Full), CallerKind::Client | CallerKind::Operator) = (verdict, hello.caller) {
-            self.counting.turned_away(Gateway::Native);
+        if let (Err(HelloRejection::TooManyConnections), CallerKind::Client | CallerKind::Operator) =
+            (verdict, hello.caller)
+        {
+            self.counters.count_rejected(ClientProtocol::Native);
         }
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         conn.schedule_write();
         let version = match verdict {
             Ok(version) => version,
             Err(reason) => {
-                reason.put(conn.lanes.ready());
+                reason.put(conn.output.ready());
                 conn.close_after_output();
                 return;
             }
         };
-        self.membership.welcome(version).put(conn.lanes.ready());
+        self.membership.build_welcome(version).put(conn.output.ready());
         match hello.caller {
             CallerKind::Client | CallerKind::Operator => {
                 conn.become_client(hello.caller == CallerKind::Operator);
-                self.counting.accepted(Gateway::Native);
+                self.counters.count_accepted(ClientProtocol::Native);
             }
             CallerKind::Peer { node: peer, disk, run, .. } => {
                 conn.become_inbound_peer(peer);
-                let _if_not_it_takes_longer = stream::tune_inbound_peer(conn.stream.socket());
-                if let Some(before) = self.peers.set_inbound(peer, token) {
+                let _best_effort = stream::tune_inbound_peer(conn.stream.socket());
+                if let Some(replaced) = self.peers.set_inbound(peer, token) {
                     // The peer reconnected before this node noticed the end of its old connection.
-                    self.close(now, before);
+                    self.close(now, replaced);
                 }
                 // Replies that the peer sent on its old connection may have been lost.
                 self.events.push(Event::AnswersLost(peer));
-                let (met, is_guest) = self.membership.admit(now, hello, peer, (disk, run));
-                self.gateways.redis.set_peer_address(peer, &hello.redis, self.membership.members());
-                self.learn_disk(peer, met);
-                if is_guest {
+                let (learned_disk, dials_changed) = self.membership.admit(now, hello, peer, (disk, run));
+                self.gateways.redis.set_peer_address(peer, &hello.redis_address, self.membership.members());
+                self.report_disk(peer, learned_disk);
+                if dials_changed {
                     self.update_links(now);
                 }
-                self.peers.hurry(now, peer);
+                self.peers.dial_now(now, peer);
             }
         }
     }
 
-    /// Sets the leader that the node follows; itself if it leads. A node that follows a leader knows the current
-    /// members, or will in a moment. A node without a leader may be dialed by a leader that it does not know.
+    /// Sets the leader that this node follows; the node itself if it leads. A node that follows a leader knows the
+    /// current members, or will soon, and rejects peers that are not members. A node without a leader accepts them too:
+    /// one of them may be a leader that it does not know.
     pub fn set_leader(&mut self, leader: Option<NodeId>) {
         self.membership.set_leader(leader);
     }
 
-    /// Reports to the node the disk id of a peer. From then on the peer's messages count.
-    fn learn_disk(&mut self, peer: NodeId, disk: Option<DiskId>) {
+    /// Reports the disk id of a peer to the node. From then on the peer's messages count.
+    fn report_disk(&mut self, peer: NodeId, disk: Option<DiskId>) {
         self.events.extend(disk.map(|disk| Event::DiskLearned { peer, disk }));
     }
 
-    /// Dials a peer, or begins to resolve its address.
+    /// Dials a peer whose address is an IP address, or starts to resolve its host name.
     pub(super) fn dial(&mut self, now: Time, peer: NodeId) {
-        if let Some(found) = self.peers.resolve(peer) {
-            self.resolved(now, peer, found);
+        if let Some(addresses) = self.peers.resolve(peer) {
+            self.dial_resolved(now, peer, addresses);
         }
     }
 
-    /// Dials a peer at one of the addresses found, or logs why there is none.
-    pub(super) fn resolved(&mut self, now: Time, peer: NodeId, found: io::Result<Vec<SocketAddr>>) {
+    /// Dials a peer at one of its resolved addresses, or logs why its host name could not be resolved.
+    pub(super) fn dial_resolved(&mut self, now: Time, peer: NodeId, addresses: io::Result<Vec<SocketAddr>>) {
         let Some(link) = self.peers.get(peer) else { return };
         let name = link.address().to_owned();
-        let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        let found = match found.and_then(|found| link.pick(&found).ok_or_else(nowhere)) {
-            Ok(found) => found,
+        let no_address = || io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+        let address = match addresses.and_then(|addresses| link.select_address(&addresses).ok_or_else(no_address)) {
+            Ok(address) => address,
             Err(error) => {
-                return self.peers.dial_failed(now, peer, Failure::of_name(&error));
+                return self.peers.record_dial_failure(now, peer, ConnectionFailure::of_name_lookup(&error));
             }
         };
-        let dialed = TcpStream::connect(found).and_then(|socket| {
-            let _if_not_it_is_slower = stream::tune_peer(&socket, &self.options);
+        let dialed = TcpStream::connect(address).and_then(|socket| {
+            let _best_effort = stream::tune_outbound_peer(&socket, &self.options);
             let stream = Stream::dialed(self.options.keys.as_ref(), socket, &name)?;
-            self.insert(now, stream, Role::Connecting(peer))
+            self.insert_connection(now, stream, Role::Connecting(peer))
         });
         match dialed {
             Ok(token) => {
-                self.peers.dialed(peer, token);
-                let hello = self.membership.hello(peer).with_redis(self.redis_address());
+                self.peers.record_dialed(peer, token);
+                let hello = self.membership.build_hello_to(peer).with_redis_address(self.redis_address());
                 let Some(mut conn) = self.connections.get_mut(token) else { return };
-                hello.put(conn.lanes.ready());
+                hello.put(conn.output.ready());
                 conn.schedule_write();
             }
-            Err(error) => self.peers.dial_failed(now, peer, Failure::of_socket(&error)),
+            Err(error) => self.peers.record_dial_failure(now, peer, ConnectionFailure::of_socket(&error)),
         }
     }
 
-    /// Handles the welcome of a peer that this node dialed.
+    /// Handles the welcome of a peer that this node dialed: the link is up, unless another node answered.
     pub(super) fn handle_welcome(
         &mut self,
         now: Time,
@@ -127,12 +135,12 @@ impl Net {
         peer: NodeId,
         welcome: &Welcome,
     ) -> Result<(), WireError> {
-        let met = self.membership.welcomed(now, peer, welcome)?;
-        self.learn_disk(peer, met);
+        let learned_disk = self.membership.check_welcome(now, peer, welcome)?;
+        self.report_disk(peer, learned_disk);
         if let Some(mut conn) = self.connections.get_mut(token) {
             conn.role = Role::OutboundPeer(peer);
         }
-        self.peers.accepted(peer, token);
+        self.peers.record_accepted(peer, token);
         Ok(())
     }
 }

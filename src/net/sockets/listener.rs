@@ -1,4 +1,4 @@
-//! A listening socket of the event loop.
+//! A listening socket in the poll, which pauses when the system has no resources to accept connections.
 
 use crate::types::Time;
 use mio::net::{TcpListener, TcpStream};
@@ -7,74 +7,76 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long a listener pauses when `accept` fails, as when the process has no more file descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long a listener pauses after `accept` has failed, as when the process has no free file descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listening socket. The system reports waiting connections once (edge-triggered), so the listener remembers that.
+/// A listening socket. The poll reports waiting connections only once (edge-triggered), so the listener remembers the
+/// report until no connection waits.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
-    /// Whether connections may be waiting to be accepted, and from when on they are accepted.
-    is_pending: bool,
-    accept_at: Time,
+    /// Whether connections may be waiting to be accepted.
+    has_waiting: bool,
+    /// When the listener accepts connections again. The time is in the past unless the listener pauses.
+    resume_at: Time,
 }
 
 /// The result of one attempt to accept a connection.
 #[derive(Debug)]
-pub enum Accepted {
-    /// A connection.
+pub enum AcceptOutcome {
+    /// A connection was accepted.
     Stream(TcpStream),
-    /// The other side has ended a waiting connection, or a signal interrupted the call. More connections may wait.
+    /// The other side has closed a waiting connection, or a signal interrupted the call. More connections may wait.
     Aborted,
     /// No connection waits, or the listener pauses.
-    Nothing,
-    /// The system has no resources for a connection. The listener pauses.
+    NonePending,
+    /// The system cannot accept connections, as without a free file descriptor. The listener pauses.
     Failed(io::Error),
 }
 
 impl Listener {
-    /// Registers a socket that listens already.
+    /// Registers a listening socket with the poll.
     pub fn register(registry: &Registry, token: Token, mut socket: TcpListener) -> io::Result<Listener> {
         registry.register(&mut socket, token, Interest::READABLE)?;
-        Ok(Listener { socket, is_pending: false, accept_at: Time::ZERO })
+        Ok(Listener { socket, has_waiting: false, resume_at: Time::ZERO })
     }
 
-    /// Stops listening.
+    /// Closes the socket. Connections that wait to be accepted are reset.
     pub fn close(mut self, registry: &Registry) {
-        let _either_way_it_is_dropped = registry.deregister(&mut self.socket);
+        let _best_effort = registry.deregister(&mut self.socket);
     }
 
-    /// The address that it listens on.
+    /// The address that the socket listens on.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Marks that connections wait to be accepted.
-    pub fn mark_pending(&mut self) {
-        self.is_pending = true;
+    /// Records that the poll reported connections to be accepted.
+    pub fn mark_accept_pending(&mut self) {
+        self.has_waiting = true;
     }
 
-    /// When connections are to be accepted.
+    /// When connections are to be accepted; never if none waits.
     pub fn deadline(&self) -> Time {
-        if self.is_pending { self.accept_at } else { Time::NEVER }
+        if self.has_waiting { self.resume_at } else { Time::NEVER }
     }
 
-    /// Accepts a connection, if one waits.
-    pub fn accept(&mut self, now: Time) -> Accepted {
+    /// Accepts a connection, if one waits and the listener does not pause.
+    pub fn accept(&mut self, now: Time) -> AcceptOutcome {
         if self.deadline() > now {
-            return Accepted::Nothing;
+            return AcceptOutcome::NonePending;
         }
         match self.socket.accept() {
-            Ok((stream, _)) => Accepted::Stream(stream),
+            Ok((stream, _)) => AcceptOutcome::Stream(stream),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => {
-                    self.is_pending = false;
-                    Accepted::Nothing
+                    self.has_waiting = false;
+                    AcceptOutcome::NonePending
                 }
-                io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => Accepted::Aborted,
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => AcceptOutcome::Aborted,
                 _ => {
-                    self.accept_at = now + PAUSE;
-                    Accepted::Failed(error)
+                    self.resume_at = now + ACCEPT_PAUSE;
+                    AcceptOutcome::Failed(error)
                 }
             },
         }

@@ -1,174 +1,185 @@
-//! A node's identity, and its record of the other nodes: who is admitted, at which address, and with which disk.
+//! A node's identity, and its view of its peers: which are admitted, at which address, and with which disk.
 
 use crate::admission::{Admission, HelloContext, Identity, WelcomeError};
 use crate::codec::Malformed;
-use crate::net::disks::Disks;
-use crate::net::listening::Listening;
+use crate::net::listen_address::ListenAddressCheck;
+use crate::net::peer_warnings::PeerWarnings;
 use crate::types::{DiskId, LogId, Membership, NodeId, Position, Run, Time};
 use crate::wire::hello::{CallerKind, Hello, Welcome};
-use crate::wire::reason::Reason;
+use crate::wire::reason::HelloRejection;
 use std::collections::BTreeMap;
 
-/// The membership as the sockets of one node see it.
+/// The membership as the network layer of one node uses it: to admit peers, to dial them, and to warn about them.
 #[derive(Debug)]
 pub struct MembershipView {
     me: Identity,
-    /// Decides which peers are admitted.
+    /// Decides which peers are admitted, and knows the members.
     admission: Admission,
     /// Configured addresses of members, used in addition to those in the membership.
     configured_addresses: BTreeMap<NodeId, String>,
-    disks: Disks,
-    listening: Listening,
+    peer_warnings: PeerWarnings,
+    address_check: ListenAddressCheck,
 }
 
 impl MembershipView {
-    /// A node without known members, which runs the state machine of that name.
-    pub fn new(me: Identity, machine: &'static str, configured_addresses: BTreeMap<NodeId, String>) -> MembershipView {
+    /// Creates the view of a node that knows no members yet. `machine` is the name of its state machine.
+    pub fn new(
+        me: Identity,
+        machine_kind: &'static str,
+        configured_addresses: BTreeMap<NodeId, String>,
+    ) -> MembershipView {
         MembershipView {
             me,
-            admission: Admission::new(me).of_machine(machine),
+            admission: Admission::new(me).with_machine(machine_kind),
             configured_addresses,
-            disks: Disks::default(),
-            listening: Listening::default(),
+            peer_warnings: PeerWarnings::default(),
+            address_check: ListenAddressCheck::default(),
         }
     }
 
-    /// The node's identity.
+    /// The identity of this node.
     pub fn me(&self) -> Identity {
         self.me
     }
 
-    /// The members; without a configuration, the configured addresses.
+    /// The current members; before the node has a configuration, those with configured addresses.
     pub fn members(&self) -> &Membership {
         self.admission.members()
     }
 
-    /// Sets the members. Returns the peers that were added again: each must send its disk id again before any further
-    /// message from it counts.
-    pub fn set_members(&mut self, now: Time, membership: &Membership, configured: Position) -> Vec<NodeId> {
+    /// Sets the members, by the configuration at position `config_position`. Returns the peers that were added, or
+    /// added again: each must send its disk id again before any further message of the peer counts.
+    pub fn set_members(&mut self, now: Time, membership: &Membership, config_position: Position) -> Vec<NodeId> {
         let founding = || Membership::founding(self.configured_addresses.clone());
-        let before = self.admission.members().clone();
-        let added = self.admission.set_members(now, membership, configured, founding);
-        self.disks.forget_but(|id| before.stays(id, self.admission.members()));
+        let old_members = self.admission.members().clone();
+        let added = self.admission.set_members(now, membership, config_position, founding);
+        self.peer_warnings.retain_peers(|id| old_members.keeps_member(id, self.admission.members()));
         added
     }
 
-    /// The listen address is a default. If the members expect this node elsewhere, a warning is logged.
-    pub fn set_inferred_address(&mut self, listens: String) {
-        self.listening = Listening::unasked(listens);
+    /// Sets the default listen address, for a node whose listen address was not configured.
+    pub fn set_inferred_address(&mut self, default_address: String) {
+        self.address_check = ListenAddressCheck::of_default_address(default_address);
     }
 
-    /// Warns if the members expect this node at another address than its default; once for each address.
+    /// Warns if the membership lists this node at another address than its default; once for each address.
     pub fn warn_of_address(&mut self, membership: &Membership) {
-        if let Some(advice) = self.listening.advice(self.me.node, membership) {
+        if let Some(advice) = self.address_check.check(self.me.node, membership) {
             log::warn!(node = self.me.node.get(); "{advice}");
         }
     }
 
-    /// The leader that this node follows; itself if it leads.
+    /// The leader that this node follows; the node itself if it leads.
     pub fn leader(&self) -> Option<NodeId> {
         self.admission.leader()
     }
 
-    /// Sets the leader that this node follows; itself if it leads.
+    /// Sets the leader that this node follows; the node itself if it leads.
     pub fn set_leader(&mut self, leader: Option<NodeId>) {
         self.admission.set_leader(leader);
     }
 
-    /// The address by which the members know this node.
+    /// This node's address as `HOST:PORT`: the configured one, or else that in the membership.
     pub fn own_address(&self) -> Option<&str> {
         let configured = self.configured_addresses.get(&self.me.node).map(String::as_str);
         configured.or_else(|| self.members().address(self.me.node))
     }
 
-    /// The addresses of all peers to dial: members, recent former members and configured addresses.
+    /// The addresses of all peers to dial: members, recent former members, and connected peers outside the
+    /// configuration. A configured address of a peer comes before that in the membership.
     pub fn addresses_to_dial(&self) -> BTreeMap<NodeId, Vec<String>> {
-        let mut wanted: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
+        let mut addresses_by_peer: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
         for (id, member) in self.admission.peers_to_dial() {
             let addresses = self.configured_addresses.get(id).into_iter().chain([&member.address]);
-            let all = wanted.entry(*id).or_default();
+            let known_addresses = addresses_by_peer.entry(*id).or_default();
             for address in addresses.filter(|address| !address.is_empty()) {
-                if !all.contains(address) {
-                    all.push(address.clone());
+                if !known_addresses.contains(address) {
+                    known_addresses.push(address.clone());
                 }
             }
         }
-        wanted
+        addresses_by_peer
     }
 
-    /// Why messages of a peer that dials this node are not accepted, in words.
-    pub fn why_unheard(&self, now: Time, peer: NodeId) -> Option<&str> {
-        self.disks.why_unheard(now, peer)
+    /// The reason why a peer that dials this node is rejected, as part of a sentence; `None` if the peer is not
+    /// rejected.
+    pub fn rejection_reason(&self, now: Time, peer: NodeId) -> Option<&str> {
+        self.peer_warnings.rejection_reason(now, peer)
     }
 
-    /// The hello to a peer that this node dials.
-    pub fn hello(&self, peer: NodeId) -> Hello {
-        self.admission.hello(peer, self.own_address().unwrap_or_default())
+    /// The hello that this node sends to a peer it dials.
+    pub fn build_hello_to(&self, peer: NodeId) -> Hello {
+        self.admission.build_hello(peer, self.own_address().unwrap_or_default())
     }
 
-    /// Decides whether a caller is accepted, and with which protocol version. Warns of a peer with another log or disk,
-    /// and of a second process with the identity of a peer.
-    pub fn check_hello(&mut self, now: Time, hello: &Hello, context: HelloContext) -> Result<u16, Reason> {
+    /// Decides whether the peer or client that sent a hello is accepted, and with which protocol version. Warns of a
+    /// peer with an unexpected log id or disk id, and of a second process with the identity of a connected peer.
+    pub fn check_hello(&mut self, now: Time, hello: &Hello, context: HelloContext) -> Result<u16, HelloRejection> {
         let verdict = self.admission.check_hello(hello, context);
         let CallerKind::Peer { node: peer, disk, .. } = hello.caller else { return verdict };
-        if let (Some(theirs), Some(ours)) = (self.other_log(hello), self.members().agreed_log()) {
-            self.disks.warn_of_log(now, self.me.node, peer, (ours, theirs));
+        if let (Some(peer_log), Some(own_log)) = (self.differing_log(hello), self.members().agreed_log_id()) {
+            self.peer_warnings.warn_of_log(now, self.me.node, peer, (own_log, peer_log));
         }
         match verdict {
-            Err(Reason::Disk) => self.warn_of_disk(now, peer, disk),
-            Err(Reason::Twin) => self.disks.warn_of_twin(now, self.me.node, peer),
+            Err(HelloRejection::UnknownDisk) => self.warn_of_disk(now, peer, disk),
+            Err(HelloRejection::CopiedDisk) => self.peer_warnings.warn_of_duplicate(now, self.me.node, peer),
             _ => {}
         }
         verdict
     }
 
-    /// The log id of a caller, if this node has another log or none.
-    pub fn other_log(&self, hello: &Hello) -> Option<LogId> {
-        self.admission.other_log(hello)
+    /// The log id in the hello of a peer, if this node holds another log or none.
+    pub fn differing_log(&self, hello: &Hello) -> Option<LogId> {
+        self.admission.differing_log(hello)
     }
 
-    /// The answer to an accepted caller.
-    pub fn welcome(&self, version: u16) -> Welcome {
-        self.admission.welcome(version)
+    /// The welcome with which this node answers an accepted hello.
+    pub fn build_welcome(&self, version: u16) -> Welcome {
+        self.admission.build_welcome(version)
     }
 
-    /// Records that a peer was accepted, with its disk and run. Returns its disk id if that is news, and whether the
-    /// peers to dial have changed.
+    /// Records that a peer was accepted, with its disk and run. Returns the disk id if the peer's messages count from
+    /// now on, and whether the peers to dial have changed.
     pub fn admit(&mut self, now: Time, hello: &Hello, peer: NodeId, run: (DiskId, Run)) -> (Option<DiskId>, bool) {
-        self.disks.met_run(now, self.me.node, peer, run);
+        self.peer_warnings.record_run(now, self.me.node, peer, run);
         self.admission.admit(hello)
     }
 
-    /// Checks the welcome of a peer that this node dialed. Returns the peer's disk id if that is news.
-    pub fn welcomed(&mut self, now: Time, peer: NodeId, welcome: &Welcome) -> Result<Option<DiskId>, Malformed> {
-        self.admission.welcomed(peer, welcome).map_err(|error| match error {
-            WelcomeError::Stranger => Malformed("another node than the one dialed"),
-            WelcomeError::Disk => {
+    /// Checks the welcome of a peer that this node dialed. Returns the disk id if the peer's messages count from now
+    /// on.
+    ///
+    /// # Errors
+    ///
+    /// Another node answered, or the peer has another disk or log than before.
+    pub fn check_welcome(&mut self, now: Time, peer: NodeId, welcome: &Welcome) -> Result<Option<DiskId>, Malformed> {
+        self.admission.handle_welcome(peer, welcome).map_err(|error| match error {
+            WelcomeError::WrongNode => Malformed("another node than the one dialed"),
+            WelcomeError::DiskChanged => {
                 self.warn_of_disk(now, peer, welcome.disk);
                 Malformed("a node with another disk than before")
             }
-            WelcomeError::Log => Malformed("a node with another log"),
+            WelcomeError::LogDiffers => Malformed("a node with another log"),
         })
     }
 
     /// Records that the inbound connection of a peer is closed. Returns whether the peers to dial have changed.
-    pub fn gone(&mut self, peer: NodeId) -> bool {
-        self.admission.gone(peer)
+    pub fn record_disconnected(&mut self, peer: NodeId) -> bool {
+        self.admission.handle_disconnect(peer)
     }
 
-    /// Forgets former members that had time to learn of their removal, and returns them.
+    /// Removes and returns the former members that have had time to learn of their removal.
     pub fn forget_former_members(&mut self, now: Time) -> Vec<NodeId> {
         self.admission.forget_former_members(now)
     }
 
-    /// Whether there are former members that have not been forgotten.
+    /// Whether this node still keeps links to former members.
     pub fn has_former_members(&self) -> bool {
         self.admission.has_former_members()
     }
 
     fn warn_of_disk(&mut self, now: Time, peer: NodeId, disk: DiskId) {
         if let Some(known) = self.admission.known_disk(peer) {
-            self.disks.warn(now, self.me.node, peer, known, disk);
+            self.peer_warnings.warn_of_disk(now, self.me.node, peer, known, disk);
         }
     }
 }

@@ -1,85 +1,87 @@
-//! Bounds the memory of all clients together: unread replies, requests waiting for answers, and incomplete requests.
+//! Bounds the memory of all clients together: unread replies, queued requests, and incomplete requests.
 //!
-//! Each connection has bounds of its own, but there may be ten thousand, so the bytes that all of them hold are
-//! counted. Above half of the bound, a connection with unread replies is not read from, and none of its requests are
-//! sent, until the client reads. An answer to a read for such a connection is dropped, and the read is refused as busy;
-//! a gateway retries it until its patience runs out. Above the bound, connections that hold much and accept almost no
-//! bytes are closed, those that hold most first. A client that reads is served throughout.
+//! Each connection has bounds of its own, but there may be ten thousand connections, so their bytes are counted
+//! together. Above half of the bound, a connection with unread replies is not read from, and none of its requests are
+//! sent to the node, until the client reads. An answer to a read for such a connection is dropped, and the read is
+//! refused as busy; a gateway retries the read until its time limit. Above the bound, connections that hold much and
+//! accept almost no bytes are closed, beginning with those that hold most. A client that reads its replies is served
+//! throughout.
 
 use crate::net::conn::Conn;
-use crate::net::pressure::Pressure;
+use crate::net::pressure::MemoryPressure;
 use crate::net::role::Role;
 
-/// Counts the bytes that all clients hold.
+/// The memory of all clients together, its bound, and the resulting pressure.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory {
-    held: usize,
-    max: usize,
-    pressure: Pressure,
+pub struct ClientMemory {
+    held_bytes: usize,
+    max_bytes: usize,
+    pressure: MemoryPressure,
 }
 
-impl Memory {
-    /// No bytes are held, and at most `max` may be.
-    pub fn new(max: usize) -> Memory {
-        Memory { held: 0, max, pressure: Pressure::None }
+impl ClientMemory {
+    /// Creates a count of 0 bytes with the bound `max_bytes`.
+    pub fn new(max_bytes: usize) -> ClientMemory {
+        ClientMemory { held_bytes: 0, max_bytes, pressure: MemoryPressure::None }
     }
 
-    /// Changes the bound.
+    /// Changes the bound, and raises the pressure if necessary.
     #[cfg(test)]
-    pub fn set_max(&mut self, max: usize) {
-        self.max = max;
-        self.pressure = self.pressure.max(self.level(self.held));
+    pub fn set_max_bytes(&mut self, max_bytes: usize) {
+        self.max_bytes = max_bytes;
+        self.pressure = self.pressure.max(self.pressure_at(self.held_bytes));
     }
 
-    /// How much of the bound is used. It falls only in `lower_pressure`, whose caller resumes the waiting
-    /// connections.
-    pub fn pressure(&self) -> Pressure {
+    /// The level of memory use. It rises at once, and falls only in [`ClientMemory::lower_pressure`], whose caller
+    /// resumes the waiting connections.
+    pub fn pressure(&self) -> MemoryPressure {
         self.pressure
     }
 
-    /// How many bytes are held.
-    pub fn held(&self) -> usize {
-        self.held
+    /// The bytes of all clients together, as last counted.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
-    /// Updates the count of what a connection holds.
-    pub fn count(&mut self, conn: &mut Conn) {
+    /// Adds the change of a client's memory since its last count. Peers are ignored.
+    pub fn update(&mut self, conn: &mut Conn) {
         if matches!(conn.role, Role::Client(_) | Role::GatewayClient(_)) {
-            let held = conn.memory_use();
-            self.held = self.held + held - std::mem::replace(&mut conn.held, held);
-            self.pressure = self.pressure.max(self.level(self.held));
+            let held_bytes = conn.memory_use();
+            self.held_bytes = self.held_bytes + held_bytes - std::mem::replace(&mut conn.held_bytes, held_bytes);
+            self.pressure = self.pressure.max(self.pressure_at(self.held_bytes));
         }
     }
 
     /// Subtracts the bytes of a connection that was closed.
-    pub fn forget(&mut self, held: usize) {
-        self.held -= held;
+    pub fn subtract(&mut self, held_bytes: usize) {
+        self.held_bytes -= held_bytes;
     }
 
-    /// How many bytes may be held.
-    pub fn max(&self) -> usize {
-        self.max
+    /// The bound in bytes.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
     }
 
-    /// Whether small answers still fit, although more is held than may be.
-    pub fn has_spare(&self) -> bool {
-        self.held <= self.max + self.max / 4
+    /// Whether at most 1.25 times the bound is held, so that small answers are still sent.
+    pub fn fits_small_answers(&self) -> bool {
+        self.held_bytes <= self.max_bytes + self.max_bytes / 4
     }
 
-    /// Lowers the pressure if fewer bytes are held. Returns the new pressure, if it is lower.
-    pub fn lower_pressure(&mut self) -> Option<Pressure> {
-        // The threshold is a little lower than that for rising, so that one connection does not make it oscillate.
-        let pressure = self.level(self.held + self.max / 16);
+    /// Lowers the pressure if fewer bytes are held now. Returns the new pressure; `None` if it is not lower.
+    pub fn lower_pressure(&mut self) -> Option<MemoryPressure> {
+        // The threshold for falling is a little lower than that for rising, so that a single connection does not make
+        // the pressure oscillate.
+        let pressure = self.pressure_at(self.held_bytes + self.max_bytes / 16);
         let is_lower = pressure < self.pressure;
         self.pressure = self.pressure.min(pressure);
         is_lower.then_some(pressure)
     }
 
-    fn level(&self, held: usize) -> Pressure {
-        match held {
-            held if held > self.max => Pressure::Over,
-            held if held > self.max / 2 => Pressure::High,
-            _ => Pressure::None,
+    fn pressure_at(&self, held_bytes: usize) -> MemoryPressure {
+        match held_bytes {
+            held_bytes if held_bytes > self.max_bytes => MemoryPressure::Over,
+            held_bytes if held_bytes > self.max_bytes / 2 => MemoryPressure::High,
+            _ => MemoryPressure::None,
         }
     }
 }

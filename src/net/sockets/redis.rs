@@ -1,14 +1,14 @@
-//! The Redis gateway's sockets: input becomes commands.
+//! Opens the Redis gateway, and reads commands from its connections.
 
 use super::Net;
 use super::gateway_kind::GatewayKind;
 use crate::gateway::redis::connection::RedisConnection;
-use crate::gateway::redis::dispatch::{RequestContext, handle_reply};
+use crate::gateway::redis::dispatch::{RequestContext, handle_command};
 use crate::gateway::redis::gateway::{ClusterView, MemberAddress, Options};
-use crate::net::conn::Phase;
-use crate::net::counting::Gateway;
+use crate::net::conn::ConnPhase;
+use crate::net::protocol_counters::ClientProtocol;
 use crate::types::{NodeId, Time};
-use crate::wire::resp::Bounds;
+use crate::wire::resp::CommandLimits;
 use bytes::BytesMut;
 use mio::Token;
 use mio::net::TcpListener;
@@ -16,87 +16,95 @@ use std::io;
 use std::net::SocketAddr;
 
 impl Net {
-    /// Opens the Redis gateway. Returns its address.
+    /// Opens the Redis gateway on a listening socket. Returns the address of the socket.
     pub fn open_redis(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
         self.gateways.redis.options = options;
         self.gateways.open(self.poll.registry(), GatewayKind::Redis, listener)
     }
 
-    /// Processes complete commands until the connection has to wait. Returns false if the connection has to be closed
-    /// at once.
+    /// Processes the complete commands of the input until reading is suspended. Returns false if the connection has to
+    /// be closed at once.
     pub(super) fn process_redis_input(
         &mut self,
         now: Time,
         token: Token,
-        talk: &mut RedisConnection,
+        redis: &mut RedisConnection,
         out: &mut BytesMut,
     ) -> bool {
         loop {
             let Some(mut conn) = self.connections.get_mut(token) else { return false };
-            conn.unprocessed = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
-            if conn.unprocessed || talk.pipeline.leaving || conn.phase() != Phase::Open {
+            conn.has_unprocessed_input = redis.pipeline.is_full() || out.len() > self.options.client_output_pause_bytes;
+            if conn.has_unprocessed_input || redis.pipeline.closes_when_empty || conn.phase() != ConnPhase::Open {
                 return true;
             }
-            let bounds = if talk.guest.known { Bounds::KNOWN } else { Bounds::UNKNOWN };
-            match talk.reader.next(conn.input(), bounds) {
+            let limits = if redis.client.is_authenticated {
+                CommandLimits::AUTHENTICATED
+            } else {
+                CommandLimits::UNAUTHENTICATED
+            };
+            match redis.reader.next(conn.input(), limits) {
                 Ok(None) => return true,
-                Ok(Some(words)) => {
-                    if talk.guest.known {
-                        // A complete command arrived, so the timeout starts anew.
-                        conn.wait_for(now, None);
+                Ok(Some(args)) => {
+                    if redis.client.is_authenticated {
+                        // A complete command ends the timeout. The next one starts with the next input.
+                        conn.set_timeout(now, None);
                     }
-                    talk.pipeline.tally.requests += 1;
+                    redis.pipeline.tally.requests += 1;
                     let options = &self.gateways.redis.options;
-                    let setting =
-                        RequestContext { now, options, scene: &|| self.cluster_view(), stopping: self.stopping };
-                    if !handle_reply(talk, &words, out, &setting) {
+                    let context =
+                        RequestContext { now, options, cluster_view: &|| self.cluster_view(), stopping: self.stopping };
+                    if !handle_command(redis, &args, out, &context) {
                         return false;
                     }
                 }
-                Err(wrong) => {
-                    talk.pipeline.tally.requests += 1;
-                    talk.complain(out, &format!("ERR {wrong}"));
-                    (talk.pipeline.leaving, talk.broken) = (true, true);
+                Err(error) => {
+                    redis.pipeline.tally.requests += 1;
+                    redis.push_error(out, &format!("ERR {error}"));
+                    (redis.pipeline.closes_when_empty, redis.input_malformed) = (true, true);
                 }
             }
         }
     }
 
-    /// The address of this node's Redis gateway, if it is open: the advertised one, or else the host by which the
-    /// members know this node with the port of its gateway.
+    /// The address of this node's Redis gateway as `HOST:PORT`; `None` if the gateway is not open. It is the advertised
+    /// address, or else the host of the node's native address with the port of the gateway.
     pub(super) fn redis_address(&self) -> Option<String> {
-        let bound = self.gateways.address(GatewayKind::Redis)?;
-        let advertised = || self.gateways.redis.options.advertised.clone();
-        advertised().or_else(|| {
-            Some(format!("{}:{}", self.place(self.membership.me().node)?.rsplit_once(':')?.0, bound.port()))
+        let listen_address = self.gateways.address(GatewayKind::Redis)?;
+        let advertised_address = || self.gateways.redis.options.advertised_address.clone();
+        advertised_address().or_else(|| {
+            Some(format!(
+                "{}:{}",
+                self.address_of(self.membership.me().node)?.rsplit_once(':')?.0,
+                listen_address.port()
+            ))
         })
     }
 
-    /// What this node knows of itself and its cluster.
+    /// Collects what the Redis commands about the cluster and the server report.
     fn cluster_view(&self) -> ClusterView {
-        let place = |id: NodeId| {
-            let native = self.place(id)?;
+        let member_address = |id: NodeId| {
+            let native_address = self.address_of(id)?;
             let own = (id == self.membership.me().node).then(|| self.redis_address().unwrap_or_default());
             match own.or_else(|| self.gateways.redis.peer_address(id).cloned()) {
-                Some(announced) => MemberAddress::at(id, &announced, native),
-                None => MemberAddress::beside(id, native),
+                Some(announced) => MemberAddress::from_announced(id, &announced, native_address),
+                None => MemberAddress::with_default_port(id, native_address),
             }
         };
-        let mut places: Vec<MemberAddress> =
-            self.membership.members().voters.iter().filter_map(|id| place(*id)).collect();
-        places.sort_by_key(|place| (self.membership.leader() != Some(place.node), place.node));
+        let mut members: Vec<MemberAddress> =
+            self.membership.members().voters.iter().filter_map(|id| member_address(*id)).collect();
+        members.sort_by_key(|member| (self.membership.leader() != Some(member.node), member.node));
         ClusterView {
             node: self.membership.me().node,
             cluster: self.membership.me().cluster,
             leader: self.membership.leader(),
-            places,
-            voters: self.membership.members().voters.len(),
-            follower: self.gateways.redis.options.follower,
+            members,
+            voter_count: self.membership.members().voters.len(),
+            follower_policy: self.gateways.redis.options.follower_policy,
             port: self.gateways.address(GatewayKind::Redis).map_or(0, |address| address.port()),
-            clients: self.connections.clients(),
+            client_count: self.connections.client_count(),
             clients_max: self.options.clients_max,
-            accepted: self.counting.clients(Gateway::Redis),
-            commands: self.counting.requests(Gateway::Redis),
+            accepted_clients: self.counters.accepted_clients(ClientProtocol::Redis),
+            received_commands: self.counters.received_requests(ClientProtocol::Redis),
         }
     }
 }

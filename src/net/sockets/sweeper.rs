@@ -1,77 +1,81 @@
-//! Ends connections: those that have timed out, and all others.
+//! Closes connections, and sweeps over all of them for timeouts and stalled clients.
 
 use super::Net;
 use super::gateway_kind::GatewayKind;
-use crate::net::failure::Failure;
+use crate::net::failure::ConnectionFailure;
 use crate::net::gateway_connection::GatewayConnection;
-use crate::net::pressure::Pressure;
+use crate::net::pressure::MemoryPressure;
 use crate::net::role::Role;
 use crate::node::event::{Caller, Event};
 use crate::types::Time;
 use mio::Token;
 
 impl Net {
-    /// Closes connections that have timed out, and frees the buffers of idle ones.
+    /// Closes connections that have timed out, frees the buffers of idle ones, and forgets former members that have had
+    /// time to learn of their removal.
     pub(super) fn sweep(&mut self, now: Time) {
-        let swept = self.connections.sweep(now, &self.options);
-        self.sweep_memory(now);
-        let mut again = swept.again || self.connections.memory().pressure() > Pressure::None;
-        let forgotten = self.membership.forget_former_members(now);
-        if !forgotten.is_empty() {
-            forgotten.into_iter().for_each(|peer| self.disconnect(now, peer));
+        let sweep_result = self.connections.sweep(now, &self.options);
+        self.close_stalled(now);
+        let mut needs_another_sweep =
+            sweep_result.needs_another_sweep || self.connections.memory().pressure() > MemoryPressure::None;
+        let forgotten_members = self.membership.forget_former_members(now);
+        if !forgotten_members.is_empty() {
+            forgotten_members.into_iter().for_each(|peer| self.disconnect(now, peer));
             self.update_links(now);
         }
-        again |= self.membership.has_former_members();
-        self.connections.reschedule_sweep(now, again);
-        for token in swept.overdue {
+        needs_another_sweep |= self.membership.has_former_members();
+        self.connections.reschedule_sweep(now, needs_another_sweep);
+        for token in sweep_result.timed_out {
             if matches!(self.connections.get_mut(token).map(|conn| conn.role), Some(Role::Connecting(_))) {
-                self.failed(now, token, Failure::no_answer());
+                self.log_failure(now, token, ConnectionFailure::no_answer());
             }
             self.close(now, token);
         }
     }
 
-    /// Closes stalled connections if clients hold more memory than they may, those that hold most first, until at most
-    /// half of the bound is held.
-    fn sweep_memory(&mut self, now: Time) {
+    /// If clients hold more memory than the bound, closes stalled connections until clients hold at most half of the
+    /// bound. The connections that hold most are closed first.
+    fn close_stalled(&mut self, now: Time) {
         let mut stalled = self.connections.find_stalled();
         let memory = *self.connections.memory();
-        if memory.pressure() < Pressure::Over {
+        if memory.pressure() < MemoryPressure::Over {
             return;
         }
-        let mut closed = 0;
-        while self.connections.memory().held() > memory.max() / 2
+        let mut closed_count = 0;
+        while self.connections.memory().held_bytes() > memory.max_bytes() / 2
             && let Some((_, token)) = stalled.pop()
         {
             self.close(now, token);
-            closed += 1;
+            closed_count += 1;
         }
-        if closed > 0 {
+        if closed_count > 0 {
             let [before, after, max] =
-                [memory.held(), self.connections.memory().held(), memory.max()].map(|bytes| bytes >> 20);
+                [memory.held_bytes(), self.connections.memory().held_bytes(), memory.max_bytes()]
+                    .map(|bytes| bytes >> 20);
             log::warn!(
                 node = self.membership.me().node.get();
                 "clients held {before} MiB of this node's memory, mostly replies that they do not read; at most {max} \
-                 MiB are allowed: {closed} stalled connections were closed, and {after} MiB are held now"
+                 MiB are allowed: {closed_count} stalled connections were closed, and {after} MiB are held now"
             );
         }
-        self.relieve();
+        self.resume_suspended();
     }
 
-    /// Resumes the connections that waited because clients held too much memory, if they hold less now.
-    pub(super) fn relieve(&mut self) {
+    /// Resumes the connections that were suspended under memory pressure, if the pressure is lower now.
+    pub(super) fn resume_suspended(&mut self) {
         let gateways = &mut self.gateways;
-        self.connections.relieve(&self.options, |token| gateways.schedule_pump(token));
+        self.connections.resume_suspended(&self.options, |token| gateways.schedule_pump(token));
     }
 
-    /// Closes a connection: the node and the parts that refer to the connection forget it.
+    /// Closes a connection, removes all references to it, and reports the loss to the node. Does nothing if the
+    /// connection was closed before.
     pub(super) fn close(&mut self, now: Time, token: Token) {
         let Some(conn) = self.connections.remove(self.poll.registry(), now, token) else { return };
         match conn.role {
             Role::Handshaking => {}
             Role::Client(number) | Role::GatewayClient(number) => {
                 if let Some(gateway) = &conn.gateway {
-                    self.gateways.client_closed(GatewayKind::of(gateway), gateway.is_probe());
+                    self.gateways.remove_client(GatewayKind::of(gateway), gateway.is_probe());
                 }
                 self.events.push(Event::CallerGone(Caller::Client(number)));
                 if let Some(session) = conn.gateway.as_ref().and_then(GatewayConnection::session) {
@@ -79,16 +83,16 @@ impl Net {
                 }
             }
             Role::InboundPeer(peer) => {
-                if self.peers.inbound_closed(peer, token) {
+                if self.peers.record_inbound_closed(peer, token) {
                     self.events.push(Event::PeerLost(peer));
-                    if self.membership.gone(peer) {
+                    if self.membership.record_disconnected(peer) {
                         self.update_links(now);
                     }
                 }
             }
-            Role::Connecting(peer) => self.peers.dial_ended(now, peer),
+            Role::Connecting(peer) => self.peers.record_dial_ended(now, peer),
             Role::OutboundPeer(peer) => {
-                self.peers.outbound_closed(now, peer, conn.lanes.sent());
+                self.peers.record_outbound_closed(now, peer, conn.output.sent_bytes());
                 self.events.push(Event::PeerLost(peer));
             }
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
 
+/// A cluster of one node with its journal and machine, in simulated time.
 struct SingleNode {
     node: Node,
     journal: Journal<SimDisk>,
@@ -34,25 +35,25 @@ impl SingleNode {
         let (journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding)).unwrap();
         let now = Time::ZERO + Duration::from_secs(1);
         let mut applier = Applier::new(Kv::new());
-        let begun = NodeStart {
+        let node_start = NodeStart {
             now,
             disk: None,
             applied: applier.apply(&[]),
-            kept: None,
-            chance: 5,
-            beforehand: Prefetch::default(),
+            snapshot: None,
+            random: 5,
+            prefetch: Prefetch::default(),
         };
-        let node = crate::node::start(me, recovered, RaftOptions::default(), Options::default(), begun);
-        let mut alone = SingleNode { node, journal, applier, now, seq: 0 };
-        while !alone.node.raft().accepts_commands() {
-            alone.pass(10 * MS);
+        let node = crate::node::start(me, recovered, RaftOptions::default(), Options::default(), node_start);
+        let mut leader = SingleNode { node, journal, applier, now, seq: 0 };
+        while !leader.node.raft().accepts_commands() {
+            leader.advance(10 * MS);
         }
-        alone.ask(&Op::Open { window: 9, ordered: false });
-        alone
+        leader.execute(&Op::Open { window: 9, ordered: false });
+        leader
     }
 
     /// Advances the time by `by` and performs all resulting actions. Returns how many entries were applied.
-    fn pass(&mut self, by: Duration) -> usize {
+    fn advance(&mut self, by: Duration) -> usize {
         self.now = self.now + by;
         let mut applied = 0;
         loop {
@@ -79,79 +80,81 @@ impl SingleNode {
         }
     }
 
-    fn ask(&mut self, op: &Op) {
+    fn execute(&mut self, op: &Op) {
         let request = Request::Propose { op: op.encode() };
         self.node.handle(self.now, Event::Request { from: Caller::Client(7), id: self.seq, forward: false, request });
-        assert!(self.pass(Duration::ZERO) > 0);
+        assert!(self.advance(Duration::ZERO) > 0);
     }
 
     /// Sets a key that expires after `ms` milliseconds.
     fn set(&mut self, key: &[u8], ms: u64) {
         self.seq += 1;
-        let life = Expiration::Until(Deadline::In(ms));
-        let command = Command::Set { key, value: b"v", only_if: SetCondition::Either, life, tells: false }.encode();
+        let expiration = Expiration::Until(Deadline::In(ms));
+        let command =
+            Command::Set { key, value: b"v", only_if: SetCondition::Always, expiration, returns_previous: false }
+                .encode();
         // The session id is the index of its entry, which follows the entry that opened the term.
         let session = SessionId(self.session());
-        self.ask(&Op::Execute { session, seq: self.seq, first_outstanding: 1, command });
+        self.execute(&Op::Execute { session, seq: self.seq, first_outstanding: 1, command });
     }
 
     fn session(&self) -> u64 {
         self.applier.applied().0 - (self.seq - 1)
     }
 
-    fn holds(&self) -> usize {
+    fn key_count(&self) -> usize {
         self.applier.machine().len()
     }
 }
 
 #[test]
 fn leader_proposes_tick_only_when_a_key_expires() {
-    let mut alone = SingleNode::new();
-    alone.set(b"a", 100);
-    assert_eq!(alone.holds(), 1);
-    assert_eq!(alone.pass(60 * MS), 0);
-    assert!(alone.node.deadline() <= alone.now + 50 * MS, "the node wakes when the key is due");
-    assert_eq!((alone.pass(30 * MS), alone.holds()), (0, 1));
-    assert_eq!((alone.pass(20 * MS), alone.holds()), (1, 0));
+    let mut leader = SingleNode::new();
+    leader.set(b"a", 100);
+    assert_eq!(leader.key_count(), 1);
+    assert_eq!(leader.advance(60 * MS), 0);
+    assert!(leader.node.deadline() <= leader.now + 50 * MS, "the node wakes when the key is due");
+    assert_eq!((leader.advance(30 * MS), leader.key_count()), (0, 1));
+    assert_eq!((leader.advance(20 * MS), leader.key_count()), (1, 0));
     for _ in 0..50 {
-        assert_eq!(alone.pass(100 * MS), 0, "no key is left to expire");
+        assert_eq!(leader.advance(100 * MS), 0, "no key is left to expire");
     }
 }
 
-/// If all nodes stop, the time since the last entry is lost.
+/// If all nodes stop, the time since the last entry is lost: hence a tick each minute.
 #[test]
 fn leader_proposes_tick_once_a_minute_while_keys_can_expire() {
-    let mut alone = SingleNode::new();
-    alone.set(b"a", 600_000);
-    let entries: usize = (0..3000).map(|_| alone.pass(100 * MS)).sum();
-    assert_eq!(entries, 5, "in five minutes");
+    let mut leader = SingleNode::new();
+    leader.set(b"a", 600_000);
+    let entries: usize = (0..3000).map(|_| leader.advance(100 * MS)).sum();
+    assert_eq!(entries, 5, "one tick per minute, in five minutes");
 }
 
 #[test]
-fn frozen_leader_expires_no_key_on_resumption() {
-    let mut alone = SingleNode::new();
-    alone.set(b"a", 10_000);
-    assert_eq!((alone.pass(Duration::from_secs(3600)), alone.holds()), (0, 1));
-    alone.set(b"b", 1);
-    assert_eq!(alone.holds(), 2);
-    // From there the clock runs on.
-    let mut passed = 0;
-    while alone.holds() > 0 {
-        alone.pass(50 * MS);
-        passed += 50;
-        assert!(passed <= 10_000, "the key expires within ten seconds");
+fn leader_expires_no_key_after_its_process_was_frozen() {
+    let mut leader = SingleNode::new();
+    leader.set(b"a", 10_000);
+    assert_eq!((leader.advance(Duration::from_secs(3600)), leader.key_count()), (0, 1));
+    leader.set(b"b", 1);
+    assert_eq!(leader.key_count(), 2);
+    // After the freeze of one hour the clock runs normally.
+    let mut passed_ms = 0;
+    while leader.key_count() > 0 {
+        leader.advance(50 * MS);
+        passed_ms += 50;
+        assert!(passed_ms <= 10_000, "the key expires within ten seconds");
     }
-    assert!(passed >= 8_900, "the freeze does not shorten the lifetime: {passed}");
+    assert!(passed_ms >= 8_900, "the freeze does not shorten the lifetime: {passed_ms}");
 }
 
 #[test]
 fn keys_due_together_expire_in_one_tick() {
-    let mut alone = SingleNode::new();
+    let mut leader = SingleNode::new();
     for n in 0..60u8 {
-        alone.set(&[n], 1000);
+        leader.set(&[n], 1000);
     }
-    let due = |alone: &SingleNode| crate::machine::StateMachine::due(alone.applier.machine());
-    (0..19).for_each(|_| assert_eq!(alone.pass(50 * MS), 0));
-    assert_eq!((alone.pass(51 * MS), alone.holds()), (1, 0));
-    assert_eq!(due(&alone), None);
+    let due = |leader: &SingleNode| crate::machine::StateMachine::next_deadline(leader.applier.machine());
+    (0..19).for_each(|_| assert_eq!(leader.advance(50 * MS), 0));
+    assert_eq!((leader.advance(51 * MS), leader.key_count()), (1, 0));
+    assert_eq!(due(&leader), None);
 }

@@ -1,28 +1,28 @@
-//! Laws that hold at the end of each turn, whatever events came before it.
+//! Invariants that hold at the end of each call of `Node::turn`, whatever events came before it.
 //!
-//! They are the seams between the parts of the node: each part checks itself, and none of them sees the others. The
-//! main one is an order of indexes,
+//! These invariants concern several parts of the node at once: each part checks only its own state. The main invariant
+//! is an order of indexes,
 //!
 //! ```text
 //!   log start  ≤  snapshot  ≤  applied  ≤  submitted  ≤  commit  ≤  last
 //! ```
 //!
-//! and each `≤` is a promise to someone. A log that starts after the snapshot has a gap that no restart can fill. A
-//! snapshot beyond the applied state holds entries that this machine never executed. A machine beyond the commit index
-//! has executed an entry that may yet be truncated (§5.3). The last one is the core's own law
+//! and each `≤` prevents a loss or a contradiction. A log that starts after the snapshot has a gap that no restart can
+//! fill. A snapshot beyond the applied state holds entries that this machine never executed. A machine beyond the
+//! commit index has executed an entry that may yet be truncated (§5.3). The last `≤` is checked by the core
 //! (`consensus/invariants.rs`).
 //!
-//! Events are input, their contents above all: a peer or a client can send anything at any time, and nothing here
-//! depends on it. The laws are about what this node did with them. Each is checked in constant time, or in one step a
-//! follower, since a turn may handle a single request; a violation panics before the driver
-//! executes any action of the turn.
+//! Events are input: a peer or a client can send anything at any time, and no invariant depends on their contents. The
+//! invariants are about what this node did with the events. Each is checked in constant time, or in a time proportional
+//! to the number of followers, since `turn` may be called for a single request. A violation panics before the driver
+//! executes any action that this call of `turn` requested.
 
 use super::Node;
 use crate::types::Mutant;
 
 impl Node {
-    /// Panics if a law is violated: the actions of this turn could lose or contradict an acknowledged entry.
-    pub(super) fn check(&self) {
+    /// Panics if an invariant is violated: the requested actions could lose or contradict an acknowledged entry.
+    pub(super) fn check_invariants(&self) {
         self.check_order();
         self.check_waiting();
         self.compaction.check();
@@ -33,28 +33,42 @@ impl Node {
     /// Log start, snapshot, machine and commit index are in order.
     fn check_order(&self) {
         let log = self.raft.log();
-        let (snapshot, applied, submitted) = (self.compaction.upto(), self.applied.upto, self.submitted_to_apply);
-        // Without a snapshot the log starts at its beginning. The switch `damaged-is-empty` starts without the
-        // snapshot.
-        let starts = log.base().index <= snapshot || self.options.mutants.breaks(Mutant::DamagedIsEmpty);
-        assert!(starts, "the log begins no later than the snapshot ends: no entry is lost between them (§7)");
+        let (snapshot, applied, submitted) =
+            (self.compaction.snapshot_index(), self.applied.upto, self.submitted_to_apply);
+        // Without a snapshot the log starts at index 0. The mutant `damaged-is-empty` starts without the snapshot.
+        let starts_early_enough = log.base().index <= snapshot || self.options.mutants.breaks(Mutant::DamagedIsEmpty);
+        assert!(
+            starts_early_enough,
+            "the log begins no later than the snapshot ends: no entry is lost between them (§7)"
+        );
         assert!(snapshot <= applied, "a snapshot holds only entries that this machine has applied (§7)");
         assert!(applied <= submitted, "the applier applies only entries that were submitted to it");
         assert!(submitted <= log.commit(), "only committed entries are submitted to the machine (§5.3)");
-        let busy = self.applying.is_some();
-        assert_eq!(busy, applied < submitted, "one batch at a time is applied, and its report ends it");
+        let is_applying = self.applying_since.is_some();
+        assert_eq!(
+            is_applying,
+            applied < submitted,
+            "a batch is being applied exactly while submitted entries are not yet applied"
+        );
     }
 
-    /// What waits here still waits for something that can happen, and within the limits.
+    /// Each waiting proposal can still be answered, and the tables of waiting requests are within their limits.
     fn check_waiting(&self) {
         if let (Some(first), Some(last)) = (self.proposals.first(), self.proposals.last()) {
-            let waits = first.index > self.applied.upto;
-            assert!(waits, "a proposal whose index is applied has been answered: no outcome comes for it again");
-            // With the switch `answer-by-index`, proposals of a lost term stay.
-            let held = last.index <= self.raft.log().last().index || self.options.mutants.breaks(Mutant::AnswerByIndex);
-            assert!(held, "a proposal that the log has lost was answered when this node lost its term (§5.4)");
+            let is_unapplied = first.index > self.applied.upto;
+            assert!(is_unapplied, "no waiting proposal has an applied index: no outcome would come for it any more");
+            // With the mutant `answer-by-index`, proposals of a lost term stay.
+            let is_in_log =
+                last.index <= self.raft.log().last().index || self.options.mutants.breaks(Mutant::AnswerByIndex);
+            assert!(
+                is_in_log,
+                "no waiting proposal lies beyond the log: the loss of the leadership answers such proposals (§5.4)"
+            );
         }
-        assert!(self.parked.len() <= self.options.parked, "parked requests keep within their limit");
-        assert!(self.forwarded.len() <= self.options.forwarded, "forwarded requests keep within their limit");
+        assert!(self.parked.len() <= self.options.parked_max, "the number of parked requests is within its limit");
+        assert!(
+            self.forwarded.len() <= self.options.forwarded_max,
+            "the number of forwarded requests is within its limit"
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! The node's status report.
 //!
-//! It is read by operators, by metrics and by the simulator's checks, and answered without a round: a node that is cut
-//! off must still be able to say so. Every number is this node's own view and may be stale. Where a fact needs a
-//! judgment (whether a copy counts, why log is kept) the node gives it in words, since a reader of numbers alone would
-//! have to know the rules of the core.
+//! The status is read by operators, by metrics and by the simulator's checks, and answered without a heartbeat round: a
+//! node that is partitioned must still be able to report that. Every number is this node's own view and may be stale.
+//! Where a fact needs a judgment (whether a copy counts, why log is kept) the node gives it in words, since a reader of
+//! numbers alone would have to know the rules of the core.
 
 use super::Node;
 use crate::api::figures::Counters;
@@ -32,23 +32,23 @@ impl Node {
 
     /// The newest durable snapshot, even if its file was found damaged since: it tells how far back the log can begin.
     pub fn snapshot(&self) -> Option<&DurableSnapshot> {
-        self.compaction.kept()
+        self.compaction.newest()
     }
 
-    /// Whether a snapshot is being taken, as far as this node knows: its end is an event, too.
-    pub fn is_taking(&self) -> bool {
-        self.compaction.is_taking()
+    /// Whether a snapshot is being taken, as far as this node knows: it learns of the end by an event.
+    pub fn is_taking_snapshot(&self) -> bool {
+        self.compaction.is_taking_snapshot()
     }
 
     /// How many requests wait here for any reason. Callers of snapshots that are being taken do not count.
-    pub fn held(&self) -> usize {
+    pub fn waiting_requests(&self) -> usize {
         let waiting =
             self.proposals.len() + self.parked.len() + self.linearizable_reads.len() + self.admin_waiters.len();
         waiting + self.forwarded.len() + self.queries.len() + self.snapshot_reads.len()
     }
 
     /// The node's status. Fields that only the driver knows are left empty: certificates, processor time and file
-    /// systems are I/O, and this type has none. The driver fills them in on the reply's way out.
+    /// systems need I/O, which the node never performs. The driver fills them in before it sends the reply.
     pub fn status(&self, now: Time) -> Status {
         let log = self.raft.log();
         Status {
@@ -58,9 +58,9 @@ impl Node {
             term: self.raft.term().0,
             leader: self.raft.leader().map(NodeId::get),
             commit: log.commit().0,
-            // What the leader has committed. Without it a follower that lags would look complete: it has applied all it
-            // has.
-            goal: self.raft.goal().0,
+            // The leader's commit index. Without it a follower that lags would look complete, because it has applied
+            // all entries that it holds.
+            goal: self.raft.known_commit().0,
             applied: self.applied.upto.0,
             last: log.last().index.0,
             durable: log.durable().0,
@@ -68,7 +68,8 @@ impl Node {
             digest: format!("{:016x}", self.applied.digest),
             sessions: self.applied.sessions,
             membership: self.membership().to_string(),
-            // Walks of the members: a status is rare, and its figures need not be kept up to date for it.
+            // Computed for each status by a walk over the members: a status is requested too rarely to keep this up to
+            // date.
             peers: self.peers(now),
             // The age of the oldest write that is not durable: a disk that hangs completes nothing, and shows only
             // here.
@@ -77,7 +78,7 @@ impl Node {
             in_memory: false,
             file_system: String::new(),
             timing: self.timing(),
-            low_space: self.space.is_low(),
+            low_space: self.disk_space.is_low(),
             cpu_ns: 0,
             uptime_ms: 0,
             stages: self.stats.stages(),
@@ -85,26 +86,26 @@ impl Node {
             elections: self.stats.elections.clone(),
             members: self.members(),
             hands_over: self.raft.transfer_target().map_or(0, NodeId::get),
-            log_id: self.membership().agreed_log().map(|log| log.to_string()).unwrap_or_default(),
-            promised: self.promised(),
+            log_id: self.membership().agreed_log_id().map(|log| log.to_string()).unwrap_or_default(),
+            promised: self.promised_text(),
             log: self.log_status(now),
             certificate_expires: None,
             machine: String::new(),
             authority_expires: None,
             timer_ms: self.raft.deadline().since(now).as_millis() as u64,
-            figures: self.figures(),
+            figures: self.counters(),
         }
     }
 
     /// The last position that this node acknowledged, while its log lacks it; empty otherwise. Until the log reaches it
     /// again, the node votes only for candidates that hold it (docs/voters.md, rule 13).
-    fn promised(&self) -> String {
-        let promised = self.raft.promised();
-        let lacks = promised > self.raft.log().last();
-        if lacks { promised.to_string() } else { String::new() }
+    fn promised_text(&self) -> String {
+        let promised = self.raft.promised_position();
+        let is_lacking = promised > self.raft.log().last();
+        if is_lacking { promised.to_string() } else { String::new() }
     }
 
-    /// The intervals that the other times of a status are to be read against.
+    /// The heartbeat interval and the election timeouts, so that a reader can judge the other times of the status.
     fn timing(&self) -> TimingStatus {
         let options = self.raft.options();
         let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1000.0;
@@ -115,10 +116,10 @@ impl Node {
         }
     }
 
-    /// The counters, with the one that is a table's length and therefore not counted.
-    fn figures(&self) -> Counters {
+    /// The counters, with the number of pending proposals, which is the length of a table and not counted.
+    fn counters(&self) -> Counters {
         let proposals_pending = self.proposals.len() as u64;
-        Counters { proposals_pending, ..self.stats.figures.clone() }
+        Counters { proposals_pending, ..self.stats.counters.clone() }
     }
 
     /// The log on this node's disk, and why it is as long as it is: an operator whose disk fills must know whether a
@@ -126,9 +127,10 @@ impl Node {
     fn log_status(&self, now: Time) -> LogStatus {
         let log = self.raft.log();
         let (base, last) = (log.base().index, log.last().index);
-        let reclaimable = log.bytes(base, self.compaction.upto().min(last));
-        // A transfer names itself first: it ends, while the entries for followers that are a little behind always stay.
-        let kept_for = match self.snapshot_sender.oldest(now) {
+        let reclaimable = log.bytes(base, self.compaction.snapshot_index().min(last));
+        // A snapshot transfer is named in preference to the other reason: it is temporary, while some entries are
+        // always kept for followers a little behind.
+        let kept_for = match self.snapshot_sender.oldest_snapshot(now) {
             _ if reclaimable == 0 => "",
             Some(_) => "a follower is being sent a snapshot",
             None => "followers that are a little behind",
@@ -138,14 +140,14 @@ impl Node {
             bytes: log.bytes(base, last),
             reclaimable,
             kept_for: kept_for.to_owned(),
-            snapshot: self.compaction.upto().0,
-            snapshot_bytes: self.compaction.kept().map_or(0, |kept| kept.bytes.len() as u64),
+            snapshot: self.compaction.snapshot_index().0,
+            snapshot_bytes: self.compaction.newest().map_or(0, |newest| newest.bytes.len() as u64),
             snapshot_age_ms: self.compaction.age(now).as_millis() as u64,
-            taking: self.compaction.is_taking(),
-            // Shown beside `taking`: together they tell why a snapshot that was requested is not there.
+            taking: self.compaction.is_taking_snapshot(),
+            // With `taking`, this shows why a requested snapshot does not exist yet.
             lacks_room: self.compaction.lacks_room(),
-            shipped_bytes: self.snapshot_sender.sent(),
-            received_bytes: self.stats.received,
+            shipped_bytes: self.snapshot_sender.sent_bytes(),
+            received_bytes: self.stats.received_snapshot_bytes,
         }
     }
 
@@ -154,24 +156,26 @@ impl Node {
     fn peers(&self, now: Time) -> Vec<PeerStatus> {
         let log = self.raft.log();
         let last = log.last().index;
-        let shipped = |id| self.snapshot_sender.progress(id).unwrap_or_default();
+        let transfer_progress = |id| self.snapshot_sender.progress(id).unwrap_or_default();
         let peer = |(id, progress): (NodeId, &Progress)| PeerStatus {
             node: id.get(),
             address: self.membership().address(id).unwrap_or_default().to_owned(),
-            stage: progress.stage_name().to_owned(),
+            stage: progress.state_name().to_owned(),
             matched: progress.matched.0,
             lag: last.0 - progress.matched.0,
-            // From what the follower agreed to hold up to what was sent. Compacted entries have no sizes any more.
-            inflight_bytes: log.bytes(progress.agreed.max(log.base().index), progress.next.prev()),
-            // A leader that hears nothing from a majority steps down: this shows how close it is to that.
+            // From the last entry that the follower agreed to hold to the last one sent. The log does not know the
+            // sizes of compacted entries.
+            inflight_bytes: log.bytes(progress.known_matching.max(log.base().index), progress.next.prev()),
+            // A leader that receives nothing from a majority for an election timeout steps down: this shows how close
+            // it is to that.
             heard_ms: Some(now.since(progress.last_contact).as_millis() as u64),
-            probes: progress.probes,
+            probes: progress.probe_number,
             // Zero for a follower that is sent entries: it has no transfer.
-            snapshot_has: shipped(id).0,
-            snapshot_bytes: shipped(id).1,
-            lost_acknowledged: progress.has_lost.map_or(0, |position| position.index.0),
-            losses: progress.losses,
-            uncounted: uncounted(progress).to_owned(),
+            snapshot_has: transfer_progress(id).0,
+            snapshot_bytes: transfer_progress(id).1,
+            lost_acknowledged: progress.lost_upto.map_or(0, |position| position.index.0),
+            losses: progress.loss_count,
+            uncounted: uncounted_reason(progress).to_owned(),
         };
         self.raft.progress().map(peer).collect()
     }
@@ -188,10 +192,9 @@ impl Node {
             (false, true) => "outgoing",
             (false, false) => "learner",
         };
-        // What a leader does with the member by itself, without a further command (a role that the log already
-        // promises).
-        let words = |prospect| match prospect {
-            PendingRole::Stays => String::new(),
+        // The role that a leader will give the member without a further command, as the log already records.
+        let role_words = |pending_role| match pending_role {
+            PendingRole::Unchanged => String::new(),
             PendingRole::Promote => "becomes a voter when it has caught up".to_owned(),
             PendingRole::Replace(old) => format!("takes the place of {old} when it has caught up"),
             PendingRole::Remove => "leaves".to_owned(),
@@ -201,7 +204,7 @@ impl Node {
             kind: kind(id).to_owned(),
             address: member.address.clone(),
             disk: member.disk.as_ref().map(DiskId::to_string).unwrap_or_default(),
-            prospect: words(member.pending_role),
+            prospect: role_words(member.pending_role),
         };
         membership.members.iter().map(member).collect()
     }
@@ -211,11 +214,11 @@ impl Node {
 /// yet.
 ///
 /// The leader counts by disk, not by id (docs/voters.md, rules 1 and 2). An operator sees a follower that responds and
-/// has all entries, while the cluster does not commit: these words are the difference.
-fn uncounted(progress: &Progress) -> &'static str {
+/// has all entries, while the cluster does not commit: the returned words explain why.
+fn uncounted_reason(progress: &Progress) -> &'static str {
     match progress.counted_from {
-        // The worst first: such a follower is also behind, and would look merely slow.
-        _ if progress.has_lost.is_some() => "has lost entries that it acknowledged",
+        // The most serious reason comes first: a follower that lost entries is also behind, and would look merely slow.
+        _ if progress.lost_upto.is_some() => "has lost entries that it acknowledged",
         None if progress.disk.is_some() => "the log does not name its disk yet",
         Some(from) if progress.responded_this_term && progress.matched < from => {
             "does not hold the entry yet that names its disk"

@@ -13,7 +13,8 @@ use bytes::Bytes;
 const LEADER: NodeId = NodeId::new(2).unwrap();
 const CLIENT: Caller = Caller::Client(7);
 
-/// One of three members, or a node outside them, that follows no leader; and its time.
+/// Starts node `n` of a cluster with the members 1, 2 and 3 (another `n` is not a member). It follows no leader. Also
+/// returns the simulated time.
 fn start_node(n: u64) -> (Node, Time) {
     let me = NodeId::new(n).unwrap();
     let membership = Membership::founding([1, 2, 3].map(|n| (NodeId::new(n).unwrap(), format!("n{n}:1"))));
@@ -21,20 +22,27 @@ fn start_node(n: u64) -> (Node, Time) {
     let options = WalOptions { segment_bytes: 4096, ..WalOptions::new(me, ClusterId(7), DiskId(9)) };
     let (_journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding)).unwrap();
     let now = Time::ZERO + std::time::Duration::from_secs(1);
-    let nothing = Applied {
+    let nothing_applied = Applied {
         upto: Index::ZERO,
         time: ClusterTime(0),
         outcomes: Vec::new(),
         digest: 0,
         sessions: 0,
         duplicates: 0,
-        due: None,
+        next_deadline: None,
     };
-    let begun = NodeStart { now, disk: None, applied: nothing, kept: None, chance: 5, beforehand: Prefetch::default() };
-    (super::super::start(me, recovered, RaftOptions::default(), Options::default(), begun), now)
+    let node_start = NodeStart {
+        now,
+        disk: None,
+        applied: nothing_applied,
+        snapshot: None,
+        random: 5,
+        prefetch: Prefetch::default(),
+    };
+    (super::super::start(me, recovered, RaftOptions::default(), Options::default(), node_start), now)
 }
 
-/// A node that follows a leader, and its time.
+/// A node that follows a leader, and the simulated time.
 fn follower() -> (Node, Time) {
     let (mut node, now) = start_node(1);
     receive(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
@@ -76,19 +84,19 @@ fn reply(node: &mut Node, now: Time) -> Option<Reply> {
 }
 
 #[test]
-fn unsent_forward_is_rejected_busy_and_keeps_the_leader() {
+fn unsent_forwarded_request_is_refused_as_busy() {
     let (mut node, now) = follower();
     let (sent, stuck) = (forward_write(&mut node, now), forward_write(&mut node, now));
-    node.handle(now, Event::NotSent { to: LEADER, id: stuck });
+    node.handle(now, Event::ForwardNotSent { to: LEADER, id: stuck });
     assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
-    assert_eq!((node.raft().leader(), node.held()), (Some(LEADER), 1));
-    // The other is in flight, and is answered.
-    node.handle(now, Event::Answered { from: LEADER, id: sent, reply: Reply::Unknown });
-    assert_eq!((reply(&mut node, now), node.held()), (Some(Reply::Unknown), 0));
+    assert_eq!((node.raft().leader(), node.waiting_requests()), (Some(LEADER), 1));
+    // The forwarded request is in flight, and is answered.
+    node.handle(now, Event::ForwardAnswered { from: LEADER, id: sent, reply: Reply::Unknown });
+    assert_eq!((reply(&mut node, now), node.waiting_requests()), (Some(Reply::Unknown), 0));
 }
 
-/// A wake-up brings a request, the first message of a new leader and another request of the same caller; then comes the
-/// turn.
+/// Between two calls of `Node::turn` the node receives a request, the first message of a new leader, and another
+/// request of the same caller.
 #[test]
 fn parked_request_is_forwarded_before_later_requests() {
     let (mut node, now) = start_node(1);
@@ -114,10 +122,11 @@ fn forwarded_request_with_lost_reply_is_unknown() {
     assert_eq!(reply(&mut node, now), None);
     node.handle(now, Event::AnswersLost(LEADER));
     assert_eq!(reply(&mut node, now), Some(Reply::Unknown));
-    assert_eq!((node.raft().leader(), node.held()), (Some(LEADER), 0));
+    assert_eq!((node.raft().leader(), node.waiting_requests()), (Some(LEADER), 0));
 }
 
-/// `/readyz` needs it: a node may have applied all that it holds, and that may be nothing compared to what it lacks.
+/// `/readyz` compares the applied index with `goal`: a node that has applied every entry of its own log may lack most
+/// entries of the leader's log.
 #[test]
 fn empty_follower_learns_leader_commit_from_heartbeat() {
     let (mut node, now) = follower();
@@ -130,14 +139,14 @@ fn empty_follower_learns_leader_commit_from_heartbeat() {
 
 /// A leader change is a leader with another id; a leader that is lost and found again does not count.
 #[test]
-fn same_leader_after_a_gap_is_no_leader_change() {
+fn same_leader_after_an_absence_is_no_leader_change() {
     let mut stats = Stats::default();
     for leader in [Some(LEADER), None, Some(LEADER), None] {
-        stats.led_by(leader);
+        stats.record_leader(leader);
     }
-    assert_eq!(stats.figures.leader_changes, 1);
-    stats.led_by(NodeId::new(3));
-    assert_eq!(stats.figures.leader_changes, 2);
+    assert_eq!(stats.counters.leader_changes, 1);
+    stats.record_leader(NodeId::new(3));
+    assert_eq!(stats.counters.leader_changes, 2);
 }
 
 /// Thesis §6.4: the leader only provides a read index, and appends nothing for it; the answer comes from the follower's
@@ -146,20 +155,27 @@ fn same_leader_after_a_gap_is_no_leader_change() {
 fn follower_answers_linearizable_read_itself() {
     let (mut node, now) = start_node(1);
     receive(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
-    let writes = turn(&mut node, now).into_iter().find_map(|action| match action {
+    let write_id = turn(&mut node, now).into_iter().find_map(|action| match action {
         Action::Write(write) => Some(write.id),
         _ => None,
     });
     // The follower sends nothing in a term before that term is durable.
-    let durable = writes.expect("the term is written");
-    let report = Report { durable, sealed: Vec::new(), entries: 0, bytes: 0, took: Default::default(), room: u64::MAX };
+    let durable = write_id.expect("the term is written");
+    let report = Report {
+        last_durable: durable,
+        sealed: Vec::new(),
+        entry_count: 0,
+        written_bytes: 0,
+        duration: Default::default(),
+        room_bytes: u64::MAX,
+    };
     node.handle(now, Event::Journal(report));
     turn(&mut node, now);
     let request = Request::Query { query: Bytes::from_static(b"lunch"), consistency: Consistency::Linearizable };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
-    let asked = turn(&mut node, now);
-    let [Action::Send(Envelope { to: LEADER, message: Message::ReadIndexRequest { number }, .. })] = asked[..] else {
-        panic!("the follower requests a read index and nothing else: {asked:?}");
+    let actions = turn(&mut node, now);
+    let [Action::Send(Envelope { to: LEADER, message: Message::ReadIndexRequest { number }, .. })] = actions[..] else {
+        panic!("the follower requests a read index and nothing else: {actions:?}");
     };
     receive(&mut node, now, Message::ReadIndexResponse { number, index: Index::ZERO });
     let [Action::Query { ticket, ref query, .. }] = turn(&mut node, now)[..] else {
@@ -167,36 +183,36 @@ fn follower_answers_linearizable_read_itself() {
     };
     assert_eq!(query, "lunch");
     let answer = Bytes::from_static(b"noodles");
-    // The leader may be down by now.
+    // No further message of the leader is needed: it may be down by now.
     node.handle(now, Event::Queried { ticket, applied: Index::ZERO, answer: answer.clone() });
     assert_eq!(reply(&mut node, now), Some(Reply::Answer { applied: Index::ZERO, answer }));
-    assert_eq!(node.held(), 0);
+    assert_eq!(node.waiting_requests(), 0);
 }
 
 #[test]
 fn non_member_rejects_with_addresses_of_members() {
     let (mut node, now) = start_node(4);
     let members = vec!["n1:1".to_owned(), "n2:1".to_owned(), "n3:1".to_owned()];
-    let outside = Reply::Refused(Refusal::NotMember { node: NodeId::new(4).unwrap(), members });
+    let not_member = Reply::Refused(Refusal::NotMember { node: NodeId::new(4).unwrap(), members });
     let read = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
     for request in
         [read, Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() }, Request::Transfer { to: None }]
     {
         node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
-        assert_eq!(reply(&mut node, now), Some(outside.clone()));
+        assert_eq!(reply(&mut node, now), Some(not_member.clone()));
     }
-    // One of the three members waits for a leader.
+    // A member parks the request until there is a leader.
     let (mut node, now) = start_node(3);
     let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
-    assert_eq!((reply(&mut node, now), node.held()), (None, 1));
+    assert_eq!((reply(&mut node, now), node.waiting_requests()), (None, 1));
 }
 
 /// Local reads wait for the applier, which may be busy: their bytes count against the same limit as linearizable reads.
 #[test]
 fn local_reads_are_bounded_in_bytes() {
     let (mut node, now) = start_node(1);
-    node.options.reading_bytes = 10;
+    node.options.waiting_read_bytes_max = 10;
     let read = |id| Event::Request {
         from: CLIENT,
         id,
@@ -207,7 +223,7 @@ fn local_reads_are_bounded_in_bytes() {
         node.handle(now, read(id));
     }
     assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
-    // The earlier ones were submitted to the applier, which has not answered.
+    // The earlier reads were submitted to the applier, which has not answered.
     node.handle(now, read(44));
     assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
     node.handle(now, Event::Queried { ticket: 1, applied: Index::ZERO, answer: Bytes::new() });

@@ -1,6 +1,6 @@
 //! Streams over a pipe with small buffers.
 
-use super::super::{Files, Keys};
+use super::super::{KeyFiles, Keys};
 use super::*;
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use std::collections::VecDeque;
@@ -26,51 +26,54 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), directory }
     }
 
-    fn issue_for(&self, host: &str) -> Files {
+    fn issue_for(&self, host: &str) -> KeyFiles {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let place = |end: &str| self.directory.path().join(format!("{host}.{end}"));
-        std::fs::write(place("pem"), certificate.pem()).unwrap();
-        std::fs::write(place("key"), key.serialize_pem()).unwrap();
-        Files { own: Some((place("pem"), place("key"))), authority: self.directory.path().join("ca.pem") }
+        let path_of = |end: &str| self.directory.path().join(format!("{host}.{end}"));
+        std::fs::write(path_of("pem"), certificate.pem()).unwrap();
+        std::fs::write(path_of("key"), key.serialize_pem()).unwrap();
+        KeyFiles { own: Some((path_of("pem"), path_of("key"))), authority: self.directory.path().join("ca.pem") }
     }
 }
 
 /// The bytes in flight in one direction.
 type ByteQueue = Arc<Mutex<VecDeque<u8>>>;
 
-/// One end of a pipe that holds at most `holds` bytes in each direction.
+/// One end of a pipe that holds at most `capacity` bytes in each direction.
 #[derive(Debug)]
-struct End {
-    comes: ByteQueue,
-    goes: ByteQueue,
-    holds: usize,
+struct PipeEnd {
+    incoming: ByteQueue,
+    outgoing: ByteQueue,
+    capacity: usize,
 }
 
-fn pipe(holds: usize) -> (End, End) {
+fn pipe(capacity: usize) -> (PipeEnd, PipeEnd) {
     let (one, other) = (ByteQueue::default(), ByteQueue::default());
-    (End { comes: one.clone(), goes: other.clone(), holds }, End { comes: other, goes: one, holds })
+    (
+        PipeEnd { incoming: one.clone(), outgoing: other.clone(), capacity },
+        PipeEnd { incoming: other, outgoing: one, capacity },
+    )
 }
 
-impl Read for End {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let mut way = self.comes.lock().unwrap();
-        if way.is_empty() {
+impl Read for PipeEnd {
+    fn read(&mut self, read_buffer: &mut [u8]) -> io::Result<usize> {
+        let mut queue = self.incoming.lock().unwrap();
+        if queue.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        way.read(out)
+        queue.read(read_buffer)
     }
 }
 
-impl Write for End {
+impl Write for PipeEnd {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut way = self.goes.lock().unwrap();
-        let n = bytes.len().min(self.holds - way.len().min(self.holds));
+        let mut queue = self.outgoing.lock().unwrap();
+        let n = bytes.len().min(self.capacity - queue.len().min(self.capacity));
         if n == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        way.extend(&bytes[..n]);
+        queue.extend(&bytes[..n]);
         Ok(n)
     }
 
@@ -79,12 +82,12 @@ impl Write for End {
     }
 }
 
-/// Sends all of `words`. Returns the bytes received, and how often the pipe was full.
-fn transfer(from: &mut Stream<End>, to: &mut Stream<End>, words: &[u8]) -> io::Result<(Vec<u8>, usize)> {
-    let (mut sent, mut came, mut full, mut scratch) = (0, Vec::new(), 0, [0; 1000]);
-    while came.len() < words.len() {
-        if sent < words.len() {
-            match from.write(&words[sent..]) {
+/// Sends all of `data`. Returns the bytes received, and how often the pipe was full.
+fn transfer(from: &mut Stream<PipeEnd>, to: &mut Stream<PipeEnd>, data: &[u8]) -> io::Result<(Vec<u8>, usize)> {
+    let (mut sent, mut received, mut full_count, mut scratch) = (0, Vec::new(), 0, [0; 1000]);
+    while received.len() < data.len() {
+        if sent < data.len() {
+            match from.write(&data[sent..]) {
                 Ok(n) => sent += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -94,26 +97,28 @@ fn transfer(from: &mut Stream<End>, to: &mut Stream<End>, words: &[u8]) -> io::R
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             flushed => {
                 assert_eq!(flushed.is_ok(), !from.has_unsent());
-                full += usize::from(flushed.is_err());
+                full_count += usize::from(flushed.is_err());
             }
         }
-        // The handshake goes both ways.
-        for (end, hears) in [(&mut *to, true), (&mut *from, false)] {
+        // The records of the handshake are sent in both directions.
+        for (end, is_receiver) in [(&mut *to, true), (&mut *from, false)] {
             loop {
                 match end.read(&mut scratch) {
-                    Ok(n) if hears && n > 0 => came.extend_from_slice(&scratch[..n]),
-                    Ok(n) => panic!("{n} bytes arrive, and none were sent"),
+                    Ok(n) if is_receiver && n > 0 => received.extend_from_slice(&scratch[..n]),
+                    Ok(n) => {
+                        panic!("unexpected read of {n} bytes: an end of the stream, or data in the other direction")
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error),
                 }
             }
-            let _either_way_it_is_tried_again = end.flush();
+            let _best_effort = end.flush();
         }
     }
-    Ok((came, full))
+    Ok((received, full_count))
 }
 
-fn keys(files: &Files) -> Keys {
+fn keys(files: &KeyFiles) -> Keys {
     Keys::read(files).unwrap()
 }
 
@@ -121,17 +126,25 @@ fn keys(files: &Files) -> Keys {
 fn stream_delivers_all_bytes_through_small_socket_buffer() {
     let authority = Authority::new();
     let (node, other) = (keys(&authority.issue_for("a.test")), keys(&authority.issue_for("b.test")));
-    let words: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
-    for holds in [300, 5000, 1 << 20] {
-        let (one, two) = pipe(holds);
+    let data: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+    for capacity in [300, 5000, 1 << 20] {
+        let (one, two) = pipe(capacity);
         let mut dialed = other.dial(one, "a.test:7401").unwrap();
         let mut accepted = node.accept(two).unwrap();
-        let (came, full) = transfer(&mut dialed, &mut accepted, &words).unwrap();
-        assert!(came == words && (full > 0 || holds > 5000), "{holds}: {} bytes, {full} times full", came.len());
-        let (came, _) = transfer(&mut accepted, &mut dialed, &words).unwrap();
-        assert!(came == words, "{holds}: {} bytes back", came.len());
-        assert!(accepted.is_proven() && dialed.is_proven());
-        assert!(!dialed.tells_when_dry());
+        let (received, full_count) = transfer(&mut dialed, &mut accepted, &data).unwrap();
+        assert!(
+            received == data && (full_count > 0 || capacity > 5000),
+            "a pipe of {capacity} bytes: {} bytes received, {full_count} times full",
+            received.len()
+        );
+        let (received, _) = transfer(&mut accepted, &mut dialed, &data).unwrap();
+        assert!(
+            received == data,
+            "a pipe of {capacity} bytes: {} bytes received in the other direction",
+            received.len()
+        );
+        assert!(accepted.has_trusted_certificate() && dialed.has_trusted_certificate());
+        assert!(!dialed.short_read_empties_socket());
     }
 }
 
@@ -139,19 +152,19 @@ fn stream_delivers_all_bytes_through_small_socket_buffer() {
 fn client_without_certificate_connects_unauthenticated() {
     let authority = Authority::new();
     let node = authority.issue_for("a.test");
-    let client = keys(&Files { own: None, ..node.clone() });
+    let client = keys(&KeyFiles { own: None, ..node.clone() });
     let (one, two) = pipe(1 << 20);
     let mut dialed = client.dial(one, "a.test:7401").unwrap();
     let mut accepted = keys(&node).accept(two).unwrap();
     assert_eq!(transfer(&mut dialed, &mut accepted, b"hello").unwrap().0, b"hello");
-    assert!(!accepted.is_proven() && dialed.is_proven());
+    assert!(!accepted.has_trusted_certificate() && dialed.has_trusted_certificate());
     assert!(client.accept(pipe(1).0).is_err(), "the client has no certificate to present");
 }
 
 #[test]
 fn certificate_of_unknown_authority_or_host_is_rejected() {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let expect_rejection = |server: &Files, client: &Files, endpoint: &str| {
+    let expect_rejection = |server: &KeyFiles, client: &KeyFiles, endpoint: &str| {
         let (one, two) = pipe(1 << 20);
         let mut dialed = keys(client).dial(one, endpoint).unwrap();
         let mut accepted = keys(server).accept(two).unwrap();
@@ -162,8 +175,8 @@ fn certificate_of_unknown_authority_or_host_is_rejected() {
     expect_rejection(&node, &ours.issue_for("b.test"), "c.test:7401");
     expect_rejection(&node, &theirs.issue_for("b.test"), "a.test:7401");
     expect_rejection(&theirs.issue_for("a.test"), &ours.issue_for("b.test"), "a.test:7401");
-    // It trusts the node, but presents a certificate of another authority.
-    let stranger = Files { authority: node.authority.clone(), ..theirs.issue_for("b.test") };
+    // The client trusts the node, but presents a certificate of another authority.
+    let stranger = KeyFiles { authority: node.authority.clone(), ..theirs.issue_for("b.test") };
     expect_rejection(&node, &stranger, "a.test:7401");
 }
 
@@ -182,16 +195,16 @@ fn unusable_key_file_is_named_in_error() {
     let authority = Authority::new();
     let good = authority.issue_for("a.test");
     let (certificate, key) = good.own.clone().unwrap();
-    let wrong = |files: Files, file: &Path| {
+    let expect_file_named = |files: KeyFiles, file: &Path| {
         let error = Keys::read(&files).unwrap_err();
         assert_eq!(error.file, file.display().to_string(), "{error}");
     };
     let none = authority.directory.path().join("none.pem");
-    wrong(Files { authority: none.clone(), ..good.clone() }, &none);
-    wrong(Files { own: Some((none.clone(), key.clone())), ..good.clone() }, &none);
-    wrong(Files { own: Some((certificate.clone(), none.clone())), ..good.clone() }, &none);
-    wrong(Files { own: Some((key.clone(), key.clone())), ..good.clone() }, &key);
+    expect_file_named(KeyFiles { authority: none.clone(), ..good.clone() }, &none);
+    expect_file_named(KeyFiles { own: Some((none.clone(), key.clone())), ..good.clone() }, &none);
+    expect_file_named(KeyFiles { own: Some((certificate.clone(), none.clone())), ..good.clone() }, &none);
+    expect_file_named(KeyFiles { own: Some((key.clone(), key.clone())), ..good.clone() }, &key);
     // The key belongs to another certificate.
     let (_, other) = authority.issue_for("b.test").own.unwrap();
-    wrong(Files { own: Some((certificate.clone(), other)), ..good.clone() }, &certificate);
+    expect_file_named(KeyFiles { own: Some((certificate.clone(), other)), ..good.clone() }, &certificate);
 }

@@ -9,10 +9,10 @@ use crate::types::{
 };
 use crate::wal::Options;
 
-type Started = (Sender<Task>, JoinHandle<Result<()>>, Inbox);
+type StartedLogThread = (Sender<Task>, JoinHandle<Result<()>>, Inbox);
 
-/// A log thread, its sender of writes, and its inbox.
-fn start(disk: &SimDisk) -> Started {
+/// Starts a log thread. Returns the sender of its tasks, its handle, and the inbox that receives its messages.
+fn start_log_thread(disk: &SimDisk) -> StartedLogThread {
     let node = NodeId::new(1).unwrap();
     let membership = Membership::founding([(node, "a:1".to_owned())]);
     let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
@@ -20,8 +20,8 @@ fn start(disk: &SimDisk) -> Started {
     let (journal, _) = Journal::open(disk.clone(), options, Some(&founding)).unwrap();
     let poll = mio::Poll::new().unwrap();
     let waker = Waker::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
-    let (post, inbox) = inbox(waker);
-    let (writes, thread) = spawn_log(journal, disk.clone(), post, Duration::ZERO).unwrap();
+    let (sender, inbox) = inbox(waker);
+    let (writes, thread) = spawn_log_thread(journal, disk.clone(), sender, Duration::ZERO).unwrap();
     (writes, thread, inbox)
 }
 
@@ -30,37 +30,37 @@ fn write(term: u64) -> Task {
     Task::Write(Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() })
 }
 
-fn received(mut inbox: Inbox) -> Vec<LoopMessage> {
-    std::iter::from_fn(|| inbox.take()).collect()
+fn received_messages(mut inbox: Inbox) -> Vec<LoopMessage> {
+    std::iter::from_fn(|| inbox.try_receive()).collect()
 }
 
 #[test]
 fn log_thread_syncs_before_it_ends() {
     let disk = SimDisk::new();
-    let (writes, thread, inbox) = start(&disk);
+    let (writes, thread, inbox) = start_log_thread(&disk);
     writes.send(write(1)).unwrap();
     drop(writes);
     thread.join().unwrap().unwrap();
-    let messages = received(inbox);
-    assert!(matches!(&messages[0], LoopMessage::Journal(report) if report.durable == WriteId(1)), "{messages:?}");
+    let messages = received_messages(inbox);
+    assert!(matches!(&messages[0], LoopMessage::Journal(report) if report.last_durable == WriteId(1)), "{messages:?}");
 }
 
 #[test]
 fn failed_last_sync_is_the_result_of_the_log_thread() {
     let disk = SimDisk::new();
-    let (writes, thread, inbox) = start(&disk);
+    let (writes, thread, inbox) = start_log_thread(&disk);
     disk.break_down();
     writes.send(write(1)).unwrap();
-    // As when the node has stopped: nothing reads the messages any more, and the thread is joined.
+    // The node has stopped: nothing reads the messages any more, and the thread is joined.
     drop(writes);
     let fault = thread.join().unwrap().unwrap_err();
     assert_eq!(fault.exit_code(), 74, "{fault}");
-    let messages = received(inbox);
-    assert!(matches!(messages[..], [LoopMessage::Gone("log")]), "{messages:?}");
+    let messages = received_messages(inbox);
+    assert!(matches!(messages[..], [LoopMessage::ThreadEnded("log")]), "{messages:?}");
 }
 
-/// Larger than a segment: it needs the next one.
-fn large(id: u64) -> Task {
+/// A write that is larger than a segment, so that it needs the next segment.
+fn large_write(id: u64) -> Task {
     let entry = |index| {
         let payload = Payload::Opaque(vec![b'x'; 2500].into());
         crate::codec::entry(Position::new(Index(index), Term(1)), ClusterTime(0), payload)
@@ -70,11 +70,11 @@ fn large(id: u64) -> Task {
 }
 
 /// Waits until this write is durable.
-fn durable(inbox: &mut Inbox, id: u64) {
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(60) {
-        match inbox.take() {
-            Some(LoopMessage::Journal(report)) if report.durable == WriteId(id) => return,
+fn wait_until_durable(inbox: &mut Inbox, id: u64) {
+    let started_at = Instant::now();
+    while started_at.elapsed() < Duration::from_secs(60) {
+        match inbox.try_receive() {
+            Some(LoopMessage::Journal(report)) if report.last_durable == WriteId(id) => return,
             Some(_) => {}
             None => std::thread::sleep(Duration::from_millis(1)),
         }
@@ -85,14 +85,14 @@ fn durable(inbox: &mut Inbox, id: u64) {
 #[test]
 fn log_without_space_waits_and_syncs_earlier_writes() {
     let disk = SimDisk::new();
-    let (writes, thread, mut inbox) = start(&disk);
-    disk.set_capacity(Some(disk.used()));
+    let (writes, thread, mut inbox) = start_log_thread(&disk);
+    disk.set_capacity(Some(disk.used_bytes()));
     writes.send(write(1)).unwrap();
-    writes.send(large(2)).unwrap();
-    durable(&mut inbox, 1);
+    writes.send(large_write(2)).unwrap();
+    wait_until_durable(&mut inbox, 1);
     assert!(!thread.is_finished());
     disk.set_capacity(None);
-    durable(&mut inbox, 2);
+    wait_until_durable(&mut inbox, 2);
     drop(writes);
     thread.join().unwrap().unwrap();
 }
@@ -100,9 +100,9 @@ fn log_without_space_waits_and_syncs_earlier_writes() {
 #[test]
 fn log_without_space_ends_when_the_reactor_is_gone() {
     let disk = SimDisk::new();
-    let (writes, thread, inbox) = start(&disk);
-    disk.set_capacity(Some(disk.used()));
-    writes.send(large(1)).unwrap();
+    let (writes, thread, inbox) = start_log_thread(&disk);
+    disk.set_capacity(Some(disk.used_bytes()));
+    writes.send(large_write(1)).unwrap();
     drop(inbox);
     let fault = thread.join().unwrap().unwrap_err();
     assert!(matches!(fault, Fault::Full { .. }), "{fault}");

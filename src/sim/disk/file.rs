@@ -1,45 +1,53 @@
 //! One file of a simulated disk: the image that programs see, and the durable one.
 
-use super::SECTOR;
+use super::SECTOR_BYTES;
 use rand::{Rng, RngExt};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Invariant: the durable image is `bytes` with every sector of `unsynced` and `forgotten` put back.
+/// A file's contents as programs see them, and the durable contents of the sectors that a power loss may revert.
+///
+/// Invariant: the durable image is `bytes` with every sector of `unsynced` and `falsely_clean` replaced by its durable
+/// contents.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileState {
+    /// The contents as programs see them.
     pub(super) bytes: Vec<u8>,
+    /// The size in bytes that a power loss keeps for certain.
     pub(super) durable_size: usize,
     /// Sectors written since the last sync, each with its durable contents.
-    pub(super) unsynced: BTreeMap<usize, Box<[u8; SECTOR]>>,
-    /// The same for sectors of a failed sync: the kernel marks these pages clean and will not write them again, however
-    /// often it is asked.
-    pub(super) forgotten: BTreeMap<usize, Box<[u8; SECTOR]>>,
+    pub(super) unsynced: BTreeMap<usize, Box<[u8; SECTOR_BYTES]>>,
+    /// Sectors of a failed or false sync, each with its durable contents. The kernel has marked the pages of these
+    /// sectors clean, so that later syncs do not write them.
+    pub(super) falsely_clean: BTreeMap<usize, Box<[u8; SECTOR_BYTES]>>,
     /// Sectors that are unreadable until they are written.
     pub(super) unreadable: BTreeSet<usize>,
 }
 
 impl FileState {
-    fn sectors(&self, from: usize, to: usize) -> std::ops::Range<usize> {
-        from / SECTOR..to.div_ceil(SECTOR)
+    /// The numbers of the sectors that contain the bytes from `from` to `to`.
+    fn sector_range(&self, from: usize, to: usize) -> std::ops::Range<usize> {
+        from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES)
     }
 
-    fn sector(&self, sector: usize) -> Box<[u8; SECTOR]> {
-        let mut held = Box::new([0; SECTOR]);
-        let from = (sector * SECTOR).min(self.bytes.len());
-        let to = ((sector + 1) * SECTOR).min(self.bytes.len());
-        held[..to - from].copy_from_slice(&self.bytes[from..to]);
-        held
+    /// The bytes of a sector as programs see them, with zeros behind the end of the file.
+    fn copy_sector(&self, sector: usize) -> Box<[u8; SECTOR_BYTES]> {
+        let mut durable_bytes = Box::new([0; SECTOR_BYTES]);
+        let from = (sector * SECTOR_BYTES).min(self.bytes.len());
+        let to = ((sector + 1) * SECTOR_BYTES).min(self.bytes.len());
+        durable_bytes[..to - from].copy_from_slice(&self.bytes[from..to]);
+        durable_bytes
     }
 
+    /// Writes bytes, which stay unsynced until the next sync.
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset + bytes.len();
-        for sector in self.sectors(offset, end) {
+        for sector in self.sector_range(offset, end) {
             self.unreadable.remove(&sector);
-            // This write makes a forgotten sector dirty again: the next sync writes it.
-            let held = self.forgotten.remove(&sector);
+            // This write makes the sector's page dirty again, so that the next sync writes it.
+            let durable_bytes = self.falsely_clean.remove(&sector);
             if !self.unsynced.contains_key(&sector) {
-                let held = held.unwrap_or_else(|| self.sector(sector));
-                self.unsynced.insert(sector, held);
+                let durable_bytes = durable_bytes.unwrap_or_else(|| self.copy_sector(sector));
+                self.unsynced.insert(sector, durable_bytes);
             }
         }
         if self.bytes.len() < end {
@@ -48,18 +56,21 @@ impl FileState {
         self.bytes[offset..end].copy_from_slice(bytes);
     }
 
+    /// Replaces the visible contents of these sectors by their durable contents.
     pub(super) fn revert_sectors(&mut self, sectors: &[usize]) {
         for sector in sectors {
-            let held = self.unsynced.remove(sector).or_else(|| self.forgotten.remove(sector));
-            let Some(held) = held else { continue };
-            let from = (sector * SECTOR).min(self.bytes.len());
-            let to = ((sector + 1) * SECTOR).min(self.bytes.len());
-            self.bytes[from..to].copy_from_slice(&held[..to - from]);
+            let durable_bytes = self.unsynced.remove(sector).or_else(|| self.falsely_clean.remove(sector));
+            let Some(durable_bytes) = durable_bytes else { continue };
+            let from = (sector * SECTOR_BYTES).min(self.bytes.len());
+            let to = ((sector + 1) * SECTOR_BYTES).min(self.bytes.len());
+            self.bytes[from..to].copy_from_slice(&durable_bytes[..to - from]);
         }
     }
 
-    pub(super) fn lose(&mut self, rng: &mut impl Rng, survival: u32) {
-        let mut lost: Vec<usize> = self.forgotten.keys().copied().collect();
+    /// Reverts all falsely clean sectors, and a random subset of the unsynced sectors. `survival` says how many
+    /// quarters of the unsynced sectors survive on average: none at 0, all at 4.
+    pub(super) fn lose_unsynced(&mut self, rng: &mut impl Rng, survival: u32) {
+        let mut lost: Vec<usize> = self.falsely_clean.keys().copied().collect();
         lost.extend(self.unsynced.keys().copied().filter(|_| rng.random_range(0..4u32) >= survival));
         self.revert_sectors(&lost);
         self.unsynced.clear();

@@ -14,18 +14,25 @@ fn new_file(disk: &SimDisk) -> SimFile {
 
 #[test]
 fn power_loss_keeps_any_subset_of_whole_sectors() {
-    let mut kept = std::collections::BTreeSet::new();
+    let mut kept_contents = std::collections::BTreeSet::new();
     for seed in 0..200 {
         let disk = SimDisk::new();
         new_file(&disk).write_at(0, &[7; 1024]).unwrap();
         disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power);
-        let bytes = disk.seen("a").unwrap();
-        for sector in bytes.chunks(SECTOR) {
-            assert!(sector.iter().all(|byte| *byte == sector[0]), "a sector is written whole");
+        let bytes = disk.read_file("a").unwrap();
+        for sector in bytes.chunks(SECTOR_BYTES) {
+            assert!(
+                sector.iter().all(|byte| *byte == sector[0]),
+                "each sector holds either its old bytes or its new bytes"
+            );
         }
-        kept.insert((bytes[0], bytes[512]));
+        kept_contents.insert((bytes[0], bytes[512]));
     }
-    assert_eq!(kept.len(), 4, "both sectors, either one, or none");
+    assert_eq!(
+        kept_contents.len(),
+        4,
+        "each of four outcomes occurs: both sectors survive, only the first, only the second, or neither"
+    );
 }
 
 #[test]
@@ -35,9 +42,9 @@ fn killed_process_leaves_writes_visible_but_not_durable() {
     file.write_at(0, b"words").unwrap();
     let mut rng = StdRng::seed_from_u64(1);
     disk.crash(&mut rng, Crash::Kill);
-    assert!(file.sync().is_err(), "a dead process syncs nothing");
-    assert_eq!(&disk.seen("a").unwrap()[..5], b"words");
-    assert_eq!(&disk.durable().seen("a").unwrap()[..5], [0; 5]);
+    assert!(file.sync().is_err(), "a file handle of a killed process cannot sync");
+    assert_eq!(&disk.read_file("a").unwrap()[..5], b"words");
+    assert_eq!(&disk.durable_copy().read_file("a").unwrap()[..5], [0; 5]);
 }
 
 #[test]
@@ -47,8 +54,12 @@ fn sync_after_failed_sync_does_not_restore_writes() {
     file.write_at(0, b"words").unwrap();
     disk.fail_next_sync();
     assert!(file.sync().is_err());
-    assert!(file.sync().is_ok(), "the failed sync has marked the pages clean");
-    assert_eq!(&disk.durable().seen("a").unwrap()[..5], [0; 5], "and the written bytes are lost");
+    assert!(file.sync().is_ok(), "a second sync succeeds, since the failed sync has marked the pages clean");
+    assert_eq!(
+        &disk.durable_copy().read_file("a").unwrap()[..5],
+        [0; 5],
+        "the bytes of a failed sync are not durable after a second sync"
+    );
 }
 
 #[test]
@@ -76,10 +87,10 @@ fn allocation_on_full_disk_fails() {
 fn stopped_disk_accepts_no_more_writes() {
     let disk = SimDisk::new();
     let mut file = new_file(&disk);
-    disk.stop_at(Stop { at: disk.operations(), bytes: 3 });
+    disk.stop_at(DiskStop { operation: disk.operation_count(), written_bytes: 3 });
     assert!(file.write_at(0, b"words").is_err());
     assert!(file.write_at(0, b"words").is_err());
     assert!(disk.stopped());
     disk.crash(&mut StdRng::seed_from_u64(1), Crash::Kill);
-    assert_eq!(&disk.seen("a").unwrap()[..5], b"wor\0\0");
+    assert_eq!(&disk.read_file("a").unwrap()[..5], b"wor\0\0");
 }

@@ -1,4 +1,4 @@
-//! A snapshot is read back unchanged, or not at all.
+//! A snapshot reads back unchanged; any change of its bytes is detected.
 
 use super::*;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ fn header() -> Header {
         cluster: ClusterId(0x6f2c_91aa_0d77_be21),
         node,
         position: Position::new(Index(812), Term(3)),
-        configured: Index(7),
+        configuration_index: Index(7),
         time: ClusterTime(86_400_000),
         digest: 0x9a3c_11f0,
         sessions: 1,
@@ -22,9 +22,9 @@ type Pieces = Vec<(ChunkKind, Vec<u8>)>;
 /// The encoded parts of a file: header, chunks, end.
 fn parts(pieces: &Pieces) -> Vec<Vec<u8>> {
     let mut parts = vec![header().encode()];
-    let mut chain = Chain::behind(&parts[0]);
-    parts.extend(pieces.iter().map(|(kind, body)| chain.put(*kind, body)));
-    parts.push(chain.put_end());
+    let mut chain = ChecksumChain::after_header(&parts[0]);
+    parts.extend(pieces.iter().map(|(kind, body)| chain.encode_chunk(*kind, body)));
+    parts.push(chain.encode_end());
     parts
 }
 
@@ -44,11 +44,11 @@ fn read(file: Vec<u8>) -> Result<Pieces, Flaw> {
 fn pieces() -> impl Strategy<Value = Pieces> {
     let bodies = || prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..5);
     (bodies(), bodies()).prop_map(|(sessions, machine)| {
-        let of = |kind| move |body| (kind, body);
+        let with_kind = |kind| move |body| (kind, body);
         sessions
             .into_iter()
-            .map(of(ChunkKind::Sessions))
-            .chain(machine.into_iter().map(of(ChunkKind::Machine)))
+            .map(with_kind(ChunkKind::Sessions))
+            .chain(machine.into_iter().map(with_kind(ChunkKind::Machine)))
             .collect()
     })
 }
@@ -67,28 +67,28 @@ proptest! {
         for at in 0..file.len() {
             let mut flipped = file.clone();
             flipped[at] ^= 1u8 << bit;
-            prop_assert!(read(flipped).is_err(), "a flipped bit at {}", at);
-            prop_assert!(read(file[..at].to_vec()).is_err(), "a truncation at {}", at);
+            prop_assert!(read(flipped).is_err(), "a flipped bit in byte {} is detected", at);
+            prop_assert!(read(file[..at].to_vec()).is_err(), "a truncation to {} bytes is detected", at);
         }
-        prop_assert!(read([&file[..], &[0]].concat()).is_err(), "one byte too many");
+        prop_assert!(read([&file[..], &[0]].concat()).is_err(), "an additional byte at the end is detected");
     }
 
     #[test]
     fn missing_duplicate_or_moved_chunk_is_detected(
-        pieces in pieces(), one: prop::sample::Index, other: prop::sample::Index,
+        pieces in pieces(), first_part: prop::sample::Index, second_part: prop::sample::Index,
     ) {
         let parts = parts(&pieces);
-        let one = 1 + one.index(parts.len() - 1);
-        let other = 1 + other.index(parts.len() - 1);
-        let mut missing = parts.clone();
-        missing.remove(one);
-        prop_assert!(read(missing.concat()).is_err());
-        let mut doubled = parts.clone();
-        doubled.insert(other, parts[one].clone());
-        prop_assert!(read(doubled.concat()).is_err());
-        let mut displaced = parts.clone();
-        displaced.swap(one, other);
-        prop_assert_eq!(read(displaced.concat()).is_err(), parts[one] != parts[other]);
+        let first_part = 1 + first_part.index(parts.len() - 1);
+        let second_part = 1 + second_part.index(parts.len() - 1);
+        let mut with_missing = parts.clone();
+        with_missing.remove(first_part);
+        prop_assert!(read(with_missing.concat()).is_err());
+        let mut with_duplicate = parts.clone();
+        with_duplicate.insert(second_part, parts[first_part].clone());
+        prop_assert!(read(with_duplicate.concat()).is_err());
+        let mut with_swapped = parts.clone();
+        with_swapped.swap(first_part, second_part);
+        prop_assert_eq!(read(with_swapped.concat()).is_err(), parts[first_part] != parts[second_part]);
     }
 
     #[test]
@@ -96,15 +96,15 @@ proptest! {
         let mut mixed = parts(&pieces);
         let other = parts(&other);
         let at = 1 + at.index(mixed.len().min(other.len()) - 1);
-        let same = mixed[at] == other[at];
+        let is_same_chunk = mixed[at] == other[at];
         mixed[at] = other[at].clone();
-        prop_assert_eq!(read(mixed.concat()).is_ok(), same);
+        prop_assert_eq!(read(mixed.concat()).is_ok(), is_same_chunk);
     }
 
     #[test]
     fn garbage_input_does_not_panic(bytes: Vec<u8>, length: u32) {
         let _either = Header::decode(&bytes.clone().into());
-        let start = [&MAGIC[..], &FORMAT.to_le_bytes(), &length.to_le_bytes(), &bytes].concat();
+        let start = [&MAGIC[..], &FORMAT_VERSION.to_le_bytes(), &length.to_le_bytes(), &bytes].concat();
         prop_assert!(Header::decode(&start.into()).is_err());
         let (_, chain) = Header::decode(&header().encode().into()).unwrap();
         let chunk = [&length.to_le_bytes()[..], &u32::MAX.to_le_bytes(), &bytes].concat();
@@ -118,7 +118,7 @@ fn longest_header_fits_size_limit() {
     let members = (1..=MEMBERS_MAX as u64).map(|id| (NodeId::new(id).unwrap(), address.clone()));
     let longest = Header { membership: Membership::founding(members), ..header() };
     let encoded = longest.encode();
-    assert_eq!(encoded.len(), HEADER_MAX);
+    assert_eq!(encoded.len(), HEADER_BYTES_MAX);
     assert_eq!(Header::decode(&encoded.into()).unwrap().0, longest);
 }
 

@@ -1,15 +1,16 @@
-//! Requests are parsed the same however the input is split; anything else is rejected with a status.
+//! Tests that a request is parsed the same however the input is split, and that invalid input is rejected with a
+//! status.
 
 use super::*;
 use proptest::prelude::*;
 
 fn read(text: &[u8]) -> Result<Option<RequestHead>, HttpError> {
-    Reader::default().next(&mut BytesMut::from(text))
+    RequestHeadReader::default().next(&mut BytesMut::from(text))
 }
 
 fn rejection_status(text: &str) -> u16 {
     match read(text.as_bytes()) {
-        Err(wrong) => wrong.status,
+        Err(error) => error.status,
         Ok(head) => panic!("{text:?} is parsed as {head:?}"),
     }
 }
@@ -25,20 +26,20 @@ fn request_head_is_parsed_and_body_stays_in_input() {
          Expect: 100-Continue\r\nOrigin: http://h:1\r\nSec-Fetch-Site: same-origin\r\nIf-None-Match: *\r\n\
          Accept: text/plain;q=0.5\r\nAccept: application/openmetrics-text\r\n\r\nabcGET",
     );
-    let head = Reader::default().next(&mut input).unwrap().unwrap();
+    let head = RequestHeadReader::default().next(&mut input).unwrap().unwrap();
     let text = |text: &str| Some(text.to_owned());
     let expected = RequestHead {
         method: Method::Put,
         path: "/kv/a%20b".into(),
         query: "ttl=1s".into(),
         host: text("h:1"),
-        length: 3,
-        keeps: true,
-        is_old: false,
-        holds_back: true,
-        token: text("s"),
+        content_length: 3,
+        keep_alive: true,
+        is_http_1_0: false,
+        expects_continue: true,
+        bearer_token: text("s"),
         origin: text("http://h:1"),
-        site: text("same-origin"),
+        fetch_site: text("same-origin"),
         accept: Some("text/plain;q=0.5,application/openmetrics-text".into()),
         if_match: None,
         if_none_match: text("*"),
@@ -48,16 +49,17 @@ fn request_head_is_parsed_and_body_stays_in_input() {
 
 #[test]
 fn keep_alive_follows_version_and_connection_header() {
-    let keeps = |version: &str, fields: &str| head(&format!("GET / HTTP/{version}\r\nHost: h\r\n{fields}\r\n")).keeps;
-    assert!(keeps("1.1", "") && !keeps("1.1", "Connection: TE, close\r\n"));
-    assert!(!keeps("1.0", "") && keeps("1.0", "Connection: Keep-Alive\r\n"));
-    assert!(!keeps("1.0", "Connection: close, keep-alive\r\n"));
+    let keep_alive =
+        |version: &str, fields: &str| head(&format!("GET / HTTP/{version}\r\nHost: h\r\n{fields}\r\n")).keep_alive;
+    assert!(keep_alive("1.1", "") && !keep_alive("1.1", "Connection: TE, close\r\n"));
+    assert!(!keep_alive("1.0", "") && keep_alive("1.0", "Connection: Keep-Alive\r\n"));
+    assert!(!keep_alive("1.0", "Connection: close, keep-alive\r\n"));
 }
 
 #[test]
 fn absolute_target_overrides_host_header() {
-    let read = head("GET HTTP://other:7/a?b HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert_eq!((read.path, read.query, read.host), ("/a".into(), "b".into(), Some("other:7".into())));
+    let absolute = head("GET HTTP://other:7/a?b HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!((absolute.path, absolute.query, absolute.host), ("/a".into(), "b".into(), Some("other:7".into())));
     assert_eq!(head("GET http://other HTTP/1.0\r\n\r\n").path, "/");
 }
 
@@ -129,30 +131,30 @@ fn request_head_size_is_bounded() {
 
 #[test]
 fn target_is_percent_decoded_once_or_rejected() {
-    assert_eq!(decoded("a%2Fb%25%00+c"), Some(b"a/b%\0+c".to_vec()));
-    for wrong in ["%", "%1", "%1g", "a%+1", "%%41"] {
-        assert_eq!(decoded(wrong), None, "{wrong}");
+    assert_eq!(percent_decode("a%2Fb%25%00+c"), Some(b"a/b%\0+c".to_vec()));
+    for invalid in ["%", "%1", "%1g", "a%+1", "%%41"] {
+        assert_eq!(percent_decode(invalid), None, "{invalid}");
     }
 }
 
 #[test]
 fn response_states_length_and_keep_alive() {
-    let said = |status, body: &[u8], manner| {
+    let encode = |status, body: &[u8], options| {
         let mut out = BytesMut::new();
-        let response = Response { status, kind: "text/plain", fields: &[("Allow", "GET")], body };
-        put_response(&mut out, &response, manner);
-        String::from_utf8(out.to_vec()).unwrap().replace(ALWAYS, "")
+        let response = Response { status, content_type: "text/plain", fields: &[("Allow", "GET")], body };
+        put_response(&mut out, &response, options);
+        String::from_utf8(out.to_vec()).unwrap().replace(COMMON_FIELDS, "")
     };
-    let keeps = ResponseOptions { keeps: true, ..ResponseOptions::LAST };
+    let keep_alive = ResponseOptions { keep_alive: true, ..ResponseOptions::CLOSING };
     let ok = "HTTP/1.1 200 OK\r\nAllow: GET\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n";
-    assert_eq!(said(200, b"ab", keeps), format!("{ok}\r\nab"));
-    assert_eq!(said(200, b"ab", ResponseOptions::LAST), format!("{ok}Connection: close\r\n\r\nab"));
-    assert_eq!(said(200, b"ab", ResponseOptions { bodiless: true, ..keeps }), format!("{ok}\r\n"));
+    assert_eq!(encode(200, b"ab", keep_alive), format!("{ok}\r\nab"));
+    assert_eq!(encode(200, b"ab", ResponseOptions::CLOSING), format!("{ok}Connection: close\r\n\r\nab"));
+    assert_eq!(encode(200, b"ab", ResponseOptions { head_only: true, ..keep_alive }), format!("{ok}\r\n"));
     assert_eq!(
-        said(200, b"ab", ResponseOptions { is_old: true, ..keeps }),
+        encode(200, b"ab", ResponseOptions { is_http_1_0: true, ..keep_alive }),
         format!("{ok}Connection: keep-alive\r\n\r\nab")
     );
-    assert_eq!(said(204, b"", keeps), "HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n");
+    assert_eq!(encode(204, b"", keep_alive), "HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n");
 }
 
 fn request() -> impl Strategy<Value = String> {
@@ -176,22 +178,22 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut < text.len()).collect();
         cuts.extend([0, text.len()]);
         cuts.sort_unstable();
-        let (mut reader, mut input, mut came) = (Reader::default(), BytesMut::new(), Ok(None));
-        for two in cuts.windows(2) {
-            if !matches!(came, Ok(None)) {
+        let (mut reader, mut input, mut result) = (RequestHeadReader::default(), BytesMut::new(), Ok(None));
+        for pair in cuts.windows(2) {
+            if !matches!(result, Ok(None)) {
                 break;
             }
-            input.extend_from_slice(&text.as_bytes()[two[0]..two[1]]);
-            came = reader.next(&mut input);
+            input.extend_from_slice(&text.as_bytes()[pair[0]..pair[1]]);
+            result = reader.next(&mut input);
         }
         // Which of two errors is found may depend on which bytes have arrived.
-        prop_assert_eq!(came.map_err(|wrong| wrong.status / 100), whole.map_err(|wrong| wrong.status / 100));
+        prop_assert_eq!(result.map_err(|error| error.status / 100), whole.map_err(|error| error.status / 100));
     }
 
     #[test]
     fn parsing_any_input_terminates(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut input = BytesMut::from(&bytes[..]);
-        let mut reader = Reader::default();
+        let mut reader = RequestHeadReader::default();
         let mut left = input.len();
         while let Ok(Some(_)) = reader.next(&mut input) {
             prop_assert!(input.len() < left, "the parsed bytes are removed from the input");

@@ -1,28 +1,29 @@
-//! Commands are parsed the same however the input is split; anything else is an error, and costs only its size.
+//! Tests that a command is parsed the same however the input is split, and that invalid input is an error and takes
+//! memory at most in proportion to its size.
 
 use super::*;
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// The commands in those bytes, and the final error.
-fn read(bytes: &[u8], bounds: Bounds) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
-    read_in_pieces(&[bytes], bounds)
+/// The words of each command in those bytes, and the error that ends them, if any.
+fn read(bytes: &[u8], limits: CommandLimits) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
+    read_pieces(&[bytes], limits)
 }
 
-fn read_in_pieces(pieces: &[&[u8]], bounds: Bounds) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
-    let (mut reader, mut input, mut said) = (Reader::default(), BytesMut::new(), Vec::new());
+fn read_pieces(pieces: &[&[u8]], limits: CommandLimits) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
+    let (mut reader, mut input, mut commands) = (CommandReader::default(), BytesMut::new(), Vec::new());
     for piece in pieces {
         input.extend_from_slice(piece);
         loop {
-            match reader.next(&mut input, bounds) {
-                Ok(Some(words)) => said.push(words.from(0).map(<[u8]>::to_vec).collect()),
+            match reader.next(&mut input, limits) {
+                Ok(Some(words)) => commands.push(words.from(0).map(<[u8]>::to_vec).collect()),
                 Ok(None) => break,
-                Err(wrong) => return (said, Some(wrong.to_string())),
+                Err(error) => return (commands, Some(error.to_string())),
             }
         }
     }
-    (said, None)
+    (commands, None)
 }
 
 fn command(words: &[Vec<u8>]) -> Vec<u8> {
@@ -41,17 +42,18 @@ fn words(text: &str) -> Vec<Vec<u8>> {
 
 #[test]
 fn arrays_and_inline_commands_are_parsed_and_empty_ones_skipped() {
-    let (said, end) = read(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n\r\n*0\r\n*-1\r\n  set k  v \r\n", Bounds::KNOWN);
-    assert_eq!((said, end), (vec![words("GET k"), words("PING"), words("set k v")], None));
+    let (commands, error) =
+        read(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n\r\n*0\r\n*-1\r\n  set k  v \r\n", CommandLimits::AUTHENTICATED);
+    assert_eq!((commands, error), (vec![words("GET k"), words("PING"), words("set k v")], None));
 }
 
 #[test]
 fn inline_command_supports_quotes_and_escapes() {
-    let (said, end) = read(b"a \"b c\\x41\\n\\q\" 'd \\' e' \"\"\n", Bounds::KNOWN);
+    let (commands, error) = read(b"a \"b c\\x41\\n\\q\" 'd \\' e' \"\"\n", CommandLimits::AUTHENTICATED);
     let all = [&b"a"[..], b"b cA\nq", b"d ' e", b""].map(<[u8]>::to_vec);
-    assert_eq!((said, end), (vec![all.to_vec()], None));
+    assert_eq!((commands, error), (vec![all.to_vec()], None));
     for unbalanced in ["\"a\n", "'a\n", "\"a\"b\n", "'a'b\n"] {
-        let why = read(unbalanced.as_bytes(), Bounds::KNOWN).1;
+        let why = read(unbalanced.as_bytes(), CommandLimits::AUTHENTICATED).1;
         assert_eq!(why.as_deref(), Some("Protocol error: unbalanced quotes in request"), "{unbalanced}");
     }
 }
@@ -72,71 +74,74 @@ fn protocol_errors_use_redis_wording() {
         (&format!("*{long}"), "too big mbulk count string"),
         (&format!("*1\r\n${long}"), "too big bulk count string"),
     ] {
-        let said = read(bytes.as_bytes(), Bounds::KNOWN).1;
-        assert_eq!(said, Some(format!("Protocol error: {why}")), "{:.40}", bytes);
+        let error = read(bytes.as_bytes(), CommandLimits::AUTHENTICATED).1;
+        assert_eq!(error, Some(format!("Protocol error: {why}")), "{:.40}", bytes);
     }
-    let said = |bytes: &[u8]| read(bytes, Bounds::UNKNOWN).1;
-    assert_eq!(said(b"*11\r\n").as_deref(), Some("Protocol error: unauthenticated multibulk length"));
-    assert_eq!(said(b"*1\r\n$16385\r\n").as_deref(), Some("Protocol error: unauthenticated bulk length"));
-    assert_eq!(said(b"*10\r\n$16384\r\n"), None);
+    let error_of = |bytes: &[u8]| read(bytes, CommandLimits::UNAUTHENTICATED).1;
+    assert_eq!(error_of(b"*11\r\n").as_deref(), Some("Protocol error: unauthenticated multibulk length"));
+    assert_eq!(error_of(b"*1\r\n$16385\r\n").as_deref(), Some("Protocol error: unauthenticated bulk length"));
+    assert_eq!(error_of(b"*10\r\n$16384\r\n"), None);
 }
 
 #[test]
 fn announced_length_allocates_nothing() {
-    let (mut reader, mut input) = (Reader::default(), BytesMut::new());
+    let (mut reader, mut input) = (CommandReader::default(), BytesMut::new());
     input.extend_from_slice(b"*1048576\r\n$1048576\r\n");
-    let room = input.capacity();
-    assert_eq!(reader.next(&mut input, Bounds::KNOWN), Ok(None));
-    assert!(reader.is_midway());
-    assert_eq!((reader.held(), input.capacity()), (0, room));
+    let capacity = input.capacity();
+    assert_eq!(reader.next(&mut input, CommandLimits::AUTHENTICATED), Ok(None));
+    assert!(reader.has_partial_command());
+    assert_eq!((reader.allocated_bytes(), input.capacity()), (0, capacity));
 }
 
-/// What is too large about the first command in those bytes, with its first words, and the maximum memory held. The
-/// bytes arrive in pieces of that length.
-fn discard_oversized(bytes: &[u8], piece: usize) -> (CommandArgs, Vec<Vec<u8>>, usize) {
-    let (mut reader, mut input, mut held, mut said) = (Reader::default(), BytesMut::new(), 0, Vec::new());
-    for piece in bytes.chunks(piece) {
-        input.extend_from_slice(piece);
-        while let Some(words) = reader.next(&mut input, Bounds::KNOWN).unwrap() {
-            said.push(words);
+/// Reads an oversized command and `PING` from `bytes`, which arrive in chunks of `chunk_bytes`. Returns the skipped
+/// command, its first words, and the maximum memory held.
+fn read_oversized(bytes: &[u8], chunk_bytes: usize) -> (CommandArgs, Vec<Vec<u8>>, usize) {
+    let (mut reader, mut input, mut held, mut commands) = (CommandReader::default(), BytesMut::new(), 0, Vec::new());
+    for chunk in bytes.chunks(chunk_bytes) {
+        input.extend_from_slice(chunk);
+        while let Some(words) = reader.next(&mut input, CommandLimits::AUTHENTICATED).unwrap() {
+            commands.push(words);
         }
-        held = held.max(input.len() + reader.held());
+        held = held.max(input.len() + reader.allocated_bytes());
     }
-    assert_eq!((said.len(), reader.is_midway(), input.len()), (2, false, 0));
-    assert_eq!(said[1].at(0), b"PING", "the next command is parsed");
-    let words = said[0].from(0).map(<[u8]>::to_vec).collect();
-    (said.swap_remove(0), words, held)
+    assert_eq!((commands.len(), reader.has_partial_command(), input.len()), (2, false, 0));
+    assert_eq!(commands[1].at(0), b"PING", "the next command is parsed");
+    let words = commands[0].from(0).map(<[u8]>::to_vec).collect();
+    (commands.swap_remove(0), words, held)
 }
 
 #[test]
 fn oversized_command_is_discarded_in_bounded_memory() {
     let key = vec![b'k'; 200];
-    let behind = b"*1\r\n$4\r\nPING\r\n";
+    let ping = b"*1\r\n$4\r\nPING\r\n";
     let long = [&b"SET"[..], &key, &vec![b'\r'; 5 << 20], b"EX", b"10"].map(<[u8]>::to_vec);
-    for piece in [1 << 10, 100_003, 64 << 20] {
-        let (words, first, held) = discard_oversized(&[&command(&long)[..], behind].concat(), piece);
-        assert_eq!(words.excess(), Some(Excess::Argument(5 << 20)));
+    for chunk_bytes in [1 << 10, 100_003, 64 << 20] {
+        let (words, first, held) = read_oversized(&[&command(&long)[..], ping].concat(), chunk_bytes);
+        assert_eq!(words.oversized_part(), Some(OversizedPart::Argument(5 << 20)));
         assert_eq!(first, [b"SET".to_vec(), key[..128].to_vec()]);
-        assert!(held <= piece.min(1 << 20) + 1024, "{held} bytes were held");
+        assert!(held <= chunk_bytes.min(1 << 20) + 1024, "{held} bytes were held");
     }
     let mut many = words("MSET");
     (0..9).for_each(|n| many.extend([vec![b'k', n], vec![b'x'; 1 << 20]]));
-    let (words, first, held) = discard_oversized(&[&command(&many)[..], behind].concat(), 100_003);
-    assert_eq!((words.excess(), &first[..]), (Some(Excess::Command), &[b"MSET".to_vec(), vec![b'k', 0]][..]));
+    let (words, first, held) = read_oversized(&[&command(&many)[..], ping].concat(), 100_003);
+    assert_eq!(
+        (words.oversized_part(), &first[..]),
+        (Some(OversizedPart::Command), &[b"MSET".to_vec(), vec![b'k', 0]][..])
+    );
     assert!(held <= RESP_COMMAND_BYTES_MAX + 200_000, "{held} bytes were held");
-    let (words, first, _) = discard_oversized(&[&command(&[vec![b'x'; 2 << 20]])[..], behind].concat(), 100_003);
-    assert_eq!((words.excess(), first.len()), (Some(Excess::Argument(2 << 20)), 0));
+    let (words, first, _) = read_oversized(&[&command(&[vec![b'x'; 2 << 20]])[..], ping].concat(), 100_003);
+    assert_eq!((words.oversized_part(), first.len()), (Some(OversizedPart::Argument(2 << 20)), 0));
 }
 
 #[test]
 fn replies_are_encoded_as_in_redis() {
-    let said = |version, say: fn(&mut Writer<'_>)| {
+    let encode = |version, write: fn(&mut ReplyWriter<'_>)| {
         let mut out = BytesMut::new();
-        say(&mut Writer::new(&mut out, version));
+        write(&mut ReplyWriter::new(&mut out, version));
         String::from_utf8(out.to_vec()).unwrap()
     };
-    let all = |out: &mut Writer<'_>| {
-        out.line("OK");
+    let write_all = |out: &mut ReplyWriter<'_>| {
+        out.simple_string("OK");
         out.error("ERR a\r\nb");
         out.integer(i64::MIN);
         out.integer(0);
@@ -145,12 +150,12 @@ fn replies_are_encoded_as_in_redis() {
         out.map(1);
         out.nil();
     };
-    let both = "+OK\r\n-ERR a  b\r\n:-9223372036854775808\r\n:0\r\n$3\r\nx\r\n\r\n*2\r\n";
-    assert_eq!(said(Version::Two, all), format!("{both}*2\r\n$-1\r\n"));
-    assert_eq!(said(Version::Three, all), format!("{both}%1\r\n_\r\n"));
+    let common = "+OK\r\n-ERR a  b\r\n:-9223372036854775808\r\n:0\r\n$3\r\nx\r\n\r\n*2\r\n";
+    assert_eq!(encode(RespVersion::Resp2, write_all), format!("{common}*2\r\n$-1\r\n"));
+    assert_eq!(encode(RespVersion::Resp3, write_all), format!("{common}%1\r\n_\r\n"));
 }
 
-/// Realistic traffic, to be corrupted.
+/// Valid commands, which a test corrupts.
 fn traffic() -> Vec<u8> {
     let mut out = Vec::new();
     for text in ["SET key:000000001 xxx", "GET k", "MSET a 1 b 2 c 3", "INCR n", "HELLO 3 AUTH u p"] {
@@ -163,7 +168,7 @@ fn traffic() -> Vec<u8> {
 #[test]
 fn million_corrupt_requests_use_bounded_memory() {
     let (real, mut rng) = (traffic(), SmallRng::seed_from_u64(0x7265_7370));
-    let (mut read, mut refused) = (0u32, 0u32);
+    let (mut accepted, mut rejected) = (0u32, 0u32);
     for _ in 0..1_000_000 {
         let mut bytes: Vec<u8> = if rng.random_range(0..4) == 0 {
             const LIKELY: &[u8] = b"*$\r\n0123456789-\"'\\x abc\0\xff";
@@ -178,23 +183,26 @@ fn million_corrupt_requests_use_bounded_memory() {
                 bytes[at] = rng.random();
             }
         }
-        let (mut reader, mut input) = (Reader::default(), BytesMut::from(&bytes[..]));
+        let (mut reader, mut input) = (CommandReader::default(), BytesMut::from(&bytes[..]));
         loop {
-            match reader.next(&mut input, Bounds::KNOWN) {
+            match reader.next(&mut input, CommandLimits::AUTHENTICATED) {
                 Ok(Some(words)) => {
-                    read += 1;
+                    accepted += 1;
                     assert!(!words.is_empty() && words.size() <= 10 * bytes.len(), "{bytes:?}");
                 }
                 Ok(None) => break,
                 Err(_) => {
-                    refused += 1;
+                    rejected += 1;
                     break;
                 }
             }
         }
-        assert!(reader.held() <= 64 + 4 * bytes.len() && input.len() <= bytes.len(), "{bytes:?}");
+        assert!(reader.allocated_bytes() <= 64 + 4 * bytes.len() && input.len() <= bytes.len(), "{bytes:?}");
     }
-    assert!(read > 100_000 && refused > 100_000, "read {read}, refused {refused}: the inputs vary too little");
+    assert!(
+        accepted > 100_000 && rejected > 100_000,
+        "{accepted} accepted, {rejected} rejected: the inputs vary too little"
+    );
 }
 
 proptest! {
@@ -207,8 +215,8 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         cuts.extend([0, bytes.len()]);
         cuts.sort_unstable();
-        let pieces: Vec<&[u8]> = cuts.windows(2).map(|two| &bytes[two[0]..two[1]]).collect();
-        prop_assert_eq!(read_in_pieces(&pieces, Bounds::KNOWN), (all, None));
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+        prop_assert_eq!(read_pieces(&pieces, CommandLimits::AUTHENTICATED), (all, None));
     }
 
     #[test]
@@ -218,7 +226,8 @@ proptest! {
             prop::collection::vec(prop::sample::select(b"*$\r\n012 a\"'\\x".to_vec()), 0..60),
         ],
     ) {
-        let ones: Vec<&[u8]> = bytes.chunks(1).collect();
-        prop_assert_eq!(read_in_pieces(&ones, Bounds::KNOWN), read(&bytes, Bounds::KNOWN));
+        let single_bytes: Vec<&[u8]> = bytes.chunks(1).collect();
+        let limits = CommandLimits::AUTHENTICATED;
+        prop_assert_eq!(read_pieces(&single_bytes, limits), read(&bytes, limits));
     }
 }

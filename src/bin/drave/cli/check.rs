@@ -1,6 +1,6 @@
 //! `drave check`: checks that stored logs keep Raft's guarantees.
 
-use super::diff::{about, about_json, read_all};
+use super::diff::{directory_to_json, read_directories, summarize_directory};
 use crate::output::outln;
 use crate::remote::cluster::Output;
 use crate::remote::failure::CliError;
@@ -25,65 +25,69 @@ pub struct Check {
     pub output: Output,
 }
 
-/// `drave check`.
+/// `drave check`: prints the violations and the damage; exits with 5 if there are any.
 pub fn run(args: &Check) -> Result<(), CliError> {
-    let directories = read_all(&args.directories)?;
-    let mut found = Violations::default();
+    let directories = read_directories(&args.directories)?;
+    let mut violations = Violations::default();
     for directory in &directories {
-        found.extend(&directory.replay.violations);
+        violations.extend(&directory.replay.violations);
     }
-    cluster::judge(&directories, &mut found);
-    stacked(args, &directories, &mut found)?;
-    let damaged: usize = directories.iter().map(|directory| directory.damage.len()).sum();
-    let code = if damaged > 0 || found.count() > 0 { 5 } else { 0 };
+    cluster::check_all(&directories, &mut violations);
+    check_stacked_changes(args, &directories, &mut violations)?;
+    let damage_count: usize = directories.iter().map(|directory| directory.damage.len()).sum();
+    let code = if damage_count > 0 || violations.count() > 0 { 5 } else { 0 };
     match args.output {
-        Output::Text => print(&directories, &found, damaged),
+        Output::Text => print_report(&directories, &violations, damage_count),
         Output::Json => outln!(
             "{}",
             json!({
-                "directories": directories.iter().map(about_json).collect::<Vec<_>>(),
-                "violations": found.kept, "more": found.more, "damaged": damaged, "exit": code,
+                "directories": directories.iter().map(directory_to_json).collect::<Vec<_>>(),
+                "violations": violations.listed, "more": violations.unlisted_count, "damaged": damage_count,
+                "exit": code,
             })
         ),
     }
     if code == 0 { Ok(()) } else { std::process::exit(code) }
 }
 
-/// A configuration that seems to be proposed too early may have been read too early: only a second read can tell.
-fn stacked(args: &Check, directories: &[Directory], found: &mut Violations) -> Result<(), CliError> {
-    let mut suspected = Violations::default();
-    cluster::stacked(directories, directories, &mut suspected);
-    if suspected.count() > 0 {
-        cluster::stacked(directories, &read_all(&args.directories)?, found);
+/// Checks that no configuration was proposed before the previous one was committed. Nodes may be running, so the first
+/// read can miss entries that commit the previous one: only a second read of all directories proves a violation.
+fn check_stacked_changes(args: &Check, directories: &[Directory], violations: &mut Violations) -> Result<(), CliError> {
+    let mut suspected_violations = Violations::default();
+    cluster::check_configuration_order(directories, directories, &mut suspected_violations);
+    if suspected_violations.count() > 0 {
+        cluster::check_configuration_order(directories, &read_directories(&args.directories)?, violations);
     }
     Ok(())
 }
 
-fn print(directories: &[Directory], found: &Violations, damaged: usize) {
+fn print_report(directories: &[Directory], violations: &Violations, damage_count: usize) {
     let width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
     for directory in directories {
-        outln!("# {:<width$}  {}", directory.name, about(directory));
-        for what in &directory.damage {
-            outln!("! {:<width$}  DAMAGED  {what}", directory.name);
+        outln!("# {:<width$}  {}", directory.name, summarize_directory(directory));
+        for damage in &directory.damage {
+            outln!("! {:<width$}  DAMAGED  {damage}", directory.name);
         }
     }
     for rule in Rule::ALL {
-        let broken: Vec<_> = found.kept.iter().filter(|violation| violation.rule == rule).collect();
-        if broken.is_empty() {
+        let rule_violations: Vec<_> = violations.listed.iter().filter(|violation| violation.rule == rule).collect();
+        if rule_violations.is_empty() {
             outln!("ok        {}", rule.name());
         }
-        for violation in broken {
+        for violation in rule_violations {
             outln!("! BROKEN  {:<20}  {}: {}", rule.name(), violation.places.join(", "), violation.what);
         }
     }
-    if found.more > 0 {
-        outln!("! and {} more", found.more);
+    if violations.unlisted_count > 0 {
+        outln!("! and {} more", violations.unlisted_count);
     }
-    let entries: usize = directories.iter().map(|directory| directory.replay.log.len()).sum();
-    let terms = directories.iter().filter_map(|directory| Some(directory.replay.hard?.term.0)).max().unwrap_or(0);
-    let count = found.count();
+    let entry_count: usize = directories.iter().map(|directory| directory.replay.log.len()).sum();
+    let highest_term =
+        directories.iter().filter_map(|directory| Some(directory.replay.hard?.term.0)).max().unwrap_or(0);
+    let violation_count = violations.count();
     outln!(
-        "# total {} directories · {entries} entries · terms up to {terms} · {count} broken · {damaged} damaged",
+        "# total {} directories · {entry_count} entries · terms up to {highest_term} · {violation_count} broken · \
+         {damage_count} damaged",
         directories.len()
     );
 }

@@ -1,45 +1,45 @@
 //! Text tables whose columns stay aligned however long their cells are.
 
-/// One column of a table.
+/// The layout of one column of a table.
 pub struct Column {
-    pub head: &'static str,
-    /// Its minimum width, in characters.
-    pub least: usize,
-    /// Whether its cells are aligned left.
-    pub left: bool,
-    /// The number of blanks before it.
+    pub heading: &'static str,
+    /// The minimum width, in characters. A longer cell widens the column.
+    pub min_width: usize,
+    /// Whether the cells are aligned left, as words are; numbers are aligned right.
+    pub is_left_aligned: bool,
+    /// The number of blanks between the previous column and this one.
     pub gap: usize,
 }
 
 /// A column of numbers, aligned right.
-pub const fn number(head: &'static str, least: usize) -> Column {
-    Column { head, least, left: false, gap: 1 }
+pub const fn number_column(heading: &'static str, min_width: usize) -> Column {
+    Column { heading, min_width, is_left_aligned: false, gap: 1 }
 }
 
-/// A column of words, aligned left.
-pub const fn words(head: &'static str, least: usize, gap: usize) -> Column {
-    Column { head, least, left: true, gap }
+/// A column of words, aligned left, with `gap` blanks before it.
+pub const fn text_column(heading: &'static str, min_width: usize, gap: usize) -> Column {
+    Column { heading, min_width, is_left_aligned: true, gap }
 }
 
 /// The lines of a table, headings first. The last cell of each row is not padded and does not widen its column.
-pub fn lines(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
-    let head = columns.iter().map(|column| column.head.to_owned()).collect();
-    let all: Vec<&Vec<String>> = std::iter::once(&head).chain(rows).collect();
-    let width = |(at, column): (usize, &Column)| {
-        let cells = all.iter().filter(|row| at + 1 < row.len()).map(|row| row[at].chars().count());
-        cells.max().unwrap_or_default().max(column.least)
+pub fn format_table(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
+    let heading = columns.iter().map(|column| column.heading.to_owned()).collect();
+    let table: Vec<&Vec<String>> = std::iter::once(&heading).chain(rows).collect();
+    let width = |(index, column): (usize, &Column)| {
+        let cells = table.iter().filter(|row| index + 1 < row.len()).map(|row| row[index].chars().count());
+        cells.max().unwrap_or_default().max(column.min_width)
     };
     let widths: Vec<usize> = columns.iter().enumerate().map(width).collect();
-    all.into_iter().map(|row| line(columns, &widths, row)).collect()
+    table.into_iter().map(|row| format_row(columns, &widths, row)).collect()
 }
 
-fn line(columns: &[Column], widths: &[usize], row: &[String]) -> String {
+fn format_row(columns: &[Column], widths: &[usize], row: &[String]) -> String {
     let mut line = String::new();
-    for (at, ((cell, column), width)) in row.iter().zip(columns).zip(widths).enumerate() {
-        if at > 0 {
+    for (index, ((cell, column), width)) in row.iter().zip(columns).zip(widths).enumerate() {
+        if index > 0 {
             line.extend(std::iter::repeat_n(' ', column.gap));
         }
-        match (at + 1 == row.len(), column.left) {
+        match (index + 1 == row.len(), column.is_left_aligned) {
             (true, _) => line.push_str(cell),
             (false, true) => line.push_str(&format!("{cell:<width$}")),
             (false, false) => line.push_str(&format!("{cell:>width$}")),
@@ -55,7 +55,12 @@ mod tests {
 
     #[test]
     fn columns_align_with_cells_of_any_length() {
-        let columns = [words("node", 5, 0), number("commit", 9), words("address", 6, 2), words("digest", 0, 2)];
+        let columns = [
+            text_column("node", 5, 0),
+            number_column("commit", 9),
+            text_column("address", 6, 2),
+            text_column("digest", 0, 2),
+        ];
         let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
         let rows = [
             row(["n1", "10000000000123", "a:1", "abc"]),
@@ -63,7 +68,7 @@ mod tests {
             vec!["?".to_owned(), String::new(), "a:3".to_owned(), "an error of some length".to_owned()],
         ];
         assert_eq!(
-            lines(&columns, &rows),
+            format_table(&columns, &rows),
             [
                 "node          commit  address        digest",
                 "n1    10000000000123  a:1            abc",

@@ -15,10 +15,10 @@ use super::recover::{self, Recover};
 use super::restore::{self, Restore};
 use super::serve::{self, Serve};
 use super::sim::{self, Sim};
-use super::snapshot::{self, List, Take};
-use super::snapshot_inspect::{self, Inspect};
-use super::snapshot_save::{self, Save};
-use super::status::{self, Show};
+use super::snapshot::{self, ListSnapshots, TakeSnapshot};
+use super::snapshot_inspect::{self, InspectSnapshot};
+use super::snapshot_save::{self, SaveSnapshot};
+use super::status::{self, ShowStatus};
 use super::top::{self, Top};
 use crate::loadgen::args::Bench;
 use crate::loadgen::bench;
@@ -29,8 +29,8 @@ use signal_hook::consts::SIGPIPE;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// The description of the command line.
-pub fn describe() -> Command {
+/// Builds the command line: all commands, with their arguments and help texts.
+pub fn build_command() -> Command {
     Command::new("drave")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A replicated log and key-value server")
@@ -45,7 +45,7 @@ pub fn describe() -> Command {
         .subcommand(Cas::augment_args(Command::new("cas").about("Sets a key if it has the expected value")))
         .subcommand(Incr::augment_args(Command::new("incr").about("Adds to the number in a key")))
         .subcommand(Scan::augment_args(Command::new("scan").about("Prints keys and their values, in order")))
-        .subcommand(Show::augment_args(Command::new("status").about("Shows the status of every node")))
+        .subcommand(ShowStatus::augment_args(Command::new("status").about("Shows the status of every node")))
         .subcommand(Top::augment_args(Command::new("top").about("Shows a cluster live, until q is pressed")))
         .subcommand(Doctor::augment_args(
             Command::new("doctor").about("Checks a cluster for problems before they cause a failure"),
@@ -68,7 +68,7 @@ pub fn describe() -> Command {
         .subcommand(Recover::augment_args(
             Command::new("recover").about("Makes a new cluster of one node when a majority is lost for good"),
         ))
-        .subcommand(snapshots())
+        .subcommand(snapshot_command())
         .subcommand(Restore::augment_args(Command::new("restore").about("Founds a new cluster from a saved snapshot")))
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
         .subcommand(Sim::augment_args(Command::new("sim")))
@@ -76,18 +76,18 @@ pub fn describe() -> Command {
         .subcommand(Man::augment_args(Command::new("man").about("Writes the manual pages into a directory")))
 }
 
-/// The same command line, which ignores environment variables that are set but empty: scripts and container files leave
-/// a setting out like that.
-pub fn without_empty_variables(command: Command) -> Command {
+/// Makes all commands ignore environment variables that are set but empty: scripts and container files omit a setting
+/// in this way.
+pub fn ignore_empty_variables(command: Command) -> Command {
     let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg });
-    command.mut_subcommands(without_empty_variables)
+    command.mut_subcommands(ignore_empty_variables)
 }
 
-/// Runs the given command.
+/// Runs the command that `matches` names. The caller prints the error.
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     if !matches!(matches.subcommand_name(), Some("serve" | "demo")) {
-        end_quietly_when_nobody_reads()?;
+        exit_silently_on_broken_pipe()?;
     }
     match matches.subcommand() {
         Some(("demo", matches)) => demo::run(&Demo::from_arg_matches(matches)?),
@@ -99,23 +99,23 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Some(("cas", matches)) => kv::cas(&Cas::from_arg_matches(matches)?),
         Some(("incr", matches)) => kv::incr(&Incr::from_arg_matches(matches)?),
         Some(("scan", matches)) => kv::scan(&Scan::from_arg_matches(matches)?),
-        Some(("status", matches)) => status::show(&Show::from_arg_matches(matches)?),
+        Some(("status", matches)) => status::show(&ShowStatus::from_arg_matches(matches)?),
         Some(("top", matches)) => top::run(&Top::from_arg_matches(matches)?),
         Some(("doctor", matches)) => doctor::run(&Doctor::from_arg_matches(matches)?),
         Some(("completions", matches)) => {
-            manual::completions(&Completions::from_arg_matches(matches)?, &mut describe());
+            manual::print_completions(&Completions::from_arg_matches(matches)?, &mut build_command());
             Ok(())
         }
-        Some(("man", matches)) => manual::man(&Man::from_arg_matches(matches)?, describe()),
+        Some(("man", matches)) => manual::write_man_pages(&Man::from_arg_matches(matches)?, build_command()),
         Some(("bench", matches)) => bench::run(&Bench::from_arg_matches(matches)?),
-        Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
+        Some(("dump", matches)) => dump::run(Dump::from_arg_matches(matches)?),
         Some(("member", matches)) => member::run(&Member::from_arg_matches(matches)?),
         Some(("transfer", matches)) => member::transfer(&Transfer::from_arg_matches(matches)?),
         Some(("log-level", matches)) => log_level::run(&SetLevel::from_arg_matches(matches)?),
         Some(("diff", matches)) => diff::run(&Diff::from_arg_matches(matches)?),
         Some(("check", matches)) => check::run(&Check::from_arg_matches(matches)?),
         Some(("recover", matches)) => recover::run(&Recover::from_arg_matches(matches)?),
-        Some(("snapshot", matches)) => snapshots_run(matches),
+        Some(("snapshot", matches)) => run_snapshot_command(matches),
         Some(("restore", matches)) => restore::run(&Restore::from_arg_matches(matches)?),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),
@@ -123,10 +123,11 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     }
 }
 
-fn snapshots() -> Command {
-    let take = Take::augment_args(Command::new("take").about("Makes nodes take a snapshot now"));
-    let save =
-        Save::augment_args(Command::new("save").about("Saves the whole state of the cluster into a file: a backup"));
+fn snapshot_command() -> Command {
+    let take = TakeSnapshot::augment_args(Command::new("take").about("Makes nodes take a snapshot now"));
+    let save = SaveSnapshot::augment_args(
+        Command::new("save").about("Saves the whole state of the cluster into a file: a backup"),
+    );
     Command::new("snapshot")
         .about("Takes snapshots, saves and inspects backups")
         .subcommand_required(true)
@@ -134,25 +135,29 @@ fn snapshots() -> Command {
         // Writing a snapshot takes time in proportion to the state.
         .subcommand(take.mut_arg("timeout", |timeout| timeout.default_value("10m")))
         .subcommand(save.mut_arg("timeout", |timeout| timeout.default_value("10m")))
-        .subcommand(Inspect::augment_args(Command::new("inspect").about("Describes a saved snapshot and verifies it")))
-        .subcommand(List::augment_args(Command::new("list").about("Lists a node's snapshots, and which are intact")))
+        .subcommand(InspectSnapshot::augment_args(
+            Command::new("inspect").about("Describes a saved snapshot and verifies it"),
+        ))
+        .subcommand(ListSnapshots::augment_args(
+            Command::new("list").about("Lists a node's snapshots, and which are intact"),
+        ))
 }
 
-fn snapshots_run(matches: &ArgMatches) -> Result<(), CliError> {
+fn run_snapshot_command(matches: &ArgMatches) -> Result<(), CliError> {
     match matches.subcommand() {
-        Some(("take", matches)) => snapshot::take(&Take::from_arg_matches(matches)?),
-        Some(("save", matches)) => snapshot_save::run(&Save::from_arg_matches(matches)?),
-        Some(("inspect", matches)) => snapshot_inspect::run(&Inspect::from_arg_matches(matches)?),
-        Some(("list", matches)) => snapshot::list(&List::from_arg_matches(matches)?),
+        Some(("take", matches)) => snapshot::take(&TakeSnapshot::from_arg_matches(matches)?),
+        Some(("save", matches)) => snapshot_save::run(&SaveSnapshot::from_arg_matches(matches)?),
+        Some(("inspect", matches)) => snapshot_inspect::run(&InspectSnapshot::from_arg_matches(matches)?),
+        Some(("list", matches)) => snapshot::list(&ListSnapshots::from_arg_matches(matches)?),
         _ => unreachable!("clap requires a subcommand and rejects unknown ones"),
     }
 }
 
-/// `drave scan | head` ends like any program whose reader closes the pipe: silently, with exit code 141. Writes to
-/// sockets do not raise this signal: it concerns standard output.
-fn end_quietly_when_nobody_reads() -> Result<(), CliError> {
-    let at_once = Arc::new(AtomicBool::new(true));
-    signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, at_once)
-        .map(|_kept_for_life| ())
-        .map_err(|error| CliError { what: format!("cannot register a signal handler: {error}"), code: 74 })
+/// Makes the process exit with code 141 on SIGPIPE, without a message: `drave scan | head` then ends like any program
+/// whose reader closes the pipe. Only standard output is affected: writes to sockets do not raise the signal.
+fn exit_silently_on_broken_pipe() -> Result<(), CliError> {
+    let is_enabled = Arc::new(AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, is_enabled)
+        .map(|_signal_id| ())
+        .map_err(|error| CliError { message: format!("cannot register a signal handler: {error}"), code: 74 })
 }

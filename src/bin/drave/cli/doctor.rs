@@ -1,11 +1,11 @@
-//! `drave doctor`: finds what would make a cluster fail, before it does.
+//! `drave doctor`: finds problems of a cluster before they cause a failure.
 
 use crate::output::outln;
 mod findings;
-mod place;
+mod local_directory;
 
-use self::findings::{Finding, Level, Node, certificates, examine};
-use crate::remote::cluster::Cluster;
+use self::findings::{Finding, Level, NodeReport, check_certificates, examine};
+use crate::remote::cluster::ClusterArgs;
 use crate::remote::failure::CliError;
 use crate::remote::poll::{EndpointStatus, poll};
 use clap::Args;
@@ -24,73 +24,79 @@ pub struct Doctor {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// How long to measure, all nodes together
-    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
-    measure: Duration,
+    #[arg(long = "measure", value_name = "MEASURE", default_value = "2s", value_parser = humantime::parse_duration)]
+    measure_duration: Duration,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 /// `drave doctor`: exits with 1 if a check fails, 3 if no node answers.
 pub fn run(args: &Doctor) -> Result<(), CliError> {
     let findings = match &args.data {
-        Some(directory) => place::examine(directory, args.measure)?,
-        None => cluster(args)?,
+        Some(directory) => local_directory::examine(directory, args.measure_duration)?,
+        None => examine_cluster(args)?,
     };
     for finding in &findings {
-        let Finding { level, what, found } = finding;
+        let Finding { level, subject, result } = finding;
         if args.cluster.json() {
-            outln!("{}", json!({ "level": level.word(), "what": what, "found": found }));
+            outln!("{}", json!({ "level": level.name(), "what": subject, "found": result }));
         } else {
-            outln!("{:<5} {what:<24} {found}", level.word());
+            outln!("{:<5} {subject:<24} {result}", level.name());
         }
     }
-    let of = |level| findings.iter().filter(|finding| finding.level == level).count();
-    let (fails, warns) = (of(Level::Fail), of(Level::Warn));
+    let count_level = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let (fails, warns) = (count_level(Level::Fail), count_level(Level::Warn));
     if !args.cluster.json() {
         outln!("{} checks · {fails} FAIL · {warns} WARN", findings.len());
     }
     match fails {
         0 => Ok(()),
-        1 => Err(CliError { what: "one check failed, see FAIL".into(), code: 1 }),
-        n => Err(CliError { what: format!("{n} checks failed, see FAIL"), code: 1 }),
+        1 => Err(CliError { message: "one check failed, see FAIL".into(), code: 1 }),
+        n => Err(CliError { message: format!("{n} checks failed, see FAIL"), code: 1 }),
     }
 }
 
-fn cluster(args: &Doctor) -> Result<Vec<Finding>, CliError> {
-    let asked = poll(&args.cluster);
-    if asked.iter().all(|asked| asked.status.is_err()) {
+fn examine_cluster(args: &Doctor) -> Result<Vec<Finding>, CliError> {
+    let results = poll(&args.cluster);
+    if results.iter().all(|result| result.status.is_err()) {
         return Err(args.cluster.no_answer_error());
     }
-    let each = args.measure / asked.len().max(1) as u32;
-    let nodes: Vec<Node> = asked.into_iter().map(|asked| measured(&args.cluster, asked, each)).collect();
+    let span_per_node = args.measure_duration / results.len().max(1) as u32;
+    let nodes: Vec<NodeReport> =
+        results.into_iter().map(|result| measure_node(&args.cluster, result, span_per_node)).collect();
     let mut findings = examine(&nodes);
     let statuses: Vec<&Status> = nodes.iter().filter_map(|node| node.status.as_ref().ok()).collect();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    findings.extend(certificates(&statuses, now));
+    findings.extend(check_certificates(&statuses, now));
     Ok(findings)
 }
 
-/// Requests a node's status repeatedly for `span`: measures the round trips, and keeps the last status.
-fn measured(cluster: &Cluster, asked: EndpointStatus, span: Duration) -> Node {
-    let EndpointStatus { endpoint, status } = asked;
-    let mut trips = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the histogram bounds are valid");
-    let status = status.and_then(|_| sample(cluster, &endpoint, span, &mut trips));
-    Node { endpoint, status, trips }
+/// Measures the round trips to a node for `span`. A node that did not answer the poll is not measured.
+fn measure_node(cluster: &ClusterArgs, result: EndpointStatus, span: Duration) -> NodeReport {
+    let EndpointStatus { endpoint, status } = result;
+    let mut round_trips = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the histogram bounds are valid");
+    let status = status.and_then(|_| measure_round_trips(cluster, &endpoint, span, &mut round_trips));
+    NodeReport { endpoint, status, round_trips }
 }
 
-/// Samples over one connection: dialing, the TLS handshake and the hello take several round trips, and are not
-/// measured.
-fn sample(cluster: &Cluster, endpoint: &str, span: Duration, trips: &mut Histogram<u64>) -> Result<Status, String> {
-    let soon = || deadline(cluster.timeout);
-    let dialled = Connection::dial_operator(endpoint, cluster.tls.keys.as_ref(), soon());
-    let mut connection = dialled.map_err(|trouble| trouble.to_string())?;
-    let began = Instant::now();
+/// Requests the status over one connection for `span`, and records each round trip in microseconds. Returns the last
+/// status. Dialing, the TLS handshake and the hello take several round trips, and are not measured.
+fn measure_round_trips(
+    cluster: &ClusterArgs,
+    endpoint: &str,
+    span: Duration,
+    round_trips: &mut Histogram<u64>,
+) -> Result<Status, String> {
+    let request_deadline = || deadline(cluster.timeout);
+    let connection = Connection::dial_operator(endpoint, cluster.tls.keys.as_ref(), request_deadline());
+    let mut connection = connection.map_err(|error| error.to_string())?;
+    let began_at = Instant::now();
     loop {
-        let sent = Instant::now();
-        let reply = connection.call(&Request::Status, soon()).map_err(|trouble| trouble.to_string())?;
-        trips.saturating_record(sent.elapsed().as_micros() as u64);
+        let sent_at = Instant::now();
+        let reply = connection.call(&Request::Status, request_deadline()).map_err(|error| error.to_string())?;
+        round_trips.saturating_record(sent_at.elapsed().as_micros() as u64);
         match reply {
-            Reply::Status(status) if began.elapsed() >= span => return Ok(*status),
+            Reply::Status(status) if began_at.elapsed() >= span => return Ok(*status),
             Reply::Status(_) => {}
             _ => return Err("unexpected answer to a status request".to_owned()),
         }

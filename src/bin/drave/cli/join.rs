@@ -3,85 +3,87 @@
 use crate::remote::failure::CliError;
 use drave::api::Status;
 use drave::client::{Client, ClientError, Options};
-use drave::config::{Config, Joined};
+use drave::config::{Config, JoinTarget};
 use drave::disk::FsDisk;
-use drave::disk::fs::Syncs;
+use drave::disk::fs::SyncMode;
 use drave::server::ServerError;
 use drave::server::boot::check_unused;
 use drave::server::listeners::Listeners;
 use drave::types::address::check_address;
 use drave::types::{Change, ClusterId, DiskId, NodeId, PendingRole};
-use drave::wal::identity::{Identity, short};
+use drave::wal::identity::{Identity, short_cluster_id};
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-/// How long to look for a cluster.
-const FIND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a node that is already a member waits to learn the members' addresses: it may know them itself.
-const LOOK_AGAIN_FOR: Duration = Duration::from_secs(2);
-/// The pause between two attempts.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How long a new node tries to find a member that answers.
+const FIND_MEMBER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a node that is a member already tries to refresh the members' addresses. Afterwards it starts with those in
+/// its directory.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between two attempts to find a member that answers.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Finds the cluster at the endpoints, and becomes a learner of it, unless this node was added already. A directory
-/// that is in use only learns the members' addresses.
+/// Finds the cluster at the endpoints, and becomes a learner of it, unless this node was added already. For a
+/// directory that is in use, only the members' addresses are added to the peers.
 ///
-/// Everything that can be rejected is rejected before any request to change the cluster: the directory and the listen
-/// addresses. The identity is written before the cluster learns the disk id, so that retrying an interrupted join is
-/// the same join.
+/// The directory and the listen addresses are checked before any request changes the cluster. The identity is written
+/// before the cluster learns the disk id, so that a retry after an interruption continues the same join.
 pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<(), CliError> {
-    let directory = FsDisk::make(&config.data, Syncs::Real).map_err(|error| {
-        let what = format!(
+    let directory = FsDisk::open_or_create(&config.data, SyncMode::Real).map_err(|error| {
+        let message = format!(
             "cannot create {}: {error}\n  nothing was changed · name another directory: --data",
             config.data.display()
         );
-        CliError { what, code: 78 }
+        CliError { message, code: 78 }
     })?;
-    let known = Identity::read(&directory).map_err(ServerError::from)?;
-    match &known {
-        Some(known) => known.check(&config.data.display().to_string(), config.id).map_err(ServerError::from)?,
+    let identity = Identity::read(&directory).map_err(ServerError::from)?;
+    match &identity {
+        Some(identity) => {
+            identity.check_owner(&config.data.display().to_string(), config.id).map_err(ServerError::from)?
+        }
         None => check_unused(&config.data).map_err(ServerError::from)?,
     }
-    let in_use = known.is_some_and(|known| known.founded);
-    let looked = find_cluster(config, endpoints, if in_use { LOOK_AGAIN_FOR } else { FIND_TIMEOUT });
-    let status = match looked {
+    let is_in_use = identity.is_some_and(|identity| identity.journal_created);
+    let status_result = find_cluster(config, endpoints, if is_in_use { REFRESH_TIMEOUT } else { FIND_MEMBER_TIMEOUT });
+    let status = match status_result {
         Ok(status) => status,
-        Err(_) if in_use => return Ok(()),
-        Err(trouble) => return Err(trouble),
+        Err(_) if is_in_use => return Ok(()),
+        Err(error) => return Err(error),
     };
-    learn_places(config, &status);
-    if in_use {
+    add_member_addresses(config, &status);
+    if is_in_use {
         return Ok(());
     }
-    let number = u64::from_str_radix(&status.cluster, 16)
-        .map_err(|_| CliError { what: format!("{:?} is not a cluster id", status.cluster), code: 70 })?;
-    let cluster = ClusterId(number);
-    if let Some(other) = known.filter(|known| known.cluster != cluster) {
-        let what = format!(
+    let cluster_number = u64::from_str_radix(&status.cluster, 16)
+        .map_err(|_| CliError { message: format!("{:?} is not a cluster id", status.cluster), code: 70 })?;
+    let cluster = ClusterId(cluster_number);
+    if let Some(foreign_identity) = identity.filter(|identity| identity.cluster != cluster) {
+        let message = format!(
             "{}; the cluster that answers is {}\n  nothing was changed · an empty directory joins any cluster: --data",
-            other.owner(&config.data.display().to_string()),
-            short(cluster)
+            foreign_identity.describe_owner(&config.data.display().to_string()),
+            short_cluster_id(cluster)
         );
-        return Err(CliError { what, code: 78 });
+        return Err(CliError { message, code: 78 });
     }
-    let disk = known.map_or_else(|| DiskId(rand::random::<NonZeroU64>().get()), |known| known.disk);
+    let disk = identity.map_or_else(|| DiskId(rand::random::<NonZeroU64>().get()), |identity| identity.disk);
     let is_member = check_member(config, &status, disk)?;
     let listen = config.listen.clone().unwrap_or_default();
-    // Binds the listeners as a check, and closes them: the server binds them again in a moment.
+    // Binds the listeners as a check, and closes them: the server binds them again when it starts.
     drop(Listeners::bind(config, &listen)?);
-    let own = Identity { node: config.id, cluster, disk, founded: false, log: None, starts: 0 };
-    if known.is_none() {
-        own.write(&directory).map_err(ServerError::from)?;
+    let new_identity = Identity { node: config.id, cluster, disk, journal_created: false, log: None, starts: 0 };
+    if identity.is_none() {
+        new_identity.write(&directory).map_err(ServerError::from)?;
     }
     if !is_member {
-        become_member(config, endpoints, &status, disk, learner)?;
+        add_as_learner(config, endpoints, &status, disk, learner)?;
     }
-    config.join = Some(Joined { cluster, disk });
+    config.join = Some(JoinTarget { cluster, disk });
     Ok(())
 }
 
-/// Adds the members' addresses to the peers. An address that is invalid, or that another peer has, is skipped: it is no
-/// reason not to start.
-fn learn_places(config: &mut Config, status: &Status) {
+/// Adds the members' addresses to the peers. An address that is invalid, or that another peer has, is skipped: the node
+/// can start without it.
+fn add_member_addresses(config: &mut Config, status: &Status) {
     for member in &status.members {
         let is_known = config.peers.values().any(|address| *address == member.address);
         if let Some(node) = NodeId::new(member.node)
@@ -93,14 +95,14 @@ fn learn_places(config: &mut Config, status: &Status) {
     }
 }
 
-/// The status from the first endpoint that answers and knows members.
-fn find_cluster(config: &Config, endpoints: &[String], patience: Duration) -> Result<Status, CliError> {
+/// Polls the endpoints until one answers with a list of members; returns its status.
+fn find_cluster(config: &Config, endpoints: &[String], timeout: Duration) -> Result<Status, CliError> {
     let began = Instant::now();
     let client = Client::with(
         endpoints.to_vec(),
         Options { timeout: Duration::from_secs(1), keys: config.net.keys.clone(), ..Options::default() },
     );
-    let mut told = Duration::ZERO;
+    let mut last_report = Duration::ZERO;
     loop {
         for endpoint in endpoints {
             if let Ok(status) = client.status(endpoint)
@@ -109,37 +111,38 @@ fn find_cluster(config: &Config, endpoints: &[String], patience: Duration) -> Re
                 return Ok(status);
             }
         }
-        let took = began.elapsed();
-        if took >= patience {
+        let elapsed = began.elapsed();
+        if elapsed >= timeout {
             let tried = endpoints.join(", ");
-            let what = format!(
+            let message = format!(
                 "no member of a cluster answers\n  tried {tried} for {} s · nothing was changed",
-                took.as_secs()
+                elapsed.as_secs()
             );
-            return Err(CliError { what, code: 3 });
+            return Err(CliError { message, code: 3 });
         }
-        if took >= told + Duration::from_secs(1) {
-            told = took;
-            log::info!(node = config.id.get(); "no member has answered for {} s; still trying to join", took.as_secs());
+        if elapsed >= last_report + Duration::from_secs(1) {
+            last_report = elapsed;
+            log::info!(node = config.id.get(); "no member has answered for {} s; still trying to join", elapsed.as_secs());
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(RETRY_INTERVAL);
     }
 }
 
-fn refused<T>(what: String, advice: &str) -> Result<T, CliError> {
-    Err(CliError { what: format!("{what}\n  {advice}"), code: 78 })
+/// An error with advice and the exit code of a configuration error.
+fn reject<T>(message: String, advice: &str) -> Result<T, CliError> {
+    Err(CliError { message: format!("{message}\n  {advice}"), code: 78 })
 }
 
-/// Whether this node is a member already, with this disk or with none yet. Also sets the listen address if it is unset.
-/// Returns an error if the node cannot join.
+/// Whether this node is a member already, with this disk or with none yet. Sets an unset listen
+/// address to the member's address. Returns an error if the node cannot join.
 fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bool, CliError> {
     let (id, n) = (config.id, config.id.get());
     if let Some(member) = status.members.iter().find(|member| member.node == n) {
-        let is_ours = member.disk == disk.to_string();
-        if !is_ours && (!member.disk.is_empty() || member.kind != "learner") {
-            let known = if member.disk.is_empty() { "a founder" } else { "a member with another disk" };
-            return refused(
-                format!("{id} is {known}, and this directory is empty: it lacks the votes and entries of {id}"),
+        let is_own_disk = member.disk == disk.to_string();
+        if !is_own_disk && (!member.disk.is_empty() || member.kind != "learner") {
+            let known_as = if member.disk.is_empty() { "a founder" } else { "a member with another disk" };
+            return reject(
+                format!("{id} is {known_as}, and this directory is empty: it lacks the votes and entries of {id}"),
                 &format!(
                     "restore its former directory; or: drave member remove {n}, drave member add {n}=HOST:PORT, and \
                      this command again"
@@ -150,19 +153,19 @@ fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bo
         return Ok(true);
     }
     let Some(address) = config.listen.clone() else {
-        return refused(
+        return reject(
             format!("{id} is not a member yet, and its address is unknown"),
             &format!("give --listen HOST:PORT, or first: drave member add {n}=HOST:PORT · nothing was changed"),
         );
     };
     if let Err(error) = check_address(&address) {
-        return refused(
+        return reject(
             format!("other nodes cannot reach {id} at {address}: {error}"),
             &format!("first: drave member add {n}=HOST:PORT, then this command again · nothing was changed"),
         );
     }
     if let Some(other) = status.members.iter().find(|member| member.address == address) {
-        return refused(
+        return reject(
             format!("n{} has the address {address} already", other.node),
             "each member needs an address of its own: --listen · nothing was changed",
         );
@@ -171,7 +174,7 @@ fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bo
 }
 
 /// Adds this node to the cluster as a learner.
-fn become_member(
+fn add_as_learner(
     config: &Config,
     endpoints: &[String],
     status: &Status,
@@ -179,11 +182,11 @@ fn become_member(
     learner: bool,
 ) -> Result<(), CliError> {
     let (id, address) = (config.id, config.listen.clone().unwrap_or_default());
-    let prospect = if learner { PendingRole::Stays } else { PendingRole::Promote };
-    let change = Change::Add { id, address, disk: Some(disk), prospect };
-    let everyone = status.members.iter().map(|member| member.address.clone());
-    let endpoints: Vec<String> = endpoints.iter().cloned().chain(everyone).collect();
-    let options = Options { timeout: FIND_TIMEOUT, keys: config.net.keys.clone(), ..Options::default() };
+    let pending_role = if learner { PendingRole::Unchanged } else { PendingRole::Promote };
+    let change = Change::Add { id, address, disk: Some(disk), pending_role };
+    let member_addresses = status.members.iter().map(|member| member.address.clone());
+    let endpoints: Vec<String> = endpoints.iter().cloned().chain(member_addresses).collect();
+    let options = Options { timeout: FIND_MEMBER_TIMEOUT, keys: config.net.keys.clone(), ..Options::default() };
     let error = match Client::with(endpoints.clone(), options).change(&change, false) {
         Ok(position) => {
             log::info!(node = id.get(); "joined as a learner at {position}");
@@ -192,16 +195,17 @@ fn become_member(
         Err(error) => error,
     };
     if !matches!(error, ClientError::Unknown(_)) {
-        let what = format!("{id} could not join: {error}\n  see: drave member list");
-        return Err(CliError { what, code: error.exit_code() });
+        let message = format!("{id} could not join: {error}\n  see: drave member list");
+        return Err(CliError { message, code: error.exit_code() });
     }
-    // If this node is now a member with this disk id, only the response was lost, not the request.
+    // If this node is now a member with this disk id, the request succeeded and only its response was lost.
     let disk = disk.to_string();
-    let is_ours = |status: &Status| status.members.iter().any(|member| member.node == id.get() && member.disk == disk);
-    if find_cluster(config, &endpoints, LOOK_AGAIN_FOR).is_ok_and(|status| is_ours(&status)) {
+    let is_this_node =
+        |status: &Status| status.members.iter().any(|member| member.node == id.get() && member.disk == disk);
+    if find_cluster(config, &endpoints, REFRESH_TIMEOUT).is_ok_and(|status| is_this_node(&status)) {
         log::info!(node = id.get(); "joined as a learner: an earlier attempt succeeded");
         return Ok(());
     }
-    let what = format!("outcome unknown: {id} may have joined: {error}\n  run the same command again to continue");
-    Err(CliError { what, code: 75 })
+    let message = format!("outcome unknown: {id} may have joined: {error}\n  run the same command again to continue");
+    Err(CliError { message, code: 75 })
 }

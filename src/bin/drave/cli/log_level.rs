@@ -1,7 +1,7 @@
 //! `drave log-level`: prints or changes the log level of running nodes.
 
 use crate::output::outln;
-use crate::remote::cluster::Cluster;
+use crate::remote::cluster::ClusterArgs;
 use crate::remote::failure::CliError;
 use crate::remote::poll::poll;
 use clap::Args;
@@ -18,7 +18,7 @@ pub struct SetLevel {
     #[arg(long, value_name = "ID")]
     node: Option<u64>,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 /// `drave log-level`: exits with 3 if a node does not answer, or refuses.
@@ -26,33 +26,37 @@ pub fn run(args: &SetLevel) -> Result<(), CliError> {
     let cluster = &args.cluster;
     let request = args.level.unwrap_or(LogLevelRequest::Read);
     let (mut answered, mut failed) = (0, 0);
-    for asked in poll(cluster) {
-        let node = asked.status.as_ref().ok().map(|status| status.node);
+    for result in poll(cluster) {
+        let node = result.status.as_ref().ok().map(|status| status.node);
         if args.node.is_some_and(|wanted| node != Some(wanted)) {
             continue;
         }
-        let level = asked
+        let level = result
             .status
-            .and_then(|_| cluster.client().log_level(&asked.endpoint, request).map_err(|error| error.to_string()));
+            .and_then(|_| cluster.client().log_level(&result.endpoint, request).map_err(|error| error.to_string()));
         match &level {
             Ok(_) => answered += 1,
             Err(_) => failed += 1,
         }
-        print(cluster, node, &asked.endpoint, &level);
+        print_level(cluster, node, &result.endpoint, &level);
     }
     match (answered, failed, args.node) {
-        (0, 0, Some(node)) => Err(silent(cluster, &format!("no node {node} answers"))),
+        (0, 0, Some(node)) => Err(unavailable_error(cluster, &format!("no node {node} answers"))),
         (0, _, None) => Err(cluster.no_answer_error()),
         (_, 0, _) => Ok(()),
-        _ => Err(silent(cluster, &format!("{failed} of {} nodes did not answer, or refused", answered + failed))),
+        _ => Err(unavailable_error(
+            cluster,
+            &format!("{failed} of {} nodes did not answer, or refused", answered + failed),
+        )),
     }
 }
 
-fn silent(cluster: &Cluster, what: &str) -> CliError {
-    CliError { what: format!("{what}\n  tried {} · see: drave status", cluster.endpoints.join(", ")), code: 3 }
+/// The error for nodes that did not answer, with the endpoints that were tried.
+fn unavailable_error(cluster: &ClusterArgs, message: &str) -> CliError {
+    CliError { message: format!("{message}\n  tried {} · see: drave status", cluster.endpoints.join(", ")), code: 3 }
 }
 
-fn print(cluster: &Cluster, node: Option<u64>, endpoint: &str, level: &Result<LogLevelInForce, String>) {
+fn print_level(cluster: &ClusterArgs, node: Option<u64>, endpoint: &str, level: &Result<LogLevelInForce, String>) {
     let name = node.map_or("?".to_owned(), |node| format!("n{node}"));
     match level {
         Ok(LogLevelInForce { level, changed }) if cluster.json() => {
@@ -67,7 +71,7 @@ fn print(cluster: &Cluster, node: Option<u64>, endpoint: &str, level: &Result<Lo
         Ok(LogLevelInForce { level, changed: true }) => outln!("{name} {level} (changed since the start)"),
         Ok(LogLevelInForce { level, changed: false }) => outln!("{name} {level}"),
         Err(error) => {
-            // Some errors name the node already.
+            // Some errors begin with the endpoint already.
             let error = error.strip_prefix(&format!("{endpoint}: ")).unwrap_or(error);
             outln!("{name} error: {endpoint}: {error}");
         }

@@ -23,20 +23,20 @@ pub struct Man {
     directory: PathBuf,
 }
 
-/// `drave completions`, for that command line.
-pub fn completions(args: &Completions, command: &mut Command) {
+/// `drave completions`: prints the completion script for `command`, the whole command line.
+pub fn print_completions(args: &Completions, command: &mut Command) {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, command, "drave", &mut script);
     out!("{}", String::from_utf8_lossy(&script));
 }
 
-/// `drave man`: writes the pages of that command line, and prints how many there are.
-pub fn man(args: &Man, command: Command) -> Result<(), CliError> {
-    let place = args.directory.display();
-    let failed = |error: io::Error| CliError { what: format!("{place}: {error}"), code: 74 };
-    std::fs::create_dir_all(&args.directory).map_err(failed)?;
-    clap_mangen::generate_to(command, &args.directory).map_err(failed)?;
-    let pages = std::fs::read_dir(&args.directory).map_err(failed)?.count();
-    eprintln!("{pages} pages in {place}");
+/// `drave man`: writes the manual pages of `command`, the whole command line, and prints their number.
+pub fn write_man_pages(args: &Man, command: Command) -> Result<(), CliError> {
+    let path = args.directory.display();
+    let io_error = |error: io::Error| CliError { message: format!("{path}: {error}"), code: 74 };
+    std::fs::create_dir_all(&args.directory).map_err(io_error)?;
+    clap_mangen::generate_to(command, &args.directory).map_err(io_error)?;
+    let page_count = std::fs::read_dir(&args.directory).map_err(io_error)?.count();
+    eprintln!("{page_count} pages in {path}");
     Ok(())
 }

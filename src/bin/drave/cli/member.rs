@@ -1,12 +1,12 @@
 //! `drave member` lists and changes the cluster's members; `drave transfer` transfers leadership.
 
 use crate::output::outln;
-use crate::remote::cluster::{Cluster, Output, ms_since};
+use crate::remote::cluster::{ClusterArgs, Output, ms_since};
 use crate::remote::failure::CliError;
 use crate::remote::poll::poll;
 use clap::{Args, Subcommand};
 use drave::api::{PeerStatus, Refusal, RoleName, Status};
-use drave::client::{ClientError, Tried};
+use drave::client::{ClientError, FailedAttempts};
 use drave::types::{Change, Membership, NodeId, PendingRole, Position};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -17,100 +17,100 @@ use std::time::Instant;
 #[derive(Args, Debug)]
 pub struct Member {
     #[command(subcommand)]
-    what: MemberCommand,
+    command: MemberCommand,
 }
 
 #[derive(Subcommand, Debug)]
 enum MemberCommand {
     /// Lists the members: voters, learners, and how many failures they tolerate
-    List(List),
+    List(ClusterOnly),
     /// Adds a node: a learner first, and a voter by itself once it has caught up
-    Add(Add),
+    Add(AddArgs),
     /// Removes a voter or learner, even the leader
-    Remove(MemberArgs),
+    Remove(MemberIdArgs),
     /// Makes a learner a voter now
-    Promote(MemberArgs),
+    Promote(MemberIdArgs),
     /// Replaces a voter by a new node, in one change, once the new node has caught up
-    Replace(Replace),
+    Replace(ReplaceArgs),
     /// Changes a member's address
-    Update(Update),
+    Update(UpdateArgs),
     /// Makes exactly these members the voters, in one change; voters that are not named are removed
-    Voters(Voters),
+    Voters(VotersArgs),
     /// Aborts the membership change in progress
-    Abort(List),
+    Abort(ClusterOnly),
 }
 
-/// What takes nothing but a cluster.
+/// The arguments of a subcommand that needs only the cluster.
 #[derive(Args, Debug)]
-struct List {
+struct ClusterOnly {
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 #[derive(Args, Debug)]
-struct Add {
+struct AddArgs {
     /// The node's id and address: ID=HOST:PORT
     member: MemberSpec,
     /// Keeps it a learner: it receives all entries and does not vote
     #[arg(long)]
     learner: bool,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 #[derive(Args, Debug)]
-struct MemberArgs {
+struct MemberIdArgs {
     /// The node's id
-    id: Id,
+    id: NodeIdArg,
     /// Applies the change even if it may stop the cluster
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 #[derive(Args, Debug)]
-struct Replace {
+struct ReplaceArgs {
     /// The id of the voter to remove
-    old: Id,
+    old: NodeIdArg,
     /// The new node's id and address: ID=HOST:PORT
     new: MemberSpec,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 #[derive(Args, Debug)]
-struct Update {
+struct UpdateArgs {
     /// The member's id and new address: ID=HOST:PORT
     member: MemberSpec,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 #[derive(Args, Debug)]
-struct Voters {
+struct VotersArgs {
     /// The ids of the voters: ID,ID,…
     #[arg(value_delimiter = ',', required = true)]
-    ids: Vec<Id>,
+    ids: Vec<NodeIdArg>,
     /// Applies the change even if it may stop the cluster
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 /// Transfers leadership to another node.
 #[derive(Args, Debug)]
 pub struct Transfer {
     /// The id of the node to lead; default: the best transfer target
-    id: Option<Id>,
+    id: Option<NodeIdArg>,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 /// A node's id, as `3` or `n3`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Id(NodeId);
+struct NodeIdArg(NodeId);
 
 /// A node's id and address, as `ID=HOST:PORT`.
 #[derive(Clone, Debug)]
@@ -119,13 +119,13 @@ struct MemberSpec {
     address: String,
 }
 
-impl FromStr for Id {
+impl FromStr for NodeIdArg {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Id, String> {
+    fn from_str(text: &str) -> Result<NodeIdArg, String> {
         let number = text.strip_prefix('n').unwrap_or(text);
         let id = number.parse().ok().and_then(NodeId::new);
-        id.map(Id).ok_or_else(|| "a node's id is a number from 1".to_owned())
+        id.map(NodeIdArg).ok_or_else(|| "a node's id is a number from 1".to_owned())
     }
 }
 
@@ -138,132 +138,141 @@ impl FromStr for MemberSpec {
         if !matches!(port, Some(Ok(_))) || address.len() > drave::limits::ADDRESS_BYTES_MAX {
             return Err(format!("an address is HOST:PORT, not {address:?}"));
         }
-        Ok(MemberSpec { id: id.parse::<Id>()?.0, address: address.to_owned() })
+        Ok(MemberSpec { id: id.parse::<NodeIdArg>()?.0, address: address.to_owned() })
     }
 }
 
 /// `drave member …`: exits with 1 if the change is rejected, 3 if nothing was changed because there is no leader, 4 if
 /// the outcome is unknown.
 pub fn run(args: &Member) -> Result<(), CliError> {
-    match &args.what {
-        MemberCommand::List(args) => list(&args.cluster),
-        MemberCommand::Add(Add { member: MemberSpec { id, address }, learner, cluster }) => {
-            let prospect = if *learner { PendingRole::Stays } else { PendingRole::Promote };
-            let change = Change::Add { id: *id, address: address.clone(), disk: None, prospect };
-            let then = if *learner { "stays a learner" } else { "becomes a voter by itself once it has caught up" };
-            let start = format!(
+    match &args.command {
+        MemberCommand::List(args) => list_members(&args.cluster),
+        MemberCommand::Add(AddArgs { member: MemberSpec { id, address }, learner, cluster }) => {
+            let pending_role = if *learner { PendingRole::Unchanged } else { PendingRole::Promote };
+            let change = Change::Add { id: *id, address: address.clone(), disk: None, pending_role };
+            let outcome = if *learner { "stays a learner" } else { "becomes a voter by itself once it has caught up" };
+            let start_hint = format!(
                 "start it, if it does not run: drave serve --id {} --join {} --data DIR",
                 id.get(),
-                another(cluster, address)
+                other_endpoint(cluster, address)
             );
-            execute_change(cluster, &change, false, &format!("{id} is a learner and {then} · {start}"))
+            execute_change(cluster, &change, false, &format!("{id} is a learner and {outcome} · {start_hint}"))
         }
-        MemberCommand::Remove(MemberArgs { id: Id(id), force, cluster }) => {
-            let done = format!(
+        MemberCommand::Remove(MemberIdArgs { id: NodeIdArg(id), force, cluster }) => {
+            let message = format!(
                 "{id} is not a member any more · stop it; this directory or an empty one can rejoin under its id \
                  after: drave member add"
             );
-            execute_change(cluster, &Change::Remove(*id), *force, &done)
+            execute_change(cluster, &Change::Remove(*id), *force, &message)
         }
-        MemberCommand::Promote(MemberArgs { id: Id(id), force, cluster }) => {
+        MemberCommand::Promote(MemberIdArgs { id: NodeIdArg(id), force, cluster }) => {
             execute_change(cluster, &Change::Promote(*id), *force, &format!("{id} is a voter"))
         }
-        MemberCommand::Replace(Replace { old: Id(old), new: MemberSpec { id, address }, cluster }) => {
-            let prospect = PendingRole::Replace(*old);
-            let change = Change::Add { id: *id, address: address.clone(), disk: None, prospect };
-            let start = format!(
+        MemberCommand::Replace(ReplaceArgs { old: NodeIdArg(old), new: MemberSpec { id, address }, cluster }) => {
+            let pending_role = PendingRole::Replace(*old);
+            let change = Change::Add { id: *id, address: address.clone(), disk: None, pending_role };
+            let start_hint = format!(
                 "start it, if it does not run: drave serve --id {} --join {} --data DIR",
                 id.get(),
-                another(cluster, address)
+                other_endpoint(cluster, address)
             );
-            let done = format!("{id} is a learner and replaces {old} once it has caught up · {start}");
-            execute_change(cluster, &change, false, &done)
+            let message = format!("{id} is a learner and replaces {old} once it has caught up · {start_hint}");
+            execute_change(cluster, &change, false, &message)
         }
-        MemberCommand::Update(Update { member: MemberSpec { id, address }, cluster }) => {
-            let change = Change::Move { id: *id, address: address.clone() };
+        MemberCommand::Update(UpdateArgs { member: MemberSpec { id, address }, cluster }) => {
+            let change = Change::SetAddress { id: *id, address: address.clone() };
             execute_change(cluster, &change, false, &format!("{id} is reached at {address}"))
         }
-        MemberCommand::Voters(Voters { ids, force, cluster }) => {
-            let named = ids;
-            let ids: BTreeSet<NodeId> = named.iter().map(|Id(id)| *id).collect();
-            if ids.len() < named.len() {
-                let what = "a voter is named twice\n  name each once: drave member voters ID,ID,…";
-                return Err(CliError { what: what.to_owned(), code: 2 });
+        MemberCommand::Voters(VotersArgs { ids, force, cluster }) => {
+            let listed_ids = ids;
+            let ids: BTreeSet<NodeId> = listed_ids.iter().map(|NodeIdArg(id)| *id).collect();
+            if ids.len() < listed_ids.len() {
+                let message = "a voter is named twice\n  name each once: drave member voters ID,ID,…";
+                return Err(CliError { message: message.to_owned(), code: 2 });
             }
-            execute_change(cluster, &Change::Voters(ids), *force, "these are the voters")
+            execute_change(cluster, &Change::SetVoters(ids), *force, "these are the voters")
         }
         MemberCommand::Abort(args) => execute_change(&args.cluster, &Change::Abort, false, "the change is aborted"),
     }
 }
 
-/// An endpoint other than `but`: a node cannot join through itself.
-fn another<'a>(cluster: &'a Cluster, but: &str) -> &'a str {
-    cluster.endpoints.iter().find(|endpoint| *endpoint != but).map_or("HOST:PORT", String::as_str)
+/// An endpoint other than `excluded`, for a command line with `--join`: a node cannot join through itself.
+fn other_endpoint<'a>(cluster: &'a ClusterArgs, excluded: &str) -> &'a str {
+    cluster.endpoints.iter().find(|endpoint| *endpoint != excluded).map_or("HOST:PORT", String::as_str)
 }
 
-fn execute_change(cluster: &Cluster, change: &Change, force: bool, done: &str) -> Result<(), CliError> {
+fn execute_change(cluster: &ClusterArgs, change: &Change, force: bool, message: &str) -> Result<(), CliError> {
     let began = Instant::now();
-    let position = cluster.client().change(change, force).map_err(|error| explain(cluster, error))?;
-    report(cluster, position, ms_since(began), done);
+    let position = cluster.client().change(change, force).map_err(|error| explain_change_error(cluster, error))?;
+    print_change(cluster, position, ms_since(began), message);
     Ok(())
 }
 
-fn report(cluster: &Cluster, position: Position, ms: f64, done: &str) {
+fn print_change(cluster: &ClusterArgs, position: Position, ms: f64, message: &str) {
     if cluster.json() {
-        outln!("{}", json!({ "ok": true, "index": position.index.0, "term": position.term.0, "ms": ms, "what": done }));
+        outln!(
+            "{}",
+            json!({ "ok": true, "index": position.index.0, "term": position.term.0, "ms": ms, "what": message })
+        );
     } else {
-        outln!("ok {position} ({ms} ms) {done}");
+        outln!("ok {position} ({ms} ms) {message}");
     }
 }
 
-fn explain(cluster: &Cluster, error: ClientError) -> CliError {
+/// The error of a membership change, with advice.
+fn explain_change_error(cluster: &ClusterArgs, error: ClientError) -> CliError {
     let advice = match &error {
         ClientError::Rejected(Refusal::UnsafeChange { .. }) => "nothing was changed · --force overrides this",
         ClientError::Rejected(_) => "nothing was changed · see: drave member list",
-        ClientError::Unknown(Tried { refusal: Some(Refusal::InvalidChange { .. }), .. }) => {
+        ClientError::Unknown(FailedAttempts { refusal: Some(Refusal::InvalidChange { .. }), .. }) => {
             "an earlier attempt of this command may have succeeded · see: drave member list"
         }
         ClientError::Unknown(_) => "the change may still be applied · see: drave member list",
-        _ => return cluster.explain(error),
+        _ => return cluster.explain_error(error),
     };
-    CliError { what: format!("{error}\n  {advice}"), code: error.exit_code() }
+    CliError { message: format!("{error}\n  {advice}"), code: error.exit_code() }
 }
 
 /// `drave transfer`: exits with 1 if the transfer did not happen.
 pub fn transfer(args: &Transfer) -> Result<(), CliError> {
     let began = Instant::now();
-    let to = args.cluster.client().transfer(args.id.map(|Id(id)| id)).map_err(|error| explain(&args.cluster, error))?;
+    let leader = args
+        .cluster
+        .client()
+        .transfer(args.id.map(|NodeIdArg(id)| id))
+        .map_err(|error| explain_change_error(&args.cluster, error))?;
     let ms = ms_since(began);
     if args.cluster.json() {
-        outln!("{}", json!({ "ok": true, "leader": to.get(), "ms": ms }));
+        outln!("{}", json!({ "ok": true, "leader": leader.get(), "ms": ms }));
     } else {
-        outln!("{to} leads ({ms} ms)");
+        outln!("{leader} leads ({ms} ms)");
     }
     Ok(())
 }
 
-/// Lists the members as the leader knows them; without a leader, as the best-informed node that answers last knew them.
-fn list(cluster: &Cluster) -> Result<(), CliError> {
-    let asked = poll(cluster);
-    let answered: Vec<&Status> = asked.iter().filter_map(|asked| asked.status.as_ref().ok()).collect();
+/// Lists the members as the leader knows them; without a leader, as the node with the highest term and commit index
+/// last knew them.
+fn list_members(cluster: &ClusterArgs) -> Result<(), CliError> {
+    let results = poll(cluster);
+    let statuses: Vec<&Status> = results.iter().filter_map(|result| result.status.as_ref().ok()).collect();
     let rank = |status: &&&Status| (status.role == RoleName::Leader, status.term, status.commit);
-    let Some(best) = answered.iter().max_by_key(rank).copied() else {
+    let Some(best) = statuses.iter().max_by_key(rank).copied() else {
         return Err(cluster.no_answer_error());
     };
     if cluster.output == Output::Json {
         outln!(
             "{}",
             json!({
-                "leader": best.leader, "members": members_json(best, &answered), "summary": summary(best),
-                "uncounted": uncounted_voters(best).into_iter().map(|(node, why)| json!({ "node": node, "why": why }))
-                    .collect::<Vec<_>>(),
+                "leader": best.leader, "members": members_json(best, &statuses), "summary": summarize_voters(best),
+                "uncounted": uncounted_voters(best).into_iter()
+                    .map(|(node, reason)| json!({ "node": node, "why": reason })).collect::<Vec<_>>(),
             })
         );
         return Ok(());
     }
     outln!("{:<5} {:<9} {:<12} {:>9} {:>7}  {:<21} {:<16}", "ID", "KIND", "ROLE", "MATCH", "LAG", "ADDRESS", "DISK");
     for member in &best.members {
-        let (role, matched, lag) = replication_state(member.node, best, &answered);
+        let (role, matched, lag) = replication_state(member.node, best, &statuses);
         let disk = if member.disk.is_empty() { "-" } else { &member.disk };
         let row = format!(
             "{:<5} {:<9} {role:<12} {matched:>9} {lag:>7}  {:<21} {disk:<16} {}",
@@ -274,9 +283,9 @@ fn list(cluster: &Cluster) -> Result<(), CliError> {
         );
         outln!("{}", row.trim_end());
     }
-    outln!("{}", summary(best));
-    for (node, why) in uncounted_voters(best) {
-        outln!("n{node} does not count: {why}");
+    outln!("{}", summarize_voters(best));
+    for (node, reason) in uncounted_voters(best) {
+        outln!("n{node} does not count: {reason}");
     }
     if best.role != RoleName::Leader {
         outln!("no node that answers leads: this is the last state known to n{}", best.node);
@@ -284,12 +293,12 @@ fn list(cluster: &Cluster) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A member's role, match index and lag, as far as they are known.
-fn replication_state(node: u64, best: &Status, answered: &[&Status]) -> (String, String, String) {
-    let own = answered.iter().find(|status| status.node == node);
+/// The role, match index and lag of a member as text; `-` for each that is unknown.
+fn replication_state(node: u64, best: &Status, statuses: &[&Status]) -> (String, String, String) {
+    let own_status = statuses.iter().find(|status| status.node == node);
     let peer = best.peers.iter().find(|peer| peer.node == node);
-    let heard = peer.is_some_and(is_heard);
-    let role = match (own, node == best.node || heard) {
+    let responsive = peer.is_some_and(is_responsive);
+    let role = match (own_status, node == best.node || responsive) {
         (Some(status), _) => status.role.to_string(),
         (None, true) => "-".to_owned(),
         (None, false) => "silent".to_owned(),
@@ -301,9 +310,9 @@ fn replication_state(node: u64, best: &Status, answered: &[&Status]) -> (String,
     }
 }
 
-fn members_json(best: &Status, answered: &[&Status]) -> Vec<serde_json::Value> {
+fn members_json(best: &Status, statuses: &[&Status]) -> Vec<serde_json::Value> {
     let member = |member: &drave::api::MemberStatus| {
-        let (role, matched, lag) = replication_state(member.node, best, answered);
+        let (role, matched, lag) = replication_state(member.node, best, statuses);
         json!({
             "node": member.node, "kind": member.kind, "role": role, "address": member.address, "disk": member.disk,
             "prospect": member.prospect, "match": matched.parse::<u64>().ok(), "lag": lag.parse::<u64>().ok(),
@@ -312,38 +321,40 @@ fn members_json(best: &Status, answered: &[&Status]) -> Vec<serde_json::Value> {
     best.members.iter().map(member).collect()
 }
 
-/// Whether the leader heard from that peer within the last second.
-fn is_heard(peer: &PeerStatus) -> bool {
+/// Whether the leader received a message from the peer within the last second.
+fn is_responsive(peer: &PeerStatus) -> bool {
     peer.heard_ms.is_some_and(|ms| ms < 1000)
 }
 
-/// The voters that the leader cannot count on at present, each with the reason. Empty if `leader` does not lead, since
-/// only a leader knows.
+/// The voters that do not contribute to a quorum at present, each with the reason. Empty if the status is not that of a
+/// leader: only a leader knows them.
 fn uncounted_voters(leader: &Status) -> Vec<(u64, String)> {
     if leader.role != RoleName::Leader {
         return Vec::new();
     }
-    let votes = |node: u64| leader.members.iter().any(|member| member.node == node && member.kind != "learner");
-    let why = |peer: &PeerStatus| match (is_heard(peer), peer.uncounted.as_str()) {
+    let is_voter = |node: u64| leader.members.iter().any(|member| member.node == node && member.kind != "learner");
+    let reason = |peer: &PeerStatus| match (is_responsive(peer), peer.uncounted.as_str()) {
         (true, "") => None,
         (false, "") => Some("it is silent".to_owned()),
-        (_, why) => Some(why.to_owned()),
+        (_, reason) => Some(reason.to_owned()),
     };
-    leader.peers.iter().filter(|peer| votes(peer.node)).filter_map(|peer| Some((peer.node, why(peer)?))).collect()
+    leader.peers.iter().filter(|peer| is_voter(peer.node)).filter_map(|peer| Some((peer.node, reason(peer)?))).collect()
 }
 
-/// The number of voters, the quorum, and how many further failures the cluster tolerates, without the voters in
-/// `uncounted_voters`. An even number of voters tolerates no more failures than one voter fewer.
-fn summary(status: &Status) -> String {
-    let missing = uncounted_voters(status);
-    let of = |kinds: &[&str]| status.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).count();
-    let half = |kinds: &[&str]| {
-        let voters = of(kinds);
-        let is_missing = |node: u64| missing.iter().any(|(missing, _)| *missing == node);
-        let gone = status.members.iter().filter(|m| kinds.contains(&m.kind.as_str()) && is_missing(m.node)).count();
+/// The number of voters, the quorum, and how many further failures the cluster tolerates. The voters of
+/// [`uncounted_voters`] count as failed. An even number of voters tolerates no more failures than one voter
+/// fewer.
+fn summarize_voters(status: &Status) -> String {
+    let uncounted = uncounted_voters(status);
+    let count_kinds = |kinds: &[&str]| status.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).count();
+    let summarize_majority = |kinds: &[&str]| {
+        let voters = count_kinds(kinds);
+        let is_uncounted = |node: u64| uncounted.iter().any(|(uncounted, _)| *uncounted == node);
+        let uncounted_count =
+            status.members.iter().filter(|m| kinds.contains(&m.kind.as_str()) && is_uncounted(m.node)).count();
         let quorum = Membership::majority_of(voters);
-        if gone > 0 {
-            let available = voters - gone;
+        if uncounted_count > 0 {
+            let available = voters - uncounted_count;
             let failures = match available.saturating_sub(quorum) {
                 0 => "no further failure".to_owned(),
                 1 => "1 further failure".to_owned(),
@@ -351,26 +362,27 @@ fn summary(status: &Status) -> String {
             };
             return format!("voters {voters}, {available} of them available · quorum {quorum} · tolerates {failures}");
         }
-        let tolerates = voters - quorum.min(voters);
-        let failures = if tolerates == 1 { "1 failure".to_owned() } else { format!("{tolerates} failures") };
-        let even = match voters {
+        let tolerated_failures = voters - quorum.min(voters);
+        let failures =
+            if tolerated_failures == 1 { "1 failure".to_owned() } else { format!("{tolerated_failures} failures") };
+        let even_note = match voters {
             0 => String::new(),
             2 => " (as 1 voter does)".to_owned(),
             n if n.is_multiple_of(2) => format!(" (as {} voters do)", n - 1),
             _ => String::new(),
         };
-        format!("voters {voters} · quorum {quorum} · tolerates {failures}{even}")
+        format!("voters {voters} · quorum {quorum} · tolerates {failures}{even_note}")
     };
-    let learners = match of(&["learner"]) {
+    let learners = match count_kinds(&["learner"]) {
         0 => String::new(),
         n => format!(" · learners {n}"),
     };
-    let joint = of(&["incoming"]) + of(&["outgoing"]) > 0;
-    if joint {
-        let (new, old) = (half(&["voter", "incoming"]), half(&["voter", "outgoing"]));
+    let is_joint = count_kinds(&["incoming"]) + count_kinds(&["outgoing"]) > 0;
+    if is_joint {
+        let (new, old) = (summarize_majority(&["voter", "incoming"]), summarize_majority(&["voter", "outgoing"]));
         return format!("changing: from {old}, to {new}: both majorities are needed{learners}");
     }
-    format!("{}{learners}", half(&["voter"]))
+    format!("{}{learners}", summarize_majority(&["voter"]))
 }
 
 #[cfg(test)]
@@ -378,7 +390,7 @@ mod tests {
     use super::*;
     use drave::api::MemberStatus;
 
-    fn of(kinds: &[&str]) -> Status {
+    fn status_with_members(kinds: &[&str]) -> Status {
         let member = |(kind, node): (&&str, u64)| MemberStatus { node, kind: (*kind).to_owned(), ..Default::default() };
         let members: Vec<MemberStatus> = kinds.iter().zip(1..).map(member).collect();
         let empty = json!({
@@ -394,11 +406,17 @@ mod tests {
 
     #[test]
     fn summary_compares_even_voter_counts_with_one_voter_fewer() {
-        assert_eq!(summary(&of(&["voter"])), "voters 1 · quorum 1 · tolerates 0 failures");
-        assert_eq!(summary(&of(&["voter"; 3])), "voters 3 · quorum 2 · tolerates 1 failure");
-        assert_eq!(summary(&of(&["voter"; 4])), "voters 4 · quorum 3 · tolerates 1 failure (as 3 voters do)");
-        assert_eq!(summary(&of(&["voter"; 2])), "voters 2 · quorum 2 · tolerates 0 failures (as 1 voter does)");
-        let joint = summary(&of(&["voter", "outgoing", "voter", "incoming", "learner"]));
+        assert_eq!(summarize_voters(&status_with_members(&["voter"])), "voters 1 · quorum 1 · tolerates 0 failures");
+        assert_eq!(summarize_voters(&status_with_members(&["voter"; 3])), "voters 3 · quorum 2 · tolerates 1 failure");
+        assert_eq!(
+            summarize_voters(&status_with_members(&["voter"; 4])),
+            "voters 4 · quorum 3 · tolerates 1 failure (as 3 voters do)"
+        );
+        assert_eq!(
+            summarize_voters(&status_with_members(&["voter"; 2])),
+            "voters 2 · quorum 2 · tolerates 0 failures (as 1 voter does)"
+        );
+        let joint = summarize_voters(&status_with_members(&["voter", "outgoing", "voter", "incoming", "learner"]));
         assert!(joint.contains("both majorities") && joint.ends_with("learners 1"), "{joint}");
     }
 
@@ -410,28 +428,32 @@ mod tests {
             uncounted: uncounted.to_owned(),
             ..PeerStatus::default()
         };
-        let with = |kinds: &[&str], peers: Vec<PeerStatus>| Status { peers, ..of(kinds) };
-        let all = with(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 20, "")]);
-        assert_eq!(summary(&all), "voters 3 · quorum 2 · tolerates 1 failure");
-        let silent = with(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 9000, "")]);
-        assert_eq!(summary(&silent), "voters 3, 2 of them available · quorum 2 · tolerates no further failure");
+        let status_with_peers = |kinds: &[&str], peers: Vec<PeerStatus>| Status { peers, ..status_with_members(kinds) };
+        let healthy = status_with_peers(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 20, "")]);
+        assert_eq!(summarize_voters(&healthy), "voters 3 · quorum 2 · tolerates 1 failure");
+        let silent = status_with_peers(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 9000, "")]);
+        assert_eq!(
+            summarize_voters(&silent),
+            "voters 3, 2 of them available · quorum 2 · tolerates no further failure"
+        );
         assert_eq!(uncounted_voters(&silent), [(3, "it is silent".to_owned())]);
-        let disk = with(&["voter"; 5], vec![peer(2, 20, "x"), peer(3, 20, ""), peer(4, 20, ""), peer(5, 20, "")]);
-        assert_eq!(summary(&disk), "voters 5, 4 of them available · quorum 3 · tolerates 1 further failure");
+        let disk =
+            status_with_peers(&["voter"; 5], vec![peer(2, 20, "x"), peer(3, 20, ""), peer(4, 20, ""), peer(5, 20, "")]);
+        assert_eq!(summarize_voters(&disk), "voters 5, 4 of them available · quorum 3 · tolerates 1 further failure");
         assert_eq!(uncounted_voters(&disk), [(2, "x".to_owned())]);
-        let learner = with(&["voter", "learner"], vec![peer(2, 9000, "")]);
-        assert_eq!(summary(&learner), "voters 1 · quorum 1 · tolerates 0 failures · learners 1");
-        let nobody_knows = Status { role: RoleName::Follower, ..silent };
-        assert_eq!(summary(&nobody_knows), "voters 3 · quorum 2 · tolerates 1 failure");
+        let learner = status_with_peers(&["voter", "learner"], vec![peer(2, 9000, "")]);
+        assert_eq!(summarize_voters(&learner), "voters 1 · quorum 1 · tolerates 0 failures · learners 1");
+        let follower = Status { role: RoleName::Follower, ..silent };
+        assert_eq!(summarize_voters(&follower), "voters 3 · quorum 2 · tolerates 1 failure");
     }
 
     #[test]
     fn member_spec_parses_or_is_rejected() {
-        let place: MemberSpec = "4=host:7404".parse().unwrap();
-        assert_eq!((place.id.get(), place.address.as_str()), (4, "host:7404"));
+        let spec: MemberSpec = "4=host:7404".parse().unwrap();
+        assert_eq!((spec.id.get(), spec.address.as_str()), (4, "host:7404"));
         for bad in ["4", "0=h:1", "x=h:1", "4=h", "4=h:x", "4=:1"] {
             assert!(bad.parse::<MemberSpec>().is_err(), "{bad}");
         }
-        assert_eq!("n3".parse::<Id>().unwrap().0.get(), 3);
+        assert_eq!("n3".parse::<NodeIdArg>().unwrap().0.get(), 3);
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: one command per file.
+//! The commands of `drave`, one or a few related ones per file, and the parser of the command line.
 
 pub mod check;
 pub mod columns;
@@ -8,7 +8,7 @@ pub mod diff;
 pub mod doctor;
 pub mod dump;
 pub mod dump_args;
-pub mod dump_kept;
+pub mod dump_retention;
 pub mod dump_snapshots;
 pub mod join;
 pub mod kv;

@@ -8,46 +8,53 @@ use drave::limits::MEMBERS_MAX;
 use drave::net;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The files that a node needs for itself: the log and the segment made ahead, snapshots written, read and received,
-/// listeners, polls and signals, name lookups, certificates read again, and one connection that is accepted to be
-/// rejected.
-const OWN: u64 = 48;
-/// The fewest open files with which a node starts.
-const LEAST: u64 = 96;
+/// The number of open files that a node needs for itself: the log and its spare segment, snapshots written, read and
+/// received, listeners, epoll and signal descriptors, name lookups, certificates read again, and one connection that is
+/// accepted only to be rejected.
+const NODE_OPEN_FILES: u64 = 48;
+/// The minimum number of open files with which a node starts.
+const OPEN_FILES_MIN: u64 = 96;
 
-/// How many connections of each kind may be open.
+/// The maximum number of open connections of each kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Shares {
-    /// Connections from and to peers. No limit enforces it: their number depends on the number of members.
+struct ConnectionShares {
+    /// Connections from and to peers. No limit enforces this share, because the number of members bounds them.
     peers: u64,
-    strangers: u64,
+    /// Connections that have not completed their handshake yet.
+    handshakes: u64,
+    /// HTTP connections for health requests while no further client is accepted.
     probes: u64,
+    /// Clients of all protocols.
     clients: u64,
 }
 
-impl Shares {
-    /// The shares of that many open files; `None` if they are too few for a node.
-    fn of(files: u64) -> Option<Shares> {
-        let left = files.checked_sub(OWN).filter(|_| files >= LEAST)?;
+impl ConnectionShares {
+    /// Divides `files`, the number of open files; `None` if it is too small for a node.
+    fn of(files: u64) -> Option<ConnectionShares> {
+        let available = files.checked_sub(NODE_OPEN_FILES).filter(|_| files >= OPEN_FILES_MIN)?;
         let defaults = net::Options::default();
         // Each peer has a connection in each direction.
-        let peers = (2 * MEMBERS_MAX as u64).min(left / 4);
-        let strangers = (defaults.handshakes_max as u64).min(left / 8);
-        let probes = (defaults.probes_max as u64).min(left / 16);
-        let clients = (defaults.clients_max as u64).min(left - peers - strangers - probes);
-        Some(Shares { peers, strangers, probes, clients })
+        let peers = (2 * MEMBERS_MAX as u64).min(available / 4);
+        let handshakes = (defaults.handshakes_max as u64).min(available / 8);
+        let probes = (defaults.probes_max as u64).min(available / 16);
+        let clients = (defaults.clients_max as u64).min(available - peers - handshakes - probes);
+        Some(ConnectionShares { peers, handshakes, probes, clients })
     }
 }
 
-/// Raises the limit of open files as far as the system allows, and divides them. Returns an error if they are too few.
+/// Raises the limit of open files as far as the system allows, and limits the connections of each kind to their share.
+/// Returns an error if the files are too few.
 pub fn set_connection_limits(options: &mut net::Options) -> Result<(), CliError> {
-    let files = raise_limit();
-    let shares = Shares::of(files).ok_or_else(|| CliError {
-        what: format!("the system allows this process {files} open files, and a node needs {LEAST} at least\n  see ulimit -Hn, or LimitNOFILE= of the unit"),
+    let files = raise_open_files_limit();
+    let shares = ConnectionShares::of(files).ok_or_else(|| CliError {
+        message: format!(
+            "the system allows this process {files} open files, and a node needs {OPEN_FILES_MIN} at least\n  \
+             see ulimit -Hn, or LimitNOFILE= of the unit"
+        ),
         code: 78,
     })?;
     options.clients_max = options.clients_max.min(shares.clients as usize);
-    options.handshakes_max = options.handshakes_max.min(shares.strangers as usize);
+    options.handshakes_max = options.handshakes_max.min(shares.handshakes as usize);
     options.probes_max = options.probes_max.min(shares.probes as usize);
     if (options.clients_max as u64) < net::Options::default().clients_max as u64 {
         log::info!("{files} open files are allowed: at most {} clients are connected at once", options.clients_max);
@@ -56,11 +63,11 @@ pub fn set_connection_limits(options: &mut net::Options) -> Result<(), CliError>
 }
 
 /// Raises the limit of open files as far as the system allows. Returns the limit then in force.
-fn raise_limit() -> u64 {
+fn raise_open_files_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let allowed = if raised.is_ok() { maximum } else { current };
-    // None means that there is no limit.
+    let result = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let allowed = if result.is_ok() { maximum } else { current };
+    // `None` means that the system sets no limit.
     allowed.unwrap_or(u64::MAX)
 }
 
@@ -70,13 +77,13 @@ mod tests {
 
     #[test]
     fn connection_limits_leave_open_files_for_the_node() {
-        assert_eq!(Shares::of(LEAST - 1), None);
-        for files in (LEAST..2_000).chain([10_000, 20_000, u64::MAX]) {
-            let Shares { peers, strangers, probes, clients } = Shares::of(files).unwrap();
-            assert!(peers + strangers + probes + clients + OWN <= files, "{files}");
-            assert!(peers >= 10 && strangers >= 4 && probes >= 2 && clients >= 16, "{files}: {strangers} {clients}");
+        assert_eq!(ConnectionShares::of(OPEN_FILES_MIN - 1), None);
+        for files in (OPEN_FILES_MIN..2_000).chain([10_000, 20_000, u64::MAX]) {
+            let ConnectionShares { peers, handshakes, probes, clients } = ConnectionShares::of(files).unwrap();
+            assert!(peers + handshakes + probes + clients + NODE_OPEN_FILES <= files, "{files}");
+            assert!(peers >= 10 && handshakes >= 4 && probes >= 2 && clients >= 16, "{files}: {handshakes} {clients}");
         }
-        let ample = Shares::of(20_000).unwrap();
-        assert_eq!((ample.clients, ample.strangers), (10_000, 256));
+        let ample = ConnectionShares::of(20_000).unwrap();
+        assert_eq!((ample.clients, ample.handshakes), (10_000, 256));
     }
 }

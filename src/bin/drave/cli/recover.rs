@@ -14,15 +14,15 @@ use drave::server::new_cluster::{
     FirstMember, NewCluster, begin_replacement, finish_replacement, is_replacement_pending, write_new_cluster,
 };
 use drave::server::start_progress::{REPORT_INTERVAL, StartProgress};
-use drave::snapshotting::Restore;
+use drave::snapshotting::SnapshotRestore;
 use drave::types::{Index, Membership, NodeId, Position};
-use drave::wal::identity::{Identity, short};
-use drave::wal::{Fault, Recovered};
+use drave::wal::identity::{Identity, short_cluster_id};
+use drave::wal::{Fault, RecoveredLog};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The size of a batch of entries read from the log.
-const BATCH_BYTES: u64 = 4 << 20;
+/// The maximum size of a batch of entries that is read from the log, in bytes.
+const READ_BATCH_BYTES: u64 = 4 << 20;
 
 /// Makes a new cluster of one stopped node, when a majority of its cluster's voters is lost for good. Entries that
 /// other nodes acknowledged and this node had not received are lost; entries that it had received become committed,
@@ -44,177 +44,189 @@ pub struct Recover {
     accept_data_loss: bool,
 }
 
-/// The contents of a directory that matter here.
+/// The owner, the last entry and the latest membership of the directory to recover.
 struct DirectorySummary {
-    me: NodeId,
+    node: NodeId,
     last: Position,
     members: Membership,
 }
 
-/// `drave recover`.
+/// `drave recover`: exits with 1 if nothing was changed.
 pub fn run(args: &Recover) -> Result<(), CliError> {
-    let place = args.directory.display().to_string();
+    let path = args.directory.display().to_string();
     if args.identity {
         return restore_identity(args);
     }
     if is_replacement_pending(&args.directory) {
-        return finish(args, None);
+        return finish_recovery(args, None);
     }
-    let mut telling = StartProgress::begin(REPORT_INTERVAL, |line| eprintln!("{line}"))
-        .map_err(|error| io_trouble("cannot start a thread", &error))?;
-    let booted = open(args, &mut telling)?;
-    let holds = DirectorySummary::of(booted.me.node, &booted.recovered);
-    let others: Vec<String> = holds.members.ids().filter(|id| *id != holds.me).map(|id| id.to_string()).collect();
-    let (me, last, others) = (holds.me, holds.last, others.join(", "));
-    if holds.members.voters.len() == 1 && others.is_empty() {
-        let what =
-            format!("{place}: {me} is a cluster of its own already. Nothing was changed.\n  drave serve starts it");
-        return Err(CliError { what, code: 1 });
+    let mut progress = StartProgress::begin(REPORT_INTERVAL, |line| eprintln!("{line}"))
+        .map_err(|error| io_error("cannot start a thread", &error))?;
+    let directory = open_directory(args, &mut progress)?;
+    let summary = DirectorySummary::of(directory.me.node, &directory.recovered);
+    let other_nodes: Vec<String> =
+        summary.members.ids().filter(|id| *id != summary.node).map(|id| id.to_string()).collect();
+    let (node, last, other_nodes) = (summary.node, summary.last, other_nodes.join(", "));
+    if summary.members.voters.len() == 1 && other_nodes.is_empty() {
+        let message =
+            format!("{path}: {node} is a cluster of its own already. Nothing was changed.\n  drave serve starts it");
+        return Err(CliError { message, code: 1 });
     }
-    outln!("{place}: {me} holds all up to {last}, the members are {}", holds.members);
-    outln!("lost for good: all that {others} acknowledged after {last}");
-    outln!("becomes committed: all that {me} holds up to {last}, acknowledged or not");
+    outln!("{path}: {node} holds all up to {last}, the members are {}", summary.members);
+    outln!("lost for good: all that {other_nodes} acknowledged after {last}");
+    outln!("becomes committed: all that {node} holds up to {last}, acknowledged or not");
     if !args.accept_data_loss {
-        return Err(needs_acceptance("  first check whether another directory holds more: drave diff DIR DIR …"));
+        return Err(acceptance_error("  first check whether another directory holds more: drave diff DIR DIR …"));
     }
-    let new = holds.write_recovered_cluster(args, &booted, &mut telling)?;
-    finish(args, Some((&booted, new)))?;
-    outln!("then: other nodes join with EMPTY directories; the old ones of {others} belong to the former cluster");
+    let new_cluster = summary.write_recovered_cluster(args, &directory, &mut progress)?;
+    finish_recovery(args, Some((&directory, new_cluster)))?;
+    outln!("then: other nodes join with EMPTY directories; the old ones of {other_nodes} belong to the former cluster");
     Ok(())
 }
 
-/// Writes a missing identity again: node, cluster and disk are in the header of each segment.
+/// Writes a missing identity again, from the headers of the segments, which name node, cluster and disk.
 fn restore_identity(args: &Recover) -> Result<(), CliError> {
-    let place = args.directory.display().to_string();
-    let refused = |what: String| CliError { what: format!("{place}: {what}\n  nothing was changed"), code: 1 };
+    let path = args.directory.display().to_string();
+    let rejection = |reason: String| CliError { message: format!("{path}: {reason}\n  nothing was changed"), code: 1 };
     if is_replacement_pending(&args.directory) {
-        return Err(refused("an earlier recovery was interrupted: --accept-data-loss finishes it".to_owned()));
+        return Err(rejection("an earlier recovery was interrupted: --accept-data-loss finishes it".to_owned()));
     }
-    let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
-    let lock = disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?;
-    let _held =
-        lock.ok_or_else(|| refused("in use by another process: a node runs there; stop it first".to_owned()))?;
-    if let Some(owner) = Identity::read(&disk).map_err(trouble)? {
-        return Err(refused(format!("{}, and nothing is missing", owner.owner("it"))));
+    let disk = FsDisk::open_existing(&args.directory).map_err(|error| io_error(&path, &error))?;
+    let lock = disk.lock("LOCK").map_err(|error| io_error(&path, &error))?;
+    let _lock =
+        lock.ok_or_else(|| rejection("in use by another process: a node runs there; stop it first".to_owned()))?;
+    if let Some(owner) = Identity::read(&disk).map_err(fault_error)? {
+        return Err(rejection(format!("{}, and nothing is missing", owner.describe_owner("it"))));
     }
-    let held = Directory::read(&args.directory)?;
-    if let Some(damage) = held.damage.first() {
-        return Err(refused(format!("its owner is uncertain: {damage}")));
+    let contents = Directory::read(&args.directory)?;
+    if let Some(damage) = contents.damage.first() {
+        return Err(rejection(format!("its owner is uncertain: {damage}")));
     }
-    let Some(owner) = held.owner else { return Err(refused("no segment names its owner".to_owned())) };
-    let log = held.membership().and_then(Membership::agreed_log);
-    let Owner { node, cluster, disk: own, .. } = owner;
-    // The number of its starts is unknown: peers may once mistake it for an older copy.
-    Identity { node, cluster, disk: own, founded: true, log, starts: 0 }.write(&disk).map_err(trouble)?;
-    outln!("done: {place} belongs to {node} of cluster {}, disk {own}", short(cluster));
-    outln!("next: drave serve --id {} --data {place}", node.get());
+    let Some(owner) = contents.owner else { return Err(rejection("no segment names its owner".to_owned())) };
+    let log = contents.membership().and_then(Membership::agreed_log_id);
+    let Owner { node, cluster, disk: own_disk, .. } = owner;
+    // The number of starts is unknown: after the next start, peers may mistake this directory for an older copy of the
+    // disk, but only once.
+    Identity { node, cluster, disk: own_disk, journal_created: true, log, starts: 0 }
+        .write(&disk)
+        .map_err(fault_error)?;
+    outln!("done: {path} belongs to {node} of cluster {}, disk {own_disk}", short_cluster_id(cluster));
+    outln!("next: drave serve --id {} --data {path}", node.get());
     Ok(())
 }
 
-fn needs_acceptance(advice: &str) -> CliError {
-    CliError { what: format!("nothing was changed: --accept-data-loss makes the new cluster\n{advice}"), code: 1 }
+/// The error without `--accept-data-loss`, with advice.
+fn acceptance_error(advice: &str) -> CliError {
+    CliError { message: format!("nothing was changed: --accept-data-loss makes the new cluster\n{advice}"), code: 1 }
 }
 
-/// Replaces the former cluster by the new one, which is complete. `new` is `None` if a crash interrupted an earlier
-/// attempt.
-fn finish(args: &Recover, new: Option<(&RecoveredDirectory, NewCluster)>) -> Result<(), CliError> {
-    let place = args.directory.display().to_string();
-    let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
-    let lock = match new {
-        // The lock is held since the directory was opened.
+/// Replaces the former directory by the new one, which is complete. `new_cluster` is `None` if a crash interrupted an
+/// earlier attempt.
+fn finish_recovery(args: &Recover, new_cluster: Option<(&RecoveredDirectory, NewCluster)>) -> Result<(), CliError> {
+    let path = args.directory.display().to_string();
+    let disk = FsDisk::open_existing(&args.directory).map_err(|error| io_error(&path, &error))?;
+    let lock = match new_cluster {
+        // The caller holds the lock already: `open_directory` has taken it.
         Some(_) => None,
         None if !args.accept_data_loss => {
-            return Err(needs_acceptance(&format!(
-                "  an earlier recovery of {place} was interrupted; this finishes it"
+            return Err(acceptance_error(&format!(
+                "  an earlier recovery of {path} was interrupted; this finishes it"
             )));
         }
-        None => Some(disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?.ok_or_else(|| CliError {
-            what: format!("{place} is in use by another process: a node runs there; stop it first"),
+        None => Some(disk.lock("LOCK").map_err(|error| io_error(&path, &error))?.ok_or_else(|| CliError {
+            message: format!("{path} is in use by another process: a node runs there; stop it first"),
             code: 78,
         })?),
     };
-    let aside = finish_replacement(&args.directory).map_err(trouble)?;
-    let Some(owner) = Identity::read(&disk).map_err(trouble)? else {
-        return Err(CliError { what: format!("{place} has no identity: a bug"), code: 70 });
+    let former_path = finish_replacement(&args.directory).map_err(fault_error)?;
+    let Some(owner) = Identity::read(&disk).map_err(fault_error)? else {
+        return Err(CliError { message: format!("{path} has no identity: a bug"), code: 70 });
     };
     drop(lock);
-    let (me, cluster) = (owner.node, short(owner.cluster));
-    let from = new.map_or(String::new(), |(_, new)| format!(", from {} on", new.position));
-    outln!("done: {me} alone is a new cluster: {cluster}{from}");
-    if let Some(aside) = aside {
-        outln!("kept: the former directory, in {}", aside.display());
+    let (node, cluster) = (owner.node, short_cluster_id(owner.cluster));
+    let from_position =
+        new_cluster.map_or(String::new(), |(_, new_cluster)| format!(", from {} on", new_cluster.position));
+    outln!("done: {node} alone is a new cluster: {cluster}{from_position}");
+    if let Some(former_path) = former_path {
+        outln!("kept: the former directory, in {}", former_path.display());
     }
-    outln!("next: drave serve --id {} --data {place}", me.get());
+    outln!("next: drave serve --id {} --data {path}", node.get());
     Ok(())
 }
 
-fn open(args: &Recover, telling: &mut StartProgress) -> Result<RecoveredDirectory, CliError> {
-    let disk =
-        FsDisk::at(&args.directory).map_err(|error| io_trouble(&args.directory.display().to_string(), &error))?;
-    let Some(owner) = Identity::read(&disk).map_err(trouble)? else {
-        let what = format!("{} is not a node's data directory. Nothing was changed.", args.directory.display());
-        return Err(CliError { what, code: 78 });
+/// Opens the data directory, and recovers its snapshot and log as a starting node does.
+fn open_directory(args: &Recover, progress: &mut StartProgress) -> Result<RecoveredDirectory, CliError> {
+    let disk = FsDisk::open_existing(&args.directory)
+        .map_err(|error| io_error(&args.directory.display().to_string(), &error))?;
+    let Some(owner) = Identity::read(&disk).map_err(fault_error)? else {
+        let message = format!("{} is not a node's data directory. Nothing was changed.", args.directory.display());
+        return Err(CliError { message, code: 78 });
     };
     let config = Config::new(owner.node, BTreeMap::new(), &args.directory);
-    boot(&config, None, telling).map_err(trouble)
+    boot(&config, None, progress).map_err(fault_error)
 }
 
-fn io_trouble(what: &str, error: &std::io::Error) -> CliError {
-    CliError { what: format!("{what}: {error}"), code: 74 }
+fn io_error(context: &str, error: &std::io::Error) -> CliError {
+    CliError { message: format!("{context}: {error}"), code: 74 }
 }
 
-fn trouble(fault: Fault) -> CliError {
+fn fault_error(fault: Fault) -> CliError {
     ServerError::from(fault).into()
 }
 
 impl DirectorySummary {
-    fn of(me: NodeId, recovered: &Recovered) -> DirectorySummary {
-        let Recovered { base, heads, configurations, .. } = recovered;
-        let behind = heads.last().map(|head| {
-            let index = Index(base.position.index.0 + heads.len() as u64);
+    fn of(node: NodeId, recovered: &RecoveredLog) -> DirectorySummary {
+        let RecoveredLog { base, entries, configurations, .. } = recovered;
+        let last_entry = entries.last().map(|head| {
+            let index = Index(base.position.index.0 + entries.len() as u64);
             Position::new(index, head.term)
         });
         let members = configurations.last().map_or(&base.membership, |(_, membership)| membership).clone();
-        DirectorySummary { me, last: behind.unwrap_or(base.position), members }
+        DirectorySummary { node, last: last_entry.unwrap_or(base.position), members }
     }
 
-    /// Writes the new cluster beside the contents of the directory: the state as of its last entry, committed or not.
+    /// Writes the directory of the new cluster, inside the former one. The state of the new cluster is that of the last
+    /// entry, committed or not.
     fn write_recovered_cluster(
         &self,
         args: &Recover,
-        booted: &RecoveredDirectory,
-        telling: &mut StartProgress,
+        directory: &RecoveredDirectory,
+        progress: &mut StartProgress,
     ) -> Result<NewCluster, CliError> {
-        let mut applier = self.state(booted, telling)?;
-        let directory = begin_replacement(&args.directory).map_err(trouble)?;
-        let first = FirstMember {
-            node: self.me,
-            address: self.members.address(self.me).unwrap_or_default().to_owned(),
-            level: self.members.level,
+        let mut applier = self.build_state(directory, progress)?;
+        let new_directory = begin_replacement(&args.directory).map_err(fault_error)?;
+        let first_member = FirstMember {
+            node: self.node,
+            address: self.members.address(self.node).unwrap_or_default().to_owned(),
+            level: self.members.feature_level,
         };
-        let after = Position::new(self.last.index, booted.recovered.hard_state.term.max(self.last.term));
-        write_new_cluster(&mut applier, after, &directory, &first).map_err(|fault| {
-            // The partial directory is useless, and takes space that an operator may be freeing.
-            let _removed_by_the_next_attempt_otherwise = std::fs::remove_dir_all(&directory);
-            trouble(fault)
+        let former_end = Position::new(self.last.index, directory.recovered.hard_state.term.max(self.last.term));
+        write_new_cluster(&mut applier, former_end, &new_directory, &first_member).map_err(|fault| {
+            // The incomplete directory is useless, and takes disk space.
+            let _removed_by_the_next_attempt_otherwise = std::fs::remove_dir_all(&new_directory);
+            fault_error(fault)
         })
     }
 
-    /// Builds the state as of the last entry.
-    fn state(&self, booted: &RecoveredDirectory, telling: &mut StartProgress) -> Result<Applier<Kv>, CliError> {
+    /// Builds the state as of the last entry: the snapshot, and the entries after it.
+    fn build_state(
+        &self,
+        directory: &RecoveredDirectory,
+        progress: &mut StartProgress,
+    ) -> Result<Applier<Kv>, CliError> {
         let mut applier = Applier::new(Kv::new());
-        if let Some(snapshot) = booted.snapshot.clone() {
-            let meter = telling.stage("snapshot read");
-            applier = Restore::begin(&applier, snapshot).all(&meter).map_err(trouble)?.0;
+        if let Some(snapshot) = directory.snapshot.clone() {
+            let meter = progress.begin_stage("snapshot read");
+            applier = SnapshotRestore::begin(&applier, snapshot).restore_all(&meter).map_err(fault_error)?.0;
         }
-        let meter = telling.stage("log applied");
-        meter.expect(self.last.index.0 - applier.applied().0);
+        let meter = progress.begin_stage("log applied");
+        meter.add_total(self.last.index.0 - applier.applied().0);
         while applier.applied() < self.last.index {
             let range = applier.applied().next()..=self.last.index;
-            let entries = booted.recovered.view.entries(range, BATCH_BYTES).map_err(trouble)?;
+            let entries = directory.recovered.view.entries(range, READ_BATCH_BYTES).map_err(fault_error)?;
             if entries.is_empty() {
-                let what = format!("the log lacks the entry after {}", applier.position());
-                return Err(CliError { what, code: 5 });
+                let message = format!("the log lacks the entry after {}", applier.position());
+                return Err(CliError { message, code: 5 });
             }
             applier.apply(&entries);
             meter.advance(entries.len() as u64);

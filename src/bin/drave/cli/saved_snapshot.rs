@@ -8,66 +8,67 @@ use drave::snapshot::{ChunkKind, Fault, Header, Snapshot};
 use std::io;
 use std::path::Path;
 
-/// A file's directory and name.
-pub fn place(path: &Path) -> io::Result<(FsDisk, String)> {
+/// Opens the directory of a file; returns the directory and the name of the file in it.
+pub fn open_parent_directory(path: &Path) -> io::Result<(FsDisk, String)> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the file name is not valid UTF-8"))?;
-    Ok((FsDisk::at(directory)?, name.to_owned()))
+    Ok((FsDisk::open_existing(directory)?, name.to_owned()))
 }
 
-/// Opens the snapshot in a file and verifies all of it. Reads from the disk and not from the page cache as far as that
-/// is possible. `meter` counts the progress.
+/// Opens the snapshot in a file and verifies all of it. If possible, the file is dropped from the page cache first, so
+/// that the data on the disk is verified. `meter` counts the progress.
 ///
 /// # Errors
 ///
-/// Code 5 if it is damaged, 74 if it cannot be read.
-pub fn open(path: &Path, meter: &Meter) -> Result<Snapshot, CliError> {
-    let shown = path.display().to_string();
-    let failed = |error: io::Error| CliError { what: format!("{shown}: {error}"), code: 74 };
-    let (disk, name) = place(path).map_err(failed)?;
-    let file = disk.open_to_read(&name).map_err(failed)?;
-    file.drop_cache().map_err(failed)?;
-    let bytes = disk.map(&name).map_err(failed)?;
-    Snapshot::read(&shown, &file, bytes, meter).map_err(|fault| trouble(&fault))
+/// Exit code 5 if the snapshot is damaged, 74 if the file cannot be read.
+pub fn open_snapshot(path: &Path, meter: &Meter) -> Result<Snapshot, CliError> {
+    let path_text = path.display().to_string();
+    let io_error = |error: io::Error| CliError { message: format!("{path_text}: {error}"), code: 74 };
+    let (disk, name) = open_parent_directory(path).map_err(io_error)?;
+    let file = disk.open_to_read(&name).map_err(io_error)?;
+    file.drop_cache().map_err(io_error)?;
+    let bytes = disk.map(&name).map_err(io_error)?;
+    Snapshot::read(&path_text, &file, bytes, meter).map_err(|fault| snapshot_error(&fault))
 }
 
-fn trouble(fault: &Fault) -> CliError {
+/// The error for a snapshot that cannot be read.
+fn snapshot_error(fault: &Fault) -> CliError {
     let code = fault.exit_code();
     match fault {
-        Fault::Damaged { file, offset, what, advice } => {
-            CliError { what: format!("{file} is damaged: byte {offset}: {what}\n  {advice}"), code }
+        Fault::Damaged { file, offset, description: what, advice } => {
+            CliError { message: format!("{file} is damaged: byte {offset}: {what}\n  {advice}"), code }
         }
-        Fault::Io { file, source, .. } => CliError { what: format!("{file}: {source}"), code },
-        fault => CliError { what: fault.to_string(), code },
+        Fault::Io { file, source, .. } => CliError { message: format!("{file}: {source}"), code },
+        fault => CliError { message: fault.to_string(), code },
     }
 }
 
-/// The state in a snapshot; `None` if it is not one of the key-value state machine. The state matches the digest in the
-/// snapshot's header.
+/// Restores the state in a snapshot; `None` if the state is not one of the key-value state machine. The digest of the
+/// returned state matches the snapshot's header.
 ///
 /// # Errors
 ///
-/// Code 5 if the state has another digest, or if bytes that were intact before are not any more.
-pub fn state(snapshot: &Snapshot) -> Result<Option<Applier<Kv>>, CliError> {
-    let mut restoring = Applier::new(Kv::new()).restoring();
+/// Exit code 5 if the state has another digest, or if a chunk is damaged.
+pub fn restore_state(snapshot: &Snapshot) -> Result<Option<Applier<Kv>>, CliError> {
+    let mut restore = Applier::new(Kv::new()).begin_restore();
     for chunk in snapshot.pieces() {
-        let chunk = chunk.map_err(|fault| trouble(&fault))?;
+        let chunk = chunk.map_err(|fault| snapshot_error(&fault))?;
         let piece = match chunk.kind {
             ChunkKind::Sessions => Piece::Sessions(chunk.body),
             ChunkKind::Machine => Piece::Machine(chunk.body),
             ChunkKind::End => continue,
         };
-        if restoring.take(&piece).is_err() {
+        if restore.add(&piece).is_err() {
             return Ok(None);
         }
     }
     let Header { position, time, digest, sessions, .. } = *snapshot.header();
-    restoring.finish(&StateHeader { position, time, digest, sessions }).map(Some).map_err(|_| {
-        let what = format!(
+    restore.finish(&StateHeader { position, time, digest, sessions }).map(Some).map_err(|_| {
+        let message = format!(
             "{} is damaged: its state does not match the digest {digest:016x}\n  use an older one, or save another",
             snapshot.name()
         );
-        CliError { what, code: 5 }
+        CliError { message, code: 5 }
     })
 }

@@ -1,17 +1,19 @@
-//! The settings of a command, and where each comes from.
+//! The settings of a command: their values and the origin of each value.
 
 use crate::output::outln;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
+/// One setting of a command. The value is empty if the setting has none.
 struct Setting {
     name: String,
     value: String,
+    /// The origin of the value: flag, environment, default or unset.
     source: &'static str,
 }
 
-/// Each setting of the command; the value is empty if it has none.
-fn all(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
+/// All settings of the command, in the order of its help.
+fn list_settings(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
     let arguments = command.get_arguments().filter(|argument| argument.get_long() != Some("print-config"));
     let setting = |argument: &clap::Arg| {
         let id = argument.get_id().as_str();
@@ -28,23 +30,24 @@ fn all(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
     arguments.map(setting).collect()
 }
 
-/// Prints each setting, its value, and where it comes from: a flag, the environment, the default, or nowhere.
+/// Prints each setting, its value, and the origin of the value: flag, environment, default or unset.
 pub fn print(command: &Command, matches: &ArgMatches) {
-    for Setting { name, value, source } in all(command, matches) {
+    for Setting { name, value, source } in list_settings(command, matches) {
         let value = if value.is_empty() { "-" } else { &value };
         outln!("{name:<20} {value:<40} {source}");
     }
 }
 
-/// The settings given as flags or in the environment, written as flags. None of them is a secret: passwords and keys
-/// are given as files.
-pub fn differing(command: &Command, matches: &ArgMatches) -> String {
-    let made = all(command, matches).into_iter().filter(|setting| matches!(setting.source, "flag" | "environment"));
-    let words: Vec<String> = made
+/// The settings that were given as flags or in the environment, written as flags, for the log. No setting is a secret:
+/// passwords and keys are given as files.
+pub fn given_as_flags(command: &Command, matches: &ArgMatches) -> String {
+    let given_settings =
+        list_settings(command, matches).into_iter().filter(|setting| matches!(setting.source, "flag" | "environment"));
+    let flags: Vec<String> = given_settings
         .map(|Setting { name, value, source }| {
             let flag = if value == "true" { format!("--{name}") } else { format!("--{name} {value}") };
             if source == "environment" { format!("{flag} (environment)") } else { flag }
         })
         .collect();
-    words.join(" ")
+    flags.join(" ")
 }

@@ -30,17 +30,18 @@ pub struct Sim {
     #[arg(long, default_value_t = 1)]
     jobs: usize,
     /// Prints a trace from this simulated time on: from=9s, or from=9s500ms
-    #[arg(long, value_parser = parse_trace)]
-    trace: Option<Duration>,
+    #[arg(long = "trace", value_name = "TRACE", value_parser = parse_trace)]
+    trace_start: Option<Duration>,
     /// Changes the members in every world, not only in every other one
-    #[arg(long)]
-    members: bool,
+    #[arg(long = "members")]
+    change_members: bool,
     /// Breaks this rule, to test that the checks detect it
     #[cfg(feature = "mutants")]
     #[arg(long, value_parser = parse_mutant)]
     mutant: Option<drave::types::Mutant>,
 }
 
+/// Parses the simulated time from which the trace is printed.
 fn parse_trace(text: &str) -> Result<Duration, String> {
     let from = text.strip_prefix("from=").unwrap_or(text);
     humantime::parse_duration(from).map_err(|error| format!("{error}; the form is from=9s or from=9s500ms"))
@@ -49,15 +50,20 @@ fn parse_trace(text: &str) -> Result<Duration, String> {
 #[cfg(feature = "mutants")]
 fn parse_mutant(text: &str) -> Result<drave::types::Mutant, String> {
     use drave::types::Mutant;
-    let names = || Mutant::ALL.iter().map(|mutant| mutant.name()).collect::<Vec<_>>().join(", ");
-    Mutant::ALL.iter().copied().find(|mutant| mutant.name() == text).ok_or_else(|| format!("one of {}", names()))
+    let mutant_names = || Mutant::ALL.iter().map(|mutant| mutant.name()).collect::<Vec<_>>().join(", ");
+    Mutant::ALL
+        .iter()
+        .copied()
+        .find(|mutant| mutant.name() == text)
+        .ok_or_else(|| format!("the rules are: {}", mutant_names()))
 }
 
 impl Sim {
+    /// The scenario of a seed, drawn at random from the seed.
     fn scenario(&self, seed: u64) -> Scenario {
-        let draw = if self.members { Scenario::draw_governed } else { Scenario::draw };
-        let mut scenario = draw(seed, self.duration);
-        scenario.steps = self.steps;
+        let draw_scenario = if self.change_members { Scenario::draw_with_operator } else { Scenario::draw };
+        let mut scenario = draw_scenario(seed, self.duration);
+        scenario.step_limit = self.steps;
         #[cfg(feature = "mutants")]
         if let Some(mutant) = self.mutant {
             scenario.mutants = drave::types::Mutants::only(mutant);
@@ -65,15 +71,15 @@ impl Sim {
         scenario
     }
 
-    /// The command line that repeats a violation.
-    fn repeat(&self, violation: &Violation) -> String {
+    /// The command line that repeats a violation, with a trace from a second or two before it.
+    fn repeat_command(&self, violation: &Violation) -> String {
         let from = (violation.at.0 / 1_000_000_000).saturating_sub(1);
         let seconds = self.duration.as_secs_f64();
         let mut command = format!("cargo run --release -- sim --seed {} --duration {seconds}s", violation.seed);
         if let Some(steps) = self.steps {
             command.push_str(&format!(" --steps {steps}"));
         }
-        if self.members {
+        if self.change_members {
             command.push_str(" --members");
         }
         format!("{command} --trace from={from}s")
@@ -82,105 +88,106 @@ impl Sim {
 
 thread_local! {
     /// The seed that this thread runs, for the panic hook.
-    static SEED: Cell<u64> = const { Cell::new(0) };
+    static CURRENT_SEED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// `drave sim`: runs the seeds, and exits with 1 if a rule is violated.
 pub fn run(args: Sim) -> Result<(), CliError> {
-    let first = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
-    announce_panics(&args);
-    let next = AtomicU64::new(first);
-    let end = first.saturating_add(args.seeds);
-    let (untold, unjudged) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (simulated, done, stuck) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let failed = AtomicBool::new(false);
-    let work = || {
+    let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    install_panic_hook(&args);
+    let next_seed = AtomicU64::new(first_seed);
+    let end_seed = first_seed.saturating_add(args.seeds);
+    let (seeds_with_stale_votes, unchecked_keys) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (simulated_ms_total, finished_seeds, leaderless_seeds) =
+        (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let any_failed = AtomicBool::new(false);
+    let run_seeds = || {
         loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= end {
+            let seed = next_seed.fetch_add(1, Ordering::Relaxed);
+            if seed >= end_seed {
                 return;
             }
-            SEED.set(seed);
-            match drave::sim::run(args.scenario(seed), args.trace.map(tell_from)) {
+            CURRENT_SEED.set(seed);
+            match drave::sim::run(args.scenario(seed), args.trace_start.map(trace_from)) {
                 Ok(outcome) => {
-                    simulated.fetch_add(cluster_ms(&outcome), Ordering::Relaxed);
-                    untold.fetch_add(u64::from(outcome.voted_before_reminder), Ordering::Relaxed);
-                    unjudged.fetch_add(outcome.unjudged, Ordering::Relaxed);
-                    stuck.fetch_add(u64::from(outcome.needs_the_lost), Ordering::Relaxed);
-                    if let Some(from) = args.trace.filter(|from| *from > outcome.simulated) {
-                        let ended = outcome.simulated.as_secs_f64();
-                        eprintln!("seed {seed} ended after {ended:.1} s: there is no trace from {from:?} on");
+                    simulated_ms_total.fetch_add(simulated_ms(&outcome), Ordering::Relaxed);
+                    seeds_with_stale_votes.fetch_add(u64::from(outcome.voted_on_stale_disk), Ordering::Relaxed);
+                    unchecked_keys.fetch_add(outcome.unchecked_keys, Ordering::Relaxed);
+                    leaderless_seeds.fetch_add(u64::from(outcome.lost_quorum), Ordering::Relaxed);
+                    if let Some(from) = args.trace_start.filter(|from| *from > outcome.simulated) {
+                        let end_seconds = outcome.simulated.as_secs_f64();
+                        eprintln!("seed {seed} ended after {end_seconds:.1} s: there is no trace from {from:?} on");
                     }
                     if args.seeds == 1 {
-                        eprintln!("{}", outcome.beside());
+                        eprintln!("{}", outcome.details());
                         outln!("{outcome}");
                     }
                 }
                 Err(violation) => {
-                    failed.store(true, Ordering::Relaxed);
-                    outln!("{violation}\n  repeat: {}", args.repeat(&violation));
+                    any_failed.store(true, Ordering::Relaxed);
+                    outln!("{violation}\n  repeat: {}", args.repeat_command(&violation));
                 }
             }
-            done.fetch_add(1, Ordering::Relaxed);
+            finished_seeds.fetch_add(1, Ordering::Relaxed);
         }
     };
     let began = Instant::now();
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(run_seeds)).collect();
         while args.seeds > 1 && workers.iter().any(|worker| !worker.is_finished()) {
             std::thread::sleep(Duration::from_millis(200));
-            progress(done.load(Ordering::Relaxed), args.seeds);
+            print_progress(finished_seeds.load(Ordering::Relaxed), args.seeds);
         }
     });
-    if failed.load(Ordering::Relaxed) {
-        return Err(CliError {
-            what: "a rule was violated; the lines above show how to repeat it".to_owned(),
-            code: 1,
-        });
+    if any_failed.load(Ordering::Relaxed) {
+        let message = "a rule was violated; the lines above show how to repeat it".to_owned();
+        return Err(CliError { message, code: 1 });
     }
     if args.seeds > 1 {
-        let hours = simulated.load(Ordering::Relaxed) as f64 / 3_600_000.0;
+        let hours = simulated_ms_total.load(Ordering::Relaxed) as f64 / 3_600_000.0;
         let took = began.elapsed().as_secs_f64();
-        if let unjudged @ 1.. = unjudged.load(Ordering::Relaxed) {
-            outln!("{unjudged} keys had a history too large to check for linearizability");
+        if let unchecked_keys @ 1.. = unchecked_keys.load(Ordering::Relaxed) {
+            outln!("{unchecked_keys} keys had a history too large to check for linearizability");
         }
-        if let untold @ 1.. = untold.load(Ordering::Relaxed) {
-            outln!("{untold} seeds ended early: a node voted from an older copy of its disk before it learned of that");
-        }
-        let stuck = stuck.load(Ordering::Relaxed);
-        if stuck > 0 {
+        if let seeds @ 1.. = seeds_with_stale_votes.load(Ordering::Relaxed) {
             outln!(
-                "{stuck} seeds ended without a leader, with too many voters lost for good: convergence was not checked"
+                "{seeds} seeds ended early: a node voted with an older copy of its disk before peers reported the loss"
             );
         }
-        outln!("{} seeds ok, {first} to {} · {hours:.1} hours simulated · {took:.1} s", args.seeds, end - 1);
+        if let seeds @ 1.. = leaderless_seeds.load(Ordering::Relaxed) {
+            outln!(
+                "{seeds} seeds ended without a leader, with too many voters lost for good: convergence was not checked"
+            );
+        }
+        outln!("{} seeds ok, {first_seed} to {} · {hours:.1} hours simulated · {took:.1} s", args.seeds, end_seed - 1);
     }
     Ok(())
 }
 
-fn tell_from(from: Duration) -> Trace {
-    Trace { from: Time::ZERO + from, tell: |line| outln!("{line}") }
+fn trace_from(from: Duration) -> Trace {
+    Trace { from: Time::ZERO + from, write_line: |line| outln!("{line}") }
 }
 
-fn cluster_ms(outcome: &WorldReport) -> u64 {
+fn simulated_ms(outcome: &WorldReport) -> u64 {
     outcome.simulated.as_millis() as u64
 }
 
-fn progress(done: u64, of: u64) {
+fn print_progress(done: u64, total: u64) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
-        // A progress line that cannot be shown does no harm.
-        let _shown = write!(stderr, "\r{done} of {of} seeds");
+        // A failure to print the progress does no harm.
+        let _ignored = write!(stderr, "\r{done} of {total} seeds");
     }
 }
 
-/// Installs a panic hook that prints the seed first: a node's panic ends a release build at once.
-fn announce_panics(args: &Sim) {
+/// Installs a panic hook that prints the seed before the panic message: in a release build a panic aborts the process.
+fn install_panic_hook(args: &Sim) {
     let args = args.clone();
-    let usual = std::panic::take_hook();
+    let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let violation = Violation { seed: SEED.get(), at: Time::ZERO, steps: 0, what: "a node panics".to_owned() };
-        outln!("seed {} failed: a node panics\n  repeat: {}", violation.seed, args.repeat(&violation));
-        usual(panic);
+        let violation =
+            Violation { seed: CURRENT_SEED.get(), at: Time::ZERO, steps: 0, description: "a node panics".to_owned() };
+        outln!("seed {} failed: a node panics\n  repeat: {}", violation.seed, args.repeat_command(&violation));
+        default_hook(panic);
     }));
 }

@@ -1,7 +1,7 @@
 //! `drave snapshot take` and `list`: makes nodes take a snapshot now, and lists a node's snapshots.
 
 use crate::output::outln;
-use crate::remote::cluster::{Cluster, Output, ms_since};
+use crate::remote::cluster::{ClusterArgs, Output, ms_since};
 use crate::remote::failure::CliError;
 use crate::remote::poll::poll;
 use bytesize::ByteSize;
@@ -17,17 +17,17 @@ use std::time::Instant;
 
 /// Makes nodes take a snapshot now.
 #[derive(Args, Debug)]
-pub struct Take {
+pub struct TakeSnapshot {
     /// The id of the only node to take one; default: every node that answers
     #[arg(long, value_name = "ID")]
     node: Option<u64>,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 /// Lists the snapshots of a node, and which are intact.
 #[derive(Args, Debug)]
-pub struct List {
+pub struct ListSnapshots {
     /// A data directory, or its directory of snapshots
     path: PathBuf,
     /// The output format
@@ -35,32 +35,32 @@ pub struct List {
     output: Output,
 }
 
-/// A node's result: the snapshot's position and size in bytes.
-type TakenSnapshot = Result<(Position, u64), ClientError>;
+/// The position of the snapshot that a node took and its size in bytes, or why the node took none.
+type SnapshotResult = Result<(Position, u64), ClientError>;
 
 /// `drave snapshot take`: exits with 1 if a node has no room for it, 3 if no node answers.
-pub fn take(args: &Take) -> Result<(), CliError> {
+pub fn take(args: &TakeSnapshot) -> Result<(), CliError> {
     let cluster = &args.cluster;
-    let answering = poll(cluster).into_iter().filter_map(|asked| Some((asked.status.ok()?.node, asked.endpoint)));
+    let endpoints = poll(cluster).into_iter().filter_map(|polled| Some((polled.status.ok()?.node, polled.endpoint)));
     let nodes: BTreeMap<u64, String> =
-        answering.filter(|(node, _)| args.node.is_none_or(|wanted| wanted == *node)).collect();
+        endpoints.filter(|(node, _)| args.node.is_none_or(|wanted| wanted == *node)).collect();
     let began = Instant::now();
-    // Nodes take their snapshots one after the other: while one writes, the other disks are a majority that does not.
-    let mut all = Vec::new();
+    // Nodes take their snapshots one after the other: while one writes, the disks of a majority are not slowed down.
+    let mut results = Vec::new();
     for (node, endpoint) in &nodes {
-        let taken: TakenSnapshot = cluster.client().snapshot(endpoint);
-        match &taken {
-            _ if cluster.json() => outln!("{}", to_json(*node, endpoint, &taken, ms_since(began))),
+        let result: SnapshotResult = cluster.client().snapshot(endpoint);
+        match &result {
+            _ if cluster.json() => outln!("{}", to_json(*node, endpoint, &result, ms_since(began))),
             Ok((position, bytes)) => outln!("n{node} ok {position} · {}", ByteSize(*bytes).display().iec()),
             Err(error) => outln!("n{node} no {error}"),
         }
-        all.push((*node, endpoint, taken));
+        results.push((*node, endpoint, result));
     }
-    verdict(args, &all)
+    check_results(args, &results)
 }
 
-fn to_json(node: u64, endpoint: &str, taken: &TakenSnapshot, ms: f64) -> serde_json::Value {
-    match taken {
+fn to_json(node: u64, endpoint: &str, result: &SnapshotResult, ms: f64) -> serde_json::Value {
+    match result {
         Ok((position, bytes)) => json!({
             "ok": true, "node": node, "endpoint": endpoint, "index": position.index.0, "term": position.term.0,
             "bytes": bytes, "ms": ms,
@@ -69,40 +69,41 @@ fn to_json(node: u64, endpoint: &str, taken: &TakenSnapshot, ms: f64) -> serde_j
     }
 }
 
-fn verdict(args: &Take, taken: &[(u64, &String, TakenSnapshot)]) -> Result<(), CliError> {
-    let full = |taken: &TakenSnapshot| match taken {
+/// Returns an error if a node lacked the disk space for its snapshot, or if no snapshot was taken.
+fn check_results(args: &TakeSnapshot, results: &[(u64, &String, SnapshotResult)]) -> Result<(), CliError> {
+    let lacks_space = |result: &SnapshotResult| match result {
         Err(ClientError::Refused(tried)) => tried.refusal == Some(Refusal::NoSpace),
         _ => false,
     };
-    let refused = taken.iter().filter(|(.., taken)| full(taken)).count();
-    if refused > 0 {
-        let what = format!("{refused} of {} nodes lack the disk space for a snapshot", taken.len());
+    let nodes_without_space = results.iter().filter(|(.., result)| lacks_space(result)).count();
+    if nodes_without_space > 0 {
+        let message = format!("{nodes_without_space} of {} nodes lack the disk space for a snapshot", results.len());
         let advice = "earlier snapshots are untouched · free disk space, then run this again";
-        return Err(CliError { what: format!("{what}\n  {advice}"), code: 1 });
+        return Err(CliError { message: format!("{message}\n  {advice}"), code: 1 });
     }
-    if taken.iter().any(|(.., taken)| taken.is_ok()) {
+    if results.iter().any(|(.., result)| result.is_ok()) {
         return Ok(());
     }
     let tried = args.cluster.endpoints.join(", ");
-    let what = match (taken.is_empty(), args.node) {
+    let message = match (results.is_empty(), args.node) {
         (false, _) => "no snapshot was taken".to_owned(),
         (true, Some(node)) => format!("no node {node} answers"),
         (true, None) => return Err(args.cluster.no_answer_error()),
     };
-    Err(CliError { what: format!("{what}\n  tried {tried} · see: drave status"), code: 3 })
+    Err(CliError { message: format!("{message}\n  tried {tried} · see: drave status"), code: 3 })
 }
 
 /// `drave snapshot list`: exits with 5 if a snapshot is damaged.
-pub fn list(args: &List) -> Result<(), CliError> {
-    let found = snapshots_at(&args.path)?;
-    if found.is_empty() {
+pub fn list(args: &ListSnapshots) -> Result<(), CliError> {
+    let snapshots = snapshots_at(&args.path)?;
+    if snapshots.is_empty() {
         eprintln!("no snapshots in {}", args.path.display());
     }
-    let mut damaged = 0;
-    for found in &found {
-        let flaw = found.flaw();
-        damaged += usize::from(flaw.is_some());
-        let (name, bytes, position) = (&found.name, found.bytes.len(), found.position);
+    let mut damaged_count = 0;
+    for snapshot in &snapshots {
+        let flaw = snapshot.find_flaw();
+        damaged_count += usize::from(flaw.is_some());
+        let (name, bytes, position) = (&snapshot.name, snapshot.bytes.len(), snapshot.position);
         if args.output == Output::Json {
             outln!(
                 "{}",
@@ -115,11 +116,11 @@ pub fn list(args: &List) -> Result<(), CliError> {
             continue;
         }
         let position = position.map_or("-".to_owned(), |position| position.to_string());
-        let whole = flaw.map_or("whole".to_owned(), |flaw| format!("DAMAGED at byte {}: {flaw}", flaw.at));
-        outln!("{name}  {position:>12}  {:>10}  {whole}", ByteSize(bytes as u64).display().iec().to_string());
+        let state = flaw.map_or("whole".to_owned(), |flaw| format!("DAMAGED at byte {}: {flaw}", flaw.at));
+        outln!("{name}  {position:>12}  {:>10}  {state}", ByteSize(bytes as u64).display().iec().to_string());
     }
-    match damaged {
+    match damaged_count {
         0 => Ok(()),
-        _ => Err(CliError { what: format!("{damaged} of {} snapshots damaged", found.len()), code: 5 }),
+        _ => Err(CliError { message: format!("{damaged_count} of {} snapshots damaged", snapshots.len()), code: 5 }),
     }
 }

@@ -1,8 +1,8 @@
-//! `drave status`: every node's own status, and the leader's view of it.
+//! `drave status`: the status of every node, and the leader's view of each node.
 
-use super::columns::{Column, lines, number, words};
+use super::columns::{Column, format_table, number_column, text_column};
 use crate::output::{out, outln};
-use crate::remote::cluster::Cluster;
+use crate::remote::cluster::ClusterArgs;
 use crate::remote::failure::CliError;
 use crate::remote::poll::{EndpointStatus, poll};
 use bytesize::ByteSize;
@@ -15,34 +15,34 @@ use std::time::{Duration, SystemTime};
 /// Shows the status of every node: role, term, commit, applied, match, lag, sync times, last contact; and its log and
 /// snapshot on disk.
 #[derive(Args, Debug)]
-pub struct Show {
+pub struct ShowStatus {
     /// Repeats every second
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 /// `drave status`: exits with 3 if no node answers, or none leads.
-pub fn show(args: &Show) -> Result<(), CliError> {
+pub fn show(args: &ShowStatus) -> Result<(), CliError> {
     loop {
-        let asked = poll(&args.cluster);
+        let results = poll(&args.cluster);
         if args.watch && std::io::stdout().is_terminal() {
             out!("\x1b[H\x1b[2J");
         }
         if args.cluster.json() {
-            outln!("{}", to_json(&asked));
+            outln!("{}", to_json(&results));
         } else {
-            print(&asked);
+            print_tables(&results);
         }
         if !args.watch {
-            if asked.iter().all(|asked| asked.status.is_err()) {
+            if results.iter().all(|result| result.status.is_err()) {
                 return Err(args.cluster.no_answer_error());
             }
-            if leader(&asked).is_none() {
-                let what =
+            if find_leader(&results).is_none() {
+                let message =
                     "no node leads: writes fail, and reads work only with --consistency local\n  see: drave doctor";
-                return Err(CliError { what: what.to_owned(), code: 3 });
+                return Err(CliError { message: message.to_owned(), code: 3 });
             }
             return Ok(());
         }
@@ -51,67 +51,68 @@ pub fn show(args: &Show) -> Result<(), CliError> {
 }
 
 /// The leader of the latest term, if any node that answered leads.
-fn leader(asked: &[EndpointStatus]) -> Option<&Status> {
-    let answered = asked.iter().filter_map(|asked| asked.status.as_ref().ok());
-    answered.filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
+fn find_leader(results: &[EndpointStatus]) -> Option<&Status> {
+    let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
+    statuses.filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
 }
 
-fn to_json(asked: &[EndpointStatus]) -> serde_json::Value {
-    let node = |asked: &EndpointStatus| match &asked.status {
-        Ok(status) => json!({ "endpoint": asked.endpoint, "up": true, "status": status }),
-        Err(error) => json!({ "endpoint": asked.endpoint, "up": false, "error": error }),
+fn to_json(results: &[EndpointStatus]) -> serde_json::Value {
+    let node = |result: &EndpointStatus| match &result.status {
+        Ok(status) => json!({ "endpoint": result.endpoint, "up": true, "status": status }),
+        Err(error) => json!({ "endpoint": result.endpoint, "up": false, "error": error }),
     };
     json!({
-        "leader": leader(asked).map(|status| status.node),
-        "term": asked.iter().filter_map(|asked| asked.status.as_ref().ok()).map(|status| status.term).max(),
-        "nodes": asked.iter().map(node).collect::<Vec<_>>(),
+        "leader": find_leader(results).map(|status| status.node),
+        "term": results.iter().filter_map(|result| result.status.as_ref().ok()).map(|status| status.term).max(),
+        "nodes": results.iter().map(node).collect::<Vec<_>>(),
     })
 }
 
 /// The columns of the table of nodes.
-const NODES: [Column; 12] = [
-    words("node", 5, 0),
-    words("role", 12, 1),
-    number("term", 5),
-    number("commit", 9),
-    number("applied", 9),
-    number("match", 9),
-    number("lag", 6),
-    number("fsync p99", 9),
-    words("address", 18, 2),
-    words("stage", 8, 1),
-    number("heard", 7),
-    words("digest", 0, 2),
+const NODE_COLUMNS: [Column; 12] = [
+    text_column("node", 5, 0),
+    text_column("role", 12, 1),
+    number_column("term", 5),
+    number_column("commit", 9),
+    number_column("applied", 9),
+    number_column("match", 9),
+    number_column("lag", 6),
+    number_column("fsync p99", 9),
+    text_column("address", 18, 2),
+    text_column("stage", 8, 1),
+    number_column("heard", 7),
+    text_column("digest", 0, 2),
 ];
 
 /// The columns of the table of logs and snapshots on disk.
 const DISK_COLUMNS: [Column; 7] = [
-    words("node", 5, 0),
-    number("log", 10),
-    number("from", 9),
-    number("reclaimable", 11),
-    number("snapshot", 10),
-    number("up to", 9),
-    words("kept for", 0, 2),
+    text_column("node", 5, 0),
+    number_column("log", 10),
+    number_column("from", 9),
+    number_column("reclaimable", 11),
+    number_column("snapshot", 10),
+    number_column("up to", 9),
+    text_column("kept for", 0, 2),
 ];
 
-fn print(asked: &[EndpointStatus]) {
-    let leader = leader(asked);
-    let node = |asked: &EndpointStatus| match &asked.status {
-        Ok(status) => row(&asked.endpoint, status, leader),
+/// Prints the table of nodes, the table of disks, the warnings, and the membership.
+fn print_tables(results: &[EndpointStatus]) {
+    let leader = find_leader(results);
+    let node = |result: &EndpointStatus| match &result.status {
+        Ok(status) => node_row(&result.endpoint, status, leader),
         Err(error) => {
             let mut cells = vec![String::new(); 8];
             (cells[0], cells[1]) = ("?".to_owned(), "down".to_owned());
-            cells.extend([asked.endpoint.clone(), error.clone()]);
+            cells.extend([result.endpoint.clone(), error.clone()]);
             cells
         }
     };
-    lines(&NODES, &asked.iter().map(node).collect::<Vec<_>>()).iter().for_each(|line| outln!("{line}"));
-    let answered = asked.iter().filter_map(|asked| asked.status.as_ref().ok());
-    let kept: Vec<_> = answered.map(|status| kept_row(status, leader)).collect();
-    lines(&DISK_COLUMNS, &kept).iter().for_each(|line| outln!("{line}"));
+    format_table(&NODE_COLUMNS, &results.iter().map(node).collect::<Vec<_>>()).iter().for_each(|line| outln!("{line}"));
+    let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
+    let disk_rows: Vec<_> = statuses.map(|status| disk_row(status, leader)).collect();
+    format_table(&DISK_COLUMNS, &disk_rows).iter().for_each(|line| outln!("{line}"));
     for status in
-        asked.iter().filter_map(|asked| asked.status.as_ref().ok()).filter(|status| !status.promised.is_empty())
+        results.iter().filter_map(|result| result.status.as_ref().ok()).filter(|status| !status.promised.is_empty())
     {
         outln!(
             "n{} has lost acknowledged entries up to {}: it votes for no candidate with less, and does not campaign",
@@ -120,56 +121,59 @@ fn print(asked: &[EndpointStatus]) {
         );
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let answered = asked.iter().filter_map(|asked| asked.status.as_ref().ok());
-    answered.filter_map(|status| expiry(status, now)).for_each(|line| outln!("{line}"));
+    let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
+    statuses.filter_map(|status| certificate_warning(status, now)).for_each(|line| outln!("{line}"));
     match leader {
-        Some(leader) => outln!("{} · cluster {} · fsync {}", leader.membership, leader.cluster, on_off(leader.fsync)),
+        Some(leader) => {
+            outln!("{} · cluster {} · fsync {}", leader.membership, leader.cluster, fsync_text(leader.fsync))
+        }
         None => outln!("no node that answers leads"),
     }
 }
 
 /// A line about a node's certificate that expires within two weeks; `None` if it is valid for longer. `now` is the time
 /// since 1970.
-fn expiry(status: &Status, now: Duration) -> Option<String> {
-    const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
-    let end = Duration::from_secs(status.certificate_expires?);
-    if end > now + SOON {
+fn certificate_warning(status: &Status, now: Duration) -> Option<String> {
+    const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+    let expires_at = Duration::from_secs(status.certificate_expires?);
+    if expires_at > now + EXPIRES_SOON {
         return None;
     }
     let node = status.node;
-    Some(match end.checked_sub(now) {
+    Some(match expires_at.checked_sub(now) {
         None => format!("the certificate of n{node} has expired: replace it, and send SIGHUP"),
-        Some(left) => {
-            let days = left.as_secs() / 86_400;
+        Some(remaining) => {
+            let days = remaining.as_secs() / 86_400;
             format!("the certificate of n{node} expires in {days} days: replace it, and send SIGHUP")
         }
     })
 }
 
-fn on_off(on: bool) -> &'static str {
-    if on { "on" } else { "OFF: a power loss may lose anything" }
+fn fsync_text(is_on: bool) -> &'static str {
+    if is_on { "on" } else { "OFF: a power loss may lose anything" }
 }
 
-/// The leader's view of that node.
-fn leaders_view<'a>(status: &Status, leader: Option<&'a Status>) -> Option<&'a PeerStatus> {
+/// The leader's view of a node; `None` for the leader itself, and without a leader.
+fn peer_status<'a>(status: &Status, leader: Option<&'a Status>) -> Option<&'a PeerStatus> {
     leader.and_then(|leader| leader.peers.iter().find(|peer| peer.node == status.node))
 }
 
 /// The row of a node's log and snapshot on disk, and why the log is kept.
-fn kept_row(status: &Status, leader: Option<&Status>) -> Vec<String> {
+fn disk_row(status: &Status, leader: Option<&Status>) -> Vec<String> {
     let log = &status.log;
     let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();
     let (snapshot, upto) = match log.snapshot {
         0 => ("-".to_owned(), "-".to_owned()),
         upto => (size(log.snapshot_bytes), upto.to_string()),
     };
-    let taking = log.taking.then(|| "takes a snapshot".to_owned());
-    let lacks_room = log.lacks_room.then(|| "no room for a snapshot".to_owned());
-    let receives = leaders_view(status, leader).filter(|peer| peer.snapshot_bytes > 0);
-    let receives = receives
+    let taking_text = log.taking.then(|| "takes a snapshot".to_owned());
+    let lacks_room_text = log.lacks_room.then(|| "no room for a snapshot".to_owned());
+    let snapshot_transfer = peer_status(status, leader).filter(|peer| peer.snapshot_bytes > 0);
+    let snapshot_transfer = snapshot_transfer
         .map(|peer| format!("receives a snapshot: {} of {}", size(peer.snapshot_has), size(peer.snapshot_bytes)));
-    let kept_for = Some(log.kept_for.clone()).filter(|why| !why.is_empty());
-    let why: Vec<String> = [kept_for, taking, lacks_room, receives].into_iter().flatten().collect();
+    let kept_for = Some(log.kept_for.clone()).filter(|reason| !reason.is_empty());
+    let reasons: Vec<String> =
+        [kept_for, taking_text, lacks_room_text, snapshot_transfer].into_iter().flatten().collect();
     vec![
         format!("n{}", status.node),
         size(log.bytes),
@@ -177,22 +181,23 @@ fn kept_row(status: &Status, leader: Option<&Status>) -> Vec<String> {
         size(log.reclaimable),
         snapshot,
         upto,
-        why.join(" · "),
+        reasons.join(" · "),
     ]
 }
 
-fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> Vec<String> {
-    let seen = leaders_view(status, leader);
-    let leads = leader.is_some_and(|leader| leader.node == status.node);
-    let (matched, lag) = match seen {
+/// The row of a node in the table of nodes.
+fn node_row(endpoint: &str, status: &Status, leader: Option<&Status>) -> Vec<String> {
+    let peer = peer_status(status, leader);
+    let is_leader = leader.is_some_and(|leader| leader.node == status.node);
+    let (matched, lag) = match peer {
         Some(peer) if peer.known_lag().is_some() && peer.lost_acknowledged == 0 => {
             (peer.matched.to_string(), peer.lag.to_string())
         }
-        None if leads => (status.durable.to_string(), (status.last - status.durable).to_string()),
+        None if is_leader => (status.durable.to_string(), (status.last - status.durable).to_string()),
         _ => ("-".to_owned(), "-".to_owned()),
     };
-    let stage = seen.map_or("-", |peer| if peer.lost_acknowledged > 0 { "lost" } else { peer.stage.as_str() });
-    let heard = seen.and_then(|peer| peer.heard_ms).map_or("-".to_owned(), |ms| format!("{ms} ms"));
+    let stage = peer.map_or("-", |peer| if peer.lost_acknowledged > 0 { "lost" } else { peer.stage.as_str() });
+    let last_contact = peer.and_then(|peer| peer.heard_ms).map_or("-".to_owned(), |ms| format!("{ms} ms"));
     vec![
         format!("n{}", status.node),
         status.role.to_string(),
@@ -204,7 +209,7 @@ fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> Vec<String> 
         format!("{:.2} ms", status.disk.sync_p99_us / 1000.0),
         endpoint.to_owned(),
         stage.to_owned(),
-        heard,
+        last_contact,
         format!("{}@{}", &status.digest[..8.min(status.digest.len())], status.applied),
     ]
 }
@@ -216,10 +221,11 @@ mod tests {
     #[test]
     fn certificate_that_expires_soon_is_reported() {
         let now = Duration::from_secs(1_800_000_000);
-        let says = |end| expiry(&Status { node: 2, certificate_expires: end, ..Status::default() }, now);
-        assert_eq!(says(None), None, "nothing is encrypted");
-        assert_eq!(says(Some(1_800_000_000 + 15 * 86_400)), None);
-        assert!(says(Some(1_800_000_000 + 3 * 86_400)).unwrap().contains("n2 expires in 3 days"));
-        assert!(says(Some(1_799_999_999)).unwrap().contains("n2 has expired"));
+        let warning =
+            |end| certificate_warning(&Status { node: 2, certificate_expires: end, ..Status::default() }, now);
+        assert_eq!(warning(None), None, "a node without TLS has no certificate");
+        assert_eq!(warning(Some(1_800_000_000 + 15 * 86_400)), None);
+        assert!(warning(Some(1_800_000_000 + 3 * 86_400)).unwrap().contains("n2 expires in 3 days"));
+        assert!(warning(Some(1_799_999_999)).unwrap().contains("n2 has expired"));
     }
 }

@@ -1,10 +1,10 @@
 //! `drave top`: a live view of a cluster.
 
-use crate::remote::cluster::Cluster;
+use crate::remote::cluster::ClusterArgs;
 use crate::remote::failure::CliError;
 use crate::remote::interrupt;
-use crate::tui::app::{Subject, View};
-use crate::tui::keys::{KeyAction, Reach};
+use crate::tui::app::{View, ViewConfig};
+use crate::tui::keys::{KeyAction, NodeControl};
 use crate::tui::terminal;
 use clap::Args;
 use std::sync::atomic::Ordering;
@@ -14,30 +14,30 @@ use std::sync::atomic::Ordering;
 #[derive(Args, Debug)]
 pub struct Top {
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArgs,
 }
 
 /// `drave top`: exits with 2 if there is no terminal.
 pub fn run(args: &Top) -> Result<(), CliError> {
-    if args.cluster.json() || !terminal::is_there() {
-        let what = "a live view needs a terminal\n  without one: drave status --watch [-o json]".to_owned();
-        return Err(CliError { what, code: 2 });
+    if args.cluster.json() || !terminal::is_interactive() {
+        let message = "a live view needs a terminal\n  without one: drave status --watch [-o json]".to_owned();
+        return Err(CliError { message, code: 2 });
     }
-    let stop = interrupt::stop_flag(interrupt::LIVE)?;
-    let subject = Subject {
+    let stop = interrupt::stop_flag(interrupt::LIVE_VIEW_SIGNALS)?;
+    let config = ViewConfig {
         title: "drave top",
-        place: args.cluster.endpoints.join(","),
+        location: args.cluster.endpoints.join(","),
         cluster: args.cluster.clone(),
-        numbered: false,
-        reach: Reach::Client,
+        numbered_endpoints: false,
+        control: NodeControl::ClientOnly,
     };
-    let mut view = View::open(subject)?;
+    let mut view = View::open(config)?;
     let mut outcome = Ok(());
     while outcome.is_ok() && !stop.load(Ordering::Relaxed) {
-        match view.turn() {
-            Ok(wishes) if wishes.contains(&KeyAction::Quit) => break,
+        match view.update_and_draw() {
+            Ok(actions) if actions.contains(&KeyAction::Quit) => break,
             Ok(_) => {}
-            Err(trouble) => outcome = Err(trouble),
+            Err(error) => outcome = Err(error),
         }
     }
     view.close();

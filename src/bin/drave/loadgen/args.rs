@@ -1,7 +1,7 @@
 //! The arguments of `drave bench`.
 
 use super::failover_args::FailoverScenario;
-use crate::remote::cluster::Cluster;
+use crate::remote::cluster::ClusterArgs;
 use crate::remote::failure::CliError;
 use bytesize::ByteSize;
 use clap::builder::ArgPredicate::IsPresent;
@@ -13,12 +13,12 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 pub struct Bench {
     /// What to measure
-    #[arg(value_enum, required = false, required_unless_present_any = ["scenario", "results"])]
+    #[arg(value_enum, value_name = "WHAT", required = false, required_unless_present_any = ["scenario", "results"])]
     #[arg(default_value_ifs([("scenario", IsPresent, Some("incr")), ("results", IsPresent, Some("put"))]))]
-    pub what: Workload,
-    /// What happens meanwhile, in a cluster of its own
+    pub workload: Workload,
+    /// The failover scenario, which replaces the benchmark of an existing cluster
     #[command(flatten)]
-    pub story: FailoverScenario,
+    pub failover: FailoverScenario,
     /// Number of connections
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub clients: u64,
@@ -32,8 +32,8 @@ pub struct Bench {
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub duration: Duration,
     /// Stop after this many requests, if that is sooner
-    #[arg(long)]
-    pub total: Option<u64>,
+    #[arg(long = "total", value_name = "TOTAL")]
+    pub requests_max: Option<u64>,
     /// How long to run before measuring
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     pub warmup: Duration,
@@ -47,11 +47,11 @@ pub struct Bench {
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub keys: u64,
     /// Allow more than 2 GiB of keys and values: every node holds them in memory
-    #[arg(long)]
-    pub large: bool,
+    #[arg(long = "large")]
+    pub allow_large: bool,
     /// Distribution of the requests over the keys
-    #[arg(long, value_enum, default_value_t = Dist::Uniform)]
-    pub dist: Dist,
+    #[arg(long = "dist", value_name = "DIST", value_enum, default_value_t = KeyDistribution::Uniform)]
+    pub key_distribution: KeyDistribution,
     /// Share of the requests that are reads (mixed)
     #[arg(long, default_value_t = 0.5)]
     pub read_ratio: f64,
@@ -62,8 +62,8 @@ pub struct Bench {
     #[arg(long)]
     pub verify: bool,
     /// Write the distribution of latencies to this file in HdrHistogram's format (.hgrm), in milliseconds
-    #[arg(long, value_name = "FILE")]
-    pub hdr: Option<PathBuf>,
+    #[arg(long = "hdr", value_name = "FILE")]
+    pub hgrm_path: Option<PathBuf>,
     /// Write the figures and graphs of the run to this file, as one page of HTML
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -74,66 +74,66 @@ pub struct Bench {
     #[arg(long, value_name = "FILE", num_args = 1..=2, requires = "report", conflicts_with_all = ["sweep", "scenario"])]
     pub results: Vec<PathBuf>,
     /// Keep the keys at the end of the run
-    #[arg(long)]
-    pub keep: bool,
+    #[arg(long = "keep")]
+    pub keep_keys: bool,
     /// Number of the run, a part of its keys: reuses the keys that a run with this number and --keep left; random by
     /// default
-    #[arg(long, value_name = "N")]
-    pub run: Option<u16>,
+    #[arg(long = "run", value_name = "N")]
+    pub run_number: Option<u16>,
     /// Which directory to measure (disk)
-    #[arg(long, default_value = ".")]
-    pub dir: PathBuf,
-    /// Where the cluster is
+    #[arg(long = "dir", value_name = "DIR", default_value = ".")]
+    pub disk_directory: PathBuf,
+    /// The cluster to measure
     #[command(flatten)]
-    pub cluster: Cluster,
+    pub cluster: ClusterArgs,
 }
 
-/// The most bytes of keys and values that a run may write without `--large`.
-const STATE_MAX: u64 = 2 << 30;
+/// The maximum size of all keys and values that a run may write without `--large`, in bytes.
+const STATE_BYTES_MAX: u64 = 2 << 30;
 
 impl Bench {
-    /// Bytes of keys and values once all keys are written.
-    fn state(&self) -> u64 {
-        let keys = self.total.map_or(self.keys, |total| self.keys.min(total));
+    /// The size of all keys and values once all keys are written, in bytes.
+    fn state_bytes(&self) -> u64 {
+        let keys = self.requests_max.map_or(self.keys, |requests| self.keys.min(requests));
         keys.saturating_mul(self.key_size + self.value_size)
     }
 
-    /// Rejects `--report`, `--sweep` and `--results` for benchmarks that draw no picture.
-    pub fn check_pictures(&self) -> Result<(), CliError> {
-        let what = match (self.story.scenario, self.what) {
+    /// Rejects `--report`, `--sweep` and `--results` for benchmarks that write no report.
+    pub fn check_report_options(&self) -> Result<(), CliError> {
+        let command = match (self.failover.scenario, self.workload) {
             (Some(_), _) => "bench --scenario".to_owned(),
-            (None, Workload::Disk | Workload::Net) => format!("bench {}", self.what.name()),
+            (None, Workload::Disk | Workload::Net) => format!("bench {}", self.workload.name()),
             (None, Workload::Put | Workload::Get | Workload::Mixed | Workload::Incr) => return Ok(()),
         };
-        let asked = [
+        let options = [
             ("--report", self.report.is_some()),
             ("--sweep", !self.sweep.is_empty()),
             ("--results", !self.results.is_empty()),
         ];
-        let Some((name, _)) = asked.into_iter().find(|(_, asked)| *asked) else { return Ok(()) };
-        let what = format!(
-            "{name} is for put, get, mixed and incr: {what} prints figures only. Nothing was run.\n  \
+        let Some((name, _)) = options.into_iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
+        let message = format!(
+            "{name} is for put, get, mixed and incr: {command} prints figures only. Nothing was run.\n  \
              omit {name}, and keep the figures with -o json > FILE"
         );
-        Err(CliError { what, code: 2 })
+        Err(CliError { message, code: 2 })
     }
 
     /// Rejects a run that writes more than 2 GiB unless `--large` is set: every node holds the keys in memory.
-    pub fn check(&self) -> Result<(), CliError> {
-        let writes = matches!(self.what, Workload::Put | Workload::Mixed);
-        if !writes || self.large || self.state() <= STATE_MAX {
+    pub fn check_state_size(&self) -> Result<(), CliError> {
+        let is_writing = matches!(self.workload, Workload::Put | Workload::Mixed);
+        if !is_writing || self.allow_large || self.state_bytes() <= STATE_BYTES_MAX {
             return Ok(());
         }
-        let (keys, value, state) = (self.keys, self.value_size, ByteSize(self.state()));
-        let what = format!(
-            "{keys} keys with values of {value} bytes are {state}, which every node holds in memory. Nothing was \
+        let (keys, value, state_bytes) = (self.keys, self.value_size, ByteSize(self.state_bytes()));
+        let message = format!(
+            "{keys} keys with values of {value} bytes are {state_bytes}, which every node holds in memory. Nothing was \
              written.\n  fewer --keys, smaller --value-size, or --large to run anyway"
         );
-        Err(CliError { what, code: 2 })
+        Err(CliError { message, code: 2 })
     }
 }
 
-/// What to measure.
+/// The requests that a benchmark sends, or the hardware that it measures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Workload {
     /// Sets keys.
@@ -151,7 +151,7 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// The name on the command line.
+    /// The name as on the command line, also used in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Workload::Put => "put",
@@ -164,9 +164,9 @@ impl Workload {
     }
 }
 
-/// Distribution of the requests over the keys.
+/// How often each key is requested.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Dist {
+pub enum KeyDistribution {
     /// All keys equally often.
     Uniform,
     /// A few keys most of the time.
@@ -180,25 +180,28 @@ pub enum Dist {
 pub struct Slo {
     /// The quantile, such as 0.99.
     pub quantile: f64,
-    /// The highest latency allowed.
-    pub most: Duration,
+    /// The maximum latency at this quantile.
+    pub max_latency: Duration,
 }
 
 fn parse_slo(text: &str) -> Result<Slo, String> {
-    let wrong = || format!("{text:?} does not have the form p99=5ms");
-    let (name, most) = text.split_once('=').ok_or_else(wrong)?;
-    let digits = name.strip_prefix('p').filter(|digits| !digits.is_empty()).ok_or_else(wrong)?;
-    let percent: f64 = digits.parse().map_err(|_| wrong())?;
-    let quantile = match digits.split_once('.') {
+    let format_error = || format!("{text:?} does not have the form p99=5ms");
+    let (name, max_latency) = text.split_once('=').ok_or_else(format_error)?;
+    let percent_digits =
+        name.strip_prefix('p').filter(|percent_digits| !percent_digits.is_empty()).ok_or_else(format_error)?;
+    let percent: f64 = percent_digits.parse().map_err(|_| format_error())?;
+    let quantile = match percent_digits.split_once('.') {
         // Above 100, a decimal point is implied: p999 is p99.9.
-        None if percent > 100.0 && digits.starts_with('9') => format!("0.{digits}").parse().map_err(|_| wrong())?,
+        None if percent > 100.0 && percent_digits.starts_with('9') => {
+            format!("0.{percent_digits}").parse().map_err(|_| format_error())?
+        }
         _ => percent / 100.0,
     };
     if !(0.0..=1.0).contains(&quantile) {
-        return Err(wrong());
+        return Err(format_error());
     }
-    let most = humantime::parse_duration(most).map_err(|error| format!("{most:?}: {error}"))?;
-    Ok(Slo { quantile, most })
+    let max_latency = humantime::parse_duration(max_latency).map_err(|error| format!("{max_latency:?}: {error}"))?;
+    Ok(Slo { quantile, max_latency })
 }
 
 #[cfg(test)]

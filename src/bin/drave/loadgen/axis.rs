@@ -1,67 +1,71 @@
-//! The axes of a graph: their ranges, and their ticks at round values, never more than fit.
+//! The axes of a graph: their ranges, and their ticks at round values, up to a given number.
 
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use std::ops::Range;
 
-/// An axis with its ticks and their labels.
+/// An axis of a graph: its range, its ticks, and how they are labeled.
 #[derive(Clone)]
 pub struct Axis {
     /// The range of values; on a logarithmic axis, of decimal logarithms.
     pub range: Range<f64>,
     ticks: Vec<f64>,
-    name: fn(f64) -> String,
+    format_tick: fn(f64) -> String,
     /// The title of the axis.
-    pub what: &'static str,
+    pub title: &'static str,
 }
 
 impl Axis {
-    /// An axis from 0 to `end`, with at most `most` steps between ticks, each 1, 2 or 5 times a power of ten.
-    pub fn linear(end: f64, most: usize, name: fn(f64) -> String, what: &'static str) -> Axis {
+    /// An axis from 0 to `end`. Neighboring ticks are 1, 2 or 5 times a power of ten apart, with at most `ticks_max`
+    /// such intervals.
+    pub fn linear(end: f64, ticks_max: usize, format_tick: fn(f64) -> String, title: &'static str) -> Axis {
         let end = if end.is_finite() && end > 0.0 { end } else { 1.0 };
-        let least = 10f64.powf((end / most.max(1) as f64).log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * least).into_iter().find(|step| end / step <= most as f64);
+        let smallest_step = 10f64.powf((end / ticks_max.max(1) as f64).log10().floor());
+        let step =
+            [1.0, 2.0, 5.0, 10.0].map(|n| n * smallest_step).into_iter().find(|step| end / step <= ticks_max as f64);
         let step = step.unwrap_or(end);
-        let ticks = (0..=most).map(|n| n as f64 * step).filter(|tick| *tick <= end * 1.000_001).collect();
-        Axis { range: 0.0..end, ticks, name, what }
+        let ticks = (0..=ticks_max).map(|n| n as f64 * step).filter(|tick| *tick <= end * 1.000_001).collect();
+        Axis { range: 0.0..end, ticks, format_tick, title }
     }
 
     /// A logarithmic axis that covers all given values, from one round value to another. Ticks are at 1, 2 and 5 times
-    /// the powers of ten, or only at the powers of ten if more than `most` would result.
+    /// the powers of ten, or only at the powers of ten if more than `ticks_max` would result.
     pub fn logarithmic(
-        all: impl Iterator<Item = f64>,
-        most: usize,
-        name: fn(f64) -> String,
-        what: &'static str,
+        values: impl Iterator<Item = f64>,
+        ticks_max: usize,
+        format_tick: fn(f64) -> String,
+        title: &'static str,
     ) -> Axis {
-        let all = all.filter(|value| *value > 0.0 && value.is_finite());
+        let values = values.filter(|value| *value > 0.0 && value.is_finite());
         let (least, greatest) =
-            all.fold((f64::INFINITY, 0.0), |(a, b): (f64, f64), value| (a.min(value), b.max(value)));
+            values.fold((f64::INFINITY, 0.0), |(a, b): (f64, f64), value| (a.min(value), b.max(value)));
         let (least, greatest) = if least <= greatest { (least, greatest) } else { (1.0, 10.0) };
-        let powers = least.log10().floor() as i32 - 1..=greatest.log10().ceil() as i32 + 1;
-        let round: Vec<f64> = powers.flat_map(|n| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(n))).collect();
-        let first = round.iter().rposition(|tick| *tick <= least * 1.000_001).unwrap_or(0);
-        let last = round.iter().position(|tick| *tick >= greatest * 0.999_999).unwrap_or(round.len() - 1);
-        let round = &round[first..=last.max(first + 1)];
-        let power = |tick: &&f64| (tick.log10() - tick.log10().round()).abs() < 1e-9;
-        let ticks: Vec<f64> = match round.len() <= most {
-            true => round.iter().map(|tick| tick.log10()).collect(),
-            false => round.iter().filter(power).map(|tick| tick.log10()).collect(),
+        let exponents = least.log10().floor() as i32 - 1..=greatest.log10().ceil() as i32 + 1;
+        let round_values: Vec<f64> =
+            exponents.flat_map(|n| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(n))).collect();
+        let first_tick = round_values.iter().rposition(|tick| *tick <= least * 1.000_001).unwrap_or(0);
+        let last_tick =
+            round_values.iter().position(|tick| *tick >= greatest * 0.999_999).unwrap_or(round_values.len() - 1);
+        let round_values = &round_values[first_tick..=last_tick.max(first_tick + 1)];
+        let is_power_of_ten = |tick: &&f64| (tick.log10() - tick.log10().round()).abs() < 1e-9;
+        let ticks: Vec<f64> = match round_values.len() <= ticks_max {
+            true => round_values.iter().map(|tick| tick.log10()).collect(),
+            false => round_values.iter().filter(is_power_of_ten).map(|tick| tick.log10()).collect(),
         };
-        Axis { range: round[0].log10()..round[round.len() - 1].log10(), ticks, name, what }
+        Axis { range: round_values[0].log10()..round_values[round_values.len() - 1].log10(), ticks, format_tick, title }
     }
 
-    /// An axis with ticks at the given positions; those outside the range are left out.
+    /// An axis with ticks at the given values. Values outside `range` are left out.
     pub fn with_ticks(
         range: Range<f64>,
         ticks: impl Iterator<Item = f64>,
-        name: fn(f64) -> String,
-        what: &'static str,
+        format_tick: fn(f64) -> String,
+        title: &'static str,
     ) -> Axis {
         let ticks = ticks.filter(|tick| range.contains(tick) || *tick == range.end).collect();
-        Axis { range, ticks, name, what }
+        Axis { range, ticks, format_tick, title }
     }
 
-    pub fn ticks(&self) -> usize {
+    pub fn tick_count(&self) -> usize {
         self.ticks.len()
     }
 }
@@ -70,9 +74,9 @@ impl Ranged for Axis {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
 
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let part = (value - self.range.start) / (self.range.end - self.range.start);
-        limit.0 + (f64::from(limit.1 - limit.0) * part).round() as i32
+    fn map(&self, value: &f64, pixel_range: (i32, i32)) -> i32 {
+        let fraction = (value - self.range.start) / (self.range.end - self.range.start);
+        pixel_range.0 + (f64::from(pixel_range.1 - pixel_range.0) * fraction).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
@@ -86,7 +90,7 @@ impl Ranged for Axis {
 
 impl ValueFormatter<f64> for Axis {
     fn format_ext(&self, value: &f64) -> String {
-        (self.name)(*value)
+        (self.format_tick)(*value)
     }
 }
 
@@ -94,8 +98,8 @@ impl ValueFormatter<f64> for Axis {
 mod tests {
     use super::*;
 
-    fn logarithmic(all: &[f64], most: usize) -> (Vec<f64>, Range<f64>) {
-        let axis = Axis::logarithmic(all.iter().copied(), most, |_| String::new(), "");
+    fn logarithmic_ticks(values: &[f64], ticks_max: usize) -> (Vec<f64>, Range<f64>) {
+        let axis = Axis::logarithmic(values.iter().copied(), ticks_max, |_| String::new(), "");
         let round = |log: f64| (10f64.powf(log) * 1e6).round() / 1e6;
         (axis.ticks.iter().map(|log| round(*log)).collect(), round(axis.range.start)..round(axis.range.end))
     }
@@ -103,14 +107,14 @@ mod tests {
     #[test]
     fn logarithmic_ticks_are_round_and_the_axis_ends_at_them() {
         assert_eq!(
-            logarithmic(&[398.0, 6310.0], 8),
+            logarithmic_ticks(&[398.0, 6310.0], 8),
             (vec![200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0], 200.0..10_000.0)
         );
-        assert_eq!(logarithmic(&[700.0, 710.0], 8), (vec![500.0, 1000.0], 500.0..1000.0));
-        assert_eq!(logarithmic(&[500.0], 8), (vec![500.0, 1000.0], 500.0..1000.0));
-        assert_eq!(logarithmic(&[1.0, 1e6], 8).0, [1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6]);
-        assert_eq!(logarithmic(&[], 8), (vec![1.0, 2.0, 5.0, 10.0], 1.0..10.0));
-        assert_eq!(logarithmic(&[0.0, -1.0, f64::NAN], 8).0.len(), 4);
+        assert_eq!(logarithmic_ticks(&[700.0, 710.0], 8), (vec![500.0, 1000.0], 500.0..1000.0));
+        assert_eq!(logarithmic_ticks(&[500.0], 8), (vec![500.0, 1000.0], 500.0..1000.0));
+        assert_eq!(logarithmic_ticks(&[1.0, 1e6], 8).0, [1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6]);
+        assert_eq!(logarithmic_ticks(&[], 8), (vec![1.0, 2.0, 5.0, 10.0], 1.0..10.0));
+        assert_eq!(logarithmic_ticks(&[0.0, -1.0, f64::NAN], 8).0.len(), 4);
     }
 
     #[test]

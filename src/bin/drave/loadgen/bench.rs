@@ -1,39 +1,39 @@
-//! `drave bench`: decides by the arguments what to run.
+//! `drave bench`: runs the benchmark that the arguments select.
 
 use super::args::{Bench, Workload};
 use super::load::measure;
 use super::result::RunResult;
-use super::{failover, html, raw, sweep};
+use super::{baseline, failover, html, sweep};
 use crate::remote::failure::CliError;
 
-/// `drave bench`.
+/// `drave bench`: runs a scenario, a load, or a measurement of the hardware.
 pub fn run(args: &Bench) -> Result<(), CliError> {
-    args.check_pictures()?;
-    if args.story.scenario.is_some() {
+    args.check_report_options()?;
+    if args.failover.scenario.is_some() {
         return failover::run(args);
     }
-    match args.what {
-        Workload::Disk => raw::disk(args),
-        Workload::Net => raw::net(args),
+    match args.workload {
+        Workload::Disk => baseline::run_disk(args),
+        Workload::Net => baseline::run_net(args),
         Workload::Put | Workload::Get | Workload::Mixed | Workload::Incr => run_load(args),
     }
 }
 
-/// `drave bench put|get|mixed|incr`.
+/// `drave bench put|get|mixed|incr`: runs one load or a sweep, or draws earlier results.
 fn run_load(args: &Bench) -> Result<(), CliError> {
     if !args.results.is_empty() {
         let runs = args.results.iter().map(|path| RunResult::read(path)).collect::<Result<Vec<_>, _>>()?;
-        return draw(args, &runs);
+        return write_report(args, &runs);
     }
     if !args.sweep.is_empty() {
         return sweep::run(args, &args.sweep);
     }
     let (outcome, verdict) = measure(args);
     // The report is drawn even if the verification or the SLO failed.
-    let drawn = outcome.map_or(Ok(()), |outcome| draw(args, &[outcome]));
-    verdict.and(drawn)
+    let report_result = outcome.map_or(Ok(()), |outcome| write_report(args, &[outcome]));
+    verdict.and(report_result)
 }
 
-fn draw(args: &Bench, runs: &[RunResult]) -> Result<(), CliError> {
-    args.report.as_deref().map_or(Ok(()), |path| html::of_runs(path, runs))
+fn write_report(args: &Bench, runs: &[RunResult]) -> Result<(), CliError> {
+    args.report.as_deref().map_or(Ok(()), |path| html::write_runs_page(path, runs))
 }

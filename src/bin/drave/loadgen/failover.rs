@@ -6,9 +6,9 @@
 
 use super::args::Bench;
 use super::failover_args::FailoverFault;
-use super::outage::{Gap, Gaps, measure};
-use super::report::build;
-use super::steady::{Ack, Pace, Steady, Sum};
+use super::outage::{Outage, Outages, measure_outage};
+use super::report::build_profile;
+use super::steady_load::{Ack, LoadParams, LoadTotals, SteadyLoad};
 use super::three_nodes::TestCluster;
 use crate::output::outln;
 use crate::remote::failure::CliError;
@@ -16,129 +16,152 @@ use rustix::process::Signal;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// Writes a second without `--rate`.
-const RATE: u64 = 2_000;
-/// The undisturbed time measured before each fault.
-const BEFORE: Duration = Duration::from_millis(500);
-/// Minimum time measured after a fault.
-const AFTER: Duration = Duration::from_millis(500);
+/// The number of writes per second if `--rate` is not set.
+const DEFAULT_WRITES_PER_S: u64 = 2_000;
+/// How long writes are measured before each fault.
+const TIME_BEFORE_FAULT: Duration = Duration::from_millis(500);
+/// How long writes are measured after a fault at least.
+const TIME_AFTER_FAULT: Duration = Duration::from_millis(500);
 /// The scenario fails if writes have not resumed after this time.
-const GIVE_UP: Duration = Duration::from_secs(20);
-/// Writes flow again when, over this time, at least half of the writes due were acknowledged.
-const FLOWING: Duration = Duration::from_millis(200);
+const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
+/// Writes have resumed once at least half of the writes due within this time were acknowledged within it.
+const ACK_RATE_WINDOW: Duration = Duration::from_millis(200);
 /// How often the acknowledgments are checked.
-const LOOK: Duration = Duration::from_millis(5);
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// `drave bench --scenario failover`.
+/// `drave bench --scenario failover`: injects the faults, and prints the outages that they caused.
 pub fn run(args: &Bench) -> Result<(), CliError> {
-    let pace =
-        Pace { rate: args.rate.unwrap_or(RATE), clients: args.clients as usize, inflight: args.inflight as usize };
-    if build() == "debug" {
+    let params = LoadParams {
+        rate: args.rate.unwrap_or(DEFAULT_WRITES_PER_S),
+        clients: args.clients as usize,
+        inflight: args.inflight as usize,
+    };
+    if build_profile() == "debug" {
         eprintln!("warning: this is a debug build: its figures mean nothing. Build with --release");
     }
     if !args.cluster.json() {
         outln!(
             "failover · 3 nodes on loopback · open loop at {}/s · {} clients × {} outstanding · drave {} ({})\n",
-            pace.rate,
-            pace.clients,
-            pace.inflight,
+            params.rate,
+            params.clients,
+            params.inflight,
             env!("CARGO_PKG_VERSION"),
-            build()
+            build_profile()
         );
     }
-    let mut all = Vec::new();
-    for fault in args.story.fault.each() {
-        let (gaps, sum) = runs(fault, args.story.runs, pace)?;
+    let mut faults_json = Vec::new();
+    for fault in args.failover.fault.single_faults() {
+        let (outages, totals) = run_fault_repeatedly(fault, args.failover.runs, params)?;
         if args.cluster.json() {
-            all.push(gaps.to_json(fault.name(), &sum));
+            faults_json.push(outages.to_json(fault.name(), &totals));
         } else {
-            gaps.print(fault.name(), fault.what(), &sum);
+            outages.print(fault.name(), fault.description(), &totals);
         }
     }
     if args.cluster.json() {
-        let (rate, clients, inflight) = (pace.rate, pace.clients, pace.inflight);
+        let (rate, clients, inflight) = (params.rate, params.clients, params.inflight);
         outln!(
             "{}",
             json!({
                 "scenario": "failover", "rate": rate, "clients": clients, "inflight": inflight,
-                "version": env!("CARGO_PKG_VERSION"), "build": build(), "faults": all,
+                "version": env!("CARGO_PKG_VERSION"), "build": build_profile(), "faults": faults_json,
             })
         );
     }
     Ok(())
 }
 
-/// All runs of a fault, in a cluster of its own.
-fn runs(fault: FailoverFault, runs: u64, pace: Pace) -> Result<(Gaps, Sum), CliError> {
-    let mut trio = TestCluster::start(fault.name(), fault == FailoverFault::Isolate)?;
-    let sockets = |error: std::io::Error| CliError { what: format!("sockets: {error}"), code: 74 };
-    let load = Steady::start(&trio.endpoints, pace).map_err(sockets)?;
-    let mut gaps = Gaps::default();
+/// Injects a fault `runs` times into a new cluster, and verifies the writes at the end.
+fn run_fault_repeatedly(
+    fault: FailoverFault,
+    runs: u64,
+    params: LoadParams,
+) -> Result<(Outages, LoadTotals), CliError> {
+    let mut cluster = TestCluster::start(fault.name(), fault == FailoverFault::Isolate)?;
+    let socket_error = |error: std::io::Error| CliError { message: format!("sockets: {error}"), code: 74 };
+    let load = SteadyLoad::start(&cluster.endpoints, params).map_err(socket_error)?;
+    let mut outages = Outages::default();
     for run in 1..=runs {
-        flowing(&load, pace, Instant::now(), &mut Vec::new()).map_err(|trouble| with_logs(trouble, &trio))?;
-        let gap = run_fault(fault, &mut trio, &load, pace)?;
-        eprintln!("{} {run}/{runs}: {:.1} ms", fault.name(), gap.longest.as_secs_f64() * 1e3);
-        gaps.add(gap);
-        trio.wait_healthy()?;
+        wait_until_writes_resume(&load, params, Instant::now(), &mut Vec::new())
+            .map_err(|error| add_logs_hint(error, &cluster))?;
+        let outage = run_fault(fault, &mut cluster, &load, params)?;
+        eprintln!("{} {run}/{runs}: {:.1} ms", fault.name(), outage.longest_gap.as_secs_f64() * 1e3);
+        outages.add(outage);
+        cluster.wait_healthy()?;
     }
-    let sum = load.finish(&trio.endpoints)?;
-    trio.finish()?;
-    Ok((gaps, sum))
+    let totals = load.finish(&cluster.endpoints)?;
+    cluster.stop_and_remove()?;
+    Ok((outages, totals))
 }
 
-/// One run: undisturbed writes, the fault, the time until writes flow again, and the start of the recovery.
-fn run_fault(fault: FailoverFault, trio: &mut TestCluster, load: &Steady, pace: Pace) -> Result<Gap, CliError> {
-    let (leader, followers) = trio.roles()?;
+/// One run: injects the fault after [`TIME_BEFORE_FAULT`], waits until writes resume, and repairs the fault. Returns
+/// the outage.
+fn run_fault(
+    fault: FailoverFault,
+    cluster: &mut TestCluster,
+    load: &SteadyLoad,
+    params: LoadParams,
+) -> Result<Outage, CliError> {
+    let (leader, followers) = cluster.leader_and_followers()?;
     let follower = followers[rand::random_range(0..followers.len())];
     let victim = if fault == FailoverFault::KillFollower { follower } else { leader };
-    load.acks();
-    std::thread::sleep(BEFORE);
-    let (before, at) = (load.acks(), Instant::now());
+    // Discards the acknowledgments that arrived before this run.
+    load.take_acks();
+    std::thread::sleep(TIME_BEFORE_FAULT);
+    let (acks_before, fault_at) = (load.take_acks(), Instant::now());
     match fault {
-        FailoverFault::Kill | FailoverFault::KillFollower => trio.signal(victim, Signal::KILL)?,
-        FailoverFault::Freeze => trio.signal(victim, Signal::STOP)?,
-        FailoverFault::Term => trio.signal(victim, Signal::TERM)?,
-        FailoverFault::Isolate => trio.proxy.iter().for_each(|proxy| proxy.cut(victim)),
+        FailoverFault::Kill | FailoverFault::KillFollower => cluster.signal(victim, Signal::KILL)?,
+        FailoverFault::Freeze => cluster.signal(victim, Signal::STOP)?,
+        FailoverFault::Term => cluster.signal(victim, Signal::TERM)?,
+        FailoverFault::Isolate => cluster.proxy.iter().for_each(|proxy| proxy.isolate(victim)),
         FailoverFault::All => unreachable!("`all` is expanded into single faults"),
     }
-    let mut after = Vec::new();
-    flowing(load, pace, at, &mut after).map_err(|trouble| with_logs(trouble, trio))?;
-    let until = Instant::now();
-    if matches!(fault, FailoverFault::Freeze | FailoverFault::Isolate) && trio.roles()?.0 == victim {
-        let what = format!("n{victim} still leads after the fault: {} had no effect", fault.name());
-        return Err(CliError { what, code: 70 });
+    let mut acks_after = Vec::new();
+    wait_until_writes_resume(load, params, fault_at, &mut acks_after).map_err(|error| add_logs_hint(error, cluster))?;
+    let resumed_at = Instant::now();
+    if matches!(fault, FailoverFault::Freeze | FailoverFault::Isolate) && cluster.leader_and_followers()?.0 == victim {
+        let message = format!("n{victim} still leads after the fault: {} had no effect", fault.name());
+        return Err(CliError { message, code: 70 });
     }
     match fault {
-        FailoverFault::Freeze => trio.signal(victim, Signal::CONT)?,
-        FailoverFault::Isolate => trio.proxy.iter().for_each(|proxy| proxy.heal()),
+        FailoverFault::Freeze => cluster.signal(victim, Signal::CONT)?,
+        FailoverFault::Isolate => cluster.proxy.iter().for_each(|proxy| proxy.heal()),
         _ => {
-            trio.wait_exit(victim)?;
-            trio.spawn(victim)?;
+            cluster.wait_exit(victim)?;
+            cluster.spawn_node(victim)?;
         }
     }
-    Ok(measure(&before, &after, at, until))
+    Ok(measure_outage(&acks_before, &acks_after, fault_at, resumed_at))
 }
 
-/// Adds the location of the logs to an error.
-fn with_logs(trouble: CliError, trio: &TestCluster) -> CliError {
-    CliError { what: format!("{} · {}", trouble.what, trio.where_logs_are()), ..trouble }
+/// Adds the directory of the nodes' logs to an error.
+fn add_logs_hint(error: CliError, cluster: &TestCluster) -> CliError {
+    CliError { message: format!("{} · {}", error.message, cluster.logs_hint()), ..error }
 }
 
-/// Waits until writes flow again, and collects the acknowledgments.
-fn flowing(load: &Steady, pace: Pace, since: Instant, acks: &mut Vec<Ack>) -> Result<(), CliError> {
-    let enough = (pace.rate as f64 * FLOWING.as_secs_f64() / 2.0).max(1.0) as usize;
+/// Waits until writes are acknowledged at half of the rate or more, and appends the acknowledgments to `acks`. The time
+/// limits [`TIME_AFTER_FAULT`] and [`RESUME_TIMEOUT`] count from `since`.
+fn wait_until_writes_resume(
+    load: &SteadyLoad,
+    params: LoadParams,
+    since: Instant,
+    acks: &mut Vec<Ack>,
+) -> Result<(), CliError> {
+    let acks_needed = (params.rate as f64 * ACK_RATE_WINDOW.as_secs_f64() / 2.0).max(1.0) as usize;
     loop {
-        std::thread::sleep(LOOK);
-        acks.extend(load.acks());
+        std::thread::sleep(CHECK_INTERVAL);
+        acks.extend(load.take_acks());
         let now = Instant::now();
-        let recent = acks.iter().rev().take_while(|ack| now.saturating_duration_since(ack.at) < FLOWING).count();
-        if recent >= enough && since.elapsed() >= AFTER {
+        let recent_acks =
+            acks.iter().rev().take_while(|ack| now.saturating_duration_since(ack.at) < ACK_RATE_WINDOW).count();
+        if recent_acks >= acks_needed && since.elapsed() >= TIME_AFTER_FAULT {
             return Ok(());
         }
-        if since.elapsed() > GIVE_UP {
-            let what =
-                format!("writes did not resume within {GIVE_UP:?}\n  the --rate may be too high for this machine");
-            return Err(CliError { what, code: 1 });
+        if since.elapsed() > RESUME_TIMEOUT {
+            let message = format!(
+                "writes did not resume within {RESUME_TIMEOUT:?}\n  the --rate may be too high for this machine"
+            );
+            return Err(CliError { message, code: 1 });
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-/// What happens while it is measured.
+/// The arguments of the failover scenario.
 #[derive(Args, Clone, Debug)]
 pub struct FailoverScenario {
     /// Run a cluster of its own and inject faults into it; --rate, --clients, --inflight and -o apply
@@ -22,7 +22,7 @@ pub enum Scenario {
     Failover,
 }
 
-/// How it fails.
+/// The fault to inject into the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum FailoverFault {
     /// kill -9 of the leader.
@@ -40,7 +40,7 @@ pub enum FailoverFault {
 }
 
 impl FailoverFault {
-    pub(super) fn each(self) -> Vec<FailoverFault> {
+    pub(super) fn single_faults(self) -> Vec<FailoverFault> {
         match self {
             FailoverFault::All => vec![
                 FailoverFault::Kill,
@@ -64,7 +64,7 @@ impl FailoverFault {
         }
     }
 
-    pub(super) fn what(self) -> &'static str {
+    pub(super) fn description(self) -> &'static str {
         match self {
             FailoverFault::Kill => "kill -9 of the leader",
             FailoverFault::Freeze => "SIGSTOP of the leader",

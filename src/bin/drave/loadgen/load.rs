@@ -1,14 +1,14 @@
 //! Runs a closed-loop or open-loop load against a cluster and measures it.
 
-use super::args::{Bench, Dist, Workload};
-use super::report::{self, Run};
+use super::args::{Bench, KeyDistribution, Workload};
+use super::report::{self, RunStats};
 use super::result::RunResult;
 use super::verify::Ledger;
-use crate::remote::cluster::Cluster;
+use crate::remote::cluster::ClusterArgs;
 use crate::remote::failure::CliError;
 use bytes::Bytes;
 use drave::api::Consistency;
-use drave::client::{Completion, Fleet, Mux, MuxOptions, Result as Came};
+use drave::client::{Completion, Fleet, Mux, MuxOptions, RequestResult as Outcome};
 use drave::machine::KIND;
 use drave::machine::commands::{Answer, Command, Query};
 use drave::sim::history::{History, Input};
@@ -18,66 +18,70 @@ use slab::Slab;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Prefix of all keys that the benchmark writes; they are removed at the end.
-const PREFIX: &str = "b/";
+/// The prefix of all keys that the benchmark writes. The keys are removed at the end.
+const KEY_PREFIX: &str = "b/";
 
-struct Flight {
-    intended: Instant,
-    sent: Instant,
+/// A request that was sent and not answered yet.
+struct InFlightRequest {
+    /// When the request was due: an open loop sends the request late if no connection has room.
+    scheduled_at: Instant,
+    sent_at: Instant,
     key: u64,
 }
 
 /// Generates the key and the operation of each request.
-struct Generator {
+struct RequestGenerator {
     args: Bench,
-    run: u16,
+    run_number: u16,
     rng: SmallRng,
-    next: u64,
+    sequence_number: u64,
     value: Vec<u8>,
-    written: u64,
+    values_generated: u64,
 }
 
-impl Generator {
-    fn key(&mut self) -> u64 {
+impl RequestGenerator {
+    fn next_key(&mut self) -> u64 {
         let keys = self.args.keys;
-        self.next += 1;
-        match self.args.dist {
-            Dist::Seq => self.next % keys,
-            Dist::Uniform => self.rng.random_range(0..keys),
-            // Approximate inverse of a Zipf distribution with exponent 1, good enough for a load.
-            Dist::Zipf => ((keys as f64).powf(self.rng.random::<f64>()) as u64 - 1).min(keys - 1),
+        self.sequence_number += 1;
+        match self.args.key_distribution {
+            KeyDistribution::Seq => self.sequence_number % keys,
+            KeyDistribution::Uniform => self.rng.random_range(0..keys),
+            // The approximate inverse of the cumulative Zipf distribution with exponent 1.
+            KeyDistribution::Zipf => ((keys as f64).powf(self.rng.random::<f64>()) as u64 - 1).min(keys - 1),
         }
     }
 
     /// The name of a key. It begins with the run number, so that two runs never share keys.
-    fn name(&self, key: u64) -> Bytes {
-        let digits = (self.args.key_size as usize).saturating_sub(PREFIX.len() + 5);
-        Bytes::from(format!("{PREFIX}{:04x}/{key:0digits$}", self.run))
+    fn key_name(&self, key: u64) -> Bytes {
+        let digits = (self.args.key_size as usize).saturating_sub(KEY_PREFIX.len() + 5);
+        Bytes::from(format!("{KEY_PREFIX}{:04x}/{key:0digits$}", self.run_number))
     }
 
-    fn input(&mut self) -> Input {
-        match self.args.what {
+    fn next_operation(&mut self) -> Input {
+        match self.args.workload {
             Workload::Get => Input::Get,
             Workload::Mixed if self.rng.random::<f64>() < self.args.read_ratio => Input::Get,
             Workload::Incr => Input::Incr(1),
             Workload::Put | Workload::Mixed | Workload::Disk | Workload::Net => {
-                self.written += 1;
+                self.values_generated += 1;
                 // Every value is unique, so that a stale read can be detected.
-                let number = self.written.to_le_bytes();
+                let unique_bytes = self.values_generated.to_le_bytes();
                 let length = self.value.len().min(8);
-                self.value[..length].copy_from_slice(&number[..length]);
+                self.value[..length].copy_from_slice(&unique_bytes[..length]);
                 Input::Put(Bytes::copy_from_slice(&self.value))
             }
         }
     }
 }
 
-fn ask(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
+fn send_request(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
     match input {
         Input::Get => mux.query(Query::Get { key: name }.encode(), Consistency::Linearizable, tag),
         Input::Incr(by) => mux.execute(Command::Incr { key: name, by: *by }.encode(), tag),
         Input::Put(value) => mux.execute(Command::Put { key: name, value }.encode(), tag),
-        Input::Del | Input::Cas(..) | Input::PutFor(..) => unreachable!("no workload deletes, compares or expires"),
+        Input::Del | Input::Cas(..) | Input::PutFor(..) => {
+            unreachable!("no workload deletes keys, compares values or sets deadlines")
+        }
     }
 }
 
@@ -90,214 +94,228 @@ pub fn measure(args: &Bench) -> (Option<RunResult>, Result<(), CliError>) {
 }
 
 fn run_load(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError> {
-    args.check()?;
-    let io = |error: std::io::Error| CliError { what: format!("sockets: {error}"), code: 74 };
+    args.check_state_size()?;
+    let socket_error = |error: std::io::Error| CliError { message: format!("sockets: {error}"), code: 74 };
     let before = report::poll_until_leader(args);
-    report::head(args, &before)?;
-    let options =
-        MuxOptions { keys: args.cluster.tls.keys.clone(), machine: KIND, ..MuxOptions::new(args.inflight as usize) };
-    let mut fleet = Fleet::new(&args.cluster.endpoints, args.clients as usize, options).map_err(io)?;
-    let mut generator = Generator {
-        args: args.clone(),
-        run: args.run.unwrap_or_else(rand::random),
-        rng: SmallRng::seed_from_u64(rand::random()),
-        next: 0,
-        value: vec![b'v'; args.value_size as usize],
-        written: 0,
+    report::print_header(args, &before)?;
+    let options = MuxOptions {
+        keys: args.cluster.tls.keys.clone(),
+        machine_kind: KIND,
+        ..MuxOptions::new(args.inflight as usize)
     };
-    let ledger = match (args.verify, args.what) {
+    let mut fleet = Fleet::new(&args.cluster.endpoints, args.clients as usize, options).map_err(socket_error)?;
+    let mut generator = RequestGenerator {
+        args: args.clone(),
+        run_number: args.run_number.unwrap_or_else(rand::random),
+        rng: SmallRng::seed_from_u64(rand::random()),
+        sequence_number: 0,
+        value: vec![b'v'; args.value_size as usize],
+        values_generated: 0,
+    };
+    let ledger = match (args.verify, args.workload) {
         (true, Workload::Incr) => Ledger::Counters(BTreeMap::new()),
         (true, Workload::Mixed) => {
-            Ledger::Operations { began: Instant::now(), history: History::default(), under_way: BTreeMap::new() }
+            Ledger::Operations { began: Instant::now(), history: History::default(), in_flight: BTreeMap::new() }
         }
         _ => Ledger::Off,
     };
-    let mut load = Load::new(args, ledger);
-    let gone = load.go(&mut fleet, &mut generator).map_err(io);
-    let verdict = gone.and_then(|()| load.trouble.take().map_or(Ok(()), Err)).and_then(|()| {
+    let mut load = LoadDriver::new(args, ledger);
+    let run_result = load.run_until_over(&mut fleet, &mut generator).map_err(socket_error);
+    let verdict = run_result.and_then(|()| load.error.take().map_or(Ok(()), Err)).and_then(|()| {
         let after = report::poll_until_leader(args);
-        *outcome = Some(report::tail(args, &load.run, &before, &after)?);
-        judge(args, &load.ledger, &generator).and_then(|()| report::slo(args, &load.run))
+        *outcome = Some(report::print_result(args, &load.stats, &before, &after)?);
+        verify(args, &load.ledger, &generator).and_then(|()| report::check_slo(args, &load.stats))
     });
-    // Clean up after a failed run as well: its keys may be what filled the disk.
-    let cleaned = if args.keep || args.what == Workload::Get { Ok(()) } else { clean_up(args, &generator) };
-    if let (Err(_), Err(CliError { what, .. })) = (&verdict, &cleaned) {
-        eprintln!("warning: the keys of this run were not removed: {what}");
+    // The keys of a failed run are removed as well: they may have filled the disk.
+    let cleanup_result =
+        if args.keep_keys || args.workload == Workload::Get { Ok(()) } else { remove_run_keys(args, &generator) };
+    if let (Err(_), Err(CliError { message, .. })) = (&verdict, &cleanup_result) {
+        eprintln!("warning: the keys of this run were not removed: {message}");
     }
-    verdict.and(cleaned)
+    verdict.and(cleanup_result)
 }
 
-/// Minimum timeout of each request that removes the keys.
-const CLEAN_WITHIN: Duration = Duration::from_secs(30);
-/// How long a cluster may reject writes for lack of disk space before the run is aborted: it may regain space by
-/// itself.
-const FULL_FOR: Duration = Duration::from_secs(3);
+/// The minimum timeout of each request that deletes keys at the end.
+const CLEANUP_TIMEOUT_MIN: Duration = Duration::from_secs(30);
+/// How long a cluster may reject writes for lack of disk space before the run is aborted: meanwhile log compaction may
+/// free space.
+const NO_SPACE_TIMEOUT: Duration = Duration::from_secs(3);
 
-struct Load<'a> {
+/// Sends the requests of one run, and records their answers.
+struct LoadDriver<'a> {
     args: &'a Bench,
-    flights: Slab<Flight>,
+    in_flight: Slab<InFlightRequest>,
     ledger: Ledger,
-    run: Run,
-    measuring: bool,
-    trouble: Option<CliError>,
+    stats: RunStats,
+    is_measuring: bool,
+    error: Option<CliError>,
 }
 
-impl<'a> Load<'a> {
-    fn new(args: &'a Bench, ledger: Ledger) -> Load<'a> {
-        Load { args, flights: Slab::new(), ledger, run: Run::new(), measuring: false, trouble: None }
+impl<'a> LoadDriver<'a> {
+    fn new(args: &'a Bench, ledger: Ledger) -> LoadDriver<'a> {
+        LoadDriver { args, in_flight: Slab::new(), ledger, stats: RunStats::new(), is_measuring: false, error: None }
     }
 
-    fn go(&mut self, fleet: &mut Fleet, generator: &mut Generator) -> std::io::Result<()> {
+    /// Sends requests until the run is over or has failed, then waits for the requests in flight.
+    fn run_until_over(&mut self, fleet: &mut Fleet, generator: &mut RequestGenerator) -> std::io::Result<()> {
         let began = Instant::now();
-        let gap = self.args.rate.map(|rate| Duration::from_nanos(1_000_000_000 / rate.max(1)));
-        let (mut due, mut turn, mut stopped) = (began, 0, None);
+        let send_interval = self.args.rate.map(|rate| Duration::from_nanos(1_000_000_000 / rate.max(1)));
+        let (mut next_due, mut next_connection, mut stopped_at) = (began, 0, None);
         loop {
             let now = Instant::now();
-            if !self.measuring && now - began >= self.args.warmup {
-                self.measuring = true;
-                self.run.start(now);
+            if !self.is_measuring && now - began >= self.args.warmup {
+                self.is_measuring = true;
+                self.stats.start(now);
             }
-            if (0..fleet.len()).any(|n| fleet[n].full_since().is_some_and(|since| now - since > FULL_FOR)) {
-                self.trouble.get_or_insert_with(no_space);
+            if (0..fleet.len()).any(|n| fleet[n].full_since().is_some_and(|since| now - since > NO_SPACE_TIMEOUT)) {
+                self.error.get_or_insert_with(no_space_error);
             }
-            let done = self.has_sent_total() && self.flights.is_empty();
-            let over = self.measuring && (done || now - self.run.began >= self.args.duration);
-            if (over || self.trouble.is_some()) && stopped.is_none() {
-                stopped = Some(now);
-                self.run.stop(now, self.flights.len() as u64);
+            let all_answered = self.has_sent_total() && self.in_flight.is_empty();
+            let is_over = self.is_measuring && (all_answered || now - self.stats.began >= self.args.duration);
+            if (is_over || self.error.is_some()) && stopped_at.is_none() {
+                stopped_at = Some(now);
+                self.stats.stop(now, self.in_flight.len() as u64);
             }
-            match stopped {
+            match stopped_at {
                 // Requests in flight are completed first, so that the run can be verified.
-                Some(since) if self.flights.is_empty() || now - since > self.args.cluster.timeout => break,
+                Some(since) if self.in_flight.is_empty() || now - since > self.args.cluster.timeout => break,
                 Some(_) => {}
-                None => match gap {
-                    None => self.fill(fleet, generator, now),
-                    Some(gap) => self.keep_pace(fleet, generator, now, &mut due, gap, &mut turn),
+                None => match send_interval {
+                    None => self.send_closed_loop(fleet, generator, now),
+                    Some(send_interval) => {
+                        self.send_open_loop(fleet, generator, now, &mut next_due, send_interval, &mut next_connection)
+                    }
                 },
             }
-            let wait = match gap {
-                // Behind schedule because no connection has room: wait for a response, as in a closed loop.
-                Some(_) if stopped.is_none() && due > now => due.saturating_duration_since(Instant::now()),
+            let wait = match send_interval {
+                Some(_) if stopped_at.is_none() && next_due > now => next_due.saturating_duration_since(Instant::now()),
+                // A closed loop, or an open loop that is behind schedule because no connection has room: only a
+                // response allows the next request.
                 _ => Duration::from_millis(20),
             };
-            fleet.turn(wait.min(Duration::from_millis(20)), |_, _, completion| self.finish(completion))?;
-            self.run.tick(self.args, Instant::now());
+            fleet.poll(wait.min(Duration::from_millis(20)), |_, _, completion| self.record_completion(completion))?;
+            self.stats.report_second(self.args, Instant::now());
         }
-        for (_, flight) in &self.flights {
-            self.ledger.unknown(flight.key);
-            self.run.unknown += 1;
+        for (_, request) in &self.in_flight {
+            self.ledger.record_unknown(request.key);
+            self.stats.unknown += 1;
         }
         Ok(())
     }
 
     fn has_sent_total(&self) -> bool {
-        self.args.total.is_some_and(|total| self.run.asked >= total)
+        self.args.requests_max.is_some_and(|total| self.stats.sent >= total)
     }
 
-    /// Closed loop: every connection with room sends.
-    fn fill(&mut self, fleet: &mut Fleet, generator: &mut Generator, now: Instant) {
+    /// Closed loop: sends requests on every connection that has room.
+    fn send_closed_loop(&mut self, fleet: &mut Fleet, generator: &mut RequestGenerator, now: Instant) {
         for n in 0..fleet.len() {
             while fleet[n].is_up() && fleet[n].has_room() && !self.has_sent_total() {
-                self.send(&mut fleet[n], generator, now);
+                self.send_next_request(&mut fleet[n], generator, now);
             }
         }
     }
 
-    /// Open loop: requests are sent on schedule, and latency counts from the scheduled time.
-    fn keep_pace(
+    /// Open loop: sends the requests that are due. Their latency counts from the scheduled time.
+    fn send_open_loop(
         &mut self,
         fleet: &mut Fleet,
-        generator: &mut Generator,
+        generator: &mut RequestGenerator,
         now: Instant,
-        due: &mut Instant,
-        gap: Duration,
-        turn: &mut usize,
+        next_due: &mut Instant,
+        send_interval: Duration,
+        next_connection: &mut usize,
     ) {
-        while *due <= now && !self.has_sent_total() {
-            let connections = fleet.len();
-            let free =
-                (0..connections).map(|n| (*turn + n) % connections).find(|n| fleet[*n].is_up() && fleet[*n].has_room());
-            let Some(n) = free else { break };
-            self.send(&mut fleet[n], generator, *due);
-            *turn = n + 1;
-            *due += gap;
+        while *next_due <= now && !self.has_sent_total() {
+            let connection_count = fleet.len();
+            let free_connection = (0..connection_count)
+                .map(|n| (*next_connection + n) % connection_count)
+                .find(|n| fleet[*n].is_up() && fleet[*n].has_room());
+            let Some(n) = free_connection else { break };
+            self.send_next_request(&mut fleet[n], generator, *next_due);
+            *next_connection = n + 1;
+            *next_due += send_interval;
         }
     }
 
-    fn send(&mut self, mux: &mut Mux, generator: &mut Generator, intended: Instant) {
-        let key = generator.key();
-        let name = generator.name(key);
-        let input = generator.input();
-        let tag = self.flights.insert(Flight { intended, sent: Instant::now(), key }) as u64;
+    fn send_next_request(&mut self, mux: &mut Mux, generator: &mut RequestGenerator, scheduled_at: Instant) {
+        let key = generator.next_key();
+        let name = generator.key_name(key);
+        let input = generator.next_operation();
+        let tag = self.in_flight.insert(InFlightRequest { scheduled_at, sent_at: Instant::now(), key }) as u64;
         self.ledger.record_request(tag, &name, || input.clone());
-        ask(mux, &name, &input, tag);
-        self.run.asked += u64::from(self.measuring);
+        send_request(mux, &name, &input, tag);
+        self.stats.sent += u64::from(self.is_measuring);
     }
 
-    fn finish(&mut self, completion: Completion) {
+    fn record_completion(&mut self, completion: Completion) {
         let Completion { tag, retries, result } = completion;
-        let Some(flight) = self.flights.try_remove(tag as usize) else { return };
+        let Some(request) = self.in_flight.try_remove(tag as usize) else { return };
         let now = Instant::now();
-        self.run.retries += u64::from(retries);
+        self.stats.retries += u64::from(retries);
         match result {
-            Came::Executed { position, answer } => {
-                self.run.led(now, position.term);
-                self.answered(tag, &flight, now, answer);
+            Outcome::Executed { position, answer } => {
+                self.stats.record_term(now, position.term);
+                self.record_answer(tag, &request, now, answer);
             }
-            Came::Answered { answer, .. } => self.answered(tag, &flight, now, answer),
-            Came::Refused(_) => self.run.errors += 1,
-            Came::Unknown | Came::AnswerTooLong { .. } => {
-                self.ledger.unknown(flight.key);
-                self.run.unknown += 1;
+            Outcome::Answered { answer, .. } => self.record_answer(tag, &request, now, answer),
+            Outcome::Refused(_) => self.stats.refused += 1,
+            Outcome::Unknown | Outcome::AnswerTooLong { .. } => {
+                self.ledger.record_unknown(request.key);
+                self.stats.unknown += 1;
             }
         }
     }
 
-    fn answered(&mut self, tag: u64, flight: &Flight, now: Instant, answer: Bytes) {
-        if let Err(trouble) = self.ledger.answered(tag, flight.key, answer) {
-            self.trouble = Some(trouble);
+    fn record_answer(&mut self, tag: u64, request: &InFlightRequest, now: Instant, answer: Bytes) {
+        if let Err(error) = self.ledger.record_answer(tag, request.key, answer) {
+            self.error = Some(error);
         }
-        self.run.record(now, now - flight.intended, now - flight.sent);
+        self.stats.record_answer(now, now - request.scheduled_at, now - request.sent_at);
     }
 }
 
 /// The error for a cluster whose leader has no disk space left.
-fn no_space() -> CliError {
-    let what = "no space left on the disk of the leader: the run is aborted\n  its keys are removed, unless with \
+fn no_space_error() -> CliError {
+    let message = "no space left on the disk of the leader: the run is aborted\n  its keys are removed, unless with \
                 --keep; free disk space, or use fewer --keys";
-    CliError { what: what.to_owned(), code: 3 }
+    CliError { message: message.to_owned(), code: 3 }
 }
 
-/// Verifies the ledger and prints the outcome.
-fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), CliError> {
+/// Verifies the answers recorded in the ledger, and prints the number of verified counters or operations.
+fn verify(args: &Bench, ledger: &Ledger, generator: &RequestGenerator) -> Result<(), CliError> {
     if let Ledger::Counters(counters) = ledger {
         let mut client = args.cluster.kv_client();
         let keys: Vec<u64> = counters.keys().copied().collect();
-        ledger.judge_counters(&mut client, &keys, |key| generator.name(key))?;
-        let sure: i64 = counters.values().map(|counted| counted.sure).sum();
-        let perhaps: i64 = counters.values().map(|counted| counted.perhaps).sum();
-        eprintln!("verified: {} counters hold {sure} increments, each once ({perhaps} unknown)", counters.len());
+        ledger.verify_counters(&mut client, &keys, |key| generator.key_name(key))?;
+        let acknowledged: i64 = counters.values().map(|totals| totals.acknowledged).sum();
+        let unknown: i64 = counters.values().map(|totals| totals.unknown).sum();
+        eprintln!(
+            "verified: {} counters hold {acknowledged} increments, each once ({unknown} unknown)",
+            counters.len()
+        );
     }
-    if let Some(operations) = ledger.judge_history()? {
+    if let Some(operations) = ledger.verify_history()? {
         eprintln!("verified: {operations} operations are linearizable");
     }
     Ok(())
 }
 
-fn clean_up(args: &Bench, generator: &Generator) -> Result<(), CliError> {
+/// Deletes the keys of this run.
+fn remove_run_keys(args: &Bench, generator: &RequestGenerator) -> Result<(), CliError> {
     // The timeout is longer than for a benchmark request: keys that are not deleted stay in the cluster.
-    let timeout = args.cluster.timeout.max(CLEAN_WITHIN);
-    let mut client = Cluster { timeout, ..args.cluster.clone() }.kv_client();
-    let prefix = generator.name(0).slice(..PREFIX.len() + 5);
+    let timeout = args.cluster.timeout.max(CLEANUP_TIMEOUT_MIN);
+    let mut client = ClusterArgs { timeout, ..args.cluster.clone() }.kv_client();
+    let prefix = generator.key_name(0).slice(..KEY_PREFIX.len() + 5);
     loop {
         let scan = Query::Scan { prefix: &prefix, after: None, limit: 2000 };
-        let queried = client.query(&scan.encode(), Consistency::Linearizable)?;
-        let Ok(Answer::Pairs { pairs, .. }) = Answer::decode(queried.answer) else { break };
+        let response = client.query(&scan.encode(), Consistency::Linearizable)?;
+        let Ok(Answer::Pairs { pairs, .. }) = Answer::decode(response.answer) else { break };
         if pairs.is_empty() {
             break;
         }
-        let dels = pairs.iter().map(|(key, _)| Command::Del { key }).collect();
-        client.execute(&Command::Batch(dels).encode())?;
+        let delete_commands = pairs.iter().map(|(key, _)| Command::Del { key }).collect();
+        client.execute(&Command::Batch(delete_commands).encode())?;
     }
     Ok(())
 }

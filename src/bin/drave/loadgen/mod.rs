@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod axis;
+pub mod baseline;
 pub mod bench;
 pub mod chart;
 pub mod failover;
@@ -11,10 +12,9 @@ pub mod html;
 pub mod load;
 pub mod outage;
 pub mod proxy;
-pub mod raw;
 pub mod report;
 pub mod result;
-pub mod steady;
+pub mod steady_load;
 pub mod sweep;
 pub mod three_nodes;
 pub mod verify;

@@ -13,77 +13,78 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// Bytes read at once. The kernel's buffers hold the rest.
-const CHUNK: usize = 64 << 10;
+/// The maximum number of bytes read at once. Further bytes wait in the kernel's buffers.
+const READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// Holds back the traffic of an isolated node.
 #[derive(Debug, Default)]
-struct Gate {
-    cut: Mutex<Option<u64>>,
-    changed: Condvar,
-    stop: AtomicBool,
+struct IsolationGate {
+    isolated_node: Mutex<Option<u64>>,
+    isolation_changed: Condvar,
+    is_stopping: AtomicBool,
 }
 
-impl Gate {
-    /// Blocks while `from` or `to` is isolated. Id 0 is a client.
-    fn pass(&self, from: u64, to: u64) {
-        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = |cut: &mut Option<u64>| cut.is_some_and(|node| node == from || node == to);
-        drop(self.changed.wait_while(cut, held).unwrap_or_else(PoisonError::into_inner));
+impl IsolationGate {
+    /// Blocks while the node with id `from` or `to` is isolated. Id 0 is a client.
+    fn wait_while_isolated(&self, from: u64, to: u64) {
+        let isolated_node = self.isolated_node.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_blocked = |isolated_node: &mut Option<u64>| isolated_node.is_some_and(|node| node == from || node == to);
+        drop(self.isolation_changed.wait_while(isolated_node, is_blocked).unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn set(&self, node: Option<u64>) {
-        *self.cut.lock().unwrap_or_else(PoisonError::into_inner) = node;
-        self.changed.notify_all();
+    fn set_isolated(&self, node: Option<u64>) {
+        *self.isolated_node.lock().unwrap_or_else(PoisonError::into_inner) = node;
+        self.isolation_changed.notify_all();
     }
 }
 
-/// The proxies of all nodes.
+/// The running proxies, one per node. They stop when this value is dropped.
 #[derive(Debug)]
 pub struct Proxy {
-    gate: Arc<Gate>,
-    doors: Vec<SocketAddr>,
+    gate: Arc<IsolationGate>,
+    listen_addresses: Vec<SocketAddr>,
 }
 
 impl Proxy {
-    /// Forwards the connections of each listener to the node at the same place in `nodes`, node 1 first.
+    /// Starts the proxies. The first listener forwards its connections to the first node, and so on.
     pub fn start(listeners: Vec<TcpListener>, nodes: &[String]) -> Result<Proxy, CliError> {
-        let trouble = |error: io::Error| CliError { what: format!("loopback: {error}"), code: 74 };
-        let gate = Arc::new(Gate::default());
-        let mut doors = Vec::new();
+        let loopback_error = |error: io::Error| CliError { message: format!("loopback: {error}"), code: 74 };
+        let gate = Arc::new(IsolationGate::default());
+        let mut listen_addresses = Vec::new();
         for ((listener, node), to) in listeners.into_iter().zip(nodes).zip(1..) {
-            doors.push(listener.local_addr().map_err(trouble)?);
+            listen_addresses.push(listener.local_addr().map_err(loopback_error)?);
             let (gate, node) = (gate.clone(), node.clone());
-            std::thread::spawn(move || accept(&listener, &gate, to, &node));
+            std::thread::spawn(move || accept_connections(&listener, &gate, to, &node));
         }
-        Ok(Proxy { gate, doors })
+        Ok(Proxy { gate, listen_addresses })
     }
 
-    /// Isolates a node.
-    pub fn cut(&self, node: u64) {
-        self.gate.set(Some(node));
+    /// Isolates the node with this id. At most one node is isolated at a time.
+    pub fn isolate(&self, node: u64) {
+        self.gate.set_isolated(Some(node));
     }
 
-    /// Ends the isolation.
+    /// Ends the isolation. The bytes that were held back are then delivered.
     pub fn heal(&self) {
-        self.gate.set(None);
+        self.gate.set_isolated(None);
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.gate.stop.store(true, Ordering::Relaxed);
+        self.gate.is_stopping.store(true, Ordering::Relaxed);
         self.heal();
-        for door in &self.doors {
+        for address in &self.listen_addresses {
             // The connection wakes a thread that blocks in accept; a failure means that the thread has ended.
-            let _knock = TcpStream::connect(door);
+            let _wakes_accept = TcpStream::connect(address);
         }
     }
 }
 
-fn accept(listener: &TcpListener, gate: &Arc<Gate>, to: u64, node: &str) {
+/// Forwards each connection that `listener` accepts to the node with id `to`, which listens at the address `node`.
+fn accept_connections(listener: &TcpListener, gate: &Arc<IsolationGate>, to: u64, node: &str) {
     for stream in listener.incoming() {
-        if gate.stop.load(Ordering::Relaxed) {
+        if gate.is_stopping.load(Ordering::Relaxed) {
             return;
         }
         let Ok(stream) = stream else { continue };
@@ -96,56 +97,57 @@ fn accept(listener: &TcpListener, gate: &Arc<Gate>, to: u64, node: &str) {
     }
 }
 
-/// Forwards one connection. Its first frame identifies the caller.
-fn forward_connection(mut caller: TcpStream, gate: &Arc<Gate>, to: u64, node: &str) -> io::Result<()> {
+/// Forwards the connection of `caller` to the node with id `to`, which listens at the address `node`. The first frame
+/// identifies the caller.
+fn forward_connection(mut caller: TcpStream, gate: &Arc<IsolationGate>, to: u64, node: &str) -> io::Result<()> {
     caller.set_nodelay(true)?;
-    let (from, read) = read_hello(&mut caller)?;
-    gate.pass(from, to);
+    let (from, bytes_read) = read_hello(&mut caller)?;
+    gate.wait_while_isolated(from, to);
     let mut callee = TcpStream::connect(node)?;
     callee.set_nodelay(true)?;
-    callee.write_all(&read)?;
-    let back = (callee.try_clone()?, caller.try_clone()?, gate.clone());
+    callee.write_all(&bytes_read)?;
+    let reverse_direction = (callee.try_clone()?, caller.try_clone()?, gate.clone());
     std::thread::spawn(move || {
-        let (callee, caller, gate) = back;
-        pump(callee, caller, &gate, from, to);
+        let (callee, caller, gate) = reverse_direction;
+        forward_bytes(callee, caller, &gate, from, to);
     });
-    pump(caller, callee, gate, from, to);
+    forward_bytes(caller, callee, gate, from, to);
     Ok(())
 }
 
-/// Reads the first frame; returns the caller's node id (0 for a client) and all bytes read.
+/// Reads the first frame of a connection; returns the caller's node id (0 for a client) and all bytes read.
 fn read_hello(caller: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
-    let (mut read, mut reader, mut input) = (Vec::new(), FrameReader::default(), BytesMut::new());
+    let (mut bytes_read, mut reader, mut input) = (Vec::new(), FrameReader::default(), BytesMut::new());
     let mut chunk = [0; 512];
     loop {
-        let odd = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}"));
-        if let Some(frame) = reader.next(&mut input).map_err(odd)? {
-            return Ok(match Hello::read(frame).map_err(odd)?.caller {
-                CallerKind::Peer { node, .. } => (node.get(), read),
-                CallerKind::Client | CallerKind::Operator => (0, read),
+        let invalid_data = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}"));
+        if let Some(frame) = reader.next(&mut input).map_err(invalid_data)? {
+            return Ok(match Hello::read(frame).map_err(invalid_data)?.caller {
+                CallerKind::Peer { node, .. } => (node.get(), bytes_read),
+                CallerKind::Client | CallerKind::Operator => (0, bytes_read),
             });
         }
         let n = caller.read(&mut chunk)?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        read.extend_from_slice(&chunk[..n]);
+        bytes_read.extend_from_slice(&chunk[..n]);
         input.extend_from_slice(&chunk[..n]);
     }
 }
 
 /// Forwards bytes in one direction until the stream ends, then closes both connections.
-fn pump(mut source: TcpStream, mut sink: TcpStream, gate: &Gate, from: u64, to: u64) {
-    let mut chunk = vec![0; CHUNK];
+fn forward_bytes(mut source: TcpStream, mut sink: TcpStream, gate: &IsolationGate, from: u64, to: u64) {
+    let mut chunk = vec![0; READ_BUFFER_BYTES];
     loop {
-        let read = source.read(&mut chunk);
-        gate.pass(from, to);
-        match read {
+        let result = source.read(&mut chunk);
+        gate.wait_while_isolated(from, to);
+        match result {
             Ok(n) if n > 0 && sink.write_all(&chunk[..n]).is_ok() => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             _ => break,
         }
     }
-    // Either end may have closed: close the other one as well.
-    let _gone = (sink.shutdown(Shutdown::Both), source.shutdown(Shutdown::Both));
+    // Either end may have closed its connection: both are closed now.
+    let _may_be_closed = (sink.shutdown(Shutdown::Both), source.shutdown(Shutdown::Both));
 }

@@ -1,10 +1,10 @@
 //! The output of a benchmark, while it runs and at its end.
 
 use super::args::{Bench, Workload};
-use super::hgrm::hgrm;
-use super::result::{Machine, RunResult, Second};
+use super::hgrm::format_hgrm;
+use super::result::{MachineInfo, RunResult, SecondStats};
 use crate::output::outln;
-use crate::remote::cluster::Cluster;
+use crate::remote::cluster::ClusterArgs;
 use crate::remote::failure::CliError;
 use crate::remote::poll::poll;
 use drave::api::{RoleName, Status};
@@ -15,158 +15,163 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Timeout of the status request to one node.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long to wait before polling a cluster without a leader again.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+/// The pause between two polls of a cluster without a leader.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Maximum length of the per-second series and of the list of leader changes; in seconds, more than a day.
-const KEPT: usize = 100_000;
+/// The maximum length of the per-second series, more than a day, and of the list of leader changes.
+const SERIES_MAX: usize = 100_000;
 
 /// The counters and histograms of a run.
-pub struct Run {
+pub struct RunStats {
     /// When the measurement began.
     pub began: Instant,
     /// How long the measurement took.
-    pub took: Duration,
+    pub measured_time: Duration,
     /// Requests sent during the measurement.
-    pub asked: u64,
+    pub sent: u64,
     /// Requests that were rejected with a final refusal.
-    pub errors: u64,
+    pub refused: u64,
     /// Requests with an unknown outcome.
     pub unknown: u64,
-    /// Retries of requests.
+    /// The number of times that requests were sent again.
     pub retries: u64,
     /// Requests in flight when the measurement ended.
     pub unfinished: u64,
     /// CPU time that the client used during the measurement.
-    pub cpu: Duration,
-    cpu_began: Duration,
-    measuring: bool,
-    /// Latency from the scheduled time (`response`) and from the actual send (`service`), in nanoseconds.
-    response: Histogram<u64>,
-    service: Histogram<u64>,
+    pub client_cpu: Duration,
+    client_cpu_at_start: Duration,
+    is_measuring: bool,
+    /// Latencies since the scheduled time of each request, in nanoseconds.
+    response_ns: Histogram<u64>,
+    /// Latencies since the actual send of each request, in nanoseconds.
+    service_ns: Histogram<u64>,
     /// Delay between the scheduled time and the actual send, in nanoseconds.
-    lag: Histogram<u64>,
-    second: Histogram<u64>,
+    send_delay_ns: Histogram<u64>,
+    /// The values of `response_ns` in the current second.
+    second_response_ns: Histogram<u64>,
     second_began: Instant,
+    /// The longest time without an answer.
     longest_gap: Duration,
     last_answer: Option<Instant>,
-    headed: bool,
-    seconds: Vec<Second>,
-    /// The latest term seen in a response, and the times at which a later term was first seen.
-    term: Term,
-    changes: Vec<Duration>,
+    header_printed: bool,
+    seconds: Vec<SecondStats>,
+    /// The latest term seen in a response.
+    latest_term: Term,
+    /// When a response of a later term first arrived, from the start of the measurement.
+    leader_changes: Vec<Duration>,
 }
 
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order")
+fn new_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the histogram bounds are valid")
 }
 
-fn own_cpu() -> Duration {
+/// The CPU time that this process has used.
+fn process_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-impl Run {
-    /// A run without any measurement.
-    pub fn new() -> Run {
+impl RunStats {
+    /// The statistics of a run whose measurement has not begun.
+    pub fn new() -> RunStats {
         let now = Instant::now();
-        Run {
+        RunStats {
             began: now,
-            took: Duration::ZERO,
-            asked: 0,
-            errors: 0,
+            measured_time: Duration::ZERO,
+            sent: 0,
+            refused: 0,
             unknown: 0,
             retries: 0,
             unfinished: 0,
-            cpu: Duration::ZERO,
-            cpu_began: Duration::ZERO,
-            measuring: false,
-            response: histogram(),
-            service: histogram(),
-            lag: histogram(),
-            second: histogram(),
+            client_cpu: Duration::ZERO,
+            client_cpu_at_start: Duration::ZERO,
+            is_measuring: false,
+            response_ns: new_histogram(),
+            service_ns: new_histogram(),
+            send_delay_ns: new_histogram(),
+            second_response_ns: new_histogram(),
             second_began: now,
             longest_gap: Duration::ZERO,
             last_answer: None,
-            headed: false,
+            header_printed: false,
             seconds: Vec::new(),
-            term: Term(0),
-            changes: Vec::new(),
+            latest_term: Term(0),
+            leader_changes: Vec::new(),
         }
     }
 
-    /// Starts the measurement.
+    /// Starts the measurement at time `now`, after the warm-up.
     pub fn start(&mut self, now: Instant) {
-        (self.began, self.second_began, self.measuring) = (now, now, true);
-        self.cpu_began = own_cpu();
+        (self.began, self.second_began, self.is_measuring) = (now, now, true);
+        self.client_cpu_at_start = process_cpu_time();
     }
 
     /// Ends the measurement with this many requests in flight.
     pub fn stop(&mut self, now: Instant, unfinished: u64) {
-        (self.took, self.measuring, self.unfinished) = (now - self.began, false, unfinished);
-        self.cpu = own_cpu().saturating_sub(self.cpu_began);
+        (self.measured_time, self.is_measuring, self.unfinished) = (now - self.began, false, unfinished);
+        self.client_cpu = process_cpu_time().saturating_sub(self.client_cpu_at_start);
         if let Some(last) = self.last_answer {
-            // A gap that has not ended counts, too.
+            // A gap that has not ended counts as well.
             self.longest_gap = self.longest_gap.max(now - last);
         }
     }
 
     /// Records an answered request; ignored outside the measurement.
-    pub fn record(&mut self, now: Instant, response: Duration, service: Duration) {
-        if !self.measuring {
+    pub fn record_answer(&mut self, now: Instant, response: Duration, service: Duration) {
+        if !self.is_measuring {
             return;
         }
-        self.response.saturating_record(response.as_nanos() as u64);
-        self.service.saturating_record(service.as_nanos() as u64);
-        self.lag.saturating_record(response.saturating_sub(service).as_nanos() as u64);
-        self.second.saturating_record(response.as_nanos() as u64);
+        self.response_ns.saturating_record(response.as_nanos() as u64);
+        self.service_ns.saturating_record(service.as_nanos() as u64);
+        self.send_delay_ns.saturating_record(response.saturating_sub(service).as_nanos() as u64);
+        self.second_response_ns.saturating_record(response.as_nanos() as u64);
         if let Some(last) = self.last_answer.replace(now) {
             self.longest_gap = self.longest_gap.max(now - last);
         }
     }
 
     /// Records the term of an answered command; a later term means another leader.
-    pub fn led(&mut self, now: Instant, term: Term) {
-        if term > self.term {
-            if self.measuring && self.term > Term(0) && self.changes.len() < KEPT {
-                self.changes.push(now - self.began);
+    pub fn record_term(&mut self, now: Instant, term: Term) {
+        if term > self.latest_term {
+            if self.is_measuring && self.latest_term > Term(0) && self.leader_changes.len() < SERIES_MAX {
+                self.leader_changes.push(now - self.began);
             }
-            self.term = term;
+            self.latest_term = term;
         }
     }
 
-    /// Appends the second that ends to the series.
-    fn keep_second(&mut self, now: Instant, rate: f64) {
-        let us = |q| self.second.value_at_quantile(q) as f64 / 1e3;
-        let second = Second {
+    /// Appends the second that ends now to the series, with `rate` answers per second.
+    fn append_second(&mut self, now: Instant, rate: f64) {
+        let quantile_us = |q| self.second_response_ns.value_at_quantile(q) as f64 / 1e3;
+        let second = SecondStats {
             at_s: (now - self.began).as_secs_f64(),
             ops_per_s: rate,
-            p50_us: us(0.5),
-            p99_us: us(0.99),
-            max_us: us(1.0),
+            p50_us: quantile_us(0.5),
+            p99_us: quantile_us(0.99),
+            max_us: quantile_us(1.0),
         };
-        if self.seconds.len() < KEPT {
+        if self.seconds.len() < SERIES_MAX {
             self.seconds.push(second);
         }
     }
 
     /// Points (quantile, latency in microseconds) of the distribution, with more points at the tail, where it matters.
-    fn curve(&self) -> Vec<(f64, f64)> {
-        let points = self.response.iter_quantiles(5);
+    fn latency_curve(&self) -> Vec<(f64, f64)> {
+        let points = self.response_ns.iter_quantiles(5);
         points.map(|point| (point.quantile(), point.value_iterated_to() as f64 / 1e3)).collect()
     }
 
     /// Once a second, records the past second and prints a line for it.
-    pub fn tick(&mut self, args: &Bench, now: Instant) {
+    pub fn report_second(&mut self, args: &Bench, now: Instant) {
         let span = now - self.second_began;
-        if !self.measuring || span < Duration::from_secs(1) {
+        if !self.is_measuring || span < Duration::from_secs(1) {
             return;
         }
-        let rate = self.second.len() as f64 / span.as_secs_f64();
-        self.keep_second(now, rate);
+        let rate = self.second_response_ns.len() as f64 / span.as_secs_f64();
+        self.append_second(now, rate);
         if !args.cluster.json() {
-            if !self.headed {
+            if !self.header_printed {
                 outln!(
                     "{:>6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
                     "time",
@@ -179,41 +184,41 @@ impl Run {
                     "errors"
                 );
             }
-            let at = |q| format!("{:.2} ms", self.second.value_at_quantile(q) as f64 / 1e6);
+            let quantile_ms = |q| format!("{:.2} ms", self.second_response_ns.value_at_quantile(q) as f64 / 1e6);
             outln!(
                 "{:>4} s {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
                 (now - self.began).as_secs(),
-                grouped(rate as u64),
-                at(0.5),
-                at(0.9),
-                at(0.99),
-                at(0.999),
-                at(1.0),
-                self.errors
+                group_digits(rate as u64),
+                quantile_ms(0.5),
+                quantile_ms(0.9),
+                quantile_ms(0.99),
+                quantile_ms(0.999),
+                quantile_ms(1.0),
+                self.refused
             );
         }
-        self.headed = true;
+        self.header_printed = true;
         self.second_began = now;
-        self.second.reset();
+        self.second_response_ns.reset();
     }
 
-    fn us(&self, quantile: f64) -> f64 {
-        if self.response.is_empty() { 0.0 } else { self.response.value_at_quantile(quantile) as f64 / 1e3 }
+    fn quantile_us(&self, quantile: f64) -> f64 {
+        if self.response_ns.is_empty() { 0.0 } else { self.response_ns.value_at_quantile(quantile) as f64 / 1e3 }
     }
 
-    fn rate(&self) -> f64 {
-        self.response.len() as f64 / self.took.as_secs_f64().max(1e-9)
-    }
-}
-
-impl Default for Run {
-    fn default() -> Run {
-        Run::new()
+    fn answers_per_s(&self) -> f64 {
+        self.response_ns.len() as f64 / self.measured_time.as_secs_f64().max(1e-9)
     }
 }
 
-/// Formats 158204 as "158 204".
-pub fn grouped(number: u64) -> String {
+impl Default for RunStats {
+    fn default() -> RunStats {
+        RunStats::new()
+    }
+}
+
+/// Groups the digits of a number: 158204 as "158 204".
+pub fn group_digits(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -230,32 +235,34 @@ pub fn grouped(number: u64) -> String {
 pub fn poll_until_leader(args: &Bench) -> Vec<Status> {
     let deadline = deadline(args.cluster.timeout);
     // A node that hangs must not use up the whole timeout.
-    let cluster = Cluster { timeout: args.cluster.timeout.min(LOOK), ..args.cluster.clone() };
+    let cluster = ClusterArgs { timeout: args.cluster.timeout.min(STATUS_TIMEOUT), ..args.cluster.clone() };
     loop {
-        let statuses: Vec<_> = poll(&cluster).into_iter().filter_map(|asked| asked.status.ok()).collect();
-        if leader(&statuses).is_some() || Instant::now() >= deadline {
+        let statuses: Vec<_> = poll(&cluster).into_iter().filter_map(|result| result.status.ok()).collect();
+        if find_leader(&statuses).is_some() || Instant::now() >= deadline {
             return statuses;
         }
         std::thread::sleep(RETRY_INTERVAL);
     }
 }
 
-fn leader(statuses: &[Status]) -> Option<&Status> {
+fn find_leader(statuses: &[Status]) -> Option<&Status> {
     statuses.iter().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
 }
 
-/// The build profile of this binary.
-pub fn build() -> &'static str {
+/// The build profile of this binary, as text: debug or release.
+pub fn build_profile() -> &'static str {
     if cfg!(debug_assertions) { "debug" } else { "release" }
 }
 
 /// Prints the cluster and the workload, and warns about setups that distort the figures. Fails without a leader.
-pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
-    let Some(leader) = leader(statuses) else {
+pub fn print_header(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
+    let Some(leader) = find_leader(statuses) else {
         let tried = args.cluster.endpoints.join(", ");
-        return Err(CliError { what: format!("no leader answers\n  tried {tried} · nothing was applied"), code: 3 });
+        return Err(CliError {
+            message: format!("no leader answers\n  tried {tried} · nothing was applied"), code: 3
+        });
     };
-    if build() == "debug" {
+    if build_profile() == "debug" {
         eprintln!("warning: this is a debug build: its figures mean nothing. Build with --release");
     }
     if let Some(debug) = statuses.iter().find(|status| status.version.contains("(debug)")) {
@@ -278,16 +285,16 @@ pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
     outln!(
         "cluster {endpoints} · leader n{} · {voters} voters · fsync {fsync} · drave {version} ({})",
         leader.node,
-        build()
+        build_profile()
     );
     let loop_kind = args.rate.map_or("closed loop".to_owned(), |rate| format!("open loop at {rate}/s"));
     outln!(
         "{} · {} clients × {} outstanding · {} B keys of {} · {} B values · {loop_kind} · {} warm-up\n",
-        args.what.name(),
+        args.workload.name(),
         args.clients,
         args.inflight,
         args.key_size,
-        grouped(args.keys),
+        group_digits(args.keys),
         args.value_size,
         humantime::format_duration(args.warmup)
     );
@@ -295,73 +302,78 @@ pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
 }
 
 /// The nodes' CPU and fsync figures between two status requests.
-struct Servers {
+struct ServerFigures {
     cpu_us_per_op: Option<f64>,
     entries_per_fsync: Option<f64>,
     fsyncs_per_s: Option<f64>,
-    changed: bool,
+    leader_changed: bool,
 }
 
-fn servers(run: &Run, before: &[Status], after: &[Status]) -> Servers {
-    let operations = run.response.len().max(1) as f64;
-    let pairs = || {
+/// Computes the figures of the nodes from their statuses before and after the run. A node that was restarted in between
+/// is left out.
+fn compare_statuses(run: &RunStats, before: &[Status], after: &[Status]) -> ServerFigures {
+    let operations = run.response_ns.len().max(1) as f64;
+    let status_pairs = || {
         after.iter().filter_map(|now| {
             let then = before.iter().find(|then| then.node == now.node && then.uptime_ms <= now.uptime_ms)?;
             Some((then, now))
         })
     };
-    let spent: u64 = pairs().map(|(then, now)| now.cpu_ns.saturating_sub(then.cpu_ns)).sum();
-    let of_leader = leader(after).and_then(|now| pairs().find(|(then, _)| then.node == now.node));
-    let disk = of_leader.map(|(then, now)| {
+    let cpu_ns: u64 = status_pairs().map(|(then, now)| now.cpu_ns.saturating_sub(then.cpu_ns)).sum();
+    let leader_statuses = find_leader(after).and_then(|now| status_pairs().find(|(then, _)| then.node == now.node));
+    let disk = leader_statuses.map(|(then, now)| {
         (now.disk.entries.saturating_sub(then.disk.entries), now.disk.syncs.saturating_sub(then.disk.syncs))
     });
-    let whole = (run.began.elapsed()).as_secs_f64();
-    let looked = pairs().count() > 0;
-    Servers {
-        // The two status requests also enclose warm-up and shutdown: count the share of the measurement.
-        cpu_us_per_op: looked
-            .then(|| spent as f64 / 1e3 / operations * (run.took.as_secs_f64() / whole.max(1e-9)).min(1.0)),
+    let elapsed_seconds = (run.began.elapsed()).as_secs_f64();
+    let has_status_pairs = status_pairs().count() > 0;
+    ServerFigures {
+        // The time between the two status requests includes the warm-up and the shutdown: only the share of the
+        // measurement counts.
+        cpu_us_per_op: has_status_pairs.then(|| {
+            cpu_ns as f64 / 1e3 / operations * (run.measured_time.as_secs_f64() / elapsed_seconds.max(1e-9)).min(1.0)
+        }),
         entries_per_fsync: disk.filter(|(_, syncs)| *syncs > 0).map(|(entries, syncs)| entries as f64 / syncs as f64),
-        fsyncs_per_s: disk.map(|(_, syncs)| syncs as f64 / whole),
-        changed: leader(before).map(|leader| (leader.node, leader.term)) != leader(after).map(|l| (l.node, l.term)),
+        fsyncs_per_s: disk.map(|(_, syncs)| syncs as f64 / elapsed_seconds),
+        leader_changed: find_leader(before).map(|leader| (leader.node, leader.term))
+            != find_leader(after).map(|l| (l.node, l.term)),
     }
 }
 
 /// Prints the result of the run, writes the `.hgrm` file if requested, and returns the result.
-pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Result<RunResult, CliError> {
-    let servers = servers(run, before, after);
-    if let Some(path) = &args.hdr {
-        std::fs::write(path, hgrm(&run.response))
-            .map_err(|error| CliError { what: format!("{}: {error}", path.display()), code: 74 })?;
+pub fn print_result(args: &Bench, run: &RunStats, before: &[Status], after: &[Status]) -> Result<RunResult, CliError> {
+    let servers = compare_statuses(run, before, after);
+    if let Some(path) = &args.hgrm_path {
+        std::fs::write(path, format_hgrm(&run.response_ns))
+            .map_err(|error| CliError { message: format!("{}: {error}", path.display()), code: 74 })?;
     }
-    let client_cpu = run.cpu.as_secs_f64() * 1e6 / run.response.len().max(1) as f64;
-    if run.cpu.as_secs_f64() > 0.9 * run.took.as_secs_f64() {
+    let client_cpu = run.client_cpu.as_secs_f64() * 1e6 / run.response_ns.len().max(1) as f64;
+    if run.client_cpu.as_secs_f64() > 0.9 * run.measured_time.as_secs_f64() {
         eprintln!("warning: the client used a whole CPU: it may be the bottleneck");
     }
-    let json = to_json(args, run, &servers, client_cpu, after);
+    let json = result_json(args, run, &servers, client_cpu, after);
     if args.cluster.json() {
         outln!("{json}");
     } else {
-        print(args, run, &servers, client_cpu, after);
+        print_summary(args, run, &servers, client_cpu, after);
     }
-    serde_json::from_value(json).map_err(|error| CliError { what: format!("result of the run: {error}"), code: 70 })
+    serde_json::from_value(json).map_err(|error| CliError { message: format!("result of the run: {error}"), code: 70 })
 }
 
-fn print(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[Status]) {
-    let verb = if args.what == Workload::Get { "reads" } else { "commits" };
-    let megabytes = run.rate() * (args.key_size + args.value_size) as f64 / 1e6;
-    let unchanged = if servers.changed { "leader CHANGED" } else { "leader unchanged" };
+fn print_summary(args: &Bench, run: &RunStats, servers: &ServerFigures, client_cpu: f64, after: &[Status]) {
+    let verb = if args.workload == Workload::Get { "reads" } else { "commits" };
+    let megabytes = run.answers_per_s() * (args.key_size + args.value_size) as f64 / 1e6;
+    let leader_text = if servers.leader_changed { "leader CHANGED" } else { "leader unchanged" };
     outln!(
-        "{:>4.1} s {} {verb} · {}/s · {megabytes:.1} MB/s · {} errors · {} unknown · {} retries · {unchanged}\n",
-        run.took.as_secs_f64(),
-        grouped(run.response.len()),
-        grouped(run.rate() as u64),
-        run.errors,
+        "{:>4.1} s {} {verb} · {}/s · {megabytes:.1} MB/s · {} errors · {} unknown · {} retries · {leader_text}\n",
+        run.measured_time.as_secs_f64(),
+        group_digits(run.response_ns.len()),
+        group_digits(run.answers_per_s() as u64),
+        run.refused,
         run.unknown,
         run.retries
     );
-    latencies(args, run);
-    if let Some(leader) = leader(after).filter(|_| args.what != Workload::Get) {
+    print_latencies(args, run);
+    if let Some(leader) = find_leader(after).filter(|_| args.workload != Workload::Get) {
         let (stages, ms) = (&leader.stages, 1000.0);
         outln!(
             "where the time went (leader, medians)   queue {:.2} · fsync {:.2} · replicate {:.2} · apply {:.2} ms",
@@ -385,123 +397,132 @@ fn print(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[S
     outln!("longest time without an answer          {:.1} ms", run.longest_gap.as_secs_f64() * 1e3);
 }
 
-fn latencies(args: &Bench, run: &Run) {
-    let line = |name: &str, histogram: &Histogram<u64>| {
-        let at = |q| histogram.value_at_quantile(q) as f64 / 1e6;
+fn print_latencies(args: &Bench, run: &RunStats) {
+    let print_line = |name: &str, histogram: &Histogram<u64>| {
+        let quantile_ms = |q| histogram.value_at_quantile(q) as f64 / 1e6;
         outln!(
             "{name:<9} min {:.2}  mean {:.2}  p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2} ms",
             histogram.min() as f64 / 1e6,
             histogram.mean() / 1e6,
-            at(0.5),
-            at(0.9),
-            at(0.99),
-            at(0.999),
-            at(1.0)
+            quantile_ms(0.5),
+            quantile_ms(0.9),
+            quantile_ms(0.99),
+            quantile_ms(0.999),
+            quantile_ms(1.0)
         );
     };
     if args.rate.is_some() {
-        line("response", &run.response);
-        line("service", &run.service);
-        let sent = run.asked;
-        let asked = (args.rate.unwrap_or(0) as f64 * run.took.as_secs_f64()) as u64;
-        let lag = |q| run.lag.value_at_quantile(q) as f64 / 1e6;
+        print_line("response", &run.response_ns);
+        print_line("service", &run.service_ns);
+        let sent = run.sent;
+        let scheduled = (args.rate.unwrap_or(0) as f64 * run.measured_time.as_secs_f64()) as u64;
+        let delay_ms = |q| run.send_delay_ns.value_at_quantile(q) as f64 / 1e6;
         outln!(
             "schedule  lag p50 {:.2}  p99 {:.2}  max {:.2} ms · asked {} · sent {} · unfinished {}",
-            lag(0.5),
-            lag(0.99),
-            lag(1.0),
-            grouped(asked),
-            grouped(sent),
+            delay_ms(0.5),
+            delay_ms(0.99),
+            delay_ms(1.0),
+            group_digits(scheduled),
+            group_digits(sent),
             run.unfinished
         );
     } else {
-        line("latency", &run.response);
+        print_line("latency", &run.response_ns);
     }
-    bars(&run.response);
+    print_bars(&run.response_ns);
 }
 
 /// Prints a histogram in half-octave buckets; bar length is proportional to the square root of the count.
-pub fn bars(histogram: &Histogram<u64>) {
-    let most = 38.0;
+pub fn print_bars(histogram: &Histogram<u64>) {
+    let bar_width_max = 38.0;
     let bounds: Vec<u64> = (0..60).map(|i| (1000.0 * 2f64.powf(f64::from(i) / 2.0)) as u64).collect();
     let counts: Vec<u64> = bounds.windows(2).map(|pair| histogram.count_between(pair[0], pair[1] - 1)).collect();
-    let highest = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
+    let highest_count = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
     for (bound, count) in bounds.iter().zip(&counts).filter(|(_, count)| **count > 0) {
-        let bar = "█".repeat(((*count as f64 / highest).sqrt() * most).ceil() as usize);
+        let bar = "█".repeat(((*count as f64 / highest_count).sqrt() * bar_width_max).ceil() as usize);
         let share = 100.0 * *count as f64 / histogram.len() as f64;
         let label = match bound {
             0..1_000_000 => format!("{} µs", bound / 1000),
             _ => format!("{:.1} ms", *bound as f64 / 1e6),
         };
-        outln!("{label:>9} │{bar:<38} {:>10} {share:>6.1}%", grouped(*count));
+        outln!("{label:>9} │{bar:<38} {:>10} {share:>6.1}%", group_digits(*count));
     }
     outln!();
 }
 
-fn to_json(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[Status]) -> serde_json::Value {
-    let disk = leader(after).map(|leader| &leader.disk);
+fn result_json(
+    args: &Bench,
+    run: &RunStats,
+    servers: &ServerFigures,
+    client_cpu: f64,
+    after: &[Status],
+) -> serde_json::Value {
+    let disk = find_leader(after).map(|leader| &leader.disk);
     json!({
-        "what": args.what.name(),
-        "ops_per_s": run.rate(),
-        "p50_us": run.us(0.5),
-        "p90_us": run.us(0.9),
-        "p99_us": run.us(0.99),
-        "p999_us": run.us(0.999),
-        "max_us": run.us(1.0),
-        "errors": run.errors,
+        "what": args.workload.name(),
+        "ops_per_s": run.answers_per_s(),
+        "p50_us": run.quantile_us(0.5),
+        "p90_us": run.quantile_us(0.9),
+        "p99_us": run.quantile_us(0.99),
+        "p999_us": run.quantile_us(0.999),
+        "max_us": run.quantile_us(1.0),
+        "errors": run.refused,
         "unknown": run.unknown,
         "retries": run.retries,
-        "total": run.response.len(),
+        "total": run.response_ns.len(),
         "unfinished": run.unfinished,
-        "duration_s": run.took.as_secs_f64(),
+        "duration_s": run.measured_time.as_secs_f64(),
         "longest_gap_ms": run.longest_gap.as_secs_f64() * 1e3,
         "entries_per_fsync": servers.entries_per_fsync,
         "fsync_p50_us": disk.map(|disk| disk.sync_p50_us),
         "fsync_p99_us": disk.map(|disk| disk.sync_p99_us),
         "client_cpu_us_per_op": client_cpu,
         "server_cpu_us_per_op": servers.cpu_us_per_op,
-        "leader_changed": servers.changed,
-        "leader_changes": run.changes.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
-        "curve": run.curve(),
+        "leader_changed": servers.leader_changed,
+        "leader_changes": run.leader_changes.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
+        "curve": run.latency_curve(),
         "series": run.seconds,
         "command": std::env::args().collect::<Vec<_>>(),
         "date": humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
-        "machine": Machine::here(),
+        "machine": MachineInfo::local(),
         "config": config_json(args, after),
     })
 }
 
 /// The whole configuration of a run: the arguments, and the version and settings of the server.
 fn config_json(args: &Bench, after: &[Status]) -> serde_json::Value {
-    let leader = leader(after);
+    let leader = find_leader(after);
     json!({
         "endpoints": args.cluster.endpoints, "clients": args.clients, "inflight": args.inflight, "rate": args.rate,
         "key_size": args.key_size, "value_size": args.value_size, "keys": args.keys,
-        "dist": format!("{:?}", args.dist).to_lowercase(), "read_ratio": args.read_ratio,
+        "dist": format!("{:?}", args.key_distribution).to_lowercase(), "read_ratio": args.read_ratio,
         "warmup_s": args.warmup.as_secs_f64(), "verify": args.verify, "duration_s": args.duration.as_secs_f64(),
-        "total": args.total, "keep": args.keep, "timeout_s": args.cluster.timeout.as_secs_f64(),
-        "slo": args.slo.map(|slo| json!({ "quantile": slo.quantile, "most_us": slo.most.as_secs_f64() * 1e6 })),
+        "total": args.requests_max, "keep": args.keep_keys, "timeout_s": args.cluster.timeout.as_secs_f64(),
+        "slo": args.slo.map(|slo| json!({ "quantile": slo.quantile, "most_us": slo.max_latency.as_secs_f64() * 1e6 })),
         "server_version": leader.map(|leader| &leader.version),
         "in_memory": leader.map(|leader| leader.in_memory),
-        "fsync": leader.map(|leader| leader.fsync), "version": env!("CARGO_PKG_VERSION"), "build": build(),
+        "fsync": leader.map(|leader| leader.fsync), "version": env!("CARGO_PKG_VERSION"), "build": build_profile(),
     })
 }
 
 /// Checks the percentile against `--slo`. A run without any answer fails as well.
-pub fn slo(args: &Bench, run: &Run) -> Result<(), CliError> {
+pub fn check_slo(args: &Bench, run: &RunStats) -> Result<(), CliError> {
     let Some(slo) = args.slo else { return Ok(()) };
     let percent = slo.quantile * 100.0;
-    if run.response.is_empty() {
+    if run.response_ns.is_empty() {
         return Err(CliError {
-            what: format!("no request was answered, and p{percent} should be at most {:?}", slo.most),
+            message: format!("no request was answered, and p{percent} should be at most {:?}", slo.max_latency),
             code: 1,
         });
     }
-    let was = Duration::from_nanos((run.us(slo.quantile) * 1e3) as u64);
-    if was <= slo.most {
+    let measured = Duration::from_nanos((run.quantile_us(slo.quantile) * 1e3) as u64);
+    if measured <= slo.max_latency {
         return Ok(());
     }
-    Err(CliError { what: format!("p{percent} was {was:?}, and should be at most {:?}", slo.most), code: 1 })
+    Err(CliError {
+        message: format!("p{percent} was {measured:?}, and should be at most {:?}", slo.max_latency),
+        code: 1,
+    })
 }
 
 #[cfg(test)]
@@ -509,21 +530,21 @@ mod tests {
     use super::*;
     use clap::{Args, Command, FromArgMatches};
 
-    fn args(words: &[&str]) -> Bench {
+    fn parse_args(words: &[&str]) -> Bench {
         let matches = Bench::augment_args(Command::new("bench").no_binary_name(true)).get_matches_from(words);
         Bench::from_arg_matches(&matches).unwrap()
     }
 
     #[test]
     fn slo_fails_if_exceeded_or_nothing_is_answered() {
-        let args = args(&["put", "--slo", "p99=5ms"]);
-        let code = |run: &Run| slo(&args, run).err().map(|trouble| trouble.code);
-        let mut run = Run::new();
+        let args = parse_args(&["put", "--slo", "p99=5ms"]);
+        let code = |run: &RunStats| check_slo(&args, run).err().map(|error| error.code);
+        let mut run = RunStats::new();
         run.start(Instant::now());
         assert_eq!(code(&run), Some(1));
-        run.record(Instant::now(), Duration::from_millis(4), Duration::from_millis(4));
+        run.record_answer(Instant::now(), Duration::from_millis(4), Duration::from_millis(4));
         assert_eq!(code(&run), None);
-        run.record(Instant::now(), Duration::from_millis(6), Duration::from_millis(6));
+        run.record_answer(Instant::now(), Duration::from_millis(6), Duration::from_millis(6));
         assert_eq!(code(&run), Some(1));
     }
 }

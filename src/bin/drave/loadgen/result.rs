@@ -4,7 +4,8 @@ use crate::remote::failure::CliError;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The result of a run. Fields that an older version did not record are empty.
+/// The result of a run. The names of the fields are the keys in JSON. Fields that an older version did not record are
+/// empty.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunResult {
@@ -26,7 +27,7 @@ pub struct RunResult {
     pub errors: u64,
     /// Requests with an unknown outcome.
     pub unknown: u64,
-    /// Retries of requests.
+    /// The number of times that requests were sent again.
     pub retries: u64,
     /// Requests answered.
     pub total: u64,
@@ -40,24 +41,25 @@ pub struct RunResult {
     pub fsync_p99_us: Option<f64>,
     /// Points of the latency distribution: a share of all requests, and the microseconds that it took at most.
     pub curve: Vec<(f64, f64)>,
-    pub series: Vec<Second>,
+    /// The figures of each second, in order.
+    pub series: Vec<SecondStats>,
     /// When an entry of a later term, hence of another leader, was first seen, in seconds from the beginning.
     pub leader_changes: Vec<f64>,
-    /// The command line.
+    /// The command line of the benchmark, the program first.
     pub command: Vec<String>,
     /// Date and time of the end, in UTC.
     pub date: String,
-    /// The machine that the benchmark ran on.
-    pub machine: Machine,
+    /// The machine that ran the client; often the nodes run elsewhere.
+    pub machine: MachineInfo,
     /// The arguments, and the version and settings of the server.
     pub config: serde_json::Value,
 }
 
-/// One second of a run.
+/// The figures of one second of a run.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Second {
-    /// Its end, in seconds from the beginning.
+pub struct SecondStats {
+    /// The end of this second, in seconds from the start of the measurement.
     pub at_s: f64,
     /// Requests answered a second.
     pub ops_per_s: f64,
@@ -72,25 +74,25 @@ pub struct Second {
 /// The machine that ran the benchmark, on which the figures depend.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Machine {
-    /// The host name.
+pub struct MachineInfo {
+    /// The host name, as `uname -n` prints it.
     pub host: String,
     /// The operating system's name and release.
     pub system: String,
     /// The processor's architecture.
     pub processor: String,
-    /// The parallelism available to the process.
+    /// The number of processors available to the process; 0 if unknown.
     pub processors: usize,
 }
 
-impl Machine {
+impl MachineInfo {
     /// Describes this machine.
-    pub fn here() -> Machine {
-        let about = rustix::system::uname();
-        Machine {
-            host: about.nodename().to_string_lossy().into_owned(),
-            system: format!("{} {}", about.sysname().to_string_lossy(), about.release().to_string_lossy()),
-            processor: about.machine().to_string_lossy().into_owned(),
+    pub fn local() -> MachineInfo {
+        let system_info = rustix::system::uname();
+        MachineInfo {
+            host: system_info.nodename().to_string_lossy().into_owned(),
+            system: format!("{} {}", system_info.sysname().to_string_lossy(), system_info.release().to_string_lossy()),
+            processor: system_info.machine().to_string_lossy().into_owned(),
             processors: std::thread::available_parallelism().map_or(0, usize::from),
         }
     }
@@ -99,11 +101,11 @@ impl Machine {
 impl RunResult {
     /// Reads a result from a file with the output of `-o json`.
     pub fn read(path: &Path) -> Result<RunResult, CliError> {
-        let place = path.display();
-        let text =
-            std::fs::read_to_string(path).map_err(|error| CliError { what: format!("{place}: {error}"), code: 74 })?;
+        let path_text = path.display();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| CliError { message: format!("{path_text}: {error}"), code: 74 })?;
         serde_json::from_str(&text).map_err(|error| CliError {
-            what: format!("{place}: {error}\n  expected the output of drave bench -o json"),
+            message: format!("{path_text}: {error}\n  expected the output of drave bench -o json"),
             code: 2,
         })
     }

@@ -1,10 +1,10 @@
 //! Runs the same load with increasing numbers of clients, to show latency against throughput.
 
 use super::args::Bench;
-use super::chart::duration;
+use super::chart::format_duration;
 use super::html;
 use super::load::measure;
-use super::report::grouped;
+use super::report::group_digits;
 use super::result::RunResult;
 use crate::output::outln;
 use crate::remote::failure::CliError;
@@ -12,50 +12,52 @@ use crate::remote::failure::CliError;
 /// Measures one run for each number of clients, and prints them as a table; `--report` draws a picture as well. Returns
 /// the first error.
 pub fn run(args: &Bench, clients: &[u64]) -> Result<(), CliError> {
-    let (steps, verdict) = steps(args, clients, measure);
+    let (steps, verdict) = run_steps(args, clients, measure);
     if steps.is_empty() {
         return verdict;
     }
     if !args.cluster.json() {
-        print(&steps);
+        print_table(&steps);
     }
     // The report is drawn even if a step failed.
-    let drawn = args.report.as_deref().map_or(Ok(()), |path| html::of_sweep(path, &steps));
-    verdict.and(drawn)
+    let report_result = args.report.as_deref().map_or(Ok(()), |path| html::write_sweep_page(path, &steps));
+    verdict.and(report_result)
 }
 
 /// Returns the results of the steps that finished, and the first error. A step that misses its SLO is kept; a step that
 /// does not finish ends the sweep.
-fn steps(
+fn run_steps(
     args: &Bench,
     clients: &[u64],
     mut measure: impl FnMut(&Bench) -> (Option<RunResult>, Result<(), CliError>),
 ) -> (Vec<RunResult>, Result<(), CliError>) {
-    let (mut steps, mut all) = (Vec::new(), Ok(()));
+    let (mut steps, mut first_error) = (Vec::new(), Ok(()));
     for clients in clients {
         let step = Bench { clients: *clients, sweep: Vec::new(), report: None, ..args.clone() };
         let (outcome, verdict) = measure(&step);
-        let verdict =
-            verdict.map_err(|CliError { what, code }| CliError { what: format!("--clients {clients}: {what}"), code });
-        if let (Err(_), Err(CliError { what, .. })) = (&all, &verdict) {
-            eprintln!("warning: {what}");
+        let verdict = verdict.map_err(|CliError { message, code }| CliError {
+            message: format!("--clients {clients}: {message}"),
+            code,
+        });
+        if let (Err(_), Err(CliError { message, .. })) = (&first_error, &verdict) {
+            eprintln!("warning: {message}");
         }
-        all = all.and(verdict);
-        let came_to_an_end = outcome.is_some();
+        first_error = first_error.and(verdict);
+        let is_finished = outcome.is_some();
         steps.extend(outcome);
-        if !came_to_an_end {
+        if !is_finished {
             break;
         }
     }
-    (steps, all)
+    (steps, first_error)
 }
 
-fn print(steps: &[RunResult]) {
+fn print_table(steps: &[RunResult]) {
     outln!("{:>8} {:>12} {:>10} {:>10} {:>10} {:>10}", "clients", "ops/s", "p50", "p99", "p99.9", "max");
     for step in steps {
-        let [p50, p99, p999, max] = [step.p50_us, step.p99_us, step.p999_us, step.max_us].map(duration);
+        let [p50, p99, p999, max] = [step.p50_us, step.p99_us, step.p999_us, step.max_us].map(format_duration);
         let clients = step.config["clients"].as_u64().unwrap_or_default();
-        outln!("{clients:>8} {:>12} {p50:>10} {p99:>10} {p999:>10} {max:>10}", grouped(step.ops_per_s as u64));
+        outln!("{clients:>8} {:>12} {p50:>10} {p99:>10} {p999:>10} {max:>10}", group_digits(step.ops_per_s as u64));
     }
 }
 
@@ -64,28 +66,28 @@ mod tests {
     use super::*;
     use clap::{Args, Command, FromArgMatches};
 
-    fn trouble(code: i32) -> Result<(), CliError> {
-        Err(CliError { what: String::new(), code })
+    fn failure(code: i32) -> Result<(), CliError> {
+        Err(CliError { message: String::new(), code })
     }
 
     /// Sweeps 1, 2, 3 and 4 clients with these outcomes; returns the number of steps kept and the exit code.
-    fn swept(mut fates: Vec<(bool, Result<(), CliError>)>) -> (usize, Option<i32>) {
+    fn run_sweep(mut outcomes: Vec<(bool, Result<(), CliError>)>) -> (usize, Option<i32>) {
         let matches = Bench::augment_args(Command::new("bench")).get_matches_from(["bench", "put"]);
         let args = Bench::from_arg_matches(&matches).unwrap();
-        let (steps, verdict) = steps(&args, &[1, 2, 3, 4], |step| {
-            let (ends, verdict) = fates.remove(0);
-            (ends.then(|| RunResult { total: step.clients, ..RunResult::default() }), verdict)
+        let (steps, verdict) = run_steps(&args, &[1, 2, 3, 4], |step| {
+            let (finishes, verdict) = outcomes.remove(0);
+            (finishes.then(|| RunResult { total: step.clients, ..RunResult::default() }), verdict)
         });
         assert!(steps.iter().map(|step| step.total).eq(1..=steps.len() as u64));
-        (steps.len(), verdict.err().map(|trouble| trouble.code))
+        (steps.len(), verdict.err().map(|error| error.code))
     }
 
     #[test]
     fn step_missing_slo_is_kept_and_failed_step_ends_sweep() {
-        let well = || (true, Ok(()));
-        assert_eq!(swept(vec![well(), well(), well(), well()]), (4, None));
-        assert_eq!(swept(vec![well(), (true, trouble(1)), (true, trouble(74)), well()]), (4, Some(1)));
-        assert_eq!(swept(vec![well(), (true, trouble(1)), (false, trouble(3))]), (2, Some(1)));
-        assert_eq!(swept(vec![(false, trouble(3))]), (0, Some(3)));
+        let success = || (true, Ok(()));
+        assert_eq!(run_sweep(vec![success(), success(), success(), success()]), (4, None));
+        assert_eq!(run_sweep(vec![success(), (true, failure(1)), (true, failure(74)), success()]), (4, Some(1)));
+        assert_eq!(run_sweep(vec![success(), (true, failure(1)), (false, failure(3))]), (2, Some(1)));
+        assert_eq!(run_sweep(vec![(false, failure(3))]), (0, Some(3)));
     }
 }

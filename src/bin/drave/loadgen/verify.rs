@@ -10,55 +10,55 @@ use drave::types::Time;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Number of counters read with one query.
-const READ_AT_ONCE: usize = 500;
+/// The number of counters that one query reads.
+const KEYS_PER_QUERY: usize = 500;
 
-/// The record of a benchmark run, for verification at its end.
+/// The record of the answers in a run, for verification at the end.
 pub enum Ledger {
-    /// No verification.
+    /// Nothing is recorded or verified.
     Off,
     /// The increments of each counter, certain and possible.
     Counters(BTreeMap<u64, CounterTotals>),
     /// Every operation, as the clients observed it.
     Operations {
-        /// The zero of the history's clock.
+        /// The start of the run: times in the history count from it.
         began: Instant,
         /// The invocations and answers.
         history: History,
-        /// The operation in the history of each request in flight, by tag.
-        under_way: BTreeMap<u64, usize>,
+        /// For each request in flight, by tag: the number of its operation in the history.
+        in_flight: BTreeMap<u64, usize>,
     },
 }
 
-/// The increments of one counter.
+/// The number of increments of one counter, by outcome.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct CounterTotals {
-    /// Acknowledged increments.
-    pub sure: i64,
-    /// Increments with an unknown outcome.
-    pub perhaps: i64,
+    /// Increments that were acknowledged: the counter includes each once.
+    pub acknowledged: i64,
+    /// Increments with an unknown outcome: the counter may include them.
+    pub unknown: i64,
 }
 
 impl Ledger {
-    /// Records a request.
+    /// Records that a request was sent. `tag` identifies the request until it is answered.
     pub fn record_request(&mut self, tag: u64, key: &Bytes, input: impl FnOnce() -> Input) {
-        if let Ledger::Operations { began, history, under_way } = self {
+        if let Ledger::Operations { began, history, in_flight } = self {
             let now = Time(began.elapsed().as_nanos() as u64);
-            under_way.insert(tag, history.invoke(0, key.clone(), input(), now));
+            in_flight.insert(tag, history.record_request(0, key.clone(), input(), now));
         }
     }
 
-    /// Records the answer to a request.
-    pub fn answered(&mut self, tag: u64, key: u64, answer: Bytes) -> Result<(), CliError> {
+    /// Records the answer to a request. `key` is the number of its counter.
+    pub fn record_answer(&mut self, tag: u64, key: u64, answer: Bytes) -> Result<(), CliError> {
         match self {
             Ledger::Off => {}
-            Ledger::Counters(counters) => counters.entry(key).or_default().sure += 1,
-            Ledger::Operations { began, history, under_way } => {
+            Ledger::Counters(counters) => counters.entry(key).or_default().acknowledged += 1,
+            Ledger::Operations { began, history, in_flight } => {
                 let now = Time(began.elapsed().as_nanos() as u64);
                 let answer = Answer::decode(answer)
-                    .map_err(|error| CliError { what: format!("an answer cannot be decoded: {error}"), code: 70 })?;
-                if let Some(operation) = under_way.remove(&tag) {
-                    history.answer(operation, now, answer);
+                    .map_err(|error| CliError { message: format!("an answer cannot be decoded: {error}"), code: 70 })?;
+                if let Some(operation) = in_flight.remove(&tag) {
+                    history.record_answer(operation, now, answer);
                 }
             }
         }
@@ -66,50 +66,55 @@ impl Ledger {
     }
 
     /// Records that the outcome of a request is unknown.
-    pub fn unknown(&mut self, key: u64) {
+    pub fn record_unknown(&mut self, key: u64) {
         if let Ledger::Counters(counters) = self {
-            counters.entry(key).or_default().perhaps += 1;
+            counters.entry(key).or_default().unknown += 1;
         }
     }
 
-    /// Verifies the final values of the counters. Each query reads many of them: one by one, each would cost a round of
-    /// the cluster.
-    pub fn judge_counters(
+    /// Reads and verifies the final values of the counters. One query reads up to
+    /// `KEYS_PER_QUERY` counters, because each query waits until a quorum confirms the leader.
+    pub fn verify_counters(
         &self,
         client: &mut Client,
         keys: &[u64],
-        name: impl Fn(u64) -> Bytes,
+        counter_name: impl Fn(u64) -> Bytes,
     ) -> Result<(), CliError> {
-        for keys in keys.chunks(READ_AT_ONCE) {
-            let names: Vec<Bytes> = keys.iter().map(|key| name(*key)).collect();
+        for keys in keys.chunks(KEYS_PER_QUERY) {
+            let names: Vec<Bytes> = keys.iter().map(|key| counter_name(*key)).collect();
             let query = Query::Values(names.iter().map(|name| &**name).collect()).encode();
             let Ok(Answer::Values(values)) = Answer::decode(client.query(&query, Consistency::Linearizable)?.answer)
             else {
-                return Err(CliError { what: "the values of the counters cannot be decoded".to_owned(), code: 70 });
+                return Err(CliError { message: "the values of the counters cannot be decoded".to_owned(), code: 70 });
             };
             for (key, value) in keys.iter().zip(values) {
-                let held = |text: Bytes| String::from_utf8_lossy(&text).parse().unwrap_or(i64::MIN);
-                self.judge(*key, value.map_or(0, held))?;
+                let parse_counter = |text: Bytes| String::from_utf8_lossy(&text).parse().unwrap_or(i64::MIN);
+                self.verify_counter(*key, value.map_or(0, parse_counter))?;
             }
         }
         Ok(())
     }
 
-    /// Verifies the final value of a counter.
-    fn judge(&self, key: u64, holds: i64) -> Result<(), CliError> {
+    /// Verifies that the final value of a counter is a possible sum of its increments.
+    fn verify_counter(&self, key: u64, value: i64) -> Result<(), CliError> {
         let Ledger::Counters(counters) = self else { return Ok(()) };
-        let CounterTotals { sure, perhaps } = counters.get(&key).copied().unwrap_or_default();
-        if (sure..=sure + perhaps).contains(&holds) {
+        let CounterTotals { acknowledged, unknown } = counters.get(&key).copied().unwrap_or_default();
+        if (acknowledged..=acknowledged + unknown).contains(&value) {
             return Ok(());
         }
-        let range = if perhaps == 0 { sure.to_string() } else { format!("{sure} to {}", sure + perhaps) };
-        Err(CliError { what: format!("counter {key} holds {holds}, and its increments add up to {range}"), code: 1 })
+        let range = if unknown == 0 {
+            acknowledged.to_string()
+        } else {
+            format!("{acknowledged} to {}", acknowledged + unknown)
+        };
+        Err(CliError { message: format!("counter {key} holds {value}, and its increments add up to {range}"), code: 1 })
     }
 
-    /// Verifies that the history is linearizable; returns the number of answered operations.
-    pub fn judge_history(&self) -> Result<Option<usize>, CliError> {
+    /// Verifies that the history is linearizable. Returns the number of answered operations; `None` if no history was
+    /// recorded.
+    pub fn verify_history(&self) -> Result<Option<usize>, CliError> {
         let Ledger::Operations { history, .. } = self else { return Ok(None) };
-        history.check().map_err(|what| CliError { what: format!("not linearizable: {what}"), code: 1 })?;
-        Ok(Some(history.answered()))
+        history.check().map_err(|message| CliError { message: format!("not linearizable: {message}"), code: 1 })?;
+        Ok(Some(history.answered_count()))
     }
 }

@@ -8,18 +8,18 @@ use drave::types::address::{AddressError, check_address};
 use std::time::{Duration, Instant};
 
 /// The default endpoints: those of a demo.
-pub(super) const DEMO: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
+pub(super) const DEMO_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
 
-/// Where the cluster is, and how patient to be.
+/// How to connect to a cluster, how long to retry, and how to print the result.
 #[derive(Args, Clone, Debug)]
-pub struct Cluster {
+pub struct ClusterArgs {
     /// Addresses of some nodes of the cluster: HOST:PORT,HOST:PORT,…
     #[arg(
         long,
         env = "DRAVE_ENDPOINTS",
         value_delimiter = ',',
-        value_parser = endpoint,
-        default_value = DEMO
+        value_parser = parse_endpoint,
+        default_value = DEMO_ENDPOINTS
     )]
     pub endpoints: Vec<String>,
     /// How long to retry before giving up
@@ -28,12 +28,12 @@ pub struct Cluster {
     /// The output format
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
-    /// How it is spoken to
+    /// The TLS keys
     #[command(flatten)]
     pub tls: Tls,
 }
 
-/// How to print an answer.
+/// The output format of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Output {
     /// Text for people.
@@ -43,31 +43,38 @@ pub enum Output {
 }
 
 /// Parses an endpoint; blanks around it are ignored.
-pub fn endpoint(text: &str) -> Result<String, String> {
+pub fn parse_endpoint(text: &str) -> Result<String, String> {
     match check_address(text.trim()) {
-        // Such a host works on this machine, if only to reach this machine.
-        Ok(()) | Err(AddressError::Host) => Ok(text.trim().to_owned()),
+        // A host that other machines cannot reach, such as 0.0.0.0, still reaches this machine.
+        Ok(()) | Err(AddressError::UndialableHost) => Ok(text.trim().to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
 
-impl Cluster {
-    /// An operator's client, for a cluster with any state machine: it proposes nothing.
+impl ClusterArgs {
+    /// A client for status and membership, which works with any state machine: it proposes no commands.
     pub fn client(&self) -> Client {
-        self.client_of("", true)
+        self.client_with("", true)
     }
 
     /// A client for keys and values: a cluster with another state machine rejects it.
     pub fn kv_client(&self) -> Client {
-        self.client_of(KIND, false)
+        self.client_with(KIND, false)
     }
 
-    fn client_of(&self, machine: &'static str, operator: bool) -> Client {
-        let usual = Options::default();
-        let patience = usual.patience.min(self.timeout);
+    fn client_with(&self, machine_kind: &'static str, operator: bool) -> Client {
+        let defaults = Options::default();
+        let node_timeout = defaults.node_timeout.min(self.timeout);
         Client::with(
             self.endpoints.clone(),
-            Options { timeout: self.timeout, patience, keys: self.tls.keys.clone(), machine, operator, ..usual },
+            Options {
+                timeout: self.timeout,
+                node_timeout,
+                keys: self.tls.keys.clone(),
+                machine_kind,
+                operator,
+                ..defaults
+            },
         )
     }
 

@@ -1,66 +1,70 @@
 //! The text of a command's errors: what happened, to which endpoints, and what to do.
 
-use super::cluster::{Cluster, DEMO};
+use super::cluster::{ClusterArgs, DEMO_ENDPOINTS};
 use super::failure::CliError;
 use super::poll::poll;
 use drave::api::{Refusal, RoleName};
 use drave::client::ClientError;
 use drave::types::Membership;
 
-impl Cluster {
-    /// The text of an error. If there is no leader, it names the voters that do not answer, as far as they are known.
-    pub fn explain(&self, error: ClientError) -> CliError {
-        let looked = match &error {
+impl ClusterArgs {
+    /// The error of a command, with advice. If there is no leader, the text names the voters that do not answer, if
+    /// they are known.
+    pub fn explain_error(&self, error: ClientError) -> CliError {
+        let silent_voters = match &error {
             ClientError::Refused(tried) => match tried.refusal {
                 None | Some(Refusal::NoLeader | Refusal::NotLeader { .. }) => self.silent_voters(),
                 Some(_) => None,
             },
             _ => None,
         };
-        let unreached = matches!(&error, ClientError::Refused(tried) if tried.refusal.is_none());
-        let mut told = CliError::from(error);
-        if unreached {
-            told.what.push_str(self.endpoints_hint());
+        let is_unreached = matches!(&error, ClientError::Refused(tried) if tried.refusal.is_none());
+        let mut explained = CliError::from(error);
+        if is_unreached {
+            explained.message.push_str(self.endpoints_hint());
         }
-        match looked.zip(told.what.split_once('\n')) {
-            Some((silent, (_, advice))) => CliError { what: format!("no leader: {silent}\n{advice}"), code: told.code },
-            None => told,
+        match silent_voters.zip(explained.message.split_once('\n')) {
+            Some((silent_voters, (_, advice))) => {
+                CliError { message: format!("no leader: {silent_voters}\n{advice}"), code: explained.code }
+            }
+            None => explained,
         }
     }
 
-    /// The voters that do not answer, as text; `None` if all do, if a node leads, or if it cannot be known.
+    /// The voters that do not answer, as text; `None` if all voters answer, if a node leads, or if the voters are
+    /// unknown.
     fn silent_voters(&self) -> Option<String> {
-        let answered: Vec<_> = poll(self).into_iter().filter_map(|asked| asked.status.ok()).collect();
-        if answered.iter().any(|status| status.role == RoleName::Leader) {
+        let statuses: Vec<_> = poll(self).into_iter().filter_map(|result| result.status.ok()).collect();
+        if statuses.iter().any(|status| status.role == RoleName::Leader) {
             return None;
         }
-        let voters = answered.first()?.membership.split(['=', ' ']).nth(1)?.split(',');
+        let voters = statuses.first()?.membership.split(['=', ' ']).nth(1)?.split(',');
         let voters: Vec<u64> = voters.map(|id| id.parse().ok()).collect::<Option<_>>()?;
         let silent: Vec<String> = voters
             .iter()
-            .filter(|voter| answered.iter().all(|status| status.node != **voter))
+            .filter(|voter| statuses.iter().all(|status| status.node != **voter))
             .map(u64::to_string)
             .collect();
-        // Nothing is known of voters whose address is not among the endpoints.
+        // With fewer endpoints than voters, a voter may answer at an address that was not polled.
         let (last, others) = silent.split_last().filter(|_| self.endpoints.len() >= voters.len())?;
-        let who = match others {
-            [] => format!("node {last} of {} does", voters.len()),
-            others => format!("nodes {} and {last} of {} do", others.join(", "), voters.len()),
+        let silent_text = match others {
+            [] => format!("node {last} of {} does not answer", voters.len()),
+            others => format!("nodes {} and {last} of {} do not answer", others.join(", "), voters.len()),
         };
-        Some(format!("{who} not answer (a quorum is {})", Membership::majority_of(voters.len())))
+        Some(format!("{silent_text} (a quorum is {})", Membership::majority_of(voters.len())))
     }
 
-    /// The error that no endpoint answers: which were tried, and where else to look.
+    /// The error for a cluster of which no endpoint answers. It names the endpoints that were tried.
     pub fn no_answer_error(&self) -> CliError {
         CliError {
-            what: format!("no node answers\n  tried {}{}", self.endpoints.join(", "), self.endpoints_hint()),
+            message: format!("no node answers\n  tried {}{}", self.endpoints.join(", "), self.endpoints_hint()),
             code: 3,
         }
     }
 
-    /// A hint at `--endpoints` if it has its default; otherwise empty.
+    /// Advice to set `--endpoints` if the option has its default; otherwise empty.
     fn endpoints_hint(&self) -> &'static str {
-        match self.endpoints.iter().map(String::as_str).eq(DEMO.split(',')) {
+        match self.endpoints.iter().map(String::as_str).eq(DEMO_ENDPOINTS.split(',')) {
             true => " · give your cluster's addresses: --endpoints HOST:PORT,…",
             false => "",
         }
@@ -68,7 +72,7 @@ impl Cluster {
 }
 
 impl From<ClientError> for CliError {
-    /// One line with the error and its place, and one with advice.
+    /// The first line is the error, the second one the endpoints that were tried, and advice.
     fn from(error: ClientError) -> CliError {
         let advice = match &error {
             ClientError::Refused(tried) if tried.refusal == Some(Refusal::NoSpace) => {
@@ -99,6 +103,6 @@ impl From<ClientError> for CliError {
             ClientError::SessionExpired => "\n  check before you repeat it".to_owned(),
             _ => String::new(),
         };
-        CliError { what: format!("{error}{advice}"), code: error.exit_code() }
+        CliError { message: format!("{error}{advice}"), code: error.exit_code() }
     }
 }

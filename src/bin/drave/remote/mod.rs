@@ -1,4 +1,5 @@
-//! A cluster seen from outside: how commands reach it, and what they say when they cannot.
+//! Connections from commands to a cluster, and the errors of failed commands. Also child processes, TLS keys and
+//! signals.
 
 pub mod cluster;
 pub mod explain;

@@ -3,23 +3,23 @@
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
 use drave::secure::keys::UnusableKeyFile;
-use drave::secure::{Files, Keys};
+use drave::secure::{KeyFiles, Keys};
 use std::path::PathBuf;
 
-/// TLS keys, if any are given.
+/// The values of `--tls-ca`, `--tls-cert` and `--tls-key`. Without `--tls-ca` nothing is encrypted.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// The keys, which have been read.
+    /// The keys and certificates, read from the files; `None` without TLS.
     pub keys: Option<Keys>,
-    /// The files that they were read from.
-    pub files: Option<Files>,
-    /// Whether this process has a certificate to present.
-    pub shows: bool,
+    /// The files that the keys were read from, to read them again on SIGHUP.
+    pub files: Option<KeyFiles>,
+    /// Whether this process presents a certificate, which a node must do and a client need not.
+    pub has_certificate: bool,
 }
 
-const CA: &str = "tls-ca";
-const CERT: &str = "tls-cert";
-const KEY: &str = "tls-key";
+const CA_OPTION: &str = "tls-ca";
+const CERT_OPTION: &str = "tls-cert";
+const KEY_OPTION: &str = "tls-key";
 
 impl Args for Tls {
     fn augment_args(command: Command) -> Command {
@@ -29,15 +29,23 @@ impl Args for Tls {
         };
         command
             .arg(file(
-                CA,
+                CA_OPTION,
                 "DRAVE_TLS_CA",
                 "Enables TLS: the certificates of the authorities that sign the nodes' certificates, as PEM",
             ))
             .arg(
-                file(CERT, "DRAVE_TLS_CERT", "The certificate that a node presents, as PEM; a client needs none")
-                    .requires(KEY),
+                file(
+                    CERT_OPTION,
+                    "DRAVE_TLS_CERT",
+                    "The certificate that a node presents, as PEM; a client needs none",
+                )
+                .requires(KEY_OPTION),
             )
-            .arg(file(KEY, "DRAVE_TLS_KEY", "The private key of --tls-cert, as PEM").requires(CERT).requires(CA))
+            .arg(
+                file(KEY_OPTION, "DRAVE_TLS_KEY", "The private key of --tls-cert, as PEM")
+                    .requires(CERT_OPTION)
+                    .requires(CA_OPTION),
+            )
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -47,18 +55,18 @@ impl Args for Tls {
 
 impl FromArgMatches for Tls {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Tls, Error> {
-        let file = |name| matches.get_one::<PathBuf>(name).cloned();
-        let Some(authority) = file(CA) else { return Ok(Tls::default()) };
-        let own = file(CERT).zip(file(KEY));
-        let shows = own.is_some();
-        let unusable = |error: UnusableKeyFile| {
+        let option_value = |name| matches.get_one::<PathBuf>(name).cloned();
+        let Some(authority) = option_value(CA_OPTION) else { return Ok(Tls::default()) };
+        let own = option_value(CERT_OPTION).zip(option_value(KEY_OPTION));
+        let has_certificate = own.is_some();
+        let key_file_error = |error: UnusableKeyFile| {
             let advice =
                 "name PEM files that this user can read and that belong together: --tls-ca, --tls-cert, --tls-key";
             Error::raw(ErrorKind::Io, format!("{error}\n  {advice}"))
         };
-        let files = Files { own, authority };
-        let keys = Keys::read(&files).map_err(unusable)?;
-        Ok(Tls { keys: Some(keys), files: Some(files), shows })
+        let files = KeyFiles { own, authority };
+        let keys = Keys::read(&files).map_err(key_file_error)?;
+        Ok(Tls { keys: Some(keys), files: Some(files), has_certificate })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {

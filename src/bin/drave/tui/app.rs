@@ -1,156 +1,157 @@
-//! The main loop of the view: observations and key presses in, screens and requested actions out.
+//! One step of the live view: applies observations, draws the screen, and maps key presses to actions.
 
 use super::event_log::{EventText, Severity};
 use super::jobs::BackgroundJobs;
-use super::keys::{KeyAction, KeyEffect, KeyHandler, Reach};
-use super::load::Writer;
-use super::model::{Load, Model, Observation, Sample};
-use super::node::Process;
-use super::poll::{Poll, Sink, TimedObservation};
+use super::keys::{KeyAction, KeyEffect, KeyHandler, NodeControl};
+use super::load::LoadWriter;
+use super::model::{LoadSample, LoadState, Model, Observation};
+use super::node::ProcessState;
+use super::poll::{ObservationSender, StatusPoller, TimedObservation};
 use super::screen::{self, DrawOptions};
-use super::terminal::{Input, Screen};
-use crate::remote::cluster::Cluster;
+use super::terminal::{Screen, TerminalInput};
+use crate::remote::cluster::ClusterArgs;
 use crate::remote::failure::CliError;
 use std::io;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-/// How long a turn waits for a key before it handles observations and draws.
-const TURN: Duration = Duration::from_millis(100);
-/// Capacity of the channel of observations.
-const UNSEEN_MAX: usize = 256;
-/// Maximum number of keys handled in a turn, so that a key held down does not block the loop.
-const KEYS_MAX: usize = 32;
+/// How long [`View::update_and_draw`] waits for a key.
+const KEY_WAIT: Duration = Duration::from_millis(100);
+/// The capacity of the channel of observations. A polling thread waits while the channel is full.
+const OBSERVATION_CHANNEL_CAPACITY: usize = 256;
+/// The maximum number of keys handled before the next drawing, so that a key held down does not block the loop.
+const KEYS_PER_FRAME_MAX: usize = 32;
 /// How long closing the view waits for the load to end.
-const LOAD_END: Duration = Duration::from_secs(3);
+const LOAD_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A live view of a cluster, in the terminal.
 pub struct View {
-    cluster: Cluster,
+    cluster: ClusterArgs,
     model: Model,
-    look: DrawOptions,
-    hand: KeyHandler,
+    draw_options: DrawOptions,
+    key_handler: KeyHandler,
     screen: Screen,
-    poll: Poll,
-    errands: BackgroundJobs,
-    load: Option<Writer>,
-    seen: Receiver<TimedObservation>,
-    sink: Sink,
+    poller: StatusPoller,
+    jobs: BackgroundJobs,
+    load: Option<LoadWriter>,
+    observations: Receiver<TimedObservation>,
+    sender: ObservationSender,
     began: Instant,
 }
 
 /// The cluster that a view shows, and the actions allowed on it.
-pub struct Subject {
-    /// The title of the view.
+pub struct ViewConfig {
+    /// The title of the view, such as `drave top`.
     pub title: &'static str,
-    /// The location of the cluster, for display.
-    pub place: String,
+    /// The data directory or the endpoints of the cluster, as text for the header.
+    pub location: String,
     /// The endpoints and client options of the cluster.
-    pub cluster: Cluster,
+    pub cluster: ClusterArgs,
     /// Whether the endpoints are those of node 1, node 2 and so on.
-    pub numbered: bool,
-    /// The actions allowed.
-    pub reach: Reach,
+    pub numbered_endpoints: bool,
+    /// The actions that the view may perform on the nodes.
+    pub control: NodeControl,
 }
 
-fn io(error: io::Error) -> CliError {
-    CliError { what: format!("terminal: {error}\n  without one: --plain, or drave status --watch"), code: 74 }
+fn terminal_error(error: io::Error) -> CliError {
+    CliError { message: format!("terminal: {error}\n  without one: --plain, or drave status --watch"), code: 74 }
 }
 
 impl View {
     /// Opens the view on the terminal.
-    pub fn open(subject: Subject) -> Result<View, CliError> {
-        let Subject { title, place, cluster, numbered, reach } = subject;
-        let (sink, seen) = sync_channel(UNSEEN_MAX);
-        let named = cluster.endpoints.iter().cloned().zip(1..).map(|(at, id)| (numbered.then_some(id), at));
+    pub fn open(config: ViewConfig) -> Result<View, CliError> {
+        let ViewConfig { title, location, cluster, numbered_endpoints, control } = config;
+        let (sender, observations) = sync_channel(OBSERVATION_CHANNEL_CAPACITY);
+        let endpoints =
+            cluster.endpoints.iter().cloned().zip(1..).map(|(at, id)| (numbered_endpoints.then_some(id), at));
         Ok(View {
-            model: Model::new(title, place, named),
-            look: DrawOptions::from_environment(reach),
-            hand: KeyHandler::new(reach),
-            screen: Screen::open().map_err(io)?,
-            poll: Poll::new(sink.clone(), cluster.tls.keys.clone()),
-            errands: BackgroundJobs::new(&cluster, sink.clone()),
+            model: Model::new(title, location, endpoints),
+            draw_options: DrawOptions::from_environment(control),
+            key_handler: KeyHandler::new(control),
+            screen: Screen::open().map_err(terminal_error)?,
+            poller: StatusPoller::new(sender.clone(), cluster.tls.keys.clone()),
+            jobs: BackgroundJobs::new(&cluster, sender.clone()),
             load: None,
-            seen,
-            sink,
+            observations,
+            sender,
             began: Instant::now(),
             cluster,
         })
     }
 
-    /// The model of the cluster.
+    /// The state of the cluster that the view shows.
     pub fn model(&self) -> &Model {
         &self.model
     }
 
-    /// Reports the state of a node's process.
-    pub fn process(&mut self, node: u64, process: Process) {
-        self.observe(Observation::Process { node, process });
+    /// Records the state of a node's process. A change appends an event.
+    pub fn record_process(&mut self, node: u64, process: ProcessState) {
+        self.apply_observation(Observation::ProcessState { node, process });
     }
 
-    /// Appends an event to the list.
-    pub fn append_event(&mut self, tone: Severity, text: impl Into<String>) {
-        self.observe(Observation::Told(EventText::new(tone, text)));
+    /// Appends an event to the list that the view shows.
+    pub fn append_event(&mut self, severity: Severity, text: impl Into<String>) {
+        self.apply_observation(Observation::Event(EventText::new(severity, text)));
     }
 
-    fn observe(&mut self, observation: Observation) {
+    fn apply_observation(&mut self, observation: Observation) {
         self.model.update(self.began.elapsed(), observation);
     }
 
-    /// Draws the model, waits briefly for keys, and applies the observations received meanwhile. Performs actions that
-    /// any client can, and returns the other requested actions.
-    pub fn turn(&mut self) -> Result<Vec<KeyAction>, CliError> {
-        self.poll.follow(&self.model.endpoints());
-        let (model, look) = (&self.model, &self.look);
-        self.screen.draw(|frame| screen::draw(model, look, frame)).map_err(io)?;
-        let wishes = self.keys().map_err(io)?;
-        while let Ok((at, observation)) = self.seen.try_recv() {
+    /// Draws the model, waits briefly for keys, and applies the observations received meanwhile. Performs the
+    /// requested actions that any client can perform, and returns the others.
+    pub fn update_and_draw(&mut self) -> Result<Vec<KeyAction>, CliError> {
+        self.poller.set_endpoints(&self.model.endpoints());
+        let (model, draw_options) = (&self.model, &self.draw_options);
+        self.screen.draw(|frame| screen::draw(model, draw_options, frame)).map_err(terminal_error)?;
+        let actions = self.read_keys().map_err(terminal_error)?;
+        while let Ok((at, observation)) = self.observations.try_recv() {
             self.model.update(at.saturating_duration_since(self.began), observation);
         }
         if self.load.take_if(|load| load.has_ended()).is_some() {
-            self.observe(Observation::Load(Load::Off));
+            self.apply_observation(Observation::LoadChanged(LoadState::Off));
         }
         self.model.tick(self.began.elapsed());
-        Ok(wishes.into_iter().filter(|wish| !self.perform(*wish)).collect())
+        Ok(actions.into_iter().filter(|action| !self.perform_client_action(*action)).collect())
     }
 
     /// Waits briefly for a key; returns the actions of all keys pressed.
-    fn keys(&mut self) -> io::Result<Vec<KeyAction>> {
-        let mut wishes = Vec::new();
-        for n in 0..KEYS_MAX {
-            let key = match self.screen.input(if n == 0 { TURN } else { Duration::ZERO })? {
-                Input::Key(key) => key,
-                Input::Nothing => break,
-                Input::End => {
-                    wishes.push(KeyAction::Quit);
+    fn read_keys(&mut self) -> io::Result<Vec<KeyAction>> {
+        let mut actions = Vec::new();
+        for n in 0..KEYS_PER_FRAME_MAX {
+            let key = match self.screen.wait_for_input(if n == 0 { KEY_WAIT } else { Duration::ZERO })? {
+                TerminalInput::Key(key) => key,
+                TerminalInput::Nothing => break,
+                TerminalInput::End => {
+                    actions.push(KeyAction::Quit);
                     break;
                 }
             };
-            match self.hand.press(key) {
-                KeyEffect::Wish(wish) => wishes.push(wish),
-                KeyEffect::Once((key, does)) => {
-                    self.append_event(Severity::Plain, format!("press {key} again: {does}"))
+            match self.key_handler.handle_press(key) {
+                KeyEffect::Action(action) => actions.push(action),
+                KeyEffect::NeedsSecondPress((key, description)) => {
+                    self.append_event(Severity::Plain, format!("press {key} again: {description}"))
                 }
                 KeyEffect::Nothing => {}
             }
         }
-        Ok(wishes)
+        Ok(actions)
     }
 
-    /// Performs an action that any client can; returns whether it was one.
-    fn perform(&mut self, wish: KeyAction) -> bool {
-        match wish {
-            KeyAction::Transfer => {
-                let told = self.errands.transfer();
-                self.observe(Observation::Told(told));
+    /// Performs an action if any client can request it; returns whether it was performed.
+    fn perform_client_action(&mut self, action: KeyAction) -> bool {
+        match action {
+            KeyAction::TransferLeadership => {
+                let event = self.jobs.start_transfer();
+                self.apply_observation(Observation::Event(event));
             }
-            KeyAction::Snapshot => {
-                let answering = self.model.nodes.iter().filter(|node| node.status().is_some());
-                let nodes = answering.map(|node| (node.name(), node.endpoint.clone())).collect();
-                let told = self.errands.snapshot(nodes);
-                self.observe(Observation::Told(told));
+            KeyAction::TakeSnapshots => {
+                let answering_nodes = self.model.nodes.iter().filter(|node| node.status().is_some());
+                let nodes = answering_nodes.map(|node| (node.name(), node.endpoint.clone())).collect();
+                let event = self.jobs.start_snapshots(nodes);
+                self.apply_observation(Observation::Event(event));
             }
-            KeyAction::Load => self.switch_load(),
+            KeyAction::ToggleLoad => self.toggle_load(),
             KeyAction::KillLeader | KeyAction::KillOrStart(_) | KeyAction::FreezeOrThaw | KeyAction::Quit => {
                 return false;
             }
@@ -158,30 +159,30 @@ impl View {
         true
     }
 
-    fn switch_load(&mut self) {
+    fn toggle_load(&mut self) {
         match &self.load {
-            Some(load) if load.is_ending() => self.append_event(Severity::Plain, "the load is still stopping"),
+            Some(load) if load.is_stopping() => self.append_event(Severity::Plain, "the load is still stopping"),
             Some(load) => {
-                load.end();
+                load.request_stop();
                 self.append_event(Severity::Plain, "load off");
             }
             None => {
-                self.load = Some(Writer::start(&self.cluster, self.sink.clone()));
-                self.observe(Observation::Load(Load::On(Sample::default())));
+                self.load = Some(LoadWriter::start(&self.cluster, self.sender.clone()));
+                self.apply_observation(Observation::LoadChanged(LoadState::On(LoadSample::default())));
                 self.append_event(Severity::Plain, "load on");
             }
         }
     }
 
-    /// Restores the terminal, then stops a running load and waits up to 3 s for it to remove its counters.
+    /// Restores the terminal, then stops a running load and waits up to 3 s until its counters are removed.
     pub fn close(self) {
-        let View { load, screen, poll, .. } = self;
+        let View { load, screen, poller, .. } = self;
         drop(screen);
-        drop(poll);
+        drop(poller);
         if let Some(load) = load {
-            load.end();
-            let until = Instant::now() + LOAD_END;
-            while !load.has_ended() && Instant::now() < until {
+            load.request_stop();
+            let deadline = Instant::now() + LOAD_STOP_TIMEOUT;
+            while !load.has_ended() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }

@@ -1,19 +1,19 @@
-//! Describes the difference between two observations in sentences.
+//! Describes the difference between two observations as events, one sentence each.
 
-use super::node::{Node, PollResult, Process};
+use super::node::{Node, PollResult, ProcessState};
 use bytesize::ByteSize;
 use drave::api::Status;
 
-/// A sentence about an event.
+/// The text and the severity of an event.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EventText {
-    /// Whether it is good news.
-    pub tone: Severity,
-    /// The sentence.
+    /// The severity, which determines the color.
+    pub severity: Severity,
+    /// One sentence, such as `n2 leads term 3, after n1`.
     pub text: String,
 }
 
-/// Whether an event is good news.
+/// Whether an event improves the state of the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Severity {
     /// An improvement.
@@ -25,27 +25,27 @@ pub enum Severity {
 }
 
 impl EventText {
-    /// A sentence with its tone.
-    pub fn new(tone: Severity, text: impl Into<String>) -> EventText {
-        EventText { tone, text: text.into() }
+    /// An event with this severity and text.
+    pub fn new(severity: Severity, text: impl Into<String>) -> EventText {
+        EventText { severity, text: text.into() }
     }
 }
 
-/// The changes between the previous status request to a node and the last one.
+/// The events for the changes from `before`, the previous status request to a node, to the last one.
 pub fn describe_poll(node: &Node, before: Option<&PollResult>) -> Vec<EventText> {
     let name = node.name();
-    match (before, &node.found) {
-        (Some(PollResult::Answer(before)), Some(PollResult::Answer(now))) => of_an_answer(&name, before, now),
-        (Some(PollResult::Silence | PollResult::Nobody), Some(PollResult::Answer(_))) => {
+    match (before, &node.poll_result) {
+        (Some(PollResult::Answer(before)), Some(PollResult::Answer(now))) => describe_status_change(&name, before, now),
+        (Some(PollResult::NoAnswer | PollResult::NotListening), Some(PollResult::Answer(_))) => {
             vec![EventText::new(Severity::Good, format!("{name} answers"))]
         }
-        // A frozen or dead child process has events of its own.
-        (Some(PollResult::Answer(_) | PollResult::Nobody) | None, Some(PollResult::Silence))
+        // The silence of a frozen or dead child process is no event: `describe_process` has reported its cause.
+        (Some(PollResult::Answer(_) | PollResult::NotListening) | None, Some(PollResult::NoAnswer))
             if is_expected_to_answer(node) =>
         {
             vec![EventText::new(Severity::Bad, format!("{name} is silent: frozen, cut off, or very slow"))]
         }
-        (Some(PollResult::Answer(_) | PollResult::Silence) | None, Some(PollResult::Nobody))
+        (Some(PollResult::Answer(_) | PollResult::NoAnswer) | None, Some(PollResult::NotListening))
             if node.process.is_none() =>
         {
             vec![EventText::new(Severity::Bad, format!("{name} is down: nothing listens at {}", node.endpoint))]
@@ -54,49 +54,57 @@ pub fn describe_poll(node: &Node, before: Option<&PollResult>) -> Vec<EventText>
     }
 }
 
+/// Whether the node answers unless a fault prevents it: a frozen or dead child process does not.
 fn is_expected_to_answer(node: &Node) -> bool {
-    matches!(node.process, None | Some(Process::Runs))
+    matches!(node.process, None | Some(ProcessState::Running))
 }
 
-fn of_an_answer(name: &str, before: &Status, now: &Status) -> Vec<EventText> {
-    let mut told = Vec::new();
+fn describe_status_change(name: &str, before: &Status, now: &Status) -> Vec<EventText> {
+    let mut events = Vec::new();
     if now.uptime_ms < before.uptime_ms {
-        told.push(EventText::new(Severity::Plain, format!("{name} was restarted")));
+        events.push(EventText::new(Severity::Plain, format!("{name} was restarted")));
     }
     if now.log.snapshot > before.log.snapshot {
         let size = ByteSize(now.log.snapshot_bytes).display().iec();
-        told.push(EventText::new(Severity::Plain, format!("{name} has a snapshot up to {}, {size}", now.log.snapshot)));
+        events
+            .push(EventText::new(Severity::Plain, format!("{name} has a snapshot up to {}, {size}", now.log.snapshot)));
     }
     if now.log.lacks_room && !before.log.lacks_room {
-        told.push(EventText::new(Severity::Bad, format!("{name} has no disk space for a snapshot")));
+        events.push(EventText::new(Severity::Bad, format!("{name} has no disk space for a snapshot")));
     }
     match (before.low_space, now.low_space) {
-        (false, true) => told.push(EventText::new(Severity::Bad, format!("{name} is low on disk space"))),
-        (true, false) => told.push(EventText::new(Severity::Good, format!("{name} has enough disk space again"))),
+        (false, true) => events.push(EventText::new(Severity::Bad, format!("{name} is low on disk space"))),
+        (true, false) => events.push(EventText::new(Severity::Good, format!("{name} has enough disk space again"))),
         _ => {}
     }
-    told
+    events
 }
 
-/// The change of a child process; `None` if it did not change, or if it was first seen running.
-pub fn describe_process(id: u64, before: Option<Process>, now: Process) -> Option<EventText> {
-    let (tone, text) = match (before, now) {
-        (None | Some(Process::Runs), Process::Runs) => return None,
-        (Some(Process::Frozen), Process::Runs) => (Severity::Good, format!("n{id} runs again (SIGCONT)")),
-        (Some(Process::Returns { .. } | Process::Away), Process::Runs) => (Severity::Good, format!("n{id} is started")),
-        (Some(Process::Frozen), Process::Frozen) => return None,
-        (_, Process::Frozen) => (Severity::Bad, format!("n{id} is frozen (SIGSTOP) and does not answer")),
-        (Some(Process::Returns { .. }), Process::Returns { .. }) => return None,
-        (_, Process::Returns { seconds }) => (Severity::Bad, format!("n{id} died, and restarts in {seconds} s")),
-        (Some(Process::Away), Process::Away) => return None,
-        (_, Process::Away) => (Severity::Bad, format!("n{id} died; press {id} to start it")),
+/// The event for the change of a child process; `None` if the state is the same, or if the process is running when
+/// first observed.
+pub fn describe_process(id: u64, before: Option<ProcessState>, now: ProcessState) -> Option<EventText> {
+    let (severity, text) = match (before, now) {
+        (None | Some(ProcessState::Running), ProcessState::Running) => return None,
+        (Some(ProcessState::Frozen), ProcessState::Running) => (Severity::Good, format!("n{id} runs again (SIGCONT)")),
+        (Some(ProcessState::Restarting { .. } | ProcessState::Down), ProcessState::Running) => {
+            (Severity::Good, format!("n{id} is started"))
+        }
+        (Some(ProcessState::Frozen), ProcessState::Frozen) => return None,
+        (_, ProcessState::Frozen) => (Severity::Bad, format!("n{id} is frozen (SIGSTOP) and does not answer")),
+        (Some(ProcessState::Restarting { .. }), ProcessState::Restarting { .. }) => return None,
+        (_, ProcessState::Restarting { seconds }) => {
+            (Severity::Bad, format!("n{id} died, and restarts in {seconds} s"))
+        }
+        (Some(ProcessState::Down), ProcessState::Down) => return None,
+        (_, ProcessState::Down) => (Severity::Bad, format!("n{id} died; press {id} to start it")),
     };
-    Some(EventText::new(tone, text))
+    Some(EventText::new(severity, text))
 }
 
-/// The change of leadership, from the last known leader and its term to the current one.
-pub fn describe_leader(led: Option<(u64, u64)>, leads: Option<(u64, u64)>) -> Option<EventText> {
-    match (led, leads) {
+/// The event for the change of leadership, from the last known leader and its term to the current one; `None` if there
+/// was no leader and is none.
+pub fn describe_leader(before: Option<(u64, u64)>, now: Option<(u64, u64)>) -> Option<EventText> {
+    match (before, now) {
         (Some((before, _)), Some((now, term))) if before != now => {
             Some(EventText::new(Severity::Good, format!("n{now} leads term {term}, after n{before}")))
         }

@@ -1,7 +1,7 @@
 //! The state that the view knows of a cluster: a pure function of observations and their times.
 
 use super::event_log::{self, EventText, Severity};
-use super::node::{Node, PollResult, Process};
+use super::node::{Node, PollResult, ProcessState};
 use drave::api::{RoleName, Status};
 use drave::limits::MEMBERS_MAX;
 use std::collections::VecDeque;
@@ -9,139 +9,149 @@ use std::time::Duration;
 
 /// Maximum number of events; the oldest are dropped.
 pub const EVENTS_MAX: usize = 200;
-/// Maximum number of seconds in the series of commit rates.
-pub const SECONDS_MAX: usize = 300;
-/// How often the commit rate is computed.
-const SECOND: Duration = Duration::from_secs(1);
+/// Maximum number of commit rates, one per second; the oldest are dropped.
+pub const COMMIT_RATES_MAX: usize = 300;
+/// The interval at which the commit rate is computed.
+const COMMIT_RATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An observation of the cluster, a process or the load.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Observation {
-    /// A node's status was requested.
-    Looked {
-        /// The endpoint of the node.
+    /// A status request to a node ended.
+    StatusPolled {
+        /// The endpoint that was polled.
         endpoint: String,
-        /// The result of the request.
-        found: PollResult,
+        /// The status, or the kind of failure.
+        poll_result: PollResult,
     },
-    /// The state of a node's process.
-    Process {
-        /// The id of the node.
+    /// The state of a node's process was checked.
+    ProcessState {
+        /// The id of the node, from 1.
         node: u64,
         /// The state of its process.
-        process: Process,
+        process: ProcessState,
     },
-    /// The state of the load.
-    Load(Load),
+    /// The load was switched on or off, or new measurements of it arrived.
+    LoadChanged(LoadState),
     /// An action or a failure that no other observation shows.
-    Told(EventText),
+    Event(EventText),
 }
 
 /// The load that the view itself puts on the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Load {
+pub enum LoadState {
     /// No load.
     #[default]
     Off,
-    /// The load is writing.
-    On(Sample),
+    /// The load is running, with its latest measurements.
+    On(LoadSample),
 }
 
-/// Measurements of the load over the last seconds.
+/// Measurements of the load over the last 5 seconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Sample {
+pub struct LoadSample {
     /// Writes answered per second.
-    pub per_second: u64,
-    /// Writes in flight.
-    pub under_way: usize,
+    pub writes_per_second: u64,
+    /// The number of writes in flight at the moment.
+    pub in_flight: usize,
     /// Median and 99th percentile of latency, in microseconds; `None` if no write was answered.
-    pub latency: Option<(u64, u64)>,
+    pub latency_us: Option<(u64, u64)>,
     /// Writes rejected or with an unknown outcome, since the load was started.
-    pub failed: u64,
+    pub failed_writes: u64,
 }
 
 /// An entry of the event list.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Event {
-    /// The time since the view was opened.
+    /// When the event occurred, since the view was opened.
     pub at: Duration,
-    /// The description of the event.
-    pub told: EventText,
+    /// The text and the severity of the event.
+    pub description: EventText,
 }
 
 /// The state that the view knows of a cluster.
 ///
-/// Its size is bounded by [`EVENTS_MAX`], [`SECONDS_MAX`], and the number of given endpoints plus cluster members.
+/// The size is bounded by [`EVENTS_MAX`], [`COMMIT_RATES_MAX`], and the number of initial endpoints plus members.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// The title of the view.
+    /// The title of the view, such as `drave top`.
     pub title: String,
-    /// The location of the cluster, for display.
-    pub place: String,
+    /// The data directory or the endpoints of the cluster, as text for the header.
+    pub location: String,
     /// The nodes, in order of their ids; nodes with an unknown id are last.
     pub nodes: Vec<Node>,
     /// The events, the newest last.
     pub events: VecDeque<Event>,
     /// The load that the view itself puts on the cluster.
-    pub load: Load,
-    commits: Commits,
+    pub load: LoadState,
+    commit_rates: CommitRates,
     /// The last known leader and its term.
-    led: Option<(u64, u64)>,
-    leads: Option<(u64, u64)>,
+    last_leader: Option<(u64, u64)>,
+    current_leader: Option<(u64, u64)>,
     term: u64,
     membership: String,
     now: Duration,
 }
 
-/// Commit rates per second, computed from commit indices and the times of their observation.
+/// Commit rates per second, computed from commit indexes and the times of their observation.
 #[derive(Clone, Debug, Default)]
-struct Commits {
-    seconds: VecDeque<u64>,
-    newest: Option<(Duration, u64)>,
-    /// The value of `newest` at the last computation.
-    base: Option<(Duration, u64)>,
-    counted: Duration,
+struct CommitRates {
+    /// Commits in each second, the newest last.
+    commits_per_second: VecDeque<u64>,
+    /// The highest observed commit index, and when it was observed.
+    newest_commit: Option<(Duration, u64)>,
+    /// The value of `newest_commit` at the last computation.
+    base_commit: Option<(Duration, u64)>,
+    /// When the commit rate was last computed.
+    computed_at: Duration,
 }
 
-impl Commits {
-    fn saw(&mut self, at: Duration, commit: u64) {
-        if self.newest.is_none_or(|(_, known)| commit >= known) {
-            self.newest = Some((at, commit));
+impl CommitRates {
+    fn record_commit(&mut self, at: Duration, commit: u64) {
+        if self.newest_commit.is_none_or(|(_, newest)| commit >= newest) {
+            self.newest_commit = Some((at, commit));
         }
     }
 
     /// Appends the commit rate since the last computation, at most once a second. Status responses arrive at irregular
     /// times, so that the rate uses the time between two responses, not the time between two ticks.
     fn tick(&mut self, now: Duration) {
-        if now < self.counted + SECOND {
+        if now < self.computed_at + COMMIT_RATE_INTERVAL {
             return;
         }
-        self.counted = now;
-        let Some((to_at, to)) = self.newest else { return };
-        if let Some((from_at, from)) = self.base {
-            let seconds = to_at.saturating_sub(from_at).max(SECOND / 10).as_secs_f64();
-            self.seconds.push_back(((to - from) as f64 / seconds).round() as u64);
-            if self.seconds.len() > SECONDS_MAX {
-                self.seconds.pop_front();
+        self.computed_at = now;
+        let Some((to_at, to)) = self.newest_commit else { return };
+        if let Some((from_at, from)) = self.base_commit {
+            let seconds = to_at.saturating_sub(from_at).max(COMMIT_RATE_INTERVAL / 10).as_secs_f64();
+            self.commits_per_second.push_back(((to - from) as f64 / seconds).round() as u64);
+            if self.commits_per_second.len() > COMMIT_RATES_MAX {
+                self.commits_per_second.pop_front();
             }
         }
-        self.base = self.newest;
+        self.base_commit = self.newest_commit;
     }
 }
 
 impl Model {
     /// A model of nodes of which only the endpoints, and perhaps the ids, are known.
-    pub fn new(title: &str, place: String, nodes: impl IntoIterator<Item = (Option<u64>, String)>) -> Model {
-        let node = |(id, endpoint)| Node { endpoint, id, found: None, heard: None, process: None, given: true };
+    pub fn new(title: &str, location: String, nodes: impl IntoIterator<Item = (Option<u64>, String)>) -> Model {
+        let node = |(id, endpoint)| Node {
+            endpoint,
+            id,
+            poll_result: None,
+            last_answer: None,
+            process: None,
+            is_initial_endpoint: true,
+        };
         Model {
             title: title.to_owned(),
-            place,
+            location,
             nodes: nodes.into_iter().map(node).collect(),
             events: VecDeque::new(),
-            load: Load::Off,
-            commits: Commits::default(),
-            led: None,
-            leads: None,
+            load: LoadState::Off,
+            commit_rates: CommitRates::default(),
+            last_leader: None,
+            current_leader: None,
             term: 0,
             membership: String::new(),
             now: Duration::ZERO,
@@ -152,17 +162,17 @@ impl Model {
     pub fn update(&mut self, at: Duration, observation: Observation) {
         self.now = self.now.max(at);
         match observation {
-            Observation::Looked { endpoint, found } => self.looked(at, &endpoint, found),
-            Observation::Process { node, process } => self.record_process(at, node, process),
-            Observation::Load(load) => self.load = load,
-            Observation::Told(told) => self.append_event(at, told),
+            Observation::StatusPolled { endpoint, poll_result } => self.record_poll(at, &endpoint, poll_result),
+            Observation::ProcessState { node, process } => self.record_process(at, node, process),
+            Observation::LoadChanged(load) => self.load = load,
+            Observation::Event(description) => self.append_event(at, description),
         }
     }
 
     /// Advances the clock, and computes the commit rate if a second has passed.
     pub fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        self.commits.tick(self.now);
+        self.commit_rates.tick(self.now);
     }
 
     /// The time since the view was opened.
@@ -170,64 +180,64 @@ impl Model {
         self.now
     }
 
-    /// Commits per second, the newest last.
-    pub fn commits(&self) -> impl DoubleEndedIterator<Item = u64> {
-        self.commits.seconds.iter().copied()
+    /// Commits in each second, the newest last.
+    pub fn commit_rates(&self) -> impl DoubleEndedIterator<Item = u64> {
+        self.commit_rates.commits_per_second.iter().copied()
     }
 
     /// The leader with the highest term among the nodes that answer.
     pub fn leader(&self) -> Option<&Status> {
-        self.answered().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
+        self.statuses().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
     }
 
     /// The status of each node that answers.
-    pub fn answered(&self) -> impl Iterator<Item = &Status> {
+    pub fn statuses(&self) -> impl Iterator<Item = &Status> {
         self.nodes.iter().filter_map(Node::status)
     }
 
-    /// The endpoints to poll: the given ones, and those of members that were not given.
+    /// The endpoints to poll: the initial ones, and those of the other cluster members.
     pub fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.endpoint.clone()).collect()
     }
 
-    fn looked(&mut self, at: Duration, endpoint: &str, found: PollResult) {
+    fn record_poll(&mut self, at: Duration, endpoint: &str, poll_result: PollResult) {
         // The node may have left the cluster since the request.
         let Some(node) = self.nodes.iter_mut().find(|node| node.endpoint == endpoint) else { return };
-        if let PollResult::Answer(status) = &found {
-            (node.id, node.heard) = (Some(status.node), Some(at));
-            self.commits.saw(at, status.commit);
+        if let PollResult::Answer(status) = &poll_result {
+            (node.id, node.last_answer) = (Some(status.node), Some(at));
+            self.commit_rates.record_commit(at, status.commit);
         }
-        let before = node.found.replace(found);
-        let sentences = event_log::describe_poll(node, before.as_ref());
-        sentences.into_iter().for_each(|told| self.append_event(at, told));
-        self.of_the_cluster(at);
-        self.follow_the_members();
+        let before = node.poll_result.replace(poll_result);
+        let events = event_log::describe_poll(node, before.as_ref());
+        events.into_iter().for_each(|description| self.append_event(at, description));
+        self.update_cluster_state(at);
+        self.update_members();
     }
 
-    /// Records the state of a node's process, and a line if it changed.
-    fn record_process(&mut self, at: Duration, id: u64, process: Process) {
+    /// Records the state of a node's process, and an event if the state changed.
+    fn record_process(&mut self, at: Duration, id: u64, process: ProcessState) {
         let Some(node) = self.nodes.iter_mut().find(|node| node.id == Some(id)) else { return };
         let before = node.process.replace(process);
-        if let Some(told) = event_log::describe_process(id, before, process) {
-            self.append_event(at, told);
+        if let Some(description) = event_log::describe_process(id, before, process) {
+            self.append_event(at, description);
         }
     }
 
     /// Updates leader, term and membership, which result from the statuses of all nodes together.
-    fn of_the_cluster(&mut self, at: Duration) {
-        let term = self.answered().map(|status| status.term).max().unwrap_or_default();
-        let leads = self.leader().map(|leader| (leader.node, leader.term));
+    fn update_cluster_state(&mut self, at: Duration) {
+        let term = self.statuses().map(|status| status.term).max().unwrap_or_default();
+        let current_leader = self.leader().map(|leader| (leader.node, leader.term));
         let membership = self.leader().map(|leader| leader.membership.clone());
-        if leads != self.leads {
-            if let Some(told) = event_log::describe_leader(self.led, leads) {
-                self.append_event(at, told);
+        if current_leader != self.current_leader {
+            if let Some(description) = event_log::describe_leader(self.last_leader, current_leader) {
+                self.append_event(at, description);
             }
-            self.led = leads.or(self.led);
-            self.leads = leads;
+            self.last_leader = current_leader.or(self.last_leader);
+            self.current_leader = current_leader;
         }
-        // The event for a new leader names its term already.
+        // The new term has an event of its own only while it has no leader: the event of a new leader names the term.
         if term > self.term {
-            if self.term > 0 && leads.is_none_or(|(_, led)| led < term) {
+            if self.term > 0 && current_leader.is_none_or(|(_, leader_term)| leader_term < term) {
                 self.append_event(at, EventText::new(Severity::Plain, format!("term {term} begins")));
             }
             self.term = term;
@@ -240,31 +250,39 @@ impl Model {
         }
     }
 
-    /// Adds members that were not among the given endpoints, and drops those that are no longer members. The member
-    /// list is the leader's; without a leader, that of the node with the highest term and commit index.
-    fn follow_the_members(&mut self) {
+    /// Adds members that are not among the initial endpoints, and removes such nodes once they are no longer members.
+    /// The member list is the leader's; without a leader, that of the node with the highest term and commit index.
+    fn update_members(&mut self) {
         let rank = |status: &&Status| (status.role == RoleName::Leader, status.term, status.commit);
-        let Some(best) = self.answered().max_by_key(rank) else { return };
+        let Some(best) = self.statuses().max_by_key(rank) else { return };
         let members = best.members.clone();
         if members.is_empty() {
             return;
         }
-        self.nodes.retain(|node| node.given || members.iter().any(|member| member.address == node.endpoint));
+        self.nodes
+            .retain(|node| node.is_initial_endpoint || members.iter().any(|member| member.address == node.endpoint));
         for member in members.into_iter().take(MEMBERS_MAX) {
-            let known = |node: &Node| node.id == Some(member.node) || node.endpoint == member.address;
-            if !self.nodes.iter().any(known) {
+            let is_known = |node: &Node| node.id == Some(member.node) || node.endpoint == member.address;
+            if !self.nodes.iter().any(is_known) {
                 let (id, endpoint) = (Some(member.node), member.address);
-                self.nodes.push(Node { endpoint, id, found: None, heard: None, process: None, given: false });
+                self.nodes.push(Node {
+                    endpoint,
+                    id,
+                    poll_result: None,
+                    last_answer: None,
+                    process: None,
+                    is_initial_endpoint: false,
+                });
             }
         }
         self.nodes.sort_by_key(|node| node.id.unwrap_or(u64::MAX));
     }
 
-    fn append_event(&mut self, at: Duration, told: EventText) {
+    fn append_event(&mut self, at: Duration, description: EventText) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(Event { at, told });
+        self.events.push_back(Event { at, description });
     }
 }
 

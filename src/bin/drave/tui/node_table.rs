@@ -1,146 +1,167 @@
 //! The table of nodes: its columns, and which of them are hidden on a narrow terminal.
 
 use super::model::Model;
-use super::node::{Node, PollResult, Process};
+use super::node::{Node, PollResult, ProcessState};
 use bytesize::ByteSize;
 use drave::api::{PeerStatus, RoleName, Status};
 use std::time::Duration;
 
-/// The data for the cells of a row.
-struct Row<'a> {
+/// The data from which the cells of a row are formatted.
+struct NodeRow<'a> {
     node: &'a Node,
     status: Option<&'a Status>,
     leader: Option<&'a Status>,
-    /// The leader's view of this node.
+    /// The leader's view of this node; `None` for the leader itself.
     peer: Option<&'a PeerStatus>,
     now: Duration,
 }
 
-struct Column {
+/// A column of the table of nodes.
+struct NodeColumn {
     title: &'static str,
+    /// The minimum width of a cell, in characters.
     width: usize,
     /// Whether the column holds numbers, which are right-aligned.
-    is_figure: bool,
+    is_number: bool,
     /// Terminals narrower than this hide the column.
-    from: u16,
-    cell: fn(&Row) -> String,
+    min_width: u16,
+    cell: fn(&NodeRow) -> String,
 }
 
-/// The columns in order. On an 80-column terminal the last one has 17 columns left.
-const COLUMNS: &[Column] = &[
-    Column { title: "node", width: 5, is_figure: false, from: 0, cell: |row| row.node.name() },
-    Column { title: "role", width: 12, is_figure: false, from: 0, cell: role },
-    Column { title: "term", width: 5, is_figure: true, from: 46, cell: |row| of(row, |status| status.term) },
-    Column { title: "commit", width: 9, is_figure: true, from: 56, cell: |row| of(row, |status| status.commit) },
-    Column { title: "applied", width: 9, is_figure: true, from: 66, cell: |row| of(row, |status| status.applied) },
-    Column { title: "lag", width: 7, is_figure: true, from: 40, cell: lag },
-    Column { title: "fsync p99", width: 9, is_figure: true, from: 78, cell: fsync },
-    Column { title: "log", width: 9, is_figure: true, from: 100, cell: log },
-    Column { title: "snapshot", width: 9, is_figure: true, from: 100, cell: snapshot },
-    Column { title: "address", width: 19, is_figure: false, from: 118, cell: |row| row.node.endpoint.clone() },
-    Column { title: "state", width: 0, is_figure: false, from: 0, cell: state },
+/// The columns in order. On a terminal that is 80 characters wide, 17 characters remain for the last column.
+const COLUMNS: &[NodeColumn] = &[
+    NodeColumn { title: "node", width: 5, is_number: false, min_width: 0, cell: |row| row.node.name() },
+    NodeColumn { title: "role", width: 12, is_number: false, min_width: 0, cell: role_cell },
+    NodeColumn {
+        title: "term",
+        width: 5,
+        is_number: true,
+        min_width: 46,
+        cell: |row| status_number(row, |status| status.term),
+    },
+    NodeColumn {
+        title: "commit",
+        width: 9,
+        is_number: true,
+        min_width: 56,
+        cell: |row| status_number(row, |status| status.commit),
+    },
+    NodeColumn {
+        title: "applied",
+        width: 9,
+        is_number: true,
+        min_width: 66,
+        cell: |row| status_number(row, |status| status.applied),
+    },
+    NodeColumn { title: "lag", width: 7, is_number: true, min_width: 40, cell: lag_cell },
+    NodeColumn { title: "fsync p99", width: 9, is_number: true, min_width: 78, cell: fsync_cell },
+    NodeColumn { title: "log", width: 9, is_number: true, min_width: 100, cell: log_cell },
+    NodeColumn { title: "snapshot", width: 9, is_number: true, min_width: 100, cell: snapshot_cell },
+    NodeColumn { title: "address", width: 19, is_number: false, min_width: 118, cell: |row| row.node.endpoint.clone() },
+    NodeColumn { title: "state", width: 0, is_number: false, min_width: 0, cell: state_cell },
 ];
 
 /// The header line, for a terminal of this width.
-pub fn titles(width: u16) -> String {
-    line(width, |column| column.title.to_owned())
+pub fn header_line(width: u16) -> String {
+    format_line(width, |column| column.title.to_owned())
 }
 
-pub fn row(model: &Model, node: &Node, width: u16) -> String {
+/// The line of a node, for a terminal of this width.
+pub fn format_row(model: &Model, node: &Node, width: u16) -> String {
     let leader = model.leader();
     let peer = leader.and_then(|leader| leader.peers.iter().find(|peer| Some(peer.node) == node.id));
-    let row = Row { node, status: node.status(), leader, peer, now: model.now() };
-    line(width, |column| (column.cell)(&row))
+    let row = NodeRow { node, status: node.status(), leader, peer, now: model.now() };
+    format_line(width, |column| (column.cell)(&row))
 }
 
-fn line(width: u16, cell: impl Fn(&Column) -> String) -> String {
-    let cells = COLUMNS.iter().filter(|column| column.from <= width).map(|column| match column.is_figure {
+fn format_line(width: u16, cell: impl Fn(&NodeColumn) -> String) -> String {
+    let cells = COLUMNS.iter().filter(|column| column.min_width <= width).map(|column| match column.is_number {
         true => format!("{:>width$}", cell(column), width = column.width),
         false => format!("{:<width$}", cell(column), width = column.width),
     });
     cells.collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }
 
-fn of(row: &Row, figure: fn(&Status) -> u64) -> String {
-    row.status.map_or_else(none, |status| figure(status).to_string())
+fn status_number(row: &NodeRow, read_number: fn(&Status) -> u64) -> String {
+    row.status.map_or_else(dash, |status| read_number(status).to_string())
 }
 
-fn none() -> String {
+fn dash() -> String {
     "-".to_owned()
 }
 
-fn role(row: &Row) -> String {
-    let Some(status) = row.status else { return none() };
+fn role_cell(row: &NodeRow) -> String {
+    let Some(status) = row.status else { return dash() };
     match row.leader {
-        // It does not know the new leader yet.
+        // The node still calls itself leader: it has not learned of the leader with the higher term yet.
         Some(leader) if status.role == RoleName::Leader && leader.node != status.node => "old leader".to_owned(),
         _ => status.role.to_string(),
     }
 }
 
 /// The number of entries that the node lags behind. The leader's figure covers silent nodes as well.
-fn lag(row: &Row) -> String {
+fn lag_cell(row: &NodeRow) -> String {
     match (row.peer, row.leader, row.status) {
-        (Some(peer), ..) => peer.known_lag().map_or_else(none, |lag| lag.to_string()),
+        (Some(peer), ..) => peer.known_lag().map_or_else(dash, |lag| lag.to_string()),
         (None, Some(leader), Some(status)) if leader.node == status.node => {
             status.last.saturating_sub(status.durable).to_string()
         }
-        _ => none(),
+        _ => dash(),
     }
 }
 
-fn fsync(row: &Row) -> String {
+fn fsync_cell(row: &NodeRow) -> String {
     match row.status {
         Some(status) if !status.fsync => "OFF".to_owned(),
-        Some(status) => ms(status.disk.sync_p99_us),
-        None => none(),
+        Some(status) => format_ms(status.disk.sync_p99_us),
+        None => dash(),
     }
 }
 
-/// Formats microseconds as milliseconds.
-pub fn ms(us: f64) -> String {
+/// Formats microseconds as milliseconds: 310.0 as "0.31 ms".
+pub fn format_ms(us: f64) -> String {
     let digits = if us < 100_000.0 { 2 } else { 0 };
     format!("{:.digits$} ms", us / 1000.0)
 }
 
-fn log(row: &Row) -> String {
-    row.status.map_or_else(none, |status| size(status.log.bytes))
+fn log_cell(row: &NodeRow) -> String {
+    row.status.map_or_else(dash, |status| format_size(status.log.bytes))
 }
 
 /// The last index of the newest snapshot.
-fn snapshot(row: &Row) -> String {
+fn snapshot_cell(row: &NodeRow) -> String {
     match row.status.map(|status| &status.log) {
         Some(log) if log.snapshot > 0 => log.snapshot.to_string(),
-        _ => none(),
+        _ => dash(),
     }
 }
 
-fn size(bytes: u64) -> String {
+fn format_size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
 
-/// The state of the child process, if it is one, and whether the node answers.
-fn state(row: &Row) -> String {
-    match (row.node.process, &row.node.found) {
-        (Some(Process::Frozen), _) => "frozen".to_owned(),
-        (Some(Process::Returns { seconds }), _) => format!("restarts in {seconds} s"),
-        (Some(Process::Away), _) => match row.node.id {
+/// The state of the node's process, if the node is a child process, and whether the node answers.
+fn state_cell(row: &NodeRow) -> String {
+    match (row.node.process, &row.node.poll_result) {
+        (Some(ProcessState::Frozen), _) => "frozen".to_owned(),
+        (Some(ProcessState::Restarting { seconds }), _) => format!("restarts in {seconds} s"),
+        (Some(ProcessState::Down), _) => match row.node.id {
             Some(id) => format!("dead, press {id}"),
             None => "dead".to_owned(),
         },
-        (_, Some(PollResult::Answer(status))) => of_an_answer(row, status),
-        (Some(Process::Runs), Some(PollResult::Nobody) | None) => "starts".to_owned(),
-        (None, Some(PollResult::Nobody)) => "down".to_owned(),
+        (_, Some(PollResult::Answer(status))) => answering_state(row, status),
+        (Some(ProcessState::Running), Some(PollResult::NotListening) | None) => "starts".to_owned(),
+        (None, Some(PollResult::NotListening)) => "down".to_owned(),
         (None, None) => "…".to_owned(),
-        (_, Some(PollResult::Silence)) => match row.node.heard {
-            Some(heard) => format!("silent {} s", row.now.saturating_sub(heard).as_secs()),
+        (_, Some(PollResult::NoAnswer)) => match row.node.last_answer {
+            Some(last_answer) => format!("silent {} s", row.now.saturating_sub(last_answer).as_secs()),
             None => "silent".to_owned(),
         },
     }
 }
 
-fn of_an_answer(row: &Row, status: &Status) -> String {
-    let words = match row.peer {
+fn answering_state(row: &NodeRow, status: &Status) -> String {
+    let text = match row.peer {
         _ if status.low_space => "low disk space",
         Some(peer) if peer.stage == "snapshot" => "gets a snapshot",
         _ if status.log.taking => "takes a snapshot",
@@ -148,5 +169,5 @@ fn of_an_answer(row: &Row, status: &Status) -> String {
         _ if row.node.process.is_some() => "runs",
         _ => "answers",
     };
-    words.to_owned()
+    text.to_owned()
 }

@@ -11,67 +11,70 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 /// Pause between two status requests to the same node.
-const PAUSE: Duration = Duration::from_millis(250);
-/// Timeout of a status request; a node that does not answer within it is silent.
-const PATIENCE: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The timeout of a status request. A node that does not answer in time is shown as silent.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An observation and its time.
+/// An observation, and the time at which it was made.
 pub type TimedObservation = (Instant, Observation);
 
 /// The bounded channel for observations. When it is full, a polling thread blocks, and the load drops its sample.
-pub type Sink = SyncSender<TimedObservation>;
+pub type ObservationSender = SyncSender<TimedObservation>;
 
-/// The polling threads, one per endpoint. They end when this is dropped, or when the channel is closed.
-pub struct Poll {
-    sink: Sink,
+/// The polling threads, one per endpoint. They end when the poller is dropped, or when the channel is closed.
+pub struct StatusPoller {
+    sender: ObservationSender,
     /// TLS keys, if the connections are encrypted.
     keys: Option<Keys>,
     /// The stop flag of the polling thread of each endpoint.
     stop_flags: BTreeMap<String, Arc<AtomicBool>>,
 }
 
-impl Poll {
-    /// A poll without any endpoint.
-    pub fn new(sink: Sink, keys: Option<Keys>) -> Poll {
-        Poll { sink, keys, stop_flags: BTreeMap::new() }
+impl StatusPoller {
+    /// A poller without endpoints. `sender` receives the results.
+    pub fn new(sender: ObservationSender, keys: Option<Keys>) -> StatusPoller {
+        StatusPoller { sender, keys, stop_flags: BTreeMap::new() }
     }
 
-    /// Polls exactly these endpoints: starts threads for new ones and stops those of the others.
-    pub fn follow(&mut self, endpoints: &[String]) {
+    /// Polls exactly these endpoints: starts a thread for each new endpoint, and stops the threads of all others.
+    pub fn set_endpoints(&mut self, endpoints: &[String]) {
         self.stop_flags.retain(|endpoint, stop| {
-            let stays = endpoints.contains(endpoint);
-            stop.store(!stays, Ordering::Relaxed);
-            stays
+            let is_kept = endpoints.contains(endpoint);
+            stop.store(!is_kept, Ordering::Relaxed);
+            is_kept
         });
         for endpoint in endpoints {
             if !self.stop_flags.contains_key(endpoint) {
                 let stop = Arc::new(AtomicBool::new(false));
                 self.stop_flags.insert(endpoint.clone(), stop.clone());
-                let (endpoint, sink, keys) = (endpoint.clone(), self.sink.clone(), self.keys.clone());
-                std::thread::spawn(move || ask(&endpoint, keys, &sink, &stop));
+                let (endpoint, sender, keys) = (endpoint.clone(), self.sender.clone(), self.keys.clone());
+                std::thread::spawn(move || poll_endpoint(&endpoint, keys, &sender, &stop));
             }
         }
     }
 }
 
-impl Drop for Poll {
+impl Drop for StatusPoller {
     fn drop(&mut self) {
         self.stop_flags.values().for_each(|stop| stop.store(true, Ordering::Relaxed));
     }
 }
 
-fn ask(endpoint: &str, keys: Option<Keys>, sink: &Sink, stop: &AtomicBool) {
-    let options = Options { timeout: PATIENCE, patience: PATIENCE, keys, ..Options::default() };
+fn poll_endpoint(endpoint: &str, keys: Option<Keys>, sender: &ObservationSender, stop: &AtomicBool) {
+    let options = Options { timeout: STATUS_TIMEOUT, node_timeout: STATUS_TIMEOUT, keys, ..Options::default() };
     let client = Client::with([endpoint], options);
     while !stop.load(Ordering::Relaxed) {
-        let found = match client.status(endpoint) {
+        let poll_result = match client.status(endpoint) {
             Ok(status) => PollResult::Answer(Box::new(status)),
-            Err(ClientError::Refused(tried)) if tried.took < PATIENCE => PollResult::Nobody,
-            Err(_) => PollResult::Silence,
+            Err(ClientError::Refused(tried)) if tried.took < STATUS_TIMEOUT => PollResult::NotListening,
+            Err(_) => PollResult::NoAnswer,
         };
-        if sink.send((Instant::now(), Observation::Looked { endpoint: endpoint.to_owned(), found })).is_err() {
+        if sender
+            .send((Instant::now(), Observation::StatusPolled { endpoint: endpoint.to_owned(), poll_result }))
+            .is_err()
+        {
             return;
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }

@@ -1,9 +1,9 @@
 //! Draws the model on a screen of any size. Colors carry no information that the text does not.
 
 use super::event_log::Severity;
-use super::keys::{self, Reach};
-use super::model::{Event, Load, Model, Sample};
-use super::node::Process;
+use super::keys::{self, NodeControl};
+use super::model::{Event, LoadSample, LoadState, Model};
+use super::node::ProcessState;
 use super::node_table;
 use drave::types::Membership;
 use ratatui::Frame;
@@ -13,99 +13,102 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{RenderDirection, Sparkline};
 use std::time::Duration;
 
+/// The options of the drawing that are not part of the model.
 #[derive(Clone, Copy, Debug)]
 pub struct DrawOptions {
-    /// The keys available.
-    pub reach: Reach,
-    /// Whether to use colors.
-    pub colours: bool,
+    /// The control over the nodes, which determines the keys that the help names.
+    pub control: NodeControl,
+    /// Whether colors are used in addition to bold text.
+    pub colors: bool,
 }
 
-/// Screens with fewer rows have no empty rows.
+/// Screens with fewer rows have no empty rows between their parts.
 const ROWS_FOR_GAPS: u16 = 20;
-/// With fewer rows left, the graph is omitted and events take all of them.
-const ROWS_FOR_A_GRAPH: u16 = 7;
+/// If fewer rows remain below the nodes, the graph is omitted and the events take all of these rows.
+const ROWS_FOR_GRAPH: u16 = 7;
 
 impl DrawOptions {
-    /// With colors, unless `NO_COLOR` is set and not empty.
-    pub fn from_environment(reach: Reach) -> DrawOptions {
-        DrawOptions { reach, colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
+    /// The options for `control`, with colors unless `NO_COLOR` is set and not empty.
+    pub fn from_environment(control: NodeControl) -> DrawOptions {
+        DrawOptions { control, colors: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
     }
 
-    fn coloured(&self, colour: Color) -> Style {
-        if self.colours { Style::new().fg(colour) } else { Style::new() }
+    fn color_style(&self, color: Color) -> Style {
+        if self.colors { Style::new().fg(color) } else { Style::new() }
     }
 
-    fn tone(&self, tone: Severity) -> Style {
-        match tone {
-            Severity::Good => self.coloured(Color::Green),
+    fn severity_style(&self, severity: Severity) -> Style {
+        match severity {
+            Severity::Good => self.color_style(Color::Green),
             Severity::Plain => Style::new(),
-            Severity::Bad => self.coloured(Color::Red),
+            Severity::Bad => self.color_style(Color::Red),
         }
     }
 
-    fn title(&self) -> Style {
+    fn title_style(&self) -> Style {
         Style::new().add_modifier(Modifier::BOLD)
     }
 }
 
 /// Draws the whole model, or as much as fits.
-pub fn draw(model: &Model, look: &DrawOptions, frame: &mut Frame) {
-    let mut left = frame.area();
-    let gap = u16::from(left.height >= ROWS_FOR_GAPS);
-    let help = help(look, left.width);
-    let at_the_end = cut_from_below(&mut left, help.len() as u16);
-    put(frame, at_the_end, &help);
-    let row = cut(&mut left, 1);
-    put(frame, row, &[header(model, look)]);
-    cut(&mut left, gap);
-    nodes(model, look, frame, &mut left);
-    cut(&mut left, gap);
-    if left.height >= ROWS_FOR_A_GRAPH {
-        graph(model, look, frame, &mut left);
-        cut(&mut left, gap);
+pub fn draw(model: &Model, options: &DrawOptions, frame: &mut Frame) {
+    let mut remaining = frame.area();
+    let gap = u16::from(remaining.height >= ROWS_FOR_GAPS);
+    let help = help_lines(options, remaining.width);
+    let help_area = cut_bottom(&mut remaining, help.len() as u16);
+    put_lines(frame, help_area, &help);
+    let row = cut_top(&mut remaining, 1);
+    put_lines(frame, row, &[header_line(model, options)]);
+    cut_top(&mut remaining, gap);
+    draw_nodes(model, options, frame, &mut remaining);
+    cut_top(&mut remaining, gap);
+    if remaining.height >= ROWS_FOR_GRAPH {
+        draw_graph(model, options, frame, &mut remaining);
+        cut_top(&mut remaining, gap);
     }
-    events(model, look, frame, left);
+    draw_events(model, options, frame, remaining);
 }
 
-/// Cuts this many rows off the top, or as many as there are.
-fn cut(area: &mut Rect, rows: u16) -> Rect {
+/// Removes up to `rows` rows from the top of `area`; returns the rows removed.
+fn cut_top(area: &mut Rect, rows: u16) -> Rect {
     let rows = rows.min(area.height);
     let top = Rect { height: rows, ..*area };
     (area.y, area.height) = (area.y + rows, area.height - rows);
     top
 }
 
-/// Cuts rows off the bottom.
-fn cut_from_below(area: &mut Rect, rows: u16) -> Rect {
+/// Removes up to `rows` rows from the bottom of `area`; returns the rows removed.
+fn cut_bottom(area: &mut Rect, rows: u16) -> Rect {
     let rows = rows.min(area.height);
     area.height -= rows;
     Rect { y: area.y + area.height, height: rows, ..*area }
 }
 
-fn put(frame: &mut Frame, area: Rect, lines: &[Line]) {
+fn put_lines(frame: &mut Frame, area: Rect, lines: &[Line]) {
     for (line, y) in lines.iter().zip(area.y..area.bottom()) {
         frame.buffer_mut().set_line(area.x, y, line, area.width);
     }
 }
 
-fn header(model: &Model, look: &DrawOptions) -> Line<'static> {
-    let (answer, all) = (model.answered().count(), model.nodes.len());
-    let (leads, style) = match model.leader() {
-        Some(leader) => (format!("n{} leads term {}", leader.node, leader.term), look.tone(Severity::Good)),
-        None => (nobody(model), look.tone(Severity::Bad)),
+fn header_line(model: &Model, options: &DrawOptions) -> Line<'static> {
+    let (answering, total) = (model.statuses().count(), model.nodes.len());
+    let (leader_text, style) = match model.leader() {
+        Some(leader) => {
+            (format!("n{} leads term {}", leader.node, leader.term), options.severity_style(Severity::Good))
+        }
+        None => (no_leader_text(model), options.severity_style(Severity::Bad)),
     };
     Line::from(vec![
-        Span::styled(model.title.clone(), look.title()),
+        Span::styled(model.title.clone(), options.title_style()),
         Span::raw(" · "),
-        Span::styled(leads, style.add_modifier(Modifier::BOLD)),
-        Span::raw(format!(" · {answer} of {all} answer · {} · {}", clock(model.now()), model.place)),
+        Span::styled(leader_text, style.add_modifier(Modifier::BOLD)),
+        Span::raw(format!(" · {answering} of {total} answer · {} · {}", format_clock(model.now()), model.location)),
     ])
 }
 
 /// The text for a cluster without a leader, with the size of a quorum if it is known.
-fn nobody(model: &Model) -> String {
-    let members = model.answered().max_by_key(|status| status.term).map(|status| &status.members);
+fn no_leader_text(model: &Model) -> String {
+    let members = model.statuses().max_by_key(|status| status.term).map(|status| &status.members);
     let voters = members.map_or(0, |members| members.iter().filter(|member| member.kind == "voter").count());
     match voters {
         0 => "no leader".to_owned(),
@@ -114,7 +117,7 @@ fn nobody(model: &Model) -> String {
 }
 
 /// Formats the time since the view was opened: `mm:ss`, with hours if there are any.
-fn clock(at: Duration) -> String {
+fn format_clock(at: Duration) -> String {
     let seconds = at.as_secs();
     match seconds / 3600 {
         0 => format!("{:02}:{:02}", seconds / 60, seconds % 60),
@@ -122,74 +125,83 @@ fn clock(at: Duration) -> String {
     }
 }
 
-fn nodes(model: &Model, look: &DrawOptions, frame: &mut Frame, left: &mut Rect) {
-    let width = left.width;
-    let row = cut(left, 1);
-    put(frame, row, &[Line::styled(node_table::titles(width), look.title())]);
+fn draw_nodes(model: &Model, options: &DrawOptions, frame: &mut Frame, remaining: &mut Rect) {
+    let width = remaining.width;
+    let row = cut_top(remaining, 1);
+    put_lines(frame, row, &[Line::styled(node_table::header_line(width), options.title_style())]);
     for node in &model.nodes {
-        let leads = model.leader().is_some_and(|leader| node.status().is_some_and(|own| own.node == leader.node));
-        let well = node.status().is_some() && matches!(node.process, None | Some(Process::Runs));
-        let style = match (leads, well) {
-            (_, false) => look.tone(Severity::Bad),
-            (true, true) => look.tone(Severity::Good).add_modifier(Modifier::BOLD),
-            (false, true) => look.tone(Severity::Plain),
+        let is_leader = model.leader().is_some_and(|leader| node.status().is_some_and(|own| own.node == leader.node));
+        let is_healthy = node.status().is_some() && matches!(node.process, None | Some(ProcessState::Running));
+        let style = match (is_leader, is_healthy) {
+            (_, false) => options.severity_style(Severity::Bad),
+            (true, true) => options.severity_style(Severity::Good).add_modifier(Modifier::BOLD),
+            (false, true) => options.severity_style(Severity::Plain),
         };
-        let row = cut(left, 1);
-        put(frame, row, &[Line::styled(node_table::row(model, node, width), style)]);
+        let row = cut_top(remaining, 1);
+        put_lines(frame, row, &[Line::styled(node_table::format_row(model, node, width), style)]);
     }
 }
 
-fn graph(model: &Model, look: &DrawOptions, frame: &mut Frame, left: &mut Rect) {
-    let title = cut(left, 1);
-    let bars = cut(left, (left.height / 3).clamp(1, 8));
-    let below = cut(left, 1);
-    // The newest second is at the right edge.
-    let seconds: Vec<u64> = model.commits().rev().take(bars.width.into()).collect();
-    let (now, most) = (seconds.first().copied().unwrap_or(0), seconds.iter().copied().max().unwrap_or(0));
-    let figures = format!("  {now} now · max {most} in {} s", seconds.len());
-    put(frame, title, &[Line::from(vec![Span::styled("commits a second", look.title()), Span::raw(figures)])]);
-    let graph = Sparkline::default().direction(RenderDirection::RightToLeft).max(most.max(1));
-    frame.render_widget(graph.data(seconds).style(look.coloured(Color::Cyan)), bars);
-    put(frame, below, &[Line::raw(load(&model.load))]);
+fn draw_graph(model: &Model, options: &DrawOptions, frame: &mut Frame, remaining: &mut Rect) {
+    let title_area = cut_top(remaining, 1);
+    let bar_area = cut_top(remaining, (remaining.height / 3).clamp(1, 8));
+    let load_area = cut_top(remaining, 1);
+    // Takes the newest rates, as many as fit: the newest is drawn at the right edge.
+    let commit_rates: Vec<u64> = model.commit_rates().rev().take(bar_area.width.into()).collect();
+    let (now, max) = (commit_rates.first().copied().unwrap_or(0), commit_rates.iter().copied().max().unwrap_or(0));
+    let figures = format!("  {now} now · max {max} in {} s", commit_rates.len());
+    put_lines(
+        frame,
+        title_area,
+        &[Line::from(vec![Span::styled("commits a second", options.title_style()), Span::raw(figures)])],
+    );
+    let graph = Sparkline::default().direction(RenderDirection::RightToLeft).max(max.max(1));
+    frame.render_widget(graph.data(commit_rates).style(options.color_style(Color::Cyan)), bar_area);
+    put_lines(frame, load_area, &[Line::raw(load_text(&model.load))]);
 }
 
-fn load(load: &Load) -> String {
+fn load_text(load: &LoadState) -> String {
     match load {
-        Load::Off => "load off: latency is measured only under load".to_owned(),
-        Load::On(Sample { per_second, under_way, latency, failed }) => {
-            let latency = match latency {
+        LoadState::Off => "load off: latency is measured only under load".to_owned(),
+        LoadState::On(LoadSample { writes_per_second, in_flight, latency_us, failed_writes }) => {
+            let latency = match latency_us {
                 Some((p50, p99)) => {
-                    format!("p50 {} · p99 {}", node_table::ms(*p50 as f64), node_table::ms(*p99 as f64))
+                    format!("p50 {} · p99 {}", node_table::format_ms(*p50 as f64), node_table::format_ms(*p99 as f64))
                 }
                 None => "no answers".to_owned(),
             };
-            let failed = if *failed > 0 { format!(" · {failed} failed") } else { String::new() };
-            format!("load {per_second}/s · {under_way} in flight · {latency} (last 5 s){failed}")
+            let failed_writes = if *failed_writes > 0 { format!(" · {failed_writes} failed") } else { String::new() };
+            format!("load {writes_per_second}/s · {in_flight} in flight · {latency} (last 5 s){failed_writes}")
         }
     }
 }
 
-fn events(model: &Model, look: &DrawOptions, frame: &mut Frame, mut left: Rect) {
-    let title = cut(&mut left, 1);
-    put(frame, title, &[Line::styled("events", look.title())]);
-    let newest = model.events.iter().rev().take(left.height.into());
-    let lines: Vec<Line> = newest
-        .map(|Event { at, told }| Line::styled(format!("{}  {}", clock(*at), told.text), look.tone(told.tone)))
+fn draw_events(model: &Model, options: &DrawOptions, frame: &mut Frame, mut remaining: Rect) {
+    let title_area = cut_top(&mut remaining, 1);
+    put_lines(frame, title_area, &[Line::styled("events", options.title_style())]);
+    let newest_events = model.events.iter().rev().take(remaining.height.into());
+    let lines: Vec<Line> = newest_events
+        .map(|Event { at, description }| {
+            Line::styled(
+                format!("{}  {}", format_clock(*at), description.text),
+                options.severity_style(description.severity),
+            )
+        })
         .collect();
-    put(frame, left, &lines);
+    put_lines(frame, remaining, &lines);
 }
 
-/// The keys, on as many lines as they need.
-fn help(look: &DrawOptions, width: u16) -> Vec<Line<'static>> {
+/// The available keys and their actions, on as many lines as they need.
+fn help_lines(options: &DrawOptions, width: u16) -> Vec<Line<'static>> {
     let mut lines: Vec<Line> = Vec::new();
-    for (key, does) in keys::help(look.reach) {
-        let words = [Span::styled(key, look.title()), Span::raw(" "), Span::raw(does)];
+    for (key, description) in keys::help_texts(options.control) {
+        let spans = [Span::styled(key, options.title_style()), Span::raw(" "), Span::raw(description)];
         match lines.last_mut() {
-            Some(line) if line.width() + 2 + key.len() + 1 + does.len() <= width.into() => {
+            Some(line) if line.width() + 2 + key.len() + 1 + description.len() <= width.into() => {
                 line.spans.push(Span::raw("  "));
-                line.spans.extend(words);
+                line.spans.extend(spans);
             }
-            _ => lines.push(Line::from(words.to_vec())),
+            _ => lines.push(Line::from(spans.to_vec())),
         }
     }
     lines

@@ -6,12 +6,12 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// A leader's status with every field set.
-fn full() -> Status {
+fn full_status() -> Status {
     let mut figures = crate::api::figures::Counters::default();
-    let gateway = GatewayFigures {
+    let gateway = GatewayCounters {
         refused: [("busy".to_owned(), 2)].into(),
         errors: [("malformed".to_owned(), 3)].into(),
-        ..GatewayFigures::default()
+        ..GatewayCounters::default()
     };
     figures.gateways.insert("redis".into(), gateway);
     figures.connections.insert("redis".into(), 1);
@@ -41,8 +41,8 @@ fn names(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn both_formats_contain_the_same_samples() {
-    let [plain, open] =
-        [ExpositionFormat::Plain, ExpositionFormat::OpenMetrics].map(|form| tell(&full(), Some((3, 1)), form).unwrap());
+    let [plain, open] = [ExpositionFormat::Plain, ExpositionFormat::OpenMetrics]
+        .map(|format| render(&full_status(), Some((3, 1)), format).unwrap());
     assert_eq!(names(&plain), names(&open));
     assert!(!plain.contains("# EOF") && open.ends_with("\n# EOF\n"));
     assert!(plain.contains("# TYPE drave_requests_total counter") && open.contains("# TYPE drave_requests counter"));
@@ -55,24 +55,27 @@ fn both_formats_contain_the_same_samples() {
         "drave_snapshot_age_seconds 1.5",
         "process_cpu_seconds_total 1.25",
     ] {
-        assert!([&plain, &open].iter().all(|text| text.lines().any(|line| line == sample)), "{sample} in\n{plain}");
+        assert!(
+            [&plain, &open].iter().all(|text| text.lines().any(|line| line == sample)),
+            "no sample {sample} in\n{plain}"
+        );
     }
 }
 
-/// The names of the metrics in a query, both ours and those of every program.
-fn used(query: &str) -> Vec<&str> {
+/// The names of the metrics in a query: those of the node, and those that every program has.
+fn metrics_in(query: &str) -> Vec<&str> {
     let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("drave_") || word.starts_with("process_")).collect()
 }
 
 /// Asserts that the metrics in these queries exist.
 fn expect_metrics_exist(queries: &[String]) {
-    let text = tell(&full(), Some((3, 1)), ExpositionFormat::Plain).unwrap();
-    let told = names(&text);
+    let text = render(&full_status(), Some((3, 1)), ExpositionFormat::Plain).unwrap();
+    let existing = names(&text);
     // Where the system does not provide figures of the process, they are omitted.
     let unknown = |name: &str| cfg!(not(target_os = "linux")) && name.starts_with("process_");
-    for name in queries.iter().flat_map(|query| used(query)).filter(|name| !unknown(name)) {
-        assert!(told.contains(name), "no metric {name} in\n{text}");
+    for name in queries.iter().flat_map(|query| metrics_in(query)).filter(|name| !unknown(name)) {
+        assert!(existing.contains(name), "no metric {name} in\n{text}");
     }
 }
 
@@ -83,13 +86,13 @@ fn every_alert_uses_existing_metrics() {
     assert!(rules.len() > 15);
     for rule in &rules {
         for key in ["expr: ", "labels: { severity: ", "annotations:", "summary: \"", "advice: \""] {
-            assert_eq!(rule.matches(key).count(), 1, "{key} in {rule}");
+            assert_eq!(rule.matches(key).count(), 1, "the rule has {key:?} not exactly once: {rule}");
         }
         assert!(rule.contains("severity: warning }") || rule.contains("severity: critical }"), "{rule}");
     }
     let queries = rules.iter().filter_map(|rule| rule.split("expr: ").nth(1)?.lines().next());
     let queries: Vec<String> = queries.map(str::to_owned).collect();
-    assert!(queries.iter().all(|query| !used(query).is_empty()));
+    assert!(queries.iter().all(|query| !metrics_in(query).is_empty()));
     expect_metrics_exist(&queries);
 }
 
@@ -98,12 +101,12 @@ fn every_dashboard_panel_uses_existing_metrics() {
     let dashboard: Value = serde_json::from_str(include_str!("../../../../docs/grafana.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let mut queries = Vec::new();
-    let mut places = BTreeSet::new();
+    let mut positions = BTreeSet::new();
     for panel in panels {
         let targets = panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
         assert_eq!(targets.is_empty(), panel["type"] == "row", "{panel}");
         assert!(panel["title"].as_str().is_some_and(|title| !title.is_empty()), "{panel}");
-        assert!(places.insert(panel["gridPos"].to_string()), "two panels at the same position: {panel}");
+        assert!(positions.insert(panel["gridPos"].to_string()), "two panels at the same position: {panel}");
         queries.extend(targets.iter().map(|target| target["expr"].as_str().unwrap().to_owned()));
     }
     let variables = dashboard["templating"]["list"].as_array().unwrap();

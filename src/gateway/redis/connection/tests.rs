@@ -1,77 +1,78 @@
-//! When a connection sends requests, and how it handles the answers: by example, without a socket.
+//! Tests of when a Redis connection sends requests to the node, and how it handles the replies, without a socket.
 
 use super::*;
 use crate::api::{Op, Outcome, Refusal, Request};
-use crate::gateway::redis::dispatch::{RequestContext, handle_reply};
-use crate::gateway::redis::gateway::{ClusterView, Follower, Options};
-use crate::pipeline::{COMMANDS_MAX, PATIENCE, READS_MAX, RETRY_INTERVAL};
+use crate::gateway::redis::dispatch::{RequestContext, handle_command};
+use crate::gateway::redis::gateway::{ClusterView, FollowerPolicy, Options};
+use crate::pipeline::{QUEUED_COMMANDS_MAX, READS_IN_FLIGHT_MAX, RETRY_INTERVAL, RETRY_TIMEOUT};
 use crate::types::{ClusterId, Index, NodeId, Position, SessionId, Term};
-use crate::wire::resp::Bounds;
+use crate::wire::resp::CommandLimits;
 use std::time::Duration;
 
-/// A connection, with its output.
+/// A client's connection without a socket: its state, its clock, and its output.
 struct Client {
-    talk: RedisConnection,
+    connection: RedisConnection,
     now: Time,
     out: BytesMut,
-    rests: bool,
+    output_full: bool,
 }
 
-fn scene() -> ClusterView {
+fn cluster_view() -> ClusterView {
     let node = NodeId::new(1).unwrap();
     ClusterView {
         node,
         cluster: ClusterId(7),
         leader: Some(node),
-        places: Vec::new(),
-        voters: 1,
-        follower: Follower::Forward,
+        members: Vec::new(),
+        voter_count: 1,
+        follower_policy: FollowerPolicy::Forward,
         port: 7501,
-        clients: 1,
+        client_count: 1,
         clients_max: 10,
-        accepted: 1,
-        commands: 0,
+        accepted_clients: 1,
+        received_commands: 0,
     }
 }
 
 impl Client {
     fn new() -> Client {
-        let guest = ClientState { known: true, ..ClientState::default() };
+        let client = ClientState { is_authenticated: true, ..ClientState::default() };
         let now = Time::ZERO + Duration::from_secs(1);
-        Client { talk: RedisConnection::new(guest), now, out: BytesMut::new(), rests: false }
+        Client { connection: RedisConnection::new(client), now, out: BytesMut::new(), output_full: false }
     }
 
-    /// A client with an open session of that number.
+    /// A client with an open session whose id is `id`.
     fn in_session(id: u64) -> Client {
         let mut client = Client::new();
-        client.talk.pipeline.opened(client.now, Ok(SessionId(id)));
+        client.connection.pipeline.handle_session_opened(client.now, Ok(SessionId(id)));
         client
     }
 
     /// Sends lines. Returns the requests that the connection then sends.
-    fn say(&mut self, lines: &str) -> Vec<NodeRequest> {
+    fn send_lines(&mut self, lines: &str) -> Vec<NodeRequest> {
         let mut input = BytesMut::from(lines.as_bytes());
-        while let Some(words) = self.talk.reader.next(&mut input, Bounds::KNOWN).unwrap() {
+        while let Some(args) = self.connection.reader.next(&mut input, CommandLimits::AUTHENTICATED).unwrap() {
             let options = Options::default();
-            let setting = RequestContext { now: self.now, options: &options, scene: &scene, stopping: false };
-            assert!(handle_reply(&mut self.talk, &words, &mut self.out, &setting));
+            let context =
+                RequestContext { now: self.now, options: &options, cluster_view: &cluster_view, stopping: false };
+            assert!(handle_command(&mut self.connection, &args, &mut self.out, &context));
         }
         self.pump()
     }
 
     fn pump(&mut self) -> Vec<NodeRequest> {
-        let mut wants = Vec::new();
-        self.talk.pump(self.now, &mut self.out, self.rests, &mut wants);
-        wants
+        let mut requests = Vec::new();
+        self.connection.pump(self.now, &mut self.out, self.output_full, &mut requests);
+        requests
     }
 
     /// Passes an answer of the node to the connection. Returns the requests that the connection then sends.
     fn handle_reply(&mut self, number: u64, reply: Reply) -> Vec<NodeRequest> {
-        self.talk.handle_reply(number, reply);
+        self.connection.handle_reply(number, reply);
         self.pump()
     }
 
-    fn later(&mut self, by: Duration) -> Vec<NodeRequest> {
+    fn pump_after(&mut self, by: Duration) -> Vec<NodeRequest> {
         self.now = self.now + by;
         self.pump()
     }
@@ -90,162 +91,165 @@ fn answered(answer: &Answer) -> Reply {
     Reply::Answer { applied: Index(9), answer: answer.encode() }
 }
 
-type Asked = (u64, Option<(u64, u64, u64)>);
+type SentRequest = (u64, Option<(u64, u64, u64)>);
 
 /// The requests: their numbers, and for writes the session, the sequence number, and the first outstanding number.
-fn asked(wants: &[NodeRequest]) -> Vec<Asked> {
-    let one = |want: &NodeRequest| match want {
-        NodeRequest::Session => panic!("a session was requested"),
-        NodeRequest::Answer(number, Request::Propose { op }) => match Op::decode(op.clone()).unwrap() {
-            Op::Execute { session, seq, first_outstanding: lowest, .. } => (*number, Some((session.0, seq, lowest))),
+fn sent_requests(requests: &[NodeRequest]) -> Vec<SentRequest> {
+    let describe = |request: &NodeRequest| match request {
+        NodeRequest::OpenSession => panic!("a new session is requested, and none is expected"),
+        NodeRequest::Send(number, Request::Propose { op }) => match Op::decode(op.clone()).unwrap() {
+            Op::Execute { session, seq, first_outstanding, .. } => (*number, Some((session.0, seq, first_outstanding))),
             other => panic!("{other:?}"),
         },
-        NodeRequest::Answer(number, _) => (*number, None),
+        NodeRequest::Send(number, _) => (*number, None),
     };
-    wants.iter().map(one).collect()
+    requests.iter().map(describe).collect()
 }
 
 #[test]
 fn first_write_opens_a_session() {
     let mut client = Client::new();
-    assert_eq!(asked(&client.say("GET k\r\n")), [(0, None)]);
-    assert_eq!(client.say("SET k v\r\n").len(), 0, "a write waits for the reads before it");
-    let wants = client.handle_reply(0, answered(&Answer::Value(None)));
-    assert!(matches!(wants[..], [NodeRequest::Session]));
-    assert_eq!(client.say("SET k w\r\n").len(), 0);
-    client.talk.pipeline.opened(client.now, Ok(SessionId(5)));
-    assert_eq!(asked(&client.pump()), [(1, Some((5, 1, 1))), (2, Some((5, 2, 1)))]);
+    assert_eq!(sent_requests(&client.send_lines("GET k\r\n")), [(0, None)]);
+    assert_eq!(client.send_lines("SET k v\r\n").len(), 0, "a write waits for the reads before it");
+    let requests = client.handle_reply(0, answered(&Answer::Value(None)));
+    assert!(matches!(requests[..], [NodeRequest::OpenSession]));
+    assert_eq!(client.send_lines("SET k w\r\n").len(), 0);
+    client.connection.pipeline.handle_session_opened(client.now, Ok(SessionId(5)));
+    assert_eq!(sent_requests(&client.pump()), [(1, Some((5, 1, 1))), (2, Some((5, 2, 1)))]);
     assert_eq!(client.take_output(), "$-1\r\n");
 }
 
 #[test]
 fn replies_keep_order_and_reads_wait_for_writes() {
     let mut client = Client::in_session(5);
-    let wants = client.say("SET a 1\r\nSET b 2\r\nPING\r\nGET a\r\nGET b\r\nSET a 3\r\n");
-    assert_eq!(asked(&wants), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1)))]);
+    let requests = client.send_lines("SET a 1\r\nSET b 2\r\nPING\r\nGET a\r\nGET b\r\nSET a 3\r\n");
+    assert_eq!(sent_requests(&requests), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1)))]);
     assert_eq!(client.handle_reply(1, done(&Answer::Done)).len(), 0);
     assert_eq!(client.take_output(), "");
-    assert_eq!(asked(&client.handle_reply(0, done(&Answer::Done))), [(3, None), (4, None)]);
+    assert_eq!(sent_requests(&client.handle_reply(0, done(&Answer::Done))), [(3, None), (4, None)]);
     assert_eq!(client.take_output(), "+OK\r\n+OK\r\n+PONG\r\n");
     assert_eq!(client.handle_reply(4, answered(&Answer::Value(None))).len(), 0);
-    assert_eq!(asked(&client.handle_reply(3, answered(&Answer::Value(None)))), [(5, Some((5, 3, 3)))]);
+    assert_eq!(sent_requests(&client.handle_reply(3, answered(&Answer::Value(None)))), [(5, Some((5, 3, 3)))]);
     assert_eq!(client.take_output(), "$-1\r\n$-1\r\n");
 }
 
 #[test]
 fn lost_writes_are_retried_once_all_are_answered() {
     let mut client = Client::in_session(5);
-    client.say("INCR n\r\nINCR n\r\n");
+    client.send_lines("INCR n\r\nINCR n\r\n");
     assert_eq!(client.handle_reply(0, Reply::Unknown).len(), 0);
-    assert_eq!(client.say("INCR n\r\n").len(), 0, "no write overtakes one that may be retried");
+    assert_eq!(client.send_lines("INCR n\r\n").len(), 0, "no write overtakes one that may be retried");
     assert_eq!(client.handle_reply(1, Reply::Refused(Refusal::Busy)).len(), 0);
-    assert!(client.talk.pipeline.deadline() > client.now, "the retry is due later");
-    let again = client.later(RETRY_INTERVAL);
-    assert_eq!(asked(&again), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
+    assert!(client.connection.pipeline.deadline() > client.now, "the retry is due later");
+    let retried = client.pump_after(RETRY_INTERVAL);
+    assert_eq!(sent_requests(&retried), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
     for number in 0..3 {
         client.handle_reply(number, done(&Answer::Number(number as i64 + 1)));
     }
     assert_eq!(client.take_output(), ":1\r\n:2\r\n:3\r\n");
-    assert_eq!(client.talk.pipeline.deadline(), Time::NEVER);
+    assert_eq!(client.connection.pipeline.deadline(), Time::NEVER);
 }
 
 fn outcome(outcome: Outcome) -> Reply {
     Reply::Done { position: Position::new(Index(9), Term(1)), outcome }
 }
 
-/// A leadership transfer: the first write is lost, and the cluster executes none behind it.
+/// A leadership transfer: the first write is lost, so the cluster executes no later write of the session.
 #[test]
 fn writes_after_a_lost_one_are_retried_in_order() {
     let mut client = Client::in_session(5);
-    client.say("SET k a\r\nSET k b\r\nSET k c\r\nSET k d\r\n");
+    client.send_lines("SET k a\r\nSET k b\r\nSET k c\r\nSET k d\r\n");
     client.handle_reply(0, Reply::Unknown);
     client.handle_reply(1, Reply::Refused(Refusal::Busy));
     client.handle_reply(2, outcome(Outcome::OutOfOrder));
     assert_eq!(client.handle_reply(3, outcome(Outcome::OutOfOrder)).len(), 0);
-    let again = [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1))), (3, Some((5, 4, 1)))];
-    assert_eq!(asked(&client.later(RETRY_INTERVAL)), again);
+    let retried = [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1))), (3, Some((5, 4, 1)))];
+    assert_eq!(sent_requests(&client.pump_after(RETRY_INTERVAL)), retried);
     (0..4).for_each(|number| drop(client.handle_reply(number, done(&Answer::Done))));
     assert_eq!(client.take_output(), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
 }
 
 #[test]
-fn next_write_skips_an_abandoned_number() {
+fn next_write_skips_an_abandoned_sequence_number() {
     let mut client = Client::in_session(5);
-    client.say("SET k a\r\n");
+    client.send_lines("SET k a\r\n");
     client.handle_reply(0, Reply::Unknown);
-    assert_eq!(asked(&client.later(RETRY_INTERVAL)), [(0, Some((5, 1, 1)))]);
-    // With an attempt that may be in a log, a missing leader is waited for: only the same number reveals its outcome.
+    assert_eq!(sent_requests(&client.pump_after(RETRY_INTERVAL)), [(0, Some((5, 1, 1)))]);
+    // An earlier attempt of the write may be in a log, so the connection waits for a leader: only a retry with the same
+    // sequence number reveals the outcome.
     client.handle_reply(0, Reply::Refused(Refusal::NoLeader));
-    assert_eq!(asked(&client.later(RETRY_INTERVAL)), [(0, Some((5, 1, 1)))]);
+    assert_eq!(sent_requests(&client.pump_after(RETRY_INTERVAL)), [(0, Some((5, 1, 1)))]);
     client.handle_reply(0, Reply::Refused(Refusal::NoLeader));
-    assert_eq!(client.later(PATIENCE).len(), 0);
+    assert_eq!(client.pump_after(RETRY_TIMEOUT).len(), 0);
     assert_eq!(client.take_output(), "-TIMEOUT outcome unknown\r\n");
-    assert_eq!(asked(&client.say("SET k b\r\n")), [(1, Some((5, 2, 2)))]);
+    assert_eq!(sent_requests(&client.send_lines("SET k b\r\n")), [(1, Some((5, 2, 2)))]);
 }
 
-/// The second write is too large, which leaves a gap until the first is answered.
+/// The second write is rejected as too large. The third skips its sequence number, but only once the first write is
+/// answered.
 #[test]
-fn rejected_number_is_skipped_after_earlier_answers() {
+fn rejected_sequence_number_is_skipped_after_earlier_answers() {
     let mut client = Client::in_session(5);
-    client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
+    client.send_lines("SET k a\r\nSET k b\r\nSET k c\r\n");
     client.handle_reply(1, Reply::Refused(Refusal::TooLarge { bytes: 9, limit: 8 }));
     client.handle_reply(2, outcome(Outcome::OutOfOrder));
     client.handle_reply(0, done(&Answer::Done));
-    assert_eq!(asked(&client.later(RETRY_INTERVAL)), [(2, Some((5, 3, 3)))]);
+    assert_eq!(sent_requests(&client.pump_after(RETRY_INTERVAL)), [(2, Some((5, 3, 3)))]);
 }
 
-/// The third write was refused and never proposed in the expired session. It must not keep its number there, or the
-/// writes behind it would be executed first, in the next session.
+/// The third write was refused and never proposed in the expired session. It must get a new sequence number in the next
+/// session, or later writes would be executed before it.
 #[test]
 fn expired_session_is_abandoned_by_all_its_writes() {
     let mut client = Client::in_session(5);
-    client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
+    client.send_lines("SET k a\r\nSET k b\r\nSET k c\r\n");
     client.handle_reply(0, outcome(Outcome::SessionExpired));
     client.handle_reply(1, Reply::Unknown);
     client.handle_reply(2, Reply::Refused(Refusal::Busy));
-    assert!(matches!(client.later(RETRY_INTERVAL)[..], [NodeRequest::Session]));
-    client.say("SET k d\r\n");
-    client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
-    assert_eq!(asked(&client.pump()), [(0, Some((6, 1, 1))), (2, Some((6, 2, 1))), (3, Some((6, 3, 1)))]);
+    assert!(matches!(client.pump_after(RETRY_INTERVAL)[..], [NodeRequest::OpenSession]));
+    client.send_lines("SET k d\r\n");
+    client.connection.pipeline.handle_session_opened(client.now, Ok(SessionId(6)));
+    assert_eq!(sent_requests(&client.pump()), [(0, Some((6, 1, 1))), (2, Some((6, 2, 1))), (3, Some((6, 3, 1)))]);
 }
 
 #[test]
 fn timeout_reports_the_outcome_if_known() {
-    for (first, told) in [
+    for (first, expected) in [
         (Reply::Unknown, "-TIMEOUT outcome unknown\r\n"),
         (Reply::Refused(Refusal::Stopping), "-CLUSTERDOWN the node is stopping\r\n"),
     ] {
         let mut client = Client::in_session(5);
-        client.say("SET k v\r\n");
+        client.send_lines("SET k v\r\n");
         client.handle_reply(0, first);
         for _ in 0..3 {
-            assert_eq!(asked(&client.later(PATIENCE / 4)), [(0, Some((5, 1, 1)))]);
+            assert_eq!(sent_requests(&client.pump_after(RETRY_TIMEOUT / 4)), [(0, Some((5, 1, 1)))]);
             client.handle_reply(0, Reply::Refused(Refusal::Stopping));
         }
-        assert_eq!(client.later(PATIENCE).len(), 0);
-        assert_eq!(client.take_output(), told);
+        assert_eq!(client.pump_after(RETRY_TIMEOUT).len(), 0);
+        assert_eq!(client.take_output(), expected);
     }
     let mut client = Client::in_session(5);
-    client.say("SET k v\r\nGET k\r\n");
-    assert_eq!(asked(&client.handle_reply(0, Reply::Refused(Refusal::NoLeader))), [(1, None)]);
+    client.send_lines("SET k v\r\nGET k\r\n");
+    assert_eq!(sent_requests(&client.handle_reply(0, Reply::Refused(Refusal::NoLeader))), [(1, None)]);
     client.handle_reply(1, Reply::Refused(Refusal::NoLeader));
     assert_eq!(client.take_output(), "-CLUSTERDOWN No Raft leader\r\n-CLUSTERDOWN No Raft leader\r\n");
 }
 
 #[test]
 fn unapplied_write_moves_to_a_new_session() {
-    let lapsed = || Reply::Done { position: Position::new(Index(9), Term(1)), outcome: Outcome::SessionExpired };
+    let session_expired =
+        || Reply::Done { position: Position::new(Index(9), Term(1)), outcome: Outcome::SessionExpired };
     let mut client = Client::in_session(5);
-    client.say("SET a 1\r\nSET b 2\r\n");
+    client.send_lines("SET a 1\r\nSET b 2\r\n");
     client.handle_reply(0, Reply::Unknown);
     client.handle_reply(1, Reply::Refused(Refusal::Busy));
-    client.later(RETRY_INTERVAL);
-    client.handle_reply(0, lapsed());
-    client.handle_reply(1, lapsed());
-    assert!(matches!(client.later(RETRY_INTERVAL)[..], [NodeRequest::Session]));
+    client.pump_after(RETRY_INTERVAL);
+    client.handle_reply(0, session_expired());
+    client.handle_reply(1, session_expired());
+    assert!(matches!(client.pump_after(RETRY_INTERVAL)[..], [NodeRequest::OpenSession]));
     assert_eq!(client.take_output(), "-TIMEOUT outcome unknown\r\n", "the first write may have been applied");
-    client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
-    assert_eq!(asked(&client.pump()), [(1, Some((6, 1, 1)))]);
+    client.connection.pipeline.handle_session_opened(client.now, Ok(SessionId(6)));
+    assert_eq!(sent_requests(&client.pump()), [(1, Some((6, 1, 1)))]);
     client.handle_reply(1, done(&Answer::Done));
     assert_eq!(client.take_output(), "+OK\r\n");
 }
@@ -253,47 +257,53 @@ fn unapplied_write_moves_to_a_new_session() {
 #[test]
 fn write_fails_unapplied_if_no_session_opens() {
     let mut client = Client::new();
-    assert!(matches!(client.say("SET a 1\r\n")[..], [NodeRequest::Session]));
-    client.talk.pipeline.opened(client.now, Err(Some(Refusal::Busy)));
-    assert!(matches!(client.later(RETRY_INTERVAL)[..], [NodeRequest::Session]));
-    client.talk.pipeline.opened(client.now, Err(Some(Refusal::NoLeader)));
-    assert_eq!(client.later(RETRY_INTERVAL).len(), 0);
+    assert!(matches!(client.send_lines("SET a 1\r\n")[..], [NodeRequest::OpenSession]));
+    client.connection.pipeline.handle_session_opened(client.now, Err(Some(Refusal::Busy)));
+    assert!(matches!(client.pump_after(RETRY_INTERVAL)[..], [NodeRequest::OpenSession]));
+    client.connection.pipeline.handle_session_opened(client.now, Err(Some(Refusal::NoLeader)));
+    assert_eq!(client.pump_after(RETRY_INTERVAL).len(), 0);
     assert_eq!(client.take_output(), "-CLUSTERDOWN No Raft leader\r\n");
 }
 
 #[test]
 fn stalled_client_sends_nothing_and_its_queue_is_bounded() {
     let mut client = Client::in_session(5);
-    client.rests = true;
-    assert_eq!(client.say(&"GET k\r\n".repeat(COMMANDS_MAX)).len(), 0);
-    assert!(client.talk.pipeline.is_full());
-    client.rests = false;
-    assert_eq!(client.pump().len(), READS_MAX, "each reply may be long, so few reads are in flight");
+    client.output_full = true;
+    assert_eq!(client.send_lines(&"GET k\r\n".repeat(QUEUED_COMMANDS_MAX)).len(), 0);
+    assert!(client.connection.pipeline.is_full());
+    client.output_full = false;
+    assert_eq!(client.pump().len(), READS_IN_FLIGHT_MAX, "each reply may be long, so few reads are in flight");
     let mut client = Client::in_session(5);
     let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
-    assert_eq!(client.say(&large.repeat(4)).len(), 4);
-    assert!(!client.talk.pipeline.is_full());
-    client.say(&large);
-    assert!(client.talk.pipeline.is_full());
+    assert_eq!(client.send_lines(&large.repeat(4)).len(), 4);
+    assert!(!client.connection.pipeline.is_full());
+    client.send_lines(&large);
+    assert!(client.connection.pipeline.is_full());
 }
 
 #[test]
 fn oversized_transaction_is_discarded() {
     let mut client = Client::in_session(5);
     let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
-    client.say(&format!("MULTI\r\n{}", large.repeat(9)));
-    assert!(client.talk.block.as_ref().is_some_and(|block| block.spoiled && block.commands.is_empty()));
+    client.send_lines(&format!("MULTI\r\n{}", large.repeat(9)));
+    assert!(
+        client
+            .connection
+            .transaction
+            .as_ref()
+            .is_some_and(|transaction| transaction.has_errors && transaction.commands.is_empty())
+    );
     client.take_output();
-    assert_eq!(client.say("EXEC\r\n").len(), 0);
+    assert_eq!(client.send_lines("EXEC\r\n").len(), 0);
     assert_eq!(client.take_output(), "-EXECABORT Transaction discarded because of previous errors.\r\n");
 }
 
 #[test]
 fn reply_uses_protocol_version_of_its_request() {
     let mut client = Client::in_session(5);
-    client.say("GET a\r\nHELLO 3\r\nGET b\r\n");
+    client.send_lines("GET a\r\nHELLO 3\r\nGET b\r\n");
     client.handle_reply(0, answered(&Answer::Value(None)));
     client.handle_reply(2, answered(&Answer::Value(None)));
-    let told = client.take_output();
-    assert!(told.starts_with("$-1\r\n%7\r\n") && told.ends_with("_\r\n"), "{told}");
+    let output = client.take_output();
+    assert!(output.starts_with("$-1\r\n%7\r\n") && output.ends_with("_\r\n"), "{output}");
 }

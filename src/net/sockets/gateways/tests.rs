@@ -1,79 +1,79 @@
-//! Slow clients of the gateways, on event loops that the tests run by hand.
+//! Tests of slow gateway clients. The tests drive the event loop step by step, with a simulated clock.
 
 use super::super::Identity;
-use super::super::memory::Memory;
+use super::super::memory::ClientMemory;
 use super::*;
 use crate::api::Request;
 use crate::gateway::password::Password;
 use crate::machine::commands::Answer;
 use crate::net::options::Options;
-use crate::net::pressure::Pressure;
+use crate::net::pressure::MemoryPressure;
 use crate::types::{ClusterId, DiskId, Index, NodeId};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::net::TcpStream as Blocking;
+use std::net::TcpStream as BlockingStream;
 use std::time::{Duration, Instant};
 
-/// A node's sockets with its HTTP gateway, and its clock.
-struct Pumped {
+/// A node without its event loop: its connections with both gateways, and its clock.
+struct TestNode {
     net: Net,
     now: Time,
 }
 
-impl Pumped {
-    fn open() -> Pumped {
+impl TestNode {
+    fn open() -> TestNode {
         let me = Identity {
             node: NodeId::new(1).unwrap(),
             cluster: ClusterId(9),
             disk: DiskId(1),
             run: crate::types::Run { id: 1, starts: 1 },
         };
-        let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let mut net = Net::open(me, stream::listen(here).unwrap(), BTreeMap::new(), Options::default()).unwrap();
-        net.open_http(stream::listen(here).unwrap(), http::gateway::Options::default()).unwrap();
-        net.open_redis(stream::listen(here).unwrap(), crate::gateway::redis::gateway::Options::default()).unwrap();
-        Pumped { net, now: Time(1) }
+        let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut net = Net::open(me, stream::listen(loopback).unwrap(), BTreeMap::new(), Options::default()).unwrap();
+        net.open_http(stream::listen(loopback).unwrap(), http::gateway::Options::default()).unwrap();
+        net.open_redis(stream::listen(loopback).unwrap(), crate::gateway::redis::gateway::Options::default()).unwrap();
+        TestNode { net, now: Time(1) }
     }
 
-    fn dial(&mut self) -> Blocking {
+    fn dial(&mut self) -> BlockingStream {
         self.dial_at(GatewayKind::Http)
     }
 
-    fn dial_at(&mut self, kind: GatewayKind) -> Blocking {
-        let before = self.net.connections.clients();
-        let caller = Blocking::connect(self.net.gateways.address(kind).unwrap()).unwrap();
+    fn dial_at(&mut self, kind: GatewayKind) -> BlockingStream {
+        let before = self.net.connections.client_count();
+        let caller = BlockingStream::connect(self.net.gateways.address(kind).unwrap()).unwrap();
         caller.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        self.until("the client is connected", |net| net.connections.clients() > before);
+        self.until("the client is connected", |net| net.connections.client_count() > before);
         caller
     }
 
     /// A client whose socket accepts almost no bytes.
-    fn dial_without_reading(&mut self) -> Blocking {
-        let before = self.net.connections.clients();
+    fn dial_without_reading(&mut self) -> BlockingStream {
+        let before = self.net.connections.client_count();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.connect(&SockAddr::from(self.net.gateways.address(GatewayKind::Redis).unwrap())).unwrap();
-        self.until("the client is connected", |net| net.connections.clients() > before);
+        self.until("the client is connected", |net| net.connections.client_count() > before);
         socket.into()
     }
 
-    /// Like `pump`, but also answers each read with that value, a few at a time, as a node does.
+    /// Like `pump`, but also answers every read of the clients with `value`: a few reads at a time, as a node does.
     fn serve(&mut self, value: &[u8]) {
         let answer = Answer::Value(Some(value.to_vec().into())).encode();
         self.net.wait(Some(Duration::from_millis(1))).unwrap();
         self.net.poll_io(self.now);
-        let mut asked = Vec::new();
-        self.net.events(&mut asked);
-        while !asked.is_empty() {
-            for event in asked.drain(..asked.len().min(4)) {
+        let mut requests = Vec::new();
+        self.net.take_events(&mut requests);
+        while !requests.is_empty() {
+            for event in requests.drain(..requests.len().min(4)) {
                 let Event::Request { from, id, request: Request::Query { .. }, .. } = event else { continue };
                 let reply = Reply::Answer { applied: Index(1), answer: answer.clone() };
                 self.net.answer(self.now, from, id, reply);
             }
-            self.net.pump_all(self.now);
-            self.net.events(&mut asked);
+            self.net.pump_scheduled(self.now);
+            self.net.take_events(&mut requests);
         }
         self.net.flush(self.now);
         self.now = self.now + Duration::from_millis(1);
@@ -82,7 +82,7 @@ impl Pumped {
     fn pump(&mut self) {
         self.net.wait(Some(Duration::from_millis(1))).unwrap();
         self.net.poll_io(self.now);
-        self.net.events(&mut Vec::new());
+        self.net.take_events(&mut Vec::new());
         self.net.flush(self.now);
     }
 
@@ -92,25 +92,25 @@ impl Pumped {
         (0..3).for_each(|_| self.pump());
     }
 
-    fn until(&mut self, what: &str, done: impl Fn(&Net) -> bool) {
-        let begun = Instant::now();
+    fn until(&mut self, expectation: &str, done: impl Fn(&Net) -> bool) {
+        let started = Instant::now();
         while !done(&self.net) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+            assert!(started.elapsed() < Duration::from_secs(20), "not within 20 seconds: {expectation}");
             self.pump();
         }
     }
 
     /// Sends bytes, and runs the node long enough to read them, unless reading is suspended.
-    fn send(&mut self, caller: &mut Blocking, bytes: &[u8]) {
+    fn send(&mut self, caller: &mut BlockingStream, bytes: &[u8]) {
         caller.write_all(bytes).unwrap();
         (0..5).for_each(|_| self.pump());
     }
 
-    fn answer(&mut self, caller: &mut Blocking) -> String {
+    fn read_answer(&mut self, caller: &mut BlockingStream) -> String {
         let mut buffer = [0; 4096];
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
-            assert!(begun.elapsed() < Duration::from_secs(20), "an answer");
+            assert!(started.elapsed() < Duration::from_secs(20), "no answer arrived within 20 seconds");
             self.pump();
             if let Ok(n) = caller.read(&mut buffer) {
                 return String::from_utf8_lossy(&buffer[..n]).into_owned();
@@ -119,243 +119,246 @@ impl Pumped {
     }
 }
 
-const ASK: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const LIVEZ_REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[test]
 fn http_client_without_complete_head_times_out() {
     let options = Options::default();
-    let mut node = Pumped::open();
+    let mut node = TestNode::open();
     let _silent = node.dial();
-    node.skip(options.idle_patience);
-    assert_eq!(node.net.connections.clients(), 1);
+    node.skip(options.idle_timeout);
+    assert_eq!(node.net.connections.client_count(), 1);
     node.skip(Duration::from_secs(2));
-    assert_eq!(node.net.connections.clients(), 0, "an idle client is disconnected");
+    assert_eq!(node.net.connections.client_count(), 0, "an idle client is disconnected");
 
     let mut slow = node.dial();
-    node.skip(options.idle_patience / 2);
+    node.skip(options.idle_timeout / 2);
     node.send(&mut slow, b"GET / HT");
-    node.skip(options.head_patience - Duration::from_secs(1));
+    node.skip(options.request_head_timeout - Duration::from_secs(1));
     node.send(&mut slow, b"TP/1.1\r\n");
-    assert_eq!(node.net.connections.clients(), 1, "the time limit starts with the head");
+    assert_eq!(node.net.connections.client_count(), 1, "the time limit starts with the head");
     node.skip(Duration::from_secs(3));
-    assert_eq!(node.net.connections.clients(), 0, "more bytes of the head do not restart the time limit");
+    assert_eq!(node.net.connections.client_count(), 0, "more bytes of the head do not restart the time limit");
 }
 
 #[test]
 fn http_body_has_own_timeout_and_replies_reset_idle_time() {
     let options = Options::default();
-    let mut node = Pumped::open();
+    let mut node = TestNode::open();
     let mut caller = node.dial();
     for _ in 0..5 {
-        node.skip(options.idle_patience - Duration::from_secs(2));
-        node.send(&mut caller, ASK);
-        assert!(node.answer(&mut caller).ends_with("alive\n"));
+        node.skip(options.idle_timeout - Duration::from_secs(2));
+        node.send(&mut caller, LIVEZ_REQUEST);
+        assert!(node.read_answer(&mut caller).ends_with("alive\n"));
     }
     node.send(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nva");
-    node.skip(options.head_patience + Duration::from_secs(5));
-    assert_eq!(node.net.connections.clients(), 1, "the head is complete, so its time limit is over");
-    node.skip(options.frame_patience);
-    assert_eq!(node.net.connections.clients(), 0, "the body took too long");
+    node.skip(options.request_head_timeout + Duration::from_secs(5));
+    assert_eq!(node.net.connections.client_count(), 1, "the head is complete, so its time limit is over");
+    node.skip(options.frame_timeout);
+    assert_eq!(node.net.connections.client_count(), 0, "the body took too long");
 }
 
 #[test]
 fn http_connection_lingers_after_last_response() {
     let options = Options::default();
-    let mut node = Pumped::open();
+    let mut node = TestNode::open();
     let mut caller = node.dial();
     node.send(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n");
     (0..20).for_each(|_| node.send(&mut caller, &[7; 10_000]));
-    assert!(node.answer(&mut caller).starts_with("HTTP/1.1 413 "));
-    assert_eq!(node.net.connections.clients(), 1, "the rest of the body is read and discarded");
-    node.skip(options.linger + Duration::from_secs(2));
-    assert_eq!(node.net.connections.clients(), 0);
+    assert!(node.read_answer(&mut caller).starts_with("HTTP/1.1 413 "));
+    assert_eq!(node.net.connections.client_count(), 1, "the rest of the body is read and discarded");
+    node.skip(options.linger_timeout + Duration::from_secs(2));
+    assert_eq!(node.net.connections.client_count(), 0);
 
     let mut polite = node.dial();
     node.send(&mut polite, b"GET /livez HTTP/1.0\r\n\r\n");
-    assert!(node.answer(&mut polite).ends_with("alive\n"));
+    assert!(node.read_answer(&mut polite).ends_with("alive\n"));
     drop(polite);
-    node.until("the node closes the connection after the client", |net| net.connections.clients() == 0);
+    node.until("the node closes the connection after the client", |net| net.connections.client_count() == 0);
 }
 
 #[test]
-fn idle_redis_client_stays_incomplete_command_times_out() {
+fn idle_redis_client_stays_but_incomplete_command_times_out() {
     let options = Options::default();
-    let mut node = Pumped::open();
+    let mut node = TestNode::open();
     let mut redis = node.dial_at(GatewayKind::Redis);
-    node.skip(options.frame_patience * 3);
-    assert_eq!(node.net.connections.clients(), 1, "a Redis client may stay idle");
-    // The input always ends in the middle of a command, with more behind it.
+    node.skip(options.frame_timeout * 3);
+    assert_eq!(node.net.connections.client_count(), 1, "a Redis client may stay idle");
+    // In each round, the first `send` completes one command and begins the next, which the second `send` completes in
+    // time.
     for _ in 0..5 {
         node.send(&mut redis, b"*1\r\n$4\r\nPING\r\n*1\r\n");
-        assert_eq!(node.answer(&mut redis), "+PONG\r\n");
-        node.skip(options.frame_patience - Duration::from_secs(2));
+        assert_eq!(node.read_answer(&mut redis), "+PONG\r\n");
+        node.skip(options.frame_timeout - Duration::from_secs(2));
         node.send(&mut redis, b"$4\r\nPING\r\n");
-        assert_eq!(node.answer(&mut redis), "+PONG\r\n");
+        assert_eq!(node.read_answer(&mut redis), "+PONG\r\n");
     }
     node.send(&mut redis, b"*1\r\n");
-    node.skip(options.frame_patience + Duration::from_secs(2));
-    assert_eq!(node.net.connections.clients(), 0, "the incomplete command took too long");
+    node.skip(options.frame_timeout + Duration::from_secs(2));
+    assert_eq!(node.net.connections.client_count(), 0, "the incomplete command took too long");
 }
 
 #[test]
 fn unauthenticated_redis_client_times_out() {
     let options = Options::default();
-    let mut node = Pumped::open();
+    let mut node = TestNode::open();
     node.net.gateways.redis.options.password = Some(Password::new(b"open sesame"));
     let mut redis = node.dial_at(GatewayKind::Redis);
-    node.skip(options.idle_patience / 2);
+    node.skip(options.idle_timeout / 2);
     node.send(&mut redis, b"AUTH guess\r\n");
-    assert!(node.answer(&mut redis).starts_with("-WRONGPASS"));
-    node.skip(options.idle_patience / 2 + Duration::from_secs(2));
-    assert_eq!(node.net.connections.clients(), 0, "a wrong password does not restart the time limit");
+    assert!(node.read_answer(&mut redis).starts_with("-WRONGPASS"));
+    node.skip(options.idle_timeout / 2 + Duration::from_secs(2));
+    assert_eq!(node.net.connections.client_count(), 0, "a wrong password does not restart the time limit");
 
     let mut redis = node.dial_at(GatewayKind::Redis);
     node.send(&mut redis, b"AUTH \"open sesame\"\r\n");
-    assert_eq!(node.answer(&mut redis), "+OK\r\n");
-    node.skip(options.idle_patience * 3);
-    assert_eq!(node.net.connections.clients(), 1);
+    assert_eq!(node.read_answer(&mut redis), "+OK\r\n");
+    node.skip(options.idle_timeout * 3);
+    assert_eq!(node.net.connections.client_count(), 1);
 }
 
 #[test]
 fn half_closed_client_receives_its_reply() {
-    let mut node = Pumped::open();
-    for (kind, question, end) in
-        [(GatewayKind::Redis, &b"PING\r\n"[..], "+PONG\r\n"), (GatewayKind::Http, ASK, "alive\n")]
+    let mut node = TestNode::open();
+    for (kind, request, end) in
+        [(GatewayKind::Redis, &b"PING\r\n"[..], "+PONG\r\n"), (GatewayKind::Http, LIVEZ_REQUEST, "alive\n")]
     {
         let mut caller = node.dial_at(kind);
-        caller.write_all(question).unwrap();
+        caller.write_all(request).unwrap();
         caller.shutdown(Shutdown::Write).unwrap();
-        let answer = node.answer(&mut caller);
+        let answer = node.read_answer(&mut caller);
         assert!(answer.ends_with(end), "{kind:?}: {answer:?}");
-        node.until("the connection is closed", |net| net.connections.clients() == 0);
+        node.until("the connection is closed", |net| net.connections.client_count() == 0);
     }
 }
 
 #[test]
 fn client_that_never_reads_is_disconnected() {
     let options = Options::default();
-    let mut node = Pumped::open();
-    let mut deaf = node.dial();
-    let ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
-    let unheard = |net: &Net| net.connections.iter().any(|conn| conn.unprocessed && !conn.lanes.is_empty());
+    let mut node = TestNode::open();
+    let mut not_reading = node.dial();
+    let page_requests = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
+    let is_suspended =
+        |net: &Net| net.connections.iter().any(|conn| conn.has_unprocessed_input && !conn.output.is_empty());
     for _ in 0..1000 {
-        if unheard(&node.net) {
+        if is_suspended(&node.net) {
             break;
         }
-        node.send(&mut deaf, &ask);
+        node.send(&mut not_reading, &page_requests);
     }
-    assert!(unheard(&node.net), "a client with many unread replies is not read from");
+    assert!(is_suspended(&node.net), "a client with many unread replies is not read from");
     node.skip(Duration::from_secs(2));
-    node.skip(options.idle_patience - Duration::from_secs(1));
-    assert_eq!(node.net.connections.clients(), 1);
+    node.skip(options.idle_timeout - Duration::from_secs(1));
+    assert_eq!(node.net.connections.client_count(), 1);
     node.skip(Duration::from_secs(3));
-    assert_eq!(node.net.connections.clients(), 0, "the client has read nothing for too long");
+    assert_eq!(node.net.connections.client_count(), 0, "the client has read nothing for too long");
 }
 
 #[test]
 fn full_node_still_answers_health_probes() {
-    let mut node = Pumped::open();
+    let mut node = TestNode::open();
     node.net.options.clients_max = 1;
-    let _one = node.dial_at(GatewayKind::Redis);
+    let _only_client = node.dial_at(GatewayKind::Redis);
     let mut probe = node.dial();
-    node.send(&mut probe, ASK);
-    let answer = node.answer(&mut probe);
+    node.send(&mut probe, LIVEZ_REQUEST);
+    let answer = node.read_answer(&mut probe);
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("Connection: close"), "{answer}");
     drop(probe);
-    node.until("the probe is disconnected", |net| net.connections.clients() == 1);
-    let mut more = node.dial();
-    node.send(&mut more, b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let answer = node.answer(&mut more);
+    node.until("the probe is disconnected", |net| net.connections.client_count() == 1);
+    let mut extra = node.dial();
+    node.send(&mut extra, b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let answer = node.read_answer(&mut extra);
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1"), "{answer}");
-    drop(more);
-    node.until("the probe is disconnected", |net| net.connections.clients() == 1);
+    drop(extra);
+    node.until("the probe is disconnected", |net| net.connections.client_count() == 1);
 
-    // An operator's tools request more than a load balancer does.
+    // A probe may also send other requests about the node, such as `/version`.
     let mut operator = node.dial();
     node.send(&mut operator, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assert!(node.answer(&mut operator).starts_with("HTTP/1.1 200 "));
+    assert!(node.read_answer(&mut operator).starts_with("HTTP/1.1 200 "));
     drop(operator);
-    node.until("the probe is disconnected", |net| net.connections.clients() == 1);
-    assert_eq!(node.net.gateways.probes(), 0);
+    node.until("the probe is disconnected", |net| net.connections.client_count() == 1);
+    assert_eq!(node.net.gateways.probe_count(), 0);
 
     let _probes: Vec<_> = (0..node.net.options.probes_max).map(|_| node.dial()).collect();
     for (kind, refusal) in [(GatewayKind::Redis, "-ERR max number of clients"), (GatewayKind::Http, "HTTP/1.1 503 ")] {
-        let mut another = Blocking::connect(node.net.gateways.address(kind).unwrap()).unwrap();
-        another.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        assert!(node.answer(&mut another).starts_with(refusal));
+        let mut rejected = BlockingStream::connect(node.net.gateways.address(kind).unwrap()).unwrap();
+        rejected.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        assert!(node.read_answer(&mut rejected).starts_with(refusal));
     }
 }
 
 #[test]
-fn each_port_reserves_seats_for_its_clients() {
-    let mut node = Pumped::open();
+fn each_port_reserves_slots_for_its_clients() {
+    let mut node = TestNode::open();
     node.net.options.clients_max = 32;
     let refused = "-ERR max number of clients";
     let redis: Vec<_> = (0..26).map(|_| node.dial_at(GatewayKind::Redis)).collect();
-    let mut more = Blocking::connect(node.net.gateways.address(GatewayKind::Redis).unwrap()).unwrap();
-    more.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    assert!(node.answer(&mut more).starts_with(refused));
+    let mut extra = BlockingStream::connect(node.net.gateways.address(GatewayKind::Redis).unwrap()).unwrap();
+    extra.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    assert!(node.read_answer(&mut extra).starts_with(refused));
     let _http: Vec<_> = (0..4).map(|_| node.dial()).collect();
-    assert_eq!(node.net.gateways.probes(), 2, "two clients have seats, and two are probes");
-    assert!(node.net.has_seat(Port::Native) && node.net.has_seat(Port::Operators));
+    assert_eq!(node.net.gateways.probe_count(), 2, "two clients have slots, and two are probes");
+    assert!(node.net.has_free_slot(ClientPort::Native) && node.net.has_free_slot(ClientPort::Operators));
     drop(redis);
-    node.until("the clients are disconnected", |net| net.connections.clients() == 4);
+    node.until("the clients are disconnected", |net| net.connections.client_count() == 4);
     assert!(
-        node.net.has_seat(Port::Gateway(GatewayKind::Redis)) && node.net.has_seat(Port::Gateway(GatewayKind::Http))
+        node.net.has_free_slot(ClientPort::Gateway(GatewayKind::Redis))
+            && node.net.has_free_slot(ClientPort::Gateway(GatewayKind::Http))
     );
 }
 
 #[test]
 fn memory_of_stalled_clients_is_bounded_in_total() {
     const MAX: usize = 4 << 20;
-    let mut node = Pumped::open();
-    *node.net.connections.memory_mut() = Memory::new(MAX);
-    let (value, begun) = (vec![b'v'; 100_000], Instant::now());
+    let mut node = TestNode::open();
+    *node.net.connections.memory_mut() = ClientMemory::new(MAX);
+    let (value, started) = (vec![b'v'; 100_000], Instant::now());
     let mut reader = node.dial_at(GatewayKind::Redis);
-    let mut is_served = |node: &mut Pumped| {
+    let mut is_served = |node: &mut TestNode| {
         reader.write_all(b"GET k\r\n").unwrap();
-        let (mut came, mut buffer) = (0, vec![0; 64 << 10]);
-        while came < b"$100000\r\n\r\n".len() + value.len() {
+        let (mut received, mut buffer) = (0, vec![0; 64 << 10]);
+        while received < b"$100000\r\n\r\n".len() + value.len() {
             assert!(
-                begun.elapsed() < Duration::from_secs(120),
-                "only {came} bytes of the reply, {:?}",
+                started.elapsed() < Duration::from_secs(120),
+                "only {received} bytes of the reply arrived within 120 seconds, {:?}",
                 node.net.connections.memory()
             );
             node.serve(&value);
-            came += reader.read(&mut buffer).unwrap_or(0);
+            received += reader.read(&mut buffer).unwrap_or(0);
         }
     };
-    let mut deaf: Vec<Blocking> = Vec::new();
-    let mut another = |node: &mut Pumped, serves: usize| {
-        let mut another = node.dial_without_reading();
-        another.write_all(&b"GET k\r\n".repeat(100)).unwrap();
-        // The system's own buffers hold some megabytes before the node holds anything.
+    let mut not_reading: Vec<BlockingStream> = Vec::new();
+    let mut connect_stalled = |node: &mut TestNode, serves: usize| {
+        let mut client = node.dial_without_reading();
+        client.write_all(&b"GET k\r\n".repeat(100)).unwrap();
+        // The kernel's socket buffers take some megabytes of replies before any remain in the node's memory.
         (0..serves).for_each(|_| node.serve(&value));
-        deaf.push(another);
-        assert!(deaf.len() < 500, "{:?}", node.net.connections.memory());
+        not_reading.push(client);
+        assert!(not_reading.len() < 500, "{:?}", node.net.connections.memory());
     };
-    while node.net.connections.memory().pressure() < Pressure::High {
-        another(&mut node, 60);
+    while node.net.connections.memory().pressure() < MemoryPressure::High {
+        connect_stalled(&mut node, 60);
     }
     is_served(&mut node);
-    (0..20).for_each(|_| another(&mut node, 10));
+    (0..20).for_each(|_| connect_stalled(&mut node, 10));
     is_served(&mut node);
-    let held = node.net.connections.memory().held();
-    assert!(held > MAX / 2 && held <= MAX, "{:?}", node.net.connections.memory());
-    // With a bound below what is held, stalled connections are closed.
-    let max = held / 2;
-    node.net.connections.memory_mut().set_max(max);
+    let held_bytes = node.net.connections.memory().held_bytes();
+    assert!(held_bytes > MAX / 2 && held_bytes <= MAX, "{:?}", node.net.connections.memory());
+    // Stalled connections are closed once the bound is below the bytes that clients hold.
+    let max = held_bytes / 2;
+    node.net.connections.memory_mut().set_max_bytes(max);
     node.serve(&value);
-    // They have time to read, and do not.
+    // Four sweeps find that the clients in `not_reading` read nothing.
     for _ in 0..4 {
         node.skip(Duration::from_secs(1));
     }
-    assert!(node.net.connections.memory().held() <= max / 2, "{:?}", node.net.connections.memory());
-    assert!(node.net.connections.clients() > 1, "no more connections are closed than necessary");
+    assert!(node.net.connections.memory().held_bytes() <= max / 2, "{:?}", node.net.connections.memory());
+    assert!(node.net.connections.client_count() > 1, "no more connections are closed than necessary");
     is_served(&mut node);
-    drop(deaf);
-    node.until("the clients are disconnected", |net| net.connections.clients() == 1);
+    drop(not_reading);
+    node.until("the clients are disconnected", |net| net.connections.client_count() == 1);
     is_served(&mut node);
     node.skip(Duration::from_secs(3));
-    assert!(node.net.connections.memory().held() < 256 << 10, "{:?}", node.net.connections.memory());
+    assert!(node.net.connections.memory().held_bytes() < 256 << 10, "{:?}", node.net.connections.memory());
 }

@@ -1,8 +1,8 @@
-//! `drave kill`: SIGKILL for a node of a demo, and for no other process.
+//! `drave kill`: sends SIGKILL to a node of a demo, and to no other process.
 
-use super::register::Register;
+use super::registry::DemoRegistry;
 use crate::output::outln;
-use crate::remote::cluster::{Cluster, Output};
+use crate::remote::cluster::{ClusterArgs, Output};
 use crate::remote::failure::CliError;
 use crate::remote::tls::Tls;
 use clap::Args;
@@ -14,7 +14,8 @@ use std::time::Duration;
 #[derive(Args, Debug)]
 pub struct Kill {
     /// The node to kill: leader, or a node's id
-    who: String,
+    #[arg(value_name = "WHO")]
+    target: String,
     /// The demo's first port
     #[arg(long, default_value_t = 7401)]
     base_port: u16,
@@ -22,55 +23,55 @@ pub struct Kill {
 
 /// `drave kill`: fails with exit code 3 if there is no such node.
 pub fn run(args: &Kill) -> Result<(), CliError> {
-    let register = Register::read(args.base_port)?;
-    let cluster = Cluster {
-        endpoints: register.endpoints.clone(),
+    let registry = DemoRegistry::read(args.base_port)?;
+    let cluster = ClusterArgs {
+        endpoints: registry.endpoints.clone(),
         timeout: Duration::from_secs(3),
         output: Output::Text,
         tls: Tls::default(),
     };
     let client = cluster.client();
-    let statuses = register.endpoints.iter().filter_map(|endpoint| client.status(endpoint).ok());
+    let statuses = registry.endpoints.iter().filter_map(|endpoint| client.status(endpoint).ok());
     let leader = statuses.filter(|s| s.role == RoleName::Leader).max_by_key(|s| s.term);
-    let id = match args.who.as_str() {
+    let id = match args.target.as_str() {
         "leader" => match &leader {
             Some(leader) => leader.node,
             None => {
                 return Err(CliError {
-                    what: "there is no leader to kill now\n  try again in a moment, or name one: drave kill 1 · a demo at other ports: --base-port"
+                    message: "there is no leader to kill now\n  try again in a moment, or name one: drave kill 1 · a demo at other ports: --base-port"
                         .to_owned(),
                     code: 3,
                 });
             }
         },
-        who => match who.trim_start_matches('n').parse() {
+        node => match node.trim_start_matches('n').parse() {
             Ok(id) => id,
             Err(_) => {
                 return Err(CliError {
-                    what: format!(
-                        "{who:?} is neither leader nor a node's id\n  such as: drave kill leader · drave kill 2"
+                    message: format!(
+                        "{node:?} is neither leader nor a node's id\n  such as: drave kill leader · drave kill 2"
                     ),
                     code: 2,
                 });
             }
         },
     };
-    let gone = || CliError {
-        what: format!(
+    let no_such_node_error = || CliError {
+        message: format!(
             "no demo node {id} runs at port {}\n  see: drave status · a demo at other ports: --base-port",
             args.base_port
         ),
         code: 3,
     };
-    let pid = register.pids.get(&id).copied().ok_or_else(gone)?;
+    let pid = registry.pids.get(&id).copied().ok_or_else(no_such_node_error)?;
     // The process id may have been reused since: only a `drave serve` process is killed.
-    let words = std::fs::read(format!("/proc/{pid}/cmdline")).map_err(|_| gone())?;
-    let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
-    if words.get(1) != Some(&&b"serve"[..]) {
-        return Err(gone());
+    let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).map_err(|_| no_such_node_error())?;
+    let arguments: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    if arguments.get(1) != Some(&&b"serve"[..]) {
+        return Err(no_such_node_error());
     }
-    let pid = Pid::from_raw(pid).ok_or_else(gone)?;
-    kill_process(pid, Signal::KILL).map_err(|error| CliError { what: format!("n{id}: {error}"), code: 74 })?;
+    let pid = Pid::from_raw(pid).ok_or_else(no_such_node_error)?;
+    kill_process(pid, Signal::KILL).map_err(|error| CliError { message: format!("n{id}: {error}"), code: 74 })?;
     match leader.filter(|leader| leader.node == id) {
         Some(leader) => outln!("killed n{id} (was leader of term {})", leader.term),
         None => outln!("killed n{id}"),

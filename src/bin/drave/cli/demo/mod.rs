@@ -2,5 +2,5 @@
 
 pub mod kill;
 mod nodes;
-mod register;
+mod registry;
 pub mod run;

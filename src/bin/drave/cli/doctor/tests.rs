@@ -1,4 +1,4 @@
-//! Round trips, measured to a fake node that counts its connections.
+//! Round trips measured against a fake node, which counts the connections that it accepts.
 
 use super::*;
 use crate::remote::cluster::Output;
@@ -29,7 +29,7 @@ fn answer_status_requests(mut stream: TcpStream) -> Option<()> {
                 cluster: ClusterId(7),
                 node: NodeId::new(1)?,
                 disk: DiskId(1),
-                holds: Default::default(),
+                log_state: Default::default(),
             }
             .put(&mut out);
         } else {
@@ -44,23 +44,23 @@ fn answer_status_requests(mut stream: TcpStream) -> Option<()> {
 fn round_trips_are_measured_over_one_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
-    let dialled = Arc::new(AtomicUsize::new(0));
-    let counted = dialled.clone();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let connection_count = connections.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            counted.fetch_add(1, Ordering::Relaxed);
+            connection_count.fetch_add(1, Ordering::Relaxed);
             std::thread::spawn(move || answer_status_requests(stream));
         }
     });
-    let cluster = Cluster {
+    let cluster = ClusterArgs {
         endpoints: vec![endpoint.clone()],
         timeout: Duration::from_secs(20),
         output: Output::Text,
         tls: Tls::default(),
     };
-    let asked = EndpointStatus { endpoint, status: Ok(Status::default()) };
-    let node = measured(&cluster, asked, Duration::from_millis(50));
+    let result = EndpointStatus { endpoint, status: Ok(Status::default()) };
+    let node = measure_node(&cluster, result, Duration::from_millis(50));
     assert_eq!(node.status.map(|status| status.node), Ok(1));
-    assert!(node.trips.len() > 1, "{} in 50 ms", node.trips.len());
-    assert_eq!(dialled.load(Ordering::Relaxed), 1);
+    assert!(node.round_trips.len() > 1, "{} in 50 ms", node.round_trips.len());
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
 }

@@ -4,8 +4,9 @@ use log::Record;
 use log::kv::{Error, Key, Value, VisitSource};
 use serde_json::{Map, json};
 
-/// A record as one line of JSON: `time`, `level`, `target`, `node`, `message`, and the record's other keys.
-pub fn line(record: &Record, time: &str, node: u64) -> String {
+/// Formats a record as one line of JSON with a newline: `time`, `level`, `target`, `node`, `message`, and the record's
+/// other keys.
+pub fn format_line(record: &Record, time: &str, node: u64) -> String {
     let mut object = Map::new();
     object.insert("time".to_owned(), json!(time));
     object.insert("level".to_owned(), json!(record.level().as_str().to_ascii_lowercase()));
@@ -13,13 +14,13 @@ pub fn line(record: &Record, time: &str, node: u64) -> String {
     object.insert("node".to_owned(), json!(node));
     object.insert("message".to_owned(), json!(record.args().to_string()));
     // Visiting these pairs never fails.
-    let _always_ok = record.key_values().visit(&mut Members(&mut object));
+    let _always_ok = record.key_values().visit(&mut KeyValueCollector(&mut object));
     format!("{}\n", serde_json::Value::Object(object))
 }
 
-struct Members<'a>(&'a mut Map<String, serde_json::Value>);
+struct KeyValueCollector<'a>(&'a mut Map<String, serde_json::Value>);
 
-impl<'kvs> VisitSource<'kvs> for Members<'_> {
+impl<'kvs> VisitSource<'kvs> for KeyValueCollector<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
         let value = match (value.to_u64(), value.to_bool()) {
             (Some(number), _) => json!(number),
@@ -40,7 +41,7 @@ mod tests {
         let kvs = [("address", Value::from("127.0.0.1:7401")), ("term", Value::from(3_u64))];
         let args = format_args!("two\nlines \"quoted\"");
         let record = Record::builder().args(args).level(log::Level::Warn).target("drave::net").key_values(&kvs).build();
-        let line = line(&record, "2026-01-01T00:00:00.000Z", 7);
+        let line = format_line(&record, "2026-01-01T00:00:00.000Z", 7);
         assert_eq!(line.matches('\n').count(), 1);
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(

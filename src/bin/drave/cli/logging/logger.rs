@@ -1,7 +1,7 @@
-//! The logger of a node: which records are logged, in which form.
+//! The logger of a node: filters records by level, formats them as text or JSON, and changes the level at run time.
 
 use super::json;
-use super::sink::{Sink, StandardError};
+use super::sink::{LogSink, StandardError};
 use crate::remote::failure::CliError;
 use clap::ValueEnum;
 use drave::api::{LogLevel, LogLevelInForce, LogLevelRequest};
@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// How long the process waits at its end for its last lines to be written: the reader of the log may have stopped.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long [`flush`] waits at most until all lines are written: the reader of the log may have stopped reading.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
-pub enum Format {
+pub enum LogFormat {
     /// Text for people.
     #[default]
     Text,
@@ -30,29 +30,30 @@ pub enum Format {
     Json,
 }
 
-/// Decides by one logger's filter, and writes with another that accepts every level, so that the level can change at
-/// run time.
+/// Two loggers of `env_logger`: one filters, and the other formats and accepts every level, so that the level can
+/// change at run time.
 struct Logger {
-    /// `--log-level` or `RUST_LOG`.
+    /// The filter from `--log-level` or `RUST_LOG`; its formatting is not used.
     filter: env_logger::Logger,
     formatter: env_logger::Logger,
-    /// The level of this program's own lines, if it was changed since the start.
-    changed: AtomicUsize,
-    /// Held while the level is changed.
-    changing: Mutex<()>,
-    sink: Sink,
-    format: Format,
+    /// The level of this program's own lines as a number, if it was changed since the start; else
+    /// [`NO_LEVEL_OVERRIDE`].
+    level_override: AtomicUsize,
+    /// Held while the level is changed, so that concurrent changes are logged one after the other.
+    change_lock: Mutex<()>,
+    sink: LogSink,
+    format: LogFormat,
     node: u64,
 }
 
-/// What [`Logger::changed`] holds while the level is as at the start; else a level's number.
-const UNCHANGED: usize = usize::MAX;
+/// The value of [`Logger::level_override`] while the level is that of the start.
+const NO_LEVEL_OVERRIDE: usize = usize::MAX;
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        match self.changed() {
+        match self.level_override() {
             Some(level) if metadata.target().starts_with("drave") => metadata.level() <= level,
             _ => self.filter.enabled(metadata),
         }
@@ -60,124 +61,132 @@ impl Log for Logger {
 
     fn log(&self, record: &Record) {
         // The filter may also match the message (`RUST_LOG=info/pattern`).
-        let matches = || self.changed().is_some() || self.filter.matches(record);
-        if self.enabled(record.metadata()) && matches() {
+        let matches_filter = || self.level_override().is_some() || self.filter.matches(record);
+        if self.enabled(record.metadata()) && matches_filter() {
             self.formatter.log(record);
         }
     }
 
     fn flush(&self) {
-        self.sink.flush(LAST_LINES);
+        self.sink.flush(FLUSH_TIMEOUT);
     }
 }
 
 /// Starts the log of a node. The level is `level`, else `RUST_LOG`, else info. SIGUSR1 switches this program's debug
-/// lines on, and off again. Panics are logged too. From here on SIGHUP does not end the process.
+/// lines on, and off again. Panics are logged too. From then on SIGHUP does not end the process.
 ///
 /// # Errors
 ///
 /// The system refuses a thread or a signal.
-pub fn start(level: Option<LevelFilter>, format: Format, node: u64) -> Result<(), CliError> {
-    let trouble = |error: io::Error| CliError { what: format!("cannot start the log: {error}"), code: 74 };
-    let sink = Sink::default();
+pub fn start(level: Option<LevelFilter>, format: LogFormat, node: u64) -> Result<(), CliError> {
+    let start_error = |error: io::Error| CliError { message: format!("cannot start the log: {error}"), code: 74 };
+    let sink = LogSink::default();
     let mut filter = Builder::from_env(Env::default().default_filter_or("info"));
     if let Some(level) = level {
         filter.filter_level(level);
     }
     let logger = Logger {
         filter: filter.build(),
-        formatter: formatter(format, node, &sink),
-        changed: AtomicUsize::new(UNCHANGED),
-        changing: Mutex::new(()),
+        formatter: build_formatter(format, node, &sink),
+        level_override: AtomicUsize::new(NO_LEVEL_OVERRIDE),
+        change_lock: Mutex::new(()),
         sink: sink.clone(),
         format,
         node,
     };
     let writer = sink;
-    let out = StandardError::open().map_err(trouble)?;
-    let spawned = thread::Builder::new().name("log lines".into()).spawn(move || -> () {
+    let out = StandardError::open().map_err(start_error)?;
+    let writer_thread = thread::Builder::new().name("log lines".into()).spawn(move || -> () {
         writer.write_to(out, |lost| {
             log::warn!(node; "{lost} log lines were lost here: standard error did not accept them");
         });
     });
-    spawned.map_err(trouble)?;
+    writer_thread.map_err(start_error)?;
     let logger = LOGGER.get_or_init(|| logger);
     log::set_max_level(logger.filter.filter());
-    log::set_logger(logger).map_err(|error| trouble(io::Error::other(error)))?;
+    log::set_logger(logger).map_err(|error| start_error(io::Error::other(error)))?;
     std::panic::set_hook(Box::new(log_panic));
-    // SIGHUP makes a running node read its certificates again. Before it runs they have just been read.
-    signal_hook::flag::register(SIGHUP, Arc::default()).map_err(trouble)?;
-    let mut signals = Signals::new([SIGUSR1]).map_err(trouble)?;
-    let switch = move || signals.forever().for_each(|_| logger.switch_debug());
-    thread::Builder::new().name("log level".into()).spawn(switch).map(drop).map_err(trouble)
+    // SIGHUP makes a running node read its certificates again. A starting node has just read them, and ignores the
+    // signal.
+    signal_hook::flag::register(SIGHUP, Arc::default()).map_err(start_error)?;
+    let mut signals = Signals::new([SIGUSR1]).map_err(start_error)?;
+    let watch_signals = move || signals.forever().for_each(|_| logger.switch_debug());
+    thread::Builder::new().name("log level".into()).spawn(watch_signals).map(drop).map_err(start_error)
 }
 
-fn formatter(format: Format, node: u64, sink: &Sink) -> env_logger::Logger {
+/// The logger that formats all records as text or JSON, and queues the lines in `sink`.
+fn build_formatter(format: LogFormat, node: u64, sink: &LogSink) -> env_logger::Logger {
     let mut builder = Builder::new();
     builder.filter_level(LevelFilter::Trace).format_timestamp_millis().target(Target::Pipe(Box::new(sink.clone())));
     match std::env::var("RUST_LOG_STYLE") {
         Ok(style) => _ = builder.parse_write_style(&style),
-        Err(_) if has_colours() => _ = builder.write_style(WriteStyle::Always),
+        Err(_) if uses_colors() => _ = builder.write_style(WriteStyle::Always),
         Err(_) => {}
     }
-    if format == Format::Json {
+    if format == LogFormat::Json {
         builder.write_style(WriteStyle::Never);
         builder.format(move |out, record| {
             let time = out.timestamp_millis().to_string();
-            out.write_all(json::line(record, &time, node).as_bytes())
+            out.write_all(json::format_line(record, &time, node).as_bytes())
         });
     }
     builder.build()
 }
 
-/// Whether standard error is a terminal and colors are not turned off.
-fn has_colours() -> bool {
-    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-    io::stderr().is_terminal() && !unwanted && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+/// Whether standard error is a terminal that shows colors, and `NO_COLOR` is not set.
+fn uses_colors() -> bool {
+    let is_disabled = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    io::stderr().is_terminal() && !is_disabled && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 impl Logger {
     /// The level of this program's own lines, if it was changed since the start.
-    fn changed(&self) -> Option<LevelFilter> {
-        LevelFilter::iter().nth(self.changed.load(Ordering::Relaxed))
+    fn level_override(&self) -> Option<LevelFilter> {
+        LevelFilter::iter().nth(self.level_override.load(Ordering::Relaxed))
     }
 
-    /// On SIGUSR1: sets the level to debug, or back to that of the start if it is debug or more verbose.
+    /// Handles SIGUSR1: sets the level to debug, or resets it if it was changed to debug or trace.
     fn switch_debug(&self) {
-        let verbose = self.changed().is_some_and(|level| level >= LevelFilter::Debug);
-        self.change(if verbose { LogLevelRequest::Reset } else { LogLevelRequest::Set(LogLevel::Debug) });
+        let is_verbose = self.level_override().is_some_and(|level| level >= LevelFilter::Debug);
+        self.apply_level_request(if is_verbose {
+            LogLevelRequest::Reset
+        } else {
+            LogLevelRequest::Set(LogLevel::Debug)
+        });
     }
 
-    fn change(&self, request: LogLevelRequest) -> LogLevelInForce {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = match request {
-            LogLevelRequest::Read => return self.in_force(),
+    /// Reads or changes the level, and logs a change. Returns the level then in force.
+    fn apply_level_request(&self, request: LogLevelRequest) -> LogLevelInForce {
+        let _guard = self.change_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let new_level = match request {
+            LogLevelRequest::Read => return self.level_in_force(),
             LogLevelRequest::Reset => None,
             LogLevelRequest::Set(level) => LevelFilter::iter().nth(level as usize),
         };
         let node = self.node;
-        let tell = || match wanted {
+        let log_change = || match new_level {
             Some(level) => log::info!(node; "the log level is {} from here on", level.as_str().to_lowercase()),
             None => log::info!(node; "the log level is as at the start from here on"),
         };
-        // The line is logged at the more verbose of the two levels: otherwise a log that ends here would not show why.
-        let usual = self.filter.filter();
-        let is_quieter = wanted.unwrap_or(usual) < self.changed().unwrap_or(usual);
+        // The line is logged at the more verbose of the two levels: otherwise a log that becomes quiet here
+        // would not show the reason.
+        let start_level = self.filter.filter();
+        let is_quieter = new_level.unwrap_or(start_level) < self.level_override().unwrap_or(start_level);
         if is_quieter {
-            tell();
+            log_change();
         }
-        self.changed.store(wanted.map_or(UNCHANGED, |level| level as usize), Ordering::Relaxed);
-        log::set_max_level(wanted.map_or(usual, |level| usual.max(level)));
+        self.level_override.store(new_level.map_or(NO_LEVEL_OVERRIDE, |level| level as usize), Ordering::Relaxed);
+        log::set_max_level(new_level.map_or(start_level, |level| start_level.max(level)));
         if !is_quieter {
-            tell();
+            log_change();
         }
-        self.in_force()
+        self.level_in_force()
     }
 
-    fn in_force(&self) -> LogLevelInForce {
-        let changed = self.changed();
-        let level = changed.unwrap_or(self.filter.filter());
-        LogLevelInForce { level: LogLevel::ALL[level as usize], changed: changed.is_some() }
+    fn level_in_force(&self) -> LogLevelInForce {
+        let level_override = self.level_override();
+        let level = level_override.unwrap_or(self.filter.filter());
+        LogLevelInForce { level: LogLevel::ALL[level as usize], changed: level_override.is_some() }
     }
 }
 
@@ -185,23 +194,23 @@ impl Logger {
 /// for the log's reader.
 pub fn change_level(request: LogLevelRequest) -> LogLevelInForce {
     match LOGGER.get() {
-        Some(logger) => logger.change(request),
+        Some(logger) => logger.apply_level_request(request),
         None => LogLevelInForce { level: LogLevel::Off, changed: false },
     }
 }
 
-/// Logs a panic like any other line, with a backtrace if `RUST_BACKTRACE` requests one, and waits until it is written:
-/// the process may end here.
+/// Logs a panic like any other line, with a backtrace if `RUST_BACKTRACE` requests one, and waits until the line is
+/// written: the process may end after the panic.
 fn log_panic(panic: &PanicHookInfo) {
     let thread = thread::current();
-    let said = panic.payload_as_str().unwrap_or("no message");
-    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let backtrace = Backtrace::capture();
     let backtrace = match backtrace.status() {
         BacktraceStatus::Captured => format!("\n{backtrace}"),
         _ => String::new(),
     };
-    log::error!("thread '{}' panicked at {place}: {said}{backtrace}", thread.name().unwrap_or("unnamed"));
+    log::error!("thread '{}' panicked at {location}: {message}{backtrace}", thread.name().unwrap_or("unnamed"));
     flush();
 }
 
@@ -210,13 +219,14 @@ pub fn flush() {
     log::logger().flush();
 }
 
-/// Logs why the process ends, after all earlier lines, and waits until it is written, for a second at most.
-pub fn log_final_error(what: &str) {
+/// Logs the error that ends the process, after all earlier lines. Waits until the error is written, for a second at
+/// most.
+pub fn log_final_error(message: &str) {
     match LOGGER.get() {
-        Some(logger) if logger.format == Format::Json => log::error!("{what}"),
-        Some(logger) => logger.sink.push(format!("error: {what}\n").as_bytes()),
+        Some(logger) if logger.format == LogFormat::Json => log::error!("{message}"),
+        Some(logger) => logger.sink.push(format!("error: {message}\n").as_bytes()),
         // The terminal may be gone.
-        None => _ = writeln!(io::stderr(), "error: {what}"),
+        None => _ = writeln!(io::stderr(), "error: {message}"),
     }
     flush();
 }

@@ -8,73 +8,74 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The most bytes of lines that wait to be written; further lines are dropped and counted.
+/// The maximum length of all queued lines, in bytes. Further lines are dropped and counted.
 pub const QUEUE_BYTES: usize = 1 << 20;
 
 /// A bounded queue of log lines. Clones are handles to the same queue.
 #[derive(Clone, Debug, Default)]
-pub struct Sink {
-    shared: Arc<(Mutex<Queue>, Condvar)>,
+pub struct LogSink {
+    shared: Arc<(Mutex<LineQueue>, Condvar)>,
 }
 
+/// The queued lines, and the state of the writer.
 #[derive(Debug, Default)]
-struct Queue {
+struct LineQueue {
     lines: VecDeque<Vec<u8>>,
-    /// The length of all `lines`.
-    bytes: usize,
-    /// Whether the writer has a line that it has not written yet.
+    /// The length of all `lines`, in bytes.
+    queued_bytes: usize,
+    /// Whether the writer has removed a line from the queue and not written it yet.
     is_writing: bool,
-    /// Whether the queue was full: it accepts no line until the writer has reported the loss.
+    /// Whether a line did not fit. No further line is then accepted until the writer has reported the lost lines.
     is_full: bool,
-    /// How many lines were dropped or not written since the last report.
-    lost: u64,
+    /// The number of lines that were dropped or not written since the last report.
+    lost_line_count: u64,
 }
 
-impl Sink {
+impl LogSink {
     /// Queues a line, which ends with a newline. Never waits for the writer: a line that does not fit is dropped.
     pub fn push(&self, line: &[u8]) {
-        let mut queue = self.lock();
-        if queue.is_full || queue.bytes + line.len() > QUEUE_BYTES {
+        let mut queue = self.lock_queue();
+        if queue.is_full || queue.queued_bytes + line.len() > QUEUE_BYTES {
             queue.is_full = true;
-            queue.lost += 1;
+            queue.lost_line_count += 1;
             return;
         }
-        queue.bytes += line.len();
+        queue.queued_bytes += line.len();
         queue.lines.push_back(line.to_vec());
         self.shared.1.notify_all();
     }
 
-    /// Waits until all queued lines are written, for `patience` at most. Returns whether they are.
-    pub fn flush(&self, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
-        let mut queue = self.lock();
+    /// Waits until all queued lines are written, for `timeout` at most. Returns whether all are written.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut queue = self.lock_queue();
         while queue.is_writing || !queue.lines.is_empty() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 return false;
             }
-            queue = self.shared.1.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.shared.1.wait_timeout(queue, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
 
-    /// Writes queued lines, for ever. Calls `tell` with the number of lost lines as soon as `out` accepts lines again.
-    pub fn write_to(&self, mut out: impl Write, tell: impl Fn(u64)) -> ! {
+    /// Writes queued lines, for ever. Calls `report_lost` with the number of lost lines once `out` accepts lines again.
+    pub fn write_to(&self, mut out: impl Write, report_lost: impl Fn(u64)) -> ! {
         loop {
-            let line = self.next();
-            let written = out.write_all(&line).and_then(|()| out.flush());
-            if let Some(lost) = self.end_write(written.is_ok()) {
-                tell(lost);
+            let line = self.next_line();
+            let write_result = out.write_all(&line).and_then(|()| out.flush());
+            if let Some(lost) = self.end_write(write_result.is_ok()) {
+                report_lost(lost);
             }
         }
     }
 
-    /// Removes the next line from the queue; waits for one.
-    fn next(&self) -> Vec<u8> {
-        let mut queue = self.lock();
+    /// Removes the next line from the queue; waits while the queue is empty.
+    fn next_line(&self) -> Vec<u8> {
+        let mut queue = self.lock_queue();
         loop {
             if let Some(line) = queue.lines.pop_front() {
-                queue.bytes -= line.len();
+                queue.queued_bytes -= line.len();
                 queue.is_writing = true;
                 return line;
             }
@@ -82,30 +83,30 @@ impl Sink {
         }
     }
 
-    /// Notes whether the line of [`Sink::next`] was written. Returns the number of lost lines if it is time to report
-    /// them.
-    fn end_write(&self, written: bool) -> Option<u64> {
-        let mut queue = self.lock();
+    /// Records whether the line from [`LogSink::next_line`] was written. Returns the number of lost lines once a line
+    /// was written and half of the queue is free.
+    fn end_write(&self, was_written: bool) -> Option<u64> {
+        let mut queue = self.lock_queue();
         queue.is_writing = false;
         self.shared.1.notify_all();
-        if !written {
-            queue.lost += 1;
+        if !was_written {
+            queue.lost_line_count += 1;
             return None;
         }
-        if queue.lost == 0 || queue.bytes > QUEUE_BYTES / 2 {
+        if queue.lost_line_count == 0 || queue.queued_bytes > QUEUE_BYTES / 2 {
             return None;
         }
         queue.is_full = false;
-        Some(std::mem::take(&mut queue.lost))
+        Some(std::mem::take(&mut queue.lost_line_count))
     }
 
-    /// Ignores poisoning: no code of this file panics while it holds the lock.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    /// Locks the queue. Poisoning is ignored: no code in this file panics while it holds the lock.
+    fn lock_queue(&self) -> MutexGuard<'_, LineQueue> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Write for Sink {
+impl Write for LogSink {
     /// Queues a whole line: the formatter writes each line at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -117,13 +118,13 @@ impl Write for Sink {
     }
 }
 
-/// Standard error by a file descriptor of its own, so that no other thread waits for the lock of [`std::io::stderr`].
-/// Waits until it is writable, also if it is non-blocking.
+/// Standard error through a duplicated file descriptor, so that no other thread waits for the lock of
+/// [`std::io::stderr`]. Writes wait until the descriptor is writable, also if it is non-blocking.
 #[derive(Debug)]
 pub struct StandardError(File);
 
 impl StandardError {
-    /// Duplicates the descriptor.
+    /// Duplicates the file descriptor of standard error.
     pub fn open() -> io::Result<StandardError> {
         Ok(StandardError(File::from(io::stderr().as_fd().try_clone_to_owned()?)))
     }
@@ -134,7 +135,7 @@ impl Write for StandardError {
         loop {
             match self.0.write(bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let _either_way_it_is_tried_again = poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None);
+                    let _write_is_retried_anyway = poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None);
                 }
                 written => return written,
             }
@@ -152,18 +153,18 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Accepts a line only when the test opens it.
-    struct Gate {
-        open: Receiver<io::Result<()>>,
-        taken: Sender<Vec<u8>>,
+    /// A writer that accepts each line only after a permit from the test, until the test drops the permits.
+    struct GatedWriter {
+        permits: Receiver<io::Result<()>>,
+        written: Sender<Vec<u8>>,
     }
 
-    impl Write for Gate {
+    impl Write for GatedWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.open.recv().unwrap_or(Ok(()))?;
-            let _the_test_may_be_over = self.taken.send(bytes.to_vec());
+            self.permits.recv().unwrap_or(Ok(()))?;
+            let _test_may_have_ended = self.written.send(bytes.to_vec());
             Ok(bytes.len())
         }
 
@@ -172,46 +173,49 @@ mod tests {
         }
     }
 
-    fn gated(sink: &Sink) -> (Sender<io::Result<()>>, Receiver<Vec<u8>>) {
-        let ((opens, open), (taken, takes)) = (channel(), channel());
-        let (writer, teller) = (sink.clone(), sink.clone());
+    /// Starts a writer thread; returns the sender of permits and the receiver of the lines written.
+    fn start_gated_writer(sink: &LogSink) -> (Sender<io::Result<()>>, Receiver<Vec<u8>>) {
+        let ((permit_sender, permits), (written_sender, written_lines)) = (channel(), channel());
+        let (writer, reporter) = (sink.clone(), sink.clone());
         thread::spawn(move || -> () {
-            writer.write_to(Gate { open, taken }, |lost| teller.push(format!("lost {lost}\n").as_bytes()));
+            writer.write_to(GatedWriter { permits, written: written_sender }, |lost| {
+                reporter.push(format!("lost {lost}\n").as_bytes())
+            });
         });
-        (opens, takes)
+        (permit_sender, written_lines)
     }
 
     #[test]
     fn full_queue_drops_lines_and_counts_them() {
-        let sink = Sink::default();
-        let (open, taken) = gated(&sink);
+        let sink = LogSink::default();
+        let (permit_sender, written_lines) = start_gated_writer(&sink);
         sink.push(b"first\n");
-        let half = vec![b'x'; QUEUE_BYTES / 2];
-        // Nothing is read: at most two of these fit, whether the writer has the first line already or not.
+        let half_queue = vec![b'x'; QUEUE_BYTES / 2];
+        // The writer has no permit yet: at most two of these lines fit, whether or not it has removed the first one.
         for _ in 0..10 {
-            sink.push(&half);
+            sink.push(&half_queue);
         }
-        assert!(!sink.flush(Duration::from_millis(1)), "nothing was written yet");
-        drop(open);
-        assert!(sink.flush(PATIENCE));
-        let lines: Vec<_> = (0..).map_while(|_| taken.try_recv().ok()).collect();
+        assert!(!sink.flush(Duration::from_millis(1)), "flush times out while the writer has no permit to write");
+        drop(permit_sender);
+        assert!(sink.flush(TEST_TIMEOUT));
+        let lines: Vec<_> = (0..).map_while(|_| written_lines.try_recv().ok()).collect();
         assert_eq!(lines[0], b"first\n");
-        let last = String::from_utf8(lines[lines.len() - 1].clone()).unwrap();
-        assert_eq!(last, format!("lost {}\n", 10 - (lines.len() - 2)));
+        let last_line = String::from_utf8(lines[lines.len() - 1].clone()).unwrap();
+        assert_eq!(last_line, format!("lost {}\n", 10 - (lines.len() - 2)));
         sink.push(b"again\n");
-        assert_eq!(taken.recv_timeout(PATIENCE).unwrap(), b"again\n");
+        assert_eq!(written_lines.recv_timeout(TEST_TIMEOUT).unwrap(), b"again\n");
     }
 
     #[test]
     fn line_that_cannot_be_written_is_counted_as_lost() {
-        let sink = Sink::default();
-        let (open, taken) = gated(&sink);
-        open.send(Err(ErrorKind::StorageFull.into())).unwrap();
+        let sink = LogSink::default();
+        let (permit_sender, written_lines) = start_gated_writer(&sink);
+        permit_sender.send(Err(ErrorKind::StorageFull.into())).unwrap();
         sink.push(b"one\n");
-        assert!(sink.flush(PATIENCE));
-        drop(open);
+        assert!(sink.flush(TEST_TIMEOUT));
+        drop(permit_sender);
         sink.push(b"two\n");
-        assert_eq!(taken.recv_timeout(PATIENCE).unwrap(), b"two\n");
-        assert_eq!(taken.recv_timeout(PATIENCE).unwrap(), b"lost 1\n");
+        assert_eq!(written_lines.recv_timeout(TEST_TIMEOUT).unwrap(), b"two\n");
+        assert_eq!(written_lines.recv_timeout(TEST_TIMEOUT).unwrap(), b"lost 1\n");
     }
 }

@@ -1,9 +1,9 @@
-//! Tests of the drawn screens.
+//! Tests of the drawn screens. The expected screens are in files named after their size.
 
 use super::*;
 use crate::tui::event_log::EventText;
 use crate::tui::model::Observation;
-use crate::tui::model::tests::{answers, at, led, looked, status, three};
+use crate::tui::model::tests::{answers, at, led_cluster, polled, status, three_nodes};
 use crate::tui::node::PollResult;
 use drave::api::RoleName;
 use proptest::prelude::*;
@@ -11,22 +11,22 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 
-const LOOK: DrawOptions = DrawOptions { reach: Reach::Processes, colours: true };
+const DRAW_OPTIONS: DrawOptions = DrawOptions { control: NodeControl::ChildProcesses, colors: true };
 
-fn drawn(model: &Model, look: DrawOptions, width: u16, height: u16) -> Buffer {
+fn draw_buffer(model: &Model, options: DrawOptions, width: u16, height: u16) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| draw(model, &look, frame)).unwrap();
+    terminal.draw(|frame| draw(model, &options, frame)).unwrap();
     terminal.backend().buffer().clone()
 }
 
-fn lines(buffer: &Buffer) -> Vec<String> {
+fn buffer_lines(buffer: &Buffer) -> Vec<String> {
     let width = usize::from(buffer.area.width);
     let line = |cells: &[ratatui::buffer::Cell]| cells.iter().map(|cell| cell.symbol()).collect::<String>();
     buffer.content.chunks(width).map(|cells| line(cells).trim_end().to_owned()).collect()
 }
 
-fn screen(model: &Model, width: u16, height: u16) -> Vec<String> {
-    lines(&drawn(model, LOOK, width, height))
+fn screen_lines(model: &Model, width: u16, height: u16) -> Vec<String> {
+    buffer_lines(&draw_buffer(model, DRAW_OPTIONS, width, height))
 }
 
 /// Asserts that the drawn screen equals the file for its size, apart from trailing empty space.
@@ -34,71 +34,79 @@ fn screen(model: &Model, width: u16, height: u16) -> Vec<String> {
 fn expect_screen(model: &Model, width: u16, height: u16) {
     let file = format!("{}/src/bin/drave/tui/screen/screens/{width}x{height}.txt", env!("CARGO_MANIFEST_DIR"));
     let expected = std::fs::read_to_string(&file).unwrap_or_default();
-    let drawn = screen(model, width, height).join("\n");
-    assert!(drawn.trim_end() == expected.trim_end(), "{file} differs from the screen drawn:\n{drawn}");
+    let text = screen_lines(model, width, height).join("\n");
+    assert!(text.trim_end() == expected.trim_end(), "{file} differs from the screen drawn:\n{text}");
 }
 
-/// A model after a minute with many events.
-fn eventful() -> Model {
-    let mut model = led(1);
+/// A model after a minute with load, a frozen leader, a new leader and a dead node.
+fn eventful_model() -> Model {
+    let mut model = led_cluster(1);
     for (second, commit) in (2..60).zip([0, 120, 480, 500, 495, 510, 20].into_iter().cycle()) {
         let before = model.leader().unwrap().commit;
         model.update(at(second), answers(status(1, RoleName::Leader, 2, before + commit)));
         model.tick(at(second));
     }
-    let sample = Sample { per_second: 498, under_way: 8, latency: Some((940, 4100)), failed: 2 };
-    model.update(at(60), Observation::Load(Load::On(sample)));
-    model.update(at(60), Observation::Told(EventText::new(Severity::Plain, "SIGSTOP of n1, leader of term 2")));
-    model.update(at(60), Observation::Process { node: 1, process: Process::Frozen });
+    let sample = LoadSample { writes_per_second: 498, in_flight: 8, latency_us: Some((940, 4100)), failed_writes: 2 };
+    model.update(at(60), Observation::LoadChanged(LoadState::On(sample)));
+    model.update(at(60), Observation::Event(EventText::new(Severity::Plain, "SIGSTOP of n1, leader of term 2")));
+    model.update(at(60), Observation::ProcessState { node: 1, process: ProcessState::Frozen });
     let before = model.leader().unwrap().commit;
     model.update(at(61), answers(status(2, RoleName::Leader, 3, before + 400)));
-    model.update(at(61), looked(1, PollResult::Silence));
-    model.update(at(62), Observation::Process { node: 3, process: Process::Away });
-    model.update(at(62), looked(3, PollResult::Nobody));
+    model.update(at(61), polled(1, PollResult::NoAnswer));
+    model.update(at(62), Observation::ProcessState { node: 3, process: ProcessState::Down });
+    model.update(at(62), polled(3, PollResult::NotListening));
     model.tick(at(63));
     model
 }
 
 #[test]
 fn whole_view_fits_80_columns_and_24_rows() {
-    expect_screen(&eventful(), 80, 24);
+    expect_screen(&eventful_model(), 80, 24);
 }
 
 #[test]
 fn wide_screen_adds_address_log_and_snapshot_columns() {
-    expect_screen(&eventful(), 120, 40);
+    expect_screen(&eventful_model(), 120, 40);
 }
 
 #[test]
 fn view_without_any_status_shows_placeholders() {
-    expect_screen(&three(), 80, 12);
+    expect_screen(&three_nodes(), 80, 12);
 }
 
 #[test]
 fn narrow_screen_keeps_node_role_and_state() {
-    expect_screen(&eventful(), 38, 14);
+    expect_screen(&eventful_model(), 38, 14);
 }
 
 #[test]
-fn help_with_client_reach_omits_process_keys() {
-    let lines = lines(&drawn(&led(1), DrawOptions { reach: Reach::Client, ..LOOK }, 80, 24));
+fn help_of_client_only_view_omits_process_keys() {
+    let lines = buffer_lines(&draw_buffer(
+        &led_cluster(1),
+        DrawOptions { control: NodeControl::ClientOnly, ..DRAW_OPTIONS },
+        80,
+        24,
+    ));
     assert_eq!(lines.last().unwrap(), "t transfer  b load  s snapshot  q quit");
 }
 
 #[test]
-fn screen_without_colours_has_the_same_text() {
-    let bare = drawn(&eventful(), DrawOptions { colours: false, ..LOOK }, 100, 30);
-    let coloured = drawn(&eventful(), LOOK, 100, 30);
-    assert!(bare.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
-    assert!(coloured.content.iter().any(|cell| cell.fg != Color::Reset), "the other screen has colours");
-    assert_eq!(lines(&bare), lines(&coloured));
+fn screen_without_colors_has_the_same_text() {
+    let without_colors = draw_buffer(&eventful_model(), DrawOptions { colors: false, ..DRAW_OPTIONS }, 100, 30);
+    let with_colors = draw_buffer(&eventful_model(), DRAW_OPTIONS, 100, 30);
+    assert!(without_colors.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
+    assert!(
+        with_colors.content.iter().any(|cell| cell.fg != Color::Reset),
+        "the screen drawn with colors has colored cells"
+    );
+    assert_eq!(buffer_lines(&without_colors), buffer_lines(&with_colors));
 }
 
 #[test]
 fn superseded_leader_is_shown_as_old_leader() {
-    let mut model = led(1);
+    let mut model = led_cluster(1);
     model.update(at(2), answers(status(2, RoleName::Leader, 3, 1010)));
-    let lines = screen(&model, 80, 24);
+    let lines = screen_lines(&model, 80, 24);
     let role = |node: &str| lines.iter().find(|line| line.starts_with(node)).unwrap()[6..17].trim_end().to_owned();
     assert_eq!((role("n1").as_str(), role("n2").as_str(), role("n3").as_str()), ("old leader", "leader", "follower"));
 }
@@ -106,10 +114,10 @@ fn superseded_leader_is_shown_as_old_leader() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
-    fn screen_of_any_size_is_drawn(width in 1_u16..=200, height in 1_u16..=60, reach in any::<bool>()) {
-        let reach = if reach { Reach::Processes } else { Reach::Client };
-        for model in [three(), eventful()] {
-            let lines = lines(&drawn(&model, DrawOptions { reach, colours: true }, width, height));
+    fn screen_of_any_size_is_drawn(width in 1_u16..=200, height in 1_u16..=60, control in any::<bool>()) {
+        let control = if control { NodeControl::ChildProcesses } else { NodeControl::ClientOnly };
+        for model in [three_nodes(), eventful_model()] {
+            let lines = buffer_lines(&draw_buffer(&model, DrawOptions { control, colors: true }, width, height));
             prop_assert_eq!(lines.len(), usize::from(height));
         }
     }

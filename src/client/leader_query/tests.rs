@@ -1,6 +1,6 @@
-//! A leader falls silent while its connections stay open: clients find the new one.
+//! A leader falls silent while its connections stay open: clients find the new leader.
 
-use super::super::{Client, Fleet, MuxOptions, Options, Result as Outcome};
+use super::super::{Client, Fleet, MuxOptions, Options, RequestResult as Outcome};
 use super::*;
 use crate::api::{self, Op, Refusal, Reply, Request};
 use crate::types::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term};
@@ -18,19 +18,19 @@ fn id(n: u64) -> NodeId {
     NodeId::new(n).unwrap()
 }
 
-/// Three nodes with one leader, which executes every request; the leader need not announce itself.
+/// Three simulated nodes. The leader executes every request, without elections or heartbeats.
 struct Nodes {
     addresses: Vec<String>,
     leader: AtomicU64,
-    /// The node that accepts everything and never replies; 0 for none.
-    frozen: AtomicU64,
+    /// The node that accepts connections and requests and never replies; 0 for none.
+    frozen_node: AtomicU64,
 }
 
 impl Nodes {
     fn start() -> Arc<Nodes> {
         let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
-        let nodes = Arc::new(Nodes { addresses, leader: AtomicU64::new(1), frozen: AtomicU64::new(0) });
+        let nodes = Arc::new(Nodes { addresses, leader: AtomicU64::new(1), frozen_node: AtomicU64::new(0) });
         for (listener, me) in listeners.into_iter().zip(1..) {
             let nodes = nodes.clone();
             std::thread::spawn(move || {
@@ -43,16 +43,16 @@ impl Nodes {
         nodes
     }
 
-    /// The leader freezes, and the other nodes elect that one.
+    /// Freezes the leader, and makes the node `successor` the new leader.
     fn freeze(&self, successor: u64) {
-        self.frozen.store(self.leader.swap(successor, Ordering::SeqCst), Ordering::SeqCst);
+        self.frozen_node.store(self.leader.swap(successor, Ordering::SeqCst), Ordering::SeqCst);
     }
 
     fn serve(&self, me: u64, mut stream: Blocking) {
         let (mut reader, mut input, mut output) = (FrameReader::default(), BytesMut::new(), BytesMut::new());
-        let (mut scratch, mut greeted) = ([0; 4096], false);
-        while let Ok(n @ 1..) = stream.read(&mut scratch) {
-            input.extend_from_slice(&scratch[..n]);
+        let (mut read_buffer, mut greeted) = ([0; 4096], false);
+        while let Ok(n @ 1..) = stream.read(&mut read_buffer) {
+            input.extend_from_slice(&read_buffer[..n]);
             while let Some(frame) = reader.next(&mut input).unwrap() {
                 if !greeted {
                     greeted = true;
@@ -61,15 +61,15 @@ impl Nodes {
                         cluster: ClusterId(1),
                         node: id(me),
                         disk: DiskId(me),
-                        holds: Default::default(),
+                        log_state: Default::default(),
                     }
                     .put(&mut output);
                     continue;
                 }
-                let asked = read_request_frame(frame).unwrap();
-                put_reply_frame(&mut output, asked.id, &self.reply(me, asked.request));
+                let received = read_request_frame(frame).unwrap();
+                put_reply_frame(&mut output, received.id, &self.reply(me, received.request));
             }
-            if self.frozen.load(Ordering::SeqCst) == me {
+            if self.frozen_node.load(Ordering::SeqCst) == me {
                 output.clear();
             }
             stream.write_all(&output).unwrap();
@@ -98,43 +98,43 @@ impl Nodes {
     }
 }
 
-/// An hour: a client that waits that long has not queried another node.
+/// A timeout that no test reaches, so that a client moves only because of a leader query.
 const NEVER: Duration = Duration::from_secs(3600);
-/// A test fails after this long without the expected event: far longer than necessary.
-const LIMIT: Duration = Duration::from_secs(30);
+/// A test fails after this long without the expected event; it is far longer than necessary.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[test]
 fn connection_moves_to_new_leader_when_old_one_is_silent() {
     let nodes = Nodes::start();
-    let options = MuxOptions { patience: NEVER, ..MuxOptions::new(4) };
+    let options = MuxOptions { node_timeout: NEVER, ..MuxOptions::new(4) };
     let mut fleet = Fleet::new(&nodes.addresses, 1, options).unwrap();
     let execute = |fleet: &mut Fleet, tag: u64| {
-        let (mut done, begun) = (Vec::new(), Instant::now());
+        let (mut done, start) = (Vec::new(), Instant::now());
         while !fleet[0].has_room() {
-            fleet.turn(Duration::from_millis(10), |_, _, completion| done.push(completion)).unwrap();
+            fleet.poll(Duration::from_millis(10), |_, _, completion| done.push(completion)).unwrap();
         }
         fleet[0].execute(Bytes::from_static(b"command"), tag);
         while done.is_empty() {
-            assert!(begun.elapsed() < LIMIT, "the client contacts no other node");
-            fleet.turn(Duration::from_millis(10), |_, _, completion| done.push(completion)).unwrap();
+            assert!(start.elapsed() < TEST_TIMEOUT, "the client contacts no other node");
+            fleet.poll(Duration::from_millis(10), |_, _, completion| done.push(completion)).unwrap();
         }
         done.remove(0)
     };
-    let by = |result: &Outcome| match result {
+    let executing_node = |result: &Outcome| match result {
         Outcome::Executed { position, .. } => position.index.0,
-        other => panic!("{other:?}"),
+        result => panic!("{result:?}"),
     };
-    assert_eq!(by(&execute(&mut fleet, 1).result), 1);
+    assert_eq!(executing_node(&execute(&mut fleet, 1).result), 1);
     nodes.freeze(3);
     let completion = execute(&mut fleet, 2);
-    assert_eq!(by(&completion.result), 3);
+    assert_eq!(executing_node(&completion.result), 3);
     assert!(completion.retries > 0, "the command is retried with its number");
 }
 
 #[test]
 fn blocking_client_moves_to_new_leader_when_old_one_is_silent() {
     let nodes = Nodes::start();
-    let options = Options { timeout: LIMIT, patience: NEVER, ..Options::default() };
+    let options = Options { timeout: TEST_TIMEOUT, node_timeout: NEVER, ..Options::default() };
     let mut client = Client::with(nodes.addresses.clone(), options.clone());
     assert_eq!(client.execute(b"command").unwrap().position.index, Index(1));
     nodes.freeze(2);

@@ -1,0 +1,160 @@
+//! The end of the faults, and the check that the world then comes to rest.
+
+use super::clients::Client;
+use super::event::SimEvent;
+use super::host::Process;
+use super::linked_client::LinkedClient;
+use super::world::World;
+use crate::consensus::quorum::decides;
+use crate::types::{Index, Member, NodeId, PendingRole, Term, Time};
+use std::time::Duration;
+
+impl World {
+    /// Ends all faults, resumes paused processes, and starts the machines that are down.
+    pub(super) fn end_faults(&mut self) {
+        self.faults_over = true;
+        self.network.heal();
+        for at in self.hosts.keys().copied().collect::<Vec<_>>() {
+            let host = self.host(at);
+            host.disk.set_capacity(None);
+            host.disk.clear_faults();
+            host.snapshot_disk.clear_faults();
+            host.sync_stall = Duration::ZERO;
+            self.resume_process(at);
+            self.schedule_after(Duration::from_millis(100), SimEvent::ProcessStart { at });
+        }
+    }
+
+    /// Resumes a paused process, and moves the process's postponed events to the present.
+    fn resume_process(&mut self, at: NodeId) {
+        let when = std::mem::take(&mut self.host(at).paused_until);
+        let is_postponed = |((due, _), event): &(&(Time, u64), &SimEvent)| *due == when && event.machine() == Some(at);
+        let postponed_keys: Vec<_> = self.queue.iter().filter(is_postponed).map(|(key, _)| *key).collect();
+        for key in postponed_keys {
+            if let Some(event) = self.queue.remove(&key) {
+                self.schedule_at(self.now, event);
+            }
+        }
+    }
+
+    /// Lets the clients finish their outstanding requests and begin no others.
+    pub(super) fn stop_clients(&mut self) {
+        for client in self.clients.values_mut() {
+            client.stopping = true;
+        }
+        self.linked_clients.values_mut().for_each(LinkedClient::stop);
+        self.pipelines.stopping = true;
+    }
+
+    /// Whether a voter of the latest committed configuration is a leader.
+    pub(super) fn has_leader(&self) -> bool {
+        let voters = self.checks.configurations.latest_committed();
+        let leads = |process: &Process| process.node.raft().leads() && voters.is_voter(process.node.raft().id());
+        self.hosts.values().filter_map(|host| host.process.as_ref()).any(leads)
+    }
+
+    /// Whether the running nodes cannot form a quorum any more. The one cause that nothing repairs is this: some voters
+    /// are lost for good, and no leader has ever recorded the disk id of another voter. That voter's vote does not
+    /// count, since it may have lost its disk and have received its data again.
+    pub(super) fn has_lost_quorum(&self) -> bool {
+        let voters = self.checks.configurations.latest_committed();
+        let processes = || self.hosts.values().filter_map(|host| host.process.as_ref());
+        let is_named = |id: NodeId| {
+            let records_disk = |process: &Process| {
+                process.node.membership().members.get(&id).is_some_and(|member| member.disk.is_some())
+            };
+            processes().any(records_disk)
+        };
+        let is_counted = |process: &Process| is_named(process.node.raft().id());
+        let counts_as_voter =
+            |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref()).is_some_and(is_counted);
+        let lost_voter = self.hosts.iter().any(|(id, host)| host.refused_start && voters.is_voter(*id));
+        lost_voter && !decides(voters, counts_as_voter)
+    }
+
+    /// The highest term of any node.
+    pub(super) fn highest_term(&self) -> Term {
+        self.hosts
+            .values()
+            .filter_map(|host| host.process.as_ref())
+            .map(|process| process.node.raft().term())
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Whether all clients have received their answers, no membership change is in progress, all running members have
+    /// the same state, and all logs are compacted as far as the options require.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let state = |process: &Process| {
+            (process.applier.applied(), process.applier.digest(), process.node.raft().log().commit())
+        };
+        let members = self.checks.configurations.latest_committed();
+        let members_up = self.hosts.iter().filter(|(id, _)| members.members.contains_key(id));
+        let mut states = members_up.filter_map(|(_, host)| host.process.as_ref()).map(state);
+        let first_state = states.next();
+        let all_equal = states.all(|state| Some(state) == first_state);
+        let all_compacted = self
+            .hosts
+            .values()
+            .filter_map(|host| host.process.as_ref())
+            .all(|process| process.is_compacted(&self.scenario));
+        let all_up = self.hosts.values().all(|host| host.process.is_some() || host.refused_start);
+        let has_applied_all =
+            first_state.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed_len() as u64));
+        all_up
+            && all_equal
+            && has_applied_all
+            && all_compacted
+            && self.has_leader()
+            && self.members_are_settled()
+            && self.clients.values().all(Client::is_done)
+            && self.linked_clients.values().all(LinkedClient::is_done)
+            && self.pipelines_are_done()
+    }
+
+    /// Whether no membership change is in progress or pending, and the operator has nothing left to do.
+    fn members_are_settled(&self) -> bool {
+        let latest = self.checks.configurations.latest_committed();
+        if self.scenario.operator.interval.is_some() && self.operator_has_work() {
+            return false;
+        }
+        let is_pending = |(id, member): (&NodeId, &Member)| {
+            member.pending_role != PendingRole::Unchanged && !self.hosts[id].refused_start
+        };
+        let has_pending_role = latest.members.iter().any(is_pending);
+        !latest.is_joint() && !has_pending_role && !self.hosts.values().any(|host| host.awaiting_removal)
+    }
+
+    /// Describes the state of every node, to explain why the world does not come to rest.
+    pub(super) fn describe_nodes(&self) -> String {
+        let mut out = String::new();
+        for host in self.hosts.values() {
+            match &host.process {
+                None => out.push_str(&format!(
+                    "\n  {} is down{}",
+                    host.id,
+                    if host.refused_start { " for good" } else { "" }
+                )),
+                Some(process) => {
+                    let (raft, log) = (process.node.raft(), process.node.raft().log());
+                    let (role, term, commit, last) = (raft.role(), raft.term(), log.commit(), log.last());
+                    let (applied, base) = (process.applier.applied(), log.base());
+                    let snapshot = process.node.snapshot().map_or(Index::ZERO, |durable| durable.position.index);
+                    out.push_str(&format!(
+                        "\n  {} {role} of term {term}, commit {commit}, last {last}, applied {applied}, snapshot \
+                         {snapshot}, log from {base}, {}{}{}",
+                        host.id,
+                        raft.membership(),
+                        if host.awaiting_removal { ", awaiting removal" } else { "" },
+                        if process.is_compacted(&self.scenario) { "" } else { ", with a log that it should compact" },
+                    ));
+                }
+            }
+        }
+        out.push_str(&format!("\n  committed: {}", self.checks.configurations.latest_committed()));
+        let waiting_linked = self.linked_clients.values().filter(|client| !client.is_done()).count();
+        let waiting = waiting_linked + self.clients.values().filter(|client| !client.is_done()).count();
+        out.push_str(&format!("\n  {waiting} clients wait"));
+        out
+    }
+}
