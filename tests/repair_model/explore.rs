@@ -1,0 +1,191 @@
+//! The searches for violations: of all states that a cluster can reach, and along random walks.
+
+use super::cluster::{Clause, Cluster, NODES, Role};
+use super::recovery::{Outcome, outcome_without_damage};
+use super::replication::{Step, apply_step, steps};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use std::collections::{HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+
+/// The number of steps of a random walk.
+const STEPS: usize = 30;
+
+/// The limits of a search.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The highest term.
+    pub term_max: u8,
+    /// The maximum number of entries in a log.
+    pub entries_max: u8,
+    /// The maximum number of damaged parts of disks.
+    pub damages_max: u8,
+}
+
+/// The result of a search.
+pub struct SearchResult {
+    /// The number of states that the search reached, or the number of steps of all random walks.
+    pub states: usize,
+    /// The number of states from which the cluster elects a leader without an operator. Of a random walk, only the last
+    /// state is counted.
+    pub electing_states: usize,
+    /// The number of states from which an operator must decide, because too much is damaged. Of a random walk, only the
+    /// last state is counted.
+    pub operator_states: usize,
+    /// The first violation.
+    pub violation: Option<String>,
+    path: Vec<Step>,
+}
+
+impl SearchResult {
+    /// The violation, and the steps that lead to it.
+    pub fn describe(&self) -> String {
+        let mut text = format!("{}\n", self.violation.as_deref().unwrap_or("no violation"));
+        for step in &self.path {
+            text.push_str(&format!("  {step:?}\n"));
+        }
+        text
+    }
+}
+
+/// Searches all states within the limits, breadth first, with one clause broken or none.
+pub fn explore(broken: Option<Clause>, limits: Limits) -> SearchResult {
+    let mut found =
+        SearchResult { states: 0, electing_states: 0, operator_states: 0, violation: None, path: Vec::new() };
+    let mut seen = HashSet::new();
+    // For each state, the number of the state before it and the step from that state: the steps to a violation.
+    let mut predecessors: Vec<(usize, Option<Step>)> = vec![(0, None)];
+    let mut queue = VecDeque::from([(Cluster::new(), 0)]);
+    seen.insert(fingerprint(&Cluster::new()));
+    while let Some((cluster, at)) = queue.pop_front() {
+        found.states += 1;
+        match outcome_without_damage(cluster.nodes, broken) {
+            Outcome::ElectsLeader => found.electing_states += 1,
+            Outcome::NeedsOperator => found.operator_states += 1,
+            Outcome::Stuck => {
+                found.violation = Some(format!("no node can be elected any more: {:?}", cluster.nodes));
+                found.path = path_to(&predecessors, at, None);
+                return found;
+            }
+        }
+        for step in steps(&cluster, limits, broken) {
+            match apply_step(&cluster, step, broken) {
+                Ok(Some(next)) => {
+                    if seen.insert(fingerprint(&next)) {
+                        predecessors.push((at, Some(step)));
+                        queue.push_back((next, predecessors.len() - 1));
+                    }
+                }
+                Ok(None) => {}
+                Err(violation) => {
+                    found.violation = Some(violation);
+                    found.path = path_to(&predecessors, at, Some(step));
+                    return found;
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Takes `walks` random walks from the initial state, with one clause broken or none. Stops at the first violation.
+pub fn walk_randomly(broken: Option<Clause>, limits: Limits, walks: u64) -> SearchResult {
+    let mut found =
+        SearchResult { states: 0, electing_states: 0, operator_states: 0, violation: None, path: Vec::new() };
+    let mut rng = SmallRng::seed_from_u64(1);
+    for _ in 0..walks {
+        let (mut cluster, mut path) = (Cluster::new(), Vec::new());
+        for step in broken.map_or(&[][..], Clause::first_steps) {
+            path.push(*step);
+            cluster = apply_step(&cluster, *step, broken)
+                .ok()
+                .flatten()
+                .expect("the first steps of each clause are possible");
+        }
+        for _ in 0..STEPS {
+            let (damages, others): (Vec<Step>, Vec<Step>) =
+                steps(&cluster, limits, broken).iter().partition(|step| matches!(step, Step::Damage(..)));
+            // Damage is chosen once in 12 steps: it would otherwise be chosen most often, as most possible steps are
+            // damage.
+            let kind = if rng.random_ratio(1, 12) { &damages } else { &others };
+            let Some(step) = kind.choose(&mut rng).copied() else { continue };
+            path.push(step);
+            match apply_step(&cluster, step, broken) {
+                Ok(Some(next)) => cluster = next,
+                Ok(None) => path.truncate(path.len() - 1),
+                Err(violation) => return SearchResult { violation: Some(violation), path, ..found },
+            }
+            found.states += 1;
+        }
+        match outcome_without_damage(cluster.nodes, broken) {
+            Outcome::ElectsLeader => found.electing_states += 1,
+            Outcome::NeedsOperator => found.operator_states += 1,
+            Outcome::Stuck => {
+                return SearchResult { violation: Some("no node can be elected any more".to_owned()), path, ..found };
+            }
+        }
+    }
+    found
+}
+
+fn path_to(predecessors: &[(usize, Option<Step>)], mut at: usize, last: Option<Step>) -> Vec<Step> {
+    let mut path: Vec<Step> = last.into_iter().collect();
+    while let (before, Some(step)) = predecessors[at] {
+        path.push(step);
+        at = before;
+    }
+    path.reverse();
+    path
+}
+
+/// A hasher that is faster than the standard one: a search hashes each state six times.
+struct StateHasher(u64);
+
+impl Hasher for StateHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0.rotate_left(5) ^ u64::from(*byte)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 29)
+    }
+}
+
+/// A hash of a cluster that does not depend on how its nodes are numbered: the six numberings of three nodes behave
+/// alike.
+fn fingerprint(cluster: &Cluster) -> u64 {
+    const ORDERS: [[usize; NODES]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    let hashed = |order: &[usize; NODES]| {
+        let mut hasher = StateHasher(0);
+        renumbered(cluster, order).hash(&mut hasher);
+        hasher.finish()
+    };
+    ORDERS.iter().map(hashed).min().unwrap_or(0)
+}
+
+/// The same cluster, renumbered: node `order[n]` becomes node `n`.
+fn renumbered(cluster: &Cluster, order: &[usize; NODES]) -> Cluster {
+    let number = |node: u8| order.iter().position(|old| *old == node as usize).map_or(node, |new| new as u8);
+    let mut next = *cluster;
+    for (new, old) in order.iter().enumerate() {
+        next.nodes[new] = cluster.nodes[*old];
+        next.nodes[new].vote = cluster.nodes[*old].vote.map(number);
+        // The vote of a stopped node has no effect any more, since the node sends nothing.
+        if next.nodes[new].role == Role::Stopped {
+            next.nodes[new].vote = None;
+        }
+    }
+    for term in 0..cluster.granted_votes.len() {
+        for (new, old) in order.iter().enumerate() {
+            let mask = cluster.granted_votes[term][*old];
+            next.granted_votes[term][new] =
+                (0..NODES as u8).filter(|bit| mask & (1 << bit) != 0).map(|b| 1 << number(b)).sum();
+            next.acknowledged_indexes[term][new] = cluster.acknowledged_indexes[term][*old];
+        }
+        next.leaders[term] = cluster.leaders[term].map(number);
+    }
+    next
+}

@@ -1,0 +1,227 @@
+//! The rules of repair: what a node concludes from its damaged disk at a restart, and how nodes repair their logs with
+//! the entries of their peers.
+
+use super::cluster::{Clause, LOG_LENGTH_MAX, NODES, Node, Position, Role, UNKNOWN_END, ZERO};
+
+/// The states in which a node may be after a restart on its present disk. Empty if the damage cannot be distinguished
+/// from a batch that a power loss has torn: no rule covers this case, so the model leaves it out.
+pub fn recover(before: &Node, broken: Option<Clause>) -> Vec<Node> {
+    let breaks = |clause: Clause| broken == Some(clause);
+    let mut node =
+        Node { role: Role::Follower, is_damaged: [false; LOG_LENGTH_MAX], other_damage: Default::default(), ..*before };
+    let first_lost = (1..=before.len).find(|index| before.is_damaged[*index as usize - 1]);
+    if breaks(Clause::PromiseIsDurable) {
+        node.promised = ZERO;
+    }
+    // If an entry is damaged, the record of the vote in the log may be damaged as well.
+    let vote_in_log = !before.other_damage.vote_in_log && first_lost.is_none();
+    let vote_in_marker = !before.other_damage.vote_in_marker && !breaks(Clause::VoteFromMarker);
+    if !vote_in_log && !vote_in_marker {
+        node.vote = None;
+        if !breaks(Clause::StopWithoutVote) && !breaks(Clause::VoteFromMarker) {
+            node.role = Role::Stopped;
+        }
+    }
+    let Some(first_lost) = first_lost else { return vec![node] };
+    if breaks(Clause::AcknowledgeReadable) {
+        // The node ignores the damage and continues as if it could still read the damaged entries.
+        return vec![Node { is_damaged: before.is_damaged, ..node }];
+    }
+    let Some(end) = end_of_acknowledged(before, first_lost, broken) else { return Vec::new() };
+    for index in first_lost..=before.len {
+        let at = index as usize - 1;
+        let intact = !before.is_damaged[at];
+        node.salvaged_terms[at] = if intact && !breaks(Clause::KeepSalvage) { before.log[at] } else { 0 };
+        node.lost_terms[at] = if intact { 0 } else { before.log[at] };
+    }
+    node.truncate(first_lost - 1);
+    let unrecorded = node;
+    if !breaks(Clause::RecordPromise) {
+        node.promised = node.promised.max(end);
+    }
+    // The broken clause truncates the log first. A crash may then happen before the promised position is recorded.
+    if breaks(Clause::PromiseBeforeCut) { vec![node, unrecorded] } else { vec![node] }
+}
+
+/// The last position that a damaged node may have acknowledged; `None` if nothing shows that the end of its log was
+/// ever synced.
+fn end_of_acknowledged(before: &Node, first_lost: u8, broken: Option<Clause>) -> Option<Position> {
+    let marker = !before.other_damage.end_in_marker && broken != Some(Clause::PromiseFromMarker);
+    let intact = (first_lost..=before.len).rev().find(|index| !before.is_damaged[*index as usize - 1]);
+    let seen = intact.map(|index| before.position(index));
+    match seen {
+        _ if marker => Some(before.last()),
+        Some(seen) if seen == before.last() => Some(seen),
+        _ if broken == Some(Clause::PromiseFromMarker) => Some(seen.unwrap_or(before.position(first_lost - 1))),
+        _ if !before.other_damage.end_of_log => None,
+        _ if broken == Some(Clause::UnknownEndCoversTerm) => Some(before.position(first_lost - 1)),
+        _ => Some((before.term, UNKNOWN_END)),
+    }
+}
+
+/// Whether a log that ends at `last` reaches the promised position.
+pub fn reaches(last: Position, promised: Position, broken: Option<Clause>) -> bool {
+    match broken {
+        Some(Clause::PromiseComparesTerm) => last.1 >= promised.1,
+        _ => last >= promised,
+    }
+}
+
+/// Once the log reaches the promised position, clears this position and the salvaged entries.
+pub fn clear_reached_promise(node: &mut Node, broken: Option<Clause>) {
+    if node.promised != ZERO && reaches(node.last(), node.promised, broken) {
+        (node.promised, node.salvaged_terms, node.lost_terms, node.log_changed) =
+            (ZERO, [0; LOG_LENGTH_MAX], [0; LOG_LENGTH_MAX], false);
+    }
+}
+
+/// The positions of one log that a node knows, including positions whose entries it cannot read.
+struct KnownHistory {
+    /// The term at each index from 1 on, 0 where the term is not known.
+    terms: [u8; LOG_LENGTH_MAX],
+    /// Whether the node can read the entry at each index from 1 on.
+    readable: [bool; LOG_LENGTH_MAX],
+}
+
+impl KnownHistory {
+    /// The histories that a node knows. A node that found damage also knows the positions of its salvaged entries and
+    /// its promised position. These belong to the same history as the log, until a leader changes the log.
+    fn of(node: &Node) -> Vec<KnownHistory> {
+        let in_log = |at: usize| at < node.len as usize && !node.is_damaged[at];
+        let log = KnownHistory { terms: node.log, readable: std::array::from_fn(in_log) };
+        if node.promised == ZERO {
+            return vec![log];
+        }
+        let mut kept = KnownHistory { terms: node.salvaged_terms, readable: node.salvaged_terms.map(|term| term != 0) };
+        if let Some(end) = kept.terms.get_mut(node.promised.1 as usize - 1) {
+            *end = node.promised.0;
+        }
+        if node.log_changed {
+            return vec![log, kept];
+        }
+        for at in 0..node.len as usize {
+            (kept.terms[at], kept.readable[at]) = (log.terms[at], log.readable[at]);
+        }
+        vec![kept]
+    }
+
+    /// The terms of the requested entries, from the first requested entry to the last one before an unreadable entry.
+    /// `None` if this history may differ from that of the requester.
+    ///
+    /// An entry belongs to the requester's former log if it is at or before a position of this log (Log Matching,
+    /// §5.3). Such positions are `until`, and earlier positions of the same term: the leader of this term appended
+    /// them all, and never removes an entry of its own (Leader Append-Only, §5.3).
+    fn answer(&self, request: &RepairRequest, broken: Option<Clause>) -> Option<Vec<u8>> {
+        let RepairRequest { after, until, .. } = *request;
+        let shared = (1..=until.1).rev().find(|index| self.terms[*index as usize - 1] == until.0).unwrap_or(0);
+        let follows = !request.log_changed || after.1 == 0 || self.terms[after.1 as usize - 1] == after.0;
+        let is_shared = shared > 0 && follows;
+        let upto = match broken {
+            Some(Clause::AnswerSharesPosition) => request.wanted,
+            _ => request.wanted.min(shared),
+        };
+        let wanted = after.1 as usize..upto as usize;
+        let readable = wanted.take_while(|at| self.readable[*at]).map(|at| self.terms[at]).collect();
+        (is_shared || broken == Some(Clause::AnswerSharesPosition)).then_some(readable)
+    }
+}
+
+/// A node's request to its peers for the entries of its first damaged range.
+#[derive(Clone, Copy)]
+struct RepairRequest {
+    /// The last position before the damaged range.
+    after: Position,
+    /// The first position after the damaged range that the node knows: that of a salvaged entry, or the promised
+    /// position.
+    until: Position,
+    /// The last requested index: the one before `until`, or that of `until` if the node has no salvaged entry.
+    wanted: u8,
+    /// Whether a leader has changed the log since the damage was found. Then `after` and `until` may belong to
+    /// different histories.
+    log_changed: bool,
+}
+
+impl RepairRequest {
+    /// The request of a node; `None` if the node lacks no entry, or does not know how many entries it lacks.
+    fn of(node: &Node, broken: Option<Clause>) -> Option<RepairRequest> {
+        if reaches(node.last(), node.promised, broken) {
+            return None;
+        }
+        let kept = (node.len + 1..=LOG_LENGTH_MAX as u8).find(|index| node.salvaged_terms[*index as usize - 1] != 0);
+        let (until, wanted) = match kept {
+            Some(index) => ((node.salvaged_terms[index as usize - 1], index), index - 1),
+            None if node.promised.1 == UNKNOWN_END => return None,
+            None => (node.promised, node.promised.1),
+        };
+        Some(RepairRequest { after: node.last(), until, wanted, log_changed: node.log_changed })
+    }
+}
+
+/// Repairs the log of `asker` with the entries of `peer`, as far as the peer can answer. Returns whether the log has
+/// grown.
+///
+/// A repair needs neither a leader nor a commit index: it appends only entries that the log held before the damage.
+pub fn repair_log(nodes: &mut [Node; NODES], asker: usize, peer: usize, broken: Option<Clause>) -> bool {
+    let stopped = nodes[asker].role == Role::Stopped || nodes[peer].role == Role::Stopped;
+    let Some(request) = RepairRequest::of(&nodes[asker], broken).filter(|_| asker != peer && !stopped) else {
+        return false;
+    };
+    let histories = KnownHistory::of(&nodes[peer]);
+    let answers = histories.iter().filter_map(|history| history.answer(&request, broken));
+    let Some(between) = answers.max_by_key(Vec::len) else { return false };
+    let node = &mut nodes[asker];
+    let before = node.len;
+    between.into_iter().for_each(|term| node.push(term));
+    // The salvaged entries after the damaged range follow, up to the next damaged range.
+    while node.len >= request.wanted
+        && (node.len as usize) < LOG_LENGTH_MAX
+        && node.salvaged_terms[node.len as usize] != 0
+    {
+        node.push(node.salvaged_terms[node.len as usize]);
+    }
+    clear_reached_promise(node, broken);
+    node.len > before
+}
+
+/// The outcome for a cluster that suffers no further damage.
+pub enum Outcome {
+    /// A leader can be elected.
+    ElectsLeader,
+    /// No leader can be elected, although the nodes still have a copy of every entry.
+    Stuck,
+    /// An operator must decide: a node stopped, every copy of an entry is damaged, or no node can know which of two
+    /// entries was lost.
+    NeedsOperator,
+}
+
+/// The outcome for a cluster without further damage: each node restarts, and then the nodes repair their logs until no
+/// repair changes anything.
+pub fn outcome_without_damage(mut nodes: [Node; NODES], broken: Option<Clause>) -> Outcome {
+    for node in &mut nodes {
+        let recovered = recover(node, broken);
+        let Some(recovered) = recovered.first().filter(|node| node.role != Role::Stopped) else {
+            return Outcome::NeedsOperator;
+        };
+        *node = *recovered;
+        clear_reached_promise(node, broken);
+    }
+    while (0..NODES).any(|asker| (0..NODES).any(|peer| repair_log(&mut nodes, asker, peer, broken))) {}
+    let elects = nodes.iter().any(|candidate| {
+        let last = candidate.last();
+        let votes = nodes.iter().filter(|voter| last >= voter.last() && reaches(last, voter.promised, broken)).count();
+        reaches(last, candidate.promised, broken) && votes > NODES / 2
+    });
+    // A lost entry is recoverable if a copy is left and the entry has the term of `until`. If the terms differ, a peer
+    // that lacks the entry at `until` cannot know which entries precede it.
+    let is_left = |term: u8, index: u8| nodes.iter().any(|node| node.has_copy(term, index));
+    let is_known =
+        |node: &Node, term: u8| RepairRequest::of(node, broken).is_none_or(|request| request.until.0 == term);
+    let gone = |node: &Node| {
+        (1..).zip(node.lost_terms).any(|(index, term)| term != 0 && !(is_left(term, index) && is_known(node, term)))
+    };
+    match () {
+        () if elects => Outcome::ElectsLeader,
+        () if nodes.iter().any(gone) => Outcome::NeedsOperator,
+        () => Outcome::Stuck,
+    }
+}
