@@ -354,7 +354,7 @@ fn read_path<'a>(mut code: &'a str, mut path: ModulePath, paths: &mut Vec<Module
         let length = code.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(code.len());
         let (word, rest) = code.split_at(length);
         if word.is_empty() {
-            // A glob names the module itself; nothing follows the last comma of a tree.
+            // In a tree of `use`, `a::*` counts as an import of `a`; nothing is imported after a trailing comma.
             let glob = code.strip_prefix('*');
             paths.extend(glob.map(|_| path));
             return glob.unwrap_or(code);

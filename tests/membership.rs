@@ -24,7 +24,7 @@ fn env_number(name: &str, default: u64) -> u64 {
 
 /// Everything that the clients observed, over all phases.
 #[derive(Default)]
-struct ObservedResults {
+struct ClientObservations {
     /// Latency of each command, with the phase in which its response arrived.
     latencies: Vec<(usize, Duration)>,
     /// The value of each key after each acknowledged increment.
@@ -38,7 +38,7 @@ struct ObservedResults {
 struct CountingClients {
     phase: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<ObservedResults>,
+    thread: JoinHandle<ClientObservations>,
     phases: Vec<&'static str>,
 }
 
@@ -87,8 +87,8 @@ impl CountingClients {
     }
 }
 
-fn run_counting_clients(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool) -> ObservedResults {
-    let mut results = ObservedResults::default();
+fn run_counting_clients(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool) -> ClientObservations {
+    let mut results = ClientObservations::default();
     // The command in flight on each connection: its start, its key, and the highest known value of that key at the
     // start.
     let mut in_flight: Vec<Option<(Instant, u64, i64)>> = vec![None; CLIENTS];

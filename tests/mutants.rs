@@ -96,7 +96,7 @@ fn tune_scenario(mutant: Mutant, scenario: &mut Scenario) {
             scenario.nodes = 3;
             scenario.fault_weights = FaultWeights { older_copy: 10, kill: 1, ..FaultWeights::default() };
             scenario.fault_interval = Duration::from_millis(700);
-            scenario.fault_duration = Duration::from_secs(20);
+            scenario.fault_phase_duration = Duration::from_secs(20);
             scenario.stops_clients_first = false;
             scenario.network.link_kind = LinkKind::Stream;
             scenario.node.snapshot_log_bytes = u64::MAX;
@@ -181,7 +181,7 @@ fn tune_membership_scenario(mutant: Mutant, scenario: &mut Scenario) {
             // The violation needs two nodes, one of which is removed. Power losses decide at random which entries are
             // on which disk.
             (scenario.nodes, scenario.spare_machines) = (2, 1);
-            scenario.fault_duration = ms(4000);
+            scenario.fault_phase_duration = ms(4000);
             scenario.fault_weights = FaultWeights { power: 10, kill: 5, one_way: 5, ..FaultWeights::default() };
             scenario.fault_interval = ms(200);
             scenario.operator = OperatorProfile { forced_percent: 50, ..base_profile(100) };
@@ -191,7 +191,7 @@ fn tune_membership_scenario(mutant: Mutant, scenario: &mut Scenario) {
             // added again, and is partitioned while it slowly receives the old log.
             (scenario.nodes, scenario.spare_machines, scenario.pipelines) = (1, 2, 0);
             scenario.fault_weights = FaultWeights { partition: 10, kill: 2, ..FaultWeights::default() };
-            (scenario.fault_interval, scenario.fault_duration) = (ms(300), ms(30_000));
+            (scenario.fault_interval, scenario.fault_phase_duration) = (ms(300), ms(30_000));
             scenario.operator = OperatorProfile { interval: Some(ms(400)), wipes_max: 3, ..base_profile(400) };
             (scenario.load.clients, scenario.load.think_time_max, scenario.load.read_percent) = (2, ms(50), 0);
             slow_down_catch_up(scenario);
@@ -202,7 +202,7 @@ fn tune_membership_scenario(mutant: Mutant, scenario: &mut Scenario) {
             // receive the old log.
             (scenario.nodes, scenario.spare_machines) = (3, 4);
             scenario.fault_weights = FaultWeights { kill: 5, ..FaultWeights::default() };
-            (scenario.fault_interval, scenario.fault_duration, scenario.stops_clients_first) =
+            (scenario.fault_interval, scenario.fault_phase_duration, scenario.stops_clients_first) =
                 (ms(2000), ms(30_000), false);
             scenario.operator = OperatorProfile { interval: Some(ms(300)), wipes_max: 3, ..base_profile(400) };
             (scenario.load.clients, scenario.load.think_time_max, scenario.load.read_percent) = (2, ms(100), 10);

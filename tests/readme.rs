@@ -206,7 +206,7 @@ fn http_commands_print_what_the_page_shows() {
 }
 
 #[test]
-fn every_command_block_is_typed_or_gives_a_reason() {
+fn every_command_block_is_run_or_gives_a_reason() {
     let mut violations = Vec::new();
     for page in list_pages() {
         for block in read_command_blocks(&page) {

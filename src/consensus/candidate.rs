@@ -101,7 +101,7 @@ impl Candidate {
         }
     }
 
-    /// The kind of vote that the candidate requests.
+    /// Whether the candidate still requests pre-votes, or already votes in its new term.
     pub fn vote_kind(&self) -> VoteKind {
         self.vote_kind
     }

@@ -42,7 +42,7 @@ pub fn highest_held_index(membership: &Membership, held_index: impl Fn(NodeId) -
     // were committed without a quorum).
     debug_assert!(
         quorum_index == Index::ZERO || decides(membership, |id| held_index(id) >= quorum_index),
-        "a quorum holds the highest held index (§5.3)"
+        "a quorum holds every entry up to the quorum index (§5.3)"
     );
     quorum_index
 }

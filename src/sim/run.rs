@@ -186,12 +186,12 @@ fn run_world(world: &mut World) -> Result<(bool, u64), String> {
 /// Runs the world until it is at rest. Returns `false` if there was no leader after the faults because too many voters
 /// were lost for good. The clients' history is checked afterwards.
 fn reach_rest(world: &mut World) -> Result<bool, String> {
-    let fault_duration = world.scenario.fault_duration;
-    advance(world, fault_duration * 2 / 3)?;
+    let fault_phase_duration = world.scenario.fault_phase_duration;
+    advance(world, fault_phase_duration * 2 / 3)?;
     if world.scenario.stops_clients_first {
         world.stop_clients();
     }
-    advance(world, fault_duration / 3)?;
+    advance(world, fault_phase_duration / 3)?;
     if world.is_out_of_steps() {
         return Ok(true);
     }

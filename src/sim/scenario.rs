@@ -86,7 +86,7 @@ pub struct Scenario {
     /// The behavior of the operator, which changes the members.
     pub operator: OperatorProfile,
     /// How long faults are injected.
-    pub fault_duration: Duration,
+    pub fault_phase_duration: Duration,
     /// How long the world may take to come to rest once a leader was found after the faults.
     pub rest_limit: Duration,
     /// The average time between two faults.
@@ -136,14 +136,14 @@ pub struct Scenario {
 
 impl Scenario {
     /// The scenario of this seed. Every second seed has an operator, which changes the members.
-    pub fn draw(seed: u64, fault_duration: Duration) -> Scenario {
-        let scenario = Scenario::draw_without_operator(seed, fault_duration);
+    pub fn draw(seed: u64, fault_phase_duration: Duration) -> Scenario {
+        let scenario = Scenario::draw_without_operator(seed, fault_phase_duration);
         if seed.is_multiple_of(2) { scenario } else { scenario.with_operator() }
     }
 
     /// The scenario of this seed, with an operator that changes the members.
-    pub fn draw_with_operator(seed: u64, fault_duration: Duration) -> Scenario {
-        Scenario::draw_without_operator(seed, fault_duration).with_operator()
+    pub fn draw_with_operator(seed: u64, fault_phase_duration: Duration) -> Scenario {
+        Scenario::draw_without_operator(seed, fault_phase_duration).with_operator()
     }
 
     /// The membership that founds the cluster.
@@ -190,17 +190,20 @@ impl Scenario {
         let mut rng = rng_for(0x6c61_7374_696e_6721);
         self.long_faults = rng.random_range(0..4) == 0;
         if self.long_faults {
-            self.fault_duration *= LONG_FAULT_PERIOD_FACTOR;
+            self.fault_phase_duration *= LONG_FAULT_PERIOD_FACTOR;
             self.fault_weights.older_copy =
                 self.fault_weights.older_copy.max(if self.nodes >= 3 { rng.random_range(0..=6) } else { 0 });
         }
         let mut rng = rng_for(0x736c_6f77_6469_736b);
         if rng.random_range(0..4) == 0 {
             let node = NodeId::new(rng.random_range(1..=self.nodes)).expect("node ids begin at one");
-            let fault_duration = self.fault_duration.as_millis() as u64;
+            let fault_phase_duration = self.fault_phase_duration.as_millis() as u64;
             let (from, until) = match rng.random_range(0..2) {
-                0 => (0, fault_duration),
-                _ => (rng.random_range(0..=fault_duration / 2), rng.random_range(fault_duration / 2..=fault_duration)),
+                0 => (0, fault_phase_duration),
+                _ => (
+                    rng.random_range(0..=fault_phase_duration / 2),
+                    rng.random_range(fault_phase_duration / 2..=fault_phase_duration),
+                ),
             };
             let ms = Duration::from_millis;
             self.slow_disk = Some(SlowDisk { node, from: ms(from), until: ms(until) });
@@ -250,18 +253,18 @@ impl Scenario {
     }
 
     /// The scenario of this seed, without an operator: the members do not change.
-    pub fn draw_without_operator(seed: u64, fault_duration: Duration) -> Scenario {
-        Scenario::draw_basic(seed, fault_duration).draw_later_parameters()
+    pub fn draw_without_operator(seed: u64, fault_phase_duration: Duration) -> Scenario {
+        Scenario::draw_basic(seed, fault_phase_duration).draw_later_parameters()
     }
 
     /// Like `draw_with_operator`, without the parameters that were added later: no slow disks, uneven election
     /// timeouts, clock jumps, late messages, long faults, clients over connections, or tasks of several operations.
-    pub fn draw_basic_with_operator(seed: u64, fault_duration: Duration) -> Scenario {
-        Scenario::draw_basic(seed, fault_duration).with_operator()
+    pub fn draw_basic_with_operator(seed: u64, fault_phase_duration: Duration) -> Scenario {
+        Scenario::draw_basic(seed, fault_phase_duration).with_operator()
     }
 
     /// Like `draw_basic_with_operator`, without an operator.
-    pub fn draw_basic(seed: u64, fault_duration: Duration) -> Scenario {
+    pub fn draw_basic(seed: u64, fault_phase_duration: Duration) -> Scenario {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x6472_6176_6573_696d);
         let rng = &mut rng;
         let nodes = [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5, 7][rng.random_range(0..14)];
@@ -271,7 +274,7 @@ impl Scenario {
             nodes,
             spare_machines: 0,
             operator: OperatorProfile::default(),
-            fault_duration,
+            fault_phase_duration,
             rest_limit: Duration::from_secs(60),
             fault_interval: Duration::from_millis(rng.random_range(50..1500)),
             fault_weights: draw_fault_weights(rng, nodes),

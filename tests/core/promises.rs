@@ -212,7 +212,7 @@ fn promised_position_preserves_committed_entries() {
 }
 
 #[test]
-fn each_part_of_the_promise_rule_is_needed() {
+fn each_check_of_the_promised_position_is_needed() {
     for rule in [PromiseRule::ForgetsPromise, PromiseRule::CampaignsAnyway, PromiseRule::ComparesIndexOnly] {
         assert!(first_violation(rule, 3, 10_000).is_some_and(|(_, what)| what.contains("commit")));
     }

@@ -102,7 +102,7 @@ pub enum Role {
 
 /// Which parts of a disk other than entries are damaged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct OtherDamage {
+pub struct NonEntryDamage {
     /// The copy of the term and the vote in the log is damaged.
     pub vote_in_log: bool,
     /// The copy of the term and the vote in the sync marker is damaged.
@@ -130,7 +130,7 @@ pub struct Node {
     /// restart.
     pub is_damaged: [bool; LOG_LENGTH_MAX],
     /// Which other parts of the disk are damaged. The node notices this only at a restart, too.
-    pub other_damage: OtherDamage,
+    pub non_entry_damage: NonEntryDamage,
     /// The last position that the node may have acknowledged and no longer holds; [`ZERO`] if it lost no entry.
     pub promised: Position,
     /// The terms of the intact entries after the first damage, from index 1 on; 0 where there is none.
@@ -153,7 +153,7 @@ impl Node {
             len: 0,
             log: [0; LOG_LENGTH_MAX],
             is_damaged: [false; LOG_LENGTH_MAX],
-            other_damage: OtherDamage::default(),
+            non_entry_damage: NonEntryDamage::default(),
             promised: ZERO,
             salvaged_terms: [0; LOG_LENGTH_MAX],
             log_changed: false,

@@ -7,15 +7,19 @@ use super::cluster::{Clause, LOG_LENGTH_MAX, NODES, Node, Position, Role, UNKNOW
 /// from a batch that a power loss has torn: no rule covers this case, so the model leaves it out.
 pub fn recover(before: &Node, broken: Option<Clause>) -> Vec<Node> {
     let breaks = |clause: Clause| broken == Some(clause);
-    let mut node =
-        Node { role: Role::Follower, is_damaged: [false; LOG_LENGTH_MAX], other_damage: Default::default(), ..*before };
+    let mut node = Node {
+        role: Role::Follower,
+        is_damaged: [false; LOG_LENGTH_MAX],
+        non_entry_damage: Default::default(),
+        ..*before
+    };
     let first_lost = (1..=before.len).find(|index| before.is_damaged[*index as usize - 1]);
     if breaks(Clause::PromiseIsDurable) {
         node.promised = ZERO;
     }
     // If an entry is damaged, the record of the vote in the log may be damaged as well.
-    let vote_in_log = !before.other_damage.vote_in_log && first_lost.is_none();
-    let vote_in_marker = !before.other_damage.vote_in_marker && !breaks(Clause::VoteFromMarker);
+    let vote_in_log = !before.non_entry_damage.vote_in_log && first_lost.is_none();
+    let vote_in_marker = !before.non_entry_damage.vote_in_marker && !breaks(Clause::VoteFromMarker);
     if !vote_in_log && !vote_in_marker {
         node.vote = None;
         if !breaks(Clause::StopWithoutVote) && !breaks(Clause::VoteFromMarker) {
@@ -46,14 +50,14 @@ pub fn recover(before: &Node, broken: Option<Clause>) -> Vec<Node> {
 /// The last position that a damaged node may have acknowledged; `None` if nothing shows that the end of its log was
 /// ever synced.
 fn end_of_acknowledged(before: &Node, first_lost: u8, broken: Option<Clause>) -> Option<Position> {
-    let marker = !before.other_damage.end_in_marker && broken != Some(Clause::PromiseFromMarker);
+    let marker = !before.non_entry_damage.end_in_marker && broken != Some(Clause::PromiseFromMarker);
     let intact = (first_lost..=before.len).rev().find(|index| !before.is_damaged[*index as usize - 1]);
     let seen = intact.map(|index| before.position(index));
     match seen {
         _ if marker => Some(before.last()),
         Some(seen) if seen == before.last() => Some(seen),
         _ if broken == Some(Clause::PromiseFromMarker) => Some(seen.unwrap_or(before.position(first_lost - 1))),
-        _ if !before.other_damage.end_of_log => None,
+        _ if !before.non_entry_damage.end_of_log => None,
         _ if broken == Some(Clause::UnknownEndCoversTerm) => Some(before.position(first_lost - 1)),
         _ => Some((before.term, UNKNOWN_END)),
     }

@@ -281,10 +281,10 @@ fn apply_loss(node: &mut Node, loss: Loss) {
         Loss::Entry(index) => node.is_damaged[index as usize - 1] = true,
         Loss::Segment(index) => {
             node.is_damaged[index as usize - 1..node.len as usize].fill(true);
-            node.other_damage.end_of_log = true;
+            node.non_entry_damage.end_of_log = true;
         }
-        Loss::VoteInLog => node.other_damage.vote_in_log = true,
-        Loss::VoteInMarker => node.other_damage.vote_in_marker = true,
-        Loss::EndInMarker => node.other_damage.end_in_marker = true,
+        Loss::VoteInLog => node.non_entry_damage.vote_in_log = true,
+        Loss::VoteInMarker => node.non_entry_damage.vote_in_marker = true,
+        Loss::EndInMarker => node.non_entry_damage.end_in_marker = true,
     }
 }

@@ -48,7 +48,7 @@ impl Replica {
         assert_eq!(
             self.issued_writes.len() as u64,
             last_issued_write.0 - self.durable_write.0,
-            "each issued write that is not durable has one record"
+            "each issued write that is not durable has one entry in the list of pending writes"
         );
         let oldest_id = self.issued_writes.front().map(|write| write.id);
         assert!(
