@@ -293,11 +293,7 @@ impl<D: Disk> Journal<D> {
             self.mark_replaced_from(Index::ZERO);
         }
         if let Some(hard) = &write.hard_state {
-            let mut body = Vec::new();
-            format::encode_hard_state(&mut body, hard);
-            self.ensure_room(body.len())?;
-            self.segment.add_frame(RecordKind::HardState, self.batch_number, |out| out.extend_from_slice(&body));
-            self.summary.hard = *hard;
+            self.append_hard_state(hard)?;
         }
         for entry in &write.entries {
             assert!(
@@ -336,11 +332,14 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    pub(super) fn append_opening(&mut self) {
+    pub(super) fn append_hard_state(&mut self, hard: &HardState) -> Result<()> {
         let mut body = Vec::new();
-        self.summary.opening().encode(&mut body);
-        self.segment.add_frame(RecordKind::Open, self.batch_number, |out| out.extend_from_slice(&body));
+        format::encode_hard_state(&mut body, hard);
+        self.ensure_room(body.len())?;
+        self.segment.add_frame(RecordKind::HardState, self.batch_number, |out| out.extend_from_slice(&body));
+        self.summary.hard = *hard;
         self.dirty = true;
+        Ok(())
     }
 
     /// Writes the buffered frames as a batch, or as a piece of a batch if `has_more_pieces` is set.

@@ -110,6 +110,7 @@ pub mod open;
 pub mod options;
 pub mod parallel_checksum;
 pub mod recover;
+pub mod repair;
 pub mod report;
 pub mod scan;
 pub mod segment;

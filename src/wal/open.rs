@@ -22,19 +22,20 @@
 //! After a crash between any two steps, the next start recovers the same log: each step only removes files that
 //! recovery ignores, or writes bytes that recovery has read.
 
-use super::format::{self, file_name, file_number};
+use super::format::{self, RecordKind, file_name, file_number};
 use super::journal::{Journal, OlderSegment, activate_segment, opening_body_bytes, segment_header, track_mapping};
 use super::load::{load_segments, read_whole};
 use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode};
 use super::recover::{self, FIRST_FRAME_OFFSET, RecoveredLog, Replay};
+use super::repair::{Repaired, set_damage_aside};
 use super::report::{Fault, Report, Result};
 use super::segment::{Segment, SparseIndex};
 use super::spare::{SpareOrder, TMP_SUFFIX};
 use super::sync_marker::{self, SyncMarker, SyncMarkerFile, to_fault};
 use crate::codec;
 use crate::disk::{Disk, DiskFile, Meter};
-use crate::types::{HardState, Mutant, SnapshotPoint, WriteId};
+use crate::types::{HardState, Index, Membership, Mutant, Position, SnapshotPoint, WriteId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -110,31 +111,52 @@ impl<D: Disk> Journal<D> {
         founding: Option<&SnapshotPoint>,
         read_mode: ReadMode<'_>,
     ) -> Result<(Journal<D>, RecoveredLog)> {
-        // The sync marker proves more if it was written in the current boot.
-        let boot_id = disk.boot_id().map_err(to_fault("read the boot id for", "the journal"))?;
-        let file_names = disk.list().map_err(to_fault("list", "the journal"))?;
-        let marker = match file_names.iter().any(|name| name == sync_marker::FILE_NAME) {
-            true => SyncMarker::read(&read_whole(&disk, sync_marker::FILE_NAME)?, options.disk),
-            false => SyncMarker::default(),
+        let repairs = options.repair;
+        match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
+            Err(fault @ Fault::Corrupt { .. }) if repairs => {
+                let directory = JournalDirectory::read(&disk, &options)?;
+                let repaired = set_damage_aside(&disk, &options, &directory.segment_numbers, &directory.marker, fault)?;
+                let opened = Journal::open_intact(disk, options, founding, read_mode, Some(&repaired))?;
+                let (journal, mut recovered) = opened;
+                recovered.notes.insert(0, repaired.note);
+                recovered.repaired = true;
+                Ok((journal, recovered))
+            }
+            opened => opened,
         }
-        .with_boot_id(boot_id);
-        // `file_number` accepts canonical names only: `1.wal` would be read as segment 1, whose name is
-        // `0000000001.wal`.
-        let mut segment_numbers: Vec<u64> = file_names.iter().filter_map(|name| file_number(name)).collect();
-        segment_numbers.sort_unstable();
+    }
+
+    /// Opens a journal without damage, or one that was just repaired.
+    fn open_intact(
+        disk: D,
+        options: Options,
+        founding: Option<&SnapshotPoint>,
+        read_mode: ReadMode<'_>,
+        repaired: Option<&Repaired>,
+    ) -> Result<(Journal<D>, RecoveredLog)> {
+        let JournalDirectory { boot_id, file_names, segment_numbers, marker } =
+            JournalDirectory::read(&disk, &options)?;
         let mut replay = recover::replay(load_segments(&disk, &segment_numbers)?, &options, &marker, read_mode)?;
         // There is no record at all. If the node never acknowledged anything, the directory is new, or the creation of
         // the journal was interrupted. Otherwise the log is lost: a new log would let the node vote twice in a term.
         if replay.summary.is_none() {
+            if let Some(repaired) = repaired.filter(|repaired| repaired.last_segment.is_none()) {
+                // Without any member, the node waits for a leader's log, or for a snapshot.
+                let membership = Membership::default();
+                let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
+                replay.summary = Some(LogSummary { hard: repaired.hard, ..LogSummary::new(base) });
+                return Journal::create(disk, options, boot_id, replay, &file_names, (marker, repaired.next_segment));
+            }
             let nothing_acknowledged =
                 marker.log_offset.is_none() && marker.hard.is_none() && replay.segments.len() <= 1;
             let Some(base) = founding.filter(|_| nothing_acknowledged) else { return Err(missing_journal()) };
             replay.summary = Some(LogSummary::new(base.clone()));
-            return Journal::create(disk, options, boot_id, replay, &file_names, marker);
+            return Journal::create(disk, options, boot_id, replay, &file_names, (marker, 1));
         }
         // The last check, before the first change to the disk: if a segment is missing, nothing may be changed.
         let entries = replay.take_entries()?;
-        Journal::resume(disk, options, boot_id, replay, entries, &file_names, marker)
+        let repaired_hard = repaired.map(|repaired| repaired.hard);
+        Journal::resume(disk, options, boot_id, replay, entries, &file_names, (marker, repaired_hard))
     }
 
     /// Resumes a journal that was read and validated. From here on the disk is changed.
@@ -148,13 +170,14 @@ impl<D: Disk> Journal<D> {
         mut replay: Replay<'_>,
         entries: Vec<recover::EntrySummary>,
         names: &[String],
-        marker: SyncMarker,
+        (marker, repaired_hard): (SyncMarker, Option<HardState>),
     ) -> Result<(Journal<D>, RecoveredLog)> {
         let Some(summary) = replay.summary.take() else { return Err(missing_journal()) };
         // The marker's hard state is written after the log's. So if the marker is ahead of the log, the log has lost a
         // vote, even if it seems to end cleanly. A marker without a vote in the same term is just older.
         let marker_is_ahead = marker.hard.is_some_and(|hard| {
             hard.term > summary.hard.term
+                || hard.promised_position > summary.hard.promised_position
                 || (hard.term == summary.hard.term && hard.vote.is_some() && hard.vote != summary.hard.vote)
         });
         // The journal appends to the last segment; the others are sealed and are mapped for readers.
@@ -166,7 +189,8 @@ impl<D: Disk> Journal<D> {
         }
         // The node must not start even if its log is fine otherwise: the lost vote may have been given to a candidate,
         // and a second vote in the same term could make a second leader (§5.2).
-        if marker_is_ahead && !options.mutants.breaks(Mutant::CutDamage) {
+        // A repair has just made sure that the marker has all that was lost.
+        if marker_is_ahead && repaired_hard.is_none() && !options.mutants.breaks(Mutant::CutDamage) {
             return Err(Fault::Corrupt {
                 file: name,
                 offset: last.good_end,
@@ -241,6 +265,12 @@ impl<D: Disk> Journal<D> {
         if log_end == FIRST_FRAME_OFFSET {
             // The last segment is empty: it was made and never written to.
             journal.append_opening();
+        }
+        // Appended before the marker is written again: until then only the marker has the promised position.
+        if let Some(hard) = repaired_hard.filter(|hard| *hard != journal.summary.hard) {
+            journal.append_hard_state(&hard)?;
+        }
+        if journal.dirty {
             journal.sync_and_record()?;
         }
         journal.write_sync_marker()?;
@@ -253,8 +283,17 @@ impl<D: Disk> Journal<D> {
             configurations: journal.summary.configurations.clone(),
             view,
             notes: replay.notes,
+            repaired: false,
         };
         Ok((journal, recovered))
+    }
+
+    /// Appends the opening record of a new segment: everything that the segment inherits.
+    pub(super) fn append_opening(&mut self) {
+        let mut body = Vec::new();
+        self.summary.opening().encode(&mut body);
+        self.segment.add_frame(RecordKind::Open, self.batch_number, |out| out.extend_from_slice(&body));
+        self.dirty = true;
     }
 
     /// Creates the first segment of a new journal.
@@ -268,7 +307,7 @@ impl<D: Disk> Journal<D> {
         boot_id: u64,
         replay: Replay<'_>,
         names: &[String],
-        marker: SyncMarker,
+        (marker, number): (SyncMarker, u64),
     ) -> Result<(Journal<D>, RecoveredLog)> {
         let Some(summary) = replay.summary else { return Err(missing_journal()) };
         // `open_with` has checked that none of these files holds a record.
@@ -276,7 +315,7 @@ impl<D: Disk> Journal<D> {
         remove_unused(&disk, names, &unfinished_names)?;
         // `prepare` and not `reserve`: no write is waiting yet, and a file full of zeros makes later syncs faster.
         let order = SpareOrder { name_prefix: "founding".to_owned(), bytes: options.segment_bytes };
-        let header = segment_header(&options, 1, 0);
+        let header = segment_header(&options, number, 0);
         let spare_bytes =
             Segment::size_for(opening_body_bytes(&summary), codec::ENTRY_HEADER).max(options.segment_bytes);
         let spare = SpareOrder { bytes: spare_bytes, ..order }.prepare(&disk, || {})?;
@@ -293,15 +332,44 @@ impl<D: Disk> Journal<D> {
         journal.sync_and_record()?;
         journal.check_invariants();
         let recovered = RecoveredLog {
-            hard_state: HardState::default(),
+            hard_state: journal.summary.hard,
             base: journal.summary.base.clone(),
             entries: Vec::new(),
             last_time: journal.summary.time,
             configurations: Vec::new(),
             view,
             notes: Vec::new(),
+            repaired: false,
         };
         Ok((journal, recovered))
+    }
+}
+
+/// The contents of a journal's directory.
+struct JournalDirectory {
+    /// The id of the current boot of the kernel.
+    boot_id: u64,
+    file_names: Vec<String>,
+    /// The numbers of the segments, ascending.
+    segment_numbers: Vec<u64>,
+    marker: SyncMarker,
+}
+
+impl JournalDirectory {
+    fn read<D: Disk>(disk: &D, options: &Options) -> Result<JournalDirectory> {
+        // The sync marker proves more if it was written in the current boot.
+        let boot_id = disk.boot_id().map_err(to_fault("read the boot id for", "the journal"))?;
+        let file_names = disk.list().map_err(to_fault("list", "the journal"))?;
+        let marker = match file_names.iter().any(|name| name == sync_marker::FILE_NAME) {
+            true => SyncMarker::read(&read_whole(disk, sync_marker::FILE_NAME)?, options.disk),
+            false => SyncMarker::default(),
+        }
+        .with_boot_id(boot_id);
+        // `file_number` accepts canonical names only: `1.wal` would be read as segment 1, whose name is
+        // `0000000001.wal`.
+        let mut segment_numbers: Vec<u64> = file_names.iter().filter_map(|name| file_number(name)).collect();
+        segment_numbers.sort_unstable();
+        Ok(JournalDirectory { boot_id, file_names, segment_numbers, marker })
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Options {
     pub batch_bytes: usize,
     /// The policy for a last batch that is damaged after a power loss.
     pub torn_tail: TailPolicy,
+    /// Whether damage is set aside at a start, so that the node gets what it lost from the other nodes
+    /// ([`super::repair`]). Otherwise damage is a fault.
+    pub repair: bool,
     /// The rules that a test breaks on purpose; none in production.
     pub mutants: Mutants,
 }
@@ -64,6 +67,7 @@ impl Options {
             segment_bytes: Options::SEGMENT_BYTES,
             batch_bytes: Options::BATCH_BYTES,
             torn_tail: TailPolicy::Cut,
+            repair: false,
             mutants: Mutants::NONE,
         }
     }

@@ -78,6 +78,8 @@ pub struct RecoveredLog {
     pub view: View,
     /// Notes for the operator: which bytes were cut off, and why.
     pub notes: Vec<String>,
+    /// Whether damage was set aside, so that acknowledged entries may be missing ([`super::repair`]).
+    pub repaired: bool,
 }
 
 /// A segment that was read and validated.

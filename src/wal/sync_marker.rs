@@ -77,6 +77,8 @@ pub struct SyncMarker {
     pair_turns: [u64; 2],
     /// The id of the current boot of the kernel; 0 if unknown.
     boot_id: u64,
+    /// How many of the two slots with term and vote are good, and how many were never written.
+    hard_slots: (u8, u8),
 }
 
 impl SyncMarker {
@@ -96,6 +98,18 @@ impl SyncMarker {
         self.log_offset.is_some_and(|synced| synced.boot_id == self.boot_id && self.boot_id != 0)
     }
 
+    /// The id of the current boot, as given to [`SyncMarker::with_boot_id`].
+    pub fn boot_id(&self) -> u64 {
+        self.boot_id
+    }
+
+    /// Term and vote, if it is certain that none were written later: both slots are good, or only one was ever written.
+    /// If one slot is damaged, it may be the newer one.
+    pub fn certain_hard_state(&self) -> Option<HardState> {
+        let is_certain = self.hard_slots == (2, 0) || (self.hard_slots == (1, 1) && self.pair_turns[0] == 1);
+        self.hard.filter(|_| is_certain)
+    }
+
     /// Decodes the file: the newer good slot of each pair. `disk` is the id of the file's data directory.
     ///
     /// A slot with another disk id was copied from another directory, and a slot with a wrong number was written to a
@@ -104,7 +118,9 @@ impl SyncMarker {
         let mut marker = SyncMarker::default();
         for slot in 0..SLOT_COUNT {
             let Some(bytes) = file.get(slot * SLOT_DISTANCE..slot * SLOT_DISTANCE + SLOT_BYTES) else { continue };
+            marker.hard_slots.1 += u8::from(slot < 2 && bytes.iter().all(|byte| *byte == 0));
             let Some((turn, mut fields)) = decode_slot(Bytes::copy_from_slice(bytes), slot, disk) else { continue };
+            marker.hard_slots.0 += u8::from(slot < 2);
             let newest = &mut marker.pair_turns[slot / 2];
             // Turns only grow, so the greater one was written last. Turn 0 was never written.
             if turn <= *newest {

@@ -6,4 +6,5 @@ mod inspection;
 mod matrix;
 mod mutants;
 mod properties;
+mod repair;
 mod world;

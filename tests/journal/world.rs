@@ -155,6 +155,36 @@ impl Ledger {
         ))
     }
 
+    /// Checks a journal that was repaired: it is that of an earlier time, except that term and vote are the latest ones,
+    /// and the promised position reaches everything that was reported as durable.
+    pub fn check_repaired(&self, recovered: &RecoveredLog) -> Result<(), String> {
+        let whole = self.expected_log(self.durable_changes);
+        let hard = recovered.hard_state;
+        if (hard.term, hard.vote) != (whole.hard.term, whole.hard.vote) {
+            return Err(format!("hard state {hard:?} instead of {:?}", whole.hard));
+        }
+        let is_past = |changes: usize| {
+            let past = ExpectedLog { hard, ..self.expected_log(changes) };
+            self.matches_log(&past, recovered).is_ok()
+        };
+        if !(0..=self.changes.len()).any(is_past) {
+            return Err(format!(
+                "no past log has {} entries from {}",
+                recovered.entries.len(),
+                recovered.base.position
+            ));
+        }
+        let end = |log: &ExpectedLog| log.entries.values().last().map_or(log.base, |entry| entry.position);
+        let (last, promised) = (end(&whole), hard.promised_position);
+        let held = recovered.entries.last().map_or(recovered.base.position, |entry| {
+            Position::new(Index(recovered.base.position.index.0 + recovered.entries.len() as u64), entry.term)
+        });
+        match held.max(promised) >= last {
+            true => Ok(()),
+            false => Err(format!("the log ends at {held} and promises {promised}, and {last} was durable")),
+        }
+    }
+
     fn matches_log(&self, log: &ExpectedLog, recovered: &RecoveredLog) -> Result<(), String> {
         let base = recovered.base.position;
         let last = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);

@@ -1,0 +1,319 @@
+//! Repair: turns a damaged journal into a shorter, intact one that keeps the node's promises.
+//!
+//! The rule and its proof are in `docs/repair.md`; `tests/repair_model` checks it. The journal keeps its readable
+//! beginning. The position up to which the node may have acknowledged entries becomes its promised position
+//! ([`HardState::promised_position`]): the node votes and campaigns as if its log still reached it, and a leader sends
+//! the missing entries again.
+//!
+//! # Order of the steps
+//!
+//! ```text
+//!   1  the promised position, in the sync marker, synced      from here on no start can forget it
+//!   2  a copy of the readable part of the damaged segment     as `.tmp`, synced
+//!   3  the damaged segment gets the suffix `.damaged`
+//!   4  the copy gets the segment's name
+//!   5  later segments get the suffix `.damaged`; the names are synced
+//!   6  the new end of the log, in the sync marker             else it would say that more had been synced
+//! ```
+//!
+//! After a crash between any two steps, the next start finds damage again, or a shorter log beside a marker that is
+//! ahead of it, and repairs it in the same way: the marker still has the promised position.
+
+use super::batches::{BatchReader, ReaderState};
+use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name};
+use super::load::{SegmentFile, load_segments};
+use super::log_summary::{LogSummary, RecordEffect};
+use super::options::Options;
+use super::recover::FIRST_FRAME_OFFSET;
+use super::report::{Fault, Result};
+use super::scan::{Scan, ScanItem};
+use super::sync_marker::{LogOffset, SyncMarker, SyncMarkerFile, to_fault};
+use crate::codec::{self, Reader};
+use crate::disk::{Disk, DiskFile};
+use crate::types::{HardState, Index, Membership, NodeId, Payload, Position};
+use bytes::Bytes;
+
+/// The suffix of a segment that a repair has set aside.
+pub const DAMAGED_SUFFIX: &str = ".damaged";
+
+/// The advice if the damage includes the vote.
+const VOTE_LOST: &str = "This node's vote may be lost too, so that it cannot repair itself from the other nodes: it \
+could vote twice in a term. Leave it down, and replace it by an empty directory: drave member remove ID, then drave \
+member add ID=HOST:PORT, then drave serve --join with an empty --data.";
+
+/// The journal that a repair leaves.
+#[derive(Debug)]
+pub struct Repaired {
+    /// The number of the segment that the journal continues; `None` if nothing of the log was readable, and no segment
+    /// is left.
+    pub last_segment: Option<u64>,
+    /// The number of the first segment that may be created.
+    pub next_segment: u64,
+    /// The node's hard state, with the promised position.
+    pub hard: HardState,
+    /// What was done, for the operator.
+    pub note: String,
+}
+
+/// What can be read of a damaged log, from its beginning on.
+struct ReadableLog {
+    /// The last segment with readable batches, and the offset of their end; `None` if there is none.
+    end: Option<(u64, u64)>,
+    /// Whether the last batch is a seal, so that another segment must follow.
+    is_sealed: bool,
+    /// The state after the last readable batch.
+    summary: Option<LogSummary>,
+}
+
+/// What the remaining records of a damaged journal show.
+struct Evidence {
+    /// The highest position of any record: the log reached it.
+    last: Position,
+    /// The members by the last record that names them.
+    membership: Option<Membership>,
+}
+
+/// Sets the damaged part of a journal aside, so that the next start finds an intact one.
+///
+/// # Errors
+///
+/// `fault`, if the journal cannot be repaired: the vote may be lost too, or no other node has the entries. Any other
+/// fault is of the repair itself.
+pub fn set_damage_aside<D: Disk>(
+    disk: &D,
+    options: &Options,
+    numbers: &[u64],
+    marker: &SyncMarker,
+    fault: Fault,
+) -> Result<Repaired> {
+    let Fault::Corrupt { file, offset, description, lost, .. } = fault else { return Err(fault) };
+    let files = load_segments(disk, numbers)?;
+    let readable = ReadableLog::find(&files, options)?;
+    let evidence = Evidence::collect(&files, options);
+    let held = readable.summary.as_ref().map_or(Position::ZERO, |summary| summary.last);
+    // Term and vote are on the disk twice. The copy in the log may be among the damaged records.
+    let hard = marker.certain_hard_state();
+    // A repair that was interrupted has checked the members, and may have set aside the records that name them.
+    let is_continued = hard.is_some_and(|hard| hard.promised_position > held);
+    let members = readable.summary.as_ref().map(current_membership).or(evidence.membership.as_ref());
+    // Without any other node the entries are gone, and what is left is for the operator to decide. The same if the
+    // members cannot be read.
+    if !is_continued && members.is_none_or(|members| !has_other_members(members, options.node)) {
+        return Err(Fault::Corrupt { file, offset, description, lost, advice: super::report::ADVICE });
+    }
+    let Some(hard) = hard else {
+        return Err(Fault::Corrupt { file, offset, description, lost, advice: VOTE_LOST });
+    };
+    if !is_continued {
+        // The node has got everything that an earlier repair set aside.
+        remove_old_files(disk)?;
+    }
+    let promised_position = promised_position(&files, &readable, &evidence, marker, hard);
+    let hard = HardState { promised_position, ..hard };
+    let mut marker_file = SyncMarkerFile::open(disk, options.disk, marker)?;
+    marker_file.write_hard_state(&hard)?;
+    let last_segment = replace_segments(disk, options, &files, &readable)?;
+    let (segment, offset_now) = last_segment.unwrap_or_default();
+    marker_file.write_offset(&LogOffset { boot_id: marker.boot_id(), segment, offset: offset_now, last: held })?;
+    let note = format!(
+        "{file}: byte {offset}: {description}; affected entries: {lost}. The log is readable up to {held}, and may have \
+         reached {promised_position}: this node gets the rest from the other nodes, and votes only for logs that reach \
+         it. The damaged files have the suffix {DAMAGED_SUFFIX}"
+    );
+    let next_segment =
+        numbers.iter().copied().max().unwrap_or(0).max(marker.log_offset.map_or(0, |end| end.segment)) + 1;
+    Ok(Repaired { last_segment: last_segment.map(|(number, _)| number), next_segment, hard, note })
+}
+
+impl ReadableLog {
+    /// Reads the newest run of consecutive segments that has every entry after its base, up to its first damage.
+    ///
+    /// A run before a gap is as good as the last one: it is the log at an earlier time.
+    fn find(files: &[SegmentFile], options: &Options) -> Result<ReadableLog> {
+        let mut runs: Vec<&[SegmentFile]> = files.chunk_by(|one, next| one.number + 1 == next.number).collect();
+        while let Some(run) = runs.pop() {
+            if let Some(readable) = ReadableLog::read(run, options)? {
+                return Ok(readable);
+            }
+        }
+        Ok(ReadableLog { end: None, is_sealed: false, summary: None })
+    }
+
+    /// Reads a run of segments. None if no entry can be read, or entries between the base and the first one are
+    /// missing.
+    fn read(run: &[SegmentFile], options: &Options) -> Result<Option<ReadableLog>> {
+        let mut readable = ReadableLog { end: None, is_sealed: false, summary: None };
+        let mut state = ReaderState::before_segment(run.first().map_or(0, |file| file.number));
+        let mut first_known = Index::ZERO;
+        for file in run {
+            let bytes = file.readable_bytes()?;
+            let Some(header) = own_header(&bytes, file.number, options) else { break };
+            let mut reader = BatchReader::new(bytes, header.salt(), state.clone(), 0);
+            let mut is_sealed = false;
+            let on_applied = |_: &Frame, effect| match effect {
+                RecordEffect::Began(last) | RecordEffect::Restarted(last) => first_known = last.index.next(),
+                RecordEffect::Appended(head) => first_known = first_known.min(head.position.index),
+                RecordEffect::SummaryOnly => {}
+            };
+            let mut on_applied = on_applied;
+            while let Ok(batch) = reader.read_batch(&mut on_applied) {
+                readable.end = Some((file.number, reader.at()));
+                is_sealed = batch.frames.last().is_some_and(|frame| frame.kind == RecordKind::Seal);
+                if is_sealed {
+                    break;
+                }
+            }
+            state = reader.into_state();
+            if readable.end.is_some_and(|(number, _)| number == file.number) {
+                readable.is_sealed = is_sealed;
+            }
+            if !is_sealed {
+                break;
+            }
+        }
+        readable.summary = state.log;
+        let is_complete =
+            readable.summary.as_ref().is_some_and(|summary| summary.base.position.index.next() >= first_known);
+        Ok(Some(readable).filter(|readable| is_complete && readable.end.is_some()))
+    }
+}
+
+impl Evidence {
+    /// Reads all good frames of all files, wherever they are.
+    fn collect(files: &[SegmentFile], options: &Options) -> Evidence {
+        let mut evidence = Evidence { last: Position::ZERO, membership: None };
+        for file in files {
+            let Ok(bytes) = file.readable_bytes() else { continue };
+            let frames =
+                Scan::new(bytes, format::salt(options.disk, file.number), None).filter_map(|item| match item {
+                    ScanItem::Frame(frame) => Some(frame),
+                    ScanItem::Gap { .. } => None,
+                });
+            frames.for_each(|frame| evidence.add(&frame));
+        }
+        evidence
+    }
+
+    fn add(&mut self, frame: &Frame) {
+        let position = match frame.kind {
+            RecordKind::Entry => codec::read_entry(&mut Reader::new(frame.body.clone())).ok().map(|entry| {
+                if let Payload::Membership(membership) = entry.payload {
+                    self.membership = Some(*membership);
+                }
+                entry.position
+            }),
+            RecordKind::Seal => Seal::decode(&frame.body).map(|seal| seal.last).ok(),
+            RecordKind::Batch => frame.batch_header().map(|batch| Position::new(batch.entries.1, batch.term)),
+            RecordKind::Open => Opening::decode(&frame.body).ok().map(|opening| {
+                self.membership = Some(opening.configuration.1);
+                opening.last
+            }),
+            _ => None,
+        };
+        self.last = self.last.max(position.unwrap_or_default());
+    }
+}
+
+/// The end of what the node may have acknowledged.
+///
+/// If the last segment is missing or cannot be read, and the sync marker does not name its end, the end is unknown:
+/// every entry that was acknowledged is of the node's term or an earlier one.
+fn promised_position(
+    files: &[SegmentFile],
+    readable: &ReadableLog,
+    evidence: &Evidence,
+    marker: &SyncMarker,
+    hard: HardState,
+) -> Position {
+    if files.is_empty() && hard.promised_position > Position::ZERO {
+        // An interrupted repair has set all segments aside.
+        return hard.promised_position;
+    }
+    let last_file = files.last().map_or(0, |file| file.number);
+    let is_marked = marker.log_offset.is_some_and(|end| end.segment >= last_file.max(1));
+    let ends_sealed = readable.is_sealed && readable.end.is_some_and(|(number, _)| number == last_file);
+    let is_unreadable = files.last().is_none_or(|file| !matches!(file.media_error(), Ok(None)));
+    if (ends_sealed || is_unreadable) && !is_marked {
+        return Position::new(Index(u64::MAX), hard.term);
+    }
+    let marked = marker.log_offset.map_or(Position::ZERO, |end| end.last);
+    evidence.last.max(marked).max(hard.promised_position)
+}
+
+/// Replaces the damaged segment by its readable part and sets it and all later segments aside. Returns the segment that
+/// the journal continues and the offset of its end; `None` if nothing was readable.
+fn replace_segments<D: Disk>(
+    disk: &D,
+    options: &Options,
+    files: &[SegmentFile],
+    readable: &ReadableLog,
+) -> Result<Option<(u64, u64)>> {
+    let continued = match readable.end {
+        // Another segment must follow a seal.
+        Some((number, _)) if readable.is_sealed => Some((number + 1, FIRST_FRAME_OFFSET)),
+        end => end,
+    };
+    if let Some((number, end)) = continued {
+        let file = files.iter().find(|file| file.number == number);
+        let header = super::journal::segment_header(options, number, 0);
+        let bytes = match file.map(SegmentFile::readable_bytes).transpose()? {
+            Some(bytes) if end > FIRST_FRAME_OFFSET => bytes.slice(..end as usize),
+            _ => Bytes::copy_from_slice(&header.encode()),
+        };
+        let size = file.map_or(0, SegmentFile::size).max(options.segment_bytes).max(end);
+        let (name, tmp) = (file_name(number), format!("{}.tmp", file_name(number)));
+        if disk.list().map_err(to_fault("list", "the journal"))?.contains(&tmp) {
+            // An interrupted repair has left it.
+            disk.remove(&tmp).map_err(to_fault("remove", &tmp))?;
+        }
+        let mut copy = disk.create(&tmp).map_err(to_fault("create", &tmp))?;
+        copy.allocate(size).map_err(to_fault("allocate", &tmp))?;
+        copy.write_at(0, &bytes).map_err(to_fault("write", &tmp))?;
+        copy.sync_all().map_err(to_fault("sync", &tmp))?;
+        if file.is_some() {
+            set_aside(disk, number)?;
+        }
+        disk.rename(&tmp, &name).map_err(to_fault("rename", &tmp))?;
+    }
+    let first_damaged = continued.map_or(0, |(number, _)| number + 1);
+    for file in files.iter().filter(|file| file.number >= first_damaged) {
+        set_aside(disk, file.number)?;
+    }
+    disk.sync_names().map_err(to_fault("sync the directory of", "the journal"))?;
+    Ok(continued)
+}
+
+/// Gives a segment the suffix of damaged files. An earlier one of the same number stays: it has more records.
+fn set_aside<D: Disk>(disk: &D, number: u64) -> Result<()> {
+    let (name, aside) = (file_name(number), format!("{}{DAMAGED_SUFFIX}", file_name(number)));
+    let is_taken = disk.list().map_err(to_fault("list", "the journal"))?.contains(&aside);
+    match is_taken {
+        true => disk.remove(&name).map_err(to_fault("remove", &name)),
+        false => disk.rename(&name, &aside).map_err(to_fault("rename", &name)),
+    }
+}
+
+/// Removes the files that earlier repairs have set aside, so that they never need more space than the log of one.
+fn remove_old_files<D: Disk>(disk: &D) -> Result<()> {
+    let names = disk.list().map_err(to_fault("list", "the journal"))?;
+    for name in names.iter().filter(|name| name.ends_with(DAMAGED_SUFFIX)) {
+        disk.remove(name).map_err(to_fault("remove", name))?;
+    }
+    Ok(())
+}
+
+/// The header of a segment, if it is intact and of this journal.
+fn own_header(bytes: &Bytes, number: u64, options: &Options) -> Option<SegmentHeader> {
+    let header = SegmentHeader::decode(bytes).ok()?;
+    let ours = (options.node, options.cluster, options.disk, number);
+    Some(header).filter(|header| (header.node, header.cluster, header.disk, header.number) == ours)
+}
+
+/// The latest configuration of a log.
+fn current_membership(summary: &LogSummary) -> &Membership {
+    summary.configurations.last().map_or(&summary.base.membership, |(_, membership)| membership)
+}
+
+fn has_other_members(membership: &Membership, node: NodeId) -> bool {
+    membership.ids().any(|id| id != node)
+}
