@@ -10,7 +10,7 @@
 //! ```text
 //!   1  the promised position, in the sync marker, synced      from here on no start can forget it
 //!   2  a copy of the readable part of the damaged segment     as `.tmp`, synced
-//!   3  the damaged segment gets the suffix `.damaged`
+//!   3  the damaged segment gets the suffix `.damaged`, and the name is synced
 //!   4  the copy gets the segment's name
 //!   5  later segments get the suffix `.damaged`; the names are synced
 //!   6  the new end of the log, in the sync marker             else it would say that more had been synced
@@ -69,8 +69,12 @@ struct ReadableLog {
 struct Evidence {
     /// The highest position of any record: the log reached it.
     last: Position,
+    /// The newest term and vote of any record, and the highest promised position.
+    hard: HardState,
     /// The members by the last record that names them.
     membership: Option<Membership>,
+    /// Whether records may be hidden behind a sector that cannot be read, or in a segment without a good header.
+    hides_records: bool,
 }
 
 /// Sets the damaged part of a journal aside, so that the next start finds an intact one.
@@ -91,8 +95,10 @@ pub fn set_damage_aside<D: Disk>(
     let readable = ReadableLog::find(&files, options)?;
     let evidence = Evidence::collect(&files, options);
     let held = readable.summary.as_ref().map_or(Position::ZERO, |summary| summary.last);
-    // Term and vote are on the disk twice. The copy in the log may be among the damaged records.
-    let hard = marker.certain_hard_state();
+    // Term and vote are on the disk twice. The copy in the log may be among the damaged records, and the marker may have
+    // missed a write that the log has.
+    let logged = readable.summary.as_ref().map_or(evidence.hard, |summary| newest(evidence.hard, summary.hard));
+    let hard = marker.certain_hard_state().map(|marked| newest(marked, logged));
     // A repair that was interrupted has checked the members, and may have set aside the records that name them.
     let is_continued = hard.is_some_and(|hard| hard.promised_position > held);
     let members = readable.summary.as_ref().map(current_membership).or(evidence.membership.as_ref());
@@ -181,9 +187,12 @@ impl ReadableLog {
 impl Evidence {
     /// Reads all good frames of all files, wherever they are.
     fn collect(files: &[SegmentFile], options: &Options) -> Evidence {
-        let mut evidence = Evidence { last: Position::ZERO, membership: None };
+        let mut evidence =
+            Evidence { last: Position::ZERO, hard: HardState::default(), membership: None, hides_records: false };
         for file in files {
             let Ok(bytes) = file.readable_bytes() else { continue };
+            evidence.hides_records |= !matches!(file.media_error(), Ok(None));
+            evidence.hides_records |= own_header(&bytes, file.number, options).is_none();
             let frames =
                 Scan::new(bytes, format::salt(options.disk, file.number), None).filter_map(|item| match item {
                     ScanItem::Frame(frame) => Some(frame),
@@ -206,8 +215,13 @@ impl Evidence {
             RecordKind::Batch => frame.batch_header().map(|batch| Position::new(batch.entries.1, batch.term)),
             RecordKind::Open => Opening::decode(&frame.body).ok().map(|opening| {
                 self.membership = Some(opening.configuration.1);
+                self.hard = newest(self.hard, opening.hard);
                 opening.last
             }),
+            RecordKind::HardState => {
+                self.hard = format::decode_hard_state(&frame.body).map_or(self.hard, |hard| newest(self.hard, hard));
+                None
+            }
             _ => None,
         };
         self.last = self.last.max(position.unwrap_or_default());
@@ -216,8 +230,8 @@ impl Evidence {
 
 /// The end of what the node may have acknowledged.
 ///
-/// If the last segment is missing or cannot be read, and the sync marker does not name its end, the end is unknown:
-/// every entry that was acknowledged is of the node's term or an earlier one.
+/// A marker of the current boot names it. An older marker may be behind: then the end is unknown if the last records may
+/// be missing. Every entry that was acknowledged is of the node's term or an earlier one.
 fn promised_position(
     files: &[SegmentFile],
     readable: &ReadableLog,
@@ -225,19 +239,23 @@ fn promised_position(
     marker: &SyncMarker,
     hard: HardState,
 ) -> Position {
-    if files.is_empty() && hard.promised_position > Position::ZERO {
-        // An interrupted repair has set all segments aside.
-        return hard.promised_position;
-    }
-    let last_file = files.last().map_or(0, |file| file.number);
-    let is_marked = marker.log_offset.is_some_and(|end| end.segment >= last_file.max(1));
-    let ends_sealed = readable.is_sealed && readable.end.is_some_and(|(number, _)| number == last_file);
-    let is_unreadable = files.last().is_none_or(|file| !matches!(file.media_error(), Ok(None)));
-    if (ends_sealed || is_unreadable) && !is_marked {
-        return Position::new(Index(u64::MAX), hard.term);
-    }
     let marked = marker.log_offset.map_or(Position::ZERO, |end| end.last);
-    evidence.last.max(marked).max(hard.promised_position)
+    let seen = evidence.last.max(marked).max(hard.promised_position);
+    let last_file = files.last().map_or(0, |file| file.number);
+    let ends_sealed = readable.is_sealed && readable.end.is_some_and(|(number, _)| number == last_file);
+    let is_missing = files.is_empty() || ends_sealed || marker.log_offset.is_some_and(|end| end.segment > last_file);
+    match marker.is_of_this_boot() {
+        true => seen,
+        false if is_missing || evidence.hides_records => Position::new(Index(u64::MAX), hard.term),
+        false => seen,
+    }
+}
+
+/// The newest of two copies of the hard state: a copy of the same term may be from before the vote.
+fn newest(one: HardState, other: HardState) -> HardState {
+    let promised_position = one.promised_position.max(other.promised_position);
+    let newer = if (other.term, other.vote.is_some()) > (one.term, one.vote.is_some()) { other } else { one };
+    HardState { promised_position, ..newer }
 }
 
 /// Replaces the damaged segment by its readable part and sets it and all later segments aside. Returns the segment that
@@ -257,7 +275,8 @@ fn replace_segments<D: Disk>(
         let file = files.iter().find(|file| file.number == number);
         let header = super::journal::segment_header(options, number, 0);
         let bytes = match file.map(SegmentFile::readable_bytes).transpose()? {
-            Some(bytes) if end > FIRST_FRAME_OFFSET => bytes.slice(..end as usize),
+            // A file that was cut within the padding of its last record is shorter than that record's end.
+            Some(bytes) if end > FIRST_FRAME_OFFSET => bytes.slice(..bytes.len().min(end as usize)),
             _ => Bytes::copy_from_slice(&header.encode()),
         };
         let size = file.map_or(0, SegmentFile::size).max(options.segment_bytes).max(end);
@@ -272,6 +291,8 @@ fn replace_segments<D: Disk>(
         copy.sync_all().map_err(to_fault("sync", &tmp))?;
         if file.is_some() {
             set_aside(disk, number)?;
+            // Of two unsynced renames, only the second may survive a power loss: it would replace the damaged file.
+            sync_names(disk)?;
         }
         disk.rename(&tmp, &name).map_err(to_fault("rename", &tmp))?;
     }
@@ -279,27 +300,36 @@ fn replace_segments<D: Disk>(
     for file in files.iter().filter(|file| file.number >= first_damaged) {
         set_aside(disk, file.number)?;
     }
-    disk.sync_names().map_err(to_fault("sync the directory of", "the journal"))?;
+    sync_names(disk)?;
     Ok(continued)
 }
 
-/// Gives a segment the suffix of damaged files. An earlier one of the same number stays: it has more records.
+fn sync_names<D: Disk>(disk: &D) -> Result<()> {
+    disk.sync_names().map_err(to_fault("sync the directory of", "the journal"))
+}
+
+/// Gives a segment the suffix of damaged files, and a number if the name is taken: both files may have records that the
+/// other one lacks.
 fn set_aside<D: Disk>(disk: &D, number: u64) -> Result<()> {
-    let (name, aside) = (file_name(number), format!("{}{DAMAGED_SUFFIX}", file_name(number)));
-    let is_taken = disk.list().map_err(to_fault("list", "the journal"))?.contains(&aside);
-    match is_taken {
-        true => disk.remove(&name).map_err(to_fault("remove", &name)),
-        false => disk.rename(&name, &aside).map_err(to_fault("rename", &name)),
+    let names = disk.list().map_err(to_fault("list", "the journal"))?;
+    let name = file_name(number);
+    let mut aside = format!("{name}{DAMAGED_SUFFIX}");
+    for nth in 2.. {
+        if !names.contains(&aside) {
+            break;
+        }
+        aside = format!("{name}{DAMAGED_SUFFIX}-{nth}");
     }
+    disk.rename(&name, &aside).map_err(to_fault("rename", &name))
 }
 
 /// Removes the files that earlier repairs have set aside, so that they never need more space than the log of one.
 fn remove_old_files<D: Disk>(disk: &D) -> Result<()> {
     let names = disk.list().map_err(to_fault("list", "the journal"))?;
-    for name in names.iter().filter(|name| name.ends_with(DAMAGED_SUFFIX)) {
+    for name in names.iter().filter(|name| name.contains(DAMAGED_SUFFIX)) {
         disk.remove(name).map_err(to_fault("remove", name))?;
     }
-    Ok(())
+    sync_names(disk)
 }
 
 /// The header of a segment, if it is intact and of this journal.

@@ -120,22 +120,18 @@ impl SyncMarker {
             let Some(bytes) = file.get(slot * SLOT_DISTANCE..slot * SLOT_DISTANCE + SLOT_BYTES) else { continue };
             marker.hard_slots.1 += u8::from(slot < 2 && bytes.iter().all(|byte| *byte == 0));
             let Some((turn, mut fields)) = decode_slot(Bytes::copy_from_slice(bytes), slot, disk) else { continue };
-            marker.hard_slots.0 += u8::from(slot < 2);
-            let newest = &mut marker.pair_turns[slot / 2];
             // Turns only grow, so the greater one was written last. Turn 0 was never written.
-            if turn <= *newest {
-                continue;
-            }
+            let is_newer = turn > marker.pair_turns[slot / 2];
+            // If the fields are invalid although the checksum is right, the slot is skipped: the other slot may be good.
             if slot < 2 {
-                // If the fields are invalid although the checksum is right, the slot is skipped: the other slot may be
-                // good.
                 let Ok(hard) = codec::read_hard_state(&mut fields) else { continue };
-                marker.hard = Some(hard);
+                marker.hard_slots.0 += 1;
+                marker.hard = if is_newer { Some(hard) } else { marker.hard };
             } else {
                 let Ok(log_offset) = read_log_offset(&mut fields) else { continue };
-                marker.log_offset = Some(log_offset);
+                marker.log_offset = if is_newer { Some(log_offset) } else { marker.log_offset };
             }
-            *newest = turn;
+            marker.pair_turns[slot / 2] = marker.pair_turns[slot / 2].max(turn);
         }
         marker
     }

@@ -92,19 +92,23 @@ fn flipped_bit_is_repaired() {
 }
 
 #[test]
-fn zeroed_sector_or_missing_segment_is_repaired() {
+fn zeroed_or_unreadable_sector_or_missing_segment_is_repaired() {
     for (script_name, script) in scripts() {
-        let (disk, ledger) = disk_after(&script);
+        let (whole, ledger) = disk_after(&script);
         let mut counts = Counts::default();
-        for name in journal_files(&disk) {
-            let size = disk.read_file(&name).unwrap().len() as u64;
+        for name in journal_files(&whole) {
+            let size = whole.read_file(&name).unwrap().len() as u64;
             for sector in (0..size).step_by(512) {
-                let disk = disk.fork();
+                let disk = whole.fork();
                 disk.open(&name).unwrap().write_at(sector, &[0; 512]).unwrap();
                 open_damaged(&disk, &ledger, &mut counts)
                     .unwrap_or_else(|why| panic!("{script_name}: {name} sector at {sector}: {why}"));
+                let disk = whole.fork();
+                disk.lose_sector(&name, sector);
+                open_damaged(&disk, &ledger, &mut counts)
+                    .unwrap_or_else(|why| panic!("{script_name}: {name} unreadable at {sector}: {why}"));
             }
-            let disk = disk.fork();
+            let disk = whole.fork();
             disk.remove(&name).unwrap();
             open_damaged(&disk, &ledger, &mut counts)
                 .unwrap_or_else(|why| panic!("{script_name}: {name} is missing: {why}"));
