@@ -27,12 +27,12 @@ fn dump_command(args: &[&str], path: &Path) -> process::Command {
 
 /// The lines with the checksums masked and the duration at the end removed, since both differ between runs.
 fn mask_checksums(text: &str) -> Vec<String> {
-    let line = |line: &str| match line.starts_with("# total") {
+    let mask_line = |line: &str| match line.starts_with("# total") {
         true => line.rsplit_once(" · ").unwrap().0.to_owned(),
         false if line.starts_with(' ') => format!("{}········{}", &line[..53], line.get(61..).unwrap_or("")),
         false => line.to_owned(),
     };
-    text.lines().map(line).collect()
+    text.lines().map(mask_line).collect()
 }
 
 fn founding_point() -> SnapshotPoint {

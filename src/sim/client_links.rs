@@ -104,10 +104,10 @@ impl World {
     /// Ends the connections of a process that has ended. The clients notice, unless the machine lost power.
     pub(super) fn end_links(&mut self, at: NodeId, lost_power: bool) {
         let incarnation = Some(self.hosts[&at].incarnation);
-        let is_affected =
+        let ends_with_process =
             |(_, link): &(&u64, &ClientLink)| link.to == at && link.incarnation == incarnation && !link.is_closed;
         let numbers: Vec<u64> =
-            self.client_links.by_number.iter().filter(is_affected).map(|(number, _)| *number).collect();
+            self.client_links.by_number.iter().filter(ends_with_process).map(|(number, _)| *number).collect();
         for number in numbers.into_iter().filter(|_| !lost_power) {
             self.close_node_end(number);
         }

@@ -15,41 +15,41 @@ use std::time::Duration;
 /// How often each fault is injected, as weights. A fault with weight zero does not occur in this world.
 #[derive(Clone, Debug, Default)]
 pub struct FaultWeights {
-    /// A machine loses power: unsynced data is lost in part or completely.
+    /// Weight of the fault that a machine loses power: unsynced data is lost in part or completely.
     pub power: u32,
-    /// A process is killed; its page cache survives.
+    /// Weight of the fault that a process is killed; its page cache survives.
     pub kill: u32,
-    /// A machine loses power in the middle of a disk operation.
+    /// Weight of the fault that a machine loses power in the middle of a disk operation.
     pub power_mid_operation: u32,
-    /// All machines lose power at once.
+    /// Weight of the fault that all machines lose power at once.
     pub blackout: u32,
-    /// A process is paused for a while.
+    /// Weight of the fault that a process is paused for a while.
     pub pause: u32,
-    /// The network is split into two parts.
+    /// Weight of the fault that the network is split into two parts.
     pub partition: u32,
-    /// Messages from one node to another are lost, while messages in the other direction arrive.
+    /// Weight of the fault that messages from one node to another are lost, and those in the other direction arrive.
     pub one_way: u32,
-    /// A link breaks with messages in flight.
+    /// Weight of the fault that a link breaks with messages in flight.
     pub reset: u32,
-    /// The next sync of a disk takes very long.
+    /// Weight of the fault that the next sync of a disk takes very long.
     pub stall: u32,
-    /// A sync fails, and the kernel marks the lost pages clean.
+    /// Weight of the fault that a sync fails, and the kernel marks the lost pages clean.
     pub eio: u32,
-    /// A disk is full.
+    /// Weight of the fault that a disk is full.
     pub disk_full: u32,
-    /// A bit of a log segment is flipped, or a sector of it becomes unreadable.
+    /// Weight of the fault that a bit of a log segment is flipped, or a sector of it becomes unreadable.
     pub rot: u32,
-    /// A disk is copied, or replaced by an older copy of itself.
+    /// Weight of the fault that a disk is copied, or replaced by an older copy of itself.
     pub older_copy: u32,
-    /// A snapshot file is damaged.
+    /// Weight of the fault that a snapshot file is damaged.
     pub rot_snapshot: u32,
-    /// The monotonic clock of a machine jumps forward.
+    /// Weight of the fault that the monotonic clock of a machine jumps forward.
     pub clock_jump: u32,
-    /// A file of a running process is damaged.
+    /// Weight of the fault that a file of a running process is damaged.
     pub rot_running: u32,
-    /// A write to the log lands at another place in the log.
+    /// Weight of the fault that a write to the log lands at another place in the log.
     pub misdirect: u32,
-    /// A sync of the log is falsely reported as done.
+    /// Weight of the fault that a sync of the log is falsely reported as done.
     pub false_sync: u32,
 }
 

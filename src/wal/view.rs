@@ -233,7 +233,7 @@ impl View {
         if is_same_entry(to)? {
             return Ok(Some(to));
         }
-        // All entries below index `low` are the same in both, and the entries at index `high` differ.
+        // All entries below index `low` are the same in the sealed segment and in memory; those at index `high` differ.
         let (mut low, mut high) = (from.0, to.0);
         while low < high {
             let middle = low + (high - low) / 2;

@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_operation_is_rejected_and_small_one_is_copied() {
+    fn small_operation_is_copied_and_invalid_one_is_rejected() {
         let execute = |bytes| {
             let command = Bytes::from(vec![7; bytes]);
             Request::Propose {

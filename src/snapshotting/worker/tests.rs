@@ -67,7 +67,7 @@ fn file_of_leader(index: u64, pieces: usize) -> Bytes {
 }
 
 #[test]
-fn snapshot_borrows_and_returns_reserve() {
+fn snapshot_borrows_and_returns_disk_reserve() {
     let (mut worker, reserve, disk) = worker(PIECE_BYTES as u64);
     assert_eq!(write_snapshot(&mut worker, 3, 4), (true, 5));
     assert_eq!(reserve.size().unwrap(), 0);

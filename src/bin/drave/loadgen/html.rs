@@ -82,7 +82,7 @@ pub fn write_runs_page(path: &Path, runs: &[RunResult]) -> Result<(), CliError> 
     write_page(path, &title, &runs_table(runs), pictures, runs)
 }
 
-/// Writes the page of a sweep.
+/// Writes the HTML page that compares the steps of a sweep, one run for each number of clients.
 pub fn write_sweep_page(path: &Path, steps: &[RunResult]) -> Result<(), CliError> {
     let first_step = &steps[..steps.len().min(1)];
     let pictures = [ReportPicture {
