@@ -301,8 +301,7 @@ impl Checks {
             }
             _ => Position::ZERO,
         };
-        let claims = &mut history.claims;
-        (claims.term, claims.position) = (claims.term.max(term), claims.position.max(position));
+        history.add_claims(Claims { term, position });
         Ok(())
     }
 
@@ -371,7 +370,7 @@ impl Checks {
         {
             // A leader counts its own log towards the majority, so its commit index claims that its disk holds these
             // entries.
-            history.claims.position = history.claims.position.max(Position::new(commit, *entry_term));
+            history.add_claims(Claims { term: Term::ZERO, position: Position::new(commit, *entry_term) });
         }
         history.commit = commit;
         let is_new_leader = leading_term.is_some() && history.leading_term != leading_term;

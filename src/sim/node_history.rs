@@ -85,6 +85,22 @@ pub struct NodeHistory {
     pub(super) false_sync: Option<FalseSync>,
 }
 
+impl NodeHistory {
+    /// Adds claims that the node makes by its present log and term. They need not be reported back to it: if they cover
+    /// its earlier claims, the node has got again what its disk had lost.
+    pub(super) fn add_claims(&mut self, added: Claims) {
+        if let Some(relearned_claims) = &mut self.relearned_claims {
+            relearned_claims.position = relearned_claims.position.max(added.position);
+            // In a term that it had claimed before, the node may have given a vote that it has lost.
+            if added.term > self.claims.term {
+                relearned_claims.term = added.term;
+            }
+        }
+        self.claims.term = self.claims.term.max(added.term);
+        self.claims.position = self.claims.position.max(added.position);
+    }
+}
+
 /// A sync that a disk reported as done and did not do. A power loss may lose everything written since.
 #[derive(Clone, Debug)]
 pub(super) struct FalseSync {
