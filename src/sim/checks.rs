@@ -40,7 +40,7 @@ pub struct Checks {
     /// For each term and candidate, the voters that granted the candidate their vote, with the ids of their disks.
     vote_grants: BTreeMap<(Term, NodeId), BTreeSet<(NodeId, DiskId)>>,
     /// Every entry ever written, by position: the entry's checksum, and the term and checksum of the entry before it.
-    written_entries: BTreeMap<Position, (u32, Option<EntryStamp>)>,
+    pub(super) written_entries: BTreeMap<Position, (u32, Option<EntryStamp>)>,
     /// The committed entries, in order.
     pub(super) committed_log: Vec<EntryStamp>,
     /// The configurations that the logs of the nodes prescribe.

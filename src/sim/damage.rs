@@ -232,6 +232,23 @@ impl World {
         }
     }
 
+    /// Checks the journal of a machine that was damaged and has been repaired. The damage ends with the repair.
+    pub(super) fn check_repair(&mut self, at: NodeId, image: DiskImage, has_no_members: bool) -> checks::Result<()> {
+        if !self.is_damaged(at) {
+            return Err(format!("{at} repairs a journal that was not damaged"));
+        }
+        self.checks.disk_ids.insert(at, self.hosts[&at].disk_id);
+        self.checks.check_repaired(at, image)?;
+        if has_no_members {
+            // Nothing was readable: the node waits for a leader's log, like a node that joins.
+            self.checks.configurations.remove_founder(at);
+        }
+        self.repairs += 1;
+        let host = self.host(at);
+        (host.has_damaged_file, host.may_sync_falsely) = (false, false);
+        Ok(())
+    }
+
     /// Checks that a machine's journal recovered everything that its disk had reported as synced. Only after a false
     /// sync and a power loss may something be missing.
     pub(super) fn check_recovery(&mut self, at: NodeId, image: DiskImage) -> checks::Result<()> {

@@ -102,6 +102,16 @@ pub struct ReceiveBuffer {
     pub buffer: BytesMut,
 }
 
+/// What a start found on the disk.
+pub struct StartResult {
+    /// The contents of the journal.
+    pub image: DiskImage,
+    /// Whether the journal was damaged and has been repaired.
+    pub repaired: bool,
+    /// Whether the log names no member: nothing of a repaired journal was readable, or the machine is to join.
+    pub has_no_members: bool,
+}
+
 /// A process on a machine: the real node, journal, state machine and snapshot worker. A crash drops the process.
 pub struct Process {
     /// Receives events and returns actions, which the world executes.
@@ -227,22 +237,23 @@ impl Host {
 
     /// The log, term and vote that recovery would find if the power failed now and no unsynced write survived.
     pub fn durable_image(&self, scenario: &Scenario) -> Result<DiskImage, Fault> {
-        read_disk_image(&self.open_journal(scenario, self.disk.durable_copy(), false)?.1)
+        read_disk_image(&self.open_journal(scenario, self.disk.durable_copy(), (false, false))?.1)
     }
 
     /// Opens the journal, or creates the journal if there is none. With `is_founded` a missing journal is an error,
-    /// since this directory once had one.
+    /// since this directory once had one. With `repairs` a damaged journal is repaired.
     fn open_journal(
         &self,
         scenario: &Scenario,
         disk: SimDisk,
-        is_founded: bool,
+        (is_founded, repairs): (bool, bool),
     ) -> Result<(Journal<SimDisk>, wal::RecoveredLog), Fault> {
         let membership = if self.founder { scenario.founding() } else { Membership::default() };
         let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
         let options = wal::Options {
             segment_bytes: scenario.segment_bytes,
             mutants: scenario.mutants,
+            repair: repairs,
             ..wal::Options::new(self.id, CLUSTER, self.disk_id)
         };
         Journal::open(disk, options, Some(&base).filter(|_| !is_founded))
@@ -264,7 +275,8 @@ impl Host {
     /// lack of disk space, the call may be repeated.
     fn open_directory(&self, scenario: &Scenario, reserve: &Ballast<SimDisk>) -> Result<DirectoryContents, Fault> {
         let owner = self.claim_directory()?;
-        let (mut journal, mut recovered) = self.open_journal(scenario, self.disk.clone(), owner.journal_created)?;
+        let (mut journal, mut recovered) =
+            self.open_journal(scenario, self.disk.clone(), (owner.journal_created, scenario.repair))?;
         journal.set_reserve(reserve.clone());
         let store =
             Store::open(self.snapshot_disk.clone(), CLUSTER).map_err(to_node_fault)?.with_mutants(scenario.mutants);
@@ -276,16 +288,20 @@ impl Host {
         Ok(DirectoryContents { journal, recovered, store, snapshot })
     }
 
-    /// Starts a process on the contents of the disk, as `drave serve` does, and returns the contents of its journal.
-    /// `seed` is for the node's random generator and run id.
-    pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<DiskImage, Fault> {
+    /// Starts a process on the contents of the disk, as `drave serve` does. `seed` is for the node's random generator
+    /// and run id.
+    pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<StartResult, Fault> {
         let reserve = Ballast::new(self.disk.clone(), scenario.segment_bytes);
         let contents = match self.open_directory(scenario, &reserve) {
             Err(Fault::Full { .. }) if reserve.remove_for_log()? => self.open_directory(scenario, &reserve)?,
             opened => opened?,
         };
         let DirectoryContents { journal, recovered, store, snapshot } = contents;
-        let image = read_disk_image(&recovered)?;
+        let result = StartResult {
+            image: read_disk_image(&recovered)?,
+            repaired: recovered.repaired,
+            has_no_members: recovered.configurations.is_empty() && recovered.base.membership.members.is_empty(),
+        };
         let raft_options = scenario.raft_options(self.id);
         let options = node::Options {
             mutants: scenario.mutants,
@@ -336,6 +352,6 @@ impl Host {
         });
         self.incarnation += 1;
         self.sync_stall = Duration::ZERO;
-        Ok(image)
+        Ok(result)
     }
 }

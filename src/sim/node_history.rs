@@ -17,6 +17,11 @@ pub struct DiskImage {
 }
 
 impl DiskImage {
+    /// The position of the last entry; [`Position::ZERO`] if there is none.
+    pub(super) fn last(&self) -> Position {
+        self.log.last().map_or(Position::ZERO, |(term, _)| Position::new(Index(self.log.len() as u64), *term))
+    }
+
     /// Applies a write: its snapshot point, term and vote, and entries.
     pub(super) fn apply(&mut self, write: &Write, committed_log: &[EntryStamp]) {
         self.replace_log(write, committed_log);

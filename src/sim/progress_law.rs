@@ -14,7 +14,7 @@ use super::host::{Host, Process};
 use super::world::World;
 use crate::consensus::quorum::decides;
 use crate::disk::Disk;
-use crate::types::{Index, Membership, NodeId, Time};
+use crate::types::{Index, Membership, NodeId, Position, Time};
 use std::time::Duration;
 
 /// The percentage of lost messages above which progress is not checked: a candidate that needs every vote of its
@@ -133,11 +133,16 @@ impl World {
         processes.map(|process| process.node.raft()).any(|raft| raft.leads() && raft.log().base().index > held)
     }
 
-    /// Whether every other running node holds all the entries that this node's disk has lost. Otherwise this node must
-    /// not vote for a node that lacks these entries.
+    /// Whether every other running node holds all the entries that this node's disk has lost or may have lost.
+    /// Otherwise this node must not vote for a node that lacks these entries.
     fn can_vote(&self, node: NodeId) -> bool {
-        let other_nodes = self.hosts.values().filter(|host| host.id != node && host.process.is_some());
-        other_nodes.map(|host| host.id).all(|other| self.checks.covers_lost_log(node, other))
+        let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref());
+        let promised = process(node).map_or(Position::ZERO, |process| process.node.raft().promised_position());
+        let reaches_promised = |other: &Process| other.node.raft().log().last() >= promised;
+        let other_nodes = self.hosts.keys().filter(|id| **id != node);
+        other_nodes
+            .filter_map(|id| process(*id).map(|process| (*id, process)))
+            .all(|(id, process)| reaches_promised(process) && self.checks.covers_lost_log(node, id))
     }
 
     /// Whether a majority follows a leader that has committed its whole log.

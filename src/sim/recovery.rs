@@ -4,7 +4,7 @@
 use super::checks::Checks;
 use super::node_history::{Claims, DiskImage, EntryStamp, FalseSync, NodeHistory};
 use super::violation::Result;
-use crate::types::{HardState, Index, NodeId, Term, Write};
+use crate::types::{HardState, Index, NodeId, Position, Term, Write};
 
 /// Whether `found` equals `image` with some prefix of `writes` applied in order. `base` is the index after which the
 /// log on the disk begins.
@@ -121,24 +121,64 @@ impl Checks {
             ));
         }
         self.configurations.replace_log(node, &recovered.log);
-        self.begin_incarnation(node, recovered, lost);
+        // A false sync loses only entries: the node still knows its term.
+        let relearned_claims = Claims { term: recovered.hard_state.term, ..Claims::default() };
+        self.begin_incarnation(node, recovered, lost.then_some(relearned_claims));
         Ok(lost)
     }
 
-    /// Begins the history of the node's next process with the recovered contents.
-    fn begin_incarnation(&mut self, node: NodeId, recovered: DiskImage, lost: bool) {
+    /// Checks the contents with which a node restarts after a repair of its journal (`docs/repair.md`): term and vote
+    /// are those that were synced, or newer; every entry is from the log of a leader; and the log or the promised
+    /// position reaches the end of everything that was reported as synced.
+    pub fn check_repaired(&mut self, node: NodeId, recovered: DiskImage) -> Result<()> {
+        let recovered = self.with_discarded_entries(node, recovered)?;
+        let history = &self.histories[&node];
+        let hard = recovered.hard_state;
+        let written_states = history.unsynced.iter().filter_map(|write| write.hard_state);
+        // A snapshot may be of a newer term than the journal, and the node has not voted in that term.
+        let is_kept = |written: HardState| {
+            (hard.term, hard.vote) == (written.term, written.vote) || (hard.term > written.term && hard.vote.is_none())
+        };
+        if !written_states.chain([history.durable.hard_state]).any(is_kept) {
+            let synced = history.durable.hard_state;
+            return Err(format!("{node} repairs its journal to {hard:?}, but {synced:?} was synced"));
+        }
+        let mut before = None;
+        for (index, stamp) in (1..).zip(&recovered.log) {
+            let position = Position::new(Index(index), stamp.0);
+            if self.written_entries.get(&position) != Some(&(stamp.1, before)) {
+                return Err(format!("{node} repairs its journal to a log that no leader wrote: {position}"));
+            }
+            before = Some(*stamp);
+        }
+        let (synced_end, held) = (history.durable.last(), recovered.last());
+        let reached = held.max(hard.promised_position);
+        if reached < synced_end {
+            return Err(format!(
+                "{node} repairs its journal to the end {held} and promises {}, but {synced_end} was synced",
+                hard.promised_position
+            ));
+        }
+        let is_shorter = !recovered.log.starts_with(&history.durable.log);
+        let relearned_claims = Claims { term: hard.term, position: reached };
+        self.configurations.replace_log(node, &recovered.log);
+        self.begin_incarnation(node, recovered, is_shorter.then_some(relearned_claims));
+        Ok(())
+    }
+
+    /// Begins the history of the node's next process with the recovered contents. `relearned_claims` are the claims
+    /// that the node still knows; `None` if the recovered contents lack nothing that was synced.
+    fn begin_incarnation(&mut self, node: NodeId, recovered: DiskImage, relearned_claims: Option<Claims>) {
         let history = self.history_mut(node);
         let former = std::mem::take(history);
         let false_sync = former.false_sync.filter(|false_sync| !false_sync.power_lost).map(|mut false_sync| {
             false_sync.writes_since.extend(former.unsynced);
             false_sync
         });
-        // A false sync loses only entries: the node still knows its term.
-        let relearned_claims = Claims { term: recovered.hard_state.term, ..Claims::default() };
         *history = NodeHistory {
-            lost_image: former.lost_image.or(lost.then_some(former.durable)),
+            lost_image: former.lost_image.or(relearned_claims.map(|_| former.durable)),
             claims: former.claims,
-            relearned_claims: former.relearned_claims.or(lost.then_some(relearned_claims)),
+            relearned_claims: former.relearned_claims.or(relearned_claims),
             false_sync,
             durable: recovered.clone(),
             written: recovered,

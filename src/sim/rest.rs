@@ -2,7 +2,7 @@
 
 use super::clients::Client;
 use super::event::SimEvent;
-use super::host::Process;
+use super::host::{Host, Process};
 use super::linked_client::LinkedClient;
 use super::world::World;
 use crate::consensus::quorum::decides;
@@ -53,9 +53,11 @@ impl World {
         self.hosts.values().filter_map(|host| host.process.as_ref()).any(leads)
     }
 
-    /// Whether the running nodes cannot form a quorum any more. The one cause that nothing repairs is this: some voters
-    /// are lost for good, and no leader has ever recorded the disk id of another voter. That voter's vote does not
-    /// count, since it may have lost its disk and have received its data again.
+    /// Whether some voters are lost for good, and the running nodes cannot elect a leader without them.
+    ///
+    /// A voter is lost if its machine refuses to start, or if it has lost entries that no other running node holds: it
+    /// votes only for logs that reach the position that it has promised. A running voter does not count either if no
+    /// leader has ever recorded its disk id: it may have lost its disk and have received its data again.
     pub(super) fn has_lost_quorum(&self) -> bool {
         let voters = self.checks.configurations.latest_committed();
         let processes = || self.hosts.values().filter_map(|host| host.process.as_ref());
@@ -65,11 +67,21 @@ impl World {
             };
             processes().any(records_disk)
         };
-        let is_counted = |process: &Process| is_named(process.node.raft().id());
-        let counts_as_voter =
-            |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref()).is_some_and(is_counted);
-        let lost_voter = self.hosts.iter().any(|(id, host)| host.refused_start && voters.is_voter(*id));
-        lost_voter && !decides(voters, counts_as_voter)
+        let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref());
+        let may_vote_for = |process: &Process, candidate: &Process| {
+            let end = candidate.node.raft().log().last();
+            is_named(process.node.raft().id()) && process.node.raft().promised_position() <= end
+        };
+        let can_be_elected = |candidate: &Process| {
+            may_vote_for(candidate, candidate)
+                && decides(voters, |id| process(id).is_some_and(|process| may_vote_for(process, candidate)))
+        };
+        let is_lost = |(id, host): (&NodeId, &Host)| {
+            let votes_for_none =
+                |voter: &Process| !processes().any(|candidate| may_vote_for(voter, candidate)) && is_named(*id);
+            voters.is_voter(*id) && (host.refused_start || host.process.as_ref().is_some_and(votes_for_none))
+        };
+        self.hosts.iter().any(is_lost) && !processes().any(can_be_elected)
     }
 
     /// The highest term of any node.

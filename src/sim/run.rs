@@ -36,6 +36,8 @@ pub struct WorldReport {
     pub disk_full_starts: u64,
     /// How often a machine came back without data that its disk had reported as synced.
     pub lost_writes: u64,
+    /// How many damaged journals were repaired at a start.
+    pub repairs: u64,
     /// How often a disk that an older copy had replaced was swapped back in.
     pub disk_swaps: u64,
     /// How often a machine whose damaged disk kept it from starting was given another disk.
@@ -68,6 +70,7 @@ impl WorldReport {
             progress_windows,
             disk_full_starts,
             lost_writes,
+            repairs,
             disk_swaps,
             replaced_disks,
             unchecked_keys,
@@ -77,7 +80,7 @@ impl WorldReport {
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
              damaged · {pipelined_commands} pipelined · {progress_windows} progress windows checked \
              · {disk_full_starts} starts on a full disk · {lost_writes} writes lost by a disk \
-             · {disk_swaps} times a replaced disk was swapped back in · {replaced_disks} damaged disks replaced \
+             · {repairs} journals repaired · {disk_swaps} times a replaced disk was swapped back in · {replaced_disks} damaged disks replaced \
              · {unchecked_keys} keys not checked{early_end}{}",
             if self.lost_quorum { " · no leader: too many voters are lost for good" } else { "" }
         )
@@ -150,6 +153,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
             progress_windows: world.progress.windows_checked(),
             disk_full_starts: world.disk_full_starts,
             lost_writes: world.lost_writes,
+            repairs: world.repairs,
             disk_swaps: world.disk_swaps,
             replaced_disks: world.replaced_disks,
             snapshots: world.snapshots.counts,

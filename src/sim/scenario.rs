@@ -107,6 +107,9 @@ pub struct Scenario {
     pub apply_delay_max: Duration,
     /// The size of a segment in bytes.
     pub segment_bytes: u64,
+    /// Whether nodes repair damaged journals at a start, as `drave serve` does. Otherwise they refuse to start, as with
+    /// `--no-repair`.
+    pub repair: bool,
     /// By how many thousandths a clock runs fast or slow at most.
     pub drift_permille: u32,
     /// The clients and their requests.
@@ -232,6 +235,8 @@ impl Scenario {
         self.load.mux_clients = [0, 0, 1, 2][rng.random_range(0..4)];
         self.load.call_clients = [0, 0, 1, 2][rng.random_range(0..4)];
         self.load.mixed_percent = [0, 30, 60][rng.random_range(0..3)];
+        let mut rng = rng_for(0x7265_7061_6972);
+        self.repair = rng.random_range(0..4) > 0;
         self
     }
 
@@ -289,6 +294,7 @@ impl Scenario {
             election_percent: [DEFAULT_ELECTION_PERCENT; MACHINES_MAX as usize],
             apply_delay_max: Duration::ZERO,
             segment_bytes: [8 << 10, 16 << 10, 64 << 10, 1 << 20][rng.random_range(0..4)],
+            repair: false,
             drift_permille: [0, 0, 10, 60][rng.random_range(0..4)],
             load: draw_load(rng),
             stops_clients_first: rng.random_range(0..3) == 0,

@@ -9,7 +9,7 @@ use super::clients::Client;
 use super::disk::Crash;
 use super::event::SimEvent;
 use super::history::History;
-use super::host::{Clock, Host};
+use super::host::{Clock, Host, StartResult};
 use super::linked_client::LinkedClient;
 use super::network::Network;
 use super::operator::Operator;
@@ -78,6 +78,8 @@ pub struct World {
     pub(super) disk_full_starts: u64,
     /// How many starts recovered less than the disk had reported as synced.
     pub(super) lost_writes: u64,
+    /// How many damaged journals were repaired at a start.
+    pub(super) repairs: u64,
     /// How often a disk that an older copy had replaced was swapped back in.
     pub(super) disk_swaps: u64,
     /// How often a machine whose damaged disk kept it from starting was given another disk.
@@ -123,6 +125,7 @@ impl World {
             syncs: 0,
             disk_full_starts: 0,
             lost_writes: 0,
+            repairs: 0,
             disk_swaps: 0,
             replaced_disks: 0,
             snapshots: Snapshots::default(),
@@ -268,9 +271,15 @@ impl World {
             return Ok(());
         }
         match host.boot(&scenario, now, seed) {
-            Ok(image) => {
-                self.trace_line(|| format!("{at} starts with {} entries, {:?}", image.log.len(), image.hard_state));
-                self.check_recovery(at, image)?;
+            Ok(StartResult { image, repaired, has_no_members }) => {
+                self.trace_line(|| {
+                    let verb = if repaired { "repairs its journal and starts" } else { "starts" };
+                    format!("{at} {verb} with {} entries, {:?}", image.log.len(), image.hard_state)
+                });
+                match repaired {
+                    true => self.check_repair(at, image, has_no_members)?,
+                    false => self.check_recovery(at, image)?,
+                }
                 for other in self.other_nodes(at) {
                     self.reset_connections(at, other);
                 }
