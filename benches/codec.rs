@@ -75,7 +75,7 @@ fn bench_append_entries(c: &mut Criterion) {
     group.throughput(Throughput::Elements(ENTRIES_PER_APPEND));
     let (from, to) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
     let entries = (1..=ENTRIES_PER_APPEND).map(|index| entry(index, 128)).collect();
-    let message = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe: 0, entries };
+    let message = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe_number: 0, entries };
     let frame = PeerFrame::Raft(Envelope { from, to, term: Term(1), origin: Origin::default(), message });
     let mut out = BytesMut::new();
     frame.put(&mut out);

@@ -38,7 +38,7 @@ impl ThreeCores {
                 entries: Vec::new(),
                 configurations: Vec::new(),
                 time: ClusterTime(0),
-                applied: Index::ZERO,
+                applied_index: Index::ZERO,
             };
             Raft::new(Replica::recover(id(n), Options::default(), recovered, n), now)
         };
@@ -68,7 +68,7 @@ impl ThreeCores {
                     let entries =
                         last_written.iter().filter(|entry| indexes.contains(&entry.position.index)).cloned().collect();
                     let message =
-                        Message::AppendEntries { prev: append.prev, commit: append.commit, probe: 0, entries };
+                        Message::AppendEntries { prev: append.prev, commit: append.commit, probe_number: 0, entries };
                     self.undelivered.push(core.envelope(append.to, append.term, message));
                 }
             }
@@ -115,8 +115,8 @@ fn bench_log(c: &mut Criterion) {
     });
     group.bench_function("term", |b| b.iter(|| log.term(black_box(Index(last.0 / 3)))));
     group.bench_function("append_end", |b| b.iter(|| log.append_end(black_box(Index(last.0 / 3)), 1 << 20, 8192)));
-    group.bench_function("at_or_below", |b| {
-        b.iter(|| log.at_or_below(black_box(Position::new(Index(last.0 / 2), Term(30)))));
+    group.bench_function("last_at_or_below", |b| {
+        b.iter(|| log.last_at_or_below(black_box(Position::new(Index(last.0 / 2), Term(30)))));
     });
     group.finish();
 }

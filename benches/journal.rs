@@ -27,27 +27,27 @@ fn bench_directory() -> tempfile::TempDir {
 struct RawFile {
     file: <FsDisk as Disk>::File,
     offset: u64,
-    bytes: Vec<u8>,
+    block: Vec<u8>,
 }
 
 impl RawFile {
-    fn new(disk: &FsDisk, bytes: usize) -> RawFile {
+    fn new(disk: &FsDisk, block_bytes: usize) -> RawFile {
         let mut file = disk.create("raw").unwrap();
         file.allocate(RAW_FILE_BYTES).unwrap();
         file.sync_all().unwrap();
         disk.sync_names().unwrap();
-        RawFile { file, offset: 0, bytes: vec![7; bytes] }
+        RawFile { file, offset: 0, block: vec![7; block_bytes] }
     }
 
     fn write_and_sync(&mut self) -> Duration {
-        if self.offset + self.bytes.len() as u64 > RAW_FILE_BYTES {
+        if self.offset + self.block.len() as u64 > RAW_FILE_BYTES {
             self.offset = 0;
         }
         let started = Instant::now();
-        self.file.write_at(self.offset, &self.bytes).unwrap();
+        self.file.write_at(self.offset, &self.block).unwrap();
         self.file.sync().unwrap();
         let took = started.elapsed();
-        self.offset += self.bytes.len() as u64;
+        self.offset += self.block.len() as u64;
         took
     }
 }
@@ -63,20 +63,20 @@ struct JournalWriter {
 }
 
 impl JournalWriter {
-    fn new(disk: &FsDisk, bytes: usize) -> JournalWriter {
+    fn new(disk: &FsDisk, batch_bytes: usize) -> JournalWriter {
         let node = NodeId::new(1).unwrap();
         let membership = Membership::founding([(node, "127.0.0.1:7401".to_owned())]);
-        let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
+        let founding_point = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
         let options = Options::new(node, ClusterId(1), DiskId(2));
-        let (journal, _) = Journal::open(disk.clone(), options, Some(&base)).unwrap();
-        let size = bytes.min(4096);
-        let payload = Bytes::from(vec![7; size]);
+        let (journal, _) = Journal::open(disk.clone(), options, Some(&founding_point)).unwrap();
+        let payload_bytes = batch_bytes.min(4096);
+        let payload = Bytes::from(vec![7; payload_bytes]);
         JournalWriter {
             disk: disk.clone(),
             journal,
             last_position: Position::ZERO,
             payload,
-            entries_per_batch: (bytes / size) as u64,
+            entries_per_batch: (batch_bytes / payload_bytes) as u64,
             write_id: 0,
         }
     }
@@ -98,7 +98,7 @@ impl JournalWriter {
         let took = started.elapsed();
         // In a node, another thread releases segments and prepares spare ones. This benchmark reads no
         // sealed segment, so it releases them at once.
-        if !report.sealed.is_empty() {
+        if !report.sealed_segments.is_empty() {
             drop(report);
             self.journal.release(self.last_position).unwrap();
         }
@@ -114,7 +114,7 @@ fn bench_appends(criterion: &mut Criterion) {
     group.sample_size(30).measurement_time(Duration::from_secs(4));
     for bytes in BATCH_SIZES {
         let directory = bench_directory();
-        let disk = FsDisk::open_or_create(directory.path(), SyncMode::Real).unwrap();
+        let disk = FsDisk::open_or_create(directory.path(), SyncMode::Executed).unwrap();
         let (mut raw, mut journal) = (RawFile::new(&disk, bytes), JournalWriter::new(&disk, bytes));
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(BenchmarkId::new("write and fdatasync", bytes), |bencher| {
@@ -134,7 +134,7 @@ fn bench_appends(criterion: &mut Criterion) {
 fn print_ratios() {
     for bytes in BATCH_SIZES {
         let directory = bench_directory();
-        let disk = FsDisk::open_or_create(directory.path(), SyncMode::Real).unwrap();
+        let disk = FsDisk::open_or_create(directory.path(), SyncMode::Executed).unwrap();
         let (mut raw, mut journal) = (RawFile::new(&disk, bytes), JournalWriter::new(&disk, bytes));
         let (mut raw_times, mut journal_times): (Vec<Duration>, Vec<Duration>) =
             (0..1500).map(|_| (raw.write_and_sync(), journal.append_and_sync())).unzip();

@@ -38,10 +38,10 @@ struct SingleNodeLog {
 fn open_journal(disk: &FsDisk, threads: usize) -> (Journal<FsDisk>, wal::RecoveredLog) {
     let node = NodeId::new(1).unwrap();
     let membership = Membership::founding([(node, "127.0.0.1:7401".to_owned())]);
-    let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
+    let founding_point = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
     let options = Options { segment_bytes: SEGMENT_BYTES, ..Options::new(node, ClusterId(1), DiskId(2)) };
-    let reading = ReadMode { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
-    Journal::open_with(disk.clone(), options, Some(&base), reading).unwrap()
+    let read_mode = ReadMode { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
+    Journal::open_with(disk.clone(), options, Some(&founding_point), read_mode).unwrap()
 }
 
 impl SingleNodeLog {
@@ -54,7 +54,7 @@ impl SingleNodeLog {
             entries: opened.entries.iter().map(|head| (head.term, u64::from(head.bytes))).collect(),
             configurations: opened.configurations,
             time: opened.last_time,
-            applied: Index::ZERO,
+            applied_index: Index::ZERO,
         };
         let replica = Replica::recover(NodeId::new(1).unwrap(), RaftOptions::default(), recovered, 7);
         let raft = Raft::new(replica, Time::ZERO);
@@ -78,7 +78,7 @@ impl SingleNodeLog {
         self.journal.append(&write).unwrap();
         let report = self.journal.sync().unwrap();
         self.raft.handle_persisted(self.now, report.last_durable);
-        report.sealed.into_iter().for_each(|sealed| self.view.add_sealed(sealed).unwrap());
+        report.sealed_segments.into_iter().for_each(|sealed| self.view.add_sealed(sealed).unwrap());
         if let Some(spare) = self.journal.next_spare_order() {
             self.journal.add_spare(spare.prepare(&self.disk, || {}).unwrap());
         }
@@ -129,26 +129,27 @@ fn time_operations(count: u64, operations: impl FnOnce()) -> (Duration, u64) {
 /// Prints a line of the table: the cost per entry at the present length of the log.
 fn print_row(mut log: SingleNodeLog, op: &Bytes) {
     let len = log.len();
-    let write = best_ns_per_operation(|| {
+    let write_ns = best_ns_per_operation(|| {
         time_operations(OPERATIONS_PER_ROUND / ENTRIES_PER_BATCH * ENTRIES_PER_BATCH, || {
             log.append_entries(OPERATIONS_PER_ROUND, op)
         })
     });
-    let read = |from: u64| {
+    let read_ns = |from: u64| {
         best_ns_per_operation(|| {
             let started = Instant::now();
             let count = log.read_in_batches(from);
             (started.elapsed(), count)
         })
     };
-    let (oldest, middle, newest) = (read(0), read(len / 2), read(log.len() - OPERATIONS_PER_ROUND));
+    let (oldest, middle, newest) = (read_ns(0), read_ns(len / 2), read_ns(log.len() - OPERATIONS_PER_ROUND));
     let SingleNodeLog { disk, raft, journal, view, .. } = log;
     let (entries, bytes) = (raft.log().last().index.0, raft.log().bytes(Index::ZERO, raft.log().last().index));
     drop((raft, journal, view));
-    let scan = |threads| best_ns_per_operation(|| time_operations(entries, || drop(open_journal(&disk, threads))));
-    let (one, two) = (scan(1), scan(2));
-    let rate = bytes as f64 / entries as f64 / two;
-    println!("| {len} | {write:.0} | {oldest:.0} | {middle:.0} | {newest:.0} | {one:.0} | {two:.0} | {rate:.2} GB/s |");
+    let scan_ns = |threads| best_ns_per_operation(|| time_operations(entries, || drop(open_journal(&disk, threads))));
+    let (one_thread_ns, two_threads_ns) = (scan_ns(1), scan_ns(2));
+    let gb_per_second = bytes as f64 / entries as f64 / two_threads_ns;
+    print!("| {len} | {write_ns:.0} | {oldest:.0} | {middle:.0} | {newest:.0} |");
+    println!(" {one_thread_ns:.0} | {two_threads_ns:.0} | {gb_per_second:.2} GB/s |");
 }
 
 fn main() {

@@ -30,8 +30,8 @@ struct Results {
 }
 
 impl StateMachine for Results {
-    /// The context has the term of the leader that appended the command. The answer is empty if that is not the term in
-    /// the command, so that the result is not counted.
+    /// Counts a result that the leader of `context.term`, the term of the log entry, produced. A result of an earlier
+    /// term is not counted, and the answer is empty.
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
         if command != context.term.0.to_le_bytes() {
             return Bytes::new();
@@ -84,7 +84,7 @@ fn run_job(id: u64, handle: &Handle, recorded: &Sender<u64>) {
             println!("n{id}: the result was rejected, because term {} is over", leadership.term);
         } else {
             println!("n{id} leads term {} and recorded result {:?}", leadership.term, executed.answer);
-            let _closed_at_the_end = recorded.send(id);
+            let _receiver_may_be_gone = recorded.send(id);
         }
         // The next result is due after 100 ms, unless the leadership ends before.
         leadership = handle.wait_for_leadership(&leadership, Duration::from_millis(100));

@@ -90,7 +90,7 @@ impl SeatClient {
         Ok(String::from_utf8_lossy(&executed.answer).into_owned())
     }
 
-    /// The guest that has a seat.
+    /// The guest that has a seat; `None` if the seat is free.
     fn guest_of(&mut self, seat: u8) -> Result<Option<String>, ClientError> {
         let answer = self.0.query(&[seat], Consistency::Linearizable)?.answer;
         Ok((!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned()))

@@ -34,9 +34,9 @@ pub struct Identity {
 pub struct HelloContext {
     /// Whether peers have to prove their identity by a certificate, and this caller did not.
     pub identity_unproven: bool,
-    /// Whether this node is stopping.
+    /// Whether this node is stopping. It then rejects every caller.
     pub node_is_stopping: bool,
-    /// Whether the limit of client connections is reached.
+    /// Whether the limit of client connections is reached. Clients and operators are then rejected.
     pub client_limit_reached: bool,
 }
 
@@ -95,7 +95,7 @@ impl Admission {
     }
 
     /// Sets the kind of this node's state machine: peers with another kind are rejected.
-    pub fn with_machine(self, machine_kind: &'static str) -> Admission {
+    pub fn with_machine_kind(self, machine_kind: &'static str) -> Admission {
         Admission { machine_kind, ..self }
     }
 
@@ -147,14 +147,14 @@ impl Admission {
             std::mem::replace(&mut self.no_configuration, no_configuration) && !no_configuration;
         let members = &self.members;
         let is_unchanged = |id: NodeId| !is_first_configuration && old_members.keeps_member(id, members);
-        let added = members.ids().filter(|id| !is_unchanged(*id)).collect();
+        let added_ids = members.ids().filter(|id| !is_unchanged(*id)).collect();
         self.known_disks.retain(|peer, _| is_unchanged(*peer));
         for (id, member) in old_members.members {
             self.former_members.entry(id).or_insert((member, now + FORMER_MEMBER_GRACE));
         }
         self.former_members.retain(|id, _| !members.members.contains_key(id));
         self.unconfigured_peers.retain(|id, _| !members.members.contains_key(id));
-        added
+        added_ids
     }
 
     /// Removes and returns the former members whose grace period has ended. The caller closes their connections in both
@@ -162,9 +162,10 @@ impl Admission {
     /// any other is rejected. (Counter-example: a follower that has not yet received the entry that adds its leader
     /// again closes only its own link. It goes on receiving from the leader and never answers it.)
     pub fn forget_former_members(&mut self, now: Time) -> Vec<NodeId> {
-        let expired = self.former_members.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
+        let expired_ids =
+            self.former_members.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
         self.former_members.retain(|_, (_, until)| *until > now);
-        expired
+        expired_ids
     }
 
     /// Whether there are former members to which this node stays connected.
@@ -227,7 +228,7 @@ impl Admission {
                 PeerClass::Rejected(PeerRejection::OtherLog { .. } | PeerRejection::LacksLog) => {
                     Err(HelloRejection::Log)
                 }
-                // The peer has an open connection, and another process claims to be that peer.
+                // The peer has an open connection, and the caller is another process with the same node id.
                 PeerClass::Accepted | PeerClass::LeaderOnly
                     if self.inbound_run_ids.get(&node).is_some_and(|known| *known != run.id) =>
                 {
@@ -334,11 +335,11 @@ mod tests {
         NodeId::new(n).unwrap()
     }
 
-    fn admission_of_node(node: u64, members: u64) -> Admission {
+    fn admission_of_node(node: u64, member_count: u64) -> Admission {
         let identity =
             Identity { node: id(node), cluster: ClusterId(9), disk: DiskId(node), run: Run { id: node, starts: 1 } };
         let mut admission = Admission::new(identity);
-        let membership = Membership::founding((1..=members).map(|n| (id(n), format!("n{n}:1"))));
+        let membership = Membership::founding((1..=member_count).map(|n| (id(n), format!("n{n}:1"))));
         admission.set_members(Time::ZERO, &membership, Position::ZERO, Membership::default);
         admission
     }
@@ -370,12 +371,12 @@ mod tests {
         assert_eq!(joiner.admit(&n2.build_hello(id(1), "n2:1")), (Some(DiskId(2)), false));
         let mut replaced_disk = n2.clone();
         replaced_disk.identity.disk = DiskId(1002);
-        let check =
+        let check_replaced_disk =
             |joiner: &Admission| joiner.check_hello(&replaced_disk.build_hello(id(1), ""), HelloContext::default());
-        assert_eq!(check(&joiner), Err(HelloRejection::UnknownDisk));
+        assert_eq!(check_replaced_disk(&joiner), Err(HelloRejection::UnknownDisk));
         let added = joiner.set_members(Time::ZERO, &members, Position::ZERO, Membership::default);
         assert_eq!(added, [id(1), id(2), id(3)], "each peer presents its disk again");
-        assert!(check(&joiner).is_ok());
+        assert!(check_replaced_disk(&joiner).is_ok());
     }
 
     #[test]
@@ -398,14 +399,15 @@ mod tests {
 
     #[test]
     fn peer_with_another_state_machine_is_rejected() {
-        let (n1, n2) = (admission_of_node(1, 3).with_machine("kv 1"), admission_of_node(2, 3));
-        let check =
-            |machine| n1.check_hello(&n2.clone().with_machine(machine).build_hello(id(1), ""), HelloContext::default());
+        let (n1, n2) = (admission_of_node(1, 3).with_machine_kind("kv 1"), admission_of_node(2, 3));
+        let check = |machine| {
+            n1.check_hello(&n2.clone().with_machine_kind(machine).build_hello(id(1), ""), HelloContext::default())
+        };
         assert_eq!(check("kv 2"), Err(HelloRejection::Machine));
         assert!(check("kv 1").is_ok() && check("").is_ok());
         assert!(
             admission_of_node(1, 3)
-                .check_hello(&n2.with_machine("kv 1").build_hello(id(1), ""), HelloContext::default())
+                .check_hello(&n2.with_machine_kind("kv 1").build_hello(id(1), ""), HelloContext::default())
                 .is_ok()
         );
     }

@@ -18,7 +18,7 @@ use std::borrow::Cow;
 #[error("{0}")]
 pub struct Malformed(pub &'static str);
 
-/// The result of decoding: the value, or why the bytes are not one.
+/// The result of decoding: the decoded value, or why the bytes are not a valid encoding.
 pub type Result<T> = std::result::Result<T, Malformed>;
 
 /// Parses a decimal integer in its one canonical form, as Redis does: a sign only if the number is negative, no leading
@@ -109,13 +109,13 @@ impl Reader {
     }
 
     /// Reads a node id; `None` for 0.
-    pub fn node(&mut self) -> Result<Option<NodeId>> {
+    pub fn optional_node_id(&mut self) -> Result<Option<NodeId>> {
         Ok(NodeId::new(self.u64()?))
     }
 
     /// Reads a node id that must not be 0.
     pub fn node_id(&mut self) -> Result<NodeId> {
-        self.node()?.ok_or(Malformed("node id 0 is invalid"))
+        self.optional_node_id()?.ok_or(Malformed("node id 0 is invalid"))
     }
 
     /// Reads an index, then a term.
@@ -147,7 +147,7 @@ impl Reader {
 /// Writes values as a [`Reader`] reads them.
 pub trait BufMutExt: BufMut {
     /// Writes a node id; 0 for `None`.
-    fn put_node(&mut self, node: Option<NodeId>) {
+    fn put_optional_node_id(&mut self, node: Option<NodeId>) {
         self.put_u64_le(node.map_or(0, NodeId::get));
     }
 
@@ -280,11 +280,11 @@ fn checksum(header: &[u8], payload: &[u8]) -> u32 {
 /// Number of bytes that [`put_hard_state`] writes.
 pub const HARD_STATE_BYTES: usize = 40;
 
-/// Writes the term (8 bytes), the vote in that term (node id 8, 0 for no vote, and disk id 8), and the promised
-/// position (16).
+/// Writes the term (8 bytes), the vote in that term (node id of 8 bytes, which is 0 if there is no vote, and disk id of
+/// 8 bytes), and [`HardState::promised_position`] (16 bytes).
 pub fn put_hard_state(out: &mut impl BufMut, hard: &HardState) {
     out.put_u64_le(hard.term.0);
-    out.put_node(hard.vote.map(|vote| vote.node));
+    out.put_optional_node_id(hard.vote.map(|vote| vote.node));
     out.put_u64_le(hard.vote.map_or(0, |vote| vote.disk.0));
     out.put_position(hard.promised_position);
 }
@@ -292,7 +292,7 @@ pub fn put_hard_state(out: &mut impl BufMut, hard: &HardState) {
 /// Reads a hard state that [`put_hard_state`] wrote.
 pub fn read_hard_state(from: &mut Reader) -> Result<HardState> {
     let term = Term(from.u64()?);
-    let (node, disk) = (from.node()?, DiskId(from.u64()?));
+    let (node, disk) = (from.optional_node_id()?, DiskId(from.u64()?));
     Ok(HardState { term, vote: node.map(|node| Vote { node, disk }), promised_position: from.position()? })
 }
 
@@ -308,10 +308,24 @@ fn membership_size(membership: &Membership) -> usize {
     13 + membership.members.values().map(|m| 8 + 1 + replaced_bytes(m) + 8 + 4 + m.address.len()).sum::<usize>()
 }
 
-/// Writes the feature level (2 bytes), number of members (2), log id (8, 0 unknown) and whether the log id is agreed
-/// (1). Then, for each member: id (8), flags (1: voter 1, outgoing 2, and at most one pending role: promote 4, replace
-/// 8, remove 16), the id of the voter that the member replaces, if any (8), disk id (8, 0 unknown), and the address
-/// prefixed by its length.
+/// Writes a membership:
+///
+/// | size | field |
+/// |---|---|
+/// | 2 | feature level |
+/// | 2 | number of members |
+/// | 8 | log id, 0 if unknown |
+/// | 1 | 1 if the log id is agreed, otherwise 0 |
+///
+/// Then, for each member:
+///
+/// | size | field |
+/// |---|---|
+/// | 8 | node id |
+/// | 1 | sum of flags: voter 1, outgoing voter 2, and at most one pending role: promote 4, replace 8, remove 16 |
+/// | 0 or 8 | id of the voter that the member replaces; only with the flag 8 |
+/// | 8 | disk id, 0 if unknown |
+/// | 4 + … | address, prefixed by its length |
 pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
     assert!(membership.members.len() <= MEMBERS_MAX, "a membership has at most MEMBERS_MAX members");
     out.put_u16_le(membership.feature_level);
@@ -330,7 +344,7 @@ pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
         };
         out.put_u8(voter | outgoing | role_flag);
         if replaced.is_some() {
-            out.put_node(replaced);
+            out.put_optional_node_id(replaced);
         }
         out.put_u64_le(member.disk.map_or(0, |disk| disk.0));
         out.put_blob(member.address.as_bytes());
@@ -401,10 +415,10 @@ mod tests {
         }
 
         #[test]
-        fn entry_with_flipped_bit_is_rejected(command: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
+        fn entry_with_flipped_bit_is_rejected(command: Vec<u8>, flipped_byte: prop::sample::Index, bit in 0..8) {
             let mut bytes = encoded(&sample_entry(812, 3, Payload::Opaque(command.into()))).to_vec();
-            let at = at.index(bytes.len());
-            bytes[at] ^= 1u8 << bit;
+            let flipped_byte = flipped_byte.index(bytes.len());
+            bytes[flipped_byte] ^= 1u8 << bit;
             prop_assert!(read_entry(&mut Reader::new(bytes.into())).is_err());
         }
 

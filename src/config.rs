@@ -210,14 +210,14 @@ impl Config {
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {
-        let raft = &self.consensus;
-        if raft.election_min > raft.election_max {
+        let consensus = &self.consensus;
+        if consensus.election_min > consensus.election_max {
             return invalid("the election timeout's lower bound is above its upper one".into());
         }
-        if raft.heartbeat.is_zero() || raft.heartbeat * 2 > raft.election_min {
+        if consensus.heartbeat.is_zero() || consensus.heartbeat * 2 > consensus.election_min {
             return invalid(format!(
                 "a heartbeat every {:?} is too rare for an election timeout of {:?}: it must be at most half of that",
-                raft.heartbeat, raft.election_min
+                consensus.heartbeat, consensus.election_min
             ));
         }
         Ok(())
@@ -251,21 +251,21 @@ mod tests {
 
     #[test]
     fn invalid_configuration_is_rejected_with_the_reason() {
-        let rejection = |config: Config| config.check().unwrap_err().reason;
-        let founding = Config { id: id(9), ..three_node_config() }.check_founding();
-        assert!(founding.unwrap_err().reason.contains("not in the list"));
+        let rejection_reason = |config: Config| config.check().unwrap_err().reason;
+        let founding_check = Config { id: id(9), ..three_node_config() }.check_founding();
+        assert!(founding_check.unwrap_err().reason.contains("not in the list"));
         assert_eq!(three_node_config().check_founding(), Ok(()));
-        assert!(rejection(Config { segment_bytes: 7, ..three_node_config() }).contains("segment"));
-        assert!(rejection(Config { reserve_bytes: 1024, ..three_node_config() }).contains("reserve"));
+        assert!(rejection_reason(Config { segment_bytes: 7, ..three_node_config() }).contains("segment"));
+        assert!(rejection_reason(Config { reserve_bytes: 1024, ..three_node_config() }).contains("reserve"));
         assert_eq!(Config { reserve_bytes: 0, ..three_node_config() }.check(), Ok(()));
         let mut slow_heartbeat = three_node_config();
         slow_heartbeat.consensus.heartbeat = Duration::from_millis(100);
-        assert!(rejection(slow_heartbeat).contains("heartbeat"));
+        assert!(rejection_reason(slow_heartbeat).contains("heartbeat"));
         let mut duplicate_address = three_node_config();
         duplicate_address.peers.insert(id(2), "127.0.0.1:7401".into());
-        assert!(rejection(duplicate_address).contains("two peers"));
+        assert!(rejection_reason(duplicate_address).contains("two peers"));
         let mut bad_address = three_node_config();
         bad_address.peers.insert(id(2), "nowhere".into());
-        assert!(rejection(bad_address).contains("HOST:PORT"));
+        assert!(rejection_reason(bad_address).contains("HOST:PORT"));
     }
 }

@@ -50,8 +50,8 @@ pub const SESSION_ANSWER_BYTES_MAX: u64 = 256 << 20;
 pub const SESSION_IDLE_MS_MAX: u64 = 60 * 60 * 1000;
 /// The approximate size of the chunks in which a state machine's frozen state is serialized, stored and sent, in bytes.
 pub const CHUNK_BYTES: usize = 256 << 10;
-/// The most bytes by which such a chunk may exceed the requested size: one pair of the largest key and value, or one
-/// stored answer, with its framing.
+/// The most bytes by which a chunk of a serialized state may exceed the requested size: one pair of the largest key and
+/// value, or one stored answer, with its framing.
 pub const CHUNK_EXCESS_MAX: usize = (2 << 20) + (1 << 10);
 
 const _: () = {
@@ -64,11 +64,12 @@ const _: () = {
     // Every command that fits an entry also fits the Redis protocol, with a length before each key and value.
     assert!(2 * ENTRY_BYTES_MAX < RESP_COMMAND_BYTES_MAX as u64);
     assert!(KEY_BYTES_MAX as u64 * 2 < ENTRY_BYTES_MAX);
-    // A value that grew by appends is no longer than a value set by one command.
+    // The largest key with the largest value fits a chunk and an answer. A value that grew by appends is no longer
+    // than a value set by one command.
     assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < CHUNK_EXCESS_MAX as u64);
     assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < ANSWER_BYTES_MAX);
-    // A key and its value come in one command, and an answer is bounded: everything that a machine holds can be
-    // serialized. A message with a whole chunk of a snapshot fits a frame.
+    // Everything that a machine holds fits a chunk: a key and its value come in one command, and an answer has a limit.
+    // A message with a whole chunk of a snapshot fits a frame.
     assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_MAX < CHUNK_EXCESS_MAX as u64);
     assert!(ANSWER_BYTES_MAX + ENTRY_OVERHEAD_MAX < CHUNK_EXCESS_MAX as u64);
     assert!((CHUNK_BYTES + CHUNK_EXCESS_MAX) as u64 + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);

@@ -35,7 +35,7 @@ pub const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// an entry in the log, and counts against the limit of open sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum PipelineSession {
-    /// No session is open, or requested.
+    /// No session is open, and none was requested.
     None,
     /// A session was requested, and the cluster has not answered yet.
     Opening,
@@ -93,7 +93,7 @@ pub enum RequestFate<'a> {
     Answer(Bytes),
     /// The command was executed, and the state machine's answer exceeds the maximum size.
     AnswerTooLong,
-    /// The status of the node, as its answer.
+    /// The node's status, which the client requested.
     Status(Box<Status>),
     /// The request had no effect, for this reason.
     Refused(&'a Refusal),
@@ -349,15 +349,15 @@ impl<R> RequestPipeline<R> {
     /// that is still under way.
     fn collect_requests(&mut self, requests: &mut Vec<NodeRequest>) {
         let mut first_outstanding = None;
-        let mut run_is_write = None;
+        let mut previous_is_write = None;
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Slot::Pending(pending) = slot else { continue };
             let is_write = pending.is_write();
             // Reads wait for the writes before them, and writes for the reads before them.
-            if run_is_write.is_some_and(|run_is_write| run_is_write != is_write) {
+            if previous_is_write.is_some_and(|previous_is_write| previous_is_write != is_write) {
                 return;
             }
-            run_is_write = Some(is_write);
+            previous_is_write = Some(is_write);
             if pending.in_flight {
                 if let RequestKind::Write(Some((_, seq))) = pending.kind {
                     first_outstanding = first_outstanding.or(Some(seq));
@@ -480,11 +480,11 @@ impl<R> RequestPipeline<R> {
     /// without an attempt in a log gets a number in the next session, in the same order; the outcome of any other is
     /// unknown.
     fn handle_expired_session(&mut self, encode: &mut ReplyEncoder<'_, R>) {
-        let current = self.session();
+        let current_session = self.session();
         for index in 0..self.slots.len() {
             let Slot::Pending(pending) = &mut self.slots[index] else { continue };
             let RequestKind::Write(number) = &mut pending.kind else { continue };
-            if number.is_none_or(|(session, _)| Some(session) == current) {
+            if number.is_none_or(|(session, _)| Some(session) == current_session) {
                 continue;
             }
             *number = None;

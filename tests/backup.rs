@@ -107,12 +107,12 @@ fn backup_under_load_restores_all_acknowledged_writes() {
         "the restored counter is {n}, but {acknowledged} increments were acknowledged before the save began"
     );
     new_cluster.spawn(1);
-    let two_voters = || {
+    let status_with_two_voters = || {
         new_cluster
             .status(0)
             .filter(|status| status.members.iter().filter(|member| member.kind == "voter").count() == 2)
     };
-    wait_until("the second node joins", two_voters, || new_cluster.logs());
+    wait_until("the second node joins", status_with_two_voters, || new_cluster.logs());
     expect_exit_code(&new_cluster.run(&["put", "lunch", "soup"]), 0);
     new_cluster.wait_for_convergence();
 
@@ -177,13 +177,13 @@ fn damaged_file_fails_inspect_and_restore() {
     let (cluster, file) = stopped_cluster_and_backup();
     let saved_bytes = std::fs::read(&file).unwrap();
     let new_cluster = Cluster::prepare(1);
-    let damaged = cluster.directory.path().join("damaged");
+    let damaged_path = cluster.directory.path().join("damaged");
     let expect_damage_reported = |bytes: &[u8]| {
-        std::fs::write(&damaged, bytes).unwrap();
-        let output = inspect(&damaged);
+        std::fs::write(&damaged_path, bytes).unwrap();
+        let output = inspect(&damaged_path);
         expect_exit_code(&output, 5);
         assert!(output.err.contains("is damaged: byte "), "{output:?}");
-        expect_exit_code(&restore(&damaged, &new_cluster), 5);
+        expect_exit_code(&restore(&damaged_path, &new_cluster), 5);
         assert!(!new_cluster.data_dir(0).exists(), "a failed restore creates no directory");
     };
     for offset in (0..saved_bytes.len()).step_by(saved_bytes.len() / 12) {

@@ -40,7 +40,7 @@ fn reply_text(connection: &mut Connection, line: &str) -> String {
     }
 }
 
-/// Commands whose replies once differed, or easily could.
+/// Commands whose replies once differed from Redis's, or easily could.
 const COMMAND_LINES: &[&str] = &[
     "SET k 007",
     "INCR k",
@@ -169,7 +169,7 @@ fn replies_equal_those_of_a_redis_server() {
     let mut drave_connection = connect(&addresses[0]).unwrap();
     let mut lines: Vec<String> = COMMAND_LINES.iter().map(|line| (*line).to_owned()).collect();
     let mut rng = SmallRng::seed_from_u64(0x7265_6469);
-    let mut pick = |all: &[&'static str]| all[rng.random_range(0..all.len())];
+    let mut pick = |choices: &[&'static str]| choices[rng.random_range(0..choices.len())];
     for _ in 0..1200 {
         let key = pick(&["a", "b", "c"]);
         let number =

@@ -167,8 +167,9 @@ fn print_config_shows_all_settings_and_skips_empty_variables() {
         assert_eq!(find_setting(name).as_deref(), Some(value), "{output:?}");
     }
     assert_eq!(find_setting("print-config"), None);
-    let endpoints = run(drave_command(&["put", "a", "b", "--timeout", "300ms"]).env("DRAVE_ENDPOINTS", ""));
-    assert_ne!(endpoints.code, Some(2), "{endpoints:?}");
+    let empty_endpoints_output =
+        run(drave_command(&["put", "a", "b", "--timeout", "300ms"]).env("DRAVE_ENDPOINTS", ""));
+    assert_ne!(empty_endpoints_output.code, Some(2), "{empty_endpoints_output:?}");
     let output =
         run(&mut drave_command(&["serve", "--id", "1", "--data", "n", "--peers", "1=h:1", "--reserve", "1KiB"]));
     assert_eq!(output.code, Some(78), "{output:?}");
@@ -178,10 +179,10 @@ fn print_config_shows_all_settings_and_skips_empty_variables() {
 /// The help text of each verb is the doc comment of its arguments, and must suit users, not readers of the code.
 #[test]
 fn help_describes_each_command() {
-    let help = run(&mut drave_command(&["--help"]));
-    let verbs = help.out.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let help_output = run(&mut drave_command(&["--help"]));
+    let verbs = help_output.out.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let verbs: Vec<(&str, &str)> = verbs.filter_map(|line| line.trim().split_once("  ")).collect();
-    assert!(verbs.iter().any(|(verb, _)| *verb == "sim"), "{help:?}");
+    assert!(verbs.iter().any(|(verb, _)| *verb == "sim"), "{help_output:?}");
     for (verb, description) in verbs.iter().filter(|(verb, _)| !verb.starts_with(['-', 'h'])) {
         let first_word = description.trim().split(' ').next().unwrap();
         assert!(first_word.ends_with('s') && !description.contains("`drave"), "{verb}: {description}");
@@ -191,8 +192,8 @@ fn help_describes_each_command() {
 
 #[test]
 fn unreachable_cluster_is_an_error_with_advice() {
-    let base = reserve_ports(2);
-    let endpoints = format!("127.0.0.1:{base},127.0.0.1:{}", base + 1);
+    let base_port = reserve_ports(2);
+    let endpoints = format!("127.0.0.1:{base_port},127.0.0.1:{}", base_port + 1);
     for args in [&["put", "a", "b"][..], &["get", "a"], &["incr", "a"], &["scan"]] {
         let output = run(drave_command(args).args(["--timeout", "300ms", "--endpoints", &endpoints]));
         assert_eq!(output.code, Some(3), "{output:?}");
@@ -219,7 +220,7 @@ fn start_fake_server(bytes: &'static [u8]) -> String {
 }
 
 #[test]
-fn error_names_the_other_protocol_at_an_endpoint() {
+fn error_names_protocol_that_endpoint_speaks() {
     for (bytes, expected_error) in [
         (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "the port speaks HTTP"),
         (b"-ERR unknown command\r\n", "the port speaks the Redis protocol"),
@@ -370,15 +371,15 @@ fn closed_output_ends_command_silently() {
         assert_eq!(cluster.run(&["put", &n.to_string(), &value]).code, Some(0));
     }
     let data = cluster.data_dir(0);
-    let dump = ["dump", "--full", data.to_str().unwrap()];
-    let jsonl = ["dump", "-o", "jsonl", "--full", data.to_str().unwrap()];
+    let dump_args = ["dump", "--full", data.to_str().unwrap()];
+    let jsonl_args = ["dump", "-o", "jsonl", "--full", data.to_str().unwrap()];
     for args in [
         &["scan"][..],
         &["status"],
         &["status", "-o", "json"],
         &["get", "1"],
-        &dump,
-        &jsonl,
+        &dump_args,
+        &jsonl_args,
         &["put", "1", "2"],
         &["--help"],
     ] {
@@ -426,7 +427,7 @@ fn output_that_cannot_be_written_is_an_error() {
 
 /// As in StackStorm/st2#3708: a list was silently truncated.
 #[test]
-fn scan_prints_all_keys_or_reports_more() {
+fn scan_prints_all_keys_or_reports_that_more_exist() {
     let cluster = Cluster::start(1);
     let mut client = cluster.client();
     for n in 0..2100 {
@@ -463,22 +464,22 @@ fn start_demo(directory: &Path) -> (ChildGuard, u16) {
 
 /// Like [`start_demo`], with these environment variables set.
 fn start_demo_with_variables(directory: &Path, variables: &[(&str, &str)]) -> (ChildGuard, u16) {
-    let base = reserve_ports(3);
+    let base_port = reserve_ports(3);
     let log = std::fs::File::create(directory.join("log")).unwrap();
-    let mut command = drave_command(&["demo", "--plain", "--base-port", &base.to_string(), "--dir"]);
+    let mut command = drave_command(&["demo", "--plain", "--base-port", &base_port.to_string(), "--dir"]);
     command.arg(directory.join("data")).env("TMPDIR", directory).stdout(Stdio::null()).stderr(log);
     command.envs(variables.iter().copied());
-    (ChildGuard::start(&mut command), base)
+    (ChildGuard::start(&mut command), base_port)
 }
 
-fn run_against_demo(directory: &Path, base: u16, args: &[&str]) -> ProgramOutput {
-    let endpoints: Vec<String> = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+fn run_against_demo(directory: &Path, base_port: u16, args: &[&str]) -> ProgramOutput {
+    let endpoints: Vec<String> = (base_port..base_port + 3).map(|port| format!("127.0.0.1:{port}")).collect();
     run(drave_command(args).env("TMPDIR", directory).env("DRAVE_ENDPOINTS", endpoints.join(",")))
 }
 
 /// The process ids of all nodes that the demo ever started, from its state file.
-fn read_node_pids(directory: &Path, base: u16) -> Vec<i64> {
-    let state_text = std::fs::read(directory.join(format!("drave-demo-{base}.json"))).unwrap();
+fn read_node_pids(directory: &Path, base_port: u16) -> Vec<i64> {
+    let state_text = std::fs::read(directory.join(format!("drave-demo-{base_port}.json"))).unwrap();
     let state_file: serde_json::Value = serde_json::from_slice(&state_text).unwrap();
     state_file["pids"].as_object().unwrap().values().map(|pid| pid.as_i64().unwrap()).collect()
 }
@@ -498,32 +499,34 @@ fn expect_no_processes(pids: &[i64], log: &Path) {
 fn demo_survives_a_kill_and_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let (directory, log) = (directory.path(), directory.path().join("log"));
-    let (mut demo, base) = start_demo(directory);
+    let (mut demo, base_port) = start_demo(directory);
     let demo_log = || std::fs::read_to_string(&log).unwrap_or_default();
     let try_put = || {
-        Some(run_against_demo(directory, base, &["put", "lunch", "noodles"])).filter(|output| output.code == Some(0))
+        Some(run_against_demo(directory, base_port, &["put", "lunch", "noodles"]))
+            .filter(|output| output.code == Some(0))
     };
     expect_ok_line(&wait_until("the demo acknowledges a write", try_put, demo_log));
-    let pids_before = read_node_pids(directory, base);
+    let pids_before = read_node_pids(directory, base_port);
     assert_eq!(pids_before.len(), 3);
     // An election may be under way, and then the command kills no node.
-    let try_kill = || Some(run_against_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]));
+    let try_kill =
+        || Some(run_against_demo(directory, base_port, &["kill", "leader", "--base-port", &base_port.to_string()]));
     let output = wait_until("a leader is killed", || try_kill().filter(|output| output.code != Some(3)), demo_log);
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.out.starts_with("killed n") && output.out.contains("(was leader of term "), "{output:?}");
-    let output = run_against_demo(directory, base, &["get", "lunch", "--timeout", "20s"]);
+    let output = run_against_demo(directory, base_port, &["get", "lunch", "--timeout", "20s"]);
     expect_output(&output, 0, "noodles", "");
     // The demo restarts the killed node by itself.
     let all_nodes_are_up = || {
-        let status = run_against_demo(directory, base, &["status", "-o", "json"]).json();
+        let status = run_against_demo(directory, base_port, &["status", "-o", "json"]).json();
         status["nodes"].as_array()?.iter().all(|node| node["up"] == true).then_some(())
     };
     wait_until("the killed node is back", all_nodes_are_up, demo_log);
-    let node_pids = [pids_before, read_node_pids(directory, base)].concat();
+    let node_pids = [pids_before, read_node_pids(directory, base_port)].concat();
     demo.signal(Signal::INT);
     assert_eq!(demo.wait(demo_log).code(), Some(0), "{}", demo_log());
     expect_no_processes(&node_pids, &log);
-    let output = run_against_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]);
+    let output = run_against_demo(directory, base_port, &["kill", "leader", "--base-port", &base_port.to_string()]);
     assert_eq!(output.code, Some(3), "{output:?}");
 }
 
@@ -539,10 +542,11 @@ fn demo_ignores_environment_variables_of_nodes() {
         ("DRAVE_HEARTBEAT_INTERVAL", "1h"),
         ("DRAVE_LOG_LEVEL", "warn"),
     ];
-    let (mut demo, base) = start_demo_with_variables(directory, &variables);
+    let (mut demo, base_port) = start_demo_with_variables(directory, &variables);
     let demo_log = || std::fs::read_to_string(&log).unwrap_or_default();
     let try_put = || {
-        Some(run_against_demo(directory, base, &["put", "lunch", "noodles"])).filter(|output| output.code == Some(0))
+        Some(run_against_demo(directory, base_port, &["put", "lunch", "noodles"]))
+            .filter(|output| output.code == Some(0))
     };
     expect_ok_line(&wait_until("the demo acknowledges a write", try_put, demo_log));
     assert!(!demo_log().contains(" INFO "), "DRAVE_LOG_LEVEL is inherited: {}", demo_log());
@@ -554,13 +558,14 @@ fn demo_ignores_environment_variables_of_nodes() {
 fn killed_demo_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let (directory, log) = (directory.path(), directory.path().join("log"));
-    let (demo, base) = start_demo(directory);
+    let (demo, base_port) = start_demo(directory);
     let demo_log = || std::fs::read_to_string(&log).unwrap_or_default();
     let try_put = || {
-        Some(run_against_demo(directory, base, &["put", "lunch", "noodles"])).filter(|output| output.code == Some(0))
+        Some(run_against_demo(directory, base_port, &["put", "lunch", "noodles"]))
+            .filter(|output| output.code == Some(0))
     };
     wait_until("the demo acknowledges a write", try_put, demo_log);
-    let node_pids = read_node_pids(directory, base);
+    let node_pids = read_node_pids(directory, base_port);
     assert!(node_pids.len() == 3 && node_pids.iter().all(|pid| is_alive(*pid)));
     drop(demo);
     expect_no_processes(&node_pids, &log);
@@ -569,13 +574,13 @@ fn killed_demo_leaves_no_process() {
 #[test]
 fn demo_names_the_port_that_is_taken() {
     let directory = tempfile::tempdir().unwrap();
-    let base = reserve_ports(3);
-    let _taken = TcpListener::bind(("127.0.0.1", base + 1)).unwrap();
-    let args = ["demo", "--plain", "--base-port", &base.to_string(), "--dir"];
+    let base_port = reserve_ports(3);
+    let _port_holder = TcpListener::bind(("127.0.0.1", base_port + 1)).unwrap();
+    let args = ["demo", "--plain", "--base-port", &base_port.to_string(), "--dir"];
     let output = run(drave_command(&args).arg(directory.path().join("data")).env("TMPDIR", directory.path()));
     assert_eq!(output.code, Some(75), "{output:?}");
     assert!(
-        output.err.contains(&format!("cannot listen on 127.0.0.1:{}: Address already in use", base + 1)),
+        output.err.contains(&format!("cannot listen on 127.0.0.1:{}: Address already in use", base_port + 1)),
         "{output:?}"
     );
 }

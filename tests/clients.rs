@@ -9,7 +9,7 @@ use support::{
 
 mod support;
 
-/// Runs redis-cli against a gateway.
+/// Runs redis-cli against a gateway. Returns `None` if redis-cli is not installed.
 fn run_redis_cli(address: &str, args: &[&str]) -> Option<ProgramOutput> {
     let (host, port) = address.split_once(':').unwrap();
     Some(run(command_if_installed("redis-cli")?.args(["-h", host, "-p", port]).args(args)))
@@ -43,7 +43,8 @@ fn redis_cli_talks_to_leader_and_followers() {
     assert_eq!(keys, ["n", "of-0", "of-1", "of-2"]);
 }
 
-/// Starts redis-benchmark in the background.
+/// Starts redis-benchmark with 20 connections that send `requests` requests in each test. Returns `None` if
+/// redis-benchmark is not installed.
 fn start_benchmark(directory: &Path, address: &str, requests: &str) -> Option<BackgroundProgram> {
     let (host, port) = address.split_once(':').unwrap();
     let mut command = command_if_installed("redis-benchmark")?;
@@ -76,10 +77,11 @@ fn redis_benchmark_at_follower_survives_leader_failure() {
     let leader = cluster.wait_for_leader();
     let follower = (leader + 1) % 3;
     let Some(mut benchmark) = start_benchmark(cluster.directory.path(), &addresses[follower], "20000") else { return };
-    // Wait until the benchmark writes.
+    // The leader must be killed while the benchmark writes.
     let commit_before = cluster.status(follower).unwrap().commit;
-    let benchmark_writes = || cluster.status(follower).filter(|status| status.commit > commit_before + 100).map(|_| ());
-    wait_until("the benchmark writes", benchmark_writes, || cluster.logs());
+    let benchmark_has_written =
+        || cluster.status(follower).filter(|status| status.commit > commit_before + 100).map(|_| ());
+    wait_until("the benchmark writes", benchmark_has_written, || cluster.logs());
     cluster.kill(leader);
     assert!(benchmark.is_running(), "the client ends before the leader is killed");
     wait_until("another node leads", || cluster.leader_among(0..3).filter(|now| *now != leader), || cluster.logs());
@@ -123,7 +125,7 @@ assert client.exists("lunch") == 1 and client.delete("lunch") == 1
 print(sure)
 "#;
 
-/// Runs [`COUNTING_SCRIPT`] against a cluster, and kills the leader while the script runs.
+/// Runs [`COUNTING_SCRIPT`] against the gateways of `nodes`, and kills the leader while the script runs.
 fn count_during_leader_failure(client_kind: &str, cluster: &mut Cluster, addresses: &[String], nodes: &[usize]) {
     let leader = cluster.wait_for_leader();
     let Some(mut command) = command_if_installed("python3") else { return };

@@ -46,7 +46,7 @@ fn execute_payload(session: u64, seq: u64, command: Command<'_>) -> Payload {
 }
 
 fn open_journal(path: &Path, segment_bytes: u64) -> Journal<FsDisk> {
-    let disk = FsDisk::open_or_create(&path.join("wal"), SyncMode::Real).unwrap();
+    let disk = FsDisk::open_or_create(&path.join("wal"), SyncMode::Executed).unwrap();
     let cluster_and_disk = (ClusterId(0x6f2c_91aa_0d77_be21), DiskId(9));
     let options =
         Options { segment_bytes, ..Options::new(NodeId::new(1).unwrap(), cluster_and_disk.0, cluster_and_disk.1) };
@@ -106,7 +106,6 @@ fn first_segment_path(directory: &TempDir) -> PathBuf {
     directory.path().join("wal/0000000001.wal")
 }
 
-/// Overwrites bytes of a file from `offset` on.
 fn overwrite_bytes(path: &Path, offset: usize, replacement: &[u8]) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[offset..offset + replacement.len()].copy_from_slice(replacement);
@@ -163,21 +162,21 @@ fn healthy_journal_prints_as_jsonl() {
     assert_eq!(lines[0]["k"], "segment");
     assert_eq!((&lines[0]["file"], &lines[0]["size"]), (&"0000000001.wal".into(), &(1 << 20).into()));
     assert_eq!((&lines[0]["cluster"], &lines[0]["sealed"]), (&"6f2c91aa".into(), &false.into()));
-    let put = lines.iter().find(|line| line["type"] == "put").unwrap();
+    let put_line = lines.iter().find(|line| line["type"] == "put").unwrap();
     assert_eq!(
-        (&put["k"], &put["ok"], &put["index"], &put["batch"]),
+        (&put_line["k"], &put_line["ok"], &put_line["index"], &put_line["batch"]),
         (&"rec".into(), &true.into(), &4.into(), &4.into())
     );
-    assert_eq!((&put["session"], &put["seq"]), (&3.into(), &1.into()));
-    assert_eq!((&put["key"], &put["value"]), (&"user:1".into(), &"ada".into()));
-    assert_eq!(put["crc"].as_str().unwrap().len(), 8);
-    let cas = lines.iter().find(|line| line["type"] == "cas").unwrap();
-    assert_eq!((&cas["value_b64"], &cas["old"]), (&"/wo=".into(), &serde_json::Value::Null));
-    let batch = lines.iter().find(|line| line["type"] == "batch").unwrap();
-    assert_eq!(batch["commands"][1]["key"], "b");
-    let total = lines.last().unwrap();
+    assert_eq!((&put_line["session"], &put_line["seq"]), (&3.into(), &1.into()));
+    assert_eq!((&put_line["key"], &put_line["value"]), (&"user:1".into(), &"ada".into()));
+    assert_eq!(put_line["crc"].as_str().unwrap().len(), 8);
+    let cas_line = lines.iter().find(|line| line["type"] == "cas").unwrap();
+    assert_eq!((&cas_line["value_b64"], &cas_line["old"]), (&"/wo=".into(), &serde_json::Value::Null));
+    let batch_line = lines.iter().find(|line| line["type"] == "batch").unwrap();
+    assert_eq!(batch_line["commands"][1]["key"], "b");
+    let total_line = lines.last().unwrap();
     assert_eq!(
-        *total,
+        *total_line,
         serde_json::json!({
             "k": "total", "snapshots": 0, "chunks": 0, "segments": 1, "records": 11, "first": 1, "last": 9, "bad": 0, "torn": 0, "exit": 0,
         })
@@ -187,20 +186,21 @@ fn healthy_journal_prints_as_jsonl() {
 #[test]
 fn filters_select_records() {
     let directory = sample_directory();
-    let count = |args: &[&str]| dump(args, directory.path()).0.lines().filter(|line| line.starts_with(' ')).count();
-    assert_eq!(count(&["--from", "3", "--to", "5"]), 3);
-    assert_eq!(count(&["--term", "1"]), 10);
-    assert_eq!(count(&["--term", "2"]), 0);
-    assert_eq!(count(&["--type", "put,conf"]), 3);
-    assert_eq!(count(&["--type", "head"]), 4);
-    assert_eq!(count(&["--key", "user:"]), 2);
-    assert_eq!(count(&["--key", "b"]), 1, "a key within a batch");
-    assert_eq!(count(&["-n", "2"]), 2);
+    let count_records =
+        |args: &[&str]| dump(args, directory.path()).0.lines().filter(|line| line.starts_with(' ')).count();
+    assert_eq!(count_records(&["--from", "3", "--to", "5"]), 3);
+    assert_eq!(count_records(&["--term", "1"]), 10);
+    assert_eq!(count_records(&["--term", "2"]), 0);
+    assert_eq!(count_records(&["--type", "put,conf"]), 3);
+    assert_eq!(count_records(&["--type", "head"]), 4);
+    assert_eq!(count_records(&["--key", "user:"]), 2);
+    assert_eq!(count_records(&["--key", "b"]), 1, "a key within a batch");
+    assert_eq!(count_records(&["-n", "2"]), 2);
     let lines = |args: &[&str]| dump(args, directory.path()).0.lines().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(lines(&["--key", "nowhere"]).len(), 1, "a segment without a matching record has no heading");
     assert_eq!(lines(&["--key", "user:"]).len(), 5);
     assert_eq!(dump(&["-o", "json", "-n", "1"], directory.path()).1, 0);
-    assert_eq!(count(&["--check"]), 0);
+    assert_eq!(count_records(&["--check"]), 0);
     let (text, _) = dump(&["--tail", "1", "--type", "put", "--full"], directory.path());
     assert!(text.contains(&format!("{:?}\n", "x".repeat(60))), "{text}");
     assert!(!text.contains("ada"));
@@ -279,7 +279,7 @@ fn damaged_segment_header_does_not_hide_records() {
     assert!(text.contains("entries 1..40"), "{text}");
 }
 
-/// A data directory with several segments.
+/// A data directory with 40 entries of 300 bytes in several segments of 4 KiB.
 fn multi_segment_directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let mut journal = open_journal(directory.path(), 4096);
@@ -357,7 +357,7 @@ fn write_snapshot(directory: &TempDir, index: u64) {
         sessions: 0,
         membership: founding_point().membership,
     };
-    let disk = FsDisk::open_or_create(&directory.path().join("snapshots"), SyncMode::Real).unwrap();
+    let disk = FsDisk::open_or_create(&directory.path().join("snapshots"), SyncMode::Executed).unwrap();
     let mut writer = Store::open(disk, cluster).unwrap().create_writer(&header).unwrap();
     writer.write_piece(ChunkKind::Machine, b"a state").unwrap();
     writer.finish().unwrap();
@@ -372,16 +372,19 @@ fn why_kept_reports_reason_of_each_segment() {
         let (text, code) = dump(&["--why-kept", "-o", "jsonl"], directory.path());
         assert_eq!(code, 0, "{text}");
         let mut lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let total = lines.pop().unwrap();
-        assert_eq!((&total["k"], total["segments"].as_u64()), (&"reclaimable".into(), Some(lines.len() as u64)));
+        let total_line = lines.pop().unwrap();
+        assert_eq!(
+            (&total_line["k"], total_line["segments"].as_u64()),
+            (&"reclaimable".into(), Some(lines.len() as u64))
+        );
         let oldest_reclaimable = lines.iter().take_while(|line| line["reclaimable"] == true);
         assert_eq!(
-            total["bytes"],
+            total_line["bytes"],
             oldest_reclaimable.map(|line| line["bytes"].as_u64().unwrap()).sum::<u64>(),
             "{text}"
         );
         let reason = |line: &serde_json::Value| (line["last"].as_u64(), line["why"].as_str().unwrap().to_owned());
-        (lines.iter().map(reason).collect::<Vec<_>>(), total["bytes"].as_u64().unwrap())
+        (lines.iter().map(reason).collect::<Vec<_>>(), total_line["bytes"].as_u64().unwrap())
     };
     let (reasons_before, reclaimable_before) = read_reasons();
     let (last, sealed) = reasons_before.split_last().unwrap();
@@ -415,7 +418,8 @@ fn why_kept_reports_reason_of_each_segment() {
     assert_eq!(read_reasons().0[0].1, "released");
 }
 
-/// A segment is not kept for overwritten entries, since the log has other entries at their indexes.
+/// A segment with nothing but overwritten entries is not needed, since the log has other entries at their indexes. It
+/// is kept only because an older segment is kept.
 #[test]
 fn segment_without_live_entries_is_kept_after_an_older_segment() {
     let directory = multi_segment_directory();
@@ -436,8 +440,8 @@ fn every_flipped_byte_is_reported_and_no_file_changes() {
     let directory = sample_directory();
     let path = first_segment_path(&directory);
     let bytes = std::fs::read(&path).unwrap();
-    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    for offset in (0..end).step_by(7) {
+    let last_written_offset = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    for offset in (0..last_written_offset).step_by(7) {
         overwrite_bytes(&path, offset, &[bytes[offset] ^ 0x10]);
         let bytes_before = std::fs::read(&path).unwrap();
         let (text, code) = dump(&["--check"], directory.path());
@@ -458,10 +462,10 @@ fn follow_prints_new_records() {
             |number: u64| lines.any(|line| line.split_whitespace().any(|other| other == number.to_string()));
         assert!(any_line_contains(index - 1), "{args:?}: existing records are printed first");
         write(&mut journal, index, None, vec![(index, Payload::Noop)]);
-        let is_followed = any_line_contains(index);
+        let is_printed = any_line_contains(index);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(is_followed, "{args:?}");
+        assert!(is_printed, "{args:?}");
     }
 }
 

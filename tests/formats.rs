@@ -81,16 +81,16 @@ impl Fixture {
     /// Asserts that the program prints the stored text, apart from times.
     fn expect_printed_text(&self, name: &str, args: &[&str]) {
         let output = self.run(args).out;
-        let printed: Vec<&str> =
+        let printed_lines: Vec<&str> =
             output.lines().map(|line| line.strip_suffix(" s").map_or(line, without_time)).collect();
-        let (printed, path) = (printed.join("\n") + "\n", self.stored_path.join(name));
+        let (printed_text, path) = (printed_lines.join("\n") + "\n", self.stored_path.join(name));
         if std::env::var_os("DRAVE_UPDATE_FIXTURES").is_some() {
-            fs::write(&path, &printed).unwrap();
+            fs::write(&path, &printed_text).unwrap();
         }
         let expected_text = fs::read_to_string(&path).unwrap_or_default();
         assert!(
-            printed == expected_text,
-            "{} contains\n{expected_text}\nbut the program prints\n{printed}",
+            printed_text == expected_text,
+            "{} contains\n{expected_text}\nbut the program prints\n{printed_text}",
             path.display()
         );
     }
@@ -115,7 +115,9 @@ fn read_served_pairs(data: &Path) -> BTreeMap<String, String> {
     thread.join().unwrap().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(20)]).into_owned();
     match Answer::decode(answer) {
-        Ok(Answer::Pairs { pairs, more: false }) => pairs.iter().map(|(key, value)| (text(key), text(value))).collect(),
+        Ok(Answer::Pairs { pairs, has_more: false }) => {
+            pairs.iter().map(|(key, value)| (text(key), text(value))).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -137,7 +139,7 @@ fn dump_check_and_inspect_print_the_stored_texts() {
 }
 
 #[test]
-fn every_entry_is_read() {
+fn every_stored_entry_is_decoded() {
     for fixture in copy_fixtures() {
         let directory = Directory::read(&fixture.data_dir()).unwrap();
         assert!(directory.damage.is_empty(), "{:?}", directory.damage);
@@ -176,7 +178,7 @@ fn saved_snapshot_restores_its_state() {
 }
 
 #[test]
-fn bench_draws_the_stored_result() {
+fn bench_report_renders_stored_result() {
     for fixture in copy_fixtures() {
         fixture.run(&["bench", "--results", "bench.json", "--report", "report.html"]);
         let report = fs::read_to_string(fixture.working_copy.path().join("report.html")).unwrap();

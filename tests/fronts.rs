@@ -14,8 +14,8 @@ mod support;
 /// A cluster with HTTP gateways.
 fn http_cluster() -> Cluster {
     let mut cluster = Cluster::prepare(3);
-    let base = reserve_ports(3);
-    cluster.http_addresses = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    let base_port = reserve_ports(3);
+    cluster.http_addresses = (base_port..base_port + 3).map(|port| format!("127.0.0.1:{port}")).collect();
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
     cluster
@@ -55,7 +55,7 @@ fn http_balancer_follows_each_new_leader() {
     let (Some(mut balancer), Some(_)) = (start_http_balancer(&cluster, port), command_if_installed("curl")) else {
         return;
     };
-    let mut acknowledged = 0;
+    let mut acknowledged_count = 0;
     for round in 0..4 {
         let mut attempts = 0;
         let put_succeeds = || {
@@ -63,9 +63,9 @@ fn http_balancer_follows_each_new_leader() {
             put(port, &format!("{round}-{attempts}")).then_some(())
         };
         wait_until("a write is acknowledged", put_succeeds, || cluster.logs());
-        acknowledged += 1;
+        acknowledged_count += 1;
         for n in 0..20 {
-            acknowledged += usize::from(put(port, &format!("{round}-more-{n}")));
+            acknowledged_count += usize::from(put(port, &format!("{round}-more-{n}")));
         }
         let leader = cluster.wait_for_leader();
         cluster.kill(leader);
@@ -77,8 +77,8 @@ fn http_balancer_follows_each_new_leader() {
     let output = cluster.run(&["scan", "--limit", "1000"]);
     let stored_count = output.out.lines().filter(|line| line.ends_with("\tnoodles")).count();
     assert!(
-        stored_count > acknowledged,
-        "only {stored_count} keys exist, but {acknowledged} writes and the last one were acknowledged"
+        stored_count > acknowledged_count,
+        "only {stored_count} keys exist, but {acknowledged_count} writes and the last one were acknowledged"
     );
 }
 
@@ -127,8 +127,8 @@ fn increment(port: u16, connection: &mut Option<BufReader<TcpStream>>) -> Option
 #[test]
 fn redis_balancer_of_docs_follows_each_new_leader() {
     let mut cluster = Cluster::prepare(3);
-    let base = reserve_ports(6);
-    let address = |n: u16| format!("127.0.0.1:{}", base + n);
+    let base_port = reserve_ports(6);
+    let address = |n: u16| format!("127.0.0.1:{}", base_port + n);
     (cluster.redis_addresses, cluster.http_addresses) = ((0..3).map(address).collect(), (3..6).map(address).collect());
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
@@ -173,16 +173,20 @@ impl Browser {
         let port = reserve_ports(1);
         command.arg(format!("--port={port}")).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let process = ChildGuard::start(&mut command);
-        let driver = format!("http://127.0.0.1:{port}");
+        let driver_url = format!("http://127.0.0.1:{port}");
         let arguments =
             ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=390,844"];
         let capabilities =
             json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": arguments } } } });
-        let session_id = || {
-            Some(send_webdriver_request(&format!("{driver}/session"), &capabilities)["sessionId"].as_str()?.to_owned())
+        let try_open_session = || {
+            Some(
+                send_webdriver_request(&format!("{driver_url}/session"), &capabilities)["sessionId"]
+                    .as_str()?
+                    .to_owned(),
+            )
         };
-        let session = wait_until("a browser", session_id, String::new);
-        Some(Browser { driver_url: driver, session_id: session, _process: process })
+        let session_id = wait_until("the driver opens a browser", try_open_session, String::new);
+        Some(Browser { driver_url, session_id, _process: process })
     }
 
     fn send_command(&self, path: &str, body: &Value) -> Value {
@@ -197,7 +201,6 @@ impl Browser {
         self.send_command("execute/sync", &json!({ "script": format!("return {script}"), "args": [] }))
     }
 
-    /// The visible text of the page.
     fn visible_text(&self) -> String {
         self.evaluate("document.body.innerText").as_str().unwrap_or_default().to_owned()
     }
@@ -212,7 +215,7 @@ impl Drop for Browser {
     }
 }
 
-/// Sends a WebDriver request. Returns the response.
+/// Sends a WebDriver request. Returns the `value` of the response, or null if there is no response.
 fn send_webdriver_request(url: &str, body: &Value) -> Value {
     let common_args = ["-s", "-m", "60", "-H", "Content-Type: application/json", "--data-binary"];
     let output = run(command_if_installed("curl").unwrap().args(common_args).arg(body.to_string()).arg(url));
@@ -301,15 +304,15 @@ fn page_asks_for_password_and_accepts_unicode() {
     submit_password("noodles");
     page_shows("This page has lost its node");
     submit_password("noodles");
-    let first_poll = submit_password("noodles").as_u64().unwrap() as usize;
+    let first_poll_number = submit_password("noodles").as_u64().unwrap() as usize;
     let poll_times = || -> Vec<f64> { serde_json::from_value(browser.evaluate("window.times")).unwrap() };
     let poll_times = wait_until(
         "the page keeps polling",
-        || Some(poll_times()).filter(|poll_times| poll_times.len() > first_poll + 4),
+        || Some(poll_times()).filter(|poll_times| poll_times.len() > first_poll_number + 4),
         || browser.visible_text(),
     );
     // The page sends one request a second: a timer never fires early, except that browsers round the time.
-    let early_poll = poll_times[first_poll - 1..].windows(2).find(|pair| pair[1] - pair[0] < 900.0);
+    let early_poll = poll_times[first_poll_number - 1..].windows(2).find(|pair| pair[1] - pair[0] < 900.0);
     assert_eq!(early_poll, None, "{poll_times:?}");
 
     cluster.spawn(0);

@@ -104,7 +104,7 @@ fn short_timeout_client(cluster: &Cluster) -> Client {
     Client::with(cluster.addresses.clone(), Options { timeout, node_timeout: timeout, ..Options::default() })
 }
 
-fn wait_for_space(cluster: &Cluster, n: usize, low_space: bool) {
+fn wait_for_space_report(cluster: &Cluster, n: usize, low_space: bool) {
     let has_reported = || cluster.status(n).filter(|status| status.low_space == low_space).map(|_| ());
     wait_until(
         if low_space { "the node reports low space" } else { "the node reports enough space" },
@@ -139,7 +139,7 @@ fn full_disks_reject_writes_until_space_returns() {
         }
     };
     wait_until("a write is rejected", is_rejected, || cluster.logs());
-    (0..3).for_each(|n| wait_for_space(&cluster, n, true));
+    (0..3).for_each(|n| wait_for_space_report(&cluster, n, true));
     cluster.wait_for_leader();
 
     // Each node transfers the leadership to the other nodes once; then one stays leader and reports why it rejects
@@ -158,7 +158,7 @@ fn full_disks_reject_writes_until_space_returns() {
     // Restarts one node, and then all at once: a start needs no free space.
     cluster.kill(0);
     cluster.spawn(0);
-    (0..3).for_each(|n| wait_for_space(&cluster, n, true));
+    (0..3).for_each(|n| wait_for_space_report(&cluster, n, true));
     (0..3).for_each(|n| cluster.kill(n));
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
@@ -172,7 +172,7 @@ fn full_disks_reject_writes_until_space_returns() {
     (0..3).for_each(|n| mounts.remove_unrelated_file(n));
     // There is no traffic but a single client that retries until it succeeds.
     assert_eq!(increment(&mut cluster.client()).unwrap(), counter + 1, "{}", cluster.logs());
-    (0..3).for_each(|n| wait_for_space(&cluster, n, false));
+    (0..3).for_each(|n| wait_for_space_report(&cluster, n, false));
     assert!((0..3).all(|n| mounts.has_reserve(n)));
     cluster.expect_no_deaths();
     cluster.wait_for_convergence();
@@ -190,7 +190,7 @@ fn benchmark_cleans_up_after_filling_disks_with_large_values() {
     expect_benchmark_cleanup("524288", "1000");
 }
 
-fn expect_benchmark_cleanup(size: &str, keys: &str) {
+fn expect_benchmark_cleanup(value_size: &str, keys: &str) {
     let mut cluster = Cluster::prepare(3);
     let args = ["--segment-size", "4MiB", "--reserve", "4MiB", "--trailing-bytes", "1MiB"];
     cluster.extra_args = args.map(str::to_owned).to_vec();
@@ -198,7 +198,7 @@ fn expect_benchmark_cleanup(size: &str, keys: &str) {
     (0..3).for_each(|n| cluster.spawn(n));
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
     // The benchmark writes ten times the capacity of the disks.
-    let args = ["bench", "put", "--clients", "2", "--inflight", "2", "--value-size", size, "--keys", keys];
+    let args = ["bench", "put", "--clients", "2", "--inflight", "2", "--value-size", value_size, "--keys", keys];
     let mut args = [&args[..], &["--dist", "seq", "--warmup", "0s", "--duration", "1h"]].concat();
     args.extend(["--timeout", "1s"]);
     let mut bench = BackgroundProgram::start(cluster.directory.path(), "bench", &mut cluster.drave_command(&args));
@@ -223,14 +223,14 @@ fn leader_with_full_disk_transfers_leadership() {
     assert_eq!(increment(&mut client).unwrap(), 1);
     let full_node = cluster.wait_for_leader();
     mounts.fill_disk(full_node);
-    wait_for_space(&cluster, full_node, true);
+    wait_for_space_report(&cluster, full_node, true);
     let other_leader = || cluster.leader_among(0..3).filter(|leader| *leader != full_node);
     wait_until("another node leads", other_leader, || cluster.logs());
     for expected in 2..=50 {
         assert_eq!(increment(&mut client).unwrap(), expected, "{}", cluster.logs());
     }
     mounts.remove_unrelated_file(full_node);
-    wait_for_space(&cluster, full_node, false);
+    wait_for_space_report(&cluster, full_node, false);
     drop(client);
     cluster.expect_no_deaths();
     cluster.wait_for_convergence();
@@ -255,13 +255,13 @@ fn follower_with_full_disk_falls_behind_and_catches_up() {
     wait_until("the follower falls behind", falls_behind, || cluster.logs());
     // The follower still responds, its log does not wait for space, and it can still start.
     assert!(!cluster.logs().contains("writing waits for free disk space"), "{}", cluster.logs());
-    wait_for_space(&cluster, full_node, true);
+    wait_for_space_report(&cluster, full_node, true);
     cluster.kill(full_node);
     cluster.spawn(full_node);
-    wait_for_space(&cluster, full_node, true);
+    wait_for_space_report(&cluster, full_node, true);
     assert_eq!(increment(&mut client).unwrap(), 2);
     mounts.remove_unrelated_file(full_node);
-    wait_for_space(&cluster, full_node, false);
+    wait_for_space_report(&cluster, full_node, false);
     assert!(mounts.has_reserve(full_node));
     drop(client);
     cluster.expect_no_deaths();
@@ -305,7 +305,7 @@ fn snapshot_on_full_disk_borrows_reserve_and_compacts_log() {
     let snapshot_taken = || cluster.status(0).filter(|status| status.log.snapshot > 0);
     wait_until("a snapshot is taken", snapshot_taken, || cluster.logs());
     assert_eq!(count_log_matches(&cluster, "the snapshot borrows the reserve"), 1, "{}", cluster.logs());
-    wait_for_space(&cluster, 0, false);
+    wait_for_space_report(&cluster, 0, false);
     assert!(mounts.has_reserve(0), "the reserve was made again");
     write_values(&cluster, 8, 8);
     let log = cluster.status(0).unwrap().log;
@@ -322,7 +322,7 @@ fn snapshot_larger_than_reserve_is_abandoned() {
     write_values(&cluster, 128, 128);
     wait_until("the node has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
     mounts.fill_disk(0);
-    wait_for_space(&cluster, 0, true);
+    wait_for_space_report(&cluster, 0, true);
     for _ in 0..2 {
         let output = cluster.run(&["snapshot", "take"]);
         assert_eq!(output.code, Some(1), "{output:?}");
@@ -335,7 +335,7 @@ fn snapshot_larger_than_reserve_is_abandoned() {
     assert!(files.is_empty(), "{files:?}");
     assert_eq!(cluster.run(&["del", "nothing"]).code, Some(1), "{}", cluster.logs());
     mounts.remove_unrelated_file(0);
-    wait_for_space(&cluster, 0, false);
+    wait_for_space_report(&cluster, 0, false);
     let snapshot_taken = || (cluster.run(&["snapshot", "take"]).code == Some(0)).then_some(());
     wait_until("a snapshot is taken", snapshot_taken, || cluster.logs());
     let log = cluster.status(0).unwrap().log;

@@ -89,9 +89,9 @@ fn send_huge_lengths(rng: &mut StdRng, address: &str) {
     let content = vec![b'x'; 4 << 20];
     for _ in 0..4 {
         let mut out = encode_hello();
-        let mut sent = 0;
+        let mut sent_bytes = 0;
         for _ in 0..63 {
-            sent = put_piece(&mut out, FrameKind::Request, &content, sent);
+            sent_bytes = put_piece(&mut out, FrameKind::Request, &content, sent_bytes);
         }
         // Two more pieces make the content longer than the maximum length of a frame. They repeat the start of
         // `content`, since a piece with its end would be marked as the last piece.
@@ -202,7 +202,7 @@ fn resident_kib(cluster: &Cluster, n: usize) -> u64 {
 }
 
 /// Raises the limit of open files as far as the system allows. Returns how many idle connections this limit permits.
-fn raise_open_files() -> usize {
+fn raise_open_file_limit() -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let idle_count = maximum.unwrap_or(u64::MAX).saturating_sub(2000).min(5000) as usize;
@@ -215,7 +215,7 @@ fn raise_open_files() -> usize {
 #[test]
 fn node_survives_hostile_clients_in_bounded_memory() {
     let mut cluster = Cluster::start(3);
-    let idle_count = raise_open_files();
+    let idle_count = raise_open_file_limit();
     let leader = cluster.wait_for_leader();
     let address = cluster.addresses[leader].clone();
     let mut rng = StdRng::seed_from_u64(33);
@@ -236,8 +236,8 @@ fn node_survives_hostile_clients_in_bounded_memory() {
         wait_for_increments(200);
         let before_kib = resident_kib(&cluster, leader);
         let slow_streams: Vec<TcpStream> = (0..20).map(|_| dial(&address)).collect();
-        let stop_slow = &stop;
-        scope.spawn(move || send_slowly(&slow_streams, stop_slow));
+        let stop_flag = &stop;
+        scope.spawn(move || send_slowly(&slow_streams, stop_flag));
         let unread_streams: Vec<TcpStream> = (0..8).map(|_| connect_without_reading(&address)).collect();
         send_random_bytes(&mut rng, &address);
         wait_for_increments(10);

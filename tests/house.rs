@@ -339,7 +339,7 @@ fn import_paths(code: &str) -> Vec<ModulePath> {
     paths
 }
 
-/// Reads one path, or the paths of a tree in braces, behind `path`. Returns the code behind it.
+/// Reads one path, or the paths of a tree in braces, which continue `path`. Returns the rest of the code.
 fn read_path<'a>(mut code: &'a str, mut path: ModulePath, paths: &mut Vec<ModulePath>) -> &'a str {
     loop {
         code = code.trim_start();

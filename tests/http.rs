@@ -116,8 +116,8 @@ impl HttpClient {
 /// Starts a cluster with HTTP gateways. Returns their addresses as well.
 fn start_http_cluster(nodes: u16, args: &[&str]) -> (Cluster, Vec<String>) {
     let mut cluster = Cluster::prepare(nodes);
-    let base = reserve_ports(nodes);
-    cluster.http_addresses = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    let base_port = reserve_ports(nodes);
+    cluster.http_addresses = (base_port..base_port + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
     cluster.extra_args.extend(args.iter().map(|word| (*word).to_owned()));
     (0..nodes.into()).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
@@ -241,7 +241,7 @@ fn keep_alive_follows_version_and_headers() {
     client.send_raw(b"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     assert_eq!(client.read_response().field("connection"), Some("keep-alive"));
     assert_eq!(client.get("/livez").status, 200);
-    // Sends one byte at a time.
+    // The gateway waits for the rest of a request that arrives one byte at a time.
     for byte in b"PUT /kv/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nvw\r\n" {
         client.send_raw(&[*byte]);
     }
@@ -411,31 +411,31 @@ fn conditional_put_applies_once_despite_leader_crash() {
             let address = addresses[n].clone();
             std::thread::spawn(move || {
                 let mut client = HttpClient::dial(&address);
-                let mut unknown = 0;
+                let mut unknown_outcomes = 0;
                 for key_index in 0..KEYS_PER_WRITER {
                     // A retry that took effect a second time would find the key present.
                     client.send("PUT", &format!("/kv/{n}/{key_index}"), "If-None-Match: *\r\n", b"v");
                     match client.read_response().status {
                         204 => {}
-                        504 => unknown += 1,
+                        504 => unknown_outcomes += 1,
                         status => panic!("status {status} for {n}/{key_index}"),
                     }
                 }
-                unknown
+                unknown_outcomes
             })
         })
         .collect();
     let half_written = || (cluster.status(leader)?.commit > KEYS_PER_WRITER as u64 / 2).then_some(());
     wait_until("some keys are written", half_written, || cluster.logs());
     cluster.kill(leader);
-    let unknown: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+    let unknown_outcomes: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
     let scan_output = cluster.run(&["scan", "", "--limit", "1000", "-o", "json"]);
-    assert!(unknown <= 2, "only requests in flight have an unknown outcome: {unknown}");
+    assert!(unknown_outcomes <= 2, "only requests in flight have an unknown outcome: {unknown_outcomes}");
     assert_eq!(scan_output.code, Some(0), "{scan_output:?}");
     let key_count = scan_output.out.matches("\"key\"").count();
     assert!(
-        key_count >= 2 * KEYS_PER_WRITER - unknown && key_count <= 2 * KEYS_PER_WRITER,
-        "{key_count} keys, with {unknown} outcomes unknown"
+        key_count >= 2 * KEYS_PER_WRITER - unknown_outcomes && key_count <= 2 * KEYS_PER_WRITER,
+        "{key_count} keys, with {unknown_outcomes} outcomes unknown"
     );
 }
 
@@ -455,7 +455,7 @@ fn put_is_one_entry_in_the_session_of_its_connection() {
 }
 
 #[test]
-fn status_is_local_and_page_loads_no_resources() {
+fn status_is_of_the_asked_node_and_page_loads_no_resources() {
     let (cluster, addresses) = start_http_cluster(3, &[]);
     let leader = cluster.wait_for_leader();
     let mut client = HttpClient::dial(&addresses[leader]);

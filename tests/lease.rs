@@ -25,38 +25,38 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// ever granted.
 #[derive(Default)]
 struct Leases {
-    granted: u64,
-    expirations: BTreeMap<Vec<u8>, u64>,
+    granted_count: u64,
+    expiry_ms: BTreeMap<Vec<u8>, u64>,
     frozen_chunks: Option<Vec<Bytes>>,
 }
 
 impl StateMachine for Leases {
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
         let Some((ms, name)) = command.split_first_chunk() else { return Bytes::from_static(b"?") };
-        self.granted += 1;
-        self.expirations.insert(name.to_vec(), context.time.0 + u64::from_le_bytes(*ms));
+        self.granted_count += 1;
+        self.expiry_ms.insert(name.to_vec(), context.time.0 + u64::from_le_bytes(*ms));
         Bytes::new()
     }
 
     fn advance(&mut self, time: ClusterTime) {
-        self.expirations.retain(|_, end| *end > time.0);
+        self.expiry_ms.retain(|_, end| *end > time.0);
     }
 
     fn next_deadline(&self) -> Option<ClusterTime> {
-        self.expirations.values().min().copied().map(ClusterTime)
+        self.expiry_ms.values().min().copied().map(ClusterTime)
     }
 
     fn query(&self, _time: ClusterTime, _query: &[u8]) -> Bytes {
-        Bytes::copy_from_slice(&self.granted.to_le_bytes())
+        Bytes::copy_from_slice(&self.granted_count.to_le_bytes())
     }
 
     fn digest(&self) -> u64 {
-        self.expirations.iter().fold(self.granted, |digest, (name, end)| hash(digest ^ end, name))
+        self.expiry_ms.iter().fold(self.granted_count, |digest, (name, end)| hash(digest ^ end, name))
     }
 
     fn freeze(&mut self) {
-        let leases = self.expirations.iter().map(|(name, end)| Bytes::from([&end.to_le_bytes()[..], name].concat()));
-        self.frozen_chunks = Some(leases.chain([Bytes::copy_from_slice(&self.granted.to_le_bytes())]).collect());
+        let leases = self.expiry_ms.iter().map(|(name, end)| Bytes::from([&end.to_le_bytes()[..], name].concat()));
+        self.frozen_chunks = Some(leases.chain([Bytes::copy_from_slice(&self.granted_count.to_le_bytes())]).collect());
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
@@ -74,8 +74,8 @@ impl StateMachine for Leases {
     fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
         let (number, name) = chunk.split_first_chunk().ok_or(Malformed("not a lease"))?;
         match name {
-            [] => self.granted = u64::from_le_bytes(*number),
-            name => _ = self.expirations.insert(name.to_vec(), u64::from_le_bytes(*number)),
+            [] => self.granted_count = u64::from_le_bytes(*number),
+            name => _ = self.expiry_ms.insert(name.to_vec(), u64::from_le_bytes(*number)),
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ fn unread_log_pipe_does_not_block_the_node() {
     let cluster = prepare_three_nodes(&["--log-level", "trace"]);
     let (read, write) = std::io::pipe().unwrap();
     const PIPE_BYTES: i32 = 4096;
-    // SAFETY: a plain call on an open descriptor.
+    // SAFETY: the descriptor is open, and F_SETPIPE_SZ takes an integer, not a pointer.
     assert!(unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE_BYTES) } >= PIPE_BYTES);
     let mut node = ChildGuard::start(cluster.serve_command(0).stderr(write).stdout(Stdio::null()));
     let status = || cluster.status(0);
@@ -100,7 +100,7 @@ fn json_log_has_one_object_per_line() {
     cluster.spawn(0);
     cluster.wait_for_leader();
     assert_eq!(cluster.stop(0), Some(0), "{}", cluster.logs());
-    // An error at the start is logged in the same format.
+    // An error at the start is logged as JSON, too.
     let output = run(cluster.serve_command(0).args(["--heartbeat-interval", "10s"]));
     assert_eq!(output.code, Some(78), "{output:?}");
     let logs = cluster.logs() + &output.err;

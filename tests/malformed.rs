@@ -94,7 +94,7 @@ fn take_latencies(latencies: &Mutex<Vec<u64>>) -> Vec<u64> {
     std::mem::take(&mut *latencies.lock().unwrap())
 }
 
-fn percentiles(mut latencies: Vec<u64>) -> String {
+fn describe_percentiles(mut latencies: Vec<u64>) -> String {
     assert!(!latencies.is_empty(), "honest clients are served");
     latencies.sort_unstable();
     let percentile_us = |fraction: f64| latencies[(latencies.len() as f64 * fraction) as usize];
@@ -106,17 +106,19 @@ fn memory_and_sockets(cluster: &Cluster, n: usize) -> (u64, usize) {
     let process_dir = format!("/proc/{}", cluster.pid(n).as_raw_nonzero());
     let text = std::fs::read_to_string(format!("{process_dir}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    let resident = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let resident_kib = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     let files =
         std::fs::read_dir(format!("{process_dir}/fd")).unwrap().filter_map(|file| file.ok()?.path().read_link().ok());
-    (resident, files.filter(|file| file.to_string_lossy().starts_with("socket:")).count())
+    (resident_kib, files.filter(|file| file.to_string_lossy().starts_with("socket:")).count())
 }
 
 /// Three nodes with all gateways.
 fn start_cluster_with_gateways() -> Cluster {
     let mut cluster = Cluster::prepare(3);
-    let at = |base: u16| (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
-    (cluster.redis_addresses, cluster.http_addresses) = (at(reserve_ports(3)), at(reserve_ports(3)));
+    let addresses_from =
+        |first_port: u16| (first_port..first_port + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    (cluster.redis_addresses, cluster.http_addresses) =
+        (addresses_from(reserve_ports(3)), addresses_from(reserve_ports(3)));
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
     cluster
@@ -136,8 +138,13 @@ fn cluster_survives_malformed_input_without_leaks() {
     let (stop, latencies) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     // Intervals with and without an attack alternate, since the speed of a disk varies from minute to minute.
     let rounds = (count / 50_000).max(1);
-    let wait_for_honest_writes =
-        || wait_until("honest writes", || (latencies.lock().unwrap().len() >= 200).then_some(()), || cluster.logs());
+    let wait_for_honest_writes = || {
+        wait_until(
+            "the honest client has written 200 times",
+            || (latencies.lock().unwrap().len() >= 200).then_some(()),
+            || cluster.logs(),
+        )
+    };
     let usage_before: Vec<_> = std::thread::scope(|scope| {
         let _stop_guard = StopAtEnd(&stop);
         scope.spawn(|| run_honest_client(&cluster.addresses, &stop, &latencies));
@@ -162,29 +169,29 @@ fn cluster_survives_malformed_input_without_leaks() {
                 attack(name, generate, (addresses, hello), (count / rounds, rate), &cluster);
                 attack_latencies.extend(take_latencies(&latencies));
             }
-            eprintln!("{name}, without attack: {}", percentiles(quiet_latencies));
-            eprintln!("{name}, during {count} malformed requests: {}", percentiles(attack_latencies));
+            eprintln!("{name}, without attack: {}", describe_percentiles(quiet_latencies));
+            eprintln!("{name}, during {count} malformed requests: {}", describe_percentiles(attack_latencies));
             // A native session outlives its connection; a session of the other gateways ends with it.
-            let all_closed = || (name == "native" || sessions()? <= open_sessions).then_some(());
-            wait_until("all sessions are closed", all_closed, || {
+            let sessions_are_closed = || (name == "native" || sessions()? <= open_sessions).then_some(());
+            wait_until("all sessions are closed", sessions_are_closed, || {
                 format!("{:?} sessions, {open_sessions} before\n{}", sessions(), cluster.logs())
             });
         }
         usage_before
     });
-    for (n, (resident, sockets)) in usage_before.into_iter().enumerate() {
+    for (n, (resident_kib, sockets)) in usage_before.into_iter().enumerate() {
         let has_shrunk = || {
             let usage_now = memory_and_sockets(&cluster, n);
-            (usage_now.0 <= resident + MEMORY_GROWTH_MAX && usage_now.1 <= sockets).then_some(usage_now)
+            (usage_now.0 <= resident_kib + MEMORY_GROWTH_MAX && usage_now.1 <= sockets).then_some(usage_now)
         };
         let usage_now = wait_until("memory and sockets are released", has_shrunk, || {
             format!(
-                "n{}: {resident} KiB and {sockets} sockets before, {:?} now",
+                "n{}: {resident_kib} KiB and {sockets} sockets before, {:?} now",
                 n + 1,
                 memory_and_sockets(&cluster, n)
             )
         });
-        eprintln!("n{}: {resident} KiB and {sockets} sockets before, {usage_now:?} after", n + 1);
+        eprintln!("n{}: {resident_kib} KiB and {sockets} sockets before, {usage_now:?} after", n + 1);
     }
     for n in 0..3 {
         let no_gateway_clients = || {

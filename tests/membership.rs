@@ -30,32 +30,32 @@ struct ClientObservations {
     /// The value of each key after each acknowledged increment.
     values: BTreeMap<u64, Vec<i64>>,
     retries: u64,
-    /// Every violation seen.
+    /// A description of each wrong or missing response, and of each failed poll.
     violations: Vec<String>,
 }
 
 /// Clients that increment counters a few hundred times a second, until `stop` is set.
 struct CountingClients {
-    phase: Arc<AtomicUsize>,
+    phase_number: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<ClientObservations>,
-    phases: Vec<&'static str>,
+    phase_names: Vec<&'static str>,
 }
 
 impl CountingClients {
     fn start(endpoints: &[String]) -> CountingClients {
-        let (phase, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (phase_number, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let fleet = Fleet::new(endpoints, CLIENTS, MuxOptions::new(1)).unwrap();
-        let (shared_phase, shared_stop) = (Arc::clone(&phase), Arc::clone(&stop));
+        let (shared_phase, shared_stop) = (Arc::clone(&phase_number), Arc::clone(&stop));
         let thread = std::thread::spawn(move || run_counting_clients(fleet, &shared_phase, &shared_stop));
-        CountingClients { phase, stop, thread, phases: vec!["steady"] }
+        CountingClients { phase_number, stop, thread, phase_names: vec!["steady"] }
     }
 
     /// Waits until the current phase has lasted `DRAVE_MEMBERS_SECONDS`, and begins the phase of this name.
     fn begin_phase(&mut self, name: &'static str) {
         std::thread::sleep(Duration::from_secs(env_number("DRAVE_MEMBERS_SECONDS", 1)));
-        self.phases.push(name);
-        self.phase.store(self.phases.len() - 1, Ordering::Relaxed);
+        self.phase_names.push(name);
+        self.phase_number.store(self.phase_names.len() - 1, Ordering::Relaxed);
     }
 
     /// Stops the clients and checks the results: every number was returned exactly once, none is missing, and every
@@ -63,7 +63,7 @@ impl CountingClients {
     fn finish_and_check(self, logs: impl FnOnce() -> String) {
         self.stop.store(true, Ordering::Relaxed);
         let results = self.thread.join().unwrap();
-        for (n, name) in self.phases.iter().enumerate() {
+        for (n, name) in self.phase_names.iter().enumerate() {
             let mut latencies: Vec<Duration> =
                 results.latencies.iter().filter(|(phase, _)| *phase == n).map(|(_, wait)| *wait).collect();
             latencies.sort();
@@ -87,13 +87,13 @@ impl CountingClients {
     }
 }
 
-fn run_counting_clients(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool) -> ClientObservations {
+fn run_counting_clients(mut fleet: Fleet, phase_number: &AtomicUsize, stop: &AtomicBool) -> ClientObservations {
     let mut results = ClientObservations::default();
     // The command in flight on each connection: its start, its key, and the highest known value of that key at the
     // start.
     let mut in_flight: Vec<Option<(Instant, u64, i64)>> = vec![None; CLIENTS];
     let mut next_start = [Instant::now(); CLIENTS];
-    let mut highest: BTreeMap<u64, i64> = BTreeMap::new();
+    let mut highest_values: BTreeMap<u64, i64> = BTreeMap::new();
     let mut started_commands = 0;
     let mut deadline = None;
     loop {
@@ -104,7 +104,7 @@ fn run_counting_clients(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool
                 started_commands += 1;
                 let key = started_commands % KEYS;
                 fleet[n].execute(Command::Incr { key: &key.to_le_bytes(), by: 1 }.encode(), key);
-                in_flight[n] = Some((now, key, highest.get(&key).copied().unwrap_or(0)));
+                in_flight[n] = Some((now, key, highest_values.get(&key).copied().unwrap_or(0)));
             }
         }
         if is_stopping && in_flight.iter().all(Option::is_none) {
@@ -120,7 +120,7 @@ fn run_counting_clients(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool
             };
             next_start[n] = Instant::now() + Duration::from_millis(10);
             results.retries += u64::from(completion.retries);
-            results.latencies.push((phase.load(Ordering::Relaxed), started.elapsed()));
+            results.latencies.push((phase_number.load(Ordering::Relaxed), started.elapsed()));
             let RequestResult::Executed { answer, .. } = &completion.result else {
                 return results.violations.push(format!("{completion:?}"));
             };
@@ -131,7 +131,7 @@ fn run_counting_clients(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool
                             "key {key}: an increment returned {value}, but {known_before} was known before"
                         ));
                     }
-                    highest.entry(key).and_modify(|high| *high = value.max(*high)).or_insert(value);
+                    highest_values.entry(key).and_modify(|high| *high = value.max(*high)).or_insert(value);
                     results.values.entry(key).or_default().push(value);
                 }
                 other => results.violations.push(format!("{other:?}")),
@@ -144,7 +144,7 @@ fn run_counting_clients(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool
     }
 }
 
-/// Status of the leader, if there is one.
+/// Status of the leader; `None` during an election, or if the leader does not answer.
 fn leader_status(cluster: &Cluster) -> Option<Status> {
     cluster.leader_among(0..cluster.len()).and_then(|leader| cluster.status(leader))
 }
@@ -296,43 +296,44 @@ fn stopping_the_leader_under_load_fails_no_request() {
 fn node_with_deleted_directory_is_no_voter_until_re_added() {
     let mut cluster = three_founders_of_eight();
     let leader = cluster.wait_for_leader();
-    let (emptied, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (emptied_node, other_node) = ((leader + 1) % 3, (leader + 2) % 3);
     run_successfully(&cluster, &["put", "lunch", "noodles"]);
     let all_disks_known =
         || leader_status(&cluster).filter(|s| s.members.iter().all(|m| !m.disk.is_empty())).map(|_| ());
     wait_until("all disks are known", all_disks_known, || cluster.logs());
     let read_log =
         |cluster: &Cluster, n: usize| std::fs::read_to_string(cluster.data_dir(n).with_extension("log")).unwrap();
-    cluster.kill(emptied);
-    std::fs::remove_dir_all(cluster.data_dir(emptied)).unwrap();
-    cluster.spawn(emptied);
-    let id = (emptied + 1).to_string();
+    cluster.kill(emptied_node);
+    std::fs::remove_dir_all(cluster.data_dir(emptied_node)).unwrap();
+    cluster.spawn(emptied_node);
+    let id = (emptied_node + 1).to_string();
     let advice = [format!("drave member remove {id}"), format!("drave member add {id}=")];
     let leader_logs_advice = || advice.iter().all(|line| read_log(&cluster, leader).contains(line)).then_some(());
     wait_until("the leader logs the advice", leader_logs_advice, || cluster.logs());
-    let node_logs_mismatch = || read_log(&cluster, emptied).contains("another disk than this node had").then_some(());
+    let node_logs_mismatch =
+        || read_log(&cluster, emptied_node).contains("another disk than this node had").then_some(());
     wait_until("the node logs the mismatch", node_logs_mismatch, || cluster.logs());
     // The emptied node does not count towards the quorum of a commit.
-    cluster.signal(other, Signal::STOP);
+    cluster.signal(other_node, Signal::STOP);
     let output = cluster.run(&["put", "lunch", "nothing", "--timeout", "1s"]);
     assert!([Some(3), Some(4)].contains(&output.code), "{output:?}");
-    cluster.signal(other, Signal::CONT);
+    cluster.signal(other_node, Signal::CONT);
     run_successfully(&cluster, &["put", "lunch", "soup"]);
     // The emptied node cannot join as a new node either.
-    cluster.kill(emptied);
-    std::fs::remove_dir_all(cluster.data_dir(emptied)).unwrap();
-    cluster.founder_count = emptied;
-    let output = run(&mut cluster.serve_command(emptied));
+    cluster.kill(emptied_node);
+    std::fs::remove_dir_all(cluster.data_dir(emptied_node)).unwrap();
+    cluster.founder_count = emptied_node;
+    let output = run(&mut cluster.serve_command(emptied_node));
     assert_eq!(output.code, Some(78), "{output:?}");
     assert!(output.err.contains("member remove") && output.err.contains("member add"), "{output:?}");
     // The advised commands, run one directly after the other, make the node a voter again.
     run_successfully(&cluster, &["member", "remove", &id]);
-    run_successfully(&cluster, &["member", "add", &format!("{id}={}", cluster.addresses[emptied])]);
-    cluster.spawn(emptied);
+    run_successfully(&cluster, &["member", "add", &format!("{id}={}", cluster.addresses[emptied_node])]);
+    cluster.spawn(emptied_node);
     wait_for_voters(&cluster, &[1, 2, 3]);
-    cluster.signal(other, Signal::STOP);
+    cluster.signal(other_node, Signal::STOP);
     run_successfully(&cluster, &["put", "lunch", "rice"]);
-    cluster.signal(other, Signal::CONT);
+    cluster.signal(other_node, Signal::CONT);
     assert_eq!(run_successfully(&cluster, &["get", "lunch"]).trim(), "rice");
     assert!(!cluster.logs().contains("panicked"), "{}", cluster.logs());
     cluster.expect_no_deaths();
@@ -389,11 +390,11 @@ fn linearizable_read_at_follower_appends_no_entry() {
     let leader = cluster.wait_for_leader();
     run_successfully(&cluster, &["put", "lunch", "noodles"]);
     cluster.wait_for_convergence();
-    let last = cluster.status(leader).unwrap().last;
+    let last_index = cluster.status(leader).unwrap().last;
     for n in (0..3).filter(|n| *n != leader) {
         let output = cluster.run(&["get", "lunch", "--endpoints", &cluster.addresses[n]]);
         assert_eq!((output.code, output.out.trim()), (Some(0), "noodles"), "{output:?}");
     }
     let now = cluster.status(leader).unwrap();
-    assert_eq!((now.last, now.role), (last, RoleName::Leader), "{}", cluster.logs());
+    assert_eq!((now.last, now.role), (last_index, RoleName::Leader), "{}", cluster.logs());
 }

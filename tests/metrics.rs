@@ -15,9 +15,10 @@ const OPENMETRICS_HEADER: &str =
 /// A cluster with HTTP and Redis gateways.
 fn start_cluster_with_gateways(nodes: u16) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
-    let base = reserve_ports(2 * nodes);
-    cluster.http_addresses = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
-    cluster.redis_addresses = (base + nodes..base + 2 * nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    let base_port = reserve_ports(2 * nodes);
+    cluster.http_addresses = (base_port..base_port + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    cluster.redis_addresses =
+        (base_port + nodes..base_port + 2 * nodes).map(|port| format!("127.0.0.1:{port}")).collect();
     (0..nodes.into()).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
     cluster
@@ -48,9 +49,9 @@ fn request(http_address: &str, method: &str, target: &str, fields: &str, body: &
 
 fn get_metrics(http_address: &str, fields: &str) -> (String, String) {
     let (head, body) = request(http_address, "GET", "/metrics", fields, "");
-    let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap().to_owned();
+    let content_type = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap().to_owned();
     assert!(head.starts_with("http/1.1 200"), "{head}");
-    (kind, body)
+    (content_type, body)
 }
 
 fn put(http_address: &str, key: &str, value: &str) {
@@ -162,8 +163,8 @@ fn metrics_are_valid_openmetrics() {
         let (_, values) = family_of(name);
         assert_eq!(values.len(), labels, "{name}: {values:?}");
     }
-    let http = family_of("connections").1.into_iter().find(|(labels, _)| labels == &["http"]);
-    assert!(as_number(&http.unwrap().1) >= 1.0, "the connection of this request is counted");
+    let http_connections = family_of("connections").1.into_iter().find(|(labels, _)| labels == &["http"]);
+    assert!(as_number(&http_connections.unwrap().1) >= 1.0, "the connection of this request is counted");
     for (name, minimum) in [("process_cpu_seconds", 0.0), ("process_max_fds", 1.0), ("process_start_time_seconds", 1e9)]
     {
         let (_, values) = find_family(&text, name).unwrap_or_else(|| panic!("no {name} in\n{text}"));

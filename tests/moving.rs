@@ -57,14 +57,14 @@ fn client_of_removed_node_is_redirected_to_the_members() {
     let output = get("20s");
     assert_eq!((output.code, output.out.trim()), (Some(0), "noodles"), "{output:?}\n{}", cluster.logs());
     // With the members stopped, the client reports the rejection of the removed node.
-    let others: Vec<usize> = (0..3).filter(|n| *n != removed_node).collect();
-    others.iter().for_each(|n| cluster.signal(*n, Signal::STOP));
+    let remaining_nodes: Vec<usize> = (0..3).filter(|n| *n != removed_node).collect();
+    remaining_nodes.iter().for_each(|n| cluster.signal(*n, Signal::STOP));
     let output = get("1s");
     assert_eq!(output.code, Some(3), "{output:?}");
     let expected_error = format!("n{} is not a member of the cluster", removed_node + 1);
     assert!(output.err.contains(&expected_error) && output.err.contains("nothing was applied"), "{output:?}");
     assert!(output.err.contains("drave member add"), "{output:?}");
-    others.iter().for_each(|n| cluster.signal(*n, Signal::CONT));
+    remaining_nodes.iter().for_each(|n| cluster.signal(*n, Signal::CONT));
 }
 
 /// etcd#13196 and #13466: removed members came back with a restart. The log decides the membership; `--peers` only says
@@ -78,8 +78,8 @@ fn removed_node_stays_removed_despite_its_peers_option() {
     run_successfully(&cluster, &["put", "lunch", "soup"]);
     let status = wait_until("a leader", || leader_status(&cluster), || cluster.logs());
     let members: Vec<u64> = status.members.iter().map(|member| member.node).collect();
-    let expected: Vec<u64> = (1..=3).filter(|id| *id != removed_node as u64 + 1).collect();
-    assert_eq!(members, expected, "{}", cluster.logs());
+    let expected_members: Vec<u64> = (1..=3).filter(|id| *id != removed_node as u64 + 1).collect();
+    assert_eq!(members, expected_members, "{}", cluster.logs());
     // The removed node has not stored its removal, and queries the other nodes. It still redirects clients at once.
     let output = cluster.run(&["get", "lunch", "--endpoints", &cluster.addresses[removed_node], "--timeout", "20s"]);
     assert_eq!((output.code, output.out.trim()), (Some(0), "soup"), "{output:?}\n{}", cluster.logs());

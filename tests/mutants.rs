@@ -30,7 +30,7 @@ fn tune_scenario(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.keys = 1;
             scenario.load.think_time_max = Duration::from_millis(10);
             scenario.load.reply_timeout = Duration::from_millis(100);
-            scenario.load.forward = false;
+            scenario.load.followers_forward = false;
         }
         Mutant::CountVotesTwice => {
             // The violation needs votes that are delayed for as long as an election takes.
@@ -52,7 +52,7 @@ fn tune_scenario(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.outstanding_max = 4;
             scenario.load.think_time_max = Duration::from_millis(10);
             scenario.load.read_percent = 20;
-            scenario.load.forward = true;
+            scenario.load.followers_forward = true;
         }
         Mutant::ShipOneTooLate | Mutant::IgnoreSnapshots => {
             // The violation needs logs that are compacted at once, and nodes that are down until the entries they lack
@@ -106,7 +106,7 @@ fn tune_scenario(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.think_time_max = Duration::from_millis(10);
         }
         Mutant::ReadNamesLaterEntry => {
-            // The violation is noticed by clients over connections, which check the applied index in the reply to a
+            // The violation is noticed by clients with connections, which check the applied index in the reply to a
             // read.
             scenario.nodes = 3;
             (scenario.load.call_clients, scenario.load.mux_clients) = (2, 1);
@@ -175,7 +175,7 @@ fn tune_membership_scenario(mutant: Mutant, scenario: &mut Scenario) {
             scenario.network.jitter = ms(150);
             scenario.fault_weights = FaultWeights { kill: 10, pause: 10, partition: 5, ..FaultWeights::default() };
             scenario.fault_interval = ms(200);
-            scenario.operator = OperatorProfile { transfers: true, ..base_profile(50) };
+            scenario.operator = OperatorProfile { transfers_leadership: true, ..base_profile(50) };
         }
         Mutant::CampaignOnlyIfListed => {
             // The violation needs two nodes, one of which is removed. Power losses decide at random which entries are
@@ -233,7 +233,7 @@ fn slow_down_catch_up(scenario: &mut Scenario) {
     (scenario.node.snapshot_log_bytes, scenario.node.snapshot_max_age) = (u64::MAX, Duration::from_secs(3600));
     (scenario.network.straggler_percent, scenario.network.jitter) = (0, Duration::ZERO);
     // No keys expire: the history checker does not allow for the clock drift of so long a run.
-    scenario.load.expiring_percent = 0;
+    scenario.load.expiring_value_percent = 0;
 }
 
 /// Whether the mutant breaks a rule of membership changes, and so matters only where members change.
@@ -323,8 +323,8 @@ fn mutants_to_catch() -> Vec<Mutant> {
 }
 
 /// The result of the search for a seed that catches a mutant, in one line.
-fn describe_search(caught: &Option<(u64, String)>) -> String {
-    match caught {
+fn describe_search(search_result: &Option<(u64, String)>) -> String {
+    match search_result {
         Some((seed, violation)) => {
             let violation: String = violation.lines().next().unwrap_or_default().chars().take(90).collect();
             format!("caught by seed {seed:>4}: {violation}")
@@ -344,9 +344,9 @@ fn every_mutant_is_caught() {
     let results = Mutex::new(Vec::new());
     let catch_mutants = || {
         while let Some(mutant) = mutants_to_catch().get(next_mutant.fetch_add(1, Ordering::Relaxed)) {
-            let caught = find_catching_seed(*mutant);
-            println!("{:<28} {}", mutant.name(), describe_search(&caught));
-            results.lock().unwrap().push((*mutant, caught));
+            let search_result = find_catching_seed(*mutant);
+            println!("{:<28} {}", mutant.name(), describe_search(&search_result));
+            results.lock().unwrap().push((*mutant, search_result));
         }
     };
     std::thread::scope(|scope| {
@@ -357,10 +357,10 @@ fn every_mutant_is_caught() {
     let mut results = results.into_inner().unwrap();
     results.sort();
     let missed_names: Vec<&str> =
-        results.iter().filter(|(_, caught)| caught.is_none()).map(|(m, _)| m.name()).collect();
+        results.iter().filter(|(_, search_result)| search_result.is_none()).map(|(m, _)| m.name()).collect();
     assert!(missed_names.is_empty(), "no seed reveals these mutants: {missed_names:?}");
-    let fails_without_mutant = |(_, caught): &&(Mutant, Option<(u64, String)>)| {
-        caught.as_ref().is_some_and(|(_, description)| description.starts_with("THE SCENARIO ALSO FAILS"))
+    let fails_without_mutant = |(_, search_result): &&(Mutant, Option<(u64, String)>)| {
+        search_result.as_ref().is_some_and(|(_, description)| description.starts_with("THE SCENARIO ALSO FAILS"))
     };
     assert!(!results.iter().any(|result| fails_without_mutant(&result)), "a scenario fails without its mutant");
 }

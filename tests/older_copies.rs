@@ -87,7 +87,8 @@ fn restore_older_copy(cluster: &mut Cluster, node: usize, pause: Duration) {
     cluster.kill(node);
     std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
     std::fs::rename(&copy_path, cluster.data_dir(node)).unwrap();
-    // If the node led, the other two elect a leader first. The new leader and its voter know the acknowledged entries.
+    // If the node led, the other two elect a leader first. The new leader and the node that voted for it know the
+    // acknowledged entries.
     cluster.wait_for_leader();
     cluster.spawn(node);
     let is_reported = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > reports_before;
@@ -113,10 +114,15 @@ fn restored_older_copies_are_detected_and_lose_nothing() {
             let node = rng.random_range(0..3);
             let was_leader = cluster.wait_for_leader() == node;
             restore_older_copy(&mut cluster, node, Duration::from_millis(rng.random_range(50..600)));
-            let before: i64 = counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum();
+            let acknowledged_before: i64 =
+                counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum();
             let acknowledged_now =
                 || counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum::<i64>();
-            wait_until("the cluster continues", || (acknowledged_now() > before).then_some(()), || cluster.logs());
+            wait_until(
+                "the cluster continues",
+                || (acknowledged_now() > acknowledged_before).then_some(()),
+                || cluster.logs(),
+            );
             eprintln!(
                 "round {round}: n{}{} · {} acknowledged",
                 node + 1,

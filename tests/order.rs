@@ -143,13 +143,13 @@ fn run_alternating_connection(load: &Load, address: &str) -> Result<()> {
     let mut possible_states = [true, false];
     while !load.should_stop() || answered < sent {
         while !load.should_stop() && sent - answered < IN_FLIGHT_MAX as u64 {
-            let head = match sent % 2 {
+            let request_head = match sent % 2 {
                 0 => format!(
                     "PUT /kv/{key} HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: *\r\nContent-Length: 1\r\n\r\nx"
                 ),
                 _ => format!("DELETE /kv/{key} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             };
-            stream.get_mut().write_all(head.as_bytes())?;
+            stream.get_mut().write_all(request_head.as_bytes())?;
             sent += 1;
         }
         let status = read_status(&mut stream)?;
@@ -267,9 +267,9 @@ fn commands_keep_their_order_through_leader_transfers_and_crashes() {
     let connections = env_number("DRAVE_ORDER_CONNECTIONS", 8) as usize;
     let (transfers, crashes) = (env_number("DRAVE_ORDER_TRANSFERS", 12), env_number("DRAVE_ORDER_DEATHS", 3));
     let mut cluster = Cluster::prepare(3);
-    let base = reserve_ports(6);
-    cluster.redis_addresses = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
-    cluster.http_addresses = (base + 3..base + 6).map(|port| format!("127.0.0.1:{port}")).collect();
+    let base_port = reserve_ports(6);
+    cluster.redis_addresses = (base_port..base_port + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    cluster.http_addresses = (base_port + 3..base_port + 6).map(|port| format!("127.0.0.1:{port}")).collect();
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
 
@@ -290,9 +290,9 @@ fn commands_keep_their_order_through_leader_transfers_and_crashes() {
             std::thread::sleep(FAULT_INTERVAL);
             let leader = cluster.wait_for_leader();
             cluster.kill(leader);
-            let acknowledged = Load::read_counter(&load.acknowledged);
-            let continues = || (Load::read_counter(&load.acknowledged) > acknowledged + 100).then_some(());
-            wait_until("another node leads", continues, || cluster.logs());
+            let acknowledged_before = Load::read_counter(&load.acknowledged);
+            let load_continues = || (Load::read_counter(&load.acknowledged) > acknowledged_before + 100).then_some(());
+            wait_until("another node leads", load_continues, || cluster.logs());
             cluster.spawn(leader);
         }
     });

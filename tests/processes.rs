@@ -20,24 +20,24 @@ fn increment(client: &mut Client) -> i64 {
 fn leader_kills_lose_and_repeat_no_command() {
     let mut cluster = Cluster::start(3);
     let mut client = cluster.client();
-    let mut expected = 0;
+    let mut expected_value = 0;
     for round in 0..4 {
         for _ in 0..50 {
-            expected += 1;
-            assert_eq!(increment(&mut client), expected, "round {round}\n{}", cluster.logs());
+            expected_value += 1;
+            assert_eq!(increment(&mut client), expected_value, "round {round}\n{}", cluster.logs());
         }
         let leader = cluster.wait_for_leader();
         cluster.kill(leader);
         for _ in 0..50 {
-            expected += 1;
-            assert_eq!(increment(&mut client), expected, "round {round}\n{}", cluster.logs());
+            expected_value += 1;
+            assert_eq!(increment(&mut client), expected_value, "round {round}\n{}", cluster.logs());
         }
         cluster.spawn(leader);
     }
     let query = Query::Get { key: b"n" }.encode();
     let queried = client.query(&query, Consistency::Linearizable).unwrap();
     let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("the key has no value") };
-    assert_eq!(value, expected.to_string());
+    assert_eq!(value, expected_value.to_string());
     drop(client);
     cluster.wait_for_convergence();
 }
@@ -103,13 +103,13 @@ fn dump_during_writes_reports_no_damage() {
     cluster.wait_for_leader();
     let args = ["bench", "put", "--clients", "2", "--inflight", "8", "--duration", "3s", "--warmup", "0s"];
     let mut bench = BackgroundProgram::start(cluster.directory.path(), "flood", &mut cluster.drave_command(&args));
-    let mut checks = 0;
+    let mut dump_count = 0;
     while bench.is_running() {
         let output = cluster.run(&["dump", "--check", cluster.data_dir(0).to_str().unwrap()]);
-        assert_eq!(output.code, Some(0), "dump {checks}: {output:?}");
-        checks += 1;
+        assert_eq!(output.code, Some(0), "dump {dump_count}: {output:?}");
+        dump_count += 1;
     }
-    assert!(checks > 0);
+    assert!(dump_count > 0);
     assert_eq!(bench.wait_with_output().code, Some(0), "{}", cluster.logs());
 }
 
@@ -120,8 +120,8 @@ fn cluster_with_all_addresses_changed_elects_leader() {
     let mut cluster = Cluster::start(3);
     cluster.wait_for_leader();
     (0..3).for_each(|n| assert_eq!(cluster.stop(n), Some(0), "{}", cluster.logs()));
-    let base = reserve_ports(3);
-    cluster.addresses = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    let base_port = reserve_ports(3);
+    cluster.addresses = (base_port..base_port + 3).map(|port| format!("127.0.0.1:{port}")).collect();
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
     // Two of the three nodes must redirect to the leader, since the client is given a single address.

@@ -2,7 +2,7 @@
 //! pages.
 //!
 //! A command block is indented by four spaces and has lines that start with `$ `. The block is either listed in
-//! [`TYPED_BLOCKS`], or the page gives the reason in a comment before it: `<!-- not typed: REASON -->`.
+//! [`TESTED_BLOCKS`], or the page gives the reason in a comment before it: `<!-- not run: REASON -->`.
 
 mod support;
 
@@ -18,7 +18,7 @@ const PAGE_PORTS: [u16; 3] = [7401, 7501, 7601];
 const DEMO_COMMAND: &str = "cargo run --release -- demo";
 
 /// The blocks that the tests run, by page and start of the first command.
-const TYPED_BLOCKS: &[(&str, &str)] = &[
+const TESTED_BLOCKS: &[(&str, &str)] = &[
     ("README.md", DEMO_COMMAND),
     ("docs/operations.md", "drave put lunch"),
     ("docs/membership.md", "drave transfer"),
@@ -29,7 +29,7 @@ const TYPED_BLOCKS: &[(&str, &str)] = &[
 ];
 
 /// The start of a comment on a page that gives the reason why no test runs the next block.
-const NOT_TYPED_COMMENT: &str = "<!-- not typed:";
+const NOT_RUN_COMMENT: &str = "<!-- not run:";
 
 /// A command line of a page and the output shown for it.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ struct PageCommand {
     expected_output: Vec<String>,
 }
 
-/// A block of commands on a page.
+/// The commands in one indented block of a page, in their order.
 #[derive(Debug, Default)]
 struct CommandBlock {
     commands: VecDeque<PageCommand>,
@@ -75,7 +75,7 @@ fn read_command_blocks(page: &str) -> Vec<CommandBlock> {
     for line in read_page(page).lines() {
         let Some(line) = line.strip_prefix("    ") else {
             in_block = false;
-            if let Some(rest) = line.strip_prefix(NOT_TYPED_COMMENT) {
+            if let Some(rest) = line.strip_prefix(NOT_RUN_COMMENT) {
                 reason = rest.strip_suffix("-->").map(|reason| reason.trim().to_owned());
             } else if !line.is_empty() {
                 reason = None;
@@ -114,19 +114,19 @@ fn mask_numbers(line: &str) -> String {
 }
 
 /// Runs a command with this demo's ports, and asserts that its output matches the page.
-fn run_and_compare(command: &PageCommand, base: u16) {
+fn run_and_compare(command: &PageCommand, base_port: u16) {
     let mut line = command.line.clone();
     for (page_port, offset) in PAGE_PORTS.into_iter().zip([0, 100, 200]) {
-        (0..3).for_each(|n| line = line.replace(&(page_port + n).to_string(), &(base + offset + n).to_string()));
+        (0..3).for_each(|n| line = line.replace(&(page_port + n).to_string(), &(base_port + offset + n).to_string()));
     }
     // Adds the flags that these programs need where there is no terminal; `drave kill` needs the port of its demo.
     let mut line = line.replace("redis-cli ", "redis-cli --no-raw ").replace("curl ", "curl -sS ");
     if line.starts_with("drave kill") {
-        line += &format!(" --base-port {base}");
+        line += &format!(" --base-port {base_port}");
     }
     let program_directory = Path::new(env!("CARGO_BIN_EXE_drave")).parent().unwrap();
     let path = format!("{}:{}", program_directory.display(), std::env::var("PATH").unwrap());
-    let endpoints: Vec<String> = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    let endpoints: Vec<String> = (base_port..base_port + 3).map(|port| format!("127.0.0.1:{port}")).collect();
     let mut shell = Command::new("sh");
     shell.args(["-c", &line]).env("PATH", path).env("DRAVE_ENDPOINTS", endpoints.join(",")).stdin(Stdio::null());
     let output = run(&mut shell);
@@ -139,40 +139,41 @@ fn run_and_compare(command: &PageCommand, base: u16) {
 
 /// Starts a demo of three nodes and waits until it responds. Returns its first port as well.
 fn start_demo(directory: &Path) -> (BackgroundProgram, u16) {
-    let base = reserve_ports(3);
+    let base_port = reserve_ports(3);
     let data = directory.join("data");
-    let args = ["demo", "--base-port", &base.to_string(), "--dir", data.to_str().unwrap()];
+    let args = ["demo", "--base-port", &base_port.to_string(), "--dir", data.to_str().unwrap()];
     let demo = BackgroundProgram::start(directory, "demo", &mut drave_command(&args));
-    let endpoint = format!("127.0.0.1:{base}");
+    let endpoint = format!("127.0.0.1:{base_port}");
     let demo_answers =
         || (run(&mut drave_command(&["get", "lunch", "--endpoints", &endpoint])).code == Some(1)).then_some(());
     wait_until("the demo answers", demo_answers, || {
         std::fs::read_to_string(directory.join("demo.out")).unwrap_or_default()
     });
-    (demo, base)
+    (demo, base_port)
 }
 
-/// Runs all blocks of a page that [`TYPED_BLOCKS`] lists, against a demo of its own.
+/// Runs all blocks of a page that [`TESTED_BLOCKS`] lists, against a demo of its own.
 fn run_page(page: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let (mut demo, base) = start_demo(directory.path());
+    let (mut demo, base_port) = start_demo(directory.path());
     let blocks = read_command_blocks(page);
-    for (_, first_command) in TYPED_BLOCKS.iter().filter(|(listed_page, _)| *listed_page == page) {
+    for (_, first_command) in TESTED_BLOCKS.iter().filter(|(listed_page, _)| *listed_page == page) {
         let block = blocks.iter().find(|block| block.begins_with(first_command));
         let block = block.unwrap_or_else(|| panic!("{page} has no block that begins with {first_command}"));
         block
             .commands
             .iter()
             .filter(|command| !command.line.starts_with(DEMO_COMMAND))
-            .for_each(|command| run_and_compare(command, base));
+            .for_each(|command| run_and_compare(command, base_port));
     }
     assert!(demo.is_running());
 }
 
 #[test]
 fn readme_commands_print_what_the_page_shows() {
-    let first = read_command_blocks("README.md").into_iter().find(|block| block.begins_with(DEMO_COMMAND)).unwrap();
-    assert_eq!(first.commands.len(), 4);
+    let demo_block =
+        read_command_blocks("README.md").into_iter().find(|block| block.begins_with(DEMO_COMMAND)).unwrap();
+    assert_eq!(demo_block.commands.len(), 4);
     run_page("README.md");
 }
 
@@ -211,19 +212,19 @@ fn every_command_block_is_run_or_gives_a_reason() {
     for page in list_pages() {
         for block in read_command_blocks(&page) {
             let first = &block.commands[0].line;
-            let is_typed = TYPED_BLOCKS
+            let is_tested = TESTED_BLOCKS
                 .iter()
                 .any(|(listed_page, first_command)| *listed_page == page && block.begins_with(first_command));
-            match (block.reason.as_deref(), is_typed) {
+            match (block.reason.as_deref(), is_tested) {
                 (None, false) => {
-                    violations.push(format!("{page}: neither run by a test nor marked as not typed: {first}"))
+                    violations.push(format!("{page}: neither run by a test nor marked as not run: {first}"))
                 }
-                (Some(_), true) => violations.push(format!("{page}: run by a test, but marked as not typed: {first}")),
-                (Some(""), false) => violations.push(format!("{page}: marked as not typed without a reason: {first}")),
+                (Some(_), true) => violations.push(format!("{page}: run by a test, but marked as not run: {first}")),
+                (Some(""), false) => violations.push(format!("{page}: marked as not run without a reason: {first}")),
                 _ => {}
             }
         }
-        // Blocks are found by their indentation: no test would run a command anywhere else.
+        // The indentation of four spaces marks a block: no test would run a command with another indentation.
         let text = read_page(&page);
         let is_outside_block = |line: &&str| line.trim_start().starts_with("$ ") && !line.starts_with("    $ ");
         violations.extend(
@@ -245,10 +246,10 @@ fn commands_in_tables_exist() {
         for words in text.split('`').filter_map(|span| span.strip_prefix("drave ")) {
             let words: Vec<&str> = words.split_whitespace().map(|word| word.trim_matches(['[', ']'])).collect();
             let is_name = |word: &&&str| word.starts_with(|first: char| first.is_ascii_lowercase());
-            let depth = if matches!(words[0], "member" | "snapshot") { 2 } else { 1 };
-            let mut help: Vec<&str> = words.iter().take(depth).take_while(is_name).copied().collect();
-            help.push("--help");
-            let output = run(&mut drave_command(&help));
+            let subcommand_words = if matches!(words[0], "member" | "snapshot") { 2 } else { 1 };
+            let mut help_args: Vec<&str> = words.iter().take(subcommand_words).take_while(is_name).copied().collect();
+            help_args.push("--help");
+            let output = run(&mut drave_command(&help_args));
             if output.code != Some(0) {
                 violations.push(format!("{page}: drave {}", words.join(" ")));
             }
@@ -262,9 +263,9 @@ fn commands_in_tables_exist() {
 
 #[test]
 fn ci_runs_the_test_command_of_the_readme() {
-    let tests = "cargo test --release";
-    assert!(read_command_blocks("README.md").iter().any(|block| block.begins_with(tests)));
-    assert!(read_page("scripts/check").lines().any(|line| line == tests));
+    let test_command = "cargo test --release";
+    assert!(read_command_blocks("README.md").iter().any(|block| block.begins_with(test_command)));
+    assert!(read_page("scripts/check").lines().any(|line| line == test_command));
     assert!(read_page(".ci/run").contains("scripts/check"));
 }
 

@@ -19,8 +19,8 @@ fn expect_refusal(output: &ProgramOutput, code: i32, text: &str) {
     assert!(output.err.contains(text), "{output:?}");
 }
 
-/// A single-node cluster that has reserved addresses for `nodes` nodes.
-fn single_node(nodes: u16) -> Cluster {
+/// A single-node cluster in which the addresses of `nodes` nodes are reserved.
+fn single_node_cluster(nodes: u16) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
     cluster.founder_count = 1;
     cluster.spawn(0);
@@ -82,7 +82,7 @@ fn start_without_valid_founders_creates_nothing() {
 /// A node that is added again reads in its log that it was once removed.
 #[test]
 fn re_added_node_does_not_warn_of_its_past_removal() {
-    let mut cluster = single_node(2);
+    let mut cluster = single_node_cluster(2);
     cluster.spawn(1);
     wait_until("node 2 is a member", || (member_ids(&cluster, 0) == [1, 2]).then_some(()), || cluster.logs());
     let try_remove = || (cluster.run(&["member", "remove", "2", "--force"]).code == Some(0)).then_some(());
@@ -106,7 +106,7 @@ fn re_added_node_does_not_warn_of_its_past_removal() {
 /// rejected the second attempt.
 #[test]
 fn refused_join_adds_no_member_and_can_be_retried() {
-    let mut cluster = single_node(2);
+    let mut cluster = single_node_cluster(2);
     let file = cluster.directory.path().join("file");
     std::fs::write(&file, "").unwrap();
     let try_join = |cluster: &Cluster, data: &std::path::Path| {
@@ -126,22 +126,22 @@ fn refused_join_adds_no_member_and_can_be_retried() {
     expect_refusal(&run(&mut serve), 78, "has the address");
     assert_eq!(member_ids(&cluster, 0), [1], "{}", cluster.logs());
     cluster.spawn(1);
-    let voters = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
-    wait_until("node 2 is a voter", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
+    let voter_count = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
+    wait_until("node 2 is a voter", || cluster.status(0).filter(|status| voter_count(status) == 2), || cluster.logs());
 }
 
 /// Kills the joining node at twelve moments in the first 165 ms of its starts. The last start must join.
 #[test]
 fn killed_join_can_be_retried() {
-    let mut cluster = single_node(2);
+    let mut cluster = single_node_cluster(2);
     for round in 0..12 {
         cluster.spawn(1);
         std::thread::sleep(std::time::Duration::from_millis(round * 15));
         cluster.kill(1);
     }
     cluster.spawn(1);
-    let voters = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
-    wait_until("node 2 is a voter", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
+    let voter_count = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
+    wait_until("node 2 is a voter", || cluster.status(0).filter(|status| voter_count(status) == 2), || cluster.logs());
     cluster.expect_no_deaths();
 }
 
@@ -195,20 +195,23 @@ fn join_with_unknown_outcome_exits_with_75_and_can_be_repeated() {
 
 #[test]
 fn duplicate_or_undialable_address_is_rejected() {
-    let mut cluster = single_node(3);
+    let mut cluster = single_node_cluster(3);
     cluster.spawn(1);
     wait_until("node 2 is a member", || (member_ids(&cluster, 0) == [1, 2]).then_some(()), || cluster.logs());
     for address in
         [&*cluster.addresses[0], "0.0.0.0:7401", "[::]:7401", "127.0.0.1:0", "a b:7401", "::1:7404", "nowhere"]
     {
-        let added = cluster.run(&["member", "add", &format!("3={address}")]);
-        assert!(matches!(added.code, Some(1 | 2)), "{address}: {added:?}");
-        let updated = cluster.run(&["member", "update", &format!("2={address}")]);
-        assert!(matches!(updated.code, Some(1 | 2)), "{address}: {updated:?}");
-        let founded =
+        let add_output = cluster.run(&["member", "add", &format!("3={address}")]);
+        assert!(matches!(add_output.code, Some(1 | 2)), "{address}: {add_output:?}");
+        let update_output = cluster.run(&["member", "update", &format!("2={address}")]);
+        assert!(matches!(update_output.code, Some(1 | 2)), "{address}: {update_output:?}");
+        let serve_output =
             run(support::drave_command(&["serve", "--id", "3", "--peers", &format!("3={address}"), "--data"])
                 .arg(cluster.data_dir(2)));
-        assert!(address == cluster.addresses[0] || matches!(founded.code, Some(2 | 78)), "{address}: {founded:?}");
+        assert!(
+            address == cluster.addresses[0] || matches!(serve_output.code, Some(2 | 78)),
+            "{address}: {serve_output:?}"
+        );
     }
     assert_eq!(member_ids(&cluster, 0), [1, 2]);
     assert!(!cluster.data_dir(2).exists());
@@ -224,7 +227,7 @@ fn duplicate_or_undialable_address_is_rejected() {
 
 #[test]
 fn peers_that_differ_from_the_membership_are_logged() {
-    let mut cluster = single_node(2);
+    let mut cluster = single_node_cluster(2);
     cluster.kill(0);
     cluster.founder_count = 2;
     cluster.spawn(0);
@@ -239,7 +242,7 @@ fn peers_that_differ_from_the_membership_are_logged() {
 /// lost.
 #[test]
 fn missing_identity_is_reported_and_rebuilt_from_the_log() {
-    let mut cluster = single_node(1);
+    let mut cluster = single_node_cluster(1);
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
     assert_eq!(cluster.stop(0), Some(0));
     let (identity, moved_identity) = (cluster.data_dir(0).join("identity"), cluster.directory.path().join("away"));
@@ -253,10 +256,10 @@ fn missing_identity_is_reported_and_rebuilt_from_the_log() {
     std::os::unix::fs::symlink(cluster.directory.path().join("nowhere"), &identity).unwrap();
     expect_refusal(&run(&mut cluster.serve_command(0)), 5, "the file is missing, and");
     std::fs::remove_file(&identity).unwrap();
-    let restored = run(support::drave_command(&["recover", "--identity"]).arg(cluster.data_dir(0)));
-    assert_eq!(restored.code, Some(0), "{restored:?}");
-    let repeated = run(support::drave_command(&["recover", "--identity"]).arg(cluster.data_dir(0)));
-    expect_refusal(&repeated, 1, "nothing is missing");
+    let recover_output = run(support::drave_command(&["recover", "--identity"]).arg(cluster.data_dir(0)));
+    assert_eq!(recover_output.code, Some(0), "{recover_output:?}");
+    let repeated_output = run(support::drave_command(&["recover", "--identity"]).arg(cluster.data_dir(0)));
+    expect_refusal(&repeated_output, 1, "nothing is missing");
     let identity_bytes = |path: &std::path::Path| std::fs::read(path).unwrap()[..40].to_vec();
     assert_eq!(identity_bytes(&identity), identity_bytes(&moved_identity), "node, cluster and disk are the same");
     cluster.spawn(0);
@@ -269,7 +272,7 @@ fn missing_identity_is_reported_and_rebuilt_from_the_log() {
 
 #[test]
 fn damage_report_names_the_directory() {
-    let mut cluster = single_node(1);
+    let mut cluster = single_node_cluster(1);
     assert_eq!(cluster.run(&["put", "k", "v"]).code, Some(0));
     cluster.kill(0);
     std::fs::write(cluster.data_dir(0).join("identity"), b"nothing that is one").unwrap();

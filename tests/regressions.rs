@@ -91,13 +91,15 @@ const UNCITED_FILES: &[&str] = &["tests/full_disk.rs"];
 fn comment_of(text: &str, test: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let line_index = lines.iter().position(|line| line.starts_with(&format!("fn {test}(")))?;
-    let above: Vec<&str> = lines[..line_index]
+    let comment_lines: Vec<&str> = lines[..line_index]
         .iter()
         .rev()
         .copied()
         .take_while(|line| line.starts_with("///") || line.starts_with("#["))
         .collect();
-    above.contains(&"#[test]").then(|| above.into_iter().rev().filter(|line| line.starts_with("///")).collect())
+    comment_lines
+        .contains(&"#[test]")
+        .then(|| comment_lines.into_iter().rev().filter(|line| line.starts_with("///")).collect())
 }
 
 #[test]
@@ -150,7 +152,7 @@ impl Follower {
             entries: terms.iter().map(|term| (Term(*term), 50)).collect(),
             configurations: Vec::new(),
             time: ClusterTime(0),
-            applied: Index(applied),
+            applied_index: Index(applied),
         };
         let options = Options { mutants, ..Options::default() };
         let now = Time::ZERO + Duration::from_secs(1);
@@ -180,7 +182,7 @@ impl Follower {
     }
 
     fn receive_append(&mut self, prev: Position, entries: Vec<Entry>) -> Vec<Message> {
-        self.receive(Message::AppendEntries { prev, commit: Index::ZERO, probe: 0, entries })
+        self.receive(Message::AppendEntries { prev, commit: Index::ZERO, probe_number: 0, entries })
     }
 }
 
@@ -195,15 +197,15 @@ fn conflict_at_snapshot_index_drops_the_whole_log() {
     assert_eq!(write.unwrap().base.map(|base| base.position), Some(position_at(4, 3)));
     assert_eq!(messages.last(), Some(&Message::AppendResponse { matched: Index(4) }));
     // The next entry matches, so no second snapshot is needed.
-    let next = follower.receive_append(position_at(4, 3), vec![noop_entry(position_at(5, 9))]);
-    assert_eq!(next, [Message::AppendResponse { matched: Index(5) }]);
+    let responses = follower.receive_append(position_at(4, 3), vec![noop_entry(position_at(5, 9))]);
+    assert_eq!(responses, [Message::AppendResponse { matched: Index(5) }]);
 
     let mutants = Mutants::only(Mutant::KeepConflictingLog);
     let mut mutant_follower = Follower::new(Position::ZERO, &[1, 1, 2, 2, 2], 2, mutants);
     mutant_follower.raft.install_snapshot(mutant_follower.now, snapshot_point(position_at(4, 3)), ClusterTime(0));
     mutant_follower.persist_and_take_messages();
-    let next = mutant_follower.receive_append(position_at(4, 3), vec![noop_entry(position_at(5, 9))]);
-    assert!(matches!(next[..], [Message::AppendRejected { .. }]), "the mutant reproduces the bug: {next:?}");
+    let responses = mutant_follower.receive_append(position_at(4, 3), vec![noop_entry(position_at(5, 9))]);
+    assert!(matches!(responses[..], [Message::AppendRejected { .. }]), "the mutant reproduces the bug: {responses:?}");
 }
 
 /// openraft 674e78aa and ac3e5a89: a snapshot that contradicts a committed index was accepted.
@@ -286,8 +288,8 @@ fn compaction_waits_while_a_snapshot_is_being_sent() {
         Some(Index(8)),
         "entries kept for the receiver of a snapshot are released if they exceed log_hold_bytes"
     );
-    let broken = Mutants::only(Mutant::CompactUnderShip);
-    assert_eq!(release(Some(3), 1 << 30, 0, broken), Some(Index(8)), "the mutant reproduces the bug");
+    let mutant = Mutants::only(Mutant::CompactUnderShip);
+    assert_eq!(release(Some(3), 1 << 30, 0, mutant), Some(Index(8)), "the mutant reproduces the bug");
 }
 
 /// arcadedb#5345: a snapshot was due after a number of entries, and the log of a cluster with few writes filled the
@@ -311,12 +313,12 @@ fn snapshot_is_due_by_log_bytes_or_age() {
         is_due(u64::MAX, None, 3600, Mutants::NONE) && !is_due(u64::MAX, None, 3599, Mutants::NONE),
         "a snapshot is due after an hour"
     );
-    let broken = Mutants::only(Mutant::SnapshotByCount);
-    assert!(!is_due(1, None, 7200, broken), "the mutant reproduces the bug");
+    let mutant = Mutants::only(Mutant::SnapshotByCount);
+    assert!(!is_due(1, None, 7200, mutant), "the mutant reproduces the bug");
 }
 
 /// Starts a node whose log begins after a damaged snapshot. Returns whether the start found a state.
-fn start_on_damage(mutants: Mutants) -> drave::wal::Result<bool> {
+fn start_with_damaged_snapshot(mutants: Mutants) -> drave::wal::Result<bool> {
     let (wal, snapshot_disk) = (SimDisk::new(), SimDisk::new());
     let node = NodeId::new(1).unwrap();
     let options = WalOptions { segment_bytes: 2048, mutants, ..WalOptions::new(node, ClusterId(7), DiskId(9)) };
@@ -352,7 +354,10 @@ fn start_on_damage(mutants: Mutants) -> drave::wal::Result<bool> {
 /// nats-server#7556 and #4410: a damaged snapshot was treated as no data, and streams were deleted.
 #[test]
 fn damaged_snapshot_is_not_an_empty_state() {
-    let fault = start_on_damage(Mutants::NONE).expect_err("a start without its state fails");
+    let fault = start_with_damaged_snapshot(Mutants::NONE).expect_err("a start without its state fails");
     assert!(matches!(fault, Fault::Corrupt { .. }) && fault.exit_code() == 5, "{fault}");
-    assert!(!start_on_damage(Mutants::only(Mutant::DamagedIsEmpty)).expect("the mutant starts with an empty state"));
+    assert!(
+        !start_with_damaged_snapshot(Mutants::only(Mutant::DamagedIsEmpty))
+            .expect("the mutant starts with an empty state")
+    );
 }

@@ -334,7 +334,7 @@ fn transaction_is_one_entry_and_continues_after_errors() {
     let (cluster, addresses) = cluster_with_redis(1, &[]);
     let mut redis = RedisClient::dial(&addresses[0]);
     redis.request("SET text x");
-    let last_before = cluster.status(0).unwrap().last;
+    let last_index_before = cluster.status(0).unwrap().last;
     assert_eq!(redis.request("MULTI"), ok_reply());
     let queued = SimpleString("QUEUED".into());
     for command in
@@ -349,7 +349,7 @@ fn transaction_is_one_entry_and_continues_after_errors() {
     let answers =
         vec![ok_reply(), not_an_integer(), bulk("1"), not_an_integer(), pong, Number(6), Number(1), last_reply];
     assert_eq!(redis.request("EXEC"), Array(answers));
-    assert_eq!(cluster.status(0).unwrap().last, last_before + 1, "a transaction is one log entry");
+    assert_eq!(cluster.status(0).unwrap().last, last_index_before + 1, "a transaction is one log entry");
 
     redis.request("MULTI");
     assert_eq!(redis.request("NONSENSE"), Error("ERR unknown command 'NONSENSE', with args beginning with: ".into()));
@@ -373,8 +373,8 @@ fn transaction_is_one_entry_and_continues_after_errors() {
     assert_eq!(redis.request("EXEC"), Array(vec![]));
     redis.request("MULTI");
     assert_eq!(redis.request("SCAN 0 COUNT 100"), queued);
-    let keys = Array(vec![bulk("0"), Array(vec![bulk("a")])]);
-    assert_eq!(redis.request("EXEC"), Array(vec![keys]));
+    let scan_reply = Array(vec![bulk("0"), Array(vec![bulk("a")])]);
+    assert_eq!(redis.request("EXEC"), Array(vec![scan_reply]));
     redis.request("MULTI");
     redis.request("SET a 9");
     let abort_error =
@@ -387,8 +387,12 @@ fn transaction_is_one_entry_and_continues_after_errors() {
 fn oversized_value_is_rejected_and_connection_stays_open() {
     let (cluster, addresses) = cluster_with_redis(1, &[]);
     let mut redis = RedisClient::dial(&addresses[0]);
-    let large = "x".repeat(9 << 20);
-    for args in [&["SET", "big", &large][..], &["MSET", "big", "v", "other", &large], &["APPEND", "big", &large]] {
+    let large_value = "x".repeat(9 << 20);
+    for args in [
+        &["SET", "big", &large_value][..],
+        &["MSET", "big", "v", "other", &large_value],
+        &["APPEND", "big", &large_value],
+    ] {
         redis.send(args);
         let Error(error) = redis.read_reply() else { panic!("the command is over the limit") };
         assert!(
@@ -397,18 +401,18 @@ fn oversized_value_is_rejected_and_connection_stays_open() {
         );
         assert_eq!(redis.request("GET big"), Nil);
     }
-    let half_megabyte = &large[..1 << 19];
-    let all: Vec<&str> = std::iter::once("MSET").chain((0..20).map(|_| half_megabyte)).collect();
-    redis.send(&all);
+    let half_megabyte = &large_value[..1 << 19];
+    let mset_args: Vec<&str> = std::iter::once("MSET").chain((0..20).map(|_| half_megabyte)).collect();
+    redis.send(&mset_args);
     let Error(error) = redis.read_reply() else { panic!("the command is over the limit") };
     assert!(error.contains("limit of 4194304 bytes"), "{error}");
     redis.request("MULTI");
-    redis.send(&["SET", "big", &large]);
+    redis.send(&["SET", "big", &large_value]);
     assert!(matches!(redis.read_reply(), Error(_)));
     assert_eq!(redis.request("EXEC"), Error("EXECABORT Transaction discarded because of previous errors.".into()));
     assert_eq!(redis.request("SET big v"), ok_reply(), "{}", cluster.logs());
     // A client that keeps sending still receives the error that ends the connection.
-    redis.send_raw(format!("*1\r\n$999999999\r\n{large}").as_bytes()).unwrap();
+    redis.send_raw(format!("*1\r\n$999999999\r\n{large_value}").as_bytes()).unwrap();
     assert_eq!(redis.read_reply(), Error("ERR Protocol error: invalid bulk length".into()));
 }
 
@@ -514,7 +518,7 @@ fn scan_continues_at_any_node_while_keys_change() {
 }
 
 #[test]
-fn protocol_error_is_replied_and_closes() {
+fn protocol_error_is_replied_and_closes_connection() {
     let (_cluster, addresses) = cluster_with_redis(1, &[]);
     for (bytes, reply) in [
         ("*x\r\n", "ERR Protocol error: invalid multibulk length"),
@@ -568,17 +572,17 @@ fn commands_require_authentication() {
 fn slow_reader_is_throttled_and_loses_nothing() {
     let (cluster, addresses) = cluster_with_redis(1, &[]);
     let mut redis = RedisClient::dial(&addresses[0]);
-    let large = "x".repeat(1 << 20);
+    let large_value = "x".repeat(1 << 20);
     // An entry is a little larger than its value.
-    redis.send(&["SET", "k", &large[..1_000_000]]);
+    redis.send(&["SET", "k", &large_value[..1_000_000]]);
     assert_eq!(redis.read_reply(), ok_reply());
     const REQUESTS: usize = 400;
     let mut writer = redis.stream.get_ref().try_clone().unwrap();
-    let all: Vec<u8> = (0..REQUESTS).flat_map(|_| encode_command(&["GET", "k"])).collect();
-    let writer_thread = std::thread::spawn(move || writer.write_all(&all));
+    let all_requests: Vec<u8> = (0..REQUESTS).flat_map(|_| encode_command(&["GET", "k"])).collect();
+    let writer_thread = std::thread::spawn(move || writer.write_all(&all_requests));
     // Other connections are served while this client does not read.
-    let mut other = RedisClient::dial(&addresses[0]);
-    assert_eq!(other.request("SET other v"), ok_reply());
+    let mut other_client = RedisClient::dial(&addresses[0]);
+    assert_eq!(other_client.request("SET other v"), ok_reply());
     for _ in 0..REQUESTS {
         let Bulk(value) = redis.read_reply() else { panic!("a value") };
         assert_eq!(value.len(), 1_000_000);
@@ -621,8 +625,8 @@ fn followers_reply_moved_to_the_leader() {
 #[test]
 fn cluster_slots_lists_advertised_addresses() {
     let mut cluster = support::Cluster::prepare(3);
-    let base = support::reserve_ports(3);
-    cluster.redis_addresses = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    let base_port = support::reserve_ports(3);
+    cluster.redis_addresses = (base_port..base_port + 3).map(|port| format!("127.0.0.1:{port}")).collect();
     let advertised_addresses = ["redis-1.example:6379", "redis-2.example:6380", ""];
     let common_args = cluster.extra_args.clone();
     for (n, advertised) in advertised_addresses.iter().enumerate() {
@@ -640,14 +644,14 @@ fn cluster_slots_lists_advertised_addresses() {
         let mut redis = RedisClient::dial(&cluster.redis_addresses[node]);
         let Array(slots) = redis.request("CLUSTER SLOTS") else { panic!("an array") };
         let Array(range) = &slots[0] else { panic!("an array") };
-        let advertised = |advertised: &Value| match advertised {
+        let address_of = |entry: &Value| match entry {
             Array(words) => match &words[..] {
                 [Bulk(host), Number(port), ..] => format!("{host}:{port}"),
                 other => panic!("{other:?}"),
             },
             other => panic!("{other:?}"),
         };
-        range[2..].iter().map(advertised).collect::<BTreeSet<String>>()
+        range[2..].iter().map(address_of).collect::<BTreeSet<String>>()
     };
     let expected: BTreeSet<String> =
         advertised_addresses[..2].iter().map(|advertised| (*advertised).to_owned()).collect();
@@ -670,15 +674,18 @@ fn counters_add_up_after_a_leader_crash() {
         move || {
             let mut redis = RedisClient::dial(&address);
             let (mut acknowledged, mut unknown) = (0, 0);
-            let mut last = 0;
+            let mut last_value = 0;
             for _ in 0..PIPELINES_PER_CLIENT {
                 // Pipelines several commands, so that some are always in flight.
                 (0..5).for_each(|_| redis.send(&["INCR", "n"]));
                 for _ in 0..5 {
                     match redis.read_reply() {
                         Number(n) => {
-                            assert!(n > last, "{n} after {last}: the commands of a connection keep their order");
-                            (last, acknowledged) = (n, acknowledged + 1);
+                            assert!(
+                                n > last_value,
+                                "{n} after {last_value}: the commands of a connection keep their order"
+                            );
+                            (last_value, acknowledged) = (n, acknowledged + 1);
                         }
                         Error(text) if text == "TIMEOUT outcome unknown" => unknown += 1,
                         Error(text) if text.starts_with("CLUSTERDOWN") => {}
@@ -764,11 +771,11 @@ fn redis_rs_cluster_client_finds_the_leader() {
     let leader = cluster.wait_for_leader();
     let seeds: Vec<String> = cluster.redis_addresses.iter().map(|address| format!("redis://{address}")).collect();
     let connect = || redis::cluster::ClusterClient::new(seeds.clone()).ok()?.get_connection().ok();
-    let mut redis = wait_until("a connection", connect, || cluster.logs());
+    let mut redis = wait_until("the cluster client connects", connect, || cluster.logs());
     redis::cmd("SET").arg("k").arg(1).exec(&mut redis).unwrap();
     assert_eq!(redis::cmd("INCR").arg("k").query(&mut redis), Ok(2));
     cluster.kill(leader);
-    // A new connection finds the new leader. The test does not require that an older connection does.
+    // A new connection finds the new leader. The test does not require that an older connection finds it.
     let reconnect = || {
         let mut redis = connect()?;
         redis::cmd("SET").arg("k").arg(5).exec(&mut redis).ok().map(|()| redis)
@@ -798,8 +805,8 @@ fn malformed_redis_input_leaks_nothing() {
         let Ok(mut redis) = RedisClient::try_dial(&addresses[0]) else { continue };
         let _may_be_closed = redis.send_raw(&bytes);
         let _may_be_closed = redis.stream.get_ref().shutdown(Shutdown::Write);
-        let mut all = Vec::new();
-        let _may_be_reset = redis.stream.read_to_end(&mut all);
+        let mut replies = Vec::new();
+        let _may_be_reset = redis.stream.read_to_end(&mut replies);
     }
     assert!(matches!(honest_client.request("PING"), SimpleString(_)));
     cluster.expect_no_deaths();

@@ -73,9 +73,9 @@ fn restart(cluster: &mut Cluster, round: usize) -> (Duration, Duration) {
     let timeout = WAIT_TIMEOUT + Duration::from_secs(60);
     let mut client = Client::with(cluster.addresses.clone(), Options { timeout, ..Options::default() });
     assert_eq!(get_lunch(&mut client), format!("noodles {round}").as_bytes(), "{}", cluster.logs());
-    let read = started.elapsed();
+    let time_to_read = started.elapsed();
     put_lunch(&mut client, format!("noodles {}", round + 1).as_bytes());
-    (read, started.elapsed())
+    (time_to_read, started.elapsed())
 }
 
 #[test]
@@ -87,16 +87,18 @@ fn killed_node_serves_its_log_after_restart() {
         let log_length_before = cluster.logs().len();
         (0..cluster.len()).for_each(|n| cluster.kill(n));
         let (bytes, plain_read) = read_all_files(&cluster.data_dir(0).join("wal"));
-        let (read, write) = restart(&mut cluster, round);
-        let status = wait_until("the status", || cluster.status(0), || cluster.logs());
+        let (time_to_read, time_to_write) = restart(&mut cluster, round);
+        let status = wait_until("the node answers", || cluster.status(0), || cluster.logs());
         assert_eq!((status.log.first, status.log.snapshot), (1, 0), "all entries are in the log");
         assert!(status.applied >= entries, "{status:?}");
         let logs = cluster.logs();
         let count_log_lines = |text: &str| logs.lines().filter(|line| line.contains(text)).count();
         assert_eq!(count_log_lines("recovered in "), (round + 1) * cluster.len(), "{logs}");
-        let rate = bytes as f64 / 1e9 / plain_read.as_secs_f64();
-        eprintln!("{entries} entries on {nodes} nodes: a read after {read:.2?}, a write after {write:.2?}");
-        eprintln!("  a plain read of {} MB: {plain_read:.2?}, {rate:.2} GB/s", bytes.div_ceil(1_000_000));
+        let gb_per_second = bytes as f64 / 1e9 / plain_read.as_secs_f64();
+        eprintln!(
+            "{entries} entries on {nodes} nodes: a read after {time_to_read:.2?}, a write after {time_to_write:.2?}"
+        );
+        eprintln!("  a plain read of {} MB: {plain_read:.2?}, {gb_per_second:.2} GB/s", bytes.div_ceil(1_000_000));
         let phases = ["recovered in ", "applied the log: "];
         let lines = logs[log_length_before..].lines().filter(|line| phases.iter().any(|text| line.contains(text)));
         lines.for_each(|line| eprintln!("  {}", line.split("] ").last().unwrap()));

@@ -109,7 +109,7 @@ fn systemd_unit_sets_no_start_timeout() {
 const SHORT_BENCH: &[&str] = &["--total", "300", "--duration", "60s", "--warmup", "0s", "--timeout", "20s"];
 
 #[test]
-fn bench_report_charts_a_run_a_comparison_and_a_sweep() {
+fn bench_report_has_charts_of_run_comparison_and_sweep() {
     let cluster = Cluster::start(3);
     cluster.wait_for_leader();
     let file_path = |name: &str| cluster.directory.path().join(name).to_str().unwrap().to_owned();

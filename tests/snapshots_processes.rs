@@ -27,18 +27,18 @@ fn increment(client: &mut Client) -> i64 {
 }
 
 /// Writes until the log of node `n` begins after `first`, which takes enough data to release whole segments.
-fn write_beyond(cluster: &Cluster, n: usize, first: u64) -> Status {
+fn write_until_log_starts_after(cluster: &Cluster, n: usize, first: u64) -> Status {
     let mut client = cluster.client();
     let value = [b'x'; 64 << 10];
     let mut key = 0u32;
-    let log_start_beyond = || {
+    let log_starts_after_first = || {
         for _ in 0..16 {
             key = (key + 1) % 8;
             client.execute(&Command::Put { key: &key.to_le_bytes(), value: &value }.encode()).unwrap();
         }
         cluster.status(n).filter(|status| status.log.first > first)
     };
-    wait_until("the log is compacted", log_start_beyond, || cluster.logs())
+    wait_until("the log is compacted", log_starts_after_first, || cluster.logs())
 }
 
 fn snapshot_paths(data: &Path) -> Vec<PathBuf> {
@@ -152,9 +152,9 @@ fn snapshots_on_disk_are_listed_and_dumped() {
 }
 
 #[test]
-fn check_reports_snapshot_missing_before_log() {
+fn check_reports_missing_snapshot_of_compacted_log() {
     let mut cluster = start_compacting_cluster(1);
-    write_beyond(&cluster, 0, 250);
+    write_until_log_starts_after(&cluster, 0, 250);
     cluster.stop(0);
     let data = cluster.data_dir(0);
     let check = || cluster.run(&["dump", "--check", data.to_str().unwrap()]);
@@ -172,7 +172,7 @@ fn check_reports_snapshot_missing_before_log() {
 fn dump_why_kept_works_while_node_runs() {
     let cluster = start_compacting_cluster(1);
     // Writes more than one segment holds, since only whole segments are released.
-    let status = write_beyond(&cluster, 0, 100);
+    let status = write_until_log_starts_after(&cluster, 0, 100);
     let data = cluster.data_dir(0);
     let released_lines = || {
         let output = cluster.run(&["dump", "--why-kept", "-o", "jsonl", data.to_str().unwrap()]);
@@ -218,7 +218,7 @@ fn follower_behind_compacted_log_receives_snapshot() {
     let last_before_stop = cluster.status(stopped_node).unwrap().last;
     cluster.kill(stopped_node);
     let leader = wait_until("a leader", || cluster.leader_among(0..3), || cluster.logs());
-    write_beyond(&cluster, leader, last_before_stop + 1);
+    write_until_log_starts_after(&cluster, leader, last_before_stop + 1);
     assert_eq!(increment(&mut client), 2);
     cluster.spawn(stopped_node);
     assert_eq!(increment(&mut client), 3);
@@ -245,7 +245,7 @@ fn killed_cluster_recovers_from_snapshots_and_logs() {
     let mut client = cluster.client();
     (1..=50).for_each(|n| assert_eq!(increment(&mut client), n));
     for n in 0..3 {
-        write_beyond(&cluster, n, 250);
+        write_until_log_starts_after(&cluster, n, 250);
     }
     assert_eq!(increment(&mut client), 51);
     (0..3).for_each(|n| cluster.kill(n));

@@ -21,11 +21,11 @@ const TRAILING_BYTES: u64 = MIB / 8;
 /// journal's headers; and segments that are half empty, spare, or to be reused.
 fn disk_bound(log: &LogStatus, entries: u64, written_during_snapshot: u64) -> u64 {
     let bytes = SNAPSHOT_LOG_BYTES.max(log.snapshot_bytes) + written_during_snapshot + TRAILING_BYTES;
-    2 * log.snapshot_bytes + with_record_headers(bytes, log, entries) + 5 * SEGMENT_BYTES
+    2 * log.snapshot_bytes + journal_bytes(bytes, log, entries) + 5 * SEGMENT_BYTES
 }
 
 /// Size in the journal of entries with `bytes` bytes of content, in bytes. `log` has `entries` entries.
-fn with_record_headers(bytes: u64, log: &LogStatus, entries: u64) -> u64 {
+fn journal_bytes(bytes: u64, log: &LogStatus, entries: u64) -> u64 {
     let bytes_per_entry = (log.bytes / entries.max(1)).max(1);
     bytes + bytes / bytes_per_entry * HEADER_BYTES_MAX
 }
@@ -51,8 +51,8 @@ fn run_seconds() -> u64 {
 
 fn directory_bytes(directory: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
-    // A running node removes files during the count.
-    let size = |entry: std::fs::DirEntry| entry.metadata().map_or(0, |about| about.len());
+    // A running node removes files during the count: a removed file counts as empty.
+    let size = |entry: std::fs::DirEntry| entry.metadata().map_or(0, |metadata| metadata.len());
     entries.filter_map(Result::ok).map(size).sum()
 }
 
@@ -62,7 +62,7 @@ fn resident_bytes(cluster: &Cluster, n: usize) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// The first index in a node's log.
+/// The first index in a node's log; 0 if the node does not answer.
 fn first_index(cluster: &Cluster, n: usize) -> u64 {
     cluster.status(n).map_or(0, |status| status.log.first)
 }
@@ -78,8 +78,8 @@ struct NodeSamples {
     log_bytes_at_snapshot_start: Option<u64>,
     /// Maximum growth of the log during a snapshot, in bytes.
     snapshot_growth_max: u64,
-    /// Bytes kept for a follower that was receiving a snapshot, at the last samples.
-    recent_kept_bytes: VecDeque<u64>,
+    /// Bytes of the log that were kept for a follower that was receiving a snapshot, at the last samples.
+    kept_for_follower_bytes: VecDeque<u64>,
     /// How many samples in a row had more disk usage than the bound.
     samples_over_bound: usize,
     /// Resident memory at each sample, in bytes.
@@ -89,7 +89,7 @@ struct NodeSamples {
 impl NodeSamples {
     fn record_sample(&mut self, cluster: &Cluster, n: usize) {
         let data = cluster.data_dir(n);
-        let disk = directory_bytes(&data.join("wal")) + directory_bytes(&data.join("snapshots"));
+        let disk_bytes = directory_bytes(&data.join("wal")) + directory_bytes(&data.join("snapshots"));
         if let Some(status) = cluster.status(n) {
             let (log, entries) = (&status.log, status.last.saturating_sub(status.log.first));
             self.log_bytes_at_snapshot_start =
@@ -109,22 +109,23 @@ impl NodeSamples {
                 "the log keeps {} MiB that could be released",
                 log.reclaimable / MIB
             );
-            let kept = if log.kept_for == SNAPSHOT_SENDING_REASON { log.reclaimable } else { 0 };
-            self.recent_kept_bytes.push_front(with_record_headers(kept, log, entries));
-            self.recent_kept_bytes.truncate(RELEASE_SAMPLES_MAX);
+            let kept_bytes = if log.kept_for == SNAPSHOT_SENDING_REASON { log.reclaimable } else { 0 };
+            self.kept_for_follower_bytes.push_front(journal_bytes(kept_bytes, log, entries));
+            self.kept_for_follower_bytes.truncate(RELEASE_SAMPLES_MAX);
         }
-        self.disk_bytes_max = self.disk_bytes_max.max(disk);
+        self.disk_bytes_max = self.disk_bytes_max.max(disk_bytes);
         self.resident_memory.push(resident_bytes(cluster, n));
-        let kept = self.recent_kept_bytes.iter().max().copied().unwrap_or_default();
-        let bound = self.disk_bound_max + kept;
-        self.samples_over_bound = if disk > bound { self.samples_over_bound + 1 } else { 0 };
+        let kept_bytes_max = self.kept_for_follower_bytes.iter().max().copied().unwrap_or_default();
+        let bound_bytes = self.disk_bound_max + kept_bytes_max;
+        self.samples_over_bound = if disk_bytes > bound_bytes { self.samples_over_bound + 1 } else { 0 };
         assert!(
             self.samples_over_bound <= RELEASE_SAMPLES_MAX,
-            "n{} uses {} MiB of disk for {} samples in a row; the bound is {} MiB with {kept} bytes for a follower: {:?}",
+            "n{} uses {} MiB of disk for {} samples in a row; the bound is {} MiB with {kept_bytes_max} bytes for a \
+             follower: {:?}",
             n + 1,
-            disk / MIB,
+            disk_bytes / MIB,
             self.samples_over_bound,
-            bound / MIB,
+            bound_bytes / MIB,
             cluster.status(n).map(|status| status.log)
         );
     }
@@ -152,7 +153,7 @@ fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
     cluster.extra_args.extend(["--trailing-bytes".into(), size(TRAILING_BYTES)]);
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
-    let third = Duration::from_secs(run_seconds()) / 3;
+    let third_of_run = Duration::from_secs(run_seconds()) / 3;
     let duration = format!("{}s", run_seconds());
     let bench = |name: &str, args: &[&str]| {
         let common_args = ["--warmup", "0s", "--duration", &duration, "--timeout", "20s", "-o", "json"];
@@ -163,8 +164,8 @@ fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
         )
     };
     // In a short run the state must be small, or the log never grows as large as the state.
-    let keys = if run_seconds() < 300 { "1000" } else { "100000" };
-    let args = ["bench", "put", "--clients", "4", "--inflight", "4", "--keys", keys, "--rate", "8000"];
+    let key_count = if run_seconds() < 300 { "1000" } else { "100000" };
+    let args = ["bench", "put", "--clients", "4", "--inflight", "4", "--keys", key_count, "--rate", "8000"];
     let endless_args = ["--duration", "10h", "--timeout", "20s"];
     let background_load = BackgroundProgram::start(
         cluster.directory.path(),
@@ -172,15 +173,15 @@ fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
         &mut cluster.drave_command(&[&args[..], &endless_args].concat()),
     );
     let rate = if run_seconds() < 300 { "300" } else { "100" };
-    let mixed = bench("mixed", &["mixed", "--verify", "--keys", "50", "--rate", rate, "--read-ratio", "0.5"]);
-    let incr = bench("incr", &["incr", "--verify", "--clients", "4", "--keys", "20", "--rate", "300"]);
+    let mixed_bench = bench("mixed", &["mixed", "--verify", "--keys", "50", "--rate", rate, "--read-ratio", "0.5"]);
+    let incr_bench = bench("incr", &["incr", "--verify", "--clients", "4", "--keys", "20", "--rate", "300"]);
     let mut samples: [NodeSamples; 3] = Default::default();
     let stopped_node = (cluster.wait_for_leader() + 1) % 3;
-    let mut last = 0;
+    let mut last_index_at_stop = 0;
     for phase in 0..3 {
         match phase {
             1 => {
-                last = cluster.status(stopped_node).unwrap().last;
+                last_index_at_stop = cluster.status(stopped_node).unwrap().last;
                 cluster.kill(stopped_node);
             }
             2 => cluster.spawn(stopped_node),
@@ -188,8 +189,10 @@ fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
         }
         let phase_start = Instant::now();
         // The node stays down until the other nodes have released the entries that it lacks, however slow they are.
-        while phase_start.elapsed() < third || (phase == 1 && first_index(&cluster, (stopped_node + 1) % 3) <= last) {
-            assert!(phase_start.elapsed() < third + WAIT_TIMEOUT, "{}", cluster.logs());
+        while phase_start.elapsed() < third_of_run
+            || (phase == 1 && first_index(&cluster, (stopped_node + 1) % 3) <= last_index_at_stop)
+        {
+            assert!(phase_start.elapsed() < third_of_run + WAIT_TIMEOUT, "{}", cluster.logs());
             std::thread::sleep(SAMPLE_INTERVAL);
             (0..3).filter(|n| cluster.is_running(*n)).for_each(|n| samples[n].record_sample(&cluster, n));
         }
@@ -213,9 +216,9 @@ fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
         assert!(final_memory < 2 * halfway_memory + 64 * MIB, "resident memory grows: {:?}", samples.resident_memory);
     }
     drop(background_load);
-    for mut verified_bench in [mixed, incr] {
+    for mut verified_bench in [mixed_bench, incr_bench] {
         // Verifying the history may take this long.
-        let deadline = Instant::now() + WAIT_TIMEOUT.max(third);
+        let deadline = Instant::now() + WAIT_TIMEOUT.max(third_of_run);
         while verified_bench.is_running() && Instant::now() < deadline {
             std::thread::sleep(SAMPLE_INTERVAL);
         }

@@ -29,7 +29,6 @@ fn start_in_random_order(rng: &mut StdRng) -> (Duration, u64) {
     }
     cluster.wait_for_leader();
     let elapsed = majority_started.elapsed();
-    // Wait until all nodes follow the same leader.
     let follow_same_leader = || {
         let statuses: Vec<_> = (0..3).filter_map(|n| cluster.status(n)).collect();
         let all_know_leader = statuses.len() == 3 && statuses.iter().all(|status| status.leader.is_some());
@@ -55,15 +54,16 @@ fn expect_one_leader_a_term(logs: &str) {
 #[test]
 fn start_in_any_order_elects_one_leader() {
     let requested_starts: Option<usize> = std::env::var("DRAVE_STARTS").ok().map(|text| text.parse().unwrap());
-    let starts = requested_starts.unwrap_or(20);
+    let start_count = requested_starts.unwrap_or(20);
     let mut rng = StdRng::seed_from_u64(7);
-    let (mut times, terms): (Vec<_>, Vec<_>) = (0..starts).map(|_| start_in_random_order(&mut rng)).unzip();
+    let (mut times, terms): (Vec<_>, Vec<_>) = (0..start_count).map(|_| start_in_random_order(&mut rng)).unzip();
     times.sort_unstable();
     let percentile = |percent: usize| times[(times.len() - 1) * percent / 100];
     let first_term_count = terms.iter().filter(|term| **term == 1).count();
     let late_count = times.iter().filter(|time| **time > 5 * ELECTION_TIMEOUT).count();
     eprintln!(
-        "{starts} starts: leader after {:?} (p50) {:?} (p90) {:?} (longest); {first_term_count} in term 1; {late_count} late",
+        "{start_count} starts: leader after {:?} (p50) {:?} (p90) {:?} (longest); {first_term_count} in term 1; \
+         {late_count} late",
         percentile(50),
         percentile(90),
         percentile(100)

@@ -84,9 +84,9 @@ impl TestDirectories {
             .write(&root)
             .unwrap();
         let options = Options { segment_bytes: 1 << 20, ..Options::new(node_id(node), cluster, disk) };
-        let base = SnapshotPoint { position, configured: Index::ZERO, membership };
+        let start_point = SnapshotPoint { position, configured: Index::ZERO, membership };
         let wal = FsDisk::open_or_create(&path.join("wal"), SyncMode::Skipped).unwrap();
-        let journal = Journal::open(wal, options, Some(&base)).unwrap().0;
+        let journal = Journal::open(wal, options, Some(&start_point)).unwrap().0;
         DirectoryWriter { journal, path, node, writes: 0 }
     }
 
@@ -416,9 +416,9 @@ fn decreasing_terms_and_times_are_reported() {
 #[test]
 fn configuration_changes_must_follow_joint_consensus() {
     let dirs = TestDirectories::new();
-    let five = [1, 2, 3, 4, 5];
-    let learners_added = || config_payload(membership_of(&five, &[1, 2, 3], &[]));
-    let joint_config = || config_payload(membership_of(&five, &[3, 4, 5], &[1, 2, 3]));
+    let five_ids = [1, 2, 3, 4, 5];
+    let learners_added = || config_payload(membership_of(&five_ids, &[1, 2, 3], &[]));
+    let joint_config = || config_payload(membership_of(&five_ids, &[3, 4, 5], &[1, 2, 3]));
     let complete_change = vec![
         Payload::Noop,
         learners_added(),
@@ -430,7 +430,7 @@ fn configuration_changes_must_follow_joint_consensus() {
         Payload::Noop,
         learners_added(),
         joint_config(),
-        config_payload(membership_of(&five, &[1, 2, 3], &[3, 4, 5])),
+        config_payload(membership_of(&five_ids, &[1, 2, 3], &[3, 4, 5])),
         learners_added(),
     ];
     drop(dirs.create("back", 1).write_vote(1, 1).append(1, 1, reverted_change));
@@ -446,23 +446,23 @@ fn configuration_changes_must_follow_joint_consensus() {
     );
     dirs.expect_no_violations(&["rolled"]);
     let cases = [
-        ("leap", vec![config_payload(membership_of(&five, &[3, 4, 5], &[]))], "without a joint one between them"),
+        ("leap", vec![config_payload(membership_of(&five_ids, &[3, 4, 5], &[]))], "without a joint one between them"),
         (
             "others",
-            vec![config_payload(membership_of(&five, &[4, 5], &[2, 3]))],
+            vec![config_payload(membership_of(&five_ids, &[4, 5], &[2, 3]))],
             "outgoing voters are not the voters before it",
         ),
         (
             "third",
-            vec![joint_config(), config_payload(membership_of(&five, &[1, 5], &[]))],
+            vec![joint_config(), config_payload(membership_of(&five_ids, &[1, 5], &[]))],
             "neither the end of the joint one",
         ),
         (
             "stacked",
-            vec![joint_config(), config_payload(membership_of(&five, &[1, 5], &[1, 2, 3]))],
+            vec![joint_config(), config_payload(membership_of(&five_ids, &[1, 5], &[1, 2, 3]))],
             "though a change was under way",
         ),
-        ("nobody", vec![config_payload(membership_of(&five, &[], &[1, 2, 3]))], "it has no voters"),
+        ("nobody", vec![config_payload(membership_of(&five_ids, &[], &[1, 2, 3]))], "it has no voters"),
     ];
     for (name, payloads, expected_text) in cases {
         drop(dirs.create(name, 1).write_vote(1, 1).append(1, 1, payloads));
@@ -491,7 +491,7 @@ fn joined_node_starts_with_empty_configuration() {
 }
 
 #[test]
-fn change_proposed_before_the_previous_commits_is_reported() {
+fn change_proposed_before_previous_change_commits_is_reported() {
     let dirs = TestDirectories::new();
     let add_learner = |n: u64| config_payload(membership_of(&[1, 2, 3, n], &[1, 2, 3], &[]));
     drop(write_term_one(&dirs, 1).append(4, 1, vec![add_learner(4), add_learner(5)]));

@@ -39,7 +39,7 @@ fn ten_simulated_hours_of_faults_lose_nothing() {
                 Ok(outcome) => {
                     unchecked_keys.fetch_add(outcome.unchecked_keys, Ordering::Relaxed);
                     changes.fetch_add(outcome.configurations as u64, Ordering::Relaxed);
-                    simulated_ms.fetch_add(outcome.simulated.as_millis() as u64, Ordering::Relaxed);
+                    simulated_ms.fetch_add(outcome.simulated_time.as_millis() as u64, Ordering::Relaxed);
                 }
                 Err(violation) => violations.lock().unwrap().push(violation.to_string()),
             }
@@ -50,16 +50,16 @@ fn ten_simulated_hours_of_faults_lose_nothing() {
         scope.spawn(run_scenarios);
     });
     let violations = violations.into_inner().unwrap();
-    let hours = simulated_ms.into_inner() as f64 / 3_600_000.0;
+    let simulated_hours = simulated_ms.into_inner() as f64 / 3_600_000.0;
     let (changes, unchecked_keys) = (changes.into_inner(), unchecked_keys.into_inner());
-    println!("{} worlds, {hours:.1} hours, {changes} configurations committed", end_seed - first_seed);
+    println!("{} worlds, {simulated_hours:.1} hours, {changes} configurations committed", end_seed - first_seed);
     let repeat_hint = "repeat: cargo run --release -- sim --seed N --duration 10s --trace from=0s";
     assert!(violations.is_empty(), "{} failed:\n{}\n{repeat_hint}", violations.len(), violations.join("\n"));
     assert!(
         unchecked_keys * 100 <= end_seed - first_seed,
         "the histories of {unchecked_keys} keys were too large to check"
     );
-    assert!(hours >= 10.0 || end_seed - first_seed < SEEDS_DEFAULT, "only {hours} hours");
+    assert!(simulated_hours >= 10.0 || end_seed - first_seed < SEEDS_DEFAULT, "only {simulated_hours} hours");
     assert!(
         changes >= 2 * (end_seed - first_seed) || end_seed - first_seed < SEEDS_DEFAULT,
         "only {changes} configurations: too few membership changes"
@@ -70,7 +70,7 @@ fn ten_simulated_hours_of_faults_lose_nothing() {
 /// restores from a damaged snapshot, and the cluster recovers.
 #[test]
 fn damaged_snapshots_are_detected_and_replaced() {
-    let mut damaged_counts = [0; 3];
+    let mut damaged_snapshots_by_check = [0; 3];
     for seed in 0..150 {
         let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed % 2);
@@ -79,14 +79,16 @@ fn damaged_snapshots_are_detected_and_replaced() {
         (scenario.node.trailing_bytes, scenario.node.log_hold_bytes, scenario.node.chunk_bytes) = (0, 0, 400);
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         let snapshots = outcome.snapshots;
-        damaged_counts[0] += snapshots.damaged_when_read_back;
-        damaged_counts[1] += snapshots.damaged_when_received;
-        damaged_counts[2] += snapshots.damaged_at_sender;
+        damaged_snapshots_by_check[0] += snapshots.damaged_when_read_back;
+        damaged_snapshots_by_check[1] += snapshots.damaged_when_received;
+        damaged_snapshots_by_check[2] += snapshots.damaged_at_sender;
     }
-    println!("found damaged: {damaged_counts:?} (when read back, when received, when verified by the sender)");
+    println!(
+        "found damaged: {damaged_snapshots_by_check:?} (when read back, when received, when verified by the sender)"
+    );
     assert!(
-        damaged_counts.iter().all(|count| *count > 0),
-        "snapshots found damaged at each of the three checks: {damaged_counts:?}"
+        damaged_snapshots_by_check.iter().all(|count| *count > 0),
+        "snapshots found damaged at each of the three checks: {damaged_snapshots_by_check:?}"
     );
 }
 
@@ -95,7 +97,7 @@ fn damaged_snapshots_are_detected_and_replaced() {
 fn accelerate_faults(scenario: &mut Scenario, clients: (u64, Duration)) {
     (scenario.fault_interval, scenario.long_faults) = (Duration::from_millis(150), false);
     (scenario.load.clients, scenario.load.think_time_max) = clients;
-    (scenario.segment_bytes, scenario.load.large_percent) = (8 << 10, 30);
+    (scenario.segment_bytes, scenario.load.large_value_percent) = (8 << 10, 30);
 }
 
 /// On a minority of machines, disks are damaged beneath a running process, write to the wrong place, or report a sync
@@ -129,7 +131,7 @@ fn faulty_disks_on_a_minority_lose_nothing() {
 /// disk, is removed, and is added again.
 #[test]
 fn damaged_disks_are_replaced_during_membership_changes() {
-    let mut replaced = 0;
+    let mut replaced_disks = 0;
     for seed in 0..60 {
         let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed % 2);
@@ -145,10 +147,10 @@ fn damaged_disks_are_replaced_during_membership_changes() {
         };
         accelerate_faults(&mut scenario, (3, Duration::from_millis(30)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
-        replaced += outcome.replaced_disks;
+        replaced_disks += outcome.replaced_disks;
     }
-    println!("{replaced} disks were replaced");
-    assert!(replaced > 30, "only {replaced} damaged disks were replaced");
+    println!("{replaced_disks} disks were replaced");
+    assert!(replaced_disks > 30, "only {replaced_disks} damaged disks were replaced");
 }
 
 /// A node runs in turn on two copies of its directory, as when an original machine is started again after its restored

@@ -29,11 +29,11 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let own_directory = directory.join(name);
         std::fs::create_dir(&own_directory).unwrap();
-        let ca = own_directory.join("ca.pem");
-        std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
+        let ca_path = own_directory.join("ca.pem");
+        std::fs::write(&ca_path, params.self_signed(&key).unwrap().pem()).unwrap();
         Authority {
             issuer: Issuer::new(params, key),
-            ca_path: ca.to_str().unwrap().to_owned(),
+            ca_path: ca_path.to_str().unwrap().to_owned(),
             directory: own_directory,
         }
     }
@@ -48,14 +48,14 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let file = |name: &str, text: String| {
+        let write_file = |name: &str, text: String| {
             std::fs::write(self.directory.join(name), text).unwrap();
             self.directory.join(name).to_str().unwrap().to_owned()
         };
         let first_name = names[0];
         let (certificate, key) = (
-            file(&format!("{first_name}.pem"), certificate.pem()),
-            file(&format!("{first_name}.key"), key.serialize_pem()),
+            write_file(&format!("{first_name}.pem"), certificate.pem()),
+            write_file(&format!("{first_name}.key"), key.serialize_pem()),
         );
         ["--tls-ca", &self.ca_path, "--tls-cert", &certificate, "--tls-key", &key].map(str::to_owned).into()
     }
@@ -67,9 +67,9 @@ fn start_tls_cluster() -> (Cluster, Authority) {
     let authority = Authority::new(cluster.directory.path(), "ours");
     cluster.extra_args.extend(authority.node_flags());
     (0..3).for_each(|n| cluster.spawn(n));
-    let put =
+    let put_succeeds =
         || (cluster.run(&["put", "lunch", "noodles", "--tls-ca", &authority.ca_path]).code == Some(0)).then_some(());
-    wait_until("a write is acknowledged", put, || cluster.logs());
+    wait_until("a write is acknowledged", put_succeeds, || cluster.logs());
     (cluster, authority)
 }
 
@@ -175,8 +175,11 @@ fn exposed_gateway_without_tls_causes_a_warning() {
     assert_eq!(warnings_of_run(&mut cluster), [""; 0], "loopback addresses cause no warning");
     cluster.http_addresses = vec![http_address.clone()];
     let output = warnings_of_run(&mut cluster);
-    let expected = format!("{http_address} (HTTP clients): reachable from other hosts without TLS");
-    assert!(output.len() == 1 && output[0].contains(&expected) && output[0].contains("--tls-cert"), "{output:?}");
+    let expected_warning = format!("{http_address} (HTTP clients): reachable from other hosts without TLS");
+    assert!(
+        output.len() == 1 && output[0].contains(&expected_warning) && output[0].contains("--tls-cert"),
+        "{output:?}"
+    );
     cluster.extra_args.extend(authority.node_flags());
     assert_eq!(warnings_of_run(&mut cluster), output, "with TLS there is no new warning");
 }
@@ -192,17 +195,17 @@ fn invalid_key_files_are_a_configuration_error() {
     std::fs::write(&empty_path, "").unwrap();
     let empty_path = empty_path.to_str().unwrap();
     let data = directory.path().join("data");
-    let serve = ["serve", "--id", "1", "--peers", "1=127.0.0.1:1", "--data", data.to_str().unwrap()];
+    let serve_args = ["serve", "--id", "1", "--peers", "1=127.0.0.1:1", "--data", data.to_str().unwrap()];
     for (command_args, tls_args, file_at_fault) in [
         (&["get", "k"][..], &["--tls-ca", "/no/such/file"][..], "/no/such/file"),
         (&["status"], &["--tls-ca", empty_path], empty_path),
         (
-            &serve,
+            &serve_args,
             &["--tls-ca", &authority.ca_path, "--tls-cert", &own_flags[3], "--tls-key", "/no/such/key"],
             "/no/such/key",
         ),
         (
-            &serve,
+            &serve_args,
             &["--tls-ca", &authority.ca_path, "--tls-cert", &own_flags[3], "--tls-key", &other_flags[5]],
             &own_flags[3],
         ),
@@ -248,12 +251,15 @@ fn peer_without_certificate_is_rejected() {
         drave::wire::hello::Welcome::read(frame).unwrap_err().to_string()
     };
     let flags = authority.node_flags();
-    let own = Some((PathBuf::from(&flags[3]), PathBuf::from(&flags[5])));
+    let own_certificate = Some((PathBuf::from(&flags[3]), PathBuf::from(&flags[5])));
     assert!(
-        rejection_of_peer(&KeyFiles { own: None, authority: (&authority.ca_path).into() })
+        rejection_of_peer(&KeyFiles { certificate_and_key: None, authority: (&authority.ca_path).into() })
             .contains("present a certificate")
     );
-    assert!(rejection_of_peer(&KeyFiles { own, authority: (&authority.ca_path).into() }).contains("another disk"));
+    assert!(
+        rejection_of_peer(&KeyFiles { certificate_and_key: own_certificate, authority: (&authority.ca_path).into() })
+            .contains("another disk")
+    );
 }
 
 #[test]
@@ -261,8 +267,8 @@ fn top_controls_a_cluster_over_tls() {
     let (cluster, authority) = start_tls_cluster();
     let mut terminal = Terminal::start(&mut cluster.drave_command(&["top", "--tls-ca", &authority.ca_path]), 120, 40);
     for node in 1..=3 {
-        let answers = |line: &str| line.starts_with(&format!("n{node} ")) && line.ends_with("answers");
-        terminal.wait_for_line("a node that answers", answers);
+        let shows_answer = |line: &str| line.starts_with(&format!("n{node} ")) && line.ends_with("answers");
+        terminal.wait_for_line("a node that answers", shows_answer);
     }
     // Each of these actions opens connections of its own to the nodes.
     terminal.press("bb");
@@ -301,15 +307,16 @@ fn http_gateway_uses_tls() {
             .arg(format!("https://{http_address}/kv/lunch")))
     };
     let large_value = "x".repeat(100_000);
-    let put = ["-f", "-X", "PUT", "--data-binary", &large_value];
-    wait_until("the value is put", || (run_curl(&put).code == Some(0)).then_some(()), || cluster.logs());
+    let put_args = ["-f", "-X", "PUT", "--data-binary", &large_value];
+    wait_until("the value is put", || (run_curl(&put_args).code == Some(0)).then_some(()), || cluster.logs());
     assert!(run_curl(&[]).out == large_value);
-    let metrics = ["-s", "-m", "20", "--cacert", &authority.ca_path];
+    let metrics_args = ["-s", "-m", "20", "--cacert", &authority.ca_path];
     let metrics =
-        run(command_if_installed("curl").unwrap().args(metrics).arg(format!("https://{http_address}/metrics"))).out;
+        run(command_if_installed("curl").unwrap().args(metrics_args).arg(format!("https://{http_address}/metrics")))
+            .out;
     for certificate in ["own", "authority"] {
-        let expiry = format!("drave_certificate_expiry_timestamp_seconds{{certificate=\"{certificate}\"}} ");
-        assert!(metrics.contains(&expiry), "{metrics}");
+        let expiry_metric = format!("drave_certificate_expiry_timestamp_seconds{{certificate=\"{certificate}\"}} ");
+        assert!(metrics.contains(&expiry_metric), "{metrics}");
     }
     let plain_request = run(command_if_installed("curl")
         .unwrap()
@@ -366,8 +373,8 @@ fn sighup_reloads_certificates_unless_invalid() {
     wait_until("a write is acknowledged", || put_succeeds(old_ca).then_some(()), || cluster.logs());
     wait_for_log(&cluster, 0, "this node's certificate is valid until ");
     let status = cluster.run(&["status", "-o", "json", "--tls-ca", old_ca]).json();
-    let expires = status["nodes"][0]["status"]["certificate_expires"].as_u64();
-    assert!(expires > Some(1_700_000_000), "{status}");
+    let expires_at = status["nodes"][0]["status"]["certificate_expires"].as_u64();
+    assert!(expires_at > Some(1_700_000_000), "{status}");
     std::fs::write(&flags[3], "no certificate").unwrap();
     cluster.signal(0, rustix::process::Signal::HUP);
     wait_for_log(&cluster, 0, "the former credentials stay in use");
@@ -382,8 +389,8 @@ fn sighup_reloads_certificates_unless_invalid() {
         || put_succeeds(&other_authority.ca_path).then_some(()),
         || cluster.logs(),
     );
-    let old_output = cluster.run(&["get", "lunch", "--timeout", "1s", "--tls-ca", old_ca]);
-    assert_eq!(old_output.code, Some(3), "the old certificate is no longer in use: {old_output:?}");
+    let output_with_old_ca = cluster.run(&["get", "lunch", "--timeout", "1s", "--tls-ca", old_ca]);
+    assert_eq!(output_with_old_ca.code, Some(3), "the old certificate is no longer in use: {output_with_old_ca:?}");
     cluster.expect_no_deaths();
 }
 

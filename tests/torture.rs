@@ -28,12 +28,12 @@ struct Nemesis {
 }
 
 impl Nemesis {
-    fn random_duration(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(self.rng.random_range(from..=to))
+    fn random_duration(&mut self, from_ms: u64, to_ms: u64) -> Duration {
+        Duration::from_millis(self.rng.random_range(from_ms..=to_ms))
     }
 
-    fn sleep_random(&mut self, from: u64, to: u64) {
-        std::thread::sleep(self.random_duration(from, to));
+    fn sleep_random(&mut self, from_ms: u64, to_ms: u64) {
+        std::thread::sleep(self.random_duration(from_ms, to_ms));
     }
 
     fn random_node(&mut self) -> usize {
@@ -86,7 +86,7 @@ impl Nemesis {
         }
     }
 
-    /// Kills a node again while it recovers, or a moment later.
+    /// Kills a node, restarts it, and kills it again while it recovers or a moment later.
     fn kill_twice(&mut self) {
         let victim = self.random_node();
         for _ in 0..2 {
@@ -97,9 +97,9 @@ impl Nemesis {
         }
     }
 
-    fn pause_node(&mut self, victim: usize, from: u64, to: u64) {
+    fn pause_node(&mut self, victim: usize, from_ms: u64, to_ms: u64) {
         self.cluster.signal(victim, Signal::STOP);
-        self.sleep_random(from, to);
+        self.sleep_random(from_ms, to_ms);
         self.cluster.signal(victim, Signal::CONT);
     }
 

@@ -13,17 +13,17 @@ mod terminal;
 /// A running demo in a pseudoterminal.
 struct Demo {
     directory: tempfile::TempDir,
-    base: u16,
+    base_port: u16,
     terminal: Terminal,
 }
 
 impl Demo {
     fn start(columns: u16, rows: u16) -> Demo {
-        let (directory, base) = (tempfile::tempdir().unwrap(), reserve_ports(3));
-        let mut command = drave_command(&["demo", "--base-port", &base.to_string(), "--dir"]);
+        let (directory, base_port) = (tempfile::tempdir().unwrap(), reserve_ports(3));
+        let mut command = drave_command(&["demo", "--base-port", &base_port.to_string(), "--dir"]);
         command.arg(directory.path().join("data")).env("TMPDIR", directory.path());
         let terminal = Terminal::start(&mut command, columns, rows);
-        let demo = Demo { directory, base, terminal };
+        let demo = Demo { directory, base_port, terminal };
         demo.wait_for_leader();
         demo
     }
@@ -57,7 +57,7 @@ impl Demo {
 
     /// The process ids of all nodes, from the demo's state file.
     fn node_pids(&self) -> Vec<i64> {
-        let path = self.directory.path().join(format!("drave-demo-{}.json", self.base));
+        let path = self.directory.path().join(format!("drave-demo-{}.json", self.base_port));
         let state_file: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         state_file["pids"].as_object().unwrap().values().map(|pid| pid.as_i64().unwrap()).collect()
     }
@@ -110,7 +110,7 @@ fn keys_kill_freeze_thaw_and_start_nodes() {
 }
 
 #[test]
-fn keys_transfer_snapshot_and_switch_load() {
+fn keys_transfer_leadership_take_snapshots_and_switch_load() {
     let mut demo = Demo::start(120, 40);
     (1..=3).for_each(|node| demo.wait_for_state(node, "runs"));
     let (first, term) = demo.wait_for_leader();
@@ -125,7 +125,8 @@ fn keys_transfer_snapshot_and_switch_load() {
     }
     demo.terminal.press("b");
     demo.terminal.wait_for_line("the load is off", |line| line.starts_with("load off: "));
-    let endpoints = (demo.base..demo.base + 3).map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+    let endpoints =
+        (demo.base_port..demo.base_port + 3).map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
     let scan_output = support::run(drave_command(&["scan", "demo/", "--endpoints"]).arg(endpoints));
     assert_eq!(
         (scan_output.code, scan_output.out.as_str()),
@@ -246,8 +247,9 @@ fn panic_restores_terminal_and_is_visible() {
 
 #[test]
 fn plain_demo_prints_lines() {
-    let (directory, base) = (tempfile::tempdir().unwrap(), reserve_ports(1));
-    let mut command = drave_command(&["demo", "--plain", "--nodes", "1", "--base-port", &base.to_string(), "--dir"]);
+    let (directory, base_port) = (tempfile::tempdir().unwrap(), reserve_ports(1));
+    let mut command =
+        drave_command(&["demo", "--plain", "--nodes", "1", "--base-port", &base_port.to_string(), "--dir"]);
     command.arg(directory.path().join("data")).env("TMPDIR", directory.path());
     let mut terminal = Terminal::start(&mut command, 120, 40);
     terminal.wait_for_line("a prefixed line", |line| line.starts_with("n1 | "));

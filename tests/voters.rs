@@ -13,7 +13,6 @@ use support::{Cluster, run, wait_until};
 
 mod support;
 
-/// Copies a directory with all its contents.
 fn copy_directory(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -27,9 +26,9 @@ fn copy_directory(from: &Path, to: &Path) {
 }
 
 /// Writes `count` keys, each of which must be acknowledged.
-fn write(cluster: &Cluster, name: &str, count: usize) {
+fn write(cluster: &Cluster, key_prefix: &str, count: usize) {
     for n in 0..count {
-        let output = cluster.run(&["put", &format!("{name}{n}"), "v", "--timeout", "20s"]);
+        let output = cluster.run(&["put", &format!("{key_prefix}{n}"), "v", "--timeout", "20s"]);
         assert_eq!(output.code, Some(0), "{output:?}\n{}", cluster.logs());
     }
 }
@@ -37,9 +36,9 @@ fn write(cluster: &Cluster, name: &str, count: usize) {
 /// Whether a node whose peers are stopped acknowledges a write, or replies that an acknowledged key does not exist.
 fn serves_alone(cluster: &Cluster, n: usize, acknowledged_key: &str) -> bool {
     let run_alone = |args: &[&str]| run(cluster.drave_command(args).env("DRAVE_ENDPOINTS", &cluster.addresses[n]));
-    let put = run_alone(&["put", "alone", "yes", "--timeout", "1s"]);
-    let read = run_alone(&["get", acknowledged_key, "--timeout", "1s"]);
-    put.code == Some(0) || read.code == Some(1)
+    let put_output = run_alone(&["put", "alone", "yes", "--timeout", "1s"]);
+    let get_output = run_alone(&["get", acknowledged_key, "--timeout", "1s"]);
+    put_output.code == Some(0) || get_output.code == Some(1)
 }
 
 /// Starts a cluster that its first node founded alone, with `args` as additional flags of every node.
@@ -52,8 +51,8 @@ fn grow_cluster(nodes: u16, args: &[&str]) -> Cluster {
     for n in 1..nodes.into() {
         cluster.spawn(n);
         let is_voter = |cluster: &Cluster| {
-            let listed = cluster.run(&["member", "list", "-o", "json"]);
-            listed.code == Some(0) && listed.out.matches("\"voter\"").count() == n + 1
+            let list_output = cluster.run(&["member", "list", "-o", "json"]);
+            list_output.code == Some(0) && list_output.out.matches("\"voter\"").count() == n + 1
         };
         wait_until("the node is a voter", || is_voter(&cluster).then_some(()), || cluster.logs());
     }
@@ -89,8 +88,8 @@ fn emptied_founder_does_not_lead_by_an_old_configuration() {
         std::fs::remove_dir_all(cluster.data_dir(0)).unwrap();
         write(&cluster, &format!("after{round}-"), 2);
         assert_eq!(cluster.run(&["member", "remove", "1"]).code, Some(0), "{}", cluster.logs());
-        let address = format!("1={}", cluster.addresses[0]);
-        assert_eq!(cluster.run(&["member", "add", &address]).code, Some(0), "{}", cluster.logs());
+        let id_and_address = format!("1={}", cluster.addresses[0]);
+        assert_eq!(cluster.run(&["member", "add", &id_and_address]).code, Some(0), "{}", cluster.logs());
         // The node joins now. The other nodes are paused as soon as the node has received some of the log.
         cluster.founder_count = 0;
         cluster.spawn(0);
@@ -158,15 +157,15 @@ fn emptied_majority_does_not_replace_an_existing_log() {
             || cluster.logs(),
         );
         assert_eq!(cluster.run(&["put", "new", "1", "--timeout", "1s"]).code, Some(3), "{}", cluster.logs());
-        let dump = run(&mut cluster.drave_command(&["dump", &cluster.data_dir(2).display().to_string()]));
-        assert_eq!(dump.out.matches("\"old").count(), 5, "{}", dump.out);
+        let dump_output = run(&mut cluster.drave_command(&["dump", &cluster.data_dir(2).display().to_string()]));
+        assert_eq!(dump_output.out.matches("\"old").count(), 5, "{}", dump_output.out);
     }
 }
 
 /// A node is restarted on an older copy of its directory: the cluster detects the copy, the node catches up again, and
 /// no write is lost.
 #[test]
-fn older_copy_of_a_directory_is_detected_and_caught_up() {
+fn node_on_older_copy_of_its_directory_is_detected_and_catches_up() {
     let seed = rand::random();
     eprintln!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -191,10 +190,10 @@ fn older_copy_of_a_directory_is_detected_and_caught_up() {
         let loss_is_logged = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > reports_before;
         wait_until("the loss is logged", || loss_is_logged(&cluster).then_some(()), || cluster.logs());
         // The other follower is killed. The leader and the node with the older copy must continue.
-        let other = (0..3).find(|n| *n != node && *n != cluster.wait_for_leader()).unwrap();
-        cluster.kill(other);
+        let other_follower = (0..3).find(|n| *n != node && *n != cluster.wait_for_leader()).unwrap();
+        cluster.kill(other_follower);
         write(&cluster, &format!("two{round}-"), 2);
-        cluster.spawn(other);
+        cluster.spawn(other_follower);
         cluster.wait_for_convergence();
         let output = cluster.run(&["get", "first0"]);
         assert_eq!((output.code, output.out.trim()), (Some(0), "v"), "{output:?}");

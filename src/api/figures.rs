@@ -130,7 +130,7 @@ pub struct GatewayCounters {
 pub enum Failure {
     /// The request was refused without effect. The reason is a name of [`Refusal::name`].
     Refused(&'static str),
-    /// The request was answered with an error.
+    /// The request was answered with an error of this kind, which is no refusal.
     Error(RequestError),
 }
 

@@ -95,7 +95,7 @@ impl<'a> Op<&'a [u8]> {
         match op {
             None => Err(Malformed("unknown kind of operation")),
             Some(Op::Open { .. } | Op::Close { .. } | Op::Tick) if !bytes.is_empty() => {
-                Err(Malformed("bytes left over"))
+                Err(Malformed("bytes after the end of the operation"))
             }
             Some(Op::Open { window, .. }) if window == 0 || window > SESSION_WINDOW_MAX => {
                 Err(Malformed("a session's window is 1 to 1024"))
@@ -126,7 +126,7 @@ impl<'a> Op<&'a [u8]> {
 /// The result of applying an operation, the same on every node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// The session is open.
+    /// The entry opened a session.
     Opened {
         /// The id of the session: the index of the entry that opened it.
         session: SessionId,

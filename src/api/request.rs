@@ -147,7 +147,7 @@ pub enum Refusal {
     #[error("the node is stopping")]
     Stopping,
     /// The node belongs to no cluster, not yet or not any more, and has no leader: retry on another node.
-    #[error("{node} is not a member of the cluster{}", known_members(.members))]
+    #[error("{node} is not a member of the cluster{}", known_members_text(.members))]
     NotMember {
         /// This node's id.
         node: NodeId,
@@ -159,7 +159,7 @@ pub enum Refusal {
     NoSpace,
     /// Another membership change is under way: only one at a time is allowed (§6), and none before this leader's first
     /// entry is committed.
-    #[error("another membership change is in progress, since {since}")]
+    #[error("another membership change is in progress, since entry {since}")]
     Changing {
         /// The index of the configuration that has to be committed first.
         since: Index,
@@ -190,7 +190,11 @@ pub enum Refusal {
     },
 }
 
-/// The end of the message: the last known members' addresses, if there are any.
-fn known_members(members: &[String]) -> String {
-    if members.is_empty() { String::new() } else { format!("; those it knew last are at {}", members.join(", ")) }
+/// The end of the message of [`Refusal::NotMember`]: the last known members' addresses, if there are any.
+fn known_members_text(members: &[String]) -> String {
+    if members.is_empty() {
+        String::new()
+    } else {
+        format!("; the members that it knew last are at {}", members.join(", "))
+    }
 }

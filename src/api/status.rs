@@ -84,7 +84,7 @@ pub struct Status {
     /// Whether the node's disk has too little room. As leader it then refuses writes, except those that free room.
     #[serde(default)]
     pub low_space: bool,
-    /// Nanoseconds of CPU this process has used.
+    /// The processor time that this process has used, in nanoseconds.
     pub cpu_ns: u64,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
@@ -131,7 +131,7 @@ pub struct Status {
 pub struct TimingStatus {
     /// The interval of a leader's heartbeats.
     pub heartbeat_ms: f64,
-    /// The shortest election timeout.
+    /// The shortest election timeout: each one is drawn at random, between this and `election_max_ms`.
     pub election_min_ms: f64,
     /// The longest election timeout.
     pub election_max_ms: f64,
@@ -197,7 +197,7 @@ pub struct DiskStatus {
     pub sync_p50_us: f64,
     /// The 99th percentile of the sync latency.
     pub sync_p99_us: f64,
-    /// The longest sync.
+    /// The latency of the longest sync.
     pub sync_max_us: f64,
     /// Age of the oldest write not yet durable, in milliseconds.
     pub oldest_unsynced_ms: u64,
@@ -210,9 +210,9 @@ pub struct DiskStatus {
 pub struct StageStatus {
     /// From the proposal until the write is handed to the disk.
     pub queue_us: f64,
-    /// The leader's own write and sync.
+    /// The duration of a sync of the leader's own journal, with the write before it.
     pub fsync_us: f64,
-    /// From sending until the commit.
+    /// From handing the write to the disk until a quorum holds it and the leader commits it.
     pub replicate_us: f64,
     /// From the submission of the entry's batch to the applier until its report.
     pub apply_us: f64,

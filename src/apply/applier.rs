@@ -112,8 +112,8 @@ impl<M: StateMachine> Applier<M> {
 
     /// Advances position and time to those of the next entry.
     fn advance(&mut self, entry: &Entry) {
-        let next = self.position.index.next();
-        assert_eq!(entry.position.index, next, "entries are applied in order, each once (§5.3)");
+        let next_index = self.position.index.next();
+        assert_eq!(entry.position.index, next_index, "entries are applied in order, each once (§5.3)");
         (self.position, self.time) = (entry.position, entry.time);
         self.sessions.advance(entry.time);
         self.machine.advance(self.machine_time());

@@ -55,15 +55,15 @@ pub struct SessionState {
     ordered: bool,
     /// The lowest number whose answer the client still waits for. Answers to lower numbers are discarded.
     first_outstanding: u64,
-    /// The first answer to each number. A repeated command receives it even if the state has changed since: it is the
-    /// answer of the time when the command took effect.
+    /// The first answer to each command number. A repeated command receives it even if the state has changed since: it
+    /// is the answer of the time when the command took effect.
     answers: VecDeque<(u64, StoredAnswer)>,
     /// The index of the session's last use.
     pub last_used: Index,
     /// The cluster time of the session's last use.
     pub last_used_time: ClusterTime,
     /// The index under which [`super::sessions::Sessions`] lists the session: that of one of its uses.
-    pub listed_at: Index,
+    pub listing_index: Index,
     /// Whether the session has changed since the digest of all sessions was computed, and is not part of it now.
     pub dirty: bool,
     digest: Digest,
@@ -88,7 +88,7 @@ impl SessionState {
             answers: VecDeque::new(),
             last_used: index,
             last_used_time: time,
-            listed_at: index,
+            listing_index: index,
             dirty: true,
             digest: Digest::default(),
         }
@@ -136,7 +136,7 @@ impl SessionState {
         }
     }
 
-    /// The number after the last one executed, but not below `first_outstanding`.
+    /// The command number after the highest one with a stored answer, but not below `first_outstanding`.
     fn next_seq(&self) -> u64 {
         self.answers.back().map_or(self.first_outstanding, |(last, _)| last.saturating_add(1))
     }
@@ -149,8 +149,8 @@ impl SessionState {
         }
     }
 
-    /// Stores the answer to a number, unless one is stored already, and returns the bytes charged for it. An answer
-    /// that is too long is stored as such: the command was executed, and must not be again.
+    /// Stores the answer to the command number `seq`, unless one is stored already, and returns the bytes charged for
+    /// it. `None` stands for an answer that is too long: the command was executed, and must not be again.
     pub fn store(&mut self, seq: u64, answer: Option<Bytes>) -> u64 {
         assert!(
             seq.wrapping_sub(self.first_outstanding) < u64::from(self.window),
@@ -176,10 +176,10 @@ impl SessionState {
             *first >= self.first_outstanding,
             "every stored answer has a number that the client still awaits (thesis §6.3)"
         );
-        let is_within = last.wrapping_sub(self.first_outstanding) < u64::from(self.window);
-        assert!(is_within, "the highest number with a stored answer lies within the window");
-        let are_distinct = last - first >= self.answers.len() as u64 - 1;
-        assert!(are_distinct, "each command number has at most one stored answer");
+        let is_within_window = last.wrapping_sub(self.first_outstanding) < u64::from(self.window);
+        assert!(is_within_window, "the highest number with a stored answer lies within the window");
+        let seqs_are_distinct = last - first >= self.answers.len() as u64 - 1;
+        assert!(seqs_are_distinct, "each command number has at most one stored answer");
     }
 
     /// The answer to the highest number executed.
@@ -202,9 +202,9 @@ impl SessionState {
     /// number (8), whether there is an answer (1), and the answer prefixed by its length. Returns the last number
     /// appended, or `None` after the last answer.
     pub fn put_answers(&self, out: &mut BytesMut, after: u64, bytes: usize) -> Option<u64> {
-        let from = self.answers.partition_point(|(seq, _)| *seq <= after);
+        let first_position = self.answers.partition_point(|(seq, _)| *seq <= after);
         let mut last_written = after;
-        for (seq, stored) in self.answers.range(from..) {
+        for (seq, stored) in self.answers.range(first_position..) {
             if out.len() >= bytes {
                 return Some(last_written);
             }
@@ -228,7 +228,7 @@ const RECORD_ORDERED_SESSION: u8 = 3;
 pub enum SessionRecord {
     /// A session without its answers.
     Session(SessionId, SessionState),
-    /// An answer of the preceding session.
+    /// A command number of the preceding session and the answer to it; `None` for an answer that was too long.
     Answer(u64, Option<Bytes>),
 }
 
@@ -265,8 +265,8 @@ impl SessionRecord {
 impl SessionState {
     /// Stores an answer read from a snapshot, and returns the bytes charged for it.
     pub fn restore(&mut self, seq: u64, answer: Option<Bytes>) -> Result<u64> {
-        let next = self.next_seq();
-        let is_next = if self.ordered { seq == next } else { seq >= next };
+        let next_seq = self.next_seq();
+        let is_next = if self.ordered { seq == next_seq } else { seq >= next_seq };
         match seq.checked_sub(self.first_outstanding) {
             Some(offset) if offset < u64::from(self.window) && is_next => Ok(self.store(seq, answer)),
             _ => Err(Malformed("an answer out of order")),

@@ -44,7 +44,7 @@ impl Default for Options {
 
 /// The open sessions of all clients.
 ///
-/// Invariants: `by_use` lists each session once, under the index of one of its uses, which need not be the last. A
+/// Invariants: `listings` lists each session once, under the index of one of its uses, which need not be the last. A
 /// lookup of the least recently used session lists a session again if it was used since, so that a use itself costs
 /// nothing. `answer_bytes` is the sum charged for all stored answers. `digest` covers the sessions that are not in
 /// `dirty`.
@@ -52,7 +52,7 @@ impl Default for Options {
 pub struct Sessions {
     options: Options,
     sessions: BTreeMap<SessionId, SessionState>,
-    by_use: BTreeMap<Index, SessionListing>,
+    listings: BTreeMap<Index, SessionListing>,
     answer_bytes: u64,
     digest: Digest,
     /// Sessions that have changed since the digest of all sessions was last computed.
@@ -88,7 +88,7 @@ impl FrozenSessions {
     }
 }
 
-/// A session in `by_use`, and the cluster time of the use under which it is listed.
+/// An element of `listings`: a session, and the time of its last use when it was put there.
 #[derive(Clone, Copy, Debug)]
 struct SessionListing {
     id: SessionId,
@@ -96,10 +96,10 @@ struct SessionListing {
 }
 
 impl Sessions {
-    /// Panics if `by_use`, `sessions` and `answer_bytes` contradict each other.
+    /// Panics if `listings`, `sessions` and `answer_bytes` contradict each other.
     fn check(&self) {
         assert_eq!(
-            self.by_use.len(),
+            self.listings.len(),
             self.sessions.len(),
             "each open session is listed once by its use: a session that is not listed would never expire"
         );
@@ -122,7 +122,7 @@ impl Sessions {
     /// A digest of all sessions: equal on every node at the same index.
     pub fn digest(&mut self) -> u64 {
         for id in self.dirty.drain(..) {
-            // A dirty session may have expired since.
+            // The session may have expired after it was marked as dirty.
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.dirty = false;
                 self.digest += session.hash(id);
@@ -144,7 +144,7 @@ impl Sessions {
     /// Removes the sessions that were not used for too long. Runs before every other effect of an entry: a command in a
     /// session that expires with its own entry must not execute on one node and be refused on another.
     pub fn advance(&mut self, time: ClusterTime) {
-        while let Some((_, oldest)) = self.by_use.first_key_value() {
+        while let Some((_, oldest)) = self.listings.first_key_value() {
             // All other sessions are listed under later uses.
             if oldest.time.0.saturating_add(self.options.idle_ms_max) >= time.0 {
                 break;
@@ -161,15 +161,15 @@ impl Sessions {
     /// session again, which was used since it was last listed: there are no more passes than uses.
     fn least_recently_used(&mut self) -> Option<SessionId> {
         loop {
-            let (&listed, &SessionListing { id, .. }) = self.by_use.first_key_value()?;
+            let (&listing_index, &SessionListing { id, .. }) = self.listings.first_key_value()?;
             let session = self.sessions.get_mut(&id).expect("only open sessions are listed");
-            if session.last_used == listed {
+            if session.last_used == listing_index {
                 return Some(id);
             }
-            session.listed_at = session.last_used;
+            session.listing_index = session.last_used;
             let listing = SessionListing { id, time: session.last_used_time };
-            self.by_use.remove(&listed);
-            let replaced = self.by_use.insert(session.last_used, listing);
+            self.listings.remove(&listing_index);
+            let replaced = self.listings.insert(session.last_used, listing);
             assert!(
                 replaced.is_none(),
                 "no two sessions are listed under one index: an entry is the use of one session"
@@ -184,7 +184,7 @@ impl Sessions {
         }
         let id = SessionId(index.0);
         self.dirty.push(id);
-        self.by_use.insert(index, SessionListing { id, time });
+        self.listings.insert(index, SessionListing { id, time });
         let replaced_session = self.sessions.insert(id, SessionState::new(index, time, window, ordered));
         assert!(replaced_session.is_none(), "an index is applied once, so no session is opened twice");
         self.check();
@@ -251,10 +251,10 @@ impl Sessions {
         if let Some(frozen) = &mut self.frozen {
             frozen.copy_before_change(id, &session);
         }
-        let listed = self.by_use.remove(&session.listed_at);
+        let removed_listing = self.listings.remove(&session.listing_index);
         assert!(
-            listed.is_some_and(|listed| listed.id == id),
-            "an open session is listed under the index in `listed_at`"
+            removed_listing.is_some_and(|listing| listing.id == id),
+            "an open session is listed under the index in `listing_index`"
         );
         if !session.dirty {
             self.digest -= session.hash(id);
@@ -286,9 +286,9 @@ impl Sessions {
         let frozen = self.frozen.as_mut()?;
         let mut out = BytesMut::with_capacity(bytes + bytes / 8);
         while out.len() < bytes.max(1) {
-            let copied = frozen.copies.range(frozen.next_id..).next();
-            let unchanged = self.sessions.range(frozen.next_id..).next().filter(|(id, _)| **id <= frozen.last_id);
-            let next = match (copied, unchanged) {
+            let next_copy = frozen.copies.range(frozen.next_id..).next();
+            let next_unchanged = self.sessions.range(frozen.next_id..).next().filter(|(id, _)| **id <= frozen.last_id);
+            let next = match (next_copy, next_unchanged) {
                 (Some(copied), Some(unchanged)) => Some(if copied.0 <= unchanged.0 { copied } else { unchanged }),
                 (copied, unchanged) => copied.or(unchanged),
             };
@@ -318,7 +318,7 @@ impl Sessions {
                 SessionRecord::Session(id, session) => {
                     let is_ascending = self.sessions.last_key_value().is_none_or(|(last, _)| *last < id);
                     let listing = SessionListing { id, time: session.last_used_time };
-                    if !is_ascending || self.by_use.insert(session.last_used, listing).is_some() {
+                    if !is_ascending || self.listings.insert(session.last_used, listing).is_some() {
                         return Err(Malformed("sessions not in the order of their ids"));
                     }
                     self.dirty.push(id);
@@ -403,7 +403,7 @@ mod tests {
         }
         assert_eq!(sessions.lookup(Index(6), NOW, one, 1, 1), CommandState::SessionExpired);
         assert_eq!(sessions.lookup(Index(7), NOW, two, 1, 1), CommandState::Executed(answer("abc")));
-        // A session that alone exceeds the limit expires too, once its command is executed.
+        // A session whose answers alone exceed the limit of bytes expires too, once its command is executed.
         sessions.lookup(Index(8), NOW, two, 3, 1);
         sessions.store_answer(two, 3, Some(Bytes::from(vec![0; 999])));
         assert_eq!((sessions.count(), sessions.answer_bytes), (0, 0));

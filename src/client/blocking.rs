@@ -152,7 +152,7 @@ impl Client {
     }
 
     /// Transfers leadership to the node `to`; with `None` the leader chooses the node. Returns the new leader.
-    pub fn transfer(&mut self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
+    pub fn transfer_leadership(&mut self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
         match self.call(Request::Transfer { to }).map_err(unknown_as_refused)? {
             Reply::Transferred { to } => Ok(to),
             _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
@@ -171,7 +171,7 @@ impl Client {
             Ok(reply) => return Ok(reply),
             Err(error) => failures.last_error = Some(format!("{endpoint}: {error}")),
         }
-        failures.took = started.elapsed();
+        failures.duration = started.elapsed();
         Err(ClientError::Refused(failures))
     }
 
@@ -211,7 +211,7 @@ impl Client {
     fn dial(&mut self, endpoint: String, until: Time) {
         let until = self.clock.instant(until);
         let options = self.protocol.options();
-        let dialed = if options.operator {
+        let dialed = if options.is_operator {
             Connection::dial_operator(&endpoint, options.keys.as_ref(), until)
         } else {
             Connection::dial_for_machine_kind(&endpoint, options.keys.as_ref(), options.machine_kind, until)

@@ -35,7 +35,7 @@ pub struct Options {
     pub machine_kind: &'static str,
     /// Whether to use a connection reserved for operators if a node has its maximum number of clients. Nothing can be
     /// proposed over such a connection.
-    pub operator: bool,
+    pub is_operator: bool,
 }
 
 /// With several endpoints, the client leaves a node that accepts a connection and sends no welcome within this many
@@ -54,7 +54,7 @@ impl Default for Options {
             leader_query_delay: Duration::from_millis(100),
             keys: None,
             machine_kind: "",
-            operator: false,
+            is_operator: false,
         }
     }
 }
@@ -137,7 +137,7 @@ enum AttemptState {
     /// pause before this round of leader queries; it doubles for the next round.
     Waiting { until: Time, query_at: Time, pause: Duration },
     /// Other nodes are asked for the leader, one after the other, while the client waits for the reply.
-    QueryingOthers { until: Time, pause: Duration, endpoints_left: VecDeque<String> },
+    QueryingOtherNodes { until: Time, pause: Duration, endpoints_left: VecDeque<String> },
     /// The status of the node is requested, to learn the members. Then the enclosed reply, which arrived before, is
     /// handled.
     ReadingStatus(Box<Reply>),
@@ -210,7 +210,7 @@ impl CallProtocol {
         self.connection.is_some()
     }
 
-    /// Learns the members from a node's status.
+    /// Replaces the learned endpoints with the members in a node's status.
     pub fn learn_members(&mut self, status: &Status) {
         self.known_endpoints.learn_members(status);
     }
@@ -278,7 +278,7 @@ impl CallProtocol {
                 CallStep::Send { request: self.call.request.clone(), until: *until }
             }
             AttemptState::Waiting { until, query_at, .. } => CallStep::Wait { until: (*until).min(*query_at) },
-            AttemptState::QueryingOthers { endpoints_left, .. } => match endpoints_left.front() {
+            AttemptState::QueryingOtherNodes { endpoints_left, .. } => match endpoints_left.front() {
                 Some(endpoint) => {
                     let endpoint = endpoint.clone();
                     // A follower names its leader, and a leader answers without an entry in the log.
@@ -321,10 +321,10 @@ impl CallProtocol {
         let Self { call, known_endpoints, rng, .. } = self;
         let endpoint = call.leader_hint.take().unwrap_or_else(|| {
             let (first, count) = (rng.random_range(0..known_endpoints.len()), known_endpoints.len());
-            let untried = (0..count)
+            let untried_endpoint = (0..count)
                 .map(|i| &known_endpoints[(first + i) % count])
                 .find(|endpoint| !call.failures.endpoints.contains(endpoint));
-            untried.unwrap_or(&known_endpoints[first]).clone()
+            untried_endpoint.unwrap_or(&known_endpoints[first]).clone()
         });
         call.record_attempt(&endpoint);
         endpoint
@@ -345,7 +345,7 @@ impl CallProtocol {
         self.schedule_attempt(now);
     }
 
-    /// Reports that the request was sent.
+    /// Reports that the request was sent: the client waits for the reply.
     pub fn request_sent(&mut self, now: Time) {
         if let AttemptState::Sending(until) = self.call.state {
             let pause = self.options.leader_query_delay;
@@ -370,7 +370,7 @@ impl CallProtocol {
         let silent_endpoint = self.connection.as_ref().map(|(endpoint, _)| endpoint);
         let endpoints_left: VecDeque<String> =
             self.known_endpoints.iter().filter(|other| Some(*other) != silent_endpoint).cloned().collect();
-        self.call.state = AttemptState::QueryingOthers { until, pause, endpoints_left };
+        self.call.state = AttemptState::QueryingOtherNodes { until, pause, endpoints_left };
         self.query_next_node(now);
     }
 
@@ -378,7 +378,7 @@ impl CallProtocol {
     /// silent node, the client dials that leader.
     pub fn other_node_answered(&mut self, now: Time, answer: Option<(Option<NodeId>, Reply)>) {
         let silent_node = self.connection.as_ref().and_then(|(_, node)| *node);
-        let AttemptState::QueryingOthers { endpoints_left, .. } = &mut self.call.state else { return };
+        let AttemptState::QueryingOtherNodes { endpoints_left, .. } = &mut self.call.state else { return };
         let Some(endpoint) = endpoints_left.pop_front() else { return };
         let leader = match answer {
             Some((_, Reply::Refused(Refusal::NotLeader { leader, address, .. }))) if leader != silent_node => address,
@@ -395,7 +395,7 @@ impl CallProtocol {
 
     /// Once all other nodes were queried, waits for the reply of the silent node again, until the next round.
     fn query_next_node(&mut self, now: Time) {
-        if let AttemptState::QueryingOthers { until, pause, endpoints_left } = &self.call.state
+        if let AttemptState::QueryingOtherNodes { until, pause, endpoints_left } = &self.call.state
             && endpoints_left.is_empty()
         {
             let pause = (*pause * 2).min(LEADER_QUERY_PAUSE_MAX);
@@ -403,7 +403,7 @@ impl CallProtocol {
         }
     }
 
-    /// Reports a reply.
+    /// Reports a reply to the request. Once in `MEMBERS_REFRESH_INTERVAL`, the client reads the list of members first.
     pub fn reply_received(&mut self, now: Time, reply: Reply) {
         if now < self.read_members_at {
             return self.handle_reply(now, reply);
@@ -462,7 +462,7 @@ impl CallProtocol {
                 self.connection = None;
                 self.schedule_attempt(now);
             }
-            // A node with a higher limit may have accepted an earlier attempt.
+            // A node with a higher size limit may have accepted an earlier attempt.
             Refusal::TooLarge { .. } | Refusal::Malformed if self.call.outcome_uncertain => {
                 return Err(self.fail_with(now, refusal));
             }
@@ -556,7 +556,7 @@ impl Call {
     /// The error of a call that ends now.
     fn take_error(&mut self, now: Time) -> ClientError {
         let mut failures = std::mem::take(&mut self.failures);
-        failures.took = now - self.started_at;
+        failures.duration = now - self.started_at;
         if self.outcome_uncertain { ClientError::Unknown(failures) } else { ClientError::Refused(failures) }
     }
 }

@@ -10,12 +10,12 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts a clock now.
+    /// A clock whose time is zero now.
     pub fn start() -> Clock {
         Clock { start: Instant::now() }
     }
 
-    /// The current time.
+    /// The time since the start.
     pub fn now(&self) -> Time {
         self.time(Instant::now())
     }

@@ -187,7 +187,7 @@ impl Connection {
         }
     }
 
-    /// Sends a request without waiting for its reply.
+    /// Sends a request, whose reply is never read: for the last request on a connection.
     pub fn send_without_reply(&mut self, request: &Request, deadline: Instant) -> Result<(), CallError> {
         put_request_frame(&mut self.output, self.next_id, false, request);
         self.next_id += 1;
@@ -196,9 +196,9 @@ impl Connection {
 
     fn send(&mut self, deadline: Instant) -> Result<(), CallError> {
         self.stream.socket().set_write_timeout(Some(time_left(deadline)?))?;
-        let sent = self.stream.write_all(&self.output).and_then(|()| self.stream.flush());
+        let result = self.stream.write_all(&self.output).and_then(|()| self.stream.flush());
         self.output.clear();
-        Ok(sent?)
+        Ok(result?)
     }
 
     fn receive(&mut self, deadline: Instant) -> Result<Frame, CallError> {

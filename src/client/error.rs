@@ -40,7 +40,7 @@ pub struct FailedAttempts {
     /// The endpoints that were tried, each once, in the order of the first attempt.
     pub endpoints: Vec<String>,
     /// The time from the start of the call to its failure.
-    pub took: Duration,
+    pub duration: Duration,
     /// The last refusal that a node sent; `None` if there was none.
     pub refusal: Option<Refusal>,
     /// The last connection error, after its endpoint; `None` if no connection failed.

@@ -60,14 +60,14 @@ impl Fleet {
         }
         for event in &self.events {
             let is_closed = event.is_read_closed() || event.is_write_closed() || event.is_error();
-            let reported = match (is_closed, event.is_readable()) {
+            let event_readiness = match (is_closed, event.is_readable()) {
                 (true, _) => Readiness::Closed,
                 (false, true) => Readiness::Readable,
                 (false, false) => Readiness::NoEvent,
             };
             // Higher tokens belong to leader queries, whose sockets are read in each call anyway.
             if let Some(readiness) = self.readiness.get_mut(event.token().0) {
-                *readiness = reported.max(*readiness);
+                *readiness = event_readiness.max(*readiness);
             }
         }
         self.drive_all(&mut on_completion);

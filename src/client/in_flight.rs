@@ -174,29 +174,29 @@ mod tests {
 
     #[test]
     fn retries_keep_order_and_advance_first_outstanding() {
-        let mut flight = InFlightRequests::with_capacity(4);
-        let keys: Vec<usize> = (0..3).map(|tag| flight.push_command(tag, Bytes::new())).collect();
-        flight.finish(keys[0]);
+        let mut in_flight = InFlightRequests::with_capacity(4);
+        let keys: Vec<usize> = (0..3).map(|tag| in_flight.push_command(tag, Bytes::new())).collect();
+        in_flight.finish(keys[0]);
         // The slab reuses the key of the finished first command for the fourth.
-        let fourth = flight.push_command(3, Bytes::new());
+        let fourth = in_flight.push_command(3, Bytes::new());
         assert_eq!(fourth, keys[0]);
-        assert_eq!(flight.all_in_order(), [keys[1], keys[2], fourth]);
-        assert_eq!(seq_and_first_outstanding(flight.mark_sent(fourth, SessionId(7), true)), (4, 2));
-        flight.finish(keys[1]);
-        assert_eq!(seq_and_first_outstanding(flight.mark_sent(fourth, SessionId(7), true)), (4, 3));
-        assert_eq!(flight.finish(fourth), (3, 2));
+        assert_eq!(in_flight.all_in_order(), [keys[1], keys[2], fourth]);
+        assert_eq!(seq_and_first_outstanding(in_flight.mark_sent(fourth, SessionId(7), true)), (4, 2));
+        in_flight.finish(keys[1]);
+        assert_eq!(seq_and_first_outstanding(in_flight.mark_sent(fourth, SessionId(7), true)), (4, 3));
+        assert_eq!(in_flight.finish(fourth), (3, 2));
     }
 
     #[test]
     fn outcome_is_unknown_after_a_lost_attempt_only() {
-        let mut flight = InFlightRequests::with_capacity(4);
-        let key = flight.push_command(0, Bytes::new());
-        flight.mark_sent(key, SessionId(7), false);
-        assert!(!flight.record_reply(key, false));
-        flight.record_lost_connection();
-        assert!(!flight.record_reply(key, false), "the last attempt was refused, and no other was sent");
-        flight.mark_sent(key, SessionId(7), true);
-        flight.record_lost_connection();
-        assert!(flight.record_reply(key, false));
+        let mut in_flight = InFlightRequests::with_capacity(4);
+        let key = in_flight.push_command(0, Bytes::new());
+        in_flight.mark_sent(key, SessionId(7), false);
+        assert!(!in_flight.record_reply(key, false));
+        in_flight.record_lost_connection();
+        assert!(!in_flight.record_reply(key, false), "the last attempt was refused, and no other was sent");
+        in_flight.mark_sent(key, SessionId(7), true);
+        in_flight.record_lost_connection();
+        assert!(in_flight.record_reply(key, false));
     }
 }

@@ -97,7 +97,7 @@ impl LeaderQueryProtocol {
         put_request_frame(&mut self.output, 0, false, &request);
     }
 
-    /// Handles bytes received from the node.
+    /// Handles bytes received from the node, and returns the state of the query after them.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<LeaderQueryResult, WireError> {
         self.input.extend_from_slice(bytes);
         while let Some(frame) = self.reader.next(&mut self.input)? {

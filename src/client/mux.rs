@@ -24,7 +24,7 @@ use std::time::Instant;
 /// The events of a connection's socket since the last call of [`Mux::drive`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Readiness {
-    /// There was no event.
+    /// The socket has no event: it is not read.
     #[default]
     NoEvent,
     /// The socket may be readable.
@@ -73,8 +73,8 @@ impl Mux {
     }
 
     /// Since when every write has been rejected for lack of disk space.
-    pub fn full_since(&self) -> Option<Instant> {
-        self.protocol.full_since().map(|since| self.clock.instant(since))
+    pub fn disk_full_since(&self) -> Option<Instant> {
+        self.protocol.disk_full_since().map(|since| self.clock.instant(since))
     }
 
     /// Whether there is a connection with a session, so that commands can be sent.

@@ -114,9 +114,9 @@ enum ConnectionState {
 }
 
 /// The request id for opening a session: no slab has that many keys.
-const OPEN_SESSION_ID: u64 = u64::MAX;
+const OPEN_SESSION_REQUEST_ID: u64 = u64::MAX;
 /// The request id for the status: the same as for a status that a node sends on its own.
-const STATUS_ID: u64 = STATUS_UPDATE_ID;
+const STATUS_REQUEST_ID: u64 = STATUS_UPDATE_ID;
 
 /// One connection with many requests in flight, without its socket.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ pub struct MuxProtocol {
     session: Option<SessionId>,
     in_flight: InFlightRequests,
     /// Since when every write has been rejected for lack of disk space.
-    full_since: Option<Time>,
+    disk_full_since: Option<Time>,
     /// The keys of requests to send again.
     retry_keys: Vec<usize>,
     /// When to send the requests of `retry_keys` again.
@@ -148,7 +148,7 @@ pub struct MuxProtocol {
     /// The endpoint dialed last.
     endpoint: String,
     /// The node at that endpoint, from its welcome.
-    node: Option<NodeId>,
+    endpoint_node: Option<NodeId>,
     leader_query: Option<LeaderQueryProtocol>,
     /// The index in `known_endpoints` of the endpoint last dialed for a leader query.
     leader_query_last_dialed: usize,
@@ -172,7 +172,7 @@ impl MuxProtocol {
             session: None,
             in_flight: InFlightRequests::with_capacity(options.in_flight_max),
             options,
-            full_since: None,
+            disk_full_since: None,
             retry_keys: Vec::new(),
             retry_at: None,
             output: BytesMut::new(),
@@ -180,7 +180,7 @@ impl MuxProtocol {
             reader: FrameReader::default(),
             silent_since: now,
             endpoint: String::new(),
-            node: None,
+            endpoint_node: None,
             leader_query: None,
             leader_query_last_dialed: start_after,
             next_leader_query_at: now,
@@ -212,8 +212,8 @@ impl MuxProtocol {
     }
 
     /// Since when every write has been rejected for lack of disk space.
-    pub fn full_since(&self) -> Option<Time> {
-        self.full_since
+    pub fn disk_full_since(&self) -> Option<Time> {
+        self.disk_full_since
     }
 
     /// Whether commands can be sent.
@@ -224,7 +224,7 @@ impl MuxProtocol {
     /// Starts a command. Panics if there is no room.
     pub fn execute(&mut self, now: Time, command: Bytes, tag: u64) {
         assert!(self.has_room(), "a command is started only while the connection has room for another request");
-        self.start_silence_if_idle(now);
+        self.restart_silence_if_idle(now);
         let key = self.in_flight.push_command(tag, command);
         self.send_request(key, false);
     }
@@ -232,12 +232,12 @@ impl MuxProtocol {
     /// Starts a query. Panics if there is no room.
     pub fn query(&mut self, now: Time, query: Bytes, consistency: Consistency, tag: u64) {
         assert!(self.has_room(), "a query is started only while the connection has room for another request");
-        self.start_silence_if_idle(now);
+        self.restart_silence_if_idle(now);
         let key = self.in_flight.push_query(tag, query, consistency);
         self.send_request(key, false);
     }
 
-    fn start_silence_if_idle(&mut self, now: Time) {
+    fn restart_silence_if_idle(&mut self, now: Time) {
         if self.in_flight.is_empty() {
             // A node without requests owes no reply: its silence counts from the first request on.
             self.silent_since = now;
@@ -290,7 +290,7 @@ impl MuxProtocol {
                 self.known_endpoints[self.last_dialed].clone()
             }
         };
-        (self.endpoint, self.node) = (endpoint.clone(), None);
+        (self.endpoint, self.endpoint_node) = (endpoint.clone(), None);
         self.state = ConnectionState::Handshake;
         self.silent_since = now;
         self.output.clear();
@@ -394,7 +394,9 @@ impl MuxProtocol {
         let Some(leader_query) = &mut self.leader_query else { return Ok(None) };
         match leader_query.receive(bytes) {
             Ok(LeaderQueryResult::Pending) => {}
-            Ok(LeaderQueryResult::Leader(leader, _)) if Some(leader) == self.node => leader_query.schedule_retry(now),
+            Ok(LeaderQueryResult::Leader(leader, _)) if Some(leader) == self.endpoint_node => {
+                leader_query.schedule_retry(now)
+            }
             Ok(LeaderQueryResult::Leader(leader, address)) => {
                 self.redirect_to(now, address);
                 return Ok(Some(leader));
@@ -434,7 +436,7 @@ impl MuxProtocol {
         }
         if self.is_up() && self.read_members_at <= now {
             self.read_members_at = now + MEMBERS_REFRESH_INTERVAL;
-            put_request_frame(&mut self.output, STATUS_ID, false, &Request::Status);
+            put_request_frame(&mut self.output, STATUS_REQUEST_ID, false, &Request::Status);
         }
         let is_silent = match self.state {
             ConnectionState::Down(_) => false,
@@ -453,7 +455,7 @@ impl MuxProtocol {
             && let Some(frame) = self.reader.next(&mut self.input)?
         {
             if matches!(self.state, ConnectionState::Handshake) {
-                self.node = Some(Welcome::read(frame)?.node);
+                self.endpoint_node = Some(Welcome::read(frame)?.node);
                 self.start_requests();
                 continue;
             }
@@ -461,8 +463,8 @@ impl MuxProtocol {
                 return Err(WireError::UnexpectedFrameKind(frame.kind as u8));
             }
             match read_reply_frame(frame)? {
-                (OPEN_SESSION_ID, reply) => self.handle_session_reply(now, reply),
-                (STATUS_ID, Reply::Status(status)) => self.known_endpoints.learn_members(&status),
+                (OPEN_SESSION_REQUEST_ID, reply) => self.handle_session_reply(now, reply),
+                (STATUS_REQUEST_ID, Reply::Status(status)) => self.known_endpoints.learn_members(&status),
                 (id, reply) => self.handle_reply(now, id, reply, completions),
             }
         }
@@ -482,7 +484,7 @@ impl MuxProtocol {
             self.state = ConnectionState::OpeningSession;
             let request =
                 Request::Propose { op: Op::Open { window: self.options.session_window, ordered: true }.encode() };
-            put_request_frame(&mut self.output, OPEN_SESSION_ID, false, &request);
+            put_request_frame(&mut self.output, OPEN_SESSION_REQUEST_ID, false, &request);
         }
     }
 
@@ -527,7 +529,7 @@ impl MuxProtocol {
             Reply::Done { outcome: Outcome::SessionExpired, .. } => {
                 return self.handle_expired_session(now, completions);
             }
-            // A node with a higher limit may have accepted an earlier attempt.
+            // A node with a higher size limit may have accepted an earlier attempt.
             Reply::Refused(Refusal::TooLarge { .. } | Refusal::Malformed) if may_be_in_log => RequestResult::Unknown,
             Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed)) => {
                 RequestResult::Refused(refusal)
@@ -538,7 +540,7 @@ impl MuxProtocol {
                 // A busy node recovers within moments, a full disk within hours.
                 let pause_ms = if refusal == Refusal::Busy { 2 } else { 100 };
                 if refusal == Refusal::NoSpace {
-                    self.full_since.get_or_insert(now);
+                    self.disk_full_since.get_or_insert(now);
                 }
                 return self.retry_later(now, key, pause_ms);
             }
@@ -557,7 +559,7 @@ impl MuxProtocol {
             | Reply::Done { .. } => RequestResult::Unknown,
         };
         self.failed_connections = 0;
-        self.full_since = None;
+        self.disk_full_since = None;
         self.finish_request(key, result, completions);
     }
 

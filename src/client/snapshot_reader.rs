@@ -42,17 +42,17 @@ impl Client {
     pub fn read_snapshot(&self, endpoint: &str, consistency: Consistency) -> Result<SnapshotReader, ClientError> {
         let options = self.options().clone();
         let started = Instant::now();
-        let failed = |refusal, error: Option<&CallError>| {
+        let refused = |refusal, error: Option<&CallError>| {
             ClientError::Refused(failed_attempt(endpoint, started, refusal, error))
         };
         let until = deadline(options.timeout);
         let dialed =
             Connection::dial_operator(endpoint, options.keys.as_ref(), until.min(deadline(options.node_timeout)));
-        let mut connection = dialed.map_err(|error| failed(None, Some(&error)))?;
+        let mut connection = dialed.map_err(|error| refused(None, Some(&error)))?;
         let mut call = |request: &Request| match connection.call(request, until) {
-            Ok(Reply::Refused(refusal)) => Err(failed(Some(refusal), None)),
+            Ok(Reply::Refused(refusal)) => Err(refused(Some(refusal), None)),
             Ok(reply) => Ok(reply),
-            Err(error) => Err(failed(None, Some(&error))),
+            Err(error) => Err(refused(None, Some(&error))),
         };
         if consistency == Consistency::Linearizable {
             call(&Request::Query { query: Bytes::new(), consistency })?;
@@ -152,7 +152,7 @@ fn failed_attempt(
     error: Option<&CallError>,
 ) -> FailedAttempts {
     let last_error = error.map(|error| format!("{endpoint}: {error}"));
-    FailedAttempts { endpoints: vec![endpoint.to_owned()], took: started.elapsed(), refusal, last_error }
+    FailedAttempts { endpoints: vec![endpoint.to_owned()], duration: started.elapsed(), refusal, last_error }
 }
 
 fn unexpected_reply() -> ClientError {

@@ -1,29 +1,29 @@
 //! The tally of one election or pre-election.
 //!
-//! A ballot only collects votes. The candidate has decided by the sender's disk how a vote counts
-//! ([`super::rules::election::voter_weight`]). The configuration at the time of the tally decides which voters are
-//! needed.
+//! A ballot only collects votes. Before the candidate records a vote, it decides from the voter's disk how the vote
+//! counts ([`super::rules::election::voter_weight`]). The configuration at the time of the tally decides which voters
+//! are needed.
 
 use super::quorum;
 use super::rules::membership::quorum_configuration;
 use crate::types::{Membership, Mutant, Mutants, NodeId};
 use std::collections::BTreeSet;
 
-/// The votes granted and rejected, as sets of ids: a vote that arrives twice counts once.
+/// The voters that granted their vote or rejected the candidate, as sets of ids: a vote that arrives twice counts once.
 #[derive(Clone, Debug, Default)]
 pub struct Ballot {
-    granted: BTreeSet<NodeId>,
-    /// The voters in `granted` whose log does not name their disk: they may have lost all their entries.
+    granting_voters: BTreeSet<NodeId>,
+    /// The voters in `granting_voters` whose log does not name their disk: they may have lost all their entries.
     /// [`Ballot::is_won`] counts them only if every voter granted its vote.
     maybe_emptied: BTreeSet<NodeId>,
-    rejected: BTreeSet<NodeId>,
+    rejecting_voters: BTreeSet<NodeId>,
     votes_received: usize,
 }
 
 impl Ballot {
-    /// Records the vote of a voter on a known disk.
+    /// Records the vote of a voter whose disk the configuration names.
     pub fn record_vote(&mut self, from: NodeId) {
-        self.granted.insert(from);
+        self.granting_voters.insert(from);
         self.votes_received += 1; // used only by the mutant `CountVotesTwice`
     }
 
@@ -37,35 +37,36 @@ impl Ballot {
     pub fn record_rejection(&mut self, from: NodeId) {
         // A rejection revokes no vote: answers to two requests may arrive in any order, and a granted vote holds for
         // the term.
-        self.rejected.insert(from);
+        self.rejecting_voters.insert(from);
     }
 
     /// Whether every voter of the configuration has granted its vote.
     pub fn is_unanimous(&self, membership: &Membership) -> bool {
-        membership.all_voters().all(|id| self.granted.contains(&id))
+        membership.all_voters().all(|id| self.granting_voters.contains(&id))
     }
 
     /// Whether `voter` has granted its vote or rejected the candidate.
     pub fn has_answered(&self, voter: NodeId) -> bool {
-        self.granted.contains(&voter) || self.rejected.contains(&voter)
+        self.granting_voters.contains(&voter) || self.rejecting_voters.contains(&voter)
     }
 
     /// Whether any voter has rejected the candidate.
     pub fn has_rejection(&self) -> bool {
-        !self.rejected.is_empty()
+        !self.rejecting_voters.is_empty()
     }
 
-    /// Whether the candidate has won: a quorum of voters on known disks granted their votes, or all voters did. A voter
-    /// whose disk was emptied may have held committed entries. Another voter that holds these entries rejects the
-    /// candidate, but that voter may not have received the request.
+    /// Whether the candidate has won: a quorum of voters whose disks are named granted their votes, or all voters did.
+    /// A voter whose disk was emptied may have held committed entries. Another voter that holds these entries rejects
+    /// the candidate, but that voter may not have received the request.
     ///
     /// The votes of all voters are enough, even if some disks were emptied: if any disk still holds the committed
     /// entries, its voter rejects a candidate without them.
     pub fn is_won(&self, membership: &Membership, mutants: Mutants) -> bool {
         let deciding_configuration = quorum_configuration(membership, mutants);
-        let granted_on_known_disk = |id: NodeId| self.granted.contains(&id) && !self.maybe_emptied.contains(&id);
+        let granted_on_named_disk =
+            |id: NodeId| self.granting_voters.contains(&id) && !self.maybe_emptied.contains(&id);
         self.is_won_counting_empty_logs(membership, mutants)
-            && (quorum::decides(&deciding_configuration, granted_on_known_disk) || self.is_unanimous(membership))
+            && (quorum::decides(&deciding_configuration, granted_on_named_disk) || self.is_unanimous(membership))
     }
 
     /// Whether a quorum granted its votes, counting also voters that may have lost all their entries. Only for the
@@ -74,16 +75,19 @@ impl Ballot {
         if mutants.breaks(Mutant::CountVotesTwice) {
             return self.votes_received >= Membership::majority_of(membership.voters.len());
         }
-        quorum::decides(&quorum_configuration(membership, mutants), |id| self.granted.contains(&id))
+        quorum::decides(&quorum_configuration(membership, mutants), |id| self.granting_voters.contains(&id))
     }
 
     /// Panics if an invariant of the ballot is violated. Called after every step ([`super::invariants`]).
-    pub(super) fn check(&self) {
-        assert!(self.maybe_emptied.is_subset(&self.granted), "every voter in `maybe_emptied` has granted its vote");
+    pub(super) fn check_invariants(&self) {
+        assert!(
+            self.maybe_emptied.is_subset(&self.granting_voters),
+            "every voter in `maybe_emptied` has granted its vote"
+        );
     }
 
     /// The voters that granted their vote, ascending.
     pub fn granted_by(&self) -> Vec<NodeId> {
-        self.granted.iter().copied().collect()
+        self.granting_voters.iter().copied().collect()
     }
 }

@@ -18,7 +18,7 @@
 use super::ballot::Ballot;
 use super::message::{Envelope, Message, VoteKind};
 use super::next::NextRole;
-use super::note::{CampaignReason, Note, StepDown};
+use super::note::{CampaignReason, Note, StepDownReason};
 use super::replica::Replica;
 use super::rules::election::{self, VoteWeight};
 use crate::types::{DiskId, NodeId, Time, Vote};
@@ -63,7 +63,7 @@ impl Candidate {
             // `advance_term` clears the vote, so it precedes `record_vote`. One write contains the term and the vote,
             // so that no crash leaves the term without the vote.
             me.advance_term(me.term().next());
-            me.record_vote(me.candidate());
+            me.record_vote(me.vote_for_itself());
         }
         let last_leader = me.last_leader.map(|(leader, last_contact)| (leader, now.since(last_contact)));
         me.notes.push(Note::Campaigns { kind, term: me.term(), reason: campaign_reason, last_leader });
@@ -93,15 +93,15 @@ impl Candidate {
     }
 
     /// Panics if an invariant is violated. Called after every step ([`super::invariants`]).
-    pub(super) fn check(&self, me: &Replica) {
-        self.ballot.check();
+    pub(super) fn check_invariants(&self, me: &Replica) {
+        self.ballot.check_invariants();
         if self.vote_kind.is_real() {
             // A candidate may vote for no other node in this term, not even after it has lost the election.
-            assert_eq!(me.vote(), Some(me.candidate()), "a candidate has voted for itself (§5.2)");
+            assert_eq!(me.vote(), Some(me.vote_for_itself()), "a candidate has voted for itself (§5.2)");
         }
     }
 
-    /// Whether the candidate still requests pre-votes, or already votes in its new term.
+    /// The kind of vote that the candidate requests: at first a pre-vote, then a vote in its new term.
     pub fn vote_kind(&self) -> VoteKind {
         self.vote_kind
     }
@@ -147,9 +147,9 @@ impl Candidate {
     /// Also called before any answer arrives: in a cluster with a single voter, the candidate's own vote is enough.
     pub fn tally(&self, me: &Replica) -> NextRole {
         let (membership, mutants) = (me.configs.current(), me.options.mutants);
-        let won = match self.vote_kind {
+        let is_won = match self.vote_kind {
             // A second log must not begin: a candidate with an empty log first needs the pre-votes of all voters.
-            // `tick` decides if some of them do not respond.
+            // If some of them do not respond, `tick` decides whether the log begins without them.
             VoteKind::PreVote if me.has_empty_log() => {
                 !me.founding.is_vetoed(mutants) && self.ballot.is_unanimous(membership)
             }
@@ -159,7 +159,7 @@ impl Candidate {
             VoteKind::PreVote | VoteKind::Vote | VoteKind::Transfer => self.ballot.is_won(membership, mutants),
         };
         match self.vote_kind {
-            _ if !won => NextRole::Stay,
+            _ if !is_won => NextRole::Stay,
             VoteKind::PreVote => NextRole::Campaign(VoteKind::Vote, self.campaign_reason),
             VoteKind::Vote | VoteKind::Transfer => NextRole::Lead,
         }
@@ -174,7 +174,7 @@ impl Candidate {
             return NextRole::Stay;
         }
         if me.disk_stalled(now) {
-            return NextRole::StepDown(StepDown::DiskStalled);
+            return NextRole::StepDown(StepDownReason::DiskStalled);
         }
         if self.vote_kind == VoteKind::PreVote && me.has_empty_log() {
             let (membership, mutants) = (me.configs.current(), me.options.mutants);
@@ -195,8 +195,8 @@ impl Candidate {
         match envelope.message {
             Message::RequestVote { last, kind } => {
                 if me.handle_request_vote(Vote::new(from, envelope.origin.disk), last, kind) {
-                    // Possible only during a pre-vote, in which this node has not voted in its term.
-                    return NextRole::StepDown(StepDown::VotedForAnother);
+                    // Only a pre-candidate votes for another node: a candidate has voted for itself in this term.
+                    return NextRole::StepDown(StepDownReason::VotedForAnother);
                 }
                 NextRole::Stay
             }

@@ -28,14 +28,14 @@ pub struct DiskClaim {
 /// The claim of each peer about its disk, collected since this process started. At most `RECORDED_PEERS_MAX` peers.
 #[derive(Clone, Debug, Default)]
 pub struct PeerClaims {
-    peers: BTreeMap<NodeId, (DiskId, DiskClaim)>,
+    claim_by_peer: BTreeMap<NodeId, (DiskId, DiskClaim)>,
 }
 
 impl PeerClaims {
     /// Raises the claim recorded for that peer and disk. A claim for another disk of the peer is dropped.
     pub fn record(&mut self, peer: NodeId, disk: DiskId, claim: DiskClaim) {
-        let is_full = self.peers.len() >= RECORDED_PEERS_MAX;
-        match self.peers.get_mut(&peer) {
+        let is_full = self.claim_by_peer.len() >= RECORDED_PEERS_MAX;
+        match self.claim_by_peer.get_mut(&peer) {
             Some((recorded_disk, recorded)) if *recorded_disk == disk => {
                 recorded.term = recorded.term.max(claim.term);
                 recorded.position = recorded.position.max(claim.position);
@@ -43,14 +43,17 @@ impl PeerClaims {
             // The claims of the replaced disk prove nothing about another disk under the same node id.
             Some(replaced) => *replaced = (disk, claim),
             None if is_full => {}
-            None => drop(self.peers.insert(peer, (disk, claim))),
+            None => drop(self.claim_by_peer.insert(peer, (disk, claim))),
         }
-        assert!(self.peers.len() <= RECORDED_PEERS_MAX, "claims of at most RECORDED_PEERS_MAX peers are recorded");
+        assert!(
+            self.claim_by_peer.len() <= RECORDED_PEERS_MAX,
+            "claims of at most RECORDED_PEERS_MAX peers are recorded"
+        );
     }
 
     /// The claim of that peer for that disk, if any.
     pub fn get(&self, peer: NodeId, disk: DiskId) -> Option<DiskClaim> {
-        self.peers.get(&peer).filter(|(recorded_disk, _)| *recorded_disk == disk).map(|(_, claim)| *claim)
+        self.claim_by_peer.get(&peer).filter(|(recorded_disk, _)| *recorded_disk == disk).map(|(_, claim)| *claim)
     }
 }
 

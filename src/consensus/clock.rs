@@ -22,7 +22,7 @@ use std::time::Duration;
 ///
 /// A virtual machine that was suspended for a day would otherwise expire every session of the cluster at once when it
 /// resumes, before it learns that it was deposed.
-const FROZEN_HEARTBEATS: u32 = 20;
+const ADVANCE_HEARTBEATS_MAX: u32 = 20;
 
 /// A time of the cluster's clock, and the term of the leader that counted it. Times are compared by term first: time
 /// that a deposed leader counted alone has passed for no other node.
@@ -98,7 +98,7 @@ impl Clock {
     /// known time, which is of a later term.
     pub fn start(&mut self, now: Time, heartbeat: Duration, term: Term) {
         self.latest_leader_time = LeaderTime { term, time: self.latest_leader_time.time.max(self.last_entry_time) };
-        self.leader_clock = Some(LeaderClock { last_read_at: now, advance_max: heartbeat * FROZEN_HEARTBEATS });
+        self.leader_clock = Some(LeaderClock { last_read_at: now, advance_max: heartbeat * ADVANCE_HEARTBEATS_MAX });
     }
 
     /// Stops the clock: this node no longer leads.
@@ -125,7 +125,7 @@ impl Clock {
 
     /// Panics if an invariant of the clock is violated; `leads` is whether this node leads `term`. Called after every
     /// step ([`super::invariants`]).
-    pub(super) fn check(&self, term: Term, leads: bool) {
+    pub(super) fn check_invariants(&self, term: Term, leads: bool) {
         // If clocks ran on two nodes, keys would expire by time that has passed for only one of them.
         assert_eq!(self.leader_clock.is_some(), leads, "the cluster's clock runs on a leader and on no other node");
         assert!(

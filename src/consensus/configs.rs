@@ -55,13 +55,13 @@ impl Configs {
     /// The configuration in force at `index`, with the index of its own entry; `None` if it is compacted.
     ///
     /// A snapshot contains this configuration and not the latest one, which a truncation may still remove.
-    pub fn at(&self, index: Index) -> Option<&(Index, Membership)> {
+    pub fn configuration_at(&self, index: Index) -> Option<&(Index, Membership)> {
         self.configurations.iter().rev().find(|(since, _)| *since <= index)
     }
 
     /// The configuration before the one in force; `None` if it is compacted.
     pub fn previous(&self) -> Option<&Membership> {
-        self.at(self.current_index().prev()).map(|(_, membership)| membership)
+        self.configuration_at(self.current_index().prev()).map(|(_, membership)| membership)
     }
 
     /// The latest configuration that is known to be committed, and all later ones.
@@ -86,7 +86,7 @@ impl Configs {
     /// Whether that node may still be needed as leader: it is a voter, or only a configuration that is not known to be
     /// committed removes its vote (thesis §4.2.2). Otherwise a cluster whose only complete logs are on nodes about to
     /// be removed would never have a leader again. A voter with that id on another disk is another node.
-    pub fn lists_candidate(&self, id: NodeId, disk: Option<DiskId>, commit: Index) -> bool {
+    pub fn may_be_needed_as_leader(&self, id: NodeId, disk: Option<DiskId>, commit: Index) -> bool {
         let is_voter = |membership: &Membership| {
             let named_disk = membership.disk(id);
             membership.is_voter(id) && (named_disk.is_none() || disk.is_none() || named_disk == disk)
@@ -96,7 +96,7 @@ impl Configs {
     }
 
     /// Replaces all configurations by this one, when a snapshot replaces the log.
-    pub fn restart(&mut self, from: Index, membership: Membership) {
+    pub fn replace_all(&mut self, from: Index, membership: Membership) {
         *self = Configs::new(from, membership);
     }
 
@@ -109,7 +109,7 @@ impl Configs {
     }
 
     /// Panics if an invariant of the configurations is violated. Called after every step ([`super::invariants`]).
-    pub(super) fn check(&self, base: Index) {
+    pub(super) fn check_invariants(&self, base: Index) {
         assert!(!self.configurations.is_empty(), "the list of configurations is never empty (§6)");
         // Compaction keeps exactly one configuration at or below the base. With none, a truncation of all entries would
         // leave no configuration. With more than one, the list would grow with every change.
@@ -124,13 +124,13 @@ impl Configs {
     /// need a majority of the same set of voters (§6). True if the previous one is compacted.
     pub(super) fn quorums_overlap(&self) -> bool {
         let (current, previous) = (self.current(), self.previous());
-        let shares_quorums = |voters: &BTreeSet<NodeId>| {
-            let has_half = |previous: &Membership| {
+        let is_half_of_previous = |voters: &BTreeSet<NodeId>| {
+            let has_half_of_voters = |previous: &Membership| {
                 *voters == previous.voters || (previous.is_joint() && *voters == previous.outgoing)
             };
-            previous.is_none_or(has_half)
+            previous.is_none_or(has_half_of_voters)
         };
-        shares_quorums(&current.voters) || (current.is_joint() && shares_quorums(&current.outgoing))
+        is_half_of_previous(&current.voters) || (current.is_joint() && is_half_of_previous(&current.outgoing))
     }
 }
 
@@ -139,19 +139,19 @@ mod tests {
     use super::*;
     use crate::types::NodeId;
 
-    fn membership_of(n: u64) -> Membership {
-        Membership::founding((1..=n).map(|id| (NodeId::new(id).unwrap(), String::new())))
+    fn membership_with_voters(voter_count: u64) -> Membership {
+        Membership::founding((1..=voter_count).map(|id| (NodeId::new(id).unwrap(), String::new())))
     }
 
     #[test]
-    fn disk_is_named_since_start_of_unbroken_configurations() {
+    fn disk_is_named_since_the_first_of_consecutive_configurations() {
         let (node, disk) = (NodeId::new(2).unwrap(), DiskId(22));
-        let mut membership_with_disk = membership_of(3);
+        let mut membership_with_disk = membership_with_voters(3);
         membership_with_disk.members.get_mut(&node).unwrap().disk = Some(disk);
-        let mut configs = Configs::new(Index(0), membership_of(3));
+        let mut configs = Configs::new(Index(0), membership_with_voters(3));
         assert_eq!(configs.disk_named_since(node, disk), None);
         configs.push(Index(4), membership_with_disk.clone());
-        configs.push(Index(6), membership_of(1));
+        configs.push(Index(6), membership_with_voters(1));
         assert_eq!(configs.disk_named_since(node, disk), None);
         configs.push(Index(7), membership_with_disk.clone());
         configs.push(Index(9), membership_with_disk);
@@ -160,15 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn truncated_configuration_restores_the_previous_one() {
-        let mut configs = Configs::new(Index(0), membership_of(3));
-        configs.push(Index(5), membership_of(4));
-        configs.push(Index(9), membership_of(5));
-        assert_eq!(configs.current(), &membership_of(5));
+    fn truncation_restores_the_previous_configuration() {
+        let mut configs = Configs::new(Index(0), membership_with_voters(3));
+        configs.push(Index(5), membership_with_voters(4));
+        configs.push(Index(9), membership_with_voters(5));
+        assert_eq!(configs.current(), &membership_with_voters(5));
         assert!(configs.truncate(Index(9)));
         assert!(!configs.truncate(Index(7)));
-        assert_eq!((configs.current_index(), configs.current()), (Index(5), &membership_of(4)));
+        assert_eq!((configs.current_index(), configs.current()), (Index(5), &membership_with_voters(4)));
         configs.compact(Index(6));
-        assert_eq!(configs.current(), &membership_of(4));
+        assert_eq!(configs.current(), &membership_with_voters(4));
     }
 }

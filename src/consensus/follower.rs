@@ -96,7 +96,7 @@ impl Follower {
         self.election_deadline = now + me.random_election_timeout();
         if me.disk_stalled(now) {
             // A candidate whose disk does not respond could neither record its vote nor lead.
-            me.notes.push(Note::DiskStalled { since: me.disk_age(now) });
+            me.notes.push(Note::DiskStalled { write_age: me.oldest_write_age(now) });
             return NextRole::Stay;
         }
         // The leader is dropped even if this node may not campaign: clients must not wait for a dead leader.
@@ -143,9 +143,9 @@ impl Follower {
                     self.election_deadline = now + me.random_election_timeout();
                 }
             }
-            Message::AppendEntries { prev, commit, probe, entries } => {
+            Message::AppendEntries { prev, commit, probe_number, entries } => {
                 self.recognize_leader(me, now, from);
-                self.handle_append(me, from, (prev, probe), commit, entries);
+                self.handle_append(me, from, (prev, probe_number), commit, entries);
             }
             Message::Heartbeat { commit, round, time } => {
                 self.recognize_leader(me, now, from);
@@ -186,7 +186,7 @@ impl Follower {
             Message::LostAcknowledged { upto } => {
                 self.recognize_leader(me, now, from);
                 me.promise_lost_position(upto);
-                // This node answers even if it promised the position before, or holds the entries: the leader repeats
+                // This node answers even if it promised this position before, or holds the entries: the leader repeats
                 // its message until it receives the answer.
                 me.send_when_durable(from, Message::LostAcknowledgedResponse { upto });
             }
@@ -205,9 +205,9 @@ impl Follower {
     }
 
     /// Panics if an invariant is violated. Called after every step ([`super::invariants`]).
-    pub(super) fn check(&self, me: &Replica) {
+    pub(super) fn check_invariants(&self, me: &Replica) {
         assert!(self.leader != Some(me.id), "the leader of a follower is another node");
-        // The leader counts an acknowledged entry as a copy of its own (§5.3).
+        // The leader counts an acknowledged entry as a copy of the entry in its own log (§5.3).
         assert!(
             self.acked_index <= me.matched_prefix,
             "the acknowledged index is at or below the matched prefix (§5.3)"
@@ -235,12 +235,12 @@ impl Follower {
         if !replication::holds_prev(&me.log, prev, me.options.mutants) {
             // With the hint the leader needs one probe for each term in which the logs differ, not one for each entry
             // (end of §5.3).
-            let hint = me.log.at_or_below(prev);
-            return me.send(from, Message::AppendRejected { index: prev.index, hint, probe: probe_number });
+            let hint = me.log.last_at_or_below(prev);
+            return me.send(from, Message::AppendRejected { index: prev.index, hint, probe_number });
         }
         let upto = Index(prev.index.0 + entries.len() as u64);
-        // `leader_commit` is raised before the entries are appended: by it `Replica` recognizes an old configuration in
-        // them.
+        // `leader_commit` is raised before the entries are appended: a configuration among them that removes this node
+        // is old if its index is below `leader_commit`.
         me.leader_commit = me.leader_commit.max(commit);
         // Entries that the log holds already are skipped one by one, so that an append that overlaps with an earlier
         // one is harmless.
@@ -262,14 +262,14 @@ impl Follower {
     /// durable: the leader waits for the answer to a probe even if the answer acknowledges no new entry.
     pub fn send_ack(&mut self, me: &mut Replica) {
         let Some(leader) = self.leader.filter(|_| self.ack_due) else { return };
-        let verified = replication::verified_index(&me.log, me.matched_prefix, me.options.mutants);
-        let matched = replication::ack_index(&me.log, verified, me.options.mutants);
-        if matched == verified || matched > self.acked_index {
-            // All entries up to `matched` are durable already. The entries between `matched` and `verified` are
+        let verified_index = replication::verified_index(&me.log, me.matched_prefix, me.options.mutants);
+        let matched = replication::ack_index(&me.log, verified_index, me.options.mutants);
+        if matched == verified_index || matched > self.acked_index {
+            // All entries up to `matched` are durable already. The entries between `matched` and `verified_index` are
             // acknowledged once they are durable.
             me.send(leader, Message::AppendResponse { matched });
             self.acked_index = matched;
-            self.ack_due = matched < verified;
+            self.ack_due = matched < verified_index;
         }
     }
 }
@@ -309,7 +309,7 @@ fn append_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
         me.truncate(index);
     }
     if index != me.log.last().index.next() || term < me.log.last().term || term > me.term() {
-        return Err("entries out of order");
+        return Err("an entry does not continue the log by index and term");
     }
     me.append_entry(entry);
     Ok(())

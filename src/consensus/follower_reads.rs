@@ -99,7 +99,7 @@ impl FollowerReads {
     ///
     /// Neither node sends a request or an answer twice. If a request or its answer is lost, the reads fail here, and
     /// their clients receive an error after which they may retry.
-    pub fn fail_overdue(&mut self, now: Time, timeout: Duration, lost: &mut Vec<ReadId>) {
+    pub fn fail_overdue_reads(&mut self, now: Time, timeout: Duration, lost: &mut Vec<ReadId>) {
         while let Some((.., reads)) =
             self.requests_in_flight.pop_front_if(|(_, sent_at, _)| now.since(*sent_at) >= timeout)
         {
@@ -108,7 +108,7 @@ impl FollowerReads {
     }
 
     /// Panics if an invariant of the requests is violated. Called after every step ([`super::raft`]).
-    pub(super) fn check(&self) {
+    pub(super) fn check_invariants(&self) {
         // The answer of an earlier leader proves nothing about entries that a later leader has committed.
         assert!(
             self.requests_in_flight.is_empty() || self.leader.is_some(),
@@ -154,9 +154,9 @@ mod tests {
         reads.push(ReadId(4));
         assert_eq!(reads.next_request(Time(10)), Some((id(2), 73)));
         assert_eq!(reads.deadline(Duration::from_nanos(90)), Time(100));
-        reads.fail_overdue(Time(99), Duration::from_nanos(90), &mut lost);
+        reads.fail_overdue_reads(Time(99), Duration::from_nanos(90), &mut lost);
         assert_eq!(lost, []);
-        reads.fail_overdue(Time(100), Duration::from_nanos(90), &mut lost);
+        reads.fail_overdue_reads(Time(100), Duration::from_nanos(90), &mut lost);
         assert_eq!((lost, reads.waiting_count()), (vec![ReadId(4)], 0));
     }
 }

@@ -136,10 +136,10 @@ mod tests {
         founding.record_veto(id(3), LogId(7));
         assert!(!founding.may_begin_log(at_second(99), true, vec![], Mutants::NONE, &mut notes));
         assert_eq!(notes, [Note::FoundingVetoed { holder: id(3), log: LogId(7) }]);
-        let mut forced = founding_at_start(true);
-        forced.record_veto(id(3), LogId(7));
+        let mut forced_founding = founding_at_start(true);
+        forced_founding.record_veto(id(3), LogId(7));
         assert!(
-            forced.may_begin_log(at_second(0), true, vec![], Mutants::NONE, &mut notes),
+            forced_founding.may_begin_log(at_second(0), true, vec![], Mutants::NONE, &mut notes),
             "a forced founding ignores vetoes"
         );
     }

@@ -59,12 +59,12 @@ impl DurabilityGate {
 
     /// Drops the held messages of terms before `term`: their receivers would ignore them, and they would fill the gate
     /// while the disk is stalled.
-    pub fn drop_earlier_terms(&mut self, term: Term) {
+    pub fn drop_messages_before_term(&mut self, term: Term) {
         self.held_messages.retain(|(_, envelope)| envelope.term >= term);
     }
 
     /// Panics if an invariant of the gate is violated. Called after every step ([`super::invariants`]).
-    pub(super) fn check(&self, durable: WriteId, term: Term) {
+    pub(super) fn check_invariants(&self, durable: WriteId, term: Term) {
         assert!(self.held_messages.len() <= HELD_MESSAGES_MAX, "at most HELD_MESSAGES_MAX messages are held");
         // Messages are released only when the journal reports a write durable: a message that is held for a write which
         // is durable already might never be sent.

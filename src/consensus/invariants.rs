@@ -25,11 +25,11 @@ pub fn check(me: &Replica, role: &Role) {
     if me.options.mutants != Mutants::NONE {
         return;
     }
-    me.check(matches!(role, Role::Leader(_)));
+    me.check_invariants(matches!(role, Role::Leader(_)));
     match role {
-        Role::Follower(follower) => follower.check(me),
-        Role::Candidate(candidate) => candidate.check(me),
-        Role::Leader(leader) => leader.check(me),
+        Role::Follower(follower) => follower.check_invariants(me),
+        Role::Candidate(candidate) => candidate.check_invariants(me),
+        Role::Leader(leader) => leader.check_invariants(me),
     }
 }
 

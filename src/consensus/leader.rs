@@ -27,7 +27,7 @@ use self::appends::{
 use self::transfer::LeaderTransfer;
 use super::message::{Envelope, Message, Round};
 use super::next::NextRole;
-use super::note::{Note, StepDown};
+use super::note::{Note, StepDownReason};
 use super::progress::{Progress, ProgressState};
 use super::quorum;
 use super::reads::{LeaderReads, ReadId, ReadRequester};
@@ -38,9 +38,9 @@ use crate::types::{Index, LogId, NodeId, Payload, Position, Time, Vote};
 use std::collections::BTreeMap;
 
 /// A leader that commits nothing for this many times the longest election timeout steps down.
-const COMMIT_STALL_TIMEOUTS: u32 = 10;
+const COMMIT_STALL_ELECTION_TIMEOUTS: u32 = 10;
 
-/// The state of the leader of its term.
+/// The state of a node that leads its term.
 #[derive(Clone, Debug)]
 pub struct Leader {
     /// The replication progress of every other member, and of removed members that are not notified of their removal
@@ -69,8 +69,8 @@ pub struct Leader {
     applied_configuration_index: Index,
     /// The leadership transfer under way, if any.
     transfer: Option<LeaderTransfer>,
-    /// This node's own copy counts once it includes the entry at this index (like [`Progress::counted_from`]).
-    own_counted_from: Option<Index>,
+    /// This node's own copy counts once it includes the entry at this index (like [`Progress::copy_counts_from`]).
+    own_copy_counts_from: Option<Index>,
     /// How many probes were sent in this term, which is also the number of the last one.
     probe_count: u64,
     /// When this node became leader.
@@ -116,12 +116,12 @@ impl Leader {
             heartbeats_due: false,
             snapshot_reports: Vec::new(),
             disk_stall_warned: false,
-            own_counted_from: None,
+            own_copy_counts_from: None,
             probe_count: 0,
             leader_since: now,
             stalled_commit: None,
         };
-        leader.update_counted_from(me);
+        leader.update_copy_counts_from(me);
         leader
     }
 
@@ -131,14 +131,14 @@ impl Leader {
     /// Called after each change of the configuration, for every member: a change may name a disk, name another one, or
     /// bring a member back that was removed with its old disk. An index that was computed under the old configuration
     /// must not let a copy count under the new one.
-    pub(super) fn update_counted_from(&mut self, me: &Replica) {
-        self.own_counted_from = me.counted_from(me.id, me.disk());
+    pub(super) fn update_copy_counts_from(&mut self, me: &Replica) {
+        self.own_copy_counts_from = me.copy_counts_from(me.id, me.disk());
         for (id, progress) in &mut self.progress {
-            progress.counted_from = me.counted_from(*id, progress.disk);
+            progress.copy_counts_from = me.copy_counts_from(*id, progress.disk);
         }
     }
 
-    /// Whether commands are accepted: the log is agreed to be this cluster's.
+    /// Whether commands are accepted: the log is agreed, so no other log can replace it.
     ///
     /// In a new log, commands are accepted only after the first entry is committed. This delay occurs once in the life
     /// of a cluster.
@@ -193,7 +193,7 @@ impl Leader {
             let silence = now.since(progress.last_contact);
             if silence > silence_max && !progress.silence_warned {
                 progress.silence_warned = true;
-                me.notes.push(Note::FollowerSilent { peer: *peer, since: silence });
+                me.notes.push(Note::FollowerSilent { peer: *peer, silence });
             }
             if let ProgressState::Probe { sent_at: Some(at) } = progress.state
                 && now.since(at) >= me.options.election_min
@@ -214,19 +214,19 @@ impl Leader {
     fn check_quorum(&mut self, me: &mut Replica, now: Time) -> NextRole {
         let quorum_responds = self.has_quorum_contact(me, now) || self.revert_change(me, now);
         if !election::keeps_leadership(quorum_responds, me.options.mutants) {
-            return NextRole::StepDown(StepDown::NoQuorum);
+            return NextRole::StepDown(StepDownReason::NoQuorum);
         }
         if election::yields_leadership(self.is_commit_stalled(me, now), me.options.mutants) {
-            return NextRole::StepDown(StepDown::CommitStalled);
+            return NextRole::StepDown(StepDownReason::CommitStalled);
         }
         // Heartbeats wait for no disk, so the followers of a leader with a dead disk would never campaign, while the
         // leader accepts writes that it can never count (tarantool#12292).
-        if me.disk_age(now) >= me.options.election_max {
-            return NextRole::StepDown(StepDown::DiskStalled);
+        if me.oldest_write_age(now) >= me.options.election_max {
+            return NextRole::StepDown(StepDownReason::DiskStalled);
         }
         let is_stalled = me.disk_stalled(now);
         if is_stalled && !self.disk_stall_warned {
-            me.notes.push(Note::DiskStalled { since: me.disk_age(now) });
+            me.notes.push(Note::DiskStalled { write_age: me.oldest_write_age(now) });
         }
         self.disk_stall_warned = is_stalled;
         NextRole::Stay
@@ -254,7 +254,7 @@ impl Leader {
             Some(progress) => !progress.room.is_low,
             None => !me.room.is_low,
         };
-        now.since(stalled_since.max(last_ack)) >= me.options.election_max * COMMIT_STALL_TIMEOUTS
+        now.since(stalled_since.max(last_ack)) >= me.options.election_max * COMMIT_STALL_ELECTION_TIMEOUTS
             && quorum::decides(me.configs.current(), has_room)
     }
 
@@ -342,7 +342,7 @@ impl Leader {
 
     /// Removes all waiting reads when this node stops leading. Returns the reads of this node's own clients.
     pub fn abandon_reads(&mut self) -> Vec<ReadId> {
-        self.reads.abandon_all()
+        self.reads.abandon_all_reads()
     }
 
     /// Handles a message of this term.
@@ -364,9 +364,9 @@ impl Leader {
                 *progress = Progress::new(now, me.log.last().index.next());
             }
             progress.disk = envelope.origin.disk;
-            progress.counted_from = me.counted_from(peer, progress.disk);
+            progress.copy_counts_from = me.copy_counts_from(peer, progress.disk);
         }
-        // Set after the check of the disk, which may have replaced `progress`.
+        // These fields are set after the check of the disk, because that check may replace `progress`.
         (progress.last_contact, progress.responded_this_term) = (now, true);
         if std::mem::take(&mut progress.silence_warned) {
             me.notes.push(Note::FollowerRecovered { peer });
@@ -381,8 +381,8 @@ impl Leader {
                 progress.record_ack(now, matched);
                 learn_disk_from_ack(me, peer, progress);
             }
-            Message::AppendRejected { index, hint, probe } => {
-                if replication::rejection_shows_loss(progress, index, probe, me.options.mutants) {
+            Message::AppendRejected { index, hint, probe_number } => {
+                if replication::rejection_shows_loss(progress, index, probe_number, me.options.mutants) {
                     handle_lost_entries(me, peer, progress, hint);
                 } else if let Err(error) = handle_rejection(me, progress, index, hint) {
                     me.notes.push(Note::InvalidMessage { peer, error });
@@ -437,13 +437,18 @@ impl Leader {
         let mutants = me.options.mutants;
         let held_index = |id: NodeId| match self.progress.get(&id) {
             Some(progress) => progress.counted_index(),
-            None if id == me.id => replication::own_counted_index(&me.log, self.own_counted_from, mutants),
+            None if id == me.id => replication::own_counted_index(&me.log, self.own_copy_counts_from, mutants),
             None => Index::ZERO,
         };
-        // Only a mutant uses `is_committed`: the rule uses the latest configuration in the log, committed or not (§6).
-        let is_committed = me.configs.current_index() <= me.log.commit();
-        let configuration =
-            membership::commit_configuration(me.configs.current(), me.configs.previous(), is_committed, mutants);
+        // Only a mutant uses `configuration_is_committed`: the rule uses the latest configuration in the log, committed
+        // or not (§6).
+        let configuration_is_committed = me.configs.current_index() <= me.log.commit();
+        let configuration = membership::commit_configuration(
+            me.configs.current(),
+            me.configs.previous(),
+            configuration_is_committed,
+            mutants,
+        );
         replication::quorum_index(configuration, held_index, mutants)
     }
 
@@ -491,16 +496,16 @@ impl Leader {
         let is_confirmed = |round: Round| {
             let confirms = |id: NodeId| {
                 let is_counted = |p: &Progress| {
-                    p.counted_from.is_some() && replication::round_confirms(p.confirmed_round, round, mutants)
+                    p.copy_counts_from.is_some() && replication::round_confirms(p.confirmed_round, round, mutants)
                 };
                 // A leader that is being removed does not count in its own round: `decides` counts voters only.
-                (id == me.id && self.own_counted_from.is_some()) || progress.get(&id).is_some_and(is_counted)
+                (id == me.id && self.own_copy_counts_from.is_some()) || progress.get(&id).is_some_and(is_counted)
             };
             replication::reads_confirmed(me.configs.current(), confirms, mutants)
         };
-        let mut confirmed = Vec::new();
-        self.reads.take_confirmed(is_confirmed, &mut confirmed);
-        for (requester, index) in confirmed {
+        let mut confirmed_reads = Vec::new();
+        self.reads.take_confirmed_reads(is_confirmed, &mut confirmed_reads);
+        for (requester, index) in confirmed_reads {
             match requester {
                 ReadRequester::Own(read) => ready.confirmed_reads.push((read, index)),
                 ReadRequester::Peer(peer, number) => me.send(peer, Message::ReadIndexResponse { number, index }),

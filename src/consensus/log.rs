@@ -102,7 +102,7 @@ impl Log {
     /// terms.
     ///
     /// The term limits the result because a log that holds `position` has no entry of a later term before it.
-    pub fn at_or_below(&self, position: Position) -> Position {
+    pub fn last_at_or_below(&self, position: Position) -> Position {
         let runs_by_index = self.term_runs.partition_point(|(first, _)| *first <= position.index);
         let runs_by_term = self.term_runs.partition_point(|(_, term)| *term <= position.term);
         let run_count = runs_by_index.min(runs_by_term);
@@ -244,7 +244,7 @@ impl Log {
     }
 
     /// Panics if an invariant of the log is violated. Called after every step ([`super::invariants`]).
-    pub(super) fn check(&self) {
+    pub(super) fn check_invariants(&self) {
         let last = self.last();
         assert!(self.base.index <= self.commit_index, "the base of the log is committed (§7)");
         assert!(self.commit_index <= last.index, "the commit index is at or below the end of the log");
@@ -297,24 +297,24 @@ mod tests {
         #[test]
         fn log_returns_the_same_terms_as_a_plain_list(terms in terms(), cut in 1..31u64, more in terms()) {
             let mut log = log_of(&terms);
-            let mut list = terms.clone();
-            log.truncate(Index(cut.min(list.len() as u64 + 1)));
-            list.truncate(cut as usize - 1);
+            let mut expected_terms = terms.clone();
+            log.truncate(Index(cut.min(expected_terms.len() as u64 + 1)));
+            expected_terms.truncate(cut as usize - 1);
             for term in more {
-                if list.last().is_none_or(|last| *last <= term) {
+                if expected_terms.last().is_none_or(|last| *last <= term) {
                     log.append(Term(term), 10);
-                    list.push(term);
+                    expected_terms.push(term);
                 }
             }
-            prop_assert_eq!(log.term(Index(list.len() as u64 + 1)), None);
-            for (i, term) in list.iter().enumerate() {
+            prop_assert_eq!(log.term(Index(expected_terms.len() as u64 + 1)), None);
+            for (i, term) in expected_terms.iter().enumerate() {
                 prop_assert_eq!(log.term(Index(i as u64 + 1)), Some(Term(*term)));
             }
-            prop_assert_eq!(log.bytes(Index::ZERO, log.last().index), 10 * list.len() as u64);
+            prop_assert_eq!(log.bytes(Index::ZERO, log.last().index), 10 * expected_terms.len() as u64);
         }
 
         #[test]
-        fn at_or_below_finds_the_last_position_with_no_higher_index_or_term(
+        fn last_at_or_below_finds_the_last_position_with_no_higher_index_or_term(
             terms in terms(), index in 0..40u64, term in 0..10u64,
         ) {
             let log = log_of(&terms);
@@ -322,25 +322,25 @@ mod tests {
                 .rev()
                 .find(|i| *i <= index && terms[*i as usize - 1] <= term)
                 .map_or(Position::ZERO, |i| Position::new(Index(i), Term(terms[i as usize - 1])));
-            prop_assert_eq!(log.at_or_below(Position::new(Index(index), Term(term))), expected);
+            prop_assert_eq!(log.last_at_or_below(Position::new(Index(index), Term(term))), expected);
         }
 
         #[test]
         fn compacted_log_agrees_on_remaining_entries(terms in terms(), upto in 0..31u64, more in 0..3u64) {
-            let uncompacted = log_of(&terms);
-            let last = uncompacted.last().index;
-            let mut log = uncompacted.clone();
+            let uncompacted_log = log_of(&terms);
+            let last = uncompacted_log.last().index;
+            let mut log = uncompacted_log.clone();
             log.advance_durable(last);
             log.commit_to(last);
             let upto = Index(upto.min(last.0));
             log.compact(Index(upto.0 / 2));
             log.compact(upto);
-            prop_assert_eq!((log.base().index, log.last()), (upto, uncompacted.last()));
-            prop_assert_eq!(log.base().term, uncompacted.term(upto).unwrap());
+            prop_assert_eq!((log.base().index, log.last()), (upto, uncompacted_log.last()));
+            prop_assert_eq!(log.base().term, uncompacted_log.term(upto).unwrap());
             for index in upto.0..=last.0 + 1 {
-                prop_assert_eq!(log.term(Index(index)), uncompacted.term(Index(index)));
+                prop_assert_eq!(log.term(Index(index)), uncompacted_log.term(Index(index)));
                 let counted_upto = Index(index.min(last.0));
-                prop_assert_eq!(log.bytes(upto, counted_upto), uncompacted.bytes(upto, counted_upto));
+                prop_assert_eq!(log.bytes(upto, counted_upto), uncompacted_log.bytes(upto, counted_upto));
             }
             for index in 0..upto.0 {
                 prop_assert_eq!(log.term(Index(index)), None);
@@ -348,8 +348,9 @@ mod tests {
             for index in 0..40 {
                 for term in 0..10 {
                     let position = Position::new(Index(index), Term(term));
-                    let found = uncompacted.at_or_below(position);
-                    prop_assert_eq!(log.at_or_below(position), if found.index < upto { log.base() } else { found });
+                    let found_position = uncompacted_log.last_at_or_below(position);
+                    let expected = if found_position.index < upto { log.base() } else { found_position };
+                    prop_assert_eq!(log.last_at_or_below(position), expected);
                 }
             }
             let first_kept = log.index_within_bytes(last, 25);

@@ -19,7 +19,7 @@ pub struct Envelope {
     pub term: Term,
     /// The sender's disk and log, by which the receiver decides whether to accept the message.
     pub origin: Origin,
-    /// The content.
+    /// What the sender requests, answers or reports.
     pub message: Message,
 }
 
@@ -94,7 +94,7 @@ pub enum Message {
         /// The leader's commit index, which may be beyond these entries.
         commit: Index,
         /// The number of this probe, which one leader never uses twice; zero if the append is no probe.
-        probe: u64,
+        probe_number: u64,
         /// Consecutive entries, the first right after `prev`.
         entries: Vec<Entry>,
     },
@@ -110,7 +110,7 @@ pub enum Message {
         /// The last position of the sender's log that is at or below `prev`, in index and in term.
         hint: Position,
         /// The number of the probe that was rejected; zero if the append was no probe.
-        probe: u64,
+        probe_number: u64,
     },
     /// Informs a follower that it has lost entries that it acknowledged. The leader has a proof: the follower rejected
     /// a probe at the position `upto`, and the probe was sent after the acknowledgment.
@@ -198,7 +198,7 @@ pub struct SnapshotChunk {
     pub total_bytes: u64,
     /// The offset of the chunk in the file, in bytes from the start.
     pub offset: u64,
-    /// The content of the chunk.
+    /// The bytes of the file from `offset` on.
     pub bytes: Bytes,
 }
 

@@ -1,7 +1,7 @@
 //! The change of role that a role requests from [`Raft`](super::Raft).
 
 use super::message::VoteKind;
-use super::note::{CampaignReason, StepDown};
+use super::note::{CampaignReason, StepDownReason};
 
 /// The change of role that the current role requests after it has handled an event. Only [`Raft`](super::Raft) makes
 /// the change.
@@ -15,5 +15,5 @@ pub enum NextRole {
     /// Become the leader of the current term: the candidate has won.
     Lead,
     /// Become a follower without a leader, for this reason.
-    StepDown(StepDown),
+    StepDown(StepDownReason),
 }

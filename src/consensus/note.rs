@@ -44,7 +44,7 @@ impl CampaignReason {
 
 /// Why a leader or a candidate stepped down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StepDown {
+pub enum StepDownReason {
     /// A peer is in a higher term (§5.1).
     HigherTerm {
         /// The peer's term.
@@ -71,17 +71,17 @@ pub enum StepDown {
     VotedForAnother,
 }
 
-impl fmt::Display for StepDown {
+impl fmt::Display for StepDownReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StepDown::HigherTerm { term, from } => write!(f, "{from} is in the higher term {term}"),
-            StepDown::Transferred { to } => write!(f, "{to} takes over, as requested"),
-            StepDown::NoQuorum => f.write_str("no majority of the voters responds"),
-            StepDown::CommitStalled => f.write_str("no entry commits with the voters that respond"),
-            StepDown::DiskStalled => f.write_str("its disk does not respond"),
-            StepDown::Removed => f.write_str("it is no longer a member"),
-            StepDown::OlderCopy => f.write_str("its directory is an older copy"),
-            StepDown::VotedForAnother => f.write_str("it voted for another candidate"),
+            StepDownReason::HigherTerm { term, from } => write!(f, "{from} is in the higher term {term}"),
+            StepDownReason::Transferred { to } => write!(f, "{to} takes over, as requested"),
+            StepDownReason::NoQuorum => f.write_str("no majority of the voters responds"),
+            StepDownReason::CommitStalled => f.write_str("no entry commits with the voters that respond"),
+            StepDownReason::DiskStalled => f.write_str("its disk does not respond"),
+            StepDownReason::Removed => f.write_str("it is no longer a member"),
+            StepDownReason::OlderCopy => f.write_str("its directory is an older copy"),
+            StepDownReason::VotedForAnother => f.write_str("it voted for another candidate"),
         }
     }
 }
@@ -123,7 +123,7 @@ pub enum Note {
         /// The term that the node led.
         term: Term,
         /// The cause of the step down.
-        why: StepDown,
+        why: StepDownReason,
     },
     /// A snapshot replaced the log, which restarts after it.
     LogRestarted {
@@ -167,7 +167,7 @@ pub enum Note {
         /// The id of this node, for the command that adds it again.
         node: NodeId,
         /// The index of the configuration that does not list this node.
-        since: Index,
+        configuration_index: Index,
     },
     /// This leader transfers the leadership, and rejects new work meanwhile (thesis §3.10).
     TransferStarted {
@@ -182,7 +182,7 @@ pub enum Note {
     /// A membership change was reverted, because its new voters do not respond.
     ChangeAborted {
         /// The index of the joint configuration.
-        since: Index,
+        configuration_index: Index,
     },
     /// This leader stopped replicating to a removed member.
     MemberRemoved {
@@ -195,8 +195,8 @@ pub enum Note {
     FollowerSilent {
         /// The follower that is silent.
         peer: NodeId,
-        /// The time since its last message.
-        since: Duration,
+        /// The time since the follower's last message.
+        silence: Duration,
     },
     /// A silent follower responds again.
     FollowerRecovered {
@@ -206,7 +206,7 @@ pub enum Note {
     /// A write on this node's disk has not completed for the shortest election timeout.
     DiskStalled {
         /// The age of the oldest write that is not durable.
-        since: Duration,
+        write_age: Duration,
     },
     /// Messages of a peer are rejected: the peer belongs to another log, or has another disk than the one recorded for
     /// it.
@@ -227,7 +227,7 @@ pub enum Note {
     FoundingVetoed {
         /// The founder that holds a log.
         holder: NodeId,
-        /// The id of that log.
+        /// The id of the log that the founder holds.
         log: LogId,
     },
     /// A peer proved that this node acknowledged entries that it no longer holds.
@@ -264,7 +264,7 @@ impl Note {
             | Note::ConfigurationInForce { .. }
             | Note::LogTruncated { .. } => Level::Info,
             Note::LogRestarted { .. } | Note::SendsSnapshot { .. } => Level::Info,
-            Note::StepsDown { why: StepDown::Transferred { .. } | StepDown::Removed, .. } => Level::Info,
+            Note::StepsDown { why: StepDownReason::Transferred { .. } | StepDownReason::Removed, .. } => Level::Info,
             Note::StepsDown { .. }
             | Note::FollowerSilent { .. }
             | Note::DiskStalled { .. }
@@ -347,21 +347,21 @@ impl fmt::Display for Note {
             }
             Note::LogTruncated { from, last } => write!(f, "truncates uncommitted entries {from}..{last}"),
             Note::ConfigurationInForce { index, membership } => write!(f, "{membership} from {index}"),
-            Note::NotMember { since, log_is_behind: true, .. } => {
-                write!(f, "is not a member since {since}, according to its log so far")
+            Note::NotMember { configuration_index, log_is_behind: true, .. } => {
+                write!(f, "is not a member since {configuration_index}, according to its log so far")
             }
-            Note::NotMember { node, since, log_is_behind: false } => {
+            Note::NotMember { node, configuration_index, log_is_behind: false } => {
                 let id = node.get();
                 write!(
                     f,
-                    "is no longer a member since {since}, and is passive from now on: stop it; or, to add it again as \
-                     it is: drave member add {id}=HOST:PORT"
+                    "is no longer a member since {configuration_index}, and is passive from now on: stop it; or, to \
+                     add it again as it is: drave member add {id}=HOST:PORT"
                 )
             }
             Note::TransferStarted { to } => write!(f, "transfers the leadership to {to}"),
             Note::TransferTimedOut { to } => write!(f, "{to} did not take over in time: this node remains leader"),
-            Note::ChangeAborted { since } => {
-                write!(f, "reverts the membership change at {since}: its new voters do not respond")
+            Note::ChangeAborted { configuration_index } => {
+                write!(f, "reverts the membership change at {configuration_index}: its new voters do not respond")
             }
             Note::MemberRemoved { peer, notified: true } => {
                 write!(f, "{peer} is no longer a member, and has been notified")
@@ -369,9 +369,9 @@ impl fmt::Display for Note {
             Note::MemberRemoved { peer, notified: false } => {
                 write!(f, "{peer} is no longer a member, and could not be notified")
             }
-            Note::FollowerSilent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
+            Note::FollowerSilent { peer, silence } => write!(f, "{peer} silent for {:.1} s", silence.as_secs_f64()),
             Note::FollowerRecovered { peer } => write!(f, "{peer} responds again"),
-            Note::DiskStalled { since } => write!(f, "disk has not responded for {} ms", since.as_millis()),
+            Note::DiskStalled { write_age } => write!(f, "disk has not responded for {} ms", write_age.as_millis()),
             Note::PeerRejected { .. }
             | Note::FoundingWaits { .. }
             | Note::FoundingVetoed { .. }
@@ -430,7 +430,7 @@ mod tests {
                 .to_string()
                 .contains("leader n2 transfers the leadership to this node")
         );
-        let why = StepDown::HigherTerm { term: Term(6), from: n2 };
+        let why = StepDownReason::HigherTerm { term: Term(6), from: n2 };
         let note = Note::StepsDown { term: Term(5), why };
         assert_eq!(note.to_string(), "steps down as leader of term 5: n2 is in the higher term 6");
     }

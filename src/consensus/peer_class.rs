@@ -52,7 +52,7 @@ impl fmt::Display for PeerRejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PeerRejection::OtherLog { peer_log } => write!(f, "it belongs to another log, {peer_log}"),
-            PeerRejection::LacksLog => write!(f, "it leads but does not hold this log"),
+            PeerRejection::LacksLog => write!(f, "it leads or campaigns, and does not hold this node's log"),
             PeerRejection::OtherDisk { recorded_disk } => {
                 write!(f, "its disk is not {recorded_disk}, the one recorded for it")
             }

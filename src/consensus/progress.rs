@@ -41,7 +41,7 @@ pub struct Progress {
     pub disk: Option<DiskId>,
     /// The index of the entry that names the follower's disk. The follower's copy and answers count for quorums once it
     /// holds this entry. `None` if the configuration names another disk for the follower, or none.
-    pub counted_from: Option<Index>,
+    pub copy_counts_from: Option<Index>,
     /// The number of the last probe sent to the follower; zero before the first.
     pub probe_number: u64,
     /// If a probe proved that the follower lost acknowledged entries: the highest position that it acknowledged. The
@@ -96,7 +96,7 @@ impl Progress {
     pub fn new(now: Time, next: Index) -> Progress {
         Progress {
             disk: None,
-            counted_from: None,
+            copy_counts_from: None,
             probe_number: 0,
             lost_upto: None,
             loss_count: 0,
@@ -125,7 +125,7 @@ impl Progress {
     /// Before that no part of the copy counts: an emptied disk under the same node id receives the same entries in the
     /// same order, and cannot be distinguished from the old disk before it holds the entry that names it.
     pub fn counted_index(&self) -> Index {
-        match self.counted_from {
+        match self.copy_counts_from {
             Some(from) if self.matched >= from => self.matched,
             Some(_) | None => Index::ZERO,
         }
@@ -230,7 +230,7 @@ impl Progress {
 
     /// Panics if an invariant is violated, for a leader whose log ends at `last`. Called after every step
     /// ([`super::invariants`]).
-    pub(super) fn check(&self, last: Index, commit: Index, window_appends_max: usize) {
+    pub(super) fn check_invariants(&self, last: Index, commit: Index, window_appends_max: usize) {
         let is_ordered = self.matched <= self.known_matching && self.known_matching < self.next;
         assert!(is_ordered, "the indexes of a follower are ordered: matched ≤ known_matching < next");
         assert!(self.matched <= last, "a follower's matched index is in the leader's log");

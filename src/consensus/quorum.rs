@@ -74,21 +74,25 @@ mod tests {
         ) {
             let membership = membership(&voters, &outgoing.unwrap_or_default());
             let held_index = |id: NodeId| Index(at[id.get() as usize]);
-            let greatest = (0..=20).rev().find(|i| decides(&membership, |id| held_index(id) >= Index(*i)));
-            prop_assert_eq!(Some(highest_held_index(&membership, held_index).0), greatest);
+            let greatest_held_index = (0..=20).rev().find(|i| decides(&membership, |id| held_index(id) >= Index(*i)));
+            prop_assert_eq!(Some(highest_held_index(&membership, held_index).0), greatest_held_index);
         }
 
         /// Any two quorums of one configuration share a voter, and so do those of a joint
         /// configuration and of either of its halves (§6).
         #[test]
         fn quorums_intersect(voters in ids(), outgoing in ids(), a: u16, b: u16) {
-            let simple = membership(&voters, &BTreeSet::new());
-            let old = membership(&outgoing, &BTreeSet::new());
-            let joint = membership(&voters, &outgoing);
-            let votes_of = |mask: u16| move |id: NodeId| mask >> id.get() & 1 == 1;
-            for (one, other) in [(&simple, &simple), (&simple, &joint), (&old, &joint)] {
-                if decides(one, votes_of(a)) && decides(other, votes_of(b)) {
-                    prop_assert!((1..10u64).any(|n| votes_of(a & b)(id(n))));
+            let new_membership = membership(&voters, &BTreeSet::new());
+            let old_membership = membership(&outgoing, &BTreeSet::new());
+            let joint_membership = membership(&voters, &outgoing);
+            let has_vote_in_mask = |mask: u16| move |id: NodeId| mask >> id.get() & 1 == 1;
+            for (one, other) in [
+                (&new_membership, &new_membership),
+                (&new_membership, &joint_membership),
+                (&old_membership, &joint_membership),
+            ] {
+                if decides(one, has_vote_in_mask(a)) && decides(other, has_vote_in_mask(b)) {
+                    prop_assert!((1..10u64).any(|n| has_vote_in_mask(a & b)(id(n))));
                 }
             }
         }

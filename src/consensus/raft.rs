@@ -8,12 +8,12 @@
 //!         ─> compare_terms    a higher term makes this node a follower, a message of a lower term ends here (§5.1)
 //!         ─> recognize_leader one leader a term (§5.2)
 //!         ─> role.receive     returns the change of role that it requests (NextRole)
-//!         ─> apply_next       changes the role, commits, adapts the membership, checks the invariants
+//!         ─> apply_next_role  changes the role, commits, adapts the membership, checks the invariants
 //! ready   ─> everything to write, send, answer and report since the last call
 //! ```
 //!
 //! A role returns a [`NextRole`] and does not replace itself. So no role handles the rest of a message after it was
-//! replaced, and all transitions of Figure 4 are in one function (`become_next`).
+//! replaced, and all transitions of Figure 4 are in one function (`become_next_role`).
 
 mod receiving;
 
@@ -24,7 +24,7 @@ use super::invariants;
 use super::leader::Leader;
 use super::message::{Envelope, Message, VoteKind};
 use super::next::NextRole;
-use super::note::{Note, StepDown};
+use super::note::{Note, StepDownReason};
 use super::progress::{Progress, ProgressState};
 use super::reads::ReadId;
 use super::ready::Ready;
@@ -89,13 +89,13 @@ impl Raft {
     ///
     /// A late call only makes this node slower to react. No promise depends on a timer: there are no leases.
     pub fn tick(&mut self, now: Time) {
-        let next = match &mut self.role {
+        let next_role = match &mut self.role {
             Role::Follower(follower) => follower.tick(&mut self.me, now),
             Role::Candidate(candidate) => candidate.tick(&mut self.me, now),
             Role::Leader(leader) => leader.tick(&mut self.me, now),
         };
-        self.follower_reads.fail_overdue(now, self.me.options.election_min, &mut self.lost_reads);
-        self.apply_next(now, next);
+        self.follower_reads.fail_overdue_reads(now, self.me.options.election_min, &mut self.lost_reads);
+        self.apply_next_role(now, next_role);
     }
 
     /// Handles a message from a peer.
@@ -130,10 +130,11 @@ impl Raft {
         if let Message::ReadIndexResponse { number, index } = envelope.message {
             return self.follower_reads.handle_response(envelope.from, number, index, &mut self.confirmed_reads);
         }
-        // After the role has handled the message, the commit index includes what the leader has just reported.
+        // The leader's claim is recorded after the role has handled the message: then the commit index includes what
+        // the leader has just reported.
         let leader_and_disk =
             envelope.origin.disk.filter(|_| envelope.message.is_from_leader()).map(|disk| (envelope.from, disk));
-        let next = match &mut self.role {
+        let next_role = match &mut self.role {
             Role::Follower(follower) => follower.receive(&mut self.me, now, envelope),
             Role::Candidate(candidate) => candidate.receive(&mut self.me, envelope),
             Role::Leader(leader) => leader.receive(&mut self.me, now, envelope),
@@ -141,7 +142,7 @@ impl Raft {
         if let Some((leader, disk)) = leader_and_disk {
             self.me.record_leader_claim(leader, disk);
         }
-        self.apply_next(now, next);
+        self.apply_next_role(now, next_role);
     }
 
     /// Reports that the journal has made every write up to `upto` durable.
@@ -150,11 +151,11 @@ impl Raft {
     /// next `ready`.
     pub fn handle_persisted(&mut self, now: Time, upto: WriteId) {
         self.me.handle_persisted(upto);
-        let next = match &mut self.role {
+        let next_role = match &mut self.role {
             Role::Candidate(candidate) => candidate.handle_persisted(&self.me),
             Role::Follower(_) | Role::Leader(_) => NextRole::Stay,
         };
-        self.apply_next(now, next);
+        self.apply_next_role(now, next_role);
     }
 
     /// Reports that the link with a peer broke: messages in flight in either direction may be lost.
@@ -167,7 +168,7 @@ impl Raft {
             Role::Candidate(_) => {}
             Role::Leader(leader) => leader.handle_lost_link(peer),
         }
-        self.check();
+        self.check_invariants();
     }
 
     /// Compacts the log up to `upto`. The caller must hold a durable snapshot that covers `upto`.
@@ -175,7 +176,7 @@ impl Raft {
     /// If the log were compacted first, a crash before the snapshot is durable would lose the state.
     pub fn compact(&mut self, upto: Index) {
         self.me.compact(upto);
-        self.check();
+        self.check_invariants();
     }
 
     /// Installs a leader's snapshot that is durable and that the state machine has restored. The snapshot replaces the
@@ -189,7 +190,7 @@ impl Raft {
         if let Role::Follower(follower) = &mut self.role {
             follower.handle_installed_snapshot();
         }
-        self.apply_next(now, NextRole::Stay);
+        self.apply_next_role(now, NextRole::Stay);
     }
 
     /// Acknowledges the first `received_bytes` bytes of the leader's snapshot, or reports that it is complete and
@@ -203,13 +204,13 @@ impl Raft {
     }
 
     /// Whether this node leads and is sending a snapshot to that follower.
-    pub fn needs_snapshot(&self, peer: NodeId) -> bool {
+    pub fn is_sending_snapshot(&self, peer: NodeId) -> bool {
         self.progress().any(|(id, progress)| id == peer && progress.state == ProgressState::Snapshot)
     }
 
     /// The configuration in force at `index`, with the index of its own entry; `None` if it is compacted.
     pub fn membership_at(&self, index: Index) -> Option<&(Index, Membership)> {
-        self.me.configs.at(index)
+        self.me.configs.configuration_at(index)
     }
 
     /// Records the disk id that a peer presented on a new connection, and sends the peer the claims recorded for that
@@ -253,7 +254,7 @@ impl Raft {
     pub fn reconfigure(&mut self, now: Time, change: &Change, force: bool) -> Result<Position, Refusal> {
         let Role::Leader(leader) = &mut self.role else { return Err(self.not_leader()) };
         let position = leader.reconfigure(&mut self.me, now, change, force)?;
-        self.apply_next(now, NextRole::Stay);
+        self.apply_next_role(now, NextRole::Stay);
         Ok(position)
     }
 
@@ -386,7 +387,7 @@ impl Raft {
         }
         ready.lost_reads.append(&mut self.lost_reads);
         self.me.ready(now, &mut ready);
-        self.check();
+        self.check_invariants();
         ready
     }
 
@@ -396,28 +397,28 @@ impl Raft {
     /// A leader commits after every step and not only after an acknowledgment: the report of its own disk and a new
     /// configuration may complete a majority as well. The second change of role is the step down of a removed leader,
     /// which may follow from that commit.
-    fn apply_next(&mut self, now: Time, next: NextRole) {
-        self.become_next(now, next);
+    fn apply_next_role(&mut self, now: Time, next_role: NextRole) {
+        self.become_next_role(now, next_role);
         if let Role::Leader(leader) = &mut self.role {
             leader.advance_commit(&mut self.me);
-            let next = leader.advance_membership(&mut self.me, now);
-            self.become_next(now, next);
+            let next_role = leader.advance_membership(&mut self.me, now);
+            self.become_next_role(now, next_role);
         }
-        self.check();
+        self.check_invariants();
     }
 
     /// Checks the state at the end of an entry point ([`invariants`]).
-    fn check(&self) {
+    fn check_invariants(&self) {
         invariants::check(&self.me, &self.role);
-        self.follower_reads.check();
+        self.follower_reads.check_invariants();
     }
 
     /// Makes the role transitions of Figure 4.
     ///
     /// This is a loop, because a candidate may win at once: a single voter needs no answer to its pre-vote.
-    fn become_next(&mut self, now: Time, mut next: NextRole) {
+    fn become_next_role(&mut self, now: Time, mut next_role: NextRole) {
         loop {
-            next = match next {
+            next_role = match next_role {
                 NextRole::Stay => break,
                 NextRole::Campaign(kind, reason) => {
                     // If a leader campaigned, its waiting reads would never be answered, and its cluster clock would
@@ -430,9 +431,9 @@ impl Raft {
                         Role::Follower(_) | Role::Leader(_) => now,
                     };
                     let candidate = Candidate::new(&mut self.me, now, kind, reason, campaign_start);
-                    let next = candidate.tally(&self.me);
+                    let next_role = candidate.tally(&self.me);
                     self.role = Role::Candidate(candidate);
-                    next
+                    next_role
                 }
                 NextRole::Lead => {
                     self.lead(now);
@@ -463,7 +464,7 @@ impl Raft {
     ///
     /// Commands that wait for a commit are not failed here: the next leader may commit them, and only the driver can
     /// tell from the log whether it did (consul#2893).
-    fn step_down(&mut self, now: Time, why: StepDown) {
+    fn step_down(&mut self, now: Time, why: StepDownReason) {
         if let Role::Leader(leader) = &mut self.role {
             self.lost_reads.append(&mut leader.abandon_reads());
             self.me.clock.stop();
@@ -585,8 +586,8 @@ impl Raft {
     }
 
     /// The age of the oldest write that is not yet durable.
-    pub fn disk_age(&self, now: Time) -> Duration {
-        self.me.disk_age(now)
+    pub fn oldest_write_age(&self, now: Time) -> Duration {
+        self.me.oldest_write_age(now)
     }
 
     /// On a leader, the commit index computed from its definition, for checks (`invariants`).

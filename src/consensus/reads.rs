@@ -69,7 +69,11 @@ impl LeaderReads {
     }
 
     /// Moves the reads of every confirmed round to `out`, each with the index that must be applied first.
-    pub fn take_confirmed(&mut self, is_confirmed: impl Fn(Round) -> bool, out: &mut Vec<(ReadRequester, Index)>) {
+    pub fn take_confirmed_reads(
+        &mut self,
+        is_confirmed: impl Fn(Round) -> bool,
+        out: &mut Vec<(ReadRequester, Index)>,
+    ) {
         // A confirmed round also confirms the earlier rounds: its voters recognized this leader after the earlier
         // rounds began.
         let Some(last) = self.rounds_in_flight.iter().rposition(|(round, _, _)| is_confirmed(*round)) else { return };
@@ -80,7 +84,7 @@ impl LeaderReads {
 
     /// Removes all reads when this node stops leading or transfers the leadership. Returns the reads of this node;
     /// reads of followers time out on the followers.
-    pub fn abandon_all(&mut self) -> Vec<ReadId> {
+    pub fn abandon_all_reads(&mut self) -> Vec<ReadId> {
         let mut reads = std::mem::take(&mut self.unsent_reads);
         reads.extend(self.rounds_in_flight.drain(..).flat_map(|(_, _, reads)| reads));
         let own_read_id = |requester| match requester {
@@ -97,9 +101,10 @@ impl LeaderReads {
 
     /// Panics if an invariant of the rounds is violated: `latest` is the latest round of this process, `commit` the
     /// commit index, and `term_start` the leader's first entry. Called after every step ([`super::invariants`]).
-    pub(super) fn check(&self, latest: Round, commit: Index, term_start: Index) {
+    pub(super) fn check_invariants(&self, latest: Round, commit: Index, term_start: Index) {
         let (front, back) = (self.rounds_in_flight.front(), self.rounds_in_flight.back());
-        // If a round number were used twice, an answer to one round would confirm the other (etcd-io/etcd#20418).
+        // If a round number were used twice, an answer to the earlier round would confirm the later one
+        // (etcd-io/etcd#20418).
         assert!(back.is_none_or(|(round, ..)| *round <= latest), "no round in flight is later than the latest round");
         assert!(
             back.is_none_or(|(_, index, _)| *index <= commit),
@@ -134,14 +139,14 @@ mod tests {
         let first_round = round;
         reads.push(ReadRequester::Own(ReadId(2)));
         reads.push(ReadRequester::Peer(NodeId::new(7).unwrap(), 3));
-        reads.take_confirmed(|round| round <= first_round, &mut out);
+        reads.take_confirmed_reads(|round| round <= first_round, &mut out);
         assert_eq!(out, [(ReadRequester::Own(ReadId(1)), Index(5))]);
         assert!(reads.begin_round(&mut round, Index(6)));
         assert!(round > first_round, "a round number is never reused");
         out.clear();
-        reads.take_confirmed(|round| round <= first_round, &mut out);
+        reads.take_confirmed_reads(|round| round <= first_round, &mut out);
         assert_eq!(out, [], "a late answer to the first round confirms nothing");
-        assert_eq!(reads.abandon_all(), [ReadId(2)]);
+        assert_eq!(reads.abandon_all_reads(), [ReadId(2)]);
         assert!(!reads.begin_round(&mut round, Index(7)));
     }
 }

@@ -58,7 +58,7 @@ pub struct RecoveredState {
     /// The cluster time of the last entry.
     pub time: ClusterTime,
     /// The last index that a snapshot of this node covers. The entries up to it are committed.
-    pub applied: Index,
+    pub applied_index: Index,
 }
 
 /// A write that the journal has not yet reported durable.
@@ -96,7 +96,7 @@ pub struct Replica {
     pub leader_commit: Index,
     /// The index of the configuration that removed this node, as long as the operator has not been warned of the
     /// removal: the log still lacks committed entries, which may add the node again.
-    pub unlogged_removal: Option<Index>,
+    pub unreported_removal: Option<Index>,
     /// The latest round of reads in this process. The number never decreases, not even with a new term, so that no
     /// round number is used twice.
     pub latest_round: Round,
@@ -159,7 +159,7 @@ impl Replica {
             log.append(*term, *size);
         }
         log.advance_durable(log.last().index);
-        log.commit_to(recovered.applied.max(log.commit()));
+        log.commit_to(recovered.applied_index.max(log.commit()));
         let mut configs = Configs::new(recovered.base.configured, recovered.base.membership);
         for (index, membership) in recovered.configurations {
             configs.push(index, membership);
@@ -173,7 +173,7 @@ impl Replica {
             configs,
             matched_prefix: Index::ZERO,
             leader_commit: Index::ZERO,
-            unlogged_removal: None,
+            unreported_removal: None,
             latest_round: Round::default(),
             clock,
             notes: Vec::new(),
@@ -224,7 +224,7 @@ impl Replica {
         self.hard_state = HardState { term, vote: None, ..self.hard_state };
         // The leader of the new term may have another log, so no prefix is known to match it.
         self.matched_prefix = Index::ZERO;
-        self.gate.drop_earlier_terms(term);
+        self.gate.drop_messages_before_term(term);
         if election::persists_term(self.options.mutants) {
             self.hard_state_changed = true;
             self.term_write = self.next_write;
@@ -347,8 +347,8 @@ impl Replica {
             // A node that was removed and added again receives its own removal while it catches up. The operator is
             // warned only if no later entry is known.
             let log_is_behind = index < self.leader_commit;
-            self.unlogged_removal = log_is_behind.then_some(index);
-            self.notes.push(Note::NotMember { node: self.id, since: index, log_is_behind });
+            self.unreported_removal = log_is_behind.then_some(index);
+            self.notes.push(Note::NotMember { node: self.id, configuration_index: index, log_is_behind });
         }
         self.configs.push(index, membership.clone());
         self.notes.push(Note::ConfigurationInForce { index, membership: Box::new(membership) });
@@ -358,14 +358,14 @@ impl Replica {
     /// up receives old configurations, and a later one may add it again.
     pub fn warn_if_removed(&mut self) {
         if self.log.last().index >= self.leader_commit
-            && let Some(since) = self.unlogged_removal.take()
+            && let Some(configuration_index) = self.unreported_removal.take()
             && !self.configs.current().members.contains_key(&self.id)
         {
-            self.notes.push(Note::NotMember { node: self.id, since, log_is_behind: false });
+            self.notes.push(Note::NotMember { node: self.id, configuration_index, log_is_behind: false });
         }
     }
 
-    /// Forgets the disks of peers that do not stay the same members in `next`.
+    /// Forgets the known disks of peers that `next` removes, or that were removed and added again before `next`.
     ///
     /// A member that was removed and added again may come with a new disk. With the disk known from before, the leader
     /// would name the old disk.
@@ -427,7 +427,7 @@ impl Replica {
         // its voters may be disjoint from those of the cluster (openraft#1808).
         self.forget_replaced_disks(&base.membership);
         if membership::snapshot_sets_config(self.options.mutants) {
-            self.configs.restart(base.configured, base.membership.clone());
+            self.configs.replace_all(base.configured, base.membership.clone());
         }
         self.notes.push(Note::LogRestarted { base: base.position });
         self.notes
@@ -449,7 +449,7 @@ impl Replica {
     /// The durable index advances to the end of each reported write and not to the end of the log: entries may have
     /// been appended since.
     pub fn handle_persisted(&mut self, upto: WriteId) -> bool {
-        let durable_before = self.log.durable();
+        let durable_index_before = self.log.durable();
         while let Some(issued) = self.issued_writes.front().copied()
             && issued.id <= upto
         {
@@ -459,11 +459,11 @@ impl Replica {
         assert!(upto < self.next_write, "the journal reports only issued writes as durable");
         self.durable_write = self.durable_write.max(upto);
         self.gate.release(self.durable_write, &mut self.ready_messages);
-        self.log.durable() > durable_before
+        self.log.durable() > durable_index_before
     }
 
     /// The age of the oldest write that is not yet durable.
-    pub fn disk_age(&self, now: Time) -> Duration {
+    pub fn oldest_write_age(&self, now: Time) -> Duration {
         self.issued_writes.front().map_or(Duration::ZERO, |issued| now.since(issued.issued_at))
     }
 
@@ -471,7 +471,7 @@ impl Replica {
     ///
     /// A follower then does not campaign, and a candidate steps down: the node could not store its own vote.
     pub fn disk_stalled(&self, now: Time) -> bool {
-        self.disk_age(now) >= self.options.election_min
+        self.oldest_write_age(now) >= self.options.election_min
     }
 
     /// A new random election timeout (§5.2).
@@ -493,13 +493,13 @@ impl Replica {
     pub fn handle_request_vote(&mut self, candidate: Vote, last: Position, kind: VoteKind) -> bool {
         let mutants = self.options.mutants;
         let from = candidate.node;
-        let up_to_date = election::log_up_to_date(kind, last, self.log.last(), mutants);
-        let keeps_promise = election::reaches_promised(last, self.promised_position(), mutants);
+        let is_up_to_date = election::log_up_to_date(kind, last, self.log.last(), mutants);
+        let keeps_promise = election::reaches_promised_position(last, self.promised_position(), mutants);
         let vote_is_free = election::vote_is_free(kind, self.vote(), candidate, mutants);
         let weight = self.vote_weight();
         let rejection = match kind {
             _ if weight == VoteWeight::None => Some("this node's log does not name its disk yet"),
-            _ if !up_to_date => Some("the candidate's log is behind"),
+            _ if !is_up_to_date => Some("the candidate's log is behind"),
             _ if !keeps_promise => Some("the candidate's log lacks entries that this node acknowledged and lost"),
             VoteKind::Vote | VoteKind::Transfer if !vote_is_free => Some("voted for another candidate"),
             VoteKind::PreVote | VoteKind::Vote | VoteKind::Transfer => None,

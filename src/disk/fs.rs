@@ -43,7 +43,7 @@ pub struct FsDisk {
 pub enum SyncMode {
     /// Each sync is executed: data reported as durable survives a power loss.
     #[default]
-    Real,
+    Executed,
     /// Syncs do nothing (`--unsafe-no-fsync`): a power loss may destroy any data, acknowledged or not.
     Skipped,
 }
@@ -73,7 +73,7 @@ impl FsDisk {
             }
         }
         let disk = FsDisk { directory: Arc::new(path.to_owned()), sync_mode };
-        if disk.sync_mode == SyncMode::Real {
+        if disk.sync_mode == SyncMode::Executed {
             // The name of a directory is an entry of its parent: without a sync of the parent, the whole directory may
             // be gone after a power loss. The name of an existing directory is synced too, since it may never have been
             // synced.
@@ -115,7 +115,7 @@ impl FsDisk {
         if !path.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{}: no such directory", path.display())));
         }
-        Ok(FsDisk { directory: Arc::new(path.to_owned()), sync_mode: SyncMode::Real })
+        Ok(FsDisk { directory: Arc::new(path.to_owned()), sync_mode: SyncMode::Executed })
     }
 
     /// The path that the directory was opened with.
@@ -198,7 +198,7 @@ impl Disk for FsDisk {
 
     fn sync_names(&self) -> io::Result<()> {
         match self.sync_mode {
-            SyncMode::Real => sync_directory(&self.directory),
+            SyncMode::Executed => sync_directory(&self.directory),
             SyncMode::Skipped => Ok(()),
         }
     }
@@ -288,14 +288,14 @@ impl DiskFile for FsFile {
 
     fn sync(&mut self) -> io::Result<()> {
         match self.sync_mode {
-            SyncMode::Real => self.file.sync_data(),
+            SyncMode::Executed => self.file.sync_data(),
             SyncMode::Skipped => Ok(()),
         }
     }
 
     fn sync_all(&mut self) -> io::Result<()> {
         match self.sync_mode {
-            SyncMode::Real => self.file.sync_all(),
+            SyncMode::Executed => self.file.sync_all(),
             SyncMode::Skipped => Ok(()),
         }
     }
@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn written_file_reads_back() {
         let directory = tempfile::tempdir().unwrap();
-        let disk = FsDisk::open_or_create(&directory.path().join("a/b"), SyncMode::Real).unwrap();
+        let disk = FsDisk::open_or_create(&directory.path().join("a/b"), SyncMode::Executed).unwrap();
         let mut file = disk.create("x.tmp").unwrap();
         file.allocate(3 << 20).unwrap();
         assert_eq!(file.size().unwrap(), 3 << 20);

@@ -17,7 +17,7 @@ impl Meter {
     }
 
     /// Adds to the number of bytes that were read.
-    pub fn advance(&self, bytes: u64) {
+    pub fn add_read(&self, bytes: u64) {
         self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 

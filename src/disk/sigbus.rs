@@ -49,7 +49,7 @@ static MAPPINGS: [Slot; SLOT_COUNT] = [const {
 /// A mapped file, which is in the table of mappings until this value is dropped.
 #[derive(Debug)]
 pub struct MappedFile {
-    slot: Option<usize>,
+    slot_number: Option<usize>,
     mapping: Mmap,
 }
 
@@ -64,7 +64,7 @@ impl MappedFile {
         // SAFETY: the caller guarantees that the file does not change.
         let mapping = unsafe { Mmap::map(file)? };
         let start = mapping.as_ptr() as usize;
-        Ok(MappedFile { slot: register_mapping(start..start + mapping.len(), path), mapping })
+        Ok(MappedFile { slot_number: register_mapping(start..start + mapping.len(), path), mapping })
     }
 }
 
@@ -77,7 +77,7 @@ impl AsRef<[u8]> for MappedFile {
 impl Drop for MappedFile {
     fn drop(&mut self) {
         // The slot is cleared before the file is unmapped: afterwards another mapping may get the same address.
-        let Some(slot) = self.slot.take().map(|slot| &MAPPINGS[slot]) else { return };
+        let Some(slot) = self.slot_number.take().map(|number| &MAPPINGS[number]) else { return };
         slot.start.store(SLOT_CLAIMED, Ordering::SeqCst);
         let path = slot.path.swap(ptr::null_mut(), Ordering::SeqCst);
         slot.start.store(SLOT_FREE, Ordering::SeqCst);
@@ -88,7 +88,7 @@ impl Drop for MappedFile {
     }
 }
 
-/// Registers the address range of a mapping. Returns its slot, or `None` if the table is full.
+/// Registers the address range of a mapping. Returns the number of its slot, or `None` if the table is full.
 fn register_mapping(range: std::ops::Range<usize>, path: &Path) -> Option<usize> {
     let try_claim =
         |slot: &Slot| slot.start.compare_exchange(SLOT_FREE, SLOT_CLAIMED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
@@ -154,11 +154,11 @@ fn exit_with_message(path: &[u8], offset: usize) -> ! {
         b": the disk cannot read it, or the file was cut short (SIGBUS). Acknowledged writes do not \
           depend on this process; check the disk, and run `drave check` on the data directory\n",
     );
-    let mut out = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: `out` and the line are valid buffers, and `poll` is async-signal-safe. A pipe without a reader may accept
-    // nothing: that must not keep the process from ending.
+    let mut stderr_poll = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: `stderr_poll` and `line` are valid buffers, and `poll` is async-signal-safe. A pipe without a reader may
+    // accept nothing: that must not keep the process from ending.
     unsafe {
-        if libc::poll(&mut out, 1, MESSAGE_WAIT_MS) > 0 {
+        if libc::poll(&mut stderr_poll, 1, MESSAGE_WAIT_MS) > 0 {
             let _ignored = libc::write(2, line.bytes.as_ptr().cast(), line.used_bytes);
         }
         libc::_exit(EXIT_DAMAGED)
@@ -273,9 +273,9 @@ mod tests {
             drop(disk.map("gone").unwrap());
             let file = std::fs::File::options().read(true).write(true).open("other").unwrap();
             // SAFETY: the file does change: the test truncates it to raise SIGBUS.
-            let other = unsafe { memmap2::Mmap::map(&file).unwrap() };
+            let unregistered_mapping = unsafe { memmap2::Mmap::map(&file).unwrap() };
             file.set_len(0).unwrap();
-            println!("{} {}", still_mapped[0], other[1]);
+            println!("{} {}", still_mapped[0], unregistered_mapping[1]);
             unreachable!("reading the missing page raises SIGBUS");
         }
         let directory = tempfile::tempdir().unwrap();

@@ -16,8 +16,8 @@ const PAGE_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub struct MediaError {
     /// All bytes before this one can be read.
-    pub at: u64,
-    /// The error that the read at `at` returned.
+    pub offset: u64,
+    /// The error that the read at `offset` returned.
     pub error: io::Error,
 }
 
@@ -65,10 +65,10 @@ fn find_unreadable_page(
                 visit(&page[..read]);
                 at += read as u64;
             }
-            Err(error) if is_media_error(&error) => return Ok(MediaError { at, error }),
+            Err(error) if is_media_error(&error) => return Ok(MediaError { offset: at, error }),
             Err(error) => return Err(error),
         }
     }
     // Every page was readable at the second attempt, but a disk that fails a read once is not trusted.
-    Ok(MediaError { at, error: io::Error::from_raw_os_error(libc::EIO) })
+    Ok(MediaError { offset: at, error: io::Error::from_raw_os_error(libc::EIO) })
 }

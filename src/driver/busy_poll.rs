@@ -54,13 +54,13 @@ impl BusyPoll {
         should_continue
     }
 
-    /// Records that the busy-poll found work.
+    /// Records that the busy-poll found work: the next one may take twice as long, up to the maximum.
     pub fn record_work(&mut self) {
         self.fruitless_polls = 0;
         self.poll_duration = (self.poll_duration * 2).min(self.duration_max);
     }
 
-    /// Records that the busy-poll found no work.
+    /// Records that the busy-poll found no work. Each `FRUITLESS_POLLS_MAX` of these in a row halve the next one.
     fn record_no_work(&mut self) {
         self.fruitless_polls += 1;
         if self.fruitless_polls >= FRUITLESS_POLLS_MAX {

@@ -14,15 +14,16 @@ use std::sync::mpsc::{SendError, Sender, channel};
 /// while clients keep the processors busy, and the log would grow without bound.
 const BACKGROUND_NICENESS: i32 = 5;
 
-/// A queue of values that a background thread frees. Clones share the thread, which ends when the last is dropped.
+/// A queue of values that a background thread frees. Clones share the thread, which ends when the last of them is
+/// dropped.
 #[derive(Clone)]
 pub struct DeferredDrop {
     values: Sender<Box<dyn Send>>,
 }
 
-/// Bytes that are passed to the thread when the last reference to them is dropped.
+/// Bytes that are passed to the background thread when the last reference to them is dropped.
 struct DeferredBytes {
-    /// The bytes; `None` only once they are passed to the thread.
+    /// The bytes; `None` only once they are passed to the background thread.
     bytes: Option<Bytes>,
     deferred_drop: DeferredDrop,
 }
@@ -40,7 +41,7 @@ impl Drop for DeferredBytes {
 }
 
 impl DeferredDrop {
-    /// Starts the thread, at a low priority.
+    /// Starts the background thread, at a low priority.
     pub fn start() -> io::Result<DeferredDrop> {
         let (values, receiver) = channel::<Box<dyn Send>>();
         std::thread::Builder::new().name("deferred-drop".into()).spawn(move || {
@@ -50,7 +51,7 @@ impl DeferredDrop {
         Ok(DeferredDrop { values })
     }
 
-    /// Passes a value to the thread, which frees it at some later time. Never blocks.
+    /// Passes a value to the background thread, which frees it at some later time. Never blocks.
     pub fn defer(&self, value: impl Send + 'static) {
         if let Err(SendError(value)) = self.values.send(Box::new(value)) {
             // The receiving thread has ended, which happens only when the process ends: the value is freed here.
@@ -58,7 +59,7 @@ impl DeferredDrop {
         }
     }
 
-    /// Wraps bytes so that the thread frees them, wherever the last reference is dropped.
+    /// Wraps bytes so that the background thread frees them, wherever the last reference is dropped.
     pub fn wrap(&self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(DeferredBytes { bytes: Some(bytes), deferred_drop: self.clone() })
     }
@@ -95,15 +96,15 @@ mod tests {
     #[test]
     fn deferred_value_is_dropped_on_the_background_thread() {
         let deferred_drop = DeferredDrop::start().unwrap();
-        let (dropped_on, reports) = channel();
-        deferred_drop.defer(DropReporter(dropped_on.clone()));
+        let (thread_sender, reports) = channel();
+        deferred_drop.defer(DropReporter(thread_sender.clone()));
         assert_ne!(reports.recv().unwrap(), current().id());
-        let bytes = deferred_drop.wrap(Bytes::from_owner(DropReporter(dropped_on)));
-        let rest = bytes.slice(1..);
+        let bytes = deferred_drop.wrap(Bytes::from_owner(DropReporter(thread_sender)));
+        let slice = bytes.slice(1..);
         drop(bytes);
-        assert_eq!(&rest[..], b"ent");
+        assert_eq!(&slice[..], b"ent");
         assert!(reports.try_recv().is_err(), "a slice of the bytes is still in use");
-        drop(rest);
+        drop(slice);
         assert_ne!(reports.recv().unwrap(), current().id());
         assert!(reports.recv().is_err(), "each value is dropped once");
     }

@@ -94,7 +94,7 @@ impl Inbox {
         }
     }
 
-    /// Whether a message has arrived.
+    /// Whether a message has arrived. [`Inbox::try_receive`] returns it.
     pub fn has_message(&mut self) -> bool {
         if self.peeked_message.is_none() {
             self.peeked_message = self.messages.try_recv().ok();

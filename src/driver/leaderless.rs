@@ -39,9 +39,10 @@ impl LeaderAbsence {
     }
 }
 
-/// Formats the warning: the other voters from which messages arrive, and the others, each with the reason.
-pub fn format_warning(since: Duration, heard: &[String], unheard: &[String]) -> String {
-    let seconds = since.as_secs();
+/// Formats the warning: the duration of the absence, the voters from which messages arrive (`heard`), and the voters
+/// from which none arrive, each with the reason.
+pub fn format_warning(absence: Duration, heard: &[String], unheard: &[String]) -> String {
+    let seconds = absence.as_secs();
     match (heard, unheard) {
         ([], []) => format!("no leader for {seconds} s"),
         ([], unheard) => format!("no leader for {seconds} s: not heard {}", unheard.join(", ")),
@@ -57,20 +58,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_leader_is_logged_with_growing_gaps() {
+    fn missing_leader_is_logged_at_growing_intervals() {
         let mut absence = LeaderAbsence::default();
         assert_eq!(absence.deadline(), Time::NEVER);
         let begin = Time::ZERO + Duration::from_secs(5);
         assert_eq!(absence.update(begin, true), None);
         assert_eq!(absence.update(begin, false), None);
-        let mut logged = Vec::new();
+        let mut warned_after_seconds = Vec::new();
         let mut now = begin;
         for _ in 0..9 {
             now = absence.deadline();
-            logged.push(absence.update(now, false).unwrap().as_secs());
+            warned_after_seconds.push(absence.update(now, false).unwrap().as_secs());
             assert_eq!(absence.update(now, false), None);
         }
-        assert_eq!(logged, [2, 4, 8, 16, 32, 64, 124, 184, 244]);
+        assert_eq!(warned_after_seconds, [2, 4, 8, 16, 32, 64, 124, 184, 244]);
         assert_eq!(absence.update(now, true), None);
         assert_eq!(absence.update(now, false), None);
         assert_eq!(absence.deadline(), now + FIRST_WARNING_AFTER, "the interval starts again at its shortest");
@@ -78,13 +79,13 @@ mod tests {
 
     #[test]
     fn warning_names_heard_and_unheard_voters() {
-        let line = |heard: &[&str], unheard: &[&str]| {
-            let owned = |all: &[&str]| all.iter().map(|one| one.to_string()).collect::<Vec<_>>();
-            format_warning(Duration::from_millis(2400), &owned(heard), &owned(unheard))
+        let warning = |heard: &[&str], unheard: &[&str]| {
+            let to_strings = |voters: &[&str]| voters.iter().map(|voter| voter.to_string()).collect::<Vec<_>>();
+            format_warning(Duration::from_millis(2400), &to_strings(heard), &to_strings(unheard))
         };
-        assert_eq!(line(&["n2"], &["n3 (refused)"]), "no leader for 2 s: heard n2, not n3 (refused)");
-        assert_eq!(line(&[], &["n2 (TLS)"]), "no leader for 2 s: not heard n2 (TLS)");
-        assert_eq!(line(&["n2"], &[]), "no leader for 2 s: heard n2");
-        assert_eq!(line(&[], &[]), "no leader for 2 s");
+        assert_eq!(warning(&["n2"], &["n3 (refused)"]), "no leader for 2 s: heard n2, not n3 (refused)");
+        assert_eq!(warning(&[], &["n2 (TLS)"]), "no leader for 2 s: not heard n2 (TLS)");
+        assert_eq!(warning(&["n2"], &[]), "no leader for 2 s: heard n2");
+        assert_eq!(warning(&[], &[]), "no leader for 2 s");
     }
 }

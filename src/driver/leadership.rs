@@ -41,11 +41,12 @@ impl LeadershipCell {
         let until = Instant::now().checked_add(timeout);
         let mut current = self.lock();
         while *current == *known {
-            let left = until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
+            let time_left =
+                until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
+            if time_left.is_zero() {
                 break;
             }
-            current = self.shared.1.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
+            current = self.shared.1.wait_timeout(current, time_left).unwrap_or_else(PoisonError::into_inner).0;
         }
         *current
     }
@@ -65,13 +66,13 @@ mod tests {
         let cell = LeadershipCell::default();
         let no_leader = cell.read();
         assert_eq!(cell.wait(&no_leader, Duration::ZERO), no_leader);
-        let waiting = {
+        let waiting_thread = {
             let cell = cell.clone();
             std::thread::spawn(move || cell.wait(&no_leader, Duration::from_secs(60)))
         };
-        let leads = Leadership { term: Term(3), leader: NodeId::new(1), leads: true };
-        cell.write(leads);
-        assert_eq!(waiting.join().unwrap(), leads);
-        assert_eq!(cell.wait(&no_leader, Duration::from_secs(60)), leads, "the value differs already");
+        let leadership = Leadership { term: Term(3), leader: NodeId::new(1), leads: true };
+        cell.write(leadership);
+        assert_eq!(waiting_thread.join().unwrap(), leadership);
+        assert_eq!(cell.wait(&no_leader, Duration::from_secs(60)), leadership, "the value differs already");
     }
 }

@@ -100,11 +100,17 @@ impl<M: StateMachine> MachineRunner<M> {
     }
 
     /// Freezes the state and starts a snapshot of it. Returns false if the snapshot thread is gone.
-    pub fn take_snapshot(&mut self, configured: Index, membership: Membership) -> bool {
+    pub fn take_snapshot(&mut self, configuration_index: Index, membership: Membership) -> bool {
         let frozen = self.applier.freeze();
         self.taking_snapshot = true;
         self.snapshot_jobs
-            .send(Job::BeginSnapshot(snapshot_header(self.cluster, self.node, &frozen, configured, membership)))
+            .send(Job::BeginSnapshot(snapshot_header(
+                self.cluster,
+                self.node,
+                &frozen,
+                configuration_index,
+                membership,
+            )))
             .is_ok()
     }
 
@@ -116,8 +122,8 @@ impl<M: StateMachine> MachineRunner<M> {
 
     /// Verifies the file of this node's snapshot, because a follower received it damaged. Returns false if the snapshot
     /// thread is gone.
-    pub fn inspect_snapshot(&mut self, follower: NodeId, snapshot: Position, times: u32) -> bool {
-        self.snapshot_jobs.send(Job::InspectSnapshot { follower, snapshot, times }).is_ok()
+    pub fn inspect_snapshot(&mut self, follower: NodeId, snapshot: Position, damaged_count: u32) -> bool {
+        self.snapshot_jobs.send(Job::InspectSnapshot { follower, snapshot, damaged_count }).is_ok()
     }
 
     /// Handles the result of a job of the snapshot thread. Returns the event for the node, if any.
@@ -129,26 +135,28 @@ impl<M: StateMachine> MachineRunner<M> {
                 let _thread_may_be_gone = self.snapshot_jobs.send(job);
                 None
             }
-            JobResult::Written if self.taking_snapshot => {
+            JobResult::SnapshotWritten if self.taking_snapshot => {
                 let _thread_may_be_gone = self.snapshot_jobs.send(Job::VerifySnapshot);
                 None
             }
-            JobResult::PieceWritten | JobResult::Written => None,
-            JobResult::Damaged => {
+            JobResult::PieceWritten | JobResult::SnapshotWritten => None,
+            JobResult::SnapshotDamaged => {
                 self.taking_snapshot = false;
                 self.applier.end_snapshot();
                 Some(Event::SnapshotDamaged)
             }
-            JobResult::Published(snapshot) => {
+            JobResult::SnapshotEnded(snapshot) => {
                 self.taking_snapshot = false;
                 self.applier.end_snapshot();
                 Some(Event::SnapshotTaken(snapshot.map(|snapshot| durable_snapshot(&snapshot, &self.deferred_drop))))
             }
             JobResult::NoRoom => None,
-            JobResult::Received { from, snapshot, next, damaged } => {
+            JobResult::PieceReceived { from, snapshot, next, damaged } => {
                 Some(Event::ChunkStored { from, snapshot, next, damaged })
             }
-            JobResult::Inspected { snapshot, whole } => Some(Event::SnapshotInspected { snapshot, undamaged: whole }),
+            JobResult::SnapshotInspected { snapshot, undamaged } => {
+                Some(Event::SnapshotInspected { snapshot, undamaged })
+            }
             JobResult::TransferComplete(snapshot) => {
                 self.restore = Some(SnapshotRestore::begin(&self.applier, snapshot));
                 None

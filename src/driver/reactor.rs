@@ -110,7 +110,7 @@ pub struct Reactor<M> {
     needs_turn: bool,
     /// Histogram of how long each iteration of the loop took.
     iteration_times: Buckets,
-    /// How long there has been no leader, for the log.
+    /// How long there has been no leader, and when to log a warning about that.
     leader_absence: LeaderAbsence,
     /// Progress of replaying the log found at startup, until all of it is applied.
     replay_progress: Option<ReplayProgress>,
@@ -179,7 +179,7 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     /// Runs until the node has stopped, or until a thread, the journal or polling fails. `is_stop_signalled` is called
-    /// when the event source registered under the sockets' free token is ready; it returns true to stop the node.
+    /// when the event source outside the sockets (the process's signals) is ready; it returns true to stop the node.
     pub fn run(mut self, mut is_stop_signalled: impl FnMut() -> bool) -> Result<(), ReactorError> {
         self.net.set_members(self.clock.now(), self.node.membership(), self.node.raft().configuration_position());
         loop {
@@ -356,8 +356,8 @@ impl<M: StateMachine> Reactor<M> {
                         return Err(ReactorError::ThreadEnded("snapshot"));
                     }
                 }
-                Action::InspectSnapshot { follower, snapshot, times } => {
-                    if !self.machine.inspect_snapshot(follower, snapshot, times) {
+                Action::InspectSnapshot { follower, snapshot, damaged_count } => {
+                    if !self.machine.inspect_snapshot(follower, snapshot, damaged_count) {
                         return Err(ReactorError::ThreadEnded("snapshot"));
                     }
                 }
@@ -455,11 +455,11 @@ impl<M: StateMachine> Reactor<M> {
         self.options.file_system.clone_into(&mut status.file_system);
         status.figures.turn_ns.clone_from(&self.iteration_times);
         self.net.add_network_counters(&mut status.figures);
-        let validity = self.net.certificate_expiry();
-        (status.certificate_expires, status.authority_expires) = (validity.own, validity.authority);
+        let expiry = self.net.certificate_expiry();
+        (status.certificate_expires, status.authority_expires) = (expiry.own, expiry.authority);
         status.machine = self.net.machine_kind().to_owned();
-        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-        status.cpu_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
+        let cpu_time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        status.cpu_ns = cpu_time.tv_sec as u64 * 1_000_000_000 + cpu_time.tv_nsec as u64;
         status.uptime_ms = now.since(Time::ZERO).as_millis() as u64;
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
         status.version = format!("{} ({profile})", env!("CARGO_PKG_VERSION"));
@@ -534,13 +534,13 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Busy-polls for events; returns whether there are any.
     fn busy_poll_events(&mut self) -> Result<bool, ReactorError> {
-        let mut polls = self.busy_poll.begin();
-        while polls {
+        let mut should_poll = self.busy_poll.begin();
+        while should_poll {
             if self.net.wait(Some(Duration::ZERO))? || self.inbox.has_message() || self.net.has_lookup_result() {
                 self.busy_poll.record_work();
                 return Ok(true);
             }
-            polls = self.busy_poll.should_continue();
+            should_poll = self.busy_poll.should_continue();
         }
         Ok(false)
     }

@@ -58,12 +58,12 @@ impl ReplayProgress {
         let (count, bytes) = replayed.fold((0, 0), |(n, bytes), entry| (n + 1, bytes + entry_size(entry) as u64));
         (self.applied_entries, self.applied_bytes) = (self.applied_entries + count, self.applied_bytes + bytes);
         let took = now.since(since);
-        let rate = self.applied_bytes as f64 / 1e9 / took.as_secs_f64().max(1e-9);
+        let gigabytes_per_second = self.applied_bytes as f64 / 1e9 / took.as_secs_f64().max(1e-9);
         let done_mb = self.applied_bytes.div_ceil(1_000_000);
         if entries.last().is_some_and(|entry| entry.position.index >= self.last_index) {
             let (n, took) = (self.applied_entries, took.as_secs_f64());
             return ReplayEvent::Finished(format!(
-                "applied the log: {n} entries, {done_mb} MB in {took:.2} s, {rate:.2} GB/s"
+                "applied the log: {n} entries, {done_mb} MB in {took:.2} s, {gigabytes_per_second:.2} GB/s"
             ));
         }
         if now.since(self.last_report) < PROGRESS_LINE_INTERVAL {
@@ -71,7 +71,7 @@ impl ReplayProgress {
         }
         self.last_report = now;
         let total_mb = self.total_bytes.max(self.applied_bytes).div_ceil(1_000_000);
-        ReplayEvent::Progress(format!("applying the log: {done_mb} of {total_mb} MB, {rate:.2} GB/s"))
+        ReplayEvent::Progress(format!("applying the log: {done_mb} of {total_mb} MB, {gigabytes_per_second:.2} GB/s"))
     }
 }
 
@@ -96,15 +96,16 @@ mod tests {
     fn replay_progress_is_logged_once_a_second() {
         let mut progress = ReplayProgress::new(Index(5), 5_000_000).unwrap();
         // An hour passed before the node learned that the log is committed.
-        let hour = 3_600_000;
-        let mut applied = |from, to, ms| progress.record_applied(at(hour), at(hour + ms), &entries(from, to), Index(7));
-        assert_eq!(applied(1, 1, 500), ReplayEvent::NotDue);
-        assert_eq!(applied(2, 2, 1000), ReplayEvent::Progress("applying the log: 2 of 5 MB, 0.00 GB/s".into()));
-        assert_eq!(applied(3, 3, 1900), ReplayEvent::NotDue);
-        assert_eq!(applied(4, 4, 2000), ReplayEvent::Progress("applying the log: 4 of 5 MB, 0.00 GB/s".into()));
+        let hour_ms = 3_600_000;
+        let mut record_applied =
+            |from, to, ms| progress.record_applied(at(hour_ms), at(hour_ms + ms), &entries(from, to), Index(7));
+        assert_eq!(record_applied(1, 1, 500), ReplayEvent::NotDue);
+        assert_eq!(record_applied(2, 2, 1000), ReplayEvent::Progress("applying the log: 2 of 5 MB, 0.00 GB/s".into()));
+        assert_eq!(record_applied(3, 3, 1900), ReplayEvent::NotDue);
+        assert_eq!(record_applied(4, 4, 2000), ReplayEvent::Progress("applying the log: 4 of 5 MB, 0.00 GB/s".into()));
         // Entries after the end of the initial log do not count.
         let summary = "applied the log: 5 entries, 5 MB in 2.50 s, 0.00 GB/s";
-        assert_eq!(applied(5, 7, 2500), ReplayEvent::Finished(summary.into()));
+        assert_eq!(record_applied(5, 7, 2500), ReplayEvent::Finished(summary.into()));
     }
 
     #[test]

@@ -22,8 +22,8 @@ fn status_size(name: &str) -> Option<u64> {
 
 /// The number of open file descriptors of this process.
 pub fn open_file_count() -> Option<u64> {
-    // Since Linux 6.2 the size of the directory is that number. Before, the directory has to be listed, which takes 2
-    // ms for ten thousand files.
+    // Since Linux 6.2 the size of the directory is the number of descriptors. In older versions it is 0: the directory
+    // has to be listed, which takes 2 ms for ten thousand files.
     match std::fs::metadata("/proc/self/fd").ok()?.len() {
         0 => Some(std::fs::read_dir("/proc/self/fd").ok()?.count() as u64),
         count => Some(count),
@@ -67,9 +67,13 @@ mod tests {
     #[test]
     fn process_figures_are_plausible() {
         assert!(resident_bytes().unwrap() > 1 << 16 && virtual_bytes().unwrap() >= resident_bytes().unwrap());
-        let before = open_file_count().unwrap();
-        let _more = [0; 3].map(|_| std::fs::File::open("/dev/null").unwrap());
-        assert!(before >= 3 && open_file_count().unwrap() > 0 && open_file_limit().is_none_or(|limit| limit >= before));
+        let count_before = open_file_count().unwrap();
+        let _more_files = [0; 3].map(|_| std::fs::File::open("/dev/null").unwrap());
+        assert!(
+            count_before >= 3
+                && open_file_count().unwrap() > 0
+                && open_file_limit().is_none_or(|limit| limit >= count_before)
+        );
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         let age = now - start_time().unwrap();
         assert!(age > -1.0 && age < 86_400.0, "{age}");

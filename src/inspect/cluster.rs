@@ -32,8 +32,8 @@ fn check_votes(directories: &[Directory], out: &mut Violations) {
             let (first_vote, first_name) =
                 *votes_cast.entry((owner.node, *term)).or_insert((vote.node, &directory.name));
             if first_vote != vote.node {
-                let what = format!("{} voted for {first_vote} and for {} in term {term}", owner.node, vote.node);
-                out.add(Rule::ElectionSafety, &[first_name, &directory.name], what);
+                let description = format!("{} voted for {first_vote} and for {} in term {term}", owner.node, vote.node);
+                out.add(Rule::ElectionSafety, &[first_name, &directory.name], description);
             }
         }
     }
@@ -53,8 +53,9 @@ fn check_term_starts(directories: &[Directory], out: &mut Violations) {
             }
             let (first_index, first_name) = *term_starts.entry(entry.term).or_insert((index, &directory.name));
             if first_index != index {
-                let what = format!("term {} begins at {first_index} and at {index}: it had two leaders", entry.term);
-                out.add(Rule::ElectionSafety, &[first_name, &directory.name], what);
+                let description =
+                    format!("term {} begins at {first_index} and at {index}: it had two leaders", entry.term);
+                out.add(Rule::ElectionSafety, &[first_name, &directory.name], description);
             }
         }
     }
@@ -73,38 +74,45 @@ fn check_log_matching(one: &Directory, other: &Directory, out: &mut Violations) 
     };
     let places = [one.name.as_str(), other.name.as_str()];
     match x.term == y.term {
-        true => report_two_entries(at, x, y, &places, out),
+        true => report_conflicting_entries(at, x, y, &places, out),
         false => {
             let agreed_position = Position::new(last, a.get(last).map_or(Term::ZERO, |entry| entry.term));
-            let what = format!(
+            let description = format!(
                 "both hold {agreed_position}, and before it one holds {at}@{}, the other {at}@{}",
                 x.term, y.term
             );
-            out.add(Rule::LogMatching, &places, what);
+            out.add(Rule::LogMatching, &places, description);
         }
     }
 }
 
-fn report_two_entries(at: Index, x: &StoredEntry, y: &StoredEntry, places: &[&str], out: &mut Violations) {
-    let checksums = format!("checksums {:08x} and {:08x}", x.checksum, y.checksum);
-    let what = format!("{at}@{} is two different entries ({checksums})", x.term);
-    out.add(Rule::LogMatching, places, what);
-    let what = format!(
+/// Reports two different entries with the same index and term.
+fn report_conflicting_entries(
+    at: Index,
+    first: &StoredEntry,
+    second: &StoredEntry,
+    places: &[&str],
+    out: &mut Violations,
+) {
+    let checksums = format!("checksums {:08x} and {:08x}", first.checksum, second.checksum);
+    let description = format!("{at}@{} is two different entries ({checksums})", first.term);
+    out.add(Rule::LogMatching, places, description);
+    let description = format!(
         "term {} has two different entries at {at}: two leaders, or a leader that overwrote its own entry",
-        x.term
+        first.term
     );
-    out.add(Rule::ElectionSafety, places, what);
+    out.add(Rule::ElectionSafety, places, description);
 }
 
 /// Two directories have committed the same entry at each index.
 fn check_committed_entries(one: &Directory, other: &Directory, out: &mut Violations) {
-    for (here, there) in [(one, other), (other, one)] {
-        let committed_upto = there.committed().index;
-        for point in here.known_positions().filter(|point| point.index <= committed_upto) {
-            let term = there.replay.log.term(point.index).filter(|term| *term > Term::ZERO && *term != point.term);
+    for (one, other) in [(one, other), (other, one)] {
+        let committed_upto = other.committed().index;
+        for point in one.known_positions().filter(|point| point.index <= committed_upto) {
+            let term = other.replay.log.term(point.index).filter(|term| *term > Term::ZERO && *term != point.term);
             if let Some(term) = term {
-                let what = format!("one committed {point}, the other {}@{term}", point.index);
-                out.add(Rule::StateMachineSafety, &[&here.name, &there.name], what);
+                let description = format!("one committed {point}, the other {}@{term}", point.index);
+                out.add(Rule::StateMachineSafety, &[&one.name, &other.name], description);
             }
         }
     }
@@ -112,33 +120,38 @@ fn check_committed_entries(one: &Directory, other: &Directory, out: &mut Violati
     let (a, b) = (&one.replay.log, &other.replay.log);
     let both_entries = |index: u64| Some((Index(index), a.get(Index(index))?, b.get(Index(index))?));
     let upto = committed_upto.min(a.last()).min(b.last());
-    let mut overlap = (a.first().max(b.first()).0..=upto.0).filter_map(both_entries);
-    if let Some((at, x, y)) = overlap.find(|(_, x, y)| !x.is_same_entry(y)) {
-        let what = format!("one committed {at}@{}, the other {at}@{} (up to {committed_upto})", x.term, y.term);
-        out.add(Rule::StateMachineSafety, &[&one.name, &other.name], what);
+    let mut common_entries = (a.first().max(b.first()).0..=upto.0).filter_map(both_entries);
+    if let Some((at, x, y)) = common_entries.find(|(_, x, y)| !x.is_same_entry(y)) {
+        let description = format!("one committed {at}@{}, the other {at}@{} (up to {committed_upto})", x.term, y.term);
+        out.add(Rule::StateMachineSafety, &[&one.name, &other.name], description);
     }
 }
 
 /// Snapshots at one index have the same position, state and configuration.
 fn check_snapshots(one: &Directory, other: &Directory, out: &mut Violations) {
     let places = [one.name.as_str(), other.name.as_str()];
-    for mine in &one.snapshots {
-        for theirs in other.snapshots.iter().filter(|theirs| theirs.position.index == mine.position.index) {
-            let position = mine.position;
-            if theirs.position != position {
-                let what = format!("one has a snapshot of {position}, the other of {}", theirs.position);
-                out.add(Rule::StateMachineSafety, &places, what);
-            } else if theirs.digest != mine.digest {
-                let what = format!(
+    for snapshot in &one.snapshots {
+        for other_snapshot in
+            other.snapshots.iter().filter(|other_snapshot| other_snapshot.position.index == snapshot.position.index)
+        {
+            let position = snapshot.position;
+            if other_snapshot.position != position {
+                let description = format!("one has a snapshot of {position}, the other of {}", other_snapshot.position);
+                out.add(Rule::StateMachineSafety, &places, description);
+            } else if other_snapshot.digest != snapshot.digest {
+                let description = format!(
                     "the digests of the state at {position} differ: {:016x} and {:016x}",
-                    mine.digest, theirs.digest
+                    snapshot.digest, other_snapshot.digest
                 );
-                out.add(Rule::Snapshots, &places, what);
+                out.add(Rule::Snapshots, &places, description);
             }
-            let voters = (&mine.membership.voters, &mine.membership.outgoing);
-            if theirs.position == position && (&theirs.membership.voters, &theirs.membership.outgoing) != voters {
-                let what = format!("at {position} {} vote, and {}", mine.membership, theirs.membership);
-                out.add(Rule::Configurations, &places, what);
+            let voters = (&snapshot.membership.voters, &snapshot.membership.outgoing);
+            if other_snapshot.position == position
+                && (&other_snapshot.membership.voters, &other_snapshot.membership.outgoing) != voters
+            {
+                let description =
+                    format!("at {position} {} vote, and {}", snapshot.membership, other_snapshot.membership);
+                out.add(Rule::Configurations, &places, description);
             }
         }
     }
@@ -147,16 +160,16 @@ fn check_snapshots(one: &Directory, other: &Directory, out: &mut Violations) {
 /// The configuration that one log begins with equals the configuration that another log holds at the same index, if
 /// that index is committed.
 fn check_first_configurations(one: &Directory, other: &Directory, out: &mut Violations) {
-    for (here, there) in [(one, other), (other, one)] {
-        let Some(first) = here.replay.configurations.first().filter(|first| first.index > Index::ZERO) else {
+    for (one, other) in [(one, other), (other, one)] {
+        let Some(first) = one.replay.configurations.first().filter(|first| first.index > Index::ZERO) else {
             continue;
         };
-        let same_index = there.replay.configurations.iter().find(|configured| configured.index == first.index);
-        let Some(same_index) = same_index.filter(|_| there.committed().index >= first.index) else { continue };
-        let (mine, theirs) = (&first.membership, &same_index.membership);
-        if (&mine.voters, &mine.outgoing) != (&theirs.voters, &theirs.outgoing) {
-            let what = format!("at {} {mine} vote, and {theirs}", first.index);
-            out.add(Rule::Configurations, &[&here.name, &there.name], what);
+        let counterpart = other.replay.configurations.iter().find(|configured| configured.index == first.index);
+        let Some(counterpart) = counterpart.filter(|_| other.committed().index >= first.index) else { continue };
+        let (membership, other_membership) = (&first.membership, &counterpart.membership);
+        if (&membership.voters, &membership.outgoing) != (&other_membership.voters, &other_membership.outgoing) {
+            let description = format!("at {} {membership} vote, and {other_membership}", first.index);
+            out.add(Rule::Configurations, &[&one.name, &other.name], description);
         }
     }
 }
@@ -168,15 +181,15 @@ fn check_overwritten_entries(directories: &[Directory], out: &mut Violations) {
         for (index, head) in &directory.replay.overwritten_entries {
             let (first, first_name) = *known_entries.entry((*index, head.term)).or_insert((*head, &directory.name));
             if !first.is_same_entry(head) {
-                report_two_entries(*index, &first, head, &[first_name, &directory.name], out);
+                report_conflicting_entries(*index, &first, head, &[first_name, &directory.name], out);
             }
         }
     }
     for ((index, term), (head, place)) in &known_entries {
-        let stored_there = directories.iter().filter_map(|other| Some((other, other.replay.log.get(*index)?)));
+        let entries_at_index = directories.iter().filter_map(|other| Some((other, other.replay.log.get(*index)?)));
         let differs = |stored: &StoredEntry| stored.term == *term && !stored.is_same_entry(head);
-        if let Some((other, stored)) = stored_there.into_iter().find(|(_, stored)| differs(stored)) {
-            report_two_entries(*index, head, stored, &[place, &other.name], out);
+        if let Some((other, stored)) = entries_at_index.into_iter().find(|(_, stored)| differs(stored)) {
+            report_conflicting_entries(*index, head, stored, &[place, &other.name], out);
         }
     }
 }
@@ -207,11 +220,11 @@ pub fn check_configuration_order(directories: &[Directory], later: &[Directory],
             let (holders, inspected_nodes) = (nodes_where(&holds_entry), nodes_where(&|_| true));
             let all_voters_inspected = first.membership.all_voters().all(|voter| inspected_nodes.contains(&voter));
             if all_voters_inspected && !configs::is_quorum(&first.membership, &holders) {
-                let what = format!(
+                let description = format!(
                     "the configuration at {} was proposed while that at {} ({}) was not committed",
                     second.index, first.index, first.membership
                 );
-                out.add(Rule::Configurations, &[&directory.name], what);
+                out.add(Rule::Configurations, &[&directory.name], description);
             }
         }
     }

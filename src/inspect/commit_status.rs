@@ -38,7 +38,7 @@ pub struct LogTail {
     /// Whether these entries are committed.
     pub status: CommitStatus,
     /// The status as text, with the reason.
-    pub what: String,
+    pub status_text: String,
 }
 
 fn join_names(nodes: impl IntoIterator<Item = NodeId>) -> String {
@@ -51,8 +51,8 @@ pub fn find_tail(directories: &[Directory], own: usize, from: Index) -> Option<L
     let log = &own.replay.log;
     let first = log.iter().find(|(index, _)| *index >= from)?.0;
     let (first, last) = (log.position(first)?, log.position(log.last())?);
-    let (status, what) = classify(directories, own, first, last);
-    Some(LogTail { first, last, status, what })
+    let (status, status_text) = classify(directories, own, first, last);
+    Some(LogTail { first, last, status, status_text })
 }
 
 fn classify(directories: &[Directory], own: &Directory, first: Position, last: Position) -> (CommitStatus, String) {
@@ -68,12 +68,12 @@ fn classify(directories: &[Directory], own: &Directory, first: Position, last: P
         _ => other.known_positions().any(|point| point.index == first.index && point.term != first.term),
     };
     if let Some(other) = committed_directories().find(differs) {
-        let what = format!("not committed, and will be replaced: {} committed another entry there", other.name);
-        return (CommitStatus::Lost, what);
+        let status_text = format!("not committed, and will be replaced: {} committed another entry there", other.name);
+        return (CommitStatus::Lost, status_text);
     }
     if let Some(other) = committed_directories().find(|other| other.replay.log.get(first.index).is_none()) {
-        let what = format!("cannot be known: of {} only a snapshot reaches there, no entries", other.name);
-        return (CommitStatus::Unknown, what);
+        let status_text = format!("cannot be known: of {} only a snapshot reaches there, no entries", other.name);
+        return (CommitStatus::Unknown, status_text);
     }
     classify_by_holders(directories, own, first, last)
 }
@@ -109,26 +109,27 @@ fn classify_by_holders(
     let quorum_upto = Index(low.saturating_sub(1));
     let latest_term = directories.iter().filter_map(|other| other.replay.log.last_term()).max().unwrap_or(Term::ZERO);
     if quorum_upto >= first.index && log.term(quorum_upto).is_some_and(|term| term < latest_term) {
-        let what = format!(
+        let status_text = format!(
             "a quorum holds it up to {quorum_upto}, but a log of term {latest_term} is there, which may replace it"
         );
-        return (CommitStatus::Unknown, what);
+        return (CommitStatus::Unknown, status_text);
     }
     if quorum_upto >= last.index {
-        let what = format!("on a quorum ({}): committed, or bound to be", join_names(holders(last.index)));
-        return (CommitStatus::Majority, what);
+        let status_text = format!("on a quorum ({}): committed, or bound to be", join_names(holders(last.index)));
+        return (CommitStatus::Majority, status_text);
     }
     let first_without_quorum = Index(low.max(first.index.0));
-    let holders_of_next = holders(first_without_quorum);
-    let possible_holders: BTreeSet<NodeId> = holders_of_next.union(&absent_voters).copied().collect();
+    let minority_holders = holders(first_without_quorum);
+    let possible_holders: BTreeSet<NodeId> = minority_holders.union(&absent_voters).copied().collect();
     let quorum_text = if quorum_upto >= first.index {
         format!("up to {quorum_upto} on a quorum; behind that ")
     } else {
         String::new()
     };
     if is_quorum(membership, &possible_holders) {
-        let what = format!("{quorum_text}cannot be known without the directories of {}", join_names(absent_voters));
-        return (CommitStatus::Unknown, what);
+        let status_text =
+            format!("{quorum_text}cannot be known without the directories of {}", join_names(absent_voters));
+        return (CommitStatus::Unknown, status_text);
     }
     let stale_term_text = match log.last_term() {
         Some(term) if term < latest_term => {
@@ -138,6 +139,6 @@ fn classify_by_holders(
     };
     (
         CommitStatus::Uncommitted,
-        format!("{quorum_text}uncommitted: only on {} of {membership}{stale_term_text}", join_names(holders_of_next)),
+        format!("{quorum_text}uncommitted: only on {} of {membership}{stale_term_text}", join_names(minority_holders)),
     )
 }

@@ -30,7 +30,7 @@ pub fn invalid_transition(old: &Membership, new: &Membership) -> Option<String> 
     if allowed {
         return None;
     }
-    let how = match (old.is_joint(), new.is_joint()) {
+    let broken_rule = match (old.is_joint(), new.is_joint()) {
         (false, false) => "without a joint one between them",
         (false, true) => "whose outgoing voters are not the voters before it",
         (true, false) => "which is neither the end of the joint one nor its reversal",
@@ -40,7 +40,7 @@ pub fn invalid_transition(old: &Membership, new: &Membership) -> Option<String> 
         true => "",
         false => ": two quorums may be disjoint",
     };
-    Some(format!("{old} is followed by {new}, {how}{overlap_text}"))
+    Some(format!("{old} is followed by {new}, {broken_rule}{overlap_text}"))
 }
 
 /// Whether the nodes are a quorum of the configuration: a majority, or in a joint configuration both majorities.
@@ -69,8 +69,8 @@ mod tests {
 
     fn configuration(members: &[u64], voters: &[u64], outgoing: &[u64]) -> Membership {
         let id = |n: &u64| NodeId::new(*n).unwrap();
-        let founded = Membership::founding(members.iter().map(|n| (id(n), format!("n{n}:1"))));
-        Membership { voters: voters.iter().map(id).collect(), outgoing: outgoing.iter().map(id).collect(), ..founded }
+        let founding = Membership::founding(members.iter().map(|n| (id(n), format!("n{n}:1"))));
+        Membership { voters: voters.iter().map(id).collect(), outgoing: outgoing.iter().map(id).collect(), ..founding }
     }
 
     #[test]
@@ -105,8 +105,8 @@ mod tests {
             (joint, configuration(&members, &[1, 4], &[1, 2, 3]), "a change was under way"),
         ];
         for (from, to, reason) in cases {
-            let what = invalid_transition(&from, &to).unwrap();
-            assert!(what.contains(reason), "{what}");
+            let explanation = invalid_transition(&from, &to).unwrap();
+            assert!(explanation.contains(reason), "{explanation}");
         }
         let disjoint_text = invalid_transition(&old, &configuration(&members, &[4, 5], &[])).unwrap();
         assert!(disjoint_text.ends_with("two quorums may be disjoint"), "{disjoint_text}");

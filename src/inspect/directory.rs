@@ -75,8 +75,8 @@ impl Directory {
     /// Reads the data directory, directory of segments or single segment at `path`.
     pub fn read(path: &Path) -> anyhow::Result<Directory> {
         for _ in 1..READ_ATTEMPTS {
-            let (directory, released) = Directory::read_once(path)?;
-            if !released {
+            let (directory, segment_released) = Directory::read_once(path)?;
+            if !segment_released {
                 return Ok(directory);
             }
         }
@@ -108,7 +108,7 @@ impl Directory {
             Directory { path: path.to_owned(), name, owner, replay, snapshots: Vec::new(), damage, torn_batches };
         directory.check_identity();
         directory.read_snapshots()?;
-        Ok((directory, walk.released_meanwhile()))
+        Ok((directory, walk.segment_released()))
     }
 
     /// Checks the directory's identity against its segments.
@@ -130,12 +130,12 @@ impl Directory {
         if !self.path.is_dir() || !self.path.join("snapshots").is_dir() {
             return Ok(());
         }
-        for found in snapshots_at(&self.path)? {
-            if let Some(flaw) = found.find_flaw() {
-                self.damage.push(format!("{}: byte {}: {flaw}", found.name, flaw.at));
+        for snapshot_file in snapshots_at(&self.path)? {
+            if let Some(flaw) = snapshot_file.find_flaw() {
+                self.damage.push(format!("{}: byte {}: {flaw}", snapshot_file.name, flaw.at));
                 continue;
             }
-            let Ok((header, _)) = found.header() else { continue };
+            let Ok((header, _)) = snapshot_file.header() else { continue };
             let (position, digest) = (header.position, header.digest);
             self.snapshots.push(IntactSnapshot { position, digest, membership: header.membership });
         }
@@ -145,8 +145,9 @@ impl Directory {
             if let Some(term) =
                 log.term(position.index).filter(|term| *term != position.term && position.index > Index::ZERO)
             {
-                let what = format!("its snapshot is of {position}, and its log has {}@{term} there", position.index);
-                self.replay.violations.add(Rule::Snapshots, &[&self.name], what);
+                let description =
+                    format!("its snapshot is of {position}, and its log has {}@{term} there", position.index);
+                self.replay.violations.add(Rule::Snapshots, &[&self.name], description);
             }
         }
         Ok(())
@@ -179,11 +180,11 @@ impl Directory {
         let directory = if wal_directory.is_dir() { &wal_directory } else { &self.path };
         let path = match self.path.is_file() {
             true => self.path.clone(),
-            false => directory.join(file_name(entry.segment.into())),
+            false => directory.join(file_name(entry.segment_number.into())),
         };
         let bytes = read(&path).ok()??;
         let header = SegmentHeader::decode(&bytes).ok()?;
-        let frame = Frame::read(&bytes, salt_crc(header.salt()), entry.at.into()).ok()?;
+        let frame = Frame::read(&bytes, salt_crc(header.salt()), entry.offset.into()).ok()?;
         (frame.kind == RecordKind::Entry).then(|| describe_record(&frame, style))
     }
 }
@@ -238,8 +239,8 @@ impl Visitor for ReplayVisitor {
 
     fn visit_damage(&mut self, damage: Damage<'_>) -> io::Result<()> {
         self.damage.push(match damage.bytes {
-            0 => format!("{}: {}", damage.file, damage.what),
-            _ => format!("{}: byte {}: {}", damage.file, damage.at, damage.what),
+            0 => format!("{}: {}", damage.file, damage.description),
+            _ => format!("{}: byte {}: {}", damage.file, damage.at, damage.description),
         });
         self.replay_batch();
         self.replay.expect_gap();

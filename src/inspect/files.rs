@@ -93,9 +93,9 @@ fn segment_at(path: PathBuf) -> Option<Segment> {
 }
 
 fn list_segments(directory: &Path) -> anyhow::Result<Vec<Segment>> {
-    let listed = std::fs::read_dir(directory).with_context(|| format!("{}", directory.display()))?;
+    let directory_entries = std::fs::read_dir(directory).with_context(|| format!("{}", directory.display()))?;
     let mut segments = Vec::new();
-    for entry in listed {
+    for entry in directory_entries {
         segments.extend(segment_at(entry?.path()));
     }
     segments.sort_by_key(|segment| segment.number);
@@ -182,17 +182,17 @@ pub fn reread_if_damaged(
     if !damaged && (sealed || !context.successor_in_use) {
         return Ok(Some(bytes));
     }
-    let Some(again) = read(path)? else { return Ok(None) };
+    let Some(reread_bytes) = read(path)? else { return Ok(None) };
     if context.successor_in_use {
         // The segment may have been sealed during the first read. Then the second read is complete.
-        return Ok(Some(again));
+        return Ok(Some(reread_bytes));
     }
     let end = Scan::new(bytes.clone(), salt, None).filter_map(|item| match item {
         ScanItem::Frame(frame) => Some(frame.end() as usize),
         ScanItem::Gap { .. } => None,
     });
-    let end = end.last().unwrap_or(0).min(again.len());
-    Ok(Some([&again[..end], &bytes[end.min(bytes.len())..]].concat().into()))
+    let end = end.last().unwrap_or(0).min(reread_bytes.len());
+    Ok(Some([&reread_bytes[..end], &bytes[end.min(bytes.len())..]].concat().into()))
 }
 
 /// Whether a finding is a segment's seal record.

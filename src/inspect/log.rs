@@ -13,9 +13,9 @@ pub struct StoredEntry {
     /// The checksum of the whole entry: two logs hold the same entry exactly when position and checksum match.
     pub checksum: u32,
     /// The number of the segment that holds the entry's record.
-    pub segment: u32,
+    pub segment_number: u32,
     /// The byte offset of the record in that segment.
-    pub at: u32,
+    pub offset: u32,
 }
 
 impl StoredEntry {
@@ -69,8 +69,8 @@ impl Log {
 
     /// The entry at that index; `None` outside the log or in a hole.
     pub fn get(&self, index: Index) -> Option<&StoredEntry> {
-        let place = index.0.checked_sub(self.position_before.index.0 + 1)?;
-        self.entries.get(usize::try_from(place).ok()?)?.as_ref()
+        let offset = index.0.checked_sub(self.position_before.index.0 + 1)?;
+        self.entries.get(usize::try_from(offset).ok()?)?.as_ref()
     }
 
     /// The term at that index; `None` outside the log or in a hole. Also known for the position before the first entry.
@@ -100,10 +100,10 @@ impl Log {
 
     /// Truncates the log from `index` on, and writes the entry at that index. Returns the removed entries.
     pub fn write(&mut self, index: Index, entry: StoredEntry) -> Vec<(Index, StoredEntry)> {
-        let mut removed = Vec::new();
+        let mut removed_entries = Vec::new();
         while self.last() >= index && !self.entries.is_empty() {
             let last = self.last();
-            removed.extend(self.entries.pop_back().flatten().map(|entry| (last, entry)));
+            removed_entries.extend(self.entries.pop_back().flatten().map(|entry| (last, entry)));
         }
         if index <= self.position_before.index || index.0 - self.last().0 > HOLE_ENTRIES_MAX {
             // The entries before `index` are unknown, and too many to represent as a hole.
@@ -113,8 +113,8 @@ impl Log {
             self.entries.push_back(None);
         }
         self.entries.push_back(Some(entry));
-        removed.reverse();
-        removed
+        removed_entries.reverse();
+        removed_entries
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     fn stored(term: u64) -> StoredEntry {
-        StoredEntry { term: Term(term), time: ClusterTime(0), checksum: term as u32, segment: 1, at: 0 }
+        StoredEntry { term: Term(term), time: ClusterTime(0), checksum: term as u32, segment_number: 1, offset: 0 }
     }
 
     #[test]
@@ -132,8 +132,8 @@ mod tests {
         for index in 1..=4 {
             assert!(log.write(Index(index), stored(1)).is_empty());
         }
-        let removed = log.write(Index(3), stored(2));
-        assert_eq!(removed.iter().map(|(index, _)| index.0).collect::<Vec<_>>(), [3, 4]);
+        let removed_entries = log.write(Index(3), stored(2));
+        assert_eq!(removed_entries.iter().map(|(index, _)| index.0).collect::<Vec<_>>(), [3, 4]);
         assert_eq!((log.last(), log.last_term(), log.len()), (Index(3), Some(Term(2)), 3));
         assert_eq!(log.term(Index::ZERO), Some(Term::ZERO));
     }

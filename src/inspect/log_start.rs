@@ -1,7 +1,7 @@
 //! Finds where a log begins while its segments are read: which segments were released, and which are missing.
 
 use crate::types::Index;
-use crate::wal::format::{EntryHead, Frame, Opening, RecordKind, decode_base};
+use crate::wal::format::{EntryMetadata, Frame, Opening, RecordKind, decode_base};
 
 /// The beginning of the log, determined from the same records as in recovery.
 ///
@@ -41,8 +41,8 @@ impl LogStart {
                 }
             }
             RecordKind::Entry => {
-                let Ok(head) = EntryHead::decode(&frame.body) else { return };
-                self.first_index = self.first_index.map(|first| first.min(head.position.index));
+                let Ok(metadata) = EntryMetadata::decode(&frame.body) else { return };
+                self.first_index = self.first_index.map(|first| first.min(metadata.position.index));
             }
             RecordKind::Batch | RecordKind::HardState | RecordKind::Seal => {}
         }

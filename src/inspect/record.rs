@@ -11,13 +11,13 @@ use bytes::Bytes;
 
 /// Describes the record in a frame whose checksums are right. A record that cannot be decoded is named `odd`.
 pub fn describe_record(frame: &Frame, style: Style) -> RecordText {
-    let described = match frame.kind {
+    let result = match frame.kind {
         RecordKind::Entry => return describe_entry(frame, style),
         RecordKind::Batch => BatchHeader::decode(&frame.body).map(|batch| RecordText {
             name: "head",
-            what: format!(
+            content: format!(
                 "{} records {} bytes synced={:010}:{}{}",
-                batch.frames,
+                batch.frame_count,
                 batch.bytes,
                 batch.synced_end.0,
                 batch.synced_end.1,
@@ -28,7 +28,7 @@ pub fn describe_record(frame: &Frame, style: Style) -> RecordText {
         RecordKind::Open => Opening::decode(&frame.body).map(|opening| RecordText {
             name: "seg",
             term: Some(opening.hard.term),
-            what: format!(
+            content: format!(
                 "begins behind {} base={} term={} vote={} {}",
                 opening.last,
                 opening.base.position,
@@ -41,33 +41,38 @@ pub fn describe_record(frame: &Frame, style: Style) -> RecordText {
         RecordKind::HardState => format::decode_hard_state(&frame.body).map(|hard| RecordText {
             name: "hard",
             term: Some(hard.term),
-            what: format!("term={} vote={}{}", hard.term, vote_text(hard.vote), promised_text(hard.promised_position)),
+            content: format!(
+                "term={} vote={}{}",
+                hard.term,
+                vote_text(hard.vote),
+                lost_position_text(hard.promised_position)
+            ),
             fields: Fields { vote: Some(hard.vote.map_or(0, |vote| vote.node.get())), ..Fields::default() },
             ..RecordText::default()
         }),
         RecordKind::Base | RecordKind::Release => format::decode_base(&frame.body).map(|base| {
             let is_restart = frame.kind == RecordKind::Base;
-            let verb = if is_restart { "the log restarts behind" } else { "released up to" };
+            let phrase = if is_restart { "the log restarts behind" } else { "released up to" };
             RecordText {
                 name: if is_restart { "base" } else { "free" },
                 term: Some(base.position.term),
-                what: format!("{verb} {} {}", base.position, base.membership),
+                content: format!("{phrase} {} {}", base.position, base.membership),
                 ..RecordText::default()
             }
         }),
         RecordKind::Seal => Seal::decode(&frame.body).map(|seal| RecordText {
             name: "seal",
-            what: format!("ends at {} next={}", seal.last, format::file_name(seal.successor)),
+            content: format!("ends at {} next={}", seal.last, format::file_name(seal.successor)),
             ..RecordText::default()
         }),
     };
-    let mut record = described.unwrap_or_else(|malformed| RecordText {
+    let mut record = result.unwrap_or_else(|malformed| RecordText {
         name: "odd",
-        what: malformed.0.to_owned(),
+        content: malformed.0.to_owned(),
         ..RecordText::default()
     });
     if frame.kind != RecordKind::HardState {
-        record.fields.what = Some(record.what.clone());
+        record.fields.what = Some(record.content.clone());
     }
     record
 }
@@ -77,21 +82,21 @@ fn vote_text(vote: Option<Vote>) -> String {
 }
 
 /// The text of the position up to which the node had acknowledged entries and then lost them; empty if it lost none.
-fn promised_text(upto: Position) -> String {
+fn lost_position_text(upto: Position) -> String {
     if upto == Position::ZERO { String::new() } else { format!(" promised={upto}") }
 }
 
 fn describe_entry(frame: &Frame, style: Style) -> RecordText {
     let entry = match codec::read_entry(&mut Reader::new(frame.body.clone())) {
         Ok(entry) => entry,
-        Err(malformed) => return RecordText { name: "odd", what: malformed.0.to_owned(), ..RecordText::default() },
+        Err(malformed) => return RecordText { name: "odd", content: malformed.0.to_owned(), ..RecordText::default() },
     };
     let mut record = match entry.payload {
         Payload::Noop => RecordText { name: "noop", ..RecordText::default() },
         Payload::Membership(membership) => {
-            let what = membership.to_string();
-            let fields = Fields { what: Some(what.clone()), ..Fields::default() };
-            RecordText { name: "conf", what, fields, ..RecordText::default() }
+            let content = membership.to_string();
+            let fields = Fields { what: Some(content.clone()), ..Fields::default() };
+            RecordText { name: "conf", content, fields, ..RecordText::default() }
         }
         Payload::Opaque(bytes) => describe_op(entry.position.index, bytes, style),
     };
@@ -103,13 +108,13 @@ fn describe_op(index: Index, bytes: Bytes, style: Style) -> RecordText {
     match Op::decode(bytes.clone()) {
         Ok(Op::Open { window, ordered }) => RecordText {
             name: "open",
-            what: format!("session={index} window={window}{}", if ordered { " ordered" } else { "" }),
+            content: format!("session={index} window={window}{}", if ordered { " ordered" } else { "" }),
             fields: Fields { session: Some(index.0), window: Some(window), ..Fields::default() },
             ..RecordText::default()
         },
         Ok(Op::Close { session }) => RecordText {
             name: "close",
-            what: format!("session={session}"),
+            content: format!("session={session}"),
             fields: Fields { session: Some(session.0), ..Fields::default() },
             ..RecordText::default()
         },
@@ -119,7 +124,7 @@ fn describe_op(index: Index, bytes: Bytes, style: Style) -> RecordText {
                 // A command of another state machine is shown as bytes.
                 Err(_) => raw_record("cmd", &bytes, style),
             };
-            record.what = format!("{session}#{seq} {}", record.what);
+            record.content = format!("{session}#{seq} {}", record.content);
             record.fields.session = Some(session.0);
             record.fields.seq = Some(seq);
             record
@@ -132,5 +137,5 @@ fn describe_op(index: Index, bytes: Bytes, style: Style) -> RecordText {
 fn raw_record(name: &'static str, bytes: &[u8], style: Style) -> RecordText {
     let mut fields = Fields::default();
     (fields.value, fields.value_b64) = text_or_base64(bytes);
-    RecordText { name, what: quote(bytes, style), fields, ..RecordText::default() }
+    RecordText { name, content: quote(bytes, style), fields, ..RecordText::default() }
 }

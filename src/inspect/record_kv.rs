@@ -12,32 +12,32 @@ pub fn describe_command(command: &Command<'_>, style: Style) -> RecordText {
     let key: &[u8] = match command {
         Command::Put { key, value } => {
             record.name = "put";
-            record.what = format!("{} = {}", show(key), show(value));
+            record.content = format!("{} = {}", show(key), show(value));
             (fields.value, fields.value_b64) = text_or_base64(value);
             key
         }
         Command::Del { key } => {
             record.name = "del";
-            record.what = show(key);
+            record.content = show(key);
             key
         }
         Command::Cas { key, expected, new } => {
             record.name = "cas";
             let old = expected.map_or("absent".to_owned(), show);
-            record.what = format!("{} {old} -> {}", show(key), show(new));
+            record.content = format!("{} {old} -> {}", show(key), show(new));
             (fields.old, fields.old_b64) = expected.map_or((None, None), text_or_base64);
             (fields.value, fields.value_b64) = text_or_base64(new);
             key
         }
         Command::Incr { key, by } => {
             record.name = "incr";
-            record.what = format!("{} by {by}", show(key));
+            record.content = format!("{} by {by}", show(key));
             fields.by = Some(*by);
             key
         }
         Command::Set { key, value, only_if, expiration, returns_previous } => {
             record.name = "set";
-            record.what =
+            record.content =
                 format!("{} = {}{}", show(key), show(value), set_options(*only_if, *expiration, *returns_previous));
             (fields.value, fields.value_b64) = text_or_base64(value);
             (fields.ttl_ms, fields.until_ms) = ttl_fields(*expiration);
@@ -45,19 +45,19 @@ pub fn describe_command(command: &Command<'_>, style: Style) -> RecordText {
         }
         Command::Append { key, tail } => {
             record.name = "append";
-            record.what = format!("{} + {}", show(key), show(tail));
+            record.content = format!("{} + {}", show(key), show(tail));
             (fields.value, fields.value_b64) = text_or_base64(tail);
             key
         }
         Command::Expire { key, deadline, condition } => {
             record.name = "expire";
-            record.what = format!("{}{}{}", show(key), deadline_text(*deadline), condition_text(*condition));
+            record.content = format!("{}{}{}", show(key), deadline_text(*deadline), condition_text(*condition));
             (fields.ttl_ms, fields.until_ms) = ttl_fields(Expiration::Until(*deadline));
             key
         }
         Command::Persist { key } => {
             record.name = "persist";
-            record.what = show(key);
+            record.content = show(key);
             key
         }
         Command::DelKeys(keys) => return describe_commands("del", keys.iter().map(|key| Command::Del { key }), style),
@@ -91,7 +91,7 @@ fn set_options(only_if: SetCondition, expiration: Expiration, returns_previous: 
 fn deadline_text(deadline: Deadline) -> String {
     match deadline {
         Deadline::At(time) => format!(" until {}ms", time.0),
-        Deadline::In(ms) => format!(" for {ms}ms"),
+        Deadline::InMs(ms) => format!(" for {ms}ms"),
     }
 }
 
@@ -99,15 +99,15 @@ fn deadline_text(deadline: Deadline) -> String {
 fn ttl_fields(expiration: Expiration) -> (Option<u64>, Option<u64>) {
     match expiration {
         Expiration::Endless | Expiration::KeepTtl => (None, None),
-        Expiration::Until(Deadline::In(ms)) => (Some(ms), None),
+        Expiration::Until(Deadline::InMs(ms)) => (Some(ms), None),
         Expiration::Until(Deadline::At(time)) => (None, Some(time.0)),
     }
 }
 
 fn condition_text(condition: ExpireCondition) -> String {
     let presence =
-        condition.has_deadline.map_or("", |required| if required { " if it has one" } else { " if it has none" });
-    let later = condition.later.map_or("", |later| if later { " if later" } else { " if earlier" });
+        condition.must_have_deadline.map_or("", |required| if required { " if it has one" } else { " if it has none" });
+    let later = condition.must_be_later.map_or("", |later| if later { " if later" } else { " if earlier" });
     format!("{presence}{later}")
 }
 
@@ -127,23 +127,23 @@ fn describe_step(step: &CommandOrQuery<'_>, style: Style) -> RecordText {
         Query::Keyspace => ("keyspace", vec![]),
         Query::Walk { prefix, .. } => ("walk", vec![prefix]),
     };
-    let what = keys.iter().map(|key| quote(key, style)).collect::<Vec<_>>().join(" ");
-    let fields = Fields { what: Some(what.clone()), ..Fields::default() };
-    RecordText { name, what, fields, ..RecordText::default() }
+    let content = keys.iter().map(|key| quote(key, style)).collect::<Vec<_>>().join(" ");
+    let fields = Fields { what: Some(content.clone()), ..Fields::default() };
+    RecordText { name, content, fields, ..RecordText::default() }
 }
 
 /// Describes a command on several keys: as one command per key.
 fn describe_commands<'a>(name: &'static str, commands: impl Iterator<Item = Command<'a>>, style: Style) -> RecordText {
     let records: Vec<RecordText> = commands.map(|command| describe_command(&command, style)).collect();
-    let what = records.iter().map(|record| record.what.clone()).collect::<Vec<_>>().join(" ");
-    RecordText { what, ..join_records(name, records.into_iter()) }
+    let content = records.iter().map(|record| record.content.clone()).collect::<Vec<_>>().join(" ");
+    RecordText { content, ..join_records(name, records.into_iter()) }
 }
 
 fn join_records(name: &'static str, records: impl Iterator<Item = RecordText>) -> RecordText {
     let records: Vec<RecordText> = records.collect();
-    let texts: Vec<String> = records.iter().map(|record| format!("{} {}", record.name, record.what)).collect();
+    let texts: Vec<String> = records.iter().map(|record| format!("{} {}", record.name, record.content)).collect();
     let keys = records.iter().flat_map(|record| record.keys.clone()).collect();
     let commands = records.into_iter().map(|record| Fields { name: Some(record.name), ..record.fields }).collect();
     let fields = Fields { commands: Some(commands), ..Fields::default() };
-    RecordText { name, keys, what: texts.join("; "), fields, ..RecordText::default() }
+    RecordText { name, keys, content: texts.join("; "), fields, ..RecordText::default() }
 }

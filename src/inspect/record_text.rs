@@ -28,7 +28,7 @@ pub struct RecordText {
     /// The keys that the entry's command reads or writes.
     pub keys: Vec<Bytes>,
     /// The content of the record as text, without name and position.
-    pub what: String,
+    pub content: String,
     /// The content of the record for JSON output.
     pub fields: Fields,
 }

@@ -6,7 +6,7 @@ use super::log::{Log, StoredEntry};
 use super::violation::{Rule, Violations};
 use crate::codec::{self, Reader};
 use crate::types::{HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Vote};
-use crate::wal::format::{self, EntryHead, Frame, Opening, RecordKind};
+use crate::wal::format::{self, EntryMetadata, Frame, Opening, RecordKind};
 use std::collections::BTreeMap;
 
 /// A record with this index or a higher one is rejected as malformed, since no log is that long.
@@ -97,8 +97,8 @@ impl Replay {
             }),
             RecordKind::Batch | RecordKind::Seal => Ok(()),
         };
-        if let Err(what) = outcome {
-            self.malformed_records.push(format!("{}: byte {}: {what}", format::file_name(segment), frame.at));
+        if let Err(reason) = outcome {
+            self.malformed_records.push(format!("{}: byte {}: {reason}", format::file_name(segment), frame.at));
         }
     }
 
@@ -140,21 +140,21 @@ impl Replay {
         if let Some(before) = self.hard.replace(hard)
             && hard.term < before.term
         {
-            let what = format!("the node went from term {} back to term {}", before.term, hard.term);
-            self.violations.add(Rule::Terms, &[&self.directory_name], what);
+            let description = format!("the node went from term {} back to term {}", before.term, hard.term);
+            self.violations.add(Rule::Terms, &[&self.directory_name], description);
         }
         let Some(vote) = hard.vote else { return };
         if let Some(other) = self.votes.insert(hard.term, vote)
             && other != vote
         {
-            let what = format!("it voted for {} and for {} in term {}", other.node, vote.node, hard.term);
-            self.violations.add(Rule::ElectionSafety, &[&self.directory_name], what);
+            let description = format!("it voted for {} and for {} in term {}", other.node, vote.node, hard.term);
+            self.violations.add(Rule::ElectionSafety, &[&self.directory_name], description);
         }
     }
 
     fn replay_entry(&mut self, segment: u64, frame: &Frame) -> Result<(), &'static str> {
-        let EntryHead { position, time, is_membership } =
-            EntryHead::decode(&frame.body).map_err(|malformed| malformed.0)?;
+        let EntryMetadata { position, time, is_membership } =
+            EntryMetadata::decode(&frame.body).map_err(|malformed| malformed.0)?;
         let (index, term) = (position.index, position.term);
         check_index(index)?;
         if index == Index::ZERO {
@@ -164,8 +164,13 @@ impl Replay {
         let entry = codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|malformed| malformed.0)?;
         self.check_position(position);
         let to_u32 = |number: u64| u32::try_from(number).map_err(|_| "beyond what a segment can hold");
-        let stored_entry =
-            StoredEntry { term, time, checksum: entry.checksum, segment: to_u32(segment)?, at: to_u32(frame.at)? };
+        let stored_entry = StoredEntry {
+            term,
+            time,
+            checksum: entry.checksum,
+            segment_number: to_u32(segment)?,
+            offset: to_u32(frame.at)?,
+        };
         let removed_entries = self.log.write(index, stored_entry);
         self.configurations.retain(|configured| configured.index < index || configured.index <= self.base.index);
         self.overwritten_entries.extend(removed_entries);
@@ -182,24 +187,24 @@ impl Replay {
         let name = self.directory_name.clone();
         let seen_term = self.hard.map(|hard| hard.term);
         if let Some(seen_term) = seen_term.filter(|seen_term| *seen_term < term) {
-            let what = format!("{position} was written while the node knew of no term above {seen_term}");
-            self.violations.add(Rule::Terms, &[&name], what);
+            let description = format!("{position} was written while the node knew of no term above {seen_term}");
+            self.violations.add(Rule::Terms, &[&name], description);
         }
         let last = self.log.last();
         if index > last.next() && !self.may_follow_gap {
-            let what = format!("{position} follows {last}: what is between them was never written");
-            self.violations.add(Rule::LogMatching, &[&name], what);
+            let description = format!("{position} follows {last}: what is between them was never written");
+            self.violations.add(Rule::LogMatching, &[&name], description);
         }
         self.may_follow_gap = false;
         if index <= last && self.log.last_term().is_some() && self.log.last_term() == seen_term {
             let seen_term = seen_term.unwrap_or_default();
-            let leader = match self.hard.and_then(|hard| hard.vote) {
+            let leader_text = match self.hard.and_then(|hard| hard.vote) {
                 Some(vote) if Some(vote.node) == self.node => ", which it voted for itself in",
                 _ => "",
             };
-            let old = self.log.position(index).unwrap_or(Position::new(index, Term::ZERO));
-            let what = format!("{old} gave way to {position} within term {seen_term}{leader}");
-            self.violations.add(Rule::LeaderAppendOnly, &[&name], what);
+            let old_position = self.log.position(index).unwrap_or(Position::new(index, Term::ZERO));
+            let description = format!("{old_position} gave way to {position} within term {seen_term}{leader_text}");
+            self.violations.add(Rule::LeaderAppendOnly, &[&name], description);
         }
     }
 
@@ -209,15 +214,16 @@ impl Replay {
         if self.log.position_before().index < previous_index || self.log.position_before().term > Term::ZERO {
             let term = self.log.term(previous_index);
             if let Some(term) = term.filter(|term| *term > stored.term) {
-                let what = format!("{position} follows {previous_index}@{term}");
-                self.violations.add(Rule::Terms, &[&self.directory_name], what);
+                let description = format!("{position} follows {previous_index}@{term}");
+                self.violations.add(Rule::Terms, &[&self.directory_name], description);
             }
         }
         if let Some(previous) = self.log.get(previous_index)
             && previous.time > stored.time
         {
-            let what = format!("{position} is of {:?}, and the entry before it of {:?}", stored.time, previous.time);
-            self.violations.add(Rule::Time, &[&self.directory_name], what);
+            let description =
+                format!("{position} is of {:?}, and the entry before it of {:?}", stored.time, previous.time);
+            self.violations.add(Rule::Time, &[&self.directory_name], description);
         }
     }
 
@@ -229,11 +235,12 @@ impl Replay {
         let before =
             self.configurations.last().filter(|before| check_transition && !before.membership.members.is_empty());
         let invalid_transition = before.and_then(|before| configs::invalid_transition(&before.membership, membership));
-        for what in [configs::invalid_configuration(membership).filter(|_| !is_empty_founding), invalid_transition]
-            .into_iter()
-            .flatten()
+        for explanation in
+            [configs::invalid_configuration(membership).filter(|_| !is_empty_founding), invalid_transition]
+                .into_iter()
+                .flatten()
         {
-            self.violations.add(Rule::Configurations, &[&self.directory_name], format!("at {index}: {what}"));
+            self.violations.add(Rule::Configurations, &[&self.directory_name], format!("at {index}: {explanation}"));
         }
         self.configurations.push(LoggedConfiguration { index, membership: membership.clone() });
     }
@@ -250,7 +257,7 @@ mod tests {
     use bytes::Bytes;
 
     fn frame(kind: RecordKind, body: Vec<u8>) -> Frame {
-        Frame { at: 64, checksum: 0, previous_checksum: 0, batch: 1, kind, body: Bytes::from(body) }
+        Frame { at: 64, checksum: 0, previous_checksum: 0, batch_number_low: 1, kind, body: Bytes::from(body) }
     }
 
     fn entry(index: u64, term: u64) -> Frame {

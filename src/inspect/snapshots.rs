@@ -33,10 +33,8 @@ pub struct SnapshotFile {
 /// Whether the data directory has an intact snapshot of all entries up to index `base`.
 pub fn has_snapshot_upto(path: &Path, base: Index) -> anyhow::Result<bool> {
     for _ in 0..SEARCH_ATTEMPTS {
-        let mut found = snapshots_at(path)?.into_iter();
-        if found
-            .any(|found| found.position.is_some_and(|position| position.index >= base) && found.find_flaw().is_none())
-        {
+        let reaches_base = |file: &SnapshotFile| file.position.is_some_and(|position| position.index >= base);
+        if snapshots_at(path)?.iter().any(|file| reaches_base(file) && file.find_flaw().is_none()) {
             return Ok(true);
         }
     }
@@ -61,15 +59,15 @@ pub fn snapshots_at(path: &Path) -> anyhow::Result<Vec<SnapshotFile>> {
     };
     // The index and the term in a name have a fixed number of digits, so that names of older snapshots sort first.
     names.sort_unstable();
-    let mut found = Vec::new();
+    let mut snapshots = Vec::new();
     for name in names {
         // A published snapshot is never written to again, so it can be mapped while its node runs.
         match disk.find_media_error(&name).and_then(|unreadable| Ok((disk.map(&name)?, unreadable))) {
             Ok((mut bytes, unreadable)) => {
                 if let Some(unreadable) = &unreadable {
-                    bytes.truncate(unreadable.at as usize);
+                    bytes.truncate(unreadable.offset as usize);
                 }
-                found.push(SnapshotFile {
+                snapshots.push(SnapshotFile {
                     position: file_position(&name),
                     name,
                     bytes,
@@ -81,7 +79,7 @@ pub fn snapshots_at(path: &Path) -> anyhow::Result<Vec<SnapshotFile>> {
             Err(error) => return Err(error).with_context(|| format!("{}", directory.join(&name).display())),
         }
     }
-    Ok(found)
+    Ok(snapshots)
 }
 
 fn list_snapshot_names(disk: &FsDisk) -> io::Result<Vec<String>> {
@@ -97,17 +95,17 @@ fn read_cluster_id(directory: &Path) -> Option<ClusterId> {
 impl SnapshotFile {
     /// Decodes the header. Also returns the checksum chain at the first chunk, for [`SnapshotFile::chunks`].
     pub fn header(&self) -> Result<(Header, ChecksumChain), Flaw> {
-        Header::decode(&self.bytes).map_err(|flaw| self.correct_flaw(flaw))
+        Header::decode(&self.bytes).map_err(|flaw| self.reclassify_flaw(flaw))
     }
 
     /// Decodes the chunks in order; ends after the first damaged one.
     pub fn chunks(&self, chain: ChecksumChain) -> impl Iterator<Item = Result<Chunk, Flaw>> + '_ {
-        Chunks::new(self.bytes.clone(), chain).map(|chunk| chunk.map_err(|flaw| self.correct_flaw(flaw)))
+        Chunks::new(self.bytes.clone(), chain).map(|chunk| chunk.map_err(|flaw| self.reclassify_flaw(flaw)))
     }
 
     /// Converts [`FlawKind::Truncated`] to [`FlawKind::Unreadable`] if `bytes` ends because the disk cannot read the
     /// rest.
-    fn correct_flaw(&self, flaw: Flaw) -> Flaw {
+    fn reclassify_flaw(&self, flaw: Flaw) -> Flaw {
         if self.has_unreadable_end && flaw.kind == FlawKind::Truncated {
             Flaw { kind: FlawKind::Unreadable, ..flaw }
         } else {
@@ -118,7 +116,7 @@ impl SnapshotFile {
     /// Why a node would reject the snapshot although its bytes are intact: the snapshot has another position than its
     /// name, or belongs to another cluster.
     pub fn identity_flaw(&self, header: &Header) -> Option<Flaw> {
-        let mismatch = |what| Some(Flaw { at: 0, kind: FlawKind::Invalid(what) });
+        let mismatch = |description| Some(Flaw { at: 0, kind: FlawKind::Invalid(description) });
         if self.position.is_some_and(|position| position != header.position) {
             return mismatch("it is of another position than its name says");
         }

@@ -61,7 +61,8 @@ pub struct Violation {
     /// The names of the directories that show the violation.
     pub places: Vec<String>,
     /// The positions and nodes concerned, as text for the operator.
-    pub what: String,
+    #[serde(rename = "what")]
+    pub description: String,
 }
 
 /// The maximum number of violations that are listed; further ones are only counted.
@@ -79,20 +80,20 @@ pub struct Violations {
 impl Violations {
     /// Adds a violation of `rule` that the directories `places` show. After the first `VIOLATIONS_LISTED_MAX` it is
     /// only counted.
-    pub fn add(&mut self, rule: Rule, places: &[&str], what: String) {
+    pub fn add(&mut self, rule: Rule, places: &[&str], description: String) {
         if self.listed.len() >= VIOLATIONS_LISTED_MAX {
             self.unlisted_count += 1;
             return;
         }
         let places = places.iter().map(|place| (*place).to_owned()).collect();
-        self.listed.push(Violation { rule, places, what });
+        self.listed.push(Violation { rule, places, description });
     }
 
-    /// Adds all violations of `other`.
+    /// Adds the violations of `other`: beyond `VIOLATIONS_LISTED_MAX` they are only counted.
     pub fn extend(&mut self, other: &Violations) {
         for violation in &other.listed {
             let places: Vec<&str> = violation.places.iter().map(String::as_str).collect();
-            self.add(violation.rule, &places, violation.what.clone());
+            self.add(violation.rule, &places, violation.description.clone());
         }
         self.unlisted_count += other.unlisted_count;
     }

@@ -23,9 +23,15 @@ pub struct Damage<'a> {
     /// The number of damaged bytes; 0 for a missing file.
     pub bytes: u64,
     /// The kind of damage, as text for the operator.
-    pub what: &'a str,
+    pub description: &'a str,
     /// The offset of the next valid record; `None` if none follows in the file.
-    pub next: Option<u64>,
+    pub next_record: Option<u64>,
+}
+
+impl<'a> Damage<'a> {
+    fn missing_file(file: &'a str, description: &'a str) -> Damage<'a> {
+        Damage { file, at: 0, bytes: 0, description, next_record: None }
+    }
 }
 
 /// The receiver of a walk's findings.
@@ -91,21 +97,19 @@ impl SegmentWalk {
     }
 
     /// Whether a segment was released before all of it was read: there may be a gap in the findings.
-    pub fn released_meanwhile(&self) -> bool {
+    pub fn segment_released(&self) -> bool {
         self.segment_released
     }
 
     /// Checks that all segments before the first one were released, and that a snapshot contains their entries.
     fn check_log_start(&self, path: &Path, visitor: &mut dyn Visitor) -> anyhow::Result<()> {
         let base = self.log_start.base();
-        let report_missing = |file: &str, what: &str, visitor: &mut dyn Visitor| {
-            visitor.visit_damage(Damage { file, at: 0, bytes: 0, what, next: None })
-        };
         if let Some(number) = self.log_start.missing_segment() {
-            report_missing(&format::file_name(number), "missing, and it was not released", visitor)?;
+            let file = format::file_name(number);
+            visitor.visit_damage(Damage::missing_file(&file, "missing, and it was not released"))?;
         } else if path.join("wal").is_dir() && base > Index::ZERO && !has_snapshot_upto(path, base)? {
-            let what = format!("missing: the log begins behind {base}, and none that is whole reaches so far");
-            report_missing("snapshots", &what, visitor)?;
+            let description = format!("missing: the log begins behind {base}, and none that is whole reaches so far");
+            visitor.visit_damage(Damage::missing_file("snapshots", &description))?;
         }
         Ok(())
     }
@@ -125,8 +129,14 @@ impl SegmentWalk {
             Err(malformed) => {
                 visitor.visit_segment(segment, None, &bytes)?;
                 let header_bytes = format::SEGMENT_HEADER_BYTES as u64;
-                let (file, what) = (segment.name.as_str(), malformed.0);
-                visitor.visit_damage(Damage { file, at: 0, bytes: header_bytes, what, next: Some(header_bytes) })?;
+                let (file, description) = (segment.name.as_str(), malformed.0);
+                visitor.visit_damage(Damage {
+                    file,
+                    at: 0,
+                    bytes: header_bytes,
+                    description,
+                    next_record: Some(header_bytes),
+                })?;
                 None
             }
         };
@@ -157,25 +167,19 @@ impl SegmentWalk {
             }
             visitor.visit_finding(segment, finding)?;
         }
-        let (sealed, end) = (inspection.is_sealed(), inspection.at());
+        let (sealed, end) = (inspection.is_sealed(), inspection.offset());
         // If this segment is not sealed, a running node may write to it and seal it before the next one is read: then
         // the records read here imply nothing about the next segment.
         self.next_reader_state = if sealed { inspection.into_reader_state() } else { ReaderState::default() };
-        let synced = synced_upto.filter(|place| place.segment > segment.number && !successor_in_use);
-        let missing = match sealed && !files.segment_exists(segment.number + 1) {
+        let later_synced_end = synced_upto.filter(|place| place.segment > segment.number && !successor_in_use);
+        let missing_segment = match sealed && !files.segment_exists(segment.number + 1) {
             true => Some((segment.number + 1, "missing, and it was named as the successor")),
-            false => synced.map(|place| (place.segment, "missing, and it was synced")),
+            false => later_synced_end.map(|end| (end.segment, "missing, and it was synced")),
         };
         // The oldest segments are released first: while this segment exists, a missing later segment is lost.
-        if let Some((number, what)) = missing.filter(|_| placement.is_newest) {
+        if let Some((number, description)) = missing_segment.filter(|_| placement.is_newest) {
             match files.segment_exists(segment.number) {
-                true => visitor.visit_damage(Damage {
-                    file: &format::file_name(number),
-                    at: 0,
-                    bytes: 0,
-                    what,
-                    next: None,
-                })?,
+                true => visitor.visit_damage(Damage::missing_file(&format::file_name(number), description))?,
                 false => self.segment_released = true,
             }
         }

@@ -79,7 +79,7 @@ pub enum Command<'a> {
         /// The key that no longer expires.
         key: &'a [u8],
     },
-    /// Removes each of these keys that is present. Answered by their number.
+    /// Removes each of these keys that is present. Answered by the number of removed keys.
     DelKeys(Vec<&'a [u8]>),
     /// Sets several keys, one after the other, and clears their deadlines.
     PutAll(Vec<(&'a [u8], &'a [u8])>),
@@ -115,7 +115,7 @@ pub enum Deadline {
     /// An absolute time of the cluster's clock.
     At(ClusterTime),
     /// Milliseconds after the time of the log entry that holds the command.
-    In(u64),
+    InMs(u64),
 }
 
 impl Deadline {
@@ -123,7 +123,7 @@ impl Deadline {
     pub fn resolve(self, now: ClusterTime) -> ClusterTime {
         match self {
             Deadline::At(time) => time,
-            Deadline::In(ms) => ClusterTime(now.0.saturating_add(ms)),
+            Deadline::InMs(ms) => ClusterTime(now.0.saturating_add(ms)),
         }
     }
 }
@@ -145,10 +145,10 @@ pub enum Expiration {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ExpireCondition {
     /// Whether the key must have a deadline (`true`) or none (`false`); `None`: both are permitted.
-    pub has_deadline: Option<bool>,
+    pub must_have_deadline: Option<bool>,
     /// Whether the new deadline must be later than the current one (`true`) or earlier (`false`); `None`: both are
     /// permitted.
-    pub later: Option<bool>,
+    pub must_be_later: Option<bool>,
     /// Whether the client gave a date: a node converts it to the cluster's clock only to within some milliseconds, and
     /// the new deadline must be later, or earlier, by more than that.
     pub from_date: bool,
@@ -163,7 +163,7 @@ pub enum Query<'a> {
         key: &'a [u8],
     },
     /// Keys with their values, in key order. Answered by [`Answer::Pairs`]: an answer is limited in size, so it may
-    /// have fewer pairs than `limit`, and then has `more` set.
+    /// have fewer pairs than `limit`, and then has `has_more` set.
     Scan {
         /// The bytes that each key begins with; empty for all keys.
         prefix: &'a [u8],
@@ -230,7 +230,7 @@ pub enum Answer {
     /// One command of a batch failed, so none was applied.
     BatchFailed {
         /// The index in the batch of the command that failed, from 0.
-        at: u32,
+        index: u32,
         /// The answer of that command.
         why: Box<Answer>,
     },
@@ -241,9 +241,9 @@ pub enum Answer {
         /// Keys with their values, in key order.
         pairs: Vec<(Bytes, Bytes)>,
         /// Whether the scan has more pairs after the last one.
-        more: bool,
+        has_more: bool,
     },
-    /// The number of keys that a query asked for.
+    /// The number of keys that are present, or of those with a deadline.
     Count(u64),
     /// The command or query could not be decoded, and had no effect.
     Malformed,

@@ -73,15 +73,15 @@ pub fn decide<'a>(command: &Command<'a>, current: Option<StoredValue<'_>>, now: 
                 Expiration::KeepTtl => current_deadline,
                 Expiration::Until(deadline) => Some(deadline.resolve(now)),
             };
-            Ok((set_or_expire(Cow::Borrowed(new), deadline, current, now), answer(Answer::Done)))
+            Ok((set_or_remove(Cow::Borrowed(new), deadline, current, now), answer(Answer::Done)))
         }
         Command::Append { tail, .. } => {
-            let appended = [value.unwrap_or_default(), tail].concat();
-            if appended.len() as u64 > ENTRY_BYTES_MAX {
+            let new_value = [value.unwrap_or_default(), tail].concat();
+            if new_value.len() as u64 > ENTRY_BYTES_MAX {
                 return Err(Answer::TooLong);
             }
-            let length = appended.len() as i64;
-            Ok((Change::Set(Cow::Owned(appended), current_deadline), Answer::Number(length)))
+            let length = new_value.len() as i64;
+            Ok((Change::Set(Cow::Owned(new_value), current_deadline), Answer::Number(length)))
         }
         Command::Expire { deadline, condition, .. } => {
             let Some(StoredValue { value, .. }) = current else { return Ok((Change::Keep, Answer::Number(0))) };
@@ -89,7 +89,7 @@ pub fn decide<'a>(command: &Command<'a>, current: Option<StoredValue<'_>>, now: 
             if !condition_permits(*condition, current_deadline, deadline) {
                 return Ok((Change::Keep, Answer::Number(0)));
             }
-            Ok((set_or_expire(Cow::Owned(value.to_vec()), Some(deadline), current, now), Answer::Number(1)))
+            Ok((set_or_remove(Cow::Owned(value.to_vec()), Some(deadline), current, now), Answer::Number(1)))
         }
         Command::Persist { .. } => match current {
             Some(StoredValue { value, deadline: Some(_) }) => {
@@ -103,7 +103,7 @@ pub fn decide<'a>(command: &Command<'a>, current: Option<StoredValue<'_>>, now: 
 }
 
 /// Sets value and deadline; a deadline that has passed removes the key instead.
-fn set_or_expire<'a>(
+fn set_or_remove<'a>(
     value: Cow<'a, [u8]>,
     deadline: Option<ClusterTime>,
     current: Option<StoredValue<'_>>,
@@ -117,9 +117,9 @@ fn set_or_expire<'a>(
 }
 
 fn condition_permits(condition: ExpireCondition, current: Option<ClusterTime>, new: ClusterTime) -> bool {
-    let presence_holds = condition.has_deadline.is_none_or(|required| required == current.is_some());
+    let presence_holds = condition.must_have_deadline.is_none_or(|required| required == current.is_some());
     let tolerance = if condition.from_date { DATE_TOLERANCE_MS } else { 0 };
-    let order_holds = match (condition.later, current) {
+    let order_holds = match (condition.must_be_later, current) {
         (None, _) => true,
         // The absence of a deadline counts as later than any deadline.
         (Some(later), None) => !later,

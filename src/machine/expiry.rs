@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The deadlines of all slots in memory that have one.
 ///
-/// Invariants: `by_deadline` holds each slot that has a deadline, the earliest first. `pending` holds a group of slots
-/// for each deadline that has not passed. `overdue_count` counts the slots whose deadline has passed.
+/// Invariants: `by_deadline` holds each slot that has a deadline, the earliest first. `pending_groups` holds a group of
+/// slots for each deadline that has not passed. `overdue_count` counts the slots whose deadline has passed.
 #[derive(Clone, Debug, Default)]
 pub struct Expiry {
     by_deadline: BTreeSet<(ClusterTime, u32)>,
-    pending: BTreeMap<ClusterTime, DeadlineGroup>,
+    pending_groups: BTreeMap<ClusterTime, DeadlineGroup>,
     overdue_count: usize,
 }
 
@@ -33,7 +33,7 @@ impl Expiry {
     /// Adds a slot whose deadline has not passed yet; `hash` is its part of the digest.
     pub fn insert(&mut self, deadline: ClusterTime, slot: u32, hash: u64) {
         self.by_deadline.insert((deadline, slot));
-        let group = self.pending.entry(deadline).or_default();
+        let group = self.pending_groups.entry(deadline).or_default();
         group.count += 1;
         group.hash_sum = group.hash_sum.wrapping_add(hash);
     }
@@ -42,21 +42,21 @@ impl Expiry {
     pub fn remove(&mut self, deadline: ClusterTime, slot: u32, hash: u64) -> bool {
         let removed = self.by_deadline.remove(&(deadline, slot));
         assert!(removed, "every slot with a deadline is listed by its deadline");
-        let Some(group) = self.pending.get_mut(&deadline) else {
+        let Some(group) = self.pending_groups.get_mut(&deadline) else {
             self.overdue_count -= 1;
             return false;
         };
         group.count -= 1;
         group.hash_sum = group.hash_sum.wrapping_sub(hash);
         if group.count == 0 {
-            self.pending.remove(&deadline);
+            self.pending_groups.remove(&deadline);
         }
         true
     }
 
     /// Sets the clock: a slot whose deadline is at or before `now` is overdue, and no longer part of the digest.
     pub fn advance(&mut self, now: ClusterTime, digest: &mut Digest) {
-        while let Some(first) = self.pending.first_entry()
+        while let Some(first) = self.pending_groups.first_entry()
             && *first.key() <= now
         {
             let group = first.remove();

@@ -63,12 +63,11 @@ impl HashIndex {
     /// begins, or `None` after the last one. The position of a slot is the upper half of its hash with the bits
     /// reversed.
     pub fn collect_bucket(&self, position: u32, slots: &mut Vec<u32>) -> Option<u32> {
-        let cells = self.table.cells.len().max(self.old_table.cells.len()).max(1);
-        let (bits, mask) = (cells.trailing_zeros(), (cells - 1) as u32);
+        let cell_count = self.table.cells.len().max(self.old_table.cells.len()).max(1);
+        let (bits, mask) = (cell_count.trailing_zeros(), (cell_count - 1) as u32);
         let bucket = position.reverse_bits() & mask;
         self.table.collect_bucket(bucket, mask, slots);
         self.old_table.collect_bucket(bucket, mask, slots);
-        // The number of positions in the bucket.
         let positions_in_bucket = 1u64 << (32 - bits);
         u32::try_from((u64::from(position) & !(positions_in_bucket - 1)) + positions_in_bucket).ok()
     }
@@ -254,6 +253,7 @@ mod tests {
     fn rehash_completes_without_insertions_or_removals() {
         let hash = |slot: u32| u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut index = HashIndex::default();
+        // One slot more than three quarters of 16,384 cells makes the table grow.
         let three_quarters_full = 12 * 1024;
         (0..=three_quarters_full).for_each(|slot| index.insert(hash(slot), slot));
         assert!(index.old_table.used_cells > 10_000, "the table has just grown");

@@ -220,14 +220,14 @@ impl Kv {
 
     /// Decides each command against the result of the commands before it, then executes all of them or none.
     fn execute_batch(&mut self, commands: &[Command<'_>]) -> Answer {
-        let mut staged = StagedChanges::new();
+        let mut staged_changes = StagedChanges::new();
         let mut answers = AnswerList::with_capacity(commands.len());
-        for (at, command) in commands.iter().enumerate() {
-            if at % PREFETCHED_KEYS_MAX == 0 {
-                self.prefetch_keys(&mut commands[at..].iter().map(key_of));
+        for (index, command) in commands.iter().enumerate() {
+            if index % PREFETCHED_KEYS_MAX == 0 {
+                self.prefetch_keys(&mut commands[index..].iter().map(key_of));
             }
             let key = key_of(command);
-            let current = match staged.get(key) {
+            let current = match staged_changes.get(key) {
                 Some(change) => change.as_ref().map(|(value, deadline)| StoredValue { value, deadline: *deadline }),
                 None => self.stored_value(&self.lookup(key)),
             };
@@ -235,15 +235,15 @@ impl Kv {
                 Ok((change, answer)) => {
                     match change {
                         Change::Keep => {}
-                        Change::Set(value, deadline) => drop(staged.insert(key, Some((value, deadline)))),
-                        Change::Remove => drop(staged.insert(key, None)),
+                        Change::Set(value, deadline) => drop(staged_changes.insert(key, Some((value, deadline)))),
+                        Change::Remove => drop(staged_changes.insert(key, None)),
                     }
                     answers.push(answer);
                 }
-                Err(why) => return Answer::BatchFailed { at: at as u32, why: Box::new(why) },
+                Err(why) => return Answer::BatchFailed { index: index as u32, why: Box::new(why) },
             }
         }
-        for (key, value) in staged {
+        for (key, value) in staged_changes {
             let change = value.map_or(Change::Remove, |(value, deadline)| Change::Set(value, deadline));
             self.apply_change(&self.lookup(key), change);
         }
@@ -368,6 +368,7 @@ impl Kv {
     }
 
     fn get_values(&self, keys: &[&[u8]]) -> Answer {
+        // The answer begins with its kind (1 byte) and the number of values (4 bytes).
         let mut bytes_left = ANSWER_BYTES_MAX as usize - 5;
         let mut values = Vec::with_capacity(keys.len());
         for key in keys {
@@ -473,8 +474,8 @@ impl StateMachine for Kv {
 
     fn next_chunk(&mut self, bytes: usize) -> Option<Bytes> {
         let frozen = self.frozen.as_mut()?;
-        let unserialized = self.by_key.range::<[u8], _>((frozen.unserialized_from(), Bound::Unbounded));
-        let current = unserialized.map(|(key, slot)| (&**key, self.slots[*slot as usize].stored_value()));
+        let unserialized_keys = self.by_key.range::<[u8], _>((frozen.unserialized_from(), Bound::Unbounded));
+        let current = unserialized_keys.map(|(key, slot)| (&**key, self.slots[*slot as usize].stored_value()));
         let chunk = frozen.next_chunk(bytes, current);
         if chunk.is_none() {
             self.end_snapshot();

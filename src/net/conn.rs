@@ -120,7 +120,7 @@ impl Conn {
         }
     }
 
-    /// The current phase.
+    /// The phase of the connection's life. It starts as [`ConnPhase::Open`], and never goes back.
     pub fn phase(&self) -> ConnPhase {
         self.phase
     }
@@ -130,7 +130,7 @@ impl Conn {
         self.phase = self.phase.max(ConnPhase::Closing);
     }
 
-    /// Discards further input until the client closes its end. All output must be written.
+    /// Discards further input until the client closes its end. It is called after all output is written.
     pub fn drain(&mut self) {
         debug_assert!(
             self.phase == ConnPhase::Closing,
@@ -145,7 +145,7 @@ impl Conn {
         self.remote_closed |= remote_closed;
     }
 
-    /// Whether the socket may have bytes to read, or the buffered input requests to process.
+    /// Whether the socket may have bytes to read, or the buffered input may contain requests to process.
     pub fn has_input(&self) -> bool {
         self.readable || self.has_unprocessed_input
     }
@@ -179,7 +179,7 @@ impl Conn {
             MemoryPressure::High => {
                 self.gateway.as_ref().map_or(0, GatewayConnection::queued_bytes) > 4 * GUARANTEED_CONN_BYTES
             }
-            MemoryPressure::Over => self.held_bytes > GUARANTEED_CONN_BYTES,
+            MemoryPressure::OverBound => self.held_bytes > GUARANTEED_CONN_BYTES,
         }
     }
 
@@ -313,8 +313,8 @@ impl Conn {
         self.gateway.as_mut().map(GatewayConnection::free_idle_queue);
     }
 
-    /// Whether all output has been written to the socket.
+    /// Whether all output has been written to the socket, including encrypted bytes in the TLS session.
     pub fn has_written_all(&self) -> bool {
-        self.output.is_empty() && !self.stream.has_unsent()
+        self.output.is_empty() && !self.stream.has_unsent_bytes()
     }
 }

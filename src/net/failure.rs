@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_lines_is_bounded() {
+    fn number_of_remembered_lines_is_bounded() {
         let mut recent = RecentLogLines::new(20);
         let logged = (0..10_000).filter(|n| recent.record_if_new(Time::ZERO, &n.to_string())).count();
         assert_eq!((logged, recent.lines.len()), (20, 20));
@@ -151,10 +151,10 @@ mod tests {
     fn failure_names_its_cause() {
         let of_kind = |kind: ErrorKind| ConnectionFailure::of_socket(&io::Error::new(kind, "bad certificate"));
         assert_eq!(of_kind(ErrorKind::ConnectionRefused).short_cause, "refused");
-        let tls = of_kind(ErrorKind::InvalidData);
-        assert_eq!((tls.description.as_str(), tls.needs_operator), ("TLS: bad certificate", true));
-        let refused = ConnectionFailure::of_protocol(&WireError::Refused(HelloRejection::Cluster), false);
-        assert_eq!((refused.short_cause, refused.needs_operator), ("another cluster", true));
+        let tls_failure = of_kind(ErrorKind::InvalidData);
+        assert_eq!((tls_failure.description.as_str(), tls_failure.needs_operator), ("TLS: bad certificate", true));
+        let rejection = ConnectionFailure::of_protocol(&WireError::Refused(HelloRejection::Cluster), false);
+        assert_eq!((rejection.short_cause, rejection.needs_operator), ("another cluster", true));
         assert!(ConnectionFailure::of_protocol(&WireError::ChecksumMismatch, false).description.contains("or are TLS"));
     }
 }

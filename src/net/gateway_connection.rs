@@ -19,8 +19,8 @@ pub enum GatewayConnection {
 }
 
 impl GatewayConnection {
-    /// Whether the client is a probe: an HTTP client beyond the maximum number of clients, which may send one request
-    /// about the node's health.
+    /// Whether the client is a probe: an HTTP client that connected while the maximum number of clients was connected.
+    /// It may send one request about the node.
     pub fn is_probe(&self) -> bool {
         matches!(self, GatewayConnection::Http(http) if http.is_probe())
     }
@@ -108,8 +108,8 @@ impl GatewayConnection {
         }
     }
 
-    /// Writes the replies that are due to `out`, and adds the requests for the node to `requests`. If the client has
-    /// too much unread output (`output_full`), no request is added.
+    /// Appends the replies that are due now to the output `out`, and the requests for the node to `requests`. If the
+    /// client has too much unread output (`output_full`), no request is appended.
     pub fn pump(&mut self, now: Time, out: &mut BytesMut, output_full: bool, requests: &mut Vec<NodeRequest>) {
         match self {
             GatewayConnection::Redis(redis) => redis.pump(now, out, output_full, requests),
@@ -117,7 +117,7 @@ impl GatewayConnection {
         }
     }
 
-    /// Passes the node's reply to the request with that number.
+    /// Passes the node's reply to the request with the number `number` on to the protocol state.
     pub fn handle_reply(&mut self, number: u64, reply: Reply) {
         match self {
             GatewayConnection::Redis(redis) => redis.handle_reply(number, reply),

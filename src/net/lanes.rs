@@ -180,13 +180,13 @@ mod tests {
 
         let mut reader = FrameReader::default();
         let mut received: Vec<(Frame, usize)> = Vec::new();
-        let mut sent = 0;
+        let mut accepted_bytes_max = 0;
         while received.len() < 3 {
             stream.capacity = 1000;
-            sent += 1000;
+            accepted_bytes_max += 1000;
             output.write(&mut stream).unwrap();
             while let Some(frame) = reader.next(&mut stream.accepted).unwrap() {
-                received.push((frame, sent));
+                received.push((frame, accepted_bytes_max));
             }
         }
         assert_eq!(&received[0].0.content[..], b"beat");

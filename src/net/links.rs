@@ -37,9 +37,9 @@ pub enum LinkState {
     Down(Time),
     /// The host name is being resolved on another thread.
     Resolving,
-    /// Dialed on that connection, with no answer to the hello yet.
+    /// The peer was dialed on the connection with this token, and has not answered the hello yet.
     Dialed(Token),
-    /// Accepted by the peer: messages are sent on that connection.
+    /// The peer accepted the connection with this token. Messages are sent on it.
     Up(Token),
 }
 
@@ -121,7 +121,7 @@ impl OutboundLinks {
         self.set_state(peer, LinkState::Resolving);
     }
 
-    /// Records that the peer was dialed on that connection.
+    /// Records that the peer was dialed on the connection with the token `token`.
     pub fn mark_dialed(&mut self, peer: NodeId, token: Token) {
         self.set_state(peer, LinkState::Dialed(token));
     }
@@ -199,10 +199,13 @@ mod tests {
     fn broken_link_is_redialed_within_the_maximum_pause() {
         let options = Options::default();
         let mut links = OutboundLinks::new(id(1), &options);
-        let at = |all: &[&str]| {
-            BTreeMap::from([(id(1), vec!["a:1".into()]), (id(2), all.iter().map(|a| a.to_string()).collect())])
+        let peers_at = |addresses: &[&str]| {
+            BTreeMap::from([
+                (id(1), vec!["a:1".into()]),
+                (id(2), addresses.iter().map(|address| address.to_string()).collect()),
+            ])
         };
-        assert!(links.set_peers(at(&["b:1"])).is_empty());
+        assert!(links.set_peers(peers_at(&["b:1"])).is_empty());
         let mut now = Time::ZERO;
         for _ in 0..100 {
             assert_eq!(links.next_due(now), Some(id(2)));
@@ -216,10 +219,10 @@ mod tests {
         links.mark_up(id(2), Token(8));
         assert_eq!(links.connection(id(2)), Some(Token(8)));
         // The peer has another address: the connection to the old one is closed.
-        assert_eq!(links.set_peers(at(&["c:1"])), vec![Token(8)]);
+        assert_eq!(links.set_peers(peers_at(&["c:1"])), vec![Token(8)]);
         assert_eq!(links.next_due(now), Some(id(2)));
         // With two addresses for a peer, each is dialed in turn.
-        assert!(links.set_peers(at(&["d:1", "c:1"])).is_empty());
+        assert!(links.set_peers(peers_at(&["d:1", "c:1"])).is_empty());
         let mut dialed = Vec::new();
         for _ in 0..4 {
             dialed.push(links.get(id(2)).unwrap().address().to_owned());

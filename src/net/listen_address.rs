@@ -42,14 +42,18 @@ mod tests {
     #[test]
     fn advice_is_given_once_for_each_member_address() {
         let me = NodeId::new(2).unwrap();
-        let at = |address: &str| Membership::founding([(me, address.to_owned())]);
+        let membership_at = |address: &str| Membership::founding([(me, address.to_owned())]);
         let mut address_check = ListenAddressCheck::of_default_address("a:1".to_owned());
-        assert_eq!(address_check.check(me, &at("a:1")), None);
+        assert_eq!(address_check.check(me, &membership_at("a:1")), None);
         assert_eq!(address_check.check(me, &Membership::default()), None, "the node is not a member");
-        let advice = address_check.check(me, &at("b:1")).unwrap();
+        let advice = address_check.check(me, &membership_at("b:1")).unwrap();
         assert!(advice.contains("--listen b:1") && advice.ends_with("drave member update 2=a:1"), "{advice}");
-        assert_eq!(address_check.check(me, &at("b:1")), None, "the advice is given once for each address");
-        assert!(address_check.check(me, &at("c:1")).is_some(), "the membership lists another new address");
-        assert_eq!(ListenAddressCheck::default().check(me, &at("b:1")), None, "the listen address was configured");
+        assert_eq!(address_check.check(me, &membership_at("b:1")), None, "the advice is given once for each address");
+        assert!(address_check.check(me, &membership_at("c:1")).is_some(), "the membership lists another new address");
+        assert_eq!(
+            ListenAddressCheck::default().check(me, &membership_at("b:1")),
+            None,
+            "the listen address was configured"
+        );
     }
 }

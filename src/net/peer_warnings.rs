@@ -61,8 +61,8 @@ impl PeerWarnings {
         if run.starts == 0 {
             return;
         }
-        let latest = self.runs.get(&peer).filter(|(known, _)| *known == disk).map(|(_, run)| *run);
-        let Some(latest) = latest.filter(|latest| latest.is_later_than(run)) else {
+        let latest_run = self.runs.get(&peer).filter(|(known, _)| *known == disk).map(|(_, run)| *run);
+        let Some(latest_run) = latest_run.filter(|latest| latest.is_later_than(run)) else {
             self.runs.insert(peer, (disk, run));
             return;
         };
@@ -75,7 +75,7 @@ impl PeerWarnings {
             "the directory of {peer} is an older copy, or one of two copies: it was started {} times, and a copy that \
              was started {} times connected before. Never run two copies of a directory, and never put an old one \
              back under a node",
-            run.starts, latest.starts
+            run.starts, latest_run.starts
         );
     }
 
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn earlier_run_after_a_later_one_reveals_a_copy() {
+    fn earlier_run_after_a_later_one_reveals_a_copied_directory() {
         let run = |id, starts| Run { id, starts };
         assert!(!run(1, 5).is_later_than(run(1, 5)), "the same run connects again");
         assert!(!run(1, 5).is_later_than(run(2, 6)), "the node was restarted");

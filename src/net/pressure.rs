@@ -12,5 +12,5 @@ pub enum MemoryPressure {
     /// More than half of the bound.
     High,
     /// More than the bound.
-    Over,
+    OverBound,
 }

@@ -52,13 +52,13 @@ impl ProtocolCounters {
         &mut self.counts[protocol as usize]
     }
 
-    /// Counts a client that was accepted after its handshake, if the protocol has one.
-    pub fn count_accepted(&mut self, protocol: ClientProtocol) {
+    /// Counts an accepted client. In a protocol with a handshake, a client is accepted after the handshake.
+    pub fn count_accepted_client(&mut self, protocol: ClientProtocol) {
         self.counts_mut(protocol).clients_accepted += 1;
     }
 
     /// Counts a client that was rejected because the maximum number of clients was connected.
-    pub fn count_rejected(&mut self, protocol: ClientProtocol) {
+    pub fn count_rejected_client(&mut self, protocol: ClientProtocol) {
         self.counts_mut(protocol).clients_rejected += 1;
     }
 

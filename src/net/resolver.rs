@@ -90,7 +90,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn result_is_visible_without_being_taken() {
+    fn lookup_result_is_announced_until_it_is_taken() {
         let poll = mio::Poll::new().unwrap();
         let mut resolver = Resolver::new(Waker::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()));
         let peer = NodeId::new(2).unwrap();

@@ -152,8 +152,8 @@ impl Net {
     /// for a while to each former member, which has to learn of its removal. A node without a configuration keeps links
     /// to its configured addresses.
     pub fn set_members(&mut self, now: Time, membership: &Membership, config_position: Position) {
-        let added = self.membership.set_members(now, membership, config_position);
-        added.into_iter().for_each(|id| self.disconnect(now, id));
+        let added_peers = self.membership.set_members(now, membership, config_position);
+        added_peers.into_iter().for_each(|id| self.disconnect(now, id));
         self.update_links(now);
         self.connections.schedule_sweep(now);
         self.membership.warn_of_address(membership);
@@ -204,8 +204,8 @@ impl Net {
         if self.connections.has_pending_reads() {
             return Time::ZERO;
         }
-        let accept = self.listener.as_ref().map_or(Time::NEVER, Listener::deadline);
-        self.peers.deadline().min(self.connections.sweep_at()).min(accept).min(self.gateways.deadline())
+        let accept_deadline = self.listener.as_ref().map_or(Time::NEVER, Listener::deadline);
+        self.peers.deadline().min(self.connections.sweep_at()).min(accept_deadline).min(self.gateways.deadline())
     }
 
     /// Waits for poll events, at most for `timeout`, and marks the sockets that are ready. Returns whether there were
@@ -272,7 +272,7 @@ impl Net {
         self.peers.has_lookup_result()
     }
 
-    /// Appends all events since the last call to `into`, in order.
+    /// Moves all events since the last call to the end of `into`, in order.
     pub fn take_events(&mut self, into: &mut Vec<Event>) {
         into.append(&mut self.events);
     }
@@ -322,8 +322,11 @@ impl Net {
             }
             reads_left -= 1;
             // Buffered input is processed before more is read.
-            let read_max =
-                if conn.pressure() == MemoryPressure::Over { GUARANTEED_CONN_BYTES } else { self.read_buffer.len() };
+            let read_max = if conn.pressure() == MemoryPressure::OverBound {
+                GUARANTEED_CONN_BYTES
+            } else {
+                self.read_buffer.len()
+            };
             let outcome = if conn.has_unprocessed_input {
                 Ok(ReadOutcome::More)
             } else {

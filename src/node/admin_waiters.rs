@@ -30,6 +30,7 @@ const TRANSFER_FOR_SPACE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub struct AdminWaiters {
     changes: Vec<PendingChange>,
+    /// Callers that wait for a leadership transfer: the caller, its id for the request, and the target.
     transfers: Vec<(Caller, u64, NodeId)>,
     next_transfer_for_space_at: Time,
 }

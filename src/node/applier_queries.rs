@@ -25,7 +25,8 @@ use std::collections::BTreeMap;
 pub struct ApplierQueries {
     local_queries: Vec<ClientRequest>,
     last_ticket: u64,
-    submitted: BTreeMap<u64, (Caller, u64, u64)>,
+    /// The submitted queries by ticket: the caller, its id for the request, and the size of the query in bytes.
+    submitted_queries: BTreeMap<u64, (Caller, u64, u64)>,
     bytes: u64,
 }
 
@@ -50,7 +51,7 @@ impl ApplierQueries {
     pub fn push(&mut self, from: Caller, id: u64, bytes: u64) -> u64 {
         self.last_ticket += 1;
         self.bytes += bytes;
-        self.submitted.insert(self.last_ticket, (from, id, bytes));
+        self.submitted_queries.insert(self.last_ticket, (from, id, bytes));
         self.check();
         self.last_ticket
     }
@@ -63,18 +64,18 @@ impl ApplierQueries {
 
     /// Number of queries submitted to the applier.
     pub fn len(&self) -> usize {
-        self.submitted.len()
+        self.submitted_queries.len()
     }
 
     /// Whether no query is submitted to the applier.
     pub fn is_empty(&self) -> bool {
-        self.submitted.is_empty()
+        self.submitted_queries.is_empty()
     }
 
     /// Removes the query that the applier answered, and returns its caller and id. The answer ends the query: only
     /// this function subtracts its bytes.
     pub fn take_answered(&mut self, ticket: u64) -> Option<(Caller, u64)> {
-        let (from, id, bytes) = self.submitted.remove(&ticket)?;
+        let (from, id, bytes) = self.submitted_queries.remove(&ticket)?;
         self.bytes -= bytes;
         self.check();
         Some((from, id))
@@ -82,12 +83,12 @@ impl ApplierQueries {
 
     /// Panics if the counter of bytes contradicts the queries.
     fn check(&self) {
-        let len = self.submitted.len() + self.local_queries.len();
-        assert!(len > 0 || self.bytes == 0, "the counter of waiting query bytes is zero when no query waits");
-        let submitted_sizes = self.submitted.values().map(|(.., bytes)| *bytes);
+        let query_count = self.submitted_queries.len() + self.local_queries.len();
+        assert!(query_count > 0 || self.bytes == 0, "the counter of waiting query bytes is zero when no query waits");
+        let submitted_sizes = self.submitted_queries.values().map(|(.., bytes)| *bytes);
         let sizes = submitted_sizes.chain(self.local_queries.iter().map(ClientRequest::bytes));
         debug_assert!(
-            is_sum_of(self.bytes, len, sizes),
+            is_sum_of(self.bytes, query_count, sizes),
             "the counter of waiting query bytes equals the sum over the waiting queries"
         );
     }

@@ -110,7 +110,7 @@ impl CompactionPolicy {
         self.waiters.push((from, id, applied));
     }
 
-    /// Whether a snapshot is being taken.
+    /// Whether a snapshot is being taken: the driver has not reported its end yet.
     pub fn is_taking_snapshot(&self) -> bool {
         self.taking_snapshot
     }
@@ -180,25 +180,25 @@ impl CompactionPolicy {
         }
         let snapshot_bytes = self.newest.as_ref().map_or(0, |newest| newest.bytes.len() as u64);
         let grown_bytes = log.bytes(self.snapshot_index().max(log.base().index), applied);
-        let would_free = low && grown_bytes >= options.trailing_bytes;
+        let would_free_space = low && grown_bytes >= options.trailing_bytes;
         let limit = options.snapshot_log_bytes.max(snapshot_bytes);
         let (nth, of) = self.voter_ordinal;
         // The limit of the last voter is still more than half of the first voter's.
-        let is_large = would_free || grown_bytes >= limit - limit / (2 * of) * nth.min(of);
+        let is_large = would_free_space || grown_bytes >= limit - limit / (2 * of) * nth.min(of);
         now >= self.no_space_retry_at && (is_large || now.since(self.newest_since) >= options.snapshot_max_age)
     }
 
     /// When a snapshot is next due by age, if any entry was applied since the last one. A snapshot due by size needs no
     /// timer: the event that makes the log grow wakes the node.
     pub fn deadline(&self, applied: Index, options: &Options) -> Time {
-        let by_count = options.mutants.breaks(Mutant::SnapshotByCount);
+        let is_due_by_count = options.mutants.breaks(Mutant::SnapshotByCount);
         if self.taking_snapshot || applied == Index::ZERO {
             return Time::NEVER;
         }
         if self.newest_is_damaged {
             return self.no_space_retry_at.max(self.damaged_retry_at);
         }
-        if applied <= self.snapshot_index() || by_count {
+        if applied <= self.snapshot_index() || is_due_by_count {
             return Time::NEVER;
         }
         if self.damaged_failures > 0 && !self.waiters.is_empty() {
@@ -292,7 +292,8 @@ impl CompactionPolicy {
             limit = limit.min(being_sent);
         }
         if limit < self.snapshot_index() {
-            // The limit is temporary: the transfer ends, or the disk catches up, and neither is reported here.
+            // The limit is temporary: the transfer of the older snapshot ends, or the disk catches up with the commit
+            // index. Neither is reported here.
             self.log_release_pending = true;
         }
         let upto = log.index_within_bytes(limit, options.trailing_bytes);
@@ -308,9 +309,9 @@ impl CompactionPolicy {
             "a snapshot is marked as damaged only if there is a newest snapshot"
         );
         let upto = self.snapshot_index();
-        let waits = |(.., wanted): &(Caller, u64, Index)| *wanted > upto;
+        let waits_for_later_snapshot = |(.., wanted): &(Caller, u64, Index)| *wanted > upto;
         debug_assert!(
-            self.waiters.iter().all(waits),
+            self.waiters.iter().all(waits_for_later_snapshot),
             "every waiting caller waits for an index that no durable snapshot holds yet"
         );
     }
@@ -378,10 +379,10 @@ mod tests {
     fn low_disk_space_makes_a_snapshot_due_that_frees_log() {
         let options = Options { trailing_bytes: 1_000, ..Options::default() };
         let (mut log, policy) = log_and_policy(49, 40);
-        let due = |log: &Log, low| policy.is_due(Time::ZERO, log, log.commit(), low, &options);
-        assert!(!due(&log, true), "a snapshot would free nothing");
+        let is_due = |log: &Log, low| policy.is_due(Time::ZERO, log, log.commit(), low, &options);
+        assert!(!is_due(&log, true), "a snapshot would free nothing");
         append_entries(&mut log, 1);
-        assert!(due(&log, true) && !due(&log, false));
+        assert!(is_due(&log, true) && !is_due(&log, false));
     }
 
     #[test]
@@ -390,10 +391,10 @@ mod tests {
         let entries_until_due = |nth| {
             let (mut log, mut policy) = log_and_policy(41, 40);
             policy.set_voter_ordinal(nth, 3);
-            let due = |log: &Log| policy.is_due(Time::ZERO, log, log.commit(), false, &options);
+            let is_due = |log: &Log| policy.is_due(Time::ZERO, log, log.commit(), false, &options);
             (1..).find(|_| {
                 append_entries(&mut log, 1);
-                due(&log)
+                is_due(&log)
             })
         };
         let all_until_due = [0, 1, 2].map(entries_until_due);
@@ -443,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_damaged_at_verification_back_off() {
+    fn delay_doubles_after_each_snapshot_found_damaged() {
         let options = Options { snapshot_retry_delay: std::time::Duration::from_secs(5), ..Options::default() };
         let (log, mut policy) = log_and_policy(50, 40);
         policy.add_waiter(Caller::Client(1), 7, Index(50));

@@ -207,7 +207,7 @@ pub enum Action {
         /// The position of the snapshot.
         snapshot: Position,
         /// How many damaged snapshots in a row that follower has received.
-        times: u32,
+        damaged_count: u32,
     },
     /// The journal may discard everything up to this position.
     CompactJournal(Position),

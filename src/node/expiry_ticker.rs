@@ -61,10 +61,10 @@ impl ExpiryTicker {
             // The previous tick is not applied yet. The applier's report of it wakes the node.
             return;
         }
-        let clock = raft.cluster_time(now);
+        let cluster_time = raft.cluster_time(now);
         let due = due.min(ClusterTime(applied.1.0.saturating_add(TICK_INTERVAL_MAX.as_millis() as u64)));
-        if due > clock {
-            self.next_check_at = now + Duration::from_millis(due.0 - clock.0);
+        if due > cluster_time {
+            self.next_check_at = now + Duration::from_millis(due.0 - cluster_time.0);
             return;
         }
         match raft.propose(now, Op::Tick.encode()) {

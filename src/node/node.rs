@@ -37,7 +37,7 @@ use super::snapshot_sender::SnapshotSender;
 use super::space::{self, DiskSpace};
 use super::stats::Stats;
 use crate::api::{Consistency, Refusal, Reply, Request};
-use crate::apply::Report as Applied;
+use crate::apply::Report as ApplierReport;
 use crate::consensus::Raft;
 use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time, WriteId};
 use crate::wal::report::{Fault, Report};
@@ -65,15 +65,15 @@ pub struct Node {
     stats: Stats,
     /// The requests that wait, each in the table of what it waits for.
     proposals: Proposals,
-    parked: ParkedRequests,
+    parked_requests: ParkedRequests,
     linearizable_reads: LinearizableReads,
-    forwarded: ForwardedRequests,
+    forwarded_requests: ForwardedRequests,
     queries: ApplierQueries,
     /// The last index submitted to the applier. A query submitted now sees all entries up to it. A snapshot must not be
     /// taken while the applier has not reported it: the index of the frozen state would not be known.
     submitted_to_apply: Index,
     /// The applier's last report.
-    applied: Applied,
+    applier_report: ApplierReport,
     /// When the batch that is being applied was submitted; `None` if none is. There is one at a time: a snapshot is
     /// taken between two batches, of a state whose index this node knows.
     applying_since: Option<Time>,
@@ -107,7 +107,7 @@ pub struct NodeStart {
     /// This node's disk id; `None` in tests that do not depend on it.
     pub disk: Option<DiskId>,
     /// How far the restored machine has applied the log.
-    pub applied: Applied,
+    pub applied: ApplierReport,
     /// The snapshot from which the machine was restored, if any.
     pub snapshot: Option<DurableSnapshot>,
     /// A random number, different for each run of a process: forwarded requests are numbered from it, and a late answer
@@ -132,12 +132,12 @@ impl Node {
             prefetch,
             stats: Stats::default(),
             proposals: Proposals::default(),
-            parked: ParkedRequests::default(),
+            parked_requests: ParkedRequests::default(),
             linearizable_reads: LinearizableReads::default(),
-            forwarded: ForwardedRequests::with_ids_after(last_forward_id),
+            forwarded_requests: ForwardedRequests::with_ids_after(last_forward_id),
             queries: ApplierQueries::default(),
             submitted_to_apply: applied.upto,
-            applied,
+            applier_report: applied,
             compaction: CompactionPolicy::new(now, snapshot),
             snapshot_sender: SnapshotSender::new(&options),
             snapshot_reads: SnapshotReads::new(&options),
@@ -169,7 +169,7 @@ impl Node {
                 // The core handles the loss first, so that a read that is retried below is not sent to the lost leader.
                 self.raft.handle_lost_link(now, peer);
                 self.stats.record_link_lost(peer);
-                let lost_requests = self.forwarded.take_lost(peer);
+                let lost_requests = self.forwarded_requests.take_lost(peer);
                 self.fail_in_flight(now, lost_requests);
             }
             Event::Request { from, id, forward, request } => {
@@ -185,14 +185,14 @@ impl Node {
             Event::ForwardAnswered { from, id, reply } => self.handle_forward_answer(now, from, id, reply),
             // The request had no effect. A retry at once would find the same link, as full or as broken.
             Event::ForwardNotSent { to, id } => {
-                self.forwarded
+                self.forwarded_requests
                     .take_answered(to, id)
                     .into_iter()
                     .for_each(|client_request| self.refuse(client_request, Refusal::Busy));
             }
             // The peer is running, and may still lead: the core need not know that the connection was replaced.
             Event::AnswersLost(peer) => {
-                let lost_requests = self.forwarded.take_lost(peer);
+                let lost_requests = self.forwarded_requests.take_lost(peer);
                 self.fail_in_flight(now, lost_requests);
             }
             Event::CallerGone(caller) => self.forget_caller(caller),
@@ -215,9 +215,13 @@ impl Node {
                 self.stats.record_snapshot_ended(now, false);
                 self.compaction.record_damaged(now, &self.options);
             }
-            Event::SnapshotInspected { snapshot, undamaged } => self.handle_inspected(now, snapshot, undamaged),
+            Event::SnapshotInspected { snapshot, undamaged } => {
+                self.handle_snapshot_inspected(now, snapshot, undamaged)
+            }
             Event::ChunkStored { from, snapshot, next, damaged } => self.raft.ack_chunk(from, snapshot, next, damaged),
-            Event::Restored { snapshot, base, time, report } => self.handle_restored(now, snapshot, base, time, report),
+            Event::Restored { snapshot, base, time, report } => {
+                self.handle_snapshot_restored(now, snapshot, base, time, report)
+            }
             Event::Queried { ticket, applied, answer } => {
                 // The applier may be ahead of the report that this node has seen, never behind it.
                 if let Some((from, id)) = self.queries.take_answered(ticket) {
@@ -230,12 +234,12 @@ impl Node {
     /// Drops the requests of a caller that is gone. Its proposals and queries stay: the log and the applier hold them,
     /// and their answers are dropped by the driver.
     fn forget_caller(&mut self, caller: Caller) {
-        self.parked.forget(caller);
+        self.parked_requests.forget(caller);
         self.compaction.forget(caller);
         self.snapshot_reads.forget(caller);
         self.admin_waiters.forget(caller);
         self.linearizable_reads.forget(caller);
-        self.forwarded.forget(caller);
+        self.forwarded_requests.forget(caller);
     }
 
     /// Stops this node if a peer that knows it as a member holds another log. A node that founded its log because no
@@ -267,17 +271,17 @@ impl Node {
                 self.replies.push((client_request.from, client_request.id, Reply::Status(status)));
             }
             // This node has applied no entry yet, because there was no leader: a snapshot would be empty.
-            Request::Snapshot if self.applied.upto == Index::ZERO => self.refuse(client_request, Refusal::NoLeader),
+            Request::Snapshot if self.applied() == Index::ZERO => self.refuse(client_request, Refusal::NoLeader),
             // Each node has snapshots of its own, so a request for a snapshot is not forwarded, and needs no leader.
             Request::Snapshot => {
-                self.compaction.add_waiter(client_request.from, client_request.id, self.applied.upto);
+                self.compaction.add_waiter(client_request.from, client_request.id, self.applier_report.upto);
                 // The newest snapshot may already hold everything applied.
                 self.answer_snapshot_waiters();
             }
             Request::ReadSnapshot { snapshot, offset } => {
                 let (chunk, newest) = ((*snapshot, *offset), self.compaction.sendable_snapshot());
-                let read = self.snapshot_reads.push(now, (client_request.from, client_request.id), chunk, newest);
-                read.unwrap_or_else(|refusal| self.refuse(client_request, refusal));
+                let result = self.snapshot_reads.push(now, (client_request.from, client_request.id), chunk, newest);
+                result.unwrap_or_else(|refusal| self.refuse(client_request, refusal));
             }
             // Checked before all reasons to wait: a request that is too large never becomes small enough.
             Request::Propose { .. } | Request::Query { .. } if client_request.bytes() > self.options.entry_bytes => {
@@ -341,7 +345,7 @@ impl Node {
     /// Whether there is space for the command `op`, on this disk and on enough other disks. A command that frees space
     /// may use the last of it: without that exception, clients could not delete anything on a full cluster.
     fn has_room_for_command(&self, now: Time, op: &Bytes) -> bool {
-        let fits = |frees| self.raft.has_room_for(now, op.len() as u64, frees);
+        let fits = |frees_space| self.raft.has_room_for(now, op.len() as u64, frees_space);
         (!self.disk_space.is_low() && fits(false)) || (space::op_frees_room(op, self.options.frees_space) && fits(true))
     }
 
@@ -365,8 +369,9 @@ impl Node {
 
     /// Parks a request until there is a leader that can handle it. The deadline was set when the request arrived.
     fn park(&mut self, client_request: ClientRequest) {
-        let parked = self.parked.push(client_request, self.options.parked_max, self.options.parked_bytes);
-        if let Err(refused) = parked {
+        let result =
+            self.parked_requests.push(client_request, self.options.parked_requests_max, self.options.parked_bytes_max);
+        if let Err(refused) = result {
             let (client_request, refusal) = *refused;
             self.refuse(client_request, refusal);
         }
@@ -381,13 +386,13 @@ impl Node {
         let is_forwarded = matches!(client_request.from, Caller::Peer(_));
         match self.raft.leader() {
             Some(leader) if client_request.forward && !is_forwarded => {
-                let is_full = self.forwarded.len() >= self.options.forwarded_max;
-                if is_full || self.forwarded.bytes() >= self.options.forwarded_bytes {
+                let is_full = self.forwarded_requests.len() >= self.options.forwarded_requests_max;
+                if is_full || self.forwarded_requests.bytes() >= self.options.forwarded_bytes_max {
                     return self.refuse(client_request, Refusal::Busy);
                 }
                 let request = client_request.request.clone();
                 // The table keeps the request too: if the leader refuses it without effect, it is handled again.
-                let id = self.forwarded.push(leader, client_request);
+                let id = self.forwarded_requests.push(leader, client_request);
                 self.forwards.push(Action::Forward { to: leader, id, request });
             }
             // The caller did not request forwarding, or is a node that forwards itself: the refusal names the leader.
@@ -441,7 +446,7 @@ impl Node {
     /// each means that the request had no effect and that another node may accept it. Any other refusal is final, and
     /// is returned to the caller.
     fn handle_forward_answer(&mut self, now: Time, from: NodeId, id: u64, reply: Reply) {
-        let Some(client_request) = self.forwarded.take_answered(from, id) else { return };
+        let Some(client_request) = self.forwarded_requests.take_answered(from, id) else { return };
         match reply {
             // The peer had lost leadership: the request had no effect, so it is retried before its deadline. While this
             // node still takes that peer for the leader, a retry would go there again, and be refused again, at once.
@@ -460,7 +465,7 @@ impl Node {
         self.raft.handle_persisted(now, report.last_durable);
         self.raft.set_room(report.room_bytes);
         // The entries of a sealed segment can be read from its mapping from now on, and need no memory.
-        for sealed in report.sealed {
+        for sealed in report.sealed_segments {
             if let Err(fault) = self.view.add_sealed(sealed) {
                 self.fault = Some(fault);
             }
@@ -471,22 +476,22 @@ impl Node {
     ///
     /// This is the only place where a write is answered with its outcome. An entry that is committed but not yet
     /// applied has none, and an answer before this report would be a guess at what the machine will do.
-    fn record_applied(&mut self, now: Time, mut report: Applied) {
+    fn record_applied(&mut self, now: Time, mut report: ApplierReport) {
         assert_eq!(report.upto, self.submitted_to_apply, "a batch is applied as a whole, before the next is submitted");
         // Cleared, so that the next call of `turn` may submit the next batch.
         if let Some(at) = self.applying_since.take() {
             self.stats.record_apply(now.since(at));
         }
-        let by_index = self.options.mutants.breaks(Mutant::AnswerByIndex);
+        let answers_by_index = self.options.mutants.breaks(Mutant::AnswerByIndex);
         for (position, outcome) in report.outcomes.drain(..) {
-            let is_applied = self.applied.upto < position.index && position.index <= report.upto;
+            let is_applied = self.applier_report.upto < position.index && position.index <= report.upto;
             assert!(is_applied, "each reported outcome belongs to an entry of the batch that was applied");
-            self.proposals.answer_applied(position, outcome, by_index, &mut self.replies);
+            self.proposals.answer_applied(position, outcome, answers_by_index, &mut self.replies);
         }
         // The entry applied at a remaining proposal's index has no outcome: for example, the next leader's no-op.
         self.proposals.fail_up_to(report.upto, &mut self.replies);
         self.stats.counters.session_duplicates += report.duplicates;
-        self.applied = report;
+        self.applier_report = report;
     }
 
     /// Performs the work that is due and appends the resulting actions.
@@ -502,16 +507,21 @@ impl Node {
         }
         self.follow_leadership(now);
         // On a full disk no expiry tick is proposed: keys then expire with the next accepted command.
-        let due = self.applied.next_deadline.filter(|_| !self.disk_space.is_low());
-        self.expiry_ticker.propose_if_due(now, &mut self.raft, (self.applied.upto, self.applied.time), due);
-        // After the ticker, so that this write includes the tick.
+        let next_key_deadline = self.applier_report.next_deadline.filter(|_| !self.disk_space.is_low());
+        self.expiry_ticker.propose_if_due(
+            now,
+            &mut self.raft,
+            (self.applier_report.upto, self.applier_report.time),
+            next_key_deadline,
+        );
+        // Called after the ticker, so that the write of this turn includes the tick.
         let ready = self.raft.ready(now);
         self.emit_actions(now, ready, actions);
-        // Before more entries are submitted to the applier: a snapshot holds the applied state, and names the members
-        // as of the same index.
+        // Called before more entries are submitted to the applier: a snapshot holds the applied state, and names the
+        // members as of the same index.
         self.maintain_snapshots(now, actions);
         self.submit_entries(now, actions);
-        // After the entries: a query submitted behind them sees them, and a read waits for nothing else.
+        // Called after the entries are submitted: a query behind them sees them, and a read waits for nothing else.
         self.submit_queries(now, actions);
         self.snapshot_reads.answer_waiting(now, &mut self.replies);
         actions.append(&mut self.forwards);
@@ -532,10 +542,15 @@ impl Node {
             return Time::ZERO;
         }
         // No snapshot is taken while a batch is being applied: the applier's report wakes the node.
-        let due = if self.applying_since.is_none() { self.applied.upto } else { Index::ZERO };
-        let snapshots = self.snapshot_sender.deadline().min(self.compaction.deadline(due, &self.options));
-        let snapshots = snapshots.min(self.snapshot_reads.deadline());
-        self.raft.deadline().min(self.parked.deadline()).min(snapshots).min(self.expiry_ticker.deadline())
+        let snapshot_upto = if self.applying_since.is_none() { self.applier_report.upto } else { Index::ZERO };
+        let snapshot_deadline =
+            self.snapshot_sender.deadline().min(self.compaction.deadline(snapshot_upto, &self.options));
+        let snapshot_deadline = snapshot_deadline.min(self.snapshot_reads.deadline());
+        self.raft
+            .deadline()
+            .min(self.parked_requests.deadline())
+            .min(snapshot_deadline)
+            .min(self.expiry_ticker.deadline())
     }
 }
 

@@ -23,14 +23,14 @@ pub struct Options {
     pub park_timeout: Duration,
     /// How many requests may wait for a leader. Further ones are refused as busy. All of them are handled in one turn,
     /// once there is a leader.
-    pub parked_max: usize,
+    pub parked_requests_max: usize,
     /// How many bytes of requests may wait for a leader. Further ones are refused as busy.
-    pub parked_bytes: u64,
+    pub parked_bytes_max: u64,
     /// How many forwarded requests may be unanswered. Further ones are refused as busy. A leader that is slow to answer
     /// must not fill the memory of its followers.
-    pub forwarded_max: usize,
+    pub forwarded_requests_max: usize,
     /// How many bytes of forwarded requests may be unanswered. Further ones are refused as busy.
-    pub forwarded_bytes: u64,
+    pub forwarded_bytes_max: u64,
     /// How many bytes of queries may wait for their heartbeat round or the applier. Further ones are refused as busy.
     pub waiting_read_bytes_max: u64,
     /// The log growth in bytes after which a snapshot is due; or the size of the last snapshot, if that is larger. A
@@ -72,10 +72,10 @@ impl Default for Options {
             fsync: true,
             entry_bytes: limits::ENTRY_BYTES_MAX,
             park_timeout: Duration::from_secs(3),
-            parked_max: 16 << 10,
-            parked_bytes: 32 << 20,
-            forwarded_max: 64 << 10,
-            forwarded_bytes: 64 << 20,
+            parked_requests_max: 16 << 10,
+            parked_bytes_max: 32 << 20,
+            forwarded_requests_max: 64 << 10,
+            forwarded_bytes_max: 64 << 20,
             waiting_read_bytes_max: 64 << 20,
             snapshot_log_bytes: 64 << 20,
             snapshot_max_age: Duration::from_secs(60 * 60),

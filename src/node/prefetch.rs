@@ -43,10 +43,10 @@ impl Prefetch {
             self.current_batch = self.batches.as_mut()?.next().unwrap_or_default().into();
         }
         let count = self.current_batch.partition_point(|entry| entry.position.index <= *range.end());
-        let starts_in_place = self.current_batch.front().is_some_and(|entry| entry.position.index == *range.start());
+        let starts_with_range = self.current_batch.front().is_some_and(|entry| entry.position.index == *range.start());
         // Two logs that hold the same entry hold the same entries up to it (§5.3).
         match count.checked_sub(1).map(|last| self.current_batch[last].position) {
-            Some(last) if starts_in_place && holds(last) => Some(self.current_batch.drain(..count).collect()),
+            Some(last) if starts_with_range && holds(last) => Some(self.current_batch.drain(..count).collect()),
             _ => {
                 *self = Prefetch::default();
                 None
@@ -91,11 +91,11 @@ mod tests {
 
     #[test]
     fn prefetch_is_dropped_once_it_diverges_from_the_log() {
-        let mut replaced = Prefetch::new([batch(1, 2), batch(3, 4)].into_iter());
-        assert_eq!(take_indexes(&mut replaced, 1, 4, 2), None);
-        assert_eq!(take_indexes(&mut replaced, 3, 4, 1), None);
-        let mut skipped = Prefetch::new([batch(1, 2), batch(3, 4)].into_iter());
-        assert_eq!(take_indexes(&mut skipped, 3, 4, 1), None, "a snapshot replaced the first entries");
-        assert_eq!(take_indexes(&mut skipped, 3, 4, 1), None);
+        let mut prefetch = Prefetch::new([batch(1, 2), batch(3, 4)].into_iter());
+        assert_eq!(take_indexes(&mut prefetch, 1, 4, 2), None);
+        assert_eq!(take_indexes(&mut prefetch, 3, 4, 1), None);
+        let mut prefetch_behind_snapshot = Prefetch::new([batch(1, 2), batch(3, 4)].into_iter());
+        assert_eq!(take_indexes(&mut prefetch_behind_snapshot, 3, 4, 1), None, "a snapshot replaced the first entries");
+        assert_eq!(take_indexes(&mut prefetch_behind_snapshot, 3, 4, 1), None);
     }
 }

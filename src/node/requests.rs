@@ -159,11 +159,11 @@ impl Proposals {
         out: &mut Vec<(Caller, u64, Reply)>,
     ) {
         self.waiting.retain(|(position, from, id)| {
-            let stays = position.index <= commit || Some(position.term) == led_term;
-            if !stays {
+            let is_kept = position.index <= commit || Some(position.term) == led_term;
+            if !is_kept {
                 out.push((*from, *id, reply.clone()));
             }
-            stays
+            is_kept
         });
     }
 
@@ -194,15 +194,15 @@ impl Proposals {
 /// An ordered set of pairs, not a map of lists: one caller's keys are a range of it, a single key is removed without a
 /// search through a list, and a caller without requests takes no room.
 #[derive(Clone, Debug)]
-struct ByCaller<K>(BTreeSet<(Caller, K)>);
+struct KeysByCaller<K>(BTreeSet<(Caller, K)>);
 
-impl<K> Default for ByCaller<K> {
-    fn default() -> ByCaller<K> {
-        ByCaller(BTreeSet::new())
+impl<K> Default for KeysByCaller<K> {
+    fn default() -> KeysByCaller<K> {
+        KeysByCaller(BTreeSet::new())
     }
 }
 
-impl<K: Ord + Copy> ByCaller<K> {
+impl<K: Ord + Copy> KeysByCaller<K> {
     fn insert(&mut self, caller: Caller, key: K) {
         let is_new = self.0.insert((caller, key));
         assert!(is_new, "no two waiting requests of one caller have the same number");
@@ -214,8 +214,8 @@ impl<K: Ord + Copy> ByCaller<K> {
 
     /// Removes and returns the keys of `caller` that are not less than `first`.
     fn take_keys(&mut self, caller: Caller, first: K) -> Vec<K> {
-        let of_caller = self.0.range((caller, first)..).take_while(|(other, _)| *other == caller);
-        let keys: Vec<K> = of_caller.map(|(_, key)| *key).collect();
+        let pairs_of_caller = self.0.range((caller, first)..).take_while(|(other, _)| *other == caller);
+        let keys: Vec<K> = pairs_of_caller.map(|(_, key)| *key).collect();
         keys.iter().for_each(|key| self.remove(caller, *key));
         keys
     }
@@ -235,7 +235,7 @@ impl<K: Ord + Copy> ByCaller<K> {
 pub struct ParkedRequests {
     last_number: u64,
     waiting: BTreeMap<u64, ClientRequest>,
-    by_caller: ByCaller<u64>,
+    by_caller: KeysByCaller<u64>,
     deadlines: BTreeSet<(Time, u64)>,
     bytes: u64,
 }
@@ -348,16 +348,16 @@ impl ParkedRequests {
 #[derive(Clone, Debug, Default)]
 pub struct LinearizableReads {
     waiting: BTreeMap<ReadId, ClientRequest>,
-    /// Reads whose round is confirmed, in order of their rounds. Reads of callers that are gone are no longer in
-    /// `waiting`. Those reads stay in this queue until they reach its front: a removal from the middle would be a walk
-    /// for each of them.
+    /// Reads whose heartbeat round is confirmed, in the order of their rounds. Reads of callers that are gone are no
+    /// longer in `waiting`. Those reads stay in this queue until they reach its front: a removal from the middle would
+    /// be a walk for each of them.
     confirmed: VecDeque<(Index, ReadId)>,
-    by_caller: ByCaller<ReadId>,
+    by_caller: KeysByCaller<ReadId>,
     bytes: u64,
 }
 
 impl LinearizableReads {
-    /// Adds a read that waits for its round.
+    /// Adds a read that waits for its heartbeat round.
     pub fn push(&mut self, read: ReadId, client_request: ClientRequest) {
         let is_later = self.waiting.last_key_value().is_none_or(|(latest, _)| *latest < read);
         assert!(is_later, "the core numbers reads in ascending order, so that no two reads share a number");
@@ -372,8 +372,8 @@ impl LinearizableReads {
         self.bytes
     }
 
-    /// Records that the round of `read` is confirmed: the read needs every entry up to `index`. A read whose caller is
-    /// gone is unknown here, and is dropped: the core does not learn of callers.
+    /// Records that the heartbeat round of `read` is confirmed: the read needs every entry up to `index`. A read whose
+    /// caller is gone is unknown here, and is dropped: the core does not learn of callers.
     pub fn confirm(&mut self, read: ReadId, index: Index) {
         if self.waiting.contains_key(&read) {
             self.confirmed.push_back((index, read));
@@ -441,8 +441,8 @@ impl LinearizableReads {
 }
 
 /// Requests forwarded to a leader. A follower forwards, rather than redirects, for clients that request it: clients
-/// behind a balancer reach any node, and cannot choose another. Bounded by [`super::Options::forwarded_max`], and in
-/// bytes.
+/// behind a balancer reach any node, and cannot choose another. Bounded in number by
+/// [`super::Options::forwarded_requests_max`], and in bytes.
 ///
 /// Their ids start at a random number: a leader may answer late a request that an earlier run of this process
 /// forwarded, and such an answer must match no request.
@@ -455,14 +455,19 @@ impl LinearizableReads {
 pub struct ForwardedRequests {
     last_number: u64,
     waiting: BTreeMap<u64, (NodeId, ClientRequest)>,
-    by_caller: ByCaller<u64>,
+    by_caller: KeysByCaller<u64>,
     bytes: u64,
 }
 
 impl ForwardedRequests {
     /// Creates an empty table; the first request gets the id after `number`.
     pub fn with_ids_after(number: u64) -> ForwardedRequests {
-        ForwardedRequests { last_number: number, waiting: BTreeMap::new(), by_caller: ByCaller::default(), bytes: 0 }
+        ForwardedRequests {
+            last_number: number,
+            waiting: BTreeMap::new(),
+            by_caller: KeysByCaller::default(),
+            bytes: 0,
+        }
     }
 
     /// Adds a request forwarded to `to`, and returns its id. The ids may wrap around, since the first one is random.

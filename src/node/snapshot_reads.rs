@@ -103,8 +103,8 @@ impl SnapshotReads {
     pub fn answer_waiting(&mut self, now: Time, replies: &mut Vec<(Caller, u64, Reply)>) {
         for _ in 0..CHUNKS_PER_TURN_MAX {
             let Some(ChunkRequest { from, id, snapshot, offset }) = self.waiting_requests.pop_front() else { break };
-            let held = self.held_snapshots.iter().find(|held| held.snapshot.position == snapshot);
-            let reply = held.map_or(Reply::Refused(Refusal::SnapshotGone), |held| {
+            let held_snapshot = self.held_snapshots.iter().find(|held| held.snapshot.position == snapshot);
+            let reply = held_snapshot.map_or(Reply::Refused(Refusal::SnapshotGone), |held| {
                 let file = &held.snapshot.bytes;
                 let total = file.len() as u64;
                 let begin = offset.min(total);

@@ -57,7 +57,7 @@ pub struct SnapshotSender {
     transfers: BTreeMap<NodeId, Transfer>,
     /// Bytes sent to all followers since this node started, whether they arrived or not.
     sent_bytes: u64,
-    /// Bytes per chunk.
+    /// The size of a chunk, in bytes; the last chunk of a file may be shorter.
     chunk_bytes: u64,
     /// For a follower that does not respond for this long, no log is kept.
     log_hold_time: Duration,
@@ -91,8 +91,8 @@ struct Transfer {
     hold: TransferHold,
     /// How many snapshots in a row the follower received damaged, of any position; and how often this one. The first
     /// lengthens the delay, so that a follower with a bad disk costs less and less; the second ends the attempts.
-    damaged_in_a_row: u32,
-    damaged_this_snapshot: u32,
+    consecutive_damaged_count: u32,
+    snapshot_damaged_count: u32,
 }
 
 /// Why a snapshot that a follower received damaged is on hold.
@@ -164,10 +164,10 @@ impl SnapshotSender {
         if transfer.hold != TransferHold::None {
             return None;
         }
-        transfer.damaged_in_a_row += 1;
-        transfer.damaged_this_snapshot += 1;
+        transfer.consecutive_damaged_count += 1;
+        transfer.snapshot_damaged_count += 1;
         transfer.hold = TransferHold::Inspection;
-        Some(transfer.damaged_in_a_row)
+        Some(transfer.consecutive_damaged_count)
     }
 
     /// Records that the file of a snapshot that a follower received damaged was read again. If it is undamaged it is
@@ -179,10 +179,10 @@ impl SnapshotSender {
         for transfer in self.transfers.values_mut().filter(|transfer| transfer.snapshot.position == snapshot) {
             if !undamaged {
                 transfer.hold = TransferHold::Replacement;
-            } else if transfer.hold == TransferHold::Inspection && transfer.damaged_this_snapshot > RESENDS_MAX {
+            } else if transfer.hold == TransferHold::Inspection && transfer.snapshot_damaged_count > RESENDS_MAX {
                 transfer.hold = TransferHold::NewerSnapshot;
             } else if transfer.hold == TransferHold::Inspection {
-                let doublings = transfer.damaged_in_a_row.saturating_sub(1).min(RESEND_DOUBLINGS_MAX);
+                let doublings = transfer.consecutive_damaged_count.saturating_sub(1).min(RESEND_DOUBLINGS_MAX);
                 transfer.hold = TransferHold::Until(now + RESEND_DELAY * (1 << doublings));
             }
         }
@@ -234,7 +234,7 @@ impl SnapshotSender {
             return;
         }
         // All transfers are dropped if this node no longer leads: the next leader begins its own.
-        self.transfers.retain(|to, _| raft.needs_snapshot(*to));
+        self.transfers.retain(|to, _| raft.is_sending_snapshot(*to));
         newest.into_iter().for_each(|newest| self.replace_outdated(now, newest));
         for (to, transfer) in &mut self.transfers {
             transfer.resume_after_hold(now);
@@ -259,15 +259,15 @@ impl SnapshotSender {
     /// not held for it either. So does the count of damaged snapshots, and with it the delay.
     fn replace_outdated(&mut self, now: Time, newest: &DurableSnapshot) {
         for transfer in self.transfers.values_mut() {
-            let is_not_newer = newest.position.index >= transfer.snapshot.position.index;
-            assert!(is_not_newer, "no transfer sends a newer snapshot than this node's newest one");
-            let is_newer = newest.position.index > transfer.snapshot.position.index;
-            let is_outdated = is_newer
+            let transfer_is_not_newer = newest.position.index >= transfer.snapshot.position.index;
+            assert!(transfer_is_not_newer, "no transfer sends a newer snapshot than this node's newest one");
+            let newest_is_newer = newest.position.index > transfer.snapshot.position.index;
+            let is_outdated = newest_is_newer
                 && (transfer.hold == TransferHold::NewerSnapshot || transfer.is_silent(now, self.log_hold_time));
             if is_outdated || transfer.hold == TransferHold::Replacement {
                 *transfer = Transfer {
                     last_response: transfer.last_response,
-                    damaged_in_a_row: transfer.damaged_in_a_row,
+                    consecutive_damaged_count: transfer.consecutive_damaged_count,
                     ..Transfer::new(now, newest.clone())
                 };
             }
@@ -278,13 +278,13 @@ impl SnapshotSender {
     /// follower finds its next entry there. Followers that are silent, and transfers that will be replaced, do not
     /// count: otherwise every leader would keep its log forever for a node that never comes back.
     pub fn oldest_snapshot(&self, now: Time) -> Option<Index> {
-        let includes_all = self.mutants.breaks(Mutant::HoldForTheSilent);
+        let includes_silent = self.mutants.breaks(Mutant::HoldForTheSilent);
         let will_be_replaced =
             |transfer: &Transfer| matches!(transfer.hold, TransferHold::Replacement | TransferHold::NewerSnapshot);
-        let holding_log = self.transfers.values().filter(|transfer| {
-            includes_all || !(will_be_replaced(transfer) || transfer.is_silent(now, self.log_hold_time))
+        let log_holding_transfers = self.transfers.values().filter(|transfer| {
+            includes_silent || !(will_be_replaced(transfer) || transfer.is_silent(now, self.log_hold_time))
         });
-        holding_log.map(|transfer| transfer.snapshot.position.index).min()
+        log_holding_transfers.map(|transfer| transfer.snapshot.position.index).min()
     }
 
     /// When chunks are next due to be sent again. A transfer that waits for an inspection or for another snapshot needs
@@ -329,8 +329,8 @@ impl Transfer {
             missing_from_offset: None,
             last_response: now,
             hold: TransferHold::None,
-            damaged_in_a_row: 0,
-            damaged_this_snapshot: 0,
+            consecutive_damaged_count: 0,
+            snapshot_damaged_count: 0,
         }
     }
 
@@ -357,11 +357,11 @@ impl Transfer {
     /// has dropped its file, because it cannot tell which chunk was damaged.
     fn resume_after_hold(&mut self, now: Time) {
         if matches!(self.hold, TransferHold::Until(when) if when <= now) {
-            let (damaged_in_a_row, damaged_this_snapshot, last_response) =
-                (self.damaged_in_a_row, self.damaged_this_snapshot, self.last_response);
+            let (consecutive_damaged_count, snapshot_damaged_count, last_response) =
+                (self.consecutive_damaged_count, self.snapshot_damaged_count, self.last_response);
             *self = Transfer {
-                damaged_in_a_row,
-                damaged_this_snapshot,
+                consecutive_damaged_count,
+                snapshot_damaged_count,
                 last_response,
                 ..Transfer::new(now, self.snapshot.clone())
             };
@@ -388,11 +388,11 @@ impl Transfer {
             "the first missing chunk begins within the snapshot's file"
         );
         assert!(
-            self.damaged_this_snapshot <= self.damaged_in_a_row,
+            self.snapshot_damaged_count <= self.consecutive_damaged_count,
             "the count of damaged arrivals of this snapshot is at most that of all snapshots in a row"
         );
         assert!(
-            self.damaged_this_snapshot <= RESENDS_MAX + 1,
+            self.snapshot_damaged_count <= RESENDS_MAX + 1,
             "a snapshot that arrives damaged is resent at most RESENDS_MAX times"
         );
     }

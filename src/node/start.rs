@@ -33,7 +33,7 @@ pub fn start(
         entries,
         configurations: recovered.configurations,
         time: recovered.last_time,
-        applied: node_start.applied.upto,
+        applied_index: node_start.applied.upto,
     };
     let replica = Replica::recover(id, raft_options, raft_state, node_start.random);
     Node::new(Raft::new(replica, node_start.now), recovered.view, options, node_start)

@@ -116,7 +116,7 @@ impl Stats {
     /// disk space.
     pub fn record_sync(&mut self, report: &Report) {
         self.log_room_bytes = Some(report.room_bytes);
-        // Counted as a sync of duration zero, such a report would make the disk look faster than it is.
+        // A report without written bytes would count as a sync of duration zero: the disk would look faster than it is.
         if report.written_bytes == 0 {
             return;
         }

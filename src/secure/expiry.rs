@@ -99,12 +99,12 @@ mod tests {
 
     #[test]
     fn damaged_certificate_has_no_expiry() {
-        let whole = certificate(2030, 1, 1);
-        for cut in 0..whole.len() {
-            assert_eq!(valid_until(&whole[..cut]), None);
+        let certificate_bytes = certificate(2030, 1, 1);
+        for cut in 0..certificate_bytes.len() {
+            assert_eq!(valid_until(&certificate_bytes[..cut]), None);
         }
-        for at in 0..whole.len() {
-            let mut damaged = whole.clone();
+        for at in 0..certificate_bytes.len() {
+            let mut damaged = certificate_bytes.clone();
             damaged[at] = !damaged[at];
             // Any result is right, as long as the function does not panic or loop.
             let _any = valid_until(&damaged);

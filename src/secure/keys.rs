@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyFiles {
     /// This process's certificate chain and its private key. A client may have none.
-    pub own: Option<(PathBuf, PathBuf)>,
+    pub certificate_and_key: Option<(PathBuf, PathBuf)>,
     /// The certificates of the trusted authorities.
     pub authority: PathBuf,
 }
@@ -87,24 +87,24 @@ mod with_tls {
                 roots.add(certificate).map_err(|error| key_file_error(&files.authority)(error.to_string()))?;
             }
             let roots = Arc::new(roots);
-            let own = files.own.as_ref().map(|(certificate, key)| {
+            let chain_and_key = files.certificate_and_key.as_ref().map(|(certificate, key)| {
                 let chain = read_certificates(certificate)?;
                 let private_key =
                     PrivateKeyDer::from_pem_file(key).map_err(|error| key_file_error(key)(error.to_string()))?;
                 Ok((chain, private_key, key_file_error(certificate)))
             });
-            let own = own.transpose()?;
-            expiry.own = own.as_ref().and_then(|(chain, ..)| expiry_times(chain).min());
+            let chain_and_key = chain_and_key.transpose()?;
+            expiry.own = chain_and_key.as_ref().and_then(|(chain, ..)| expiry_times(chain).min());
             let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
             let builder = builder.map_err(|error| key_file_error(&files.authority)(error.to_string()))?;
             let builder = builder.with_root_certificates(roots.clone());
-            let client = match &own {
+            let client_config = match &chain_and_key {
                 None => builder.with_no_client_auth(),
                 Some((chain, private_key, to_error)) => builder
                     .with_client_auth_cert(chain.clone(), private_key.clone_key())
                     .map_err(|error| to_error(error.to_string()))?,
             };
-            let server = own.map(|(chain, private_key, to_error)| {
+            let server_config = chain_and_key.map(|(chain, private_key, to_error)| {
                 let config_error = |error: &dyn std::error::Error| to_error(error.to_string());
                 // A certificate is verified if it is presented. Without one, the other side is accepted only as a
                 // client.
@@ -119,7 +119,11 @@ mod with_tls {
                     .with_single_cert(chain, private_key)
                     .map_err(|error| config_error(&error))
             });
-            Ok(Keys { client_config: Arc::new(client), server_config: server.transpose()?.map(Arc::new), expiry })
+            Ok(Keys {
+                client_config: Arc::new(client_config),
+                server_config: server_config.transpose()?.map(Arc::new),
+                expiry,
+            })
         }
 
         /// The times at which the certificates expire.
@@ -129,11 +133,11 @@ mod with_tls {
 
         /// Creates the server side of a TLS session. Without an own certificate that is an error.
         pub(in crate::secure) fn server_session(&self) -> io::Result<ServerConnection> {
-            let server = self
+            let server_config = self
                 .server_config
                 .clone()
                 .ok_or_else(|| io::Error::other("this process has no certificate to present"))?;
-            ServerConnection::new(server).map_err(io::Error::other)
+            ServerConnection::new(server_config).map_err(io::Error::other)
         }
 
         /// Creates the client side of a TLS session with `endpoint`, as `HOST:PORT`. The server's certificate must name

@@ -114,7 +114,7 @@ impl<S: Read + Write> Stream<S> {
     }
 
     /// Whether the stream has accepted bytes that are not written to the socket yet. Never without TLS.
-    pub fn has_unsent(&self) -> bool {
+    pub fn has_unsent_bytes(&self) -> bool {
         false
     }
 }
@@ -155,7 +155,7 @@ impl<S: Read + Write> Stream<S> {
     }
 
     /// Whether the stream has accepted bytes that are not written to the socket yet: pending TLS records.
-    pub fn has_unsent(&self) -> bool {
+    pub fn has_unsent_bytes(&self) -> bool {
         self.tls_session.as_ref().is_some_and(|tls_session| tls_session.wants_write())
     }
 }
@@ -193,7 +193,8 @@ impl<S: Read + Write> Read for Stream<S> {
                 return Ok(0);
             }
             let processed = tls_session.process_new_packets();
-            // These records are a reply of the handshake, pending data, or the alert for a protocol error.
+            // The session may have records to send: a reply of the handshake, pending data, or the alert for a
+            // protocol error.
             write_records(tls_session, socket)?;
             processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }

@@ -36,7 +36,7 @@ pub struct RecoveredDirectory {
     /// The lock on the directory, held as long as the node runs.
     pub lock: DirectoryLock,
     /// The identity that this node sends to its peers in handshakes.
-    pub me: Identity,
+    pub identity: Identity,
     /// The data directory itself.
     root: FsDisk,
     /// The contents of the identity file.
@@ -46,7 +46,7 @@ pub struct RecoveredDirectory {
     /// The journal's directory, for the thread that prepares segments.
     pub disk: FsDisk,
     /// The hard state and the log, as recovered from the journal.
-    pub recovered: RecoveredLog,
+    pub recovered_log: RecoveredLog,
     /// The directory in which snapshots are stored.
     pub store: Store<FsDisk>,
     /// The newest snapshot, from which the machine is to be restored; `None` if there is none.
@@ -87,16 +87,16 @@ fn lock(config: &Config, root: &FsDisk) -> wal::Result<DirectoryLock> {
     lock.ok_or_else(|| Fault::Foreign(format!("{path} is in use by another process: a node runs there; stop it first")))
 }
 
-/// Locks the data directory unless it is `locked` already, reads or creates the identity, and recovers the journal. On
-/// a full disk this function may free the reserve.
+/// Locks the data directory unless it is locked already (`existing_lock`), reads or creates the identity, and recovers
+/// the journal. On a full disk this function may free the reserve.
 pub fn boot(
     config: &Config,
-    locked: Option<DirectoryLock>,
+    existing_lock: Option<DirectoryLock>,
     progress: &mut StartProgress,
 ) -> wal::Result<RecoveredDirectory> {
     let root = open_disk(&config.data, sync_mode(config))?;
     let path = config.data.display().to_string();
-    let lock = locked.map_or_else(|| lock(config, &root), Ok)?;
+    let lock = existing_lock.map_or_else(|| lock(config, &root), Ok)?;
     let reserve = Ballast::new(root.clone(), config.effective_reserve_bytes());
     if config.effective_reserve_bytes() == 0 {
         reserve.remove_for_log()?;
@@ -108,24 +108,24 @@ pub fn boot(
         }
         result => result?,
     };
-    let DirectoryContents { owner, disk, journal, recovered, store, snapshot } = contents;
-    for note in &recovered.notes {
+    let DirectoryContents { owner, disk, journal, recovered_log, store, snapshot } = contents;
+    for note in &recovered_log.notes {
         log::info!(node = config.id.get(); "{note}");
     }
     let run = Run { id: rand::random(), starts: owner.starts.saturating_add(1) };
-    let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk, run };
-    Ok(RecoveredDirectory { lock, me, root, owner, journal, disk, recovered, store, snapshot, reserve })
+    let identity = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk, run };
+    Ok(RecoveredDirectory { lock, identity, root, owner, journal, disk, recovered_log, store, snapshot, reserve })
 }
 
 impl RecoveredDirectory {
-    /// The latest membership in the directory.
+    /// The latest configuration in the recovered log; if no entry changes it, the one at the start of the log.
     pub fn membership(&self) -> &Membership {
-        latest_membership(&self.recovered)
+        latest_membership(&self.recovered_log)
     }
 
     /// This node's address in the membership; empty if it has none.
     pub fn address(&self) -> &str {
-        self.membership().address(self.me.node).unwrap_or_default()
+        self.membership().address(self.identity.node).unwrap_or_default()
     }
 
     /// Counts this start durably, and records which log the directory holds. On a full disk the start is not counted: a
@@ -135,12 +135,13 @@ impl RecoveredDirectory {
     ///
     /// As for [`Owner::write`].
     pub fn count_start(&mut self) -> wal::Result<()> {
-        let log = latest_membership(&self.recovered).agreed_log_id();
-        let owner = Owner { log: log.or(self.owner.log), starts: self.me.run.starts, ..self.owner };
+        let log = latest_membership(&self.recovered_log).agreed_log_id();
+        let owner = Owner { log: log.or(self.owner.log), starts: self.identity.run.starts, ..self.owner };
         match owner.write(&self.root) {
             Err(Fault::Full { file }) => {
-                log::warn!(node = self.me.node.get(); "no space left for {file}: this start is not recorded in it");
-                self.me.run.starts = 0;
+                let node = self.identity.node.get();
+                log::warn!(node; "no space left for {file}: this start is not recorded in it");
+                self.identity.run.starts = 0;
                 Ok(())
             }
             written => written,
@@ -156,8 +157,8 @@ pub fn mode_open_to_others(data: &Path) -> Option<u32> {
 }
 
 /// The latest configuration in the recovered log; if no entry changes it, the configuration at the start of the log.
-fn latest_membership(recovered: &RecoveredLog) -> &Membership {
-    recovered.configurations.last().map_or(&recovered.base.membership, |(_, membership)| membership)
+fn latest_membership(recovered_log: &RecoveredLog) -> &Membership {
+    recovered_log.configurations.last().map_or(&recovered_log.base.membership, |(_, membership)| membership)
 }
 
 /// The contents of a data directory, read and checked.
@@ -165,7 +166,7 @@ struct DirectoryContents {
     owner: Owner,
     disk: FsDisk,
     journal: Journal<FsDisk>,
-    recovered: RecoveredLog,
+    recovered_log: RecoveredLog,
     store: Store<FsDisk>,
     snapshot: Option<Snapshot>,
 }
@@ -189,24 +190,24 @@ fn read_directory(
     let mut options = wal::Options::new(owner.node, owner.cluster, owner.disk);
     options.segment_bytes = config.segment_bytes;
     options.torn_tail = config.torn_tail;
-    let founding =
+    let founding_point =
         SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: config.founding_membership() };
     // Once the node is founded, a missing journal is lost and must not be created anew: this node may have voted.
-    let founding = (!owner.journal_created).then_some(&founding);
+    let founding_point = (!owner.journal_created).then_some(&founding_point);
     let store = Store::open(open_disk(&config.data.join("snapshots"), sync_mode(config))?, owner.cluster)
         .map_err(to_node_fault)?;
     let read_mode = ReadMode { threads: reader_threads(), meter: &progress.begin_stage("log read") };
-    let (mut journal, mut recovered) = Journal::open_with(disk.clone(), options, founding, read_mode)?;
+    let (mut journal, mut recovered_log) = Journal::open_with(disk.clone(), options, founding_point, read_mode)?;
     journal.set_reserve(reserve.clone());
     let newest = store.find_newest(&progress.begin_stage("snapshot checked")).map_err(to_node_fault)?;
-    let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest)?;
-    check_cluster(config, &owner, &recovered, path)?;
-    owner.check_log(path, latest_membership(&recovered).log_id)?;
-    let founded = Owner { journal_created: true, ..owner };
-    if founded != owner {
-        founded.write(root)?;
+    let snapshot = reconcile_with_log(&mut journal, &mut recovered_log, newest)?;
+    check_cluster(config, &owner, &recovered_log, path)?;
+    owner.check_log(path, latest_membership(&recovered_log).log_id)?;
+    let owner_with_journal = Owner { journal_created: true, ..owner };
+    if owner_with_journal != owner {
+        owner_with_journal.write(root)?;
     }
-    Ok(DirectoryContents { owner: founded, disk, journal, recovered, store, snapshot })
+    Ok(DirectoryContents { owner: owner_with_journal, disk, journal, recovered_log, store, snapshot })
 }
 
 /// The number of threads that read the log: one per processor, at most `READER_THREADS_MAX`.
@@ -216,15 +217,15 @@ fn reader_threads() -> NonZeroUsize {
 }
 
 fn sync_mode(config: &Config) -> SyncMode {
-    if config.fsync { SyncMode::Real } else { SyncMode::Skipped }
+    if config.fsync { SyncMode::Executed } else { SyncMode::Skipped }
 }
 
 /// Checks that the directory's cluster is the configured one, if any: the cluster id follows from the name and the
 /// founding members in the journal. The configured peers are only addresses to dial, and may differ.
-fn check_cluster(config: &Config, owner: &Owner, recovered: &RecoveredLog, path: &str) -> wal::Result<()> {
-    let base = &recovered.base;
-    let founded = base.configured == Index::ZERO && !base.membership.members.is_empty();
-    let Some(name) = config.cluster.as_deref().filter(|_| founded) else { return Ok(()) };
+fn check_cluster(config: &Config, owner: &Owner, recovered_log: &RecoveredLog, path: &str) -> wal::Result<()> {
+    let base = &recovered_log.base;
+    let is_founded = base.configured == Index::ZERO && !base.membership.members.is_empty();
+    let Some(name) = config.cluster.as_deref().filter(|_| is_founded) else { return Ok(()) };
     let configured_cluster = Config::cluster_id_of(Some(name), &base.membership);
     if configured_cluster == owner.cluster {
         return Ok(());
@@ -256,7 +257,8 @@ fn read_or_create_identity(config: &Config, root: &FsDisk, path: &str) -> wal::R
 /// Rejects a data directory without an identity file that holds a log or snapshots: with a new identity these could
 /// never be used again.
 pub fn check_unused(data: &Path) -> wal::Result<()> {
-    let is_occupied = |inside: &str| std::fs::read_dir(data.join(inside)).is_ok_and(|mut files| files.next().is_some());
+    let is_occupied =
+        |subdirectory: &str| std::fs::read_dir(data.join(subdirectory)).is_ok_and(|mut files| files.next().is_some());
     if !is_occupied("wal") && !is_occupied("snapshots") {
         return Ok(());
     }
@@ -278,8 +280,8 @@ fn open_disk(path: &Path, syncs: SyncMode) -> wal::Result<FsDisk> {
 /// snapshot.
 pub fn build_node<M: StateMachine>(
     config: &Config,
-    me: Identity,
-    recovered: RecoveredLog,
+    identity: Identity,
+    recovered_log: RecoveredLog,
     (machine, snapshot): (M, Option<Snapshot>),
     deferred_drop: &DeferredDrop,
     progress: &mut StartProgress,
@@ -291,14 +293,14 @@ pub fn build_node<M: StateMachine>(
         applier = SnapshotRestore::begin(&applier, snapshot).restore_all(&progress.begin_stage("snapshot restored"))?.0;
     }
     let mut options = config.node.clone();
-    let prefetch = prefetch_log(&recovered.view, applier.applied(), options.apply_bytes);
+    let prefetch = prefetch_log(&recovered_log.view, applier.applied(), options.apply_bytes);
     let (applied, random) = (applier.apply(&[]), rand::random());
-    let node_start = NodeStart { now, disk: Some(me.disk), applied, snapshot: newest, random, prefetch };
-    options.cluster = me.cluster;
+    let node_start = NodeStart { now, disk: Some(identity.disk), applied, snapshot: newest, random, prefetch };
+    options.cluster = identity.cluster;
     options.frees_space = M::frees_space;
     options.fsync = config.fsync;
     // Without a configured reserve, the node still keeps space for one more segment.
     let reserve_bytes = config.effective_reserve_bytes().max(config.segment_bytes);
-    let consensus = consensus::Options { reserve_bytes, ..config.consensus.clone() };
-    Ok((start(me.node, recovered, consensus, options, node_start), applier))
+    let consensus_options = consensus::Options { reserve_bytes, ..config.consensus.clone() };
+    Ok((start(identity.node, recovered_log, consensus_options, options, node_start), applier))
 }

@@ -106,7 +106,7 @@ impl Handle {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Err(ClientError::Refused(FailedAttempts { took: started_at.elapsed(), ..attempts }))
+        Err(ClientError::Refused(FailedAttempts { duration: started_at.elapsed(), ..attempts }))
     }
 
     /// Creates a session, which its first command opens. Each call of the session has the timeout `timeout`.
@@ -154,7 +154,7 @@ impl Session {
         let mut maybe_executed = false;
         loop {
             let time_left = deadline.saturating_duration_since(Instant::now());
-            attempts.took = started_at.elapsed();
+            attempts.duration = started_at.elapsed();
             if time_left.is_zero() {
                 return Err(if maybe_executed {
                     ClientError::Unknown(attempts)
@@ -171,7 +171,7 @@ impl Session {
                 Ok(Reply::Unknown) => maybe_executed = true,
                 Ok(_) => return Err(ClientError::Unknown(attempts)),
                 Err(no_reply) => {
-                    (attempts.took, attempts.refusal) = (started_at.elapsed(), None);
+                    (attempts.duration, attempts.refusal) = (started_at.elapsed(), None);
                     attempts.last_error = Some(no_reply.to_string());
                     return Err(ClientError::Unknown(attempts));
                 }
@@ -188,7 +188,7 @@ impl Drop for Session {
         let request = Request::Propose { op: Op::Close { session }.encode() };
         // The reply is not awaited. A follower forwards the request to the leader.
         let (answer, _unread) = channel();
-        let _best_effort =
+        let _loop_may_have_ended =
             self.handle.inbox.send(LoopMessage::Request { request, answer, deadline: deadline(CLOSE_TIMEOUT) });
     }
 }
@@ -231,7 +231,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let server = start_one_of_two_nodes(directory.path());
         let handle = server.handle();
-        let running = std::thread::spawn(move || server.run());
+        let server_thread = std::thread::spawn(move || server.run());
         let write = Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() };
         // The timeout passes long before any reply.
         assert_eq!(handle.ask(write.clone(), Duration::from_millis(1)), None);
@@ -251,10 +251,10 @@ mod tests {
         assert_eq!(reply, Some(Reply::Refused(Refusal::Stopping)));
         assert!(answered.recv().is_err(), "the request ends without a reply");
         let started_at = Instant::now();
-        while !running.is_finished() {
+        while !server_thread.is_finished() {
             assert!(started_at.elapsed() < Duration::from_secs(60), "the node still waits, without any caller");
             std::thread::sleep(Duration::from_millis(1));
         }
-        running.join().unwrap().unwrap();
+        server_thread.join().unwrap().unwrap();
     }
 }

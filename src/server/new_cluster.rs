@@ -106,16 +106,17 @@ fn random_id() -> u64 {
 }
 
 fn open_disk(path: &Path) -> wal::Result<FsDisk> {
-    FsDisk::open_or_create(path, SyncMode::Real).map_err(to_fault("make", &path.display().to_string()))
+    FsDisk::open_or_create(path, SyncMode::Executed).map_err(to_fault("make", &path.display().to_string()))
 }
 
 /// The subdirectory for the new cluster of a data directory. Removes the remains of an interrupted attempt.
 pub fn begin_replacement(data: &Path) -> wal::Result<PathBuf> {
-    let pending = data.join(PENDING_DIRECTORY);
-    if pending.exists() {
-        std::fs::remove_dir_all(&pending).map_err(to_fault("remove", &pending.display().to_string()))?;
+    let pending_directory = data.join(PENDING_DIRECTORY);
+    if pending_directory.exists() {
+        std::fs::remove_dir_all(&pending_directory)
+            .map_err(to_fault("remove", &pending_directory.display().to_string()))?;
     }
-    Ok(pending)
+    Ok(pending_directory)
 }
 
 /// Whether the new cluster of a data directory is complete and has not replaced the former one yet.
@@ -135,22 +136,22 @@ pub fn finish_replacement(data: &Path) -> wal::Result<Option<PathBuf>> {
         |n| data.join(if n == 1 { FORMER_DIRECTORY.to_owned() } else { format!("{FORMER_DIRECTORY}-{n}") });
     let used_count = (1..).take_while(|n| former_directory(*n).join(IDENTITY).exists()).last().unwrap_or(0);
     let (root, pending) = (open_disk(data)?, open_disk(&data.join(PENDING_DIRECTORY))?);
-    let former = match (data.join(IDENTITY).exists(), used_count) {
+    let former_path = match (data.join(IDENTITY).exists(), used_count) {
         (true, _) => Some(former_directory(used_count + 1)),
         (false, 0) => None,
         (false, last_used) => Some(former_directory(last_used)),
     };
-    let former_disk = former.as_deref().map(open_disk).transpose()?;
-    if let (Some(former), Some(former_disk)) = (&former, &former_disk)
+    let former_disk = former_path.as_deref().map(open_disk).transpose()?;
+    if let (Some(former_path), Some(former_disk)) = (&former_path, &former_disk)
         && data.join(IDENTITY).exists()
     {
-        rename(&data.join(IDENTITY), &former.join(IDENTITY))?;
+        rename(&data.join(IDENTITY), &former_path.join(IDENTITY))?;
         sync_directories(&[former_disk, &root])?;
     }
     for part in ["snapshots", "wal"] {
         let (new, old) = (data.join(PENDING_DIRECTORY).join(part), data.join(part));
-        if let Some(former) = former.as_ref().filter(|_| new.exists() && old.exists()) {
-            rename(&old, &former.join(part))?;
+        if let Some(former_path) = former_path.as_ref().filter(|_| new.exists() && old.exists()) {
+            rename(&old, &former_path.join(part))?;
         }
         if new.exists() {
             rename(&new, &old)?;
@@ -161,7 +162,7 @@ pub fn finish_replacement(data: &Path) -> wal::Result<Option<PathBuf>> {
     rename(&data.join(PENDING_DIRECTORY).join(IDENTITY), &data.join(IDENTITY))?;
     sync_directories(&[&root, &pending])?;
     std::fs::remove_dir(data.join(PENDING_DIRECTORY)).map_err(to_fault("remove", PENDING_DIRECTORY))?;
-    Ok(former)
+    Ok(former_path)
 }
 
 fn rename(from: &Path, to: &Path) -> wal::Result<()> {
@@ -192,7 +193,7 @@ mod tests {
     }
 
     /// The contents of the identity, snapshot and log files of a directory.
-    fn files(path: &Path) -> [String; 3] {
+    fn read_files(path: &Path) -> [String; 3] {
         [IDENTITY, "snapshots/file", "wal/file"]
             .map(|file| std::fs::read_to_string(path.join(file)).unwrap_or_default())
     }
@@ -202,9 +203,9 @@ mod tests {
         let directory = prepare_directory();
         assert!(is_replacement_pending(directory.path()));
         let former = finish_replacement(directory.path()).unwrap().unwrap();
-        assert_eq!(files(directory.path()), ["new"; 3]);
+        assert_eq!(read_files(directory.path()), ["new"; 3]);
         assert_eq!(
-            (files(&former), former),
+            (read_files(&former), former),
             (["former"; 3].map(str::to_owned), directory.path().join(FORMER_DIRECTORY))
         );
         assert!(!is_replacement_pending(directory.path()));
@@ -223,14 +224,14 @@ mod tests {
             });
             assert!(is_replacement_pending(data), "{renamed}");
             assert_eq!(finish_replacement(data).unwrap(), None, "{renamed}");
-            assert_eq!(files(data), ["new"; 3].map(str::to_owned), "{renamed}");
+            assert_eq!(read_files(data), ["new"; 3].map(str::to_owned), "{renamed}");
         }
     }
 
     #[test]
     fn replacement_resumes_after_crash_between_any_two_renames() {
-        // The renames in order: the file, and whether the new cluster's file is moved. `renamed` of them precede the
-        // crash.
+        // The renames in order: the file, and whether the new cluster's file is moved. The crash comes after the first
+        // `renamed` of them.
         let renames = [(IDENTITY, false), ("snapshots", false), ("snapshots", true), ("wal", false), ("wal", true)];
         for renamed in 0..=renames.len() {
             let directory = prepare_directory();
@@ -246,7 +247,7 @@ mod tests {
             assert!(is_replacement_pending(data), "{renamed}");
             assert_eq!(finish_replacement(data).unwrap().as_ref(), Some(&former), "{renamed}");
             assert_eq!(
-                (files(data), files(&former)),
+                (read_files(data), read_files(&former)),
                 (["new"; 3].map(str::to_owned), ["former"; 3].map(str::to_owned))
             );
         }

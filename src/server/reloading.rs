@@ -94,28 +94,30 @@ pub fn log_validity(node: u64, keys: Option<&Keys>, min_level: Level) {
     let CertificateExpiry { own, authority } = keys.map(Keys::expiry).unwrap_or_default();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let certificates = [("this node's certificate", own), ("the certificate authority", authority)];
-    for (which, end) in certificates.into_iter().filter_map(|(which, end)| Some((which, end?))) {
-        let (line, warns) = validity_line(now, which, end);
-        let level = if warns { Level::Warn } else { Level::Info };
+    for (certificate_name, end) in
+        certificates.into_iter().filter_map(|(certificate_name, end)| Some((certificate_name, end?)))
+    {
+        let (line, is_warning) = validity_line(now, certificate_name, end);
+        let level = if is_warning { Level::Warn } else { Level::Info };
         if level <= min_level {
             log::log!(level, node; "{line}");
         }
     }
 }
 
-/// The line for the certificate `which` that expires `end` seconds after 1970, and whether it is a warning.
-fn validity_line(now: Duration, which: &str, end: u64) -> (String, bool) {
+/// The line for the certificate `certificate_name` that expires `end` seconds after 1970, and whether it is a warning.
+fn validity_line(now: Duration, certificate_name: &str, end: u64) -> (String, bool) {
     let end = Duration::from_secs(end);
     // humantime cannot format dates beyond the year 9999.
-    let at = SystemTime::UNIX_EPOCH + end.min(Duration::from_secs(253_402_300_799));
-    let at = humantime::format_rfc3339_seconds(at);
+    let end_date = SystemTime::UNIX_EPOCH + end.min(Duration::from_secs(253_402_300_799));
+    let end_date = humantime::format_rfc3339_seconds(end_date);
     match end.checked_sub(now) {
-        None => (format!("{which} expired at {at}: replace it, and send SIGHUP"), true),
+        None => (format!("{certificate_name} expired at {end_date}: replace it, and send SIGHUP"), true),
         Some(time_left) => {
             let days = time_left.as_secs() / 86_400;
             let expires_soon = time_left < EXPIRY_WARNING_PERIOD;
             let advice = if expires_soon { ": replace it, and send SIGHUP" } else { "" };
-            (format!("{which} is valid until {at}, {days} days from now{advice}"), expires_soon)
+            (format!("{certificate_name} is valid until {end_date}, {days} days from now{advice}"), expires_soon)
         }
     }
 }

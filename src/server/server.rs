@@ -33,7 +33,7 @@ use std::thread::{self, JoinHandle};
 /// A node with a state machine, ready to run.
 pub struct Server<M> {
     reactor: Reactor<M>,
-    log: JoinHandle<wal::Result<()>>,
+    log_thread: JoinHandle<wal::Result<()>>,
     /// The thread that watches the disk space, and the sender whose drop ends it.
     space_watch: (Sender<Infallible>, JoinHandle<()>),
     signals: Option<Signals>,
@@ -55,43 +55,43 @@ impl<M: StateMachine> Server<M> {
         // The address to listen on, unless only the recovered membership has it.
         let configured_address = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned());
         boot::check_first_start(&config)?;
-        let locked = boot::lock_existing(&config)?;
-        let bound = configured_address.as_deref().map(|address| Listeners::bind(&config, address)).transpose()?;
-        let mut booted = boot::boot(&config, locked, &mut progress)?;
-        let listen = configured_address.unwrap_or_else(|| booted.address().to_owned());
-        let Listeners { native, redis, http } = match bound {
-            Some(bound) => bound,
-            None => Listeners::bind(&config, &listen)?,
+        let existing_lock = boot::lock_existing(&config)?;
+        let listeners = configured_address.as_deref().map(|address| Listeners::bind(&config, address)).transpose()?;
+        let mut directory = boot::boot(&config, existing_lock, &mut progress)?;
+        let listen_address = configured_address.unwrap_or_else(|| directory.address().to_owned());
+        let Listeners { native, redis, http } = match listeners {
+            Some(listeners) => listeners,
+            None => Listeners::bind(&config, &listen_address)?,
         };
-        booted.count_start()?;
-        let members = booted.membership().clone();
-        let RecoveredDirectory { lock, me, journal, disk, recovered, store, snapshot, reserve, .. } = booted;
+        directory.count_start()?;
+        let members = directory.membership().clone();
+        let RecoveredDirectory { lock, identity, journal, disk, recovered_log, store, snapshot, reserve, .. } =
+            directory;
         let (in_memory, file_system) = (disk.is_in_memory(), disk.file_system());
-        let place = config.data.display();
-        if let Some(mode) = boot::mode_open_to_others(&config.data) {
-            log::warn!(node = config.id.get(); "{place} has mode {mode:03o}: other users of this machine can access the data; chmod 700 {place}");
-        }
-        if in_memory {
-            log::warn!(node = config.id.get(); "{place} is in memory (tmpfs): a power loss destroys all data");
-        }
-        let clock = Clock::start();
-        let entries = recovered.entries.len();
+        warn_of_unsafe_directory(&config, in_memory);
+        let (clock, entry_count) = (Clock::start(), recovered_log.entries.len());
         let deferred_drop = DeferredDrop::start()?;
         let machine_kind = machine.kind();
-        let machine_and_snapshot = (machine, snapshot);
-        let (node, applier) =
-            boot::build_node(&config, me, recovered, machine_and_snapshot, &deferred_drop, &mut progress, clock.now())?;
+        let (node, applier) = boot::build_node(
+            &config,
+            identity,
+            recovered_log,
+            (machine, snapshot),
+            &deferred_drop,
+            &mut progress,
+            clock.now(),
+        )?;
         if let Some(summary) = progress.end() {
-            log::info!(node = config.id.get(); "{summary}; {entries} entries are in the log");
+            log::info!(node = config.id.get(); "{summary}; {entry_count} entries are in the log");
         }
         let net_options = crate::net::options::Options { machine_kind, ..config.net.clone() };
-        let mut net = Net::open(me, native, config.peers.clone(), net_options)?;
+        let mut net = Net::open(identity, native, config.peers.clone(), net_options)?;
         let gateways = open_gateways(&config, &mut net, redis, http)?;
         if config.listen.is_none() {
-            net.set_inferred_address(listen);
+            net.set_inferred_address(listen_address);
         }
         let (sender, inbox) = inbox(net.waker().clone());
-        let (writes, log) = spawn_log_thread(journal, disk, sender.clone(), config.log_busy_poll)?;
+        let (writes, log_thread) = spawn_log_thread(journal, disk, sender.clone(), config.log_busy_poll)?;
         let space_watch = spawn_space_watch(SpaceMonitor::new(reserve.clone(), config.segment_bytes), sender.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let credential_reloader =
@@ -102,19 +102,19 @@ impl<M: StateMachine> Server<M> {
             log::info!(node = config.id.get(); "listens for {clients} at {gateway_address}");
         }
         let snapshot_jobs = spawn_snapshot_thread(SnapshotWorker::new(store, reserve), sender.clone())?;
-        let machine = MachineRunner::new(applier, (me.cluster, me.node), snapshot_jobs, deferred_drop);
+        let machine = MachineRunner::new(applier, (identity.cluster, identity.node), snapshot_jobs, deferred_drop);
         let options = Options { in_memory, file_system, ..config.reactor };
         let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
         Ok(Server {
             reactor,
-            log,
+            log_thread,
             space_watch,
             signals,
             credential_reloader,
             handle: Handle::new(sender),
             address,
             gateways,
-            cluster: me.cluster,
+            cluster: identity.cluster,
             members,
             lock,
         })
@@ -147,7 +147,7 @@ impl<M: StateMachine> Server<M> {
 
     /// Runs the node until a signal or [`Handle::stop`] stops it, then finishes the requests in progress and syncs.
     pub fn run(self) -> Result<(), ServerError> {
-        let Server { reactor, log, space_watch, mut signals, credential_reloader, lock, .. } = self;
+        let Server { reactor, log_thread, space_watch, mut signals, credential_reloader, lock, .. } = self;
         let mut stop_requested = false;
         let reactor_result = reactor.run(move || {
             for signal in signals.iter_mut().flat_map(Signals::pending) {
@@ -165,13 +165,27 @@ impl<M: StateMachine> Server<M> {
             stop_requested
         });
         // No sender of writes is left: the log thread syncs and ends.
-        let log_result = log.join();
+        let log_result = log_thread.join();
         let (watch_sender, watch_thread) = space_watch;
         drop(watch_sender);
         // The thread is joined, since nothing may write to the directory once another process has it.
         let _ended = watch_thread.join();
         drop(lock);
         run_result(reactor_result, log_result)
+    }
+}
+
+/// Warns of a data directory that other users can access, or that is in memory.
+fn warn_of_unsafe_directory(config: &Config, in_memory: bool) {
+    let (node, path) = (config.id.get(), config.data.display());
+    if let Some(mode) = boot::mode_open_to_others(&config.data) {
+        log::warn!(
+            node;
+            "{path} has mode {mode:03o}: other users of this machine can access the data; chmod 700 {path}"
+        );
+    }
+    if in_memory {
+        log::warn!(node; "{path} is in memory (tmpfs): a power loss destroys all data");
     }
 }
 

@@ -31,14 +31,14 @@ struct StartStage {
 }
 
 impl StartProgress {
-    /// Starts a thread that passes a line about the current stage to `emit`, once per `every`.
-    pub fn begin(every: Duration, emit: impl Fn(&str) + Send + 'static) -> io::Result<StartProgress> {
+    /// Starts a thread that passes a line about the current stage to `emit`, once per `interval`.
+    pub fn begin(interval: Duration, emit: impl Fn(&str) + Send + 'static) -> io::Result<StartProgress> {
         let started_at = Instant::now();
         let stage = Arc::new(Mutex::new(StartStage { name: "starting", meter: Arc::default(), started_at }));
         let (stop_sender, stop_receiver) = channel::<Infallible>();
         let shared_stage = Arc::clone(&stage);
         let report = move || {
-            while let Err(RecvTimeoutError::Timeout) = stop_receiver.recv_timeout(every) {
+            while let Err(RecvTimeoutError::Timeout) = stop_receiver.recv_timeout(interval) {
                 // Cloned first, so that the lock is not held while `emit` runs.
                 let stage = lock(&shared_stage).clone();
                 if let Some(line) = stage.progress_line(stage.started_at.elapsed()) {
@@ -52,9 +52,9 @@ impl StartProgress {
 
     /// Starts the next stage; `name` is its name in reports. The caller counts its progress in the returned meter.
     pub fn begin_stage(&mut self, name: &'static str) -> Arc<Meter> {
-        let next = StartStage { name, meter: Arc::default(), started_at: Instant::now() };
-        let meter = Arc::clone(&next.meter);
-        let finished_stage = std::mem::replace(&mut *lock(&self.stage), next);
+        let next_stage = StartStage { name, meter: Arc::default(), started_at: Instant::now() };
+        let meter = Arc::clone(&next_stage.meter);
+        let finished_stage = std::mem::replace(&mut *lock(&self.stage), next_stage);
         self.summaries.extend(finished_stage.summary_line(finished_stage.started_at.elapsed()));
         meter
     }
@@ -73,28 +73,28 @@ impl StartProgress {
 impl StartStage {
     /// The progress in words; `None` if there is nothing to read.
     fn progress_line(&self, took: Duration) -> Option<String> {
-        let (done, total) = (self.meter.read_bytes(), self.meter.total_bytes());
+        let (read_bytes, total) = (self.meter.read_bytes(), self.meter.total_bytes());
         let line = || {
             format!(
                 "recovering: {}: {} of {} MB, {:.2} GB/s",
                 self.name,
-                megabytes(done),
+                megabytes(read_bytes),
                 megabytes(total),
-                gigabytes_per_second(done, took)
+                gigabytes_per_second(read_bytes, took)
             )
         };
         (total > 0).then(line)
     }
 
     fn summary_line(&self, took: Duration) -> Option<String> {
-        let done = self.meter.read_bytes();
+        let read_bytes = self.meter.read_bytes();
         let name = self.name;
-        (done > 0).then(|| {
+        (read_bytes > 0).then(|| {
             format!(
                 "{name}: {} MB in {:.2} s, {:.2} GB/s",
-                megabytes(done),
+                megabytes(read_bytes),
                 took.as_secs_f64(),
-                gigabytes_per_second(done, took)
+                gigabytes_per_second(read_bytes, took)
             )
         })
     }
@@ -105,7 +105,7 @@ fn megabytes(bytes: u64) -> u64 {
     bytes.div_ceil(1_000_000)
 }
 
-/// Gigabytes per second.
+/// The mean rate of reading `bytes` bytes in the time `took`, in gigabytes (billions of bytes) per second.
 fn gigabytes_per_second(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / 1e9 / took.as_secs_f64().max(1e-9)
 }
@@ -123,13 +123,12 @@ mod tests {
     fn start_reports_progress_until_it_ends() {
         let (sender, lines) = channel();
         let emit = move |line: &str| {
-            // The receiver may stop reading early.
             let _receiver_may_be_gone = sender.send(line.to_owned());
         };
         let mut progress = StartProgress::begin(Duration::from_millis(1), emit).unwrap();
         let meter = progress.begin_stage("log read");
         meter.add_total(3_000_000);
-        meter.advance(2_000_000);
+        meter.add_read(2_000_000);
         let line = lines.iter().find(|line| line.contains("2 of 3 MB")).unwrap();
         assert!(line.starts_with("recovering: log read: 2 of 3 MB, ") && line.ends_with(" GB/s"), "{line}");
         let meter = progress.begin_stage("snapshot checked");
@@ -151,10 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn rate_is_bytes_per_time() {
+    fn reported_rate_is_bytes_read_per_elapsed_time() {
         let stage = StartStage { name: "log read", meter: Arc::default(), started_at: Instant::now() };
         stage.meter.add_total(4_000_000_000);
-        stage.meter.advance(1_000_000_000);
+        stage.meter.add_read(1_000_000_000);
         let two_seconds = Duration::from_secs(2);
         let empty_stage = StartStage { meter: Arc::default(), ..stage.clone() };
         assert_eq!(empty_stage.progress_line(two_seconds), None, "a new directory is not recovered");

@@ -72,7 +72,7 @@ pub fn spawn_log_thread<D: Disk>(
     let (sender, tasks) = channel();
     let (spare_orders, ordered) = channel();
     let (prepared, spares) = channel();
-    std::thread::Builder::new().name("spare".into()).spawn(move || make_spares(&disk, &ordered, &prepared))?;
+    std::thread::Builder::new().name("spare".into()).spawn(move || prepare_spares(&disk, &ordered, &prepared))?;
     let busy_poll = BusyPoll::new(busy_poll);
     let mut log = LogThread {
         journal,
@@ -170,15 +170,15 @@ impl<D: Disk> LogThread<D> {
 
     /// Waits for the next task; `None` when all senders are dropped.
     fn next_task(&mut self) -> Result<Option<Task>> {
-        let mut polls = self.busy_poll.begin();
-        while polls {
+        let mut should_poll = self.busy_poll.begin();
+        while should_poll {
             match self.try_next_task() {
                 Ok(task) => {
                     self.busy_poll.record_work();
                     return Ok(Some(task));
                 }
                 Err(TryRecvError::Disconnected) => return Ok(None),
-                Err(TryRecvError::Empty) => polls = self.busy_poll.should_continue(),
+                Err(TryRecvError::Empty) => should_poll = self.busy_poll.should_continue(),
             }
         }
         if let Some(task) = self.waiting_tasks.pop_front() {
@@ -284,7 +284,7 @@ pub fn spawn_space_watch<D: Disk>(
     Ok((stop_sender, thread))
 }
 
-fn make_spares<D: Disk>(
+fn prepare_spares<D: Disk>(
     disk: &D,
     orders: &Receiver<SpareOrder>,
     prepared: &Sender<std::result::Result<Spare<D::File>, Fault>>,

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 pub enum ApplierInput {
     /// Committed entries.
     Entries(Vec<Entry>),
-    /// A query: the node's ticket for it, its body, and the cluster time as far as the node knows.
+    /// A query: the node's ticket for it, its body, and the latest cluster time that the node knows.
     Query(u64, Bytes, ClusterTime),
 }
 
@@ -33,7 +33,7 @@ impl ApplierInputQueue {
 
     /// Removes the first input and the queries right behind this input, which are processed without a delay of their
     /// own.
-    pub(super) fn take_first(&mut self) -> Vec<ApplierInput> {
+    pub(super) fn take_first_with_queries(&mut self) -> Vec<ApplierInput> {
         let mut taken: Vec<ApplierInput> = self.inputs.pop_front().into_iter().collect();
         let is_query = |input: &mut ApplierInput| matches!(input, ApplierInput::Query(..));
         while let Some(query) = self.inputs.pop_front_if(is_query) {

@@ -1,4 +1,4 @@
-//! How a simulated process applies entries and answers queries, under the checks of the world.
+//! How a simulated process applies entries and answers queries. The world checks each applied entry.
 
 use super::applier_input::ApplierInput;
 use super::checks::Checks;
@@ -14,7 +14,7 @@ use crate::types::{NodeId, Time};
 pub(super) struct ApplyRecords<'a> {
     pub(super) checks: &'a mut Checks,
     pub(super) values: &'a mut ValueHistory,
-    pub(super) order: &'a mut OrderChecks,
+    pub(super) order_checks: &'a mut OrderChecks,
 }
 
 impl Process {
@@ -46,7 +46,7 @@ impl Process {
                     let mut report = self.applier.apply(std::slice::from_ref(entry));
                     records.checks.check_applied(at, entry, report.digest)?;
                     records.values.record_applied(entry, |query| self.applier.query(entry.time, query));
-                    records.order.check_applied(entry, report.outcomes.first().map(|(_, outcome)| outcome))?;
+                    records.order_checks.check_applied(entry, report.outcomes.first().map(|(_, outcome)| outcome))?;
                     batch_report.outcomes.append(&mut report.outcomes);
                     batch_report = Report { outcomes: batch_report.outcomes, ..report };
                 }

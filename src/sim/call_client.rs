@@ -62,8 +62,8 @@ impl CallConnection {
     /// Removes and returns the reply to the last request, if it was received. Also removes all replies that were
     /// received before it.
     fn take_last_reply(&mut self) -> Option<Reply> {
-        let last = self.replies.iter().position(|(id, _)| *id == self.last_request_id)?;
-        let (_, reply) = self.replies.drain(..=last).next_back()?;
+        let last_position = self.replies.iter().position(|(id, _)| *id == self.last_request_id)?;
+        let (_, reply) = self.replies.drain(..=last_position).next_back()?;
         Some(reply)
     }
 }
@@ -103,7 +103,7 @@ impl CallClient {
         Ok(())
     }
 
-    /// Handles the end of a connection.
+    /// Marks a connection as closed, and checks whether the pending step waited for this.
     pub fn handle_link_end(&mut self, now: Time, link: u64) {
         if let Some(connection) = self.connection_mut(link) {
             connection.is_closed = true;

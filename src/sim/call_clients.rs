@@ -85,9 +85,9 @@ impl World {
             CallStep::QueryOtherNode { endpoint, request, .. } => {
                 // `Client` sends the request only after the node's welcome. Here the request is sent right after the
                 // hello, which saves the wait for the welcome.
-                let mut second = self.connect_call_client(call, endpoint)?;
-                self.send_call_request(&mut second, request);
-                call.leader_query_connection = Some(second);
+                let mut leader_query_connection = self.connect_call_client(call, endpoint)?;
+                self.send_call_request(&mut leader_query_connection, request);
+                call.leader_query_connection = Some(leader_query_connection);
             }
             CallStep::Done(result) => {
                 self.trace_line(|| format!("client {} receives {result:?}", call.tasks.client));
@@ -124,8 +124,8 @@ impl World {
         {
             self.close_client_end(main.link);
         }
-        if let Some(second) = call.leader_query_connection.take() {
-            self.close_client_end(second.link);
+        if let Some(connection) = call.leader_query_connection.take() {
+            self.close_client_end(connection.link);
         }
     }
 }

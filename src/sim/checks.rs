@@ -1,10 +1,10 @@
-//! Checks Raft's five safety properties, and the invariants around them, after every step.
+//! Checks Raft's five safety properties, and invariants on which they depend, after every step.
 //!
 //! The checks use what the nodes *do* (write, send, commit and apply), not what the nodes report of themselves.
 //! `quorums` derives from a node's log which configuration the node must use. `recovery` checks what a node's disk must
 //! hold.
 
-use super::node_history::{Claims, DiskImage, EntryStamp, NodeHistory};
+use super::node_history::{DiskClaims, DiskImage, EntryStamp, NodeHistory};
 use super::quorums::Configurations;
 pub use super::violation::Result;
 use crate::consensus::message::{Envelope, Message, VoteKind};
@@ -18,12 +18,12 @@ pub struct CommitState {
     /// The node's current term.
     pub term: Term,
     /// Whether the node is the leader of this term.
-    pub leads: bool,
+    pub is_leader: bool,
     /// The commit index that the node uses.
     pub commit: Index,
     /// The highest index that the node may have committed: on a leader, the commit index computed by Raft's rule
     /// (§5.4.2); or the index of the node's snapshot, if that index is higher. `None` if there is neither.
-    pub defined_commit: Option<Index>,
+    pub commit_max: Option<Index>,
 }
 
 /// The checks, and the state that they need.
@@ -72,7 +72,7 @@ impl Checks {
     }
 
     /// Whether the node's disk still lacks entries that it once held.
-    pub fn has_lost_image(&self, node: NodeId) -> bool {
+    pub fn lacks_lost_entries(&self, node: NodeId) -> bool {
         self.histories[&node].lost_image.is_some()
     }
 
@@ -103,7 +103,7 @@ impl Checks {
         *history = NodeHistory {
             lost_image: Some(lost_image),
             claims,
-            relearned_claims: Some(Claims::default()),
+            relearned_claims: Some(DiskClaims::default()),
             leading_term: None,
             ..copy.clone()
         };
@@ -155,7 +155,8 @@ impl Checks {
     /// the node is the leader; `None` if it is no leader.
     pub fn record_write(&mut self, node: NodeId, write: &Write, leading_term: Option<Term>) -> Result<()> {
         if leading_term.is_some() {
-            // A node whose older copy names it as the only voter becomes leader without requesting votes.
+            // A node on an older copy of its disk that names it as the only voter becomes leader without requesting
+            // votes.
             self.check_claims_before_vote(node)?;
         }
         let history = self.histories.get_mut(&node).expect("every node has a history");
@@ -180,15 +181,15 @@ impl Checks {
             self.configurations.replace_log(node, &history.written.log);
         }
         for entry in &write.entries {
-            let at_index = entry.position.index.0 as usize;
-            if at_index > history.written.log.len() + 1 {
+            let index = entry.position.index.0 as usize;
+            if index > history.written.log.len() + 1 {
                 return Err(format!(
                     "{node} writes the entry {}, but its log has only {} entries",
                     entry.position,
                     history.written.log.len()
                 ));
             }
-            let previous = at_index.checked_sub(2).map(|previous| history.written.log[previous]);
+            let previous = index.checked_sub(2).map(|previous| history.written.log[previous]);
             let (checksum, recorded_previous) =
                 *self.written_entries.entry(entry.position).or_insert((entry.checksum, previous));
             if (checksum, recorded_previous) != (entry.checksum, previous) {
@@ -234,13 +235,14 @@ impl Checks {
             Message::RequestVote { kind: VoteKind::Vote | VoteKind::Transfer, .. } => Some(from),
             Message::RequestVoteResponse { kind: VoteKind::Vote | VoteKind::Transfer, granted: true, .. } => Some(to),
             Message::AppendResponse { matched } => {
-                let upto = matched.0 as usize;
-                if durable.log.len() < upto
-                    || durable.log[..upto].last() != self.histories[&from].written.log[..upto].last()
+                let matched_len = matched.0 as usize;
+                if durable.log.len() < matched_len
+                    || durable.log[..matched_len].last() != self.histories[&from].written.log[..matched_len].last()
                 {
-                    let held = durable.log.len();
+                    let durable_len = durable.log.len();
                     return Err(format!(
-                        "{from} acknowledges index {matched} to {to}, but its disk of {held} entries lacks this entry"
+                        "{from} acknowledges index {matched} to {to}, but its disk of {durable_len} entries lacks this \
+                         entry"
                     ));
                 }
                 self.check_acknowledgement(from, to, *term, *matched)?;
@@ -253,9 +255,9 @@ impl Checks {
         if (durable.hard_state.term, voted) != (*term, Some(vote)) {
             return Err(format!("{from} votes for {vote} in term {term}, but the vote is not on its disk"));
         }
-        let first = *self.votes.entry((from, *term)).or_insert(vote);
-        if first != vote {
-            return Err(format!("{from} voted for {first} and for {vote} in term {term}"));
+        let first_vote = *self.votes.entry((from, *term)).or_insert(vote);
+        if first_vote != vote {
+            return Err(format!("{from} voted for {first_vote} and for {vote} in term {term}"));
         }
         if let (Message::RequestVoteResponse { .. }, Some(disk)) = (message, envelope.origin.disk) {
             self.vote_grants.entry((*term, vote)).or_default().insert((from, disk));
@@ -276,8 +278,9 @@ impl Checks {
             let votes_for_itself = || self.disk_ids.get(&node).is_none_or(|disk| is_recorded_disk(node, *disk));
             decides(membership, |id| if id == node { votes_for_itself() } else { has_granted(id) })
         };
-        let (before, membership) = (&self.histories[&node].last_configuration.1, self.configurations.membership(node));
-        if is_elected_by(before) || is_elected_by(membership) {
+        let (previous_membership, membership) =
+            (&self.histories[&node].last_configuration.1, self.configurations.membership(node));
+        if is_elected_by(previous_membership) || is_elected_by(membership) {
             return Ok(());
         }
         Err(format!("{node} leads term {term} without a majority of {membership}: its votes are {grants:?}"))
@@ -301,7 +304,7 @@ impl Checks {
             }
             _ => Position::ZERO,
         };
-        history.add_claims(Claims { term, position });
+        history.add_claims(DiskClaims { term, position });
         Ok(())
     }
 
@@ -326,8 +329,8 @@ impl Checks {
         state: CommitState,
         configuration: (Index, &Membership),
     ) -> Result<()> {
-        let CommitState { term, leads, commit, defined_commit } = state;
-        let leading_term = leads.then_some(term);
+        let CommitState { term, is_leader, commit, commit_max } = state;
+        let leading_term = is_leader.then_some(term);
         let history = self.histories.get_mut(&node).expect("every node has a history");
         if commit < history.commit {
             return Err(format!("{node} moves its commit index back from {} to {commit}", history.commit));
@@ -342,9 +345,9 @@ impl Checks {
             && history.leading_term == Some(term)
             && commit > history.commit
             && history.last_configuration.0 == configuration.0
-            && defined_commit.is_none_or(|defined_commit| commit > defined_commit)
+            && commit_max.is_none_or(|commit_max| commit > commit_max)
         {
-            return Err(format!("{node} commits index {commit}, but Raft's rule allows at most {defined_commit:?}"));
+            return Err(format!("{node} commits index {commit}, but Raft's rule allows at most {commit_max:?}"));
         }
         let mut new_commits = 0;
         for index in history.commit.0..commit.0 {
@@ -358,9 +361,10 @@ impl Checks {
                 }
                 Some(first) if *first == stamp => {}
                 Some(first) => {
-                    let at = index + 1;
+                    let log_index = index + 1;
                     return Err(format!(
-                        "State Machine Safety: {node} commits {stamp:?} at {at}, where {first:?} was committed"
+                        "State Machine Safety: {node} commits {stamp:?} at index {log_index}, where {first:?} was \
+                         committed"
                     ));
                 }
             }
@@ -370,7 +374,7 @@ impl Checks {
         {
             // A leader counts its own log towards the majority, so its commit index claims that its disk holds these
             // entries.
-            history.add_claims(Claims { term: Term::ZERO, position: Position::new(commit, *entry_term) });
+            history.add_claims(DiskClaims { term: Term::ZERO, position: Position::new(commit, *entry_term) });
         }
         history.commit = commit;
         let is_new_leader = leading_term.is_some() && history.leading_term != leading_term;
@@ -394,11 +398,11 @@ impl Checks {
     /// The nodes whose logs contradict a committed entry. Two logs agree up to the first entry in which they differ,
     /// and nowhere behind it (§5.3).
     fn find_nodes_contradicting_commits(&self) -> BTreeSet<NodeId> {
-        let differs = |history: &NodeHistory| {
+        let contradicts_commits = |history: &NodeHistory| {
             let last = history.written.log.len().min(self.committed_log.len()).checked_sub(1);
             last.is_some_and(|last| history.written.log[last] != self.committed_log[last])
         };
-        self.histories.iter().filter(|(_, history)| differs(history)).map(|(id, _)| *id).collect()
+        self.histories.iter().filter(|(_, history)| contradicts_commits(history)).map(|(id, _)| *id).collect()
     }
 
     /// Checks that the last `new_commits` committed entries, which this node was the first to commit, are on the disks
@@ -406,26 +410,29 @@ impl Checks {
     /// count.
     fn check_commits_held_by_majority(&self, node: NodeId, new_commits: usize) -> Result<()> {
         for nth in self.committed_log.len() - new_commits..self.committed_log.len() {
-            let is_in = |image: &DiskImage| image.log.get(nth) == Some(&self.committed_log[nth]);
-            let is_holder =
-                |history: &NodeHistory| is_in(&history.durable) || history.lost_image.as_ref().is_some_and(is_in);
-            let is_in_lost_image = |id: NodeId| {
-                self.histories.get(&id).is_some_and(|history| history.lost_image.as_ref().is_some_and(is_in))
+            let image_holds_entry = |image: &DiskImage| image.log.get(nth) == Some(&self.committed_log[nth]);
+            let is_entry_holder = |history: &NodeHistory| {
+                image_holds_entry(&history.durable) || history.lost_image.as_ref().is_some_and(image_holds_entry)
+            };
+            let lost_image_holds_entry = |id: NodeId| {
+                self.histories
+                    .get(&id)
+                    .is_some_and(|history| history.lost_image.as_ref().is_some_and(image_holds_entry))
             };
             let membership = self.configurations.membership(node);
-            let before = &self.histories[&node].last_configuration.1;
+            let previous_membership = &self.histories[&node].last_configuration.1;
             let is_recorded_disk =
                 |membership: &Membership, id: NodeId| membership.disk(id) == self.disk_ids.get(&id).copied();
-            let is_counted = |membership: &Membership, id: NodeId| {
-                is_in_lost_image(id)
-                    || (is_recorded_disk(membership, id) && self.histories.get(&id).is_some_and(is_holder))
+            let is_counted_holder = |membership: &Membership, id: NodeId| {
+                lost_image_holds_entry(id)
+                    || (is_recorded_disk(membership, id) && self.histories.get(&id).is_some_and(is_entry_holder))
             };
-            let is_held_by = |membership: &Membership| decides(membership, |id| is_counted(membership, id));
-            if !is_held_by(before) && !is_held_by(membership) {
+            let is_held_by = |membership: &Membership| decides(membership, |id| is_counted_holder(membership, id));
+            if !is_held_by(previous_membership) && !is_held_by(membership) {
                 let holders: Vec<String> = self
                     .histories
                     .iter()
-                    .filter(|(_, history)| is_holder(history))
+                    .filter(|(_, history)| is_entry_holder(history))
                     .map(|(id, _)| id.to_string())
                     .collect();
                 let holders = holders.join(", ");
@@ -441,18 +448,18 @@ impl Checks {
     /// Checks Election Safety and Leader Completeness for a node that has just become leader.
     fn check_new_leader(&mut self, node: NodeId, leading_term: Option<Term>) -> Result<()> {
         let Some(term) = leading_term else { return Ok(()) };
-        // A node whose older copy names it as the only voter becomes leader without requesting votes.
+        // A node on an older copy of its disk that names it as the only voter becomes leader without requesting votes.
         self.check_claims_before_vote(node)?;
         self.check_elected_by_majority(node, term)?;
-        let first = *self.leaders.entry(term).or_insert(node);
-        if first != node {
-            return Err(format!("Election Safety: {first} and {node} both lead term {term}"));
+        let first_leader = *self.leaders.entry(term).or_insert(node);
+        if first_leader != node {
+            return Err(format!("Election Safety: {first_leader} and {node} both lead term {term}"));
         }
         // Only entries committed in earlier terms count: a node that was elected and then paused may become
         // leader late, and lack the entries that later leaders committed.
-        let earlier_count = self.commit_terms.partition_point(|committed| *committed < term);
+        let earlier_commit_count = self.commit_terms.partition_point(|committed| *committed < term);
         let log = &self.histories[&node].written.log;
-        match (0..earlier_count).find(|at| log.get(*at) != Some(&self.committed_log[*at])) {
+        match (0..earlier_commit_count).find(|at| log.get(*at) != Some(&self.committed_log[*at])) {
             None => Ok(()),
             Some(at) => {
                 let index = at + 1;

@@ -41,7 +41,7 @@ pub(super) struct ClientLink {
     /// The node's machine has reset the connection, because the process that accepted it has ended.
     pub(super) is_reset: bool,
     /// The time of the last scheduled arrival at the node, and at the client: later events arrive no earlier.
-    pub(super) last_arrivals: [Time; 2],
+    pub(super) last_arrival_times: [Time; 2],
     pub(super) reader: FrameReader,
     /// Bytes that the node received after the last complete frame.
     pub(super) received_bytes: BytesMut,

@@ -40,7 +40,7 @@ impl World {
             is_closed: false,
             is_silent: false,
             is_reset: false,
-            last_arrivals: [Time::ZERO; 2],
+            last_arrival_times: [Time::ZERO; 2],
             reader: FrameReader::default(),
             received_bytes: BytesMut::new(),
             is_welcomed: false,
@@ -55,7 +55,7 @@ impl World {
     fn schedule_on_link(&mut self, number: u64, event: LinkEvent) {
         let when = self.now + self.network.delay(&mut self.rng);
         let Some(link) = self.client_links.by_number.get_mut(&number) else { return };
-        let last_arrival = &mut link.last_arrivals[usize::from(!event.is_at_node())];
+        let last_arrival = &mut link.last_arrival_times[usize::from(!event.is_at_node())];
         let when = when.max(*last_arrival);
         *last_arrival = when;
         let at = event.is_at_node().then_some(link.to);
@@ -82,9 +82,9 @@ impl World {
             }
             _ => {}
         }
-        let nth = link.sends_made;
+        let send_number = link.sends_made;
         link.sends_made += 1;
-        self.schedule_on_link(number, LinkEvent::ClientBytes(nth, bytes));
+        self.schedule_on_link(number, LinkEvent::ClientBytes(send_number, bytes));
         if draw == 0 {
             self.trace_line(|| format!("connection {number} breaks"));
             self.schedule_on_link(number, LinkEvent::EndReachesNode);
@@ -106,9 +106,9 @@ impl World {
         let incarnation = Some(self.hosts[&at].incarnation);
         let ends_with_process =
             |(_, link): &(&u64, &ClientLink)| link.to == at && link.incarnation == incarnation && !link.is_closed;
-        let numbers: Vec<u64> =
+        let link_numbers: Vec<u64> =
             self.client_links.by_number.iter().filter(ends_with_process).map(|(number, _)| *number).collect();
-        for number in numbers.into_iter().filter(|_| !lost_power) {
+        for number in link_numbers.into_iter().filter(|_| !lost_power) {
             self.close_node_end(number);
         }
     }
@@ -127,7 +127,7 @@ impl World {
         let Some(link) = self.client_links.by_number.get(&number) else { return Ok(()) };
         let (client, to, incarnation) = (link.client, link.to, link.incarnation);
         match event {
-            LinkEvent::ClientBytes(nth, bytes) => self.receive_client_bytes(number, to, nth, &bytes),
+            LinkEvent::ClientBytes(send_number, bytes) => self.receive_client_bytes(number, to, send_number, &bytes),
             LinkEvent::EndReachesNode if incarnation.is_some_and(|incarnation| self.is_running(to, incarnation)) => {
                 self.deliver_event(to, Event::CallerGone(Caller::Client(FIRST_LINK_CALLER + number)))
             }
@@ -139,15 +139,15 @@ impl World {
     }
 
     /// Handles a client's bytes at a node: first the hello, then requests.
-    fn receive_client_bytes(&mut self, number: u64, to: NodeId, nth: u64, bytes: &[u8]) -> checks::Result<()> {
+    fn receive_client_bytes(&mut self, number: u64, to: NodeId, send_number: u64, bytes: &[u8]) -> checks::Result<()> {
         let incarnation = self.hosts[&to].process.as_ref().map(|_| self.hosts[&to].incarnation);
         let Some(link) = self.client_links.by_number.get_mut(&number) else { return Ok(()) };
         // If a paused process ends, the bytes that the process had not read are lost, so that later bytes of the client
         // do not continue the stream.
-        let is_next = nth == link.sends_arrived;
-        link.sends_arrived = nth + 1;
+        let is_next_send = send_number == link.sends_arrived;
+        link.sends_arrived = send_number + 1;
         if link.is_reset
-            || !is_next
+            || !is_next_send
             || incarnation.is_none()
             || link.incarnation.is_some_and(|accepted| Some(accepted) != incarnation)
         {
@@ -158,20 +158,20 @@ impl World {
         }
         link.incarnation = incarnation;
         link.received_bytes.extend_from_slice(bytes);
-        let undecodable = |error| format!("{to} cannot decode the bytes that a client sent: {error}");
+        let undecodable_error = |error| format!("{to} cannot decode the bytes that a client sent: {error}");
         loop {
             let Some(link) = self.client_links.by_number.get_mut(&number) else { return Ok(()) };
             let Some(frame) =
-                link.reader.next(&mut link.received_bytes).map_err(|error| undecodable(error.to_string()))?
+                link.reader.next(&mut link.received_bytes).map_err(|error| undecodable_error(error.to_string()))?
             else {
                 return Ok(());
             };
             if !std::mem::replace(&mut link.is_welcomed, true) {
-                Hello::read(frame).map_err(|error| undecodable(error.to_string()))?;
+                Hello::read(frame).map_err(|error| undecodable_error(error.to_string()))?;
                 self.send_welcome(number, to);
                 continue;
             }
-            let frame = read_request_frame(frame).map_err(|error| undecodable(error.to_string()))?;
+            let frame = read_request_frame(frame).map_err(|error| undecodable_error(error.to_string()))?;
             let from = Caller::Client(FIRST_LINK_CALLER + number);
             self.deliver_event(
                 to,
@@ -202,9 +202,9 @@ impl World {
     pub(super) fn reply_on_link(&mut self, at: NodeId, caller: u64, id: u64, reply: &Reply) {
         let number = caller - FIRST_LINK_CALLER;
         let incarnation = self.hosts[&at].incarnation;
-        let is_usable =
+        let accepts_reply =
             |link: &&ClientLink| !link.is_closed && !link.is_silent && link.incarnation == Some(incarnation);
-        if self.client_links.by_number.get(&number).filter(is_usable).is_none() {
+        if self.client_links.by_number.get(&number).filter(accepts_reply).is_none() {
             return;
         }
         self.trace_line(|| format!("{at} answers request {id} of connection {number}: {reply:?}"));

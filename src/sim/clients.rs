@@ -60,7 +60,7 @@ pub struct Client {
     /// The unanswered attempts by their numbers, and the ticket of the command of each.
     attempt_tickets: BTreeMap<u64, u64>,
     /// The unanswered commands and reads by their tickets.
-    waiting: BTreeMap<u64, WaitingCommand>,
+    waiting_commands: BTreeMap<u64, WaitingCommand>,
     last_ticket: u64,
     /// The earliest time of the next command, or of the next attempt to open a session.
     next_command_at: Time,
@@ -84,7 +84,7 @@ impl Client {
             next_seq: 1,
             last_attempt: 0,
             attempt_tickets: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            waiting_commands: BTreeMap::new(),
             last_ticket: 0,
             next_command_at: Time::ZERO,
             stopping: false,
@@ -93,7 +93,7 @@ impl Client {
 
     /// Whether all commands and reads of the client are answered.
     pub fn is_done(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting_commands.is_empty()
     }
 
     /// When the client next has to be woken; [`Time::NEVER`] if the client is stopping and done.
@@ -101,20 +101,21 @@ impl Client {
         if self.stopping && self.is_done() {
             return Time::NEVER;
         }
-        let retry_at = self.waiting.values().map(|waiting| waiting.sent_at + self.load.reply_timeout).min();
+        let retry_at = self.waiting_commands.values().map(|waiting| waiting.sent_at + self.load.reply_timeout).min();
         let session_retry_at = self.session_request.map(|(_, at)| at + self.load.reply_timeout);
-        let next = if self.may_begin_command() || self.session.is_none() { self.next_command_at } else { Time::NEVER };
-        next.min(retry_at.unwrap_or(Time::NEVER)).min(session_retry_at.unwrap_or(Time::NEVER))
+        let next_begin_at =
+            if self.may_begin_command() || self.session.is_none() { self.next_command_at } else { Time::NEVER };
+        next_begin_at.min(retry_at.unwrap_or(Time::NEVER)).min(session_retry_at.unwrap_or(Time::NEVER))
     }
 
     fn may_begin_command(&self) -> bool {
         let in_window = self.next_seq < self.first_outstanding() + u64::from(SESSION_WINDOW);
-        !self.stopping && self.session.is_some() && self.waiting.len() < self.load.outstanding_max && in_window
+        !self.stopping && self.session.is_some() && self.waiting_commands.len() < self.load.outstanding_max && in_window
     }
 
     /// The lowest outstanding sequence number, or the next one if none is outstanding.
     fn first_outstanding(&self) -> u64 {
-        self.waiting.values().filter_map(|waiting| waiting.seq).min().unwrap_or(self.next_seq)
+        self.waiting_commands.values().filter_map(|waiting| waiting.seq).min().unwrap_or(self.next_seq)
     }
 
     /// Opens a session if there is none; otherwise retries the overdue commands and begins a new command if one is due.
@@ -122,7 +123,7 @@ impl Client {
     pub fn wake(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> Vec<RequestAttempt> {
         let mut attempts = Vec::new();
         if self.session.is_none() {
-            if (self.stopping && self.waiting.is_empty()) || now < self.next_command_at {
+            if (self.stopping && self.waiting_commands.is_empty()) || now < self.next_command_at {
                 self.next_command_at = self.next_command_at.max(now + Duration::from_millis(1));
                 return attempts;
             }
@@ -136,8 +137,12 @@ impl Client {
             self.next_command_at = now + self.load.reply_timeout;
             return attempts;
         }
-        let overdue_tickets: Vec<u64> =
-            self.waiting.iter().filter(|(_, w)| w.sent_at + self.load.reply_timeout <= now).map(|(t, _)| *t).collect();
+        let overdue_tickets: Vec<u64> = self
+            .waiting_commands
+            .iter()
+            .filter(|(_, waiting)| waiting.sent_at + self.load.reply_timeout <= now)
+            .map(|(ticket, _)| *ticket)
+            .collect();
         if !overdue_tickets.is_empty() {
             self.draw_target(rng);
         }
@@ -160,7 +165,7 @@ impl Client {
 
     fn new_attempt(&mut self, request: Request) -> RequestAttempt {
         self.last_attempt += 1;
-        RequestAttempt { to: self.target, id: self.last_attempt, forward: self.load.forward, request }
+        RequestAttempt { to: self.target, id: self.last_attempt, forward: self.load.followers_forward, request }
     }
 
     /// Draws a task and records its operations as invoked. Returns its ticket.
@@ -172,7 +177,7 @@ impl Client {
         self.next_seq += u64::from(!is_read);
         let operations = task.record_requests(self.id, now, history);
         self.last_ticket += 1;
-        self.waiting.insert(
+        self.waiting_commands.insert(
             self.last_ticket,
             WaitingCommand { seq, operations, task, body, sent_at: now, unrefused_attempts: 0 },
         );
@@ -183,7 +188,7 @@ impl Client {
     fn retry(&mut self, now: Time, ticket: u64) -> RequestAttempt {
         let first_outstanding = self.first_outstanding();
         let session = self.session.expect("a client without a session sends no commands");
-        let waiting = self.waiting.get_mut(&ticket).expect("a retried request is outstanding");
+        let waiting = self.waiting_commands.get_mut(&ticket).expect("a retried request is outstanding");
         waiting.sent_at = now;
         waiting.unrefused_attempts += 1;
         let request = match waiting.body.clone() {
@@ -212,7 +217,7 @@ impl Client {
             return Ok(());
         }
         let Some(ticket) = self.attempt_tickets.remove(&id) else { return Ok(()) };
-        let Some(waiting) = self.waiting.get(&ticket).cloned() else { return Ok(()) };
+        let Some(waiting) = self.waiting_commands.get(&ticket).cloned() else { return Ok(()) };
         let answer = match reply {
             Reply::Answer { answer, .. } if waiting.seq.is_none() => answer,
             Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } if waiting.seq.is_some() => answer,
@@ -241,7 +246,7 @@ impl Client {
             .iter()
             .zip(answers)
             .for_each(|(operation, answer)| history.record_answer(*operation, now, answer));
-        self.waiting.remove(&ticket);
+        self.waiting_commands.remove(&ticket);
         Ok(())
     }
 
@@ -266,7 +271,7 @@ impl Client {
             _ => self.draw_target(rng),
         }
         let in_window = self.next_seq < self.first_outstanding() + u64::from(SESSION_WINDOW);
-        if let Some(waiting) = self.waiting.get_mut(&ticket) {
+        if let Some(waiting) = self.waiting_commands.get_mut(&ticket) {
             waiting.unrefused_attempts -= 1;
             if waiting.unrefused_attempts == 0 && waiting.seq.is_some() && in_window {
                 // A refused attempt was not applied. Since all attempts were refused, the command gets a new sequence
@@ -280,17 +285,17 @@ impl Client {
 
     /// Moves the time of the last attempt back, so that the command is retried in ten milliseconds.
     fn retry_soon(&mut self, now: Time, ticket: u64) {
-        let elapsed = self.load.reply_timeout.saturating_sub(Duration::from_millis(10));
-        if let Some(waiting) = self.waiting.get_mut(&ticket) {
-            waiting.sent_at = Time(now.0.saturating_sub(elapsed.as_nanos() as u64));
+        let time_since_attempt = self.load.reply_timeout.saturating_sub(Duration::from_millis(10));
+        if let Some(waiting) = self.waiting_commands.get_mut(&ticket) {
+            waiting.sent_at = Time(now.0.saturating_sub(time_since_attempt.as_nanos() as u64));
         }
     }
 
     /// Abandons an expired session: the outcome of its outstanding commands will never be known. The next command opens
     /// another session.
     fn replace_session(&mut self, now: Time, history: &mut History) {
-        for waiting in std::mem::take(&mut self.waiting).into_values() {
-            waiting.operations.into_iter().for_each(|operation| history.record_unknown(operation));
+        for waiting in std::mem::take(&mut self.waiting_commands).into_values() {
+            waiting.operations.into_iter().for_each(|operation| history.record_unknown_outcome(operation));
         }
         self.attempt_tickets.clear();
         (self.session, self.session_request, self.next_seq, self.next_command_at) = (None, None, 1, now);

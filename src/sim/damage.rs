@@ -26,8 +26,8 @@ impl World {
     /// configuration in use. A change that names a voter whose disk was lost before is aborted, but nothing repairs a
     /// change whose voters are lost while it is in progress.
     pub(super) fn may_be_damaged(&self, at: NodeId) -> bool {
-        let damaged = self.hosts.keys().filter(|id| self.is_damaged(**id)).count();
-        let has_lost_images = self.hosts.keys().any(|id| self.checks.has_lost_image(*id));
+        let damaged_count = self.hosts.keys().filter(|id| self.is_damaged(**id)).count();
+        let any_lacks_lost_entries = self.hosts.keys().any(|id| self.checks.lacks_lost_entries(*id));
         // A machine that is down may just have lost power. Its log could not distinguish damage to the last batch from
         // a write that the power loss has interrupted (wal-format.md).
         let is_up = self.hosts[&at].process.is_some();
@@ -40,26 +40,26 @@ impl World {
             membership.members.values().any(|member| matches!(member.pending_role, PendingRole::Replace(_)))
         };
         let may_change = self.operator.is_waiting() || in_use.iter().any(has_replacement);
-        damaged < (self.hosts.len() - 1) / 2
+        damaged_count < (self.hosts.len() - 1) / 2
             && !self.is_damaged(at)
             && is_up
-            && !has_lost_images
+            && !any_lacks_lost_entries
             && !self.hosts.values().any(|host| host.may_sync_falsely)
             && (!has_operator || (!may_change && keeps_quorum()))
     }
 
     /// Copies a machine's disk as a power loss would leave it; or, if there is such a copy, restarts the machine on the
-    /// copy. The replaced disk is lost, or is swapped back in by a later call, as when an original machine is started
-    /// again after its restored backup. Only one machine at a time has a copy, because nothing recovers data that a
-    /// majority loses.
+    /// copy. The replaced disk is lost, or a later call swaps it back in, as when an administrator restores a backup
+    /// and later returns to the original disk. Only one machine at a time has a copy, because nothing recovers data
+    /// that a majority loses.
     pub(super) fn copy_or_restore_disk(&mut self, at: NodeId) {
-        let another_is_faulty =
+        let another_machine_is_faulty =
             self.hosts.values().any(|host| host.may_sync_falsely || (host.disk_copy.is_some() && host.id != at));
         if self.is_damaged(at) || self.hosts[&at].wiped || self.hosts.len() < 3 {
             return;
         }
         let Some((disk, snapshot_disk, history)) = self.host(at).disk_copy.take() else {
-            if !another_is_faulty && self.hosts[&at].process.is_some() {
+            if !another_machine_is_faulty && self.hosts[&at].process.is_some() {
                 let host = &self.hosts[&at];
                 let copy = (host.disk.durable_copy(), host.snapshot_disk.durable_copy(), self.checks.copy_history(at));
                 self.trace_line(|| format!("the disk of {at} is copied"));
@@ -136,19 +136,21 @@ impl World {
     }
 
     /// Damages a snapshot file that is being written or received, or a published snapshot file. A machine whose only
-    /// snapshot is damaged may never start again, so the number of such machines is limited as that of damaged logs is.
+    /// snapshot is damaged may never start again. Published snapshots are therefore damaged only on a minority of the
+    /// machines, like logs.
     pub(super) fn damage_snapshot(&mut self, at: NodeId) {
-        let may_damage_published = self.may_be_damaged(at);
+        let may_damage_published_snapshot = self.may_be_damaged(at);
         let host = &self.hosts[&at];
         if host.process.is_none() {
             return;
         }
-        let is_unpublished = |name: &String| name.ends_with(".tmp") || name.ends_with(".part");
-        let is_candidate =
-            |name: &String| is_unpublished(name) || (may_damage_published && file_position(name).is_some());
+        let is_unpublished_file = |name: &String| name.ends_with(".tmp") || name.ends_with(".part");
+        let is_damageable_file = |name: &String| {
+            is_unpublished_file(name) || (may_damage_published_snapshot && file_position(name).is_some())
+        };
         let snapshot_disk = host.snapshot_disk.clone();
         let mut files: Vec<String> =
-            snapshot_disk.list().unwrap_or_default().into_iter().filter(is_candidate).collect();
+            snapshot_disk.list().unwrap_or_default().into_iter().filter(is_damageable_file).collect();
         files.sort();
         if files.is_empty() {
             return;
@@ -158,7 +160,7 @@ impl World {
             return;
         };
         let offset = self.rng.random_range(0..size) as u64;
-        match is_unpublished(&name) && self.rng.random_range(0..3) == 0 {
+        match is_unpublished_file(&name) && self.rng.random_range(0..3) == 0 {
             true => snapshot_disk.lose_sector(&name, offset),
             false => snapshot_disk.flip_bit(&name, offset, self.rng.random_range(0..8)),
         }
@@ -253,8 +255,8 @@ impl World {
     /// sync and a power loss may something be missing.
     pub(super) fn check_recovery(&mut self, at: NodeId, image: DiskImage) -> checks::Result<()> {
         self.checks.disk_ids.insert(at, self.hosts[&at].disk_id);
-        let lost = self.checks.check_recovered(at, image)?;
-        if lost {
+        let has_lost_writes = self.checks.check_recovered(at, image)?;
+        if has_lost_writes {
             self.trace_line(|| format!("{at} lacks writes that its disk reported as synced"));
             self.lost_writes += 1;
         }

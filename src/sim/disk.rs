@@ -32,7 +32,7 @@ pub enum Crash {
 pub struct DiskStop {
     /// The first operation that is not executed, counted from 0.
     pub operation: u64,
-    /// How many bytes of that operation are still written, if it is a write.
+    /// If `operation` is a write, how many of its bytes are still written.
     pub written_bytes: usize,
 }
 
@@ -55,8 +55,8 @@ struct DiskState {
     /// Name changes since the last sync of names, in order.
     unsynced_names: Vec<NameChange>,
     next_file_id: u64,
-    /// How many crashes there were. File handles that were opened before the last crash are unusable.
-    process_run: u64,
+    /// The number of the current process: a crash begins another one, and makes older file handles unusable.
+    process_number: u64,
     /// The number of the machine's current boot: a power loss begins another one.
     boot_number: u64,
     /// How many operations were requested that modify or sync the disk.
@@ -73,7 +73,7 @@ struct DiskState {
     /// Whether a sync has falsely reported success since the last power loss.
     has_lied: bool,
     /// If set, the next write within the log is misdirected to a place that this random number selects.
-    misdirect_draw: Option<u64>,
+    misdirection_seed: Option<u64>,
     /// The disk on which this directory lies.
     volume: Arc<Mutex<Volume>>,
     /// The requested size of the latest write, in bytes.
@@ -103,7 +103,7 @@ enum NameChange {
 pub struct SimFile {
     state: Arc<Mutex<DiskState>>,
     id: u64,
-    process_run: u64,
+    process_number: u64,
 }
 
 impl Default for SimDisk {
@@ -154,17 +154,17 @@ impl SimDisk {
     /// yet are cleared. In a power loss, `rng` decides which unsynced data is lost.
     pub fn crash(&self, rng: &mut impl Rng, how: Crash) {
         let mut state = self.lock();
-        state.process_run += 1;
+        state.process_number += 1;
         state.stop = None;
         state.stopped = false;
         state.failing_operation = None;
         state.next_sync_fails = false;
-        (state.next_sync_lies, state.misdirect_draw) = (false, None);
+        (state.next_sync_lies, state.misdirection_seed) = (false, None);
         state.broken = false;
         if how == Crash::Power {
             state.boot_number += 1;
             state.has_lied = false;
-            state.lose_unsynced(rng);
+            state.lose_unsynced_data(rng);
         }
     }
 
@@ -188,7 +188,7 @@ impl SimDisk {
         self.lock().last_write_bytes
     }
 
-    /// Makes the modifying operation of that number, from 0, fail. A failed write writes half, a failed sync nothing.
+    /// Makes the modifying operation `number`, from 0 on, fail. A failed write writes half its bytes, a sync nothing.
     pub fn fail_operation(&self, number: u64) {
         self.lock().failing_operation = Some(number);
     }
@@ -208,15 +208,15 @@ impl SimDisk {
         self.lock().has_lied
     }
 
-    /// Makes the next write within the log land at another place in the log, selected by the random number `draw`.
-    pub fn misdirect_next_write(&self, draw: u64) {
-        self.lock().misdirect_draw = Some(draw);
+    /// Makes the next write within the log land at another place in the log, selected by the random number `seed`.
+    pub fn misdirect_next_write(&self, seed: u64) {
+        self.lock().misdirection_seed = Some(seed);
     }
 
     /// Clears the faults that were set and have not occurred yet.
     pub fn clear_faults(&self) {
         let mut state = self.lock();
-        (state.next_sync_lies, state.misdirect_draw) = (false, None);
+        (state.next_sync_lies, state.misdirection_seed) = (false, None);
         (state.stop, state.failing_operation, state.next_sync_fails) = (None, None, false);
     }
 
@@ -243,18 +243,18 @@ impl SimDisk {
         let Some(file) = state.files.get_mut(&id) else { return };
         let (sector, within) = (offset as usize / SECTOR_BYTES, offset as usize % SECTOR_BYTES);
         file.bytes[offset as usize] ^= 1 << bit;
-        for image in [&mut file.unsynced, &mut file.falsely_clean] {
-            if let Some(held) = image.get_mut(&sector) {
-                held[within] ^= 1 << bit;
+        for sectors in [&mut file.unsynced_sectors, &mut file.falsely_clean_sectors] {
+            if let Some(durable_bytes) = sectors.get_mut(&sector) {
+                durable_bytes[within] ^= 1 << bit;
             }
         }
     }
 
-    /// Makes the sector at that offset of a file unreadable until it is written.
+    /// Makes the sector that contains the byte `offset` of a file unreadable until the sector is written.
     pub fn lose_sector(&self, name: &str, offset: u64) {
         let mut state = self.lock();
         let id = state.names[name];
-        state.files.entry(id).and_modify(|file| _ = file.unreadable.insert(offset as usize / SECTOR_BYTES));
+        state.files.entry(id).and_modify(|file| _ = file.unreadable_sectors.insert(offset as usize / SECTOR_BYTES));
     }
 
     /// The contents of a file as programs see them; `None` if there is no such file.
@@ -265,21 +265,22 @@ impl SimDisk {
 
     /// A copy of the directory as it would be if the power failed now and no unsynced data survived.
     pub fn durable_copy(&self) -> SimDisk {
-        let other = self.fork();
-        let mut state = other.lock();
-        state.process_run += 1;
+        let copy = self.fork();
+        let mut state = copy.lock();
+        state.process_number += 1;
         state.boot_number += 1;
         (state.stop, state.stopped, state.failing_operation, state.next_sync_fails) = (None, false, None, false);
         lock(&state.volume).capacity = None;
         state.names = state.durable_names.clone();
         state.unsynced_names.clear();
         for file in state.files.values_mut() {
-            let lost: Vec<usize> = file.unsynced.keys().chain(file.falsely_clean.keys()).copied().collect();
-            file.revert_sectors(&lost);
+            let lost_sectors: Vec<usize> =
+                file.unsynced_sectors.keys().chain(file.falsely_clean_sectors.keys()).copied().collect();
+            file.revert_sectors(&lost_sectors);
             file.bytes.truncate(file.durable_size);
         }
         drop(state);
-        other
+        copy
     }
 
     fn lock(&self) -> MutexGuard<'_, DiskState> {
@@ -287,7 +288,7 @@ impl SimDisk {
     }
 
     fn new_handle(&self, state: &DiskState, id: u64) -> SimFile {
-        SimFile { state: self.state.clone(), id, process_run: state.process_run }
+        SimFile { state: self.state.clone(), id, process_number: state.process_number }
     }
 }
 
@@ -345,14 +346,14 @@ impl DiskState {
     /// Writes the bytes to another place in the log if `misdirect_next_write` has requested this. Returns whether the
     /// bytes were misdirected. A write that extends its file is not misdirected.
     fn misdirect(&mut self, id: u64, offset: usize, bytes: &[u8]) -> bool {
-        let is_within = offset + bytes.len() <= self.files[&id].bytes.len() && !bytes.is_empty();
-        let Some(draw) = self.misdirect_draw.take_if(|_| is_within) else { return false };
+        let is_within_file = offset + bytes.len() <= self.files[&id].bytes.len() && !bytes.is_empty();
+        let Some(seed) = self.misdirection_seed.take_if(|_| is_within_file) else { return false };
         let segments: Vec<u64> =
             self.names.iter().filter(|(name, _)| name.ends_with(".wal")).map(|(_, id)| *id).collect();
-        let Some(other) = segments.get(draw as usize % segments.len().max(1)) else { return false };
+        let Some(other) = segments.get(seed as usize % segments.len().max(1)) else { return false };
         let Some(file) = self.files.get_mut(other) else { return false };
         let sectors = file.bytes.len() / SECTOR_BYTES;
-        let at = ((draw >> 8) as usize % sectors.max(1)) * SECTOR_BYTES + offset % SECTOR_BYTES;
+        let at = ((seed >> 8) as usize % sectors.max(1)) * SECTOR_BYTES + offset % SECTOR_BYTES;
         let length = file.bytes.len().saturating_sub(at).min(bytes.len());
         if (*other, at) == (id, offset) || length == 0 {
             return false;
@@ -362,17 +363,17 @@ impl DiskState {
     }
 
     /// Loses a random subset of the unsynced sectors and name changes.
-    fn lose_unsynced(&mut self, rng: &mut impl Rng) {
+    fn lose_unsynced_data(&mut self, rng: &mut impl Rng) {
         // One random number for the whole crash decides how likely each change is to survive, so that crashes that lose
         // everything and crashes that lose one sector are both common.
-        let survival = rng.random_range(0..=4u32);
+        let surviving_quarters = rng.random_range(0..=4u32);
         for file in self.files.values_mut() {
-            file.lose_unsynced(rng, survival);
+            file.lose_unsynced_data(rng, surviving_quarters);
         }
         let changes = std::mem::take(&mut self.unsynced_names);
         let mut names = self.durable_names.clone();
         for change in changes {
-            if rng.random_range(0..4u32) < survival {
+            if rng.random_range(0..4u32) < surviving_quarters {
                 change.apply(&mut names);
             }
         }
@@ -483,7 +484,7 @@ impl Disk for SimDisk {
 impl SimFile {
     fn lock(&self) -> io::Result<MutexGuard<'_, DiskState>> {
         let state = lock(&self.state);
-        if state.process_run != self.process_run {
+        if state.process_number != self.process_number {
             return Err(io::Error::other("the process that opened this file has ended"));
         }
         Ok(state)
@@ -500,17 +501,12 @@ impl SimFile {
         let lies = !fails && std::mem::take(&mut state.next_sync_lies);
         state.has_lied |= lies;
         let Some(file) = state.files.get_mut(&self.id) else { return Err(ErrorKind::NotFound.into()) };
-        if fails {
-            let unsynced = std::mem::take(&mut file.unsynced);
-            file.falsely_clean.extend(unsynced);
-            return Err(io::Error::other("input/output error"));
+        if fails || lies {
+            let unsynced_sectors = std::mem::take(&mut file.unsynced_sectors);
+            file.falsely_clean_sectors.extend(unsynced_sectors);
+            return if fails { Err(io::Error::other("input/output error")) } else { Ok(()) };
         }
-        if lies {
-            let unsynced = std::mem::take(&mut file.unsynced);
-            file.falsely_clean.extend(unsynced);
-            return Ok(());
-        }
-        file.unsynced.clear();
+        file.unsynced_sectors.clear();
         if including_size {
             file.durable_size = file.bytes.len();
         }
@@ -526,9 +522,9 @@ impl DiskFile for SimFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.lock()?;
         let number = state.operation_count;
-        let partial = state.begin_operation()?;
+        let write_limit = state.begin_operation()?;
         state.last_write_bytes = bytes.len();
-        let (written, outcome) = match partial {
+        let (written, outcome) = match write_limit {
             Some(written) => (written.min(bytes.len()), Err(io::Error::other("the disk has stopped"))),
             None if state.failing_operation == Some(number) => {
                 (bytes.len() / 2, Err(io::Error::other("input/output error")))
@@ -552,10 +548,10 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.lock()?;
-        let FileState { bytes, unreadable, .. } = &state.files[&self.id];
+        let FileState { bytes, unreadable_sectors, .. } = &state.files[&self.id];
         let from = (offset as usize).min(bytes.len());
         let n = buffer.len().min(bytes.len() - from);
-        if n > 0 && unreadable.range(from / SECTOR_BYTES..(from + n).div_ceil(SECTOR_BYTES)).next().is_some() {
+        if n > 0 && unreadable_sectors.range(from / SECTOR_BYTES..(from + n).div_ceil(SECTOR_BYTES)).next().is_some() {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         buffer[..n].copy_from_slice(&bytes[from..from + n]);

@@ -20,7 +20,7 @@ impl World {
         let configurations = &self.checks.configurations;
         let founding = self.scenario.founding();
         let keeps_quorum = |membership: &Membership| self.has_quorum_without(at, membership);
-        // While a machine is being added, it is not decided yet which disk id the configuration records for it.
+        // A machine that is being added must keep its disk: which disk id the configuration records is not decided yet.
         let is_member = configurations.latest_committed().members.contains_key(&at);
         let is_being_added =
             configurations.in_use().iter().any(|membership| membership.members.contains_key(&at)) && !is_member;
@@ -43,19 +43,19 @@ impl World {
     pub(super) fn has_quorum_without(&self, at: NodeId, membership: &Membership) -> bool {
         let holds_its_data = |id: NodeId| {
             let host = &self.hosts[&id];
-            let is_named = self.checks.configurations.membership(id).disk(id) == Some(host.disk_id);
+            let is_disk_named = self.checks.configurations.membership(id).disk(id) == Some(host.disk_id);
             id != at
-                && is_named
+                && is_disk_named
                 && !host.wiped
                 && !self.is_damaged(id)
                 && !self.checks.has_empty_log(id)
-                && !self.checks.has_lost_image(id)
+                && !self.checks.lacks_lost_entries(id)
         };
         decides(membership, holds_its_data)
     }
 
-    /// Replaces the disk of a machine by an empty one, and starts the machine again within a second, as at its first
-    /// start.
+    /// Replaces the disk of a machine by an empty one. The machine starts again within a second, as a machine that has
+    /// never run.
     pub(super) fn wipe_machine(&mut self, at: NodeId) {
         self.crash(at, Crash::Kill);
         self.trace_line(|| format!("{at} loses its disk"));
@@ -77,30 +77,35 @@ impl World {
         let in_use = self.checks.configurations.in_use();
         // A learner may lose its disk before its disk id is recorded. The configuration then records the new disk id.
         let is_recorded = |(id, host): &(&NodeId, &Host)| {
-            let mut known = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
-            known.peek().is_some() && known.all(|member| member.disk == Some(host.disk_id))
+            let mut members = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
+            members.peek().is_some() && members.all(|member| member.disk == Some(host.disk_id))
         };
         // A machine that was added while messages of its former disk were in flight may be recorded with the id of the
         // former disk. The node logs this, and the operator then removes the node once more.
         let is_misrecorded = |(id, host): &(&NodeId, &Host)| {
-            let mut known = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
-            let is_other = |member: &Member| member.disk.is_some_and(|disk| disk != host.disk_id);
-            host.wiped && known.peek().is_some() && known.all(is_other)
+            let mut members = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
+            let names_other_disk = |member: &Member| member.disk.is_some_and(|disk| disk != host.disk_id);
+            host.wiped && members.peek().is_some() && members.all(names_other_disk)
         };
-        let misrecorded: Vec<NodeId> = self.hosts.iter().filter(is_misrecorded).map(|(id, _)| *id).collect();
-        let recorded: Vec<NodeId> = self
+        let misrecorded_nodes: Vec<NodeId> = self.hosts.iter().filter(is_misrecorded).map(|(id, _)| *id).collect();
+        let recorded_nodes: Vec<NodeId> = self
             .hosts
             .iter()
             .filter(|(_, host)| host.awaiting_removal)
             .filter(is_recorded)
             .map(|(id, _)| *id)
             .collect();
-        let is_outside = |id: &NodeId| !in_use.iter().any(|membership| membership.members.contains_key(id));
-        let removed: Vec<NodeId> =
-            self.hosts.iter().filter(|(id, host)| host.awaiting_removal && is_outside(id)).map(|(id, _)| *id).collect();
-        recorded.into_iter().for_each(|id| self.host(id).awaiting_removal = false);
-        misrecorded.into_iter().for_each(|id| self.host(id).awaiting_removal = true);
-        for id in removed {
+        let is_outside_configurations =
+            |id: &NodeId| !in_use.iter().any(|membership| membership.members.contains_key(id));
+        let removed_nodes: Vec<NodeId> = self
+            .hosts
+            .iter()
+            .filter(|(id, host)| host.awaiting_removal && is_outside_configurations(id))
+            .map(|(id, _)| *id)
+            .collect();
+        recorded_nodes.into_iter().for_each(|id| self.host(id).awaiting_removal = false);
+        misrecorded_nodes.into_iter().for_each(|id| self.host(id).awaiting_removal = true);
+        for id in removed_nodes {
             // The wiped machine may have founded a cluster of its own. It discards that cluster, and joins as a new
             // node.
             self.wipe_machine(id);

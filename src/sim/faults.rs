@@ -17,7 +17,7 @@ const LONG_FAULT_INTERVAL: Duration = Duration::from_secs(3);
 /// The factor by which pauses and outages last longer in a scenario with `long_faults`.
 const LONG_OUTAGE_FACTOR: u64 = 3;
 
-/// A kind of fault, as in [`FaultWeights`], or the end of the network cuts (`Mend`). The trace prints these names.
+/// A kind of fault, as in [`FaultWeights`], or the end of the network cuts (`EndCuts`). The trace prints these names.
 #[derive(Clone, Copy, Debug)]
 enum FaultKind {
     /// A machine loses power.
@@ -25,7 +25,7 @@ enum FaultKind {
     /// A process is killed.
     Kill,
     /// A machine loses power in the middle of a disk operation.
-    Midway,
+    PowerMidOperation,
     /// All machines lose power at once.
     Blackout,
     /// A process is paused.
@@ -35,19 +35,19 @@ enum FaultKind {
     /// The network loses the messages from one node to another.
     OneWay,
     /// All partitions and one-way cuts end.
-    Mend,
-    /// The connections between two nodes break, and one client's connection.
+    EndCuts,
+    /// The connections between two nodes break, and a connection of a client to one of them ends.
     Reset,
     /// The next sync of a log takes long.
     Stall,
     /// The next sync of a disk fails.
     Eio,
     /// A disk becomes full, or a full disk has space again.
-    Full,
+    DiskFull,
     /// A segment of a log is damaged, and the process restarts.
     Rot,
     /// A disk is copied, or replaced by its older copy.
-    Older,
+    OlderCopy,
     /// A snapshot file is damaged.
     RotSnapshot,
     /// A machine's clock jumps forward.
@@ -65,18 +65,18 @@ fn weighted_faults(fault_weights: &FaultWeights) -> [(FaultKind, u32); 19] {
     [
         (FaultKind::Power, fault_weights.power),
         (FaultKind::Kill, fault_weights.kill),
-        (FaultKind::Midway, fault_weights.power_mid_operation),
+        (FaultKind::PowerMidOperation, fault_weights.power_mid_operation),
         (FaultKind::Blackout, fault_weights.blackout),
         (FaultKind::Pause, fault_weights.pause),
         (FaultKind::Partition, fault_weights.partition),
         (FaultKind::OneWay, fault_weights.one_way),
-        (FaultKind::Mend, 2 * (fault_weights.partition + fault_weights.one_way)),
+        (FaultKind::EndCuts, 2 * (fault_weights.partition + fault_weights.one_way)),
         (FaultKind::Reset, fault_weights.reset),
         (FaultKind::Stall, fault_weights.stall),
         (FaultKind::Eio, fault_weights.eio),
-        (FaultKind::Full, fault_weights.disk_full),
+        (FaultKind::DiskFull, fault_weights.disk_full),
         (FaultKind::Rot, fault_weights.rot),
-        (FaultKind::Older, fault_weights.older_copy),
+        (FaultKind::OlderCopy, fault_weights.older_copy),
         (FaultKind::RotSnapshot, fault_weights.rot_snapshot),
         (FaultKind::ClockJump, fault_weights.clock_jump),
         (FaultKind::RotRunning, fault_weights.rot_running),
@@ -118,9 +118,9 @@ impl World {
             kind,
             FaultKind::Partition
                 | FaultKind::OneWay
-                | FaultKind::Mend
+                | FaultKind::EndCuts
                 | FaultKind::Blackout
-                | FaultKind::Older
+                | FaultKind::OlderCopy
                 | FaultKind::FalseSync
         ) {
             self.progress.mark_unhealthy_until(at, self.now);
@@ -150,10 +150,10 @@ impl World {
                     self.crash_and_restart(at, Crash::Power, 1000);
                 }
             }
-            FaultKind::Midway => {
-                let snapshot_disk = self.rng.random();
+            FaultKind::PowerMidOperation => {
+                let is_on_snapshot_disk = self.rng.random();
                 let host = &self.hosts[&at];
-                let disk = if snapshot_disk { host.snapshot_disk.clone() } else { host.disk.clone() };
+                let disk = if is_on_snapshot_disk { host.snapshot_disk.clone() } else { host.disk.clone() };
                 let stop = DiskStop {
                     operation: disk.operation_count() + self.rng.random_range(0..12),
                     written_bytes: self.rng.random_range(0..4096),
@@ -177,7 +177,7 @@ impl World {
                 let to = self.draw_node();
                 self.network.cut(at, to);
             }
-            FaultKind::Mend => self.network.end_cuts(),
+            FaultKind::EndCuts => self.network.end_cuts(),
             FaultKind::Reset => {
                 let other = self.draw_node();
                 if other != at {
@@ -191,14 +191,14 @@ impl World {
                 true => self.host(at).disk.fail_next_sync(),
                 false => self.host(at).snapshot_disk.fail_next_sync(),
             },
-            FaultKind::Full => {
+            FaultKind::DiskFull => {
                 let host = &self.hosts[&at];
                 let is_full = host.disk.free_bytes().is_ok_and(|free| free < u64::MAX);
                 // The snapshots are on the same disk as the log, so their directory is full as well.
                 host.disk.set_capacity((!is_full).then_some(host.disk.used_bytes()));
             }
             FaultKind::Rot => self.damage_segment(at),
-            FaultKind::Older => self.copy_or_restore_disk(at),
+            FaultKind::OlderCopy => self.copy_or_restore_disk(at),
             FaultKind::RotSnapshot => self.damage_snapshot(at),
             FaultKind::ClockJump => self.jump_clock(at),
             FaultKind::RotRunning => self.damage_file_beneath_process(at),
@@ -208,8 +208,8 @@ impl World {
         Ok(())
     }
 
-    /// Makes the clock of a machine jump forward by up to five seconds. The node handles the deadlines that its clock
-    /// has passed at once.
+    /// Makes the clock of a machine jump forward by up to five seconds. The node at once handles the deadlines that its
+    /// clock has passed.
     fn jump_clock(&mut self, at: NodeId) {
         let jump = Duration::from_millis(self.rng.random_range(100..=5000));
         let host = self.host(at);

@@ -18,7 +18,7 @@ pub enum Input {
     /// Set the key.
     Put(Bytes),
     /// Set the key, with a time to live by the cluster's clock.
-    PutFor(Bytes, Duration),
+    PutWithTtl(Bytes, Duration),
     /// Delete the key.
     Del,
     /// Set the key to the second value if the key holds the first. `None` stands for an absent key.
@@ -39,10 +39,10 @@ pub struct Operation {
     /// The request on the key.
     pub input: Input,
     /// When the request was first sent.
-    pub invoked: Time,
+    pub invoked_at: Time,
     /// When the answer arrived, and the answer. `None` if no answer arrived: the operation may or may not have taken
     /// effect.
-    pub returned: Option<(Time, Answer)>,
+    pub response: Option<(Time, Answer)>,
     /// Whether its client received a refusal: the operation has not taken effect and never will.
     pub refused: bool,
 }
@@ -51,9 +51,9 @@ pub struct Operation {
 /// tries each such operation at every position of the order.
 const UNKNOWN_OUTCOMES_MAX: u32 = 4;
 
-/// The first letter of keys that are written one by one.
+/// The first letter of the names of keys that are written one by one.
 pub const KEY_PREFIX: char = 'k';
-/// The first letter of groups of keys, which are only written together.
+/// The first letter of the names of groups of keys; the keys of a group are only written together.
 pub const GROUP_PREFIX: char = 'g';
 
 /// All operations of the clients and their answers.
@@ -64,28 +64,28 @@ pub struct History {
     unknown_counts: BTreeMap<Bytes, u32>,
     /// How many keys of each slot were replaced, by the first letter and the number of the slot. Clients address slots;
     /// each slot has one key at a time.
-    replaced_keys: BTreeMap<(char, u64), u32>,
+    replaced_key_counts: BTreeMap<(char, u64), u32>,
 }
 
 impl History {
     /// Records a request. Returns the number of its operation, which is its position in the history.
     pub fn record_request(&mut self, client: u64, key: Bytes, input: Input, now: Time) -> usize {
-        self.operations.push(Operation { client, key, input, invoked: now, returned: None, refused: false });
+        self.operations.push(Operation { client, key, input, invoked_at: now, response: None, refused: false });
         self.operations.len() - 1
     }
 
     /// The current key, or group of keys, of a slot. The slot gets another key when [`UNKNOWN_OUTCOMES_MAX`] operations
     /// on the current key have unknown outcomes.
     pub fn current_key(&self, prefix: char, slot: u64) -> Bytes {
-        match self.replaced_keys.get(&(prefix, slot)) {
+        match self.replaced_key_counts.get(&(prefix, slot)) {
             None => Bytes::from(format!("{prefix}{slot}")),
             Some(before) => Bytes::from(format!("{prefix}{before}.{slot}")),
         }
     }
 
-    /// Records an operation's answer.
+    /// Records that an operation's answer arrived at the time `now`.
     pub fn record_answer(&mut self, operation: usize, now: Time, answer: Answer) {
-        self.operations[operation].returned = Some((now, answer));
+        self.operations[operation].response = Some((now, answer));
     }
 
     /// Records a refusal: the operation has not taken effect and never will.
@@ -94,7 +94,7 @@ impl History {
     }
 
     /// Records that no answer will ever arrive: the operation may have taken effect, may do so later, or never.
-    pub fn record_unknown(&mut self, operation: usize) {
+    pub fn record_unknown_outcome(&mut self, operation: usize) {
         let Operation { key, input, .. } = &self.operations[operation];
         if *input == Input::Get {
             return;
@@ -105,34 +105,34 @@ impl History {
         let prefix = if key.starts_with(b"g") { GROUP_PREFIX } else { KEY_PREFIX };
         let slot = std::str::from_utf8(&key).ok().and_then(|key| key.rsplit([prefix, '.']).next()?.parse().ok());
         if let Some(slot) = slot.filter(|slot| must_replace_key && self.current_key(prefix, *slot) == key) {
-            *self.replaced_keys.entry((prefix, slot)).or_default() += 1;
+            *self.replaced_key_counts.entry((prefix, slot)).or_default() += 1;
         }
     }
 
-    /// The number of operations.
+    /// The number of recorded operations, including those without an answer.
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Whether there are no operations.
+    /// Whether no operation was recorded yet.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
 
-    /// The number of answered operations.
+    /// The number of operations with an answer; a refusal is not an answer.
     pub fn answered_count(&self) -> usize {
-        self.operations.iter().filter(|operation| operation.returned.is_some()).count()
+        self.operations.iter().filter(|operation| operation.response.is_some()).count()
     }
 
     /// Checks that there is an order of all operations in which each takes effect between its request and its answer,
     /// and every answer is right. The error names a key without such an order. Returns the number of keys whose search
     /// was too large to complete.
     pub fn check(&self) -> Result<u64, String> {
-        let mut unchecked = 0;
+        let mut unchecked_keys = 0;
         let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
         // A refused operation has no effect, and a read without an answer has none either, so neither restricts the
         // order.
-        let is_relevant = |o: &&Operation| !o.refused && (o.returned.is_some() || o.input != Input::Get);
+        let is_relevant = |o: &&Operation| !o.refused && (o.response.is_some() || o.input != Input::Get);
         for operation in self.operations.iter().filter(is_relevant) {
             keys.entry(&operation.key).or_default().push(operation);
         }
@@ -140,29 +140,29 @@ impl History {
             match is_linearizable(&operations) {
                 Some(true) => {}
                 Some(false) => return Err(describe_violation(key, &operations)),
-                None => unchecked += 1,
+                None => unchecked_keys += 1,
             }
         }
-        Ok(unchecked)
+        Ok(unchecked_keys)
     }
 }
 
 /// Describes the shortest prefix of a key's history that is not linearizable.
 fn describe_violation(key: &Bytes, operations: &[&Operation]) -> String {
     let mut return_times: Vec<Time> =
-        operations.iter().filter_map(|o| o.returned.as_ref().map(|(at, _)| *at)).collect();
+        operations.iter().filter_map(|o| o.response.as_ref().map(|(at, _)| *at)).collect();
     return_times.sort_unstable();
     let prefix_until = |end: Time| -> Vec<Operation> {
         let mut prefix_operations: Vec<Operation> =
-            operations.iter().filter(|o| o.invoked <= end).map(|o| (*o).clone()).collect();
+            operations.iter().filter(|o| o.invoked_at <= end).map(|o| (*o).clone()).collect();
         for operation in &mut prefix_operations {
-            operation.returned.take_if(|(at, _)| *at > end);
+            operation.response.take_if(|(at, _)| *at > end);
         }
         prefix_operations
     };
-    let first_broken = return_times
+    let first_violating_prefix = return_times
         .partition_point(|end| is_linearizable(&prefix_until(*end).iter().collect::<Vec<_>>()) != Some(false));
-    let end = return_times[first_broken.min(return_times.len() - 1)];
+    let end = return_times[first_violating_prefix.min(return_times.len() - 1)];
     let prefix_operations = prefix_until(end);
     let last_operations: Vec<String> = prefix_operations.iter().rev().take(8).rev().map(|o| format!("{o:?}")).collect();
     format!(
@@ -184,13 +184,13 @@ const EARLY_EXPIRY_PERCENT: u32 = 10;
 /// The possible outcomes of an operation: the state after it, and the required answer. A key whose deadline may have
 /// passed has two outcomes, expired or not: the cluster's clock may lag by any amount, but never runs ahead.
 fn possible_outcomes(state: &KeyState, operation: &Operation) -> Vec<(KeyState, Answer)> {
-    let end = operation.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
+    let end = operation.response.as_ref().map_or(Time::NEVER, |(at, _)| *at);
     let may_have_expired = state.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= end));
     let outcome_from = |state: &KeyState| {
         let value_before = state.as_ref().map(|(value, _)| value.clone());
         let (after, answer) = apply_operation(&value_before, &operation.input);
         let until = match &operation.input {
-            Input::PutFor(_, ttl) => Some(operation.invoked + *ttl * (100 - EARLY_EXPIRY_PERCENT) / 100),
+            Input::PutWithTtl(_, ttl) => Some(operation.invoked_at + *ttl * (100 - EARLY_EXPIRY_PERCENT) / 100),
             Input::Put(_) => None,
             Input::Cas(..) if answer == Answer::Done => None,
             _ => state.as_ref().and_then(|(_, until)| *until),
@@ -203,7 +203,7 @@ fn possible_outcomes(state: &KeyState, operation: &Operation) -> Vec<(KeyState, 
 /// Applies an operation to a key's value. Returns the new value and the required answer.
 fn apply_operation(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
     match input {
-        Input::PutFor(value, _) => (Some(value.clone()), Answer::Done),
+        Input::PutWithTtl(value, _) => (Some(value.clone()), Answer::Done),
         Input::Put(value) => (Some(value.clone()), Answer::Done),
         Input::Del => (None, Answer::Deleted { existed: state.is_some() }),
         Input::Cas(expected, new) if state == expected => (Some(new.clone()), Answer::Done),
@@ -261,7 +261,7 @@ impl PlacedOperations {
 
 /// How many states a search visits before it is abandoned, for each search order. If a history is linearizable, the
 /// search mostly needs only as many steps as there are operations.
-const PLACED_SETS_MAX: usize = 2_000_000;
+const VISITED_STATES_MAX: usize = 2_000_000;
 
 /// Which of several possible next operations the search tries first: the one requested last, or the one answered first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -290,12 +290,12 @@ struct LinearizationSearch<'a> {
 impl<'a> LinearizationSearch<'a> {
     fn new(operations: &[&'a Operation]) -> LinearizationSearch<'a> {
         let mut sorted: Vec<&Operation> = operations.to_vec();
-        sorted.sort_by_key(|operation| operation.invoked);
-        let with_answer = |o: &&'a Operation| o.returned.as_ref().map(|(at, answer)| (*o, *at, answer));
+        sorted.sort_by_key(|operation| operation.invoked_at);
+        let with_answer = |o: &&'a Operation| o.response.as_ref().map(|(at, answer)| (*o, *at, answer));
         LinearizationSearch {
             answered: sorted.iter().filter_map(with_answer).collect(),
-            unanswered: sorted.iter().copied().filter(|operation| operation.returned.is_none()).collect(),
-            has_expiry: sorted.iter().any(|operation| matches!(operation.input, Input::PutFor(..))),
+            unanswered: sorted.iter().copied().filter(|operation| operation.response.is_none()).collect(),
+            has_expiry: sorted.iter().any(|operation| matches!(operation.input, Input::PutWithTtl(..))),
         }
     }
 
@@ -303,21 +303,23 @@ impl<'a> LinearizationSearch<'a> {
         let count = self.answered.len() + self.unanswered.len();
         let none_placed = PlacedOperations { bits: vec![0; count.div_ceil(64)], hash: (0, 0) };
         let mut visited = HashSet::from([none_placed.search_state_hash(&None)]);
-        // (placed operations, the key's state, the first answered operation that is not placed)
+        // Each state of the search has the placed operations, the key's state after them, and the first answered
+        // operation that is not placed.
         let mut stack: Vec<(PlacedOperations, KeyState, usize)> = vec![(none_placed, None, 0)];
-        while let Some((placed, state, first)) = stack.pop() {
-            if first == self.answered.len() {
+        while let Some((placed, state, first_unplaced)) = stack.pop() {
+            if first_unplaced == self.answered.len() {
                 return Some(true);
             }
-            for (i, after) in self.candidates(&placed, &state, first, order) {
-                let next = placed.with_operation(i);
-                if visited.insert(next.search_state_hash(&after)) {
-                    let first =
-                        (first..self.answered.len()).find(|j| !next.contains(*j)).unwrap_or(self.answered.len());
-                    stack.push((next, after, first));
+            for (i, after) in self.candidates(&placed, &state, first_unplaced, order) {
+                let next_placed = placed.with_operation(i);
+                if visited.insert(next_placed.search_state_hash(&after)) {
+                    let first_unplaced = (first_unplaced..self.answered.len())
+                        .find(|j| !next_placed.contains(*j))
+                        .unwrap_or(self.answered.len());
+                    stack.push((next_placed, after, first_unplaced));
                 }
             }
-            if visited.len() > PLACED_SETS_MAX {
+            if visited.len() > VISITED_STATES_MAX {
                 return None;
             }
         }
@@ -338,32 +340,32 @@ impl<'a> LinearizationSearch<'a> {
     }
 
     /// The operations that may take effect next, each with the key's state after it. The operation to try first is the
-    /// last in the list. `first` is the first answered operation that is not placed.
+    /// last in the list. `first_unplaced` is the first answered operation that is not placed.
     fn candidates(
         &self,
         placed: &PlacedOperations,
         state: &KeyState,
-        first: usize,
+        first_unplaced: usize,
         order: SearchOrder,
     ) -> Vec<(usize, KeyState)> {
-        let mut earliest = Time::NEVER;
-        let mut concurrent = Vec::new();
-        for (i, (operation, end, _)) in self.answered.iter().enumerate().skip(first) {
+        let mut earliest_answer = Time::NEVER;
+        let mut concurrent_operations = Vec::new();
+        for (i, (operation, end, _)) in self.answered.iter().enumerate().skip(first_unplaced) {
             // An operation requested after the earliest answer also ends after that answer.
-            if operation.invoked > earliest {
+            if operation.invoked_at > earliest_answer {
                 break;
             }
             if !placed.contains(i) {
-                earliest = earliest.min(*end);
-                concurrent.push(i);
+                earliest_answer = earliest_answer.min(*end);
+                concurrent_operations.push(i);
             }
         }
-        concurrent.retain(|i| self.answered[*i].0.invoked <= earliest);
+        concurrent_operations.retain(|i| self.answered[*i].0.invoked_at <= earliest_answer);
         if order == SearchOrder::EarliestAnswerFirst {
-            concurrent.sort_by_key(|i| std::cmp::Reverse(self.answered[*i].1));
+            concurrent_operations.sort_by_key(|i| std::cmp::Reverse(self.answered[*i].1));
         }
-        let mut next = Vec::new();
-        for (n, operation) in self.unanswered.iter().enumerate().filter(|(_, o)| o.invoked <= earliest) {
+        let mut candidates = Vec::new();
+        for (n, operation) in self.unanswered.iter().enumerate().filter(|(_, o)| o.invoked_at <= earliest_answer) {
             let i = self.answered.len() + n;
             // Of several equal unanswered operations, only the one requested first has to be tried.
             let is_before =
@@ -374,23 +376,23 @@ impl<'a> LinearizationSearch<'a> {
                     .into_iter()
                     .map(|(after, _)| after)
                     .filter(|after| after != state);
-                next.extend(new_states.map(|after| (i, after)));
+                candidates.extend(new_states.map(|after| (i, after)));
             }
         }
-        for i in concurrent {
+        for i in concurrent_operations {
             let (operation, _, expected) = self.answered[i];
             for (after, answer) in possible_outcomes(state, operation) {
                 if answer == *expected && after == *state && self.changed_nothing(expected) {
-                    // The answer of this operation is right here, and the operation changes nothing. It may therefore
-                    // come before all other operations in any order of them, so that no alternative has to be tried.
+                    // The operation can come next, and it changes nothing. Every order of the other operations
+                    // therefore remains possible after it, so that no alternative has to be tried.
                     return vec![(i, after)];
                 }
                 if answer == *expected {
-                    next.push((i, after));
+                    candidates.push((i, after));
                 }
             }
         }
-        next
+        candidates
     }
 }
 
@@ -408,9 +410,9 @@ mod tests {
 
     fn history(operations: &[RecordedOperation]) -> History {
         let mut history = History::default();
-        for (input, invoked, returned) in operations {
-            let number = history.record_request(1, value("k"), input.clone(), Time(*invoked));
-            if let Some((at, answer)) = returned {
+        for (input, invoked_at, response) in operations {
+            let number = history.record_request(1, value("k"), input.clone(), Time(*invoked_at));
+            if let Some((at, answer)) = response {
                 history.record_answer(number, Time(*at), answer.clone());
             }
         }
@@ -462,16 +464,16 @@ mod tests {
         assert_eq!(history.current_key(KEY_PREFIX, 12), "k12");
         for n in 0..UNKNOWN_OUTCOMES_MAX {
             let operation = history.record_request(1, history.current_key(KEY_PREFIX, 12), Input::Del, Time(n.into()));
-            history.record_unknown(operation);
+            history.record_unknown_outcome(operation);
         }
         assert_eq!(
             (history.current_key(KEY_PREFIX, 12), history.current_key(KEY_PREFIX, 2)),
             (value("k1.12"), value("k2"))
         );
         let read = history.record_request(1, value("k1.12"), Input::Get, Time(9));
-        history.record_unknown(read);
-        let late = history.record_request(1, value("k12"), Input::Del, Time(9));
-        history.record_unknown(late);
+        history.record_unknown_outcome(read);
+        let late_operation = history.record_request(1, value("k12"), Input::Del, Time(9));
+        history.record_unknown_outcome(late_operation);
         assert_eq!(
             history.current_key(KEY_PREFIX, 12),
             "k1.12",
@@ -481,7 +483,7 @@ mod tests {
 
     #[test]
     fn key_expires_at_its_deadline_or_later() {
-        let put = (Input::PutFor(value("a"), Duration::from_nanos(100)), 0, Some((10, Answer::Done)));
+        let put = (Input::PutWithTtl(value("a"), Duration::from_nanos(100)), 0, Some((10, Answer::Done)));
         let get = |at, value_before: Option<&'static str>| {
             (Input::Get, at, Some((at + 1, Answer::Value(value_before.map(value)))))
         };
@@ -501,22 +503,23 @@ mod tests {
         );
         assert!(history(&[put.clone(), add.clone(), get(200, Some("1")), get(900, None)]).check().is_err());
         // A key without a deadline never expires.
-        let again = (Input::Put(value("a")), 12, Some((13, Answer::Done)));
-        assert!(history(&[put, again, get(900, None)]).check().is_err());
+        let repeated_put = (Input::Put(value("a")), 12, Some((13, Answer::Done)));
+        assert!(history(&[put, repeated_put, get(900, None)]).check().is_err());
     }
 
     /// Whether all answers are right in some order of the operations `left`, from the state `state` on: tries every
     /// order.
     fn some_order_fits(left: &[&Operation], state: &KeyState) -> bool {
-        let end = |o: &Operation| o.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
-        let earliest = left.iter().map(|o| end(o)).min().unwrap_or(Time::NEVER);
-        earliest == Time::NEVER
-            || (0..left.len()).filter(|i| left[*i].invoked <= earliest).any(|i| {
-                let rest: Vec<&Operation> = [&left[..i], &left[i + 1..]].concat();
-                let fits = |answer: &Answer| left[i].returned.as_ref().is_none_or(|(_, recorded)| recorded == answer);
+        let end = |o: &Operation| o.response.as_ref().map_or(Time::NEVER, |(at, _)| *at);
+        let earliest_answer = left.iter().map(|o| end(o)).min().unwrap_or(Time::NEVER);
+        earliest_answer == Time::NEVER
+            || (0..left.len()).filter(|i| left[*i].invoked_at <= earliest_answer).any(|i| {
+                let remaining_operations: Vec<&Operation> = [&left[..i], &left[i + 1..]].concat();
+                let fits_answer =
+                    |answer: &Answer| left[i].response.as_ref().is_none_or(|(_, recorded)| recorded == answer);
                 possible_outcomes(state, left[i])
                     .iter()
-                    .any(|(after, answer)| fits(answer) && some_order_fits(&rest, after))
+                    .any(|(after, answer)| fits_answer(answer) && some_order_fits(&remaining_operations, after))
             })
     }
 
@@ -529,7 +532,7 @@ mod tests {
             for _ in 0..rng.random_range(2..7) {
                 let (input, answer) = match rng.random_range(0..6) {
                     0 => (Input::Put(value(["1", "x"][rng.random_range(0..2)])), Answer::Done),
-                    1 => (Input::PutFor(value("1"), Duration::from_nanos(10)), Answer::Done),
+                    1 => (Input::PutWithTtl(value("1"), Duration::from_nanos(10)), Answer::Done),
                     2 => (Input::Del, Answer::Deleted { existed: rng.random() }),
                     3 => (Input::Cas(Some(value("1")), value("x")), Answer::Done),
                     4 => (Input::Incr(1), Answer::Number(rng.random_range(1..3))),
@@ -538,9 +541,9 @@ mod tests {
                         Answer::Value([None, Some(value("1")), Some(value("x"))][rng.random_range(0..3)].clone()),
                     ),
                 };
-                let (invoked, duration) = (rng.random_range(0..30), rng.random_range(1..15));
+                let (invoked_at, duration) = (rng.random_range(0..30), rng.random_range(1..15));
                 let unanswered = input != Input::Get && rng.random_range(0..4) == 0;
-                recorded.push((input, invoked, (!unanswered).then_some((invoked + duration, answer))));
+                recorded.push((input, invoked_at, (!unanswered).then_some((invoked_at + duration, answer))));
             }
             let history = history(&recorded);
             let operations: Vec<&Operation> = history.operations.iter().collect();

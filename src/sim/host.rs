@@ -3,7 +3,7 @@
 use super::applier_input::ApplierInputQueue;
 use super::disk::SimDisk;
 use super::node_history::{DiskImage, NodeHistory};
-use super::peer_connection::{Inbound, Outbound};
+use super::peer_connection::{InboundConnection, OutboundConnection};
 use super::scenario::Scenario;
 use crate::admission::{Admission, Identity};
 use crate::apply::Applier;
@@ -28,7 +28,7 @@ pub fn to_durable_snapshot(snapshot: &Snapshot) -> DurableSnapshot {
     DurableSnapshot { position: snapshot.header().position, bytes: snapshot.bytes().clone() }
 }
 
-/// The cluster of every simulated world.
+/// The id of the cluster in every simulated world.
 pub const CLUSTER: ClusterId = ClusterId(0x51);
 
 /// The contents of a recovered journal, for comparison with what its node promised to other nodes.
@@ -47,7 +47,7 @@ struct DirectoryContents {
     journal: Journal<SimDisk>,
     recovered: wal::RecoveredLog,
     store: Store<SimDisk>,
-    /// The newest whole snapshot, if there is one.
+    /// The newest undamaged snapshot, if there is one.
     snapshot: Option<Snapshot>,
 }
 
@@ -55,7 +55,7 @@ struct DirectoryContents {
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// By how many nanoseconds the clock is ahead, apart from its drift.
-    offset: u64,
+    offset_nanos: u64,
     /// By how many millionths the clock runs fast; negative if the clock runs slow.
     drift_ppm: i64,
 }
@@ -63,18 +63,18 @@ pub struct Clock {
 impl Clock {
     /// A clock that is ahead by `offset` and runs fast by `drift_ppm` millionths.
     pub fn new(offset: Duration, drift_ppm: i64) -> Clock {
-        Clock { offset: offset.as_nanos() as u64, drift_ppm }
+        Clock { offset_nanos: offset.as_nanos() as u64, drift_ppm }
     }
 
     /// Makes the clock jump forward, like that of a virtual machine that was suspended.
     pub fn jump_forward(&mut self, by: Duration) {
-        self.offset += by.as_nanos() as u64;
+        self.offset_nanos += by.as_nanos() as u64;
     }
 
     /// The time that the clock shows at the simulated time `world`.
     pub fn local_time(&self, world: Time) -> Time {
         let drift = i128::from(world.0) * i128::from(self.drift_ppm) / 1_000_000;
-        Time((i128::from(world.0) + drift) as u64 + self.offset)
+        Time((i128::from(world.0) + drift) as u64 + self.offset_nanos)
     }
 
     /// The first simulated time at which the clock shows `local` or later.
@@ -82,7 +82,7 @@ impl Clock {
         if local == Time::NEVER {
             return Time::NEVER;
         }
-        let elapsed = i128::from(local.0.saturating_sub(self.offset));
+        let elapsed = i128::from(local.0.saturating_sub(self.offset_nanos));
         let mut world = Time((elapsed * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm))) as u64);
         while self.local_time(world) < local {
             world = Time(world.0 + 1);
@@ -114,7 +114,7 @@ pub struct StartResult {
 
 /// A process on a machine: the real node, journal, state machine and snapshot worker. A crash drops the process.
 pub struct Process {
-    /// Receives events and returns actions, which the world executes.
+    /// The node, which receives events and returns actions for the world to execute.
     pub node: Node,
     /// The journal, which the simulated log thread writes (`logs.rs`).
     pub journal: Journal<SimDisk>,
@@ -124,7 +124,7 @@ pub struct Process {
     pub applier_inputs: ApplierInputQueue,
     /// Checks at intervals whether the disk has free space besides the ballast file.
     pub space_monitor: SpaceMonitor<SimDisk>,
-    /// Writes and reads snapshot files.
+    /// The worker that writes and reads the snapshot files.
     pub snapshot_worker: SnapshotWorker<SimDisk>,
     /// Whether a snapshot is being taken.
     pub taking_snapshot: bool,
@@ -143,9 +143,9 @@ pub struct Process {
     /// Decides which peers are accepted, and which are dialed.
     pub admission: Admission,
     /// The connections on which the process sends, by peer.
-    pub outbound: BTreeMap<NodeId, Outbound>,
+    pub outbound: BTreeMap<NodeId, OutboundConnection>,
     /// The connections on which the process receives, by peer.
-    pub inbound: BTreeMap<NodeId, Inbound>,
+    pub inbound: BTreeMap<NodeId, InboundConnection>,
     /// The membership to which the process last adjusted its connections.
     pub linked_members: Membership,
     /// Whether the process has adjusted its connections to a membership at all.
@@ -168,7 +168,7 @@ pub struct Host {
     pub identity_disk: SimDisk,
     /// The clock from which the node reads the time.
     pub clock: Clock,
-    /// `None` while the machine is down.
+    /// The running process; `None` while the machine is down.
     pub process: Option<Process>,
     /// How many processes have run on the machine. Events for an earlier process are dropped.
     pub incarnation: u64,
@@ -280,8 +280,8 @@ impl Host {
         journal.set_reserve(reserve.clone());
         let store =
             Store::open(self.snapshot_disk.clone(), CLUSTER).map_err(to_node_fault)?.with_mutants(scenario.mutants);
-        let newest = store.newest().map_err(to_node_fault)?;
-        let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest)?;
+        let newest_snapshot = store.newest().map_err(to_node_fault)?;
+        let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest_snapshot)?;
         if !owner.journal_created {
             Owner { journal_created: true, ..owner }.write(&self.identity_disk)?;
         }
@@ -313,13 +313,13 @@ impl Host {
         if let Some(snapshot) = snapshot.clone() {
             applier = SnapshotRestore::begin(&applier, snapshot).restore_all(&Meter::default())?.0;
         }
-        let durable = snapshot.map(|snapshot| to_durable_snapshot(&snapshot));
+        let durable_snapshot = snapshot.map(|snapshot| to_durable_snapshot(&snapshot));
         let disk = Some(self.disk_id);
         let start = NodeStart {
             now: self.clock.local_time(now),
             disk,
             applied: applier.apply(&[]),
-            snapshot: durable,
+            snapshot: durable_snapshot,
             random: seed,
             prefetch: Prefetch::default(),
         };
@@ -344,7 +344,7 @@ impl Host {
                 disk: self.disk_id,
                 run: Run { id: seed, starts: self.incarnation + 1 },
             })
-            .with_machine(KIND),
+            .with_machine_kind(KIND),
             outbound: BTreeMap::new(),
             inbound: BTreeMap::new(),
             linked_members: Membership::default(),

@@ -1,4 +1,4 @@
-//! A simulated client over connections, with one request in progress or several.
+//! A simulated client with connections, with one request in progress or several.
 
 use super::call_client::CallClient;
 use super::mux_client::MuxClient;
@@ -7,10 +7,10 @@ use crate::types::NodeId;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-/// The number of the first client over connections. Clients without connections have lower numbers.
+/// The number of the first client with connections. Clients without connections have lower numbers.
 pub const FIRST_LINKED_CLIENT: u64 = 1 << 20;
 
-/// A client over connections.
+/// A client with connections.
 pub enum LinkedClient {
     /// A client with several requests in progress, like `Mux`.
     Mux(MuxClient),
@@ -19,10 +19,10 @@ pub enum LinkedClient {
 }
 
 impl LinkedClient {
-    /// Creates a world's clients over connections, each with its number.
+    /// Creates a world's clients with connections, each with its number.
     pub fn create_all(load: &Load, nodes: &[NodeId], rng: &mut SmallRng) -> Vec<(u64, LinkedClient)> {
         let endpoints: Vec<String> = nodes.iter().map(|id| format!("{id}:1")).collect();
-        let mut all = Vec::new();
+        let mut clients = Vec::new();
         for n in 0..load.mux_clients + load.call_clients {
             let (client, seed) = (FIRST_LINKED_CLIENT + n, rng.random());
             let tasks = TaskClient::new(client, load.clone());
@@ -31,9 +31,9 @@ impl LinkedClient {
             } else {
                 LinkedClient::Call(CallClient::new(tasks, endpoints.clone(), seed))
             };
-            all.push((client, linked));
+            clients.push((client, linked));
         }
-        all
+        clients
     }
 
     fn tasks(&self) -> &TaskClient {

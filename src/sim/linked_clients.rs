@@ -1,4 +1,4 @@
-//! Simulated clients over connections, with the protocols of the product's own clients.
+//! Simulated clients with connections, with the protocols of the product's own clients.
 
 use super::checks;
 use super::linked_client::LinkedClient;
@@ -7,7 +7,7 @@ use crate::types::Time;
 use rand::RngExt;
 use std::time::Duration;
 
-/// An event for a client over connections.
+/// An event for a client with connections.
 enum ClientEvent<'a> {
     /// A wake-up is due.
     Wakeup,

@@ -55,8 +55,8 @@ fn make_space_for(journal: &mut Journal<SimDisk>, task: &Task) -> wal::Result<bo
 fn hash_write(hash: u64, write: &Write) -> u64 {
     let hard_state = write.hard_state.unwrap_or_default();
     let vote = hard_state.vote.map_or(0, |vote| vote.node.get());
-    let entries = write.entries.iter().fold(write.id.0, |all, entry| hash_numbers([all, entry.checksum.into()]));
-    hash_numbers([hash, hard_state.term.0, vote, entries])
+    let entries_hash = write.entries.iter().fold(write.id.0, |all, entry| hash_numbers([all, entry.checksum.into()]));
+    hash_numbers([hash, hard_state.term.0, vote, entries_hash])
 }
 
 impl World {
@@ -137,9 +137,10 @@ impl World {
         if !self.syncs.is_multiple_of(SYNCS_PER_DISK_CHECK) || !is_checked || self.scenario.mutants != Mutants::NONE {
             return Ok(());
         }
-        let found = host.durable_image(&self.scenario);
-        let found = found.map_err(|fault| format!("the disk of {at} lacks data that was synced: {fault}"))?;
-        self.checks.check_durable_image(at, found)
+        let durable_image = host.durable_image(&self.scenario);
+        let durable_image =
+            durable_image.map_err(|fault| format!("the disk of {at} lacks data that was synced: {fault}"))?;
+        self.checks.check_durable_image(at, durable_image)
     }
 
     /// Records in the log that the last writes are synced, unless a sync is in progress.

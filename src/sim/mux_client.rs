@@ -28,14 +28,14 @@ impl MuxClient {
 
     /// Handles bytes received on a connection. The error describes bytes that no correct node sends.
     pub fn receive(&mut self, now: Time, link: u64, bytes: &[u8]) -> checks::Result<()> {
-        let received = if self.main_link == Some(link) {
+        let result = if self.main_link == Some(link) {
             self.protocol.receive(now, bytes, &mut self.unrecorded_completions)
         } else if self.leader_query_link == Some(link) {
             self.protocol.leader_response_received(now, bytes).map(|_| ())
         } else {
             Ok(())
         };
-        match received {
+        match result {
             Ok(()) | Err(WireError::Refused(_)) => Ok(()),
             Err(error) => {
                 Err(format!("client {} cannot decode the bytes that a node sent: {error}", self.tasks.client))
@@ -43,11 +43,11 @@ impl MuxClient {
         }
     }
 
-    /// Handles the end of a connection.
-    pub fn handle_link_end(&mut self, now: Time, link: u64, in_order: bool) {
+    /// Handles the end of a connection; `closed_by_node` if it ended without an error.
+    pub fn handle_link_end(&mut self, now: Time, link: u64, closed_by_node: bool) {
         if self.main_link == Some(link) {
             self.main_link = None;
-            self.protocol.connection_lost(now, in_order);
+            self.protocol.connection_lost(now, closed_by_node);
         } else if self.leader_query_link == Some(link) {
             self.leader_query_link = None;
             self.protocol.leader_query_lost(now);

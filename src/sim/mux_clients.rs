@@ -55,9 +55,10 @@ impl World {
         {
             self.send_on_link(link, query.output().split().freeze());
         }
-        let next = if mux.protocol.has_room() && !mux.tasks.stopping { mux.tasks.next_task_at } else { Time::NEVER };
-        let when = mux.protocol.deadline().map_or(next, |deadline| deadline.min(next));
-        self.schedule_linked_wakeup(client, when);
+        let next_task_at =
+            if mux.protocol.has_room() && !mux.tasks.stopping { mux.tasks.next_task_at } else { Time::NEVER };
+        let wakeup_at = mux.protocol.deadline().map_or(next_task_at, |deadline| deadline.min(next_task_at));
+        self.schedule_linked_wakeup(client, wakeup_at);
         Ok(())
     }
 

@@ -35,7 +35,7 @@ pub struct NetworkProfile {
     pub straggler_percent: u32,
     /// The percentage of messages sent on a cut link that arrive late instead of never (datagrams only). By then the
     /// cut may have ended, or either node restarted.
-    pub late_percent: u32,
+    pub late_on_cut_percent: u32,
 }
 
 /// How many times as long as another message a straggler takes.
@@ -66,7 +66,7 @@ pub struct Arrival {
     pub bytes: Bytes,
 }
 
-/// One direction between two nodes.
+/// The link from one node to another; the opposite direction is another link.
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
     /// How often the link was broken.
@@ -104,7 +104,7 @@ impl Network {
         Network { profile, links: BTreeMap::new(), cuts: BTreeSet::new() }
     }
 
-    /// Whether its links are byte streams or carry single messages.
+    /// Whether the network's links are byte streams or carry single messages.
     pub fn link_kind(&self) -> LinkKind {
         self.profile.link_kind
     }
@@ -161,7 +161,10 @@ impl Network {
         match self.profile.link_kind {
             LinkKind::Datagram => {
                 let mut arrivals = Vec::new();
-                if is_cut && self.profile.late_percent > 0 && rng.random_range(0..100) < self.profile.late_percent {
+                if is_cut
+                    && self.profile.late_on_cut_percent > 0
+                    && rng.random_range(0..100) < self.profile.late_on_cut_percent
+                {
                     let at = at + Duration::from_millis(rng.random_range(LATE_DELAY_MS));
                     arrivals.push(Arrival { at, generation: 0, bytes: bytes.clone() });
                 }
@@ -197,7 +200,8 @@ impl Network {
         self.cuts.contains(&(from, to))
     }
 
-    /// Whether the stream lacks bytes and must be dialed again, now that its cut has ended.
+    /// Whether the stream from `from` to `to` lacks bytes that were sent during a cut, and the cut has ended, so that
+    /// the stream must be dialed again.
     pub fn must_redial(&self, from: NodeId, to: NodeId) -> bool {
         let broken = self.links.get(&(from, to)).is_some_and(|link| link.broken);
         broken && !self.cuts.contains(&(from, to))

@@ -48,16 +48,16 @@ impl DiskImage {
 
 /// What a node's sent messages have claimed about the contents of its disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Claims {
+pub(super) struct DiskClaims {
     /// The highest term in which the node sent a message.
     pub(super) term: Term,
     /// The highest log position that the node claimed to hold.
     pub(super) position: Position,
 }
 
-impl Claims {
+impl DiskClaims {
     /// Whether both the term and the position are at least those of `other`.
-    pub(super) fn covers(&self, other: &Claims) -> bool {
+    pub(super) fn covers(&self, other: &DiskClaims) -> bool {
         self.term >= other.term && self.position >= other.position
     }
 }
@@ -71,7 +71,7 @@ pub struct NodeHistory {
     pub(super) unsynced: Vec<Write>,
     /// The durable image with all unsynced writes applied.
     pub(super) written: DiskImage,
-    /// The node's commit index at the last check, since the last start.
+    /// The node's commit index at the last check; zero if its process has not been checked since its start.
     pub(super) commit: Index,
     /// The term that the node led at the last check.
     pub(super) leading_term: Option<Term>,
@@ -82,10 +82,10 @@ pub struct NodeHistory {
     /// such loss, or once the disk holds as many entries again.
     pub(super) lost_image: Option<DiskImage>,
     /// The node's claims over all its process starts on this disk.
-    pub(super) claims: Claims,
+    pub(super) claims: DiskClaims,
     /// The claims that peers have reported back to the node since an older copy of its disk was restored; `None` if
     /// none was.
-    pub(super) relearned_claims: Option<Claims>,
+    pub(super) relearned_claims: Option<DiskClaims>,
     /// The sync that the disk has falsely reported as done, or will falsely report; `None` if there is none.
     pub(super) false_sync: Option<FalseSync>,
 }
@@ -93,7 +93,7 @@ pub struct NodeHistory {
 impl NodeHistory {
     /// Adds claims that the node makes by its present log and term. They need not be reported back to it: if they cover
     /// its earlier claims, the node has got again what its disk had lost.
-    pub(super) fn add_claims(&mut self, added: Claims) {
+    pub(super) fn add_claims(&mut self, added: DiskClaims) {
         if let Some(relearned_claims) = &mut self.relearned_claims {
             relearned_claims.position = relearned_claims.position.max(added.position);
             // In a term that it had claimed before, the node may have given a vote that it has lost.
@@ -110,7 +110,7 @@ impl NodeHistory {
 #[derive(Clone, Debug)]
 pub(super) struct FalseSync {
     /// The durable contents of the disk before the false sync.
-    pub(super) before: DiskImage,
+    pub(super) image_before: DiskImage,
     /// The writes reported as synced since the false sync.
     pub(super) writes_since: Vec<Write>,
     /// Whether the machine has lost power since the false sync.

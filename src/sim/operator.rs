@@ -18,7 +18,7 @@ use std::time::Duration;
 /// The operator's client number.
 pub const OPERATOR: u64 = 0;
 
-/// How often one request is sent at most, including those that follow a redirect to the leader.
+/// How often one request is sent at most, including the attempts that follow a redirect to the leader.
 const ATTEMPTS_MAX: u32 = 4;
 
 /// The time between two repairs by the operator after the faults.
@@ -41,7 +41,7 @@ pub(super) struct ClusterView {
 pub(super) struct MachineView {
     pub(super) disk_id: DiskId,
     /// Whether the machine's node is a leader of any term.
-    pub(super) leads: bool,
+    pub(super) is_leader: bool,
     /// Whether the machine's disk was emptied at least once.
     pub(super) wiped: bool,
     /// Whether the machine's disk was emptied, and its node is still a member under the former disk id.
@@ -84,7 +84,7 @@ pub(super) struct Operator {
     /// How many attempts the operator has made, over all requests. This is also the number of the last attempt.
     attempts_made: u64,
     /// The request that is not answered yet.
-    pending: Option<OperatorRequest>,
+    pending_request: Option<OperatorRequest>,
     /// The time until which the operator does nothing, since an operator does not learn at once that a disk is lost.
     idle_until: Time,
     /// How many disks the operator has wiped.
@@ -103,7 +103,7 @@ impl Operator {
 
     /// Whether the operator waits for an answer.
     pub(super) fn is_waiting(&self) -> bool {
-        self.pending.is_some()
+        self.pending_request.is_some()
     }
 
     /// Whether the operator may act now.
@@ -113,7 +113,7 @@ impl Operator {
 
     /// Abandons the request in progress if it has been unanswered for longer than `timeout`.
     pub(super) fn abandon_late_request(&mut self, now: Time, timeout: Duration) {
-        self.pending.take_if(|pending| now - pending.begun_at > timeout);
+        self.pending_request.take_if(|pending| now - pending.begun_at > timeout);
     }
 
     /// Decides on the next action; often there is none.
@@ -127,11 +127,11 @@ impl Operator {
             return self.next_repair(view, profile, rng);
         }
         match rng.random_range(0..20) {
-            0 | 1 if profile.transfers => {
+            0 | 1 if profile.transfers_leadership => {
                 let to = draw_id(&view.membership.voters, rng).filter(|_| rng.random());
                 self.begin_request(Request::Transfer { to }, view, rng)
             }
-            2 | 3 if profile.transfers => draw_stop(view, rng),
+            2 | 3 if profile.transfers_leadership => draw_stop(view, rng),
             4 | 5 if self.wiped_disks < profile.wipes_max => {
                 let at = draw_id(&view.ids(), rng).filter(|at| view.machines[at].may_be_wiped)?;
                 self.wiped_disks += 1;
@@ -175,14 +175,14 @@ impl Operator {
     /// Begins a request. Its first attempt goes to a random node.
     fn begin_request(&mut self, request: Request, view: &ClusterView, rng: &mut SmallRng) -> Option<OperatorAction> {
         let to = draw_id(&view.ids(), rng)?;
-        self.pending = Some(OperatorRequest { id: 0, begun_at: view.now, attempts: 0, request });
+        self.pending_request = Some(OperatorRequest { id: 0, begun_at: view.now, attempts: 0, request });
         self.next_attempt(to, rng).map(OperatorAction::Send)
     }
 
     /// The next attempt of the request in progress.
     fn next_attempt(&mut self, to: NodeId, rng: &mut SmallRng) -> Option<RequestAttempt> {
         let forward = rng.random();
-        let pending = self.pending.as_mut()?;
+        let pending = self.pending_request.as_mut()?;
         self.attempts_made += 1;
         pending.id = self.attempts_made;
         pending.attempts += 1;
@@ -197,14 +197,14 @@ impl Operator {
         reply: Reply,
         rng: &mut SmallRng,
     ) -> Result<Option<RequestAttempt>> {
-        let Some(pending) = self.pending.as_ref().filter(|pending| pending.id == id) else { return Ok(None) };
+        let Some(pending) = self.pending_request.as_ref().filter(|pending| pending.id == id) else { return Ok(None) };
         let may_retry = pending.attempts < ATTEMPTS_MAX;
         match reply {
             Reply::Refused(Refusal::NotLeader { leader: Some(leader), .. }) if may_retry => {
                 Ok(self.next_attempt(leader, rng))
             }
             Reply::Changed { .. } | Reply::Transferred { .. } | Reply::Refused(_) | Reply::Unknown => {
-                self.pending = None;
+                self.pending_request = None;
                 Ok(None)
             }
             other => Err(format!("the operator received the unexpected reply {other:?} to {:?}", pending.request)),
@@ -240,7 +240,7 @@ fn draw_id(ids: &BTreeSet<NodeId>, rng: &mut SmallRng) -> Option<NodeId> {
 
 /// Draws a leader to shut down.
 fn draw_stop(view: &ClusterView, rng: &mut SmallRng) -> Option<OperatorAction> {
-    let leaders = view.machines.iter().filter(|(_, machine)| machine.leads);
+    let leaders = view.machines.iter().filter(|(_, machine)| machine.is_leader);
     let leaders: BTreeSet<NodeId> = leaders.map(|(id, _)| *id).collect();
     let at = draw_id(&leaders, rng)?;
     Some(OperatorAction::Stop { at, delay: Duration::from_millis(rng.random_range(1..400)) })

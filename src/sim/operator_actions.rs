@@ -34,12 +34,13 @@ impl World {
 
     fn cluster_view(&self) -> ClusterView {
         let leaders = self.hosts.values().filter_map(|host| host.process.as_ref()).map(|process| process.node.raft());
-        let latest = leaders.filter(|raft| raft.leads()).max_by_key(|raft| raft.term());
-        let membership = latest.map_or_else(|| self.checks.configurations.latest_committed(), |raft| raft.membership());
-        let machine = |(id, host): (&NodeId, &Host)| {
+        let latest_leader = leaders.filter(|raft| raft.leads()).max_by_key(|raft| raft.term());
+        let membership =
+            latest_leader.map_or_else(|| self.checks.configurations.latest_committed(), |raft| raft.membership());
+        let view_machine = |(id, host): (&NodeId, &Host)| {
             let view = MachineView {
                 disk_id: host.disk_id,
-                leads: host.process.as_ref().is_some_and(|process| process.node.raft().leads()),
+                is_leader: host.process.as_ref().is_some_and(|process| process.node.raft().leads()),
                 wiped: host.wiped,
                 awaiting_removal: host.awaiting_removal,
                 refused_start: host.refused_start,
@@ -52,7 +53,7 @@ impl World {
             now: self.now,
             faults_over: self.faults_over,
             membership: membership.clone(),
-            machines: self.hosts.iter().map(machine).collect(),
+            machines: self.hosts.iter().map(view_machine).collect(),
         }
     }
 

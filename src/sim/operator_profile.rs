@@ -21,7 +21,7 @@ pub struct OperatorProfile {
     /// The largest number of machines whose disks the operator wipes.
     pub wipes_max: u64,
     /// Whether the operator transfers leadership, and shuts processes down in an orderly way.
-    pub transfers: bool,
+    pub transfers_leadership: bool,
     /// Whether the operator also requests arbitrary sets of voters, besides changes of one member at a time.
     pub arbitrary_voters: bool,
 }
@@ -38,7 +38,7 @@ impl OperatorProfile {
             forced_percent: if may_wipe { 0 } else { forced_percent },
             // In a cluster that one node founded, one disk may be lost once the cluster has grown.
             wipes_max: if !may_wipe { 0 } else { (founders.saturating_sub(1) / 2).max(u64::from(founders == 1)) },
-            transfers: rng.random_range(0..3) > 0,
+            transfers_leadership: rng.random_range(0..3) > 0,
             arbitrary_voters: rng.random_range(0..2) == 0,
         }
     }

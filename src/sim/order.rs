@@ -30,12 +30,12 @@ impl OrderedSession {
         match outcome {
             Outcome::Executed { duplicate: false, .. } => {
                 let is_next = self.is_next(seq);
-                let higher_has_executed = self.executed_seqs.last().is_some_and(|last| *last > seq);
+                let higher_was_executed = self.executed_seqs.last().is_some_and(|last| *last > seq);
                 self.executed_seqs.insert(seq);
                 match () {
                     () if was_executed => Some("executes twice"),
                     () if seq < self.first_outstanding => Some("executes after the client has abandoned it"),
-                    () if higher_has_executed => Some("executes after a command with a higher number"),
+                    () if higher_was_executed => Some("executes after a command with a higher number"),
                     () if !is_next => Some("executes before a command with a lower number"),
                     () => None,
                 }
@@ -176,20 +176,21 @@ impl OrderChecks {
     /// Checks a read of a connection's key: the key must have held `value` at some time. Returns how many appends
     /// `value` contains.
     pub fn check_read(&self, writer: u64, value: &[u8]) -> Result<usize> {
-        let executed = self.writers.get(&writer).map_or(&[][..], |writer| &writer.executed_counters);
+        let executed_counters = self.writers.get(&writer).map_or(&[][..], |writer| &writer.executed_counters);
         let shown_commands = value.iter().filter(|byte| **byte == b',').count();
-        let expected: String = executed.iter().take(shown_commands).map(|counter| appended_text(*counter)).collect();
+        let expected: String =
+            executed_counters.iter().take(shown_commands).map(|counter| appended_text(*counter)).collect();
         if expected.as_bytes() == value {
             return Ok(shown_commands);
         }
         let value = String::from_utf8_lossy(value);
         Err(format!(
-            "connection {writer} reads {value:?}, but its key never held this value: executed are {executed:?}"
+            "connection {writer} reads {value:?}, but its key never held this value: executed are {executed_counters:?}"
         ))
     }
 
     /// How many appends of a connection with counters up to `counter` were executed.
-    pub fn executed_upto(&self, writer: u64, counter: u64) -> usize {
+    pub fn count_executed_upto(&self, writer: u64, counter: u64) -> usize {
         self.writers.get(&writer).map_or(0, |writer| writer.executed_counters.partition_point(|one| *one <= counter))
     }
 }

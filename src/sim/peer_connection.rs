@@ -4,7 +4,7 @@ use crate::types::{DiskId, Time};
 
 /// A node's connection for sending to a peer.
 #[derive(Clone, Copy, Debug)]
-pub struct Outbound {
+pub struct OutboundConnection {
     /// Whether the connection is down, dialed or up.
     pub state: LinkState,
     /// How many attempts to connect have failed since the connection was last up.
@@ -22,10 +22,10 @@ pub enum LinkState {
     Up(u64),
 }
 
-impl Outbound {
+impl OutboundConnection {
     /// A connection that is down and is to be dialed at once.
-    pub(super) fn new(now: Time) -> Outbound {
-        Outbound { state: LinkState::Down(now), failures: 0 }
+    pub(super) fn new(now: Time) -> OutboundConnection {
+        OutboundConnection { state: LinkState::Down(now), failures: 0 }
     }
 
     /// The generation of the link that the connection uses; `None` if it is down.
@@ -39,7 +39,7 @@ impl Outbound {
 
 /// The connection on which a node receives from a peer.
 #[derive(Clone, Copy, Debug)]
-pub struct Inbound {
+pub struct InboundConnection {
     /// The generation of the link that the connection uses.
     pub generation: u64,
     /// The disk id with which the peer identified itself.

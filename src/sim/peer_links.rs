@@ -5,7 +5,7 @@ use super::checks;
 use super::event::SimEvent;
 use super::host::ReceiveBuffer;
 use super::network::{LinkKind, Packet};
-use super::peer_connection::{ConnectionEnd, Inbound, LinkState, Outbound};
+use super::peer_connection::{ConnectionEnd, InboundConnection, LinkState, OutboundConnection};
 use super::world::World;
 use crate::admission::HelloContext;
 use crate::node::{Caller, Event};
@@ -92,8 +92,8 @@ impl World {
             return;
         };
         link.failures = link.failures.saturating_add(1);
-        let longest = (5 << link.failures.min(6)).min(REDIAL_PAUSE_MAX_MS);
-        let pause = Duration::from_millis(self.rng.random_range(longest / 2..=longest));
+        let longest_pause_ms = (5 << link.failures.min(6)).min(REDIAL_PAUSE_MAX_MS);
+        let pause = Duration::from_millis(self.rng.random_range(longest_pause_ms / 2..=longest_pause_ms));
         if let Some(link) = self.host(at).process.as_mut().and_then(|process| process.outbound.get_mut(&peer)) {
             link.state = LinkState::Down(now + pause);
         }
@@ -103,7 +103,7 @@ impl World {
     /// Closes a node's outbound connection to a peer. The peer notices after a network delay.
     fn close_outbound(&mut self, at: NodeId, peer: NodeId) {
         let link = self.hosts[&at].process.as_ref().and_then(|process| process.outbound.get(&peer));
-        if let Some(generation) = link.and_then(Outbound::generation) {
+        if let Some(generation) = link.and_then(OutboundConnection::generation) {
             let delay = self.network.delay(&mut self.rng);
             self.schedule_after(
                 delay,
@@ -221,7 +221,7 @@ impl World {
                 continue;
             }
             let Some(process) = &self.hosts[&to].process else { return Ok(()) };
-            let is_accepted = |inbound: &Inbound| match link_kind {
+            let is_accepted = |inbound: &InboundConnection| match link_kind {
                 LinkKind::Stream => inbound.generation == generation,
                 // Datagrams are not tied to a connection: one from an earlier connection may arrive late.
                 LinkKind::Datagram => inbound.disk == disks.0,
@@ -282,7 +282,7 @@ impl World {
         match verdict {
             Ok(version) => {
                 process.admission.build_welcome(version).put(&mut answer);
-                process.inbound.insert(from, Inbound { generation, disk });
+                process.inbound.insert(from, InboundConnection { generation, disk });
                 let (learned_disk, is_unconfigured) = process.admission.admit(hello);
                 events.push(Event::AnswersLost(from));
                 events.extend(learned_disk.map(|disk| Event::DiskLearned { peer: from, disk }));
@@ -346,7 +346,7 @@ impl World {
                 return Ok(());
             }
         };
-        process.outbound.insert(peer, Outbound { state: LinkState::Up(generation), failures: 0 });
+        process.outbound.insert(peer, OutboundConnection { state: LinkState::Up(generation), failures: 0 });
         learned_disk.map_or(Ok(()), |disk| self.deliver_event(at, Event::DiskLearned { peer, disk }))
     }
 
@@ -380,7 +380,7 @@ impl World {
 
     /// Ends the connections with a peer that was removed and added again, or that was removed some time ago.
     fn drop_peer(&mut self, at: NodeId, peer: NodeId) {
-        let local = self.hosts[&at].clock.local_time(self.now);
+        let local_time = self.hosts[&at].clock.local_time(self.now);
         self.close_outbound(at, peer);
         let Some(process) = &mut self.host(at).process else { return };
         let inbound = process.inbound.remove(&peer);
@@ -389,7 +389,7 @@ impl World {
             process.admission.handle_disconnect(peer);
         }
         if inbound.is_some() || outbound.is_some_and(|link| matches!(link.state, LinkState::Up(_))) {
-            process.node.handle(local, Event::PeerLost(peer));
+            process.node.handle(local_time, Event::PeerLost(peer));
             let incarnation = self.hosts[&at].incarnation;
             self.schedule_after(Duration::from_micros(1), SimEvent::NodeTurn { at, incarnation });
         }
@@ -402,18 +402,20 @@ impl World {
     fn update_outbound(&mut self, at: NodeId) {
         let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
         let Some(process) = &mut self.host(at).process else { return };
-        let wanted: Vec<NodeId> = process.admission.peers_to_dial().map(|(id, _)| *id).filter(|id| *id != at).collect();
-        let unwanted: Vec<NodeId> = process.outbound.keys().copied().filter(|peer| !wanted.contains(peer)).collect();
-        for peer in unwanted {
+        let peers_to_dial: Vec<NodeId> =
+            process.admission.peers_to_dial().map(|(id, _)| *id).filter(|id| *id != at).collect();
+        let peers_to_close: Vec<NodeId> =
+            process.outbound.keys().copied().filter(|peer| !peers_to_dial.contains(peer)).collect();
+        for peer in peers_to_close {
             self.close_outbound(at, peer);
             if let Some(process) = &mut self.host(at).process {
                 process.outbound.remove(&peer);
             }
         }
-        for peer in wanted {
+        for peer in peers_to_dial {
             let Some(process) = &mut self.host(at).process else { return };
             if let Entry::Vacant(vacant) = process.outbound.entry(peer) {
-                vacant.insert(Outbound::new(now));
+                vacant.insert(OutboundConnection::new(now));
                 self.schedule_after(Duration::ZERO, SimEvent::DialPeer { at, incarnation, peer });
             }
         }

@@ -44,7 +44,7 @@ pub struct Pipelines {
     pub(super) connections: BTreeMap<u64, PipelinedConnection>,
     /// The number of the connection that was opened last.
     pub(super) last_connection: u64,
-    pub(super) order: OrderChecks,
+    pub(super) order_checks: OrderChecks,
     /// Whether the connections create no more requests.
     pub(super) stopping: bool,
 }

@@ -39,7 +39,7 @@ enum RequestEnd {
     /// The request may have taken effect, or may do so later.
     Unknown,
     /// A reply arrived that no correct node sends. The text describes it.
-    Wrong(String),
+    UnexpectedReply(String),
 }
 
 fn to_request_end(fate: RequestFate<'_>) -> RequestEnd {
@@ -47,7 +47,7 @@ fn to_request_end(fate: RequestFate<'_>) -> RequestEnd {
         RequestFate::Answer(answer) => RequestEnd::Answered(answer),
         RequestFate::Refused(_) => RequestEnd::Refused,
         RequestFate::Unknown => RequestEnd::Unknown,
-        other => RequestEnd::Wrong(format!("{other:?}")),
+        other => RequestEnd::UnexpectedReply(format!("{other:?}")),
     }
 }
 
@@ -84,9 +84,9 @@ impl World {
         !self.pipelines.connections.values().any(is_waiting)
     }
 
-    /// Sends the requests of a connection that are ready. With `adds_requests`, also creates random requests before,
-    /// and schedules the next turn. Then the connection may also be closed, at random or after [`REPLY_TIMEOUT`]
-    /// without a reply.
+    /// Sends the requests of a connection that are ready. With `adds_requests`, first schedules the next turn and
+    /// creates random requests. At random, or after [`REPLY_TIMEOUT`] without a reply, such a turn closes the
+    /// connection instead.
     pub(super) fn run_pipeline_turn(&mut self, at: NodeId, connection: u64, adds_requests: bool) -> checks::Result<()> {
         let (now, stopping) = (self.now, self.pipelines.stopping);
         let Some(pipelined) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
@@ -139,7 +139,7 @@ impl World {
         pipelined.pipeline.pump(now, &mut out, false, &mut node_requests, &mut |pending, fate| {
             record_reply(&mut replies, pending, fate)
         });
-        // The simulator does not read the pipeline's counters.
+        // The simulator does not read the pipeline's counters, and resets them.
         pipelined.pipeline.tally = Tally::default();
         let retry_at = pipelined.pipeline.deadline();
         if retry_at != Time::NEVER {
@@ -195,19 +195,19 @@ impl World {
     fn check_pipeline_replies(&mut self, connection: u64, replies: PipelinedReplies) -> checks::Result<()> {
         for (task, end) in replies {
             self.trace_line(|| format!("connection {connection} receives the outcome of {task:?}: {end:?}"));
-            let Pipelines { connections, order, .. } = &mut self.pipelines;
+            let Pipelines { connections, order_checks, .. } = &mut self.pipelines;
             let Some(pipelined) = connections.get_mut(&connection) else { return Ok(()) };
             pipelined.last_reply_at = self.now;
             match (task, end) {
-                (_, RequestEnd::Wrong(description)) => {
+                (_, RequestEnd::UnexpectedReply(description)) => {
                     return Err(format!("connection {connection} receives the unexpected reply {description}"));
                 }
                 (PipelinedTask::Appends { first, last }, RequestEnd::Answered(_)) => {
-                    (first..=last).try_for_each(|counter| order.check_acknowledged(connection, counter))?;
+                    (first..=last).try_for_each(|counter| order_checks.check_acknowledged(connection, counter))?;
                     pipelined.acknowledged_upto = last;
                 }
                 (PipelinedTask::Appends { first, last }, RequestEnd::Refused) => {
-                    (first..=last).try_for_each(|counter| order.check_refused(connection, counter))?;
+                    (first..=last).try_for_each(|counter| order_checks.check_refused(connection, counter))?;
                 }
                 (PipelinedTask::Reads(consistency), RequestEnd::Answered(answer)) => {
                     let value = match Answer::decode(answer) {
@@ -218,19 +218,21 @@ impl World {
                             ));
                         }
                     };
-                    let shown = order.check_read(connection, &value)?;
-                    let must_show = match consistency {
-                        Consistency::Linearizable => order.executed_upto(connection, pipelined.acknowledged_upto),
+                    let shown_appends = order_checks.check_read(connection, &value)?;
+                    let required_appends = match consistency {
+                        Consistency::Linearizable => {
+                            order_checks.count_executed_upto(connection, pipelined.acknowledged_upto)
+                        }
                         Consistency::Local => 0,
                     };
-                    if shown < must_show.max(pipelined.last_read_appends) {
-                        let before = pipelined.last_read_appends;
+                    if shown_appends < required_appends.max(pipelined.last_read_appends) {
+                        let previous_appends = pipelined.last_read_appends;
                         return Err(format!(
-                            "connection {connection} reads {shown} appends, but its last read showed {before}, \
-                             and {must_show} executed appends were acknowledged"
+                            "connection {connection} reads {shown_appends} appends, but its last read showed \
+                             {previous_appends}, and {required_appends} executed appends were acknowledged"
                         ));
                     }
-                    pipelined.last_read_appends = shown;
+                    pipelined.last_read_appends = shown_appends;
                 }
                 (PipelinedTask::Appends { .. }, RequestEnd::Unknown)
                 | (PipelinedTask::Reads(_), RequestEnd::Refused | RequestEnd::Unknown) => {}

@@ -23,7 +23,7 @@ pub struct Progress {
     pub(super) last_progress: Time,
     /// The leader with the highest term, and this term.
     pub(super) leader: Option<(Term, NodeId)>,
-    /// Since when this node is the leader of this term.
+    /// Since when `leader` has been the present leader.
     pub(super) leader_since: Time,
     /// The length of each node's durable log, and the last time at which the log changed or held all committed entries.
     pub(super) log_lengths: BTreeMap<NodeId, (usize, Time)>,

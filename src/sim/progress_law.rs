@@ -27,10 +27,10 @@ const INSPECTION_INTERVAL: Duration = Duration::from_millis(50);
 impl World {
     /// Inspects the nodes at intervals while faults are injected, and checks the window that ends now.
     pub(super) fn check_progress(&mut self) -> checks::Result<()> {
-        let loss = self.scenario.network.loss_percent;
+        let loss_percent = self.scenario.network.loss_percent;
         if self.faults_over
             || self.now < self.progress.next_inspection
-            || loss > LOSS_PERCENT_MAX
+            || loss_percent > LOSS_PERCENT_MAX
             || !self.scenario.network.is_timely()
         {
             return Ok(());
@@ -41,12 +41,12 @@ impl World {
         if self.progress.memberships_in_use != in_use {
             (self.progress.memberships_in_use, self.progress.in_use_since) = (in_use, self.now);
         }
-        let committed = self.checks.committed_len();
-        if committed != self.progress.committed_count || self.has_nothing_to_commit() {
-            (self.progress.committed_count, self.progress.last_progress) = (committed, self.now);
+        let committed_count = self.checks.committed_len();
+        if committed_count != self.progress.committed_count || self.has_nothing_to_commit() {
+            (self.progress.committed_count, self.progress.last_progress) = (committed_count, self.now);
         }
-        self.record_log_growth(committed);
-        let window = self.scenario.progress_limit() * if loss == LOSS_PERCENT_MAX { 2 } else { 1 };
+        self.record_log_growth(committed_count);
+        let window = self.scenario.progress_limit() * if loss_percent == LOSS_PERCENT_MAX { 2 } else { 1 };
         let since = Time(self.now.0.saturating_sub(window.as_nanos() as u64));
         if since.0 > 0
             && let Some(node) = self.progress.starved_member_since(since)
@@ -76,17 +76,17 @@ impl World {
     }
 
     /// Records the leader with the highest term, and which logs have grown.
-    fn record_log_growth(&mut self, committed: usize) {
+    fn record_log_growth(&mut self, committed_count: usize) {
         let processes = self.hosts.values().filter_map(|host| host.process.as_ref());
-        let leading = processes.map(|process| process.node.raft()).filter(|raft| raft.leads());
-        let leader = leading.map(|raft| (raft.term(), raft.id())).max();
+        let leaders = processes.map(|process| process.node.raft()).filter(|raft| raft.leads());
+        let leader = leaders.map(|raft| (raft.term(), raft.id())).max();
         if leader != self.progress.leader {
             (self.progress.leader, self.progress.leader_since) = (leader, self.now);
         }
         for id in self.hosts.keys() {
             let length = self.checks.durable_len(*id);
             let (last_length, grown_at) = self.progress.log_lengths.entry(*id).or_default();
-            if length != *last_length || length >= committed {
+            if length != *last_length || length >= committed_count {
                 (*last_length, *grown_at) = (length, self.now);
             }
         }
@@ -109,28 +109,31 @@ impl World {
 
     /// Whether a node can take part in elections and replication at this moment.
     fn is_healthy(&self, host: &Host) -> bool {
-        let damaged = host.has_damaged_file || host.awaiting_removal || self.snapshots.damaged_index(host.id).is_some();
+        let has_damage =
+            host.has_damaged_file || host.awaiting_removal || self.snapshots.damaged_index(host.id).is_some();
         let is_full = host.disk.free_bytes().is_ok_and(|free| free < u64::MAX);
         let is_slow = !host.sync_stall.is_zero() || self.scenario.is_slow(host.id, self.now - Time::ZERO);
         let is_running_now = host.process.is_some() && host.paused_until <= self.now && !host.disk_has_stopped();
         // If no leader has recorded the disk id of a founder, the founder may have lost its disk. Its vote then does
         // not count.
         let member = self.checks.configurations.latest_committed().members.get(&host.id);
-        let is_named = member.is_some_and(|member| member.disk == Some(host.disk_id));
+        let is_disk_recorded = member.is_some_and(|member| member.disk == Some(host.disk_id));
         is_running_now
-            && !damaged
+            && !has_damage
             && !is_full
             && !is_slow
-            && is_named
+            && is_disk_recorded
             && !self.needs_snapshot(host.id)
             && self.can_vote(host.id)
     }
 
     /// Whether a leader's log begins after the end of this node's log, so that the node needs a snapshot.
     fn needs_snapshot(&self, node: NodeId) -> bool {
-        let held = Index(self.checks.durable_len(node) as u64);
+        let last_durable_index = Index(self.checks.durable_len(node) as u64);
         let processes = self.hosts.values().filter_map(|host| host.process.as_ref());
-        processes.map(|process| process.node.raft()).any(|raft| raft.leads() && raft.log().base().index > held)
+        processes
+            .map(|process| process.node.raft())
+            .any(|raft| raft.leads() && raft.log().base().index > last_durable_index)
     }
 
     /// Whether every other running node holds all the entries that this node's disk has lost or may have lost.
@@ -147,7 +150,7 @@ impl World {
 
     /// Whether a majority follows a leader that has committed its whole log.
     fn has_nothing_to_commit(&self) -> bool {
-        let latest = self.checks.configurations.latest_committed();
+        let latest_membership = self.checks.configurations.latest_committed();
         let committed = Index(self.checks.committed_len() as u64);
         let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref());
         let has_committed_all = |process: &&Process| {
@@ -158,6 +161,6 @@ impl World {
             id == leader || process(id).is_some_and(|process| process.node.raft().leader() == Some(leader))
         };
         let mut leaders = self.hosts.values().filter_map(|host| host.process.as_ref()).filter(has_committed_all);
-        leaders.any(|process| decides(latest, |id| follows(id, process.node.raft().id())))
+        leaders.any(|process| decides(latest_membership, |id| follows(id, process.node.raft().id())))
     }
 }

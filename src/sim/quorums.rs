@@ -59,19 +59,19 @@ impl Configurations {
         self.configurations_changed = true;
     }
 
-    /// Records that a node writes an entry to its log, after truncating the log at the entry's index. `leads` is
+    /// Records that a node writes an entry to its log, after truncating the log at the entry's index. `is_leader` is
     /// whether the node is the leader of the entry's term.
-    pub fn record_write(&mut self, node: NodeId, entry: &Entry, leads: bool) {
+    pub fn record_write(&mut self, node: NodeId, entry: &Entry, is_leader: bool) {
         let index = entry.position.index;
         let log = self.positions_by_node.entry(node).or_default();
         while log.pop_if(|(held, _)| *held >= index).is_some() {}
         let Payload::Membership(membership) = &entry.payload else { return };
-        let before = log.last().map_or(&self.founding, |position| &self.by_position[position]);
-        let old_majorities = (&before.voters, &before.outgoing);
+        let previous_membership = log.last().map_or(&self.founding, |position| &self.by_position[position]);
+        let old_majorities = (&previous_membership.voters, &previous_membership.outgoing);
         // Two kinds of entries do not change the quorums: the founding configuration, which the first leader appends,
         // and a configuration that reverts a joint configuration, which needs the same two majorities.
         let same_majorities = [(&membership.voters, &membership.outgoing), (&membership.outgoing, &membership.voters)];
-        if leads && !same_majorities.contains(&old_majorities) {
+        if is_leader && !same_majorities.contains(&old_majorities) {
             self.unchecked_appends.insert((node, index));
         }
         let position = (index, entry.position.term);
@@ -94,7 +94,7 @@ impl Configurations {
         self.committed_positions.len()
     }
 
-    /// The latest committed configuration.
+    /// The latest committed configuration; before the first one, the founding configuration.
     pub fn latest_committed(&self) -> &Membership {
         self.committed_positions.last().map_or(&self.founding, |position| &self.by_position[position])
     }
@@ -123,14 +123,14 @@ impl Configurations {
     /// that entry, and elects no node whose log holds another entry at its index.
     pub fn in_use(&self) -> Vec<&Membership> {
         let mut in_use = vec![self.latest_committed()];
-        let latest = self.committed_positions.last();
+        let latest_position = self.committed_positions.last();
         for (_, log) in self.positions_by_node.iter().filter(|(node, _)| !self.contradicting_nodes.contains(node)) {
-            let from = match latest {
-                Some(latest) => log.iter().position(|held| held == latest).map(|at| at + 1),
+            let from = match latest_position {
+                Some(latest_position) => log.iter().position(|held| held == latest_position).map(|at| at + 1),
                 None => Some(0),
             };
-            let following = from.map_or(&[][..], |from| &log[from..]);
-            for position in following.iter().take_while(|(index, _)| *index > self.commit_index) {
+            let following_positions = from.map_or(&[][..], |from| &log[from..]);
+            for position in following_positions.iter().take_while(|(index, _)| *index > self.commit_index) {
                 let membership = &self.by_position[position];
                 // Configurations that differ only in their learners are included too, since they also record disk ids.
                 if !in_use.contains(&membership) {
@@ -151,11 +151,12 @@ impl Configurations {
         (since, membership): (Index, &Membership),
     ) -> Result<()> {
         let latest = self.membership(node);
-        let from =
+        let latest_index =
             self.positions_by_node.get(&node).and_then(|log| log.last()).map_or(Index::ZERO, |(index, _)| *index);
-        if (since, membership) != (from, latest) {
+        if (since, membership) != (latest_index, latest) {
             return Err(format!(
-                "{node} uses {membership} of index {since}, but the latest in its log is {latest} of index {from} (§6)"
+                "{node} uses {membership} of index {since}, but the latest in its log is {latest} of index \
+                 {latest_index} (§6)"
             ));
         }
         while let Some((_, index)) = self.unchecked_appends.pop_first() {

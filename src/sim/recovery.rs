@@ -2,7 +2,7 @@
 //! restarts.
 
 use super::checks::Checks;
-use super::node_history::{Claims, DiskImage, EntryStamp, FalseSync, NodeHistory};
+use super::node_history::{DiskClaims, DiskImage, EntryStamp, FalseSync, NodeHistory};
 use super::violation::Result;
 use crate::types::{HardState, Index, NodeId, Position, Term, Write};
 
@@ -22,12 +22,12 @@ fn matches_write_prefix(
     let is_log_replaced = base > 0 && found.log.len() == base && replaced_entry != found.log.last().copied();
     let term = found.log.last().map_or(Term(0), |(term, _)| *term);
     let with_raised_term = |hard: HardState| HardState { term, vote: None, ..hard };
-    let is_found =
+    let equals_found =
         |hard: HardState| hard == found.hard_state || (hard.term < term && found.hard_state == with_raised_term(hard));
-    let mut matches = image == *found || (is_log_replaced && is_found(image.hard_state));
+    let mut matches = image == *found || (is_log_replaced && equals_found(image.hard_state));
     for write in writes {
         image.replace_log(write, committed_log);
-        matches |= is_log_replaced && write.hard_state.is_some_and(is_found);
+        matches |= is_log_replaced && write.hard_state.is_some_and(equals_found);
         // Within a write the hard state comes first, then the entries one by one.
         image.hard_state = write.hard_state.unwrap_or(image.hard_state);
         matches |= image == *found;
@@ -44,7 +44,7 @@ impl Checks {
     pub fn begin_false_sync(&mut self, node: NodeId) {
         let history = self.history_mut(node);
         history.false_sync =
-            Some(FalseSync { before: history.durable.clone(), writes_since: Vec::new(), power_lost: false });
+            Some(FalseSync { image_before: history.durable.clone(), writes_since: Vec::new(), power_lost: false });
     }
 
     /// Records that the node's disk has done all syncs that it has reported.
@@ -65,13 +65,13 @@ impl Checks {
     /// Checks that `found`, the disk contents that would survive a power loss, includes everything reported as synced.
     pub fn check_durable_image(&self, node: NodeId, found: DiskImage) -> Result<()> {
         let found = self.with_discarded_entries(node, found)?;
-        let promised = &self.histories[&node].durable;
+        let durable_image = &self.histories[&node].durable;
         // The disk may hold more entries than were reported as synced, since a large batch is synced in pieces.
-        if found.log.get(..promised.log.len()) != Some(&promised.log) {
-            let (held, reported) = (found.log.len(), promised.log.len());
+        if found.log.get(..durable_image.log.len()) != Some(&durable_image.log) {
+            let (held, reported) = (found.log.len(), durable_image.log.len());
             return Err(format!("the disk of {node} holds {held} entries, but {reported} were reported as synced"));
         }
-        let (held_state, reported_state) = (found.hard_state, promised.hard_state);
+        let (held_state, reported_state) = (found.hard_state, durable_image.hard_state);
         let has_same_vote = held_state.term == reported_state.term
             && (reported_state.vote.is_none() || held_state.vote == reported_state.vote);
         if held_state.term < reported_state.term || (held_state.term == reported_state.term && !has_same_vote) {
@@ -106,25 +106,27 @@ impl Checks {
         let writes: Vec<&Write> = history.unsynced.iter().collect();
         let matches_synced = matches_write_prefix(&history.durable, &writes, &recovered, base, &self.committed_log);
         let (recovered_state, synced_state) = (recovered.hard_state, history.durable.hard_state);
-        let lost = !matches_synced
+        let has_lost_writes = !matches_synced
             && history.false_sync.as_ref().filter(|false_sync| false_sync.power_lost).is_some_and(|false_sync| {
                 let writes: Vec<&Write> = false_sync.writes_since.iter().chain(&history.unsynced).collect();
                 let keeps_vote = recovered_state.term > synced_state.term
                     || (recovered_state.term, recovered_state.vote) == (synced_state.term, synced_state.vote);
-                keeps_vote && matches_write_prefix(&false_sync.before, &writes, &recovered, base, &self.committed_log)
+                keeps_vote
+                    && matches_write_prefix(&false_sync.image_before, &writes, &recovered, base, &self.committed_log)
             });
-        if !matches_synced && !lost {
-            let (held, promised) = (recovered.log.len(), history.durable.log.len());
+        if !matches_synced && !has_lost_writes {
+            let (recovered_len, synced_len) = (recovered.log.len(), history.durable.log.len());
             return Err(format!(
-                "the journal of {node} recovered {held} entries and {recovered_state:?}; \
-                 {promised} and {synced_state:?} were synced, and no prefix of the unsynced writes explains the difference"
+                "the journal of {node} recovered {recovered_len} entries and {recovered_state:?}; \
+                 {synced_len} entries and {synced_state:?} were synced, and no prefix of the unsynced writes explains \
+                 the difference"
             ));
         }
         self.configurations.replace_log(node, &recovered.log);
         // A false sync loses only entries: the node still knows its term.
-        let relearned_claims = Claims { term: recovered.hard_state.term, ..Claims::default() };
-        self.begin_incarnation(node, recovered, lost.then_some(relearned_claims));
-        Ok(lost)
+        let relearned_claims = DiskClaims { term: recovered.hard_state.term, ..DiskClaims::default() };
+        self.begin_incarnation(node, recovered, has_lost_writes.then_some(relearned_claims));
+        Ok(has_lost_writes)
     }
 
     /// Checks the contents with which a node restarts after a repair of its journal (`docs/repair.md`): term and vote
@@ -133,52 +135,53 @@ impl Checks {
     pub fn check_repaired(&mut self, node: NodeId, recovered: DiskImage) -> Result<()> {
         let recovered = self.with_discarded_entries(node, recovered)?;
         let history = &self.histories[&node];
-        let hard = recovered.hard_state;
-        let written_states = history.unsynced.iter().filter_map(|write| write.hard_state);
+        let hard_state = recovered.hard_state;
+        let unsynced_states = history.unsynced.iter().filter_map(|write| write.hard_state);
         // A snapshot may be of a newer term than the journal, and the node has not voted in that term.
         let is_kept = |written: HardState| {
-            (hard.term, hard.vote) == (written.term, written.vote) || (hard.term > written.term && hard.vote.is_none())
+            (hard_state.term, hard_state.vote) == (written.term, written.vote)
+                || (hard_state.term > written.term && hard_state.vote.is_none())
         };
-        if !written_states.chain([history.durable.hard_state]).any(is_kept) {
+        if !unsynced_states.chain([history.durable.hard_state]).any(is_kept) {
             let synced = history.durable.hard_state;
-            return Err(format!("{node} repairs its journal to {hard:?}, but {synced:?} was synced"));
+            return Err(format!("{node} repairs its journal to {hard_state:?}, but {synced:?} was synced"));
         }
-        let mut before = None;
+        let mut stamp_before = None;
         for (index, stamp) in (1..).zip(&recovered.log) {
             let position = Position::new(Index(index), stamp.0);
-            if self.written_entries.get(&position) != Some(&(stamp.1, before)) {
+            if self.written_entries.get(&position) != Some(&(stamp.1, stamp_before)) {
                 return Err(format!("{node} repairs its journal to a log that no leader wrote: {position}"));
             }
-            before = Some(*stamp);
+            stamp_before = Some(*stamp);
         }
-        let (synced_end, held) = (history.durable.last(), recovered.last());
-        let reached = held.max(hard.promised_position);
+        let (synced_end, log_end) = (history.durable.last(), recovered.last());
+        let reached = log_end.max(hard_state.promised_position);
         if reached < synced_end {
             return Err(format!(
-                "{node} repairs its journal to the end {held} and promises {}, but {synced_end} was synced",
-                hard.promised_position
+                "{node} repairs its journal to the end {log_end} and promises {}, but {synced_end} was synced",
+                hard_state.promised_position
             ));
         }
-        let is_shorter = !recovered.log.starts_with(&history.durable.log);
-        let relearned_claims = Claims { term: hard.term, position: reached };
+        let lacks_entries = !recovered.log.starts_with(&history.durable.log);
+        let relearned_claims = DiskClaims { term: hard_state.term, position: reached };
         self.configurations.replace_log(node, &recovered.log);
-        self.begin_incarnation(node, recovered, is_shorter.then_some(relearned_claims));
+        self.begin_incarnation(node, recovered, lacks_entries.then_some(relearned_claims));
         Ok(())
     }
 
     /// Begins the history of the node's next process with the recovered contents. `relearned_claims` are the claims
     /// that the node still knows; `None` if the recovered contents lack nothing that was synced.
-    fn begin_incarnation(&mut self, node: NodeId, recovered: DiskImage, relearned_claims: Option<Claims>) {
+    fn begin_incarnation(&mut self, node: NodeId, recovered: DiskImage, relearned_claims: Option<DiskClaims>) {
         let history = self.history_mut(node);
-        let former = std::mem::take(history);
-        let false_sync = former.false_sync.filter(|false_sync| !false_sync.power_lost).map(|mut false_sync| {
-            false_sync.writes_since.extend(former.unsynced);
+        let former_history = std::mem::take(history);
+        let false_sync = former_history.false_sync.filter(|false_sync| !false_sync.power_lost).map(|mut false_sync| {
+            false_sync.writes_since.extend(former_history.unsynced);
             false_sync
         });
         *history = NodeHistory {
-            lost_image: former.lost_image.or(relearned_claims.map(|_| former.durable)),
-            claims: former.claims,
-            relearned_claims: former.relearned_claims.or(relearned_claims),
+            lost_image: former_history.lost_image.or(relearned_claims.map(|_| former_history.durable)),
+            claims: former_history.claims,
+            relearned_claims: former_history.relearned_claims.or(relearned_claims),
             false_sync,
             durable: recovered.clone(),
             written: recovered,

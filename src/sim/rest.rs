@@ -27,8 +27,9 @@ impl World {
 
     /// Resumes a paused process, and moves the process's postponed events to the present.
     fn resume_process(&mut self, at: NodeId) {
-        let when = std::mem::take(&mut self.host(at).paused_until);
-        let is_postponed = |((due, _), event): &(&(Time, u64), &SimEvent)| *due == when && event.machine() == Some(at);
+        let paused_until = std::mem::take(&mut self.host(at).paused_until);
+        let is_postponed =
+            |((due, _), event): &(&(Time, u64), &SimEvent)| *due == paused_until && event.machine() == Some(at);
         let postponed_keys: Vec<_> = self.queue.iter().filter(is_postponed).map(|(key, _)| *key).collect();
         for key in postponed_keys {
             if let Some(event) = self.queue.remove(&key) {
@@ -48,9 +49,10 @@ impl World {
 
     /// Whether a voter of the latest committed configuration is a leader.
     pub(super) fn has_leader(&self) -> bool {
-        let voters = self.checks.configurations.latest_committed();
-        let leads = |process: &Process| process.node.raft().leads() && voters.is_voter(process.node.raft().id());
-        self.hosts.values().filter_map(|host| host.process.as_ref()).any(leads)
+        let latest_membership = self.checks.configurations.latest_committed();
+        let is_leading_voter =
+            |process: &Process| process.node.raft().leads() && latest_membership.is_voter(process.node.raft().id());
+        self.hosts.values().filter_map(|host| host.process.as_ref()).any(is_leading_voter)
     }
 
     /// Whether some voters are lost for good, and the running nodes cannot elect a leader without them.
@@ -59,32 +61,32 @@ impl World {
     /// votes only for logs that reach the position that it has promised. A running voter does not count either if no
     /// leader has ever recorded its disk id: it may have lost its disk and have received its data again.
     pub(super) fn has_lost_quorum(&self) -> bool {
-        let voters = self.checks.configurations.latest_committed();
+        let latest_membership = self.checks.configurations.latest_committed();
         let processes = || self.hosts.values().filter_map(|host| host.process.as_ref());
-        let is_named = |id: NodeId| {
+        let is_disk_recorded = |id: NodeId| {
             let records_disk = |process: &Process| {
                 process.node.membership().members.get(&id).is_some_and(|member| member.disk.is_some())
             };
             processes().any(records_disk)
         };
         let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref());
-        let may_vote_for = |process: &Process, candidate: &Process| {
-            let end = candidate.node.raft().log().last();
-            is_named(process.node.raft().id()) && process.node.raft().promised_position() <= end
+        let may_vote_for = |voter: &Process, candidate: &Process| {
+            let log_end = candidate.node.raft().log().last();
+            is_disk_recorded(voter.node.raft().id()) && voter.node.raft().promised_position() <= log_end
         };
         let can_be_elected = |candidate: &Process| {
             may_vote_for(candidate, candidate)
-                && decides(voters, |id| process(id).is_some_and(|process| may_vote_for(process, candidate)))
+                && decides(latest_membership, |id| process(id).is_some_and(|voter| may_vote_for(voter, candidate)))
         };
         let is_lost = |(id, host): (&NodeId, &Host)| {
             let votes_for_none =
-                |voter: &Process| !processes().any(|candidate| may_vote_for(voter, candidate)) && is_named(*id);
-            voters.is_voter(*id) && (host.refused_start || host.process.as_ref().is_some_and(votes_for_none))
+                |voter: &Process| is_disk_recorded(*id) && !processes().any(|candidate| may_vote_for(voter, candidate));
+            latest_membership.is_voter(*id) && (host.refused_start || host.process.as_ref().is_some_and(votes_for_none))
         };
         self.hosts.iter().any(is_lost) && !processes().any(can_be_elected)
     }
 
-    /// The highest term of any node.
+    /// The highest term of any running node.
     pub(super) fn highest_term(&self) -> Term {
         self.hosts
             .values()
@@ -97,12 +99,12 @@ impl World {
     /// Whether all clients have received their answers, no membership change is in progress, all running members have
     /// the same state, and all logs are compacted as far as the options require.
     pub(super) fn is_at_rest(&self) -> bool {
-        let state = |process: &Process| {
+        let state_of = |process: &Process| {
             (process.applier.applied(), process.applier.digest(), process.node.raft().log().commit())
         };
-        let members = self.checks.configurations.latest_committed();
-        let members_up = self.hosts.iter().filter(|(id, _)| members.members.contains_key(id));
-        let mut states = members_up.filter_map(|(_, host)| host.process.as_ref()).map(state);
+        let membership = self.checks.configurations.latest_committed();
+        let member_hosts = self.hosts.iter().filter(|(id, _)| membership.members.contains_key(id));
+        let mut states = member_hosts.filter_map(|(_, host)| host.process.as_ref()).map(state_of);
         let first_state = states.next();
         let all_equal = states.all(|state| Some(state) == first_state);
         let all_compacted = self
@@ -110,10 +112,10 @@ impl World {
             .values()
             .filter_map(|host| host.process.as_ref())
             .all(|process| process.is_compacted(&self.scenario));
-        let all_up = self.hosts.values().all(|host| host.process.is_some() || host.refused_start);
+        let all_running_or_refused = self.hosts.values().all(|host| host.process.is_some() || host.refused_start);
         let has_applied_all =
             first_state.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed_len() as u64));
-        all_up
+        all_running_or_refused
             && all_equal
             && has_applied_all
             && all_compacted
@@ -164,9 +166,9 @@ impl World {
             }
         }
         out.push_str(&format!("\n  committed: {}", self.checks.configurations.latest_committed()));
-        let waiting_linked = self.linked_clients.values().filter(|client| !client.is_done()).count();
-        let waiting = waiting_linked + self.clients.values().filter(|client| !client.is_done()).count();
-        out.push_str(&format!("\n  {waiting} clients wait"));
+        let waiting_linked_count = self.linked_clients.values().filter(|client| !client.is_done()).count();
+        let waiting_count = waiting_linked_count + self.clients.values().filter(|client| !client.is_done()).count();
+        out.push_str(&format!("\n  {waiting_count} clients wait"));
         out
     }
 }

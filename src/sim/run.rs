@@ -14,7 +14,7 @@ pub struct WorldReport {
     /// The seed of the world.
     pub seed: u64,
     /// How much simulated time passed.
-    pub simulated: Duration,
+    pub simulated_time: Duration,
     /// How many nodes founded the cluster.
     pub nodes: u64,
     /// How many events were handled.
@@ -58,7 +58,7 @@ impl WorldReport {
     pub fn details(&self) -> String {
         let SnapshotCounts { taken, received, .. } = &self.snapshots;
         let SnapshotCounts { damaged_when_read_back, damaged_when_received, damaged_at_sender, .. } = &self.snapshots;
-        let damaged = damaged_when_read_back + damaged_when_received + damaged_at_sender;
+        let damaged_count = damaged_when_read_back + damaged_when_received + damaged_at_sender;
         let early_end = if self.voted_on_stale_disk {
             " · ended early: a node on an older copy of its disk voted before it learned its earlier promises"
         } else {
@@ -77,8 +77,8 @@ impl WorldReport {
             ..
         } = self;
         format!(
-            "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
-             damaged · {pipelined_commands} pipelined · {progress_windows} progress windows checked \
+            "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged_count} times \
+             one was found damaged · {pipelined_commands} pipelined · {progress_windows} progress windows checked \
              · {disk_full_starts} starts on a full disk · {lost_writes} writes lost by a disk \
              · {repairs} journals repaired · {disk_swaps} times a replaced disk was swapped back in · {replaced_disks} damaged disks replaced \
              · {unchecked_keys} keys not checked{early_end}{}",
@@ -90,7 +90,7 @@ impl WorldReport {
 impl fmt::Display for WorldReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let WorldReport { seed, steps, faults, operations, hash, .. } = self;
-        let seconds = self.simulated.as_secs_f64();
+        let seconds = self.simulated_time.as_secs_f64();
         write!(
             f,
             "seed {seed} ok · {seconds:.1} s simulated · {steps} steps · {faults} faults · {operations} operations · hash {hash:016x}"
@@ -126,7 +126,7 @@ const STARTUP_TIME: Duration = Duration::from_secs(2);
 const LEADER_CHECKS: u32 = 100;
 
 /// For how many of the longest election timeouts the cluster at rest must keep its term.
-const REST_TIMEOUTS: u32 = 5;
+const REST_ELECTION_TIMEOUTS: u32 = 5;
 
 /// Runs the scenario's world: first with injected faults, then without faults until it comes to rest. Checks every
 /// step.
@@ -142,14 +142,14 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
     match outcome {
         Ok((lost_quorum, unchecked_keys)) => Ok(WorldReport {
             seed,
-            simulated: world.now - Time::ZERO,
+            simulated_time: world.now - Time::ZERO,
             nodes: world.scenario.nodes,
             steps: world.steps,
             faults: world.faults,
             configurations: world.checks.configurations.committed_count(),
             operations: world.history().answered_count() as u64,
             voted_on_stale_disk: world.checks.voted_on_stale_disk,
-            pipelined_commands: world.pipelines.order.executed_count(),
+            pipelined_commands: world.pipelines.order_checks.executed_count(),
             progress_windows: world.progress.windows_checked(),
             disk_full_starts: world.disk_full_starts,
             lost_writes: world.lost_writes,
@@ -165,7 +165,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
     }
 }
 
-/// The message of a panic.
+/// The message of a panic, or a text that says that there is none.
 fn panic_text(panic: &Box<dyn std::any::Any + Send>) -> String {
     match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
         (Some(text), _) => text.clone(),
@@ -229,23 +229,25 @@ fn reach_rest(world: &mut World) -> Result<bool, String> {
 /// Checks that a cluster at rest keeps its term: nodes that left the cluster, or never belonged to it, depose no
 /// leader.
 fn check_rest(world: &mut World) -> Result<(), String> {
-    let before = world.highest_term();
-    advance(world, world.scenario.election_max() * REST_TIMEOUTS)?;
+    let term_before = world.highest_term();
+    advance(world, world.scenario.election_max() * REST_ELECTION_TIMEOUTS)?;
     match world.highest_term() {
-        after if after == before => Ok(()),
-        after => Err(format!("the term rises from {before} to {after} without faults{}", world.describe_nodes())),
+        term_after if term_after == term_before => Ok(()),
+        term_after => {
+            Err(format!("the term rises from {term_before} to {term_after} without faults{}", world.describe_nodes()))
+        }
     }
 }
 
 /// Whether there was a leader at any check within the time that is given to elect one. The last check alone would not
 /// be enough: the operator may have removed the leader shortly before it.
 fn find_leader(world: &mut World) -> Result<bool, String> {
-    let mut found = false;
+    let mut has_found_leader = false;
     for _ in 0..LEADER_CHECKS {
         advance(world, (world.scenario.progress_limit() + STARTUP_TIME) / LEADER_CHECKS)?;
-        found |= world.has_leader();
+        has_found_leader |= world.has_leader();
     }
-    Ok(found)
+    Ok(has_found_leader)
 }
 
 /// Handles all events of the next `span` of simulated time.

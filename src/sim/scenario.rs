@@ -122,7 +122,7 @@ pub struct Scenario {
     pub sessions: sessions::Options,
     /// How many bytes may be in flight to a follower.
     pub window_bytes: u64,
-    /// How long founders wait for silent founders.
+    /// How long founders wait for founders that do not answer.
     pub founding_wait: Duration,
     /// The largest size of one append in bytes.
     pub append_bytes: u64,
@@ -156,24 +156,24 @@ impl Scenario {
 
     /// The options of a node's Raft instance. The election timeouts may differ from node to node.
     pub fn raft_options(&self, node: NodeId) -> consensus::Options {
-        let default = consensus::Options::default();
-        let percent = self.election_percent[(node.get() as usize - 1) % self.election_percent.len()] as u32;
+        let default_options = consensus::Options::default();
+        let election_percent = self.election_percent[(node.get() as usize - 1) % self.election_percent.len()] as u32;
         consensus::Options {
-            election_min: default.election_min * percent / 100,
-            election_max: default.election_max * percent / 100,
+            election_min: default_options.election_min * election_percent / 100,
+            election_max: default_options.election_max * election_percent / 100,
             window_bytes_max: self.window_bytes,
             append_bytes_max: self.append_bytes,
             reserve_bytes: self.segment_bytes,
             founding_wait: self.founding_wait,
             mutants: self.mutants,
-            ..default
+            ..default_options
         }
     }
 
     /// The longest election timeout of any node.
     pub fn election_max(&self) -> Duration {
-        let longest = self.election_percent.iter().max().copied().unwrap_or(DEFAULT_ELECTION_PERCENT) as u32;
-        consensus::Options::default().election_max * longest / 100
+        let longest_percent = self.election_percent.iter().max().copied().unwrap_or(DEFAULT_ELECTION_PERCENT) as u32;
+        consensus::Options::default().election_max * longest_percent / 100
     }
 
     /// How long a healthy cluster may take to elect a leader and to commit: ten of the longest election timeouts.
@@ -181,9 +181,9 @@ impl Scenario {
         self.election_max() * 10
     }
 
-    /// Whether the disk of a node is slow when the time `after` has passed since the start of the world.
-    pub fn is_slow(&self, node: NodeId, after: Duration) -> bool {
-        self.slow_disk.is_some_and(|slow| slow.node == node && (slow.from..slow.until).contains(&after))
+    /// Whether the disk of a node is slow when the time `elapsed` has passed since the start of the world.
+    pub fn is_slow(&self, node: NodeId, elapsed: Duration) -> bool {
+        self.slow_disk.is_some_and(|slow| slow.node == node && (slow.from..slow.until).contains(&elapsed))
     }
 
     /// Draws the parameters that were added to `Scenario` later, each from a random generator of its own, so that all
@@ -221,7 +221,7 @@ impl Scenario {
         if self.fault_weights.clock_jump > 0 {
             // The cluster's clock jumps ahead together with the leader's clock. The history checker does not know of
             // these jumps, and would report expired keys as a violation.
-            self.load.expiring_percent = 0;
+            self.load.expiring_value_percent = 0;
         }
         let mut rng = rng_for(0x6469_736b_6c69_6573);
         if self.nodes >= 3 {
@@ -230,11 +230,11 @@ impl Scenario {
             self.fault_weights.false_sync = [0, 0, 0, 8][rng.random_range(0..4)];
         }
         let mut rng = rng_for(0x6c61_7465_6d73_6773);
-        self.network.late_percent = [0, 0, 5, 40][rng.random_range(0..4)];
+        self.network.late_on_cut_percent = [0, 0, 5, 40][rng.random_range(0..4)];
         let mut rng = rng_for(0x6c69_6e6b_6564);
         self.load.mux_clients = [0, 0, 1, 2][rng.random_range(0..4)];
         self.load.call_clients = [0, 0, 1, 2][rng.random_range(0..4)];
-        self.load.mixed_percent = [0, 30, 60][rng.random_range(0..3)];
+        self.load.mixed_task_percent = [0, 30, 60][rng.random_range(0..3)];
         let mut rng = rng_for(0x7265_7061_6972);
         self.repair = rng.random_range(0..4) > 0;
         self
@@ -263,7 +263,7 @@ impl Scenario {
     }
 
     /// Like `draw_with_operator`, without the parameters that were added later: no slow disks, uneven election
-    /// timeouts, clock jumps, late messages, long faults, clients over connections, or tasks of several operations.
+    /// timeouts, clock jumps, late messages, long faults, clients with connections, or tasks of several operations.
     pub fn draw_basic_with_operator(seed: u64, fault_phase_duration: Duration) -> Scenario {
         Scenario::draw_basic(seed, fault_phase_duration).with_operator()
     }
@@ -325,7 +325,7 @@ impl Scenario {
         // These parameters were added later. They have random generators of their own, so that the parameters drawn
         // above stay the same for each seed.
         let mut later_rng = SmallRng::seed_from_u64(seed ^ 0x6465_6164_6c69_6e65);
-        scenario.load.expiring_percent = [0, 0, 40][later_rng.random_range(0..3)];
+        scenario.load.expiring_value_percent = [0, 0, 40][later_rng.random_range(0..3)];
         scenario.fault_weights.older_copy =
             if scenario.nodes >= 3 { [0, 0, 4][later_rng.random_range(0..3)] } else { 0 };
         scenario.founding_wait = Duration::from_millis([300, 1000][later_rng.random_range(0..2)]);
@@ -342,20 +342,20 @@ impl Scenario {
 fn draw_fault_weights(rng: &mut SmallRng, nodes: u64) -> FaultWeights {
     // About half of the kinds of faults never occur in a given world, so that combinations of the other kinds are seen
     // alone.
-    let mut weight = |max: u32| if rng.random_range(0..2) == 0 { 0 } else { rng.random_range(1..=max) };
+    let mut draw_weight = |max: u32| if rng.random_range(0..2) == 0 { 0 } else { rng.random_range(1..=max) };
     let mut fault_weights = FaultWeights {
-        power: weight(10),
-        kill: weight(10),
-        power_mid_operation: weight(10),
-        blackout: weight(2),
-        pause: weight(8),
-        partition: weight(8),
-        one_way: weight(8),
-        reset: weight(10),
-        stall: weight(8),
-        eio: weight(4),
-        disk_full: weight(3),
-        rot: weight(2),
+        power: draw_weight(10),
+        kill: draw_weight(10),
+        power_mid_operation: draw_weight(10),
+        blackout: draw_weight(2),
+        pause: draw_weight(8),
+        partition: draw_weight(8),
+        one_way: draw_weight(8),
+        reset: draw_weight(10),
+        stall: draw_weight(8),
+        eio: draw_weight(4),
+        disk_full: draw_weight(3),
+        rot: draw_weight(2),
         older_copy: 0,
         rot_snapshot: 0,
         clock_jump: 0,
@@ -380,7 +380,7 @@ fn draw_network(rng: &mut SmallRng) -> NetworkProfile {
         loss_percent: if is_datagram { [0, 2, 10, 30][rng.random_range(0..4)] } else { 0 },
         duplicate_percent: if is_datagram { [0, 2, 30][rng.random_range(0..3)] } else { 0 },
         straggler_percent: [0, 1, 5][rng.random_range(0..3)],
-        late_percent: 0,
+        late_on_cut_percent: 0,
     }
 }
 
@@ -394,9 +394,9 @@ fn draw_load(rng: &mut SmallRng) -> Load {
         think_time_max: Duration::from_millis([10, 50, 200][rng.random_range(0..3)]),
         reply_timeout: Duration::from_millis([100, 400, 1500][rng.random_range(0..3)]),
         read_percent: [0, 30, 70][rng.random_range(0..3)],
-        forward: rng.random_range(0..2) == 0,
-        large_percent: [0, 0, 5, 30][rng.random_range(0..4)],
-        expiring_percent: 0,
-        mixed_percent: 0,
+        followers_forward: rng.random_range(0..2) == 0,
+        large_value_percent: [0, 0, 5, 30][rng.random_range(0..4)],
+        expiring_value_percent: 0,
+        mixed_task_percent: 0,
     }
 }

@@ -19,11 +19,11 @@ impl World {
     pub(super) fn begin_snapshot(
         &mut self,
         at: NodeId,
-        configured: Index,
+        configuration_index: Index,
         membership: Membership,
     ) -> checks::Result<()> {
         let Some(process) = &mut self.host(at).process else { return Ok(()) };
-        let header = process.begin_snapshot(at, configured, membership)?;
+        let header = process.begin_snapshot(at, configuration_index, membership)?;
         self.trace_line(|| format!("{at} takes a snapshot of {}", header.position));
         self.run_snapshot_job(at, Job::BeginSnapshot(header))
     }
@@ -56,12 +56,12 @@ impl World {
         self.snapshots.record_result(at, &result);
         match result {
             JobResult::NoRoom => {}
-            JobResult::PieceWritten | JobResult::Written => {
+            JobResult::PieceWritten | JobResult::SnapshotWritten => {
                 let incarnation = self.hosts[&at].incarnation;
                 let delay = Duration::from_micros(self.rng.random_range(10..20_000));
                 self.schedule_after(delay, SimEvent::SnapshotStep { at, incarnation });
             }
-            JobResult::Published(snapshot) => {
+            JobResult::SnapshotEnded(snapshot) => {
                 self.trace_line(|| {
                     format!("{at} has written a snapshot; the snapshot is published: {}", snapshot.is_some())
                 });
@@ -70,18 +70,18 @@ impl World {
                     Event::SnapshotTaken(snapshot.map(|snapshot| to_durable_snapshot(&snapshot))),
                 );
             }
-            JobResult::Damaged => {
+            JobResult::SnapshotDamaged => {
                 self.trace_line(|| format!("{at} has written a snapshot, and finds it damaged"));
                 self.schedule_node_event(at, Event::SnapshotDamaged);
             }
-            JobResult::Received { from, snapshot, next, damaged } => {
+            JobResult::PieceReceived { from, snapshot, next, damaged } => {
                 self.schedule_node_event(at, Event::ChunkStored { from, snapshot, next, damaged });
             }
-            JobResult::Inspected { snapshot, whole } => {
+            JobResult::SnapshotInspected { snapshot, undamaged } => {
                 self.trace_line(|| {
-                    format!("{at} verifies its snapshot of {snapshot}; the snapshot is intact: {whole}")
+                    format!("{at} verifies its snapshot of {snapshot}; the snapshot is intact: {undamaged}")
                 });
-                self.schedule_node_event(at, Event::SnapshotInspected { snapshot, undamaged: whole });
+                self.schedule_node_event(at, Event::SnapshotInspected { snapshot, undamaged });
             }
             JobResult::TransferComplete(snapshot) => {
                 let incarnation = self.hosts[&at].incarnation;
@@ -109,11 +109,11 @@ impl World {
         self.deliver_event(at, Event::Restored { snapshot, base, time, report })
     }
 
-    /// Checks that the log may be discarded up to `upto`, and lets the log thread discard it there at its next write.
+    /// Checks that the log may be discarded up to `upto`, and lets the log thread discard it at its next write.
     pub(super) fn compact_log(&mut self, at: NodeId, upto: Position) -> checks::Result<()> {
-        let intact = self.hosts[&at].durable_snapshot_index()?;
+        let intact_index = self.hosts[&at].durable_snapshot_index()?;
         // A snapshot that was damaged after the node had verified it still permits compaction.
-        let snapshot_index = intact.max(self.snapshots.damaged_index(at));
+        let snapshot_index = intact_index.max(self.snapshots.damaged_index(at));
         self.checks.check_compaction(at, upto.index, snapshot_index)?;
         if let Some(process) = &mut self.host(at).process {
             process.releasable_upto = Some(upto);

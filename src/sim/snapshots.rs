@@ -77,15 +77,18 @@ impl Snapshots {
     /// Records the result of a job of the machine's snapshot worker.
     pub(super) fn record_result(&mut self, at: NodeId, result: &JobResult) {
         match result {
-            JobResult::Published(Some(snapshot)) => {
+            JobResult::SnapshotEnded(Some(snapshot)) => {
                 self.counts.taken += 1;
                 self.record_durable(at, snapshot);
             }
             JobResult::TransferComplete(snapshot) => self.record_durable(at, snapshot),
-            JobResult::Damaged => self.counts.damaged_when_read_back += 1,
-            JobResult::Received { damaged, .. } => self.counts.damaged_when_received += u64::from(*damaged),
-            JobResult::Inspected { whole, .. } => self.counts.damaged_at_sender += u64::from(!*whole),
-            JobResult::Published(None) | JobResult::PieceWritten | JobResult::Written | JobResult::NoRoom => {}
+            JobResult::SnapshotDamaged => self.counts.damaged_when_read_back += 1,
+            JobResult::PieceReceived { damaged, .. } => self.counts.damaged_when_received += u64::from(*damaged),
+            JobResult::SnapshotInspected { undamaged, .. } => self.counts.damaged_at_sender += u64::from(!*undamaged),
+            JobResult::SnapshotEnded(None)
+            | JobResult::PieceWritten
+            | JobResult::SnapshotWritten
+            | JobResult::NoRoom => {}
         }
     }
 
@@ -120,9 +123,9 @@ impl Snapshots {
         let sends_max =
             if link_kind == LinkKind::Stream { SNAPSHOT_SENDS_MAX } else { SNAPSHOT_SENDS_OUT_OF_ORDER_MAX };
         if *sent > sends_max * chunk.total_bytes {
-            let total = chunk.total_bytes;
+            let total_bytes = chunk.total_bytes;
             return Err(format!(
-                "{from} has sent {sent} bytes of a snapshot of {total} bytes to {to}: the transfer does not end"
+                "{from} has sent {sent} bytes of a snapshot of {total_bytes} bytes to {to}: the transfer does not end"
             ));
         }
         Ok(())
@@ -170,21 +173,21 @@ impl Process {
         let log = self.node.raft().log();
         let snapshot = self.node.snapshot().map_or(Index::ZERO, |durable| durable.position.index);
         let (purged, applied, last) = (log.base().index, self.node.applied(), log.last().index);
-        let order = [purged, snapshot, applied, self.applier.applied(), log.commit(), last];
-        if order.is_sorted() {
+        let indexes = [purged, snapshot, applied, self.applier.applied(), log.commit(), last];
+        if indexes.is_sorted() {
             return Ok(());
         }
-        let names = "purged, snapshot, applied (by the node, by the state machine), commit and last";
-        Err(format!("{names} of {at} are {order:?}, but must be in ascending order"))
+        let index_names = "purged, snapshot, applied (by the node, by the state machine), commit and last";
+        Err(format!("{index_names} of {at} are {indexes:?}, but must be in ascending order"))
     }
 
     /// Whether the node has compacted its log as its options require: the entries that no snapshot covers are few and
     /// new enough, and the entries that may be discarded are discarded.
     pub(super) fn is_compacted(&self, scenario: &Scenario) -> bool {
         let (log, options) = (self.node.raft().log(), &scenario.node);
-        let durable = self.node.snapshot();
-        let snapshot = durable.map_or(Index::ZERO, |durable| durable.position.index);
-        let state_bytes = durable.map_or(0, |durable| durable.bytes.len() as u64);
+        let durable_snapshot = self.node.snapshot();
+        let snapshot = durable_snapshot.map_or(Index::ZERO, |durable_snapshot| durable_snapshot.position.index);
+        let state_bytes = durable_snapshot.map_or(0, |durable_snapshot| durable_snapshot.bytes.len() as u64);
         let log_bytes = log.bytes(snapshot.max(log.base().index), log.commit());
         let is_small_enough = log_bytes < options.snapshot_log_bytes.max(state_bytes);
         let is_new_enough = snapshot == log.commit() || options.snapshot_max_age > scenario.rest_limit;
@@ -193,19 +196,24 @@ impl Process {
     }
 
     /// Freezes the state machine. Returns the header of the snapshot that is to be written of the frozen state.
-    pub(super) fn begin_snapshot(&mut self, at: NodeId, configured: Index, membership: Membership) -> Result<Header> {
+    pub(super) fn begin_snapshot(
+        &mut self,
+        at: NodeId,
+        configuration_index: Index,
+        membership: Membership,
+    ) -> Result<Header> {
         let head = self.applier.freeze();
         // The membership in the snapshot must be the one at the snapshot's index, not at another index (openraft#1808).
         let membership_in_log = self.node.raft().membership_at(head.position.index);
-        if membership_in_log != Some(&(configured, membership.clone())) {
+        if membership_in_log != Some(&(configuration_index, membership.clone())) {
             let position = head.position;
             return Err(format!(
-                "{at} takes a snapshot at {position} with the membership of index {configured}, \
+                "{at} takes a snapshot at {position} with the membership of index {configuration_index}, \
                  but its log has {membership_in_log:?} there"
             ));
         }
         self.taking_snapshot = true;
-        Ok(snapshot_header(CLUSTER, at, &head, configured, membership))
+        Ok(snapshot_header(CLUSTER, at, &head, configuration_index, membership))
     }
 
     /// The job that continues the snapshot that is being taken; `None` if no snapshot is being taken.
@@ -223,7 +231,7 @@ impl Process {
     /// state is released.
     pub(super) fn run_snapshot_job(&mut self, job: Job) -> wal::Result<JobResult> {
         let result = self.snapshot_worker.run(job)?;
-        if matches!(result, JobResult::Published(_) | JobResult::Damaged) {
+        if matches!(result, JobResult::SnapshotEnded(_) | JobResult::SnapshotDamaged) {
             self.taking_snapshot = false;
             self.applier.end_snapshot();
         }

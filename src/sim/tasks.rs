@@ -29,7 +29,7 @@ pub enum TaskForm {
     /// Reads of several keys as a range.
     Scan,
     /// Local reads of several keys by name.
-    Local,
+    LocalValues,
     /// One operation on all keys of a group.
     Group,
     /// A local read of all keys of a group.
@@ -39,7 +39,7 @@ pub enum TaskForm {
 impl TaskForm {
     /// Whether the task reads the node's applied state, which may be arbitrarily old.
     pub fn is_local(self) -> bool {
-        matches!(self, TaskForm::Local | TaskForm::LocalGroup)
+        matches!(self, TaskForm::LocalValues | TaskForm::LocalGroup)
     }
 }
 
@@ -91,7 +91,7 @@ impl Task {
             TaskForm::Block => {
                 TaskBody::Command(Command::Block(self.parts.iter().map(step_for_part).collect()).encode())
             }
-            TaskForm::Values | TaskForm::Local => TaskBody::Query(Query::Values(keys).encode(), consistency),
+            TaskForm::Values | TaskForm::LocalValues => TaskBody::Query(Query::Values(keys).encode(), consistency),
             TaskForm::Scan => {
                 let prefix = &key[..1];
                 TaskBody::Query(Query::Scan { prefix, after: None, limit: u32::MAX }.encode(), consistency)
@@ -105,18 +105,19 @@ impl Task {
     pub fn split_answer(&self, answer: Bytes) -> Result<Vec<Answer>, String> {
         let answer =
             Answer::decode(answer).map_err(|error| format!("the state machine's answer cannot be decoded: {error}"))?;
-        let unexpected = |answer: &Answer| Err(format!("{self:?} receives the unexpected answer {answer:?}"));
+        let unexpected_answer_error =
+            |answer: &Answer| Err(format!("{self:?} receives the unexpected answer {answer:?}"));
         let answers = match (self.form, answer) {
             (TaskForm::Single, answer) => vec![answer],
             (TaskForm::Block, Answer::List(answers)) => answers,
-            (TaskForm::Values | TaskForm::Local, Answer::Values(values)) => {
+            (TaskForm::Values | TaskForm::LocalValues, Answer::Values(values)) => {
                 values.into_iter().map(Answer::Value).collect()
             }
-            (TaskForm::Scan, Answer::Pairs { pairs, more: false }) => self.scanned_values(pairs)?,
+            (TaskForm::Scan, Answer::Pairs { pairs, has_more: false }) => self.scanned_values(pairs)?,
             (TaskForm::Group | TaskForm::LocalGroup, answer) => vec![self.agreed_answer(answer)?],
-            (_, answer) => return unexpected(&answer),
+            (_, answer) => return unexpected_answer_error(&answer),
         };
-        if answers.len() == self.parts.len() { Ok(answers) } else { unexpected(&Answer::Batch(answers)) }
+        if answers.len() == self.parts.len() { Ok(answers) } else { unexpected_answer_error(&Answer::Batch(answers)) }
     }
 
     /// The value of each key in the answer to a range read.
@@ -124,7 +125,7 @@ impl Task {
         let in_order = pairs.is_sorted_by(|(one, _), (other, _)| one < other);
         let key_prefix = &self.parts[0].0[..1];
         if !in_order || !pairs.iter().all(|(key, _)| key.starts_with(key_prefix)) {
-            return Err(format!("{self:?} receives pairs out of order, or of other keys: {pairs:?}"));
+            return Err(format!("{self:?} receives pairs out of order, or of keys that it does not read: {pairs:?}"));
         }
         let mut pairs: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
         Ok(self.parts.iter().map(|(key, _)| Answer::Value(pairs.remove(key))).collect())
@@ -133,18 +134,18 @@ impl Task {
     /// The answer that all keys of a group agree on. The error describes answers that differ, which is a violation
     /// because operations on a group are atomic.
     fn agreed_answer(&self, answer: Answer) -> Result<Answer, String> {
-        let torn_error = |answers: &dyn std::fmt::Debug| {
+        let differing_answers_error = |answers: &dyn std::fmt::Debug| {
             Err(format!("{self:?} receives answers that differ between the keys of a group: {answers:?}"))
         };
         let (key, input) = &self.parts[0];
         let answers = match answer {
             Answer::List(answers) | Answer::Batch(answers) => answers,
             Answer::Values(values) => values.into_iter().map(Answer::Value).collect(),
-            Answer::Pairs { pairs, more: false } => {
-                let mut found: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
-                let values = group_keys(key).iter().map(|key| Answer::Value(found.remove(key))).collect();
-                if !found.is_empty() {
-                    return torn_error(&found);
+            Answer::Pairs { pairs, has_more: false } => {
+                let mut values_by_key: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
+                let values = group_keys(key).iter().map(|key| Answer::Value(values_by_key.remove(key))).collect();
+                if !values_by_key.is_empty() {
+                    return differing_answers_error(&values_by_key);
                 }
                 values
             }
@@ -154,44 +155,46 @@ impl Task {
             Answer::Number(removed) if *input == Input::Del => match removed {
                 0 => vec![Answer::Deleted { existed: false }; GROUP_KEYS],
                 all if all == GROUP_KEYS as i64 => vec![Answer::Deleted { existed: true }; GROUP_KEYS],
-                some => return torn_error(&some),
+                some => return differing_answers_error(&some),
             },
             Answer::Done => vec![Answer::Done; GROUP_KEYS],
-            answer => return torn_error(&answer),
+            answer => return differing_answers_error(&answer),
         };
         match answers.split_first() {
-            Some((first, rest)) if rest.len() + 1 == GROUP_KEYS && rest.iter().all(|other| other == first) => {
+            Some((first, other_answers))
+                if other_answers.len() + 1 == GROUP_KEYS && other_answers.iter().all(|other| other == first) =>
+            {
                 Ok(first.clone())
             }
-            _ => torn_error(&answers),
+            _ => differing_answers_error(&answers),
         }
     }
 }
 
 /// Encodes one operation on all keys of a group.
 fn encode_group(keys: &[Bytes], input: &Input, consistency: Consistency, rng: &mut SmallRng) -> TaskBody {
-    let names: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+    let key_slices: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
     let command = match input {
         Input::Get if consistency == Consistency::Local || rng.random_range(0..3) > 0 => {
-            let prefix = &names[0][..names[0].len() - 1];
+            let prefix = &key_slices[0][..key_slices[0].len() - 1];
             let query = match rng.random() {
                 true => Query::Scan { prefix, after: None, limit: u32::MAX },
-                false => Query::Values(names),
+                false => Query::Values(key_slices),
             };
             return TaskBody::Query(query.encode(), consistency);
         }
         Input::Put(value) if rng.random() => {
-            Command::PutAll(names.into_iter().map(|key| (key, &value[..])).collect()).encode()
+            Command::PutAll(key_slices.into_iter().map(|key| (key, &value[..])).collect()).encode()
         }
-        Input::Del if rng.random() => Command::DelKeys(names).encode(),
+        Input::Del if rng.random() => Command::DelKeys(key_slices).encode(),
         // The compare-and-swap is the last command of the batch: if it fails, the commands before it must have no
         // effect.
         Input::Cas(_, value) => {
-            let (last, rest) = keys.split_last().expect("a group has at least one key");
-            let puts = rest.iter().map(|key| Command::Put { key, value });
+            let (last, other_keys) = keys.split_last().expect("a group has at least one key");
+            let puts = other_keys.iter().map(|key| Command::Put { key, value });
             Command::Batch(puts.chain([command_for(last, input)]).collect()).encode()
         }
-        Input::Put(_) | Input::PutFor(..) | Input::Incr(_) if rng.random() => {
+        Input::Put(_) | Input::PutWithTtl(..) | Input::Incr(_) if rng.random() => {
             Command::Batch(keys.iter().map(|key| command_for(key, input)).collect()).encode()
         }
         input => Command::Block(keys.iter().map(|key| step_for(key, input)).collect()).encode(),
@@ -216,8 +219,8 @@ fn step_for<'a>(key: &'a Bytes, input: &'a Input) -> CommandOrQuery<'a> {
 fn command_for<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
     match input {
         Input::Put(value) => Command::Put { key, value },
-        Input::PutFor(value, ttl) => {
-            let expiration = Expiration::Until(Deadline::In(ttl.as_millis() as u64));
+        Input::PutWithTtl(value, ttl) => {
+            let expiration = Expiration::Until(Deadline::InMs(ttl.as_millis() as u64));
             Command::Set { key, value, only_if: SetCondition::Always, expiration, returns_previous: false }
         }
         Input::Del => Command::Del { key },
@@ -246,28 +249,28 @@ mod tests {
     #[test]
     fn group_with_differing_values_is_detected() {
         let read = group(Input::Get);
-        let found = |pairs| read.split_answer(Answer::Pairs { pairs, more: false }.encode());
+        let split_pairs = |pairs| read.split_answer(Answer::Pairs { pairs, has_more: false }.encode());
         let one = Answer::Value(Some(bytes("1")));
-        assert_eq!(found(vec![pair("g0/0", "1"), pair("g0/1", "1"), pair("g0/2", "1")]), Ok(vec![one.clone()]));
-        assert_eq!(found(vec![]), Ok(vec![Answer::Value(None)]));
+        assert_eq!(split_pairs(vec![pair("g0/0", "1"), pair("g0/1", "1"), pair("g0/2", "1")]), Ok(vec![one.clone()]));
+        assert_eq!(split_pairs(vec![]), Ok(vec![Answer::Value(None)]));
         assert!(
-            found(vec![pair("g0/0", "1"), pair("g0/1", "1")]).is_err(),
+            split_pairs(vec![pair("g0/0", "1"), pair("g0/1", "1")]).is_err(),
             "a group with one key missing is a violation"
         );
-        assert!(found(vec![pair("g0/0", "2"), pair("g0/1", "1"), pair("g0/2", "1")]).is_err());
+        assert!(split_pairs(vec![pair("g0/0", "2"), pair("g0/1", "1"), pair("g0/2", "1")]).is_err());
         let sums =
             |sums: [i64; 3]| group(Input::Incr(1)).split_answer(Answer::List(sums.map(Answer::Number).into()).encode());
         assert_eq!(sums([4, 4, 4]), Ok(vec![Answer::Number(4)]));
         assert!(sums([4, 4, 5]).is_err());
-        let removed = |n| group(Input::Del).split_answer(Answer::Number(n).encode());
-        assert_eq!(removed(3), Ok(vec![Answer::Deleted { existed: true }]));
-        assert!(removed(1).is_err());
+        let split_removed_count = |n| group(Input::Del).split_answer(Answer::Number(n).encode());
+        assert_eq!(split_removed_count(3), Ok(vec![Answer::Deleted { existed: true }]));
+        assert!(split_removed_count(1).is_err());
     }
 
     #[test]
-    fn answer_of_failed_batch_is_that_of_its_failed_command() {
+    fn failed_batch_reports_answer_of_failed_command() {
         let why = Answer::CasMismatch { actual: Some(bytes("7")) };
-        let answer = Answer::BatchFailed { at: 2, why: Box::new(why.clone()) };
+        let answer = Answer::BatchFailed { index: 2, why: Box::new(why.clone()) };
         assert_eq!(group(Input::Cas(None, bytes("8"))).split_answer(answer.encode()), Ok(vec![why]));
     }
 
@@ -275,10 +278,10 @@ mod tests {
     fn scan_with_pairs_out_of_order_is_detected() {
         let parts = ["k0", "k1"].map(|key| (bytes(key), Input::Get)).into();
         let scan = Task { form: TaskForm::Scan, parts };
-        let found = |pairs| scan.split_answer(Answer::Pairs { pairs, more: false }.encode());
+        let split_pairs = |pairs| scan.split_answer(Answer::Pairs { pairs, has_more: false }.encode());
         let values = vec![Answer::Value(None), Answer::Value(Some(bytes("b")))];
-        assert_eq!(found(vec![pair("k1", "b"), pair("k7", "c")]), Ok(values));
-        assert!(found(vec![pair("k1", "b"), pair("k0", "a")]).is_err());
-        assert!(found(vec![pair("g0/0", "b")]).is_err());
+        assert_eq!(split_pairs(vec![pair("k1", "b"), pair("k7", "c")]), Ok(values));
+        assert!(split_pairs(vec![pair("k1", "b"), pair("k0", "a")]).is_err());
+        assert!(split_pairs(vec![pair("g0/0", "b")]).is_err());
     }
 }

@@ -31,7 +31,7 @@ impl ValueHistory {
             return;
         }
         self.applied_upto = entry.position.index;
-        let mut changed = self.expiring_keys.clone();
+        let mut changed_keys = self.expiring_keys.clone();
         if let Payload::Opaque(op) = &entry.payload
             && let Ok(Op::Execute { command, .. }) = Op::read(op)
             && let Ok(command) = Command::decode(command)
@@ -42,11 +42,11 @@ impl ValueHistory {
                     if expiring {
                         self.expiring_keys.insert(key.clone());
                     }
-                    changed.insert(key);
+                    changed_keys.insert(key);
                 }
             });
         }
-        for key in changed {
+        for key in changed_keys {
             let Ok(Answer::Value(value)) = Answer::decode(read(&Query::Get { key: &key }.encode())) else { continue };
             if value.is_none() {
                 self.expiring_keys.remove(&key);
@@ -58,23 +58,25 @@ impl ValueHistory {
         }
     }
 
-    /// Checks the answer to a read of a key: the key must have held this value at the index `applied`.
-    pub fn check(&self, key: &Bytes, applied: Index, answer: &Answer) -> Result<(), String> {
+    /// Checks the answer to a read of a key: the key must have held this value when the log was
+    /// applied up to `applied_index`.
+    pub fn check(&self, key: &Bytes, applied_index: Index, answer: &Answer) -> Result<(), String> {
         let Answer::Value(value) = answer else { return Ok(()) };
-        if applied > self.applied_upto {
+        if applied_index > self.applied_upto {
             return Err(format!(
-                "a read of {key:?} reports applied index {applied}, but no node has applied the log beyond index {}",
+                "a read of {key:?} reports applied index {applied_index}, but no node has applied the log beyond \
+                 index {}",
                 self.applied_upto
             ));
         }
         let values = self.values_by_key.get(key).map_or(&[][..], Vec::as_slice);
-        let expected = values[..values.partition_point(|(since, _)| *since <= applied)].last();
+        let expected = values[..values.partition_point(|(since, _)| *since <= applied_index)].last();
         let expected = expected.and_then(|(_, value)| value.as_ref());
         if expected == value.as_ref() {
             return Ok(());
         }
         Err(format!(
-            "a read of {key:?} at applied index {applied} answers {value:?}, but the key held {expected:?} there"
+            "a read of {key:?} at applied index {applied_index} answers {value:?}, but the key held {expected:?} there"
         ))
     }
 }
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn read_of_another_index_is_detected() {
+    fn read_of_value_from_another_index_is_detected() {
         let mut values = ValueHistory::default();
         for (entry, value) in [put_entry(3, "a"), put_entry(5, "b")] {
             values.record_applied(&entry, |_| Answer::Value(Some(value.clone())).encode());

@@ -31,13 +31,13 @@ pub struct Load {
     /// The percentage of operations that are reads.
     pub read_percent: u32,
     /// Whether followers forward the requests of plain clients to the leader, instead of naming the leader.
-    pub forward: bool,
+    pub followers_forward: bool,
     /// The percentage of values that are large, to fill segments and windows.
-    pub large_percent: u32,
+    pub large_value_percent: u32,
     /// The percentage of values that have a deadline.
-    pub expiring_percent: u32,
+    pub expiring_value_percent: u32,
     /// The percentage of tasks that use several keys at once, or are local reads.
-    pub mixed_percent: u32,
+    pub mixed_task_percent: u32,
 }
 
 /// How a task ended for its client.
@@ -69,7 +69,7 @@ impl Workload {
     /// Draws the next task. Local reads are only drawn with `stays_with_node`, for clients whose connections belong to
     /// one node each.
     pub fn draw(&mut self, rng: &mut SmallRng, history: &History, stays_with_node: bool) -> Task {
-        if rng.random_range(0..100) < self.load.mixed_percent {
+        if rng.random_range(0..100) < self.load.mixed_task_percent {
             return self.draw_mixed(rng, history, stays_with_node);
         }
         let key = history.current_key(KEY_PREFIX, rng.random_range(0..self.load.keys));
@@ -87,7 +87,7 @@ impl Workload {
             0 | 1 => TaskForm::Block,
             2 => return Task { form: TaskForm::Values, parts: each_key(Input::Get) },
             3 => return Task { form: TaskForm::Scan, parts: each_key(Input::Get) },
-            4 if stays_with_node => return Task { form: TaskForm::Local, parts: each_key(Input::Get) },
+            4 if stays_with_node => return Task { form: TaskForm::LocalValues, parts: each_key(Input::Get) },
             5 if stays_with_node => return Task { form: TaskForm::LocalGroup, parts: vec![(group, Input::Get)] },
             4..=6 => return Task { form: TaskForm::Group, parts: vec![(group, Input::Get)] },
             _ => return Task { form: TaskForm::Group, parts: vec![(group, self.draw_group(rng))] },
@@ -122,7 +122,7 @@ impl Workload {
         }
         let is_even = key.last().is_some_and(|digit| digit % 2 == 0);
         self.drawn_values += 1;
-        let padding = if rng.random_range(0..100) < self.load.large_percent { 3000 } else { 0 };
+        let padding = if rng.random_range(0..100) < self.load.large_value_percent { 3000 } else { 0 };
         let value = Bytes::from(format!("{}.{}{}", self.client, self.drawn_values, "x".repeat(padding)));
         match (is_even, rng.random_range(0..10)) {
             (true, 0) => Input::Del,
@@ -131,22 +131,25 @@ impl Workload {
             (false, 0) => Input::Del,
             (false, 1) => Input::Cas(None, value),
             (false, 2) => Input::Cas(Some(Bytes::from(format!("{}.{}", self.client, self.drawn_values / 2))), value),
-            (false, _) if self.load.expiring_percent > 0 && rng.random_range(0..100) < self.load.expiring_percent => {
-                Input::PutFor(value, Duration::from_millis(rng.random_range(1..1500)))
+            (false, _)
+                if self.load.expiring_value_percent > 0
+                    && rng.random_range(0..100) < self.load.expiring_value_percent =>
+            {
+                Input::PutWithTtl(value, Duration::from_millis(rng.random_range(1..1500)))
             }
             (false, _) => Input::Put(value),
         }
     }
 }
 
-/// The tasks of one client over connections: draws them, and checks and records their results.
+/// The tasks of one client with connections: draws them, and checks and records their results.
 #[derive(Clone, Debug)]
 pub struct TaskClient {
     /// The number of the client.
     pub client: u64,
     workload: Workload,
     /// The tasks in progress by their tags, with the numbers of their operations in the history.
-    pending: BTreeMap<u64, (Task, Vec<usize>)>,
+    pending_tasks: BTreeMap<u64, (Task, Vec<usize>)>,
     /// The connection of the last answered local read, and the applied index that it reported.
     last_local_read: Option<(u64, Index)>,
     last_tag: u64,
@@ -163,7 +166,7 @@ impl TaskClient {
         TaskClient {
             client,
             workload,
-            pending: BTreeMap::new(),
+            pending_tasks: BTreeMap::new(),
             last_local_read: None,
             last_tag: 0,
             next_task_at: Time::ZERO,
@@ -173,7 +176,7 @@ impl TaskClient {
 
     /// Whether all tasks of the client have ended.
     pub fn is_done(&self) -> bool {
-        self.pending.is_empty()
+        self.pending_tasks.is_empty()
     }
 
     /// Begins a task if one is due. Returns its tag and its encoded body.
@@ -185,7 +188,7 @@ impl TaskClient {
         let body = task.encode(rng);
         let operations = task.record_requests(self.client, now, history);
         self.last_tag += 1;
-        self.pending.insert(self.last_tag, (task, operations));
+        self.pending_tasks.insert(self.last_tag, (task, operations));
         self.next_task_at =
             now + Duration::from_nanos(rng.random_range(0..=self.workload.load.think_time_max.as_nanos() as u64));
         Some((self.last_tag, body))
@@ -200,7 +203,7 @@ impl TaskClient {
         end: TaskEnd,
         (history, values): (&mut History, &ValueHistory),
     ) -> Result<(), String> {
-        let Some((task, operations)) = self.pending.remove(&tag) else { return Ok(()) };
+        let Some((task, operations)) = self.pending_tasks.remove(&tag) else { return Ok(()) };
         let (answer, applied) = match end {
             TaskEnd::Answered(answer, applied) => (answer, applied),
             TaskEnd::Refused => {
@@ -208,7 +211,7 @@ impl TaskClient {
                 return Ok(());
             }
             TaskEnd::Unknown => {
-                operations.into_iter().for_each(|operation| history.record_unknown(operation));
+                operations.into_iter().for_each(|operation| history.record_unknown_outcome(operation));
                 return Ok(());
             }
         };

@@ -56,7 +56,7 @@ pub struct World {
     pub(super) network: Network,
     /// The clients without connections, by their numbers.
     pub(super) clients: BTreeMap<u64, Client>,
-    /// The clients over connections, by their numbers.
+    /// The clients with connections, by their numbers.
     pub(super) linked_clients: BTreeMap<u64, LinkedClient>,
     pub(super) client_links: ClientLinks,
     pub(super) operator: Operator,
@@ -356,11 +356,12 @@ impl World {
     pub(super) fn deliver_event(&mut self, at: NodeId, event: Event) -> checks::Result<()> {
         let now = self.now;
         let host = self.host(at);
-        let local = host.clock.local_time(now);
+        let local_time = host.clock.local_time(now);
         let Some(process) = &mut host.process else { return Ok(()) };
-        process.node.handle(local, event);
+        process.node.handle(local_time, event);
         if self.scenario.batching_percent > 0 && self.rng.random_range(0..100) < self.scenario.batching_percent {
-            // Other events may follow before that turn, as when a real process wakes up for several events at once.
+            // Other events may follow before the scheduled turn, as when a real process wakes up for several events at
+            // once.
             let incarnation = self.hosts[&at].incarnation;
             let delay = Duration::from_micros(self.rng.random_range(0..300));
             self.schedule_after(delay, SimEvent::NodeTurn { at, incarnation });
@@ -382,18 +383,18 @@ impl World {
         loop {
             let now = self.now;
             let host = self.host(at);
-            let local = host.clock.local_time(now);
+            let local_time = host.clock.local_time(now);
             let Some(process) = &mut host.process else { return Ok(()) };
-            process.node.turn(local, &mut actions);
+            process.node.turn(local_time, &mut actions);
             // Writes are executed first, since all other actions are checked against the contents of the log.
-            let (writes, rest): (Vec<_>, Vec<_>) =
+            let (writes, other_actions): (Vec<_>, Vec<_>) =
                 actions.drain(..).partition(|action| matches!(action, Action::Write(_)));
             let mut needs_turn = false;
             for action in writes {
                 needs_turn |= self.execute_action(at, action)?;
             }
             self.check_commit_state(at)?;
-            for action in rest {
+            for action in other_actions {
                 needs_turn |= self.execute_action(at, action)?;
             }
             if !needs_turn {
@@ -410,20 +411,20 @@ impl World {
     fn check_commit_state(&mut self, at: NodeId) -> checks::Result<()> {
         let Some(process) = &self.hosts[&at].process else { return Ok(()) };
         let raft = process.node.raft();
-        let (term, leads) = (raft.term(), raft.leads());
+        let (term, is_leader) = (raft.term(), raft.leads());
         // Entries that a snapshot covers are committed too: a snapshot from a former leader may arrive at a new leader.
         let snapshot = process.node.snapshot().map(|durable| durable.position.index);
-        let (commit, defined_commit) = (raft.log().commit(), raft.commit_by_definition().max(snapshot));
+        let (commit, commit_max) = (raft.log().commit(), raft.commit_by_definition().max(snapshot));
         let configuration = (raft.configuration_index(), raft.membership());
-        let is_bounded = process.node.waiting_requests() <= HELD_REQUESTS_MAX;
-        if !is_bounded {
+        let is_request_count_bounded = process.node.waiting_requests() <= HELD_REQUESTS_MAX;
+        if !is_request_count_bounded {
             return Err(format!(
                 "{at} holds {} unanswered requests, more than {HELD_REQUESTS_MAX}",
                 process.node.waiting_requests()
             ));
         }
         process.check_index_order(at)?;
-        self.checks.check_role_and_commit(at, CommitState { term, leads, commit, defined_commit }, configuration)
+        self.checks.check_role_and_commit(at, CommitState { term, is_leader, commit, commit_max }, configuration)
     }
 
     /// Queues an event for the node's deadline, unless one is queued for an earlier time.
@@ -473,8 +474,8 @@ impl World {
             Action::Write(write) => self.queue_write(at, write)?,
             Action::TakeSnapshot { configured, membership } => self.begin_snapshot(at, configured, membership)?,
             Action::StoreChunk { from, chunk } => self.store_chunk(at, from, chunk)?,
-            Action::InspectSnapshot { follower, snapshot, times } => {
-                self.run_snapshot_job(at, Job::InspectSnapshot { follower, snapshot, times })?;
+            Action::InspectSnapshot { follower, snapshot, damaged_count } => {
+                self.run_snapshot_job(at, Job::InspectSnapshot { follower, snapshot, damaged_count })?;
             }
             Action::CompactJournal(upto) => self.compact_log(at, upto)?,
             Action::Apply(entries) => return self.submit_input(at, ApplierInput::Entries(entries)),
@@ -512,7 +513,7 @@ impl World {
 
     /// Lets a state machine process its first queued input, and the queries right behind this input.
     fn handle_next_applier_inputs(&mut self, at: NodeId) -> checks::Result<()> {
-        let inputs = self.host(at).process.as_mut().map(|process| process.applier_inputs.take_first());
+        let inputs = self.host(at).process.as_mut().map(|process| process.applier_inputs.take_first_with_queries());
         self.handle_applier_inputs(at, inputs.unwrap_or_default())?;
         if self.hosts[&at].process.as_ref().is_some_and(|process| !process.applier_inputs.is_empty()) {
             let incarnation = self.hosts[&at].incarnation;
@@ -536,10 +537,10 @@ impl World {
         inputs: impl IntoIterator<Item = ApplierInput>,
     ) -> checks::Result<()> {
         let host = self.hosts.get_mut(&at).expect("every node has a host");
-        let local = host.clock.local_time(self.now);
+        let local_time = host.clock.local_time(self.now);
         let Some(process) = &mut host.process else { return Ok(()) };
-        let (checks, values, order) = (&mut self.checks, &mut self.values, &mut self.pipelines.order);
-        process.handle_applier_inputs(at, local, inputs, ApplyRecords { checks, values, order })
+        let (checks, values, order_checks) = (&mut self.checks, &mut self.values, &mut self.pipelines.order_checks);
+        process.handle_applier_inputs(at, local_time, inputs, ApplyRecords { checks, values, order_checks })
     }
 
     /// The history of the clients' operations.

@@ -32,7 +32,7 @@ const END_BODY_BYTES: usize = 16;
 pub(super) const SYNC_INTERVAL_BYTES: u64 = 1 << 20;
 /// The suffix of a snapshot's file name until it is verified.
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
-/// The suffix of a snapshot's file name during the transfer.
+/// The suffix of a snapshot's file name while it is received from another node.
 pub(super) const PART_SUFFIX: &str = ".part";
 
 /// The header of a snapshot.
@@ -61,7 +61,7 @@ pub struct Header {
 pub struct Flaw {
     /// The offset of the flaw in the file.
     pub at: u64,
-    /// What is wrong there.
+    /// The kind of the flaw at that offset.
     pub kind: FlawKind,
 }
 

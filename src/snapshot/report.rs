@@ -1,4 +1,4 @@
-//! The faults of snapshots.
+//! The faults that keep a snapshot from being read, written or received, and the advice for each.
 
 use super::format::Flaw;
 use crate::disk::is_out_of_files;
@@ -15,7 +15,7 @@ pub enum Fault {
         file: String,
         /// The offset of the first flaw in the file.
         offset: u64,
-        /// What is wrong.
+        /// The flaw at that offset, as text for the operator.
         description: String,
         /// What the operator should do, or what this node does by itself.
         advice: &'static str,
@@ -42,11 +42,11 @@ pub enum Fault {
 /// The result of a snapshot operation.
 pub type Result<T> = std::result::Result<T, Fault>;
 
-/// The advice for a damaged snapshot of this node.
-pub const ADVICE: &str = "This disk has lost data that it had acknowledged. If an older snapshot and the log after it \
-are intact, the node starts from those by itself. If not, leave it down: the other nodes continue while they are a \
-majority. Restore a copy made since this node last ran; or replace it by an empty directory: drave member remove ID, \
-then drave member add ID=HOST:PORT, then drave serve --join with an empty --data. Never start an empty or older \
+/// The advice for a damaged snapshot that this node had published.
+pub const ADVICE_PUBLISHED: &str = "This disk has lost data that it had acknowledged. If an older snapshot and the log \
+after it are intact, the node starts from those by itself. If not, leave it down: the other nodes continue while they \
+are a majority. Restore a copy made since this node last ran; or replace it by an empty directory: drave member remove \
+ID, then drave member add ID=HOST:PORT, then drave serve --join with an empty --data. Never start an empty or older \
 directory without these steps: it could vote twice in a term, and acknowledged writes could be lost. Nothing was \
 changed";
 

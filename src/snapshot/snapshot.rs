@@ -1,8 +1,8 @@
 //! A verified snapshot: its header, its mapped file, and its pieces.
 
 use super::format::{ChecksumChain, Chunk, ChunkKind, Chunks, Header};
-use super::report::{ADVICE, ADVICE_SAVED, Result, to_damage_fault, to_fault};
-use super::verify::read_whole;
+use super::report::{ADVICE_PUBLISHED, ADVICE_SAVED, Result, to_damage_fault, to_fault};
+use super::verify::verify_snapshot_file;
 use crate::disk::{DiskFile, Meter};
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ pub struct Snapshot {
     name: String,
     header: Header,
     bytes: Bytes,
-    /// The chain at the first chunk.
+    /// The checksum chain at the first chunk.
     chain: ChecksumChain,
 }
 
@@ -29,7 +29,7 @@ impl Snapshot {
     /// [`super::Fault::Damaged`], with the first wrong byte; [`super::Fault::Io`].
     pub fn read(name: &str, file: &impl DiskFile, bytes: Bytes, meter: &Meter) -> Result<Snapshot> {
         meter.add_total(bytes.len() as u64);
-        let outcome = read_whole(file, meter).map_err(to_fault("read", name))?;
+        let outcome = verify_snapshot_file(file, meter).map_err(to_fault("read", name))?;
         let (header, chain) = outcome.map_err(to_damage_fault(name, ADVICE_SAVED))?;
         Ok(Snapshot::new(name.to_owned(), header, bytes, chain))
     }
@@ -39,7 +39,7 @@ impl Snapshot {
         &self.name
     }
 
-    /// The decoded header.
+    /// The header: the position, configuration and digest of the snapshot, among others.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -51,7 +51,7 @@ impl Snapshot {
 
     /// Iterates over the serialized pieces of the state in order, and verifies each once more.
     pub fn pieces(&self) -> impl Iterator<Item = Result<Chunk>> + Send + use<> {
-        let damage_fault = to_damage_fault(&self.name, ADVICE);
+        let damage_fault = to_damage_fault(&self.name, ADVICE_PUBLISHED);
         let chunks = Chunks::new(self.bytes.clone(), self.chain).map(move |chunk| chunk.map_err(&damage_fault));
         chunks.filter(|chunk| !matches!(chunk, Ok(Chunk { kind: ChunkKind::End, .. })))
     }

@@ -5,7 +5,7 @@
 
 use super::format::{Header, PART_SUFFIX, UNFINISHED_SUFFIX, file_name, file_position};
 use super::incoming::IncomingSnapshot;
-use super::report::{ADVICE, Fault, Result, to_damage_fault, to_fault};
+use super::report::{ADVICE_PUBLISHED, Fault, Result, to_damage_fault, to_fault};
 use super::snapshot::Snapshot;
 use super::verify::read_back;
 use super::writer::Writer;
@@ -81,13 +81,13 @@ impl<D: Disk> Store<D> {
 
     /// The published snapshots, oldest first, without verification.
     pub fn list(&self) -> Result<Vec<ListedSnapshot>> {
-        let to_listed = |position| {
+        let to_listed_snapshot = |position| {
             let name = file_name(position);
             let size = self.disk.open(&name).and_then(|file| file.size());
             let bytes = size.map_err(to_fault("measure", &name))?;
             Ok(ListedSnapshot { name, position, bytes })
         };
-        self.positions()?.into_iter().map(to_listed).collect()
+        self.positions()?.into_iter().map(to_listed_snapshot).collect()
     }
 
     /// Reads the snapshot at a position, and verifies it.
@@ -107,7 +107,7 @@ impl<D: Disk> Store<D> {
         let file = self.disk.open(&name).map_err(to_fault("open", &name))?;
         meter.add_total(file.size().map_err(to_fault("measure", &name))?);
         let outcome = read_back(&file, &name, self.cluster, meter).map_err(to_fault("read", &name))?;
-        let (header, chain) = outcome.map_err(to_damage_fault(&name, ADVICE))?;
+        let (header, chain) = outcome.map_err(to_damage_fault(&name, ADVICE_PUBLISHED))?;
         let bytes = self.disk.map(&name).map_err(to_fault("map", &name))?;
         Ok(Snapshot::new(name, header, bytes, chain))
     }
@@ -136,7 +136,7 @@ impl<D: Disk> Store<D> {
         let is_newer =
             |name: &String| position(name).is_some_and(|at| newest.is_none_or(|newest| at.index > newest.index));
         let description = || "it was found damaged earlier, and set aside".to_owned();
-        let fault = |file| Fault::Damaged { file, offset: 0, description: description(), advice: ADVICE };
+        let fault = |file| Fault::Damaged { file, offset: 0, description: description(), advice: ADVICE_PUBLISHED };
         Ok(self.file_names()?.into_iter().filter(is_newer).map(fault).collect())
     }
 
@@ -168,26 +168,26 @@ impl<D: Disk> Store<D> {
         Writer::create(self.disk.clone(), header, self.mutants)
     }
 
-    /// Begins or resumes the transfer of a snapshot of `total` bytes from another node. Only one is received at a time:
-    /// parts of other snapshots are removed.
-    pub fn open_incoming(&self, position: Position, total: u64) -> Result<IncomingSnapshot<D>> {
+    /// Begins or resumes the transfer of a snapshot of `total_bytes` bytes from another node. Only one is received at a
+    /// time: parts of other snapshots are removed.
+    pub fn open_incoming(&self, position: Position, total_bytes: u64) -> Result<IncomingSnapshot<D>> {
         let part_name = format!("{}{PART_SUFFIX}", file_name(position));
         for name in self.file_names()?.into_iter().filter(|name| name.ends_with(PART_SUFFIX) && *name != part_name) {
             self.remove(&name)?;
         }
-        IncomingSnapshot::open(self.disk.clone(), self.cluster, position, total)
+        IncomingSnapshot::open(self.disk.clone(), self.cluster, position, total_bytes)
     }
 
     /// The number of bytes by which the free disk space is too small for [`Store::open_incoming`]; 0 if the space is
     /// enough.
-    pub fn missing_bytes(&self, position: Position, total: u64) -> Result<u64> {
+    pub fn missing_bytes(&self, position: Position, total_bytes: u64) -> Result<u64> {
         let part_name = format!("{}{PART_SUFFIX}", file_name(position));
         let free = self.disk.free_bytes().map_err(to_fault("check the free disk space for", &part_name))?;
         let part_bytes = match self.file_names()?.contains(&part_name) {
             true => self.disk.open(&part_name).and_then(|file| file.size()).map_err(to_fault("measure", &part_name))?,
             false => 0,
         };
-        Ok(total.saturating_sub(part_bytes).saturating_sub(free))
+        Ok(total_bytes.saturating_sub(part_bytes).saturating_sub(free))
     }
 
     /// Verifies the snapshot at `keep`, then removes all older ones, published or partly received. A snapshot that is

@@ -79,7 +79,7 @@ pub fn read_back(
 
 /// Verifies that a file is an intact snapshot, of any cluster and under any name. Returns its header and the chain at
 /// its first chunk.
-pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> VerifyResult<(Header, ChecksumChain)> {
+pub fn verify_snapshot_file(file: &impl DiskFile, meter: &Meter) -> VerifyResult<(Header, ChecksumChain)> {
     match read_header(file)? {
         Ok(start) => verify_chunks(file, start, meter),
         Err(flaw) => Ok(Err(flaw)),
@@ -97,7 +97,7 @@ fn verify_chunks(
         let offset_before = verifier.progress().map_or(0, |(_, chain)| chain.at);
         match verifier.step(file, 1)? {
             Ok(true) => return Ok(Ok(start)),
-            Ok(false) => meter.advance(verifier.progress().map_or(0, |(_, chain)| chain.at) - offset_before),
+            Ok(false) => meter.add_read(verifier.progress().map_or(0, |(_, chain)| chain.at) - offset_before),
             Err(flaw) => return Ok(Err(flaw)),
         }
     }

@@ -21,7 +21,7 @@ pub(super) fn damage_fault(file: &str, offset: u64, description: &str) -> wal::F
         offset,
         description: description.to_owned(),
         lost,
-        advice: wal::report::ADVICE,
+        advice: wal::report::DAMAGE_ADVICE,
     }
 }
 

@@ -64,7 +64,7 @@ impl<M: StateMachine> SnapshotRestore<M> {
     pub fn restore_all(mut self, meter: &Meter) -> Result<(Applier<M>, Snapshot, SnapshotPoint)> {
         meter.add_total(self.snapshot.bytes().len() as u64);
         while let Some(bytes) = self.restore_piece()? {
-            meter.advance(bytes);
+            meter.add_read(bytes);
         }
         self.finish()
     }

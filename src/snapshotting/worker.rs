@@ -49,7 +49,7 @@ pub enum Job {
         /// The position of the last entry that the snapshot replaces.
         snapshot: Position,
         /// The number of times in a row that the follower has received a damaged snapshot.
-        times: u32,
+        damaged_count: u32,
     },
 }
 
@@ -60,13 +60,14 @@ pub enum JobResult {
     PieceWritten,
     /// The whole state is written, and the file must still be read back: the next job should be
     /// [`Job::VerifySnapshot`].
-    Written,
+    SnapshotWritten,
     /// The snapshot that was read back differs from what was written. It was set aside and is not used.
-    Damaged,
-    /// The snapshot is published and durable; `None` if the disk had no space for it, or if it was aborted.
-    Published(Option<Snapshot>),
+    SnapshotDamaged,
+    /// The writing of a snapshot has ended: the snapshot is published and durable, or `None` if the disk had no space
+    /// for it, or if it was aborted.
+    SnapshotEnded(Option<Snapshot>),
     /// A part of another node's snapshot was written.
-    Received {
+    PieceReceived {
         /// The node that sent the snapshot.
         from: NodeId,
         /// The position of the last entry that the snapshot replaces.
@@ -77,11 +78,11 @@ pub enum JobResult {
         damaged: bool,
     },
     /// A snapshot of this node was read again.
-    Inspected {
+    SnapshotInspected {
         /// The position of the last entry that the snapshot replaces.
         snapshot: Position,
         /// Whether the snapshot is intact. If not, the file was set aside, or a newer snapshot has replaced it.
-        whole: bool,
+        undamaged: bool,
     },
     /// Another node's snapshot was received completely. It is verified and durable.
     TransferComplete(Snapshot),
@@ -115,17 +116,17 @@ impl<D: Disk> SnapshotWorker<D> {
             Job::WritePiece(piece) => self.retry_with_reserve(|worker| worker.write_piece(&piece)),
             Job::SealSnapshot => self.retry_with_reserve(SnapshotWorker::seal_snapshot),
             Job::VerifySnapshot => self.retry_with_reserve(SnapshotWorker::verify_snapshot),
-            Job::AbortSnapshot => Ok(JobResult::Published(None)),
+            Job::AbortSnapshot => Ok(JobResult::SnapshotEnded(None)),
             Job::ReceivePiece { from, snapshot, total, offset, bytes } => {
                 return self.receive(from, snapshot, total, offset, &bytes);
             }
-            Job::InspectSnapshot { follower, snapshot, times } => {
-                return self.inspect_snapshot(follower, snapshot, times).map_err(to_node_fault);
+            Job::InspectSnapshot { follower, snapshot, damaged_count } => {
+                return self.inspect_snapshot(follower, snapshot, damaged_count).map_err(to_node_fault);
             }
         };
         match outcome {
-            Ok(done @ (JobResult::PieceWritten | JobResult::Written)) => Ok(done),
-            Ok(done @ JobResult::Published(Some(_))) => {
+            Ok(done @ (JobResult::PieceWritten | JobResult::SnapshotWritten)) => Ok(done),
+            Ok(done @ JobResult::SnapshotEnded(Some(_))) => {
                 self.no_room_logged = false;
                 self.reserve.end_loan();
                 Ok(done)
@@ -133,7 +134,7 @@ impl<D: Disk> SnapshotWorker<D> {
             Ok(done) => self.abort_snapshot().map(|()| done),
             Err(snapshot::Fault::Full { file }) => {
                 self.log_no_room_once(&file);
-                self.abort_snapshot().map(|()| JobResult::Published(None))
+                self.abort_snapshot().map(|()| JobResult::SnapshotEnded(None))
             }
             Err(damaged @ snapshot::Fault::Damaged { .. }) => self.set_damaged_aside(&damaged).map_err(to_node_fault),
             Err(other) => Err(to_node_fault(other)),
@@ -147,7 +148,7 @@ impl<D: Disk> SnapshotWorker<D> {
             log::error!("snapshot {damaged}; the file is set aside as {set_aside_name}");
         }
         self.reserve.end_loan();
-        Ok(JobResult::Damaged)
+        Ok(JobResult::SnapshotDamaged)
     }
 
     /// Runs a step. If the disk is full, removes the damaged file that was set aside or borrows the reserve, and runs
@@ -167,11 +168,11 @@ impl<D: Disk> SnapshotWorker<D> {
     }
 
     fn borrow_reserve(&self, file: &str) -> snapshot::Result<bool> {
-        let lent = self.reserve.lend().map_err(reserve_fault)?;
-        if lent {
+        let is_lent = self.reserve.lend().map_err(reserve_fault)?;
+        if is_lent {
             log::warn!("no space left for {file}: the snapshot borrows the reserve");
         }
-        Ok(lent)
+        Ok(is_lent)
     }
 
     /// Logs a lack of disk space only once, since the lack may last long.
@@ -194,10 +195,10 @@ impl<D: Disk> SnapshotWorker<D> {
     }
 
     fn write_piece(&mut self, piece: &Piece) -> snapshot::Result<JobResult> {
-        let Some(writer) = &mut self.writer else { return Ok(JobResult::Published(None)) };
+        let Some(writer) = &mut self.writer else { return Ok(JobResult::SnapshotEnded(None)) };
         if self.reserve.is_claimed_by_log() {
             // The log has priority: without space for it the node cannot vote.
-            return Ok(JobResult::Published(None));
+            return Ok(JobResult::SnapshotEnded(None));
         }
         let (kind, bytes) = chunk_of(piece);
         writer.write_piece(kind, bytes)?;
@@ -205,17 +206,17 @@ impl<D: Disk> SnapshotWorker<D> {
     }
 
     fn seal_snapshot(&mut self) -> snapshot::Result<JobResult> {
-        let Some(writer) = &mut self.writer else { return Ok(JobResult::Published(None)) };
+        let Some(writer) = &mut self.writer else { return Ok(JobResult::SnapshotEnded(None)) };
         writer.seal()?;
-        Ok(JobResult::Written)
+        Ok(JobResult::SnapshotWritten)
     }
 
     fn verify_snapshot(&mut self) -> snapshot::Result<JobResult> {
-        let Some(writer) = &mut self.writer else { return Ok(JobResult::Published(None)) };
+        let Some(writer) = &mut self.writer else { return Ok(JobResult::SnapshotEnded(None)) };
         if self.reserve.is_claimed_by_log() {
-            return Ok(JobResult::Published(None));
+            return Ok(JobResult::SnapshotEnded(None));
         }
-        let Some(snapshot) = writer.verify(VERIFY_JOB_BYTES)? else { return Ok(JobResult::Written) };
+        let Some(snapshot) = writer.verify(VERIFY_JOB_BYTES)? else { return Ok(JobResult::SnapshotWritten) };
         self.writer = None;
         // A newer snapshot may have been received from a leader meanwhile. Then the snapshot that was written is
         // outdated and is pruned.
@@ -227,17 +228,23 @@ impl<D: Disk> SnapshotWorker<D> {
                 pruned => drop(pruned?),
             },
         }
-        Ok(JobResult::Published(Some(snapshot)))
+        Ok(JobResult::SnapshotEnded(Some(snapshot)))
     }
 
     /// Reads a snapshot of this node again that a follower received damaged: either this file is damaged, or the
     /// follower's copy was damaged in transit or on the follower's disk.
-    fn inspect_snapshot(&mut self, follower: NodeId, position: Position, times: u32) -> snapshot::Result<JobResult> {
+    fn inspect_snapshot(
+        &mut self,
+        follower: NodeId,
+        position: Position,
+        damaged_count: u32,
+    ) -> snapshot::Result<JobResult> {
         let file = snapshot::format::file_name(position);
         log::warn!(
-            "{follower} received snapshot {file} damaged ({times} times in a row): this node reads its file again"
+            "{follower} received snapshot {file} damaged ({damaged_count} times in a row): this node reads its file \
+             again"
         );
-        let is_intact = match self.store.read_uncached(position) {
+        let undamaged = match self.store.read_uncached(position) {
             Ok(_) => {
                 log::warn!(
                     "snapshot {file} is intact here: it was damaged on its way to {follower}, or on the disk of \
@@ -257,7 +264,7 @@ impl<D: Disk> SnapshotWorker<D> {
             Err(snapshot::Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => false,
             Err(other) => return Err(other),
         };
-        Ok(JobResult::Inspected { snapshot: position, whole: is_intact })
+        Ok(JobResult::SnapshotInspected { snapshot: position, undamaged })
     }
 
     fn receive(
@@ -268,7 +275,7 @@ impl<D: Disk> SnapshotWorker<D> {
         offset: u64,
         bytes: &[u8],
     ) -> Result<JobResult> {
-        let received_result = |next, damaged| JobResult::Received { from, snapshot: position, next, damaged };
+        let received_result = |next, damaged| JobResult::PieceReceived { from, snapshot: position, next, damaged };
         match self.receive_piece(position, total, offset, bytes) {
             Ok(Ok(next)) => Ok(received_result(next, false)),
             Ok(Err(snapshot)) => {
@@ -297,15 +304,15 @@ impl<D: Disk> SnapshotWorker<D> {
 
     /// Begins or resumes a transfer. Borrows the reserve if the free space is too small without it.
     fn open_incoming(&mut self, position: Position, total: u64) -> snapshot::Result<IncomingSnapshot<D>> {
-        let mut missing = self.store.missing_bytes(position, total)?;
-        if missing > 0 && self.store.remove_set_aside_files()? {
-            missing = self.store.missing_bytes(position, total)?;
+        let mut missing_bytes = self.store.missing_bytes(position, total)?;
+        if missing_bytes > 0 && self.store.remove_set_aside_files()? {
+            missing_bytes = self.store.missing_bytes(position, total)?;
         }
         let file = snapshot::format::file_name(position);
-        if missing == 0 {
+        if missing_bytes == 0 {
             return self.store.open_incoming(position, total);
         }
-        if missing > self.reserve.size().map_err(reserve_fault)? || !self.borrow_reserve(&file)? {
+        if missing_bytes > self.reserve.size().map_err(reserve_fault)? || !self.borrow_reserve(&file)? {
             return Err(snapshot::Fault::Full { file });
         }
         let incoming = self.store.open_incoming(position, total);

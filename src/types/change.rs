@@ -171,8 +171,9 @@ impl Membership {
         next
     }
 
-    /// The joint configuration that leads back to the old voters: its decisions need the same two majorities.
-    pub fn reverse_joint(&self) -> Membership {
+    /// The joint configuration that leads back to the old voters: the new voters become the outgoing ones. Its
+    /// decisions need the same two majorities.
+    pub fn with_swapped_voter_sets(&self) -> Membership {
         let mut next = Membership { voters: self.outgoing.clone(), outgoing: self.voters.clone(), ..self.clone() };
         for member in next.members.values_mut() {
             // No role changes by itself after a revert: the new voters are learners again, and the leaving voters stay.
@@ -183,7 +184,7 @@ impl Membership {
 
     /// The configuration before a joint one, with its new voters as learners.
     pub fn revert_joint(&self) -> Membership {
-        self.reverse_joint().leave_joint()
+        self.with_swapped_voter_sets().leave_joint()
     }
 }
 
@@ -246,7 +247,7 @@ mod tests {
             PendingRole::Unchanged,
             "the learner is not promoted again automatically"
         );
-        assert_eq!(joint.reverse_joint().leave_joint(), reverted);
+        assert_eq!(joint.with_swapped_voter_sets().leave_joint(), reverted);
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct Membership {
     pub outgoing: BTreeSet<NodeId>,
     /// The feature level of every member: an operation of a later level is proposed only once all members support it.
     pub feature_level: u16,
-    /// The log that this configuration belongs to; `None` before the first leader has drawn its id.
+    /// The log that this configuration belongs to; `None` before the first leader has drawn the log id.
     pub log_id: Option<LogId>,
     /// Whether the entry that first carries the log id is known to be committed.
     ///
@@ -62,7 +62,7 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// The membership that the founders write at index 0: all of them voters.
+    /// The membership that the founders write at index 0. All founders are voters.
     pub fn founding(addresses: impl IntoIterator<Item = (NodeId, String)>) -> Membership {
         let members: BTreeMap<_, _> =
             addresses.into_iter().map(|(id, address)| (id, Member::with_address(address))).collect();

@@ -34,7 +34,7 @@ mutants! {
     VoteForShorterLog = "vote-for-shorter-log",
     /// A vote that arrives twice counts twice.
     CountVotesTwice = "count-votes-twice",
-    /// A vote of an earlier term counts in this one.
+    /// A vote of an earlier term counts in the current term.
     CountStaleVotes = "count-stale-votes",
     /// Entries of earlier terms commit by counting copies (Figure 8).
     CommitEarlierTerms = "commit-earlier-terms",
@@ -48,7 +48,7 @@ mutants! {
     KeepDurableOnTruncate = "keep-durable-on-truncate",
     /// Entries that do not conflict are truncated too.
     TruncateWithoutConflict = "truncate-without-conflict",
-    /// A follower does not check the entry before an append (§5.3).
+    /// A follower does not check the entry before the appended entries (§5.3).
     SkipPrevCheck = "skip-prev-check",
     /// A follower commits up to its leader's commit index, even where its log is not known to match the leader's.
     CommitUnmatched = "commit-unmatched",
@@ -56,7 +56,7 @@ mutants! {
     MinorityCommits = "minority-commits",
     /// Reads are answered without confirmation by a quorum (thesis §6.4).
     ReadWithoutRound = "read-without-round",
-    /// A late response to an earlier round confirms the current one.
+    /// A late response to an earlier round of messages confirms the reads of the current round.
     ReadAnyRound = "read-any-round",
     /// Reads are answered before the leader's own no-op is committed.
     ReadBeforeNoop = "read-before-noop",
@@ -144,13 +144,13 @@ mutants! {
     /// A node that its latest configuration does not list does not campaign, even if that configuration is not
     /// committed.
     CampaignOnlyIfListed = "campaign-only-if-listed",
-    /// A node that restarts empty under its old id votes and counts as before.
+    /// A node that restarts with an empty disk under its old id votes, and its acknowledgments count, as before.
     NoAmnesiaGuard = "no-amnesia-guard",
     /// A node whose log names another disk for its id campaigns, votes and counts itself.
     VoteUnnamed = "vote-unnamed",
     /// Votes and acknowledgments count from any disk of a voter's id.
     CountAnyDisk = "count-any-disk",
-    /// A copy counts before it includes the entry that names its disk.
+    /// A voter's copy of the log counts before it includes the entry that names the voter's disk.
     CountBeforeNamed = "count-before-named",
     /// A vote is for a node id, whatever disk the candidate has.
     VoteForAnyDisk = "vote-for-any-disk",
@@ -184,7 +184,7 @@ mutants! {
     NoPreVote = "no-pre-vote",
     /// In an ordered session a command is executed before commands with lower numbers.
     ExecuteEarly = "execute-early",
-    /// An out-of-order result is stored as the answer to its number.
+    /// The rejection of an out-of-order command is stored as the answer to the command's number.
     StoreOutOfOrder = "store-out-of-order",
     /// A command is executed although its client has discarded the command's number.
     ExecuteGivenUp = "execute-given-up",
@@ -220,7 +220,7 @@ impl Mutants {
         broken: None,
     };
 
-    /// Breaks this rule and no other.
+    /// Breaks the rule of `mutant` and no other rule.
     #[cfg(feature = "mutants")]
     pub fn only(mutant: Mutant) -> Mutants {
         Mutants { broken: Some(mutant) }

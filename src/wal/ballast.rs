@@ -56,7 +56,7 @@ enum Loan {
     None,
     Lent,
     /// Lent, but the log needs the space and has priority.
-    Claimed,
+    ClaimedByLog,
 }
 
 impl<D: Disk> Ballast<D> {
@@ -134,7 +134,7 @@ impl<D: Disk> Ballast<D> {
     pub fn remove_for_log(&self) -> Result<bool> {
         let mut loan = self.lock();
         if *loan == Loan::Lent {
-            *loan = Loan::Claimed;
+            *loan = Loan::ClaimedByLog;
         }
         self.remove_file()
     }
@@ -143,17 +143,17 @@ impl<D: Disk> Ballast<D> {
     /// Returns `false`, without any change, if there is no file or if the reserve is lent already.
     pub fn lend(&self) -> Result<bool> {
         let mut loan = self.lock();
-        let lent = *loan == Loan::None && self.remove_file()?;
-        if lent {
+        let is_lent = *loan == Loan::None && self.remove_file()?;
+        if is_lent {
             *loan = Loan::Lent;
             assert_eq!(self.measured_size(), 0, "a lent reserve has no file, so its measured size is 0");
         }
-        Ok(lent)
+        Ok(is_lent)
     }
 
     /// Whether the reserve is lent and the log needs its space: the borrower should abort.
     pub fn is_claimed_by_log(&self) -> bool {
-        *self.lock() == Loan::Claimed
+        *self.lock() == Loan::ClaimedByLog
     }
 
     /// Ends the loan: the file may be made again.
@@ -312,21 +312,21 @@ mod tests {
     }
 
     #[test]
-    fn short_reserve_is_filled_and_failed_make_leaves_no_file() {
+    fn short_reserve_is_extended_and_failed_creation_leaves_no_file() {
         let disk = SimDisk::new();
         disk.create(FILE_NAME).unwrap().reserve(100).unwrap();
         let reserve = Ballast::new(disk.clone(), RESERVE_BYTES);
         assert_eq!(reserve.missing_bytes().unwrap(), RESERVE_BYTES - 100);
         assert!(reserve.make_file().unwrap());
         assert_eq!(reserve.missing_bytes().unwrap(), 0);
-        let larger = Ballast::new(disk.clone(), 2 * RESERVE_BYTES);
+        let larger_ballast = Ballast::new(disk.clone(), 2 * RESERVE_BYTES);
         leave_free_bytes(&disk, 100);
-        assert!(!larger.make_file().unwrap());
+        assert!(!larger_ballast.make_file().unwrap());
         assert_eq!(disk.used_bytes(), 0);
     }
 
     #[test]
-    fn zero_size_reserve_makes_no_file() {
+    fn reserve_of_zero_bytes_creates_no_file() {
         let disk = SimDisk::new();
         let mut monitor = SpaceMonitor::new(Ballast::new(disk.clone(), 0), SEGMENT_BYTES);
         assert_eq!(monitor.check_space().unwrap(), None);

@@ -33,7 +33,7 @@ pub struct ReaderState {
     pub next_batch_number: Option<u64>,
     /// The checksum of the last frame, which the next frame repeats.
     pub last_checksum: Option<u32>,
-    /// The summary of the log so far; `None` before the first opening record too.
+    /// The summary of the log so far. Also `None` before the first opening record.
     pub log: Option<LogSummary>,
 }
 
@@ -93,8 +93,8 @@ impl BatchReader {
     }
 
     /// The current offset: the end of the last batch, or of the last frame of [`BatchReader::read_orphan_frame`].
-    pub fn at(&self) -> u64 {
-        self.scan.at()
+    pub fn offset(&self) -> u64 {
+        self.scan.offset()
     }
 
     /// The state of the reader after the last good batch.
@@ -112,12 +112,12 @@ impl BatchReader {
         mut on_applied: impl FnMut(&Frame, RecordEffect),
     ) -> Result<GoodBatch, Box<BrokenBatch>> {
         // The offset of the batch header, where the log is cut if the batch is broken.
-        let cut_offset = self.scan.at();
+        let cut_offset = self.scan.offset();
         let mut frames = Vec::new();
         let outcome =
             self.read_frames(&mut frames).and_then(|header| match self.apply_frames(&frames, &mut on_applied) {
                 Ok(()) => Ok(header),
-                Err(description) => Err(self.invalid_break(cut_offset, description)),
+                Err(description) => Err(self.break_at_invalid_frame(cut_offset, description)),
             });
         match outcome {
             Ok(header) => {
@@ -126,7 +126,7 @@ impl BatchReader {
                 self.state.next_batch_number = Some(next_number);
                 self.state.last_checksum = self.scan.last_checksum();
                 assert!(
-                    self.scan.at() > cut_offset,
+                    self.scan.offset() > cut_offset,
                     "each batch that is read moves the offset forward, so that reading a segment ends"
                 );
                 Ok(GoodBatch { header, frames })
@@ -183,7 +183,7 @@ impl BatchReader {
 
     /// Reads the frames of the batch at the current offset into `frames`. Returns the batch header.
     fn read_frames(&mut self, frames: &mut Vec<Frame>) -> Result<BatchHeader, LogBreak> {
-        let batch_start = self.scan.at();
+        let batch_start = self.scan.offset();
         let header = match self.scan.next() {
             None => return Err(LogBreak::new(batch_start, Flaw::Blank, self.state.next_batch_number)),
             Some(ScanItem::Gap { at, flaw, next_good_offset }) => {
@@ -195,24 +195,26 @@ impl BatchReader {
                     _ => Err("a record outside a batch"),
                 };
                 frames.push(frame);
-                header.map_err(|description| self.invalid_break(batch_start, description))?
+                header.map_err(|description| self.break_at_invalid_frame(batch_start, description))?
             }
         };
         // Only the batch number reveals a lost batch between two others. The chain of checksums reveals one too, unless
         // the lost batch was empty.
         if self.state.next_batch_number.is_some_and(|expected| !self.previous_batch_lost && expected != header.number) {
-            return Err(self.invalid_break(batch_start, "a batch whose number does not follow the one before it"));
+            return Err(
+                self.break_at_invalid_frame(batch_start, "a batch whose number does not follow the one before it")
+            );
         }
         // The size comes from the disk. The header's checksum is right, but a sum that overflows must not panic.
         let end = batch_start.saturating_add(header.bytes);
-        while self.scan.at() < end {
-            let at = self.scan.at();
+        while self.scan.offset() < end {
+            let at = self.scan.offset();
             match self.scan.next() {
                 Some(ScanItem::Frame(frame)) => {
                     let is_batch_header = frame.kind == RecordKind::Batch;
                     frames.push(frame);
                     if is_batch_header {
-                        return Err(self.invalid_break(at, "a batch that begins within another"));
+                        return Err(self.break_at_invalid_frame(at, "a batch that begins within another"));
                     }
                 }
                 Some(ScanItem::Gap { at, flaw, next_good_offset }) => {
@@ -226,21 +228,21 @@ impl BatchReader {
             }
         }
         // Intact frames may still not match their header. A crash cannot leave such frames. Either a faulty program
-        // wrote the batch, or part of a newer write was lost over an older batch.
-        let matches_header = self.scan.at() == end
-            && frames.len() as u64 == u64::from(header.frames) + 1
-            && (header.frames == 0 || frames.last().is_some_and(|frame| frame.checksum == header.last_checksum));
+        // wrote the batch, or the disk has lost a part of a write that replaced an older batch.
+        let matches_header = self.scan.offset() == end
+            && frames.len() as u64 == u64::from(header.frame_count) + 1
+            && (header.frame_count == 0 || frames.last().is_some_and(|frame| frame.checksum == header.last_checksum));
         if matches_header {
             Ok(header)
         } else {
-            Err(self.invalid_break(batch_start, "a batch that does not match its header"))
+            Err(self.break_at_invalid_frame(batch_start, "a batch that does not match its header"))
         }
     }
 
     /// A break at `at`, where a frame is intact but invalid; `description` says why.
     ///
     /// Such a break is never torn: all checksums are right, so the frames are not the remains of an interrupted write.
-    fn invalid_break(&self, at: u64, description: &'static str) -> LogBreak {
+    fn break_at_invalid_frame(&self, at: u64, description: &'static str) -> LogBreak {
         LogBreak {
             frames_intact: true,
             has_batch_header: true,

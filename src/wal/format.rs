@@ -53,7 +53,7 @@ pub enum RecordKind {
     Batch = 1,
     /// The state that a segment inherits.
     Open = 2,
-    /// The term and the vote of the node.
+    /// The hard state of the node: term, vote and promised position.
     HardState = 3,
     /// The log restarts after the position of a snapshot.
     Base = 4,
@@ -158,10 +158,10 @@ impl SegmentHeader {
 /// The salt of a segment, from its disk and number. Numbers are never reused, so an old record in a recycled file has
 /// another salt.
 pub fn salt(disk: DiskId, number: u64) -> u64 {
-    let mut z = disk.0 ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    let mut hash = disk.0 ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
 }
 
 /// The file name of a segment.
@@ -219,7 +219,7 @@ pub struct Frame {
     /// The checksum of the previous frame that is no batch header.
     pub previous_checksum: u32,
     /// The low 32 bits of the batch number.
-    pub batch: u32,
+    pub batch_number_low: u32,
     /// The kind of the record in the body.
     pub kind: RecordKind,
     /// The record's body, which begins with its checksum.
@@ -340,8 +340,8 @@ impl Frame {
             return Err(Flaw::Truncated { expected, available });
         }
         let body_start = at as usize + FRAME_HEADER_BYTES;
-        let (previous_checksum, batch) = (read_u32(&fields), read_u32(&fields[8..]));
-        let frame = Frame { at, checksum: stored, previous_checksum, batch, kind, body: Bytes::new() };
+        let (previous_checksum, batch_number_low) = (read_u32(&fields), read_u32(&fields[8..]));
+        let frame = Frame { at, checksum: stored, previous_checksum, batch_number_low, kind, body: Bytes::new() };
         Ok((frame, &file[body_start..body_start + length]))
     }
 
@@ -373,11 +373,11 @@ pub struct BatchHeader {
     /// The size of the batch or piece in bytes, the frame of this header included.
     pub bytes: u64,
     /// The number of frames after the frame of this header.
-    pub frames: u32,
+    pub frame_count: u32,
     /// The checksum of the last frame, or of the frame before the batch if the batch has no other frame.
     pub last_checksum: u32,
     /// The index of the first and the last entry, in file order; both 0 if there is none.
-    pub entries: (Index, Index),
+    pub index_range: (Index, Index),
     /// The term of the last entry; 0 if there is none.
     pub term: Term,
     /// Segment and offset: everything before them was synced when the batch was written.
@@ -393,10 +393,10 @@ impl BatchHeader {
             out.put_u32_le(u32::from(self.has_more_pieces));
             out.put_u64_le(self.number);
             out.put_u64_le(self.bytes);
-            out.put_u32_le(self.frames);
+            out.put_u32_le(self.frame_count);
             out.put_u32_le(self.last_checksum);
-            out.put_u64_le(self.entries.0.0);
-            out.put_u64_le(self.entries.1.0);
+            out.put_u64_le(self.index_range.0.0);
+            out.put_u64_le(self.index_range.1.0);
             out.put_u64_le(self.term.0);
             out.put_u64_le(self.synced_end.0);
             out.put_u64_le(self.synced_end.1);
@@ -416,9 +416,9 @@ impl BatchHeader {
             has_more_pieces,
             number: reader.u64()?,
             bytes: reader.u64()?,
-            frames: reader.u32()?,
+            frame_count: reader.u32()?,
             last_checksum: reader.u32()?,
-            entries: (Index(reader.u64()?), Index(reader.u64()?)),
+            index_range: (Index(reader.u64()?), Index(reader.u64()?)),
             term: Term(reader.u64()?),
             synced_end: (reader.u64()?, reader.u64()?),
             boot_id: reader.u64()?,
@@ -431,7 +431,7 @@ impl BatchHeader {
 /// The state that a segment inherits, so that a log can begin with this segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opening {
-    /// The term and the vote.
+    /// The term, the vote and the promised position.
     pub hard: HardState,
     /// The position of the last entry before this segment.
     pub last: Position,
@@ -556,7 +556,7 @@ impl Seal {
 ///
 /// Recovery reads the metadata of each entry of the log, and so decodes no payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EntryHead {
+pub struct EntryMetadata {
     /// The index and the term of the entry.
     pub position: Position,
     /// The cluster time that the leader gave to the entry.
@@ -565,9 +565,9 @@ pub struct EntryHead {
     pub is_membership: bool,
 }
 
-impl EntryHead {
+impl EntryMetadata {
     /// Decodes the metadata from an entry's body.
-    pub fn decode(body: &Bytes) -> Result<EntryHead, Malformed> {
+    pub fn decode(body: &Bytes) -> Result<EntryMetadata, Malformed> {
         let Some((header, payload)) = body.split_first_chunk::<{ codec::ENTRY_HEADER }>() else {
             return Err(Malformed("ends too early"));
         };
@@ -580,7 +580,7 @@ impl EntryHead {
         if length >> 24 > u32::from(codec::ENTRY_KIND_MAX) {
             return Err(Malformed("an unknown kind of entry"));
         }
-        Ok(EntryHead { position, time, is_membership: length >> 24 == 1 })
+        Ok(EntryMetadata { position, time, is_membership: length >> 24 == 1 })
     }
 }
 

@@ -29,7 +29,7 @@ pub const FILE_BYTES: usize = 64;
 /// Version 1 of the format, which has no log id and no number of starts.
 const FORMAT_VERSION_1: u32 = 1;
 /// The size in bytes of a file of version 1.
-const FILE_BYTES_1: usize = 48;
+const FILE_BYTES_VERSION_1: usize = 48;
 
 /// The identity of a data directory.
 ///
@@ -171,7 +171,7 @@ impl Identity {
         }
         let u32_at = |at: usize| bytes.get(at..at + 4).map(|four| u32::from_le_bytes(std::array::from_fn(|i| four[i])));
         let Some(format) = u32_at(8) else { return Err(damage_fault("too short")) };
-        let length = if format == FORMAT_VERSION_1 { FILE_BYTES_1 } else { FILE_BYTES };
+        let length = if format == FORMAT_VERSION_1 { FILE_BYTES_VERSION_1 } else { FILE_BYTES };
         let Some(fields) = bytes.get(..length) else { return Err(damage_fault("too short")) };
         // Both versions end with their checksum.
         if u32_at(length - 4) != Some(crc32fast::hash(&fields[..length - 4])) {
@@ -184,7 +184,7 @@ impl Identity {
             )));
         }
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| fields[at + i]));
-        let Some(node) = Reader::new(bytes.slice(16..24)).node().ok().flatten() else {
+        let Some(node) = Reader::new(bytes.slice(16..24)).optional_node_id().ok().flatten() else {
             return Err(damage_fault("it has no node id"));
         };
         let (log, starts) = if format == FORMAT_VERSION { (u64_at(40), u64_at(48)) } else { (0, 0) };
@@ -241,18 +241,18 @@ mod tests {
     #[test]
     fn identity_reads_back_as_written() {
         let directory = tempfile::tempdir().unwrap();
-        let disk = FsDisk::open_or_create(directory.path(), SyncMode::Real).unwrap();
+        let disk = FsDisk::open_or_create(directory.path(), SyncMode::Executed).unwrap();
         assert_eq!(Identity::read(&disk).unwrap(), None);
         sample_identity().write(&disk).unwrap();
-        let founded = Identity { journal_created: true, ..sample_identity() };
-        founded.write(&disk).unwrap();
-        assert_eq!(Identity::read(&disk).unwrap(), Some(founded));
+        let identity_with_journal = Identity { journal_created: true, ..sample_identity() };
+        identity_with_journal.write(&disk).unwrap();
+        assert_eq!(Identity::read(&disk).unwrap(), Some(identity_with_journal));
     }
 
     #[test]
     fn identity_file_of_format_1_is_read() {
         let mut bytes = sample_identity().encode();
-        bytes.truncate(FILE_BYTES_1 - 8);
+        bytes.truncate(FILE_BYTES_VERSION_1 - 8);
         bytes[8] = 1;
         bytes.put_u32_le(0);
         bytes.put_u32_le(crc32fast::hash(&bytes));

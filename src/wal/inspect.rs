@@ -89,8 +89,8 @@ impl Inspection {
     }
 
     /// The current offset of the reader.
-    pub fn at(&self) -> u64 {
-        self.reader.at()
+    pub fn offset(&self) -> u64 {
+        self.reader.offset()
     }
 
     /// The reader's state at the end of the segment, with which the inspection of the next segment begins.
@@ -132,9 +132,12 @@ impl Inspection {
             }
         };
         let LogBreak { at, cut_offset, flaw, batch_bytes, frames_intact, next_good_offset, .. } = log_break;
-        // The reader has already passed intact frames that contradict the log.
-        let next_good_offset =
-            if frames_intact { Some(self.reader.at()).filter(|next| *next < self.file_size) } else { next_good_offset };
+        // The reader has already passed intact frames that contradict the log, and is at the next frame.
+        let next_good_offset = if frames_intact {
+            Some(self.reader.offset()).filter(|next| *next < self.file_size)
+        } else {
+            next_good_offset
+        };
         self.pending_findings.extend(frames.into_iter().map(Finding::Record));
         match verdict {
             TailVerdict::Corrupt(_) => {

@@ -290,7 +290,7 @@ impl<D: Disk> Journal<D> {
             self.summary.restart(base.clone());
             self.segment.sparse_index.clear();
             // No entry of an older segment belongs to the log any more, whatever its index (§7).
-            self.mark_replaced_from(Index::ZERO);
+            self.mark_entries_replaced_from(Index::ZERO);
         }
         if let Some(hard) = &write.hard_state {
             self.append_hard_state(hard)?;
@@ -307,7 +307,7 @@ impl<D: Disk> Journal<D> {
             self.ensure_room(codec::entry_size(entry))?;
             self.segment.add_entry(self.batch_number, entry.position, |out| codec::put_entry(out, entry));
             if entry.position.index != self.summary.last.index.next() {
-                self.mark_replaced_from(entry.position.index);
+                self.mark_entries_replaced_from(entry.position.index);
             }
             let membership = match &entry.payload {
                 Payload::Membership(membership) => Some(&**membership),
@@ -326,7 +326,7 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Records that older segments hold no live entry from `index` on.
-    fn mark_replaced_from(&mut self, index: Index) {
+    fn mark_entries_replaced_from(&mut self, index: Index) {
         for older in &mut self.older_segments {
             older.last_live_index = older.last_live_index.min(index.prev());
         }
@@ -452,7 +452,7 @@ impl<D: Disk> Journal<D> {
             Some(spare) => spare,
             None => self.reserve_segment(&SpareOrder { name_prefix: format!("needed-{successor:010}"), bytes })?,
         };
-        let header = segment_header(&self.options, successor, if spare.recycled { RECYCLED_FLAG } else { 0 });
+        let header = segment_header(&self.options, successor, if spare.is_recycled { RECYCLED_FLAG } else { 0 });
         let skip_name_sync = self.options.mutants.breaks(Mutant::SkipNameSync);
         let (file, capacity) = activate_segment(&self.disk, spare, &header, skip_name_sync)?;
 
@@ -500,7 +500,7 @@ impl<D: Disk> Journal<D> {
         self.older_segments.push_back(older);
         let sparse_index = self.segment.sparse_index.to_shared();
         let (first, last) = entries.unwrap_or((Index(1), Index::ZERO));
-        self.report.sealed.push(SealedSegment { segment: number, entries: first..=last, sparse_index, bytes });
+        self.report.sealed_segments.push(SealedSegment { segment: number, entries: first..=last, sparse_index, bytes });
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 //! threads share the work: each segment is read by the thread that first needs it.
 
 use super::format::{self, Opening, RecordKind, SegmentHeader, file_name};
-use super::report::{ADVICE, Fault, Result};
+use super::report::{DAMAGE_ADVICE, Fault, Result};
 use super::scan::{Scan, ScanItem};
 use super::sync_marker::to_fault;
 use crate::disk::unreadable::{MediaError, read_through};
@@ -72,7 +72,7 @@ impl SegmentFile {
 
     /// The last index of the log before this segment, from its opening record; `None` if that is not readable. Only for
     /// messages.
-    pub fn inherited_last_index(&self) -> Option<Index> {
+    pub fn last_index_of_earlier_segments(&self) -> Option<Index> {
         let bytes = self.readable_bytes().ok()?;
         let salt = SegmentHeader::decode(&bytes).ok()?.salt();
         // The opening is the second frame, after the header of its batch.
@@ -90,7 +90,7 @@ impl SegmentFile {
     /// the end of these bytes for the end of the file.
     pub fn readable_bytes(&self) -> Result<Bytes> {
         Ok(match self.media_error()? {
-            Some(media_error) => self.bytes.slice(..media_error.at as usize),
+            Some(media_error) => self.bytes.slice(..media_error.offset as usize),
             None => self.bytes.clone(),
         })
     }
@@ -148,5 +148,5 @@ fn copy_file<D: Disk>(disk: &D, name: &str) -> Result<(Bytes, Option<MediaError>
 /// The fault of a media error; `lost` describes the affected entries.
 pub fn unreadable_fault(file: &str, media_error: &MediaError, lost: String) -> Fault {
     let description = format!("the disk cannot read it: {}", media_error.error);
-    Fault::Corrupt { file: file.to_owned(), offset: media_error.at, description, lost, advice: ADVICE }
+    Fault::Corrupt { file: file.to_owned(), offset: media_error.offset, description, lost, advice: DAMAGE_ADVICE }
 }

@@ -5,7 +5,7 @@
 //! Both use this type for one reason: a segment's opening record must equal the summary of all records before it. With
 //! two implementations, a difference between them would make a good log look corrupt, or worse, hide a lost segment.
 
-use super::format::{self, EntryHead, Frame, Opening, RecordKind, Seal};
+use super::format::{self, EntryMetadata, Frame, Opening, RecordKind, Seal};
 use crate::codec::{self, Malformed, Reader};
 use crate::types::{ClusterTime, HardState, Index, Membership, Payload, Position, SnapshotPoint};
 
@@ -15,7 +15,7 @@ use crate::types::{ClusterTime, HardState, Index, Membership, Payload, Position,
 /// latest configuration in its log, committed or not). The configuration in force at the base is part of the base.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSummary {
-    /// The latest term and vote.
+    /// The latest term, vote and promised position.
     pub hard: HardState,
     /// The position after which the log begins, and the configuration there.
     pub base: SnapshotPoint,
@@ -42,7 +42,7 @@ pub enum RecordEffect {
     /// The log restarted after this position, without entries.
     Restarted(Position),
     /// An entry was appended, and replaced all entries at its index and after it.
-    Appended(EntryHead),
+    Appended(EntryMetadata),
 }
 
 impl LogSummary {
@@ -91,9 +91,9 @@ impl LogSummary {
         };
         // The configuration is not compared: a truncation may have restored one whose entry is in a segment that was
         // released since. All configurations after the base are known.
-        let is_same =
+        let matches_summary =
             (log.hard, log.last, log.time, &log.base) == (opening.hard, opening.last, opening.time, &opening.base);
-        if is_same {
+        if matches_summary {
             Ok(RecordEffect::SummaryOnly)
         } else {
             Err("the opening record differs from the end of the segment before it")
@@ -101,24 +101,24 @@ impl LogSummary {
     }
 
     /// Appends the entry that a frame holds.
-    fn append_entry(&mut self, frame: &Frame) -> Result<EntryHead, &'static str> {
-        let head = EntryHead::decode(&frame.body).map_err(|malformed| malformed.0)?;
-        let index = head.position.index;
+    fn append_entry(&mut self, frame: &Frame) -> Result<EntryMetadata, &'static str> {
+        let metadata = EntryMetadata::decode(&frame.body).map_err(|malformed| malformed.0)?;
+        let index = metadata.position.index;
         // The journal asserts the same rule for its own writes (§5.3, log matching). This record comes from a disk, so
         // it is rejected instead.
         if index == Index::ZERO || index > self.last.index.next() {
             return Err("an entry that does not follow the one before it");
         }
         // Only a membership is decoded: to decode every command would make a start as slow as applying the log.
-        let membership = match head.is_membership {
+        let membership = match metadata.is_membership {
             true => {
                 let entry = codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|malformed| malformed.0)?;
                 if let Payload::Membership(membership) = entry.payload { Some(membership) } else { None }
             }
             false => None,
         };
-        self.append(head.position, head.time, membership.as_deref());
-        Ok(head)
+        self.append(metadata.position, metadata.time, membership.as_deref());
+        Ok(metadata)
     }
 
     /// An empty log that begins at `base`.

@@ -28,7 +28,7 @@ use super::load::{load_segments, read_whole};
 use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode};
 use super::recover::{self, FIRST_FRAME_OFFSET, RecoveredLog, Replay};
-use super::repair::{Repaired, set_damage_aside};
+use super::repair::{RepairedJournal, set_damage_aside};
 use super::report::{Fault, Report, Result};
 use super::segment::{Segment, SparseIndex};
 use super::spare::{SpareOrder, TMP_SUFFIX};
@@ -111,18 +111,20 @@ impl<D: Disk> Journal<D> {
         founding: Option<&SnapshotPoint>,
         read_mode: ReadMode<'_>,
     ) -> Result<(Journal<D>, RecoveredLog)> {
-        let repairs = options.repair;
+        let repairs_damage = options.repair;
         match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
-            Err(fault @ Fault::Corrupt { .. }) if repairs => {
+            Err(fault @ Fault::Corrupt { .. }) if repairs_damage => {
                 let directory = JournalDirectory::read(&disk, &options)?;
-                let repaired = set_damage_aside(&disk, &options, &directory.segment_numbers, &directory.marker, fault)?;
-                let opened = Journal::open_intact(disk, options, founding, read_mode, Some(&repaired))?;
-                let (journal, mut recovered) = opened;
-                recovered.notes.insert(0, repaired.note);
+                let repaired_journal =
+                    set_damage_aside(&disk, &options, &directory.segment_numbers, &directory.marker, fault)?;
+                let journal_and_log =
+                    Journal::open_intact(disk, options, founding, read_mode, Some(&repaired_journal))?;
+                let (journal, mut recovered) = journal_and_log;
+                recovered.notes.insert(0, repaired_journal.note);
                 recovered.repaired = true;
                 Ok((journal, recovered))
             }
-            opened => opened,
+            outcome => outcome,
         }
     }
 
@@ -132,7 +134,7 @@ impl<D: Disk> Journal<D> {
         options: Options,
         founding: Option<&SnapshotPoint>,
         read_mode: ReadMode<'_>,
-        repaired: Option<&Repaired>,
+        repaired: Option<&RepairedJournal>,
     ) -> Result<(Journal<D>, RecoveredLog)> {
         let JournalDirectory { boot_id, file_names, segment_numbers, marker } =
             JournalDirectory::read(&disk, &options)?;
@@ -155,8 +157,8 @@ impl<D: Disk> Journal<D> {
         }
         // The last check, before the first change to the disk: if a segment is missing, nothing may be changed.
         let entries = replay.take_entries()?;
-        let repaired_hard = repaired.map(|repaired| repaired.hard);
-        Journal::resume(disk, options, boot_id, replay, entries, &file_names, (marker, repaired_hard))
+        let repaired_hard_state = repaired.map(|repaired| repaired.hard);
+        Journal::resume(disk, options, boot_id, replay, entries, &file_names, (marker, repaired_hard_state))
     }
 
     /// Resumes a journal that was read and validated. From here on the disk is changed.
@@ -170,7 +172,7 @@ impl<D: Disk> Journal<D> {
         mut replay: Replay<'_>,
         entries: Vec<recover::EntrySummary>,
         names: &[String],
-        (marker, repaired_hard): (SyncMarker, Option<HardState>),
+        (marker, repaired_hard_state): (SyncMarker, Option<HardState>),
     ) -> Result<(Journal<D>, RecoveredLog)> {
         let Some(summary) = replay.summary.take() else { return Err(missing_journal()) };
         // The marker's hard state is written after the log's. So if the marker is ahead of the log, the log has lost a
@@ -190,13 +192,13 @@ impl<D: Disk> Journal<D> {
         // The node must not start even if its log is fine otherwise: the lost vote may have been given to a candidate,
         // and a second vote in the same term could make a second leader (§5.2).
         // A repair has just made sure that the marker has all that was lost.
-        if marker_is_ahead && repaired_hard.is_none() && !options.mutants.breaks(Mutant::CutDamage) {
+        if marker_is_ahead && repaired_hard_state.is_none() && !options.mutants.breaks(Mutant::CutDamage) {
             return Err(Fault::Corrupt {
                 file: name,
                 offset: last.good_end,
                 description: "the log lacks a term or vote that was synced".to_owned(),
                 lost: format!("{} and later", summary.last.index.next()),
-                advice: super::report::ADVICE,
+                advice: super::report::DAMAGE_ADVICE,
             });
         }
         debug_assert!(
@@ -267,7 +269,7 @@ impl<D: Disk> Journal<D> {
             journal.append_opening();
         }
         // Appended before the marker is written again: until then only the marker has the promised position.
-        if let Some(hard) = repaired_hard.filter(|hard| *hard != journal.summary.hard) {
+        if let Some(hard) = repaired_hard_state.filter(|hard| *hard != journal.summary.hard) {
             journal.append_hard_state(&hard)?;
         }
         if journal.dirty {
@@ -430,6 +432,6 @@ fn missing_journal() -> Fault {
         offset: 0,
         description: "the journal of this node is missing".to_owned(),
         lost: "all".to_owned(),
-        advice: super::report::ADVICE,
+        advice: super::report::DAMAGE_ADVICE,
     }
 }

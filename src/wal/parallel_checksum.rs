@@ -91,8 +91,8 @@ impl PrefixVerifier<'_> {
             if let Some(end) = self.prefixes().prefix_ends[nth] {
                 return end;
             }
-            // No other segment is left to verify, and another thread is verifying the nth. To verify it again would
-            // take longer than to wait.
+            // No other segment is left to verify, and another thread is verifying the nth segment. To verify that
+            // segment here too would take longer than to wait.
             if !self.verify_next() {
                 let is_unverified = |prefixes: &mut VerifiedPrefixes| prefixes.prefix_ends[nth].is_none();
                 let prefixes = self.prefix_verified.wait_while(self.prefixes(), is_unverified);
@@ -115,8 +115,8 @@ impl PrefixVerifier<'_> {
         // An unreadable sector is left to the reader.
         let end =
             file.readable_bytes().map_or(0, |bytes| verified_prefix_end(&bytes, salt_crc(self.disk, file.number)));
-        let earlier = self.prefixes().prefix_ends[nth].replace(end);
-        assert!(earlier.is_none(), "each segment is verified by one thread only");
+        let earlier_end = self.prefixes().prefix_ends[nth].replace(end);
+        assert!(earlier_end.is_none(), "each segment is verified by one thread only");
         self.prefix_verified.notify_all();
         true
     }

@@ -30,12 +30,12 @@
 //! contradiction is a fault with a file, an offset and advice.
 
 use super::batches::{BatchReader, ReaderState};
-use super::format::{EntryHead, Frame, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
+use super::format::{EntryMetadata, Frame, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
 use super::load::{self, SegmentFile};
 use super::log_summary::{LogSummary, RecordEffect};
 use super::options::{Options, ReadMode, TailPolicy};
 use super::parallel_checksum::{PrefixVerifier, verify_ahead};
-use super::report::{ADVICE, Fault, Result, SealedSegment};
+use super::report::{DAMAGE_ADVICE, Fault, Result, SealedSegment};
 use super::scan::{Scan, ScanItem, last_nonzero};
 use super::segment::SparseIndex;
 use super::sync_marker::{LogOffset, SyncMarker};
@@ -64,7 +64,7 @@ pub struct EntrySummary {
 /// node could acknowledge a recovered entry and lose it in the next power loss.
 #[derive(Debug)]
 pub struct RecoveredLog {
-    /// The latest term and vote.
+    /// The latest term, vote and promised position.
     pub hard_state: HardState,
     /// The position after which the log begins, and the configuration there.
     pub base: SnapshotPoint,
@@ -139,8 +139,8 @@ pub fn replay<'a>(
     // has undone the removal of some of them. If they were not released, `Replay::take_entries` finds that the log
     // begins too late.
     let is_consecutive = |pair: &[SegmentFile]| pair[1].number == pair[0].number + 1;
-    let first_kept = files.windows(2).rposition(|pair| !is_consecutive(pair)).map_or(0, |gap| gap + 1);
-    let released_names: Vec<String> = files.drain(..first_kept).map(|file| file_name(file.number)).collect();
+    let first_kept_file = files.windows(2).rposition(|pair| !is_consecutive(pair)).map_or(0, |gap| gap + 1);
+    let released_names: Vec<String> = files.drain(..first_kept_file).map(|file| file_name(file.number)).collect();
     let mut replay = Replay {
         summary: None,
         segments: Vec::new(),
@@ -224,12 +224,12 @@ impl Replay<'_> {
             },
         };
         let mut reader = BatchReader::new(bytes.clone(), header.salt(), state_before, intact_end);
-        let synced = marker.log_offset.filter(|synced| synced.segment == number);
+        let marker_offset = marker.log_offset.filter(|log_offset| log_offset.segment == number);
         let mut segment = ValidatedSegment {
             header,
             bytes,
             good_end: FIRST_FRAME_OFFSET,
-            synced_offset: synced.map_or(FIRST_FRAME_OFFSET, |synced| synced.offset),
+            synced_offset: marker_offset.map_or(FIRST_FRAME_OFFSET, |log_offset| log_offset.offset),
             sparse_index: SparseIndex::default(),
             live_range: (Index(1), Index::ZERO),
         };
@@ -246,7 +246,7 @@ impl Replay<'_> {
             let context = SegmentContext {
                 predecessors_released: is_oldest && number != 1,
                 // A marker of this boot covers everything that was acknowledged, so the strict policy does not apply.
-                refuse_torn: options.torn_tail == TailPolicy::Refuse && !marker.is_of_this_boot(),
+                refuses_torn_tail: options.torn_tail == TailPolicy::Refuse && !marker.is_of_this_boot(),
                 ..SegmentContext::for_segment(
                     &header,
                     marker.log_offset,
@@ -274,12 +274,12 @@ impl Replay<'_> {
     fn unreadable_fault(&self, file: &SegmentFile, later_files: &[SegmentFile]) -> Result<Option<Fault>> {
         let Some(media_error) = file.media_error()? else { return Ok(None) };
         let next_index = self.summary.as_ref().map_or(Index(1), |summary| summary.last.index.next());
-        let inherited_last = later_files.first().and_then(SegmentFile::inherited_last_index);
-        let lost = match inherited_last.filter(|last| *last >= next_index) {
+        let last_before_next = later_files.first().and_then(SegmentFile::last_index_of_earlier_segments);
+        let lost_entries = match last_before_next.filter(|last| *last >= next_index) {
             Some(last) => format!("{next_index} to {last}"),
             None => format!("{next_index} and later"),
         };
-        Ok(Some(load::unreadable_fault(&file_name(file.number), media_error, lost)))
+        Ok(Some(load::unreadable_fault(&file_name(file.number), media_error, lost_entries)))
     }
 
     /// Decodes and checks the header of a segment.
@@ -311,7 +311,7 @@ impl Replay<'_> {
             )));
         }
         if header.number != number {
-            // A misdirected write of another segment leaves this too.
+            // Or the disk has written the header of another segment to this file.
             let description =
                 format!("its header names segment {}: the file was renamed or overwritten", header.number);
             return Err(self.corrupt_fault(number, 0, description, Index::ZERO));
@@ -327,8 +327,8 @@ impl Replay<'_> {
             let on_applied = |frame: &Frame, effect| self.record_effect(frame, effect, &mut segment.sparse_index);
             match reader.read_batch(on_applied) {
                 Ok(good) => {
-                    self.meter.advance(good.header.bytes);
-                    segment.good_end = reader.at();
+                    self.meter.add_read(good.header.bytes);
+                    segment.good_end = reader.offset();
                     // The header may also name an earlier segment, which was synced completely before this one.
                     if good.header.synced_end.0 == segment.header.number {
                         segment.synced_offset = segment.synced_offset.max(good.header.synced_end.1);
@@ -362,16 +362,16 @@ impl Replay<'_> {
     ) -> Result<()> {
         match classify(log_break, context) {
             TailVerdict::Corrupt(evidence) if !options.mutants.breaks(Mutant::CutDamage) => {
-                let next =
+                let next_record =
                     log_break.next_good_offset.map_or(String::new(), |next| format!(" · next good record at {next}"));
                 let description = match log_break.is_clean() {
                     true => "the log ends here".to_owned(),
-                    false => format!("{}{next}", log_break.flaw),
+                    false => format!("{}{next_record}", log_break.flaw),
                 };
                 // The marker's position counts only if it is after the damage.
                 let evidence_offset =
                     synced.filter(|_| context.synced_offset.is_some_and(|at| at > log_break.cut_offset));
-                let later_index = log_break.later_index;
+                let later_index = log_break.highest_later_index;
                 let highest_index = evidence_offset.map_or(later_index, |synced| later_index.max(synced.last.index));
                 Err(self.corrupt_fault(
                     context.segment,
@@ -400,26 +400,26 @@ impl Replay<'_> {
             RecordEffect::Restarted(base) => {
                 self.entries.clear();
                 self.first_index = base.index.next();
-                self.mark_replaced_from(Index::ZERO);
+                self.mark_entries_replaced_from(Index::ZERO);
                 sparse_index.clear();
             }
-            RecordEffect::Appended(EntryHead { position, .. }) => {
+            RecordEffect::Appended(EntryMetadata { position, .. }) => {
                 let index = position.index;
-                // A truncation to before the oldest entry: the entries in between were released.
+                // The new entry is before the oldest recovered one: the entries in between were released.
                 if index < self.first_index {
                     self.entries.clear();
                     self.first_index = index;
                 }
                 self.entries.truncate((index.0 - self.first_index.0) as usize);
                 self.entries.push(EntrySummary { term: position.term, bytes: frame.body.len() as u32 });
-                self.mark_replaced_from(index);
+                self.mark_entries_replaced_from(index);
                 sparse_index.add_entry(index, frame.at);
             }
         }
     }
 
     /// Records that older segments hold no live entry from `index` on.
-    fn mark_replaced_from(&mut self, index: Index) {
+    fn mark_entries_replaced_from(&mut self, index: Index) {
         // The loop goes from the newest segment back, and only as far as a range changes: to visit a thousand segments
         // for each entry would make a start quadratic.
         for segment in self.segments.iter_mut().rev() {
@@ -437,15 +437,15 @@ impl Replay<'_> {
     /// has lost a file that was not released.
     pub fn take_entries(&mut self) -> Result<Vec<EntrySummary>> {
         let Some(summary) = &self.summary else { return Ok(Vec::new()) };
-        let base = summary.base.position;
-        if base.index.next() < self.first_index {
+        let base_position = summary.base.position;
+        if base_position.index.next() < self.first_index {
             let first_segment = self.segments.first().map_or(0, |segment| segment.header.number);
             return Err(Fault::Corrupt {
                 file: file_name(first_segment.saturating_sub(1)),
                 offset: 0,
                 description: "a segment that was not released is missing".to_owned(),
-                lost: format!("{} to {}", base.index.next(), self.first_index.prev()),
-                advice: ADVICE,
+                lost: format!("{} to {}", base_position.index.next(), self.first_index.prev()),
+                advice: DAMAGE_ADVICE,
             });
         }
         debug_assert!(
@@ -454,7 +454,7 @@ impl Replay<'_> {
         );
         // Entries up to the base are still in the oldest segment. After a restart at a snapshot, the base may be after
         // all entries.
-        let skipped_count = (base.index.next().0 - self.first_index.0).min(self.entries.len() as u64);
+        let skipped_count = (base_position.index.next().0 - self.first_index.0).min(self.entries.len() as u64);
         let mut entries = std::mem::take(&mut self.entries);
         entries.drain(..skipped_count as usize);
         Ok(entries)
@@ -502,7 +502,7 @@ impl Replay<'_> {
     }
 
     /// The fault of damage at an offset. `highest_index` is the highest index that a record after the damage or the
-    /// sync marker names; if there is none, the text leaves the last lost entry open.
+    /// sync marker names; if there is none, the text does not name the last lost entry.
     fn corrupt_fault(&self, number: u64, offset: u64, description: String, highest_index: Index) -> Fault {
         let last = self.summary.as_ref().map_or(Index::ZERO, |summary| summary.last.index);
         let lost = if highest_index > last {
@@ -510,7 +510,7 @@ impl Replay<'_> {
         } else {
             format!("{} and later", last.next())
         };
-        Fault::Corrupt { file: file_name(number), offset, description, lost, advice: ADVICE }
+        Fault::Corrupt { file: file_name(number), offset, description, lost, advice: DAMAGE_ADVICE }
     }
 }
 
@@ -550,7 +550,7 @@ fn missing_segment(number: u64, description: &str) -> Fault {
         offset: 0,
         description: description.to_owned(),
         lost: "all in this segment".to_owned(),
-        advice: ADVICE,
+        advice: DAMAGE_ADVICE,
     }
 }
 

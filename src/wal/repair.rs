@@ -13,7 +13,7 @@
 //!   3  the damaged segment gets the suffix `.damaged`, and the name is synced
 //!   4  the copy gets the segment's name
 //!   5  later segments get the suffix `.damaged`; the names are synced
-//!   6  the new end of the log, in the sync marker             else it would say that more had been synced
+//!   6  the new end of the log, in the sync marker             otherwise the marker would name an offset after the end
 //! ```
 //!
 //! After a crash between any two steps, the next start finds damage again, or a shorter log beside a marker that is
@@ -36,22 +36,22 @@ use bytes::Bytes;
 /// The suffix of a segment that a repair has set aside.
 pub const DAMAGED_SUFFIX: &str = ".damaged";
 
-/// The advice if the damage includes the vote.
+/// The advice to the operator if the vote may be among the damaged records.
 const VOTE_LOST: &str = "This node's vote may be lost too, so that it cannot repair itself from the other nodes: it \
 could vote twice in a term. Leave it down, and replace it by an empty directory: drave member remove ID, then drave \
 member add ID=HOST:PORT, then drave serve --join with an empty --data.";
 
 /// The journal that a repair leaves.
 #[derive(Debug)]
-pub struct Repaired {
+pub struct RepairedJournal {
     /// The number of the segment that the journal continues; `None` if nothing of the log was readable, and no segment
     /// is left.
     pub last_segment: Option<u64>,
-    /// The number of the first segment that may be created.
+    /// The number for the next new segment: above every segment number that is in use or in the sync marker.
     pub next_segment: u64,
     /// The node's hard state, with the promised position.
     pub hard: HardState,
-    /// What was done, for the operator.
+    /// The note to the operator about the damage and the repair.
     pub note: String,
 }
 
@@ -68,7 +68,7 @@ struct ReadableLog {
 /// What the remaining records of a damaged journal show.
 struct Evidence {
     /// The highest position of any record: the log reached it.
-    last: Position,
+    highest_position: Position,
     /// The newest term and vote of any record, and the highest promised position.
     hard: HardState,
     /// The members by the last record that names them.
@@ -89,29 +89,29 @@ pub fn set_damage_aside<D: Disk>(
     numbers: &[u64],
     marker: &SyncMarker,
     fault: Fault,
-) -> Result<Repaired> {
+) -> Result<RepairedJournal> {
     let Fault::Corrupt { file, offset, description, lost, .. } = fault else { return Err(fault) };
     let files = load_segments(disk, numbers)?;
     let readable = ReadableLog::find(&files, options)?;
     let evidence = Evidence::collect(&files, options);
-    let held = readable.summary.as_ref().map_or(Position::ZERO, |summary| summary.last);
-    // Term and vote are on the disk twice. The copy in the log may be among the damaged records, and the marker may have
-    // missed a write that the log has.
-    let logged = readable.summary.as_ref().map_or(evidence.hard, |summary| newest(evidence.hard, summary.hard));
-    let hard = marker.certain_hard_state().map(|marked| newest(marked, logged));
+    let last_readable = readable.summary.as_ref().map_or(Position::ZERO, |summary| summary.last);
+    // Term and vote are on the disk twice. The copy in the log may be among the damaged records, and the marker may
+    // have missed a write that the log has.
+    let log_hard_state = readable.summary.as_ref().map_or(evidence.hard, |summary| newest(evidence.hard, summary.hard));
+    let hard = marker.certain_hard_state().map(|marker_hard_state| newest(marker_hard_state, log_hard_state));
     // A repair that was interrupted has checked the members, and may have set aside the records that name them.
-    let is_continued = hard.is_some_and(|hard| hard.promised_position > held);
+    let continues_repair = hard.is_some_and(|hard| hard.promised_position > last_readable);
     let members = readable.summary.as_ref().map(current_membership).or(evidence.membership.as_ref());
-    // Without any other node the entries are gone, and what is left is for the operator to decide. The same if the
-    // members cannot be read.
-    if !is_continued && members.is_none_or(|members| !has_other_members(members, options.node)) {
-        return Err(Fault::Corrupt { file, offset, description, lost, advice: super::report::ADVICE });
+    // Without another member, no node has the lost entries, and the operator decides about the remaining ones. The
+    // operator decides too if no record shows the members.
+    if !continues_repair && members.is_none_or(|members| !has_other_members(members, options.node)) {
+        return Err(Fault::Corrupt { file, offset, description, lost, advice: super::report::DAMAGE_ADVICE });
     }
     let Some(hard) = hard else {
         return Err(Fault::Corrupt { file, offset, description, lost, advice: VOTE_LOST });
     };
-    if !is_continued {
-        // The node has got everything that an earlier repair set aside.
+    if !continues_repair {
+        // The node has received again all entries that an earlier repair set aside, so those files are not needed.
         remove_old_files(disk)?;
     }
     let promised_position = promised_position(&files, &readable, &evidence, marker, hard);
@@ -120,15 +120,20 @@ pub fn set_damage_aside<D: Disk>(
     marker_file.write_hard_state(&hard)?;
     let last_segment = replace_segments(disk, options, &files, &readable)?;
     let (segment, offset_now) = last_segment.unwrap_or_default();
-    marker_file.write_offset(&LogOffset { boot_id: marker.boot_id(), segment, offset: offset_now, last: held })?;
+    marker_file.write_offset(&LogOffset {
+        boot_id: marker.boot_id(),
+        segment,
+        offset: offset_now,
+        last: last_readable,
+    })?;
     let note = format!(
-        "{file}: byte {offset}: {description}; affected entries: {lost}. The log is readable up to {held}, and may have \
-         reached {promised_position}: this node gets the rest from the other nodes, and votes only for logs that reach \
-         it. The damaged files have the suffix {DAMAGED_SUFFIX}"
+        "{file}: byte {offset}: {description}; affected entries: {lost}. The log is readable up to {last_readable}, \
+         and may have reached {promised_position}: this node gets the rest from the other nodes, and votes only for \
+         logs that reach it. The damaged files have the suffix {DAMAGED_SUFFIX}"
     );
     let next_segment =
         numbers.iter().copied().max().unwrap_or(0).max(marker.log_offset.map_or(0, |end| end.segment)) + 1;
-    Ok(Repaired { last_segment: last_segment.map(|(number, _)| number), next_segment, hard, note })
+    Ok(RepairedJournal { last_segment: last_segment.map(|(number, _)| number), next_segment, hard, note })
 }
 
 impl ReadableLog {
@@ -145,25 +150,25 @@ impl ReadableLog {
         Ok(ReadableLog { end: None, is_sealed: false, summary: None })
     }
 
-    /// Reads a run of segments. None if no entry can be read, or entries between the base and the first one are
-    /// missing.
+    /// Reads a run of segments. Returns `None` if no entry can be read, or entries between the base and the first one
+    /// are missing.
     fn read(run: &[SegmentFile], options: &Options) -> Result<Option<ReadableLog>> {
         let mut readable = ReadableLog { end: None, is_sealed: false, summary: None };
         let mut state = ReaderState::before_segment(run.first().map_or(0, |file| file.number));
-        let mut first_known = Index::ZERO;
+        let mut first_known_index = Index::ZERO;
         for file in run {
             let bytes = file.readable_bytes()?;
             let Some(header) = own_header(&bytes, file.number, options) else { break };
             let mut reader = BatchReader::new(bytes, header.salt(), state.clone(), 0);
             let mut is_sealed = false;
             let on_applied = |_: &Frame, effect| match effect {
-                RecordEffect::Began(last) | RecordEffect::Restarted(last) => first_known = last.index.next(),
-                RecordEffect::Appended(head) => first_known = first_known.min(head.position.index),
+                RecordEffect::Began(last) | RecordEffect::Restarted(last) => first_known_index = last.index.next(),
+                RecordEffect::Appended(metadata) => first_known_index = first_known_index.min(metadata.position.index),
                 RecordEffect::SummaryOnly => {}
             };
             let mut on_applied = on_applied;
             while let Ok(batch) = reader.read_batch(&mut on_applied) {
-                readable.end = Some((file.number, reader.at()));
+                readable.end = Some((file.number, reader.offset()));
                 is_sealed = batch.frames.last().is_some_and(|frame| frame.kind == RecordKind::Seal);
                 if is_sealed {
                     break;
@@ -179,7 +184,7 @@ impl ReadableLog {
         }
         readable.summary = state.log;
         let is_complete =
-            readable.summary.as_ref().is_some_and(|summary| summary.base.position.index.next() >= first_known);
+            readable.summary.as_ref().is_some_and(|summary| summary.base.position.index.next() >= first_known_index);
         Ok(Some(readable).filter(|readable| is_complete && readable.end.is_some()))
     }
 }
@@ -187,8 +192,12 @@ impl ReadableLog {
 impl Evidence {
     /// Reads all good frames of all files, wherever they are.
     fn collect(files: &[SegmentFile], options: &Options) -> Evidence {
-        let mut evidence =
-            Evidence { last: Position::ZERO, hard: HardState::default(), membership: None, hides_records: false };
+        let mut evidence = Evidence {
+            highest_position: Position::ZERO,
+            hard: HardState::default(),
+            membership: None,
+            hides_records: false,
+        };
         for file in files {
             let Ok(bytes) = file.readable_bytes() else { continue };
             evidence.hides_records |= !matches!(file.media_error(), Ok(None));
@@ -212,7 +221,7 @@ impl Evidence {
                 entry.position
             }),
             RecordKind::Seal => Seal::decode(&frame.body).map(|seal| seal.last).ok(),
-            RecordKind::Batch => frame.batch_header().map(|batch| Position::new(batch.entries.1, batch.term)),
+            RecordKind::Batch => frame.batch_header().map(|batch| Position::new(batch.index_range.1, batch.term)),
             RecordKind::Open => Opening::decode(&frame.body).ok().map(|opening| {
                 self.membership = Some(opening.configuration.1);
                 self.hard = newest(self.hard, opening.hard);
@@ -224,14 +233,14 @@ impl Evidence {
             }
             _ => None,
         };
-        self.last = self.last.max(position.unwrap_or_default());
+        self.highest_position = self.highest_position.max(position.unwrap_or_default());
     }
 }
 
-/// The end of what the node may have acknowledged.
+/// The highest position that the node may have acknowledged.
 ///
-/// A marker of the current boot names it. An older marker may be behind: then the end is unknown if the last records may
-/// be missing. Every entry that was acknowledged is of the node's term or an earlier one.
+/// A marker of the current boot names that position. An older marker may be behind. If the last records may be missing
+/// too, the result is the highest index in the node's term: no acknowledged entry is of a later term.
 fn promised_position(
     files: &[SegmentFile],
     readable: &ReadableLog,
@@ -239,15 +248,16 @@ fn promised_position(
     marker: &SyncMarker,
     hard: HardState,
 ) -> Position {
-    let marked = marker.log_offset.map_or(Position::ZERO, |end| end.last);
-    let seen = evidence.last.max(marked).max(hard.promised_position);
+    let marker_position = marker.log_offset.map_or(Position::ZERO, |end| end.last);
+    let highest_position = evidence.highest_position.max(marker_position).max(hard.promised_position);
     let last_file = files.last().map_or(0, |file| file.number);
-    let ends_sealed = readable.is_sealed && readable.end.is_some_and(|(number, _)| number == last_file);
-    let is_missing = files.is_empty() || ends_sealed || marker.log_offset.is_some_and(|end| end.segment > last_file);
+    let ends_with_seal = readable.is_sealed && readable.end.is_some_and(|(number, _)| number == last_file);
+    let may_lack_records =
+        files.is_empty() || ends_with_seal || marker.log_offset.is_some_and(|end| end.segment > last_file);
     match marker.is_of_this_boot() {
-        true => seen,
-        false if is_missing || evidence.hides_records => Position::new(Index(u64::MAX), hard.term),
-        false => seen,
+        true => highest_position,
+        false if may_lack_records || evidence.hides_records => Position::new(Index(u64::MAX), hard.term),
+        false => highest_position,
     }
 }
 
@@ -266,12 +276,12 @@ fn replace_segments<D: Disk>(
     files: &[SegmentFile],
     readable: &ReadableLog,
 ) -> Result<Option<(u64, u64)>> {
-    let continued = match readable.end {
+    let continued_segment = match readable.end {
         // Another segment must follow a seal.
         Some((number, _)) if readable.is_sealed => Some((number + 1, FIRST_FRAME_OFFSET)),
         end => end,
     };
-    if let Some((number, end)) = continued {
+    if let Some((number, end)) = continued_segment {
         let file = files.iter().find(|file| file.number == number);
         let header = super::journal::segment_header(options, number, 0);
         let bytes = match file.map(SegmentFile::readable_bytes).transpose()? {
@@ -282,7 +292,7 @@ fn replace_segments<D: Disk>(
         let size = file.map_or(0, SegmentFile::size).max(options.segment_bytes).max(end);
         let (name, tmp) = (file_name(number), format!("{}.tmp", file_name(number)));
         if disk.list().map_err(to_fault("list", "the journal"))?.contains(&tmp) {
-            // An interrupted repair has left it.
+            // The file is left from an interrupted repair.
             disk.remove(&tmp).map_err(to_fault("remove", &tmp))?;
         }
         let mut copy = disk.create(&tmp).map_err(to_fault("create", &tmp))?;
@@ -296,12 +306,12 @@ fn replace_segments<D: Disk>(
         }
         disk.rename(&tmp, &name).map_err(to_fault("rename", &tmp))?;
     }
-    let first_damaged = continued.map_or(0, |(number, _)| number + 1);
-    for file in files.iter().filter(|file| file.number >= first_damaged) {
+    let first_damaged_number = continued_segment.map_or(0, |(number, _)| number + 1);
+    for file in files.iter().filter(|file| file.number >= first_damaged_number) {
         set_aside(disk, file.number)?;
     }
     sync_names(disk)?;
-    Ok(continued)
+    Ok(continued_segment)
 }
 
 fn sync_names<D: Disk>(disk: &D) -> Result<()> {
@@ -313,17 +323,17 @@ fn sync_names<D: Disk>(disk: &D) -> Result<()> {
 fn set_aside<D: Disk>(disk: &D, number: u64) -> Result<()> {
     let names = disk.list().map_err(to_fault("list", "the journal"))?;
     let name = file_name(number);
-    let mut aside = format!("{name}{DAMAGED_SUFFIX}");
+    let mut damaged_name = format!("{name}{DAMAGED_SUFFIX}");
     for nth in 2.. {
-        if !names.contains(&aside) {
+        if !names.contains(&damaged_name) {
             break;
         }
-        aside = format!("{name}{DAMAGED_SUFFIX}-{nth}");
+        damaged_name = format!("{name}{DAMAGED_SUFFIX}-{nth}");
     }
-    disk.rename(&name, &aside).map_err(to_fault("rename", &name))
+    disk.rename(&name, &damaged_name).map_err(to_fault("rename", &name))
 }
 
-/// Removes the files that earlier repairs have set aside, so that they never need more space than the log of one.
+/// Removes the files that earlier repairs have set aside, so that the files of one repair at most occupy disk space.
 fn remove_old_files<D: Disk>(disk: &D) -> Result<()> {
     let names = disk.list().map_err(to_fault("list", "the journal"))?;
     for name in names.iter().filter(|name| name.contains(DAMAGED_SUFFIX)) {
@@ -335,8 +345,8 @@ fn remove_old_files<D: Disk>(disk: &D) -> Result<()> {
 /// The header of a segment, if it is intact and of this journal.
 fn own_header(bytes: &Bytes, number: u64, options: &Options) -> Option<SegmentHeader> {
     let header = SegmentHeader::decode(bytes).ok()?;
-    let ours = (options.node, options.cluster, options.disk, number);
-    Some(header).filter(|header| (header.node, header.cluster, header.disk, header.number) == ours)
+    let own_ids = (options.node, options.cluster, options.disk, number);
+    Some(header).filter(|header| (header.node, header.cluster, header.disk, header.number) == own_ids)
 }
 
 /// The latest configuration of a log.

@@ -17,7 +17,7 @@ pub struct Report {
     // An id and not an index: a truncation lowers indexes, while ids only grow.
     pub last_durable: WriteId,
     /// The segments that were sealed since the last report, oldest first.
-    pub sealed: Vec<SealedSegment>,
+    pub sealed_segments: Vec<SealedSegment>,
     /// The number of entries that were appended since the last report.
     pub entry_count: u64,
     /// The number of bytes that were written to segments since the last report.
@@ -33,7 +33,7 @@ impl Report {
     pub(super) fn empty() -> Report {
         Report {
             last_durable: WriteId::ZERO,
-            sealed: Vec::new(),
+            sealed_segments: Vec::new(),
             entry_count: 0,
             written_bytes: 0,
             duration: Duration::ZERO,
@@ -100,8 +100,8 @@ pub enum Fault {
 }
 
 /// The advice to the operator when the log is damaged.
-pub const ADVICE: &str = "This disk has lost data that it had acknowledged. Leave the node down: the other nodes \
-continue while they are a majority. Restore a copy made since this node last ran; or replace it by an empty \
+pub const DAMAGE_ADVICE: &str = "This disk has lost data that it had acknowledged. Leave the node down: the other \
+nodes continue while they are a majority. Restore a copy made since this node last ran; or replace it by an empty \
 directory: drave member remove ID, then drave member add ID=HOST:PORT, then drave serve --join with an empty --data. \
 Never start an empty or older directory without these steps: it could vote twice in a term, and acknowledged writes \
 could be lost. If the other nodes are no majority: drave recover. Nothing was changed.";

@@ -74,7 +74,7 @@ impl Scan {
     }
 
     /// The current offset, at the end of the last item.
-    pub fn at(&self) -> u64 {
+    pub fn offset(&self) -> u64 {
         self.at
     }
 

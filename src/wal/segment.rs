@@ -59,8 +59,9 @@ impl SparseIndex {
         }
         // The interval is in bytes and not in entries: a reader's cost is the distance in bytes, and entries differ in
         // size by a factor of 10,000.
-        let is_far = self.indexed_entries.last().is_none_or(|(_, offset)| at - offset >= INDEX_INTERVAL_BYTES);
-        if !is_consecutive || is_far {
+        let is_interval_full =
+            self.indexed_entries.last().is_none_or(|(_, offset)| at - offset >= INDEX_INTERVAL_BYTES);
+        if !is_consecutive || is_interval_full {
             self.indexed_entries.push((index, at));
         }
         self.last_index = Some(index);
@@ -262,9 +263,9 @@ impl Segment {
             self.buffer.resize(BATCH_FRAME_BYTES, 0);
         }
         header.bytes = self.buffer.len() as u64;
-        header.frames = self.frame_count;
+        header.frame_count = self.frame_count;
         header.last_checksum = self.last_checksum;
-        header.entries = (self.batch_first_index, self.batch_last_position.index);
+        header.index_range = (self.batch_first_index, self.batch_last_position.index);
         // The format has zeros if there is no entry.
         header.term = if self.batch_first_index == Index::ZERO { Term::ZERO } else { self.batch_last_position.term };
         let mut body = Vec::with_capacity(BATCH_FRAME_BYTES - FRAME_HEADER_BYTES);
@@ -278,7 +279,7 @@ impl Segment {
             _ => u32::from_le_bytes(std::array::from_fn(|i| self.buffer[BATCH_FRAME_BYTES + 4 + i])),
         };
         let frame = &mut self.buffer[..BATCH_FRAME_BYTES];
-        let _not_in_chain = write_frame_header(
+        let _unchained_checksum = write_frame_header(
             frame,
             self.salt_crc,
             self.written_end,

@@ -43,7 +43,7 @@ pub struct Spare<F> {
     /// The size of the file in bytes.
     pub bytes: u64,
     /// Whether the file holds old records instead of zeros.
-    pub recycled: bool,
+    pub is_recycled: bool,
     /// The offset up to which the file was written, as a spare or as an earlier segment.
     // Only for speed: bytes that were never written read as zeros too.
     written_end: u64,
@@ -76,7 +76,7 @@ impl SpareOrder {
     /// sync of each block costs a little more.
     pub fn reserve<D: Disk>(&self, disk: &D) -> Result<Spare<D::File>> {
         let (name, file) = self.create(disk)?;
-        let mut spare = Spare { name, file, bytes: self.bytes, recycled: false, written_end: 0 };
+        let mut spare = Spare { name, file, bytes: self.bytes, is_recycled: false, written_end: 0 };
         match spare.file.reserve(self.bytes) {
             Ok(()) => Ok(spare),
             Err(error) => {
@@ -109,7 +109,7 @@ impl<F: DiskFile> Spare<F> {
     /// The header of the new segment gets [`super::format::RECYCLED_FLAG`], because old records after the end of the
     /// log are normal in such a file, and no sign of damage.
     pub(super) fn recycled(name: String, file: F, bytes: u64) -> Spare<F> {
-        Spare { name, file, bytes, recycled: true, written_end: bytes }
+        Spare { name, file, bytes, is_recycled: true, written_end: bytes }
     }
 
     /// Writes and syncs the next piece of zeros. Returns whether more zeros are to be written.

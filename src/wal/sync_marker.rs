@@ -68,7 +68,7 @@ pub struct LogOffset {
 /// starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SyncMarker {
-    /// The node's term and vote at the last sync that changed them.
+    /// The node's hard state (term, vote, promised position) at the last sync that changed it.
     pub hard: Option<HardState>,
     /// The offset up to which the log was synced, at least.
     pub log_offset: Option<LogOffset>,
@@ -77,8 +77,8 @@ pub struct SyncMarker {
     pair_turns: [u64; 2],
     /// The id of the current boot of the kernel; 0 if unknown.
     boot_id: u64,
-    /// How many of the two slots with term and vote are good, and how many were never written.
-    hard_slots: (u8, u8),
+    /// How many of the two slots with a hard state are good, and how many were never written.
+    hard_slot_counts: (u8, u8),
 }
 
 impl SyncMarker {
@@ -103,10 +103,11 @@ impl SyncMarker {
         self.boot_id
     }
 
-    /// Term and vote, if it is certain that none were written later: both slots are good, or only one was ever written.
-    /// If one slot is damaged, it may be the newer one.
+    /// The hard state, if it is certain that no later one was written: both slots are good, or only one was ever
+    /// written. If one slot is damaged, it may be the newer one.
     pub fn certain_hard_state(&self) -> Option<HardState> {
-        let is_certain = self.hard_slots == (2, 0) || (self.hard_slots == (1, 1) && self.pair_turns[0] == 1);
+        let is_certain =
+            self.hard_slot_counts == (2, 0) || (self.hard_slot_counts == (1, 1) && self.pair_turns[0] == 1);
         self.hard.filter(|_| is_certain)
     }
 
@@ -118,14 +119,15 @@ impl SyncMarker {
         let mut marker = SyncMarker::default();
         for slot in 0..SLOT_COUNT {
             let Some(bytes) = file.get(slot * SLOT_DISTANCE..slot * SLOT_DISTANCE + SLOT_BYTES) else { continue };
-            marker.hard_slots.1 += u8::from(slot < 2 && bytes.iter().all(|byte| *byte == 0));
+            marker.hard_slot_counts.1 += u8::from(slot < 2 && bytes.iter().all(|byte| *byte == 0));
             let Some((turn, mut fields)) = decode_slot(Bytes::copy_from_slice(bytes), slot, disk) else { continue };
             // Turns only grow, so the greater one was written last. Turn 0 was never written.
             let is_newer = turn > marker.pair_turns[slot / 2];
-            // If the fields are invalid although the checksum is right, the slot is skipped: the other slot may be good.
+            // If the fields are invalid although the checksum is right, the slot is skipped: the other slot may be
+            // good.
             if slot < 2 {
                 let Ok(hard) = codec::read_hard_state(&mut fields) else { continue };
-                marker.hard_slots.0 += 1;
+                marker.hard_slot_counts.0 += 1;
                 marker.hard = if is_newer { Some(hard) } else { marker.hard };
             } else {
                 let Ok(log_offset) = read_log_offset(&mut fields) else { continue };

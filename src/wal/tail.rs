@@ -31,7 +31,7 @@
 //! record follows.
 
 use super::format::{
-    EntryHead, Flaw, Frame, RECYCLED_FLAG, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, UNKNOWN_KIND_FLAW,
+    EntryMetadata, Flaw, Frame, RECYCLED_FLAG, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, UNKNOWN_KIND_FLAW,
 };
 use super::sync_marker::LogOffset;
 use crate::types::Index;
@@ -54,16 +54,16 @@ pub struct LogBreak {
     pub frames_intact: bool,
     /// Whether a good batch header is at `cut_offset`, which proves that a batch was being written.
     pub has_batch_header: bool,
-    /// The size in bytes of that batch by its header; 0 without a header.
+    /// The size in bytes of the broken batch by its header; 0 without a header.
     pub batch_bytes: u64,
-    /// The number of that batch, or of the batch that would follow the last good one; `None` if unknown.
+    /// The number of the broken batch, or of the batch that would follow the last good one; `None` if unknown.
     pub batch_number: Option<u64>,
     /// The offset of the next good frame, if there is one.
     pub next_good_offset: Option<u64>,
     /// The highest index of an entry after the break; 0 if there is none.
-    pub later_index: Index,
+    pub highest_later_index: Index,
     /// The low 32 bits of the highest batch number of a good frame after the break.
-    pub later_batch: Option<u32>,
+    pub highest_later_batch: Option<u32>,
     /// Segment and offset up to which the log had been synced, by the batch headers after the break.
     // Segment first: the offsets of two segments are not comparable, and a sync in a later segment includes all earlier
     // ones.
@@ -88,7 +88,7 @@ pub struct SegmentContext {
     /// synced.
     pub predecessors_released: bool,
     /// Whether a torn tail counts as corrupt too, because its bytes may have been synced (`--on-torn-tail refuse`).
-    pub refuse_torn: bool,
+    pub refuses_torn_tail: bool,
 }
 
 /// The verdict on the end of a segment's log.
@@ -108,8 +108,8 @@ pub enum TailVerdict {
 impl SegmentContext {
     /// The facts for the segment with this header.
     ///
-    /// `predecessors_released` and `refuse_torn` stay false. Both depend on more than the header, and a caller that
-    /// does not know more must not call a disk damaged.
+    /// `predecessors_released` and `refuses_torn_tail` stay false. Both depend on more than the header, and a caller
+    /// that does not know more must not call a disk damaged.
     pub fn for_segment(header: &SegmentHeader, marker: Option<LogOffset>, successor_in_use: bool) -> SegmentContext {
         let context = SegmentContext { segment: header.number, successor_in_use, ..SegmentContext::default() };
         SegmentContext { is_recycled: header.flags & RECYCLED_FLAG != 0, ..context }.with_sync_marker(marker)
@@ -137,8 +137,8 @@ impl LogBreak {
             batch_bytes: 0,
             batch_number,
             next_good_offset: None,
-            later_index: Index::ZERO,
-            later_batch: None,
+            highest_later_index: Index::ZERO,
+            highest_later_batch: None,
             synced_end: (0, 0),
         }
     }
@@ -149,24 +149,25 @@ impl LogBreak {
     /// the file. Batch numbers have 32 bits here and may wrap around, so they are compared by their distance.
     pub fn add_frame(&mut self, frame: &Frame) {
         // The greatest number suffices: any later batch is evidence, and a later batch has a greater number.
-        let is_newer = self.later_batch.is_none_or(|later| frame.batch.wrapping_sub(later) as i32 > 0);
+        let is_newer =
+            self.highest_later_batch.is_none_or(|later| frame.batch_number_low.wrapping_sub(later) as i32 > 0);
         if is_newer {
-            self.later_batch = Some(frame.batch);
+            self.highest_later_batch = Some(frame.batch_number_low);
         }
         // A batch header is the most exact evidence: it names the offset up to which the log was synced before it.
         if let Some(header) = frame.batch_header() {
             self.synced_end = self.synced_end.max(header.synced_end);
         }
         if frame.kind == RecordKind::Entry
-            && let Ok(head) = EntryHead::decode(&frame.body)
+            && let Ok(metadata) = EntryMetadata::decode(&frame.body)
         {
-            self.later_index = self.later_index.max(head.position.index);
+            self.highest_later_index = self.highest_later_index.max(metadata.position.index);
         }
     }
 
     /// Whether nothing but zeros follows the last good batch.
     pub fn is_clean(&self) -> bool {
-        self.flaw == Flaw::Blank && self.later_batch.is_none() && !self.has_batch_header
+        self.flaw == Flaw::Blank && self.highest_later_batch.is_none() && !self.has_batch_header
     }
 
     /// Whether a good frame of a later batch follows. If the number of the broken batch is unknown, any frame counts.
@@ -174,7 +175,7 @@ impl LogBreak {
     /// A frame of the *same* batch proves nothing: the disk may write the sectors of one batch in any order.
     fn has_later_batch(&self) -> bool {
         let is_later = |later: u32| self.batch_number.is_none_or(|number| later.wrapping_sub(number as u32) as i32 > 0);
-        self.later_batch.is_some_and(is_later)
+        self.highest_later_batch.is_some_and(is_later)
     }
 }
 
@@ -197,7 +198,7 @@ pub fn classify(log_break: &LogBreak, context: &SegmentContext) -> TailVerdict {
         TailVerdict::Corrupt("the next segment is in use")
     } else if context.predecessors_released && log_break.cut_offset == SEGMENT_HEADER_BYTES as u64 {
         TailVerdict::Corrupt("this segment has no predecessor, so its beginning was synced")
-    } else if is_torn && context.refuse_torn {
+    } else if is_torn && context.refuses_torn_tail {
         TailVerdict::Corrupt("it may have been synced, and --on-torn-tail is refuse")
     } else if is_torn {
         TailVerdict::Torn
@@ -219,7 +220,14 @@ mod tests {
             BatchHeader { number: batch, synced_end: (1, offset), ..BatchHeader::default() }.encode(&mut body);
         }
         let kind = if synced.is_some() { RecordKind::Batch } else { RecordKind::HardState };
-        Frame { at: 900, checksum: 0, previous_checksum: 0, batch: batch as u32, kind, body: Bytes::from(body) }
+        Frame {
+            at: 900,
+            checksum: 0,
+            previous_checksum: 0,
+            batch_number_low: batch as u32,
+            kind,
+            body: Bytes::from(body),
+        }
     }
 
     /// The verdict on a break at offset 500 of segment 1, where batch 7 should begin, with `frames` after the break.
@@ -235,52 +243,65 @@ mod tests {
 
     #[test]
     fn last_batch_without_evidence_of_sync_is_torn() {
-        let unchanged = |_: &mut LogBreak, _: &mut SegmentContext| ();
-        assert_eq!(verdict(Flaw::Blank, unchanged, &[]), TailVerdict::End);
-        assert_eq!(verdict(BAD_CHECKSUM, unchanged, &[]), TailVerdict::Torn);
-        assert_eq!(verdict(BAD_CHECKSUM, unchanged, &[frame(7, None), frame(7, Some(500))]), TailVerdict::Torn);
+        let no_change = |_: &mut LogBreak, _: &mut SegmentContext| ();
+        assert_eq!(verdict(Flaw::Blank, no_change, &[]), TailVerdict::End);
+        assert_eq!(verdict(BAD_CHECKSUM, no_change, &[]), TailVerdict::Torn);
+        assert_eq!(verdict(BAD_CHECKSUM, no_change, &[frame(7, None), frame(7, Some(500))]), TailVerdict::Torn);
         assert_eq!(verdict(Flaw::Blank, |log_break, _| log_break.has_batch_header = true, &[]), TailVerdict::Torn);
-        let synced_before = |_: &mut LogBreak, context: &mut SegmentContext| context.synced_offset = Some(500);
-        assert_eq!(verdict(BAD_CHECKSUM, synced_before, &[]), TailVerdict::Torn);
+        let marker_at_break = |_: &mut LogBreak, context: &mut SegmentContext| context.synced_offset = Some(500);
+        assert_eq!(verdict(BAD_CHECKSUM, marker_at_break, &[]), TailVerdict::Torn);
     }
 
     #[test]
     fn old_records_in_a_recycled_file_are_neither_torn_nor_corrupt() {
-        let recycled = |_: &mut LogBreak, context: &mut SegmentContext| context.is_recycled = true;
-        assert_eq!(verdict(BAD_CHECKSUM, recycled, &[]), TailVerdict::End);
-        let begun_batch = |log_break: &mut LogBreak, context: &mut SegmentContext| {
+        let in_recycled_file = |_: &mut LogBreak, context: &mut SegmentContext| context.is_recycled = true;
+        assert_eq!(verdict(BAD_CHECKSUM, in_recycled_file, &[]), TailVerdict::End);
+        let batch_header_in_recycled_file = |log_break: &mut LogBreak, context: &mut SegmentContext| {
             (log_break.has_batch_header, context.is_recycled) = (true, true)
         };
-        assert_eq!(verdict(BAD_CHECKSUM, begun_batch, &[]), TailVerdict::Torn);
+        assert_eq!(verdict(BAD_CHECKSUM, batch_header_in_recycled_file, &[]), TailVerdict::Torn);
     }
 
     #[test]
     fn evidence_of_a_sync_makes_a_tail_corrupt() {
-        let unchanged = |_: &mut LogBreak, _: &mut SegmentContext| ();
-        let corrupt = |tail: TailVerdict, word: &str| matches!(tail, TailVerdict::Corrupt(why) if why.contains(word));
+        let no_change = |_: &mut LogBreak, _: &mut SegmentContext| ();
+        let is_corrupt_because =
+            |tail: TailVerdict, word: &str| matches!(tail, TailVerdict::Corrupt(why) if why.contains(word));
         for flaw in [Flaw::Blank, BAD_CHECKSUM] {
-            assert!(corrupt(verdict(flaw, unchanged, &[frame(8, None)]), "later batch follow"));
-            assert!(corrupt(verdict(flaw, unchanged, &[frame(7, Some(501))]), "records that it was synced"));
-            assert!(corrupt(verdict(flaw, |_, context| context.synced_offset = Some(501), &[]), "side file"));
-            assert!(corrupt(verdict(flaw, |_, context| context.successor_in_use = true, &[]), "next segment"));
-            let unknown_number = |log_break: &mut LogBreak, _: &mut SegmentContext| log_break.batch_number = None;
-            assert!(corrupt(verdict(flaw, unknown_number, &[frame(1, None)]), "later batch follow"));
+            assert!(is_corrupt_because(verdict(flaw, no_change, &[frame(8, None)]), "later batch follow"));
+            assert!(is_corrupt_because(verdict(flaw, no_change, &[frame(7, Some(501))]), "records that it was synced"));
+            assert!(is_corrupt_because(
+                verdict(flaw, |_, context| context.synced_offset = Some(501), &[]),
+                "side file"
+            ));
+            assert!(is_corrupt_because(
+                verdict(flaw, |_, context| context.successor_in_use = true, &[]),
+                "next segment"
+            ));
+            let unknown_batch_number = |log_break: &mut LogBreak, _: &mut SegmentContext| log_break.batch_number = None;
+            assert!(is_corrupt_because(verdict(flaw, unknown_batch_number, &[frame(1, None)]), "later batch follow"));
             let no_predecessor = |log_break: &mut LogBreak, context: &mut SegmentContext| {
                 (log_break.cut_offset, context.predecessors_released) = (SEGMENT_HEADER_BYTES as u64, true);
             };
-            assert!(corrupt(verdict(flaw, no_predecessor, &[]), "no predecessor"));
-            assert!(corrupt(verdict(flaw, |log_break, _| log_break.frames_intact = true, &[]), "intact"));
+            assert!(is_corrupt_because(verdict(flaw, no_predecessor, &[]), "no predecessor"));
+            assert!(is_corrupt_because(verdict(flaw, |log_break, _| log_break.frames_intact = true, &[]), "intact"));
         }
-        assert!(corrupt(verdict(UNKNOWN_KIND_FLAW, unchanged, &[]), "intact"));
-        assert!(corrupt(verdict(BAD_CHECKSUM, |_, context| context.refuse_torn = true, &[]), "refuse"));
-        assert_eq!(verdict(Flaw::Blank, |_, context| context.refuse_torn = true, &[]), TailVerdict::End);
+        assert!(is_corrupt_because(verdict(UNKNOWN_KIND_FLAW, no_change, &[]), "intact"));
+        assert!(is_corrupt_because(
+            verdict(BAD_CHECKSUM, |_, context| context.refuses_torn_tail = true, &[]),
+            "refuse"
+        ));
+        assert_eq!(verdict(Flaw::Blank, |_, context| context.refuses_torn_tail = true, &[]), TailVerdict::End);
     }
 
     #[test]
     fn batch_numbers_are_compared_modulo_2_to_the_32() {
-        let wrapped =
+        let highest_batch_number =
             |log_break: &mut LogBreak, _: &mut SegmentContext| log_break.batch_number = Some(u64::from(u32::MAX));
-        assert!(matches!(verdict(BAD_CHECKSUM, wrapped, &[frame(1 << 32, None)]), TailVerdict::Corrupt(_)));
-        assert_eq!(verdict(BAD_CHECKSUM, wrapped, &[frame(u64::from(u32::MAX), None)]), TailVerdict::Torn);
+        assert!(matches!(
+            verdict(BAD_CHECKSUM, highest_batch_number, &[frame(1 << 32, None)]),
+            TailVerdict::Corrupt(_)
+        ));
+        assert_eq!(verdict(BAD_CHECKSUM, highest_batch_number, &[frame(u64::from(u32::MAX), None)]), TailVerdict::Torn);
     }
 }

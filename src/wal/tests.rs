@@ -43,7 +43,7 @@ fn push(journal: &mut Journal<SimDisk>, view: &mut View, write: Write) {
     journal.append(&write).unwrap();
     let report = journal.sync().unwrap();
     assert_eq!(report.last_durable, write.id);
-    report.sealed.into_iter().for_each(|sealed| view.add_sealed(sealed).unwrap());
+    report.sealed_segments.into_iter().for_each(|sealed| view.add_sealed(sealed).unwrap());
 }
 
 fn read(view: &View, range: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
@@ -99,7 +99,7 @@ fn append_at_lower_index_truncates_later_entries() {
     drop(journal);
     let (_journal, reopened) = open(&disk);
     assert_eq!(read(&reopened.view, 1..=40), expected);
-    let terms: Vec<Term> = reopened.entries.iter().map(|head| head.term).collect();
+    let terms: Vec<Term> = reopened.entries.iter().map(|summary| summary.term).collect();
     assert_eq!(terms, expected.iter().map(|entry| entry.position.term).collect::<Vec<_>>());
 }
 
@@ -117,8 +117,8 @@ fn intact_batch_that_contradicts_the_log_is_corrupt() {
             .log_break
     };
     let context = tail::SegmentContext { segment: 1, ..tail::SegmentContext::default() };
-    let end = read(batches::ReaderState::before_first_segment());
-    assert_eq!((end.frames_intact, tail::classify(&end, &context)), (false, tail::TailVerdict::End));
+    let end_break = read(batches::ReaderState::before_first_segment());
+    assert_eq!((end_break.frames_intact, tail::classify(&end_break, &context)), (false, tail::TailVerdict::End));
     // Neither a sync marker nor a later batch shows that these batches were synced. If they were cut off as torn, their
     // entries would be lost.
     let mut base = founding();
@@ -138,7 +138,7 @@ fn sealed_segment_that_arrives_after_a_truncation_does_not_undo_it() {
     view.push(&first);
     view.push(&second);
     journal.append(&first).unwrap();
-    journal.sync().unwrap().sealed.into_iter().for_each(|sealed| view.add_sealed(sealed).unwrap());
+    journal.sync().unwrap().sealed_segments.into_iter().for_each(|sealed| view.add_sealed(sealed).unwrap());
     assert_eq!(read(&view, 4..=6), [entry(4, 1), entry(5, 2), entry(6, 2)]);
     assert_eq!(read(&view, 7..=9), []);
     journal.append(&second).unwrap();
@@ -154,20 +154,20 @@ fn damaged_sealed_segment_keeps_its_entries_in_memory() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
-    let mut sealed = Vec::new();
+    let mut sealed_segments = Vec::new();
     for id in 1..=20 {
         let write = write(id, 1, id * 4 - 3..=id * 4);
         view.push(&write);
         journal.append(&write).unwrap();
-        sealed.extend(journal.sync().unwrap().sealed);
+        sealed_segments.extend(journal.sync().unwrap().sealed_segments);
     }
-    assert!(sealed.len() >= 2, "{}", sealed.len());
-    for at in [20, sealed[0].sparse_index.last().unwrap().1 as usize + 4] {
-        let mut damaged = sealed[0].clone();
-        let mut bytes = damaged.bytes.to_vec();
+    assert!(sealed_segments.len() >= 2, "{}", sealed_segments.len());
+    for at in [20, sealed_segments[0].sparse_index.last().unwrap().1 as usize + 4] {
+        let mut damaged_segment = sealed_segments[0].clone();
+        let mut bytes = damaged_segment.bytes.to_vec();
         bytes[at] ^= 0x10;
-        damaged.bytes = bytes.into();
-        assert!(matches!(view.add_sealed(damaged), Err(Fault::Corrupt { .. })), "byte {at}");
+        damaged_segment.bytes = bytes.into();
+        assert!(matches!(view.add_sealed(damaged_segment), Err(Fault::Corrupt { .. })), "byte {at}");
         assert_eq!(read(&view, 1..=80).len(), 80);
     }
 }
@@ -232,8 +232,8 @@ fn failed_sync_is_final() {
 fn journal_of_another_node_is_rejected() {
     let disk = SimDisk::new();
     drop(open(&disk));
-    let other = Options { node: NodeId::new(2).unwrap(), ..options() };
-    assert!(matches!(Journal::open(disk, other, None), Err(Fault::Foreign(_))));
+    let other_options = Options { node: NodeId::new(2).unwrap(), ..options() };
+    assert!(matches!(Journal::open(disk, other_options, None), Err(Fault::Foreign(_))));
 }
 
 #[test]
@@ -252,9 +252,9 @@ fn segment_header_with_unknown_flag_is_rejected_as_another_version() {
 fn entry_of_an_unknown_kind_is_malformed() {
     let mut body = Vec::new();
     codec::put_entry(&mut body, &entry(3, 1));
-    assert!(format::EntryHead::decode(&body.clone().into()).is_ok());
+    assert!(format::EntryMetadata::decode(&body.clone().into()).is_ok());
     body[7] = 3;
-    assert!(format::EntryHead::decode(&body.into()).is_err());
+    assert!(format::EntryMetadata::decode(&body.into()).is_err());
 }
 
 #[test]
@@ -267,11 +267,12 @@ fn record_of_an_unknown_kind_is_damage_and_not_cut_off() {
     let name = format::file_name(1);
     let bytes = Bytes::from(disk.read_file(&name).unwrap());
     let salt_crc = format::salt_crc(format::salt(DiskId(9), 1));
-    let last = scan::Scan::new(bytes.clone(), format::salt(DiskId(9), 1), None).filter_map(|item| match item {
-        scan::ScanItem::Frame(frame) if frame.kind == format::RecordKind::Entry => Some(frame.at),
-        _ => None,
-    });
-    let at = last.last().unwrap() as usize;
+    let entry_offsets =
+        scan::Scan::new(bytes.clone(), format::salt(DiskId(9), 1), None).filter_map(|item| match item {
+            scan::ScanItem::Frame(frame) if frame.kind == format::RecordKind::Entry => Some(frame.at),
+            _ => None,
+        });
+    let at = entry_offsets.last().unwrap() as usize;
     let mut header = bytes[at..at + format::FRAME_HEADER_BYTES + 4].to_vec();
     header[11] = 8;
     let (rest, body) = (header[4..16].try_into().unwrap(), header[16..].try_into().unwrap());
@@ -317,32 +318,32 @@ fn log_uses_reserve_on_full_disk_and_resumes() {
     assert!(reserve.make_file().unwrap());
     journal.set_reserve(reserve.clone());
     fill_disk(&disk);
-    let mut rejected = None;
+    let mut rejected_write = None;
     for id in 1..=40 {
         let write = write(id, 1, id..=id);
         match journal.reserve_room(&Task::Write(write.clone())) {
             Ok(()) => push(&mut journal, &mut view, write),
             fault => {
-                rejected = Some((write, fault));
+                rejected_write = Some((write, fault));
                 break;
             }
         }
     }
-    let (rejected, fault) = rejected.expect("the writes exceed the disk and the reserve");
+    let (rejected_write, fault) = rejected_write.expect("the writes exceed the disk and the reserve");
     assert!(matches!(fault, Err(Fault::Full { .. })), "{fault:?}");
     assert_eq!(disk.read_file(ballast::FILE_NAME), None, "the reserve was removed");
     assert!(
         disk.list().unwrap().contains(&"0000000002.wal".to_owned()),
         "the next segment took the space of the reserve"
     );
-    let id = rejected.id.0;
+    let id = rejected_write.id.0;
     // Everything acknowledged is still there, on a disk that is still full.
     let (_, reopened) = open(&disk.durable_copy());
     assert_eq!(reopened.entries.len() as u64, id - 1);
     journal.confirm_sync().unwrap();
     disk.set_capacity(None);
-    journal.reserve_room(&Task::Write(rejected.clone())).unwrap();
-    push(&mut journal, &mut view, rejected);
+    journal.reserve_room(&Task::Write(rejected_write.clone())).unwrap();
+    push(&mut journal, &mut view, rejected_write);
     assert_eq!(read(&view, 1..=id).len() as u64, id);
 }
 

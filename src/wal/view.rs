@@ -301,12 +301,12 @@ impl View {
     fn check_gaps(&self) {
         let ends = (self.memory.front(), self.memory.back());
         if let (Some(front), Some(back)) = ends {
-            let last = self.first_in_memory.0 + self.memory.len() as u64 - 1;
+            let last_index = self.first_in_memory.0 + self.memory.len() as u64 - 1;
             debug_assert!(
                 front.position.index == self.first_in_memory,
                 "the first entry in memory has the index `first_in_memory`"
             );
-            debug_assert!(back.position.index.0 == last, "the entries in memory are consecutive");
+            debug_assert!(back.position.index.0 == last_index, "the entries in memory are consecutive");
         }
         debug_assert!(
             self.mapped_segments.back().is_none_or(|newest| self.first_in_memory <= newest.live_range.1.next()),
@@ -385,7 +385,7 @@ impl MappedSegment {
     /// Decodes the segment's header. Returns `None` if the segment holds no entry.
     fn new(sealed: SealedSegment) -> Result<Option<MappedSegment>> {
         let live_range = (*sealed.entries.start(), *sealed.entries.end());
-        // For example a segment with only a vote, or one whose entries a snapshot replaced.
+        // A segment may hold no entry that belongs to the log: only a vote, or only entries that a snapshot replaced.
         if live_range.0 > live_range.1 || sealed.sparse_index.is_empty() {
             return Ok(None);
         }
@@ -450,7 +450,7 @@ impl MappedSegment {
             offset,
             description: flaw.to_string(),
             lost: format!("{index} to {}", self.live_range.1),
-            advice: super::report::ADVICE,
+            advice: super::report::DAMAGE_ADVICE,
         }
     }
 }

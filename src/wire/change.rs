@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 const CHANGE_ADD: u8 = 1;
 const CHANGE_REMOVE: u8 = 2;
 const CHANGE_PROMOTE: u8 = 3;
-const CHANGE_VOTERS: u8 = 4;
-const CHANGE_MOVE: u8 = 5;
+const CHANGE_SET_VOTERS: u8 = 4;
+const CHANGE_SET_ADDRESS: u8 = 5;
 const CHANGE_ABORT: u8 = 6;
 
 const PENDING_ROLE_UNCHANGED: u8 = 0;
@@ -26,39 +26,40 @@ pub(super) fn change_size(change: &Change) -> usize {
     }
 }
 
-/// Appends the kind of change (1), then its fields in order: ids (8), the pending role (1) with the id of the replaced
-/// member (8, 0 if there is none), the disk id (8, 0 if unknown), the address after its length.
+/// Appends the kind of change (1 byte), then its fields in order: ids (8 bytes each), the pending role (1 byte) with
+/// the id of the replaced member (8 bytes, 0 if there is none), the disk id (8 bytes, 0 if unknown), and the address
+/// after its length.
 pub(super) fn put_change(out: &mut BytesMut, change: &Change) {
     match change {
         Change::Add { id, address, disk, pending_role } => {
             out.put_u8(CHANGE_ADD);
-            out.put_node(Some(*id));
+            out.put_optional_node_id(Some(*id));
             let (role, replaced) = match pending_role {
                 PendingRole::Promote => (PENDING_ROLE_PROMOTE, None),
                 PendingRole::Replace(old) => (PENDING_ROLE_REPLACE, Some(*old)),
                 PendingRole::Unchanged | PendingRole::Remove => (PENDING_ROLE_UNCHANGED, None),
             };
             out.put_u8(role);
-            out.put_node(replaced);
+            out.put_optional_node_id(replaced);
             out.put_u64_le(disk.map_or(0, |disk| disk.0));
             out.put_blob(address.as_bytes());
         }
         Change::Remove(id) => {
             out.put_u8(CHANGE_REMOVE);
-            out.put_node(Some(*id));
+            out.put_optional_node_id(Some(*id));
         }
         Change::Promote(id) => {
             out.put_u8(CHANGE_PROMOTE);
-            out.put_node(Some(*id));
+            out.put_optional_node_id(Some(*id));
         }
         Change::SetVoters(ids) => {
-            out.put_u8(CHANGE_VOTERS);
+            out.put_u8(CHANGE_SET_VOTERS);
             out.put_u16_le(ids.len() as u16);
-            ids.iter().for_each(|id| out.put_node(Some(*id)));
+            ids.iter().for_each(|id| out.put_optional_node_id(Some(*id)));
         }
         Change::SetAddress { id, address } => {
-            out.put_u8(CHANGE_MOVE);
-            out.put_node(Some(*id));
+            out.put_u8(CHANGE_SET_ADDRESS);
+            out.put_optional_node_id(Some(*id));
             out.put_blob(address.as_bytes());
         }
         Change::Abort => out.put_u8(CHANGE_ABORT),
@@ -69,7 +70,7 @@ pub(super) fn read_change(reader: &mut Reader) -> Result<Change, Malformed> {
     Ok(match reader.u8()? {
         CHANGE_ADD => {
             let id = reader.node_id()?;
-            let pending_role = match (reader.u8()?, reader.node()?) {
+            let pending_role = match (reader.u8()?, reader.optional_node_id()?) {
                 (PENDING_ROLE_UNCHANGED, None) => PendingRole::Unchanged,
                 (PENDING_ROLE_PROMOTE, None) => PendingRole::Promote,
                 (PENDING_ROLE_REPLACE, Some(old)) => PendingRole::Replace(old),
@@ -80,14 +81,14 @@ pub(super) fn read_change(reader: &mut Reader) -> Result<Change, Malformed> {
         }
         CHANGE_REMOVE => Change::Remove(reader.node_id()?),
         CHANGE_PROMOTE => Change::Promote(reader.node_id()?),
-        CHANGE_VOTERS => {
+        CHANGE_SET_VOTERS => {
             let count = reader.u16()? as usize;
             if count > MEMBERS_MAX {
                 return Err(Malformed("too many members"));
             }
             Change::SetVoters((0..count).map(|_| reader.node_id()).collect::<Result<BTreeSet<_>, _>>()?)
         }
-        CHANGE_MOVE => Change::SetAddress { id: reader.node_id()?, address: reader.string(ADDRESS_BYTES_MAX)? },
+        CHANGE_SET_ADDRESS => Change::SetAddress { id: reader.node_id()?, address: reader.string(ADDRESS_BYTES_MAX)? },
         CHANGE_ABORT => Change::Abort,
         _ => return Err(Malformed("unknown membership change")),
     })

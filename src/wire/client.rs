@@ -79,7 +79,7 @@ const REFUSAL_NOT_OFFERED: u8 = 14;
 /// The maximum length of a refusal's reason in bytes.
 const REASON_BYTES_MAX: usize = 4096;
 
-/// Appends a request as a frame: id (8), forward (1), request.
+/// Appends a request as a frame: id (8 bytes), whether to forward it (1 byte), request.
 pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &Request) {
     put_frame(out, FrameKind::Request, |out| {
         out.put_u64_le(id);
@@ -88,7 +88,7 @@ pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &R
     });
 }
 
-/// Decodes a request from a frame.
+/// Decodes a request from a frame. A frame of another kind is an error, and so are trailing bytes.
 pub fn read_request_frame(frame: Frame) -> Result<NumberedRequest, WireError> {
     if frame.kind != FrameKind::Request {
         return Err(WireError::UnexpectedFrameKind(frame.kind as u8));
@@ -100,7 +100,7 @@ pub fn read_request_frame(frame: Frame) -> Result<NumberedRequest, WireError> {
     Ok(NumberedRequest { id, forward, request })
 }
 
-/// Appends a reply as a frame: id (8), reply.
+/// Appends a reply as a frame: id (8 bytes), reply.
 pub fn put_reply_frame(out: &mut BytesMut, id: u64, reply: &Reply) {
     put_frame(out, FrameKind::Reply, |out| {
         out.put_u64_le(id);
@@ -138,7 +138,8 @@ pub(super) fn request_size(request: &Request) -> usize {
     }
 }
 
-/// Appends the kind of request (1), then its fields. A field of bytes at the end has no length: it fills the frame.
+/// Appends the kind of request (1 byte), then its fields. A field of bytes at the end has no length: it fills the
+/// frame.
 pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
     match request {
         Request::Propose { op } => {
@@ -167,7 +168,7 @@ pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
         }
         Request::Transfer { to } => {
             out.put_u8(REQUEST_TRANSFER);
-            out.put_node(*to);
+            out.put_optional_node_id(*to);
         }
         Request::LogLevel(request) => {
             out.put_u8(REQUEST_LOG_LEVEL);
@@ -200,7 +201,7 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
             let force = reader.bool()?;
             Ok(Request::Change { change: read_change(reader)?, force })
         }
-        REQUEST_TRANSFER => Ok(Request::Transfer { to: reader.node()? }),
+        REQUEST_TRANSFER => Ok(Request::Transfer { to: reader.optional_node_id()? }),
         REQUEST_LOG_LEVEL => Ok(Request::LogLevel(read_level_request(reader)?)),
         _ => Err(Malformed("unknown request")),
     }
@@ -221,7 +222,7 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
     }
 }
 
-/// Appends the kind of reply (1), then its fields. A field of bytes at the end has no length: it fills the frame.
+/// Appends the kind of reply (1 byte), then its fields. A field of bytes at the end has no length: it fills the frame.
 pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
     match reply {
         Reply::Done { position, outcome } => {
@@ -249,7 +250,7 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
         }
         Reply::Transferred { to } => {
             out.put_u8(REPLY_TRANSFERRED);
-            out.put_node(Some(*to));
+            out.put_optional_node_id(Some(*to));
         }
         Reply::LogLevel(level) => {
             out.put_u8(REPLY_LOG_LEVEL);
@@ -333,7 +334,7 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
     match refusal {
         Refusal::NotLeader { leader, address, term } => {
             out.put_u8(REFUSAL_NOT_LEADER);
-            out.put_node(*leader);
+            out.put_optional_node_id(*leader);
             out.put_u64_le(term.0);
             out.put_blob(address.as_deref().unwrap_or("").as_bytes());
         }
@@ -357,11 +358,11 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
         Refusal::UnsafeChange { why } => put_reason(out, REFUSAL_UNSAFE_CHANGE, why),
         Refusal::TransferTimedOut { to } => {
             out.put_u8(REFUSAL_TRANSFER_TIMED_OUT);
-            out.put_node(Some(*to));
+            out.put_optional_node_id(Some(*to));
         }
         Refusal::NotMember { node, members } => {
             out.put_u8(REFUSAL_NOT_MEMBER);
-            out.put_node(Some(*node));
+            out.put_optional_node_id(Some(*node));
             let members = &members[..members.len().min(MEMBERS_MAX)];
             out.put_u8(members.len() as u8);
             members.iter().for_each(|address| out.put_blob(address.as_bytes()));
@@ -378,7 +379,7 @@ fn put_reason(out: &mut BytesMut, kind: u8, reason: &str) {
 fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
     Ok(match reader.u8()? {
         REFUSAL_NOT_LEADER => {
-            let (leader, term) = (reader.node()?, Term(reader.u64()?));
+            let (leader, term) = (reader.optional_node_id()?, Term(reader.u64()?));
             let address = Some(reader.string(ADDRESS_BYTES_MAX)?).filter(|address| !address.is_empty());
             Refusal::NotLeader { leader, address, term }
         }
@@ -427,7 +428,7 @@ mod tests {
         FrameReader::default().next(&mut out).unwrap().unwrap()
     }
 
-    fn requests() -> Vec<Request> {
+    fn sample_requests() -> Vec<Request> {
         let execute = Op::Execute {
             session: SessionId(3),
             seq: 9,
@@ -448,7 +449,7 @@ mod tests {
         ]
     }
 
-    fn status() -> Status {
+    fn sample_status() -> Status {
         Status {
             log_id: "6f2c".into(),
             promised: "812@3".into(),
@@ -488,7 +489,7 @@ mod tests {
         }
     }
 
-    fn replies() -> Vec<Reply> {
+    fn sample_replies() -> Vec<Reply> {
         let position = Position::new(Index(812), Term(3));
         let outcomes = [
             Outcome::Opened { session: SessionId(7) },
@@ -521,7 +522,7 @@ mod tests {
         let mut replies: Vec<_> = outcomes.into_iter().map(|outcome| Reply::Done { position, outcome }).collect();
         replies.extend(refusals.map(Reply::Refused));
         replies.push(Reply::Answer { applied: Index(3), answer: Bytes::from_static(b"a") });
-        replies.push(Reply::Status(Box::new(status())));
+        replies.push(Reply::Status(Box::new(sample_status())));
         replies.push(Reply::Snapshot { position, bytes: 77 });
         replies.push(Reply::SnapshotChunk { offset: 3, total: 7, bytes: Bytes::from_static(b"abcd") });
         replies.push(Reply::LogLevel(LogLevelInForce { level: LogLevel::Debug, changed: true }));
@@ -533,7 +534,7 @@ mod tests {
 
     #[test]
     fn request_round_trips() {
-        for (id, request) in (5..).zip(requests()) {
+        for (id, request) in (5..).zip(sample_requests()) {
             let frame = encode_frame(|out| put_request_frame(out, id, id % 2 == 0, &request));
             assert!(frame.content.len() <= 9 + request_size(&request));
             assert_eq!(read_request_frame(frame), Ok(NumberedRequest { id, forward: id % 2 == 0, request }));
@@ -542,7 +543,7 @@ mod tests {
 
     #[test]
     fn reply_round_trips() {
-        for (id, reply) in (5..).zip(replies()) {
+        for (id, reply) in (5..).zip(sample_replies()) {
             let frame = encode_frame(|out| put_reply_frame(out, id, &reply));
             assert_eq!(read_reply_frame(frame), Ok((id, reply)));
         }
@@ -559,9 +560,9 @@ mod tests {
         // A short operation is copied, because a slice of it would keep all received bytes in memory.
         for (bytes, slice) in [(100, false), (60_000, true)] {
             let frame = encode_frame(|out| put_request_frame(out, 1, false, &execute(bytes)));
-            let received = frame.content.clone();
+            let received_bytes = frame.content.clone();
             let Request::Propose { op } = read_request_frame(frame).unwrap().request else { panic!() };
-            assert_eq!(received.as_ptr_range().contains(&op.as_ptr()), slice, "{bytes}");
+            assert_eq!(received_bytes.as_ptr_range().contains(&op.as_ptr()), slice, "{bytes}");
         }
         let malformed = Request::Propose { op: Bytes::from_static(b"\xffnonsense") };
         assert!(read_request_frame(encode_frame(|out| put_request_frame(out, 1, false, &malformed))).is_err());
@@ -571,18 +572,18 @@ mod tests {
         #[test]
         fn garbage_input_does_not_panic(bytes: Vec<u8>) {
             let content = Bytes::from(bytes);
-            let _either = read_request_frame(Frame { kind: FrameKind::Request, content: content.clone() });
-            let _either = read_reply_frame(Frame { kind: FrameKind::Reply, content });
+            let _any_result = read_request_frame(Frame { kind: FrameKind::Request, content: content.clone() });
+            let _any_result = read_reply_frame(Frame { kind: FrameKind::Reply, content });
         }
 
         #[test]
         fn corrupt_or_truncated_reply_does_not_panic(
-            sample in 0..replies().len(), at: prop::sample::Index, byte: u8, cut in any::<bool>(),
+            sample in 0..sample_replies().len(), at: prop::sample::Index, byte: u8, cut in any::<bool>(),
         ) {
-            let mut bytes = encode_frame(|out| put_reply_frame(out, 1, &replies()[sample])).content.to_vec();
+            let mut bytes = encode_frame(|out| put_reply_frame(out, 1, &sample_replies()[sample])).content.to_vec();
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }
-            let _either = read_reply_frame(Frame { kind: FrameKind::Reply, content: bytes.into() });
+            let _any_result = read_reply_frame(Frame { kind: FrameKind::Reply, content: bytes.into() });
         }
     }
 }

@@ -83,9 +83,9 @@ pub fn put_frame(out: &mut BytesMut, kind: FrameKind, put_content: impl FnOnce(&
     }
     let long_content = out.split_off(start + HEADER_BYTES);
     out.truncate(start);
-    let mut sent = 0;
-    while sent < long_content.len() {
-        sent = put_piece(out, kind, &long_content, sent);
+    let mut piece_start = 0;
+    while piece_start < long_content.len() {
+        piece_start = put_piece(out, kind, &long_content, piece_start);
     }
 }
 
@@ -93,14 +93,14 @@ pub fn put_frame(out: &mut BytesMut, kind: FrameKind, put_content: impl FnOnce(&
 /// the last piece.
 pub fn put_piece(out: &mut BytesMut, kind: FrameKind, content: &[u8], from: usize) -> usize {
     assert!(content.len() as u64 <= FRAME_BYTES_MAX, "the content of a frame has at most FRAME_BYTES_MAX bytes");
-    let upto = content.len().min(from + PIECE_BYTES_MAX);
-    let flags = if upto == content.len() { PIECE_FLAG | LAST_PIECE_FLAG } else { PIECE_FLAG };
+    let end = content.len().min(from + PIECE_BYTES_MAX);
+    let flags = if end == content.len() { PIECE_FLAG | LAST_PIECE_FLAG } else { PIECE_FLAG };
     let start = out.len();
-    out.reserve(HEADER_BYTES + upto - from);
+    out.reserve(HEADER_BYTES + end - from);
     out.put_bytes(0, HEADER_BYTES);
-    out.put_slice(&content[from..upto]);
+    out.put_slice(&content[from..end]);
     fill_header(&mut out[start..], kind, flags);
-    upto
+    end
 }
 
 /// Fills in the header in front of a frame's content.
@@ -210,35 +210,34 @@ mod tests {
 
     #[test]
     fn short_frame_overtakes_long_frame_in_pieces() {
-        let long: Vec<u8> = (0..3 * PIECE_BYTES_MAX + 7).map(|i| i as u8).collect();
+        let long_content: Vec<u8> = (0..3 * PIECE_BYTES_MAX + 7).map(|i| i as u8).collect();
         let mut out = BytesMut::new();
-        let next = put_piece(&mut out, FrameKind::Raft, &long, 0);
+        let mut piece_start = put_piece(&mut out, FrameKind::Raft, &long_content, 0);
         put_frame(&mut out, FrameKind::Raft, |out| out.put_slice(b"beat"));
-        let mut sent = next;
-        while sent < long.len() {
-            sent = put_piece(&mut out, FrameKind::Raft, &long, sent);
+        while piece_start < long_content.len() {
+            piece_start = put_piece(&mut out, FrameKind::Raft, &long_content, piece_start);
         }
         let mut reader = FrameReader::default();
         let first = reader.next(&mut out).unwrap().unwrap();
         assert_eq!(&first.content[..], b"beat");
         assert!(reader.has_partial_frame());
         let second = reader.next(&mut out).unwrap().unwrap();
-        assert_eq!(second.content, long);
+        assert_eq!(second.content, long_content);
         assert!(!reader.has_partial_frame() && out.is_empty());
-        assert_eq!(encode_frame(FrameKind::Raft, &long).len(), long.len() + 4 * HEADER_BYTES);
+        assert_eq!(encode_frame(FrameKind::Raft, &long_content).len(), long_content.len() + 4 * HEADER_BYTES);
     }
 
     #[test]
     fn interleaved_long_frames_are_rejected() {
-        let long = vec![0; PIECE_BYTES_MAX + 1];
+        let long_content = vec![0; PIECE_BYTES_MAX + 1];
         let mut out = BytesMut::new();
-        put_piece(&mut out, FrameKind::Raft, &long, 0);
-        put_piece(&mut out, FrameKind::Answer, &long, 0);
+        put_piece(&mut out, FrameKind::Raft, &long_content, 0);
+        put_piece(&mut out, FrameKind::Answer, &long_content, 0);
         assert_eq!(FrameReader::default().next(&mut out), Err(WireError::PieceOutOfSequence));
     }
 
     #[test]
-    fn frame_length_is_checked_first() {
+    fn length_beyond_limit_is_rejected_before_content_arrives() {
         // "GET / HTTP" as a length is half a gigabyte.
         let mut input = BytesMut::from(&b"GET / HTTP/1.1\r\n"[..]);
         assert!(matches!(FrameReader::default().next(&mut input), Err(WireError::TooLong { .. })));
@@ -246,19 +245,19 @@ mod tests {
 
     #[test]
     fn pieces_beyond_frame_limit_are_rejected() {
-        let piece = vec![0; PIECE_BYTES_MAX + 1];
+        let content = vec![0; PIECE_BYTES_MAX + 1];
         let mut reader = FrameReader::default();
-        let mut pieces = 0;
+        let mut piece_count = 0;
         let error = loop {
             let mut out = BytesMut::new();
-            put_piece(&mut out, FrameKind::Raft, &piece, 0);
+            put_piece(&mut out, FrameKind::Raft, &content, 0);
             match reader.next(&mut out) {
-                Ok(None) => pieces += 1,
+                Ok(None) => piece_count += 1,
                 other => break other,
             }
         };
         assert!(matches!(error, Err(WireError::TooLong { .. })));
-        assert_eq!(pieces * PIECE_BYTES_MAX as u64, FRAME_BYTES_MAX);
+        assert_eq!(piece_count * PIECE_BYTES_MAX as u64, FRAME_BYTES_MAX);
     }
 
     proptest! {
@@ -267,12 +266,12 @@ mod tests {
             contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8),
             cut in 1..50usize,
         ) {
-            let mut sent = BytesMut::new();
+            let mut sent_bytes = BytesMut::new();
             for content in &contents {
-                put_frame(&mut sent, FrameKind::Request, |out| out.put_slice(content));
+                put_frame(&mut sent_bytes, FrameKind::Request, |out| out.put_slice(content));
             }
             let (mut reader, mut input, mut received) = (FrameReader::default(), BytesMut::new(), Vec::new());
-            for chunk in sent.chunks(cut) {
+            for chunk in sent_bytes.chunks(cut) {
                 input.extend_from_slice(chunk);
                 while let Some(frame) = reader.next(&mut input).unwrap() {
                     received.push(frame.content.to_vec());
@@ -291,7 +290,7 @@ mod tests {
 
         #[test]
         fn garbage_input_does_not_panic(bytes: Vec<u8>) {
-            let _either = FrameReader::default().next(&mut BytesMut::from(&bytes[..]));
+            let _any_result = FrameReader::default().next(&mut BytesMut::from(&bytes[..]));
         }
     }
 }

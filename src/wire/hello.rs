@@ -182,7 +182,7 @@ impl Hello {
         (newest >= self.version_min && newest >= oldest).then_some(newest)
     }
 
-    /// Appends the hello as a frame.
+    /// Appends the hello as a frame, in the layout described at [`Hello`].
     pub fn put(&self, out: &mut BytesMut) {
         put_frame(out, FrameKind::Hello, |out| {
             out.put_slice(&HELLO_MAGIC);
@@ -197,9 +197,9 @@ impl Hello {
             out.put_u8(0);
             out.put_u32_le(0);
             out.put_u64_le(self.cluster.map_or(0, |cluster| cluster.0));
-            out.put_node(node);
+            out.put_optional_node_id(node);
             out.put_u64_le(disk);
-            out.put_node(self.target);
+            out.put_optional_node_id(self.target);
             out.put_u64_le(run.id);
             log_state.put(out);
             out.put_u64_le(run.starts);
@@ -209,7 +209,7 @@ impl Hello {
         });
     }
 
-    /// Decodes a hello from a frame.
+    /// Decodes a hello from a frame. Other magic bytes, nonzero reserved fields and trailing bytes are errors.
     pub fn read(frame: Frame) -> Result<Hello, WireError> {
         let mut reader = expect_content(frame, FrameKind::Hello)?;
         if reader.bytes(HELLO_MAGIC.len())? != HELLO_MAGIC[..] {
@@ -221,7 +221,7 @@ impl Hello {
             return Err(Malformed("the reserved byte and the group must be zero").into());
         }
         let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
-        let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
+        let (node, disk, target) = (reader.optional_node_id()?, DiskId(reader.u64()?), reader.optional_node_id()?);
         let (id, log_state) = (reader.u64()?, PeerLogState::read(&mut reader)?);
         let run = Run { id, starts: reader.u64()? };
         let address = reader.string(ADDRESS_BYTES_MAX)?;
@@ -239,13 +239,13 @@ impl Hello {
 }
 
 impl Welcome {
-    /// Appends the welcome as a frame: version (2), cluster (8), node (8), disk (8), log (8), position of the
-    /// configuration (16).
+    /// Appends the welcome as a frame: version (2 bytes), cluster, node, disk and log (8 bytes each), position of the
+    /// configuration (16 bytes).
     pub fn put(&self, out: &mut BytesMut) {
         put_frame(out, FrameKind::Welcome, |out| {
             out.put_u16_le(self.version);
             out.put_u64_le(self.cluster.0);
-            out.put_node(Some(self.node));
+            out.put_optional_node_id(Some(self.node));
             out.put_u64_le(self.disk.0);
             self.log_state.put(out);
         });

@@ -21,7 +21,7 @@ pub struct HttpError {
 }
 
 impl HttpError {
-    /// An error whose response has that status, and `why` as its text.
+    /// An error whose response has the status `status`, and `why` as its text.
     pub fn new(status: u16, why: impl Into<Cow<'static, str>>) -> HttpError {
         HttpError { status, why: why.into() }
     }
@@ -319,7 +319,7 @@ impl ResponseOptions {
     /// The options of the last response on a connection, after which it closes.
     pub const CLOSING: ResponseOptions = ResponseOptions { keep_alive: false, is_http_1_0: false, head_only: false };
 
-    /// The options of the response to the request with that head.
+    /// The options of the response to the request with the head `head`.
     pub fn of(head: &RequestHead) -> ResponseOptions {
         ResponseOptions {
             keep_alive: head.keep_alive,
@@ -337,7 +337,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const COMMON_FIELDS: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
                       Cross-Origin-Resource-Policy: same-origin\r\n";
 
-/// Appends a response.
+/// Appends a response: its head with the common header fields, and its body unless `options` or the status 204 omit it.
 pub fn put_response(out: &mut BytesMut, response: &Response<'_>, options: ResponseOptions) {
     let Response { status, content_type, fields, body } = response;
     let mut head = Vec::with_capacity(256);

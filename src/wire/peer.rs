@@ -51,8 +51,8 @@ const MESSAGE_TIMEOUT_NOW: u8 = 12;
 const MESSAGE_READ_INDEX_REQUEST: u8 = 13;
 const MESSAGE_READ_INDEX_RESPONSE: u8 = 14;
 const MESSAGE_LOST_ACKNOWLEDGED: u8 = 15;
-const MESSAGE_PROMISED: u8 = 16;
-const MESSAGE_REMINDER: u8 = 17;
+const MESSAGE_LOST_ACK_RESPONSE: u8 = 16;
+const MESSAGE_RECORDED_CLAIM: u8 = 17;
 
 const VOTE_KIND_PRE_VOTE: u8 = 0;
 const VOTE_KIND_VOTE: u8 = 1;
@@ -131,8 +131,8 @@ impl PeerFrame {
     }
 }
 
-/// Appends sender (8), receiver (8), term (8), the sender's disk (8) and log (8), the kind of message (1), then its
-/// fields in order.
+/// Appends sender, receiver, term, the sender's disk and the sender's log (8 bytes each), the kind of message (1 byte),
+/// then its fields in order.
 fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
     out.put_u64_le(envelope.from.get());
     out.put_u64_le(envelope.to.get());
@@ -148,23 +148,23 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
         Message::RequestVoteResponse { granted, maybe_emptied, kind, leader_time } => {
             put_vote_response(out, (*granted, *maybe_emptied), *kind, *leader_time);
         }
-        Message::AppendEntries { prev, commit, probe, entries } => {
-            put_append_entries(out, (*prev, *commit, *probe), entries)
+        Message::AppendEntries { prev, commit, probe_number, entries } => {
+            put_append_entries(out, (*prev, *commit, *probe_number), entries)
         }
         Message::AppendResponse { matched } => {
             out.put_u8(MESSAGE_APPEND_RESPONSE);
             out.put_u64_le(matched.0);
         }
-        Message::AppendRejected { index, hint, probe } => {
+        Message::AppendRejected { index, hint, probe_number } => {
             out.put_u8(MESSAGE_APPEND_REJECTED);
             out.put_u64_le(index.0);
             out.put_position(*hint);
-            out.put_u64_le(*probe);
+            out.put_u64_le(*probe_number);
         }
         Message::LostAcknowledged { upto } => put_kind_and_position(out, MESSAGE_LOST_ACKNOWLEDGED, *upto),
-        Message::LostAcknowledgedResponse { upto } => put_kind_and_position(out, MESSAGE_PROMISED, *upto),
+        Message::LostAcknowledgedResponse { upto } => put_kind_and_position(out, MESSAGE_LOST_ACK_RESPONSE, *upto),
         Message::RecordedClaim { term, position } => {
-            put_kind_and_position(out, MESSAGE_REMINDER, *position);
+            put_kind_and_position(out, MESSAGE_RECORDED_CLAIM, *position);
             out.put_u64_le(term.0);
         }
         Message::Heartbeat { commit, round, time } => {
@@ -204,11 +204,11 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
     }
 }
 
-fn put_append_entries(out: &mut BytesMut, (prev, commit, probe): (Position, Index, u64), entries: &[Entry]) {
+fn put_append_entries(out: &mut BytesMut, (prev, commit, probe_number): (Position, Index, u64), entries: &[Entry]) {
     out.put_u8(MESSAGE_APPEND_ENTRIES);
     out.put_position(prev);
     out.put_u64_le(commit.0);
-    out.put_u64_le(probe);
+    out.put_u64_le(probe_number);
     out.put_u32_le(entries.len() as u32);
     entries.iter().for_each(|entry| put_entry(out, entry));
 }
@@ -273,14 +273,16 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         }
         MESSAGE_APPEND_ENTRIES => read_append_entries(reader, term)?,
         MESSAGE_APPEND_RESPONSE => Message::AppendResponse { matched: read_index(reader)? },
-        MESSAGE_APPEND_REJECTED => {
-            Message::AppendRejected { index: read_index(reader)?, hint: read_position(reader)?, probe: reader.u64()? }
-        }
+        MESSAGE_APPEND_REJECTED => Message::AppendRejected {
+            index: read_index(reader)?,
+            hint: read_position(reader)?,
+            probe_number: reader.u64()?,
+        },
         MESSAGE_LOST_ACKNOWLEDGED => Message::LostAcknowledged { upto: read_position(reader)? },
-        MESSAGE_REMINDER => {
+        MESSAGE_RECORDED_CLAIM => {
             Message::RecordedClaim { position: read_position(reader)?, term: Term(check_wire_number(reader.u64()?)?) }
         }
-        MESSAGE_PROMISED => Message::LostAcknowledgedResponse { upto: read_position(reader)? },
+        MESSAGE_LOST_ACK_RESPONSE => Message::LostAcknowledgedResponse { upto: read_position(reader)? },
         MESSAGE_HEARTBEAT => {
             let (commit, round) = (read_index(reader)?, Round(reader.u64()?));
             Message::Heartbeat { commit, round, time: ClusterTime(check_wire_number(reader.u64()?)?) }
@@ -321,7 +323,7 @@ fn read_vote_kind(reader: &mut Reader) -> Result<VoteKind, Malformed> {
 fn read_append_entries(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
     let prev = read_position(reader)?;
     let commit = read_index(reader)?;
-    let probe = reader.u64()?;
+    let probe_number = reader.u64()?;
     let count = reader.u32()? as usize;
     if count > APPEND_ENTRIES_MAX {
         return Err(Malformed("too many entries in one AppendEntries"));
@@ -340,7 +342,7 @@ fn read_append_entries(reader: &mut Reader, term: Term) -> Result<Message, Malfo
         entries.push(entry);
     }
     reader.end()?;
-    Ok(Message::AppendEntries { prev, commit, probe, entries })
+    Ok(Message::AppendEntries { prev, commit, probe_number, entries })
 }
 
 fn read_snapshot_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
@@ -391,7 +393,12 @@ mod tests {
     }
 
     fn append(prev: (u64, u64), entries: Vec<Entry>) -> Message {
-        Message::AppendEntries { prev: Position::new(Index(prev.0), Term(prev.1)), commit: Index(3), probe: 6, entries }
+        Message::AppendEntries {
+            prev: Position::new(Index(prev.0), Term(prev.1)),
+            commit: Index(3),
+            probe_number: 6,
+            entries,
+        }
     }
 
     fn content(frame: &PeerFrame) -> Bytes {
@@ -429,7 +436,7 @@ mod tests {
             append((3, 1), entries),
             append((3, 1), vec![]),
             Message::AppendResponse { matched: Index(9) },
-            Message::AppendRejected { index: Index(9), hint: last, probe: 6 },
+            Message::AppendRejected { index: Index(9), hint: last, probe_number: 6 },
             Message::LostAcknowledged { upto: last },
             Message::LostAcknowledgedResponse { upto: last },
             Message::RecordedClaim { term: Term(3), position: last },
@@ -461,11 +468,11 @@ mod tests {
         for frame in sample_frames() {
             let mut out = BytesMut::new();
             frame.put(&mut out);
-            let whole = FrameReader::default().next(&mut out).unwrap().unwrap();
-            for cut in 0..whole.content.len() {
-                assert!(read(whole.kind, whole.content.slice(..cut)).is_err(), "cut at {cut}: {frame:?}");
+            let encoded = FrameReader::default().next(&mut out).unwrap().unwrap();
+            for cut in 0..encoded.content.len() {
+                assert!(read(encoded.kind, encoded.content.slice(..cut)).is_err(), "cut at {cut}: {frame:?}");
             }
-            assert_eq!(PeerFrame::read(whole), Ok(frame));
+            assert_eq!(PeerFrame::read(encoded), Ok(frame));
         }
     }
 
@@ -488,11 +495,11 @@ mod tests {
     fn small_payload_is_copied_and_large_one_is_sliced() {
         for (bytes, slice) in [(100, false), (60_000, true)] {
             let payload = Payload::Opaque(Bytes::from(vec![7; bytes]));
-            let received = content(&raft(3, append((3, 1), vec![entry(4, 2, payload)])));
-            let Ok(PeerFrame::Raft(envelope)) = read(FrameKind::Raft, received.clone()) else { panic!() };
+            let received_bytes = content(&raft(3, append((3, 1), vec![entry(4, 2, payload)])));
+            let Ok(PeerFrame::Raft(envelope)) = read(FrameKind::Raft, received_bytes.clone()) else { panic!() };
             let Message::AppendEntries { entries, .. } = envelope.message else { panic!() };
             let Payload::Opaque(op) = &entries[0].payload else { panic!() };
-            assert_eq!(received.as_ptr_range().contains(&op.as_ptr()), slice, "{bytes}");
+            assert_eq!(received_bytes.as_ptr_range().contains(&op.as_ptr()), slice, "{bytes}");
         }
     }
 
@@ -513,7 +520,7 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_input_does_not_panic(sample in 0..19usize, bytes: Vec<u8>) {
-            let _either = read(sample_frames()[sample].kind(), bytes.into());
+            let _any_result = read(sample_frames()[sample].kind(), bytes.into());
         }
 
         #[test]

@@ -72,7 +72,7 @@ impl HelloRejection {
         }
     }
 
-    /// Decodes a reason from its byte.
+    /// Decodes a reason from its byte on the wire. An unknown byte is an error.
     pub(super) fn from_byte(byte: u8) -> Result<HelloRejection, Malformed> {
         Ok(match byte {
             1 => HelloRejection::Version,

@@ -55,7 +55,7 @@ pub struct CommandArgs {
 /// The part of a command that is too large.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OversizedPart {
-    /// An argument of that many bytes is longer than [`ENTRY_BYTES_MAX`].
+    /// An argument is longer than [`ENTRY_BYTES_MAX`]; the number is its length in bytes.
     Argument(usize),
     /// The arguments together are longer than [`RESP_COMMAND_BYTES_MAX`].
     Command,
@@ -77,17 +77,17 @@ impl CommandArgs {
         self.argument_ranges.is_empty()
     }
 
-    /// The argument at that index, from 0; empty beyond the last one.
+    /// The argument with the index `n`, from 0; empty beyond the last one.
     pub fn at(&self, n: usize) -> &[u8] {
         self.argument_ranges.get(n).map_or(&[], |(from, to)| &self.bytes[*from as usize..*to as usize])
     }
 
-    /// The arguments from that index on.
+    /// The arguments from the index `n` on.
     pub fn from(&self, n: usize) -> impl Iterator<Item = &[u8]> {
         (n..self.len()).map(|n| self.at(n))
     }
 
-    /// The approximate memory in bytes.
+    /// The approximate memory of the arguments in bytes.
     pub fn size(&self) -> usize {
         self.bytes.len() + self.argument_ranges.len() * size_of::<(u32, u32)>()
     }
@@ -121,7 +121,7 @@ pub struct CommandReader {
 
 /// The number of words that are kept of a command that is too large: the error must identify the command.
 const SKIPPED_WORDS_KEPT: usize = 2;
-/// The number of bytes that are kept of each of these words.
+/// The number of bytes that are kept of each word of a command that is too large.
 const SKIPPED_WORD_BYTES_KEPT: usize = 128;
 
 impl CommandReader {

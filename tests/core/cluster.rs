@@ -146,7 +146,7 @@ impl Cluster {
             entries: log.iter().map(term_and_size).collect(),
             configurations: log.iter().filter_map(configuration).collect(),
             time: ClusterTime(0),
-            applied: Index::ZERO,
+            applied_index: Index::ZERO,
         };
         let replica = Replica::recover(node, self.options.clone(), recovered, seed);
         host.log = log;
@@ -226,7 +226,7 @@ impl Cluster {
         self.ids().into_iter().filter(leads).max_by_key(|node| self.raft(*node).term())
     }
 
-    pub fn term(&self) -> u64 {
+    pub fn highest_term(&self) -> u64 {
         self.hosts.values().filter_map(|host| host.raft.as_ref()).map(|raft| raft.term().0).max().unwrap()
     }
 
@@ -282,7 +282,7 @@ impl Cluster {
             let message = Message::AppendEntries {
                 prev: append.prev,
                 commit: append.commit,
-                probe: append.probe_number,
+                probe_number: append.probe_number,
                 entries,
             };
             raft.envelope(append.to, append.term, message)
@@ -385,12 +385,12 @@ impl Cluster {
     pub fn elect(&mut self) -> NodeId {
         self.run_until("all reachable nodes follow a leader", |cluster| {
             let Some(leader) = cluster.leader() else { return false };
-            let reachable = |node: &NodeId| !cluster.broken_links.contains(&(leader, *node));
+            let is_reachable = |node: &NodeId| !cluster.broken_links.contains(&(leader, *node));
             let follows_leader = |node: &NodeId| match &cluster.hosts[node].raft {
                 Some(raft) => raft.leader() == Some(leader) && raft.term() == cluster.raft(leader).term(),
                 None => true,
             };
-            cluster.ids().iter().filter(|node| reachable(node)).all(follows_leader)
+            cluster.ids().iter().filter(|node| is_reachable(node)).all(follows_leader)
         });
         self.leader().unwrap()
     }

@@ -15,7 +15,7 @@ enum Fault {
     Isolated,
     /// The node receives no messages.
     Deaf,
-    /// The messages of the node are lost.
+    /// All messages that the node sends are lost.
     Mute,
     SlowDisk,
 }
@@ -59,15 +59,17 @@ fn count_commits(nodes: u64, leader_is_faulty: bool, fault: Fault) -> u64 {
 #[test]
 fn fault_of_one_node_does_not_stop_commits() {
     for nodes in [3, 5] {
-        let fault_free = count_commits(nodes, true, Fault::Healthy);
-        assert!(fault_free > 9_900, "{fault_free} of 10,000 entries commit without a fault");
+        let fault_free_commits = count_commits(nodes, true, Fault::Healthy);
+        assert!(fault_free_commits > 9_900, "{fault_free_commits} of 10,000 entries commit without a fault");
         for fault in [Fault::Crashed, Fault::Isolated, Fault::Deaf, Fault::Mute, Fault::SlowDisk] {
             for leader_is_faulty in [false, true] {
-                let faulty = count_commits(nodes, leader_is_faulty, fault);
-                let expected_min = if leader_is_faulty { fault_free * 9 / 10 } else { fault_free * 99 / 100 };
+                let faulty_commits = count_commits(nodes, leader_is_faulty, fault);
+                let expected_min =
+                    if leader_is_faulty { fault_free_commits * 9 / 10 } else { fault_free_commits * 99 / 100 };
                 assert!(
-                    faulty >= expected_min,
-                    "{nodes} nodes, {fault:?} (leader: {leader_is_faulty}): {faulty} of {fault_free} entries commit"
+                    faulty_commits >= expected_min,
+                    "{nodes} nodes, {fault:?} (leader: {leader_is_faulty}): {faulty_commits} of {fault_free_commits} \
+                     entries commit"
                 );
             }
         }
@@ -83,8 +85,8 @@ fn isolated_leader_cannot_commit_a_change() {
     let leader = cluster.elect();
     cluster.run(ms(50));
     cluster.isolate(leader);
-    let only_itself = Change::SetVoters(BTreeSet::from([leader]));
-    cluster.reconfigure(leader, only_itself, true).expect("a forced change is accepted");
+    let sole_voter_change = Change::SetVoters(BTreeSet::from([leader]));
+    cluster.reconfigure(leader, sole_voter_change, true).expect("a forced change is accepted");
     let change_index = cluster.raft(leader).configuration_index();
     cluster.run(ms(5000));
     assert!(cluster.raft(leader).log().commit() < change_index && !cluster.raft(leader).leads());
@@ -107,9 +109,9 @@ fn vote_does_not_depend_on_the_voters_membership_view() {
     let voter = cluster.ids().into_iter().find(|node| *node != leader).unwrap();
     cluster.isolate(voter);
     cluster.run(ms(1000));
-    let last = Position::new(Index(cluster.raft(voter).log().last().index.0 + 5), Term(cluster.term()));
+    let last = Position::new(Index(cluster.raft(voter).log().last().index.0 + 5), Term(cluster.highest_term()));
     let (stranger, now) = (id(7), cluster.now);
-    let term = Term(cluster.term() + 1);
+    let term = Term(cluster.highest_term() + 1);
     let message = Message::RequestVote { last, kind: VoteKind::Vote };
     let envelope = cluster.envelope(stranger, voter, term, message);
     cluster.raft_mut(voter).receive(now, envelope);
@@ -145,10 +147,10 @@ fn configuration_rolls_back_to_that_of_the_snapshot() {
     cluster.change_membership(leader, add(5)).unwrap();
     assert_ne!(*cluster.raft(leader).membership(), committed_configuration);
     // The next leader sends another entry at the index of the uncommitted configuration.
-    let (term, now) = (Term(cluster.term() + 1), cluster.now);
-    let prev = cluster.raft(leader).log().at_or_below(Position::new(upto, Term(cluster.term())));
+    let (term, now) = (Term(cluster.highest_term() + 1), cluster.now);
+    let prev = cluster.raft(leader).log().last_at_or_below(Position::new(upto, Term(cluster.highest_term())));
     let entry = drave::codec::entry(Position::new(prev.index.next(), term), ClusterTime(0), Payload::Noop);
-    let message = Message::AppendEntries { prev, commit: upto, probe: 0, entries: vec![entry] };
+    let message = Message::AppendEntries { prev, commit: upto, probe_number: 0, entries: vec![entry] };
     let from = cluster.ids().into_iter().find(|node| *node != leader).unwrap();
     let envelope = cluster.envelope(from, leader, term, message);
     cluster.raft_mut(leader).receive(now, envelope);
@@ -169,10 +171,10 @@ fn transfer_target_has_responded_in_this_term() {
     cluster.run_until("another node leads", |c| c.leader().is_some());
     let leader = cluster.leader().unwrap();
     for crashed in [crashed_follower, first_leader] {
-        let refused = cluster.transfer(leader, Some(crashed));
+        let transfer_result = cluster.transfer(leader, Some(crashed));
         assert!(
-            matches!(&refused, Err(Refusal::InvalidChange { why }) if why.contains("does not answer")),
-            "{refused:?}"
+            matches!(&transfer_result, Err(Refusal::InvalidChange { why }) if why.contains("does not answer")),
+            "{transfer_result:?}"
         );
     }
     let target = cluster.transfer(leader, None).expect("a voter that elected the leader is a transfer target");

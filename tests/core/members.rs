@@ -150,8 +150,8 @@ fn second_change_is_rejected_until_the_first_commits() {
     let (mut cluster, leader) = cluster_with_leader(3);
     cluster.start_new_node(4);
     cluster.change_membership(leader, add(4, PendingRole::Unchanged)).unwrap();
-    let refused = cluster.change_membership(leader, add(5, PendingRole::Unchanged));
-    assert!(matches!(refused, Err(Refusal::Changing { .. })), "{refused:?}");
+    let change_result = cluster.change_membership(leader, add(5, PendingRole::Unchanged));
+    assert!(matches!(change_result, Err(Refusal::Changing { .. })), "{change_result:?}");
     cluster.run(ms(100));
     cluster.change_membership(leader, add(5, PendingRole::Unchanged)).unwrap();
 
@@ -170,12 +170,12 @@ fn change_waits_for_the_leaders_first_commit() {
         cluster.ids().into_iter().for_each(|node| cluster.start(node));
         cluster.hosts.values_mut().for_each(|host| host.disk_delay = ms(40));
         let leader = cluster.elect();
-        let refused = cluster.change_membership(leader, add(4, PendingRole::Unchanged)).is_err();
+        let is_refused = cluster.change_membership(leader, add(4, PendingRole::Unchanged)).is_err();
         cluster.run(ms(300));
-        if refused {
+        if is_refused {
             cluster.change_membership(leader, add(4, PendingRole::Unchanged)).unwrap();
         }
-        refused
+        is_refused
     };
     assert!(is_rejected(Mutants::NONE));
     let mutants = Mutants::only(Mutant::ChangeBeforeNoop);
@@ -242,31 +242,31 @@ fn removing_one_of_two_voters_never_loses_the_leader() {
 #[test]
 fn removed_member_is_notified_and_stays_passive() {
     let (mut cluster, leader) = cluster_with_leader(3);
-    let removed = any_node_except(&cluster, &[leader]);
-    cluster.change_membership(leader, Change::Remove(removed)).unwrap();
-    cluster.run_until("the removed node knows of its removal", |c| c.raft(removed).role() == RoleName::Outside);
-    assert!(cluster.hosts[&removed].notes.iter().any(|note| {
-        matches!(note, Note::NotMember { node, .. } if *node == removed)
+    let removed_node = any_node_except(&cluster, &[leader]);
+    cluster.change_membership(leader, Change::Remove(removed_node)).unwrap();
+    cluster.run_until("the removed node knows of its removal", |c| c.raft(removed_node).role() == RoleName::Outside);
+    assert!(cluster.hosts[&removed_node].notes.iter().any(|note| {
+        matches!(note, Note::NotMember { node, .. } if *node == removed_node)
             && note.to_string().contains("drave member add")
     }));
     cluster.run_until("the removed node is notified", |c| {
         c.hosts[&leader]
             .notes
             .iter()
-            .any(|note| matches!(note, Note::MemberRemoved { peer, notified: true } if *peer == removed))
+            .any(|note| matches!(note, Note::MemberRemoved { peer, notified: true } if *peer == removed_node))
     });
-    let term = cluster.term();
+    let term = cluster.highest_term();
     cluster.run(Duration::from_secs(60));
-    assert_eq!((cluster.term(), cluster.leader()), (term, Some(leader)));
+    assert_eq!((cluster.highest_term(), cluster.leader()), (term, Some(leader)));
 }
 
 /// A node that was isolated when it was removed reconnects, and does not disturb the cluster (logcabin#56, etcd#9333).
 #[test]
 fn member_removed_while_isolated_causes_no_election() {
     let (mut cluster, leader) = cluster_with_leader(3);
-    let removed = any_node_except(&cluster, &[leader]);
-    cluster.isolate(removed);
-    cluster.change_membership(leader, Change::Remove(removed)).unwrap();
+    let removed_node = any_node_except(&cluster, &[leader]);
+    cluster.isolate(removed_node);
+    cluster.change_membership(leader, Change::Remove(removed_node)).unwrap();
     cluster.run(Duration::from_secs(10));
     assert_eq!(cluster.leader(), Some(leader));
     let term = cluster.raft(leader).term();
@@ -284,8 +284,8 @@ fn change_with_unresponsive_new_voters_is_reverted() {
         (4..=6).for_each(|n| cluster.crash(id(n)));
         cluster.run(ms(1000));
         let voters = Change::SetVoters(ids(&[4, 5, 6]));
-        let refused = cluster.change_membership(leader, voters.clone());
-        assert!(matches!(refused, Err(Refusal::UnsafeChange { .. })), "{refused:?}");
+        let change_result = cluster.change_membership(leader, voters.clone());
+        assert!(matches!(change_result, Err(Refusal::UnsafeChange { .. })), "{change_result:?}");
         cluster.reconfigure(leader, voters, true).unwrap();
         cluster.run(ms(5000));
         (1..=3).all(|n| has_committed_voters(&cluster, id(n), &[1, 2, 3])) && cluster.leader() == Some(leader)
@@ -297,7 +297,7 @@ fn change_with_unresponsive_new_voters_is_reverted() {
 /// canonical/raft#250, sofa-jraft#1: truncating an entry also reverts its configuration.
 #[test]
 fn configuration_rolls_back_with_the_log() {
-    let rolls_back = |mutants: Mutants| {
+    let configuration_rolls_back = |mutants: Mutants| {
         let (mut cluster, leader) = cluster_with_mutants(3, mutants);
         cluster.isolate(leader);
         cluster.change_membership(leader, add(4, PendingRole::Unchanged)).unwrap();
@@ -313,8 +313,8 @@ fn configuration_rolls_back_with_the_log() {
         cluster.run(ms(1000));
         !cluster.raft(leader).membership().members.contains_key(&id(4))
     };
-    assert!(rolls_back(Mutants::NONE));
-    assert!(!rolls_back(Mutants::only(Mutant::KeepDroppedConfig)), "the mutant breaks the rule");
+    assert!(configuration_rolls_back(Mutants::NONE));
+    assert!(!configuration_rolls_back(Mutants::only(Mutant::KeepDroppedConfig)), "the mutant breaks the rule");
 }
 
 /// openraft#1808: a snapshot replaces a log that holds a newer configuration which was never committed.
@@ -325,7 +325,7 @@ fn snapshot_replaces_the_configuration() {
         cluster.isolate(leader);
         cluster.change_membership(leader, add(4, PendingRole::Unchanged)).unwrap();
         cluster.run_until("another node leads", |c| c.leader().is_some_and(|l| l != leader));
-        let term = Term(cluster.term());
+        let term = Term(cluster.highest_term());
         cluster.crash(leader);
         cluster.start(leader);
         let membership = Membership::founding([(id(1), String::new()), (id(2), String::new()), (id(5), String::new())]);
@@ -359,8 +359,8 @@ fn abort_command_reverts_the_change() {
         "no change is in progress"
     );
     // The new quorum is 3 of 4, and one of the old voters is crashed: without the new voter the change stalls.
-    let crashed = any_node_except(&cluster, &[leader, n4]);
-    cluster.crash(crashed);
+    let crashed_node = any_node_except(&cluster, &[leader, n4]);
+    cluster.crash(crashed_node);
     cluster.isolate(n4);
     cluster.change_membership(leader, Change::Promote(n4)).unwrap();
     cluster.run(ms(20));
@@ -374,19 +374,23 @@ fn abort_command_reverts_the_change() {
 fn next_leader_completes_an_interrupted_change() {
     for delay in 0..8 {
         let (mut cluster, leader) = cluster_with_leader(5);
-        let removed: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).take(2).collect();
-        let remaining: Vec<u64> = (1..=5).filter(|n| !removed.contains(&id(*n))).collect();
-        cluster.change_membership(leader, Change::SetVoters(ids(&remaining))).unwrap();
+        let removed_nodes: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).take(2).collect();
+        let remaining_voters: Vec<u64> = (1..=5).filter(|n| !removed_nodes.contains(&id(*n))).collect();
+        cluster.change_membership(leader, Change::SetVoters(ids(&remaining_voters))).unwrap();
         cluster.run(ms(delay));
         cluster.crash(leader);
         cluster.run(ms(2000));
-        let next = cluster.leader().expect("a leader");
+        let next_leader = cluster.leader().expect("a leader");
         let is_joint_entry = |entry: &Entry| matches!(&entry.payload, Payload::Membership(m) if m.is_joint());
-        let expected = if cluster.hosts[&next].log.iter().any(is_joint_entry) { remaining } else { (1..=5).collect() };
+        let expected = if cluster.hosts[&next_leader].log.iter().any(is_joint_entry) {
+            remaining_voters
+        } else {
+            (1..=5).collect()
+        };
         assert!(
-            has_committed_voters(&cluster, next, &expected),
+            has_committed_voters(&cluster, next_leader, &expected),
             "after {delay} ms: {}",
-            cluster.raft(next).membership()
+            cluster.raft(next_leader).membership()
         );
     }
 }
@@ -413,24 +417,24 @@ fn abort_of_earlier_leaders_change_needs_both_majorities() {
     // All disks are slow: the new leader's first entry is not committed for a while.
     cluster.hosts.values_mut().for_each(|host| host.disk_delay = ms(60));
     cluster.run_until("another node leads", |c| c.leader().is_some());
-    let next = cluster.leader().unwrap();
-    assert!(cluster.raft(next).membership().is_joint());
-    cluster.change_membership(next, Change::Abort).unwrap();
-    let configuration = cluster.raft(next).membership();
+    let next_leader = cluster.leader().unwrap();
+    assert!(cluster.raft(next_leader).membership().is_joint());
+    cluster.change_membership(next_leader, Change::Abort).unwrap();
+    let configuration = cluster.raft(next_leader).membership();
     assert!(configuration.is_joint() && configuration.voters == ids(&[1, 2, 3]), "{configuration}");
-    let second_abort = cluster.change_membership(next, Change::Abort);
+    let second_abort = cluster.change_membership(next_leader, Change::Abort);
     assert!(matches!(second_abort, Err(Refusal::InvalidChange { .. })), "a second abort is rejected: {second_abort:?}");
-    cluster.run_until("the old configuration is committed", |c| has_committed_voters(c, next, &[1, 2, 3]));
+    cluster.run_until("the old configuration is committed", |c| has_committed_voters(c, next_leader, &[1, 2, 3]));
 }
 
 /// tikv#1468: one voter replaces another in one change.
 #[test]
 fn replacement_is_one_automatic_change() {
     let (mut cluster, leader) = cluster_with_leader(3);
-    let replaced = any_node_except(&cluster, &[leader]);
+    let replaced_node = any_node_except(&cluster, &[leader]);
     cluster.start_new_node(4);
-    cluster.change_membership(leader, add(4, PendingRole::Replace(replaced))).unwrap();
-    let expected: Vec<u64> = (1..=4).filter(|n| id(*n) != replaced).collect();
+    cluster.change_membership(leader, add(4, PendingRole::Replace(replaced_node))).unwrap();
+    let expected: Vec<u64> = (1..=4).filter(|n| id(*n) != replaced_node).collect();
     cluster.run_until("the replacement completes", |c| has_committed_voters(c, leader, &expected));
     let voter_counts = cluster.hosts[&leader].log.iter().filter_map(|entry| match &entry.payload {
         Payload::Membership(membership) => Some((membership.voters.len(), membership.outgoing.len())),
@@ -452,13 +456,19 @@ fn unsafe_change_is_rejected_unless_forced() {
     cluster.isolate(others[0]);
     cluster.run(ms(1000));
     // Two of three voters respond. After the removal of the responding follower, one of two voters would respond.
-    let refused = cluster.change_membership(leader, Change::Remove(others[1]));
-    assert!(matches!(&refused, Err(Refusal::UnsafeChange { why }) if why.contains("1 of the 2")), "{refused:?}");
+    let change_result = cluster.change_membership(leader, Change::Remove(others[1]));
+    assert!(
+        matches!(&change_result, Err(Refusal::UnsafeChange { why }) if why.contains("1 of the 2")),
+        "{change_result:?}"
+    );
     // A learner that has never responded is not promoted.
     cluster.change_membership(leader, add(9, PendingRole::Unchanged)).unwrap();
     cluster.run(ms(1000));
-    let refused = cluster.change_membership(leader, Change::Promote(id(9)));
-    assert!(matches!(&refused, Err(Refusal::UnsafeChange { why }) if why.contains("does not answer")), "{refused:?}");
+    let change_result = cluster.change_membership(leader, Change::Promote(id(9)));
+    assert!(
+        matches!(&change_result, Err(Refusal::UnsafeChange { why }) if why.contains("does not answer")),
+        "{change_result:?}"
+    );
     assert!(matches!(
         cluster.change_membership(leader, Change::SetVoters(ids(&[]))),
         Err(Refusal::InvalidChange { .. })
@@ -518,22 +528,22 @@ fn transfer_target_needs_an_up_to_date_log() {
         let leader = cluster.elect();
         cluster.run(ms(50));
         let others: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
-        let lagging = others[0];
+        let lagging_node = others[0];
         // The target lacks a committed entry.
-        cluster.isolate(lagging);
+        cluster.isolate(lagging_node);
         let position = cluster.propose(leader, "committed");
         cluster.run(ms(50));
         assert!(cluster.raft(leader).log().commit() >= position.index);
         cluster.crash(leader);
         cluster.heal();
-        let last = cluster.raft(lagging).log().last();
-        let term = Term(cluster.term() + 1);
+        let last = cluster.raft(lagging_node).log().last();
+        let term = Term(cluster.highest_term() + 1);
         let message = Message::RequestVote { last, kind: VoteKind::Transfer };
-        let envelope = cluster.envelope(lagging, others[1], term, message);
+        let envelope = cluster.envelope(lagging_node, others[1], term, message);
         let now = cluster.now;
         cluster.raft_mut(others[1]).receive(now, envelope);
         cluster.process_ready(others[1]);
-        cluster.raft(others[1]).vote() == Some(Vote::new(lagging, None))
+        cluster.raft(others[1]).vote() == Some(Vote::new(lagging_node, None))
     };
     assert!(!lagging_target_gets_vote(Mutants::NONE));
     assert!(lagging_target_gets_vote(Mutants::only(Mutant::HandoverBypassesVote)), "the mutant breaks the rule");
@@ -598,8 +608,8 @@ fn emptied_voter_does_not_elect_a_leader_that_lacks_its_entry() {
         let leader = cluster.elect();
         cluster.run(ms(50));
         let entry_holder = any_node_except(&cluster, &[leader]);
-        let lagging = any_node_except(&cluster, &[leader, entry_holder]);
-        cluster.isolate(lagging);
+        let lagging_node = any_node_except(&cluster, &[leader, entry_holder]);
+        cluster.isolate(lagging_node);
         let position = cluster.propose(leader, "acknowledged");
         cluster.run(ms(20));
         assert!(cluster.raft(leader).log().commit() >= position.index);
@@ -607,7 +617,7 @@ fn emptied_voter_does_not_elect_a_leader_that_lacks_its_entry() {
         cluster.wipe(entry_holder);
         cluster.heal();
         cluster.run(ms(5000));
-        cluster.leader().is_some_and(|l| cluster.raft(l).log().last().index < position.index || l == lagging)
+        cluster.leader().is_some_and(|l| cluster.raft(l).log().last().index < position.index || l == lagging_node)
     };
     assert!(!entry_is_lost(Mutants::NONE));
     assert!(entry_is_lost(Mutants::only(Mutant::NoAmnesiaGuard)), "the mutant breaks the rule");
@@ -619,21 +629,21 @@ fn emptied_voter_does_not_elect_a_leader_that_lacks_its_entry() {
 #[test]
 fn member_re_added_on_another_disk_receives_the_whole_log() {
     let (mut cluster, leader) = cluster_with_leader(3);
-    let re_added = any_node_except(&cluster, &[leader]);
+    let re_added_node = any_node_except(&cluster, &[leader]);
     cluster.propose(leader, "before");
     cluster.run(ms(50));
-    cluster.crash(re_added);
-    cluster.change_membership(leader, Change::Remove(re_added)).unwrap();
-    cluster.run_until("the member is removed", |c| !c.raft(leader).membership().members.contains_key(&re_added));
+    cluster.crash(re_added_node);
+    cluster.change_membership(leader, Change::Remove(re_added_node)).unwrap();
+    cluster.run_until("the member is removed", |c| !c.raft(leader).membership().members.contains_key(&re_added_node));
     cluster.run_until("the removal is committed", |c| {
         c.raft(leader).log().commit() >= c.raft(leader).configuration_index()
     });
-    cluster.change_membership(leader, add(re_added.get(), PendingRole::Promote)).unwrap();
-    let matched = cluster.raft(leader).progress().find(|(id, _)| *id == re_added).unwrap().1.matched;
+    cluster.change_membership(leader, add(re_added_node.get(), PendingRole::Promote)).unwrap();
+    let matched = cluster.raft(leader).progress().find(|(id, _)| *id == re_added_node).unwrap().1.matched;
     assert_eq!(matched, Index::ZERO, "a new member has matched nothing");
-    cluster.start_new_node(re_added.get());
+    cluster.start_new_node(re_added_node.get());
     cluster.run_until("the member is promoted", |c| has_committed_voters(c, leader, &[1, 2, 3]));
-    assert_eq!(cluster.raft(re_added).log().last(), cluster.raft(leader).log().last());
+    assert_eq!(cluster.raft(re_added_node).log().last(), cluster.raft(leader).log().last());
 }
 
 /// Acknowledgments from one disk do not count once the member presents another disk.
@@ -649,7 +659,7 @@ fn acknowledgments_of_another_disk_do_not_count() {
     // Another disk under the same id, presented on a connection or in a message, does not change the matched index.
     let matched_before = matched(&cluster);
     cluster.raft_mut(leader).learn_disk_id(other, DiskId(6));
-    let term = Term(cluster.term());
+    let term = Term(cluster.highest_term());
     let mut envelope =
         cluster.envelope(other, leader, term, Message::AppendResponse { matched: matched_before.next() });
     envelope.origin.disk = Some(DiskId(6));
@@ -750,13 +760,13 @@ fn leadership_is_not_transferred_during_snapshot_install() {
     cluster.run_until("the entries are committed", |c| c.raft(leader).log().commit() >= last.index);
     cluster.raft_mut(leader).compact(last.index);
     cluster.heal();
-    let is_sent_snapshot =
+    let is_receiving_snapshot =
         |c: &Cluster| c.raft(leader).progress().any(|(id, progress)| id == to && progress.state_name() == "snapshot");
-    cluster.run_until("the follower is sent a snapshot", is_sent_snapshot);
-    let refused = cluster.transfer(leader, Some(to));
+    cluster.run_until("the follower is sent a snapshot", is_receiving_snapshot);
+    let transfer_result = cluster.transfer(leader, Some(to));
     assert!(
-        matches!(&refused, Err(Refusal::InvalidChange { why }) if why.contains("being sent a snapshot")),
-        "{refused:?}"
+        matches!(&transfer_result, Err(Refusal::InvalidChange { why }) if why.contains("being sent a snapshot")),
+        "{transfer_result:?}"
     );
     assert_eq!(cluster.raft(leader).transfer_target(), None);
     let other_follower = any_node_except(&cluster, &[leader, to]);

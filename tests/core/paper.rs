@@ -41,7 +41,8 @@ fn stalled_disks_elect_no_leader() {
     assert!(!cluster.sent_messages.iter().any(|(_, envelope)| relies_on_disk(&envelope.message)));
 }
 
-/// "A candidate's log […] at least as up-to-date" (§5.4.1): the logs (a)–(f) of Figure 7.
+/// "If the candidate's log is at least as up-to-date as any other log in that majority […], then it will hold all the
+/// committed entries" (§5.4.1): the logs (a)–(f) of Figure 7.
 #[test]
 fn leader_has_the_most_up_to_date_log_of_its_majority() {
     let logs = [
@@ -58,8 +59,8 @@ fn leader_has_the_most_up_to_date_log_of_its_majority() {
     let is_not_ahead = |log: &Vec<Entry>| log.last().unwrap().position <= last;
     assert!(logs.iter().filter(|(_, log)| is_not_ahead(log)).count() >= 4);
     cluster.run(ms(500));
-    let reference = cluster.hosts[&leader].log.clone();
-    assert!(cluster.hosts.values().all(|host| host.log == reference), "all logs are equal to the leader's log");
+    let leader_log = cluster.hosts[&leader].log.clone();
+    assert!(cluster.hosts.values().all(|host| host.log == leader_log), "all logs are equal to the leader's log");
 }
 
 /// "When sending an AppendEntries RPC, the leader includes the index and term of the entry in its
@@ -193,14 +194,14 @@ fn late_shorter_append_truncates_nothing() {
 /// "Raft never commits log entries from previous terms by counting replicas" (§5.4.2, Figure 8).
 #[test]
 fn entry_of_earlier_term_commits_only_with_one_of_current_term() {
-    assert!(first_commit(Mutants::NONE) >= Index(3));
-    let first_commit_with_mutant = first_commit(Mutants::only(Mutant::CommitEarlierTerms));
-    assert!(first_commit_with_mutant < Index(3), "the mutant breaks the rule");
+    assert!(first_committed_index(Mutants::NONE) >= Index(3));
+    let first_committed_index_with_mutant = first_committed_index(Mutants::only(Mutant::CommitEarlierTerms));
+    assert!(first_committed_index_with_mutant < Index(3), "the mutant breaks the rule");
 }
 
 /// The first index that the leader in (c) of Figure 8 commits: S1 leads term 4, and sends its entry of term 2 to a
 /// majority before its own entry of term 4.
-fn first_commit(mutants: Mutants) -> Index {
+fn first_committed_index(mutants: Mutants) -> Index {
     let (log_with_term_2, log_with_term_3) = (log_of(&[1, 2]), log_of(&[1, 3]));
     let logs = [
         (3, log_with_term_2.clone()),
@@ -241,7 +242,8 @@ fn leader_appends_noop_and_first_leader_appends_log_id() {
     assert_eq!(cluster.hosts[&next_leader].log[2].payload, Payload::Noop);
 }
 
-/// "The leader […] waits for […] a majority of the cluster" before a read (§8, thesis §6.4).
+/// "Raft handles this by having the leader exchange heartbeat messages with a majority of the cluster before responding
+/// to read-only requests" (§8, thesis §6.4).
 #[test]
 fn isolated_leader_answers_no_read() {
     let mut cluster = Cluster::new(3);
@@ -273,22 +275,22 @@ fn single_node_commits_only_after_its_own_sync() {
     assert_eq!(cluster.raft(leader).log().commit(), position.index);
 }
 
-/// "Followers […] deposed" (thesis §4.2.3, §9.6): a node that was isolated for an hour reconnects, and neither the term
-/// nor the leader changes. etcd#8499 and #8498, tikv/raft-rs#84: neither PreVote without CheckQuorum nor CheckQuorum
-/// without PreVote is enough. Here both are always enabled.
+/// Thesis §4.2.3 and §9.6: a node that was isolated for an hour reconnects, and neither the term nor the leader
+/// changes. etcd#8499 and #8498, tikv/raft-rs#84: neither PreVote without CheckQuorum nor CheckQuorum without PreVote
+/// is enough. Here both are always enabled.
 #[test]
 fn node_isolated_for_an_hour_rejoins_in_the_same_term() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
-    let isolated = *cluster.ids().iter().find(|node| **node != leader).unwrap();
-    let term = cluster.term();
-    cluster.isolate(isolated);
+    let isolated_node = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    let term = cluster.highest_term();
+    cluster.isolate(isolated_node);
     cluster.run(Duration::from_secs(3600));
     cluster.heal();
     cluster.propose(leader, "x");
     cluster.run(ms(1000));
-    assert_eq!((cluster.leader(), cluster.term()), (Some(leader), term));
-    assert_eq!(cluster.hosts[&isolated].log, cluster.hosts[&leader].log);
+    assert_eq!((cluster.leader(), cluster.highest_term()), (Some(leader), term));
+    assert_eq!(cluster.hosts[&isolated_node].log, cluster.hosts[&leader].log);
 }
 
 /// With the mutant there is no PreVote, and voters do not ignore candidates while they are in contact with a leader.
@@ -302,13 +304,13 @@ fn returning_node_deposes_leader_without_pre_vote() {
         cluster.start(node);
     }
     let leader = cluster.elect();
-    let isolated = *cluster.ids().iter().find(|node| **node != leader).unwrap();
-    let term = cluster.term();
-    cluster.isolate(isolated);
+    let isolated_node = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    let term = cluster.highest_term();
+    cluster.isolate(isolated_node);
     cluster.run(Duration::from_secs(60));
     cluster.heal();
     cluster.run(ms(1000));
-    assert!(cluster.term() > term + 10);
+    assert!(cluster.highest_term() > term + 10);
 }
 
 /// A node whose messages are delayed by three election timeouts changes neither term nor leader. The same holds for a
@@ -319,18 +321,22 @@ fn slow_or_deaf_node_causes_no_election() {
     for deaf in [false, true] {
         let mut cluster = Cluster::new(3);
         let leader = cluster.elect();
-        let slow_or_deaf = *cluster.ids().iter().find(|node| **node != leader).unwrap();
-        let term = cluster.term();
-        for other in cluster.ids().into_iter().filter(|node| *node != slow_or_deaf) {
+        let slow_or_deaf_node = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+        let term = cluster.highest_term();
+        for other in cluster.ids().into_iter().filter(|node| *node != slow_or_deaf_node) {
             if deaf {
-                cluster.broken_links.insert((other, slow_or_deaf));
+                cluster.broken_links.insert((other, slow_or_deaf_node));
             } else {
-                cluster.link_delays.insert((slow_or_deaf, other), ms(900));
-                cluster.link_delays.insert((other, slow_or_deaf), ms(900));
+                cluster.link_delays.insert((slow_or_deaf_node, other), ms(900));
+                cluster.link_delays.insert((other, slow_or_deaf_node), ms(900));
             }
         }
         cluster.run(Duration::from_secs(600));
-        assert_eq!((cluster.leader(), cluster.term()), (Some(leader), term), "the node receives no messages: {deaf}");
+        assert_eq!(
+            (cluster.leader(), cluster.highest_term()),
+            (Some(leader), term),
+            "the node receives no messages: {deaf}"
+        );
     }
 }
 
@@ -374,7 +380,7 @@ fn closed_connection_triggers_election_in_few_round_trips() {
     for other in cluster.ids().into_iter().filter(|node| *node != leader) {
         cluster.report_lost_link(other, leader);
     }
-    let term = cluster.term();
+    let term = cluster.highest_term();
     cluster.run_until("another node leads", |c| c.leader().is_some_and(|now| c.raft(now).term().0 > term));
     assert!(cluster.now - crashed_at < ms(40), "the election took {:?}", cluster.now - crashed_at);
 }
@@ -386,11 +392,11 @@ fn one_lost_link_does_not_depose_the_leader() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(200));
-    let term = cluster.term();
+    let term = cluster.highest_term();
     let other = *cluster.ids().iter().find(|node| **node != leader).unwrap();
     cluster.report_lost_link(other, leader);
     cluster.run(ms(1000));
-    assert_eq!((cluster.leader(), cluster.term()), (Some(leader), term));
+    assert_eq!((cluster.leader(), cluster.highest_term()), (Some(leader), term));
 }
 
 /// "If followers crash or run slowly, or if network packets are lost, the leader retries […] indefinitely" (§5.3):
@@ -432,7 +438,7 @@ fn acknowledged_index(mutants: Mutants) -> Index {
     cluster.options.mutants = mutants;
     cluster.start(id(1));
     let prev = Position::new(Index(3), Term(1));
-    let message = Message::AppendEntries { prev, commit: Index(3), probe: 0, entries: Vec::new() };
+    let message = Message::AppendEntries { prev, commit: Index(3), probe_number: 0, entries: Vec::new() };
     let now = cluster.now;
     let append = Envelope { from: id(2), to: id(1), term: Term(3), origin: Origin::default(), message };
     cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, append);

@@ -56,8 +56,8 @@ struct Model {
     claims: Vec<(u64, LogPosition)>,
     /// The leader of each term, and the index that each follower acknowledged to it.
     leaders: BTreeMap<u64, (usize, Vec<usize>)>,
-    /// The terms of the committed entries.
-    committed: Vec<u64>,
+    /// The terms of the committed entries, from index 1 on.
+    committed_terms: Vec<u64>,
 }
 
 impl Model {
@@ -69,7 +69,7 @@ impl Model {
             older_copies: vec![Disk::default(); nodes],
             claims: vec![(0, (0, 0)); nodes],
             leaders: BTreeMap::new(),
-            committed: Vec::new(),
+            committed_terms: Vec::new(),
         }
     }
 
@@ -105,13 +105,13 @@ impl Model {
         let receivers: Vec<usize> = (0..self.disks.len()).filter(|n| *n == node || self.rng.random()).collect();
         let rule = self.rule;
         let grants = |voter: &Disk| {
-            let reaches_promised = match rule {
+            let reaches_promised_position = match rule {
                 PromiseRule::ComparesIndexOnly => last.1 >= voter.promised_position.1,
                 PromiseRule::Complete | PromiseRule::ForgetsPromise | PromiseRule::CampaignsAnyway => {
                     last >= voter.promised_position
                 }
             };
-            voter.term < term && last >= voter.last() && reaches_promised
+            voter.term < term && last >= voter.last() && reaches_promised_position
         };
         let mut vote_count = 0;
         for voter in receivers {
@@ -128,7 +128,7 @@ impl Model {
         if self.leaders.insert(term, (node, vec![0; self.disks.len()])).is_some() {
             return Some("two leaders led one term");
         }
-        if self.disks[node].log.get(..self.committed.len()) != Some(&self.committed[..]) {
+        if self.disks[node].log.get(..self.committed_terms.len()) != Some(&self.committed_terms[..]) {
             return Some("a new leader lacks a committed entry");
         }
         self.append(node);
@@ -158,10 +158,10 @@ impl Model {
         let entries = self.disks[node].log[..sent_len].to_vec();
         let follower = &mut self.disks[receiver];
         follower.term = term;
-        let matching = follower.log.iter().zip(&entries).take_while(|(a, b)| a == b).count();
-        if matching < sent_len {
-            follower.log.truncate(matching);
-            follower.log.extend(&entries[matching..]);
+        let matching_len = follower.log.iter().zip(&entries).take_while(|(a, b)| a == b).count();
+        if matching_len < sent_len {
+            follower.log.truncate(matching_len);
+            follower.log.extend(&entries[matching_len..]);
         }
         let claim = (term, entries.last().map_or((0, 0), |last| (*last, sent_len)));
         self.claims[receiver] = (self.claims[receiver].0.max(claim.0), self.claims[receiver].1.max(claim.1));
@@ -171,11 +171,11 @@ impl Model {
         let mut sorted_matched = matched.clone();
         sorted_matched.sort_unstable();
         let quorum_len = sorted_matched[(sorted_matched.len() - 1) / 2];
-        if quorum_len > self.committed.len() && self.disks[node].log[quorum_len - 1] == term {
-            if self.disks[node].log[..self.committed.len()] != self.committed {
+        if quorum_len > self.committed_terms.len() && self.disks[node].log[quorum_len - 1] == term {
+            if self.disks[node].log[..self.committed_terms.len()] != self.committed_terms {
                 return Some("a committed entry was replaced");
             }
-            self.committed = self.disks[node].log[..quorum_len].to_vec();
+            self.committed_terms = self.disks[node].log[..quorum_len].to_vec();
             // A leader counts its own copy: with its commit index it claims to hold the committed entries.
             self.claims[node].1 = self.claims[node].1.max((term, quorum_len));
         }

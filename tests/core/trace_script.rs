@@ -162,9 +162,9 @@ impl Interpreter {
         for note in std::mem::take(&mut host.notes) {
             let sets_leader_configuration =
                 matches!(note, Note::ConfigurationInForce { .. }) && host.raft.as_ref().is_some_and(Raft::leads);
-            let is_leadership =
+            let is_leadership_change =
                 sets_leader_configuration || matches!(note, Note::Leads { .. } | Note::StepsDown { .. });
-            lines.push((is_leadership, note_text(&note)));
+            lines.push((is_leadership_change, note_text(&note)));
         }
         let is_new = |(i, entry): &(usize, &Entry)| before.log.get(*i) != Some(&entry.position);
         let appended: Vec<String> = host.log.iter().enumerate().filter(is_new).map(|(_, e)| entry_text(e)).collect();
@@ -183,12 +183,13 @@ impl Interpreter {
         }
         let indent =
             if self.output_lines.last().is_some_and(|line| line.starts_with("  ")) && !self.is_quiet { 6 } else { 2 };
-        for (_, line) in lines.into_iter().filter(|(is_leadership, _)| *is_leadership || !self.is_quiet) {
+        for (_, line) in lines.into_iter().filter(|(is_leadership_change, _)| *is_leadership_change || !self.is_quiet) {
             self.output_lines.push(format!("{:indent$}{node}: {line}", ""));
         }
-        let is_cut = |envelope: &Envelope| self.cluster.broken_links.contains(&(envelope.from, envelope.to));
-        let sent = &self.cluster.sent_messages[self.checked_message_count..];
-        let lost_texts: Vec<String> = sent.iter().map(|(_, e)| e).filter(|e| is_cut(e)).map(envelope_text).collect();
+        let is_on_broken_link = |envelope: &Envelope| self.cluster.broken_links.contains(&(envelope.from, envelope.to));
+        let unchecked_messages = &self.cluster.sent_messages[self.checked_message_count..];
+        let lost_texts: Vec<String> =
+            unchecked_messages.iter().map(|(_, e)| e).filter(|e| is_on_broken_link(e)).map(envelope_text).collect();
         self.checked_message_count = self.cluster.sent_messages.len();
         lost_texts.into_iter().for_each(|text| self.print(format!("{text}, lost")));
     }
@@ -199,8 +200,8 @@ impl Interpreter {
             return Err(format!("{node} leads"));
         }
         self.run_on_node(node, |cluster| {
-            let at = cluster.raft(node).deadline().max(cluster.now);
-            cluster.raft_mut(node).tick(at);
+            let deadline = cluster.raft(node).deadline().max(cluster.now);
+            cluster.raft_mut(node).tick(deadline);
         });
         Ok(())
     }
@@ -217,8 +218,8 @@ impl Interpreter {
         Ok(())
     }
 
-    fn advance_clock(&mut self, time: u64) -> CommandResult {
-        self.cluster.now = self.cluster.now + ms(time);
+    fn advance_clock(&mut self, milliseconds: u64) -> CommandResult {
+        self.cluster.now = self.cluster.now + ms(milliseconds);
         Ok(())
     }
 
@@ -240,13 +241,12 @@ impl Interpreter {
         self.cluster.event_queue.iter().find(|(_, event)| !is_stalled_sync(event)).map(|(key, _)| *key)
     }
 
-    fn select_events(&self, matches: impl Fn(&Event) -> bool) -> Vec<(Time, u64)> {
+    fn event_keys(&self, matches: impl Fn(&Event) -> bool) -> Vec<(Time, u64)> {
         self.cluster.event_queue.iter().filter(|(_, event)| matches(event)).map(|(key, _)| *key).collect()
     }
 
     fn messages_in_flight(&self, from: NodeId, to: NodeId) -> Result<Vec<(Time, u64)>, String> {
-        let keys =
-            self.select_events(|event| matches!(event, Event::MessageArrives(e) if (e.from, e.to) == (from, to)));
+        let keys = self.event_keys(|event| matches!(event, Event::MessageArrives(e) if (e.from, e.to) == (from, to)));
         if keys.is_empty() { Err(format!("nothing is in flight from {from} to {to}")) } else { Ok(keys) }
     }
 
@@ -319,7 +319,7 @@ impl Interpreter {
             Event::MessageArrives(envelope) => envelope.from == node || envelope.to == node,
             Event::Synced(of, _) => *of == node,
         };
-        self.select_events(involves_node).into_iter().for_each(|key| self.drop_event(key));
+        self.event_keys(involves_node).into_iter().for_each(|key| self.drop_event(key));
         Ok(())
     }
 
@@ -337,7 +337,7 @@ impl Interpreter {
     /// Syncs all writes of a node so far, and ends a stall of its disk.
     fn sync(&mut self, node: NodeId) -> CommandResult {
         self.stalled_disks.remove(&node);
-        let sync_keys = self.select_events(|event| matches!(event, Event::Synced(of, _) if *of == node));
+        let sync_keys = self.event_keys(|event| matches!(event, Event::Synced(of, _) if *of == node));
         sync_keys.iter().for_each(|key| self.handle_event(*key));
         if sync_keys.is_empty() { Err(format!("{node} has nothing to sync")) } else { Ok(()) }
     }
@@ -405,7 +405,7 @@ impl Interpreter {
     /// Sends the snapshot that a follower needs, as the driver of a leader does.
     fn send_snapshot(&mut self, from: NodeId, to: NodeId) -> CommandResult {
         let raft = self.cluster.raft(from);
-        if !raft.needs_snapshot(to) {
+        if !raft.is_sending_snapshot(to) {
             return Err(format!("{to} needs no snapshot of {from}"));
         }
         let chunk = SnapshotChunk { snapshot: raft.log().base(), total_bytes: 4, offset: 0, bytes: command("data") };
@@ -454,8 +454,8 @@ fn parse_node_id(word: &str) -> Result<NodeId, String> {
 
 /// A log of entries with these terms, the first of which is the configuration.
 fn log_with_configuration(voters: u64, terms: &[u64]) -> Vec<Entry> {
-    let founding = Membership::founding((1..=voters).map(|n| (id(n), String::new())));
-    let membership = Membership { log_id: Some(LogId(1)), log_agreed: true, ..founding };
+    let founding_membership = Membership::founding((1..=voters).map(|n| (id(n), String::new())));
+    let membership = Membership { log_id: Some(LogId(1)), log_agreed: true, ..founding_membership };
     let mut log = super::cluster::log_of(terms);
     for (i, entry) in log.iter_mut().enumerate() {
         let payload = match i {

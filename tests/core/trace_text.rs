@@ -44,11 +44,11 @@ pub fn envelope_text(envelope: &Envelope) -> String {
             let name = if kind.is_real() { "RequestVoteResponse" } else { "PreVoteResponse" };
             format!("{name}, {}", if *granted { "granted" } else { "refused" })
         }
-        Message::AppendEntries { prev, commit, probe, entries } => {
-            let kind = if *probe > 0 { " (probe)" } else { "" };
+        Message::AppendEntries { prev, commit, probe_number, entries } => {
+            let probe_suffix = if *probe_number > 0 { " (probe)" } else { "" };
             let entries: Vec<String> = entries.iter().map(entry_text).collect();
             let entries = if entries.is_empty() { "no entries".to_owned() } else { entries.join(", ") };
-            format!("AppendEntries{kind} after {prev}: {entries}; commit {commit}")
+            format!("AppendEntries{probe_suffix} after {prev}: {entries}; commit {commit}")
         }
         Message::AppendResponse { matched } => format!("AppendResponse, matched {matched}"),
         Message::AppendRejected { index, hint, .. } => format!("AppendRejected at {index}, hint {hint}"),
@@ -88,12 +88,12 @@ pub fn note_text(note: &Note) -> String {
 /// The role, the term and the log of a node: the terms of its entries, the committed ones before the bar.
 pub fn node_text(raft: &Raft) -> String {
     let (log, base) = (raft.log(), raft.log().base());
-    let mut terms = if base.index > Index::ZERO { format!(" (snapshot {base})") } else { String::new() };
+    let mut log_text = if base.index > Index::ZERO { format!(" (snapshot {base})") } else { String::new() };
     for index in base.index.0..=log.last().index.0 {
         if index > base.index.0 {
-            terms += &format!(" {}", log.term(Index(index)).unwrap());
+            log_text += &format!(" {}", log.term(Index(index)).unwrap());
         }
-        terms += if index == log.commit().0 { " |" } else { "" };
+        log_text += if index == log.commit().0 { " |" } else { "" };
     }
-    format!("{:<12}  term {}  log{terms}", raft.role(), raft.term())
+    format!("{:<12}  term {}  log{log_text}", raft.role(), raft.term())
 }

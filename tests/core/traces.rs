@@ -10,10 +10,10 @@ use drave::types::{Mutant, Mutants};
 use std::path::Path;
 
 /// The minimum number of trace files: fewer files fail the test, so that no file is lost unnoticed.
-const TRACE_COUNT: usize = 15;
+const TRACE_COUNT_MIN: usize = 15;
 
 /// Traces, each with a mutant that breaks the rule which the trace shows.
-const BROKEN_RULES: [(&str, Mutant); 5] = [
+const TRACES_AND_MUTANTS: [(&str, Mutant); 5] = [
     ("pre_vote", Mutant::NoPreVote),
     ("longer_log_loses", Mutant::VoteForShorterLog),
     ("figure_8", Mutant::CommitEarlierTerms),
@@ -89,10 +89,10 @@ fn invalid_trace_script_is_rejected() {
 
 #[test]
 fn rerun_trace_script_reproduces_its_output() {
-    let first_run = run_script(&format!("{SCRIPT_HEADER}> timeout n1\n> deliver\n"), Mutants::NONE).unwrap();
-    assert_eq!(run_script(&first_run, Mutants::NONE), Ok(first_run.clone()));
-    let changed = first_run.replace("votes of n1, n2", "votes of n1, n3");
-    let difference = line_difference(&changed, &first_run);
+    let first_output = run_script(&format!("{SCRIPT_HEADER}> timeout n1\n> deliver\n"), Mutants::NONE).unwrap();
+    assert_eq!(run_script(&first_output, Mutants::NONE), Ok(first_output.clone()));
+    let changed_output = first_output.replace("votes of n1, n2", "votes of n1, n3");
+    let difference = line_difference(&changed_output, &first_output);
     assert!(difference.contains("\n-       n1: leads") && difference.contains("\n+       n1: leads"), "{difference}");
 }
 
@@ -100,22 +100,22 @@ fn rerun_trace_script_reproduces_its_output() {
 fn raft_cores_reproduce_recorded_traces() {
     let mut paths: Vec<_> = std::fs::read_dir(traces_directory()).unwrap().map(|file| file.unwrap().path()).collect();
     paths.sort();
-    assert!(paths.len() >= TRACE_COUNT, "{} of {TRACE_COUNT} traces", paths.len());
+    assert!(paths.len() >= TRACE_COUNT_MIN, "{} of {TRACE_COUNT_MIN} traces", paths.len());
     let updates_traces = std::env::var("DRAVE_UPDATE_TRACES").is_ok_and(|value| value == "1");
     let mut failures = Vec::new();
     for path in paths {
-        let recorded = std::fs::read_to_string(&path).unwrap();
-        let failure = match run_script(&recorded, Mutants::NONE) {
+        let recorded_trace = std::fs::read_to_string(&path).unwrap();
+        let failure = match run_script(&recorded_trace, Mutants::NONE) {
             Err(why) => why,
             Ok(actual) if actual.lines().count() > TRACE_LINES_MAX => {
                 format!("the trace has more than {TRACE_LINES_MAX} lines")
             }
-            Ok(actual) if actual == recorded => continue,
+            Ok(actual) if actual == recorded_trace => continue,
             Ok(actual) if updates_traces => {
                 std::fs::write(&path, actual).unwrap();
                 continue;
             }
-            Ok(actual) => line_difference(&recorded, &actual),
+            Ok(actual) => line_difference(&recorded_trace, &actual),
         };
         failures.push(format!("{}: {failure}\n", path.display()));
     }
@@ -125,9 +125,9 @@ fn raft_cores_reproduce_recorded_traces() {
 /// A mutant that breaks a rule changes the output of the trace that shows the rule.
 #[test]
 fn mutant_changes_the_trace_of_its_rule() {
-    for (trace, mutant) in BROKEN_RULES {
-        let recorded = std::fs::read_to_string(traces_directory().join(format!("{trace}.txt"))).unwrap();
-        let with_mutant = run_script(&recorded, Mutants::only(mutant));
-        assert_ne!(with_mutant, Ok(recorded), "{trace} does not show the rule that {mutant} breaks");
+    for (trace, mutant) in TRACES_AND_MUTANTS {
+        let recorded_trace = std::fs::read_to_string(traces_directory().join(format!("{trace}.txt"))).unwrap();
+        let result_with_mutant = run_script(&recorded_trace, Mutants::only(mutant));
+        assert_ne!(result_with_mutant, Ok(recorded_trace), "{trace} does not show the rule that {mutant} breaks");
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const LOG_ID: LogId = LogId(5);
 
-/// The id of each node's disk.
+/// The id of the disk that the configuration names for node `n`.
 fn disk(n: u64) -> DiskId {
     DiskId(n * 11)
 }
@@ -33,7 +33,7 @@ struct TestNode {
     /// The messages that the core has sent since it last received a message.
     sent_since_receive: Vec<Envelope>,
     /// All messages since the start.
-    all_sent: Vec<Envelope>,
+    all_sent_messages: Vec<Envelope>,
     appends: Vec<EntriesToSend>,
 }
 
@@ -67,19 +67,19 @@ impl TestNode {
         (entries, configurations): LogContents,
         mutants: Mutants,
     ) -> TestNode {
-        let (time, applied) = (ClusterTime(0), Index::ZERO);
+        let (time, applied_index) = (ClusterTime(0), Index::ZERO);
         let recovered =
-            RecoveredState { disk: Some(own_disk), hard_state, base, entries, configurations, time, applied };
+            RecoveredState { disk: Some(own_disk), hard_state, base, entries, configurations, time, applied_index };
         let now = Time::ZERO + ms(1000);
         let raft = Raft::new(Replica::recover(id(1), options_with_mutants(mutants), recovered, 7), now);
-        TestNode { raft, now, sent_since_receive: Vec::new(), all_sent: Vec::new(), appends: Vec::new() }
+        TestNode { raft, now, sent_since_receive: Vec::new(), all_sent_messages: Vec::new(), appends: Vec::new() }
     }
 
     /// Collects the output of the core, with a disk that syncs at once.
     fn process_ready(&mut self) {
         loop {
             let ready = self.raft.ready(self.now);
-            self.all_sent.extend(ready.messages.iter().cloned());
+            self.all_sent_messages.extend(ready.messages.iter().cloned());
             self.sent_since_receive.extend(ready.messages);
             self.appends.extend(ready.appends);
             match ready.write {
@@ -175,7 +175,7 @@ fn node_on_an_unknown_disk_neither_campaigns_nor_votes() {
         node.receive(2, 2, request_vote(at(20, 1)));
         let voted = node.has_granted();
         node.run(ms(2000));
-        !voted && !node.all_sent.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { .. }))
+        !voted && !node.all_sent_messages.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { .. }))
     });
 }
 
@@ -279,7 +279,7 @@ fn messages_of_a_leader_of_another_log_are_rejected() {
         for log in [None, Some(LogId(6))] {
             let entry = drave::codec::entry(at(1, 9), ClusterTime(0), Payload::Noop);
             let entries = vec![entry];
-            let append = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe: 0, entries };
+            let append = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe_number: 0, entries };
             node.receive_from(2, disk(2), log, 9, append);
             node.receive_from(3, disk(3), log, 9, request_vote(at(7, 9)));
         }
@@ -293,11 +293,11 @@ fn messages_of_a_leader_of_another_log_are_rejected() {
 fn leader_sends_its_log_id_before_it_is_agreed() {
     check_rule(Mutant::HideUnagreedLog, |mutants| {
         let mut node = first_leader(mutants);
-        node.all_sent.clear();
+        node.all_sent_messages.clear();
         node.run(ms(100));
         let membership = node.raft.membership();
         assert!(membership.log_id.is_some() && membership.agreed_log_id().is_none());
-        let mut leader_messages = node.all_sent.iter().filter(|sent| sent.message.is_from_leader()).peekable();
+        let mut leader_messages = node.all_sent_messages.iter().filter(|sent| sent.message.is_from_leader()).peekable();
         leader_messages.peek().is_some() && leader_messages.all(|envelope| envelope.origin.log == membership.log_id)
     });
 }
@@ -310,13 +310,13 @@ fn new_leader_starts_at_the_last_received_cluster_time() {
         let heartbeat = |ms| Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(ms) };
         node.receive(2, 1, heartbeat(40_000));
         node.receive(2, 1, heartbeat(39_000));
-        let keeps_latest = node.raft.cluster_time(node.now) == ClusterTime(40_000);
+        let keeps_latest_time = node.raft.cluster_time(node.now) == ClusterTime(40_000);
         // There is no leader for an hour: the cluster clock does not advance.
         node.run(Duration::from_secs(3600));
         node.campaign((2, disk(2), false));
         assert!(node.raft.leads());
         let first_time = node.raft.cluster_time(node.now);
-        keeps_latest && (ClusterTime(40_000)..ClusterTime(41_000)).contains(&first_time)
+        keeps_latest_time && (ClusterTime(40_000)..ClusterTime(41_000)).contains(&first_time)
     });
 }
 
@@ -360,7 +360,7 @@ fn time_counted_by_an_isolated_leader_is_discarded() {
     let isolated_time = node.raft.cluster_time(node.now);
     assert!(isolated_time > ClusterTime(40_100), "{isolated_time:?}");
     let entry = drave::codec::entry(at(11, term + 1), ClusterTime(40_005), Payload::Noop);
-    let append = Message::AppendEntries { prev: at(10, 1), commit: Index(10), probe: 0, entries: vec![entry] };
+    let append = Message::AppendEntries { prev: at(10, 1), commit: Index(10), probe_number: 0, entries: vec![entry] };
     node.receive(3, term + 1, append);
     assert_eq!(node.raft.cluster_time(node.now), ClusterTime(40_005));
     node.campaign((3, disk(3), false));
@@ -402,7 +402,7 @@ fn founder_with_a_log_vetoes_founding() {
             node.run(ms(100));
         }
         !node
-            .all_sent
+            .all_sent_messages
             .iter()
             .any(|envelope| matches!(envelope.message, Message::RequestVote { kind: VoteKind::Vote, .. }))
     });
@@ -463,7 +463,11 @@ fn leader_after_follower_loss(mutants: Mutants) -> TestNode {
         .clone();
     assert_eq!((probe.prev.index, probe.probe_number > 0), (Index(31), true));
     node.appends.clear();
-    node.receive(2, term, Message::AppendRejected { index: Index(31), hint: at(20, 1), probe: probe.probe_number });
+    node.receive(
+        2,
+        term,
+        Message::AppendRejected { index: Index(31), hint: at(20, 1), probe_number: probe.probe_number },
+    );
     node
 }
 
@@ -472,18 +476,18 @@ fn follower_with_lost_entries_is_notified_and_sent_entries_again() {
     let is_notified = |node: &TestNode| {
         node.sent_since_receive.iter().any(|envelope| matches!(envelope.message, Message::LostAcknowledged { .. }))
     };
-    let is_sent_entries = |node: &TestNode| node.appends.iter().any(|append| append.to == id(2));
+    let is_sending_entries = |node: &TestNode| node.appends.iter().any(|append| append.to == id(2));
     check_rule(Mutant::IgnoreLost, |mutants| is_notified(&leader_after_follower_loss(mutants)));
     check_rule(Mutant::FeedBeforePromise, |mutants| {
         let mut node = leader_after_follower_loss(mutants);
         node.process_ready();
-        !is_sent_entries(&node)
+        !is_sending_entries(&node)
     });
     let mut node = leader_after_follower_loss(Mutants::NONE);
     let term = node.raft.term().0;
     node.receive(2, term, Message::LostAcknowledgedResponse { upto: at(31, term) });
-    assert!(is_sent_entries(&node), "a follower that has promised receives entries again");
-    let late_rejection = Message::AppendRejected { index: Index(31), hint: at(20, 1), probe: 0 };
+    assert!(is_sending_entries(&node), "a follower that has promised receives entries again");
+    let late_rejection = Message::AppendRejected { index: Index(31), hint: at(20, 1), probe_number: 0 };
     node.receive(2, term, late_rejection);
     assert!(!is_notified(&node), "a late rejection proves no loss");
 }

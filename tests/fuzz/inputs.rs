@@ -62,7 +62,7 @@ pub fn native_input(rng: &mut SmallRng) -> Vec<u8> {
             put_request_frame(&mut frame, rng.random(), rng.random(), requests.choose(rng).unwrap());
             let mut bytes = frame[if variant == 2 { 12 } else { 0 }..].to_vec();
             mutate(&mut bytes, rng);
-            // With the checksum corrected, the frame passes further checks.
+            // Variant 2 mutates the body alone, and then computes the checksum: the frame passes this check.
             if variant == 2 {
                 put_frame(&mut out, FrameKind::Request, |out| out.put_slice(&bytes))
             } else {

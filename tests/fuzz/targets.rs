@@ -22,7 +22,7 @@ use drave::sim::disk::SimDisk;
 use drave::types::{ClusterId, DiskId, Index, Membership, NodeId, Position, SnapshotPoint};
 use drave::wal::batches::ReaderState;
 use drave::wal::format::{
-    self, BatchHeader, EntryHead, FRAME_HEADER_BYTES, Opening, RecordKind, SEGMENT_HEADER_BYTES, Seal,
+    self, BatchHeader, EntryMetadata, FRAME_HEADER_BYTES, Opening, RecordKind, SEGMENT_HEADER_BYTES, Seal,
 };
 use drave::wal::inspect::{Finding, Inspection};
 use drave::wal::scan::{Scan, ScanItem};
@@ -39,7 +39,7 @@ use std::fmt::Debug;
 
 /// The size of a wire frame's header in bytes.
 const WIRE_HEADER_BYTES: usize = 12;
-/// The disk of the segment that `wal_scan` reads.
+/// The disk id of the segments that `wal_scan` reads.
 const SEGMENT_DISK: DiskId = DiskId(9);
 
 /// Frames of the native protocol. The result does not depend on how the bytes are split on arrival, the memory is
@@ -172,7 +172,7 @@ pub fn http(bytes: &[u8]) {
     assert_eq!(read_heads(bytes, 7), expected);
     for head in expected.0 {
         assert!(head.path.starts_with('/'), "{head:?}");
-        let _either = (http::percent_decode(&head.path), http::percent_decode(&head.query));
+        let _text_or_error = (http::percent_decode(&head.path), http::percent_decode(&head.query));
         let (mut out, body) = (BytesMut::new(), head.path.as_bytes());
         let response = http::Response { status: 200, content_type: "text/plain", fields: &[], body };
         http::put_response(&mut out, &response, ResponseOptions::of(&head));
@@ -205,23 +205,23 @@ fn read_heads(bytes: &[u8], piece_length: usize) -> (Vec<http::RequestHead>, Opt
 pub fn wal_scan(bytes: &[u8]) {
     for bytes in [bytes, &with_wal_checksums(bytes)] {
         let bytes = Bytes::copy_from_slice(bytes);
-        let mut at = SEGMENT_HEADER_BYTES as u64;
+        let mut offset = SEGMENT_HEADER_BYTES as u64;
         let mut frames = Vec::new();
         for item in Scan::new(bytes.clone(), format::salt(SEGMENT_DISK, 1), None) {
             match item {
                 ScanItem::Frame(frame) => {
-                    assert!(frame.at == at && frame.end() > at);
-                    at = frame.end();
+                    assert!(frame.at == offset && frame.end() > offset);
+                    offset = frame.end();
                     check_record(frame.kind, &frame.body);
                     frames.push((frame.at, frame.checksum));
                 }
                 ScanItem::Gap { at: begin, next_good_offset: next, .. } => {
-                    assert!(begin == at && next.is_none_or(|next| next >= at));
-                    at = next.unwrap_or(bytes.len() as u64);
+                    assert!(begin == offset && next.is_none_or(|next| next >= offset));
+                    offset = next.unwrap_or(bytes.len() as u64);
                 }
             }
         }
-        assert!(at >= bytes.len() as u64 || bytes.len() < SEGMENT_HEADER_BYTES);
+        assert!(offset >= bytes.len() as u64 || bytes.len() < SEGMENT_HEADER_BYTES);
         let context = SegmentContext { segment: 1, ..SegmentContext::default() };
         for finding in
             Inspection::new(bytes.clone(), format::salt(SEGMENT_DISK, 1), context, ReaderState::before_first_segment())
@@ -263,11 +263,11 @@ fn check_record(kind: RecordKind, body: &Bytes) {
             }
         }
         RecordKind::Entry => {
-            let head = EntryHead::decode(body);
+            let metadata = EntryMetadata::decode(body);
             if let Ok(entry) = codec::read_entry(&mut codec::Reader::new(body.clone())) {
                 codec::put_entry(&mut out, &entry);
                 assert!(out == body[..out.len()], "the encoding of {entry:?} differs from the decoded bytes");
-                assert!(head.is_err() || head.is_ok_and(|head| head.position == entry.position));
+                assert!(metadata.is_err() || metadata.is_ok_and(|metadata| metadata.position == entry.position));
             }
         }
         RecordKind::Seal => {
@@ -293,9 +293,10 @@ fn check_recovery(segment: &Bytes) {
     let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
     let open = || Journal::open(disk.clone(), options.clone(), Some(&founding)).map(|(_, recovered)| recovered);
     match open() {
-        Ok(first) => {
-            let second = open().unwrap_or_else(|fault| panic!("a recovered journal does not open again: {fault}"));
-            assert_eq!(summarize(&second), summarize(&first));
+        Ok(first_recovery) => {
+            let second_recovery =
+                open().unwrap_or_else(|fault| panic!("a recovered journal does not open again: {fault}"));
+            assert_eq!(summarize(&second_recovery), summarize(&first_recovery));
         }
         Err(fault) => {
             assert_eq!(
@@ -322,7 +323,7 @@ fn with_wal_checksums(bytes: &[u8]) -> Vec<u8> {
     let header = format::SegmentHeader { flags: 0, cluster: ClusterId(7), node, disk: SEGMENT_DISK, number: 1 };
     let mut out = header.encode().to_vec();
     out.extend_from_slice(bytes.get(SEGMENT_HEADER_BYTES..).unwrap_or_default());
-    // The batch frame's checksum covers that of the batch's last frame, so it is computed after that one.
+    // A batch frame contains the checksum of the batch's last frame, and so is corrected after all frames of the batch.
     let (mut at, mut chained_checksum, mut batch) = (SEGMENT_HEADER_BYTES, 0, None);
     while let Some(frame) = out.get(at..).and_then(|rest| rest.first_chunk::<FRAME_HEADER_BYTES>()) {
         let length = u32::from_le_bytes([frame[8], frame[9], frame[10], 0]) as usize;
@@ -341,18 +342,19 @@ fn with_wal_checksums(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn correct_batch_checksum(out: &mut [u8], batch: Option<(usize, usize, u32)>, salt_crc: u32, tail: u32) {
-    let Some((at, length, previous)) = batch else { return };
+/// Corrects the checksums of a batch frame, given as its offset, its length and the checksum of the frame before it.
+fn correct_batch_checksum(out: &mut [u8], batch: Option<(usize, usize, u32)>, salt_crc: u32, last_checksum: u32) {
+    let Some((at, length, previous_checksum)) = batch else { return };
     if let Some(field) = out[at + FRAME_HEADER_BYTES..][..length].get_mut(28..32) {
-        field.copy_from_slice(&tail.to_le_bytes());
+        field.copy_from_slice(&last_checksum.to_le_bytes());
     }
-    correct_frame_checksum(out, at, length, salt_crc, previous);
+    correct_frame_checksum(out, at, length, salt_crc, previous_checksum);
 }
 
 /// Corrects the checksums of one frame. Returns the checksum of its header.
-fn correct_frame_checksum(out: &mut [u8], at: usize, length: usize, salt_crc: u32, previous: u32) -> u32 {
+fn correct_frame_checksum(out: &mut [u8], at: usize, length: usize, salt_crc: u32, previous_checksum: u32) -> u32 {
     let (header, body) = out[at..][..FRAME_HEADER_BYTES + length].split_at_mut(FRAME_HEADER_BYTES);
-    header[4..8].copy_from_slice(&previous.to_le_bytes());
+    header[4..8].copy_from_slice(&previous_checksum.to_le_bytes());
     let checksum = crc32fast::hash(&body[4..]).to_le_bytes();
     body[..4].copy_from_slice(&checksum);
     let rest = header.last_chunk::<12>().copied().unwrap_or_default();

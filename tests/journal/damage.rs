@@ -37,7 +37,7 @@ fn flip_bytes_of_disk(disk: &SimDisk, options: &Options, ledger: &Ledger) -> Res
     for name in file_names(disk).into_iter().filter(|name| !name.ends_with(".tmp")) {
         let size = disk.read_file(&name).unwrap().len() as u64;
         for offset in 0..size {
-            match flip_one(disk, options, ledger, &name, offset)? {
+            match flip_byte(disk, options, ledger, &name, offset)? {
                 true => detected += 1,
                 false => harmless += 1,
             }
@@ -47,7 +47,7 @@ fn flip_bytes_of_disk(disk: &SimDisk, options: &Options, ledger: &Ledger) -> Res
 }
 
 /// Flips a bit of one byte. Returns whether recovery detected the flip; an undetected flip must be harmless.
-fn flip_one(disk: &SimDisk, options: &Options, ledger: &Ledger, name: &str, offset: u64) -> Result<bool, String> {
+fn flip_byte(disk: &SimDisk, options: &Options, ledger: &Ledger, name: &str, offset: u64) -> Result<bool, String> {
     let disk = disk.fork();
     disk.crash(&mut rng(), Crash::Kill);
     disk.flip_bit(name, offset, (offset % 8) as u8);
@@ -75,7 +75,7 @@ fn flipped_bit_is_detected_or_harmless() {
 }
 
 #[test]
-fn confirmed_log_detects_flips_without_sync_marker() {
+fn flipped_bit_is_detected_without_sync_marker_once_the_sync_was_confirmed() {
     for (name, mut script) in scripts() {
         script.push(Step::Confirm);
         flip_every_byte(&options(), &script, false).unwrap_or_else(|why| panic!("{name}: {why}"));
@@ -190,7 +190,7 @@ fn full_disk_keeps_synced_writes() {
             disk.set_capacity(Some(capacity));
             run_script(&disk, &options(), &script, &mut ledger).unwrap_or_else(|why| panic!("{name}: {why}"));
             disk.crash(&mut rng(), Crash::Kill);
-            if ledger.durable_changes > 0 {
+            if ledger.durable_count > 0 {
                 // The journal opens on the full disk, which is enough for reads and votes.
                 drop(
                     reopen(&disk, &options(), &mut ledger)
@@ -241,7 +241,7 @@ fn unreadable_sector_is_damage_with_file_and_offset() {
     let (disk, ledger) = run_and_sync(&options, &script);
     let names: Vec<String> = file_names(&disk).into_iter().filter(|name| !name.ends_with(".tmp")).collect();
     assert!(names.iter().filter(|name| name.ends_with(".wal")).count() > 2, "{names:?}");
-    let mut detected = 0;
+    let mut detected_count = 0;
     for name in names {
         for sector in 0..disk.read_file(&name).unwrap().len() as u64 / 512 {
             let disk = disk.fork();
@@ -256,14 +256,14 @@ fn unreadable_sector_is_damage_with_file_and_offset() {
                         assert_eq!((file.as_str(), offset), (name.as_str(), sector * 512 / 4096 * 4096));
                         assert!(description.contains("cannot read"), "{description}");
                         assert!(!lost.is_empty());
-                        detected += 1;
+                        detected_count += 1;
                     }
                     Err(fault) => panic!("{name} sector {sector}: {fault}"),
                 }
             }
         }
     }
-    assert!(detected > 20, "{detected} unreadable sectors detected");
+    assert!(detected_count > 20, "{detected_count} unreadable sectors detected");
 }
 
 #[test]
@@ -277,10 +277,10 @@ fn damage_to_a_batch_recovered_in_part_is_detected() {
     let options = Options { segment_bytes: 8192, ..options() };
     let fault_free = SimDisk::new();
     run_script(&fault_free, &options, &script, &mut Ledger::default()).unwrap();
-    for at in fault_free.operation_count() - 6..fault_free.operation_count() {
+    for operation in fault_free.operation_count() - 6..fault_free.operation_count() {
         // The process is killed while it writes a batch of several pieces; recovery keeps the complete pieces.
         let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
-        disk.stop_at(drave::sim::disk::DiskStop { operation: at, written_bytes: 300 });
+        disk.stop_at(drave::sim::disk::DiskStop { operation, written_bytes: 300 });
         run_script(&disk, &options, &script, &mut ledger).unwrap();
         disk.crash(&mut rng(), Crash::Kill);
         let (mut journal, _) = reopen(&disk, &options, &mut ledger).unwrap();
@@ -290,13 +290,13 @@ fn damage_to_a_batch_recovered_in_part_is_detected() {
         let [_, one, sync, ..] = &writes_after_restart(&ledger)[..] else {
             unreachable!("the script after a restart begins with a vote, a write and a sync")
         };
-        let rest = [one.clone(), sync.clone()];
-        run_steps(&disk, &mut journal, &mut drave::wal::View::default(), &rest, &mut ledger).unwrap();
+        let next_steps = [one.clone(), sync.clone()];
+        run_steps(&disk, &mut journal, &mut drave::wal::View::default(), &next_steps, &mut ledger).unwrap();
         drop(journal);
         disk.remove("synced").unwrap();
         for offset in 64..=end {
-            flip_one(&disk, &options, &ledger, name, offset)
-                .unwrap_or_else(|why| panic!("stopped at operation {at}: {why}"));
+            flip_byte(&disk, &options, &ledger, name, offset)
+                .unwrap_or_else(|why| panic!("stopped at operation {operation}: {why}"));
         }
     }
 }
@@ -319,15 +319,15 @@ fn parallel_recovery_matches_sequential() {
     for (name, script) in scripts() {
         let (disk, _) = run_and_sync(&options(), &script);
         disk.crash(&mut rng(), Crash::Kill);
-        let sequential = recovery_result(1, &disk).unwrap();
-        assert_eq!(recovery_result(3, &disk), Ok(sequential), "{name}");
+        let sequential_result = recovery_result(1, &disk).unwrap();
+        assert_eq!(recovery_result(3, &disk), Ok(sequential_result), "{name}");
         for file in file_names(&disk).into_iter().filter(|file| file.ends_with(".wal")) {
             for offset in (0..disk.read_file(&file).unwrap().len() as u64).step_by(3) {
                 let disk = disk.fork();
                 disk.flip_bit(&file, offset, (offset % 8) as u8);
-                let sequential = recovery_result(1, &disk);
-                *(if sequential.is_ok() { &mut opened } else { &mut rejected }) += 1;
-                assert_eq!(recovery_result(3, &disk), sequential, "{name}: {file} byte {offset}");
+                let sequential_result = recovery_result(1, &disk);
+                *(if sequential_result.is_ok() { &mut opened } else { &mut rejected }) += 1;
+                assert_eq!(recovery_result(3, &disk), sequential_result, "{name}: {file} byte {offset}");
             }
         }
     }
@@ -344,10 +344,13 @@ fn parallel_recovery_reports_first_damaged_segment() {
             let disk = disk.fork();
             // Offset 300 is within the first batch of every segment.
             [first, second].iter().for_each(|name| disk.flip_bit(name, 300, 3));
-            let sequential = recovery_result(1, &disk);
-            assert!(sequential.as_ref().is_err_and(|fault| fault.starts_with(first.as_str())), "{sequential:?}");
+            let sequential_result = recovery_result(1, &disk);
+            assert!(
+                sequential_result.as_ref().is_err_and(|fault| fault.starts_with(first.as_str())),
+                "{sequential_result:?}"
+            );
             for threads in [2, 3, 9] {
-                assert_eq!(recovery_result(threads, &disk), sequential, "{first} and {second} are damaged");
+                assert_eq!(recovery_result(threads, &disk), sequential_result, "{first} and {second} are damaged");
             }
         }
     }

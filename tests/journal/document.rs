@@ -13,7 +13,7 @@ const DOCUMENT: &str = include_str!("../../wal-format.md");
 
 /// The disk and the segment of the document's dump: node 1, alone in its cluster, votes for itself in term 1, and
 /// appends a no-op and one command.
-fn sample() -> (SimDisk, Bytes) {
+fn sample_segment() -> (SimDisk, Bytes) {
     let disk = SimDisk::new();
     let node = NodeId::new(1).unwrap();
     let members = Membership::founding([(node, "127.0.0.1:7401".to_owned())]);
@@ -59,7 +59,7 @@ fn hex_dump(bytes: &[u8]) -> String {
 
 #[test]
 fn documented_dump_matches_written_segment() {
-    let (_, bytes) = sample();
+    let (_, bytes) = sample_segment();
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     let written = &bytes[..end.next_multiple_of(8)];
     assert!(
@@ -88,7 +88,7 @@ fn documented_dump_decodes_to_documented_records() {
         assert!(DOCUMENT.contains(&row), "the table of the dump has no row {row}");
     }
     let batch = format::BatchHeader::decode(&frames[2].body).unwrap();
-    assert_eq!((batch.number, batch.bytes, batch.frames, batch.synced_end), (2, 264, 3, (1, 376)));
+    assert_eq!((batch.number, batch.bytes, batch.frame_count, batch.synced_end), (2, 264, 3, (1, 376)));
     assert_eq!(Opening::decode(&frames[1].body).unwrap().last, Position::ZERO);
     assert_eq!(format::decode_hard_state(&frames[3].body).unwrap().vote.map(|vote| vote.node), NodeId::new(1));
     let entry = codec::read_entry(&mut codec::Reader::new(frames[5].body.clone())).unwrap();
@@ -139,7 +139,7 @@ fn documented_tables_match_code() {
 
 #[test]
 fn sync_marker_file_matches_document() {
-    let (disk, _) = sample();
+    let (disk, _) = sample_segment();
     let bytes = Bytes::from(disk.read_file(sync_marker::FILE_NAME).unwrap());
     assert_eq!(bytes.len(), sync_marker::SLOT_DISTANCE * sync_marker::SLOT_COUNT);
     let marker = sync_marker::SyncMarker::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));

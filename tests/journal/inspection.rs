@@ -100,11 +100,11 @@ fn inspection_matches_recovery_after_flipped_bit() {
             for file in file_names(&disk).into_iter().filter(|file| file.ends_with(".wal")) {
                 // The segment header is not flipped: it identifies the owner, which only recovery compares.
                 for offset in format::SEGMENT_HEADER_BYTES as u64..disk.read_file(&file).unwrap().len() as u64 {
-                    let flipped = disk.fork();
-                    flipped.flip_bit(&file, offset, (offset % 8) as u8);
-                    let Some(verdict) = recovery_verdict(&flipped, &options()) else { continue };
+                    let flipped_disk = disk.fork();
+                    flipped_disk.flip_bit(&file, offset, (offset % 8) as u8);
+                    let Some(verdict) = recovery_verdict(&flipped_disk, &options()) else { continue };
                     assert_eq!(
-                        inspection_verdict(&flipped, &options()),
+                        inspection_verdict(&flipped_disk, &options()),
                         verdict,
                         "{name}: {file} byte {offset}, sync marker: {with_marker}"
                     );
@@ -118,25 +118,27 @@ fn inspection_matches_recovery_after_flipped_bit() {
 
 #[test]
 fn inspection_matches_recovery_after_crash() {
-    let mut torn = 0;
+    let mut torn_count = 0;
     for (name, script) in scripts() {
         let fault_free = SimDisk::new();
         run_script(&fault_free, &options(), &script, &mut Ledger::default()).unwrap();
-        for (at, seed) in (0..fault_free.operation_count()).flat_map(|at| (0..3).map(move |seed| (at, seed))) {
+        for (operation, seed) in
+            (0..fault_free.operation_count()).flat_map(|operation| (0..3).map(move |seed| (operation, seed)))
+        {
             for bytes in [0, 8, 100, 600] {
                 let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
-                disk.stop_at(DiskStop { operation: at, written_bytes: bytes });
+                disk.stop_at(DiskStop { operation, written_bytes: bytes });
                 run_script(&disk, &options(), &script, &mut ledger).unwrap();
                 disk.crash(&mut StdRng::seed_from_u64(seed), if seed == 0 { Crash::Kill } else { Crash::Power });
                 let Some(verdict) = recovery_verdict(&disk, &options()) else { continue };
-                torn += u64::from(verdict == Verdict::Torn);
+                torn_count += u64::from(verdict == Verdict::Torn);
                 assert_eq!(
                     inspection_verdict(&disk, &options()),
                     verdict,
-                    "{name}: operation {at} stops after {bytes} bytes, seed {seed}"
+                    "{name}: operation {operation} stops after {bytes} bytes, seed {seed}"
                 );
             }
         }
     }
-    assert!(torn > 20, "{torn} torn tails");
+    assert!(torn_count > 20, "{torn_count} torn tails");
 }

@@ -103,10 +103,10 @@ fn run_and_crash(
 
 /// Stops a script at each disk operation in turn. Returns the number of operations.
 pub fn crash_at_every_operation(options: &Options, script: &[Step]) -> Result<u64, String> {
-    for at in 0.. {
-        let bytes = [0, 1, 100, 512, 600][at as usize % 5];
-        if !run_and_crash(options, script, DiskStop { operation: at, written_bytes: bytes }, &INTERRUPTIONS)? {
-            return Ok(at);
+    for operation in 0.. {
+        let bytes = [0, 1, 100, 512, 600][operation as usize % 5];
+        if !run_and_crash(options, script, DiskStop { operation, written_bytes: bytes }, &INTERRUPTIONS)? {
+            return Ok(operation);
         }
     }
     unreachable!("every script ends after a finite number of disk operations")
@@ -114,14 +114,14 @@ pub fn crash_at_every_operation(options: &Options, script: &[Step]) -> Result<u6
 
 #[test]
 fn crash_after_any_operation_keeps_synced_writes() {
-    let mut operations = 0;
+    let mut operation_count = 0;
     for (name, script) in scripts() {
         match crash_at_every_operation(&options(), &script) {
-            Ok(count) => operations += count,
+            Ok(count) => operation_count += count,
             Err(why) => panic!("{name}: {why}"),
         }
     }
-    assert!(operations > 200, "{operations} crashes");
+    assert!(operation_count > 200, "{operation_count} crashes");
 }
 
 #[test]
@@ -136,17 +136,12 @@ fn write_torn_at_any_byte_keeps_synced_writes() {
     let fault_free = SimDisk::new();
     run_script(&fault_free, &options(), &script, &mut Ledger::default()).unwrap();
     // The last operations of the script write the last batch, which is torn at every byte.
-    let total = fault_free.operation_count();
-    for at in total - 6..total {
+    let operation_count = fault_free.operation_count();
+    for operation in operation_count - 6..operation_count {
         for bytes in 0..900 {
             let interruptions = [Interruption::Kill, Interruption::Power(bytes), Interruption::KillThenPower(bytes)];
-            run_and_crash(
-                &options(),
-                &script,
-                DiskStop { operation: at, written_bytes: bytes as usize },
-                &interruptions,
-            )
-            .unwrap();
+            run_and_crash(&options(), &script, DiskStop { operation, written_bytes: bytes as usize }, &interruptions)
+                .unwrap();
         }
     }
 }
@@ -157,8 +152,8 @@ pub fn run_random_crashes(options: &Options, seeds: std::ops::Range<u64>) -> Res
         let script = random_script(seed);
         let fault_free = SimDisk::new();
         run_script(&fault_free, options, &script, &mut Ledger::default())?;
-        let at = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (fault_free.operation_count() + 1);
-        let stop = DiskStop { operation: at, written_bytes: (seed % 700) as usize };
+        let stop_operation = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (fault_free.operation_count() + 1);
+        let stop = DiskStop { operation: stop_operation, written_bytes: (seed % 700) as usize };
         let interruptions = [
             Interruption::Power(seed),
             Interruption::KillThenPower(seed),

@@ -41,55 +41,56 @@ proptest! {
         let frames = good_frames(&bytes);
         prop_assert_eq!(frames.len(), sizes.len() + 1);
         let batch = BatchHeader::decode(&frames[0].body).unwrap();
-        prop_assert_eq!(batch.frames as usize, sizes.len());
+        prop_assert_eq!(batch.frame_count as usize, sizes.len());
         prop_assert_eq!(frames.last().unwrap().end(), 64 + batch.bytes);
         for ((index, size), frame) in (1..).zip(&sizes).zip(&frames[1..]) {
             prop_assert_eq!(frame.kind, RecordKind::Entry);
-            let read = codec::read_entry(&mut codec::Reader::new(frame.body.clone()));
-            prop_assert_eq!(read, Ok(entry(index, 1, *size)));
+            let read_result = codec::read_entry(&mut codec::Reader::new(frame.body.clone()));
+            prop_assert_eq!(read_result, Ok(entry(index, 1, *size)));
         }
     }
 
     #[test]
     fn flipped_bit_hides_only_the_frame_that_holds_it(
         sizes in prop::collection::vec(0..400usize, 1..10),
-        at: prop::sample::Index,
+        flipped_byte: prop::sample::Index,
         bit in 0..8u8,
     ) {
         let bytes = segment(&sizes);
         let intact_frames = good_frames(&bytes);
         let end = intact_frames.last().unwrap().end() as usize;
-        let at = 64 + at.index(end - 64);
-        let mut damaged = bytes.to_vec();
-        damaged[at] ^= 1 << bit;
-        let remaining: Vec<u64> = good_frames(&damaged.into()).iter().map(|frame| frame.at).collect();
-        let untouched = intact_frames.iter().filter(|frame| !(frame.at..frame.end()).contains(&(at as u64)));
-        prop_assert_eq!(remaining, untouched.map(|frame| frame.at).collect::<Vec<_>>());
+        let flipped_byte = 64 + flipped_byte.index(end - 64);
+        let mut damaged_bytes = bytes.to_vec();
+        damaged_bytes[flipped_byte] ^= 1 << bit;
+        let remaining_offsets: Vec<u64> = good_frames(&damaged_bytes.into()).iter().map(|frame| frame.at).collect();
+        let is_untouched = |frame: &&Frame| !(frame.at..frame.end()).contains(&(flipped_byte as u64));
+        let untouched_frames = intact_frames.iter().filter(is_untouched);
+        prop_assert_eq!(remaining_offsets, untouched_frames.map(|frame| frame.at).collect::<Vec<_>>());
     }
 
     #[test]
-    fn frame_is_valid_only_at_its_offset_in_its_segment(size in 0..400usize, moved in 1..8u64) {
+    fn frame_is_valid_only_at_its_offset_in_its_segment(size in 0..400usize, distance in 1..8u64) {
         let bytes = segment(&[size]);
         let salt_crc = format::salt_crc(header(3).salt());
         prop_assert!(Frame::read(&bytes, salt_crc, 64).is_ok());
-        let mut shifted = vec![0; moved as usize * 8];
-        shifted.extend_from_slice(&bytes);
-        prop_assert!(Frame::read(&shifted.into(), salt_crc, 64 + moved * 8).is_err());
-        let other = format::salt_crc(header(3 + moved).salt());
-        prop_assert!(Frame::read(&bytes, other, 64).is_err());
+        let mut shifted_bytes = vec![0; distance as usize * 8];
+        shifted_bytes.extend_from_slice(&bytes);
+        prop_assert!(Frame::read(&shifted_bytes.into(), salt_crc, 64 + distance * 8).is_err());
+        let other_salt_crc = format::salt_crc(header(3 + distance).salt());
+        prop_assert!(Frame::read(&bytes, other_salt_crc, 64).is_err());
     }
 
     #[test]
-    fn garbage_input_does_not_panic(bytes: Vec<u8>) {
+    fn arbitrary_bytes_decode_without_panic(bytes: Vec<u8>) {
         let bytes = Bytes::from(bytes);
-        let _either = SegmentHeader::decode(&bytes);
-        let _either = (BatchHeader::decode(&bytes), Opening::decode(&bytes), Seal::decode(&bytes));
-        let _either = (format::decode_hard_state(&bytes), format::decode_base(&bytes));
-        let _either = format::EntryHead::decode(&bytes);
-        let _either = SyncMarker::read(&bytes, DiskId(9));
+        let _any_result = SegmentHeader::decode(&bytes);
+        let _any_result = (BatchHeader::decode(&bytes), Opening::decode(&bytes), Seal::decode(&bytes));
+        let _any_result = (format::decode_hard_state(&bytes), format::decode_base(&bytes));
+        let _any_result = format::EntryMetadata::decode(&bytes);
+        let _any_result = SyncMarker::read(&bytes, DiskId(9));
         let items = Scan::new(bytes.clone(), 1, None).count();
         prop_assert!(items <= 1);
-        let _either = Frame::read_without_body_check(&bytes, 1, bytes.len() as u64 / 2);
+        let _any_result = Frame::read_without_body_check(&bytes, 1, bytes.len() as u64 / 2);
     }
 
     #[test]

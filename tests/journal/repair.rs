@@ -9,22 +9,22 @@ use drave::wal::{Fault, Journal, Options};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// How many damages had which end.
+/// The number of damaged journals for each outcome of a start.
 #[derive(Default, Debug)]
-struct Counts {
-    /// The journal opened with everything that was durable.
-    harmless: u64,
-    /// The journal was repaired.
-    repaired: u64,
-    /// The journal did not open: no record shows other members, or the vote may be lost.
-    stopped: u64,
-    /// The vote may be lost.
-    vote_lost: u64,
-    /// An earlier repair was interrupted by a crash.
-    interrupted: u64,
+struct OutcomeCounts {
+    /// Journals that opened with everything that was durable.
+    harmless_count: u64,
+    /// Journals that were repaired.
+    repaired_count: u64,
+    /// Journals that did not open: no record shows other members, or the vote may be lost.
+    stopped_count: u64,
+    /// Journals that did not open because the vote may be lost.
+    vote_lost_count: u64,
+    /// Repairs that a crash interrupted.
+    interrupted_count: u64,
 }
 
-fn repairing() -> Options {
+fn repair_options() -> Options {
     Options { repair: true, ..options() }
 }
 
@@ -39,37 +39,39 @@ fn disk_after(script: &[Step]) -> (SimDisk, Ledger) {
 }
 
 /// Opens a damaged disk, and checks what was kept; then writes and opens it again, without repair.
-fn open_damaged(disk: &SimDisk, ledger: &Ledger, counts: &mut Counts) -> Result<(), String> {
-    let (mut journal, recovered) = match Journal::open(disk.clone(), repairing(), Some(&founding())) {
+fn open_damaged(disk: &SimDisk, ledger: &Ledger, counts: &mut OutcomeCounts) -> Result<(), String> {
+    let (mut journal, recovered) = match Journal::open(disk.clone(), repair_options(), Some(&founding())) {
         Ok(opened) => opened,
         Err(Fault::Corrupt { advice, .. }) => {
-            counts.stopped += 1;
-            counts.vote_lost += u64::from(advice.contains("vote may be lost"));
+            counts.stopped_count += 1;
+            counts.vote_lost_count += u64::from(advice.contains("vote may be lost"));
             return Ok(());
         }
         Err(fault) => return Err(fault.to_string()),
     };
     if recovered.repaired {
-        counts.repaired += 1;
+        counts.repaired_count += 1;
         ledger.check_repaired(&recovered)?;
         assert!(recovered.notes.iter().any(|note| note.contains(".damaged")), "{:?}", recovered.notes);
     } else {
-        counts.harmless += 1;
-        // An interrupted repair may have come to its end.
-        let is_whole = ledger.clone().check(&recovered);
-        return if counts.interrupted > 0 { ledger.check_repaired(&recovered) } else { is_whole };
+        counts.harmless_count += 1;
+        // The interrupted repair may have been complete already.
+        let full_check = ledger.clone().check(&recovered);
+        return if counts.interrupted_count > 0 { ledger.check_repaired(&recovered) } else { full_check };
     }
     let hard = HardState { term: recovered.hard_state.term.next(), ..recovered.hard_state };
     let write = Write { id: WriteId::ZERO.next(), hard_state: Some(hard), base: None, entries: Vec::new() };
     journal.append(&write).and_then(|()| journal.sync()).map_err(|fault| fault.to_string())?;
     drop(journal);
     disk.crash(&mut StdRng::seed_from_u64(4), Crash::Power);
-    let (_, again) = Journal::open(disk.clone(), options(), None).map_err(|fault| format!("after repair: {fault}"))?;
-    let same = again.hard_state == hard && again.entries == recovered.entries && again.base == recovered.base;
-    same.then_some(()).ok_or_else(|| "a repaired journal changes at the next start".to_owned())
+    let (_, reopened) =
+        Journal::open(disk.clone(), options(), None).map_err(|fault| format!("after repair: {fault}"))?;
+    let is_unchanged =
+        reopened.hard_state == hard && reopened.entries == recovered.entries && reopened.base == recovered.base;
+    is_unchanged.then_some(()).ok_or_else(|| "a repaired journal changes at the next start".to_owned())
 }
 
-/// The files of a journal whose damage means something.
+/// The files of a journal that a start reads: all but the spares, which it removes.
 fn journal_files(disk: &SimDisk) -> Vec<String> {
     file_names(disk).into_iter().filter(|name| !name.ends_with(".tmp")).collect()
 }
@@ -78,7 +80,7 @@ fn journal_files(disk: &SimDisk) -> Vec<String> {
 fn flipped_bit_is_repaired() {
     for (script_name, script) in scripts() {
         let (disk, ledger) = disk_after(&script);
-        let mut counts = Counts::default();
+        let mut counts = OutcomeCounts::default();
         for name in journal_files(&disk) {
             for offset in 0..disk.read_file(&name).unwrap().len() as u64 {
                 let disk = disk.fork();
@@ -87,59 +89,64 @@ fn flipped_bit_is_repaired() {
                     .unwrap_or_else(|why| panic!("{script_name}: {name} byte {offset}: {why}"));
             }
         }
-        assert!(counts.repaired > counts.stopped && counts.vote_lost == 0, "{script_name}: {counts:?}");
+        assert!(
+            counts.repaired_count > counts.stopped_count && counts.vote_lost_count == 0,
+            "{script_name}: {counts:?}"
+        );
     }
 }
 
 #[test]
 fn zeroed_or_unreadable_sector_or_missing_segment_is_repaired() {
     for (script_name, script) in scripts() {
-        let (whole, ledger) = disk_after(&script);
-        let mut counts = Counts::default();
-        for name in journal_files(&whole) {
-            let size = whole.read_file(&name).unwrap().len() as u64;
+        let (undamaged, ledger) = disk_after(&script);
+        let mut counts = OutcomeCounts::default();
+        for name in journal_files(&undamaged) {
+            let size = undamaged.read_file(&name).unwrap().len() as u64;
             for sector in (0..size).step_by(512) {
-                let disk = whole.fork();
+                let disk = undamaged.fork();
                 disk.open(&name).unwrap().write_at(sector, &[0; 512]).unwrap();
                 open_damaged(&disk, &ledger, &mut counts)
                     .unwrap_or_else(|why| panic!("{script_name}: {name} sector at {sector}: {why}"));
-                let disk = whole.fork();
+                let disk = undamaged.fork();
                 disk.lose_sector(&name, sector);
                 open_damaged(&disk, &ledger, &mut counts)
                     .unwrap_or_else(|why| panic!("{script_name}: {name} unreadable at {sector}: {why}"));
             }
-            let disk = whole.fork();
+            let disk = undamaged.fork();
             disk.remove(&name).unwrap();
             open_damaged(&disk, &ledger, &mut counts)
                 .unwrap_or_else(|why| panic!("{script_name}: {name} is missing: {why}"));
         }
-        assert!(counts.repaired > 1 && counts.vote_lost == 0, "{script_name}: {counts:?}");
+        assert!(counts.repaired_count > 1 && counts.vote_lost_count == 0, "{script_name}: {counts:?}");
     }
 }
 
 /// A crash after each operation of a repair: the next start repairs again, and still knows what the node had promised.
 #[test]
 fn repair_interrupted_at_any_operation_is_repeated() {
-    let mut counts = Counts::default();
+    let mut counts = OutcomeCounts::default();
     for (script_name, script) in scripts() {
         let (disk, ledger) = disk_after(&script);
         for name in journal_files(&disk).into_iter().filter(|name| name.ends_with(".wal")) {
             let bytes = disk.read_file(&name).unwrap();
-            let written = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
-            // In the opening record, and in the middle.
-            for (offset, operation) in [100, written / 2].into_iter().flat_map(|at| (0..40).map(move |nth| (at, nth))) {
+            let last_written = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+            // The flipped bit is in the opening record, or in the middle of the records.
+            for (offset, operation) in
+                [100, last_written / 2].into_iter().flat_map(|at| (0..40).map(move |nth| (at, nth)))
+            {
                 let disk = disk.fork();
                 disk.flip_bit(&name, offset, 3);
                 let operation_at = disk.operation_count() + operation;
                 let written_bytes = [0, 100, 512][operation as usize % 3];
                 disk.stop_at(DiskStop { operation: operation_at, written_bytes });
-                let opened = Journal::open(disk.clone(), repairing(), None);
+                let opened = Journal::open(disk.clone(), repair_options(), None);
                 if !disk.stopped() {
-                    // Not repaired if no record shows the other members.
+                    // The journal is not repaired if no record shows the other members.
                     assert!(opened.is_ok() || offset == 100, "{script_name}: {name} byte {offset}");
                     continue;
                 }
-                counts.interrupted += 1;
+                counts.interrupted_count += 1;
                 for how in [Crash::Kill, Crash::Power] {
                     let disk = disk.fork();
                     disk.crash(&mut StdRng::seed_from_u64(operation), how);
@@ -150,37 +157,37 @@ fn repair_interrupted_at_any_operation_is_repeated() {
             }
         }
     }
-    assert!(counts.interrupted > 100 && counts.repaired > 100 && counts.vote_lost == 0, "{counts:?}");
+    assert!(counts.interrupted_count > 100 && counts.repaired_count > 100 && counts.vote_lost_count == 0, "{counts:?}");
 }
 
 /// Two damages at once: a record of the log, and one copy of the vote.
 #[test]
 fn node_stops_if_the_vote_may_be_lost() {
     let (disk, ledger) = disk_after(&scripts()[0].1);
-    let mut counts = Counts::default();
+    let mut counts = OutcomeCounts::default();
     for slot in [0, 512] {
         let disk = disk.fork();
         disk.flip_bit("synced", slot + 20, 1);
         disk.flip_bit("0000000001.wal", 700, 1);
         open_damaged(&disk, &ledger, &mut counts).unwrap();
     }
-    assert_eq!((counts.vote_lost, counts.repaired), (2, 0));
+    assert_eq!((counts.vote_lost_count, counts.repaired_count), (2, 0));
 }
 
-/// The same damage without any other node to get the entries from.
+/// A record is damaged, and no other node has the entries.
 #[test]
-fn only_member_is_not_repaired() {
+fn journal_of_only_member_is_not_repaired() {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
-    let alone =
+    let single_member =
         drave::types::SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: members(1) };
-    let (mut journal, recovered) = Journal::open(disk.clone(), options(), Some(&alone)).unwrap();
+    let (mut journal, recovered) = Journal::open(disk.clone(), options(), Some(&single_member)).unwrap();
     let script = [Step::Vote { term: 1, vote: 1 }, Step::Sync, Step::Vote { term: 2, vote: 1 }, Step::Sync];
     let mut view = recovered.view;
     run_steps(&disk, &mut journal, &mut view, &script, &mut ledger).unwrap();
     drop(journal);
     disk.flip_bit("0000000001.wal", 200, 1);
-    let before = disk.read_file("0000000001.wal");
-    let opened = Journal::open(disk.clone(), repairing(), None);
+    let bytes_before = disk.read_file("0000000001.wal");
+    let opened = Journal::open(disk.clone(), repair_options(), None);
     assert!(matches!(opened, Err(Fault::Corrupt { .. })));
-    assert_eq!(disk.read_file("0000000001.wal"), before, "nothing was changed");
+    assert_eq!(disk.read_file("0000000001.wal"), bytes_before, "nothing was changed");
 }

@@ -42,7 +42,7 @@ enum RequestedChange {
 pub struct Ledger {
     changes: Vec<RequestedChange>,
     /// The number of changes that a report has covered. They must survive every crash.
-    pub durable_changes: usize,
+    pub durable_count: usize,
     released_indexes: Vec<Index>,
     last_write_id: u64,
 }
@@ -138,11 +138,11 @@ impl Ledger {
     pub fn check(&mut self, recovered: &RecoveredLog) -> Result<(), String> {
         let mut mismatch = String::new();
         // The longest prefix of the changes is tried first: if entries are equal, several prefixes match.
-        for change_count in (self.durable_changes..=self.changes.len()).rev() {
+        for change_count in (self.durable_count..=self.changes.len()).rev() {
             match self.matches_log(&self.expected_log(change_count), recovered) {
                 Ok(()) => {
                     self.changes.truncate(change_count);
-                    self.durable_changes = change_count;
+                    self.durable_count = change_count;
                     return Ok(());
                 }
                 Err(error) => mismatch = error,
@@ -151,49 +151,49 @@ impl Ledger {
         Err(format!(
             "{} changes were requested, {} were reported durable, and no prefix matches the log: {mismatch}",
             self.changes.len(),
-            self.durable_changes
+            self.durable_count
         ))
     }
 
-    /// Checks a journal that was repaired: it is that of an earlier time, except that term and vote are the latest ones,
-    /// and the promised position reaches everything that was reported as durable.
+    /// Checks a journal that was repaired: it is that of an earlier time, except that term and vote are the latest
+    /// ones, and the promised position reaches everything that was reported as durable.
     pub fn check_repaired(&self, recovered: &RecoveredLog) -> Result<(), String> {
-        let whole = self.expected_log(self.durable_changes);
+        let durable_log = self.expected_log(self.durable_count);
         let hard = recovered.hard_state;
-        if (hard.term, hard.vote) != (whole.hard.term, whole.hard.vote) {
-            return Err(format!("hard state {hard:?} instead of {:?}", whole.hard));
+        if (hard.term, hard.vote) != (durable_log.hard.term, durable_log.hard.vote) {
+            return Err(format!("hard state {hard:?} instead of {:?}", durable_log.hard));
         }
-        let is_past = |changes: usize| {
-            let past = ExpectedLog { hard, ..self.expected_log(changes) };
-            self.matches_log(&past, recovered).is_ok()
+        let matches_earlier_log = |changes: usize| {
+            let earlier_log = ExpectedLog { hard, ..self.expected_log(changes) };
+            self.matches_log(&earlier_log, recovered).is_ok()
         };
-        if !(0..=self.changes.len()).any(is_past) {
+        if !(0..=self.changes.len()).any(matches_earlier_log) {
             return Err(format!(
-                "no past log has {} entries from {}",
+                "no earlier log has {} entries after {}",
                 recovered.entries.len(),
                 recovered.base.position
             ));
         }
-        let end = |log: &ExpectedLog| log.entries.values().last().map_or(log.base, |entry| entry.position);
-        let (last, promised) = (end(&whole), hard.promised_position);
-        let held = recovered.entries.last().map_or(recovered.base.position, |entry| {
+        let end_of = |log: &ExpectedLog| log.entries.values().last().map_or(log.base, |entry| entry.position);
+        let (last, promised) = (end_of(&durable_log), hard.promised_position);
+        let recovered_end = recovered.entries.last().map_or(recovered.base.position, |entry| {
             Position::new(Index(recovered.base.position.index.0 + recovered.entries.len() as u64), entry.term)
         });
-        match held.max(promised) >= last {
+        match recovered_end.max(promised) >= last {
             true => Ok(()),
-            false => Err(format!("the log ends at {held} and promises {promised}, and {last} was durable")),
+            false => Err(format!("the log ends at {recovered_end} and promises {promised}, and {last} was durable")),
         }
     }
 
     fn matches_log(&self, log: &ExpectedLog, recovered: &RecoveredLog) -> Result<(), String> {
         let base = recovered.base.position;
-        let last = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);
-        let found_last = base.index.0 + recovered.entries.len() as u64;
+        let last_index = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);
+        let found_last_index = base.index.0 + recovered.entries.len() as u64;
         if recovered.hard_state != log.hard {
             return Err(format!("the hard state is {:?} instead of {:?}", recovered.hard_state, log.hard));
         }
-        if found_last != last {
-            return Err(format!("the last index is {found_last} instead of {last}"));
+        if found_last_index != last_index {
+            return Err(format!("the last index is {found_last_index} instead of {last_index}"));
         }
         let is_known_base = base == log.base || self.released_indexes.contains(&base.index);
         let has_same_entry =
@@ -201,7 +201,7 @@ impl Ledger {
         if !is_known_base || !has_same_entry {
             return Err(format!("the base is {base} instead of {}", log.base));
         }
-        let range = base.index.next()..=Index(last);
+        let range = base.index.next()..=Index(last_index);
         let read_entries = recovered.view.entries(range.clone(), u64::MAX).map_err(|fault| fault.to_string())?;
         let expected: Vec<&Entry> = log.entries.range(base.index.0 + 1..).map(|(_, entry)| entry).collect();
         if read_entries.iter().collect::<Vec<_>>() != expected {
@@ -210,8 +210,8 @@ impl Ledger {
                 read_entries.len()
             ));
         }
-        for (head, entry) in recovered.entries.iter().zip(&expected) {
-            if head.term != entry.position.term || head.bytes as usize != codec::entry_size(entry) {
+        for (summary, entry) in recovered.entries.iter().zip(&expected) {
+            if summary.term != entry.position.term || summary.bytes as usize != codec::entry_size(entry) {
                 return Err(format!("the recovered term or size of entry {} is wrong", entry.position));
             }
         }
@@ -258,12 +258,12 @@ pub fn run_steps(
         }
         match step {
             Step::Sync => {
-                journal.sync()?.sealed.into_iter().for_each(|sealed| view.add_sealed(sealed).unwrap());
-                ledger.durable_changes = ledger.changes.len();
+                journal.sync()?.sealed_segments.into_iter().for_each(|sealed| view.add_sealed(sealed).unwrap());
+                ledger.durable_count = ledger.changes.len();
             }
             Step::Confirm => {
                 journal.confirm_sync()?;
-                ledger.durable_changes = ledger.changes.len();
+                ledger.durable_count = ledger.changes.len();
             }
             Step::Release(index) => {
                 let log = ledger.expected_log(ledger.changes.len());

@@ -132,7 +132,7 @@ pub struct Node {
     /// Which other parts of the disk are damaged. The node notices this only at a restart, too.
     pub non_entry_damage: NonEntryDamage,
     /// The last position that the node may have acknowledged and no longer holds; [`ZERO`] if it lost no entry.
-    pub promised: Position,
+    pub promised_position: Position,
     /// The terms of the intact entries after the first damage, from index 1 on; 0 where there is none.
     pub salvaged_terms: [u8; LOG_LENGTH_MAX],
     /// Whether a leader has changed the log since the damage was found. The log and the salvaged entries may then
@@ -154,7 +154,7 @@ impl Node {
             log: [0; LOG_LENGTH_MAX],
             is_damaged: [false; LOG_LENGTH_MAX],
             non_entry_damage: NonEntryDamage::default(),
-            promised: ZERO,
+            promised_position: ZERO,
             salvaged_terms: [0; LOG_LENGTH_MAX],
             log_changed: false,
             lost_terms: [0; LOG_LENGTH_MAX],
@@ -162,7 +162,7 @@ impl Node {
     }
 
     /// The position of the last entry.
-    pub fn last(&self) -> Position {
+    pub fn last_position(&self) -> Position {
         self.position(self.len)
     }
 
@@ -183,8 +183,8 @@ impl Node {
 
     /// Appends an entry of `term`.
     pub fn push(&mut self, term: u8) {
-        let at = self.len as usize;
-        (self.log[at], self.is_damaged[at], self.lost_terms[at]) = (term, false, 0);
+        let entry_slot = self.len as usize;
+        (self.log[entry_slot], self.is_damaged[entry_slot], self.lost_terms[entry_slot]) = (term, false, 0);
         self.len += 1;
     }
 
@@ -217,7 +217,7 @@ pub struct Cluster {
     /// The terms of the committed entries, from index 1 on; 0 after the last committed entry.
     pub committed_terms: [u8; LOG_LENGTH_MAX],
     /// The term of the leader that committed each entry, from index 1 on.
-    pub committed_in: [u8; LOG_LENGTH_MAX],
+    pub commit_terms: [u8; LOG_LENGTH_MAX],
     /// The log of a leader up to an entry that it appended, as [`Node::history_number`], by term and index of the
     /// entry.
     pub written_histories: [[u8; LOG_LENGTH_MAX]; TERM_COUNT],
@@ -234,20 +234,20 @@ impl Cluster {
             acknowledged_indexes: [[0; NODES]; TERM_COUNT],
             leaders: [None; TERM_COUNT],
             committed_terms: [0; LOG_LENGTH_MAX],
-            committed_in: [0; LOG_LENGTH_MAX],
+            commit_terms: [0; LOG_LENGTH_MAX],
             written_histories: [[0; LOG_LENGTH_MAX]; TERM_COUNT],
             damage_count: 0,
         }
     }
 
     /// The number of committed entries.
-    pub fn commit(&self) -> u8 {
+    pub fn committed_count(&self) -> u8 {
         self.committed_terms.iter().take_while(|term| **term != 0).count() as u8
     }
 
     /// The position of a committed entry of which no node has an intact copy, if there is one.
     pub fn committed_entry_without_copy(&self) -> Option<Position> {
-        let committed = (1..=self.commit()).map(|index| (self.committed_terms[index as usize - 1], index));
+        let committed = (1..=self.committed_count()).map(|index| (self.committed_terms[index as usize - 1], index));
         committed.into_iter().find(|(term, index)| !self.nodes.iter().any(|node| node.has_copy(*term, *index)))
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
 /// The number of steps of a random walk.
-const STEPS: usize = 30;
+const WALK_STEPS: usize = 30;
 
 /// The limits of a search.
 #[derive(Clone, Copy, Debug)]
@@ -51,47 +51,47 @@ impl SearchResult {
 
 /// Searches all states within the limits, breadth first, with one clause broken or none.
 pub fn explore(broken: Option<Clause>, limits: Limits) -> SearchResult {
-    let mut found =
+    let mut result =
         SearchResult { states: 0, electing_states: 0, operator_states: 0, violation: None, path: Vec::new() };
-    let mut seen = HashSet::new();
+    let mut seen_fingerprints = HashSet::new();
     // For each state, the number of the state before it and the step from that state: the steps to a violation.
     let mut predecessors: Vec<(usize, Option<Step>)> = vec![(0, None)];
     let mut queue = VecDeque::from([(Cluster::new(), 0)]);
-    seen.insert(fingerprint(&Cluster::new()));
+    seen_fingerprints.insert(fingerprint(&Cluster::new()));
     while let Some((cluster, at)) = queue.pop_front() {
-        found.states += 1;
+        result.states += 1;
         match outcome_without_damage(cluster.nodes, broken) {
-            Outcome::ElectsLeader => found.electing_states += 1,
-            Outcome::NeedsOperator => found.operator_states += 1,
+            Outcome::ElectsLeader => result.electing_states += 1,
+            Outcome::NeedsOperator => result.operator_states += 1,
             Outcome::Stuck => {
-                found.violation = Some(format!("no node can be elected any more: {:?}", cluster.nodes));
-                found.path = path_to(&predecessors, at, None);
-                return found;
+                result.violation = Some(format!("no node can be elected any more: {:?}", cluster.nodes));
+                result.path = path_to(&predecessors, at, None);
+                return result;
             }
         }
         for step in steps(&cluster, limits, broken) {
             match apply_step(&cluster, step, broken) {
                 Ok(Some(next)) => {
-                    if seen.insert(fingerprint(&next)) {
+                    if seen_fingerprints.insert(fingerprint(&next)) {
                         predecessors.push((at, Some(step)));
                         queue.push_back((next, predecessors.len() - 1));
                     }
                 }
                 Ok(None) => {}
                 Err(violation) => {
-                    found.violation = Some(violation);
-                    found.path = path_to(&predecessors, at, Some(step));
-                    return found;
+                    result.violation = Some(violation);
+                    result.path = path_to(&predecessors, at, Some(step));
+                    return result;
                 }
             }
         }
     }
-    found
+    result
 }
 
 /// Takes `walks` random walks from the initial state, with one clause broken or none. Stops at the first violation.
 pub fn walk_randomly(broken: Option<Clause>, limits: Limits, walks: u64) -> SearchResult {
-    let mut found =
+    let mut result =
         SearchResult { states: 0, electing_states: 0, operator_states: 0, violation: None, path: Vec::new() };
     let mut rng = SmallRng::seed_from_u64(1);
     for _ in 0..walks {
@@ -103,37 +103,37 @@ pub fn walk_randomly(broken: Option<Clause>, limits: Limits, walks: u64) -> Sear
                 .flatten()
                 .expect("the first steps of each clause are possible");
         }
-        for _ in 0..STEPS {
-            let (damages, others): (Vec<Step>, Vec<Step>) =
+        for _ in 0..WALK_STEPS {
+            let (damage_steps, other_steps): (Vec<Step>, Vec<Step>) =
                 steps(&cluster, limits, broken).iter().partition(|step| matches!(step, Step::Damage(..)));
             // Damage is chosen once in 12 steps: it would otherwise be chosen most often, as most possible steps are
             // damage.
-            let kind = if rng.random_ratio(1, 12) { &damages } else { &others };
-            let Some(step) = kind.choose(&mut rng).copied() else { continue };
+            let chosen_steps = if rng.random_ratio(1, 12) { &damage_steps } else { &other_steps };
+            let Some(step) = chosen_steps.choose(&mut rng).copied() else { continue };
             path.push(step);
             match apply_step(&cluster, step, broken) {
                 Ok(Some(next)) => cluster = next,
                 Ok(None) => path.truncate(path.len() - 1),
-                Err(violation) => return SearchResult { violation: Some(violation), path, ..found },
+                Err(violation) => return SearchResult { violation: Some(violation), path, ..result },
             }
-            found.states += 1;
+            result.states += 1;
         }
         match outcome_without_damage(cluster.nodes, broken) {
-            Outcome::ElectsLeader => found.electing_states += 1,
-            Outcome::NeedsOperator => found.operator_states += 1,
+            Outcome::ElectsLeader => result.electing_states += 1,
+            Outcome::NeedsOperator => result.operator_states += 1,
             Outcome::Stuck => {
-                return SearchResult { violation: Some("no node can be elected any more".to_owned()), path, ..found };
+                return SearchResult { violation: Some("no node can be elected any more".to_owned()), path, ..result };
             }
         }
     }
-    found
+    result
 }
 
-fn path_to(predecessors: &[(usize, Option<Step>)], mut at: usize, last: Option<Step>) -> Vec<Step> {
-    let mut path: Vec<Step> = last.into_iter().collect();
-    while let (before, Some(step)) = predecessors[at] {
+fn path_to(predecessors: &[(usize, Option<Step>)], mut state: usize, last_step: Option<Step>) -> Vec<Step> {
+    let mut path: Vec<Step> = last_step.into_iter().collect();
+    while let (predecessor, Some(step)) = predecessors[state] {
         path.push(step);
-        at = before;
+        state = predecessor;
     }
     path.reverse();
     path
@@ -158,34 +158,34 @@ impl Hasher for StateHasher {
 /// alike.
 fn fingerprint(cluster: &Cluster) -> u64 {
     const ORDERS: [[usize; NODES]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-    let hashed = |order: &[usize; NODES]| {
+    let hash_renumbered = |order: &[usize; NODES]| {
         let mut hasher = StateHasher(0);
         renumbered(cluster, order).hash(&mut hasher);
         hasher.finish()
     };
-    ORDERS.iter().map(hashed).min().unwrap_or(0)
+    ORDERS.iter().map(hash_renumbered).min().unwrap_or(0)
 }
 
 /// The same cluster, renumbered: node `order[n]` becomes node `n`.
 fn renumbered(cluster: &Cluster, order: &[usize; NODES]) -> Cluster {
-    let number = |node: u8| order.iter().position(|old| *old == node as usize).map_or(node, |new| new as u8);
-    let mut next = *cluster;
+    let new_number = |node: u8| order.iter().position(|old| *old == node as usize).map_or(node, |new| new as u8);
+    let mut renumbered_cluster = *cluster;
     for (new, old) in order.iter().enumerate() {
-        next.nodes[new] = cluster.nodes[*old];
-        next.nodes[new].vote = cluster.nodes[*old].vote.map(number);
+        renumbered_cluster.nodes[new] = cluster.nodes[*old];
+        renumbered_cluster.nodes[new].vote = cluster.nodes[*old].vote.map(new_number);
         // The vote of a stopped node has no effect any more, since the node sends nothing.
-        if next.nodes[new].role == Role::Stopped {
-            next.nodes[new].vote = None;
+        if renumbered_cluster.nodes[new].role == Role::Stopped {
+            renumbered_cluster.nodes[new].vote = None;
         }
     }
     for term in 0..cluster.granted_votes.len() {
         for (new, old) in order.iter().enumerate() {
-            let mask = cluster.granted_votes[term][*old];
-            next.granted_votes[term][new] =
-                (0..NODES as u8).filter(|bit| mask & (1 << bit) != 0).map(|b| 1 << number(b)).sum();
-            next.acknowledged_indexes[term][new] = cluster.acknowledged_indexes[term][*old];
+            let voter_bits = cluster.granted_votes[term][*old];
+            renumbered_cluster.granted_votes[term][new] =
+                (0..NODES as u8).filter(|bit| voter_bits & (1 << bit) != 0).map(|bit| 1 << new_number(bit)).sum();
+            renumbered_cluster.acknowledged_indexes[term][new] = cluster.acknowledged_indexes[term][*old];
         }
-        next.leaders[term] = cluster.leaders[term].map(number);
+        renumbered_cluster.leaders[term] = cluster.leaders[term].map(new_number);
     }
-    next
+    renumbered_cluster
 }

@@ -45,7 +45,7 @@ fn damage_in_three_terms_loses_no_acknowledged_entry() {
 }
 
 #[test]
-fn each_clause_of_the_rule_is_needed() {
+fn each_clause_of_repair_rule_is_needed() {
     for clause in Clause::ALL {
         let result = walk_randomly(Some(clause), MODEL_LIMITS, 2_000_000);
         assert!(result.violation.is_some(), "no violation was found with {clause:?} broken");

@@ -15,7 +15,7 @@ pub fn recover(before: &Node, broken: Option<Clause>) -> Vec<Node> {
     };
     let first_lost = (1..=before.len).find(|index| before.is_damaged[*index as usize - 1]);
     if breaks(Clause::PromiseIsDurable) {
-        node.promised = ZERO;
+        node.promised_position = ZERO;
     }
     // If an entry is damaged, the record of the vote in the log may be damaged as well.
     let vote_in_log = !before.non_entry_damage.vote_in_log && first_lost.is_none();
@@ -39,24 +39,26 @@ pub fn recover(before: &Node, broken: Option<Clause>) -> Vec<Node> {
         node.lost_terms[at] = if intact { 0 } else { before.log[at] };
     }
     node.truncate(first_lost - 1);
-    let unrecorded = node;
+    let node_without_promise = node;
     if !breaks(Clause::RecordPromise) {
-        node.promised = node.promised.max(end);
+        node.promised_position = node.promised_position.max(end);
     }
     // The broken clause truncates the log first. A crash may then happen before the promised position is recorded.
-    if breaks(Clause::PromiseBeforeCut) { vec![node, unrecorded] } else { vec![node] }
+    if breaks(Clause::PromiseBeforeCut) { vec![node, node_without_promise] } else { vec![node] }
 }
 
 /// The last position that a damaged node may have acknowledged; `None` if nothing shows that the end of its log was
 /// ever synced.
 fn end_of_acknowledged(before: &Node, first_lost: u8, broken: Option<Clause>) -> Option<Position> {
-    let marker = !before.non_entry_damage.end_in_marker && broken != Some(Clause::PromiseFromMarker);
+    let is_marker_usable = !before.non_entry_damage.end_in_marker && broken != Some(Clause::PromiseFromMarker);
     let intact = (first_lost..=before.len).rev().find(|index| !before.is_damaged[*index as usize - 1]);
-    let seen = intact.map(|index| before.position(index));
-    match seen {
-        _ if marker => Some(before.last()),
-        Some(seen) if seen == before.last() => Some(seen),
-        _ if broken == Some(Clause::PromiseFromMarker) => Some(seen.unwrap_or(before.position(first_lost - 1))),
+    let last_intact_position = intact.map(|index| before.position(index));
+    match last_intact_position {
+        _ if is_marker_usable => Some(before.last_position()),
+        Some(last_intact_position) if last_intact_position == before.last_position() => Some(last_intact_position),
+        _ if broken == Some(Clause::PromiseFromMarker) => {
+            Some(last_intact_position.unwrap_or(before.position(first_lost - 1)))
+        }
         _ if !before.non_entry_damage.end_of_log => None,
         _ if broken == Some(Clause::UnknownEndCoversTerm) => Some(before.position(first_lost - 1)),
         _ => Some((before.term, UNKNOWN_END)),
@@ -64,17 +66,17 @@ fn end_of_acknowledged(before: &Node, first_lost: u8, broken: Option<Clause>) ->
 }
 
 /// Whether a log that ends at `last` reaches the promised position.
-pub fn reaches(last: Position, promised: Position, broken: Option<Clause>) -> bool {
+pub fn reaches(last: Position, promised_position: Position, broken: Option<Clause>) -> bool {
     match broken {
-        Some(Clause::PromiseComparesTerm) => last.1 >= promised.1,
-        _ => last >= promised,
+        Some(Clause::PromiseComparesTerm) => last.1 >= promised_position.1,
+        _ => last >= promised_position,
     }
 }
 
 /// Once the log reaches the promised position, clears this position and the salvaged entries.
 pub fn clear_reached_promise(node: &mut Node, broken: Option<Clause>) {
-    if node.promised != ZERO && reaches(node.last(), node.promised, broken) {
-        (node.promised, node.salvaged_terms, node.lost_terms, node.log_changed) =
+    if node.promised_position != ZERO && reaches(node.last_position(), node.promised_position, broken) {
+        (node.promised_position, node.salvaged_terms, node.lost_terms, node.log_changed) =
             (ZERO, [0; LOG_LENGTH_MAX], [0; LOG_LENGTH_MAX], false);
     }
 }
@@ -93,20 +95,21 @@ impl KnownHistory {
     fn of(node: &Node) -> Vec<KnownHistory> {
         let in_log = |at: usize| at < node.len as usize && !node.is_damaged[at];
         let log = KnownHistory { terms: node.log, readable: std::array::from_fn(in_log) };
-        if node.promised == ZERO {
+        if node.promised_position == ZERO {
             return vec![log];
         }
-        let mut kept = KnownHistory { terms: node.salvaged_terms, readable: node.salvaged_terms.map(|term| term != 0) };
-        if let Some(end) = kept.terms.get_mut(node.promised.1 as usize - 1) {
-            *end = node.promised.0;
+        let mut kept_history =
+            KnownHistory { terms: node.salvaged_terms, readable: node.salvaged_terms.map(|term| term != 0) };
+        if let Some(end) = kept_history.terms.get_mut(node.promised_position.1 as usize - 1) {
+            *end = node.promised_position.0;
         }
         if node.log_changed {
-            return vec![log, kept];
+            return vec![log, kept_history];
         }
         for at in 0..node.len as usize {
-            (kept.terms[at], kept.readable[at]) = (log.terms[at], log.readable[at]);
+            (kept_history.terms[at], kept_history.readable[at]) = (log.terms[at], log.readable[at]);
         }
-        vec![kept]
+        vec![kept_history]
     }
 
     /// The terms of the requested entries, from the first requested entry to the last one before an unreadable entry.
@@ -117,16 +120,16 @@ impl KnownHistory {
     /// them all, and never removes an entry of its own (Leader Append-Only, §5.3).
     fn answer(&self, request: &RepairRequest, broken: Option<Clause>) -> Option<Vec<u8>> {
         let RepairRequest { after, until, .. } = *request;
-        let shared = (1..=until.1).rev().find(|index| self.terms[*index as usize - 1] == until.0).unwrap_or(0);
-        let follows = !request.log_changed || after.1 == 0 || self.terms[after.1 as usize - 1] == after.0;
-        let is_shared = shared > 0 && follows;
+        let shared_index = (1..=until.1).rev().find(|index| self.terms[*index as usize - 1] == until.0).unwrap_or(0);
+        let follows_after = !request.log_changed || after.1 == 0 || self.terms[after.1 as usize - 1] == after.0;
+        let shares_position = shared_index > 0 && follows_after;
         let upto = match broken {
-            Some(Clause::AnswerSharesPosition) => request.wanted,
-            _ => request.wanted.min(shared),
+            Some(Clause::AnswerSharesPosition) => request.last_requested,
+            _ => request.last_requested.min(shared_index),
         };
-        let wanted = after.1 as usize..upto as usize;
-        let readable = wanted.take_while(|at| self.readable[*at]).map(|at| self.terms[at]).collect();
-        (is_shared || broken == Some(Clause::AnswerSharesPosition)).then_some(readable)
+        let requested_range = after.1 as usize..upto as usize;
+        let readable_terms = requested_range.take_while(|at| self.readable[*at]).map(|at| self.terms[at]).collect();
+        (shares_position || broken == Some(Clause::AnswerSharesPosition)).then_some(readable_terms)
     }
 }
 
@@ -139,7 +142,7 @@ struct RepairRequest {
     /// position.
     until: Position,
     /// The last requested index: the one before `until`, or that of `until` if the node has no salvaged entry.
-    wanted: u8,
+    last_requested: u8,
     /// Whether a leader has changed the log since the damage was found. Then `after` and `until` may belong to
     /// different histories.
     log_changed: bool,
@@ -148,16 +151,17 @@ struct RepairRequest {
 impl RepairRequest {
     /// The request of a node; `None` if the node lacks no entry, or does not know how many entries it lacks.
     fn of(node: &Node, broken: Option<Clause>) -> Option<RepairRequest> {
-        if reaches(node.last(), node.promised, broken) {
+        if reaches(node.last_position(), node.promised_position, broken) {
             return None;
         }
-        let kept = (node.len + 1..=LOG_LENGTH_MAX as u8).find(|index| node.salvaged_terms[*index as usize - 1] != 0);
-        let (until, wanted) = match kept {
+        let first_salvaged_index =
+            (node.len + 1..=LOG_LENGTH_MAX as u8).find(|index| node.salvaged_terms[*index as usize - 1] != 0);
+        let (until, last_requested) = match first_salvaged_index {
             Some(index) => ((node.salvaged_terms[index as usize - 1], index), index - 1),
-            None if node.promised.1 == UNKNOWN_END => return None,
-            None => (node.promised, node.promised.1),
+            None if node.promised_position.1 == UNKNOWN_END => return None,
+            None => (node.promised_position, node.promised_position.1),
         };
-        Some(RepairRequest { after: node.last(), until, wanted, log_changed: node.log_changed })
+        Some(RepairRequest { after: node.last_position(), until, last_requested, log_changed: node.log_changed })
     }
 }
 
@@ -166,25 +170,25 @@ impl RepairRequest {
 ///
 /// A repair needs neither a leader nor a commit index: it appends only entries that the log held before the damage.
 pub fn repair_log(nodes: &mut [Node; NODES], asker: usize, peer: usize, broken: Option<Clause>) -> bool {
-    let stopped = nodes[asker].role == Role::Stopped || nodes[peer].role == Role::Stopped;
-    let Some(request) = RepairRequest::of(&nodes[asker], broken).filter(|_| asker != peer && !stopped) else {
+    let is_one_stopped = nodes[asker].role == Role::Stopped || nodes[peer].role == Role::Stopped;
+    let Some(request) = RepairRequest::of(&nodes[asker], broken).filter(|_| asker != peer && !is_one_stopped) else {
         return false;
     };
     let histories = KnownHistory::of(&nodes[peer]);
     let answers = histories.iter().filter_map(|history| history.answer(&request, broken));
-    let Some(between) = answers.max_by_key(Vec::len) else { return false };
+    let Some(missing_terms) = answers.max_by_key(Vec::len) else { return false };
     let node = &mut nodes[asker];
-    let before = node.len;
-    between.into_iter().for_each(|term| node.push(term));
+    let len_before = node.len;
+    missing_terms.into_iter().for_each(|term| node.push(term));
     // The salvaged entries after the damaged range follow, up to the next damaged range.
-    while node.len >= request.wanted
+    while node.len >= request.last_requested
         && (node.len as usize) < LOG_LENGTH_MAX
         && node.salvaged_terms[node.len as usize] != 0
     {
         node.push(node.salvaged_terms[node.len as usize]);
     }
     clear_reached_promise(node, broken);
-    node.len > before
+    node.len > len_before
 }
 
 /// The outcome for a cluster that suffers no further damage.
@@ -210,22 +214,27 @@ pub fn outcome_without_damage(mut nodes: [Node; NODES], broken: Option<Clause>) 
         clear_reached_promise(node, broken);
     }
     while (0..NODES).any(|asker| (0..NODES).any(|peer| repair_log(&mut nodes, asker, peer, broken))) {}
-    let elects = nodes.iter().any(|candidate| {
-        let last = candidate.last();
-        let votes = nodes.iter().filter(|voter| last >= voter.last() && reaches(last, voter.promised, broken)).count();
-        reaches(last, candidate.promised, broken) && votes > NODES / 2
+    let can_elect = nodes.iter().any(|candidate| {
+        let last = candidate.last_position();
+        let vote_count = nodes
+            .iter()
+            .filter(|voter| last >= voter.last_position() && reaches(last, voter.promised_position, broken))
+            .count();
+        reaches(last, candidate.promised_position, broken) && vote_count > NODES / 2
     });
     // A lost entry is recoverable if a copy is left and the entry has the term of `until`. If the terms differ, a peer
     // that lacks the entry at `until` cannot know which entries precede it.
-    let is_left = |term: u8, index: u8| nodes.iter().any(|node| node.has_copy(term, index));
-    let is_known =
+    let has_copy_left = |term: u8, index: u8| nodes.iter().any(|node| node.has_copy(term, index));
+    let knows_term =
         |node: &Node, term: u8| RepairRequest::of(node, broken).is_none_or(|request| request.until.0 == term);
-    let gone = |node: &Node| {
-        (1..).zip(node.lost_terms).any(|(index, term)| term != 0 && !(is_left(term, index) && is_known(node, term)))
+    let has_unrecoverable_entry = |node: &Node| {
+        (1..)
+            .zip(node.lost_terms)
+            .any(|(index, term)| term != 0 && !(has_copy_left(term, index) && knows_term(node, term)))
     };
     match () {
-        () if elects => Outcome::ElectsLeader,
-        () if nodes.iter().any(gone) => Outcome::NeedsOperator,
+        () if can_elect => Outcome::ElectsLeader,
+        () if nodes.iter().any(has_unrecoverable_entry) => Outcome::NeedsOperator,
         () => Outcome::Stuck,
     }
 }

@@ -52,31 +52,32 @@ pub fn steps(cluster: &Cluster, limits: Limits, broken: Option<Clause>) -> Vec<S
         if node.role == Role::Stopped {
             continue;
         }
-        let promotable = broken == Some(Clause::CampaignNeedsPromise) || reaches(node.last(), node.promised, broken);
+        let promotable = broken == Some(Clause::CampaignNeedsPromise)
+            || reaches(node.last_position(), node.promised_position, broken);
         if node.role != Role::Leader && node.term < limits.term_max && promotable {
             steps.push(Step::Campaign(at));
         }
-        let others = (0..NODES).filter(|other| *other != at && cluster.nodes[*other].role != Role::Stopped);
+        let other_nodes = (0..NODES).filter(|other| *other != at && cluster.nodes[*other].role != Role::Stopped);
         match node.role {
             Role::Candidate => {
                 steps.push(Step::Win(at));
-                steps.extend(others.clone().map(|voter| Step::Vote(voter, at)));
+                steps.extend(other_nodes.clone().map(|voter| Step::Vote(voter, at)));
             }
             Role::Leader => {
                 if node.len < limits.entries_max {
                     steps.push(Step::Propose(at));
                 }
-                steps.extend(others.clone().map(|follower| Step::Append(at, follower)));
-                steps.extend((cluster.commit() + 1..=node.len).map(|index| Step::Commit(at, index)));
+                steps.extend(other_nodes.clone().map(|follower| Step::Append(at, follower)));
+                steps.extend((cluster.committed_count() + 1..=node.len).map(|index| Step::Commit(at, index)));
             }
             _ => {}
         }
-        if node.promised != ZERO {
-            steps.extend(others.map(|peer| Step::Repair(at, peer)));
+        if node.promised_position != ZERO {
+            steps.extend(other_nodes.map(|peer| Step::Repair(at, peer)));
             steps.push(Step::Restart(at));
         }
-        let choices = if broken == Some(Clause::PromiseBeforeCut) { 2 } else { 1 };
-        for choice in 0..choices {
+        let choice_count = if broken == Some(Clause::PromiseBeforeCut) { 2 } else { 1 };
+        for choice in 0..choice_count {
             let damage = |losses: (Loss, Option<Loss>)| Step::Damage(at, losses.0, losses.1, choice);
             steps.extend(losses(node, limits.damages_max - cluster.damage_count).into_iter().map(damage));
         }
@@ -87,10 +88,10 @@ pub fn steps(cluster: &Cluster, limits: Limits, broken: Option<Clause>) -> Vec<S
 /// The parts of a node's disk that one step can damage: each part alone and, if `parts_max` is at least 2, each pair.
 fn losses(node: &Node, parts_max: u8) -> Vec<(Loss, Option<Loss>)> {
     let entries = (1..=node.len).flat_map(|index| [Loss::Entry(index), Loss::Segment(index)]);
-    let all: Vec<Loss> = entries.chain([Loss::VoteInLog, Loss::VoteInMarker, Loss::EndInMarker]).collect();
-    let one = all.iter().filter(|_| parts_max > 0).map(|loss| (*loss, None));
-    let pairs = all.iter().flat_map(|first| all.iter().map(move |second| (*first, Some(*second))));
-    one.chain(pairs.filter(|(first, second)| parts_max > 1 && *second > Some(*first))).collect()
+    let all_losses: Vec<Loss> = entries.chain([Loss::VoteInLog, Loss::VoteInMarker, Loss::EndInMarker]).collect();
+    let single_losses = all_losses.iter().filter(|_| parts_max > 0).map(|loss| (*loss, None));
+    let pairs = all_losses.iter().flat_map(|first| all_losses.iter().map(move |second| (*first, Some(*second))));
+    single_losses.chain(pairs.filter(|(first, second)| parts_max > 1 && *second > Some(*first))).collect()
 }
 
 /// The state after a step, or `None` if the step is not possible in the state `before`.
@@ -99,36 +100,36 @@ fn losses(node: &Node, parts_max: u8) -> Vec<(Loss, Option<Loss>)> {
 ///
 /// Describes the safety property that the step violates.
 pub fn apply_step(before: &Cluster, step: Step, broken: Option<Clause>) -> Result<Option<Cluster>, String> {
-    let mut next = *before;
-    let taken = match step {
-        Step::Campaign(at) => campaign(&mut next, at),
-        Step::Vote(voter, candidate) => vote(&mut next, voter, candidate, broken),
-        Step::Win(at) => win(&mut next, at)?,
-        Step::Propose(at) => propose(&mut next, at),
-        Step::Append(leader, follower) => append(&mut next, leader, follower, broken)?,
-        Step::Commit(at, index) => commit(&mut next, at, index)?,
+    let mut next_cluster = *before;
+    let is_possible = match step {
+        Step::Campaign(at) => campaign(&mut next_cluster, at),
+        Step::Vote(voter, candidate) => vote(&mut next_cluster, voter, candidate, broken),
+        Step::Win(at) => win(&mut next_cluster, at)?,
+        Step::Propose(at) => propose(&mut next_cluster, at),
+        Step::Append(leader, follower) => append(&mut next_cluster, leader, follower, broken)?,
+        Step::Commit(at, index) => commit(&mut next_cluster, at, index)?,
         Step::Damage(at, first, second, choice) => {
-            next.damage_count += 1 + u8::from(second.is_some());
-            apply_loss(&mut next.nodes[at], first);
-            second.into_iter().for_each(|second| apply_loss(&mut next.nodes[at], second));
-            restart(&mut next.nodes[at], choice, broken)
+            next_cluster.damage_count += 1 + u8::from(second.is_some());
+            apply_loss(&mut next_cluster.nodes[at], first);
+            second.into_iter().for_each(|second| apply_loss(&mut next_cluster.nodes[at], second));
+            restart(&mut next_cluster.nodes[at], choice, broken)
         }
-        Step::Restart(at) => restart(&mut next.nodes[at], 0, broken),
-        Step::Repair(asker, peer) => repair_log(&mut next.nodes, asker, peer, broken),
+        Step::Restart(at) => restart(&mut next_cluster.nodes[at], 0, broken),
+        Step::Repair(asker, peer) => repair_log(&mut next_cluster.nodes, asker, peer, broken),
     };
-    if !taken {
+    if !is_possible {
         return Ok(None);
     }
-    check_matching(&next)?;
+    check_matching(&next_cluster)?;
     // A step without damage must not remove the last copy of a committed entry.
-    if next.damage_count == before.damage_count
+    if next_cluster.damage_count == before.damage_count
         && before.committed_entry_without_copy().is_none()
         && let Some((term, index)) =
-            (Cluster { committed_terms: before.committed_terms, ..next }).committed_entry_without_copy()
+            (Cluster { committed_terms: before.committed_terms, ..next_cluster }).committed_entry_without_copy()
     {
         return Err(format!("the last copy of committed entry {index}@{term} was removed by a step without damage"));
     }
-    Ok(Some(next))
+    Ok(Some(next_cluster))
 }
 
 fn campaign(cluster: &mut Cluster, at: usize) -> bool {
@@ -140,12 +141,12 @@ fn campaign(cluster: &mut Cluster, at: usize) -> bool {
 }
 
 fn vote(cluster: &mut Cluster, voter: usize, candidate: usize, broken: Option<Clause>) -> bool {
-    let (term, last) = (cluster.nodes[candidate].term, cluster.nodes[candidate].last());
+    let (term, last) = (cluster.nodes[candidate].term, cluster.nodes[candidate].last_position());
     let node = &mut cluster.nodes[voter];
-    let is_free = node.term < term || (node.term == term && node.vote.is_none_or(|vote| vote == candidate as u8));
-    let keeps_promise = broken == Some(Clause::VoteNeedsPromise) || reaches(last, node.promised, broken);
-    let counted = cluster.granted_votes[term as usize][candidate] & (1 << voter) != 0;
-    if !is_free || last < node.last() || !keeps_promise || counted {
+    let may_vote = node.term < term || (node.term == term && node.vote.is_none_or(|vote| vote == candidate as u8));
+    let keeps_promise = broken == Some(Clause::VoteNeedsPromise) || reaches(last, node.promised_position, broken);
+    let has_granted = cluster.granted_votes[term as usize][candidate] & (1 << voter) != 0;
+    if !may_vote || last < node.last_position() || !keeps_promise || has_granted {
         return false;
     }
     write_vote(node, term, Some(candidate as u8));
@@ -175,11 +176,11 @@ fn win(cluster: &mut Cluster, at: usize) -> Result<bool, String> {
 
 /// Checks that the leader's log has every entry that was committed in an earlier term (Leader Completeness, §5.4.3).
 fn check_complete(cluster: &Cluster, leader: &Node, at: usize) -> Result<(), String> {
-    let lacks = (1..=cluster.commit())
-        .filter(|index| cluster.committed_in[*index as usize - 1] < leader.term)
+    let first_missing_entry = (1..=cluster.committed_count())
+        .filter(|index| cluster.commit_terms[*index as usize - 1] < leader.term)
         .find(|index| !leader.holds((cluster.committed_terms[*index as usize - 1], *index)))
         .map(|index| (index, cluster.committed_terms[index as usize - 1]));
-    match lacks {
+    match first_missing_entry {
         Some((index, term)) => {
             Err(format!("node {at} leads term {} without the committed entry {index}@{term}", leader.term))
         }
@@ -199,8 +200,8 @@ fn propose(cluster: &mut Cluster, at: usize) -> bool {
 fn check_matching(cluster: &Cluster) -> Result<(), String> {
     for node in &cluster.nodes {
         for index in 1..=node.len {
-            let written = cluster.written_histories[node.log[index as usize - 1] as usize][index as usize - 1];
-            if node.history_number(index) != written {
+            let leader_history = cluster.written_histories[node.log[index as usize - 1] as usize][index as usize - 1];
+            if node.history_number(index) != leader_history {
                 return Err(format!(
                     "a log has entries of the terms {:?}, but no leader had this log",
                     &node.log[..node.len as usize]
@@ -214,22 +215,23 @@ fn check_matching(cluster: &Cluster) -> Result<(), String> {
 /// Lets the follower append the first entry of the leader's log that differs from its own, and acknowledge the log up
 /// to this entry.
 fn append(cluster: &mut Cluster, leader: usize, follower: usize, broken: Option<Clause>) -> Result<bool, String> {
-    let from = cluster.nodes[leader];
-    let before = cluster.nodes[follower];
-    if before.term > from.term {
+    let leader_node = cluster.nodes[leader];
+    let follower_before = cluster.nodes[follower];
+    if follower_before.term > leader_node.term {
         return Ok(false);
     }
     let node = &mut cluster.nodes[follower];
-    if node.term < from.term {
-        write_vote(node, from.term, None);
+    if node.term < leader_node.term {
+        write_vote(node, leader_node.term, None);
     }
     node.role = Role::Follower;
-    let matched = (0..=node.len.min(from.len)).rev().find(|index| from.holds(node.position(*index))).unwrap_or(0);
+    let matched =
+        (0..=node.len.min(leader_node.len)).rev().find(|index| leader_node.holds(node.position(*index))).unwrap_or(0);
     let mut acknowledged = matched;
-    if matched < from.len {
+    if matched < leader_node.len {
         node.truncate(matched);
-        node.push(from.log[matched as usize]);
-        node.log_changed = node.promised != ZERO;
+        node.push(leader_node.log[matched as usize]);
+        node.log_changed = node.promised_position != ZERO;
         acknowledged += 1;
     }
     clear_reached_promise(node, broken);
@@ -238,31 +240,37 @@ fn append(cluster: &mut Cluster, leader: usize, follower: usize, broken: Option<
             "node {follower} acknowledges index {acknowledged}, but an entry up to this index is damaged"
         ));
     }
-    let best = &mut cluster.acknowledged_indexes[from.term as usize][follower];
-    let grows = *best < acknowledged;
-    *best = (*best).max(acknowledged);
-    Ok(grows || cluster.nodes[follower] != before)
+    let acknowledged_max = &mut cluster.acknowledged_indexes[leader_node.term as usize][follower];
+    let has_grown = *acknowledged_max < acknowledged;
+    *acknowledged_max = (*acknowledged_max).max(acknowledged);
+    Ok(has_grown || cluster.nodes[follower] != follower_before)
 }
 
 fn commit(cluster: &mut Cluster, at: usize, index: u8) -> Result<bool, String> {
     let node = cluster.nodes[at];
     let acknowledged = cluster.acknowledged_indexes[node.term as usize];
-    let copies = 1 + (0..NODES).filter(|other| *other != at && acknowledged[*other] >= index).count();
+    let copy_count = 1 + (0..NODES).filter(|other| *other != at && acknowledged[*other] >= index).count();
     // A leader counts copies only for entries of its own term (§5.4.2).
-    if node.position(index).0 != node.term || copies <= NODES / 2 {
+    if node.position(index).0 != node.term || copy_count <= NODES / 2 {
         return Ok(false);
     }
     for at in 0..index as usize {
-        let committed = &mut cluster.committed_terms[at];
-        if *committed != 0 && *committed != node.log[at] {
-            return Err(format!("entries {}@{committed} and {}@{} are both committed", at + 1, at + 1, node.log[at]));
+        let committed_term = &mut cluster.committed_terms[at];
+        if *committed_term != 0 && *committed_term != node.log[at] {
+            return Err(format!(
+                "entries {}@{committed_term} and {}@{} are both committed",
+                at + 1,
+                at + 1,
+                node.log[at]
+            ));
         }
-        if *committed == 0 {
-            (*committed, cluster.committed_in[at]) = (node.log[at], node.term);
+        if *committed_term == 0 {
+            (*committed_term, cluster.commit_terms[at]) = (node.log[at], node.term);
         }
     }
-    let later = |(other, next): &(usize, &Node)| *other != at && next.role == Role::Leader && next.term > node.term;
-    for (other, next) in cluster.nodes.iter().enumerate().filter(later) {
+    let is_later_leader =
+        |(other, next): &(usize, &Node)| *other != at && next.role == Role::Leader && next.term > node.term;
+    for (other, next) in cluster.nodes.iter().enumerate().filter(is_later_leader) {
         check_complete(cluster, next, other)?;
     }
     Ok(true)

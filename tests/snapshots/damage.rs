@@ -16,19 +16,19 @@ fn disk_with_damage(damage: impl Fn(&SimDisk, &str)) -> (SimDisk, Ledger) {
 }
 
 /// Asserts that the older snapshot is found, and that the damage of the newer one is reported.
-fn assert_older_is_found(disk: &SimDisk, ledger: &Ledger, description: &str) {
-    let before = disk.read_file(&file_name(position(12)));
+fn assert_older_snapshot_is_found(disk: &SimDisk, ledger: &Ledger, description: &str) {
+    let bytes_before = disk.read_file(&file_name(position(12)));
     let (_, mut found) = find_newest(disk).unwrap();
     let [Fault::Damaged { file, offset, .. }] = &found.newer_faults[..] else {
         panic!("{description}: {:?}", found.newer_faults)
     };
     assert_eq!(*file, file_name(position(12)));
-    assert!(*offset <= before.as_ref().map_or(0, Vec::len) as u64, "{description}");
+    assert!(*offset <= bytes_before.as_ref().map_or(0, Vec::len) as u64, "{description}");
     assert_eq!(found.newer_faults[0].exit_code(), 5);
     found.newer_faults.clear();
-    let older = Ledger { newest_published: 5, ..ledger.clone() };
-    assert_eq!(older.check(&found), Ok(5), "{description}");
-    assert_eq!(disk.read_file(&file_name(position(12))), before, "{description}: the damaged file is unchanged");
+    let ledger_of_older_snapshot = Ledger { newest_published: 5, ..ledger.clone() };
+    assert_eq!(ledger_of_older_snapshot.check(&found), Ok(5), "{description}");
+    assert_eq!(disk.read_file(&file_name(position(12))), bytes_before, "{description}: the damaged file is unchanged");
 }
 
 /// nats-server#7556, #4410: a damaged snapshot was treated as no data.
@@ -37,7 +37,7 @@ fn flipped_bit_is_always_detected() {
     let size = snapshot_file(12, 60).len() as u64;
     for offset in 0..size {
         let (disk, ledger) = disk_with_damage(|disk, name| disk.flip_bit(name, offset, (offset % 8) as u8));
-        assert_older_is_found(&disk, &ledger, &format!("byte {offset}"));
+        assert_older_snapshot_is_found(&disk, &ledger, &format!("byte {offset}"));
     }
 }
 
@@ -46,21 +46,21 @@ fn truncated_or_extended_file_is_detected() {
     let size = snapshot_file(12, 60).len() as u64;
     for cut in (0..size).step_by(3) {
         let (disk, ledger) = disk_with_damage(|disk, name| disk.open(name).unwrap().truncate(cut).unwrap());
-        assert_older_is_found(&disk, &ledger, &format!("truncated to {cut} bytes"));
+        assert_older_snapshot_is_found(&disk, &ledger, &format!("truncated to {cut} bytes"));
     }
     let (disk, ledger) = disk_with_damage(|disk, name| disk.open(name).unwrap().write_at(size, &[0]).unwrap());
-    assert_older_is_found(&disk, &ledger, "extended by one byte");
+    assert_older_snapshot_is_found(&disk, &ledger, "extended by one byte");
 }
 
 #[test]
 fn snapshot_under_another_name_or_of_another_cluster_is_rejected() {
     let (disk, ledger) = disk_with_damage(|disk, name| {
-        let other = disk.read_file(&file_name(position(5))).unwrap();
+        let other_snapshot = disk.read_file(&file_name(position(5))).unwrap();
         let mut file = disk.open(name).unwrap();
         file.truncate(0).unwrap();
-        file.write_at(0, &other).unwrap();
+        file.write_at(0, &other_snapshot).unwrap();
     });
-    assert_older_is_found(&disk, &ledger, "a copy of another snapshot");
+    assert_older_snapshot_is_found(&disk, &ledger, "a copy of another snapshot");
     let (disk, _) = disk_with_damage(|_, _| {});
     let found = Store::open(disk, ClusterId(8)).unwrap().newest().unwrap();
     assert!(found.snapshot.is_none() && found.newer_faults.len() == 2, "{found:?}");
@@ -80,9 +80,9 @@ fn received_snapshot_is_published_only_if_intact() {
     for offset in 0..file.len() {
         let disk = SimDisk::new();
         let store = Store::open(disk.clone(), CLUSTER).unwrap();
-        let mut sent = file.clone();
-        sent[offset] ^= 4;
-        let received = receive(&store, 12, &sent, sent.len());
+        let mut damaged_file = file.clone();
+        damaged_file[offset] ^= 4;
+        let received = receive(&store, 12, &damaged_file, damaged_file.len());
         assert!(matches!(received, Err(Fault::Damaged { .. })), "byte {offset}: {received:?}");
         assert_eq!(disk.list().unwrap(), Vec::<String>::new(), "the damaged file is removed");
         let received = receive(&store, 12, &file, file.len()).unwrap().unwrap();
@@ -100,8 +100,8 @@ fn transfer_resumes_before_the_damage_in_its_partial_file() {
         let disk = SimDisk::new();
         let store = Store::open(disk.clone(), CLUSTER).unwrap();
         receive(&store, 12, &file, file.len() / 2).unwrap();
-        let part = format!("{}.part", file_name(position(12)));
-        disk.flip_bit(&part, offset as u64, 2);
+        let partial_file = format!("{}.part", file_name(position(12)));
+        disk.flip_bit(&partial_file, offset as u64, 2);
         let incoming = store.open_incoming(position(12), file.len() as u64).unwrap();
         assert!(incoming.received_bytes() <= offset as u64, "byte {offset}: {}", incoming.received_bytes());
         drop(incoming);

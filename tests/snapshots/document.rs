@@ -30,7 +30,7 @@ fn documented_state() -> Applier<Kv> {
 }
 
 /// The snapshot of the document, taken by node 1 of a single-node cluster.
-fn sample() -> Bytes {
+fn sample_snapshot() -> Bytes {
     let mut applier = documented_state();
     let node = NodeId::new(1).unwrap();
     let state_header = applier.freeze();
@@ -55,7 +55,7 @@ fn sample() -> Bytes {
     writer.finish().unwrap().bytes().clone()
 }
 
-fn section() -> &'static str {
+fn snapshots_section() -> &'static str {
     let from = DOCUMENT.find("\n## Snapshots\n").expect("the document has a section on snapshots");
     &DOCUMENT[from..]
 }
@@ -63,7 +63,7 @@ fn section() -> &'static str {
 /// The bytes of the dump in the document's section on snapshots.
 fn documented_bytes() -> Vec<u8> {
     let mut bytes = Vec::new();
-    for line in section().lines() {
+    for line in snapshots_section().lines() {
         let Some((offset, rest)) = line.split_once("  ") else { continue };
         if offset.len() != 8 || u32::from_str_radix(offset, 16) != Ok(bytes.len() as u32) {
             continue;
@@ -78,9 +78,9 @@ fn hex_dump(bytes: &[u8]) -> String {
     let mut out = String::new();
     for (line, chunk) in bytes.chunks(16).enumerate() {
         let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
-        let half = hex.len().min(8);
+        let first_half_length = hex.len().min(8);
         let text: String = chunk.iter().map(|b| if (32..127).contains(b) { *b as char } else { '.' }).collect();
-        let hex = format!("{}  {}", hex[..half].join(" "), hex[half..].join(" "));
+        let hex = format!("{}  {}", hex[..first_half_length].join(" "), hex[first_half_length..].join(" "));
         out += &format!("{:08x}  {hex:<48}  |{text}|\n", line * 16);
     }
     out
@@ -88,11 +88,11 @@ fn hex_dump(bytes: &[u8]) -> String {
 
 #[test]
 fn documented_dump_matches_written_snapshot() {
-    let written = sample();
+    let written_bytes = sample_snapshot();
     assert!(
-        documented_bytes() == written[..],
+        documented_bytes() == written_bytes[..],
         "the document's dump differs from the written snapshot:\n{}",
-        hex_dump(&written)
+        hex_dump(&written_bytes)
     );
 }
 
@@ -104,13 +104,13 @@ fn documented_dump_decodes_to_documented_chunks() {
         (header.node.get(), header.position, header.time),
         (1, Position::new(Index(2), Term(1)), ClusterTime(250))
     );
-    let stored = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-    assert!(section().contains(&format!("digest `{:016x}`", header.digest)), "{:016x}", header.digest);
-    assert!(section().contains(&format!("checksum `{:08x}`", chain.checksum)), "{:08x}", chain.checksum);
+    let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    assert!(snapshots_section().contains(&format!("digest `{:016x}`", header.digest)), "{:016x}", header.digest);
+    assert!(snapshots_section().contains(&format!("checksum `{:08x}`", chain.checksum)), "{:08x}", chain.checksum);
     for chunk in Chunks::new(bytes.clone(), chain) {
         let chunk = chunk.unwrap();
-        let row = format!("| `{:x}` | {} | {:08x} |", chunk.at, chunk.kind as u8, stored(chunk.at as usize));
-        assert!(section().contains(&row), "the table of the dump has no row {row}");
+        let row = format!("| `{:x}` | {} | {:08x} |", chunk.at, chunk.kind as u8, u32_at(chunk.at as usize));
+        assert!(snapshots_section().contains(&row), "the table of the dump has no row {row}");
     }
 }
 
@@ -135,7 +135,7 @@ fn documented_dump_restores_documented_state() {
 
 /// Asserts that a line of the section on snapshots contains all of these strings.
 fn assert_documented(strings: &[&str]) {
-    let found = section().lines().any(|line| strings.iter().all(|string| line.contains(string)));
+    let found = snapshots_section().lines().any(|line| strings.iter().all(|string| line.contains(string)));
     assert!(found, "no line of the section contains {strings:?}");
 }
 

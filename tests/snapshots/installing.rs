@@ -20,7 +20,7 @@ const CLUSTER: ClusterId = ClusterId(7);
 /// The maximum index in any script.
 const INDEX_MAX: u64 = 90;
 
-/// One action of a node.
+/// One step of a script: what the node does next.
 #[derive(Clone, Copy, Debug)]
 enum Action {
     /// Appends and acknowledges the committed entries from the first index to the second.
@@ -85,9 +85,9 @@ impl Disks {
         Disks([self.0[0].fork(), self.0[1].fork()])
     }
 
-    fn crash(&self, seed: u64, how: Crash) {
+    fn crash(&self, seed: u64, crash_kind: Crash) {
         let mut rng = StdRng::seed_from_u64(seed);
-        self.0.iter().for_each(|disk| disk.crash(&mut rng, how));
+        self.0.iter().for_each(|disk| disk.crash(&mut rng, crash_kind));
     }
 
     fn stopped(&self) -> bool {
@@ -104,7 +104,7 @@ struct AcknowledgedEntries {
     uncommitted: u64,
 }
 
-/// A running process of the node.
+/// A node while it runs: its journal, its snapshots and its applied state.
 struct Process {
     journal: Journal<SimDisk>,
     worker: SnapshotWorker<SimDisk>,
@@ -207,8 +207,8 @@ impl Process {
                     self.worker.run(Job::WritePiece(piece))?;
                 }
                 self.worker.run(Job::SealSnapshot)?;
-                let done = self.worker.run(Job::VerifySnapshot)?;
-                assert!(matches!(done, JobResult::Published(Some(_))), "{done:?}");
+                let job_result = self.worker.run(Job::VerifySnapshot)?;
+                assert!(matches!(job_result, JobResult::SnapshotEnded(Some(_))), "{job_result:?}");
                 self.applier.end_snapshot();
             }
             Action::Release(upto) => self.journal.release(position(upto))?,
@@ -245,7 +245,7 @@ impl Process {
             let job =
                 Job::ReceivePiece { from, snapshot: position(index), total: total as u64, offset: at as u64, bytes };
             match self.worker.run(job)? {
-                JobResult::Received { next, .. } => at = next as usize,
+                JobResult::PieceReceived { next, .. } => at = next as usize,
                 JobResult::TransferComplete(snapshot) => return Ok(Some(snapshot)),
                 done => panic!("{done:?}"),
             }
@@ -266,7 +266,7 @@ fn snapshot_of_leader(index: u64) -> Snapshot {
     }
     worker.run(Job::SealSnapshot).unwrap();
     match worker.run(Job::VerifySnapshot).unwrap() {
-        JobResult::Published(Some(snapshot)) => snapshot,
+        JobResult::SnapshotEnded(Some(snapshot)) => snapshot,
         done => panic!("{done:?}"),
     }
 }
@@ -315,12 +315,12 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
 /// power loss must be recovered.
 fn write_and_restart(disks: &Disks, acknowledged: &mut AcknowledgedEntries) -> std::result::Result<(), String> {
     let mut process = start_and_check(disks, acknowledged)?;
-    let next = process.last_matching + 1;
+    let next_index = process.last_matching + 1;
     for action in [
-        Action::Append(next, next + 3),
+        Action::Append(next_index, next_index + 3),
         Action::TakeSnapshot,
-        Action::Release(next + 3),
-        Action::Append(next + 4, next + 6),
+        Action::Release(next_index + 3),
+        Action::Append(next_index + 4, next_index + 6),
     ] {
         process.perform(action, acknowledged).map_err(|fault| format!("{action:?} afterwards: {fault}"))?;
     }
@@ -334,33 +334,36 @@ fn write_and_restart(disks: &Disks, acknowledged: &mut AcknowledgedEntries) -> s
 /// starts that crashed.
 fn check_after_crashes(disks: &Disks, acknowledged: AcknowledgedEntries) -> std::result::Result<u64, String> {
     let mut crashed_starts = 0;
-    for (how, seed) in [(Crash::Kill, 0), (Crash::Power, 1), (Crash::Power, 2)] {
-        let crashed = disks.fork();
-        crashed.crash(seed, how);
-        write_and_restart(&crashed.fork(), &mut acknowledged.clone())
-            .map_err(|why| format!("{how:?} with seed {seed}: {why}"))?;
+    for (crash_kind, seed) in [(Crash::Kill, 0), (Crash::Power, 1), (Crash::Power, 2)] {
+        let crashed_disks = disks.fork();
+        crashed_disks.crash(seed, crash_kind);
+        write_and_restart(&crashed_disks.fork(), &mut acknowledged.clone())
+            .map_err(|why| format!("{crash_kind:?} with seed {seed}: {why}"))?;
         // The node starts and loses power: the entries that the start recovered must still be there.
-        let (started, mut acknowledged_after_start) = (crashed.fork(), acknowledged);
-        drop(start_and_check(&started, &mut acknowledged_after_start)?);
-        started.crash(4, Crash::Power);
-        write_and_restart(&started, &mut acknowledged_after_start)
-            .map_err(|why| format!("{how:?} with seed {seed}, then a start and a power loss: {why}"))?;
+        let (started_disks, mut acknowledged_after_start) = (crashed_disks.fork(), acknowledged);
+        drop(start_and_check(&started_disks, &mut acknowledged_after_start)?);
+        started_disks.crash(4, Crash::Power);
+        write_and_restart(&started_disks, &mut acknowledged_after_start)
+            .map_err(|why| format!("{crash_kind:?} with seed {seed}, then a start and a power loss: {why}"))?;
         // Stops the start after each of its operations.
         for disk_number in 0..2 {
             for operation in 0.. {
-                let restarted = crashed.fork();
-                let at = restarted.0[disk_number].operation_count() + operation;
-                restarted.0[disk_number]
-                    .stop_at(DiskStop { operation: at, written_bytes: [0, 100, 512][operation as usize % 3] });
-                drop(open_node(&restarted));
-                if !restarted.stopped() {
+                let restarted_disks = crashed_disks.fork();
+                let stop_operation = restarted_disks.0[disk_number].operation_count() + operation;
+                restarted_disks.0[disk_number].stop_at(DiskStop {
+                    operation: stop_operation,
+                    written_bytes: [0, 100, 512][operation as usize % 3],
+                });
+                drop(open_node(&restarted_disks));
+                if !restarted_disks.stopped() {
                     break;
                 }
                 crashed_starts += 1;
-                restarted.crash(5 + operation, if operation % 2 == 0 { Crash::Power } else { Crash::Kill });
-                write_and_restart(&restarted, &mut acknowledged.clone()).map_err(|why| {
+                restarted_disks.crash(5 + operation, if operation % 2 == 0 { Crash::Power } else { Crash::Kill });
+                write_and_restart(&restarted_disks, &mut acknowledged.clone()).map_err(|why| {
                     format!(
-                        "{how:?} with seed {seed}, start stopped at operation {operation} of disk {disk_number}: {why}"
+                        "{crash_kind:?} with seed {seed}, start stopped at operation {operation} of disk {disk_number}: \
+                         {why}"
                     )
                 })?;
             }
@@ -369,8 +372,8 @@ fn check_after_crashes(disks: &Disks, acknowledged: AcknowledgedEntries) -> std:
     Ok(crashed_starts)
 }
 
-/// Runs a script until the disk of number `disk_number` stops as requested. Returns the disks, the acknowledged
-/// entries, and whether the disk stopped.
+/// Runs a script until it ends, or until a disk stops as `stop` requests: the number of the disk, and the operation.
+/// Returns the disks, the acknowledged entries, and whether a disk stopped.
 fn run_script(script: &[Action], stop: Option<(usize, DiskStop)>) -> (Disks, AcknowledgedEntries, bool) {
     let (disks, mut acknowledged) = (Disks([SimDisk::new(), SimDisk::new()]), AcknowledgedEntries::default());
     if let Some((disk_number, stop)) = stop {
@@ -387,8 +390,8 @@ fn run_script(script: &[Action], stop: Option<(usize, DiskStop)>) -> (Disks, Ack
     (disks, acknowledged, stopped)
 }
 
-/// openraft 674e78aa and ac3e5a89, hashicorp/raft#697: conflicting entries left after an installed snapshot, with a
-/// crash in between.
+/// openraft 674e78aa and ac3e5a89, hashicorp/raft#697: conflicting entries were left in the log after a snapshot was
+/// installed. This test adds a crash after each operation.
 #[test]
 fn crash_after_any_operation_keeps_acknowledged_entries() {
     let (mut operations, mut starts) = (0, 0);

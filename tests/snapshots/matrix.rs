@@ -9,11 +9,11 @@ use rand::rngs::StdRng;
 
 /// The interruptions to check after a script. The script `large` is slow, so only two are checked after it.
 fn interruptions(name: &str) -> &'static [Interruption] {
-    if name == "large" { &[Interruption::Power(1), Interruption::StartThenPower(4)] } else { &INTERRUPTIONS }
+    if name == "large" { &[Interruption::PowerLoss(1), Interruption::StartThenPowerLoss(4)] } else { &INTERRUPTIONS }
 }
 
 /// The size in bytes of a piece that is larger than the interval between two syncs.
-const LARGE_BYTES: usize = 3 << 19;
+const LARGE_PIECE_BYTES: usize = 3 << 19;
 
 fn scripts() -> Vec<(&'static str, Vec<Step>)> {
     use Step::*;
@@ -28,18 +28,18 @@ fn scripts() -> Vec<(&'static str, Vec<Step>)> {
         ),
         ("the same snapshot again", vec![Take(5, 700), Receive(5, 700), Take(5, 700), Prune(5), Take(6, 700)]),
         ("pruning", vec![Take(1, 60), Take(2, 60), Take(3, 60), ReceiveHalf(9, 60), Prune(2), Take(4, 60), Prune(4)]),
-        ("large", vec![Take(5, LARGE_BYTES), Receive(12, LARGE_BYTES), Prune(12)]),
+        ("large", vec![Take(5, LARGE_PIECE_BYTES), Receive(12, LARGE_PIECE_BYTES), Prune(12)]),
     ]
 }
 
 #[test]
 fn crash_after_any_operation_leaves_old_or_new_snapshot() {
-    let mut operations = 0;
+    let mut crash_count = 0;
     for (name, script) in scripts() {
         for at in 0.. {
-            let bytes = [0, 1, 100, 512, 1600][at as usize % 5];
+            let written_bytes = [0, 1, 100, 512, 1600][at as usize % 5];
             let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
-            disk.stop_at(DiskStop { operation: at, written_bytes: bytes });
+            disk.stop_at(DiskStop { operation: at, written_bytes });
             let outcome = run_script(&disk, &script, &mut ledger);
             for interruption in interruptions(name) {
                 check_after_interruption(&disk, &ledger, *interruption)
@@ -47,21 +47,21 @@ fn crash_after_any_operation_leaves_old_or_new_snapshot() {
             }
             if !disk.stopped() {
                 outcome.unwrap_or_else(|fault| panic!("{name}: {fault}"));
-                operations += at;
+                crash_count += at;
                 break;
             }
             assert!(outcome.is_err(), "{name}: the disk stopped at operation {at}, but the script succeeded");
         }
     }
-    assert!(operations > 150, "{operations} crashes");
+    assert!(crash_count > 150, "{crash_count} crashes");
 }
 
 #[test]
 fn any_failed_operation_is_reported_and_loses_no_published_snapshot() {
     for (name, script) in scripts() {
-        let fault_free = SimDisk::new();
-        run_script(&fault_free, &script, &mut Ledger::default()).unwrap();
-        for at in 0..fault_free.operation_count() {
+        let fault_free_disk = SimDisk::new();
+        run_script(&fault_free_disk, &script, &mut Ledger::default()).unwrap();
+        for at in 0..fault_free_disk.operation_count() {
             let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
             disk.fail_operation(at);
             let outcome = run_script(&disk, &script, &mut ledger);
@@ -77,8 +77,8 @@ fn any_failed_operation_is_reported_and_loses_no_published_snapshot() {
 #[test]
 fn full_disk_is_reported_and_loses_no_published_snapshot() {
     for (name, script) in scripts().into_iter().filter(|(name, _)| *name != "large") {
-        let fault_free = SimDisk::new();
-        run_script(&fault_free, &script, &mut Ledger::default()).unwrap();
+        let fault_free_disk = SimDisk::new();
+        run_script(&fault_free_disk, &script, &mut Ledger::default()).unwrap();
         let mut full_count = 0;
         for capacity in (0..3 * snapshot_file(5, 700).len() as u64).step_by(97) {
             let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
@@ -107,13 +107,13 @@ fn full_disk_is_reported_and_loses_no_published_snapshot() {
 fn killed_receiver_resumes_transfer() {
     let file = snapshot_file(12, 300_000);
     let disk = SimDisk::new();
-    let mut transferred = 0;
+    let mut transferred_bytes = 0;
     for run_number in 1..=11 {
         let store = Store::open(disk.clone(), CLUSTER).unwrap();
         let mut incoming = store.open_incoming(position(12), file.len() as u64).unwrap();
         let upto = file.len() * run_number / 11;
         let at = incoming.received_bytes() as usize;
-        transferred += upto - at;
+        transferred_bytes += upto - at;
         incoming.write_bytes(at as u64, &file[at..upto]).unwrap();
         if incoming.is_complete() {
             assert_eq!(incoming.finish().unwrap().bytes()[..], file);
@@ -121,9 +121,13 @@ fn killed_receiver_resumes_transfer() {
         disk.crash(&mut StdRng::seed_from_u64(run_number as u64), Crash::Kill);
     }
     // Each kill loses at most the incomplete chunk.
-    let longest = pieces(12, 300_000).iter().map(|(_, body)| body.len()).max().unwrap() + 12;
-    assert!(transferred <= file.len() + 10 * longest, "{transferred} bytes sent for a file of {} bytes", file.len());
-    assert!(transferred < 4 * file.len(), "{transferred} bytes sent for a file of {} bytes", file.len());
+    let longest_chunk_bytes = pieces(12, 300_000).iter().map(|(_, body)| body.len()).max().unwrap() + 12;
+    assert!(
+        transferred_bytes <= file.len() + 10 * longest_chunk_bytes,
+        "{transferred_bytes} bytes sent for a file of {} bytes",
+        file.len()
+    );
+    assert!(transferred_bytes < 4 * file.len(), "{transferred_bytes} bytes sent for a file of {} bytes", file.len());
 }
 
 #[test]
@@ -135,8 +139,8 @@ fn receiver_ignores_duplicate_early_and_excess_bytes() {
     assert_eq!(incoming.write_bytes(0, &file[..30]).unwrap(), 30);
     assert_eq!(incoming.write_bytes(0, &file[..20]).unwrap(), 30, "bytes that were received before are ignored");
     assert_eq!(incoming.write_bytes(20, &file[20..40]).unwrap(), 40, "only the new half is received");
-    let more = [&file[40..], b"and more"].concat();
-    assert_eq!(incoming.write_bytes(40, &more).unwrap(), file.len() as u64);
+    let piece_with_excess = [&file[40..], b"and more"].concat();
+    assert_eq!(incoming.write_bytes(40, &piece_with_excess).unwrap(), file.len() as u64);
     assert_eq!(incoming.write_bytes(u64::MAX, b"x").unwrap(), file.len() as u64);
     assert!(incoming.is_complete());
     assert_eq!(incoming.finish().unwrap().bytes()[..], file);

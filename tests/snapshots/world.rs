@@ -73,12 +73,12 @@ pub fn snapshot_file(index: u64, bytes: usize) -> Vec<u8> {
 /// snapshot if the file is complete.
 pub fn receive(store: &Store<SimDisk>, index: u64, file: &[u8], upto: usize) -> Result<Option<Snapshot>, Fault> {
     let mut incoming = store.open_incoming(position(index), file.len() as u64)?;
-    let step = (file.len() / 4).max(333);
+    let step_bytes = (file.len() / 4).max(333);
     while incoming.received_bytes() < upto as u64 {
         let at = incoming.received_bytes() as usize;
         // Repeats the last 100 bytes, as after a lost response.
         let from = at.saturating_sub(100);
-        incoming.write_bytes(from as u64, &file[from..(at + step).min(upto)])?;
+        incoming.write_bytes(from as u64, &file[from..(at + step_bytes).min(upto)])?;
     }
     if incoming.is_complete() { incoming.finish().map(Some) } else { Ok(None) }
 }
@@ -100,7 +100,7 @@ pub fn run_script(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Resul
     for step in script {
         match *step {
             Step::Take(index, bytes) => {
-                ledger.begin(index, bytes);
+                ledger.record_begun(index, bytes);
                 write_snapshot(&store, index, bytes)?;
                 ledger.newest_published = ledger.newest_published.max(index);
             }
@@ -110,7 +110,7 @@ pub fn run_script(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Resul
                 writer.abandon()?;
             }
             Step::Receive(index, bytes) => {
-                ledger.begin(index, bytes);
+                ledger.record_begun(index, bytes);
                 let file = snapshot_file(index, bytes);
                 receive(&store, index, &file, file.len())?;
                 ledger.newest_published = ledger.newest_published.max(index);
@@ -126,7 +126,7 @@ pub fn run_script(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Resul
 }
 
 impl Ledger {
-    fn begin(&mut self, index: u64, bytes: usize) {
+    fn record_begun(&mut self, index: u64, bytes: usize) {
         self.begun_indexes.insert(index);
         self.piece_bytes = bytes;
     }
@@ -160,12 +160,12 @@ impl Ledger {
         if *snapshot.header() != header(index) {
             return Err(format!("the header of snapshot {index} is wrong"));
         }
-        let mut found = Vec::new();
+        let mut found_pieces = Vec::new();
         for chunk in snapshot.pieces() {
             let chunk = chunk.map_err(|fault| fault.to_string())?;
-            found.push((chunk.kind, chunk.body.to_vec()));
+            found_pieces.push((chunk.kind, chunk.body.to_vec()));
         }
-        if found == pieces(index, self.piece_bytes) {
+        if found_pieces == pieces(index, self.piece_bytes) {
             Ok(())
         } else {
             Err(format!("the content of snapshot {index} is wrong"))
@@ -179,20 +179,20 @@ pub enum Interruption {
     /// The process is killed: the page cache survives.
     Kill,
     /// A power loss, with a seed that decides which unsynced writes survive.
-    Power(u64),
+    PowerLoss(u64),
     /// The node starts once, and then the power fails: the snapshot that the start found must still be there.
-    StartThenPower(u64),
+    StartThenPowerLoss(u64),
 }
 
 pub const INTERRUPTIONS: [Interruption; 8] = [
     Interruption::Kill,
-    Interruption::Power(0),
-    Interruption::Power(1),
-    Interruption::Power(2),
-    Interruption::Power(3),
-    Interruption::StartThenPower(4),
-    Interruption::StartThenPower(5),
-    Interruption::StartThenPower(6),
+    Interruption::PowerLoss(0),
+    Interruption::PowerLoss(1),
+    Interruption::PowerLoss(2),
+    Interruption::PowerLoss(3),
+    Interruption::StartThenPowerLoss(4),
+    Interruption::StartThenPowerLoss(5),
+    Interruption::StartThenPowerLoss(6),
 ];
 
 /// Opens the store as a start does, and finds the newest snapshot.
@@ -209,8 +209,8 @@ pub fn check_after_interruption(disk: &SimDisk, ledger: &Ledger, interruption: I
     let crash = |how, seed| disk.crash(&mut StdRng::seed_from_u64(seed), how);
     match interruption {
         Interruption::Kill => crash(Crash::Kill, 0),
-        Interruption::Power(seed) => crash(Crash::Power, seed),
-        Interruption::StartThenPower(seed) => {
+        Interruption::PowerLoss(seed) => crash(Crash::Power, seed),
+        Interruption::StartThenPowerLoss(seed) => {
             crash(Crash::Kill, 0);
             ledger.newest_published = ledger.check(&find_newest(&disk)?.1)?;
             crash(Crash::Power, seed);
@@ -220,18 +220,19 @@ pub fn check_after_interruption(disk: &SimDisk, ledger: &Ledger, interruption: I
     ledger.newest_published = ledger.check(&found)?;
 
     // The node continues: an interrupted transfer is completed, and after a pruning only the newest snapshot is left.
-    let next = ledger.begun_indexes.last().copied().unwrap_or(0).max(ledger.newest_published) + 1;
-    let resume = ledger.begun_indexes.last().copied().filter(|last| *last > ledger.newest_published).unwrap_or(next);
-    ledger.begin(resume, ledger.piece_bytes.max(100));
-    let file = snapshot_file(resume, ledger.piece_bytes);
-    let received = receive(&store, resume, &file, file.len()).map_err(|fault| fault.to_string())?;
+    let next_index = ledger.begun_indexes.last().copied().unwrap_or(0).max(ledger.newest_published) + 1;
+    let resumed_index =
+        ledger.begun_indexes.last().copied().filter(|last| *last > ledger.newest_published).unwrap_or(next_index);
+    ledger.record_begun(resumed_index, ledger.piece_bytes.max(100));
+    let file = snapshot_file(resumed_index, ledger.piece_bytes);
+    let received = receive(&store, resumed_index, &file, file.len()).map_err(|fault| fault.to_string())?;
     if received.is_none_or(|snapshot| snapshot.bytes()[..] != file) {
         return Err("the received snapshot differs from the one sent".to_owned());
     }
-    store.prune(position(resume)).map_err(|fault| fault.to_string())?;
+    store.prune(position(resumed_index)).map_err(|fault| fault.to_string())?;
     crash(Crash::Power, 9);
     let (_, found) = find_newest(&disk)?;
-    ledger.newest_published = resume;
+    ledger.newest_published = resumed_index;
     ledger.check(&found)?;
     match &drave::disk::Disk::list(&disk).unwrap()[..] {
         [only] if Some(only.as_str()) == found.snapshot.as_ref().map(Snapshot::name) => Ok(()),

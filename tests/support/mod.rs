@@ -45,19 +45,19 @@ pub fn reserve_ports(count: u16) -> u16 {
         let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
         assert!(attempt < 2 * BLOCK_COUNT, "every block of ports is taken");
         let block = process_id.wrapping_mul(8).wrapping_add(attempt) % BLOCK_COUNT;
-        let base = FIRST_PORT + block * PORTS_PER_BLOCK;
-        let lock = std::env::temp_dir().join(format!("drave-test-ports-{base}"));
+        let base_port = FIRST_PORT + block * PORTS_PER_BLOCK;
+        let lock_path = std::env::temp_dir().join(format!("drave-test-ports-{base_port}"));
         // The open fails if another user owns a file of that name; that block is skipped.
-        let Ok(lock) = File::options().create(true).append(true).open(lock) else { continue };
+        let Ok(lock) = File::options().create(true).append(true).open(lock_path) else { continue };
         if lock.try_lock().is_err() {
             continue;
         }
         let listeners: Vec<_> =
-            (base..base + count).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).collect();
+            (base_port..base_port + count).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).collect();
         if listeners.len() == usize::from(count) {
             // The file stays open until the process ends: closing it would release the lock.
             std::mem::forget(lock);
-            return base;
+            return base_port;
         }
     }
 }
@@ -191,10 +191,10 @@ impl Cluster {
 
     /// Reserves the ports and the directory of a cluster whose nodes are not running yet.
     pub fn prepare(nodes: u16) -> Cluster {
-        let base = reserve_ports(nodes);
+        let base_port = reserve_ports(nodes);
         Cluster {
             directory: tempfile::tempdir().unwrap(),
-            addresses: (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect(),
+            addresses: (base_port..base_port + nodes).map(|port| format!("127.0.0.1:{port}")).collect(),
             extra_args: ["--segment-size", "4MiB", "--reserve", "4MiB"].map(str::to_owned).into(),
             redis_addresses: Vec::new(),
             http_addresses: Vec::new(),
@@ -225,8 +225,9 @@ impl Cluster {
         if n < self.founder_count {
             command.args(["--peers", &self.peers()]);
         } else {
-            let others: Vec<_> = self.addresses.iter().filter(|other| **other != self.addresses[n]).cloned().collect();
-            command.args(["--join", &others.join(","), "--listen", &self.addresses[n]]);
+            let other_addresses: Vec<_> =
+                self.addresses.iter().filter(|other| **other != self.addresses[n]).cloned().collect();
+            command.args(["--join", &other_addresses.join(","), "--listen", &self.addresses[n]]);
         }
         command.args(["--resp", self.redis_addresses.get(n).map_or("off", String::as_str)]);
         command.args(["--http", self.http_addresses.get(n).map_or("off", String::as_str)]);
@@ -268,9 +269,9 @@ impl Cluster {
     /// Asserts that no node has ended by itself.
     pub fn expect_no_deaths(&mut self) {
         let exit_status = |node: &mut Option<ChildGuard>| node.as_mut().and_then(|node| node.0.try_wait().unwrap());
-        let ended: Vec<_> =
+        let ended_nodes: Vec<_> =
             self.nodes.iter_mut().enumerate().filter_map(|(n, node)| Some((n, exit_status(node)?))).collect();
-        assert!(ended.is_empty(), "nodes ended by themselves, counted from 0: {ended:?}\n{}", self.logs());
+        assert!(ended_nodes.is_empty(), "nodes ended by themselves, counted from 0: {ended_nodes:?}\n{}", self.logs());
     }
 
     /// A client of all nodes, whose requests time out after 20 s.
@@ -336,8 +337,8 @@ impl Cluster {
 /// of the gateways as well.
 pub fn cluster_with_redis(nodes: u16, args: &[&str]) -> (Cluster, Vec<String>) {
     let mut cluster = Cluster::prepare(nodes);
-    let base = reserve_ports(nodes);
-    let addresses: Vec<String> = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    let base_port = reserve_ports(nodes);
+    let addresses: Vec<String> = (base_port..base_port + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
     cluster.extra_args.extend(args.iter().map(|arg| (*arg).to_owned()));
     cluster.redis_addresses.clone_from(&addresses);
     (0..nodes.into()).for_each(|n| cluster.spawn(n));

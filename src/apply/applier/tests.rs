@@ -9,35 +9,38 @@ use std::collections::BTreeMap;
 /// A machine that counts the commands applied: its answers distinguish a first execution from a second one. The answer
 /// to a command of 199 bytes is too long.
 #[derive(Debug, Default)]
-struct Counter(u64, Option<u64>);
+struct Counter {
+    count: u64,
+    frozen_count: Option<u64>,
+}
 
 impl StateMachine for Counter {
     fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
-        self.0 += 1;
+        self.count += 1;
         if command.len() == 199 {
             return Bytes::from_static(&[0; ANSWER_BYTES_MAX as usize + 1]);
         }
-        [&self.0.to_le_bytes()[..], command].concat().into()
+        [&self.count.to_le_bytes()[..], command].concat().into()
     }
 
     fn query(&self, _time: ClusterTime, _query: &[u8]) -> Bytes {
-        self.0.to_le_bytes().to_vec().into()
+        self.count.to_le_bytes().to_vec().into()
     }
 
     fn digest(&self) -> u64 {
-        self.0
+        self.count
     }
 
     fn freeze(&mut self) {
-        self.1 = Some(self.0);
+        self.frozen_count = Some(self.count);
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
-        self.1.take().map(|count| Bytes::copy_from_slice(&count.to_le_bytes()))
+        self.frozen_count.take().map(|count| Bytes::copy_from_slice(&count.to_le_bytes()))
     }
 
     fn end_snapshot(&mut self) {
-        self.1 = None;
+        self.frozen_count = None;
     }
 
     fn empty(&self) -> Counter {
@@ -46,7 +49,7 @@ impl StateMachine for Counter {
 
     fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
         let count = chunk.try_into().map_err(|_| Malformed("not a count"))?;
-        self.0 = u64::from_le_bytes(count);
+        self.count = u64::from_le_bytes(count);
         Ok(())
     }
 }
@@ -56,11 +59,14 @@ const OPTIONS: Options = Options { idle_ms_max: 40, count_max: 3, answer_bytes_m
 /// An action in a random test: one entry, or a wait before the next entry.
 #[derive(Clone, Debug)]
 enum SessionAction {
+    /// Opens a session with that window.
     Open(u32),
+    /// Opens an ordered session with that window.
     OpenOrdered(u32),
     /// Executes a command: the nth session ever opened, the sequence number, the lowest outstanding number, and the
     /// command's length.
     Execute(usize, u64, u64, u8),
+    /// Closes the nth session ever opened.
     Close(usize),
     Noop,
     Tick,
@@ -120,11 +126,11 @@ fn entries(steps: &[SessionAction]) -> Vec<Entry> {
 struct ModelSession {
     window: u64,
     ordered: bool,
-    /// The highest number executed.
-    executed: u64,
+    /// The highest command number executed.
+    highest_executed: u64,
     first_outstanding: u64,
     last_used: u64,
-    time: u64,
+    last_used_time: u64,
     answers: BTreeMap<u64, Option<Bytes>>,
 }
 
@@ -138,7 +144,7 @@ struct Model {
 impl Model {
     fn apply(&mut self, entry: &Entry) -> Option<Outcome> {
         let (index, now) = (entry.position.index.0, entry.time.0);
-        self.sessions.retain(|_, state| state.time + OPTIONS.idle_ms_max >= now);
+        self.sessions.retain(|_, state| state.last_used_time + OPTIONS.idle_ms_max >= now);
         let Payload::Opaque(bytes) = &entry.payload else { return None };
         Some(match Op::decode(bytes.clone()) {
             Err(_) => Outcome::Malformed,
@@ -146,15 +152,14 @@ impl Model {
             Ok(Op::Open { window, ordered }) => {
                 self.expire_while(|sessions| sessions.len() >= OPTIONS.count_max);
                 let window = u64::from(window);
-                let (executed, answers) = (0, BTreeMap::new());
                 let state = ModelSession {
                     window,
                     ordered,
-                    executed,
+                    highest_executed: 0,
                     first_outstanding: 1,
                     last_used: index,
-                    time: now,
-                    answers,
+                    last_used_time: now,
+                    answers: BTreeMap::new(),
                 };
                 self.sessions.insert(index, state);
                 Outcome::Opened { session: SessionId(index) }
@@ -166,22 +171,22 @@ impl Model {
             Ok(Op::Execute { session, seq, first_outstanding, command }) => {
                 let context = Context { index: entry.position.index, term: entry.position.term, time: entry.time };
                 let Some(state) = self.sessions.get_mut(&session.0) else { return Some(Outcome::SessionExpired) };
-                (state.last_used, state.time) = (index, now);
-                state.first_outstanding = state.first_outstanding.max(first_outstanding);
-                let lowest = state.first_outstanding;
-                state.answers.retain(|seq, _| *seq >= lowest);
-                if seq < lowest {
+                (state.last_used, state.last_used_time) = (index, now);
+                let first_outstanding = state.first_outstanding.max(first_outstanding);
+                state.first_outstanding = first_outstanding;
+                state.answers.retain(|seq, _| *seq >= first_outstanding);
+                if seq < first_outstanding {
                     Outcome::ResponseDiscarded
-                } else if seq >= lowest + state.window {
+                } else if seq >= first_outstanding + state.window {
                     Outcome::WindowExceeded
                 } else if let Some(answer) = state.answers.get(&seq) {
                     super::outcome_of(answer.clone(), true)
-                } else if state.ordered && (state.executed + 1..seq).any(|before| before >= lowest) {
+                } else if state.ordered && (state.highest_executed + 1..seq).any(|before| before >= first_outstanding) {
                     Outcome::OutOfOrder
                 } else {
                     let answer = Some(self.counter.apply(&context, &command)).filter(|answer| answer.len() < 1000);
                     state.answers.insert(seq, answer.clone());
-                    state.executed = state.executed.max(seq);
+                    state.highest_executed = state.highest_executed.max(seq);
                     self.expire_while(|sessions| charged_bytes(sessions) > OPTIONS.answer_bytes_max);
                     super::outcome_of(answer, false)
                 }
@@ -189,8 +194,8 @@ impl Model {
         })
     }
 
-    fn expire_while(&mut self, too_much: impl Fn(&BTreeMap<u64, ModelSession>) -> bool) {
-        while too_much(&self.sessions) {
+    fn expire_while(&mut self, limit_exceeded: impl Fn(&BTreeMap<u64, ModelSession>) -> bool) {
+        while limit_exceeded(&self.sessions) {
             let oldest = *self.sessions.iter().min_by_key(|(_, state)| state.last_used).unwrap().0;
             self.sessions.remove(&oldest);
         }
@@ -216,17 +221,18 @@ proptest! {
         let expected: Vec<_> = entries.iter().filter_map(|entry| Some((entry.position, model.apply(entry)?))).collect();
 
         // One applier gets all entries at once, the other in batches: the outcomes must be the same.
-        let mut at_once = Applier::with_options(Counter::default(), OPTIONS);
-        let report = at_once.apply(&entries);
-        let mut in_batches = Applier::with_options(Counter::default(), OPTIONS);
-        let outcomes: Vec<_> = entries.chunks(batch_size).flat_map(|chunk| in_batches.apply(chunk).outcomes).collect();
+        let mut unbatched_applier = Applier::with_options(Counter::default(), OPTIONS);
+        let report = unbatched_applier.apply(&entries);
+        let mut batched_applier = Applier::with_options(Counter::default(), OPTIONS);
+        let outcomes: Vec<_> =
+            entries.chunks(batch_size).flat_map(|chunk| batched_applier.apply(chunk).outcomes).collect();
 
         prop_assert_eq!(&report.outcomes, &expected);
         prop_assert_eq!(&outcomes, &expected);
-        prop_assert_eq!(at_once.digest(), in_batches.digest());
+        prop_assert_eq!(unbatched_applier.digest(), batched_applier.digest());
         prop_assert_eq!(report.upto, Index(entries.len() as u64));
         prop_assert_eq!(report.sessions, model.sessions.len() as u64);
-        prop_assert_eq!(at_once.machine().0, model.counter.0);
+        prop_assert_eq!(unbatched_applier.machine().count, model.counter.count);
     }
 }
 
@@ -246,26 +252,27 @@ fn duplicate_command_gets_the_first_answer() {
         panic!("{outcomes:?}")
     };
     assert_eq!(first, again);
-    assert_eq!(applier.machine().0, 2);
+    assert_eq!(applier.machine().count, 2);
 }
 
 #[test]
 fn mutants_change_outcomes_or_digest() {
     let node = NodeId::new(7).unwrap();
-    let run = |mutant| {
+    let apply_with = |mutant| {
         let mut applier = Applier::new(Counter::default()).with_mutants(Mutants::only(mutant), node);
         let outcomes = execute_two_and_repeat_one(&mut applier);
-        (outcomes, applier.machine().0, applier.digest())
+        (outcomes, applier.machine().count, applier.digest())
     };
-    let mut unbroken = Applier::new(Counter::default());
-    let outcomes = execute_two_and_repeat_one(&mut unbroken);
-    assert_eq!(run(Mutant::ApplyTwice).1, 3);
-    assert_ne!(run(Mutant::ForgetAnswers).0, outcomes);
-    assert_ne!(run(Mutant::MachineKnowsNode).2, unbroken.digest());
-    assert_eq!(run(Mutant::VoteTwice), (outcomes, 2, unbroken.digest()));
+    let mut unbroken_applier = Applier::new(Counter::default());
+    let outcomes = execute_two_and_repeat_one(&mut unbroken_applier);
+    assert_eq!(apply_with(Mutant::ApplyTwice).1, 3);
+    assert_ne!(apply_with(Mutant::ForgetAnswers).0, outcomes);
+    assert_ne!(apply_with(Mutant::MachineKnowsNode).2, unbroken_applier.digest());
+    assert_eq!(apply_with(Mutant::VoteTwice), (outcomes, 2, unbroken_applier.digest()));
 }
 
-/// Executes numbers of an ordered session, each with its lowest outstanding number, and returns the outcomes.
+/// Executes commands in an ordered session: each has a sequence number and the first outstanding number. Returns the
+/// outcomes as words.
 fn execute_in_ordered_session(numbers: &[(u64, u64)]) -> Vec<&'static str> {
     let execute = |(seq, lowest): &(u64, u64)| SessionAction::Execute(0, *seq, *lowest, 3);
     let steps: Vec<SessionAction> =
@@ -298,7 +305,7 @@ fn abandoned_command_is_skipped_and_never_executed() {
         execute_in_ordered_session(&[(1, 1), (4, 1), (4, 4), (2, 1), (3, 3)])[1..],
         ["out of order", "executed", "discarded", "discarded"]
     );
-    // An out-of-order command still raises the lowest number.
+    // An out-of-order command still raises the first outstanding number of its session.
     assert_eq!(
         execute_in_ordered_session(&[(5, 3), (2, 1), (3, 3), (4, 3)]),
         ["out of order", "discarded", "executed", "executed"]
@@ -317,22 +324,26 @@ fn remaining_chunks(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> 
     std::iter::from_fn(|| applier.next_chunk(bytes)).collect()
 }
 
-fn restored(from: &Applier<Counter>, header: &StateHeader, chunks: &[Piece]) -> Result<Applier<Counter>, Malformed> {
-    let mut restoring = from.begin_restore();
-    chunks.iter().try_for_each(|chunk| restoring.add(chunk))?;
-    restoring.finish(header)
+fn restored(
+    original: &Applier<Counter>,
+    header: &StateHeader,
+    chunks: &[Piece],
+) -> Result<Applier<Counter>, Malformed> {
+    let mut applier_restore = original.begin_restore();
+    chunks.iter().try_for_each(|chunk| applier_restore.add(chunk))?;
+    applier_restore.finish(header)
 }
 
 /// The concatenated chunks of the sessions, and those of the machine.
 fn concatenate(chunks: &[Piece]) -> (Vec<u8>, Vec<u8>) {
-    let mut all = (Vec::new(), Vec::new());
+    let (mut sessions, mut machine) = (Vec::new(), Vec::new());
     for chunk in chunks {
         match chunk {
-            Piece::Sessions(bytes) => all.0.extend_from_slice(bytes),
-            Piece::Machine(bytes) => all.1.extend_from_slice(bytes),
+            Piece::Sessions(bytes) => sessions.extend_from_slice(bytes),
+            Piece::Machine(bytes) => machine.extend_from_slice(bytes),
         }
     }
-    all
+    (sessions, machine)
 }
 
 proptest! {
@@ -349,8 +360,8 @@ proptest! {
         let (before, after) = entries.split_at(at.index(entries.len() + 1));
         let mut applier = Applier::with_options(Counter::default(), OPTIONS);
         applier.apply(before);
-        let mut undisturbed = Applier::with_options(Counter::default(), OPTIONS);
-        undisturbed.apply(before);
+        let mut undisturbed_applier = Applier::with_options(Counter::default(), OPTIONS);
+        undisturbed_applier.apply(before);
 
         // The frozen state is serialized while more entries are applied.
         let header = applier.freeze();
@@ -365,12 +376,13 @@ proptest! {
         chunks.extend(remaining_chunks(&mut applier, bytes));
 
         // The serialized bytes are the same as if no entry had been applied meanwhile.
-        prop_assert_eq!(undisturbed.freeze(), header);
-        prop_assert_eq!(concatenate(&remaining_chunks(&mut undisturbed, 1)), concatenate(&chunks));
+        prop_assert_eq!(undisturbed_applier.freeze(), header);
+        prop_assert_eq!(concatenate(&remaining_chunks(&mut undisturbed_applier, 1)), concatenate(&chunks));
 
         let mut restored = restored(&applier, &header, &chunks).unwrap();
-        prop_assert_eq!((restored.position(), restored.time()), (undisturbed.position(), undisturbed.time()));
-        prop_assert_eq!(restored.digest(), undisturbed.digest());
+        prop_assert_eq!(restored.position(), undisturbed_applier.position());
+        prop_assert_eq!(restored.time(), undisturbed_applier.time());
+        prop_assert_eq!(restored.digest(), undisturbed_applier.digest());
         prop_assert_eq!(restored.apply(after).outcomes, outcomes);
         prop_assert_eq!(restored.digest(), applier.digest());
         let (restored_header, header) = (restored.freeze(), applier.freeze());
@@ -387,25 +399,27 @@ proptest! {
         applier.apply(&entries(&steps));
         let header = applier.freeze();
         let chunks = remaining_chunks(&mut applier, 30);
-        let at = at.index(concatenate(&chunks).0.len() + concatenate(&chunks).1.len());
+        let flip_offset = at.index(concatenate(&chunks).0.len() + concatenate(&chunks).1.len());
         let mut passed_bytes = 0;
-        let flipped: Vec<Piece> = chunks.iter().map(|chunk| {
+        let flipped_chunks: Vec<Piece> = chunks.iter().map(|chunk| {
             let flip = |bytes: &Bytes| {
                 let mut bytes = bytes.to_vec();
-                if (passed_bytes..passed_bytes + bytes.len()).contains(&at) { bytes[at - passed_bytes] ^= 1 << bit }
+                if (passed_bytes..passed_bytes + bytes.len()).contains(&flip_offset) {
+                    bytes[flip_offset - passed_bytes] ^= 1 << bit;
+                }
                 Bytes::from(bytes)
             };
-            let (flipped, length) = match chunk {
+            let (flipped_chunk, length) = match chunk {
                 Piece::Sessions(bytes) => (Piece::Sessions(flip(bytes)), bytes.len()),
                 Piece::Machine(bytes) => (Piece::Machine(flip(bytes)), bytes.len()),
             };
             passed_bytes += length;
-            flipped
+            flipped_chunk
         }).collect();
-        prop_assert!(restored(&applier, &header, &flipped).is_err());
+        prop_assert!(restored(&applier, &header, &flipped_chunks).is_err());
         let wrong_header = StateHeader { digest: header.digest ^ 1, ..header };
         prop_assert!(restored(&applier, &wrong_header, &chunks).is_err());
-        prop_assert!(restored(&applier, &header, &chunks[..chunks.len() - 1]).is_err() || applier.machine().0 == 0);
+        prop_assert!(restored(&applier, &header, &chunks[..chunks.len() - 1]).is_err() || applier.machine().count == 0);
     }
 
     #[test]
@@ -424,7 +438,7 @@ fn answer_that_is_too_long_ends_no_session() {
     let outcomes: Vec<_> = report.outcomes.iter().map(|(_, outcome)| outcome).collect();
     assert_eq!(outcomes[1..3], [&Outcome::AnswerTooLong; 2]);
     assert!(matches!(outcomes[3], Outcome::Executed { duplicate: false, .. }));
-    assert_eq!(applier.machine().0, 2, "the command was executed once");
+    assert_eq!(applier.machine().count, 2, "the command was executed once");
 }
 
 /// In rqlite/rqlite#1228 and #1798 the whole serialized state was in memory at once while a snapshot was written or
@@ -442,33 +456,36 @@ fn large_session_is_serialized_in_several_chunks() {
     assert!(chunks.len() > 15, "{}", chunks.len());
     assert_eq!(restored(&applier, &header, &chunks).unwrap().digest(), applier.digest());
     assert_eq!(applier.next_chunk(1), None, "all chunks were serialized");
-    let backwards = [chunks[chunks.len() - 1].clone(), chunks[0].clone()];
-    assert_eq!(restored(&applier, &header, &backwards).err(), Some(Malformed("sessions after the machine's state")));
+    let chunks_in_wrong_order = [chunks[chunks.len() - 1].clone(), chunks[0].clone()];
+    assert_eq!(
+        restored(&applier, &header, &chunks_in_wrong_order).err(),
+        Some(Malformed("sessions after the machine's state"))
+    );
 }
 
 /// A machine of leases: a command is a name and a length in milliseconds, and a lease expires when time has advanced
 /// that far. A lease with a length of zero or less exists until the next entry.
 #[derive(Debug, Default)]
 struct Leases {
-    ends: BTreeMap<Vec<u8>, u64>,
+    lease_ends: BTreeMap<Vec<u8>, u64>,
     now: u64,
-    frozen: Option<BTreeMap<Vec<u8>, u64>>,
+    frozen_ends: Option<BTreeMap<Vec<u8>, u64>>,
 }
 
 impl StateMachine for Leases {
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
         let (ms, name) = command.split_first_chunk().expect("eight bytes and a name");
-        self.ends.insert(name.to_vec(), context.time.0.saturating_add_signed(i64::from_le_bytes(*ms)));
+        self.lease_ends.insert(name.to_vec(), context.time.0.saturating_add_signed(i64::from_le_bytes(*ms)));
         Bytes::new()
     }
 
     fn advance(&mut self, time: ClusterTime) {
         self.now = time.0;
-        self.ends.retain(|_, end| *end > time.0);
+        self.lease_ends.retain(|_, end| *end > time.0);
     }
 
     fn next_deadline(&self) -> Option<ClusterTime> {
-        self.ends.values().min().copied().map(ClusterTime)
+        self.lease_ends.values().min().copied().map(ClusterTime)
     }
 
     fn query(&self, _time: ClusterTime, _query: &[u8]) -> Bytes {
@@ -476,20 +493,20 @@ impl StateMachine for Leases {
     }
 
     fn digest(&self) -> u64 {
-        self.ends.iter().fold(1, |digest, (name, end)| crate::types::digest::hash(digest ^ end, name))
+        self.lease_ends.iter().fold(1, |digest, (name, end)| crate::types::digest::hash(digest ^ end, name))
     }
 
     fn freeze(&mut self) {
-        self.frozen = Some(self.ends.clone());
+        self.frozen_ends = Some(self.lease_ends.clone());
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
-        let (name, end) = self.frozen.as_mut()?.pop_first()?;
+        let (name, end) = self.frozen_ends.as_mut()?.pop_first()?;
         Some([&end.to_le_bytes()[..], &name].concat().into())
     }
 
     fn end_snapshot(&mut self) {
-        self.frozen = None;
+        self.frozen_ends = None;
     }
 
     fn empty(&self) -> Leases {
@@ -498,7 +515,7 @@ impl StateMachine for Leases {
 
     fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
         let (end, name) = chunk.split_first_chunk().ok_or(Malformed("not a lease"))?;
-        self.ends.insert(name.to_vec(), u64::from_le_bytes(*end));
+        self.lease_ends.insert(name.to_vec(), u64::from_le_bytes(*end));
         Ok(())
     }
 
@@ -514,19 +531,23 @@ fn lease_that_expires_in_its_own_entry_is_restored() {
         codec::entry(Position::new(Index(index), Term(1)), ClusterTime(1000 + index), Payload::Opaque(op.encode()))
     };
     let session = SessionId(1);
-    let lease = |index: u64, ms: i64| {
+    let lease_entry = |index: u64, ms: i64| {
         let command = [&ms.to_le_bytes()[..], &[index as u8]].concat().into();
         entry(index, Op::Execute { session, seq: index - 1, first_outstanding: index - 1, command })
     };
     for ms in [0, -500, 3] {
         let mut original = Applier::new(Leases::default());
-        original.apply(&[entry(1, Op::Open { window: 8, ordered: false }), lease(2, 1_000_000), lease(3, ms)]);
+        original.apply(&[
+            entry(1, Op::Open { window: 8, ordered: false }),
+            lease_entry(2, 1_000_000),
+            lease_entry(3, ms),
+        ]);
         let header = original.freeze();
         let chunks: Vec<Piece> = std::iter::from_fn(|| original.next_chunk(1)).collect();
-        let restore = |empty_like: &Applier<Leases>| {
-            let mut restoring = empty_like.begin_restore();
-            chunks.iter().for_each(|chunk| restoring.add(chunk).unwrap());
-            restoring.finish(&header)
+        let restore = |applier: &Applier<Leases>| {
+            let mut applier_restore = applier.begin_restore();
+            chunks.iter().for_each(|chunk| applier_restore.add(chunk).unwrap());
+            applier_restore.finish(&header)
         };
         let mut restored = restore(&original).unwrap();
         assert_eq!(
@@ -543,9 +564,10 @@ fn lease_that_expires_in_its_own_entry_is_restored() {
             let next = [entry(index, Op::Tick)];
             assert_eq!(restored.apply(&next).digest, original.apply(&next).digest);
         }
-        assert_eq!(restored.machine().ends.len(), 1);
-        let broken = Applier::new(Leases::default());
-        let broken = broken.with_mutants(Mutants::only(Mutant::AdvanceTimeBeforeDigest), NodeId::new(1).unwrap());
-        assert_eq!(restore(&broken).is_err(), ms <= 0, "the mutant expires the lease too early");
+        assert_eq!(restored.machine().lease_ends.len(), 1);
+        let mutant_applier = Applier::new(Leases::default());
+        let mutant_applier =
+            mutant_applier.with_mutants(Mutants::only(Mutant::AdvanceTimeBeforeDigest), NodeId::new(1).unwrap());
+        assert_eq!(restore(&mutant_applier).is_err(), ms <= 0, "the mutant expires the lease too early");
     }
 }

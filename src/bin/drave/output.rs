@@ -27,7 +27,7 @@ pub fn write(text: Arguments<'_>) {
     }
 }
 
-/// Flushes the buffer of standard output.
+/// Flushes standard output. Ends the process with an error if that fails.
 pub fn flush() {
     if let Err(error) = io::stdout().flush() {
         exit_with_write_error(&error);

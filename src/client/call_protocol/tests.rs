@@ -10,11 +10,11 @@ fn protocol(endpoints: &[&str]) -> CallProtocol {
     CallProtocol::new(endpoints, Options::default(), Time::ZERO, 1)
 }
 
-fn done(outcome: Outcome) -> Reply {
+fn done_reply(outcome: Outcome) -> Reply {
     Reply::Done { position: POSITION, outcome }
 }
 
-fn executed() -> Outcome {
+fn executed_outcome() -> Outcome {
     Outcome::Executed { answer: Bytes::from_static(b"a"), duplicate: false }
 }
 
@@ -39,7 +39,7 @@ fn protocol_after_sending(now: &mut Time) -> CallProtocol {
     protocol.start_command(*now, Bytes::from_static(b"c"));
     let Request::Propose { op } = run_until_sent(&mut protocol, now) else { panic!("the session is opened first") };
     assert_eq!(Op::decode(op), Ok(Op::Open { window: 1, ordered: false }));
-    protocol.reply_received(*now, done(Outcome::Opened { session: SessionId(7) }));
+    protocol.reply_received(*now, done_reply(Outcome::Opened { session: SessionId(7) }));
     assert_eq!(session_and_seq(&run_until_sent(&mut protocol, now)), (7, 1));
     protocol
 }
@@ -68,14 +68,14 @@ fn command_is_retried_with_its_number_until_answered() {
     assert_eq!(session_and_seq(&run_until_sent(&mut protocol, &mut now)), (7, 1));
     protocol.reply_received(now, Reply::Unknown);
     assert_eq!(session_and_seq(&run_until_sent(&mut protocol, &mut now)), (7, 1));
-    protocol.reply_received(now, done(executed()));
-    assert_eq!(protocol.next_step(now), CallStep::Done(Ok(done(executed()))));
+    protocol.reply_received(now, done_reply(executed_outcome()));
+    assert_eq!(protocol.next_step(now), CallStep::Done(Ok(done_reply(executed_outcome()))));
 }
 
 /// Nodes may differ in their size limits, so an earlier attempt may have been accepted (exit code 4). Otherwise nothing
 /// was applied (exit code 2).
 #[test]
-fn oversized_command_after_lost_attempt_is_unknown() {
+fn outcome_of_oversized_command_is_unknown_after_lost_attempt() {
     for (uncertain, code) in [(false, 2), (true, 4)] {
         let mut now = Time::ZERO;
         let mut protocol = protocol_after_sending(&mut now);
@@ -96,31 +96,31 @@ fn expired_session_is_replaced_unless_command_is_in_doubt() {
     let mut refused_protocol = protocol_after_sending(&mut now);
     refused_protocol.reply_received(now, Reply::Refused(Refusal::Busy));
     assert_eq!(session_and_seq(&run_until_sent(&mut refused_protocol, &mut now)), (7, 1));
-    refused_protocol.reply_received(now, done(Outcome::SessionExpired));
+    refused_protocol.reply_received(now, done_reply(Outcome::SessionExpired));
     let Request::Propose { op } = run_until_sent(&mut refused_protocol, &mut now) else {
         panic!("the session is opened first")
     };
     assert!(matches!(Op::decode(op), Ok(Op::Open { .. })));
-    refused_protocol.reply_received(now, done(Outcome::Opened { session: SessionId(8) }));
+    refused_protocol.reply_received(now, done_reply(Outcome::Opened { session: SessionId(8) }));
     assert_eq!(session_and_seq(&run_until_sent(&mut refused_protocol, &mut now)), (8, 1));
 
     let mut uncertain_protocol = protocol_after_sending(&mut now);
     uncertain_protocol.connection_lost(now, "the connection is lost");
     run_until_sent(&mut uncertain_protocol, &mut now);
-    uncertain_protocol.reply_received(now, done(Outcome::SessionExpired));
+    uncertain_protocol.reply_received(now, done_reply(Outcome::SessionExpired));
     assert!(matches!(uncertain_protocol.next_step(now), CallStep::Done(Err(ClientError::SessionExpired))));
     assert_eq!(uncertain_protocol.session(), None);
 }
 
 #[test]
-fn timeout_is_unknown_only_if_a_request_was_sent() {
+fn outcome_at_timeout_is_unknown_only_if_a_request_was_sent() {
     let mut now = Time::ZERO;
-    let mut unreachable = protocol(&["n1:1"]);
-    unreachable.start_command(now, Bytes::new());
+    let mut unreachable_protocol = protocol(&["n1:1"]);
+    unreachable_protocol.start_command(now, Bytes::new());
     let code = loop {
-        match unreachable.next_step(now) {
+        match unreachable_protocol.next_step(now) {
             CallStep::Pause { until } => now = until,
-            CallStep::Dial { endpoint, .. } => unreachable.dial_failed(now, &endpoint, "connection refused"),
+            CallStep::Dial { endpoint, .. } => unreachable_protocol.dial_failed(now, &endpoint, "connection refused"),
             CallStep::Done(result) => break result.unwrap_err().exit_code(),
             step => panic!("{step:?}"),
         }
@@ -142,12 +142,12 @@ fn client_leaves_silent_node_only_for_another_leader() {
     assert_eq!(until, now + Options::default().leader_query_delay);
     now = until;
     protocol.reply_timed_out(now, "no answer in time");
-    let names_leader = |leader| {
+    let refusal_naming = |leader| {
         let refusal = Refusal::NotLeader { leader: NodeId::new(leader), address: Some("n3:1".into()), term: Term(1) };
         Some((NodeId::new(2), Reply::Refused(refusal)))
     };
     assert!(matches!(protocol.next_step(now), CallStep::QueryOtherNode { .. }));
-    protocol.other_node_answered(now, names_leader(1));
+    protocol.other_node_answered(now, refusal_naming(1));
     let CallStep::Wait { until } = protocol.next_step(now) else {
         panic!("the node is still the leader: the client waits for its answer")
     };
@@ -155,7 +155,7 @@ fn client_leaves_silent_node_only_for_another_leader() {
     now = until;
     protocol.reply_timed_out(now, "no answer in time");
     assert!(matches!(protocol.next_step(now), CallStep::QueryOtherNode { .. }));
-    protocol.other_node_answered(now, names_leader(3));
+    protocol.other_node_answered(now, refusal_naming(3));
     assert!(protocol.is_uncertain() && !protocol.is_connected());
     let CallStep::Pause { until } = protocol.next_step(now) else {
         panic!("the client pauses before it connects again")

@@ -141,7 +141,7 @@ fn blocking_client_moves_to_new_leader_when_old_one_is_silent() {
     assert_eq!(client.execute(b"command").unwrap().position.index, Index(2));
     // A client that dials the silent node first does not wait for its welcome.
     for _ in 0..8 {
-        let mut fresh = Client::with(nodes.addresses.clone(), options.clone());
-        assert_eq!(fresh.execute(b"command").unwrap().position.index, Index(2));
+        let mut new_client = Client::with(nodes.addresses.clone(), options.clone());
+        assert_eq!(new_client.execute(b"command").unwrap().position.index, Index(2));
     }
 }

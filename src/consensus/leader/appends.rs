@@ -33,7 +33,7 @@ const PROBE_BYTES_MAX: u64 = 64 << 10;
 /// with the configuration. The connection may have been opened before the peer became a member: then the disk id in the
 /// handshake was ignored.
 pub(super) fn learn_disk_from_ack(me: &mut Replica, peer: NodeId, progress: &Progress) {
-    let holds_configuration = progress.counted_from.is_none() && progress.matched >= me.configs.current_index();
+    let holds_configuration = progress.copy_counts_from.is_none() && progress.matched >= me.configs.current_index();
     if let Some(disk) = progress.disk.filter(|_| holds_configuration) {
         me.learn_disk_id(peer, disk);
     }
@@ -103,7 +103,7 @@ pub(super) fn handle_rejection(
     if hint.index > rejected_index {
         return Err("its hint is beyond the rejected index");
     }
-    let own_hint = me.log.at_or_below(hint);
+    let own_hint = me.log.last_at_or_below(hint);
     match progress.state {
         // A late rejection of an earlier probe changes nothing.
         ProgressState::Probe { .. } if rejected_index.next() != progress.next => {}

@@ -6,12 +6,12 @@ use crate::types::NodeId;
 
 impl Leader {
     /// Panics if an invariant is violated. Called after every step ([`crate::consensus::invariants`]).
-    pub(in crate::consensus) fn check(&self, me: &Replica) {
+    pub(in crate::consensus) fn check_invariants(&self, me: &Replica) {
         self.check_term(me);
         self.check_members(me);
         let (last, commit) = (me.log.last().index, me.log.commit());
         for progress in self.progress.values() {
-            progress.check(last, commit, me.options.window_appends_max);
+            progress.check_invariants(last, commit, me.options.window_appends_max);
             // If a probe number were used twice, a rejection of the earlier probe could prove a loss that did not
             // happen.
             assert!(
@@ -19,7 +19,7 @@ impl Leader {
                 "a follower's last probe number is at most the number of probes sent in this term"
             );
         }
-        self.reads.check(me.latest_round, commit, self.term_start_index);
+        self.reads.check_invariants(me.latest_round, commit, self.term_start_index);
         debug_assert!(
             self.reads.waiting_count() <= me.options.waiting_reads_max,
             "at most waiting_reads_max reads wait on the leader"
@@ -36,7 +36,7 @@ impl Leader {
     /// Checks the first entry of the term, and the leader's vote for itself.
     fn check_term(&self, me: &Replica) {
         let (log, term) = (&me.log, me.term());
-        assert_eq!(me.vote(), Some(me.candidate()), "a leader has voted for itself (§5.2)");
+        assert_eq!(me.vote(), Some(me.vote_for_itself()), "a leader has voted for itself (§5.2)");
         // A leader only appends entries of its own term. A truncated or replaced log would end with another term.
         assert_eq!(log.last().term, term, "a leader's log ends with an entry of its term (§5.3, §8)");
         assert!(self.term_start_index <= log.last().index, "the leader's first entry is in its log");

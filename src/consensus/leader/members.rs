@@ -30,7 +30,7 @@ use std::collections::BTreeSet;
 ///
 /// The member may be down for good, and its progress must not be kept forever. A removed member that is not notified
 /// campaigns, and pre-vote makes these campaigns harmless (thesis §4.2.3).
-const REMOVAL_NOTICE_TIMEOUTS: u32 = 10;
+const REMOVAL_NOTICE_ELECTION_TIMEOUTS: u32 = 10;
 
 impl Leader {
     /// Changes the membership if the change is valid and, unless `force` is set, does not put the cluster at risk.
@@ -73,9 +73,9 @@ impl Leader {
     /// Rejects a new voter, forced or not, that does not hold the entry that names its disk: its copy could not be
     /// distinguished from that of another disk under its id.
     fn check_disks_are_named(&self, me: &Replica, next: &Membership) -> Result<(), Refusal> {
-        let lacks_disk_entry =
+        let lacks_entry_naming_disk =
             |id: &&NodeId| !me.configs.current().is_voter(**id) && !self.holds_entry_naming_disk(me, **id);
-        match next.voters.iter().find(lacks_disk_entry) {
+        match next.voters.iter().find(lacks_entry_naming_disk) {
             None => Ok(()),
             Some(id) => Err(Refusal::InvalidChange {
                 why: format!("{id} has not yet received the entry that names its disk: start it, and try again"),
@@ -118,15 +118,16 @@ impl Leader {
         // A change of address or a new learner changes no quorum, and so is not checked here.
         let changes_voters =
             matches!(change, Change::Remove(_) | Change::Promote(_) | Change::SetVoters(_)) && next.is_joint();
-        let responding = next.voters.iter().filter(|id| self.has_responded(me, now, **id)).count();
+        let responding_count = next.voters.iter().filter(|id| self.has_responded(me, now, **id)).count();
         let quorum = Membership::majority_of(next.voters.len());
-        if changes_voters && responding < quorum {
+        if changes_voters && responding_count < quorum {
             if next.voters.iter().filter(|id| self.is_in_contact(me, now, **id)).count() >= quorum {
                 return Err(Refusal::Busy);
             }
-            let total = next.voters.len();
+            let voter_count = next.voters.len();
             return unsafe_change(format!(
-                "only {responding} of the {total} voters of the new configuration respond, and a quorum is {quorum}"
+                "only {responding_count} of the {voter_count} voters of the new configuration respond, and a quorum is \
+                 {quorum}"
             ));
         }
         Ok(())
@@ -167,10 +168,10 @@ impl Leader {
             self.progress.entry(id).or_insert_with(|| Progress::new(now, next));
         }
         // This call follows the change of `progress` and precedes any count of copies.
-        self.update_counted_from(me);
+        self.update_copy_counts_from(me);
         // A removed member is still sent the log up to its own removal. Otherwise it would not learn of the removal,
         // and would campaign at every election timeout.
-        let notify_until = now + me.options.election_max * REMOVAL_NOTICE_TIMEOUTS;
+        let notify_until = now + me.options.election_max * REMOVAL_NOTICE_ELECTION_TIMEOUTS;
         for id in self.progress.keys().filter(|id| !membership.members.contains_key(id)) {
             self.removed_members.entry(*id).or_insert(notify_until);
         }
@@ -221,7 +222,7 @@ impl Leader {
             }
             // An earlier leader began the change, and another leader, of which this node does not know, may have
             // appended the new configuration: the same two majorities have to agree on the revert.
-            None => current.reverse_joint(),
+            None => current.with_swapped_voter_sets(),
         };
         Ok(self.append_configuration(me, now, target))
     }
@@ -237,8 +238,8 @@ impl Leader {
     fn revert_target(&self, me: &Replica) -> Option<Membership> {
         let (current, configuration_index) = (me.configs.current(), me.configs.current_index());
         let is_own_change = configuration_index >= self.term_start_index && configuration_index > me.log.commit();
-        let is_direct = me.configs.previous().is_some_and(|before| !before.is_joint());
-        (current.is_joint() && is_own_change && is_direct).then(|| current.revert_joint())
+        let previous_is_simple = me.configs.previous().is_some_and(|before| !before.is_joint());
+        (current.is_joint() && is_own_change && previous_is_simple).then(|| current.revert_joint())
     }
 
     /// Reverts the change under way if its new voters do not respond. Returns whether the change was reverted. Called
@@ -256,7 +257,7 @@ impl Leader {
         // cause, and the leader steps down.
         let old_voters_respond = quorum::decides(&target, |id| self.is_in_contact(me, now, id));
         if old_voters_respond {
-            me.notes.push(Note::ChangeAborted { since: me.configs.current_index() });
+            me.notes.push(Note::ChangeAborted { configuration_index: me.configs.current_index() });
             self.append_configuration(me, now, target);
         }
         old_voters_respond
@@ -288,8 +289,8 @@ impl Leader {
             if self.waits_as_sole_founder(me, now) {
                 return NextRole::Stay;
             }
-            let agreed = Membership { log_agreed: true, ..me.configs.current().clone() };
-            self.append_configuration(me, now, agreed);
+            let agreed_membership = Membership { log_agreed: true, ..me.configs.current().clone() };
+            self.append_configuration(me, now, agreed_membership);
             return NextRole::Stay;
         }
         // The transfer target has to hold the whole log before it campaigns: each further entry would delay the
@@ -342,7 +343,6 @@ fn disk_naming_configuration(me: &Replica) -> Option<Membership> {
     me.name_disks(&mut next).then_some(next)
 }
 
-/// The refusal that states why a change is invalid.
 fn invalid_change(why: InvalidChange) -> Refusal {
     Refusal::InvalidChange { why: why.to_string() }
 }

@@ -7,7 +7,7 @@
 //!            <───────────────────────────────────  AppendResponse, matched = last
 //! send_timeout_now: TimeoutNow ──────────────────> campaign at once, kind Transfer
 //!            <───────────────────────────────────  RequestVote of a higher term
-//! step down (StepDown::Transferred)
+//! step down (StepDownReason::Transferred)
 //! ```
 //!
 //! A transfer makes a planned change of leader shorter than an election timeout, and changes no rule: the target needs
@@ -17,7 +17,7 @@ use super::Leader;
 use crate::api::Refusal;
 use crate::consensus::message::Message;
 use crate::consensus::next::NextRole;
-use crate::consensus::note::{Note, StepDown};
+use crate::consensus::note::{Note, StepDownReason};
 use crate::consensus::progress::ProgressState;
 use crate::consensus::reads::ReadId;
 use crate::consensus::replica::Replica;
@@ -67,7 +67,7 @@ impl Leader {
             Some(to) if !self.has_responded(me, now, to) => {
                 return Err(invalid_change(format!("{to} does not answer")));
             }
-            Some(to) if self.is_sent_snapshot(to) => {
+            Some(to) if self.is_receiving_snapshot(to) => {
                 return Err(invalid_change(format!(
                     "{to} is being sent a snapshot: it can lead once it holds that and the entries after it"
                 )));
@@ -85,11 +85,11 @@ impl Leader {
         me.notes.push(Note::TransferStarted { to });
         self.transfer =
             Some(LeaderTransfer { target: to, deadline: now + me.options.election_min, timeout_now_sent: false });
-        Ok((to, self.reads.abandon_all()))
+        Ok((to, self.reads.abandon_all_reads()))
     }
 
     /// Whether a snapshot is being sent to that follower, because it needs compacted entries.
-    fn is_sent_snapshot(&self, id: NodeId) -> bool {
+    fn is_receiving_snapshot(&self, id: NodeId) -> bool {
         self.progress.get(&id).is_some_and(|progress| progress.state == ProgressState::Snapshot)
     }
 
@@ -100,7 +100,9 @@ impl Leader {
         // Room comes before the length of the log: every target receives the rest of the log before it campaigns, but
         // no transfer gives a full disk more room.
         let candidates = voters.filter(|id| {
-            self.has_responded(me, now, *id) && self.holds_entry_naming_disk(me, *id) && !self.is_sent_snapshot(*id)
+            self.has_responded(me, now, *id)
+                && self.holds_entry_naming_disk(me, *id)
+                && !self.is_receiving_snapshot(*id)
         });
         let rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.is_low, progress.matched));
         candidates.max_by_key(rank)
@@ -144,7 +146,7 @@ impl Leader {
         }
         // From a last heartbeat the followers learn that the configuration is committed.
         self.send_last_heartbeat(me, now);
-        NextRole::StepDown(StepDown::Removed)
+        NextRole::StepDown(StepDownReason::Removed)
     }
 
     /// Sends a last heartbeat with the commit index to all followers.

@@ -7,7 +7,7 @@
 use super::Raft;
 use crate::consensus::follower::Follower;
 use crate::consensus::message::{Envelope, Message, VoteKind};
-use crate::consensus::note::{Note, StepDown};
+use crate::consensus::note::{Note, StepDownReason};
 use crate::consensus::role::Role;
 use crate::consensus::rules::{election, membership};
 use crate::types::{LogId, NodeId, Position, Term, Time};
@@ -25,7 +25,7 @@ impl Raft {
             return;
         }
         if term > self.me.term() {
-            self.step_down(now, StepDown::OlderCopy);
+            self.step_down(now, StepDownReason::OlderCopy);
             self.me.advance_term(term);
             self.me.forfeit_vote();
         // The vote is forfeited only in the term that the disk had at the start: this process knows its own votes in
@@ -107,9 +107,12 @@ impl Raft {
         if envelope.term > self.me.term() {
             let (term, from) = (envelope.term, envelope.from);
             // The reason decides the log level: a requested transfer is logged at a lower level than other step downs.
-            let transferred = self.transfer_target() == Some(from);
-            let why =
-                if transferred { StepDown::Transferred { to: from } } else { StepDown::HigherTerm { term, from } };
+            let is_transfer = self.transfer_target() == Some(from);
+            let why = if is_transfer {
+                StepDownReason::Transferred { to: from }
+            } else {
+                StepDownReason::HigherTerm { term, from }
+            };
             self.step_down(now, why);
             self.me.advance_term(envelope.term);
         }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! may this node vote or lead?   its own log names its own disk         vote_weight, promotable
-//! does that answer count?       the receiver's log names the sender's  counted_from, voter_weight
+//! does that answer count?       the receiver's log names the sender's  copy_counts_from, voter_weight
 //! is that message accepted?     disk, log id and kind of message       classify_origin
 //! ```
 //!
@@ -29,7 +29,7 @@ impl Replica {
     }
 
     /// The vote that this node casts for itself.
-    pub fn candidate(&self) -> Vote {
+    pub fn vote_for_itself(&self) -> Vote {
         Vote::new(self.id, self.disk())
     }
 
@@ -87,8 +87,8 @@ impl Replica {
         }
         let disk = self.disk().filter(|_| !mutants.breaks(Mutant::VoteUnnamed));
         self.vote_weight() != VoteWeight::None
-            && self.configs.lists_candidate(self.id, disk, self.log.commit())
-            && election::reaches_promised(self.log.last(), self.promised_position(), mutants)
+            && self.configs.may_be_needed_as_leader(self.id, disk, self.log.commit())
+            && election::reaches_promised_position(self.log.last(), self.promised_position(), mutants)
     }
 
     /// Records the disk that a member presented. Returns whether another disk or none was recorded before.
@@ -110,9 +110,9 @@ impl Replica {
     /// configuration names another disk, or none.
     ///
     /// Earlier acknowledgments under the same node id may be of another disk.
-    pub fn counted_from(&self, node: NodeId, disk: Option<DiskId>) -> Option<Index> {
+    pub fn copy_counts_from(&self, node: NodeId, disk: Option<DiskId>) -> Option<Index> {
         let named_since = disk.and_then(|disk| self.configs.disk_named_since(node, disk));
-        membership::counted_from(named_since, self.disk().is_some(), self.options.mutants)
+        membership::copy_counts_from(named_since, self.disk().is_some(), self.options.mutants)
     }
 
     /// Adds the known disks to `membership` where it names none yet. Returns whether it has changed.

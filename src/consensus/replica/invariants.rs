@@ -18,11 +18,11 @@ use super::Replica;
 
 impl Replica {
     /// Panics if an invariant is violated; `leads` is whether this node leads.
-    pub(in crate::consensus) fn check(&self, leads: bool) {
-        self.log.check();
-        self.configs.check(self.log.base().index);
-        self.clock.check(self.term(), leads);
-        self.gate.check(self.durable_write, self.term());
+    pub(in crate::consensus) fn check_invariants(&self, leads: bool) {
+        self.log.check_invariants();
+        self.configs.check_invariants(self.log.base().index);
+        self.clock.check_invariants(self.term(), leads);
+        self.gate.check_invariants(self.durable_write, self.term());
         self.check_terms();
         self.check_writes();
         self.check_entries();
@@ -57,10 +57,13 @@ impl Replica {
         );
         // A truncation lowers the end of each issued write: the report of a write proves nothing about entries that
         // replace its own entries (ra#637).
-        let last_end = self.issued_writes.back().map(|write| write.log_end);
-        assert!(last_end.is_none_or(|end| end <= self.log.last().index), "the newest issued write ends within the log");
-        let ends = self.issued_writes.iter().map(|write| write.log_end);
-        debug_assert!(ends.is_sorted(), "the log ends of the issued writes never decrease");
+        let last_log_end = self.issued_writes.back().map(|write| write.log_end);
+        assert!(
+            last_log_end.is_none_or(|end| end <= self.log.last().index),
+            "the newest issued write ends within the log"
+        );
+        let log_ends = self.issued_writes.iter().map(|write| write.log_end);
+        debug_assert!(log_ends.is_sorted(), "the log ends of the issued writes never decrease");
     }
 
     /// Checks the entries that are in no write yet, and the base of the log.

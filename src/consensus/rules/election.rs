@@ -29,7 +29,7 @@ pub enum VoteWeight {
 /// The voter compares all entries of its log, durable or not: a longer log only rejects more candidates. The
 /// candidate's log is durable before it requests votes.
 pub fn log_up_to_date(kind: VoteKind, candidate: Position, own: Position, mutants: Mutants) -> bool {
-    candidate >= own || mutants.breaks(Mutant::VoteForShorterLog) || transfer_bypasses_vote(kind, mutants)
+    candidate >= own || mutants.breaks(Mutant::VoteForShorterLog) || transfer_lifts_voting_rules(kind, mutants)
 }
 
 /// Whether a log reaches the position that this node acknowledged and then lost, if there is one. The acknowledgment
@@ -37,7 +37,7 @@ pub fn log_up_to_date(kind: VoteKind, candidate: Position, own: Position, mutant
 ///
 /// The position is compared like the end of a log, by term first: without the loss, this node's log would end at that
 /// position or later.
-pub fn reaches_promised(last: Position, promised: Position, mutants: Mutants) -> bool {
+pub fn reaches_promised_position(last: Position, promised: Position, mutants: Mutants) -> bool {
     promised <= last || mutants.breaks(Mutant::ForgetPromised)
 }
 
@@ -48,7 +48,9 @@ pub fn reaches_promised(last: Position, promised: Position, mutants: Mutants) ->
 pub fn vote_is_free(kind: VoteKind, recorded: Option<Vote>, candidate: Vote, mutants: Mutants) -> bool {
     let is_same_candidate =
         |vote: Vote| vote == candidate || (vote.node == candidate.node && mutants.breaks(Mutant::VoteForAnyDisk));
-    recorded.is_none_or(is_same_candidate) || mutants.breaks(Mutant::VoteTwice) || transfer_bypasses_vote(kind, mutants)
+    recorded.is_none_or(is_same_candidate)
+        || mutants.breaks(Mutant::VoteTwice)
+        || transfer_lifts_voting_rules(kind, mutants)
 }
 
 /// Whether a vote agrees with the one recorded before: a node has one vote a term (§5.2). The caller asserts this,
@@ -62,7 +64,7 @@ pub fn agrees_with_recorded_vote(recorded: Option<Vote>, candidate: Vote, mutant
 
 /// Whether a leadership transfer lifts the rules of voting. It never does: the leader that requested the transfer may
 /// be deposed by the time of the vote (thesis §3.10).
-fn transfer_bypasses_vote(kind: VoteKind, mutants: Mutants) -> bool {
+fn transfer_lifts_voting_rules(kind: VoteKind, mutants: Mutants) -> bool {
     kind == VoteKind::Transfer && mutants.breaks(Mutant::HandoverBypassesVote)
 }
 

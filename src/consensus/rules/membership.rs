@@ -34,8 +34,8 @@ pub fn commit_configuration<'a>(
     committed: bool,
     mutants: Mutants,
 ) -> &'a Membership {
-    let uses_previous = mutants.breaks(Mutant::ConfigAtCommit) && !committed;
-    previous.filter(|_| uses_previous).unwrap_or(current)
+    let uses_previous_configuration = mutants.breaks(Mutant::ConfigAtCommit) && !committed;
+    previous.filter(|_| uses_previous_configuration).unwrap_or(current)
 }
 
 /// Whether a change may begin: the leader's first entry of its term is committed, and no earlier change is pending: the
@@ -64,7 +64,7 @@ pub fn reverts_stuck_change(mutants: Mutants) -> bool {
 /// Whether a follower holds the entry that names its disk, so that it may become a voter: otherwise its copy could not
 /// be distinguished from that of another disk under its id.
 pub fn holds_entry_naming_disk(follower: Option<&Progress>, mutants: Mutants) -> bool {
-    let holds_entry = |progress: &Progress| progress.counted_from.is_some_and(|from| progress.matched >= from);
+    let holds_entry = |progress: &Progress| progress.copy_counts_from.is_some_and(|from| progress.matched >= from);
     mutants.breaks(Mutant::PromoteUnnamed) || follower.is_some_and(holds_entry)
 }
 
@@ -72,7 +72,7 @@ pub fn holds_entry_naming_disk(follower: Option<&Progress>, mutants: Mutants) ->
 /// hold that entry may have been emptied after an earlier acknowledgment. Where disks have no ids, every copy counts.
 ///
 /// For a disk that every configuration has named, this is the index of the first entry.
-pub fn counted_from(named_since: Option<Index>, disks_have_ids: bool, mutants: Mutants) -> Option<Index> {
+pub fn copy_counts_from(named_since: Option<Index>, disks_have_ids: bool, mutants: Mutants) -> Option<Index> {
     if !disks_have_ids || any_disk_counts(mutants) {
         return Some(Index::ZERO);
     }
@@ -128,8 +128,9 @@ pub fn log_accepts_commands(agreed: bool, mutants: Mutants) -> bool {
 /// soon as it is in the log (§6). `index` is below `since` only if a mutant keeps a configuration that is no longer in
 /// the log.
 pub fn configuration_takes_effect(index: Index, since: Index, mutants: Mutants) -> bool {
-    let keeps_stale = mutants.breaks(Mutant::KeepDroppedConfig) || mutants.breaks(Mutant::KeepStaleConfig);
-    !keeps_stale || index > since
+    let keeps_stale_configuration =
+        mutants.breaks(Mutant::KeepDroppedConfig) || mutants.breaks(Mutant::KeepStaleConfig);
+    !keeps_stale_configuration || index > since
 }
 
 /// Whether the configurations of truncated entries are dropped with them, so that an earlier one is in force again

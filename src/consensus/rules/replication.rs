@@ -53,14 +53,14 @@ pub fn follower_commit(log: &Log, matched_prefix: Index, leader_commit: Index, m
 }
 
 /// The index up to which the leader counts its own copy. Like any other copy it counts as far as it is durable, and
-/// only once it includes the entry that names its disk, at `counted_from`.
+/// only once it includes the entry that names its disk, at `copy_counts_from`.
 ///
 /// A cluster of one node has no follower to wait for, and would otherwise answer before its only sync (etcd#14370).
-pub fn own_counted_index(log: &Log, counted_from: Option<Index>, mutants: Mutants) -> Index {
+pub fn own_counted_index(log: &Log, copy_counts_from: Option<Index>, mutants: Mutants) -> Index {
     if mutants.breaks(Mutant::CountSelfBeforeSync) {
         return log.last().index;
     }
-    if counted_from.is_some_and(|from| log.durable() >= from) { log.durable() } else { Index::ZERO }
+    if copy_counts_from.is_some_and(|from| log.durable() >= from) { log.durable() } else { Index::ZERO }
 }
 
 /// The highest index that a quorum of the configuration holds, and in a joint one a majority of each half (§5.3, §6).
@@ -131,8 +131,8 @@ pub fn promise_precedes_entries(mutants: Mutants) -> bool {
 /// Whether a follower is sent a snapshot: the entry before the `next` one to send is compacted, so that no append can
 /// start there (§7).
 pub fn needs_snapshot(next: Index, base: Index, mutants: Mutants) -> bool {
-    let missed_entries = u64::from(mutants.breaks(Mutant::ShipOneTooLate));
-    next.prev().0 + missed_entries < base.0
+    let ignored_gap = u64::from(mutants.breaks(Mutant::ShipOneTooLate));
+    next.prev().0 + ignored_gap < base.0
 }
 
 /// Whether a follower accepts the chunks of its leader's snapshot: yes, because it would otherwise lag behind forever
@@ -154,8 +154,8 @@ pub fn snapshot_is_old(index: Index, commit: Index, mutants: Mutants) -> bool {
 /// A node must not drop the entries after the snapshot, which may be acknowledged and counted. A conflicting log must
 /// not be kept, or the leader would send the snapshot again and again (hashicorp/raft#697).
 pub fn snapshot_keeps_log(log: &Log, base: Position, mutants: Mutants) -> bool {
-    let keeps_conflict = mutants.breaks(Mutant::KeepConflictingLog) && base.index <= log.last().index;
-    log.holds(base) || keeps_conflict
+    let keeps_conflicting_log = mutants.breaks(Mutant::KeepConflictingLog) && base.index <= log.last().index;
+    log.holds(base) || keeps_conflicting_log
 }
 
 /// Whether a follower adopts the cluster time of a heartbeat, not only that of an entry: a majority then knows the time

@@ -38,7 +38,8 @@ struct PendingBody {
 pub struct HttpConnection {
     reader: RequestHeadReader,
     pending_body: Option<PendingBody>,
-    /// Whether the connection was accepted beyond the maximum number of clients, for one request about the node.
+    /// Whether the maximum number of clients was connected already. Then the client may send one request, about the
+    /// node.
     is_probe: bool,
     /// The requests in progress, whose responses are sent in order.
     pub pipeline: RequestPipeline<ResponseFormat>,
@@ -50,7 +51,8 @@ impl HttpConnection {
         HttpConnection { is_probe, ..HttpConnection::default() }
     }
 
-    /// Whether the connection was accepted beyond the maximum number of clients, for one request about the node.
+    /// Whether the maximum number of clients was connected already. Then the client may send one request, about the
+    /// node.
     pub fn is_probe(&self) -> bool {
         self.is_probe
     }
@@ -184,14 +186,14 @@ impl HttpConnection {
         ));
     }
 
-    /// Writes the responses that are due to `out`, and adds the requests for the node to `requests`. If the client has
-    /// too much unread output (`output_full`), no request is added.
+    /// Appends the responses that are due now to the output `out`, and the requests for the node to `requests`. If the
+    /// client has too much unread output (`output_full`), no request is appended.
     pub fn pump(&mut self, now: Time, out: &mut BytesMut, output_full: bool, requests: &mut Vec<NodeRequest>) {
         self.pipeline
             .pump(now, out, output_full, requests, &mut |pending, fate| response::encode_result(pending, fate));
     }
 
-    /// Handles the node's reply to the request with that number.
+    /// Handles the node's reply to the request with the number `number`.
     pub fn handle_reply(&mut self, number: u64, reply: Reply) {
         self.pipeline.handle_reply(number, reply, &mut |pending, fate| response::encode_result(pending, fate));
     }

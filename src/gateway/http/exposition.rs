@@ -71,13 +71,20 @@ mod tests {
 
     #[test]
     fn openmetrics_is_sent_if_accepted_by_name() {
-        let before_3 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
-                        text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        let since_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
-                       application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
-                       text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-        let quoted = "application/openmetrics-text; version=\"1.0.0\"";
-        for accept in [before_3, since_3, quoted, "application/openmetrics-text", "*/*,application/openmetrics-text"] {
+        let prometheus_2_accept = "application/openmetrics-text;version=1.0.0,\
+                                   application/openmetrics-text;version=0.0.1;q=0.75,\
+                                   text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let prometheus_3_accept = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                                   application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
+                                   text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let quoted_version = "application/openmetrics-text; version=\"1.0.0\"";
+        for accept in [
+            prometheus_2_accept,
+            prometheus_3_accept,
+            quoted_version,
+            "application/openmetrics-text",
+            "*/*,application/openmetrics-text",
+        ] {
             assert_eq!(ExpositionFormat::negotiate(Some(accept)), ExpositionFormat::OpenMetrics, "{accept}");
         }
     }

@@ -51,14 +51,14 @@ pub fn is_public(route: &Route) -> bool {
     }
 }
 
-/// Whether a request concerns the node, not the keys. Only such requests are answered beyond the maximum number of
-/// clients.
+/// Whether a request concerns the node, not the keys. Only such requests are answered for a client that connects while
+/// the maximum number of clients is connected.
 pub fn concerns_node(route: &Route) -> bool {
     matches!(route, Route::Local(_) | Route::Node(_))
 }
 
-/// Whether a `Host` header is `localhost` or an IP address, with or without a port. No name server decides where these
-/// lead.
+/// Whether a `Host` header is `localhost` or an IP address, with or without a port. No name server is
+/// asked for the address of such a host.
 fn is_local_host(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

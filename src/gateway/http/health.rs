@@ -104,8 +104,8 @@ mod tests {
     #[test]
     fn readiness_report_names_failed_checks() {
         assert_eq!(readiness(&healthy(), false), (true, "ready\n".into()));
-        let all = "[+] member\n[+] leader\n[+] applied\n[+] disk\n[+] acknowledged\nready\n";
-        assert_eq!(readiness(&healthy(), true), (true, all.into()));
+        let verbose_report = "[+] member\n[+] leader\n[+] applied\n[+] disk\n[+] acknowledged\nready\n";
+        assert_eq!(readiness(&healthy(), true), (true, verbose_report.into()));
         let unsynced = DiskStatus { oldest_unsynced_ms: 1001, ..DiskStatus::default() };
         for (status, problem) in [
             (Status { leader: None, ..healthy() }, "leader: it sees no leader"),
@@ -124,9 +124,9 @@ mod tests {
         assert_eq!(leadership(&healthy()), (false, Some("b:2")));
         let leads = Status { role: RoleName::Leader, ..healthy() };
         assert!(leadership(&leads).0 && !leadership(&Status { hands_over: 3, ..leads.clone() }).0);
-        let mut invalid = healthy();
-        invalid.members[0].address = "b:2\r\nSet-Cookie: x".into();
-        assert_eq!(leadership(&invalid).1, None);
+        let mut invalid_address = healthy();
+        invalid_address.members[0].address = "b:2\r\nSet-Cookie: x".into();
+        assert_eq!(leadership(&invalid_address).1, None);
         assert_eq!(leadership(&Status { leader: None, ..healthy() }).1, None);
     }
 }

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Divides nanoseconds into seconds, the base unit of durations.
+/// Divides a duration in nanoseconds to give seconds, the base unit of durations in metrics.
 const NANOS_PER_SECOND: f64 = 1e9;
 /// The type of the labels of exemplars, which the encoder requires. No metric has exemplars.
 type NoLabels = [(&'static str, &'static str); 0];
@@ -75,15 +75,15 @@ impl Collector for StatusCollector {
 }
 
 fn write_cluster(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
-    out.gauge("has_leader", "Whether this node sees a leader.", i64::from(status.leader.is_some()))?;
+    out.gauge("has_leader", "Whether this node knows a leader.", i64::from(status.leader.is_some()))?;
     out.gauge("is_leader", "Whether this node leads.", i64::from(is_leader(status)))?;
-    out.gauge("term", "The term this node is in.", status.term as i64)?;
+    out.gauge("term", "The current term of this node.", status.term as i64)?;
     let changes = status.figures.leader_changes;
-    out.counter("leader_changes_seen", "How often this node has seen another leader than before.", changes)?;
+    out.counter("leader_changes_seen", "How often this node has learned of a new leader.", changes)?;
     let elections = status.elections.iter().map(|(reason, count)| (vec![("reason", reason.clone())], *count));
     out.counters("elections", "Elections that this node started, by reason.", elections)?;
     let voters = status.members.iter().filter(|member| member.kind != "learner");
-    out.gauge("voters", "Members that vote, as this node knows it.", voters.clone().count() as i64)?;
+    out.gauge("voters", "Voters in the latest configuration that this node knows.", voters.clone().count() as i64)?;
     if is_leader(status) {
         let heard_count = voters.filter(|member| member.node == status.node || is_heard(status, member.node)).count();
         let help = "On a leader: voters heard within the longest election timeout, itself among them.";
@@ -112,15 +112,15 @@ fn write_proposals(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result 
     out.gauge("applied_index", "The last index applied here.", status.applied as i64)?;
     let duplicates_help = "Commands that had been executed before, and were answered from memory.";
     out.counter("session_duplicates", duplicates_help, figures.session_duplicates)?;
-    let commit_help = "From the first proposal of a write to its being committed, on a leader.";
+    let commit_help = "On a leader: time from the proposal of a write until it was committed.";
     out.durations("commit_duration_seconds", commit_help, &figures.commit_ns)
 }
 
 /// Writes the metrics of the state machine's contents; those of keys only if the numbers are known.
 fn write_state(status: &Status, keys: Option<(u64, u64)>, out: &mut MetricsWriter<'_>) -> fmt::Result {
     if let Some((keys, with_expiry)) = keys {
-        out.gauge("keys", "Keys there are on this node.", keys as i64)?;
-        out.gauge("keys_expiring", "Keys that end by themselves.", with_expiry as i64)?;
+        out.gauge("keys", "Keys in the state machine of this node.", keys as i64)?;
+        out.gauge("keys_expiring", "Keys with an expiration time.", with_expiry as i64)?;
     }
     let entries_since_snapshot = status.applied.saturating_sub(status.log.snapshot);
     out.gauge("snapshot_behind_entries", "Entries applied since the newest snapshot.", entries_since_snapshot as i64)
@@ -128,7 +128,7 @@ fn write_state(status: &Status, keys: Option<(u64, u64)>, out: &mut MetricsWrite
 
 fn write_disk(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     let figures = &status.figures;
-    out.durations("wal_fsync_duration_seconds", "Syncs of the journal.", &figures.fsync_ns)?;
+    out.durations("wal_fsync_duration_seconds", "Time that a sync of the journal took.", &figures.fsync_ns)?;
     out.counter("wal_write_bytes", "Bytes written to the journal.", status.disk.bytes)?;
     out.histogram("wal_batch_entries", "Entries that a sync made durable.", 1.0, &figures.batch_entries)?;
     let oldest_unsynced_seconds = status.disk.oldest_unsynced_ms as f64 / 1000.0;
@@ -144,21 +144,22 @@ fn write_disk(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
         let help = "Bytes by which the log can still grow, about, with the free space of the disk.";
         out.gauge("disk_room_bytes", help, room)?;
     }
-    out.gauge("disk_low_space", "Whether the disk has too little room.", i64::from(status.low_space))
+    out.gauge("disk_low_space", "Whether the disk has too little free space.", i64::from(status.low_space))
 }
 
 fn write_snapshots(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     let log = &status.log;
-    let duration_help = "Snapshots of this node's state, from freezing it to the file being durable.";
+    let duration_help = "Time from the freezing of the state for a snapshot until the snapshot file was durable.";
     out.durations("snapshot_duration_seconds", duration_help, &status.figures.snapshot_ns)?;
     if log.snapshot > 0 {
         out.gauge("snapshot_index", "The last index in the newest snapshot.", log.snapshot as i64)?;
         out.gauge("snapshot_bytes", "Bytes of the newest snapshot.", log.snapshot_bytes as i64)?;
-        let age_help = "Since the newest snapshot was taken or received, or was found at the start of the process.";
+        let age_help =
+            "Time since the newest snapshot was taken or received, or was found at the start of the process.";
         out.gauge("snapshot_age_seconds", age_help, log.snapshot_age_ms as f64 / 1000.0)?;
     }
-    let lacks_help = "Whether the last snapshot that was begun did not fit the disk.";
-    out.gauge("snapshot_lacks_room", lacks_help, i64::from(log.lacks_room))?;
+    let lacks_space_help = "Whether the last snapshot that was begun did not fit the disk.";
+    out.gauge("snapshot_lacks_room", lacks_space_help, i64::from(log.lacks_room))?;
     let sent_help = "Bytes of snapshots sent to followers, those sent again counted again.";
     out.counter("snapshot_sent_bytes", sent_help, log.shipped_bytes)?;
     out.counter("snapshot_received_bytes", "Bytes of snapshots received from leaders.", log.received_bytes)
@@ -177,7 +178,7 @@ fn write_peers(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
         .peers
         .iter()
         .filter_map(|peer_status| Some((peer(peer_status.node), peer_status.heard_ms? as f64 / 1000.0)));
-    out.gauges("peer_silent_seconds", "On a leader: since the peer was last heard.", silent_seconds)?;
+    out.gauges("peer_silent_seconds", "On a leader: time since the last message from the peer.", silent_seconds)?;
     let losses_help = "On a leader: how often the peer had lost entries that it had acknowledged.";
     out.counters(
         "peer_lost_acknowledged",
@@ -194,7 +195,7 @@ fn write_process(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     out.durations("reactor_loop_duration_seconds", turns_help, &status.figures.turn_ns)?;
     let connections = &status.figures.connections;
     let connections = connections.iter().map(|(kind, count)| (vec![("door", kind.clone())], *count as i64));
-    out.gauges("connections", "Connections, by where they came in.", connections)?;
+    out.gauges("connections", "Open connections, by the interface that accepted them.", connections)?;
     let expiries = [("own", status.certificate_expires), ("authority", status.authority_expires)];
     let expiries = expiries
         .into_iter()
@@ -202,7 +203,7 @@ fn write_process(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     let expiry_help = "When a certificate ends to be valid: the node's own, or its authority's; in seconds since 1970.";
     out.gauges("certificate_expiry_timestamp_seconds", expiry_help, expiries)?;
     let version = [(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1)];
-    out.gauges("build_info", "Which version this is.", version.into_iter())
+    out.gauges("build_info", "The version of this program, as a label.", version.into_iter())
 }
 
 fn write_gateways(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
@@ -210,14 +211,14 @@ fn write_gateways(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     let per_gateway = |value: fn(&GatewayCounters) -> u64| {
         gateways.iter().map(move |(name, figures)| (vec![("gateway", name.clone())], value(figures)))
     };
-    out.counters("clients_accepted", "Clients let in, by gateway.", per_gateway(|figures| figures.accepted))?;
+    out.counters("clients_accepted", "Clients accepted, by gateway.", per_gateway(|figures| figures.accepted))?;
     let rejected_help = "Clients rejected because the maximum number was connected.";
     out.counters("clients_turned_away", rejected_help, per_gateway(|figures| figures.turned_away))?;
     let requests = gateways.iter().flat_map(|(name, figures)| {
         let kinds = [("write", figures.writes), ("read", figures.reads), ("other", figures.others)];
         kinds.map(|(kind, count)| (vec![("gateway", name.clone()), ("kind", kind.to_owned())], count))
     });
-    out.counters("requests", "Requests that came in, by gateway and kind.", requests)?;
+    out.counters("requests", "Requests received, by gateway and kind.", requests)?;
     let per_label = |label: &'static str, value: fn(&GatewayCounters) -> &BTreeMap<String, u64>| {
         let samples_of = move |(name, figures)| {
             let to_sample = move |(value, count): (&String, &u64)| {
@@ -237,8 +238,8 @@ fn write_gateways(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
 fn write_common(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     out.seconds("process_cpu_seconds", "Processor time used.", status.cpu_ns as f64 / NANOS_PER_SECOND)?;
     let sizes = [
-        ("process_resident_memory_bytes", "Memory the process has.", process::resident_bytes()),
-        ("process_virtual_memory_bytes", "Addresses the process has.", process::virtual_bytes()),
+        ("process_resident_memory_bytes", "Resident memory of the process in bytes.", process::resident_bytes()),
+        ("process_virtual_memory_bytes", "Virtual memory of the process in bytes.", process::virtual_bytes()),
         ("process_open_fds", "Files and sockets that are open.", process::open_file_count()),
         ("process_max_fds", "How many files and sockets may be open.", process::open_file_limit()),
     ];
@@ -248,7 +249,7 @@ fn write_common(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
         }
     }
     match process::start_time() {
-        Some(at) => out.gauge("process_start_time_seconds", "When it was started, in seconds since 1970.", at),
+        Some(at) => out.gauge("process_start_time_seconds", "Start time of the process, in seconds since 1970.", at),
         None => Ok(()),
     }
 }

@@ -24,7 +24,7 @@ pub const TOO_MANY_CLIENTS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-
 /// How the result of a request is encoded, stored with the request while it waits for the node.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseFormat {
-    /// Which answers of the node the request expects.
+    /// The answer that the request expects: a value, the result of a change, or a report.
     pub kind: ResponseKind,
     /// Keep-alive, HTTP version and the absence of a body, as they follow from the head of the request.
     pub options: ResponseOptions,
@@ -72,7 +72,7 @@ pub fn classify_error(error: &HttpError) -> Failure {
         401 | 403 | 421 => Failure::Error(RequestError::Unauthorized),
         404 | 405 | 505 => Failure::Error(RequestError::Unsupported),
         413 => Failure::Refused("too_large"),
-        // Only probes get this status.
+        // The request concerns a key, and the maximum number of clients was connected before its client.
         503 => Failure::Refused("full"),
         _ => Failure::Error(RequestError::Malformed),
     }

@@ -6,7 +6,7 @@ use crate::limits::{ENTRY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::machine::commands::{Deadline, Expiration, SetCondition};
 use crate::wire::http::{HttpError, Method, RequestHead, percent_decode};
 
-/// A request by its path, method and parameters.
+/// What a request asks for, according to its path, method and parameters.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
     /// A request that is answered without asking the node.
@@ -151,7 +151,7 @@ fn parse_ttl(ttl: Option<String>) -> Result<Expiration, HttpError> {
     let Some(ttl) = ttl else { return Ok(Expiration::Endless) };
     let ms = humantime::parse_duration(&ttl).ok().and_then(|ttl| u64::try_from(ttl.as_millis()).ok());
     match ms {
-        Some(ms @ 1..) => Ok(Expiration::Until(Deadline::In(ms))),
+        Some(ms @ 1..) => Ok(Expiration::Until(Deadline::InMs(ms))),
         _ => Err(HttpError::new(400, "ttl is a duration of a millisecond at least, as 10s")),
     }
 }
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(parse(Method::Head, "/kv/a/b%20c?consistency=local"), get(Consistency::Local));
         let put = |expiration| Ok(Route::Put { key: key(), expiration, only_if: SetCondition::Always });
         assert_eq!(parse(Method::Put, "/kv/a/b%20c"), put(Expiration::Endless));
-        assert_eq!(parse(Method::Put, "/kv/a/b%20c?ttl=1m%2030s"), put(Expiration::Until(Deadline::In(90_000))));
+        assert_eq!(parse(Method::Put, "/kv/a/b%20c?ttl=1m%2030s"), put(Expiration::Until(Deadline::InMs(90_000))));
         assert_eq!(parse(Method::Delete, "/kv/a/b%20c"), Ok(Route::Delete { key: key() }));
     }
 
@@ -197,9 +197,9 @@ mod tests {
             let head = RequestHead { if_match, if_none_match, ..head(Method::Put, "/kv/k") };
             parse_route(&head).map_err(|wrong| wrong.status)
         };
-        let only_if = |only_if| Ok(Route::Put { key: b"k".to_vec(), expiration: Expiration::Endless, only_if });
-        assert_eq!(put(star(), None), only_if(SetCondition::Present));
-        assert_eq!(put(None, star()), only_if(SetCondition::Absent));
+        let put_if = |only_if| Ok(Route::Put { key: b"k".to_vec(), expiration: Expiration::Endless, only_if });
+        assert_eq!(put(star(), None), put_if(SetCondition::Present));
+        assert_eq!(put(None, star()), put_if(SetCondition::Absent));
         assert_eq!(put(star(), star()), Err(400));
         assert_eq!(put(Some("\"tag\"".into()), None), Err(400));
         assert_eq!(

@@ -17,11 +17,11 @@ pub type TranslatedCommand<'a> = Result<(CommandOrQuery<'a>, ReplyShape), String
 const SYNTAX_ERROR: &str = "ERR syntax error";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 
-fn plain_query(query: Query<'_>) -> TranslatedCommand<'_> {
+fn query_with_plain_reply(query: Query<'_>) -> TranslatedCommand<'_> {
     Ok((CommandOrQuery::Query(query), ReplyShape::Plain))
 }
 
-fn plain_command(command: Command<'_>) -> TranslatedCommand<'_> {
+fn command_with_plain_reply(command: Command<'_>) -> TranslatedCommand<'_> {
     Ok((CommandOrQuery::Command(command), ReplyShape::Plain))
 }
 
@@ -51,22 +51,22 @@ fn wrong_arg_count(name: &str) -> String {
 
 /// `GET key`
 pub fn get(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_query(Query::Get { key: key_arg(args, 1)? })
+    query_with_plain_reply(Query::Get { key: key_arg(args, 1)? })
 }
 
 /// `MGET key …`
 pub fn mget(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_query(Query::Values(key_args(args)?))
+    query_with_plain_reply(Query::Values(key_args(args)?))
 }
 
 /// `EXISTS key …`
 pub fn exists(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_query(Query::CountPresent(key_args(args)?))
+    query_with_plain_reply(Query::CountPresent(key_args(args)?))
 }
 
 /// `STRLEN key`
 pub fn strlen(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_query(Query::Length { key: key_arg(args, 1)? })
+    query_with_plain_reply(Query::Length { key: key_arg(args, 1)? })
 }
 
 /// `TYPE key`
@@ -81,19 +81,19 @@ pub fn ttl(args: &CommandArgs) -> TranslatedCommand<'_> {
 
 /// `PTTL key`
 pub fn pttl(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_query(Query::TimeToLive { key: key_arg(args, 1)? })
+    query_with_plain_reply(Query::TimeToLive { key: key_arg(args, 1)? })
 }
 
 /// `DBSIZE`
 pub fn dbsize(_args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_query(Query::Count)
+    query_with_plain_reply(Query::Count)
 }
 
 /// `DEL key …`, `UNLINK key …`
 pub fn del(args: &CommandArgs) -> TranslatedCommand<'_> {
     match key_args(args)?[..] {
-        [key] => plain_command(Command::Del { key }),
-        ref keys => plain_command(Command::DelKeys(keys.to_vec())),
+        [key] => command_with_plain_reply(Command::Del { key }),
+        ref keys => command_with_plain_reply(Command::DelKeys(keys.to_vec())),
     }
 }
 
@@ -103,38 +103,38 @@ pub fn mset(args: &CommandArgs) -> TranslatedCommand<'_> {
         return Err(wrong_arg_count("mset"));
     }
     let pairs = (1..args.len()).step_by(2).map(|at| Ok((key_arg(args, at)?, args.at(at + 1))));
-    plain_command(Command::PutAll(pairs.collect::<Result<_, String>>()?))
+    command_with_plain_reply(Command::PutAll(pairs.collect::<Result<_, String>>()?))
 }
 
 /// `INCR key`
 pub fn incr(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_command(Command::Incr { key: key_arg(args, 1)?, by: 1 })
+    command_with_plain_reply(Command::Incr { key: key_arg(args, 1)?, by: 1 })
 }
 
 /// `DECR key`
 pub fn decr(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_command(Command::Incr { key: key_arg(args, 1)?, by: -1 })
+    command_with_plain_reply(Command::Incr { key: key_arg(args, 1)?, by: -1 })
 }
 
 /// `INCRBY key by`
 pub fn incrby(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_command(Command::Incr { key: key_arg(args, 1)?, by: integer_arg(args, 2)? })
+    command_with_plain_reply(Command::Incr { key: key_arg(args, 1)?, by: integer_arg(args, 2)? })
 }
 
 /// `DECRBY key by`
 pub fn decrby(args: &CommandArgs) -> TranslatedCommand<'_> {
     let by = integer_arg(args, 2)?.checked_neg().ok_or("ERR decrement would overflow")?;
-    plain_command(Command::Incr { key: key_arg(args, 1)?, by })
+    command_with_plain_reply(Command::Incr { key: key_arg(args, 1)?, by })
 }
 
 /// `APPEND key tail`
 pub fn append(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_command(Command::Append { key: key_arg(args, 1)?, tail: args.at(2) })
+    command_with_plain_reply(Command::Append { key: key_arg(args, 1)?, tail: args.at(2) })
 }
 
 /// `PERSIST key`
 pub fn persist(args: &CommandArgs) -> TranslatedCommand<'_> {
-    plain_command(Command::Persist { key: key_arg(args, 1)? })
+    command_with_plain_reply(Command::Persist { key: key_arg(args, 1)? })
 }
 
 /// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`. An option may be repeated with another number;
@@ -173,9 +173,9 @@ pub fn set(args: &CommandArgs) -> TranslatedCommand<'_> {
         }
     };
     if (only_if, expiration, return_previous) == (SetCondition::Always, Expiration::Endless, false) {
-        return plain_command(Command::Put { key, value });
+        return command_with_plain_reply(Command::Put { key, value });
     }
-    plain_command(Command::Set { key, value, only_if, expiration, returns_previous: return_previous })
+    command_with_plain_reply(Command::Set { key, value, only_if, expiration, returns_previous: return_previous })
 }
 
 /// The format of a time argument: its unit, and whether it is a date or a duration.
@@ -202,7 +202,7 @@ impl TimeFormat {
         // A date may lie arbitrarily far in the past. The key then expires at once.
         let ms_left = if self.is_date { ms.saturating_sub(now) } else { now.checked_add(ms).map(|_| ms)? };
         Some(match u64::try_from(ms_left) {
-            Ok(ms_left @ 1..) => Deadline::In(ms_left),
+            Ok(ms_left @ 1..) => Deadline::InMs(ms_left),
             _ => Deadline::At(ClusterTime(0)),
         })
     }
@@ -251,10 +251,10 @@ fn parse_expire<'a>(args: &'a CommandArgs, name: &str, time_format: TimeFormat) 
     let deadline = deadline.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
     let condition = ExpireCondition {
         from_date: time_format.is_date,
-        has_deadline: (nx || xx).then_some(xx),
-        later: (gt || lt).then_some(gt),
+        must_have_deadline: (nx || xx).then_some(xx),
+        must_be_later: (gt || lt).then_some(gt),
     };
-    plain_command(Command::Expire { key, deadline, condition })
+    command_with_plain_reply(Command::Expire { key, deadline, condition })
 }
 
 /// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`

@@ -80,19 +80,20 @@ impl RedisConnection {
         }
     }
 
-    /// Adds a known reply behind those of earlier commands, and counts it if it is an error.
+    /// Adds a reply that needs no answer of the node, behind the replies to earlier commands, and counts it if it is an
+    /// error.
     pub fn push_reply(&mut self, out: &mut BytesMut, reply: BytesMut) {
         self.pipeline.tally.failures.extend(reply::classify_error(&reply));
         self.pipeline.push_reply(out, reply);
     }
 
-    /// Adds an error as the reply, behind those of earlier commands.
+    /// Adds an error as the reply to a command, behind the replies to earlier commands.
     pub fn push_error(&mut self, out: &mut BytesMut, error: &str) {
         let reply = self.encode(|out| out.error(error));
         self.push_reply(out, reply);
     }
 
-    /// Encodes a reply in the client's protocol version, without adding it.
+    /// Encodes a reply in the client's protocol version, for the caller to add.
     pub fn encode(&self, write: impl FnOnce(&mut ReplyWriter<'_>)) -> BytesMut {
         encode(self.client.version, write)
     }
@@ -107,13 +108,13 @@ impl RedisConnection {
         ));
     }
 
-    /// Writes the replies that are due to `out`, and adds the requests for the node to `requests`. If the client has
-    /// too much unread output (`output_full`), no request is added.
+    /// Appends the replies that are due now to the output `out`, and the requests for the node to `requests`. If the
+    /// client has too much unread output (`output_full`), no request is appended.
     pub fn pump(&mut self, now: Time, out: &mut BytesMut, output_full: bool, requests: &mut Vec<NodeRequest>) {
         self.pipeline.pump(now, out, output_full, requests, &mut encode_result);
     }
 
-    /// Handles the node's reply to the request with that number.
+    /// Handles the node's reply to the request with the number `number`.
     pub fn handle_reply(&mut self, number: u64, reply: Reply) {
         self.pipeline.handle_reply(number, reply, &mut encode_result);
     }

@@ -212,13 +212,13 @@ fn queue_command(connection: &mut RedisConnection, args: &CommandArgs, out: &mut
     let Some(transaction) = &mut connection.transaction else { return };
     let queued_args = args.to_owned_copy();
     transaction.bytes += queued_args.size() + size_of::<CommandArgs>();
-    if transaction.bytes > 2 * ENTRY_BYTES_MAX as usize {
+    let bytes_max = 2 * ENTRY_BYTES_MAX;
+    if transaction.bytes > bytes_max as usize {
         // The transaction will not be executed, so its commands are dropped to free their memory.
         *transaction = QueuedTransaction { has_errors: true, bytes: transaction.bytes, ..QueuedTransaction::default() };
-        let limit = 2 * ENTRY_BYTES_MAX;
         return connection.push_error(
             out,
-            &format!("ERR the transaction is over the limit of {limit} bytes; nothing of it is applied"),
+            &format!("ERR the transaction is over the limit of {bytes_max} bytes; nothing of it is applied"),
         );
     }
     transaction.commands.push(queued_args);

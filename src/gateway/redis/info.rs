@@ -52,7 +52,7 @@ fn server_section(cluster_view: &ClusterView, status: &Status) -> String {
 }
 
 fn clients_section(cluster_view: &ClusterView) -> String {
-    // No command blocks a client.
+    // `blocked_clients` is always 0, because no command blocks a client.
     format!(
         "connected_clients:{}\r\nblocked_clients:0\r\nmaxclients:{}\r\n",
         cluster_view.client_count, cluster_view.clients_max

@@ -180,8 +180,8 @@ fn handle_hello(
                 at += 2;
             }
             option => {
-                let shown = &option[..option.len().min(QUOTED_BYTES_MAX)];
-                return Err(format!("ERR Syntax error in HELLO option '{}'", shown.escape_ascii()));
+                let quoted_option = &option[..option.len().min(QUOTED_BYTES_MAX)];
+                return Err(format!("ERR Syntax error in HELLO option '{}'", quoted_option.escape_ascii()));
             }
         }
     }

@@ -32,7 +32,7 @@ const QUERY_KIND_TIME_TO_LIVE: u8 = 7;
 const QUERY_KIND_WALK: u8 = 9;
 const QUERY_KIND_KEYSPACE: u8 = 10;
 
-/// Added to the byte of [`ExpireCondition::later`] if the deadline comes from a date.
+/// Added to the byte of [`ExpireCondition::must_be_later`] if the deadline comes from a date.
 const FROM_DATE_OFFSET: u8 = 3;
 
 /// The byte before each command of an encoded block.
@@ -104,10 +104,10 @@ impl<'a> Command<'a> {
             Command::Expire { key, deadline, condition } => {
                 put_blobs(out, COMMAND_KIND_EXPIRE, &[key]);
                 put_expiration(out, Expiration::Until(*deadline));
-                out.put_u8(optional_bool_byte(condition.has_deadline));
+                out.put_u8(optional_bool_byte(condition.must_have_deadline));
                 out.put_u8(
-                    optional_bool_byte(condition.later)
-                        + if condition.from_date && condition.later.is_some() { FROM_DATE_OFFSET } else { 0 },
+                    optional_bool_byte(condition.must_be_later)
+                        + if condition.from_date && condition.must_be_later.is_some() { FROM_DATE_OFFSET } else { 0 },
                 );
             }
             Command::Persist { key } => put_blobs(out, COMMAND_KIND_PERSIST, &[key]),
@@ -159,14 +159,18 @@ impl<'a> Command<'a> {
                 let Expiration::Until(deadline) = read_expiration(cursor)? else {
                     return Err(Malformed("no deadline"));
                 };
-                let has_deadline = optional_bool_from_byte(cursor.u8()?)?;
+                let must_have_deadline = optional_bool_from_byte(cursor.u8()?)?;
                 let condition = match cursor.u8()? {
                     byte @ FROM_DATE_OFFSET.. => ExpireCondition {
-                        has_deadline,
-                        later: optional_bool_from_byte(byte - FROM_DATE_OFFSET)?,
+                        must_have_deadline,
+                        must_be_later: optional_bool_from_byte(byte - FROM_DATE_OFFSET)?,
                         from_date: true,
                     },
-                    byte => ExpireCondition { has_deadline, later: optional_bool_from_byte(byte)?, from_date: false },
+                    byte => ExpireCondition {
+                        must_have_deadline,
+                        must_be_later: optional_bool_from_byte(byte)?,
+                        from_date: false,
+                    },
                 };
                 Ok(Command::Expire { key, deadline, condition })
             }
@@ -295,7 +299,7 @@ fn put_expiration(out: &mut BytesMut, expiration: Expiration) {
         Expiration::Endless => (0, 0),
         Expiration::KeepTtl => (1, 0),
         Expiration::Until(Deadline::At(time)) => (2, time.0),
-        Expiration::Until(Deadline::In(ms)) => (3, ms),
+        Expiration::Until(Deadline::InMs(ms)) => (3, ms),
     };
     out.put_u8(kind);
     out.put_u64_le(number);
@@ -306,7 +310,7 @@ fn read_expiration(cursor: &mut Cursor<'_>) -> Result<Expiration> {
         (0, 0) => Expiration::Endless,
         (1, 0) => Expiration::KeepTtl,
         (2, time) => Expiration::Until(Deadline::At(ClusterTime(time))),
-        (3, ms) => Expiration::Until(Deadline::In(ms)),
+        (3, ms) => Expiration::Until(Deadline::InMs(ms)),
         _ => return Err(Malformed("unknown kind of expiration")),
     })
 }

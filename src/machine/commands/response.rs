@@ -66,18 +66,18 @@ impl Answer {
                 out.put_u8(ANSWER_KIND_BATCH);
                 put_list(out, answers, |out, answer| answer.put(out));
             }
-            Answer::BatchFailed { at, why } => {
+            Answer::BatchFailed { index, why } => {
                 out.put_u8(ANSWER_KIND_BATCH_FAILED);
-                out.put_u32_le(*at);
+                out.put_u32_le(*index);
                 why.put(out);
             }
             Answer::Value(value) => {
                 out.put_u8(ANSWER_KIND_VALUE);
                 put_option(out, value.as_deref());
             }
-            Answer::Pairs { pairs, more } => {
+            Answer::Pairs { pairs, has_more } => {
                 out.put_u8(ANSWER_KIND_PAIRS);
-                out.put_u8(u8::from(*more));
+                out.put_u8(u8::from(*has_more));
                 put_list(out, pairs, |out, (key, value)| {
                     out.put_blob(key);
                     out.put_blob(value);
@@ -142,8 +142,8 @@ impl Answer {
             ANSWER_KIND_BATCH => Answer::Batch(read_list(&mut reader, Answer::read_element)?),
             ANSWER_KIND_LIST => Answer::List(read_list(&mut reader, Answer::read_element)?),
             ANSWER_KIND_BATCH_FAILED => {
-                let at = reader.u32()?;
-                Answer::BatchFailed { at, why: Box::new(Answer::read_element(&mut reader)?) }
+                let index = reader.u32()?;
+                Answer::BatchFailed { index, why: Box::new(Answer::read_element(&mut reader)?) }
             }
             kind => Answer::read_single(kind, &mut reader)?,
         };
@@ -166,9 +166,9 @@ impl Answer {
             ANSWER_KIND_OVERFLOW => Answer::Overflow,
             ANSWER_KIND_VALUE => Answer::Value(read_option(reader)?),
             ANSWER_KIND_PAIRS => {
-                let more = reader.bool()?;
+                let has_more = reader.bool()?;
                 let pairs = read_list(reader, |reader| Ok((reader.blob(usize::MAX)?, reader.blob(usize::MAX)?)))?;
-                Answer::Pairs { pairs, more }
+                Answer::Pairs { pairs, has_more }
             }
             ANSWER_KIND_COUNT => Answer::Count(reader.u64()?),
             ANSWER_KIND_MALFORMED => Answer::Malformed,
@@ -240,11 +240,11 @@ impl AnswerList {
         }
     }
 
-    /// Appends the next element.
+    /// Appends the next element, or [`Answer::Omitted`] if the element does not fit.
     pub fn push(&mut self, answer: Answer) {
-        let extra = answer.size() - 1;
-        if extra <= self.bytes_left {
-            self.bytes_left -= extra;
+        let unreserved_bytes = answer.size() - 1;
+        if unreserved_bytes <= self.bytes_left {
+            self.bytes_left -= unreserved_bytes;
             self.answers.push(answer);
         } else {
             self.answers.push(Answer::Omitted);

@@ -35,11 +35,11 @@ fn expiring_commands() -> Vec<Command<'static>> {
     let expirations = [
         Expiration::Endless,
         Expiration::KeepTtl,
-        Expiration::Until(Deadline::In(7)),
+        Expiration::Until(Deadline::InMs(7)),
         Expiration::Until(Deadline::At(ClusterTime(u64::MAX))),
     ];
     let set_conditions = [SetCondition::Always, SetCondition::Absent, SetCondition::Present];
-    let choices = [None, Some(false), Some(true)];
+    let optional_flags = [None, Some(false), Some(true)];
     let set = |(expiration, only_if)| Command::Set {
         key: b"k",
         value: b"v",
@@ -47,14 +47,20 @@ fn expiring_commands() -> Vec<Command<'static>> {
         expiration,
         returns_previous: expiration == Expiration::KeepTtl,
     };
-    let expire = |(has_deadline, later)| {
-        let condition = ExpireCondition { has_deadline, later, from_date: later.is_some() && has_deadline.is_none() };
-        Command::Expire { key: b"k", deadline: Deadline::In(9), condition }
+    let expire = |(must_have_deadline, must_be_later): (Option<bool>, Option<bool>)| {
+        let condition = ExpireCondition {
+            must_have_deadline,
+            must_be_later,
+            from_date: must_be_later.is_some() && must_have_deadline.is_none(),
+        };
+        Command::Expire { key: b"k", deadline: Deadline::InMs(9), condition }
     };
     expirations
         .iter()
         .flat_map(|expiration| set_conditions.map(|only_if| set((*expiration, only_if))))
-        .chain(choices.iter().flat_map(|has_deadline| choices.map(|later| expire((*has_deadline, later)))))
+        .chain(
+            optional_flags.iter().flat_map(|has_deadline| optional_flags.map(|later| expire((*has_deadline, later)))),
+        )
         .chain([
             Command::Append { key: b"k", tail: b"t" },
             Command::Persist { key: b"k" },
@@ -89,7 +95,7 @@ fn queries_decode_as_encoded() {
 #[test]
 fn answers_decode_as_encoded() {
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
-    let singles = vec![
+    let single_answers = vec![
         Answer::Done,
         Answer::Deleted { existed: true },
         Answer::CasMismatch { actual: None },
@@ -99,7 +105,7 @@ fn answers_decode_as_encoded() {
         Answer::Overflow,
         Answer::Value(None),
         Answer::Value(Some(bytes(""))),
-        Answer::Pairs { pairs: vec![(bytes("a"), bytes("1")), (bytes("b"), bytes("2"))], more: true },
+        Answer::Pairs { pairs: vec![(bytes("a"), bytes("1")), (bytes("b"), bytes("2"))], has_more: true },
         Answer::Count(9),
         Answer::Malformed,
         Answer::ConditionUnmet,
@@ -111,8 +117,12 @@ fn answers_decode_as_encoded() {
         Answer::TooLong,
         Answer::Omitted,
     ];
-    let failed = Answer::BatchFailed { at: 3, why: Box::new(Answer::Overflow) };
-    for answer in singles.iter().chain([&Answer::Batch(singles.clone()), &Answer::List(singles.clone()), &failed]) {
+    let failed_batch = Answer::BatchFailed { index: 3, why: Box::new(Answer::Overflow) };
+    for answer in single_answers.iter().chain([
+        &Answer::Batch(single_answers.clone()),
+        &Answer::List(single_answers.clone()),
+        &failed_batch,
+    ]) {
         assert_eq!(answer.encode().len(), answer.size());
         assert_eq!(Answer::decode(answer.encode()).as_ref(), Ok(answer));
     }
@@ -120,13 +130,13 @@ fn answers_decode_as_encoded() {
 
 #[test]
 fn nested_batch_and_oversized_key_are_rejected() {
-    let nested = Command::Batch(vec![Command::Batch(vec![])]);
-    assert!(Command::decode(&nested.encode()).is_err());
-    let nested = Command::Block(vec![CommandOrQuery::Command(Command::Block(vec![]))]);
-    assert!(Command::decode(&nested.encode()).is_err());
+    let nested_batch = Command::Batch(vec![Command::Batch(vec![])]);
+    assert!(Command::decode(&nested_batch.encode()).is_err());
+    let nested_block = Command::Block(vec![CommandOrQuery::Command(Command::Block(vec![]))]);
+    assert!(Command::decode(&nested_block.encode()).is_err());
     let long_key = vec![0; KEY_BYTES_MAX + 1];
     assert!(Command::decode(&Command::Del { key: &long_key }.encode()).is_err());
-    // Nine bytes with a count of four thousand million commands.
+    // The count states four thousand million commands, and four bytes follow.
     for kind in [request::COMMAND_KIND_BATCH, request::COMMAND_KIND_BLOCK] {
         assert!(Command::decode(&[kind, 255, 255, 255, 255, request::COMMAND_KIND_DEL, 0, 0, 0]).is_err());
     }

@@ -25,7 +25,7 @@ fn set<'a>(key: &'a [u8], value: &'a [u8], expiration: Expiration) -> Command<'a
 }
 
 fn expire_after(ms: u64) -> Expiration {
-    Expiration::Until(Deadline::In(ms))
+    Expiration::Until(Deadline::InMs(ms))
 }
 
 #[test]
@@ -54,17 +54,17 @@ fn simultaneous_expirations_are_freed_in_batches() {
     assert!(kv.iter().eq([(&b"stays"[..], &b"v"[..])]));
     let keys = query(&kv, &Query::Walk { prefix: b"", from: 0, limit: 9 });
     assert_eq!(keys, Answer::WalkPage { keys: vec![Bytes::from_static(b"stays")], next: 0 });
-    let mut fresh = Kv::new();
-    apply(&mut fresh, 10, &Command::Put { key: b"stays", value: b"v" });
-    assert_eq!(kv.digest(), fresh.digest());
-    let mut entries = 0;
+    let mut fresh_kv = Kv::new();
+    apply(&mut fresh_kv, 10, &Command::Put { key: b"stays", value: b"v" });
+    assert_eq!(kv.digest(), fresh_kv.digest());
+    let mut entry_count = 0;
     while let Some(due) = kv.next_deadline() {
         assert!(due <= ClusterTime(10), "expired keys in memory are due at once");
         kv.expire_due();
-        entries += 1;
+        entry_count += 1;
     }
-    assert!((2..=5).contains(&entries), "expired keys are freed in several entries: {entries}");
-    assert_eq!(kv.digest(), fresh.digest());
+    assert!((2..=5).contains(&entry_count), "expired keys are freed in several entries: {entry_count}");
+    assert_eq!(kv.digest(), fresh_kv.digest());
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn overwrite_clears_the_deadline_and_update_keeps_it() {
         apply(&mut kv, 0, &command);
         assert_eq!(time_to_live(&kv), Answer::TimeToLive(TimeToLive::Endless), "{command:?}");
         let condition = ExpireCondition::default();
-        apply(&mut kv, 0, &Command::Expire { key: b"k", deadline: Deadline::In(10), condition });
+        apply(&mut kv, 0, &Command::Expire { key: b"k", deadline: Deadline::InMs(10), condition });
         assert_eq!(time_to_live(&kv), ten_ms);
         apply(&mut kv, 0, &set(b"k", b"1", expire_after(10)));
     }
@@ -99,7 +99,8 @@ fn overwrite_clears_the_deadline_and_update_keeps_it() {
 
 #[test]
 fn deadline_changes_only_if_its_condition_holds() {
-    let condition = |has_deadline, later| ExpireCondition { has_deadline, later, from_date: false };
+    let condition =
+        |must_have_deadline, must_be_later| ExpireCondition { must_have_deadline, must_be_later, from_date: false };
     // Each condition, and the answers to three changes of the deadline: none to 10, 10 to 5, 10 to 20.
     for (condition, answers) in [
         (condition(None, None), [1, 1, 1]),
@@ -112,7 +113,7 @@ fn deadline_changes_only_if_its_condition_holds() {
         for ((before, after), expected) in [(None, 10), (Some(10), 5), (Some(10), 20)].into_iter().zip(answers) {
             let mut kv = Kv::new();
             apply(&mut kv, 0, &set(b"k", b"v", before.map_or(Expiration::Endless, expire_after)));
-            let answer = apply(&mut kv, 0, &Command::Expire { key: b"k", deadline: Deadline::In(after), condition });
+            let answer = apply(&mut kv, 0, &Command::Expire { key: b"k", deadline: Deadline::InMs(after), condition });
             assert_eq!(answer, Answer::Number(expected), "{condition:?} from {before:?} to {after}");
         }
     }
@@ -120,7 +121,7 @@ fn deadline_changes_only_if_its_condition_holds() {
 
 #[test]
 fn date_close_to_the_deadline_is_neither_later_nor_earlier() {
-    for (ms, later, expected) in [
+    for (ms, must_be_later, expected) in [
         (10_003, Some(true), 0),
         (9_997, Some(false), 0),
         (10_003, None, 1),
@@ -130,10 +131,14 @@ fn date_close_to_the_deadline_is_neither_later_nor_earlier() {
         let mut kv = Kv::new();
         apply(&mut kv, 0, &set(b"k", b"v", expire_after(10_000)));
         let expire = |from_date| {
-            let condition = ExpireCondition { has_deadline: None, later, from_date };
-            Command::Expire { key: b"k", deadline: Deadline::In(ms), condition }
+            let condition = ExpireCondition { must_have_deadline: None, must_be_later, from_date };
+            Command::Expire { key: b"k", deadline: Deadline::InMs(ms), condition }
         };
-        assert_eq!(apply(&mut kv, 0, &expire(later.is_some())), Answer::Number(expected), "{ms} {later:?}");
+        assert_eq!(
+            apply(&mut kv, 0, &expire(must_be_later.is_some())),
+            Answer::Number(expected),
+            "{ms} {must_be_later:?}"
+        );
         let mut kv = Kv::new();
         apply(&mut kv, 0, &set(b"k", b"v", expire_after(10_000)));
         assert_eq!(apply(&mut kv, 0, &expire(false)), Answer::Number(1), "a relative time is taken exactly");
@@ -186,10 +191,12 @@ fn oversized_answers_of_a_block_are_omitted() {
 #[test]
 fn append_is_bounded_by_the_maximum_value_size() {
     let mut kv = Kv::new();
-    let half = vec![7; 1 << 19];
-    for (tail, answer) in
-        [(&half[..], Answer::Number(1 << 19)), (&half[..], Answer::Number(1 << 20)), (b"x", Answer::TooLong)]
-    {
+    let half_of_maximum = vec![7; 1 << 19];
+    for (tail, answer) in [
+        (&half_of_maximum[..], Answer::Number(1 << 19)),
+        (&half_of_maximum[..], Answer::Number(1 << 20)),
+        (b"x", Answer::TooLong),
+    ] {
         assert_eq!(apply(&mut kv, 0, &Command::Append { key: b"k", tail }), answer);
     }
     assert_eq!(kv.get(b"k").map(<[u8]>::len), Some(1 << 20));
@@ -198,8 +205,11 @@ fn append_is_bounded_by_the_maximum_value_size() {
 /// A random command on one of a few keys of one byte, which the machine and the model both execute.
 #[derive(Clone, Debug)]
 enum KeyOp {
+    /// The key, its new value, the condition, the expiration, and whether the answer is the previous value.
     Set(u8, u8, SetCondition, Expiration, bool),
+    /// The key, and the byte to append.
     Append(u8, u8),
+    /// The key, and the summand.
     Incr(u8, i64),
     Expire(u8, Deadline, ExpireCondition),
     Persist(u8),
@@ -223,7 +233,7 @@ impl Model {
     fn apply(&mut self, now: u64, op: &KeyOp) -> Option<Answer> {
         let resolve = |deadline: &Deadline| match deadline {
             Deadline::At(time) => time.0,
-            Deadline::In(ms) => now + ms,
+            Deadline::InMs(ms) => now + ms,
         };
         match op {
             KeyOp::Set(key, value, only_if, expiration, returns_previous) => {
@@ -238,8 +248,8 @@ impl Model {
                     };
                     self.put(*key, vec![*value], deadline);
                 }
-                let done = if is_met { Answer::Done } else { Answer::ConditionUnmet };
-                Some(if *returns_previous { Answer::Value(current.map(|current| current.0.into())) } else { done })
+                let answer = if is_met { Answer::Done } else { Answer::ConditionUnmet };
+                Some(if *returns_previous { Answer::Value(current.map(|current| current.0.into())) } else { answer })
             }
             KeyOp::Append(key, tail) => {
                 let (mut value, deadline) = self.live(now, *key).unwrap_or_default();
@@ -259,12 +269,15 @@ impl Model {
             }
             KeyOp::Expire(key, deadline, condition) => {
                 let Some((value, current_deadline)) = self.live(now, *key) else { return Some(Answer::Number(0)) };
-                let new = resolve(deadline);
-                let old = current_deadline.unwrap_or(u64::MAX);
-                let permitted = condition.has_deadline.is_none_or(|required| required == current_deadline.is_some())
-                    && condition.later.is_none_or(|later| if later { new > old } else { new < old });
+                let new_deadline = resolve(deadline);
+                let old_deadline = current_deadline.unwrap_or(u64::MAX);
+                let permitted =
+                    condition.must_have_deadline.is_none_or(|required| required == current_deadline.is_some())
+                        && condition.must_be_later.is_none_or(|later| {
+                            if later { new_deadline > old_deadline } else { new_deadline < old_deadline }
+                        });
                 if permitted {
-                    self.put(*key, value, Some(new));
+                    self.put(*key, value, Some(new_deadline));
                 }
                 Some(Answer::Number(i64::from(permitted)))
             }
@@ -316,7 +329,7 @@ impl KeyOp {
 }
 
 fn deadline() -> impl Strategy<Value = Deadline> {
-    prop_oneof![(0..40u64).prop_map(Deadline::In), (0..200u64).prop_map(|at| Deadline::At(ClusterTime(at)))]
+    prop_oneof![(0..40u64).prop_map(Deadline::InMs), (0..200u64).prop_map(|at| Deadline::At(ClusterTime(at)))]
 }
 
 fn expiration() -> impl Strategy<Value = Expiration> {
@@ -330,10 +343,8 @@ fn expiration() -> impl Strategy<Value = Expiration> {
 
 fn key_op() -> impl Strategy<Value = KeyOp> {
     let only_if = prop_oneof![Just(SetCondition::Always), Just(SetCondition::Absent), Just(SetCondition::Present)];
-    let condition = (any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|(has_deadline, later)| ExpireCondition {
-        has_deadline,
-        later,
-        from_date: false,
+    let condition = (any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|(must_have_deadline, must_be_later)| {
+        ExpireCondition { must_have_deadline, must_be_later, from_date: false }
     });
     prop_oneof![
         4 => (0..5u8, b'0'..b':', only_if, expiration(), any::<bool>())
@@ -369,27 +380,28 @@ proptest! {
         for (delay, op) in &ops {
             now += delay;
             prop_assert_eq!(op.apply_to_kv(&mut kv, now), model.apply(now, op), "{:?} at {}", op, now);
-            let live: Vec<_> = (0..5u8).filter_map(|key| Some((key, model.live(now, key)?))).collect();
-            prop_assert!(kv.iter().map(|(k, v)| (k[0], v.to_vec())).eq(live.iter().map(|(k, (v, _))| (*k, v.clone()))));
-            prop_assert_eq!(kv.len(), live.len());
+            let live_pairs: Vec<_> = (0..5u8).filter_map(|key| Some((key, model.live(now, key)?))).collect();
+            let live_values = live_pairs.iter().map(|(key, (value, _))| (*key, value.clone()));
+            prop_assert!(kv.iter().map(|(key, value)| (key[0], value.to_vec())).eq(live_values));
+            prop_assert_eq!(kv.len(), live_pairs.len());
             for key in 0..5u8 {
-                let left = match model.live(now, key) {
+                let time_to_live = match model.live(now, key) {
                     None => TimeToLive::Absent,
                     Some((_, None)) => TimeToLive::Endless,
                     Some((_, Some(deadline))) => TimeToLive::Ms(deadline - now),
                 };
-                prop_assert_eq!(query(&kv, &Query::TimeToLive { key: &[key] }), Answer::TimeToLive(left));
+                prop_assert_eq!(query(&kv, &Query::TimeToLive { key: &[key] }), Answer::TimeToLive(time_to_live));
             }
             // The digest depends on present keys and their deadlines, not on their history or on expired keys in
             // memory.
-            let mut fresh = Kv::new();
-            for (key, (value, deadline)) in live.iter().rev() {
+            let mut fresh_kv = Kv::new();
+            for (key, (value, deadline)) in live_pairs.iter().rev() {
                 let until = |time| Expiration::Until(Deadline::At(ClusterTime(time)));
                 let expiration = deadline.map_or(Expiration::Endless, until);
-                apply(&mut fresh, now, &set(&[*key], value, expiration));
+                apply(&mut fresh_kv, now, &set(&[*key], value, expiration));
             }
-            prop_assert_eq!(kv.digest(), fresh.digest());
-            let earliest = live.iter().filter_map(|(_, (_, deadline))| *deadline).min();
+            prop_assert_eq!(kv.digest(), fresh_kv.digest());
+            let earliest = live_pairs.iter().filter_map(|(_, (_, deadline))| *deadline).min();
             prop_assert!(kv.next_deadline().is_none_or(|due| due.0 <= now || Some(due.0) == earliest));
             prop_assert!(earliest.is_none() || kv.next_deadline().is_some());
         }

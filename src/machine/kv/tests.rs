@@ -23,7 +23,7 @@ fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
 fn time_to_live_is_counted_from_the_query_time() {
     let mut kv = Kv::new();
     kv.advance(ClusterTime(1000));
-    let expiration = Expiration::Until(Deadline::In(500));
+    let expiration = Expiration::Until(Deadline::InMs(500));
     let command =
         Command::Set { key: b"k", value: b"v", only_if: SetCondition::Always, expiration, returns_previous: false };
     kv.apply(&Context { index: Index(1), term: Term(1), time: ClusterTime(1000) }, &command.encode());
@@ -77,7 +77,7 @@ fn batch_is_atomic_and_sees_its_own_writes() {
 
     let digest = kv.digest();
     let failing_batch = Command::Batch(vec![put(b"b", b"x"), Command::Incr { key: b"b", by: 1 }, put(b"c", b"y")]);
-    assert_eq!(apply(&mut kv, &failing_batch), Answer::BatchFailed { at: 1, why: Box::new(Answer::NotANumber) });
+    assert_eq!(apply(&mut kv, &failing_batch), Answer::BatchFailed { index: 1, why: Box::new(Answer::NotANumber) });
     assert_eq!((kv.get(b"b"), kv.len(), kv.digest()), (None, 1, digest));
 }
 
@@ -88,13 +88,13 @@ fn scan_resumes_after_its_last_key() {
         apply(&mut kv, &put(key.as_bytes(), b"x"));
     }
     let keys = |answer| match answer {
-        Answer::Pairs { pairs, more } => (pairs.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), more),
+        Answer::Pairs { pairs, has_more } => (pairs.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), has_more),
         other => panic!("{other:?}"),
     };
-    let (first, more) = keys(query(&kv, Query::Scan { prefix: b"user:", after: None, limit: 2 }));
-    assert_eq!((first, more), (vec![Bytes::from("user:1"), Bytes::from("user:2")], true));
-    let (rest, more) = keys(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"user:2"), limit: 2 }));
-    assert_eq!((rest, more), (vec![Bytes::from("user:3")], false));
+    let (first, has_more) = keys(query(&kv, Query::Scan { prefix: b"user:", after: None, limit: 2 }));
+    assert_eq!((first, has_more), (vec![Bytes::from("user:1"), Bytes::from("user:2")], true));
+    let (rest, has_more) = keys(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"user:2"), limit: 2 }));
+    assert_eq!((rest, has_more), (vec![Bytes::from("user:3")], false));
     // `after` need not lie within the prefix.
     let (all, _) = keys(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"a"), limit: 9 }));
     assert_eq!(all.len(), 3);
@@ -112,8 +112,8 @@ fn scan_never_exceeds_the_maximum_answer_size() {
     }
     let answer = kv.query(ClusterTime(0), &Query::Scan { prefix: b"", after: None, limit: u32::MAX }.encode());
     assert!(answer.len() as u64 <= ANSWER_BYTES_MAX);
-    let Ok(Answer::Pairs { pairs, more }) = Answer::decode(answer) else { panic!("pairs") };
-    assert_eq!((pairs.len(), more), (1, true));
+    let Ok(Answer::Pairs { pairs, has_more }) = Answer::decode(answer) else { panic!("pairs") };
+    assert_eq!((pairs.len(), has_more), (1, true));
 }
 
 #[test]
@@ -186,11 +186,11 @@ proptest! {
     fn prefetch_changes_no_state(commands: Vec<Vec<u8>>, ops in prop::collection::vec(kv_op(), 0..60)) {
         let mut kv = Kv::new();
         ops.iter().for_each(|op| op.apply_to_kv(&mut kv));
-        let before = kv.digest();
+        let digest_before = kv.digest();
         let valid_commands = (0..4u8).map(|key| Command::Del { key: &[key] }.encode().to_vec());
-        let prefetched: Vec<Vec<u8>> = commands.into_iter().chain(valid_commands.cycle().take(40)).collect();
-        kv.prefetch(&mut prefetched.iter().map(Vec::as_slice));
-        prop_assert_eq!(kv.digest(), before);
+        let prefetched_commands: Vec<Vec<u8>> = commands.into_iter().chain(valid_commands.cycle().take(40)).collect();
+        kv.prefetch(&mut prefetched_commands.iter().map(Vec::as_slice));
+        prop_assert_eq!(kv.digest(), digest_before);
     }
 
     #[test]
@@ -204,13 +204,13 @@ proptest! {
         prop_assert!(kv.iter().eq(map.iter().map(|(key, value)| (&key[..], &value[..]))));
 
         // The digest depends on the state, not on its history.
-        let mut fresh = Kv::new();
+        let mut fresh_kv = Kv::new();
         for (key, value) in map.iter().rev() {
-            apply(&mut fresh, &put(key, value));
+            apply(&mut fresh_kv, &put(key, value));
         }
-        prop_assert_eq!(fresh.digest(), kv.digest());
-        apply(&mut fresh, &put(b"one", b"more"));
-        prop_assert_ne!(fresh.digest(), kv.digest());
+        prop_assert_eq!(fresh_kv.digest(), kv.digest());
+        apply(&mut fresh_kv, &put(b"one", b"more"));
+        prop_assert_ne!(fresh_kv.digest(), kv.digest());
     }
 }
 

@@ -19,13 +19,15 @@ const EXAMINED_KEYS_MAX: usize = 64 << 10;
 const EXAMINED_KEYS_MIN: usize = 4 << 10;
 /// If at most this many keys have the prefix, one answer returns all of them.
 const SINGLE_PAGE_KEYS_MAX: usize = 1 << 10;
+/// An upper bound of the bytes that the answer adds to those of its keys.
+const PAGE_OVERHEAD_BYTES: usize = 32;
 
 /// The position in a walk of a key with the hash `hash`; never 0, which is the start. Positions are ordered like the
 /// index (see `HashIndex::collect_bucket`), then by the lowest bits of the hash.
 fn position(hash: u64) -> u64 {
-    let upper = ((hash >> 32) as u32).reverse_bits();
-    let lower_bits = POSITION_BITS - 32;
-    (u64::from(upper) << lower_bits | hash & ((1 << lower_bits) - 1)).max(1)
+    let upper_bits = ((hash >> 32) as u32).reverse_bits();
+    let lower_bit_count = POSITION_BITS - 32;
+    (u64::from(upper_bits) << lower_bit_count | hash & ((1 << lower_bit_count) - 1)).max(1)
 }
 
 impl Kv {
@@ -38,7 +40,8 @@ impl Kv {
             return Answer::WalkPage { keys, next: 0 };
         }
         let examined_max = if prefix.is_empty() { limit } else { limit.max(EXAMINED_KEYS_MIN) };
-        let (mut keys, mut examined_keys, mut bytes_left) = (Vec::new(), 0, ANSWER_BYTES_MAX as usize - 32);
+        let (mut keys, mut examined_keys, mut bytes_left) =
+            (Vec::new(), 0, ANSWER_BYTES_MAX as usize - PAGE_OVERHEAD_BYTES);
         let (mut slots, mut bucket) = (Vec::new(), Vec::new());
         let mut next_bucket = u32::try_from(from >> (POSITION_BITS - 32)).ok();
         while let Some(bucket_start) = next_bucket {
@@ -50,15 +53,15 @@ impl Kv {
                 if keys.len() >= limit || examined_keys >= examined_max {
                     return Answer::WalkPage { keys, next };
                 }
-                let matching = group.iter().filter(|(_, key)| key.starts_with(prefix));
-                let size: usize = matching.clone().map(|(_, key)| 4 + key.len()).sum();
+                let matching_keys = group.iter().filter(|(_, key)| key.starts_with(prefix));
+                let size: usize = matching_keys.clone().map(|(_, key)| 4 + key.len()).sum();
                 if size > bytes_left {
                     // Two megabytes of keys with one position occur only if an attacker constructs them.
                     return if keys.is_empty() { Answer::Omitted } else { Answer::WalkPage { keys, next } };
                 }
                 bytes_left -= size;
                 examined_keys += group.len();
-                keys.extend(matching.map(|(_, key)| Bytes::copy_from_slice(key)));
+                keys.extend(matching_keys.map(|(_, key)| Bytes::copy_from_slice(key)));
             }
         }
         Answer::WalkPage { keys, next: 0 }
@@ -76,7 +79,7 @@ impl Kv {
     /// All keys with the prefix `prefix`, if a single answer can hold them.
     fn single_page(&self, prefix: &[u8], limit: usize) -> Option<Vec<Bytes>> {
         let count_max = if prefix.is_empty() { limit } else { limit.max(SINGLE_PAGE_KEYS_MAX) };
-        let mut bytes_left = ANSWER_BYTES_MAX as usize - 32;
+        let mut bytes_left = ANSWER_BYTES_MAX as usize - PAGE_OVERHEAD_BYTES;
         let mut keys = Vec::new();
         for (key, _) in self.range(Bound::Included(prefix)).take_while(|(key, _)| key.starts_with(prefix)) {
             bytes_left = bytes_left.checked_sub(4 + key.len()).filter(|_| keys.len() < count_max)?;
@@ -140,10 +143,10 @@ mod tests {
                     }
                 }
             }
-            let distinct: BTreeSet<&String> = seen.iter().collect();
-            prop_assert_eq!(distinct.len(), seen.len(), "no key twice");
-            prop_assert!(kept_keys.iter().filter(|key| key.starts_with(prefix)).all(|key| distinct.contains(key)));
-            prop_assert!(distinct.iter().all(|key| key.starts_with(prefix)));
+            let distinct_keys: BTreeSet<&String> = seen.iter().collect();
+            prop_assert_eq!(distinct_keys.len(), seen.len(), "no key twice");
+            prop_assert!(kept_keys.iter().filter(|key| key.starts_with(prefix)).all(|key| distinct_keys.contains(key)));
+            prop_assert!(distinct_keys.iter().all(|key| key.starts_with(prefix)));
         }
     }
 

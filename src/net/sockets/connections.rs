@@ -119,19 +119,19 @@ impl Connections {
         Some(conn)
     }
 
-    /// The connection with that token; `None` if the connection was closed.
+    /// The connection with the token `token`; `None` if the connection was closed.
     pub fn get(&self, token: Token) -> Option<&Conn> {
         self.slab.get(token.0 & SLOT_MASK).filter(|conn| conn.token == token)
     }
 
-    /// The connection with that token, mutably; `None` if the connection was closed.
+    /// The connection with the token `token`, mutably; `None` if the connection was closed.
     pub fn get_mut(&mut self, token: Token) -> Option<ConnMut<'_>> {
         let conn = self.slab.get_mut(token.0 & SLOT_MASK).filter(|conn| conn.token == token)?;
         Some(ConnMut { conn, index: &mut self.index })
     }
 
-    /// The protocol state of the gateway connection with that token; `None` if the connection was closed, or is not one
-    /// of a gateway.
+    /// The protocol state of the gateway connection with the token `token`; `None` if the connection was closed, or
+    /// belongs to no gateway.
     pub fn gateway_mut(&mut self, token: Token) -> Option<&mut GatewayConnection> {
         self.get_mut(token)?.conn.gateway.as_mut()
     }
@@ -228,37 +228,37 @@ impl Connections {
 
     /// Visits all connections: finds those that have timed out, and frees the buffers of idle ones.
     pub fn sweep(&mut self, now: Time, options: &Options) -> SweepResult {
-        let mut swept = SweepResult { timed_out: Vec::new(), needs_another_sweep: false };
+        let mut sweep_result = SweepResult { timed_out: Vec::new(), needs_another_sweep: false };
         for (_, conn) in &mut self.slab {
             conn.extend_timeout(now, options);
             if conn.is_timed_out(now, options) {
-                swept.timed_out.push(conn.token);
+                sweep_result.timed_out.push(conn.token);
             }
             if std::mem::take(&mut conn.used_since_sweep) {
-                swept.needs_another_sweep = true;
+                sweep_result.needs_another_sweep = true;
             } else {
                 conn.free_idle_buffers();
             }
-            swept.needs_another_sweep |= conn.timeout_started_at.is_some();
+            sweep_result.needs_another_sweep |= conn.timeout_started_at.is_some();
         }
-        swept
+        sweep_result
     }
 
     /// Updates for each connection the number of sweeps without progress. Returns the stalled connections with the
     /// bytes that they hold, in ascending order of bytes.
     pub fn find_stalled(&mut self) -> Vec<(usize, Token)> {
-        let mut stalled = Vec::new();
+        let mut stalled_connections = Vec::new();
         for (_, conn) in &mut self.slab {
             let accepted_bytes = conn.output.sent_bytes()
                 - std::mem::replace(&mut conn.sent_bytes_at_last_sweep, conn.output.sent_bytes());
             let is_stalled = conn.held_bytes > GUARANTEED_CONN_BYTES && accepted_bytes < SWEEP_PROGRESS_BYTES_MIN;
             conn.stalled_sweeps = if is_stalled { conn.stalled_sweeps.saturating_add(1) } else { 0 };
             if conn.stalled_sweeps >= STALLED_SWEEPS_MAX {
-                stalled.push((conn.held_bytes, conn.token));
+                stalled_connections.push((conn.held_bytes, conn.token));
             }
         }
-        stalled.sort_unstable();
-        stalled
+        stalled_connections.sort_unstable();
+        stalled_connections
     }
 
     /// Lowers the memory pressure if clients hold fewer bytes now. Then schedules reads from the connections whose
@@ -283,8 +283,8 @@ impl Connections {
         let unread_bytes_max = match memory.pressure() {
             MemoryPressure::None => return true,
             MemoryPressure::High => options.client_output_pause_bytes,
-            MemoryPressure::Over if memory.fits_small_answers() => GUARANTEED_CONN_BYTES,
-            MemoryPressure::Over => return size <= SMALL_ANSWER_BYTES_MAX,
+            MemoryPressure::OverBound if memory.fits_small_answers() => GUARANTEED_CONN_BYTES,
+            MemoryPressure::OverBound => return size <= SMALL_ANSWER_BYTES_MAX,
         };
         size <= SMALL_ANSWER_BYTES_MAX
             || self.get(token).is_none_or(|conn| conn.output.pending_bytes() <= unread_bytes_max)

@@ -13,8 +13,9 @@ impl Net {
         let (native, handshaking) =
             (self.connections.client_count() - redis - http, self.connections.handshaking_count());
         let peers = self.connections.len() - self.connections.client_count() - handshaking;
-        let by_kind = [("native", native), ("redis", redis), ("http", http), ("peer", peers), ("unknown", handshaking)];
+        let connections_by_kind =
+            [("native", native), ("redis", redis), ("http", http), ("peer", peers), ("unknown", handshaking)];
         figures.gateways = self.counters.figures();
-        figures.connections = by_kind.map(|(kind, count)| (kind.to_owned(), count as u64)).into();
+        figures.connections = connections_by_kind.map(|(kind, count)| (kind.to_owned(), count as u64)).into();
     }
 }

@@ -90,12 +90,13 @@ impl Gateways {
         self.listeners.get_mut(&kind).map_or(AcceptOutcome::NonePending, |listener| listener.accept(now))
     }
 
-    /// When a gateway has to accept, pump or close without an event.
+    /// When a client is to be accepted, a connection pumped, or a session closed, even without an event.
     pub fn deadline(&self) -> Time {
-        let accept = self.listeners.values().map(Listener::deadline).min().unwrap_or(Time::NEVER);
-        let pump = if self.pump_queue.is_empty() { Time::NEVER } else { Time::ZERO };
-        let close = self.session_closer.deadline();
-        accept.min(pump).min(close).min(self.deadlines.values().copied().min().unwrap_or(Time::NEVER))
+        let accept_deadline = self.listeners.values().map(Listener::deadline).min().unwrap_or(Time::NEVER);
+        let pump_deadline = if self.pump_queue.is_empty() { Time::NEVER } else { Time::ZERO };
+        let close_deadline = self.session_closer.deadline();
+        let connection_deadline = self.deadlines.values().copied().min().unwrap_or(Time::NEVER);
+        accept_deadline.min(pump_deadline).min(close_deadline).min(connection_deadline)
     }
 
     /// The number of clients connected to a gateway, including probes.

@@ -54,7 +54,7 @@ impl Net {
         // If no slot is free, an HTTP client is still accepted as a probe, which may request the node's health.
         let is_probe = !self.has_free_slot(ClientPort::Gateway(kind));
         if is_probe && (kind != GatewayKind::Http || self.gateways.probe_count() >= self.options.probes_max) {
-            self.counters.count_rejected(kind.protocol());
+            self.counters.count_rejected_client(kind.protocol());
             let _best_effort = stream.write(match kind {
                 GatewayKind::Redis => b"-ERR max number of clients reached\r\n".as_slice(),
                 GatewayKind::Http => http::response::TOO_MANY_CLIENTS,
@@ -76,7 +76,7 @@ impl Net {
             GatewayKind::Http => GatewayConnection::Http(Box::new(http::connection::HttpConnection::new(is_probe))),
         };
         restore_gateway_state(now, &mut conn, gateway, BytesMut::new(), &self.options);
-        self.counters.count_accepted(kind.protocol());
+        self.counters.count_accepted_client(kind.protocol());
         self.gateways.add_client(kind, is_probe);
     }
 

@@ -42,7 +42,7 @@ impl Net {
         if let (Err(HelloRejection::TooManyConnections), CallerKind::Client | CallerKind::Operator) =
             (verdict, hello.caller)
         {
-            self.counters.count_rejected(ClientProtocol::Native);
+            self.counters.count_rejected_client(ClientProtocol::Native);
         }
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         conn.schedule_write();
@@ -58,7 +58,7 @@ impl Net {
         match hello.caller {
             CallerKind::Client | CallerKind::Operator => {
                 conn.become_client(hello.caller == CallerKind::Operator);
-                self.counters.count_accepted(ClientProtocol::Native);
+                self.counters.count_accepted_client(ClientProtocol::Native);
             }
             CallerKind::Peer { node: peer, disk, run, .. } => {
                 conn.become_inbound_peer(peer);

@@ -16,7 +16,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener {
     socket: TcpListener,
     /// Whether connections may be waiting to be accepted.
-    has_waiting: bool,
+    accept_pending: bool,
     /// When the listener accepts connections again. The time is in the past unless the listener pauses.
     resume_at: Time,
 }
@@ -38,7 +38,7 @@ impl Listener {
     /// Registers a listening socket with the poll.
     pub fn register(registry: &Registry, token: Token, mut socket: TcpListener) -> io::Result<Listener> {
         registry.register(&mut socket, token, Interest::READABLE)?;
-        Ok(Listener { socket, has_waiting: false, resume_at: Time::ZERO })
+        Ok(Listener { socket, accept_pending: false, resume_at: Time::ZERO })
     }
 
     /// Closes the socket. Connections that wait to be accepted are reset.
@@ -53,12 +53,12 @@ impl Listener {
 
     /// Records that the poll reported connections to be accepted.
     pub fn mark_accept_pending(&mut self) {
-        self.has_waiting = true;
+        self.accept_pending = true;
     }
 
     /// When connections are to be accepted; never if none waits.
     pub fn deadline(&self) -> Time {
-        if self.has_waiting { self.resume_at } else { Time::NEVER }
+        if self.accept_pending { self.resume_at } else { Time::NEVER }
     }
 
     /// Accepts a connection, if one waits and the listener does not pause.
@@ -70,7 +70,7 @@ impl Listener {
             Ok((stream, _)) => AcceptOutcome::Stream(stream),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => {
-                    self.has_waiting = false;
+                    self.accept_pending = false;
                     AcceptOutcome::NonePending
                 }
                 io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => AcceptOutcome::Aborted,

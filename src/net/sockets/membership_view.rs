@@ -30,14 +30,14 @@ impl MembershipView {
     ) -> MembershipView {
         MembershipView {
             me,
-            admission: Admission::new(me).with_machine(machine_kind),
+            admission: Admission::new(me).with_machine_kind(machine_kind),
             configured_addresses,
             peer_warnings: PeerWarnings::default(),
             address_check: ListenAddressCheck::default(),
         }
     }
 
-    /// The identity of this node.
+    /// The ids of this node, its cluster and its disk, and its run.
     pub fn me(&self) -> Identity {
         self.me
     }
@@ -52,9 +52,9 @@ impl MembershipView {
     pub fn set_members(&mut self, now: Time, membership: &Membership, config_position: Position) -> Vec<NodeId> {
         let founding = || Membership::founding(self.configured_addresses.clone());
         let old_members = self.admission.members().clone();
-        let added = self.admission.set_members(now, membership, config_position, founding);
+        let added_peers = self.admission.set_members(now, membership, config_position, founding);
         self.peer_warnings.retain_peers(|id| old_members.keeps_member(id, self.admission.members()));
-        added
+        added_peers
     }
 
     /// Sets the default listen address, for a node whose listen address was not configured.

@@ -79,7 +79,7 @@ impl ClientMemory {
 
     fn pressure_at(&self, held_bytes: usize) -> MemoryPressure {
         match held_bytes {
-            held_bytes if held_bytes > self.max_bytes => MemoryPressure::Over,
+            held_bytes if held_bytes > self.max_bytes => MemoryPressure::OverBound,
             held_bytes if held_bytes > self.max_bytes / 2 => MemoryPressure::High,
             _ => MemoryPressure::None,
         }

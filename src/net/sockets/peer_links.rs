@@ -164,7 +164,7 @@ impl PeerLinks {
         self.links.mark_down(peer, now);
     }
 
-    /// Records that an outbound connection was closed after `sent` bytes were sent, and schedules the next attempt.
+    /// Records that an outbound connection was closed after `sent_bytes` were sent, and schedules the next attempt.
     pub fn record_outbound_closed(&mut self, now: Time, peer: NodeId, sent_bytes: u64) {
         *self.closed_sent_bytes.entry(peer).or_default() += sent_bytes;
         self.links.mark_down(peer, now);

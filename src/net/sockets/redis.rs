@@ -84,8 +84,8 @@ impl Net {
     fn cluster_view(&self) -> ClusterView {
         let member_address = |id: NodeId| {
             let native_address = self.address_of(id)?;
-            let own = (id == self.membership.me().node).then(|| self.redis_address().unwrap_or_default());
-            match own.or_else(|| self.gateways.redis.peer_address(id).cloned()) {
+            let own_redis_address = (id == self.membership.me().node).then(|| self.redis_address().unwrap_or_default());
+            match own_redis_address.or_else(|| self.gateways.redis.peer_address(id).cloned()) {
                 Some(announced) => MemberAddress::from_announced(id, &announced, native_address),
                 None => MemberAddress::with_default_port(id, native_address),
             }

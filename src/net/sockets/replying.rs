@@ -68,7 +68,7 @@ impl Net {
     /// skipped.
     pub fn broadcast_status(&mut self, status: &Reply) {
         let mut frame = BytesMut::new();
-        put_numbered(&mut frame, STATUS_UPDATE_ID, status);
+        put_numbered_reply(&mut frame, STATUS_UPDATE_ID, status);
         self.connections.for_each(|mut conn| {
             let pressure = conn.pressure();
             if matches!(conn.role, Role::Client(_)) && !conn.is_read_suspended(&self.options, pressure) {
@@ -119,10 +119,10 @@ impl Net {
 }
 
 fn push_reply(conn: &mut Conn, id: u64, reply: &Reply) {
-    conn.output.push_frame(FrameKind::Reply, reply_frame_size(reply), |out| put_numbered(out, id, reply));
+    conn.output.push_frame(FrameKind::Reply, reply_frame_size(reply), |out| put_numbered_reply(out, id, reply));
 }
 
-fn put_numbered(out: &mut BytesMut, id: u64, reply: &Reply) {
+fn put_numbered_reply(out: &mut BytesMut, id: u64, reply: &Reply) {
     out.put_u64_le(id);
     put_reply(out, reply);
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 /// The pause before a refused close is requested again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Maximum closes requested again at once, so that the retries do not overload a busy leader.
-const RETRIES_AT_ONCE: usize = 64;
+/// Maximum sessions whose close is requested again in one interval, so that the retries do not overload a busy leader.
+const RETRIES_PER_INTERVAL_MAX: usize = 64;
 /// Maximum sessions that are being closed. A session beyond the maximum is not retried; it expires unused.
 const CLOSING_SESSIONS_MAX: usize = 16_384;
 
@@ -16,50 +16,50 @@ const CLOSING_SESSIONS_MAX: usize = 16_384;
 #[derive(Debug, Default)]
 pub struct SessionCloser {
     /// Sessions whose close was requested and not answered yet, by the number of the request.
-    requested_closes: BTreeMap<u64, SessionId>,
+    sessions_closing: BTreeMap<u64, SessionId>,
     /// Sessions whose close was refused, or has an unknown outcome.
-    closes_to_retry: VecDeque<SessionId>,
+    sessions_to_retry: VecDeque<SessionId>,
     /// When the next retries are due, if there are any.
     retry_at: Time,
 }
 
 impl SessionCloser {
-    /// Records that the request with that number closes a session.
+    /// Records that the request with the number `number` closes a session.
     pub fn record_request(&mut self, number: u64, session: SessionId) {
-        if self.requested_closes.len() + self.closes_to_retry.len() < CLOSING_SESSIONS_MAX {
-            self.requested_closes.insert(number, session);
+        if self.sessions_closing.len() + self.sessions_to_retry.len() < CLOSING_SESSIONS_MAX {
+            self.sessions_closing.insert(number, session);
         }
     }
 
-    /// Handles the reply to the request with that number. Closing a session twice is harmless, so an unknown outcome is
-    /// retried.
+    /// Handles the reply to the request with the number `number`. Closing a session twice is harmless, so an unknown
+    /// outcome is retried.
     pub fn handle_reply(&mut self, now: Time, number: u64, reply: &Reply) {
-        let Some(session) = self.requested_closes.remove(&number) else { return };
+        let Some(session) = self.sessions_closing.remove(&number) else { return };
         match reply {
             Reply::Done { outcome: Outcome::Closed | Outcome::SessionExpired, .. } => {}
             // This node is stopping, so it does not retry. The session expires unused.
             Reply::Refused(Refusal::Stopping) => {}
             _ => {
-                if self.closes_to_retry.is_empty() {
+                if self.sessions_to_retry.is_empty() {
                     self.retry_at = now + RETRY_INTERVAL;
                 }
-                self.closes_to_retry.push_back(session);
+                self.sessions_to_retry.push_back(session);
             }
         }
     }
 
     /// Takes the sessions whose close is to be requested again now.
     pub fn take_due(&mut self, now: Time) -> Vec<SessionId> {
-        if self.closes_to_retry.is_empty() || self.retry_at > now {
+        if self.sessions_to_retry.is_empty() || self.retry_at > now {
             return Vec::new();
         }
         self.retry_at = now + RETRY_INTERVAL;
-        self.closes_to_retry.drain(..self.closes_to_retry.len().min(RETRIES_AT_ONCE)).collect()
+        self.sessions_to_retry.drain(..self.sessions_to_retry.len().min(RETRIES_PER_INTERVAL_MAX)).collect()
     }
 
     /// When the next retries are due; never if no session waits for a retry.
     pub fn deadline(&self) -> Time {
-        if self.closes_to_retry.is_empty() { Time::NEVER } else { self.retry_at }
+        if self.sessions_to_retry.is_empty() { Time::NEVER } else { self.retry_at }
     }
 }
 
@@ -69,7 +69,7 @@ mod tests {
     use crate::types::Position;
 
     #[test]
-    fn rejected_session_close_is_retried_until_done() {
+    fn refused_session_close_is_retried_until_done() {
         let mut closer = SessionCloser::default();
         (1..=100).for_each(|n| closer.record_request(n, SessionId(n)));
         closer.handle_reply(Time(0), 1, &Reply::Done { position: Position::ZERO, outcome: Outcome::Closed });
@@ -79,8 +79,8 @@ mod tests {
         assert_eq!((closer.deadline(), closer.take_due(Time(1))), (Time(0) + RETRY_INTERVAL, vec![]));
         assert_eq!(closer.take_due(Time(0) + RETRY_INTERVAL), [SessionId(2), SessionId(3)]);
         (4..=100).for_each(|n| closer.handle_reply(Time(0), n, &Reply::Refused(Refusal::Busy)));
-        assert_eq!(closer.take_due(Time(0) + RETRY_INTERVAL + RETRY_INTERVAL).len(), RETRIES_AT_ONCE);
-        assert_eq!(closer.take_due(Time::NEVER).len(), 97 - RETRIES_AT_ONCE);
+        assert_eq!(closer.take_due(Time(0) + RETRY_INTERVAL + RETRY_INTERVAL).len(), RETRIES_PER_INTERVAL_MAX);
+        assert_eq!(closer.take_due(Time::NEVER).len(), 97 - RETRIES_PER_INTERVAL_MAX);
         closer.handle_reply(Time(0), 4, &Reply::Refused(Refusal::Busy));
         assert_eq!(closer.deadline(), Time::NEVER, "a second answer is ignored");
     }
@@ -90,6 +90,6 @@ mod tests {
         let mut closer = SessionCloser::default();
         (0..2 * CLOSING_SESSIONS_MAX as u64).for_each(|n| closer.record_request(n, SessionId(n)));
         (0..2 * CLOSING_SESSIONS_MAX as u64).for_each(|n| closer.handle_reply(Time(0), n, &Reply::Unknown));
-        assert_eq!(closer.closes_to_retry.len(), CLOSING_SESSIONS_MAX);
+        assert_eq!(closer.sessions_to_retry.len(), CLOSING_SESSIONS_MAX);
     }
 }

@@ -36,14 +36,14 @@ impl Net {
     /// If clients hold more memory than the bound, closes stalled connections until clients hold at most half of the
     /// bound. The connections that hold most are closed first.
     fn close_stalled(&mut self, now: Time) {
-        let mut stalled = self.connections.find_stalled();
+        let mut stalled_connections = self.connections.find_stalled();
         let memory = *self.connections.memory();
-        if memory.pressure() < MemoryPressure::Over {
+        if memory.pressure() < MemoryPressure::OverBound {
             return;
         }
         let mut closed_count = 0;
         while self.connections.memory().held_bytes() > memory.max_bytes() / 2
-            && let Some((_, token)) = stalled.pop()
+            && let Some((_, token)) = stalled_connections.pop()
         {
             self.close(now, token);
             closed_count += 1;

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 const CLUSTER: ClusterId = ClusterId(9);
 
-fn run(id: u64) -> Run {
+fn run_with_id(id: u64) -> Run {
     Run { id, starts: 1 }
 }
 
@@ -41,20 +41,20 @@ impl TestNode {
     }
 
     fn open_at(n: u64, disk: u64, listen: SocketAddr, options: Options) -> io::Result<TestNode> {
-        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(disk), run: run(n) };
+        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(disk), run: run_with_id(n) };
         let net = Net::open(me, stream::listen(listen)?, BTreeMap::new(), options)?;
         Ok(TestNode { net, events: Vec::new(), now: Time(1) })
     }
 
     /// Opens a node at a port below the ephemeral range, so that the port is still free after it was closed.
     fn open_below_ephemeral_ports(n: u64) -> TestNode {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
+        static NEXT_PORT_OFFSET: AtomicU16 = AtomicU16::new(0);
         let first_port_offset = (std::process::id() as u16).wrapping_mul(16);
         let open = |port_offset| {
             let port = 10_000 + first_port_offset.wrapping_add(port_offset) % 2_000;
             TestNode::open_at(n, n, ([127, 0, 0, 1], port).into(), Options::default()).ok()
         };
-        std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).find_map(open).unwrap()
+        std::iter::repeat_with(|| NEXT_PORT_OFFSET.fetch_add(1, Ordering::Relaxed)).find_map(open).unwrap()
     }
 
     fn address(&self) -> SocketAddr {
@@ -105,7 +105,7 @@ fn pump_until(nodes: &mut [TestNode], expectation: &str, done: impl Fn(&[TestNod
 }
 
 /// Two nodes whose links to each other are up.
-fn pair() -> Vec<TestNode> {
+fn linked_pair() -> Vec<TestNode> {
     let mut nodes = vec![TestNode::open_below_ephemeral_ports(1), TestNode::open_below_ephemeral_ports(2)];
     let members = Membership::founding((1..).map(id).zip(nodes.iter().map(|node| node.address().to_string())));
     for node in &mut nodes {
@@ -132,14 +132,14 @@ fn heartbeat() -> Message {
 fn append(bytes: usize) -> Message {
     let payload = Payload::Opaque(Bytes::from(vec![7; bytes]));
     let entry: Entry = codec::entry(Position::new(Index(1), Term(1)), ClusterTime(0), payload);
-    Message::AppendEntries { prev: Position::ZERO, commit: Index(0), probe: 0, entries: vec![entry] }
+    Message::AppendEntries { prev: Position::ZERO, commit: Index(0), probe_number: 0, entries: vec![entry] }
 }
 
 /// async-raft#103, RedisLabs/raft#53: an append so large that the election timeout expired while a heartbeat waited
 /// behind it.
 #[test]
 fn heartbeat_overtakes_large_append() {
-    let mut nodes = pair();
+    let mut nodes = linked_pair();
     nodes[0].net.send(envelope(1, append(1 << 20)));
     nodes[0].net.send(envelope(1, append(2)));
     nodes[0].net.send(envelope(1, heartbeat()));
@@ -152,7 +152,7 @@ fn heartbeat_overtakes_large_append() {
 
 #[test]
 fn stopped_peer_is_lost_at_once_and_reconnects() {
-    let mut nodes = pair();
+    let mut nodes = linked_pair();
     let address = nodes[1].address();
     drop(nodes.pop());
     pump_until(&mut nodes, "both connections with node 2 are lost", |nodes| nodes[0].lost_peers() == [id(2), id(2)]);
@@ -164,7 +164,7 @@ fn stopped_peer_is_lost_at_once_and_reconnects() {
 
 #[test]
 fn peer_with_new_disk_id_is_rejected() {
-    let mut nodes = pair();
+    let mut nodes = linked_pair();
     let address = nodes[1].address();
     drop(nodes.pop());
     pump_until(&mut nodes, "both connections with node 2 are lost", |nodes| nodes[0].lost_peers() == [id(2), id(2)]);
@@ -176,10 +176,10 @@ fn peer_with_new_disk_id_is_rejected() {
         let failed = |n: usize, peer| nodes[n].net.peers.get(id(peer)).map_or(0, |link| link.failures_since_up);
         (failed(0, 2), failed(1, 1))
     };
-    let before = failures(&nodes);
+    let failures_before = failures(&nodes);
     pump_until(&mut nodes, "both nodes dial each other and fail", |nodes| {
-        let now = failures(nodes);
-        now.0 > before.0 + 2 && now.1 > before.1 + 2
+        let failures_now = failures(nodes);
+        failures_now.0 > failures_before.0 + 2 && failures_now.1 > failures_before.1 + 2
     });
     assert!(nodes[0].net.peers.outbound(id(2)).is_none() && nodes[0].net.peers.inbound_count() == 0);
     assert!(nodes[1].net.peers.outbound(id(1)).is_none() && nodes[1].received_messages().is_empty());
@@ -187,15 +187,16 @@ fn peer_with_new_disk_id_is_rejected() {
 
 #[test]
 fn replaced_connection_reports_no_lost_peer() {
-    let mut nodes = pair();
+    let mut nodes = linked_pair();
     // Node 2 dials once more, as after a restart that node 1 has not noticed.
-    let before = nodes[0].net.peers.inbound(id(2)).unwrap();
+    let inbound_before = nodes[0].net.peers.inbound(id(2)).unwrap();
     nodes[0].events.clear();
-    let mut second = TestClient::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), run(2), id(1)));
+    let mut second_connection =
+        TestClient::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), run_with_id(2), id(1)));
     // Only node 1 runs: node 2 would dial again and so replace the connection.
-    second.pump_welcome(&mut nodes[..1]).unwrap();
+    second_connection.pump_welcome(&mut nodes[..1]).unwrap();
     let inbound = nodes[0].net.peers.inbound(id(2)).unwrap();
-    assert_ne!(inbound, before);
+    assert_ne!(inbound, inbound_before);
     let inbound_connections: Vec<_> =
         nodes[0].net.connections.iter().filter(|conn| conn.role == Role::InboundPeer(id(2))).collect();
     assert!(matches!(inbound_connections[..], [conn] if conn.token == inbound), "{inbound_connections:?}");
@@ -211,7 +212,7 @@ fn replaced_connection_reports_no_lost_peer() {
 
 #[test]
 fn answer_without_link_is_reported_lost() {
-    let mut nodes = pair();
+    let mut nodes = linked_pair();
     nodes[0].events.clear();
     // The link of node 2, which owes the answer, breaks. Node 2 sends the answer before it has dialed again.
     let link = nodes[1].net.peers.outbound(id(1)).unwrap();
@@ -222,7 +223,7 @@ fn answer_without_link_is_reported_lost() {
     assert!(nodes[0].events.iter().any(|event| matches!(event, Event::AnswersLost(peer) if *peer == id(2))));
     // Node 2 has dialed again and received no welcome yet, although node 1 may have accepted the new connection
     // already.
-    let before = nodes[0].net.peers.inbound(id(2)).unwrap();
+    let inbound_before = nodes[0].net.peers.inbound(id(2)).unwrap();
     let link = nodes[1].net.peers.outbound(id(1)).unwrap();
     nodes[1].net.close(now, link);
     let dialed = |nodes: &[TestNode]| {
@@ -230,7 +231,7 @@ fn answer_without_link_is_reported_lost() {
     };
     pump_until(&mut nodes[..], "node 2 dials again", dialed);
     pump_until(&mut nodes[..1], "node 1 receives the hello of node 2", |nodes| {
-        nodes[0].net.peers.inbound(id(2)).is_some_and(|inbound| inbound != before)
+        nodes[0].net.peers.inbound(id(2)).is_some_and(|inbound| inbound != inbound_before)
     });
     nodes[0].events.clear();
     let now = nodes[1].now;
@@ -256,7 +257,7 @@ fn forward_without_link_is_reported_not_sent() {
 
 #[test]
 fn message_with_foreign_sender_closes_connection() {
-    let mut nodes = pair();
+    let mut nodes = linked_pair();
     nodes[0].net.send(Envelope { from: id(7), ..envelope(1, heartbeat()) });
     pump_until(&mut nodes, "the connection is closed", |nodes| nodes[1].lost_peers() == [id(1)]);
     assert!(nodes[1].received_messages().is_empty());
@@ -307,7 +308,7 @@ impl TestClient {
         }
     }
 
-    fn client(nodes: &mut [TestNode]) -> TestClient {
+    fn accepted_client(nodes: &mut [TestNode]) -> TestClient {
         let mut caller = TestClient::dial(nodes[0].address(), &Hello::client());
         caller.pump_welcome(nodes).unwrap();
         caller
@@ -328,7 +329,7 @@ impl TestClient {
     }
 }
 
-fn query(id: u64) -> BytesMut {
+fn query_frame(id: u64) -> BytesMut {
     let mut out = BytesMut::new();
     let request = Request::Query { query: Bytes::from(vec![1; 1000]), consistency: Consistency::Local };
     put_request_frame(&mut out, id, false, &request);
@@ -341,7 +342,7 @@ fn rejected_handshake_states_the_reason() {
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     nodes[0].net.set_leader(Some(id(1)));
-    let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), run(1), id(target));
+    let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), run_with_id(1), id(target));
     let mut handshake = |hello: Hello| {
         let mut caller = TestClient::dial(nodes[0].address(), &hello);
         (caller.pump_welcome(&mut nodes), caller)
@@ -362,13 +363,16 @@ fn rejected_handshake_states_the_reason() {
     // rejected.
     assert!(handshake(peer(9, 2, 1)).0.is_ok());
     assert_eq!(
-        handshake(Hello::peer(CLUSTER, id(2), DiskId(5), run(2), id(1))).0,
+        handshake(Hello::peer(CLUSTER, id(2), DiskId(5), run_with_id(2), id(1))).0,
         refused(HelloRejection::UnknownDisk)
     );
     let (welcome, _connected) = handshake(peer(9, 2, 1));
     assert!(welcome.is_ok());
     // The peer is connected, and another process has its identity, which means a copy of its disk.
-    assert_eq!(handshake(Hello::peer(CLUSTER, id(2), DiskId(1), run(7), id(1))).0, refused(HelloRejection::CopiedDisk));
+    assert_eq!(
+        handshake(Hello::peer(CLUSTER, id(2), DiskId(1), run_with_id(7), id(1))).0,
+        refused(HelloRejection::CopiedDisk)
+    );
 }
 
 #[test]
@@ -378,7 +382,7 @@ fn peer_must_have_the_disk_id_in_the_membership() {
     members.members.get_mut(&id(2)).unwrap().disk = Some(DiskId(77));
     nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     let mut handshake = |disk| {
-        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), run(1), id(1));
+        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), run_with_id(1), id(1));
         TestClient::dial(nodes[0].address(), &hello).pump_welcome(&mut nodes)
     };
     assert_eq!(handshake(5), Err(WireError::Refused(HelloRejection::UnknownDisk)));
@@ -392,7 +396,7 @@ fn peer_readded_unnoticed_may_have_new_disk_id() {
     let mut nodes = vec![TestNode::open(1, Options::default())];
     let mut members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     let handshake = |nodes: &mut Vec<TestNode>, disk| {
-        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), run(1), id(1));
+        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), run_with_id(1), id(1));
         TestClient::dial(nodes[0].address(), &hello).pump_welcome(nodes).is_ok()
     };
     for named in [None, Some(DiskId(77))] {
@@ -410,7 +414,7 @@ fn peer_readded_unnoticed_may_have_new_disk_id() {
 /// leader. The two must accept the new leader's messages and answer them, both before they follow the leader and when a
 /// link breaks while they follow it. The simulator found both cases.
 #[test]
-fn node_without_other_leader_accepts_unknown_leader() {
+fn node_accepts_leader_outside_its_configuration() {
     [None, Some(id(2))].into_iter().for_each(expect_unknown_leader_accepted);
 }
 
@@ -433,84 +437,89 @@ fn expect_unknown_leader_accepted(followed: Option<NodeId>) {
 #[test]
 fn incomplete_input_times_out_but_idle_client_stays() {
     let mut nodes = vec![TestNode::open(1, Options::default())];
-    let mut silent = TestClient::connect(nodes[0].address());
-    let mut half_sent = TestClient::client(&mut nodes);
-    let mut idle = TestClient::client(&mut nodes);
-    half_sent.stream.write_all(&query(1)[..50]).unwrap();
+    let mut silent_client = TestClient::connect(nodes[0].address());
+    let mut interrupted_client = TestClient::accepted_client(&mut nodes);
+    let mut idle_client = TestClient::accepted_client(&mut nodes);
+    interrupted_client.stream.write_all(&query_frame(1)[..50]).unwrap();
     let is_waiting = |conn: &Conn| matches!(conn.role, Role::Client(_)) && conn.timeout_started_at.is_some();
     pump_until(&mut nodes, "half of a request is received", |nodes| nodes[0].net.connections.iter().any(&is_waiting));
     assert_eq!(nodes[0].net.connections.handshaking_count(), 1);
     nodes[0].skip(Duration::from_secs(4));
-    assert!(!silent.is_closed());
+    assert!(!silent_client.is_closed());
     nodes[0].skip(Duration::from_secs(2));
-    silent.pump_closed(&mut nodes);
-    assert!(!half_sent.is_closed());
+    silent_client.pump_closed(&mut nodes);
+    assert!(!interrupted_client.is_closed());
     (0..30).for_each(|_| nodes[0].skip(Duration::from_secs(1)));
-    half_sent.pump_closed(&mut nodes);
-    assert!(!idle.is_closed());
+    interrupted_client.pump_closed(&mut nodes);
+    assert!(!idle_client.is_closed());
     assert_eq!(nodes[0].net.connections.client_count(), 1);
     // The client is idle: no buffer is kept for it, and no sweep is due.
     assert_eq!(nodes[0].net.deadline(), Time::NEVER);
-    idle.stream.write_all(&query(1)).unwrap();
+    idle_client.stream.write_all(&query_frame(1)).unwrap();
     pump_until(&mut nodes, "a request", |nodes| nodes[0].request_count() == 1);
 }
 
 #[test]
 fn malformed_input_closes_only_its_connection() {
     let mut nodes = vec![TestNode::open(1, Options::default())];
-    let mut http = TestClient::connect(nodes[0].address());
-    http.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    let mut unintroduced = TestClient::connect(nodes[0].address());
-    unintroduced.stream.write_all(&query(1)).unwrap();
-    let mut client = TestClient::client(&mut nodes);
+    let mut http_client = TestClient::connect(nodes[0].address());
+    http_client.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut client_without_hello = TestClient::connect(nodes[0].address());
+    client_without_hello.stream.write_all(&query_frame(1)).unwrap();
+    let mut client = TestClient::accepted_client(&mut nodes);
     let malformed_op = Request::Propose { op: Bytes::from_static(b"\xff") };
     let mut out = BytesMut::new();
     put_request_frame(&mut out, 1, false, &malformed_op);
     client.stream.write_all(&out).unwrap();
-    [&mut http, &mut unintroduced, &mut client].into_iter().for_each(|caller| caller.pump_closed(&mut nodes));
+    [&mut http_client, &mut client_without_hello, &mut client]
+        .into_iter()
+        .for_each(|caller| caller.pump_closed(&mut nodes));
     assert_eq!((nodes[0].request_count(), nodes[0].net.connections.len()), (0, 0));
 }
 
 #[test]
 fn client_with_unread_replies_is_not_read_from() {
     let mut nodes = vec![TestNode::open(1, Options { client_output_bytes_max: 1 << 30, ..Options::default() })];
-    let mut client = TestClient::client(&mut nodes);
+    let mut client = TestClient::accepted_client(&mut nodes);
     let answer = Bytes::from(vec![9; 100_000]);
-    let (mut sent, mut answered) = (0, 0);
-    let mut pending = BytesMut::new();
+    let (mut sent_count, mut answered_count) = (0, 0);
+    let mut unsent_bytes = BytesMut::new();
     for _ in 0..3000 {
-        if pending.is_empty() && sent < 20_000 {
-            pending = query(sent);
-            sent += 1;
+        if unsent_bytes.is_empty() && sent_count < 20_000 {
+            unsent_bytes = query_frame(sent_count);
+            sent_count += 1;
         }
-        if let Ok(n) = client.stream.write(&pending) {
-            bytes::Buf::advance(&mut pending, n);
+        if let Ok(n) = client.stream.write(&unsent_bytes) {
+            bytes::Buf::advance(&mut unsent_bytes, n);
         }
         nodes[0].pump();
-        answer_all(&mut nodes[0], &mut answered, &answer);
+        answer_all(&mut nodes[0], &mut answered_count, &answer);
     }
-    let node = &nodes[0].net;
-    assert!(node.unwritten_bytes() < 16 << 20, "{} bytes wait for the client", node.unwritten_bytes());
-    assert!(answered < sent, "the node stops reading from a client that does not read its replies");
+    let net = &nodes[0].net;
+    assert!(net.unwritten_bytes() < 16 << 20, "{} bytes wait for the client", net.unwritten_bytes());
+    assert!(answered_count < sent_count, "the node stops reading from a client that does not read its replies");
     // Once the client reads, requests are served again.
-    let mut received = 0;
+    let mut received_count = 0;
     let started = Instant::now();
-    while received < sent - 1 {
-        assert!(started.elapsed() < Duration::from_secs(30), "only {received} of {sent} replies within 30 seconds");
+    while received_count < sent_count - 1 {
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "only {received_count} of {sent_count} replies within 30 seconds"
+        );
         if let Some(frame) = client.receive().unwrap() {
             read_reply_frame(frame).unwrap();
-            received += 1;
+            received_count += 1;
         } else {
             nodes[0].pump();
-            answer_all(&mut nodes[0], &mut answered, &answer);
+            answer_all(&mut nodes[0], &mut answered_count, &answer);
         }
     }
 }
 
-fn answer_all(node: &mut TestNode, answered: &mut u64, answer: &Bytes) {
+fn answer_all(node: &mut TestNode, answered_count: &mut u64, answer: &Bytes) {
     for event in std::mem::take(&mut node.events) {
         if let Event::Request { from, id, .. } = event {
-            *answered += 1;
+            *answered_count += 1;
             node.net.answer(node.now, from, id, Reply::Answer { applied: Index(1), answer: answer.clone() });
         }
     }
@@ -520,7 +529,7 @@ fn answer_all(node: &mut TestNode, answered: &mut u64, answer: &Bytes) {
 #[test]
 fn client_with_too_many_requests_is_not_read_from() {
     let mut nodes = vec![TestNode::open(1, Options { client_requests_max: 10, ..Options::default() })];
-    let client = TestClient::client(&mut nodes);
+    let client = TestClient::accepted_client(&mut nodes);
     client.stream.set_nonblocking(false).unwrap();
     let mut open_op = BytesMut::new();
     for id in 0..20_000 {
@@ -536,13 +545,16 @@ fn client_with_too_many_requests_is_not_read_from() {
         std::thread::spawn(move || stream.write_all(&open_op).unwrap())
     };
     (0..200).for_each(|_| nodes[0].pump());
-    let before = nodes[0].request_count();
-    assert!(before < 20_000, "reading stops after one read beyond the limit");
-    let mut answered = 0;
+    let request_count = nodes[0].request_count();
+    assert!(request_count < 20_000, "reading stops after one read beyond the limit");
+    let mut answered_count = 0;
     let started = Instant::now();
-    while answered < 20_000 {
-        assert!(started.elapsed() < Duration::from_secs(20), "only {answered} requests answered within 20 seconds");
-        answer_all(&mut nodes[0], &mut answered, &Bytes::new());
+    while answered_count < 20_000 {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "only {answered_count} requests answered within 20 seconds"
+        );
+        answer_all(&mut nodes[0], &mut answered_count, &Bytes::new());
         nodes[0].pump();
     }
     writer.join().unwrap();
@@ -551,7 +563,7 @@ fn client_with_too_many_requests_is_not_read_from() {
 #[test]
 fn silent_connections_do_not_block_clients() {
     let mut nodes = vec![TestNode::open(1, Options { handshakes_max: 8, ..Options::default() })];
-    let _silent: Vec<_> = (0..50).map(|_| TestClient::connect(nodes[0].address())).collect();
+    let _silent_connections: Vec<_> = (0..50).map(|_| TestClient::connect(nodes[0].address())).collect();
     pump_until(&mut nodes, "all connections are accepted", |nodes| nodes[0].net.connections.inserted_count() == 50);
     assert_eq!(nodes[0].net.connections.len(), 8);
     assert_eq!(nodes[0].net.connections.handshaking_count(), 8);
@@ -563,9 +575,9 @@ fn silent_connections_do_not_block_clients() {
 #[test]
 fn stopping_node_rejects_requests() {
     let mut nodes = vec![TestNode::open(1, Options::default())];
-    let mut client = TestClient::client(&mut nodes);
+    let mut client = TestClient::accepted_client(&mut nodes);
     nodes[0].net.stop_listening();
-    client.stream.write_all(&query(5)).unwrap();
+    client.stream.write_all(&query_frame(5)).unwrap();
     let started = Instant::now();
     loop {
         assert!(started.elapsed() < Duration::from_secs(20), "no reply within 20 seconds");

@@ -22,17 +22,18 @@ struct SingleNode {
     journal: Journal<SimDisk>,
     applier: Applier<Kv>,
     now: Time,
+    /// The sequence number of the last command.
     seq: u64,
 }
 
 impl SingleNode {
     /// A node that leads and holds one open session.
     fn new() -> SingleNode {
-        let me = NodeId::new(1).unwrap();
-        let membership = Membership::founding([(me, "n1:1".to_owned())]);
-        let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
-        let options = WalOptions { segment_bytes: 1 << 20, ..WalOptions::new(me, ClusterId(7), DiskId(9)) };
-        let (journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding)).unwrap();
+        let node_id = NodeId::new(1).unwrap();
+        let membership = Membership::founding([(node_id, "n1:1".to_owned())]);
+        let founding_point = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
+        let options = WalOptions { segment_bytes: 1 << 20, ..WalOptions::new(node_id, ClusterId(7), DiskId(9)) };
+        let (journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding_point)).unwrap();
         let now = Time::ZERO + Duration::from_secs(1);
         let mut applier = Applier::new(Kv::new());
         let node_start = NodeStart {
@@ -43,7 +44,7 @@ impl SingleNode {
             random: 5,
             prefetch: Prefetch::default(),
         };
-        let node = crate::node::start(me, recovered, RaftOptions::default(), Options::default(), node_start);
+        let node = crate::node::start(node_id, recovered, RaftOptions::default(), Options::default(), node_start);
         let mut leader = SingleNode { node, journal, applier, now, seq: 0 };
         while !leader.node.raft().accepts_commands() {
             leader.advance(10 * MS);
@@ -55,12 +56,12 @@ impl SingleNode {
     /// Advances the time by `by` and performs all resulting actions. Returns how many entries were applied.
     fn advance(&mut self, by: Duration) -> usize {
         self.now = self.now + by;
-        let mut applied = 0;
+        let mut applied_count = 0;
         loop {
             let mut actions = Vec::new();
             self.node.turn(self.now, &mut actions);
             if actions.is_empty() {
-                return applied;
+                return applied_count;
             }
             for action in actions {
                 match action {
@@ -70,7 +71,7 @@ impl SingleNode {
                         self.node.handle(self.now, Event::Journal(report));
                     }
                     Action::Apply(entries) => {
-                        applied += entries.len();
+                        applied_count += entries.len();
                         let report = self.applier.apply(&entries);
                         self.node.handle(self.now, Event::Applied(report));
                     }
@@ -89,17 +90,17 @@ impl SingleNode {
     /// Sets a key that expires after `ms` milliseconds.
     fn set(&mut self, key: &[u8], ms: u64) {
         self.seq += 1;
-        let expiration = Expiration::Until(Deadline::In(ms));
+        let expiration = Expiration::Until(Deadline::InMs(ms));
         let command =
             Command::Set { key, value: b"v", only_if: SetCondition::Always, expiration, returns_previous: false }
                 .encode();
-        // The session id is the index of its entry, which follows the entry that opened the term.
-        let session = SessionId(self.session());
+        let session = self.session();
         self.execute(&Op::Execute { session, seq: self.seq, first_outstanding: 1, command });
     }
 
-    fn session(&self) -> u64 {
-        self.applier.applied().0 - (self.seq - 1)
+    /// The open session. Its id is the index of its entry; each later entry is one command of the session.
+    fn session(&self) -> SessionId {
+        SessionId(self.applier.applied().0 - (self.seq - 1))
     }
 
     fn key_count(&self) -> usize {
@@ -153,8 +154,8 @@ fn keys_due_together_expire_in_one_tick() {
     for n in 0..60u8 {
         leader.set(&[n], 1000);
     }
-    let due = |leader: &SingleNode| crate::machine::StateMachine::next_deadline(leader.applier.machine());
+    let next_deadline = |leader: &SingleNode| crate::machine::StateMachine::next_deadline(leader.applier.machine());
     (0..19).for_each(|_| assert_eq!(leader.advance(50 * MS), 0));
     assert_eq!((leader.advance(51 * MS), leader.key_count()), (1, 0));
-    assert_eq!(due(&leader), None);
+    assert_eq!(next_deadline(&leader), None);
 }

@@ -34,7 +34,7 @@ impl Node {
     fn check_order(&self) {
         let log = self.raft.log();
         let (snapshot, applied, submitted) =
-            (self.compaction.snapshot_index(), self.applied.upto, self.submitted_to_apply);
+            (self.compaction.snapshot_index(), self.applier_report.upto, self.submitted_to_apply);
         // Without a snapshot the log starts at index 0. The mutant `damaged-is-empty` starts without the snapshot.
         let starts_early_enough = log.base().index <= snapshot || self.options.mutants.breaks(Mutant::DamagedIsEmpty);
         assert!(
@@ -55,7 +55,7 @@ impl Node {
     /// Each waiting proposal can still be answered, and the tables of waiting requests are within their limits.
     fn check_waiting(&self) {
         if let (Some(first), Some(last)) = (self.proposals.first(), self.proposals.last()) {
-            let is_unapplied = first.index > self.applied.upto;
+            let is_unapplied = first.index > self.applier_report.upto;
             assert!(is_unapplied, "no waiting proposal has an applied index: no outcome would come for it any more");
             // With the mutant `answer-by-index`, proposals of a lost term stay.
             let is_in_log =
@@ -65,9 +65,12 @@ impl Node {
                 "no waiting proposal lies beyond the log: the loss of the leadership answers such proposals (§5.4)"
             );
         }
-        assert!(self.parked.len() <= self.options.parked_max, "the number of parked requests is within its limit");
         assert!(
-            self.forwarded.len() <= self.options.forwarded_max,
+            self.parked_requests.len() <= self.options.parked_requests_max,
+            "the number of parked requests is within its limit"
+        );
+        assert!(
+            self.forwarded_requests.len() <= self.options.forwarded_requests_max,
             "the number of forwarded requests is within its limit"
         );
     }

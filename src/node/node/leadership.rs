@@ -20,7 +20,7 @@ impl Node {
     /// park in `handle_request`. If a reason were missing here, the node would unpark and park the same requests at
     /// each event.
     pub(super) fn leadership_changed(&self) -> bool {
-        let can_unpark = !self.parked.is_empty()
+        let can_unpark = !self.parked_requests.is_empty()
             && self.leader.is_some()
             && self.raft.transfer_target().is_none()
             && !self.log_not_agreed();
@@ -66,25 +66,25 @@ impl Node {
             self.leader = leader;
             // Requests forwarded to the former leader fail even if there is no new leader: the former one may never
             // answer.
-            let misrouted = self.forwarded.take_misrouted(leader);
-            self.fail_in_flight(now, misrouted);
+            let misrouted_requests = self.forwarded_requests.take_misrouted(leader);
+            self.fail_in_flight(now, misrouted_requests);
         }
         self.admin_waiters.answer_finished(&self.raft, self.led_term, &mut self.replies);
-        if self.parked.is_empty() {
+        if self.parked_requests.is_empty() {
             return;
         }
         // The same conditions as in `leadership_changed`.
         if leader.is_some() && self.raft.transfer_target().is_none() && !self.log_not_agreed() {
             // Requests are handled in the order of their arrival, which a client that pipelines its writes relies on.
-            for client_request in self.parked.take_all() {
+            for client_request in self.parked_requests.take_all() {
                 self.handle_request(now, client_request);
             }
         } else if let Some(refusal) = self.not_member_refusal() {
             // The requests were parked for a leader, and this node has just been removed. No leader will send to it, so
             // waiting for the deadline would gain nothing; the refusal names the members that the client should try.
-            self.parked.take_all().for_each(|client_request| self.refuse(client_request, refusal.clone()));
-        } else if self.parked.deadline() <= now {
-            for client_request in self.parked.take_expired(now) {
+            self.parked_requests.take_all().for_each(|client_request| self.refuse(client_request, refusal.clone()));
+        } else if self.parked_requests.deadline() <= now {
+            for client_request in self.parked_requests.take_expired(now) {
                 self.refuse(client_request, Refusal::NoLeader);
             }
         }

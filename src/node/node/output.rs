@@ -70,8 +70,8 @@ impl Node {
         for (follower, snapshot, next, damaged) in ready.snapshot_reports {
             if !damaged {
                 self.snapshot_sender.record_progress(now, follower, snapshot, next);
-            } else if let Some(times) = self.snapshot_sender.record_damaged(now, follower, snapshot) {
-                actions.push(Action::InspectSnapshot { follower, snapshot, times });
+            } else if let Some(damaged_count) = self.snapshot_sender.record_damaged(now, follower, snapshot) {
+                actions.push(Action::InspectSnapshot { follower, snapshot, damaged_count });
             }
         }
         for (from, chunk) in ready.snapshot_chunks {
@@ -92,7 +92,7 @@ impl Node {
     /// range, and the view has the bytes. An entry that cannot be read back stops the node, since a leader that leaves
     /// a follower without it would do so at each attempt.
     fn build_append(&mut self, to_send: EntriesToSend) -> Option<Envelope> {
-        let EntriesToSend { to, term, prev, upto, commit, probe_number: probe } = to_send;
+        let EntriesToSend { to, term, prev, upto, commit, probe_number } = to_send;
         let range = prev.index.next()..=upto;
         // The consensus core has bounded the range: no further limit is needed. A second limit here could end the
         // message before the index that the core has recorded as sent.
@@ -101,7 +101,7 @@ impl Node {
             Ok(entries) => {
                 let entry_count = upto.0.saturating_sub(prev.index.0);
                 assert_eq!(entries.len() as u64, entry_count, "the view holds every entry of the log (§5.3)");
-                Some(self.raft.envelope(to, term, Message::AppendEntries { prev, commit, probe, entries }))
+                Some(self.raft.envelope(to, term, Message::AppendEntries { prev, commit, probe_number, entries }))
             }
             Err(fault) => {
                 // `turn` returns the fault as its last action, `Action::Stop`. The other appends that it returns are

@@ -26,8 +26,8 @@ impl Node {
     pub(super) fn submit_queries(&mut self, now: Time, actions: &mut Vec<Action>) {
         // Local reads come first: they need not reflect recent writes, so they wait for no read index.
         let mut due_queries = self.queries.take_local();
-        let reads_early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
-        let upto = if reads_early { self.raft.log().last().index } else { self.submitted_to_apply };
+        let submits_reads_early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
+        let upto = if submits_reads_early { self.raft.log().last().index } else { self.submitted_to_apply };
         while let Some(client_request) = self.linearizable_reads.take_next(upto) {
             due_queries.push(client_request);
         }

@@ -13,7 +13,7 @@
 
 use super::Node;
 use crate::api::{Refusal, Reply};
-use crate::apply::Report as Applied;
+use crate::apply::Report as ApplierReport;
 use crate::node::event::{Action, DurableSnapshot};
 use crate::types::{ClusterTime, Position, SnapshotPoint, Time};
 
@@ -36,7 +36,7 @@ impl Node {
     /// Handles the result of verifying a snapshot file of this node that a follower received damaged. A damaged file is
     /// no longer sent to any follower or client. If the file is undamaged, the damage happened in transit or at the
     /// follower, and the file is sent again.
-    pub(super) fn handle_inspected(&mut self, now: Time, snapshot: Position, undamaged: bool) {
+    pub(super) fn handle_snapshot_inspected(&mut self, now: Time, snapshot: Position, undamaged: bool) {
         // The sender is informed first: it must not send another chunk of a damaged file.
         self.snapshot_sender.record_inspected(now, snapshot, undamaged);
         if !undamaged {
@@ -61,13 +61,13 @@ impl Node {
     /// the last index that it has submitted to the applier: a log that restarted below that index would lack committed
     /// entries, of which this node's copy may be needed for a majority (Figure 13, rule 6). Proposals up to the
     /// snapshot are answered *unknown*: their entries are applied inside it, without an outcome.
-    pub(super) fn handle_restored(
+    pub(super) fn handle_snapshot_restored(
         &mut self,
         now: Time,
         snapshot: DurableSnapshot,
         base: SnapshotPoint,
         time: ClusterTime,
-        report: Applied,
+        report: ApplierReport,
     ) {
         let position = base.position;
         assert_eq!(snapshot.position, position, "the log restarts exactly where the received snapshot ends (§7)");
@@ -79,7 +79,7 @@ impl Node {
             assert!(commit >= position.index, "a snapshot holds committed entries only (§7)");
             self.submitted_to_apply = report.upto;
             self.proposals.fail_up_to(report.upto, &mut self.replies);
-            self.applied = report;
+            self.applier_report = report;
         }
         // The snapshot becomes the newest in the same event in which it replaces the log: otherwise the log would begin
         // after the newest snapshot.
@@ -99,7 +99,7 @@ impl Node {
         let ordinal = voters.all_voters().take_while(|voter| *voter < id).count();
         self.compaction.set_voter_ordinal(ordinal as u64, voters.all_voters().count() as u64);
         let log = self.raft.log();
-        let applied = self.applied.upto;
+        let applied = self.applier_report.upto;
         // A snapshot is taken between two batches: during a batch the index of the frozen state is not known.
         if self.applying_since.is_none()
             && self.compaction.is_due(now, log, applied, self.disk_space.is_low(), &self.options)

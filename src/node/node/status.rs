@@ -27,7 +27,7 @@ impl Node {
 
     /// The last applied index, as far as the applier has reported.
     pub fn applied(&self) -> Index {
-        self.applied.upto
+        self.applier_report.upto
     }
 
     /// The newest durable snapshot, even if its file was found damaged since: it tells how far back the log can begin.
@@ -42,9 +42,11 @@ impl Node {
 
     /// How many requests wait here for any reason. Callers of snapshots that are being taken do not count.
     pub fn waiting_requests(&self) -> usize {
-        let waiting =
-            self.proposals.len() + self.parked.len() + self.linearizable_reads.len() + self.admin_waiters.len();
-        waiting + self.forwarded.len() + self.queries.len() + self.snapshot_reads.len()
+        let waiting = self.proposals.len()
+            + self.parked_requests.len()
+            + self.linearizable_reads.len()
+            + self.admin_waiters.len();
+        waiting + self.forwarded_requests.len() + self.queries.len() + self.snapshot_reads.len()
     }
 
     /// The node's status. Fields that only the driver knows are left empty: certificates, processor time and file
@@ -61,19 +63,19 @@ impl Node {
             // The leader's commit index. Without it a follower that lags would look complete, because it has applied
             // all entries that it holds.
             goal: self.raft.known_commit().0,
-            applied: self.applied.upto.0,
+            applied: self.applier_report.upto.0,
             last: log.last().index.0,
             durable: log.durable().0,
             // As of `applied`: digests of two nodes are comparable only at the same index.
-            digest: format!("{:016x}", self.applied.digest),
-            sessions: self.applied.sessions,
+            digest: format!("{:016x}", self.applier_report.digest),
+            sessions: self.applier_report.sessions,
             membership: self.membership().to_string(),
             // Computed for each status by a walk over the members: a status is requested too rarely to keep this up to
             // date.
             peers: self.peers(now),
             // The age of the oldest write that is not durable: a disk that hangs completes nothing, and shows only
             // here.
-            disk: self.stats.disk(self.raft.disk_age(now)),
+            disk: self.stats.disk(self.raft.oldest_write_age(now)),
             fsync: self.options.fsync,
             in_memory: false,
             file_system: String::new(),
@@ -101,8 +103,8 @@ impl Node {
     /// again, the node votes only for candidates that hold it (docs/voters.md, rule 13).
     fn promised_text(&self) -> String {
         let promised = self.raft.promised_position();
-        let is_lacking = promised > self.raft.log().last();
-        if is_lacking { promised.to_string() } else { String::new() }
+        let lacks_promised = promised > self.raft.log().last();
+        if lacks_promised { promised.to_string() } else { String::new() }
     }
 
     /// The heartbeat interval and the election timeouts, so that a reader can judge the other times of the status.
@@ -127,18 +129,18 @@ impl Node {
     fn log_status(&self, now: Time) -> LogStatus {
         let log = self.raft.log();
         let (base, last) = (log.base().index, log.last().index);
-        let reclaimable = log.bytes(base, self.compaction.snapshot_index().min(last));
+        let reclaimable_bytes = log.bytes(base, self.compaction.snapshot_index().min(last));
         // A snapshot transfer is named in preference to the other reason: it is temporary, while some entries are
         // always kept for followers a little behind.
         let kept_for = match self.snapshot_sender.oldest_snapshot(now) {
-            _ if reclaimable == 0 => "",
+            _ if reclaimable_bytes == 0 => "",
             Some(_) => "a follower is being sent a snapshot",
             None => "followers that are a little behind",
         };
         LogStatus {
             first: base.next().0,
             bytes: log.bytes(base, last),
-            reclaimable,
+            reclaimable: reclaimable_bytes,
             kept_for: kept_for.to_owned(),
             snapshot: self.compaction.snapshot_index().0,
             snapshot_bytes: self.compaction.newest().map_or(0, |newest| newest.bytes.len() as u64),
@@ -216,7 +218,7 @@ impl Node {
 /// The leader counts by disk, not by id (docs/voters.md, rules 1 and 2). An operator sees a follower that responds and
 /// has all entries, while the cluster does not commit: the returned words explain why.
 fn uncounted_reason(progress: &Progress) -> &'static str {
-    match progress.counted_from {
+    match progress.copy_counts_from {
         // The most serious reason comes first: a follower that lost entries is also behind, and would look merely slow.
         _ if progress.lost_upto.is_some() => "has lost entries that it acknowledged",
         None if progress.disk.is_some() => "the log does not name its disk yet",

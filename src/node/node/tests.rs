@@ -16,13 +16,13 @@ const CLIENT: Caller = Caller::Client(7);
 /// Starts node `n` of a cluster with the members 1, 2 and 3 (another `n` is not a member). It follows no leader. Also
 /// returns the simulated time.
 fn start_node(n: u64) -> (Node, Time) {
-    let me = NodeId::new(n).unwrap();
+    let node_id = NodeId::new(n).unwrap();
     let membership = Membership::founding([1, 2, 3].map(|n| (NodeId::new(n).unwrap(), format!("n{n}:1"))));
-    let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
-    let options = WalOptions { segment_bytes: 4096, ..WalOptions::new(me, ClusterId(7), DiskId(9)) };
-    let (_journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding)).unwrap();
+    let founding_point = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
+    let options = WalOptions { segment_bytes: 4096, ..WalOptions::new(node_id, ClusterId(7), DiskId(9)) };
+    let (_journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding_point)).unwrap();
     let now = Time::ZERO + std::time::Duration::from_secs(1);
-    let nothing_applied = Applied {
+    let nothing_applied = ApplierReport {
         upto: Index::ZERO,
         time: ClusterTime(0),
         outcomes: Vec::new(),
@@ -39,7 +39,7 @@ fn start_node(n: u64) -> (Node, Time) {
         random: 5,
         prefetch: Prefetch::default(),
     };
-    (super::super::start(me, recovered, RaftOptions::default(), Options::default(), node_start), now)
+    (super::super::start(node_id, recovered, RaftOptions::default(), Options::default(), node_start), now)
 }
 
 /// A node that follows a leader, and the simulated time.
@@ -68,13 +68,14 @@ fn turn(node: &mut Node, now: Time) -> Vec<Action> {
 fn forward_write(node: &mut Node, now: Time) -> u64 {
     let request = Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
-    let forwarded = |action| match action {
+    let forward_id = |action| match action {
         Action::Forward { to: LEADER, id, .. } => Some(id),
         _ => None,
     };
-    turn(node, now).into_iter().find_map(forwarded).unwrap()
+    turn(node, now).into_iter().find_map(forward_id).unwrap()
 }
 
+/// The reply to request 44 of the client, if the node sends it in the next turn.
 fn reply(node: &mut Node, now: Time) -> Option<Reply> {
     let reply = |action| match action {
         Action::Reply { to: CLIENT, id: 44, reply } => Some(reply),
@@ -90,7 +91,7 @@ fn unsent_forwarded_request_is_refused_as_busy() {
     node.handle(now, Event::ForwardNotSent { to: LEADER, id: stuck });
     assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
     assert_eq!((node.raft().leader(), node.waiting_requests()), (Some(LEADER), 1));
-    // The forwarded request is in flight, and is answered.
+    // The request that was sent is still answered.
     node.handle(now, Event::ForwardAnswered { from: LEADER, id: sent, reply: Reply::Unknown });
     assert_eq!((reply(&mut node, now), node.waiting_requests()), (Some(Reply::Unknown), 0));
 }
@@ -104,14 +105,14 @@ fn parked_request_is_forwarded_before_later_requests() {
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request: request(1) });
     receive(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
     node.handle(now, Event::Request { from: CLIENT, id: 45, forward: true, request: request(2) });
-    let forwarded: Vec<Request> = turn(&mut node, now)
+    let forwarded_requests: Vec<Request> = turn(&mut node, now)
         .into_iter()
         .filter_map(|action| match action {
             Action::Forward { to: LEADER, request, .. } => Some(request),
             _ => None,
         })
         .collect();
-    assert_eq!(forwarded, [request(1), request(2)]);
+    assert_eq!(forwarded_requests, [request(1), request(2)]);
 }
 
 #[test]
@@ -160,10 +161,10 @@ fn follower_answers_linearizable_read_itself() {
         _ => None,
     });
     // The follower sends nothing in a term before that term is durable.
-    let durable = write_id.expect("the term is written");
+    let write_id = write_id.expect("the term is written");
     let report = Report {
-        last_durable: durable,
-        sealed: Vec::new(),
+        last_durable: write_id,
+        sealed_segments: Vec::new(),
         entry_count: 0,
         written_bytes: 0,
         duration: Default::default(),

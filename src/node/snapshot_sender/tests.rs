@@ -120,10 +120,10 @@ fn late_snapshot_responses_cause_no_resend() {
     sender.begin_transfer(Time(0), to, &newest, Index(0));
     sender.record_progress(Time(1), to, newest.position, CHUNK);
     assert_eq!(offsets(sender.transfers.get_mut(&to).expect("a transfer")).len(), WINDOW_CHUNKS as usize);
-    let mut broken = SnapshotSender { mutants: Mutants::only(Mutant::SendSnapshotsAgain), ..sender.clone() };
-    broken.record_progress(Time(2), to, newest.position, 2 * CHUNK);
+    let mut mutant_sender = SnapshotSender { mutants: Mutants::only(Mutant::SendSnapshotsAgain), ..sender.clone() };
+    mutant_sender.record_progress(Time(2), to, newest.position, 2 * CHUNK);
     assert_eq!(
-        offsets(broken.transfers.get_mut(&to).expect("a transfer")).first(),
+        offsets(mutant_sender.transfers.get_mut(&to).expect("a transfer")).first(),
         Some(&0),
         "with the mutant, every acknowledgment restarts sending"
     );
@@ -151,8 +151,8 @@ fn chunks_to_several_followers_share_the_mapped_file() {
         let chunks: Vec<SnapshotChunk> = std::iter::from_fn(|| transfer.next_chunk(CHUNK)).collect();
         assert_eq!(chunks.len() as u64, WINDOW_CHUNKS);
         for chunk in chunks {
-            let there = newest.bytes[chunk.offset as usize..].as_ptr();
-            assert_eq!(chunk.bytes.as_ptr(), there, "a chunk is a part of the file, mapped once");
+            let file_pointer = newest.bytes[chunk.offset as usize..].as_ptr();
+            assert_eq!(chunk.bytes.as_ptr(), file_pointer, "a chunk is a part of the file, mapped once");
         }
     }
 }
@@ -217,22 +217,26 @@ fn snapshot_received_damaged_is_resent_with_backoff() {
 #[test]
 fn snapshot_damaged_on_the_sender_is_not_sent() {
     let (mut sender, to, newest) = start_transfer(None);
-    let other = NodeId::new(3).expect("not zero");
-    sender.begin_transfer(Time(0), other, &newest, Index(0));
+    let other_follower = NodeId::new(3).expect("not zero");
+    sender.begin_transfer(Time(0), other_follower, &newest, Index(0));
     assert_eq!(sender.record_damaged(Time(1), to, newest.position), Some(1));
     sender.record_inspected(Time(1), newest.position, false);
-    for follower in [to, other] {
+    for follower in [to, other_follower] {
         assert!(next_offsets(&mut sender, follower).is_empty());
         sender.begin_transfer(Time(0) + RETRY_INTERVAL, follower, &newest, Index(0));
         assert!(next_offsets(&mut sender, follower).is_empty());
     }
     // Another snapshot of the same position was taken: no entry was applied meanwhile.
     sender.replace_outdated(Time(2), &newest);
-    assert_eq!(next_offsets(&mut sender, other), [0]);
+    assert_eq!(next_offsets(&mut sender, other_follower), [0]);
 
-    let (mut broken, to, newest) = start_transfer(Some(Mutant::ResendDamagedSnapshot));
+    let (mut mutant_sender, to, newest) = start_transfer(Some(Mutant::ResendDamagedSnapshot));
     for _ in 0..100 {
-        assert_eq!(next_offsets(&mut broken, to), [0, 1, 2], "with the mutant, a damaged snapshot is resent at once");
-        assert_eq!(broken.record_damaged(Time(1), to, newest.position), None);
+        assert_eq!(
+            next_offsets(&mut mutant_sender, to),
+            [0, 1, 2],
+            "with the mutant, a damaged snapshot is resent at once"
+        );
+        assert_eq!(mutant_sender.record_damaged(Time(1), to, newest.position), None);
     }
 }

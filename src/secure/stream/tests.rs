@@ -33,7 +33,10 @@ impl Authority {
         let path_of = |end: &str| self.directory.path().join(format!("{host}.{end}"));
         std::fs::write(path_of("pem"), certificate.pem()).unwrap();
         std::fs::write(path_of("key"), key.serialize_pem()).unwrap();
-        KeyFiles { own: Some((path_of("pem"), path_of("key"))), authority: self.directory.path().join("ca.pem") }
+        KeyFiles {
+            certificate_and_key: Some((path_of("pem"), path_of("key"))),
+            authority: self.directory.path().join("ca.pem"),
+        }
     }
 }
 
@@ -96,7 +99,7 @@ fn transfer(from: &mut Stream<PipeEnd>, to: &mut Stream<PipeEnd>, data: &[u8]) -
         match from.flush() {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             flushed => {
-                assert_eq!(flushed.is_ok(), !from.has_unsent());
+                assert_eq!(flushed.is_ok(), !from.has_unsent_bytes());
                 full_count += usize::from(flushed.is_err());
             }
         }
@@ -152,7 +155,7 @@ fn stream_delivers_all_bytes_through_small_socket_buffer() {
 fn client_without_certificate_connects_unauthenticated() {
     let authority = Authority::new();
     let node = authority.issue_for("a.test");
-    let client = keys(&KeyFiles { own: None, ..node.clone() });
+    let client = keys(&KeyFiles { certificate_and_key: None, ..node.clone() });
     let (one, two) = pipe(1 << 20);
     let mut dialed = client.dial(one, "a.test:7401").unwrap();
     let mut accepted = keys(&node).accept(two).unwrap();
@@ -176,8 +179,8 @@ fn certificate_of_unknown_authority_or_host_is_rejected() {
     expect_rejection(&node, &theirs.issue_for("b.test"), "a.test:7401");
     expect_rejection(&theirs.issue_for("a.test"), &ours.issue_for("b.test"), "a.test:7401");
     // The client trusts the node, but presents a certificate of another authority.
-    let stranger = KeyFiles { authority: node.authority.clone(), ..theirs.issue_for("b.test") };
-    expect_rejection(&node, &stranger, "a.test:7401");
+    let foreign_client_files = KeyFiles { authority: node.authority.clone(), ..theirs.issue_for("b.test") };
+    expect_rejection(&node, &foreign_client_files, "a.test:7401");
 }
 
 #[test]
@@ -193,18 +196,27 @@ fn non_tls_bytes_are_invalid_data() {
 #[test]
 fn unusable_key_file_is_named_in_error() {
     let authority = Authority::new();
-    let good = authority.issue_for("a.test");
-    let (certificate, key) = good.own.clone().unwrap();
+    let valid_files = authority.issue_for("a.test");
+    let (certificate, key) = valid_files.certificate_and_key.clone().unwrap();
     let expect_file_named = |files: KeyFiles, file: &Path| {
         let error = Keys::read(&files).unwrap_err();
         assert_eq!(error.file, file.display().to_string(), "{error}");
     };
-    let none = authority.directory.path().join("none.pem");
-    expect_file_named(KeyFiles { authority: none.clone(), ..good.clone() }, &none);
-    expect_file_named(KeyFiles { own: Some((none.clone(), key.clone())), ..good.clone() }, &none);
-    expect_file_named(KeyFiles { own: Some((certificate.clone(), none.clone())), ..good.clone() }, &none);
-    expect_file_named(KeyFiles { own: Some((key.clone(), key.clone())), ..good.clone() }, &key);
+    let missing_file = authority.directory.path().join("missing.pem");
+    expect_file_named(KeyFiles { authority: missing_file.clone(), ..valid_files.clone() }, &missing_file);
+    expect_file_named(
+        KeyFiles { certificate_and_key: Some((missing_file.clone(), key.clone())), ..valid_files.clone() },
+        &missing_file,
+    );
+    expect_file_named(
+        KeyFiles { certificate_and_key: Some((certificate.clone(), missing_file.clone())), ..valid_files.clone() },
+        &missing_file,
+    );
+    expect_file_named(KeyFiles { certificate_and_key: Some((key.clone(), key.clone())), ..valid_files.clone() }, &key);
     // The key belongs to another certificate.
-    let (_, other) = authority.issue_for("b.test").own.unwrap();
-    expect_file_named(KeyFiles { own: Some((certificate.clone(), other)), ..good.clone() }, &certificate);
+    let (_, other_key) = authority.issue_for("b.test").certificate_and_key.unwrap();
+    expect_file_named(
+        KeyFiles { certificate_and_key: Some((certificate.clone(), other_key)), ..valid_files.clone() },
+        &certificate,
+    );
 }

@@ -25,7 +25,7 @@ fn start_log_thread(disk: &SimDisk) -> StartedLogThread {
     (writes, thread, inbox)
 }
 
-fn write(term: u64) -> Task {
+fn term_write(term: u64) -> Task {
     let hard_state = Some(HardState { term: Term(term), ..HardState::default() });
     Task::Write(Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() })
 }
@@ -38,7 +38,7 @@ fn received_messages(mut inbox: Inbox) -> Vec<LoopMessage> {
 fn log_thread_syncs_before_it_ends() {
     let disk = SimDisk::new();
     let (writes, thread, inbox) = start_log_thread(&disk);
-    writes.send(write(1)).unwrap();
+    writes.send(term_write(1)).unwrap();
     drop(writes);
     thread.join().unwrap().unwrap();
     let messages = received_messages(inbox);
@@ -50,7 +50,7 @@ fn failed_last_sync_is_the_result_of_the_log_thread() {
     let disk = SimDisk::new();
     let (writes, thread, inbox) = start_log_thread(&disk);
     disk.break_down();
-    writes.send(write(1)).unwrap();
+    writes.send(term_write(1)).unwrap();
     // The node has stopped: nothing reads the messages any more, and the thread is joined.
     drop(writes);
     let fault = thread.join().unwrap().unwrap_err();
@@ -69,7 +69,7 @@ fn large_write(id: u64) -> Task {
     Task::Write(Write { id: WriteId(id), hard_state, base: None, entries: vec![entry(1), entry(2)] })
 }
 
-/// Waits until this write is durable.
+/// Receives messages until the log thread reports that the write `id` is durable; panics after a minute.
 fn wait_until_durable(inbox: &mut Inbox, id: u64) {
     let started_at = Instant::now();
     while started_at.elapsed() < Duration::from_secs(60) {
@@ -87,7 +87,7 @@ fn log_without_space_waits_and_syncs_earlier_writes() {
     let disk = SimDisk::new();
     let (writes, thread, mut inbox) = start_log_thread(&disk);
     disk.set_capacity(Some(disk.used_bytes()));
-    writes.send(write(1)).unwrap();
+    writes.send(term_write(1)).unwrap();
     writes.send(large_write(2)).unwrap();
     wait_until_durable(&mut inbox, 1);
     assert!(!thread.is_finished());

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A file's contents as programs see them, and the durable contents of the sectors that a power loss may revert.
 ///
-/// Invariant: the durable image is `bytes` with every sector of `unsynced` and `falsely_clean` replaced by its durable
-/// contents.
+/// Invariant: the durable image is `bytes` with every sector of `unsynced_sectors` and `falsely_clean_sectors` replaced
+/// by its durable contents.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileState {
     /// The contents as programs see them.
@@ -15,12 +15,12 @@ pub(super) struct FileState {
     /// The size in bytes that a power loss keeps for certain.
     pub(super) durable_size: usize,
     /// Sectors written since the last sync, each with its durable contents.
-    pub(super) unsynced: BTreeMap<usize, Box<[u8; SECTOR_BYTES]>>,
+    pub(super) unsynced_sectors: BTreeMap<usize, Box<[u8; SECTOR_BYTES]>>,
     /// Sectors of a failed or false sync, each with its durable contents. The kernel has marked the pages of these
     /// sectors clean, so that later syncs do not write them.
-    pub(super) falsely_clean: BTreeMap<usize, Box<[u8; SECTOR_BYTES]>>,
+    pub(super) falsely_clean_sectors: BTreeMap<usize, Box<[u8; SECTOR_BYTES]>>,
     /// Sectors that are unreadable until they are written.
-    pub(super) unreadable: BTreeSet<usize>,
+    pub(super) unreadable_sectors: BTreeSet<usize>,
 }
 
 impl FileState {
@@ -42,12 +42,12 @@ impl FileState {
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset + bytes.len();
         for sector in self.sector_range(offset, end) {
-            self.unreadable.remove(&sector);
+            self.unreadable_sectors.remove(&sector);
             // This write makes the sector's page dirty again, so that the next sync writes it.
-            let durable_bytes = self.falsely_clean.remove(&sector);
-            if !self.unsynced.contains_key(&sector) {
+            let durable_bytes = self.falsely_clean_sectors.remove(&sector);
+            if !self.unsynced_sectors.contains_key(&sector) {
                 let durable_bytes = durable_bytes.unwrap_or_else(|| self.copy_sector(sector));
-                self.unsynced.insert(sector, durable_bytes);
+                self.unsynced_sectors.insert(sector, durable_bytes);
             }
         }
         if self.bytes.len() < end {
@@ -59,7 +59,8 @@ impl FileState {
     /// Replaces the visible contents of these sectors by their durable contents.
     pub(super) fn revert_sectors(&mut self, sectors: &[usize]) {
         for sector in sectors {
-            let durable_bytes = self.unsynced.remove(sector).or_else(|| self.falsely_clean.remove(sector));
+            let durable_bytes =
+                self.unsynced_sectors.remove(sector).or_else(|| self.falsely_clean_sectors.remove(sector));
             let Some(durable_bytes) = durable_bytes else { continue };
             let from = (sector * SECTOR_BYTES).min(self.bytes.len());
             let to = ((sector + 1) * SECTOR_BYTES).min(self.bytes.len());
@@ -67,14 +68,15 @@ impl FileState {
         }
     }
 
-    /// Reverts all falsely clean sectors, and a random subset of the unsynced sectors. `survival` says how many
-    /// quarters of the unsynced sectors survive on average: none at 0, all at 4.
-    pub(super) fn lose_unsynced(&mut self, rng: &mut impl Rng, survival: u32) {
-        let mut lost: Vec<usize> = self.falsely_clean.keys().copied().collect();
-        lost.extend(self.unsynced.keys().copied().filter(|_| rng.random_range(0..4u32) >= survival));
-        self.revert_sectors(&lost);
-        self.unsynced.clear();
-        if self.bytes.len() > self.durable_size && rng.random_range(0..4u32) >= survival {
+    /// Reverts all falsely clean sectors, and a random subset of the unsynced sectors. On average, `surviving_quarters`
+    /// quarters of the unsynced sectors survive: none at 0, all at 4.
+    pub(super) fn lose_unsynced_data(&mut self, rng: &mut impl Rng, surviving_quarters: u32) {
+        let mut lost_sectors: Vec<usize> = self.falsely_clean_sectors.keys().copied().collect();
+        lost_sectors
+            .extend(self.unsynced_sectors.keys().copied().filter(|_| rng.random_range(0..4u32) >= surviving_quarters));
+        self.revert_sectors(&lost_sectors);
+        self.unsynced_sectors.clear();
+        if self.bytes.len() > self.durable_size && rng.random_range(0..4u32) >= surviving_quarters {
             self.bytes.truncate(self.durable_size);
         }
         self.durable_size = self.bytes.len();

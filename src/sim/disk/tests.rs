@@ -64,14 +64,14 @@ fn sync_after_failed_sync_does_not_restore_writes() {
 
 #[test]
 fn unsynced_rename_may_be_lost() {
-    let lost = (0..50).filter(|seed| {
+    let losing_seeds = (0..50).filter(|seed| {
         let disk = SimDisk::new();
         new_file(&disk);
         disk.rename("a", "b").unwrap();
         disk.crash(&mut StdRng::seed_from_u64(*seed), Crash::Power);
         disk.list().unwrap() == ["a"]
     });
-    assert!((1..50).contains(&lost.count()));
+    assert!((1..50).contains(&losing_seeds.count()));
 }
 
 #[test]

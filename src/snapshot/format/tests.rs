@@ -65,9 +65,9 @@ proptest! {
     fn every_flip_and_truncation_is_detected(pieces in pieces(), bit in 0..8) {
         let file = parts(&pieces).concat();
         for at in 0..file.len() {
-            let mut flipped = file.clone();
-            flipped[at] ^= 1u8 << bit;
-            prop_assert!(read(flipped).is_err(), "a flipped bit in byte {} is detected", at);
+            let mut flipped_file = file.clone();
+            flipped_file[at] ^= 1u8 << bit;
+            prop_assert!(read(flipped_file).is_err(), "a flipped bit in byte {} is detected", at);
             prop_assert!(read(file[..at].to_vec()).is_err(), "a truncation to {} bytes is detected", at);
         }
         prop_assert!(read([&file[..], &[0]].concat()).is_err(), "an additional byte at the end is detected");
@@ -80,25 +80,25 @@ proptest! {
         let parts = parts(&pieces);
         let first_part = 1 + first_part.index(parts.len() - 1);
         let second_part = 1 + second_part.index(parts.len() - 1);
-        let mut with_missing = parts.clone();
-        with_missing.remove(first_part);
-        prop_assert!(read(with_missing.concat()).is_err());
-        let mut with_duplicate = parts.clone();
-        with_duplicate.insert(second_part, parts[first_part].clone());
-        prop_assert!(read(with_duplicate.concat()).is_err());
-        let mut with_swapped = parts.clone();
-        with_swapped.swap(first_part, second_part);
-        prop_assert_eq!(read(with_swapped.concat()).is_err(), parts[first_part] != parts[second_part]);
+        let mut parts_without_one = parts.clone();
+        parts_without_one.remove(first_part);
+        prop_assert!(read(parts_without_one.concat()).is_err());
+        let mut parts_with_duplicate = parts.clone();
+        parts_with_duplicate.insert(second_part, parts[first_part].clone());
+        prop_assert!(read(parts_with_duplicate.concat()).is_err());
+        let mut parts_with_swap = parts.clone();
+        parts_with_swap.swap(first_part, second_part);
+        prop_assert_eq!(read(parts_with_swap.concat()).is_err(), parts[first_part] != parts[second_part]);
     }
 
     #[test]
-    fn chunk_of_another_snapshot_is_detected(pieces in pieces(), other in pieces(), at: prop::sample::Index) {
-        let mut mixed = parts(&pieces);
-        let other = parts(&other);
-        let at = 1 + at.index(mixed.len().min(other.len()) - 1);
-        let is_same_chunk = mixed[at] == other[at];
-        mixed[at] = other[at].clone();
-        prop_assert_eq!(read(mixed.concat()).is_ok(), is_same_chunk);
+    fn chunk_of_another_snapshot_is_detected(pieces in pieces(), other_pieces in pieces(), at: prop::sample::Index) {
+        let mut mixed_parts = parts(&pieces);
+        let other_parts = parts(&other_pieces);
+        let chunk_number = 1 + at.index(mixed_parts.len().min(other_parts.len()) - 1);
+        let is_same_chunk = mixed_parts[chunk_number] == other_parts[chunk_number];
+        mixed_parts[chunk_number] = other_parts[chunk_number].clone();
+        prop_assert_eq!(read(mixed_parts.concat()).is_ok(), is_same_chunk);
     }
 
     #[test]
@@ -116,10 +116,10 @@ proptest! {
 fn longest_header_fits_size_limit() {
     let address = "x".repeat(ADDRESS_BYTES_MAX);
     let members = (1..=MEMBERS_MAX as u64).map(|id| (NodeId::new(id).unwrap(), address.clone()));
-    let longest = Header { membership: Membership::founding(members), ..header() };
-    let encoded = longest.encode();
+    let longest_header = Header { membership: Membership::founding(members), ..header() };
+    let encoded = longest_header.encode();
     assert_eq!(encoded.len(), HEADER_BYTES_MAX);
-    assert_eq!(Header::decode(&encoded.into()).unwrap().0, longest);
+    assert_eq!(Header::decode(&encoded.into()).unwrap().0, longest_header);
 }
 
 #[test]

@@ -32,21 +32,21 @@ fn worker(free_bytes: u64) -> (SnapshotWorker<SimDisk>, Ballast<SimDisk>, SimDis
     (SnapshotWorker::new(Store::open(disk.clone(), CLUSTER).unwrap(), reserve.clone()), reserve, disk)
 }
 
-fn piece() -> Job {
+fn write_piece_job() -> Job {
     Job::WritePiece(Piece::Machine(Bytes::from(vec![7; PIECE_BYTES])))
 }
 
 /// Writes a snapshot of `pieces` pieces. Returns whether it was published, and how many jobs succeeded before the
 /// result.
 fn write_snapshot(worker: &mut SnapshotWorker<SimDisk>, index: u64, pieces: usize) -> (bool, usize) {
-    let mut jobs = std::iter::once(Job::BeginSnapshot(header(index))).chain((0..pieces).map(|_| piece()));
+    let mut jobs = std::iter::once(Job::BeginSnapshot(header(index))).chain((0..pieces).map(|_| write_piece_job()));
     let mut written_count = 0;
     loop {
         let job = if worker.is_written() { Job::VerifySnapshot } else { jobs.next().unwrap_or(Job::SealSnapshot) };
         match worker.run(job).unwrap() {
             JobResult::PieceWritten => written_count += 1,
-            JobResult::Written => {}
-            JobResult::Published(snapshot) => return (snapshot.is_some(), written_count),
+            JobResult::SnapshotWritten => {}
+            JobResult::SnapshotEnded(snapshot) => return (snapshot.is_some(), written_count),
             other => panic!("{other:?}"),
         }
     }
@@ -94,9 +94,9 @@ fn oversized_snapshot_leaves_no_file_and_frees_reserve() {
 fn log_claims_reserve_from_snapshot() {
     let (mut worker, reserve, disk) = worker(0);
     assert!(matches!(worker.run(Job::BeginSnapshot(header(3))).unwrap(), JobResult::PieceWritten));
-    assert!(matches!(worker.run(piece()).unwrap(), JobResult::PieceWritten));
+    assert!(matches!(worker.run(write_piece_job()).unwrap(), JobResult::PieceWritten));
     assert!(!reserve.remove_for_log().unwrap(), "a lent reserve has no file to remove");
-    assert!(matches!(worker.run(piece()).unwrap(), JobResult::Published(None)));
+    assert!(matches!(worker.run(write_piece_job()).unwrap(), JobResult::SnapshotEnded(None)));
     assert_eq!((disk.list().unwrap().len(), disk.free_bytes().unwrap()), (0, RESERVE_BYTES));
 }
 
@@ -109,7 +109,7 @@ fn transfer_borrows_reserve_or_creates_no_file() {
     // The size that a peer announces is never trusted.
     assert!(matches!(receive(&mut worker, 3, usize::MAX, 0, b"?"), JobResult::NoRoom));
     let half_bytes = small.len() / 2;
-    assert!(matches!(receive(&mut worker, 4, small.len(), 0, &small[..half_bytes]), JobResult::Received { .. }));
+    assert!(matches!(receive(&mut worker, 4, small.len(), 0, &small[..half_bytes]), JobResult::PieceReceived { .. }));
     assert_eq!(reserve.size().unwrap(), 0);
     // The space for the rest of the file is allocated already.
     let used_bytes = disk.used_bytes();
@@ -124,21 +124,26 @@ fn transfer_borrows_reserve_or_creates_no_file() {
 
 #[test]
 fn interrupted_transfer_resumes_on_full_disk() {
-    let (mut first, reserve, disk) = worker(PIECE_BYTES as u64);
+    let (mut first_worker, reserve, disk) = worker(PIECE_BYTES as u64);
     let small = file_of_leader(4, 6);
-    receive(&mut first, 4, small.len(), 0, &small[..4 * PIECE_BYTES]);
-    drop(first);
+    receive(&mut first_worker, 4, small.len(), 0, &small[..4 * PIECE_BYTES]);
+    drop(first_worker);
     disk.set_capacity(Some(disk.used_bytes()));
-    let mut second = SnapshotWorker::new(Store::open(disk, CLUSTER).unwrap(), reserve);
-    let JobResult::Received { next, .. } = receive(&mut second, 4, small.len(), 0, &[]) else { panic!("not resumed") };
+    let mut second_worker = SnapshotWorker::new(Store::open(disk, CLUSTER).unwrap(), reserve);
+    let JobResult::PieceReceived { next, .. } = receive(&mut second_worker, 4, small.len(), 0, &[]) else {
+        panic!("not resumed")
+    };
     assert!(next > 3 * PIECE_BYTES as u64 && next <= 4 * PIECE_BYTES as u64, "{next}");
     let next = next as usize;
-    assert!(matches!(receive(&mut second, 4, small.len(), next, &small[next..]), JobResult::TransferComplete(_)));
+    assert!(matches!(
+        receive(&mut second_worker, 4, small.len(), next, &small[next..]),
+        JobResult::TransferComplete(_)
+    ));
 }
 
 /// Writes a snapshot of one piece; `damage` damages its file before it is read back.
 fn write_damaged_snapshot(worker: &mut SnapshotWorker<SimDisk>, index: u64, damage: impl FnOnce(&str)) -> JobResult {
-    for job in [Job::BeginSnapshot(header(index)), piece(), Job::SealSnapshot] {
+    for job in [Job::BeginSnapshot(header(index)), write_piece_job(), Job::SealSnapshot] {
         worker.run(job).unwrap();
     }
     damage(&format!("{}.tmp", snapshot::format::file_name(header(index).position)));
@@ -146,9 +151,9 @@ fn write_damaged_snapshot(worker: &mut SnapshotWorker<SimDisk>, index: u64, dama
 }
 
 fn inspect(worker: &mut SnapshotWorker<SimDisk>, index: u64) -> bool {
-    let job = Job::InspectSnapshot { follower: LEADER, snapshot: header(index).position, times: 1 };
+    let job = Job::InspectSnapshot { follower: LEADER, snapshot: header(index).position, damaged_count: 1 };
     match worker.run(job).unwrap() {
-        JobResult::Inspected { whole, .. } => whole,
+        JobResult::SnapshotInspected { undamaged, .. } => undamaged,
         other => panic!("{other:?}"),
     }
 }
@@ -161,11 +166,11 @@ fn damaged_snapshot_is_set_aside_when_read_back() {
             disk.lose_sector(name, 3000)
         }];
     for (index, damage) in (3..).zip(damages) {
-        assert!(matches!(write_damaged_snapshot(&mut worker, index, damage), JobResult::Damaged));
+        assert!(matches!(write_damaged_snapshot(&mut worker, index, damage), JobResult::SnapshotDamaged));
         let set_aside_name = format!("{}.damaged", snapshot::format::file_name(header(index).position));
         assert_eq!(disk.list().unwrap(), [set_aside_name], "one damaged file is kept");
     }
-    assert!(matches!(write_damaged_snapshot(&mut worker, 9, |_| {}), JobResult::Published(Some(_))));
+    assert!(matches!(write_damaged_snapshot(&mut worker, 9, |_| {}), JobResult::SnapshotEnded(Some(_))));
     let newest = Store::open(disk, CLUSTER).unwrap().newest().unwrap();
     assert_eq!(newest.snapshot.unwrap().header().position.index, Index(9));
     assert!(newest.newer_faults.is_empty(), "damage older than the newest snapshot is not reported");
@@ -174,8 +179,11 @@ fn damaged_snapshot_is_set_aside_when_read_back() {
 #[test]
 fn set_aside_damaged_file_is_removed_when_space_is_needed() {
     let (mut worker, reserve, disk) = worker(PIECE_BYTES as u64 + 1000);
-    assert!(matches!(write_damaged_snapshot(&mut worker, 3, |name| disk.flip_bit(name, 5000, 1)), JobResult::Damaged));
-    assert!(matches!(write_damaged_snapshot(&mut worker, 4, |_| {}), JobResult::Published(Some(_))));
+    assert!(matches!(
+        write_damaged_snapshot(&mut worker, 3, |name| disk.flip_bit(name, 5000, 1)),
+        JobResult::SnapshotDamaged
+    ));
+    assert!(matches!(write_damaged_snapshot(&mut worker, 4, |_| {}), JobResult::SnapshotEnded(Some(_))));
     assert_eq!(
         (disk.list().unwrap().len(), reserve.size().unwrap()),
         (1, RESERVE_BYTES),
@@ -186,7 +194,7 @@ fn set_aside_damaged_file_is_removed_when_space_is_needed() {
 #[test]
 fn inspection_sets_damaged_snapshot_aside() {
     let (mut worker, _, disk) = worker(1 << 20);
-    assert!(matches!(write_damaged_snapshot(&mut worker, 3, |_| {}), JobResult::Published(Some(_))));
+    assert!(matches!(write_damaged_snapshot(&mut worker, 3, |_| {}), JobResult::SnapshotEnded(Some(_))));
     assert!(inspect(&mut worker, 3));
     let name = snapshot::format::file_name(header(3).position);
     disk.flip_bit(&name, 5000, 1);
@@ -203,7 +211,7 @@ fn damage_of_received_snapshot_is_reported_to_sender() {
     let mut bytes = file_of_leader(4, 3).to_vec();
     bytes[12_000] ^= 1;
     let outcome = receive(&mut worker, 4, bytes.len(), 0, &bytes);
-    assert!(matches!(outcome, JobResult::Received { next: 0, damaged: true, .. }), "{outcome:?}");
+    assert!(matches!(outcome, JobResult::PieceReceived { next: 0, damaged: true, .. }), "{outcome:?}");
     assert_eq!(disk.list().unwrap().len(), 0);
     bytes[12_000] ^= 1;
     assert!(matches!(receive(&mut worker, 4, bytes.len(), 0, &bytes), JobResult::TransferComplete(_)));

@@ -58,8 +58,11 @@ fn keep_alive_follows_version_and_connection_header() {
 
 #[test]
 fn absolute_target_overrides_host_header() {
-    let absolute = head("GET HTTP://other:7/a?b HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert_eq!((absolute.path, absolute.query, absolute.host), ("/a".into(), "b".into(), Some("other:7".into())));
+    let request_head = head("GET HTTP://other:7/a?b HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(
+        (request_head.path, request_head.query, request_head.host),
+        ("/a".into(), "b".into(), Some("other:7".into()))
+    );
     assert_eq!(head("GET http://other HTTP/1.0\r\n\r\n").path, "/");
 }
 
@@ -124,9 +127,12 @@ fn request_head_size_is_bounded() {
     assert_eq!(rejection_status(&format!("GET / HTTP/1.1\r\nX: {long}")), 431);
     let fields = "X: y\r\n".repeat(HTTP_HEADERS_MAX);
     assert_eq!(rejection_status(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")), 431);
-    let fits = HTTP_HEAD_BYTES_MAX - "GET / HTTP/1.1\r\nHost: h\r\nX: \r\n\r\n".len();
-    head(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(fits)));
-    assert_eq!(rejection_status(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(fits + 1))), 431);
+    let value_bytes_max = HTTP_HEAD_BYTES_MAX - "GET / HTTP/1.1\r\nHost: h\r\nX: \r\n\r\n".len();
+    head(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(value_bytes_max)));
+    assert_eq!(
+        rejection_status(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(value_bytes_max + 1))),
+        431
+    );
 }
 
 #[test]
@@ -157,7 +163,7 @@ fn response_states_length_and_keep_alive() {
     assert_eq!(encode(204, b"", keep_alive), "HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n");
 }
 
-fn request() -> impl Strategy<Value = String> {
+fn request_text() -> impl Strategy<Value = String> {
     let line = ("(GET|PUT|DELETE|HEAD|POST|G\\?T|)", "/[a-z%?/#é]{0,9}", "HTTP/(1.0|1.1|2.0|1)");
     let field = (
         prop::sample::select(vec!["Host", "Content-Length", "Transfer-Encoding", "Connection", "X-Y", " Z", ""]),
@@ -173,8 +179,8 @@ fn request() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn request_split_anywhere_parses_the_same(text in request(), cuts in prop::collection::vec(0usize..90, 0..9)) {
-        let whole = read(text.as_bytes());
+    fn request_split_anywhere_parses_the_same(text in request_text(), cuts in prop::collection::vec(0usize..90, 0..9)) {
+        let unsplit_result = read(text.as_bytes());
         let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut < text.len()).collect();
         cuts.extend([0, text.len()]);
         cuts.sort_unstable();
@@ -187,17 +193,17 @@ proptest! {
             result = reader.next(&mut input);
         }
         // Which of two errors is found may depend on which bytes have arrived.
-        prop_assert_eq!(result.map_err(|error| error.status / 100), whole.map_err(|error| error.status / 100));
+        prop_assert_eq!(result.map_err(|error| error.status / 100), unsplit_result.map_err(|error| error.status / 100));
     }
 
     #[test]
     fn parsing_any_input_terminates(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut input = BytesMut::from(&bytes[..]);
         let mut reader = RequestHeadReader::default();
-        let mut left = input.len();
+        let mut bytes_left = input.len();
         while let Ok(Some(_)) = reader.next(&mut input) {
-            prop_assert!(input.len() < left, "the parsed bytes are removed from the input");
-            left = input.len();
+            prop_assert!(input.len() < bytes_left, "the parsed bytes are removed from the input");
+            bytes_left = input.len();
         }
     }
 }

@@ -50,8 +50,8 @@ fn arrays_and_inline_commands_are_parsed_and_empty_ones_skipped() {
 #[test]
 fn inline_command_supports_quotes_and_escapes() {
     let (commands, error) = read(b"a \"b c\\x41\\n\\q\" 'd \\' e' \"\"\n", CommandLimits::AUTHENTICATED);
-    let all = [&b"a"[..], b"b cA\nq", b"d ' e", b""].map(<[u8]>::to_vec);
-    assert_eq!((commands, error), (vec![all.to_vec()], None));
+    let expected_words = [&b"a"[..], b"b cA\nq", b"d ' e", b""].map(<[u8]>::to_vec);
+    assert_eq!((commands, error), (vec![expected_words.to_vec()], None));
     for unbalanced in ["\"a\n", "'a\n", "\"a\"b\n", "'a'b\n"] {
         let why = read(unbalanced.as_bytes(), CommandLimits::AUTHENTICATED).1;
         assert_eq!(why.as_deref(), Some("Protocol error: unbalanced quotes in request"), "{unbalanced}");
@@ -114,16 +114,16 @@ fn read_oversized(bytes: &[u8], chunk_bytes: usize) -> (CommandArgs, Vec<Vec<u8>
 fn oversized_command_is_discarded_in_bounded_memory() {
     let key = vec![b'k'; 200];
     let ping = b"*1\r\n$4\r\nPING\r\n";
-    let long = [&b"SET"[..], &key, &vec![b'\r'; 5 << 20], b"EX", b"10"].map(<[u8]>::to_vec);
+    let set_words = [&b"SET"[..], &key, &vec![b'\r'; 5 << 20], b"EX", b"10"].map(<[u8]>::to_vec);
     for chunk_bytes in [1 << 10, 100_003, 64 << 20] {
-        let (words, first, held) = read_oversized(&[&command(&long)[..], ping].concat(), chunk_bytes);
+        let (words, first, held) = read_oversized(&[&command(&set_words)[..], ping].concat(), chunk_bytes);
         assert_eq!(words.oversized_part(), Some(OversizedPart::Argument(5 << 20)));
         assert_eq!(first, [b"SET".to_vec(), key[..128].to_vec()]);
         assert!(held <= chunk_bytes.min(1 << 20) + 1024, "{held} bytes were held");
     }
-    let mut many = words("MSET");
-    (0..9).for_each(|n| many.extend([vec![b'k', n], vec![b'x'; 1 << 20]]));
-    let (words, first, held) = read_oversized(&[&command(&many)[..], ping].concat(), 100_003);
+    let mut mset_words = words("MSET");
+    (0..9).for_each(|n| mset_words.extend([vec![b'k', n], vec![b'x'; 1 << 20]]));
+    let (words, first, held) = read_oversized(&[&command(&mset_words)[..], ping].concat(), 100_003);
     assert_eq!(
         (words.oversized_part(), &first[..]),
         (Some(OversizedPart::Command), &[b"MSET".to_vec(), vec![b'k', 0]][..])
@@ -150,13 +150,13 @@ fn replies_are_encoded_as_in_redis() {
         out.map(1);
         out.nil();
     };
-    let common = "+OK\r\n-ERR a  b\r\n:-9223372036854775808\r\n:0\r\n$3\r\nx\r\n\r\n*2\r\n";
-    assert_eq!(encode(RespVersion::Resp2, write_all), format!("{common}*2\r\n$-1\r\n"));
-    assert_eq!(encode(RespVersion::Resp3, write_all), format!("{common}%1\r\n_\r\n"));
+    let common_replies = "+OK\r\n-ERR a  b\r\n:-9223372036854775808\r\n:0\r\n$3\r\nx\r\n\r\n*2\r\n";
+    assert_eq!(encode(RespVersion::Resp2, write_all), format!("{common_replies}*2\r\n$-1\r\n"));
+    assert_eq!(encode(RespVersion::Resp3, write_all), format!("{common_replies}%1\r\n_\r\n"));
 }
 
-/// Valid commands, which a test corrupts.
-fn traffic() -> Vec<u8> {
+/// Valid commands, as arrays and as inline lines, for a test to corrupt.
+fn valid_commands() -> Vec<u8> {
     let mut out = Vec::new();
     for text in ["SET key:000000001 xxx", "GET k", "MSET a 1 b 2 c 3", "INCR n", "HELLO 3 AUTH u p"] {
         out.extend_from_slice(&command(&words(text)));
@@ -167,15 +167,15 @@ fn traffic() -> Vec<u8> {
 
 #[test]
 fn million_corrupt_requests_use_bounded_memory() {
-    let (real, mut rng) = (traffic(), SmallRng::seed_from_u64(0x7265_7370));
+    let (valid_bytes, mut rng) = (valid_commands(), SmallRng::seed_from_u64(0x7265_7370));
     let (mut accepted, mut rejected) = (0u32, 0u32);
     for _ in 0..1_000_000 {
         let mut bytes: Vec<u8> = if rng.random_range(0..4) == 0 {
-            const LIKELY: &[u8] = b"*$\r\n0123456789-\"'\\x abc\0\xff";
-            (0..rng.random_range(0..40)).map(|_| LIKELY[rng.random_range(0..LIKELY.len())]).collect()
+            const LIKELY_BYTES: &[u8] = b"*$\r\n0123456789-\"'\\x abc\0\xff";
+            (0..rng.random_range(0..40)).map(|_| LIKELY_BYTES[rng.random_range(0..LIKELY_BYTES.len())]).collect()
         } else {
-            let from = rng.random_range(0..real.len() / 2);
-            real[from..rng.random_range(from..real.len())].to_vec()
+            let from = rng.random_range(0..valid_bytes.len() / 2);
+            valid_bytes[from..rng.random_range(from..valid_bytes.len())].to_vec()
         };
         for _ in 0..rng.random_range(0..3) {
             if !bytes.is_empty() {

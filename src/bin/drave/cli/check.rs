@@ -33,9 +33,9 @@ pub fn run(args: &Check) -> Result<(), CliError> {
         violations.extend(&directory.replay.violations);
     }
     cluster::check_all(&directories, &mut violations);
-    check_stacked_changes(args, &directories, &mut violations)?;
+    check_overlapping_changes(args, &directories, &mut violations)?;
     let damage_count: usize = directories.iter().map(|directory| directory.damage.len()).sum();
-    let code = if damage_count > 0 || violations.count() > 0 { 5 } else { 0 };
+    let exit_code = if damage_count > 0 || violations.count() > 0 { 5 } else { 0 };
     match args.output {
         Output::Text => print_report(&directories, &violations, damage_count),
         Output::Json => outln!(
@@ -43,16 +43,20 @@ pub fn run(args: &Check) -> Result<(), CliError> {
             json!({
                 "directories": directories.iter().map(directory_to_json).collect::<Vec<_>>(),
                 "violations": violations.listed, "more": violations.unlisted_count, "damaged": damage_count,
-                "exit": code,
+                "exit": exit_code,
             })
         ),
     }
-    if code == 0 { Ok(()) } else { std::process::exit(code) }
+    if exit_code == 0 { Ok(()) } else { std::process::exit(exit_code) }
 }
 
 /// Checks that no configuration was proposed before the previous one was committed. Nodes may be running, so the first
 /// read can miss entries that commit the previous one: only a second read of all directories proves a violation.
-fn check_stacked_changes(args: &Check, directories: &[Directory], violations: &mut Violations) -> Result<(), CliError> {
+fn check_overlapping_changes(
+    args: &Check,
+    directories: &[Directory],
+    violations: &mut Violations,
+) -> Result<(), CliError> {
     let mut suspected_violations = Violations::default();
     cluster::check_configuration_order(directories, directories, &mut suspected_violations);
     if suspected_violations.count() > 0 {
@@ -75,7 +79,7 @@ fn print_report(directories: &[Directory], violations: &Violations, damage_count
             outln!("ok        {}", rule.name());
         }
         for violation in rule_violations {
-            outln!("! BROKEN  {:<20}  {}: {}", rule.name(), violation.places.join(", "), violation.what);
+            outln!("! BROKEN  {:<20}  {}: {}", rule.name(), violation.places.join(", "), violation.description);
         }
     }
     if violations.unlisted_count > 0 {

@@ -8,28 +8,28 @@ pub struct Column {
     /// Whether the cells are aligned left, as words are; numbers are aligned right.
     pub is_left_aligned: bool,
     /// The number of blanks between the previous column and this one.
-    pub gap: usize,
+    pub blanks_before: usize,
 }
 
 /// A column of numbers, aligned right.
 pub const fn number_column(heading: &'static str, min_width: usize) -> Column {
-    Column { heading, min_width, is_left_aligned: false, gap: 1 }
+    Column { heading, min_width, is_left_aligned: false, blanks_before: 1 }
 }
 
-/// A column of words, aligned left, with `gap` blanks before it.
-pub const fn text_column(heading: &'static str, min_width: usize, gap: usize) -> Column {
-    Column { heading, min_width, is_left_aligned: true, gap }
+/// A column of words, aligned left, with `blanks_before` blanks before it.
+pub const fn text_column(heading: &'static str, min_width: usize, blanks_before: usize) -> Column {
+    Column { heading, min_width, is_left_aligned: true, blanks_before }
 }
 
 /// The lines of a table, headings first. The last cell of each row is not padded and does not widen its column.
 pub fn format_table(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
     let heading = columns.iter().map(|column| column.heading.to_owned()).collect();
     let table: Vec<&Vec<String>> = std::iter::once(&heading).chain(rows).collect();
-    let width = |(index, column): (usize, &Column)| {
+    let width_of = |(index, column): (usize, &Column)| {
         let cells = table.iter().filter(|row| index + 1 < row.len()).map(|row| row[index].chars().count());
         cells.max().unwrap_or_default().max(column.min_width)
     };
-    let widths: Vec<usize> = columns.iter().enumerate().map(width).collect();
+    let widths: Vec<usize> = columns.iter().enumerate().map(width_of).collect();
     table.into_iter().map(|row| format_row(columns, &widths, row)).collect()
 }
 
@@ -37,7 +37,7 @@ fn format_row(columns: &[Column], widths: &[usize], row: &[String]) -> String {
     let mut line = String::new();
     for (index, ((cell, column), width)) in row.iter().zip(columns).zip(widths).enumerate() {
         if index > 0 {
-            line.extend(std::iter::repeat_n(' ', column.gap));
+            line.extend(std::iter::repeat_n(' ', column.blanks_before));
         }
         match (index + 1 == row.len(), column.is_left_aligned) {
             (true, _) => line.push_str(cell),

@@ -66,7 +66,7 @@ pub fn run(args: &Diff) -> Result<(), CliError> {
     let directories = read_directories(&args.directories)?;
     let comparison = compare_logs(&directories);
     let any_damaged = directories.iter().any(|directory| !directory.damage.is_empty());
-    let code = match comparison.verdict {
+    let exit_code = match comparison.verdict {
         _ if any_damaged => 5,
         Verdict::Violation => 5,
         Verdict::Identical => 0,
@@ -75,9 +75,9 @@ pub fn run(args: &Diff) -> Result<(), CliError> {
     let style = Style { full: args.full_values, hex: args.hex };
     match args.output {
         Output::Text => print_comparison(&directories, &comparison, style),
-        Output::Json => outln!("{}", to_json(&directories, &comparison, style, code)),
+        Output::Json => outln!("{}", to_json(&directories, &comparison, style, exit_code)),
     }
-    if code == 0 { Ok(()) } else { std::process::exit(code) }
+    if exit_code == 0 { Ok(()) } else { std::process::exit(exit_code) }
 }
 
 /// Reads the directories, and rejects them if they belong to different clusters or logs.
@@ -109,28 +109,30 @@ pub fn read_directories(paths: &[PathBuf]) -> Result<Vec<Directory>, CliError> {
 fn describe_new_clusters(directories: &[Directory]) -> String {
     let first_configuration_index =
         |directory: &Directory| directory.replay.configurations.first().map(|first| first.index);
-    let candidates =
+    let with_first_configuration =
         directories.iter().filter_map(|directory| Some((directory, first_configuration_index(directory)?)));
-    let texts = candidates.filter(|(_, first_index)| first_index.0 >= INDEX_GAP).map(|(directory, first_index)| {
-        let former_path = directory.path.join("before-recover");
-        let former_log = if former_path.is_dir() {
-            format!(" (the former log is in {})", former_path.display())
-        } else {
-            String::new()
-        };
-        format!(
-            "; {} holds a new cluster since {first_index}, made by drave recover or drave restore{former_log}",
-            directory.name
-        )
-    });
+    let texts = with_first_configuration.filter(|(_, first_index)| first_index.0 >= INDEX_GAP).map(
+        |(directory, first_index)| {
+            let former_path = directory.path.join("before-recover");
+            let former_log = if former_path.is_dir() {
+                format!(" (the former log is in {})", former_path.display())
+            } else {
+                String::new()
+            };
+            format!(
+                "; {} holds a new cluster since {first_index}, made by drave recover or drave restore{former_log}",
+                directory.name
+            )
+        },
+    );
     texts.collect()
 }
 
 /// Rejects directories of one cluster that hold two logs, because the cluster was founded twice: neither log replaces
 /// entries of the other.
 fn reject_two_logs(directories: &[Directory]) -> Result<(), CliError> {
-    let log_of = |directory: &Directory| directory.membership().and_then(Membership::agreed_log_id);
-    let mut logs = directories.iter().filter_map(|directory| Some((directory, log_of(directory)?)));
+    let log_id_of = |directory: &Directory| directory.membership().and_then(Membership::agreed_log_id);
+    let mut logs = directories.iter().filter_map(|directory| Some((directory, log_id_of(directory)?)));
     let Some((first, log_id)) = logs.next() else { return Ok(()) };
     let Some((other, other_log_id)) = logs.find(|(_, other)| *other != log_id) else { return Ok(()) };
     let message = format!(
@@ -161,10 +163,10 @@ fn stored_indexes(directories: &[Directory]) -> impl Iterator<Item = Index> {
     let mut index_spans: Vec<(Index, Index)> =
         position_spans.chain(logs).filter(|(first, last)| first <= last).collect();
     index_spans.sort_unstable();
-    let mut last_seen = Index::ZERO;
+    let mut last_index_seen = Index::ZERO;
     index_spans.into_iter().flat_map(move |(first, last)| {
-        let start = first.max(last_seen.next());
-        last_seen = last_seen.max(last);
+        let start = first.max(last_index_seen.next());
+        last_index_seen = last_index_seen.max(last);
         (start.0..=last.0).map(Index)
     })
 }
@@ -256,7 +258,7 @@ fn record_text(directory: &Directory, index: Index, style: Style) -> (String, Op
     let log = &directory.replay.log;
     if let Some(head) = log.get(index) {
         let record = directory.record(index, style);
-        let text = record.as_ref().map(|record| format!("{:<6} {}", record.name, record.what));
+        let text = record.as_ref().map(|record| format!("{:<6} {}", record.name, record.content));
         let text = text.unwrap_or_else(|| "(its record is not there any more)".to_owned());
         return (format!("{}  {}", Position::new(index, head.term), text.trim_end()), record);
     }
@@ -300,7 +302,7 @@ fn print_comparison(directories: &[Directory], comparison: &Comparison, style: S
         let Some(tail) = tail else { continue };
         let count = tail.last.index.0 - tail.first.index.0 + 1;
         let entries = if count == 1 { "1 entry" } else { &format!("{count} entries") };
-        outln!("tail {:<width$}  {}..{}, {entries}: {}", directory.name, tail.first, tail.last, tail.what);
+        outln!("tail {:<width$}  {}..{}, {entries}: {}", directory.name, tail.first, tail.last, tail.status_text);
     }
     outln!("{}", verdict_text(directories, comparison));
 }
@@ -352,7 +354,7 @@ fn to_json(directories: &[Directory], comparison: &Comparison, style: Style, cod
                 "path": directory.name, "term": entry.map(|(term, _)| term.0),
                 "crc": entry.and_then(|(_, crc)| crc).map(|crc| format!("{crc:08x}")),
                 "type": record.as_ref().map(|record| record.name),
-                "what": record.as_ref().map(|record| record.what.clone()),
+                "what": record.as_ref().map(|record| record.content.clone()),
                 "fields": record.map(|record| record.fields),
             })
         };
@@ -362,7 +364,7 @@ fn to_json(directories: &[Directory], comparison: &Comparison, style: Style, cod
         let tail = tail.as_ref()?;
         Some(json!({
             "path": directory.name, "first": position_json(tail.first), "last": position_json(tail.last),
-            "standing": tail.status, "what": tail.what,
+            "standing": tail.status, "what": tail.status_text,
         }))
     });
     let verdict_name = match comparison.verdict {

@@ -23,7 +23,7 @@ pub struct Doctor {
     /// A directory on this machine to check instead of a cluster: a data directory, or a place for one
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// How long to measure, all nodes together
+    /// How long to measure in all: the nodes share this time
     #[arg(long = "measure", value_name = "MEASURE", default_value = "2s", value_parser = humantime::parse_duration)]
     measure_duration: Duration,
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub fn run(args: &Doctor) -> Result<(), CliError> {
     };
     for finding in &findings {
         let Finding { level, subject, result } = finding;
-        if args.cluster.json() {
+        if args.cluster.prints_json() {
             outln!("{}", json!({ "level": level.name(), "what": subject, "found": result }));
         } else {
             outln!("{:<5} {subject:<24} {result}", level.name());
@@ -46,7 +46,7 @@ pub fn run(args: &Doctor) -> Result<(), CliError> {
     }
     let count_level = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (fails, warns) = (count_level(Level::Fail), count_level(Level::Warn));
-    if !args.cluster.json() {
+    if !args.cluster.prints_json() {
         outln!("{} checks · {fails} FAIL · {warns} WARN", findings.len());
     }
     match fails {

@@ -67,7 +67,7 @@ fn dump_paths(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
         shown_count: 0,
         heading: None,
         is_following: false,
-        began: Instant::now(),
+        started_at: Instant::now(),
     };
     for path in &args.paths {
         printer.dump_path(path)?;
@@ -88,7 +88,8 @@ pub(super) struct DumpPrinter<'a> {
     heading: Option<String>,
     /// Whether the existing records are printed and `--follow` prints new ones, to which `--tail` does not apply.
     is_following: bool,
-    began: Instant,
+    /// The start of the command, from which the last line of the output counts the seconds.
+    started_at: Instant,
 }
 
 /// What was counted in all segments and snapshots, for the last line of the output and for `--stats`.
@@ -140,20 +141,21 @@ impl DumpPrinter<'_> {
         if files.segments.is_empty() && snapshots == 0 {
             anyhow::bail!("{}: no segments here (files named 0000000001.wal)", path.display());
         }
-        let end = SegmentWalk::default().walk(path, &files, self)?;
+        let journal_end = SegmentWalk::default().walk(path, &files, self)?;
         if self.args.follow && self.out.flush().is_ok() {
-            self.follow_records(&files, end)?;
+            self.follow_records(&files, journal_end)?;
         }
         Ok(())
     }
 
-    fn start_segment(&mut self, segment: &Segment, header: &SegmentHeader, bytes: &Bytes) -> io::Result<()> {
+    /// Prints the heading of a segment. With a filter, the text waits in `heading` until a record matches.
+    fn print_segment_heading(&mut self, segment: &Segment, header: &SegmentHeader, bytes: &Bytes) -> io::Result<()> {
         let (mut first, mut sealed) = (None, false);
         for item in Scan::new(bytes.clone(), header.salt(), None) {
             let ScanItem::Frame(frame) = item else { continue };
             sealed |= frame.kind == RecordKind::Seal;
             if first.is_none() && frame.kind == RecordKind::Entry {
-                first = format::EntryHead::decode(&frame.body).ok().map(|head| head.position.index.0);
+                first = format::EntryMetadata::decode(&frame.body).ok().map(|metadata| metadata.position.index.0);
             }
         }
         let (name, cluster) = (&segment.name, short_cluster_id(header.cluster));
@@ -181,9 +183,11 @@ impl DumpPrinter<'_> {
         match finding {
             Finding::Record(frame) => self.print_record(file, &frame),
             Finding::Damage { at, bytes, flaw, next_good_offset: next } => {
-                let (stored, computed) = stored_and_computed(flaw);
+                let (stored, computed) = stored_and_computed_crc(flaw);
                 match self.args.output {
-                    DumpFormat::Text => self.visit_damage(Damage { file, at, bytes, what: &flaw.to_string(), next }),
+                    DumpFormat::Text => {
+                        self.visit_damage(Damage { file, at, bytes, description: &flaw.to_string(), next_record: next })
+                    }
                     DumpFormat::Jsonl => {
                         self.totals.damage_count += 1;
                         self.print_json(&json!({
@@ -230,9 +234,9 @@ impl DumpPrinter<'_> {
                 record.name,
                 number_or_dash(term),
                 number_or_dash(index),
-                frame.batch,
+                frame.batch_number_low,
                 frame.checksum,
-                record.what
+                record.content
             ),
             DumpFormat::Jsonl => serde_json::to_string(&RecordLine {
                 line_kind: "rec",
@@ -242,7 +246,7 @@ impl DumpPrinter<'_> {
                 record_type: record.name,
                 term,
                 index,
-                batch: frame.batch,
+                batch: frame.batch_number_low,
                 crc: format!("{:08x}", frame.checksum),
                 is_intact: true,
                 fields: &record.fields,
@@ -374,7 +378,7 @@ impl DumpPrinter<'_> {
                     (_, 0) => snapshots,
                     _ => format!("{snapshots} · {segments}"),
                 };
-                let seconds = self.began.elapsed().as_secs_f64();
+                let seconds = self.started_at.elapsed().as_secs_f64();
                 let (bad, torn) = (totals.damage_count, totals.torn_batch_count);
                 writeln!(self.out, "# total {contents} · {bad} bad · {torn} torn · {seconds:.2} s")?;
             }
@@ -393,7 +397,7 @@ impl DumpPrinter<'_> {
             .filter(|(name, _)| is_entry_type(name))
             .map(|(_, (count, _))| count)
             .sum();
-        let per_batch = entries as f64 / totals.batch_count.max(1) as f64;
+        let entries_per_batch = entries as f64 / totals.batch_count.max(1) as f64;
         if self.args.output == DumpFormat::Jsonl {
             let types: serde_json::Map<String, serde_json::Value> = totals
                 .count_and_bytes_by_type
@@ -402,21 +406,21 @@ impl DumpPrinter<'_> {
                 .collect();
             let batches = totals.batch_count;
             return self.print_json(&json!({
-                "k": "stats", "types": types, "batches": batches, "entries_per_batch": per_batch,
+                "k": "stats", "types": types, "batches": batches, "entries_per_batch": entries_per_batch,
             }));
         }
         writeln!(self.out, "# type       records         bytes")?;
         for (name, (count, bytes)) in &totals.count_and_bytes_by_type {
             writeln!(self.out, "# {name:<6}  {count:>10}  {bytes:>12}")?;
         }
-        writeln!(self.out, "# {} fsync batches · {per_batch:.1} entries each", totals.batch_count)
+        writeln!(self.out, "# {} fsync batches · {entries_per_batch:.1} entries each", totals.batch_count)
     }
 }
 
 impl Visitor for DumpPrinter<'_> {
     fn visit_segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>, bytes: &Bytes) -> io::Result<()> {
         self.totals.segments += 1;
-        header.map_or(Ok(()), |header| self.start_segment(segment, header, bytes))
+        header.map_or(Ok(()), |header| self.print_segment_heading(segment, header, bytes))
     }
 
     fn visit_finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()> {
@@ -424,17 +428,17 @@ impl Visitor for DumpPrinter<'_> {
     }
 
     fn visit_damage(&mut self, damage: Damage<'_>) -> io::Result<()> {
-        let Damage { file, at, bytes, what, next } = damage;
+        let Damage { file, at, bytes, description, next_record } = damage;
         self.totals.damage_count += 1;
-        let text = match next {
-            Some(next) => format!("{what} · next good record at {next}"),
-            None if bytes == 0 => format!("{file}: {what}"),
-            None => format!("{what} · no good record behind it"),
+        let text = match next_record {
+            Some(offset) => format!("{description} · next good record at {offset}"),
+            None if bytes == 0 => format!("{file}: {description}"),
+            None => format!("{description} · no good record behind it"),
         };
         match self.args.output {
             DumpFormat::Text => self.print_damage_row('!', at, bytes, "BAD", &text),
             DumpFormat::Jsonl => self.print_json(&json!({
-                "k": "bad", "file": file, "off": at, "len": bytes, "what": text, "next": next,
+                "k": "bad", "file": file, "off": at, "len": bytes, "what": text, "next": next_record,
             })),
         }
     }
@@ -465,7 +469,7 @@ fn is_entry_type(name: &str) -> bool {
     !matches!(name, "head" | "seg" | "hard" | "base" | "free" | "seal" | "odd")
 }
 
-fn stored_and_computed(flaw: Flaw) -> (Option<String>, Option<String>) {
+fn stored_and_computed_crc(flaw: Flaw) -> (Option<String>, Option<String>) {
     match flaw {
         Flaw::Checksum { stored, computed } => (Some(format!("{stored:08x}")), Some(format!("{computed:08x}"))),
         _ => (None, None),

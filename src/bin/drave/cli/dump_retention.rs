@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use drave::inspect::files::{JournalFiles, read};
 use drave::inspect::snapshots::snapshots_at;
 use drave::types::Index;
-use drave::wal::format::{EntryHead, Opening, RecordKind, SegmentHeader, decode_base};
+use drave::wal::format::{EntryMetadata, Opening, RecordKind, SegmentHeader, decode_base};
 use drave::wal::scan::{Scan, ScanItem};
 use serde_json::json;
 use std::io::{self, Write};
@@ -130,8 +130,8 @@ impl JournalSegments {
                     }
                 }
                 RecordKind::Entry => {
-                    let Ok(head) = EntryHead::decode(&frame.body) else { continue };
-                    self.add_entry(head.position.index);
+                    let Ok(metadata) = EntryMetadata::decode(&frame.body) else { continue };
+                    self.add_entry(metadata.position.index);
                 }
                 RecordKind::Batch | RecordKind::HardState | RecordKind::Seal => {}
             }
@@ -170,7 +170,7 @@ impl JournalSegments {
 
 /// Prints the segments of each path. Returns the exit code: 5 if a segment's content is unknown.
 pub fn print_retention(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
-    let mut code = 0;
+    let mut exit_code = 0;
     for path in &args.paths {
         let journal = JournalSegments::read(path)?;
         let reasons = journal.retention_reasons();
@@ -179,10 +179,10 @@ pub fn print_retention(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> 
             DumpFormat::Jsonl => print_retention_jsonl(out, &journal, &reasons)?,
         }
         if reasons.contains(&RetentionReason::Damaged) || journal.segments.iter().any(|segment| segment.is_damaged) {
-            code = 5;
+            exit_code = 5;
         }
     }
-    Ok(code)
+    Ok(exit_code)
 }
 
 /// The bytes that the next release can free at most, and the bytes of all segments. Segments are deleted oldest first,

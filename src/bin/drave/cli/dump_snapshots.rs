@@ -31,10 +31,10 @@ impl DumpPrinter<'_> {
 
     fn print_snapshot(&mut self, file: &SnapshotFile, with_chunks: bool) -> io::Result<()> {
         self.totals.snapshots += 1;
-        let parsed = file.header();
-        self.print_header(file, parsed.as_ref().map(|(header, _)| header).ok())?;
-        let (header, chain) = match parsed {
-            Ok(parsed) => parsed,
+        let header_and_chain = file.header();
+        self.print_header(file, header_and_chain.as_ref().map(|(header, _)| header).ok())?;
+        let (header, chain) = match header_and_chain {
+            Ok(header_and_chain) => header_and_chain,
             Err(flaw) => return self.print_flaw(file, flaw),
         };
         if with_chunks && self.args.output == DumpFormat::Text {
@@ -93,12 +93,12 @@ impl DumpPrinter<'_> {
         if !with_chunks || !type_matches || !self.wants_more_records() {
             return Ok(());
         }
-        let stored = file.bytes[at as usize..].first_chunk().map_or(0, |crc| u32::from_le_bytes(*crc));
+        let stored_crc = file.bytes[at as usize..].first_chunk().map_or(0, |crc| u32::from_le_bytes(*crc));
         self.print_line(match self.args.output {
-            DumpFormat::Text => format!("{at:>10}  {len:>6}  {name:<8}  {stored:08x}  {what}"),
+            DumpFormat::Text => format!("{at:>10}  {len:>6}  {name:<8}  {stored_crc:08x}  {what}"),
             DumpFormat::Jsonl => json!({
                 "k": "chunk", "file": file.name, "off": at, "len": len, "type": name,
-                "crc": format!("{stored:08x}"), "ok": true,
+                "crc": format!("{stored_crc:08x}"), "ok": true,
             })
             .to_string(),
         })

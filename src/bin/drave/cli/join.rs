@@ -29,7 +29,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// The directory and the listen addresses are checked before any request changes the cluster. The identity is written
 /// before the cluster learns the disk id, so that a retry after an interruption continues the same join.
 pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<(), CliError> {
-    let directory = FsDisk::open_or_create(&config.data, SyncMode::Real).map_err(|error| {
+    let directory = FsDisk::open_or_create(&config.data, SyncMode::Executed).map_err(|error| {
         let message = format!(
             "cannot create {}: {error}\n  nothing was changed · name another directory: --data",
             config.data.display()
@@ -102,7 +102,7 @@ fn find_cluster(config: &Config, endpoints: &[String], timeout: Duration) -> Res
         endpoints.to_vec(),
         Options { timeout: Duration::from_secs(1), keys: config.net.keys.clone(), ..Options::default() },
     );
-    let mut last_report = Duration::ZERO;
+    let mut last_report_elapsed = Duration::ZERO;
     loop {
         for endpoint in endpoints {
             if let Ok(status) = client.status(endpoint)
@@ -113,15 +113,15 @@ fn find_cluster(config: &Config, endpoints: &[String], timeout: Duration) -> Res
         }
         let elapsed = began.elapsed();
         if elapsed >= timeout {
-            let tried = endpoints.join(", ");
+            let tried_endpoints = endpoints.join(", ");
             let message = format!(
-                "no member of a cluster answers\n  tried {tried} for {} s · nothing was changed",
+                "no member of a cluster answers\n  tried {tried_endpoints} for {} s · nothing was changed",
                 elapsed.as_secs()
             );
             return Err(CliError { message, code: 3 });
         }
-        if elapsed >= last_report + Duration::from_secs(1) {
-            last_report = elapsed;
+        if elapsed >= last_report_elapsed + Duration::from_secs(1) {
+            last_report_elapsed = elapsed;
             log::info!(node = config.id.get(); "no member has answered for {} s; still trying to join", elapsed.as_secs());
         }
         std::thread::sleep(RETRY_INTERVAL);
@@ -140,9 +140,9 @@ fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bo
     if let Some(member) = status.members.iter().find(|member| member.node == n) {
         let is_own_disk = member.disk == disk.to_string();
         if !is_own_disk && (!member.disk.is_empty() || member.kind != "learner") {
-            let known_as = if member.disk.is_empty() { "a founder" } else { "a member with another disk" };
+            let member_kind = if member.disk.is_empty() { "a founder" } else { "a member with another disk" };
             return reject(
-                format!("{id} is {known_as}, and this directory is empty: it lacks the votes and entries of {id}"),
+                format!("{id} is {member_kind}, and this directory is empty: it lacks the votes and entries of {id}"),
                 &format!(
                     "restore its former directory; or: drave member remove {n}, drave member add {n}=HOST:PORT, and \
                      this command again"
@@ -173,7 +173,8 @@ fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bo
     Ok(false)
 }
 
-/// Adds this node to the cluster as a learner.
+/// Adds this node to the cluster as a learner, which is promoted later unless `learner` is set. If the outcome of the
+/// request is unknown, checks whether the cluster has added this node.
 fn add_as_learner(
     config: &Config,
     endpoints: &[String],

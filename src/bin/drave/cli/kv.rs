@@ -134,11 +134,11 @@ fn decode_answer(answer: Bytes) -> Result<Answer, CliError> {
 }
 
 /// The error, with exit code 1, for a command that found no key or did not change the key.
-fn negative_result(message: String) -> CliError {
+fn negative_result_error(message: String) -> CliError {
     CliError { message, code: 1 }
 }
 
-fn unexpected_answer(answer: &Answer) -> CliError {
+fn unexpected_answer_error(answer: &Answer) -> CliError {
     CliError { message: format!("the cluster sent an unexpected reply: {answer:?}"), code: 70 }
 }
 
@@ -152,7 +152,7 @@ fn execute(cluster: &ClusterArgs, command: &Command<'_>) -> Result<(CommandResul
 
 /// Prints the position at which a command was committed, as text or JSON. `extra` is added to the JSON object.
 fn print_committed(cluster: &ClusterArgs, executed: &CommandResult, ms: f64, text: &str, extra: Value) {
-    if !cluster.json() {
+    if !cluster.prints_json() {
         outln!("{text} {} ({ms} ms)", executed.position);
         return;
     }
@@ -170,14 +170,14 @@ pub fn put(args: &Put) -> Result<(), CliError> {
     let command = match args.ttl {
         None => Command::Put { key, value },
         Some(ttl) => {
-            let expiration = Expiration::Until(Deadline::In(ttl.as_millis() as u64));
+            let expiration = Expiration::Until(Deadline::InMs(ttl.as_millis() as u64));
             Command::Set { key, value, only_if: SetCondition::Always, expiration, returns_previous: false }
         }
     };
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
         Answer::Done => print_committed(&args.cluster, &executed, ms, "ok", json!({})),
-        other => return Err(unexpected_answer(&other)),
+        other => return Err(unexpected_answer_error(&other)),
     }
     Ok(())
 }
@@ -189,8 +189,10 @@ pub fn del(args: &Del) -> Result<(), CliError> {
         Answer::Deleted { existed: true } => {
             print_committed(&args.cluster, &executed, ms, "ok", json!({ "existed": true }))
         }
-        Answer::Deleted { existed: false } => return Err(negative_result(format!("{:?} did not exist", args.key))),
-        other => return Err(unexpected_answer(&other)),
+        Answer::Deleted { existed: false } => {
+            return Err(negative_result_error(format!("{:?} did not exist", args.key)));
+        }
+        other => return Err(unexpected_answer_error(&other)),
     }
     Ok(())
 }
@@ -203,13 +205,13 @@ pub fn cas(args: &Cas) -> Result<(), CliError> {
     match answer {
         Answer::Done => print_committed(&args.cluster, &executed, ms, "ok", json!({})),
         Answer::CasMismatch { actual: None } => {
-            return Err(negative_result(format!("{:?} does not exist; nothing was changed", args.key)));
+            return Err(negative_result_error(format!("{:?} does not exist; nothing was changed", args.key)));
         }
         Answer::CasMismatch { actual: Some(actual) } => {
             let actual = actual.escape_ascii();
-            return Err(negative_result(format!("{:?} holds \"{actual}\"; nothing was changed", args.key)));
+            return Err(negative_result_error(format!("{:?} holds \"{actual}\"; nothing was changed", args.key)));
         }
-        other => return Err(unexpected_answer(&other)),
+        other => return Err(unexpected_answer_error(&other)),
     }
     Ok(())
 }
@@ -219,17 +221,17 @@ pub fn incr(args: &Incr) -> Result<(), CliError> {
     let command = Command::Incr { key: args.key.as_bytes(), by: args.by };
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
-        Answer::Number(number) if args.cluster.json() => {
+        Answer::Number(number) if args.cluster.prints_json() => {
             print_committed(&args.cluster, &executed, ms, "", json!({ "value": number }));
         }
         Answer::Number(number) => outln!("{number}"),
         Answer::NotANumber => {
-            return Err(negative_result(format!("{:?} holds no decimal number; nothing was changed", args.key)));
+            return Err(negative_result_error(format!("{:?} holds no decimal number; nothing was changed", args.key)));
         }
         Answer::Overflow => {
-            return Err(negative_result(format!("{:?} would overflow 64 bits; nothing was changed", args.key)));
+            return Err(negative_result_error(format!("{:?} would overflow 64 bits; nothing was changed", args.key)));
         }
-        other => return Err(unexpected_answer(&other)),
+        other => return Err(unexpected_answer_error(&other)),
     }
     Ok(())
 }
@@ -241,10 +243,10 @@ pub fn get(args: &Get) -> Result<(), CliError> {
     let response = response.map_err(|error| args.cluster.explain_error(error))?;
     let value = match decode_answer(response.answer)? {
         Answer::Value(value) => value,
-        other => return Err(unexpected_answer(&other)),
+        other => return Err(unexpected_answer_error(&other)),
     };
-    let Some(value) = value else { return Err(negative_result(format!("{:?} does not exist", args.key))) };
-    if args.cluster.json() {
+    let Some(value) = value else { return Err(negative_result_error(format!("{:?} does not exist", args.key))) };
+    if args.cluster.prints_json() {
         let mut line = json!({ "applied": response.applied.0 });
         insert_bytes(&mut line, "value", &value);
         outln!("{line}");
@@ -264,13 +266,13 @@ pub fn ttl(args: &Ttl) -> Result<(), CliError> {
     let response = response.map_err(|error| args.cluster.explain_error(error))?;
     let remaining = match decode_answer(response.answer)? {
         Answer::TimeToLive(TimeToLive::Absent) => {
-            return Err(negative_result(format!("{:?} does not exist", args.key)));
+            return Err(negative_result_error(format!("{:?} does not exist", args.key)));
         }
         Answer::TimeToLive(TimeToLive::Endless) => None,
         Answer::TimeToLive(TimeToLive::Ms(ms)) => Some(ms),
-        other => return Err(unexpected_answer(&other)),
+        other => return Err(unexpected_answer_error(&other)),
     };
-    if args.cluster.json() {
+    if args.cluster.prints_json() {
         outln!("{}", json!({ "applied": response.applied.0, "ttl_ms": remaining }));
     } else {
         let remaining = remaining.map(|ms| humantime::format_duration(Duration::from_millis(ms)).to_string());
@@ -306,12 +308,12 @@ pub fn scan(args: &Scan) -> Result<(), CliError> {
         let query = Query::Scan { prefix: args.prefix.as_bytes(), after: after.as_deref(), limit };
         let response = client.query(&query.encode(), to_consistency(args.consistency));
         let response = response.map_err(|error| args.cluster.explain_error(error))?;
-        let (pairs, more) = match decode_answer(response.answer)? {
-            Answer::Pairs { pairs, more } => (pairs, more),
-            other => return Err(unexpected_answer(&other)),
+        let (pairs, has_more) = match decode_answer(response.answer)? {
+            Answer::Pairs { pairs, has_more } => (pairs, has_more),
+            other => return Err(unexpected_answer_error(&other)),
         };
         for (key, value) in &pairs {
-            let line = if args.cluster.json() {
+            let line = if args.cluster.prints_json() {
                 let mut line = json!({});
                 insert_bytes(&mut line, "key", key);
                 insert_bytes(&mut line, "value", value);
@@ -325,7 +327,7 @@ pub fn scan(args: &Scan) -> Result<(), CliError> {
         }
         remaining -= pairs.len() as u64;
         after = pairs.last().map(|(key, _)| key.clone());
-        if !more || pairs.is_empty() {
+        if !has_more || pairs.is_empty() {
             break;
         }
         if remaining == 0 {

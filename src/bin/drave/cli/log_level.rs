@@ -59,13 +59,13 @@ fn unavailable_error(cluster: &ClusterArgs, message: &str) -> CliError {
 fn print_level(cluster: &ClusterArgs, node: Option<u64>, endpoint: &str, level: &Result<LogLevelInForce, String>) {
     let name = node.map_or("?".to_owned(), |node| format!("n{node}"));
     match level {
-        Ok(LogLevelInForce { level, changed }) if cluster.json() => {
+        Ok(LogLevelInForce { level, changed }) if cluster.prints_json() => {
             outln!(
                 "{}",
                 json!({ "ok": true, "node": node, "endpoint": endpoint, "level": level.to_string(), "changed": changed })
             );
         }
-        Err(error) if cluster.json() => {
+        Err(error) if cluster.prints_json() => {
             outln!("{}", json!({ "ok": false, "node": node, "endpoint": endpoint, "error": error }));
         }
         Ok(LogLevelInForce { level, changed: true }) => outln!("{name} {level} (changed since the start)"),

@@ -23,7 +23,7 @@ pub struct Member {
 #[derive(Subcommand, Debug)]
 enum MemberCommand {
     /// Lists the members: voters, learners, and how many failures they tolerate
-    List(ClusterOnly),
+    List(ClusterOnlyArgs),
     /// Adds a node: a learner first, and a voter by itself once it has caught up
     Add(AddArgs),
     /// Removes a voter or learner, even the leader
@@ -37,12 +37,12 @@ enum MemberCommand {
     /// Makes exactly these members the voters, in one change; voters that are not named are removed
     Voters(VotersArgs),
     /// Aborts the membership change in progress
-    Abort(ClusterOnly),
+    Abort(ClusterOnlyArgs),
 }
 
 /// The arguments of a subcommand that needs only the cluster.
 #[derive(Args, Debug)]
-struct ClusterOnly {
+struct ClusterOnlyArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -209,7 +209,7 @@ fn execute_change(cluster: &ClusterArgs, change: &Change, force: bool, message: 
 }
 
 fn print_change(cluster: &ClusterArgs, position: Position, ms: f64, message: &str) {
-    if cluster.json() {
+    if cluster.prints_json() {
         outln!(
             "{}",
             json!({ "ok": true, "index": position.index.0, "term": position.term.0, "ms": ms, "what": message })
@@ -239,10 +239,10 @@ pub fn transfer(args: &Transfer) -> Result<(), CliError> {
     let leader = args
         .cluster
         .client()
-        .transfer(args.id.map(|NodeIdArg(id)| id))
+        .transfer_leadership(args.id.map(|NodeIdArg(id)| id))
         .map_err(|error| explain_change_error(&args.cluster, error))?;
     let ms = ms_since(began);
-    if args.cluster.json() {
+    if args.cluster.prints_json() {
         outln!("{}", json!({ "ok": true, "leader": leader.get(), "ms": ms }));
     } else {
         outln!("{leader} leads ({ms} ms)");
@@ -256,23 +256,24 @@ fn list_members(cluster: &ClusterArgs) -> Result<(), CliError> {
     let results = poll(cluster);
     let statuses: Vec<&Status> = results.iter().filter_map(|result| result.status.as_ref().ok()).collect();
     let rank = |status: &&&Status| (status.role == RoleName::Leader, status.term, status.commit);
-    let Some(best) = statuses.iter().max_by_key(rank).copied() else {
+    let Some(best_status) = statuses.iter().max_by_key(rank).copied() else {
         return Err(cluster.no_answer_error());
     };
     if cluster.output == Output::Json {
         outln!(
             "{}",
             json!({
-                "leader": best.leader, "members": members_json(best, &statuses), "summary": summarize_voters(best),
-                "uncounted": uncounted_voters(best).into_iter()
+                "leader": best_status.leader, "members": members_json(best_status, &statuses),
+                "summary": summarize_voters(best_status),
+                "uncounted": uncounted_voters(best_status).into_iter()
                     .map(|(node, reason)| json!({ "node": node, "why": reason })).collect::<Vec<_>>(),
             })
         );
         return Ok(());
     }
     outln!("{:<5} {:<9} {:<12} {:>9} {:>7}  {:<21} {:<16}", "ID", "KIND", "ROLE", "MATCH", "LAG", "ADDRESS", "DISK");
-    for member in &best.members {
-        let (role, matched, lag) = replication_state(member.node, best, &statuses);
+    for member in &best_status.members {
+        let (role, matched, lag) = replication_state(member.node, best_status, &statuses);
         let disk = if member.disk.is_empty() { "-" } else { &member.disk };
         let row = format!(
             "{:<5} {:<9} {role:<12} {matched:>9} {lag:>7}  {:<21} {disk:<16} {}",
@@ -283,42 +284,44 @@ fn list_members(cluster: &ClusterArgs) -> Result<(), CliError> {
         );
         outln!("{}", row.trim_end());
     }
-    outln!("{}", summarize_voters(best));
-    for (node, reason) in uncounted_voters(best) {
+    outln!("{}", summarize_voters(best_status));
+    for (node, reason) in uncounted_voters(best_status) {
         outln!("n{node} does not count: {reason}");
     }
-    if best.role != RoleName::Leader {
-        outln!("no node that answers leads: this is the last state known to n{}", best.node);
+    if best_status.role != RoleName::Leader {
+        outln!("no node that answers leads: this is the last state known to n{}", best_status.node);
     }
     Ok(())
 }
 
 /// The role, match index and lag of a member as text; `-` for each that is unknown.
-fn replication_state(node: u64, best: &Status, statuses: &[&Status]) -> (String, String, String) {
+fn replication_state(node: u64, best_status: &Status, statuses: &[&Status]) -> (String, String, String) {
     let own_status = statuses.iter().find(|status| status.node == node);
-    let peer = best.peers.iter().find(|peer| peer.node == node);
-    let responsive = peer.is_some_and(is_responsive);
-    let role = match (own_status, node == best.node || responsive) {
+    let peer = best_status.peers.iter().find(|peer| peer.node == node);
+    let is_peer_responsive = peer.is_some_and(is_responsive);
+    let role = match (own_status, node == best_status.node || is_peer_responsive) {
         (Some(status), _) => status.role.to_string(),
         (None, true) => "-".to_owned(),
         (None, false) => "silent".to_owned(),
     };
     match peer {
         Some(peer) => (role, peer.matched.to_string(), peer.lag.to_string()),
-        None if node == best.node => (role, best.durable.to_string(), (best.last - best.durable).to_string()),
+        None if node == best_status.node => {
+            (role, best_status.durable.to_string(), (best_status.last - best_status.durable).to_string())
+        }
         None => (role, "-".to_owned(), "-".to_owned()),
     }
 }
 
-fn members_json(best: &Status, statuses: &[&Status]) -> Vec<serde_json::Value> {
-    let member = |member: &drave::api::MemberStatus| {
-        let (role, matched, lag) = replication_state(member.node, best, statuses);
+fn members_json(best_status: &Status, statuses: &[&Status]) -> Vec<serde_json::Value> {
+    let member_json = |member: &drave::api::MemberStatus| {
+        let (role, matched, lag) = replication_state(member.node, best_status, statuses);
         json!({
             "node": member.node, "kind": member.kind, "role": role, "address": member.address, "disk": member.disk,
             "prospect": member.prospect, "match": matched.parse::<u64>().ok(), "lag": lag.parse::<u64>().ok(),
         })
     };
-    best.members.iter().map(member).collect()
+    best_status.members.iter().map(member_json).collect()
 }
 
 /// Whether the leader received a message from the peer within the last second.
@@ -355,15 +358,17 @@ fn summarize_voters(status: &Status) -> String {
         let quorum = Membership::majority_of(voters);
         if uncounted_count > 0 {
             let available = voters - uncounted_count;
-            let failures = match available.saturating_sub(quorum) {
+            let failures_text = match available.saturating_sub(quorum) {
                 0 => "no further failure".to_owned(),
                 1 => "1 further failure".to_owned(),
                 n => format!("{n} further failures"),
             };
-            return format!("voters {voters}, {available} of them available · quorum {quorum} · tolerates {failures}");
+            return format!(
+                "voters {voters}, {available} of them available · quorum {quorum} · tolerates {failures_text}"
+            );
         }
         let tolerated_failures = voters - quorum.min(voters);
-        let failures =
+        let failures_text =
             if tolerated_failures == 1 { "1 failure".to_owned() } else { format!("{tolerated_failures} failures") };
         let even_note = match voters {
             0 => String::new(),
@@ -371,18 +376,18 @@ fn summarize_voters(status: &Status) -> String {
             n if n.is_multiple_of(2) => format!(" (as {} voters do)", n - 1),
             _ => String::new(),
         };
-        format!("voters {voters} · quorum {quorum} · tolerates {failures}{even_note}")
+        format!("voters {voters} · quorum {quorum} · tolerates {failures_text}{even_note}")
     };
-    let learners = match count_kinds(&["learner"]) {
+    let learners_text = match count_kinds(&["learner"]) {
         0 => String::new(),
         n => format!(" · learners {n}"),
     };
     let is_joint = count_kinds(&["incoming"]) + count_kinds(&["outgoing"]) > 0;
     if is_joint {
         let (new, old) = (summarize_majority(&["voter", "incoming"]), summarize_majority(&["voter", "outgoing"]));
-        return format!("changing: from {old}, to {new}: both majorities are needed{learners}");
+        return format!("changing: from {old}, to {new}: both majorities are needed{learners_text}");
     }
-    format!("{}{learners}", summarize_majority(&["voter"]))
+    format!("{}{learners_text}", summarize_majority(&["voter"]))
 }
 
 #[cfg(test)]
@@ -393,7 +398,7 @@ mod tests {
     fn status_with_members(kinds: &[&str]) -> Status {
         let member = |(kind, node): (&&str, u64)| MemberStatus { node, kind: (*kind).to_owned(), ..Default::default() };
         let members: Vec<MemberStatus> = kinds.iter().zip(1..).map(member).collect();
-        let empty = json!({
+        let empty_status = json!({
             "node": 1, "cluster": "", "role": "leader", "term": 1, "leader": 1, "commit": 0, "applied": 0, "last": 0,
             "durable": 0, "digest": "", "sessions": 0, "membership": "", "peers": [], "fsync": true, "cpu_ns": 0,
             "uptime_ms": 0, "version": "", "elections": {},
@@ -401,7 +406,7 @@ mod tests {
                       "oldest_unsynced_ms": 0 },
             "stages": { "queue_us": 0.0, "fsync_us": 0.0, "replicate_us": 0.0, "apply_us": 0.0 },
         });
-        Status { members, ..serde_json::from_value(empty).unwrap() }
+        Status { members, ..serde_json::from_value(empty_status).unwrap() }
     }
 
     #[test]
@@ -416,8 +421,9 @@ mod tests {
             summarize_voters(&status_with_members(&["voter"; 2])),
             "voters 2 · quorum 2 · tolerates 0 failures (as 1 voter does)"
         );
-        let joint = summarize_voters(&status_with_members(&["voter", "outgoing", "voter", "incoming", "learner"]));
-        assert!(joint.contains("both majorities") && joint.ends_with("learners 1"), "{joint}");
+        let joint_summary =
+            summarize_voters(&status_with_members(&["voter", "outgoing", "voter", "incoming", "learner"]));
+        assert!(joint_summary.contains("both majorities") && joint_summary.ends_with("learners 1"), "{joint_summary}");
     }
 
     #[test]
@@ -429,26 +435,29 @@ mod tests {
             ..PeerStatus::default()
         };
         let status_with_peers = |kinds: &[&str], peers: Vec<PeerStatus>| Status { peers, ..status_with_members(kinds) };
-        let healthy = status_with_peers(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 20, "")]);
-        assert_eq!(summarize_voters(&healthy), "voters 3 · quorum 2 · tolerates 1 failure");
-        let silent = status_with_peers(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 9000, "")]);
+        let healthy_status = status_with_peers(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 20, "")]);
+        assert_eq!(summarize_voters(&healthy_status), "voters 3 · quorum 2 · tolerates 1 failure");
+        let silent_voter_status = status_with_peers(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 9000, "")]);
         assert_eq!(
-            summarize_voters(&silent),
+            summarize_voters(&silent_voter_status),
             "voters 3, 2 of them available · quorum 2 · tolerates no further failure"
         );
-        assert_eq!(uncounted_voters(&silent), [(3, "it is silent".to_owned())]);
-        let disk =
+        assert_eq!(uncounted_voters(&silent_voter_status), [(3, "it is silent".to_owned())]);
+        let uncounted_voter_status =
             status_with_peers(&["voter"; 5], vec![peer(2, 20, "x"), peer(3, 20, ""), peer(4, 20, ""), peer(5, 20, "")]);
-        assert_eq!(summarize_voters(&disk), "voters 5, 4 of them available · quorum 3 · tolerates 1 further failure");
-        assert_eq!(uncounted_voters(&disk), [(2, "x".to_owned())]);
-        let learner = status_with_peers(&["voter", "learner"], vec![peer(2, 9000, "")]);
-        assert_eq!(summarize_voters(&learner), "voters 1 · quorum 1 · tolerates 0 failures · learners 1");
-        let follower = Status { role: RoleName::Follower, ..silent };
-        assert_eq!(summarize_voters(&follower), "voters 3 · quorum 2 · tolerates 1 failure");
+        assert_eq!(
+            summarize_voters(&uncounted_voter_status),
+            "voters 5, 4 of them available · quorum 3 · tolerates 1 further failure"
+        );
+        assert_eq!(uncounted_voters(&uncounted_voter_status), [(2, "x".to_owned())]);
+        let silent_learner_status = status_with_peers(&["voter", "learner"], vec![peer(2, 9000, "")]);
+        assert_eq!(summarize_voters(&silent_learner_status), "voters 1 · quorum 1 · tolerates 0 failures · learners 1");
+        let follower_status = Status { role: RoleName::Follower, ..silent_voter_status };
+        assert_eq!(summarize_voters(&follower_status), "voters 3 · quorum 2 · tolerates 1 failure");
     }
 
     #[test]
-    fn member_spec_parses_or_is_rejected() {
+    fn member_spec_needs_a_nonzero_id_a_host_and_a_port() {
         let spec: MemberSpec = "4=host:7404".parse().unwrap();
         assert_eq!((spec.id.get(), spec.address.as_str()), (4, "host:7404"));
         for bad in ["4", "0=h:1", "x=h:1", "4=h", "4=h:x", "4=:1"] {

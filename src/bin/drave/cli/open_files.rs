@@ -66,9 +66,9 @@ pub fn set_connection_limits(options: &mut net::Options) -> Result<(), CliError>
 fn raise_open_files_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let result = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let allowed = if result.is_ok() { maximum } else { current };
+    let limit_in_force = if result.is_ok() { maximum } else { current };
     // `None` means that the system sets no limit.
-    allowed.unwrap_or(u64::MAX)
+    limit_in_force.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -83,7 +83,7 @@ mod tests {
             assert!(peers + handshakes + probes + clients + NODE_OPEN_FILES <= files, "{files}");
             assert!(peers >= 10 && handshakes >= 4 && probes >= 2 && clients >= 16, "{files}: {handshakes} {clients}");
         }
-        let ample = ConnectionShares::of(20_000).unwrap();
-        assert_eq!((ample.clients, ample.handshakes), (10_000, 256));
+        let ample_shares = ConnectionShares::of(20_000).unwrap();
+        assert_eq!((ample_shares.clients, ample_shares.handshakes), (10_000, 256));
     }
 }

@@ -37,8 +37,8 @@ pub struct Recover {
     #[arg(value_name = "DIR")]
     directory: PathBuf,
     /// Only restores the directory's missing identity, from the headers of its segments
-    #[arg(long, conflicts_with = "accept_data_loss")]
-    identity: bool,
+    #[arg(long = "identity", conflicts_with = "accept_data_loss")]
+    only_identity: bool,
     /// Makes the new cluster; without this option the command only prints what would be lost
     #[arg(long)]
     accept_data_loss: bool,
@@ -54,7 +54,7 @@ struct DirectorySummary {
 /// `drave recover`: exits with 1 if nothing was changed.
 pub fn run(args: &Recover) -> Result<(), CliError> {
     let path = args.directory.display().to_string();
-    if args.identity {
+    if args.only_identity {
         return restore_identity(args);
     }
     if is_replacement_pending(&args.directory) {
@@ -63,7 +63,7 @@ pub fn run(args: &Recover) -> Result<(), CliError> {
     let mut progress = StartProgress::begin(REPORT_INTERVAL, |line| eprintln!("{line}"))
         .map_err(|error| io_error("cannot start a thread", &error))?;
     let directory = open_directory(args, &mut progress)?;
-    let summary = DirectorySummary::of(directory.me.node, &directory.recovered);
+    let summary = DirectorySummary::of(directory.identity.node, &directory.recovered_log);
     let other_nodes: Vec<String> =
         summary.members.ids().filter(|id| *id != summary.node).map(|id| id.to_string()).collect();
     let (node, last, other_nodes) = (summary.node, summary.last, other_nodes.join(", "));
@@ -103,11 +103,11 @@ fn restore_identity(args: &Recover) -> Result<(), CliError> {
         return Err(rejection(format!("its owner is uncertain: {damage}")));
     }
     let Some(owner) = contents.owner else { return Err(rejection("no segment names its owner".to_owned())) };
-    let log = contents.membership().and_then(Membership::agreed_log_id);
+    let log_id = contents.membership().and_then(Membership::agreed_log_id);
     let Owner { node, cluster, disk: own_disk, .. } = owner;
     // The number of starts is unknown: after the next start, peers may mistake this directory for an older copy of the
     // disk, but only once.
-    Identity { node, cluster, disk: own_disk, journal_created: true, log, starts: 0 }
+    Identity { node, cluster, disk: own_disk, journal_created: true, log: log_id, starts: 0 }
         .write(&disk)
         .map_err(fault_error)?;
     outln!("done: {path} belongs to {node} of cluster {}, disk {own_disk}", short_cluster_id(cluster));
@@ -115,7 +115,7 @@ fn restore_identity(args: &Recover) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The error without `--accept-data-loss`, with advice.
+/// The error for a call without `--accept-data-loss`, followed by `advice`.
 fn acceptance_error(advice: &str) -> CliError {
     CliError { message: format!("nothing was changed: --accept-data-loss makes the new cluster\n{advice}"), code: 1 }
 }
@@ -200,7 +200,7 @@ impl DirectorySummary {
             address: self.members.address(self.node).unwrap_or_default().to_owned(),
             level: self.members.feature_level,
         };
-        let former_end = Position::new(self.last.index, directory.recovered.hard_state.term.max(self.last.term));
+        let former_end = Position::new(self.last.index, directory.recovered_log.hard_state.term.max(self.last.term));
         write_new_cluster(&mut applier, former_end, &new_directory, &first_member).map_err(|fault| {
             // The incomplete directory is useless, and takes disk space.
             let _removed_by_the_next_attempt_otherwise = std::fs::remove_dir_all(&new_directory);
@@ -223,13 +223,13 @@ impl DirectorySummary {
         meter.add_total(self.last.index.0 - applier.applied().0);
         while applier.applied() < self.last.index {
             let range = applier.applied().next()..=self.last.index;
-            let entries = directory.recovered.view.entries(range, READ_BATCH_BYTES).map_err(fault_error)?;
+            let entries = directory.recovered_log.view.entries(range, READ_BATCH_BYTES).map_err(fault_error)?;
             if entries.is_empty() {
                 let message = format!("the log lacks the entry after {}", applier.position());
                 return Err(CliError { message, code: 5 });
             }
             applier.apply(&entries);
-            meter.advance(entries.len() as u64);
+            meter.add_read(entries.len() as u64);
         }
         Ok(applier)
     }

@@ -82,11 +82,11 @@ fn own_address(args: &Restore) -> Result<String, CliError> {
     let Some(address) = peers.get(&id) else {
         return Err(usage_error(format!("--peers lacks the address of {id}")));
     };
-    let others: Vec<String> = peers.keys().filter(|other| **other != id).map(NodeId::to_string).collect();
-    if !others.is_empty() {
-        let others = others.join(", ");
+    let other_ids: Vec<String> = peers.keys().filter(|other| **other != id).map(NodeId::to_string).collect();
+    if !other_ids.is_empty() {
+        let other_ids = other_ids.join(", ");
         return Err(usage_error(format!(
-            "a restored cluster begins with {id} alone: --peers {}={address}; others ({others}) join it with EMPTY \
+            "a restored cluster begins with {id} alone: --peers {}={address}; others ({other_ids}) join it with EMPTY \
              directories: drave serve --join {address}",
             id.get()
         )));
@@ -123,7 +123,7 @@ fn reject_non_empty(data: &Path) -> Result<(), CliError> {
 /// Creates the data directory if it does not exist, and locks it.
 fn lock_directory(data: &Path) -> Result<DirectoryLock, CliError> {
     let path = data.display().to_string();
-    let disk = FsDisk::open_or_create(data, SyncMode::Real).map_err(|error| io_error(&path, &error))?;
+    let disk = FsDisk::open_or_create(data, SyncMode::Executed).map_err(|error| io_error(&path, &error))?;
     let lock = disk.lock("LOCK").map_err(|error| io_error(&path, &error))?;
     lock.ok_or_else(|| CliError {
         message: format!("{path} is in use by another process\n  nothing was changed · name a new directory: --data"),

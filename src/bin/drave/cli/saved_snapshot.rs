@@ -54,12 +54,12 @@ pub fn restore_state(snapshot: &Snapshot) -> Result<Option<Applier<Kv>>, CliErro
     let mut restore = Applier::new(Kv::new()).begin_restore();
     for chunk in snapshot.pieces() {
         let chunk = chunk.map_err(|fault| snapshot_error(&fault))?;
-        let piece = match chunk.kind {
+        let state_piece = match chunk.kind {
             ChunkKind::Sessions => Piece::Sessions(chunk.body),
             ChunkKind::Machine => Piece::Machine(chunk.body),
             ChunkKind::End => continue,
         };
-        if restore.add(&piece).is_err() {
+        if restore.add(&state_piece).is_err() {
             return Ok(None);
         }
     }

@@ -132,7 +132,7 @@ pub struct Serve {
 /// How a start handles a torn tail of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum TornTailMode {
-    /// Truncates it, and logs that.
+    /// Truncates the torn tail, and logs that.
     Cut,
     /// Refuses to start (exit code 5).
     Refuse,
@@ -141,7 +141,7 @@ enum TornTailMode {
 /// How a follower handles Redis commands that only the leader can execute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum RespFollowerMode {
-    /// Forwards them to the leader.
+    /// Forwards such a command to the leader.
     Forward,
     /// Answers MOVED with the leader's address.
     Moved,
@@ -155,7 +155,7 @@ pub struct Peers(pub BTreeMap<NodeId, String>);
 #[derive(Clone, Copy, Debug)]
 struct DurationRange(Duration, Duration);
 
-/// Parses a node's id from the command line.
+/// Parses a node's id: a number from 1.
 pub fn parse_node_id(text: &str) -> Result<NodeId, String> {
     text.parse().ok().and_then(NodeId::new).ok_or_else(|| "a node's id is a number from 1".into())
 }
@@ -181,19 +181,19 @@ impl Peers {
         if members.is_empty() {
             return None;
         }
-        let mut differences = Vec::new();
+        let mut address_differences = Vec::new();
         for (id, address) in &self.0 {
             match members.get(id) {
-                None => differences.push(format!("{id} is not a member")),
+                None => address_differences.push(format!("{id} is not a member")),
                 Some(member) if member.address != *address => {
-                    differences.push(format!("{id} is reached at {}, not {address}", member.address));
+                    address_differences.push(format!("{id} is reached at {}, not {address}", member.address));
                 }
                 Some(_) => {}
             }
         }
-        differences
+        address_differences
             .extend(members.keys().filter(|id| !self.0.contains_key(id)).map(|id| format!("{id} is a member too")));
-        (!differences.is_empty()).then(|| differences.join(", "))
+        (!address_differences.is_empty()).then(|| address_differences.join(", "))
     }
 }
 
@@ -218,9 +218,9 @@ impl FromStr for DurationRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<DurationRange, String> {
-        let duration = |text| humantime::parse_duration(text).map_err(|error| format!("{text:?}: {error}"));
+        let parse_duration = |text| humantime::parse_duration(text).map_err(|error| format!("{text:?}: {error}"));
         let (min, max) = text.split_once('-').unwrap_or((text, text));
-        let (min, max) = (duration(min)?, duration(max)?);
+        let (min, max) = (parse_duration(min)?, parse_duration(max)?);
         if min > max {
             return Err("the minimum comes first: MIN-MAX".to_owned());
         }
@@ -244,7 +244,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
         env!("CARGO_PKG_VERSION"),
         if cfg!(debug_assertions) { "debug" } else { "release" },
         data.display(),
-        settings::given_as_flags(&Serve::augment_args(Command::new("serve")), matches)
+        settings::format_given_settings(&Serve::augment_args(Command::new("serve")), matches)
     );
     let mut config = build_config(&serve, node, data);
     open_files::set_connection_limits(&mut config.net)?;
@@ -267,9 +267,9 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
     }
     let address = server.address().map(|address| address.to_string()).unwrap_or_default();
     log::info!(node = id, cluster:% = server.cluster(), address; "serves");
-    let native = server.address().map(|address| ("nodes and clients", address));
+    let native_listener = server.address().map(|address| ("nodes and clients", address));
     if let Some(addresses) =
-        exposed_addresses(native.iter().chain(server.gateways())).filter(|_| !serve.tls.has_certificate)
+        exposed_addresses(native_listener.iter().chain(server.gateways())).filter(|_| !serve.tls.has_certificate)
     {
         log::warn!(node = id; "{addresses}: reachable from other hosts without TLS; see --tls-cert");
     }
@@ -293,8 +293,8 @@ fn explain_server_error(error: ServerError, data: &Path) -> CliError {
 
 /// The listen addresses that other machines can reach, each with the kind of its clients; `None` if there are none.
 fn exposed_addresses<'a>(addresses: impl Iterator<Item = &'a (&'static str, SocketAddr)>) -> Option<String> {
-    let exposed = addresses.filter(|(_, address)| !address.ip().to_canonical().is_loopback());
-    let texts: Vec<String> = exposed.map(|(clients, address)| format!("{address} ({clients})")).collect();
+    let exposed_listeners = addresses.filter(|(_, address)| !address.ip().to_canonical().is_loopback());
+    let texts: Vec<String> = exposed_listeners.map(|(clients, address)| format!("{address} ({clients})")).collect();
     (!texts.is_empty()).then(|| texts.join(", "))
 }
 
@@ -370,11 +370,11 @@ mod tests {
 
     #[test]
     fn election_timeout_range_must_be_ordered() {
-        let range = |text: &str| {
+        let parse_range_ms = |text: &str| {
             text.parse::<DurationRange>().map(|DurationRange(min, max)| (min.as_millis(), max.as_millis()))
         };
-        assert_eq!((range("50ms-100ms"), range("1s")), (Ok((50, 100)), Ok((1000, 1000))));
-        assert!(range("100ms-50ms").is_err() && range("-").is_err());
+        assert_eq!((parse_range_ms("50ms-100ms"), parse_range_ms("1s")), (Ok((50, 100)), Ok((1000, 1000))));
+        assert!(parse_range_ms("100ms-50ms").is_err() && parse_range_ms("-").is_err());
     }
 
     #[test]

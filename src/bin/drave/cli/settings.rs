@@ -15,7 +15,7 @@ struct Setting {
 /// All settings of the command, in the order of its help.
 fn list_settings(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
     let arguments = command.get_arguments().filter(|argument| argument.get_long() != Some("print-config"));
-    let setting = |argument: &clap::Arg| {
+    let setting_of = |argument: &clap::Arg| {
         let id = argument.get_id().as_str();
         let values = matches.try_get_raw(id).ok().flatten().into_iter().flatten();
         let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
@@ -27,7 +27,7 @@ fn list_settings(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
         };
         Setting { name: argument.get_long().unwrap_or(id).to_owned(), value: values.join(","), source }
     };
-    arguments.map(setting).collect()
+    arguments.map(setting_of).collect()
 }
 
 /// Prints each setting, its value, and the origin of the value: flag, environment, default or unset.
@@ -40,7 +40,7 @@ pub fn print(command: &Command, matches: &ArgMatches) {
 
 /// The settings that were given as flags or in the environment, written as flags, for the log. No setting is a secret:
 /// passwords and keys are given as files.
-pub fn given_as_flags(command: &Command, matches: &ArgMatches) -> String {
+pub fn format_given_settings(command: &Command, matches: &ArgMatches) -> String {
     let given_settings =
         list_settings(command, matches).into_iter().filter(|setting| matches!(setting.source, "flag" | "environment"));
     let flags: Vec<String> = given_settings

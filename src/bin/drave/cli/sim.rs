@@ -24,13 +24,13 @@ pub struct Sim {
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
     /// Stops each world after that many steps
-    #[arg(long)]
-    steps: Option<u64>,
+    #[arg(long = "steps", value_name = "STEPS")]
+    step_limit: Option<u64>,
     /// The number of worlds simulated at a time
     #[arg(long, default_value_t = 1)]
     jobs: usize,
     /// Prints a trace from this simulated time on: from=9s, or from=9s500ms
-    #[arg(long = "trace", value_name = "TRACE", value_parser = parse_trace)]
+    #[arg(long = "trace", value_name = "TRACE", value_parser = parse_trace_start)]
     trace_start: Option<Duration>,
     /// Changes the members in every world, not only in every other one
     #[arg(long = "members")]
@@ -42,7 +42,7 @@ pub struct Sim {
 }
 
 /// Parses the simulated time from which the trace is printed.
-fn parse_trace(text: &str) -> Result<Duration, String> {
+fn parse_trace_start(text: &str) -> Result<Duration, String> {
     let from = text.strip_prefix("from=").unwrap_or(text);
     humantime::parse_duration(from).map_err(|error| format!("{error}; the form is from=9s or from=9s500ms"))
 }
@@ -63,7 +63,7 @@ impl Sim {
     fn scenario(&self, seed: u64) -> Scenario {
         let draw_scenario = if self.change_members { Scenario::draw_with_operator } else { Scenario::draw };
         let mut scenario = draw_scenario(seed, self.duration);
-        scenario.step_limit = self.steps;
+        scenario.step_limit = self.step_limit;
         #[cfg(feature = "mutants")]
         if let Some(mutant) = self.mutant {
             scenario.mutants = drave::types::Mutants::only(mutant);
@@ -76,8 +76,8 @@ impl Sim {
         let from = (violation.at.0 / 1_000_000_000).saturating_sub(1);
         let seconds = self.duration.as_secs_f64();
         let mut command = format!("cargo run --release -- sim --seed {} --duration {seconds}s", violation.seed);
-        if let Some(steps) = self.steps {
-            command.push_str(&format!(" --steps {steps}"));
+        if let Some(step_limit) = self.step_limit {
+            command.push_str(&format!(" --steps {step_limit}"));
         }
         if self.change_members {
             command.push_str(" --members");
@@ -114,8 +114,8 @@ pub fn run(args: Sim) -> Result<(), CliError> {
                     seeds_with_stale_votes.fetch_add(u64::from(outcome.voted_on_stale_disk), Ordering::Relaxed);
                     unchecked_keys.fetch_add(outcome.unchecked_keys, Ordering::Relaxed);
                     leaderless_seeds.fetch_add(u64::from(outcome.lost_quorum), Ordering::Relaxed);
-                    if let Some(from) = args.trace_start.filter(|from| *from > outcome.simulated) {
-                        let end_seconds = outcome.simulated.as_secs_f64();
+                    if let Some(from) = args.trace_start.filter(|from| *from > outcome.simulated_time) {
+                        let end_seconds = outcome.simulated_time.as_secs_f64();
                         eprintln!("seed {seed} ended after {end_seconds:.1} s: there is no trace from {from:?} on");
                     }
                     if args.seeds == 1 {
@@ -145,7 +145,7 @@ pub fn run(args: Sim) -> Result<(), CliError> {
     }
     if args.seeds > 1 {
         let hours = simulated_ms_total.load(Ordering::Relaxed) as f64 / 3_600_000.0;
-        let took = began.elapsed().as_secs_f64();
+        let secs = began.elapsed().as_secs_f64();
         if let unchecked_keys @ 1.. = unchecked_keys.load(Ordering::Relaxed) {
             outln!("{unchecked_keys} keys had a history too large to check for linearizability");
         }
@@ -159,7 +159,7 @@ pub fn run(args: Sim) -> Result<(), CliError> {
                 "{seeds} seeds ended without a leader, with too many voters lost for good: convergence was not checked"
             );
         }
-        outln!("{} seeds ok, {first_seed} to {} · {hours:.1} hours simulated · {took:.1} s", args.seeds, end_seed - 1);
+        outln!("{} seeds ok, {first_seed} to {} · {hours:.1} hours simulated · {secs:.1} s", args.seeds, end_seed - 1);
     }
     Ok(())
 }
@@ -169,7 +169,7 @@ fn trace_from(from: Duration) -> Trace {
 }
 
 fn simulated_ms(outcome: &WorldReport) -> u64 {
-    outcome.simulated.as_millis() as u64
+    outcome.simulated_time.as_millis() as u64
 }
 
 fn print_progress(done: u64, total: u64) {

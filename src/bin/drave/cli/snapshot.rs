@@ -50,7 +50,7 @@ pub fn take(args: &TakeSnapshot) -> Result<(), CliError> {
     for (node, endpoint) in &nodes {
         let result: SnapshotResult = cluster.client().snapshot(endpoint);
         match &result {
-            _ if cluster.json() => outln!("{}", to_json(*node, endpoint, &result, ms_since(began))),
+            _ if cluster.prints_json() => outln!("{}", to_json(*node, endpoint, &result, ms_since(began))),
             Ok((position, bytes)) => outln!("n{node} ok {position} · {}", ByteSize(*bytes).display().iec()),
             Err(error) => outln!("n{node} no {error}"),
         }
@@ -84,13 +84,13 @@ fn check_results(args: &TakeSnapshot, results: &[(u64, &String, SnapshotResult)]
     if results.iter().any(|(.., result)| result.is_ok()) {
         return Ok(());
     }
-    let tried = args.cluster.endpoints.join(", ");
+    let tried_endpoints = args.cluster.endpoints.join(", ");
     let message = match (results.is_empty(), args.node) {
         (false, _) => "no snapshot was taken".to_owned(),
         (true, Some(node)) => format!("no node {node} answers"),
         (true, None) => return Err(args.cluster.no_answer_error()),
     };
-    Err(CliError { message: format!("{message}\n  tried {tried} · see: drave status"), code: 3 })
+    Err(CliError { message: format!("{message}\n  tried {tried_endpoints} · see: drave status"), code: 3 })
 }
 
 /// `drave snapshot list`: exits with 5 if a snapshot is damaged.

@@ -31,13 +31,16 @@ pub fn run(args: &InspectSnapshot) -> Result<(), CliError> {
     let (position, members) = (header.position, &header.membership);
     let log_id = members.log_id.map(|log| log.to_string());
     if args.output == Output::Json {
-        let member = |(id, member): (&drave::types::NodeId, &drave::types::Member)| json!({ "node": id.get(), "voter": members.voters.contains(id), "address": member.address });
+        let members_json = members.members.iter().map(|(id, member)| {
+            let is_voter = members.voters.contains(id);
+            json!({ "node": id.get(), "voter": is_voter, "address": member.address })
+        });
         outln!(
             "{}",
             json!({
                 "file": args.file, "intact": true, "cluster": short_cluster_id(header.cluster), "log": log_id,
                 "node": header.node.get(), "index": position.index.0, "term": position.term.0,
-                "time_ms": header.time.0, "members": members.members.iter().map(member).collect::<Vec<_>>(),
+                "time_ms": header.time.0, "members": members_json.collect::<Vec<_>>(),
                 "sessions": header.sessions, "keys": key_count, "bytes": bytes,
                 "digest": format!("{:016x}", header.digest),
             })

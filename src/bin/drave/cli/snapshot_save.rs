@@ -60,16 +60,16 @@ pub fn run(args: &SaveSnapshot) -> Result<(), CliError> {
     reject_existing(args)?;
     let began = Instant::now();
     let mut partial_file = PartialFile::open(&args.file)?;
-    let saved = save_from_any(args, &mut partial_file).and_then(|(source, snapshot)| {
+    let save_result = save_from_any_node(args, &mut partial_file).and_then(|(source, snapshot)| {
         // Checked again: another process may have created the file since the first check.
         reject_existing(args)?;
         partial_file.publish(&args.file)?;
         Ok((source, snapshot))
     });
-    let (source, snapshot) = saved.inspect_err(|_| partial_file.remove())?;
+    let (source, snapshot) = save_result.inspect_err(|_| partial_file.remove())?;
     let (header, bytes) = (snapshot.header(), snapshot.bytes().len() as u64);
     let (position, digest) = (header.position, format!("{:016x}", header.digest));
-    if args.cluster.json() {
+    if args.cluster.prints_json() {
         outln!(
             "{}",
             json!({
@@ -99,10 +99,10 @@ fn reject_existing(args: &SaveSnapshot) -> Result<(), CliError> {
 }
 
 /// Reads a snapshot from one node after the other, until one snapshot is complete.
-fn save_from_any(args: &SaveSnapshot, partial_file: &mut PartialFile) -> Result<(SourceNode, Snapshot), CliError> {
+fn save_from_any_node(args: &SaveSnapshot, partial_file: &mut PartialFile) -> Result<(SourceNode, Snapshot), CliError> {
     let mut last_error = None;
     for source in source_nodes(args) {
-        match save_from(args, &source, partial_file) {
+        match save_from_node(args, &source, partial_file) {
             Ok(snapshot) => return Ok((source, snapshot)),
             // The disk of this machine failed: reading from another node does not help.
             Err(error) if error.code == 74 => return Err(error),
@@ -117,12 +117,13 @@ fn save_from_any(args: &SaveSnapshot, partial_file: &mut PartialFile) -> Result<
             }
         }
     }
-    let tried = args.cluster.endpoints.join(", ");
+    let tried_endpoints = args.cluster.endpoints.join(", ");
     Err(match (last_error, args.node) {
         (Some(error), _) => CliError { message: format!("nothing was saved: {}", error.message), code: error.code },
-        (None, Some(node)) => {
-            CliError { message: format!("no node {node} answers\n  tried {tried} · see: drave status"), code: 3 }
-        }
+        (None, Some(node)) => CliError {
+            message: format!("no node {node} answers\n  tried {tried_endpoints} · see: drave status"),
+            code: 3,
+        },
         (None, None) => args.cluster.no_answer_error(),
     })
 }
@@ -148,7 +149,11 @@ fn source_nodes(args: &SaveSnapshot) -> Vec<SourceNode> {
 }
 
 /// Reads a snapshot from this node. Starts over if the node replaces the snapshot by a newer one meanwhile.
-fn save_from(args: &SaveSnapshot, source: &SourceNode, partial_file: &mut PartialFile) -> Result<Snapshot, CliError> {
+fn save_from_node(
+    args: &SaveSnapshot,
+    source: &SourceNode,
+    partial_file: &mut PartialFile,
+) -> Result<Snapshot, CliError> {
     let consistency = if args.local { Consistency::Local } else { Consistency::Linearizable };
     for attempt in 1.. {
         let mut reader = args.cluster.client().read_snapshot(&source.endpoint, consistency)?;

@@ -30,7 +30,7 @@ pub fn show(args: &ShowStatus) -> Result<(), CliError> {
         if args.watch && std::io::stdout().is_terminal() {
             out!("\x1b[H\x1b[2J");
         }
-        if args.cluster.json() {
+        if args.cluster.prints_json() {
             outln!("{}", to_json(&results));
         } else {
             print_tables(&results);
@@ -57,14 +57,14 @@ fn find_leader(results: &[EndpointStatus]) -> Option<&Status> {
 }
 
 fn to_json(results: &[EndpointStatus]) -> serde_json::Value {
-    let node = |result: &EndpointStatus| match &result.status {
+    let node_json = |result: &EndpointStatus| match &result.status {
         Ok(status) => json!({ "endpoint": result.endpoint, "up": true, "status": status }),
         Err(error) => json!({ "endpoint": result.endpoint, "up": false, "error": error }),
     };
     json!({
         "leader": find_leader(results).map(|status| status.node),
         "term": results.iter().filter_map(|result| result.status.as_ref().ok()).map(|status| status.term).max(),
-        "nodes": results.iter().map(node).collect::<Vec<_>>(),
+        "nodes": results.iter().map(node_json).collect::<Vec<_>>(),
     })
 }
 
@@ -98,7 +98,7 @@ const DISK_COLUMNS: [Column; 7] = [
 /// Prints the table of nodes, the table of disks, the warnings, and the membership.
 fn print_tables(results: &[EndpointStatus]) {
     let leader = find_leader(results);
-    let node = |result: &EndpointStatus| match &result.status {
+    let row_of_result = |result: &EndpointStatus| match &result.status {
         Ok(status) => node_row(&result.endpoint, status, leader),
         Err(error) => {
             let mut cells = vec![String::new(); 8];
@@ -107,7 +107,9 @@ fn print_tables(results: &[EndpointStatus]) {
             cells
         }
     };
-    format_table(&NODE_COLUMNS, &results.iter().map(node).collect::<Vec<_>>()).iter().for_each(|line| outln!("{line}"));
+    format_table(&NODE_COLUMNS, &results.iter().map(row_of_result).collect::<Vec<_>>())
+        .iter()
+        .for_each(|line| outln!("{line}"));
     let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
     let disk_rows: Vec<_> = statuses.map(|status| disk_row(status, leader)).collect();
     format_table(&DISK_COLUMNS, &disk_rows).iter().for_each(|line| outln!("{line}"));
@@ -134,9 +136,9 @@ fn print_tables(results: &[EndpointStatus]) {
 /// A line about a node's certificate that expires within two weeks; `None` if it is valid for longer. `now` is the time
 /// since 1970.
 fn certificate_warning(status: &Status, now: Duration) -> Option<String> {
-    const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+    const EXPIRY_WARNING_TIME: Duration = Duration::from_secs(14 * 24 * 3600);
     let expires_at = Duration::from_secs(status.certificate_expires?);
-    if expires_at > now + EXPIRES_SOON {
+    if expires_at > now + EXPIRY_WARNING_TIME {
         return None;
     }
     let node = status.node;
@@ -166,14 +168,14 @@ fn disk_row(status: &Status, leader: Option<&Status>) -> Vec<String> {
         0 => ("-".to_owned(), "-".to_owned()),
         upto => (size(log.snapshot_bytes), upto.to_string()),
     };
-    let taking_text = log.taking.then(|| "takes a snapshot".to_owned());
+    let taking_snapshot_text = log.taking.then(|| "takes a snapshot".to_owned());
     let lacks_room_text = log.lacks_room.then(|| "no room for a snapshot".to_owned());
     let snapshot_transfer = peer_status(status, leader).filter(|peer| peer.snapshot_bytes > 0);
     let snapshot_transfer = snapshot_transfer
         .map(|peer| format!("receives a snapshot: {} of {}", size(peer.snapshot_has), size(peer.snapshot_bytes)));
-    let kept_for = Some(log.kept_for.clone()).filter(|reason| !reason.is_empty());
+    let retention_reason = Some(log.kept_for.clone()).filter(|reason| !reason.is_empty());
     let reasons: Vec<String> =
-        [kept_for, taking_text, lacks_room_text, snapshot_transfer].into_iter().flatten().collect();
+        [retention_reason, taking_snapshot_text, lacks_room_text, snapshot_transfer].into_iter().flatten().collect();
     vec![
         format!("n{}", status.node),
         size(log.bytes),

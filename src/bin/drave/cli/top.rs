@@ -19,7 +19,7 @@ pub struct Top {
 
 /// `drave top`: exits with 2 if there is no terminal.
 pub fn run(args: &Top) -> Result<(), CliError> {
-    if args.cluster.json() || !terminal::is_interactive() {
+    if args.cluster.prints_json() || !terminal::is_interactive() {
         let message = "a live view needs a terminal\n  without one: drave status --watch [-o json]".to_owned();
         return Err(CliError { message, code: 2 });
     }

@@ -26,8 +26,8 @@ pub struct Bench {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub inflight: u64,
     /// Open loop: send this many requests a second, whether or not the earlier ones are answered
-    #[arg(long)]
-    pub rate: Option<u64>,
+    #[arg(long = "rate", value_name = "RATE")]
+    pub requests_per_s: Option<u64>,
     /// How long to measure
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub duration: Duration,
@@ -68,10 +68,12 @@ pub struct Bench {
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Run once for each of these numbers of clients: 1,8,64,256
-    #[arg(long, value_name = "N,N,…", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub sweep: Vec<u64>,
+    #[arg(long = "sweep", value_name = "N,N,…", value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub sweep_clients: Vec<u64>,
     /// Run nothing; draw one or two earlier runs from these files, the output of -o json
-    #[arg(long, value_name = "FILE", num_args = 1..=2, requires = "report", conflicts_with_all = ["sweep", "scenario"])]
+    #[arg(long, value_name = "FILE", num_args = 1..=2, requires = "report")]
+    #[arg(conflicts_with_all = ["sweep_clients", "scenario"])]
     pub results: Vec<PathBuf>,
     /// Keep the keys at the end of the run
     #[arg(long = "keep")]
@@ -107,7 +109,7 @@ impl Bench {
         };
         let options = [
             ("--report", self.report.is_some()),
-            ("--sweep", !self.sweep.is_empty()),
+            ("--sweep", !self.sweep_clients.is_empty()),
             ("--results", !self.results.is_empty()),
         ];
         let Some((name, _)) = options.into_iter().find(|(_, is_set)| *is_set) else { return Ok(()) };

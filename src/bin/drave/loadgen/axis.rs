@@ -10,7 +10,7 @@ pub struct Axis {
     pub range: Range<f64>,
     ticks: Vec<f64>,
     format_tick: fn(f64) -> String,
-    /// The title of the axis.
+    /// The title of the axis; empty for none.
     pub title: &'static str,
 }
 
@@ -42,10 +42,10 @@ impl Axis {
         let exponents = least.log10().floor() as i32 - 1..=greatest.log10().ceil() as i32 + 1;
         let round_values: Vec<f64> =
             exponents.flat_map(|n| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(n))).collect();
-        let first_tick = round_values.iter().rposition(|tick| *tick <= least * 1.000_001).unwrap_or(0);
-        let last_tick =
+        let first_tick_index = round_values.iter().rposition(|tick| *tick <= least * 1.000_001).unwrap_or(0);
+        let last_tick_index =
             round_values.iter().position(|tick| *tick >= greatest * 0.999_999).unwrap_or(round_values.len() - 1);
-        let round_values = &round_values[first_tick..=last_tick.max(first_tick + 1)];
+        let round_values = &round_values[first_tick_index..=last_tick_index.max(first_tick_index + 1)];
         let is_power_of_ten = |tick: &&f64| (tick.log10() - tick.log10().round()).abs() < 1e-9;
         let ticks: Vec<f64> = match round_values.len() <= ticks_max {
             true => round_values.iter().map(|tick| tick.log10()).collect(),

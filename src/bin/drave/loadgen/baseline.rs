@@ -37,7 +37,7 @@ pub fn run_disk(args: &Bench) -> Result<(), CliError> {
         let (p50, p99, max) =
             (quantile_us(&histogram, 0.5), quantile_us(&histogram, 0.99), quantile_us(&histogram, 1.0));
         let syncs_per_s = 1e6 / (histogram.mean() / 1000.0);
-        if args.cluster.json() {
+        if args.cluster.prints_json() {
             outln!(
                 "{}",
                 json!({
@@ -111,7 +111,7 @@ pub fn run_net(args: &Bench) -> Result<(), CliError> {
         return Err(io_error("loopback")(error));
     }
     let (p50, p99, max) = (quantile_us(&histogram, 0.5), quantile_us(&histogram, 0.99), quantile_us(&histogram, 1.0));
-    if args.cluster.json() {
+    if args.cluster.prints_json() {
         outln!("{}", json!({ "what": "net", "bytes": 64, "p50_us": p50, "p99_us": p99, "max_us": max }));
     } else {
         outln!("round trip of 64 B on loopback · p50 {p50:.1} · p99 {p99:.1} · max {max:.1} µs");

@@ -25,8 +25,8 @@ fn run_load(args: &Bench) -> Result<(), CliError> {
         let runs = args.results.iter().map(|path| RunResult::read(path)).collect::<Result<Vec<_>, _>>()?;
         return write_report(args, &runs);
     }
-    if !args.sweep.is_empty() {
-        return sweep::run(args, &args.sweep);
+    if !args.sweep_clients.is_empty() {
+        return sweep::run(args, &args.sweep_clients);
     }
     let (outcome, verdict) = measure(args);
     // The report is drawn even if the verification or the SLO failed.

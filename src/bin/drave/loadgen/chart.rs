@@ -193,9 +193,9 @@ fn distribution_points(run: &RunResult) -> Vec<(f64, f64)> {
 
 /// Draws latency by percentile, of one run or two.
 pub fn draw_percentiles(runs: &[RunResult], screen: ScreenWidth) -> SvgResult {
-    let line =
+    let line_of_distribution =
         |(run, color): (&RunResult, RGBColor)| GraphLine { points: distribution_points(run), color: color.mix(1.0) };
-    let lines: Vec<GraphLine> = runs.iter().zip(RUN_COLORS).map(line).collect();
+    let lines: Vec<GraphLine> = runs.iter().zip(RUN_COLORS).map(line_of_distribution).collect();
     let x_max = lines.iter().flat_map(|line| &line.points).map(|(x, _)| *x).fold(1.0, f64::max);
     let median_nines = nines_of_share(0.5);
     let zero_tick = if screen == ScreenWidth::Wide { Some(0.0) } else { None };
@@ -212,11 +212,11 @@ pub fn draw_percentiles(runs: &[RunResult], screen: ScreenWidth) -> SvgResult {
 
 /// Draws latency over time, p50 and p99 of each second, with the leader changes.
 pub fn draw_latency_over_time(runs: &[RunResult], screen: ScreenWidth) -> SvgResult {
-    let points = |run: &RunResult, latency_us: fn(&SecondStats) -> f64| {
+    let latency_points = |run: &RunResult, latency_us: fn(&SecondStats) -> f64| {
         log_latency_points(run.series.iter().map(|second| (second.at_s, latency_us(second))))
     };
     let lines = runs.iter().zip(RUN_COLORS).flat_map(|(run, color)| {
-        let (tail, median) = (points(run, |second| second.p99_us), points(run, |second| second.p50_us));
+        let (tail, median) = (latency_points(run, |second| second.p99_us), latency_points(run, |second| second.p50_us));
         [GraphLine { points: tail, color: color.mix(P99_OPACITY) }, GraphLine { points: median, color: color.mix(1.0) }]
     });
     let lines: Vec<GraphLine> = lines.collect();
@@ -228,9 +228,10 @@ pub fn draw_latency_over_time(runs: &[RunResult], screen: ScreenWidth) -> SvgRes
 /// Draws throughput over time, with the leader changes.
 pub fn draw_throughput_over_time(runs: &[RunResult], screen: ScreenWidth) -> SvgResult {
     let highest_rate = runs.iter().flat_map(|run| &run.series).map(|second| second.ops_per_s).fold(1.0, f64::max);
-    let points = |run: &RunResult| run.series.iter().map(|second| (second.at_s, second.ops_per_s)).collect();
-    let line = |(run, color): (&RunResult, RGBColor)| GraphLine { points: points(run), color: color.mix(1.0) };
-    let lines: Vec<GraphLine> = runs.iter().zip(RUN_COLORS).map(line).collect();
+    let throughput_points = |run: &RunResult| run.series.iter().map(|second| (second.at_s, second.ops_per_s)).collect();
+    let throughput_line =
+        |(run, color): (&RunResult, RGBColor)| GraphLine { points: throughput_points(run), color: color.mix(1.0) };
+    let lines: Vec<GraphLine> = runs.iter().zip(RUN_COLORS).map(throughput_line).collect();
     draw_over_time(
         runs,
         &lines,
@@ -253,12 +254,12 @@ fn draw_over_time(runs: &[RunResult], lines: &[GraphLine], y_axis: Axis, screen:
 
 /// Draws latency against throughput, one point per step of a sweep, labeled with its number of clients.
 pub fn draw_sweep(steps: &[RunResult], screen: ScreenWidth) -> SvgResult {
-    let points = |latency_us: fn(&RunResult) -> f64| {
+    let latency_points = |latency_us: fn(&RunResult) -> f64| {
         log_latency_points(steps.iter().map(|step| (step.ops_per_s, latency_us(step))))
     };
     let lines = [
-        GraphLine { points: points(|step| step.p99_us), color: RUN_COLORS[0].mix(P99_OPACITY) },
-        GraphLine { points: points(|step| step.p50_us), color: RUN_COLORS[0].mix(1.0) },
+        GraphLine { points: latency_points(|step| step.p99_us), color: RUN_COLORS[0].mix(P99_OPACITY) },
+        GraphLine { points: latency_points(|step| step.p50_us), color: RUN_COLORS[0].mix(1.0) },
     ];
     let labeled_steps = steps.iter().filter(|step| step.p50_us > 0.0);
     let client_count =
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn sweep_graph_labels_its_ticks_and_client_counts() {
-        let step = |clients: u64| RunResult {
+        let step_with_clients = |clients: u64| RunResult {
             ops_per_s: 1000.0 * clients as f64,
             p50_us: 398.0,
             p99_us: 6310.0,
@@ -313,7 +314,7 @@ mod tests {
             ..RunResult::default()
         };
         for screen in [ScreenWidth::Wide, ScreenWidth::Narrow] {
-            let svg = draw_sweep(&[step(17), step(64)], screen).unwrap();
+            let svg = draw_sweep(&[step_with_clients(17), step_with_clients(64)], screen).unwrap();
             // Each text is on a line of its own.
             let texts: Vec<&str> = svg.lines().map(str::trim).collect();
             for text in ["17", "64", "200 µs", "10 ms", LATENCY_TITLE] {

@@ -32,14 +32,14 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// `drave bench --scenario failover`: injects the faults, and prints the outages that they caused.
 pub fn run(args: &Bench) -> Result<(), CliError> {
     let params = LoadParams {
-        rate: args.rate.unwrap_or(DEFAULT_WRITES_PER_S),
+        rate: args.requests_per_s.unwrap_or(DEFAULT_WRITES_PER_S),
         clients: args.clients as usize,
         inflight: args.inflight as usize,
     };
     if build_profile() == "debug" {
         eprintln!("warning: this is a debug build: its figures mean nothing. Build with --release");
     }
-    if !args.cluster.json() {
+    if !args.cluster.prints_json() {
         outln!(
             "failover · 3 nodes on loopback · open loop at {}/s · {} clients × {} outstanding · drave {} ({})\n",
             params.rate,
@@ -52,13 +52,13 @@ pub fn run(args: &Bench) -> Result<(), CliError> {
     let mut faults_json = Vec::new();
     for fault in args.failover.fault.single_faults() {
         let (outages, totals) = run_fault_repeatedly(fault, args.failover.runs, params)?;
-        if args.cluster.json() {
+        if args.cluster.prints_json() {
             faults_json.push(outages.to_json(fault.name(), &totals));
         } else {
             outages.print(fault.name(), fault.description(), &totals);
         }
     }
-    if args.cluster.json() {
+    if args.cluster.prints_json() {
         let (rate, clients, inflight) = (params.rate, params.clients, params.inflight);
         outln!(
             "{}",
@@ -87,7 +87,7 @@ fn run_fault_repeatedly(
         let outage = run_fault(fault, &mut cluster, &load, params)?;
         eprintln!("{} {run}/{runs}: {:.1} ms", fault.name(), outage.longest_gap.as_secs_f64() * 1e3);
         outages.add(outage);
-        cluster.wait_healthy()?;
+        cluster.wait_until_healthy()?;
     }
     let totals = load.finish(&cluster.endpoints)?;
     cluster.stop_and_remove()?;
@@ -108,7 +108,7 @@ fn run_fault(
     // Discards the acknowledgments that arrived before this run.
     load.take_acks();
     std::thread::sleep(TIME_BEFORE_FAULT);
-    let (acks_before, fault_at) = (load.take_acks(), Instant::now());
+    let (acks_before_fault, fault_at) = (load.take_acks(), Instant::now());
     match fault {
         FailoverFault::Kill | FailoverFault::KillFollower => cluster.signal(victim, Signal::KILL)?,
         FailoverFault::Freeze => cluster.signal(victim, Signal::STOP)?,
@@ -116,8 +116,9 @@ fn run_fault(
         FailoverFault::Isolate => cluster.proxy.iter().for_each(|proxy| proxy.isolate(victim)),
         FailoverFault::All => unreachable!("`all` is expanded into single faults"),
     }
-    let mut acks_after = Vec::new();
-    wait_until_writes_resume(load, params, fault_at, &mut acks_after).map_err(|error| add_logs_hint(error, cluster))?;
+    let mut acks_after_fault = Vec::new();
+    wait_until_writes_resume(load, params, fault_at, &mut acks_after_fault)
+        .map_err(|error| add_logs_hint(error, cluster))?;
     let resumed_at = Instant::now();
     if matches!(fault, FailoverFault::Freeze | FailoverFault::Isolate) && cluster.leader_and_followers()?.0 == victim {
         let message = format!("n{victim} still leads after the fault: {} had no effect", fault.name());
@@ -127,11 +128,11 @@ fn run_fault(
         FailoverFault::Freeze => cluster.signal(victim, Signal::CONT)?,
         FailoverFault::Isolate => cluster.proxy.iter().for_each(|proxy| proxy.heal()),
         _ => {
-            cluster.wait_exit(victim)?;
+            cluster.wait_for_exit(victim)?;
             cluster.spawn_node(victim)?;
         }
     }
-    Ok(measure_outage(&acks_before, &acks_after, fault_at, resumed_at))
+    Ok(measure_outage(&acks_before_fault, &acks_after_fault, fault_at, resumed_at))
 }
 
 /// Adds the directory of the nodes' logs to an error.

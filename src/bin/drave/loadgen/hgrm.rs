@@ -11,14 +11,14 @@ const NS_PER_MS: f64 = 1e6;
 /// count, and `1/(1-share)`: one sample in that many is larger.
 pub fn format_hgrm(histogram: &Histogram<u64>) -> String {
     let mut out = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
-    let mut total = 0;
+    let mut cumulative_count = 0;
     for point in histogram.iter_quantiles(LINES_PER_HALVING) {
-        total += point.count_since_last_iteration();
+        cumulative_count += point.count_since_last_iteration();
         let (value, share) = (point.value_iterated_to() as f64 / NS_PER_MS, point.quantile_iterated_to());
         // Writing to a string cannot fail.
         let _written = match share < 1.0 {
-            true => writeln!(out, "{value:12.6} {share:14.12} {total:10} {:14.2}", 1.0 / (1.0 - share)),
-            false => writeln!(out, "{value:12.6} {share:14.12} {total:10}"),
+            true => writeln!(out, "{value:12.6} {share:14.12} {cumulative_count:10} {:14.2}", 1.0 / (1.0 - share)),
+            false => writeln!(out, "{value:12.6} {share:14.12} {cumulative_count:10}"),
         };
     }
     let [mean, deviation, max] =

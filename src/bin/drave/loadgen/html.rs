@@ -130,9 +130,10 @@ fn describe_setup(run: &RunResult) -> String {
     let command = run.command.join(" ");
     let MachineInfo { host, system, processor, processors } = machine;
     // Fields that an older version did not record are left out.
-    let prefix = [&run.date, host].into_iter().filter(|field| !field.is_empty()).map(|field| format!("{field} · "));
-    let prefix: String = prefix.collect();
-    format!("{command}\n{prefix}{system} · {processor} · {processors} processors\n{config}")
+    let date_and_host =
+        [&run.date, host].into_iter().filter(|field| !field.is_empty()).map(|field| format!("{field} · "));
+    let date_and_host: String = date_and_host.collect();
+    format!("{command}\n{date_and_host}{system} · {processor} · {processors} processors\n{config}")
 }
 
 /// A row of the table of figures: its heading, and the function that formats the figure of a run.
@@ -188,7 +189,6 @@ fn sweep_table(steps: &[RunResult]) -> String {
     out
 }
 
-/// Escapes untrusted text for HTML.
 fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::loadgen::result::SecondStats;
 
-    fn run(workload: &str) -> RunResult {
+    fn run_of_workload(workload: &str) -> RunResult {
         RunResult {
             what: workload.into(),
             ops_per_s: 31_641.0,
@@ -219,7 +219,7 @@ mod tests {
     fn report_has_no_scripts_and_no_external_resources() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run.html");
-        for runs in [vec![run("put")], vec![run("put"), run("put")]] {
+        for runs in [vec![run_of_workload("put")], vec![run_of_workload("put"), run_of_workload("put")]] {
             write_runs_page(&path, &runs).unwrap();
             let page = std::fs::read_to_string(&path).unwrap();
             for word in ["31 641", "940 µs", "new leader", "&lt;script&gt;", "<svg", "2026-01-02T03:04:05Z · h1", "━ "]
@@ -231,7 +231,7 @@ mod tests {
             }
             assert_eq!(page.contains("× 1.00"), runs.len() == 2);
         }
-        write_sweep_page(&path, &[run("put"), run("put")]).unwrap();
+        write_sweep_page(&path, &[run_of_workload("put"), run_of_workload("put")]).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().matches("<tr>").count(), 3);
     }
 
@@ -239,7 +239,7 @@ mod tests {
     fn report_escapes_html() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run.html");
-        write_runs_page(&path, &[run("</title><script>alert(1)</script>&")]).unwrap();
+        write_runs_page(&path, &[run_of_workload("</title><script>alert(1)</script>&")]).unwrap();
         let page = std::fs::read_to_string(&path).unwrap();
         let title = "drave bench &lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;";
         assert!(page.contains(&format!("<title>{title}</title>")) && page.contains(&format!("<h1>{title}</h1>")));
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn unwritable_report_is_an_error() {
-        let error = write_runs_page(Path::new("/no/such/place/run.html"), &[run("put")]).unwrap_err();
+        let error = write_runs_page(Path::new("/no/such/place/run.html"), &[run_of_workload("put")]).unwrap_err();
         assert_eq!(error.code, 74);
     }
 }

@@ -36,7 +36,7 @@ struct RequestGenerator {
     rng: SmallRng,
     sequence_number: u64,
     value: Vec<u8>,
-    values_generated: u64,
+    generated_value_count: u64,
 }
 
 impl RequestGenerator {
@@ -63,9 +63,9 @@ impl RequestGenerator {
             Workload::Mixed if self.rng.random::<f64>() < self.args.read_ratio => Input::Get,
             Workload::Incr => Input::Incr(1),
             Workload::Put | Workload::Mixed | Workload::Disk | Workload::Net => {
-                self.values_generated += 1;
+                self.generated_value_count += 1;
                 // Every value is unique, so that a stale read can be detected.
-                let unique_bytes = self.values_generated.to_le_bytes();
+                let unique_bytes = self.generated_value_count.to_le_bytes();
                 let length = self.value.len().min(8);
                 self.value[..length].copy_from_slice(&unique_bytes[..length]);
                 Input::Put(Bytes::copy_from_slice(&self.value))
@@ -74,12 +74,12 @@ impl RequestGenerator {
     }
 }
 
-fn send_request(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
+fn send_request(mux: &mut Mux, key_name: &Bytes, input: &Input, tag: u64) {
     match input {
-        Input::Get => mux.query(Query::Get { key: name }.encode(), Consistency::Linearizable, tag),
-        Input::Incr(by) => mux.execute(Command::Incr { key: name, by: *by }.encode(), tag),
-        Input::Put(value) => mux.execute(Command::Put { key: name, value }.encode(), tag),
-        Input::Del | Input::Cas(..) | Input::PutFor(..) => {
+        Input::Get => mux.query(Query::Get { key: key_name }.encode(), Consistency::Linearizable, tag),
+        Input::Incr(by) => mux.execute(Command::Incr { key: key_name, by: *by }.encode(), tag),
+        Input::Put(value) => mux.execute(Command::Put { key: key_name, value }.encode(), tag),
+        Input::Del | Input::Cas(..) | Input::PutWithTtl(..) => {
             unreachable!("no workload deletes keys, compares values or sets deadlines")
         }
     }
@@ -96,8 +96,8 @@ pub fn measure(args: &Bench) -> (Option<RunResult>, Result<(), CliError>) {
 fn run_load(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError> {
     args.check_state_size()?;
     let socket_error = |error: std::io::Error| CliError { message: format!("sockets: {error}"), code: 74 };
-    let before = report::poll_until_leader(args);
-    report::print_header(args, &before)?;
+    let statuses_before = report::poll_until_leader(args);
+    report::print_header(args, &statuses_before)?;
     let options = MuxOptions {
         keys: args.cluster.tls.keys.clone(),
         machine_kind: KIND,
@@ -110,7 +110,7 @@ fn run_load(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliErro
         rng: SmallRng::seed_from_u64(rand::random()),
         sequence_number: 0,
         value: vec![b'v'; args.value_size as usize],
-        values_generated: 0,
+        generated_value_count: 0,
     };
     let ledger = match (args.verify, args.workload) {
         (true, Workload::Incr) => Ledger::Counters(BTreeMap::new()),
@@ -122,8 +122,8 @@ fn run_load(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliErro
     let mut load = LoadDriver::new(args, ledger);
     let run_result = load.run_until_over(&mut fleet, &mut generator).map_err(socket_error);
     let verdict = run_result.and_then(|()| load.error.take().map_or(Ok(()), Err)).and_then(|()| {
-        let after = report::poll_until_leader(args);
-        *outcome = Some(report::print_result(args, &load.stats, &before, &after)?);
+        let statuses_after = report::poll_until_leader(args);
+        *outcome = Some(report::print_result(args, &load.stats, &statuses_before, &statuses_after)?);
         verify(args, &load.ledger, &generator).and_then(|()| report::check_slo(args, &load.stats))
     });
     // The keys of a failed run are removed as well: they may have filled the disk.
@@ -159,7 +159,7 @@ impl<'a> LoadDriver<'a> {
     /// Sends requests until the run is over or has failed, then waits for the requests in flight.
     fn run_until_over(&mut self, fleet: &mut Fleet, generator: &mut RequestGenerator) -> std::io::Result<()> {
         let began = Instant::now();
-        let send_interval = self.args.rate.map(|rate| Duration::from_nanos(1_000_000_000 / rate.max(1)));
+        let send_interval = self.args.requests_per_s.map(|rate| Duration::from_nanos(1_000_000_000 / rate.max(1)));
         let (mut next_due, mut next_connection, mut stopped_at) = (began, 0, None);
         loop {
             let now = Instant::now();
@@ -167,10 +167,11 @@ impl<'a> LoadDriver<'a> {
                 self.is_measuring = true;
                 self.stats.start(now);
             }
-            if (0..fleet.len()).any(|n| fleet[n].full_since().is_some_and(|since| now - since > NO_SPACE_TIMEOUT)) {
+            if (0..fleet.len()).any(|n| fleet[n].disk_full_since().is_some_and(|since| now - since > NO_SPACE_TIMEOUT))
+            {
                 self.error.get_or_insert_with(no_space_error);
             }
-            let all_answered = self.has_sent_total() && self.in_flight.is_empty();
+            let all_answered = self.has_sent_all_requests() && self.in_flight.is_empty();
             let is_over = self.is_measuring && (all_answered || now - self.stats.began >= self.args.duration);
             if (is_over || self.error.is_some()) && stopped_at.is_none() {
                 stopped_at = Some(now);
@@ -203,14 +204,14 @@ impl<'a> LoadDriver<'a> {
         Ok(())
     }
 
-    fn has_sent_total(&self) -> bool {
+    fn has_sent_all_requests(&self) -> bool {
         self.args.requests_max.is_some_and(|total| self.stats.sent >= total)
     }
 
     /// Closed loop: sends requests on every connection that has room.
     fn send_closed_loop(&mut self, fleet: &mut Fleet, generator: &mut RequestGenerator, now: Instant) {
         for n in 0..fleet.len() {
-            while fleet[n].is_up() && fleet[n].has_room() && !self.has_sent_total() {
+            while fleet[n].is_up() && fleet[n].has_room() && !self.has_sent_all_requests() {
                 self.send_next_request(&mut fleet[n], generator, now);
             }
         }
@@ -226,7 +227,7 @@ impl<'a> LoadDriver<'a> {
         send_interval: Duration,
         next_connection: &mut usize,
     ) {
-        while *next_due <= now && !self.has_sent_total() {
+        while *next_due <= now && !self.has_sent_all_requests() {
             let connection_count = fleet.len();
             let free_connection = (0..connection_count)
                 .map(|n| (*next_connection + n) % connection_count)
@@ -240,11 +241,11 @@ impl<'a> LoadDriver<'a> {
 
     fn send_next_request(&mut self, mux: &mut Mux, generator: &mut RequestGenerator, scheduled_at: Instant) {
         let key = generator.next_key();
-        let name = generator.key_name(key);
+        let key_name = generator.key_name(key);
         let input = generator.next_operation();
         let tag = self.in_flight.insert(InFlightRequest { scheduled_at, sent_at: Instant::now(), key }) as u64;
-        self.ledger.record_request(tag, &name, || input.clone());
-        send_request(mux, &name, &input, tag);
+        self.ledger.record_request(tag, &key_name, || input.clone());
+        send_request(mux, &key_name, &input, tag);
         self.stats.sent += u64::from(self.is_measuring);
     }
 
@@ -301,7 +302,7 @@ fn verify(args: &Bench, ledger: &Ledger, generator: &RequestGenerator) -> Result
     Ok(())
 }
 
-/// Deletes the keys of this run.
+/// Deletes the keys of this run, up to 2000 at a time, until a scan finds none.
 fn remove_run_keys(args: &Bench, generator: &RequestGenerator) -> Result<(), CliError> {
     // The timeout is longer than for a benchmark request: keys that are not deleted stay in the cluster.
     let timeout = args.cluster.timeout.max(CLEANUP_TIMEOUT_MIN);

@@ -27,24 +27,24 @@ pub struct Outages {
 /// The longest time between two consecutive acknowledgments, the second of them after `from`. The time from the last
 /// acknowledgment to `until` counts as well: this gap has not ended.
 fn longest_gap(acks: &[Ack], from: Instant, until: Instant) -> Duration {
-    let pairs =
+    let ended_gaps =
         acks.windows(2).filter(|pair| pair[1].at > from).map(|pair| pair[1].at.saturating_duration_since(pair[0].at));
     let unfinished_gap =
         acks.last().map_or(until.saturating_duration_since(from), |last| until.saturating_duration_since(last.at));
-    pairs.chain([unfinished_gap]).max().unwrap_or_default()
+    ended_gaps.chain([unfinished_gap]).max().unwrap_or_default()
 }
 
 /// Computes the outage from the acknowledgments before and after a fault at time `fault_at`. `until` is the end of the
 /// measurement.
-pub fn measure_outage(before: &[Ack], after: &[Ack], fault_at: Instant, until: Instant) -> Outage {
-    let acks: Vec<Ack> = before.iter().chain(after).copied().collect();
-    let first_at = before.first().map_or(fault_at, |first| first.at);
-    let last_at = before.last().map_or(fault_at, |last_at| last_at.at);
-    let mut latencies: Vec<Duration> = before.iter().map(|ack| ack.latency).collect();
+pub fn measure_outage(acks_before: &[Ack], acks_after: &[Ack], fault_at: Instant, until: Instant) -> Outage {
+    let acks: Vec<Ack> = acks_before.iter().chain(acks_after).copied().collect();
+    let first_at = acks_before.first().map_or(fault_at, |first| first.at);
+    let last_at = acks_before.last().map_or(fault_at, |last| last.at);
+    let mut latencies: Vec<Duration> = acks_before.iter().map(|ack| ack.latency).collect();
     latencies.sort_unstable();
     Outage {
         longest_gap: longest_gap(&acks, fault_at, until),
-        undisturbed_longest_gap: longest_gap(before, first_at, last_at),
+        undisturbed_longest_gap: longest_gap(acks_before, first_at, last_at),
         undisturbed_p99: quantile(&latencies, 0.99),
     }
 }
@@ -143,21 +143,24 @@ mod tests {
         let acks = |times: &[u64]| -> Vec<Ack> {
             times.iter().map(|ms| Ack { at: at(*ms), latency: Duration::from_millis(1) }).collect()
         };
-        let gap = |before: &[u64], after: &[u64], fault_at, until| {
-            let gap = measure_outage(&acks(before), &acks(after), at(fault_at), at(until));
-            (gap.longest_gap.as_millis(), gap.undisturbed_longest_gap.as_millis())
+        let gaps_ms = |before: &[u64], after: &[u64], fault_at, until| {
+            let outage = measure_outage(&acks(before), &acks(after), at(fault_at), at(until));
+            (outage.longest_gap.as_millis(), outage.undisturbed_longest_gap.as_millis())
         };
-        assert_eq!(gap(&[0, 30, 40], &[90, 91], 45, 100), (50, 30), "a gap during the fault counts in full");
-        assert_eq!(gap(&[0, 10], &[20, 21], 12, 100), (79, 10), "an unfinished gap counts as well");
-        assert_eq!(gap(&[0, 10], &[], 12, 100), (90, 10), "nothing is acknowledged after the fault");
-        assert_eq!(gap(&[], &[], 12, 100), (88, 0), "without any acknowledgment, the gap begins at the fault");
+        assert_eq!(gaps_ms(&[0, 30, 40], &[90, 91], 45, 100), (50, 30), "a gap during the fault counts in full");
+        assert_eq!(gaps_ms(&[0, 10], &[20, 21], 12, 100), (79, 10), "an unfinished gap counts as well");
+        assert_eq!(gaps_ms(&[0, 10], &[], 12, 100), (90, 10), "nothing is acknowledged after the fault");
+        assert_eq!(gaps_ms(&[], &[], 12, 100), (88, 0), "without any acknowledgment, the gap begins at the fault");
     }
 
     #[test]
     fn quantiles_are_measured_values() {
         let sorted: Vec<Duration> = (1..=10).map(Duration::from_millis).collect();
-        let at = |share| quantile(&sorted, share).as_millis();
-        assert_eq!((at(0.0), at(0.5), at(0.9), at(0.99), at(1.0)), (1, 5, 9, 10, 10));
+        let quantile_ms = |share| quantile(&sorted, share).as_millis();
+        assert_eq!(
+            (quantile_ms(0.0), quantile_ms(0.5), quantile_ms(0.9), quantile_ms(0.99), quantile_ms(1.0)),
+            (1, 5, 9, 10, 10)
+        );
         assert_eq!(quantile(&[], 0.5), Duration::ZERO);
     }
 }

@@ -47,14 +47,14 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts the proxies. The first listener forwards its connections to the first node, and so on.
-    pub fn start(listeners: Vec<TcpListener>, nodes: &[String]) -> Result<Proxy, CliError> {
+    pub fn start(listeners: Vec<TcpListener>, node_addresses: &[String]) -> Result<Proxy, CliError> {
         let loopback_error = |error: io::Error| CliError { message: format!("loopback: {error}"), code: 74 };
         let gate = Arc::new(IsolationGate::default());
         let mut listen_addresses = Vec::new();
-        for ((listener, node), to) in listeners.into_iter().zip(nodes).zip(1..) {
+        for ((listener, node_address), to) in listeners.into_iter().zip(node_addresses).zip(1..) {
             listen_addresses.push(listener.local_addr().map_err(loopback_error)?);
-            let (gate, node) = (gate.clone(), node.clone());
-            std::thread::spawn(move || accept_connections(&listener, &gate, to, &node));
+            let (gate, node_address) = (gate.clone(), node_address.clone());
+            std::thread::spawn(move || accept_connections(&listener, &gate, to, &node_address));
         }
         Ok(Proxy { gate, listen_addresses })
     }
@@ -81,29 +81,29 @@ impl Drop for Proxy {
     }
 }
 
-/// Forwards each connection that `listener` accepts to the node with id `to`, which listens at the address `node`.
-fn accept_connections(listener: &TcpListener, gate: &Arc<IsolationGate>, to: u64, node: &str) {
+/// Forwards each connection that `listener` accepts to the node with id `to`, which listens at `node_address`.
+fn accept_connections(listener: &TcpListener, gate: &Arc<IsolationGate>, to: u64, node_address: &str) {
     for stream in listener.incoming() {
         if gate.is_stopping.load(Ordering::Relaxed) {
             return;
         }
         let Ok(stream) = stream else { continue };
-        let (gate, node) = (gate.clone(), node.to_owned());
+        let (gate, node_address) = (gate.clone(), node_address.to_owned());
         std::thread::spawn(move || {
-            if let Err(error) = forward_connection(stream, &gate, to, &node) {
-                log::debug!("a connection to {node} ends: {error}");
+            if let Err(error) = forward_connection(stream, &gate, to, &node_address) {
+                log::debug!("a connection to {node_address} ends: {error}");
             }
         });
     }
 }
 
-/// Forwards the connection of `caller` to the node with id `to`, which listens at the address `node`. The first frame
+/// Forwards the connection of `caller` to the node with id `to`, which listens at `node_address`. The first frame
 /// identifies the caller.
-fn forward_connection(mut caller: TcpStream, gate: &Arc<IsolationGate>, to: u64, node: &str) -> io::Result<()> {
+fn forward_connection(mut caller: TcpStream, gate: &Arc<IsolationGate>, to: u64, node_address: &str) -> io::Result<()> {
     caller.set_nodelay(true)?;
     let (from, bytes_read) = read_hello(&mut caller)?;
     gate.wait_while_isolated(from, to);
-    let mut callee = TcpStream::connect(node)?;
+    let mut callee = TcpStream::connect(node_address)?;
     callee.set_nodelay(true)?;
     callee.write_all(&bytes_read)?;
     let reverse_direction = (callee.try_clone()?, caller.try_clone()?, gate.clone());

@@ -49,8 +49,8 @@ pub struct RunStats {
     /// Delay between the scheduled time and the actual send, in nanoseconds.
     send_delay_ns: Histogram<u64>,
     /// The values of `response_ns` in the current second.
-    second_response_ns: Histogram<u64>,
-    second_began: Instant,
+    response_ns_this_second: Histogram<u64>,
+    this_second_began: Instant,
     /// The longest time without an answer.
     longest_gap: Duration,
     last_answer: Option<Instant>,
@@ -90,8 +90,8 @@ impl RunStats {
             response_ns: new_histogram(),
             service_ns: new_histogram(),
             send_delay_ns: new_histogram(),
-            second_response_ns: new_histogram(),
-            second_began: now,
+            response_ns_this_second: new_histogram(),
+            this_second_began: now,
             longest_gap: Duration::ZERO,
             last_answer: None,
             header_printed: false,
@@ -103,7 +103,7 @@ impl RunStats {
 
     /// Starts the measurement at time `now`, after the warm-up.
     pub fn start(&mut self, now: Instant) {
-        (self.began, self.second_began, self.is_measuring) = (now, now, true);
+        (self.began, self.this_second_began, self.is_measuring) = (now, now, true);
         self.client_cpu_at_start = process_cpu_time();
     }
 
@@ -125,7 +125,7 @@ impl RunStats {
         self.response_ns.saturating_record(response.as_nanos() as u64);
         self.service_ns.saturating_record(service.as_nanos() as u64);
         self.send_delay_ns.saturating_record(response.saturating_sub(service).as_nanos() as u64);
-        self.second_response_ns.saturating_record(response.as_nanos() as u64);
+        self.response_ns_this_second.saturating_record(response.as_nanos() as u64);
         if let Some(last) = self.last_answer.replace(now) {
             self.longest_gap = self.longest_gap.max(now - last);
         }
@@ -143,7 +143,7 @@ impl RunStats {
 
     /// Appends the second that ends now to the series, with `rate` answers per second.
     fn append_second(&mut self, now: Instant, rate: f64) {
-        let quantile_us = |q| self.second_response_ns.value_at_quantile(q) as f64 / 1e3;
+        let quantile_us = |q| self.response_ns_this_second.value_at_quantile(q) as f64 / 1e3;
         let second = SecondStats {
             at_s: (now - self.began).as_secs_f64(),
             ops_per_s: rate,
@@ -164,13 +164,13 @@ impl RunStats {
 
     /// Once a second, records the past second and prints a line for it.
     pub fn report_second(&mut self, args: &Bench, now: Instant) {
-        let span = now - self.second_began;
+        let span = now - self.this_second_began;
         if !self.is_measuring || span < Duration::from_secs(1) {
             return;
         }
-        let rate = self.second_response_ns.len() as f64 / span.as_secs_f64();
+        let rate = self.response_ns_this_second.len() as f64 / span.as_secs_f64();
         self.append_second(now, rate);
-        if !args.cluster.json() {
+        if !args.cluster.prints_json() {
             if !self.header_printed {
                 outln!(
                     "{:>6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
@@ -184,7 +184,7 @@ impl RunStats {
                     "errors"
                 );
             }
-            let quantile_ms = |q| format!("{:.2} ms", self.second_response_ns.value_at_quantile(q) as f64 / 1e6);
+            let quantile_ms = |q| format!("{:.2} ms", self.response_ns_this_second.value_at_quantile(q) as f64 / 1e6);
             outln!(
                 "{:>4} s {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
                 (now - self.began).as_secs(),
@@ -198,8 +198,8 @@ impl RunStats {
             );
         }
         self.header_printed = true;
-        self.second_began = now;
-        self.second_response_ns.reset();
+        self.this_second_began = now;
+        self.response_ns_this_second.reset();
     }
 
     fn quantile_us(&self, quantile: f64) -> f64 {
@@ -275,7 +275,7 @@ pub fn print_header(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
     if !leader.fsync {
         eprintln!("warning: fsync is off: these figures are not those of a durable cluster");
     }
-    if args.cluster.json() {
+    if args.cluster.prints_json() {
         return Ok(());
     }
     let fsync = if leader.fsync { "on" } else { "OFF" };
@@ -287,7 +287,7 @@ pub fn print_header(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
         leader.node,
         build_profile()
     );
-    let loop_kind = args.rate.map_or("closed loop".to_owned(), |rate| format!("open loop at {rate}/s"));
+    let loop_kind = args.requests_per_s.map_or("closed loop".to_owned(), |rate| format!("open loop at {rate}/s"));
     outln!(
         "{} · {} clients × {} outstanding · {} B keys of {} · {} B values · {loop_kind} · {} warm-up\n",
         args.workload.name(),
@@ -312,17 +312,19 @@ struct ServerFigures {
 /// Computes the figures of the nodes from their statuses before and after the run. A node that was restarted in between
 /// is left out.
 fn compare_statuses(run: &RunStats, before: &[Status], after: &[Status]) -> ServerFigures {
-    let operations = run.response_ns.len().max(1) as f64;
+    let operation_count = run.response_ns.len().max(1) as f64;
     let status_pairs = || {
-        after.iter().filter_map(|now| {
-            let then = before.iter().find(|then| then.node == now.node && then.uptime_ms <= now.uptime_ms)?;
-            Some((then, now))
+        after.iter().filter_map(|later| {
+            let earlier =
+                before.iter().find(|earlier| earlier.node == later.node && earlier.uptime_ms <= later.uptime_ms)?;
+            Some((earlier, later))
         })
     };
-    let cpu_ns: u64 = status_pairs().map(|(then, now)| now.cpu_ns.saturating_sub(then.cpu_ns)).sum();
-    let leader_statuses = find_leader(after).and_then(|now| status_pairs().find(|(then, _)| then.node == now.node));
-    let disk = leader_statuses.map(|(then, now)| {
-        (now.disk.entries.saturating_sub(then.disk.entries), now.disk.syncs.saturating_sub(then.disk.syncs))
+    let cpu_ns: u64 = status_pairs().map(|(earlier, later)| later.cpu_ns.saturating_sub(earlier.cpu_ns)).sum();
+    let leader_statuses =
+        find_leader(after).and_then(|later| status_pairs().find(|(earlier, _)| earlier.node == later.node));
+    let disk = leader_statuses.map(|(earlier, later)| {
+        (later.disk.entries.saturating_sub(earlier.disk.entries), later.disk.syncs.saturating_sub(earlier.disk.syncs))
     });
     let elapsed_seconds = (run.began.elapsed()).as_secs_f64();
     let has_status_pairs = status_pairs().count() > 0;
@@ -330,7 +332,8 @@ fn compare_statuses(run: &RunStats, before: &[Status], after: &[Status]) -> Serv
         // The time between the two status requests includes the warm-up and the shutdown: only the share of the
         // measurement counts.
         cpu_us_per_op: has_status_pairs.then(|| {
-            cpu_ns as f64 / 1e3 / operations * (run.measured_time.as_secs_f64() / elapsed_seconds.max(1e-9)).min(1.0)
+            cpu_ns as f64 / 1e3 / operation_count
+                * (run.measured_time.as_secs_f64() / elapsed_seconds.max(1e-9)).min(1.0)
         }),
         entries_per_fsync: disk.filter(|(_, syncs)| *syncs > 0).map(|(entries, syncs)| entries as f64 / syncs as f64),
         fsyncs_per_s: disk.map(|(_, syncs)| syncs as f64 / elapsed_seconds),
@@ -341,30 +344,37 @@ fn compare_statuses(run: &RunStats, before: &[Status], after: &[Status]) -> Serv
 
 /// Prints the result of the run, writes the `.hgrm` file if requested, and returns the result.
 pub fn print_result(args: &Bench, run: &RunStats, before: &[Status], after: &[Status]) -> Result<RunResult, CliError> {
-    let servers = compare_statuses(run, before, after);
+    let server_figures = compare_statuses(run, before, after);
     if let Some(path) = &args.hgrm_path {
         std::fs::write(path, format_hgrm(&run.response_ns))
             .map_err(|error| CliError { message: format!("{}: {error}", path.display()), code: 74 })?;
     }
-    let client_cpu = run.client_cpu.as_secs_f64() * 1e6 / run.response_ns.len().max(1) as f64;
+    let client_cpu_us_per_op = run.client_cpu.as_secs_f64() * 1e6 / run.response_ns.len().max(1) as f64;
     if run.client_cpu.as_secs_f64() > 0.9 * run.measured_time.as_secs_f64() {
         eprintln!("warning: the client used a whole CPU: it may be the bottleneck");
     }
-    let json = result_json(args, run, &servers, client_cpu, after);
-    if args.cluster.json() {
+    let json = result_json(args, run, &server_figures, client_cpu_us_per_op, after);
+    if args.cluster.prints_json() {
         outln!("{json}");
     } else {
-        print_summary(args, run, &servers, client_cpu, after);
+        print_summary(args, run, &server_figures, client_cpu_us_per_op, after);
     }
     serde_json::from_value(json).map_err(|error| CliError { message: format!("result of the run: {error}"), code: 70 })
 }
 
-fn print_summary(args: &Bench, run: &RunStats, servers: &ServerFigures, client_cpu: f64, after: &[Status]) {
-    let verb = if args.workload == Workload::Get { "reads" } else { "commits" };
+fn print_summary(
+    args: &Bench,
+    run: &RunStats,
+    server_figures: &ServerFigures,
+    client_cpu_us_per_op: f64,
+    after: &[Status],
+) {
+    let operation_noun = if args.workload == Workload::Get { "reads" } else { "commits" };
     let megabytes = run.answers_per_s() * (args.key_size + args.value_size) as f64 / 1e6;
-    let leader_text = if servers.leader_changed { "leader CHANGED" } else { "leader unchanged" };
+    let leader_text = if server_figures.leader_changed { "leader CHANGED" } else { "leader unchanged" };
     outln!(
-        "{:>4.1} s {} {verb} · {}/s · {megabytes:.1} MB/s · {} errors · {} unknown · {} retries · {leader_text}\n",
+        "{:>4.1} s {} {operation_noun} · {}/s · {megabytes:.1} MB/s · {} errors · {} unknown · {} retries · \
+         {leader_text}\n",
         run.measured_time.as_secs_f64(),
         group_digits(run.response_ns.len()),
         group_digits(run.answers_per_s() as u64),
@@ -384,15 +394,15 @@ fn print_summary(args: &Bench, run: &RunStats, servers: &ServerFigures, client_c
         );
         outln!(
             "group commit                            {:.1} entries a fsync · {:.0} fsyncs/s · fsync p50 {:.2} p99 {:.2} ms",
-            servers.entries_per_fsync.unwrap_or(0.0),
-            servers.fsyncs_per_s.unwrap_or(0.0),
+            server_figures.entries_per_fsync.unwrap_or(0.0),
+            server_figures.fsyncs_per_s.unwrap_or(0.0),
             leader.disk.sync_p50_us / ms,
             leader.disk.sync_p99_us / ms
         );
     }
     outln!(
-        "CPU an operation                        all nodes {:.1} µs · client {client_cpu:.1} µs",
-        servers.cpu_us_per_op.unwrap_or(0.0)
+        "CPU an operation                        all nodes {:.1} µs · client {client_cpu_us_per_op:.1} µs",
+        server_figures.cpu_us_per_op.unwrap_or(0.0)
     );
     outln!("longest time without an answer          {:.1} ms", run.longest_gap.as_secs_f64() * 1e3);
 }
@@ -411,18 +421,18 @@ fn print_latencies(args: &Bench, run: &RunStats) {
             quantile_ms(1.0)
         );
     };
-    if args.rate.is_some() {
+    if args.requests_per_s.is_some() {
         print_line("response", &run.response_ns);
         print_line("service", &run.service_ns);
         let sent = run.sent;
-        let scheduled = (args.rate.unwrap_or(0) as f64 * run.measured_time.as_secs_f64()) as u64;
+        let scheduled_count = (args.requests_per_s.unwrap_or(0) as f64 * run.measured_time.as_secs_f64()) as u64;
         let delay_ms = |q| run.send_delay_ns.value_at_quantile(q) as f64 / 1e6;
         outln!(
             "schedule  lag p50 {:.2}  p99 {:.2}  max {:.2} ms · asked {} · sent {} · unfinished {}",
             delay_ms(0.5),
             delay_ms(0.99),
             delay_ms(1.0),
-            group_digits(scheduled),
+            group_digits(scheduled_count),
             group_digits(sent),
             run.unfinished
         );
@@ -453,8 +463,8 @@ pub fn print_bars(histogram: &Histogram<u64>) {
 fn result_json(
     args: &Bench,
     run: &RunStats,
-    servers: &ServerFigures,
-    client_cpu: f64,
+    server_figures: &ServerFigures,
+    client_cpu_us_per_op: f64,
     after: &[Status],
 ) -> serde_json::Value {
     let disk = find_leader(after).map(|leader| &leader.disk);
@@ -473,12 +483,12 @@ fn result_json(
         "unfinished": run.unfinished,
         "duration_s": run.measured_time.as_secs_f64(),
         "longest_gap_ms": run.longest_gap.as_secs_f64() * 1e3,
-        "entries_per_fsync": servers.entries_per_fsync,
+        "entries_per_fsync": server_figures.entries_per_fsync,
         "fsync_p50_us": disk.map(|disk| disk.sync_p50_us),
         "fsync_p99_us": disk.map(|disk| disk.sync_p99_us),
-        "client_cpu_us_per_op": client_cpu,
-        "server_cpu_us_per_op": servers.cpu_us_per_op,
-        "leader_changed": servers.leader_changed,
+        "client_cpu_us_per_op": client_cpu_us_per_op,
+        "server_cpu_us_per_op": server_figures.cpu_us_per_op,
+        "leader_changed": server_figures.leader_changed,
         "leader_changes": run.leader_changes.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
         "curve": run.latency_curve(),
         "series": run.seconds,
@@ -493,7 +503,8 @@ fn result_json(
 fn config_json(args: &Bench, after: &[Status]) -> serde_json::Value {
     let leader = find_leader(after);
     json!({
-        "endpoints": args.cluster.endpoints, "clients": args.clients, "inflight": args.inflight, "rate": args.rate,
+        "endpoints": args.cluster.endpoints, "clients": args.clients, "inflight": args.inflight,
+        "rate": args.requests_per_s,
         "key_size": args.key_size, "value_size": args.value_size, "keys": args.keys,
         "dist": format!("{:?}", args.key_distribution).to_lowercase(), "read_ratio": args.read_ratio,
         "warmup_s": args.warmup.as_secs_f64(), "verify": args.verify, "duration_s": args.duration.as_secs_f64(),
@@ -515,12 +526,12 @@ pub fn check_slo(args: &Bench, run: &RunStats) -> Result<(), CliError> {
             code: 1,
         });
     }
-    let measured = Duration::from_nanos((run.quantile_us(slo.quantile) * 1e3) as u64);
-    if measured <= slo.max_latency {
+    let measured_latency = Duration::from_nanos((run.quantile_us(slo.quantile) * 1e3) as u64);
+    if measured_latency <= slo.max_latency {
         return Ok(());
     }
     Err(CliError {
-        message: format!("p{percent} was {measured:?}, and should be at most {:?}", slo.max_latency),
+        message: format!("p{percent} was {measured_latency:?}, and should be at most {:?}", slo.max_latency),
         code: 1,
     })
 }
@@ -538,13 +549,13 @@ mod tests {
     #[test]
     fn slo_fails_if_exceeded_or_nothing_is_answered() {
         let args = parse_args(&["put", "--slo", "p99=5ms"]);
-        let code = |run: &RunStats| check_slo(&args, run).err().map(|error| error.code);
+        let exit_code = |run: &RunStats| check_slo(&args, run).err().map(|error| error.code);
         let mut run = RunStats::new();
         run.start(Instant::now());
-        assert_eq!(code(&run), Some(1));
+        assert_eq!(exit_code(&run), Some(1));
         run.record_answer(Instant::now(), Duration::from_millis(4), Duration::from_millis(4));
-        assert_eq!(code(&run), None);
+        assert_eq!(exit_code(&run), None);
         run.record_answer(Instant::now(), Duration::from_millis(6), Duration::from_millis(6));
-        assert_eq!(code(&run), Some(1));
+        assert_eq!(exit_code(&run), Some(1));
     }
 }

@@ -86,7 +86,7 @@ pub struct MachineInfo {
 }
 
 impl MachineInfo {
-    /// Describes this machine.
+    /// Describes the machine on which this process runs, from `uname`.
     pub fn local() -> MachineInfo {
         let system_info = rustix::system::uname();
         MachineInfo {

@@ -25,7 +25,7 @@ pub struct LoadParams {
     pub rate: u64,
     /// Number of connections.
     pub clients: usize,
-    /// Requests outstanding on each connection.
+    /// The maximum number of requests in flight on each connection.
     pub inflight: usize,
 }
 
@@ -61,11 +61,11 @@ pub struct SteadyLoad {
 /// A write that was sent and not answered yet.
 struct InFlightWrite {
     scheduled_at: Instant,
-    key: u64,
+    counter_number: u64,
 }
 
-fn counter_name(key: u64) -> Bytes {
-    Bytes::from(format!("failover/{key:03}"))
+fn counter_name(counter_number: u64) -> Bytes {
+    Bytes::from(format!("failover/{counter_number:03}"))
 }
 
 impl SteadyLoad {
@@ -125,9 +125,9 @@ fn run_writes(
             let free_connection =
                 (0..fleet.len()).map(|n| (next_connection + n) % params.clients).find(|n| fleet[*n].has_room());
             let Some(n) = free_connection else { break };
-            let key = sent_count % COUNTER_COUNT;
-            let tag = in_flight.insert(InFlightWrite { scheduled_at: next_due, key }) as u64;
-            fleet[n].execute(Command::Incr { key: &counter_name(key), by: 1 }.encode(), tag);
+            let counter_number = sent_count % COUNTER_COUNT;
+            let tag = in_flight.insert(InFlightWrite { scheduled_at: next_due, counter_number }) as u64;
+            fleet[n].execute(Command::Incr { key: &counter_name(counter_number), by: 1 }.encode(), tag);
             (next_connection, sent_count, next_due) = (n + 1, sent_count + 1, next_due + write_interval);
         }
         let wait = next_due
@@ -142,21 +142,21 @@ fn run_writes(
                 Outcome::Executed { answer, .. } | Outcome::Answered { answer, .. } => {
                     let at = Instant::now();
                     totals.acknowledged += 1;
-                    let _never_fails_for_counters = ledger.record_answer(tag, write.key, answer);
+                    let _never_fails_for_counters = ledger.record_answer(tag, write.counter_number, answer);
                     let ack = Ack { at, latency: at - write.scheduled_at };
                     acks.lock().unwrap_or_else(PoisonError::into_inner).push(ack);
                 }
                 Outcome::Refused(_) => totals.refused += 1,
                 Outcome::Unknown | Outcome::AnswerTooLong { .. } => {
                     totals.unknown += 1;
-                    ledger.record_unknown(write.key);
+                    ledger.record_unknown(write.counter_number);
                 }
             }
         }
     }
     for (_, write) in &in_flight {
         totals.unknown += 1;
-        ledger.record_unknown(write.key);
+        ledger.record_unknown(write.counter_number);
     }
     Ok((ledger, totals))
 }

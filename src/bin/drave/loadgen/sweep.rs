@@ -16,7 +16,7 @@ pub fn run(args: &Bench, clients: &[u64]) -> Result<(), CliError> {
     if steps.is_empty() {
         return verdict;
     }
-    if !args.cluster.json() {
+    if !args.cluster.prints_json() {
         print_table(&steps);
     }
     // The report is drawn even if a step failed.
@@ -33,7 +33,7 @@ fn run_steps(
 ) -> (Vec<RunResult>, Result<(), CliError>) {
     let (mut steps, mut first_error) = (Vec::new(), Ok(()));
     for clients in clients {
-        let step = Bench { clients: *clients, sweep: Vec::new(), report: None, ..args.clone() };
+        let step = Bench { clients: *clients, sweep_clients: Vec::new(), report: None, ..args.clone() };
         let (outcome, verdict) = measure(&step);
         let verdict = verdict.map_err(|CliError { message, code }| CliError {
             message: format!("--clients {clients}: {message}"),

@@ -56,12 +56,12 @@ fn local_address(listener: &TcpListener) -> Result<String, CliError> {
 
 impl TestCluster {
     /// Starts the nodes, behind a proxy if they are to be isolated, and waits until the cluster is healthy.
-    pub fn start(name: &str, proxied: bool) -> Result<TestCluster, CliError> {
+    pub fn start(name: &str, is_proxied: bool) -> Result<TestCluster, CliError> {
         let dir = std::env::temp_dir().join(format!("drave-failover-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).map_err(io_error(&dir.display().to_string()))?;
         let node_listeners = bind_free_ports(NODE_COUNT as usize)?;
         let listen_addresses: Vec<String> = node_listeners.iter().map(local_address).collect::<Result<_, _>>()?;
-        let (endpoints, proxy) = match proxied {
+        let (endpoints, proxy) = match is_proxied {
             false => (listen_addresses.clone(), None),
             true => {
                 let proxy_listeners = bind_free_ports(NODE_COUNT as usize)?;
@@ -73,7 +73,7 @@ impl TestCluster {
         let children = (0..NODE_COUNT).map(|_| None).collect();
         let mut cluster = TestCluster { dir, endpoints, listen_addresses, children, proxy };
         (1..=NODE_COUNT).try_for_each(|id| cluster.spawn_node(id))?;
-        cluster.wait_healthy()?;
+        cluster.wait_until_healthy()?;
         Ok(cluster)
     }
 
@@ -94,12 +94,12 @@ impl TestCluster {
     /// Sends a signal to a node; fails if its process was waited for already.
     pub fn signal(&self, id: u64, signal: Signal) -> Result<(), CliError> {
         let pid = self.children[id as usize - 1].as_ref().and_then(|child| Pid::from_raw(child.id() as i32));
-        let not_running = || CliError { message: format!("n{id} is not running"), code: 70 };
-        kill_process(pid.ok_or_else(not_running)?, signal).map_err(|error| io_error("signal")(error.into()))
+        let not_running_error = || CliError { message: format!("n{id} is not running"), code: 70 };
+        kill_process(pid.ok_or_else(not_running_error)?, signal).map_err(|error| io_error("signal")(error.into()))
     }
 
     /// Waits for the exit of a node that was signaled to stop.
-    pub fn wait_exit(&mut self, id: u64) -> Result<(), CliError> {
+    pub fn wait_for_exit(&mut self, id: u64) -> Result<(), CliError> {
         match self.children[id as usize - 1].take() {
             Some(mut child) => child.wait().map(|_status| ()).map_err(io_error("wait")),
             None => Ok(()),
@@ -110,8 +110,8 @@ impl TestCluster {
     pub fn leader_and_followers(&self) -> Result<(u64, Vec<u64>), CliError> {
         let statuses = self.statuses();
         let leader = statuses.iter().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term);
-        let no_leader = || CliError { message: format!("no leader answers\n  {}", self.logs_hint()), code: 3 };
-        let leader = leader.ok_or_else(no_leader)?.node;
+        let no_leader_error = || CliError { message: format!("no leader answers\n  {}", self.logs_hint()), code: 3 };
+        let leader = leader.ok_or_else(no_leader_error)?.node;
         Ok((leader, (1..=NODE_COUNT).filter(|id| *id != leader).collect()))
     }
 
@@ -130,7 +130,7 @@ impl TestCluster {
     }
 
     /// Waits until there is one leader, all nodes follow it, and no follower is far behind.
-    pub fn wait_healthy(&self) -> Result<(), CliError> {
+    pub fn wait_until_healthy(&self) -> Result<(), CliError> {
         let began = Instant::now();
         while !is_healthy(&self.statuses()) {
             if began.elapsed() > HEALTHY_TIMEOUT {
@@ -147,7 +147,7 @@ impl TestCluster {
         for id in 1..=NODE_COUNT {
             self.signal(id, Signal::TERM)?;
         }
-        (1..=NODE_COUNT).try_for_each(|id| self.wait_exit(id))?;
+        (1..=NODE_COUNT).try_for_each(|id| self.wait_for_exit(id))?;
         std::fs::remove_dir_all(&self.dir).map_err(io_error(&self.dir.display().to_string()))
     }
 }
@@ -155,9 +155,13 @@ impl TestCluster {
 fn is_healthy(statuses: &[Status]) -> bool {
     let mut leaders = statuses.iter().filter(|status| status.role == RoleName::Leader);
     let (Some(leader), None) = (leaders.next(), leaders.next()) else { return false };
-    let all_follow = statuses.iter().all(|status| status.leader == Some(leader.node) && status.term == leader.term);
+    let all_follow_leader =
+        statuses.iter().all(|status| status.leader == Some(leader.node) && status.term == leader.term);
     let all_caught_up = leader.peers.iter().all(|peer| peer.stage == "stream" && peer.lag <= CAUGHT_UP_LAG_MAX);
-    statuses.len() as u64 == NODE_COUNT && all_follow && all_caught_up && leader.peers.len() as u64 == NODE_COUNT - 1
+    statuses.len() as u64 == NODE_COUNT
+        && all_follow_leader
+        && all_caught_up
+        && leader.peers.len() as u64 == NODE_COUNT - 1
 }
 
 impl Drop for TestCluster {

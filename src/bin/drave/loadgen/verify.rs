@@ -65,7 +65,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Records that the outcome of a request is unknown.
+    /// Counts an increment of counter `key` whose outcome is unknown. A history needs no such record: its operation
+    /// stays without an answer.
     pub fn record_unknown(&mut self, key: u64) {
         if let Ledger::Counters(counters) = self {
             counters.entry(key).or_default().unknown += 1;
@@ -102,12 +103,15 @@ impl Ledger {
         if (acknowledged..=acknowledged + unknown).contains(&value) {
             return Ok(());
         }
-        let range = if unknown == 0 {
+        let possible_sums = if unknown == 0 {
             acknowledged.to_string()
         } else {
             format!("{acknowledged} to {}", acknowledged + unknown)
         };
-        Err(CliError { message: format!("counter {key} holds {value}, and its increments add up to {range}"), code: 1 })
+        Err(CliError {
+            message: format!("counter {key} holds {value}, and its increments add up to {possible_sums}"),
+            code: 1,
+        })
     }
 
     /// Verifies that the history is linearizable. Returns the number of answered operations; `None` if no history was

@@ -62,7 +62,7 @@ impl ClusterArgs {
         self.client_with(KIND, false)
     }
 
-    fn client_with(&self, machine_kind: &'static str, operator: bool) -> Client {
+    fn client_with(&self, machine_kind: &'static str, is_operator: bool) -> Client {
         let defaults = Options::default();
         let node_timeout = defaults.node_timeout.min(self.timeout);
         Client::with(
@@ -72,14 +72,14 @@ impl ClusterArgs {
                 node_timeout,
                 keys: self.tls.keys.clone(),
                 machine_kind,
-                operator,
+                is_operator,
                 ..defaults
             },
         )
     }
 
     /// Whether to print JSON.
-    pub fn json(&self) -> bool {
+    pub fn prints_json(&self) -> bool {
         self.output == Output::Json
     }
 }

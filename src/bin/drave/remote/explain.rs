@@ -19,15 +19,15 @@ impl ClusterArgs {
             _ => None,
         };
         let is_unreached = matches!(&error, ClientError::Refused(tried) if tried.refusal.is_none());
-        let mut explained = CliError::from(error);
+        let mut cli_error = CliError::from(error);
         if is_unreached {
-            explained.message.push_str(self.endpoints_hint());
+            cli_error.message.push_str(self.endpoints_hint());
         }
-        match silent_voters.zip(explained.message.split_once('\n')) {
+        match silent_voters.zip(cli_error.message.split_once('\n')) {
             Some((silent_voters, (_, advice))) => {
-                CliError { message: format!("no leader: {silent_voters}\n{advice}"), code: explained.code }
+                CliError { message: format!("no leader: {silent_voters}\n{advice}"), code: cli_error.code }
             }
-            None => explained,
+            None => cli_error,
         }
     }
 
@@ -40,13 +40,13 @@ impl ClusterArgs {
         }
         let voters = statuses.first()?.membership.split(['=', ' ']).nth(1)?.split(',');
         let voters: Vec<u64> = voters.map(|id| id.parse().ok()).collect::<Option<_>>()?;
-        let silent: Vec<String> = voters
+        let silent_ids: Vec<String> = voters
             .iter()
             .filter(|voter| statuses.iter().all(|status| status.node != **voter))
             .map(u64::to_string)
             .collect();
         // With fewer endpoints than voters, a voter may answer at an address that was not polled.
-        let (last, others) = silent.split_last().filter(|_| self.endpoints.len() >= voters.len())?;
+        let (last, others) = silent_ids.split_last().filter(|_| self.endpoints.len() >= voters.len())?;
         let silent_text = match others {
             [] => format!("node {last} of {} does not answer", voters.len()),
             others => format!("nodes {} and {last} of {} do not answer", others.join(", "), voters.len()),
@@ -76,27 +76,27 @@ impl From<ClientError> for CliError {
     fn from(error: ClientError) -> CliError {
         let advice = match &error {
             ClientError::Refused(tried) if tried.refusal == Some(Refusal::NoSpace) => {
-                let took = tried.took.as_secs_f64();
+                let elapsed_s = tried.duration.as_secs_f64();
                 format!(
-                    "\n  tried for {took:.1} s · nothing was applied · reads and deletes still work; free disk \
+                    "\n  tried for {elapsed_s:.1} s · nothing was applied · reads and deletes still work; free disk \
                      space, and writes resume by themselves"
                 )
             }
             ClientError::Refused(tried) if matches!(tried.refusal, Some(Refusal::NotMember { .. })) => {
-                let (endpoints, took) = (tried.endpoints.join(", "), tried.took.as_secs_f64());
+                let (endpoints, elapsed_s) = (tried.endpoints.join(", "), tried.duration.as_secs_f64());
                 format!(
-                    "\n  tried {endpoints} for {took:.1} s · nothing was applied · a removed node rejoins with: \
+                    "\n  tried {endpoints} for {elapsed_s:.1} s · nothing was applied · a removed node rejoins with: \
                      drave member add ID=HOST:PORT"
                 )
             }
             ClientError::Refused(tried) => {
-                let (endpoints, took) = (tried.endpoints.join(", "), tried.took.as_secs_f64());
-                format!("\n  tried {endpoints} for {took:.1} s · nothing was applied · see: drave status")
+                let (endpoints, elapsed_s) = (tried.endpoints.join(", "), tried.duration.as_secs_f64());
+                format!("\n  tried {endpoints} for {elapsed_s:.1} s · nothing was applied · see: drave status")
             }
             ClientError::Unknown(tried) => {
-                let (endpoints, took) = (tried.endpoints.join(", "), tried.took.as_secs_f64());
+                let (endpoints, elapsed_s) = (tried.endpoints.join(", "), tried.duration.as_secs_f64());
                 format!(
-                    "\n  tried {endpoints} for {took:.1} s · it may have been applied, or may be later: check \
+                    "\n  tried {endpoints} for {elapsed_s:.1} s · it may have been applied, or may be later: check \
                      before you repeat it"
                 )
             }

@@ -20,9 +20,9 @@ impl From<anyhow::Error> for CliError {
     /// An error of the files that a command reads. A file that the disk cannot read is damaged (5), not merely an I/O
     /// error (74).
     fn from(error: anyhow::Error) -> CliError {
-        let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-        let unreadable = io.filter_map(std::io::Error::get_ref).any(|inner| inner.is::<UnreadableFile>());
-        CliError { message: format!("{error:#}"), code: if unreadable { 5 } else { 74 } }
+        let io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+        let is_unreadable = io_errors.filter_map(std::io::Error::get_ref).any(|inner| inner.is::<UnreadableFile>());
+        CliError { message: format!("{error:#}"), code: if is_unreadable { 5 } else { 74 } }
     }
 }
 

@@ -18,10 +18,11 @@ pub struct EndpointStatus {
 pub fn poll(cluster: &ClusterArgs) -> Vec<EndpointStatus> {
     let mut results = poll_endpoints(cluster, &cluster.endpoints);
     let statuses: Vec<&Status> = results.iter().filter_map(|result| result.status.as_ref().ok()).collect();
-    let best = statuses.iter().max_by_key(|status| (status.role == RoleName::Leader, status.term, status.commit));
-    let addresses: Vec<String> = best
+    let best_status =
+        statuses.iter().max_by_key(|status| (status.role == RoleName::Leader, status.term, status.commit));
+    let addresses: Vec<String> = best_status
         .into_iter()
-        .flat_map(|best| &best.members)
+        .flat_map(|status| &status.members)
         .filter(|member| statuses.iter().all(|status| status.node != member.node))
         .map(|member| member.address.clone())
         .filter(|address| !cluster.endpoints.contains(address))
@@ -33,13 +34,14 @@ pub fn poll(cluster: &ClusterArgs) -> Vec<EndpointStatus> {
 /// Requests all statuses concurrently: an endpoint that does not answer delays no other.
 fn poll_endpoints(cluster: &ClusterArgs, endpoints: &[String]) -> Vec<EndpointStatus> {
     let timeout = cluster.timeout.min(Duration::from_secs(1));
-    let poll_one = |endpoint: &String| {
-        let single_endpoint = ClusterArgs { endpoints: vec![endpoint.clone()], timeout, ..cluster.clone() };
-        let status = single_endpoint.client().status(endpoint).map_err(|error| error.to_string());
+    let poll_endpoint = |endpoint: &String| {
+        let single_endpoint_args = ClusterArgs { endpoints: vec![endpoint.clone()], timeout, ..cluster.clone() };
+        let status = single_endpoint_args.client().status(endpoint).map_err(|error| error.to_string());
         EndpointStatus { endpoint: endpoint.clone(), status }
     };
     std::thread::scope(|scope| {
-        let poll_threads: Vec<_> = endpoints.iter().map(|endpoint| scope.spawn(move || poll_one(endpoint))).collect();
+        let poll_threads: Vec<_> =
+            endpoints.iter().map(|endpoint| scope.spawn(move || poll_endpoint(endpoint))).collect();
         poll_threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }

@@ -23,18 +23,18 @@ const KEY_OPTION: &str = "tls-key";
 
 impl Args for Tls {
     fn augment_args(command: Command) -> Command {
-        let file = |name: &'static str, variable: &'static str, help: &'static str| {
+        let file_arg = |name: &'static str, variable: &'static str, help: &'static str| {
             let arg = Arg::new(name).long(name).env(variable).value_name("FILE").value_parser(value_parser!(PathBuf));
             arg.help(help).help_heading("Encryption")
         };
         command
-            .arg(file(
+            .arg(file_arg(
                 CA_OPTION,
                 "DRAVE_TLS_CA",
                 "Enables TLS: the certificates of the authorities that sign the nodes' certificates, as PEM",
             ))
             .arg(
-                file(
+                file_arg(
                     CERT_OPTION,
                     "DRAVE_TLS_CERT",
                     "The certificate that a node presents, as PEM; a client needs none",
@@ -42,7 +42,7 @@ impl Args for Tls {
                 .requires(KEY_OPTION),
             )
             .arg(
-                file(KEY_OPTION, "DRAVE_TLS_KEY", "The private key of --tls-cert, as PEM")
+                file_arg(KEY_OPTION, "DRAVE_TLS_KEY", "The private key of --tls-cert, as PEM")
                     .requires(CERT_OPTION)
                     .requires(CA_OPTION),
             )
@@ -57,14 +57,14 @@ impl FromArgMatches for Tls {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Tls, Error> {
         let option_value = |name| matches.get_one::<PathBuf>(name).cloned();
         let Some(authority) = option_value(CA_OPTION) else { return Ok(Tls::default()) };
-        let own = option_value(CERT_OPTION).zip(option_value(KEY_OPTION));
-        let has_certificate = own.is_some();
+        let own_files = option_value(CERT_OPTION).zip(option_value(KEY_OPTION));
+        let has_certificate = own_files.is_some();
         let key_file_error = |error: UnusableKeyFile| {
             let advice =
                 "name PEM files that this user can read and that belong together: --tls-ca, --tls-cert, --tls-key";
             Error::raw(ErrorKind::Io, format!("{error}\n  {advice}"))
         };
-        let files = KeyFiles { own, authority };
+        let files = KeyFiles { certificate_and_key: own_files, authority };
         let keys = Keys::read(&files).map_err(key_file_error)?;
         Ok(Tls { keys: Some(keys), files: Some(files), has_certificate })
     }

@@ -25,7 +25,7 @@ pub enum Severity {
 }
 
 impl EventText {
-    /// An event with this severity and text.
+    /// Describes an event without its time, which the model adds.
     pub fn new(severity: Severity, text: impl Into<String>) -> EventText {
         EventText { severity, text: text.into() }
     }

@@ -8,7 +8,7 @@ use crate::remote::cluster::ClusterArgs;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The timeout of a leader transfer.
+/// How long the client retries a leader transfer before the view shows its failure.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The timeout of the snapshot of one node: writing takes time in proportion to the state.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -37,7 +37,7 @@ impl BackgroundJobs {
         let sender = self.sender.clone();
         self.transfer_thread = Some(std::thread::spawn(move || {
             // Success needs no event: the new leader appears in the view.
-            if let Err(error) = client.transfer(None) {
+            if let Err(error) = client.transfer_leadership(None) {
                 send_event(&sender, EventText::new(Severity::Bad, format!("the leader transfer failed: {error}")));
             }
         }));

@@ -22,7 +22,7 @@ const IN_FLIGHT_MAX: usize = 8;
 const COUNTER_COUNT: u64 = 16;
 /// Interval between writes, if the connection has room for another write.
 const WRITE_INTERVAL: Duration = Duration::from_millis(2);
-/// Interval between samples.
+/// The interval at which the load sends its write rate and latencies to the view.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 /// The period over which the write rate and the latency percentiles are computed.
 const LATENCY_WINDOW: Duration = Duration::from_secs(5);
@@ -59,7 +59,7 @@ impl LoadWriter {
         LoadWriter { stop, thread }
     }
 
-    /// Requests the end of the load.
+    /// Requests the end of the load without waiting for it; see [`LoadWriter::has_ended`].
     pub fn request_stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -214,18 +214,18 @@ mod tests {
         let mut recent_latencies = RecentLatencies::default();
         assert_eq!(recent_latencies.summarize(began, began), (0, None));
         recent_latencies.record(began, Duration::from_secs(9));
-        let later = began + Duration::from_secs(10);
+        let ten_seconds_later = began + Duration::from_secs(10);
         for ms in 1..=100 {
-            recent_latencies.record(later, Duration::from_millis(ms));
+            recent_latencies.record(ten_seconds_later, Duration::from_millis(ms));
         }
         assert_eq!(
-            recent_latencies.summarize(later, began),
+            recent_latencies.summarize(ten_seconds_later, began),
             (20, Some((50_000, 99_000))),
             "the old latency is dropped"
         );
         recent_latencies = RecentLatencies::default();
-        recent_latencies.record(later, Duration::from_millis(7));
-        assert_eq!(recent_latencies.summarize(later, began).1, Some((7000, 7000)));
+        recent_latencies.record(ten_seconds_later, Duration::from_millis(7));
+        assert_eq!(recent_latencies.summarize(ten_seconds_later, began).1, Some((7000, 7000)));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub enum Observation {
     ProcessState {
         /// The id of the node, from 1.
         node: u64,
-        /// The state of its process.
+        /// The state of the node's process.
         process: ProcessState,
     },
     /// The load was switched on or off, or new measurements of it arrived.
@@ -254,8 +254,8 @@ impl Model {
     /// The member list is the leader's; without a leader, that of the node with the highest term and commit index.
     fn update_members(&mut self) {
         let rank = |status: &&Status| (status.role == RoleName::Leader, status.term, status.commit);
-        let Some(best) = self.statuses().max_by_key(rank) else { return };
-        let members = best.members.clone();
+        let Some(best_status) = self.statuses().max_by_key(rank) else { return };
+        let members = best_status.members.clone();
         if members.is_empty() {
             return;
         }

@@ -20,45 +20,69 @@ struct NodeRow<'a> {
 struct NodeColumn {
     title: &'static str,
     /// The minimum width of a cell, in characters.
-    width: usize,
+    cell_width_min: usize,
     /// Whether the column holds numbers, which are right-aligned.
     is_number: bool,
     /// Terminals narrower than this hide the column.
-    min_width: u16,
-    cell: fn(&NodeRow) -> String,
+    terminal_width_min: u16,
+    format_cell: fn(&NodeRow) -> String,
 }
 
 /// The columns in order. On a terminal that is 80 characters wide, 17 characters remain for the last column.
 const COLUMNS: &[NodeColumn] = &[
-    NodeColumn { title: "node", width: 5, is_number: false, min_width: 0, cell: |row| row.node.name() },
-    NodeColumn { title: "role", width: 12, is_number: false, min_width: 0, cell: role_cell },
+    NodeColumn {
+        title: "node",
+        cell_width_min: 5,
+        is_number: false,
+        terminal_width_min: 0,
+        format_cell: |row| row.node.name(),
+    },
+    NodeColumn { title: "role", cell_width_min: 12, is_number: false, terminal_width_min: 0, format_cell: role_cell },
     NodeColumn {
         title: "term",
-        width: 5,
+        cell_width_min: 5,
         is_number: true,
-        min_width: 46,
-        cell: |row| status_number(row, |status| status.term),
+        terminal_width_min: 46,
+        format_cell: |row| status_number(row, |status| status.term),
     },
     NodeColumn {
         title: "commit",
-        width: 9,
+        cell_width_min: 9,
         is_number: true,
-        min_width: 56,
-        cell: |row| status_number(row, |status| status.commit),
+        terminal_width_min: 56,
+        format_cell: |row| status_number(row, |status| status.commit),
     },
     NodeColumn {
         title: "applied",
-        width: 9,
+        cell_width_min: 9,
         is_number: true,
-        min_width: 66,
-        cell: |row| status_number(row, |status| status.applied),
+        terminal_width_min: 66,
+        format_cell: |row| status_number(row, |status| status.applied),
     },
-    NodeColumn { title: "lag", width: 7, is_number: true, min_width: 40, cell: lag_cell },
-    NodeColumn { title: "fsync p99", width: 9, is_number: true, min_width: 78, cell: fsync_cell },
-    NodeColumn { title: "log", width: 9, is_number: true, min_width: 100, cell: log_cell },
-    NodeColumn { title: "snapshot", width: 9, is_number: true, min_width: 100, cell: snapshot_cell },
-    NodeColumn { title: "address", width: 19, is_number: false, min_width: 118, cell: |row| row.node.endpoint.clone() },
-    NodeColumn { title: "state", width: 0, is_number: false, min_width: 0, cell: state_cell },
+    NodeColumn { title: "lag", cell_width_min: 7, is_number: true, terminal_width_min: 40, format_cell: lag_cell },
+    NodeColumn {
+        title: "fsync p99",
+        cell_width_min: 9,
+        is_number: true,
+        terminal_width_min: 78,
+        format_cell: fsync_cell,
+    },
+    NodeColumn { title: "log", cell_width_min: 9, is_number: true, terminal_width_min: 100, format_cell: log_cell },
+    NodeColumn {
+        title: "snapshot",
+        cell_width_min: 9,
+        is_number: true,
+        terminal_width_min: 100,
+        format_cell: snapshot_cell,
+    },
+    NodeColumn {
+        title: "address",
+        cell_width_min: 19,
+        is_number: false,
+        terminal_width_min: 118,
+        format_cell: |row| row.node.endpoint.clone(),
+    },
+    NodeColumn { title: "state", cell_width_min: 0, is_number: false, terminal_width_min: 0, format_cell: state_cell },
 ];
 
 /// The header line, for a terminal of this width.
@@ -71,14 +95,15 @@ pub fn format_row(model: &Model, node: &Node, width: u16) -> String {
     let leader = model.leader();
     let peer = leader.and_then(|leader| leader.peers.iter().find(|peer| Some(peer.node) == node.id));
     let row = NodeRow { node, status: node.status(), leader, peer, now: model.now() };
-    format_line(width, |column| (column.cell)(&row))
+    format_line(width, |column| (column.format_cell)(&row))
 }
 
 fn format_line(width: u16, cell: impl Fn(&NodeColumn) -> String) -> String {
-    let cells = COLUMNS.iter().filter(|column| column.min_width <= width).map(|column| match column.is_number {
-        true => format!("{:>width$}", cell(column), width = column.width),
-        false => format!("{:<width$}", cell(column), width = column.width),
-    });
+    let cells =
+        COLUMNS.iter().filter(|column| column.terminal_width_min <= width).map(|column| match column.is_number {
+            true => format!("{:>width$}", cell(column), width = column.cell_width_min),
+            false => format!("{:<width$}", cell(column), width = column.cell_width_min),
+        });
     cells.collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }
 
@@ -149,7 +174,7 @@ fn state_cell(row: &NodeRow) -> String {
             Some(id) => format!("dead, press {id}"),
             None => "dead".to_owned(),
         },
-        (_, Some(PollResult::Answer(status))) => answering_state(row, status),
+        (_, Some(PollResult::Answer(status))) => state_of_answering_node(row, status),
         (Some(ProcessState::Running), Some(PollResult::NotListening) | None) => "starts".to_owned(),
         (None, Some(PollResult::NotListening)) => "down".to_owned(),
         (None, None) => "…".to_owned(),
@@ -160,7 +185,7 @@ fn state_cell(row: &NodeRow) -> String {
     }
 }
 
-fn answering_state(row: &NodeRow, status: &Status) -> String {
+fn state_of_answering_node(row: &NodeRow, status: &Status) -> String {
     let text = match row.peer {
         _ if status.low_space => "low disk space",
         Some(peer) if peer.stage == "snapshot" => "gets a snapshot",

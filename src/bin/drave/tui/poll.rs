@@ -24,16 +24,16 @@ pub type ObservationSender = SyncSender<TimedObservation>;
 /// The polling threads, one per endpoint. They end when the poller is dropped, or when the channel is closed.
 pub struct StatusPoller {
     sender: ObservationSender,
-    /// TLS keys, if the connections are encrypted.
-    keys: Option<Keys>,
+    /// The TLS keys, if the connections are encrypted.
+    tls_keys: Option<Keys>,
     /// The stop flag of the polling thread of each endpoint.
     stop_flags: BTreeMap<String, Arc<AtomicBool>>,
 }
 
 impl StatusPoller {
     /// A poller without endpoints. `sender` receives the results.
-    pub fn new(sender: ObservationSender, keys: Option<Keys>) -> StatusPoller {
-        StatusPoller { sender, keys, stop_flags: BTreeMap::new() }
+    pub fn new(sender: ObservationSender, tls_keys: Option<Keys>) -> StatusPoller {
+        StatusPoller { sender, tls_keys, stop_flags: BTreeMap::new() }
     }
 
     /// Polls exactly these endpoints: starts a thread for each new endpoint, and stops the threads of all others.
@@ -47,8 +47,8 @@ impl StatusPoller {
             if !self.stop_flags.contains_key(endpoint) {
                 let stop = Arc::new(AtomicBool::new(false));
                 self.stop_flags.insert(endpoint.clone(), stop.clone());
-                let (endpoint, sender, keys) = (endpoint.clone(), self.sender.clone(), self.keys.clone());
-                std::thread::spawn(move || poll_endpoint(&endpoint, keys, &sender, &stop));
+                let (endpoint, sender, tls_keys) = (endpoint.clone(), self.sender.clone(), self.tls_keys.clone());
+                std::thread::spawn(move || poll_endpoint(&endpoint, tls_keys, &sender, &stop));
             }
         }
     }
@@ -60,13 +60,14 @@ impl Drop for StatusPoller {
     }
 }
 
-fn poll_endpoint(endpoint: &str, keys: Option<Keys>, sender: &ObservationSender, stop: &AtomicBool) {
-    let options = Options { timeout: STATUS_TIMEOUT, node_timeout: STATUS_TIMEOUT, keys, ..Options::default() };
+fn poll_endpoint(endpoint: &str, tls_keys: Option<Keys>, sender: &ObservationSender, stop: &AtomicBool) {
+    let options =
+        Options { timeout: STATUS_TIMEOUT, node_timeout: STATUS_TIMEOUT, keys: tls_keys, ..Options::default() };
     let client = Client::with([endpoint], options);
     while !stop.load(Ordering::Relaxed) {
         let poll_result = match client.status(endpoint) {
             Ok(status) => PollResult::Answer(Box::new(status)),
-            Err(ClientError::Refused(tried)) if tried.took < STATUS_TIMEOUT => PollResult::NotListening,
+            Err(ClientError::Refused(tried)) if tried.duration < STATUS_TIMEOUT => PollResult::NotListening,
             Err(_) => PollResult::NoAnswer,
         };
         if sender

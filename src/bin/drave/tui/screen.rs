@@ -19,7 +19,7 @@ pub struct DrawOptions {
     /// The control over the nodes, which determines the keys that the help names.
     pub control: NodeControl,
     /// Whether colors are used in addition to bold text.
-    pub colors: bool,
+    pub uses_colors: bool,
 }
 
 /// Screens with fewer rows have no empty rows between their parts.
@@ -30,11 +30,11 @@ const ROWS_FOR_GRAPH: u16 = 7;
 impl DrawOptions {
     /// The options for `control`, with colors unless `NO_COLOR` is set and not empty.
     pub fn from_environment(control: NodeControl) -> DrawOptions {
-        DrawOptions { control, colors: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
+        DrawOptions { control, uses_colors: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
     }
 
     fn color_style(&self, color: Color) -> Style {
-        if self.colors { Style::new().fg(color) } else { Style::new() }
+        if self.uses_colors { Style::new().fg(color) } else { Style::new() }
     }
 
     fn severity_style(&self, severity: Severity) -> Style {
@@ -53,18 +53,18 @@ impl DrawOptions {
 /// Draws the whole model, or as much as fits.
 pub fn draw(model: &Model, options: &DrawOptions, frame: &mut Frame) {
     let mut remaining = frame.area();
-    let gap = u16::from(remaining.height >= ROWS_FOR_GAPS);
+    let gap_rows = u16::from(remaining.height >= ROWS_FOR_GAPS);
     let help = help_lines(options, remaining.width);
     let help_area = cut_bottom(&mut remaining, help.len() as u16);
     put_lines(frame, help_area, &help);
-    let row = cut_top(&mut remaining, 1);
-    put_lines(frame, row, &[header_line(model, options)]);
-    cut_top(&mut remaining, gap);
+    let header_area = cut_top(&mut remaining, 1);
+    put_lines(frame, header_area, &[header_line(model, options)]);
+    cut_top(&mut remaining, gap_rows);
     draw_nodes(model, options, frame, &mut remaining);
-    cut_top(&mut remaining, gap);
+    cut_top(&mut remaining, gap_rows);
     if remaining.height >= ROWS_FOR_GRAPH {
         draw_graph(model, options, frame, &mut remaining);
-        cut_top(&mut remaining, gap);
+        cut_top(&mut remaining, gap_rows);
     }
     draw_events(model, options, frame, remaining);
 }
@@ -72,9 +72,9 @@ pub fn draw(model: &Model, options: &DrawOptions, frame: &mut Frame) {
 /// Removes up to `rows` rows from the top of `area`; returns the rows removed.
 fn cut_top(area: &mut Rect, rows: u16) -> Rect {
     let rows = rows.min(area.height);
-    let top = Rect { height: rows, ..*area };
+    let top_area = Rect { height: rows, ..*area };
     (area.y, area.height) = (area.y + rows, area.height - rows);
-    top
+    top_area
 }
 
 /// Removes up to `rows` rows from the bottom of `area`; returns the rows removed.
@@ -149,11 +149,11 @@ fn draw_graph(model: &Model, options: &DrawOptions, frame: &mut Frame, remaining
     // Takes the newest rates, as many as fit: the newest is drawn at the right edge.
     let commit_rates: Vec<u64> = model.commit_rates().rev().take(bar_area.width.into()).collect();
     let (now, max) = (commit_rates.first().copied().unwrap_or(0), commit_rates.iter().copied().max().unwrap_or(0));
-    let figures = format!("  {now} now · max {max} in {} s", commit_rates.len());
+    let rates_text = format!("  {now} now · max {max} in {} s", commit_rates.len());
     put_lines(
         frame,
         title_area,
-        &[Line::from(vec![Span::styled("commits a second", options.title_style()), Span::raw(figures)])],
+        &[Line::from(vec![Span::styled("commits a second", options.title_style()), Span::raw(rates_text)])],
     );
     let graph = Sparkline::default().direction(RenderDirection::RightToLeft).max(max.max(1));
     frame.render_widget(graph.data(commit_rates).style(options.color_style(Color::Cyan)), bar_area);

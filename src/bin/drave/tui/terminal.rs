@@ -74,7 +74,7 @@ impl Screen {
     }
 }
 
-/// Input from the terminal.
+/// The result of [`Screen::wait_for_input`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TerminalInput {
     /// No key was pressed in time. After a resize event, the next frame is drawn in the new size.

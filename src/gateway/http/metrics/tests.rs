@@ -34,8 +34,8 @@ fn full_status() -> Status {
     status
 }
 
-/// The names of all samples.
-fn names(text: &str) -> BTreeSet<&str> {
+/// The names of all samples in a text of metrics, without their labels.
+fn sample_names(text: &str) -> BTreeSet<&str> {
     text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(['{', ' ']).next()).collect()
 }
 
@@ -43,7 +43,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 fn both_formats_contain_the_same_samples() {
     let [plain, open] = [ExpositionFormat::Plain, ExpositionFormat::OpenMetrics]
         .map(|format| render(&full_status(), Some((3, 1)), format).unwrap());
-    assert_eq!(names(&plain), names(&open));
+    assert_eq!(sample_names(&plain), sample_names(&open));
     assert!(!plain.contains("# EOF") && open.ends_with("\n# EOF\n"));
     assert!(plain.contains("# TYPE drave_requests_total counter") && open.contains("# TYPE drave_requests counter"));
     for sample in [
@@ -71,10 +71,10 @@ fn metrics_in(query: &str) -> Vec<&str> {
 /// Asserts that the metrics in these queries exist.
 fn expect_metrics_exist(queries: &[String]) {
     let text = render(&full_status(), Some((3, 1)), ExpositionFormat::Plain).unwrap();
-    let existing = names(&text);
+    let existing = sample_names(&text);
     // Where the system does not provide figures of the process, they are omitted.
-    let unknown = |name: &str| cfg!(not(target_os = "linux")) && name.starts_with("process_");
-    for name in queries.iter().flat_map(|query| metrics_in(query)).filter(|name| !unknown(name)) {
+    let may_be_missing = |name: &str| cfg!(not(target_os = "linux")) && name.starts_with("process_");
+    for name in queries.iter().flat_map(|query| metrics_in(query)).filter(|name| !may_be_missing(name)) {
         assert!(existing.contains(name), "no metric {name} in\n{text}");
     }
 }

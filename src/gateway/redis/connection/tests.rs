@@ -82,18 +82,19 @@ impl Client {
     }
 }
 
-fn done(answer: &Answer) -> Reply {
+fn executed_reply(answer: &Answer) -> Reply {
     let outcome = Outcome::Executed { answer: answer.encode(), duplicate: false };
     Reply::Done { position: Position::new(Index(9), Term(1)), outcome }
 }
 
-fn answered(answer: &Answer) -> Reply {
+fn query_reply(answer: &Answer) -> Reply {
     Reply::Answer { applied: Index(9), answer: answer.encode() }
 }
 
+/// The number of a request, and for a write its session, its sequence number, and the first outstanding number.
 type SentRequest = (u64, Option<(u64, u64, u64)>);
 
-/// The requests: their numbers, and for writes the session, the sequence number, and the first outstanding number.
+/// Describes requests, of which none may open a session.
 fn sent_requests(requests: &[NodeRequest]) -> Vec<SentRequest> {
     let describe = |request: &NodeRequest| match request {
         NodeRequest::OpenSession => panic!("a new session is requested, and none is expected"),
@@ -111,7 +112,7 @@ fn first_write_opens_a_session() {
     let mut client = Client::new();
     assert_eq!(sent_requests(&client.send_lines("GET k\r\n")), [(0, None)]);
     assert_eq!(client.send_lines("SET k v\r\n").len(), 0, "a write waits for the reads before it");
-    let requests = client.handle_reply(0, answered(&Answer::Value(None)));
+    let requests = client.handle_reply(0, query_reply(&Answer::Value(None)));
     assert!(matches!(requests[..], [NodeRequest::OpenSession]));
     assert_eq!(client.send_lines("SET k w\r\n").len(), 0);
     client.connection.pipeline.handle_session_opened(client.now, Ok(SessionId(5)));
@@ -124,17 +125,17 @@ fn replies_keep_order_and_reads_wait_for_writes() {
     let mut client = Client::in_session(5);
     let requests = client.send_lines("SET a 1\r\nSET b 2\r\nPING\r\nGET a\r\nGET b\r\nSET a 3\r\n");
     assert_eq!(sent_requests(&requests), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1)))]);
-    assert_eq!(client.handle_reply(1, done(&Answer::Done)).len(), 0);
+    assert_eq!(client.handle_reply(1, executed_reply(&Answer::Done)).len(), 0);
     assert_eq!(client.take_output(), "");
-    assert_eq!(sent_requests(&client.handle_reply(0, done(&Answer::Done))), [(3, None), (4, None)]);
+    assert_eq!(sent_requests(&client.handle_reply(0, executed_reply(&Answer::Done))), [(3, None), (4, None)]);
     assert_eq!(client.take_output(), "+OK\r\n+OK\r\n+PONG\r\n");
-    assert_eq!(client.handle_reply(4, answered(&Answer::Value(None))).len(), 0);
-    assert_eq!(sent_requests(&client.handle_reply(3, answered(&Answer::Value(None)))), [(5, Some((5, 3, 3)))]);
+    assert_eq!(client.handle_reply(4, query_reply(&Answer::Value(None))).len(), 0);
+    assert_eq!(sent_requests(&client.handle_reply(3, query_reply(&Answer::Value(None)))), [(5, Some((5, 3, 3)))]);
     assert_eq!(client.take_output(), "$-1\r\n$-1\r\n");
 }
 
 #[test]
-fn lost_writes_are_retried_once_all_are_answered() {
+fn lost_writes_are_retried_after_every_write_is_answered() {
     let mut client = Client::in_session(5);
     client.send_lines("INCR n\r\nINCR n\r\n");
     assert_eq!(client.handle_reply(0, Reply::Unknown).len(), 0);
@@ -144,13 +145,13 @@ fn lost_writes_are_retried_once_all_are_answered() {
     let retried = client.pump_after(RETRY_INTERVAL);
     assert_eq!(sent_requests(&retried), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
     for number in 0..3 {
-        client.handle_reply(number, done(&Answer::Number(number as i64 + 1)));
+        client.handle_reply(number, executed_reply(&Answer::Number(number as i64 + 1)));
     }
     assert_eq!(client.take_output(), ":1\r\n:2\r\n:3\r\n");
     assert_eq!(client.connection.pipeline.deadline(), Time::NEVER);
 }
 
-fn outcome(outcome: Outcome) -> Reply {
+fn outcome_reply(outcome: Outcome) -> Reply {
     Reply::Done { position: Position::new(Index(9), Term(1)), outcome }
 }
 
@@ -161,11 +162,11 @@ fn writes_after_a_lost_one_are_retried_in_order() {
     client.send_lines("SET k a\r\nSET k b\r\nSET k c\r\nSET k d\r\n");
     client.handle_reply(0, Reply::Unknown);
     client.handle_reply(1, Reply::Refused(Refusal::Busy));
-    client.handle_reply(2, outcome(Outcome::OutOfOrder));
-    assert_eq!(client.handle_reply(3, outcome(Outcome::OutOfOrder)).len(), 0);
+    client.handle_reply(2, outcome_reply(Outcome::OutOfOrder));
+    assert_eq!(client.handle_reply(3, outcome_reply(Outcome::OutOfOrder)).len(), 0);
     let retried = [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1))), (3, Some((5, 4, 1)))];
     assert_eq!(sent_requests(&client.pump_after(RETRY_INTERVAL)), retried);
-    (0..4).for_each(|number| drop(client.handle_reply(number, done(&Answer::Done))));
+    (0..4).for_each(|number| drop(client.handle_reply(number, executed_reply(&Answer::Done))));
     assert_eq!(client.take_output(), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
 }
 
@@ -185,15 +186,15 @@ fn next_write_skips_an_abandoned_sequence_number() {
     assert_eq!(sent_requests(&client.send_lines("SET k b\r\n")), [(1, Some((5, 2, 2)))]);
 }
 
-/// The second write is rejected as too large. The third skips its sequence number, but only once the first write is
-/// answered.
+/// The second write is rejected as too large. The third write skips the sequence number of the second, but only
+/// once the first write is answered.
 #[test]
 fn rejected_sequence_number_is_skipped_after_earlier_answers() {
     let mut client = Client::in_session(5);
     client.send_lines("SET k a\r\nSET k b\r\nSET k c\r\n");
     client.handle_reply(1, Reply::Refused(Refusal::TooLarge { bytes: 9, limit: 8 }));
-    client.handle_reply(2, outcome(Outcome::OutOfOrder));
-    client.handle_reply(0, done(&Answer::Done));
+    client.handle_reply(2, outcome_reply(Outcome::OutOfOrder));
+    client.handle_reply(0, executed_reply(&Answer::Done));
     assert_eq!(sent_requests(&client.pump_after(RETRY_INTERVAL)), [(2, Some((5, 3, 3)))]);
 }
 
@@ -203,7 +204,7 @@ fn rejected_sequence_number_is_skipped_after_earlier_answers() {
 fn expired_session_is_abandoned_by_all_its_writes() {
     let mut client = Client::in_session(5);
     client.send_lines("SET k a\r\nSET k b\r\nSET k c\r\n");
-    client.handle_reply(0, outcome(Outcome::SessionExpired));
+    client.handle_reply(0, outcome_reply(Outcome::SessionExpired));
     client.handle_reply(1, Reply::Unknown);
     client.handle_reply(2, Reply::Refused(Refusal::Busy));
     assert!(matches!(client.pump_after(RETRY_INTERVAL)[..], [NodeRequest::OpenSession]));
@@ -250,7 +251,7 @@ fn unapplied_write_moves_to_a_new_session() {
     assert_eq!(client.take_output(), "-TIMEOUT outcome unknown\r\n", "the first write may have been applied");
     client.connection.pipeline.handle_session_opened(client.now, Ok(SessionId(6)));
     assert_eq!(sent_requests(&client.pump()), [(1, Some((6, 1, 1)))]);
-    client.handle_reply(1, done(&Answer::Done));
+    client.handle_reply(1, executed_reply(&Answer::Done));
     assert_eq!(client.take_output(), "+OK\r\n");
 }
 
@@ -302,8 +303,8 @@ fn oversized_transaction_is_discarded() {
 fn reply_uses_protocol_version_of_its_request() {
     let mut client = Client::in_session(5);
     client.send_lines("GET a\r\nHELLO 3\r\nGET b\r\n");
-    client.handle_reply(0, answered(&Answer::Value(None)));
-    client.handle_reply(2, answered(&Answer::Value(None)));
+    client.handle_reply(0, query_reply(&Answer::Value(None)));
+    client.handle_reply(2, query_reply(&Answer::Value(None)));
     let output = client.take_output();
     assert!(output.starts_with("$-1\r\n%7\r\n") && output.ends_with("_\r\n"), "{output}");
 }

@@ -37,25 +37,25 @@ impl TestNode {
         TestNode { net, now: Time(1) }
     }
 
-    fn dial(&mut self) -> BlockingStream {
+    fn dial_http(&mut self) -> BlockingStream {
         self.dial_at(GatewayKind::Http)
     }
 
     fn dial_at(&mut self, kind: GatewayKind) -> BlockingStream {
-        let before = self.net.connections.client_count();
-        let caller = BlockingStream::connect(self.net.gateways.address(kind).unwrap()).unwrap();
-        caller.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        self.until("the client is connected", |net| net.connections.client_count() > before);
-        caller
+        let clients_before = self.net.connections.client_count();
+        let client = BlockingStream::connect(self.net.gateways.address(kind).unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        self.run_until("the client is connected", |net| net.connections.client_count() > clients_before);
+        client
     }
 
     /// A client whose socket accepts almost no bytes.
     fn dial_without_reading(&mut self) -> BlockingStream {
-        let before = self.net.connections.client_count();
+        let clients_before = self.net.connections.client_count();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.connect(&SockAddr::from(self.net.gateways.address(GatewayKind::Redis).unwrap())).unwrap();
-        self.until("the client is connected", |net| net.connections.client_count() > before);
+        self.run_until("the client is connected", |net| net.connections.client_count() > clients_before);
         socket.into()
     }
 
@@ -92,7 +92,7 @@ impl TestNode {
         (0..3).for_each(|_| self.pump());
     }
 
-    fn until(&mut self, expectation: &str, done: impl Fn(&Net) -> bool) {
+    fn run_until(&mut self, expectation: &str, done: impl Fn(&Net) -> bool) {
         let started = Instant::now();
         while !done(&self.net) {
             assert!(started.elapsed() < Duration::from_secs(20), "not within 20 seconds: {expectation}");
@@ -101,18 +101,18 @@ impl TestNode {
     }
 
     /// Sends bytes, and runs the node long enough to read them, unless reading is suspended.
-    fn send(&mut self, caller: &mut BlockingStream, bytes: &[u8]) {
-        caller.write_all(bytes).unwrap();
+    fn send(&mut self, client: &mut BlockingStream, bytes: &[u8]) {
+        client.write_all(bytes).unwrap();
         (0..5).for_each(|_| self.pump());
     }
 
-    fn read_answer(&mut self, caller: &mut BlockingStream) -> String {
+    fn read_answer(&mut self, client: &mut BlockingStream) -> String {
         let mut buffer = [0; 4096];
         let started = Instant::now();
         loop {
             assert!(started.elapsed() < Duration::from_secs(20), "no answer arrived within 20 seconds");
             self.pump();
-            if let Ok(n) = caller.read(&mut buffer) {
+            if let Ok(n) = client.read(&mut buffer) {
                 return String::from_utf8_lossy(&buffer[..n]).into_owned();
             }
         }
@@ -125,17 +125,17 @@ const LIVEZ_REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 fn http_client_without_complete_head_times_out() {
     let options = Options::default();
     let mut node = TestNode::open();
-    let _silent = node.dial();
+    let _silent_client = node.dial_http();
     node.skip(options.idle_timeout);
     assert_eq!(node.net.connections.client_count(), 1);
     node.skip(Duration::from_secs(2));
     assert_eq!(node.net.connections.client_count(), 0, "an idle client is disconnected");
 
-    let mut slow = node.dial();
+    let mut slow_client = node.dial_http();
     node.skip(options.idle_timeout / 2);
-    node.send(&mut slow, b"GET / HT");
+    node.send(&mut slow_client, b"GET / HT");
     node.skip(options.request_head_timeout - Duration::from_secs(1));
-    node.send(&mut slow, b"TP/1.1\r\n");
+    node.send(&mut slow_client, b"TP/1.1\r\n");
     assert_eq!(node.net.connections.client_count(), 1, "the time limit starts with the head");
     node.skip(Duration::from_secs(3));
     assert_eq!(node.net.connections.client_count(), 0, "more bytes of the head do not restart the time limit");
@@ -145,13 +145,13 @@ fn http_client_without_complete_head_times_out() {
 fn http_body_has_own_timeout_and_replies_reset_idle_time() {
     let options = Options::default();
     let mut node = TestNode::open();
-    let mut caller = node.dial();
+    let mut client = node.dial_http();
     for _ in 0..5 {
         node.skip(options.idle_timeout - Duration::from_secs(2));
-        node.send(&mut caller, LIVEZ_REQUEST);
-        assert!(node.read_answer(&mut caller).ends_with("alive\n"));
+        node.send(&mut client, LIVEZ_REQUEST);
+        assert!(node.read_answer(&mut client).ends_with("alive\n"));
     }
-    node.send(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nva");
+    node.send(&mut client, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nva");
     node.skip(options.request_head_timeout + Duration::from_secs(5));
     assert_eq!(node.net.connections.client_count(), 1, "the head is complete, so its time limit is over");
     node.skip(options.frame_timeout);
@@ -162,19 +162,19 @@ fn http_body_has_own_timeout_and_replies_reset_idle_time() {
 fn http_connection_lingers_after_last_response() {
     let options = Options::default();
     let mut node = TestNode::open();
-    let mut caller = node.dial();
-    node.send(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n");
-    (0..20).for_each(|_| node.send(&mut caller, &[7; 10_000]));
-    assert!(node.read_answer(&mut caller).starts_with("HTTP/1.1 413 "));
+    let mut client = node.dial_http();
+    node.send(&mut client, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n");
+    (0..20).for_each(|_| node.send(&mut client, &[7; 10_000]));
+    assert!(node.read_answer(&mut client).starts_with("HTTP/1.1 413 "));
     assert_eq!(node.net.connections.client_count(), 1, "the rest of the body is read and discarded");
     node.skip(options.linger_timeout + Duration::from_secs(2));
     assert_eq!(node.net.connections.client_count(), 0);
 
-    let mut polite = node.dial();
-    node.send(&mut polite, b"GET /livez HTTP/1.0\r\n\r\n");
-    assert!(node.read_answer(&mut polite).ends_with("alive\n"));
-    drop(polite);
-    node.until("the node closes the connection after the client", |net| net.connections.client_count() == 0);
+    let mut closing_client = node.dial_http();
+    node.send(&mut closing_client, b"GET /livez HTTP/1.0\r\n\r\n");
+    assert!(node.read_answer(&mut closing_client).ends_with("alive\n"));
+    drop(closing_client);
+    node.run_until("the node closes the connection after the client", |net| net.connections.client_count() == 0);
 }
 
 #[test]
@@ -223,12 +223,12 @@ fn half_closed_client_receives_its_reply() {
     for (kind, request, end) in
         [(GatewayKind::Redis, &b"PING\r\n"[..], "+PONG\r\n"), (GatewayKind::Http, LIVEZ_REQUEST, "alive\n")]
     {
-        let mut caller = node.dial_at(kind);
-        caller.write_all(request).unwrap();
-        caller.shutdown(Shutdown::Write).unwrap();
-        let answer = node.read_answer(&mut caller);
+        let mut client = node.dial_at(kind);
+        client.write_all(request).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let answer = node.read_answer(&mut client);
         assert!(answer.ends_with(end), "{kind:?}: {answer:?}");
-        node.until("the connection is closed", |net| net.connections.client_count() == 0);
+        node.run_until("the connection is closed", |net| net.connections.client_count() == 0);
     }
 }
 
@@ -236,7 +236,7 @@ fn half_closed_client_receives_its_reply() {
 fn client_that_never_reads_is_disconnected() {
     let options = Options::default();
     let mut node = TestNode::open();
-    let mut not_reading = node.dial();
+    let mut client = node.dial_http();
     let page_requests = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
     let is_suspended =
         |net: &Net| net.connections.iter().any(|conn| conn.has_unprocessed_input && !conn.output.is_empty());
@@ -244,7 +244,7 @@ fn client_that_never_reads_is_disconnected() {
         if is_suspended(&node.net) {
             break;
         }
-        node.send(&mut not_reading, &page_requests);
+        node.send(&mut client, &page_requests);
     }
     assert!(is_suspended(&node.net), "a client with many unread replies is not read from");
     node.skip(Duration::from_secs(2));
@@ -255,32 +255,32 @@ fn client_that_never_reads_is_disconnected() {
 }
 
 #[test]
-fn full_node_still_answers_health_probes() {
+fn node_without_free_client_slot_answers_health_probes() {
     let mut node = TestNode::open();
     node.net.options.clients_max = 1;
     let _only_client = node.dial_at(GatewayKind::Redis);
-    let mut probe = node.dial();
+    let mut probe = node.dial_http();
     node.send(&mut probe, LIVEZ_REQUEST);
     let answer = node.read_answer(&mut probe);
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("Connection: close"), "{answer}");
     drop(probe);
-    node.until("the probe is disconnected", |net| net.connections.client_count() == 1);
-    let mut extra = node.dial();
-    node.send(&mut extra, b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let answer = node.read_answer(&mut extra);
+    node.run_until("the probe is disconnected", |net| net.connections.client_count() == 1);
+    let mut key_request_probe = node.dial_http();
+    node.send(&mut key_request_probe, b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let answer = node.read_answer(&mut key_request_probe);
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1"), "{answer}");
-    drop(extra);
-    node.until("the probe is disconnected", |net| net.connections.client_count() == 1);
+    drop(key_request_probe);
+    node.run_until("the probe is disconnected", |net| net.connections.client_count() == 1);
 
     // A probe may also send other requests about the node, such as `/version`.
-    let mut operator = node.dial();
+    let mut operator = node.dial_http();
     node.send(&mut operator, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(node.read_answer(&mut operator).starts_with("HTTP/1.1 200 "));
     drop(operator);
-    node.until("the probe is disconnected", |net| net.connections.client_count() == 1);
+    node.run_until("the probe is disconnected", |net| net.connections.client_count() == 1);
     assert_eq!(node.net.gateways.probe_count(), 0);
 
-    let _probes: Vec<_> = (0..node.net.options.probes_max).map(|_| node.dial()).collect();
+    let _probes: Vec<_> = (0..node.net.options.probes_max).map(|_| node.dial_http()).collect();
     for (kind, refusal) in [(GatewayKind::Redis, "-ERR max number of clients"), (GatewayKind::Http, "HTTP/1.1 503 ")] {
         let mut rejected = BlockingStream::connect(node.net.gateways.address(kind).unwrap()).unwrap();
         rejected.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
@@ -292,16 +292,16 @@ fn full_node_still_answers_health_probes() {
 fn each_port_reserves_slots_for_its_clients() {
     let mut node = TestNode::open();
     node.net.options.clients_max = 32;
-    let refused = "-ERR max number of clients";
-    let redis: Vec<_> = (0..26).map(|_| node.dial_at(GatewayKind::Redis)).collect();
-    let mut extra = BlockingStream::connect(node.net.gateways.address(GatewayKind::Redis).unwrap()).unwrap();
-    extra.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    assert!(node.read_answer(&mut extra).starts_with(refused));
-    let _http: Vec<_> = (0..4).map(|_| node.dial()).collect();
+    let refusal_text = "-ERR max number of clients";
+    let redis_clients: Vec<_> = (0..26).map(|_| node.dial_at(GatewayKind::Redis)).collect();
+    let mut extra_client = BlockingStream::connect(node.net.gateways.address(GatewayKind::Redis).unwrap()).unwrap();
+    extra_client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    assert!(node.read_answer(&mut extra_client).starts_with(refusal_text));
+    let _http_clients: Vec<_> = (0..4).map(|_| node.dial_http()).collect();
     assert_eq!(node.net.gateways.probe_count(), 2, "two clients have slots, and two are probes");
     assert!(node.net.has_free_slot(ClientPort::Native) && node.net.has_free_slot(ClientPort::Operators));
-    drop(redis);
-    node.until("the clients are disconnected", |net| net.connections.client_count() == 4);
+    drop(redis_clients);
+    node.run_until("the clients are disconnected", |net| net.connections.client_count() == 4);
     assert!(
         node.net.has_free_slot(ClientPort::Gateway(GatewayKind::Redis))
             && node.net.has_free_slot(ClientPort::Gateway(GatewayKind::Http))
@@ -310,13 +310,13 @@ fn each_port_reserves_slots_for_its_clients() {
 
 #[test]
 fn memory_of_stalled_clients_is_bounded_in_total() {
-    const MAX: usize = 4 << 20;
+    const MEMORY_BYTES_MAX: usize = 4 << 20;
     let mut node = TestNode::open();
-    *node.net.connections.memory_mut() = ClientMemory::new(MAX);
+    *node.net.connections.memory_mut() = ClientMemory::new(MEMORY_BYTES_MAX);
     let (value, started) = (vec![b'v'; 100_000], Instant::now());
-    let mut reader = node.dial_at(GatewayKind::Redis);
+    let mut reading_client = node.dial_at(GatewayKind::Redis);
     let mut is_served = |node: &mut TestNode| {
-        reader.write_all(b"GET k\r\n").unwrap();
+        reading_client.write_all(b"GET k\r\n").unwrap();
         let (mut received, mut buffer) = (0, vec![0; 64 << 10]);
         while received < b"$100000\r\n\r\n".len() + value.len() {
             assert!(
@@ -325,17 +325,17 @@ fn memory_of_stalled_clients_is_bounded_in_total() {
                 node.net.connections.memory()
             );
             node.serve(&value);
-            received += reader.read(&mut buffer).unwrap_or(0);
+            received += reading_client.read(&mut buffer).unwrap_or(0);
         }
     };
-    let mut not_reading: Vec<BlockingStream> = Vec::new();
-    let mut connect_stalled = |node: &mut TestNode, serves: usize| {
+    let mut stalled_clients: Vec<BlockingStream> = Vec::new();
+    let mut connect_stalled = |node: &mut TestNode, rounds: usize| {
         let mut client = node.dial_without_reading();
         client.write_all(&b"GET k\r\n".repeat(100)).unwrap();
         // The kernel's socket buffers take some megabytes of replies before any remain in the node's memory.
-        (0..serves).for_each(|_| node.serve(&value));
-        not_reading.push(client);
-        assert!(not_reading.len() < 500, "{:?}", node.net.connections.memory());
+        (0..rounds).for_each(|_| node.serve(&value));
+        stalled_clients.push(client);
+        assert!(stalled_clients.len() < 500, "{:?}", node.net.connections.memory());
     };
     while node.net.connections.memory().pressure() < MemoryPressure::High {
         connect_stalled(&mut node, 60);
@@ -344,20 +344,20 @@ fn memory_of_stalled_clients_is_bounded_in_total() {
     (0..20).for_each(|_| connect_stalled(&mut node, 10));
     is_served(&mut node);
     let held_bytes = node.net.connections.memory().held_bytes();
-    assert!(held_bytes > MAX / 2 && held_bytes <= MAX, "{:?}", node.net.connections.memory());
+    assert!(held_bytes > MEMORY_BYTES_MAX / 2 && held_bytes <= MEMORY_BYTES_MAX, "{:?}", node.net.connections.memory());
     // Stalled connections are closed once the bound is below the bytes that clients hold.
-    let max = held_bytes / 2;
-    node.net.connections.memory_mut().set_max_bytes(max);
+    let memory_bytes_max = held_bytes / 2;
+    node.net.connections.memory_mut().set_max_bytes(memory_bytes_max);
     node.serve(&value);
-    // Four sweeps find that the clients in `not_reading` read nothing.
+    // Four sweeps find that the clients in `stalled_clients` read nothing.
     for _ in 0..4 {
         node.skip(Duration::from_secs(1));
     }
-    assert!(node.net.connections.memory().held_bytes() <= max / 2, "{:?}", node.net.connections.memory());
+    assert!(node.net.connections.memory().held_bytes() <= memory_bytes_max / 2, "{:?}", node.net.connections.memory());
     assert!(node.net.connections.client_count() > 1, "no more connections are closed than necessary");
     is_served(&mut node);
-    drop(not_reading);
-    node.until("the clients are disconnected", |net| net.connections.client_count() == 1);
+    drop(stalled_clients);
+    node.run_until("the clients are disconnected", |net| net.connections.client_count() == 1);
     is_served(&mut node);
     node.skip(Duration::from_secs(3));
     assert!(node.net.connections.memory().held_bytes() < 256 << 10, "{:?}", node.net.connections.memory());

@@ -146,9 +146,10 @@ impl DemoNodes {
             return Err(self.exit_error(id, code));
         }
         let now = Instant::now();
-        let is_due = |state: &NodeProcess| matches!(state, NodeProcess::RestartsAt(at) if *at <= now);
-        let due_ids: Vec<u64> = self.processes.iter().filter(|(_, state)| is_due(state)).map(|(id, _)| *id).collect();
-        due_ids.into_iter().try_for_each(|id| self.start_node(id))?;
+        let is_restart_due = |state: &NodeProcess| matches!(state, NodeProcess::RestartsAt(at) if *at <= now);
+        let ids_to_restart: Vec<u64> =
+            self.processes.iter().filter(|(_, state)| is_restart_due(state)).map(|(id, _)| *id).collect();
+        ids_to_restart.into_iter().try_for_each(|id| self.start_node(id))?;
         Ok(deaths)
     }
 
@@ -171,7 +172,7 @@ impl DemoNodes {
     /// The node ids, and the state of each node's process for the live view.
     pub fn process_states(&self) -> Vec<(u64, ProcessState)> {
         let now = Instant::now();
-        let view_state = |state: &NodeProcess| match state {
+        let state_to_show = |state: &NodeProcess| match state {
             NodeProcess::Alive { frozen: false, .. } => ProcessState::Running,
             NodeProcess::Alive { frozen: true, .. } => ProcessState::Frozen,
             // Rounded up, so that the last second is shown as 1.
@@ -180,10 +181,10 @@ impl DemoNodes {
             },
             NodeProcess::Down => ProcessState::Down,
         };
-        self.processes.iter().map(|(id, state)| (*id, view_state(state))).collect()
+        self.processes.iter().map(|(id, state)| (*id, state_to_show(state))).collect()
     }
 
-    /// The id of a frozen node, if any.
+    /// The lowest id of a frozen node; `None` if no node is frozen.
     pub fn frozen_node(&self) -> Option<u64> {
         let is_frozen = |state: &NodeProcess| matches!(state, NodeProcess::Alive { frozen: true, .. });
         self.processes.iter().find(|(_, state)| is_frozen(state)).map(|(id, _)| *id)

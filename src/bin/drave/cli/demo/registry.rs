@@ -25,7 +25,7 @@ impl DemoRegistry {
         std::env::temp_dir().join(format!("drave-demo-{base_port}.json"))
     }
 
-    /// Writes the registry of the demo at this port.
+    /// Writes the registry of the demo at this port, over that of an earlier demo.
     pub fn write(&self, base_port: u16) -> Result<(), CliError> {
         let path = DemoRegistry::file_path(base_port);
         let text = serde_json::to_vec(self).map_err(|error| io_error(&path, &error))?;
@@ -47,7 +47,6 @@ impl DemoRegistry {
 
     /// Removes the registry of the demo at this port.
     pub fn remove(base_port: u16) {
-        // The file may have been removed already.
         let _may_not_exist = std::fs::remove_file(DemoRegistry::file_path(base_port));
     }
 }

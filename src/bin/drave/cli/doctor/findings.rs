@@ -22,7 +22,7 @@ const IMPLAUSIBLE_SYNC_US: f64 = 20.0;
 /// The minimum number of syncs from which a sync time is judged.
 const SYNCS_MIN: u64 = 100;
 /// A certificate that expires within this time should be replaced.
-const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+const EXPIRY_WARNING_TIME: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Up to this many elections are normal: the first one, and one for each node that was stopped. Leader transfers are
 /// not counted.
 const NORMAL_ELECTIONS_MAX: u64 = 5;
@@ -126,8 +126,8 @@ pub fn check_certificates(statuses: &[&Status], now: Duration) -> Vec<Finding> {
                 None => new_finding(Level::Fail, subject, "has expired · replace it, and send SIGHUP"),
                 Some(remaining) => {
                     let days = remaining.as_secs() / 86_400;
-                    let level = if remaining < EXPIRES_SOON { Level::Warn } else { Level::Pass };
-                    let advice = if remaining < EXPIRES_SOON { " · replace it, and send SIGHUP" } else { "" };
+                    let level = if remaining < EXPIRY_WARNING_TIME { Level::Warn } else { Level::Pass };
+                    let advice = if remaining < EXPIRY_WARNING_TIME { " · replace it, and send SIGHUP" } else { "" };
                     new_finding(level, subject, format!("expires in {days} days{advice}"))
                 }
             });
@@ -196,19 +196,20 @@ pub(super) fn check_file_system(subject: String, name: &str) -> Finding {
 /// Checks whether a quorum answers, and how far each follower lags according to the leader.
 fn check_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
     out.push(new_finding(Level::Pass, "leader", format!("n{} of term {}", leader.node, leader.term)));
-    let answering_and_all = |kinds: &[&str]| {
+    let count_answering_and_all = |kinds: &[&str]| {
         let voters: Vec<u64> =
             leader.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).map(|m| m.node).collect();
-        let answer = voters.iter().filter(|voter| statuses.iter().any(|status| status.node == **voter)).count();
-        (answer, voters.len())
+        let answering_count =
+            voters.iter().filter(|voter| statuses.iter().any(|status| status.node == **voter)).count();
+        (answering_count, voters.len())
     };
     let is_joint = leader.members.iter().any(|member| matches!(member.kind.as_str(), "incoming" | "outgoing"));
     if is_joint {
         // During a membership change an entry commits only with a majority of the old voters and one of the new (§6).
-        out.push(check_majority("new voters", answering_and_all(&["voter", "incoming"])));
-        out.push(check_majority("old voters", answering_and_all(&["voter", "outgoing"])));
+        out.push(check_majority("new voters", count_answering_and_all(&["voter", "incoming"])));
+        out.push(check_majority("old voters", count_answering_and_all(&["voter", "outgoing"])));
     } else {
-        out.push(check_majority("voters", answering_and_all(&["voter"])));
+        out.push(check_majority("voters", count_answering_and_all(&["voter"])));
     }
     if leader.membership.contains("outgoing") {
         out.push(new_finding(Level::Warn, "membership", format!("{}: a change is under way", leader.membership)));

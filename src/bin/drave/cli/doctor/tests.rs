@@ -44,11 +44,11 @@ fn answer_status_requests(mut stream: TcpStream) -> Option<()> {
 fn round_trips_are_measured_over_one_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let connection_count = connections.clone();
+    let connection_count = Arc::new(AtomicUsize::new(0));
+    let accepted_count = connection_count.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            connection_count.fetch_add(1, Ordering::Relaxed);
+            accepted_count.fetch_add(1, Ordering::Relaxed);
             std::thread::spawn(move || answer_status_requests(stream));
         }
     });
@@ -62,5 +62,5 @@ fn round_trips_are_measured_over_one_connection() {
     let node = measure_node(&cluster, result, Duration::from_millis(50));
     assert_eq!(node.status.map(|status| status.node), Ok(1));
     assert!(node.round_trips.len() > 1, "{} in 50 ms", node.round_trips.len());
-    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    assert_eq!(connection_count.load(Ordering::Relaxed), 1);
 }

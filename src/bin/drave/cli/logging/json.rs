@@ -13,7 +13,6 @@ pub fn format_line(record: &Record, time: &str, node: u64) -> String {
     object.insert("target".to_owned(), json!(record.target()));
     object.insert("node".to_owned(), json!(node));
     object.insert("message".to_owned(), json!(record.args().to_string()));
-    // Visiting these pairs never fails.
     let _always_ok = record.key_values().visit(&mut KeyValueCollector(&mut object));
     format!("{}\n", serde_json::Value::Object(object))
 }

@@ -110,7 +110,7 @@ pub fn start(level: Option<LevelFilter>, format: LogFormat, node: u64) -> Result
     // signal.
     signal_hook::flag::register(SIGHUP, Arc::default()).map_err(start_error)?;
     let mut signals = Signals::new([SIGUSR1]).map_err(start_error)?;
-    let watch_signals = move || signals.forever().for_each(|_| logger.switch_debug());
+    let watch_signals = move || signals.forever().for_each(|_| logger.toggle_debug_level());
     thread::Builder::new().name("log level".into()).spawn(watch_signals).map(drop).map_err(start_error)
 }
 
@@ -146,7 +146,7 @@ impl Logger {
     }
 
     /// Handles SIGUSR1: sets the level to debug, or resets it if it was changed to debug or trace.
-    fn switch_debug(&self) {
+    fn toggle_debug_level(&self) {
         let is_verbose = self.level_override().is_some_and(|level| level >= LevelFilter::Debug);
         self.apply_level_request(if is_verbose {
             LogLevelRequest::Reset

@@ -3,7 +3,7 @@
 use super::*;
 use crate::tui::event_log::EventText;
 use crate::tui::model::Observation;
-use crate::tui::model::tests::{answers, at, led_cluster, polled, status, three_nodes};
+use crate::tui::model::tests::{answer_observation, at, led_cluster, poll_observation, status, three_node_model};
 use crate::tui::node::PollResult;
 use drave::api::RoleName;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 
-const DRAW_OPTIONS: DrawOptions = DrawOptions { control: NodeControl::ChildProcesses, colors: true };
+const DRAW_OPTIONS: DrawOptions = DrawOptions { control: NodeControl::ChildProcesses, uses_colors: true };
 
 fn draw_buffer(model: &Model, options: DrawOptions, width: u16, height: u16) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
@@ -43,7 +43,7 @@ fn eventful_model() -> Model {
     let mut model = led_cluster(1);
     for (second, commit) in (2..60).zip([0, 120, 480, 500, 495, 510, 20].into_iter().cycle()) {
         let before = model.leader().unwrap().commit;
-        model.update(at(second), answers(status(1, RoleName::Leader, 2, before + commit)));
+        model.update(at(second), answer_observation(status(1, RoleName::Leader, 2, before + commit)));
         model.tick(at(second));
     }
     let sample = LoadSample { writes_per_second: 498, in_flight: 8, latency_us: Some((940, 4100)), failed_writes: 2 };
@@ -51,10 +51,10 @@ fn eventful_model() -> Model {
     model.update(at(60), Observation::Event(EventText::new(Severity::Plain, "SIGSTOP of n1, leader of term 2")));
     model.update(at(60), Observation::ProcessState { node: 1, process: ProcessState::Frozen });
     let before = model.leader().unwrap().commit;
-    model.update(at(61), answers(status(2, RoleName::Leader, 3, before + 400)));
-    model.update(at(61), polled(1, PollResult::NoAnswer));
+    model.update(at(61), answer_observation(status(2, RoleName::Leader, 3, before + 400)));
+    model.update(at(61), poll_observation(1, PollResult::NoAnswer));
     model.update(at(62), Observation::ProcessState { node: 3, process: ProcessState::Down });
-    model.update(at(62), polled(3, PollResult::NotListening));
+    model.update(at(62), poll_observation(3, PollResult::NotListening));
     model.tick(at(63));
     model
 }
@@ -71,7 +71,7 @@ fn wide_screen_adds_address_log_and_snapshot_columns() {
 
 #[test]
 fn view_without_any_status_shows_placeholders() {
-    expect_screen(&three_nodes(), 80, 12);
+    expect_screen(&three_node_model(), 80, 12);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn help_of_client_only_view_omits_process_keys() {
 
 #[test]
 fn screen_without_colors_has_the_same_text() {
-    let without_colors = draw_buffer(&eventful_model(), DrawOptions { colors: false, ..DRAW_OPTIONS }, 100, 30);
+    let without_colors = draw_buffer(&eventful_model(), DrawOptions { uses_colors: false, ..DRAW_OPTIONS }, 100, 30);
     let with_colors = draw_buffer(&eventful_model(), DRAW_OPTIONS, 100, 30);
     assert!(without_colors.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
     assert!(
@@ -105,7 +105,7 @@ fn screen_without_colors_has_the_same_text() {
 #[test]
 fn superseded_leader_is_shown_as_old_leader() {
     let mut model = led_cluster(1);
-    model.update(at(2), answers(status(2, RoleName::Leader, 3, 1010)));
+    model.update(at(2), answer_observation(status(2, RoleName::Leader, 3, 1010)));
     let lines = screen_lines(&model, 80, 24);
     let role = |node: &str| lines.iter().find(|line| line.starts_with(node)).unwrap()[6..17].trim_end().to_owned();
     assert_eq!((role("n1").as_str(), role("n2").as_str(), role("n3").as_str()), ("old leader", "leader", "follower"));
@@ -116,8 +116,8 @@ proptest! {
     #[test]
     fn screen_of_any_size_is_drawn(width in 1_u16..=200, height in 1_u16..=60, control in any::<bool>()) {
         let control = if control { NodeControl::ChildProcesses } else { NodeControl::ClientOnly };
-        for model in [three_nodes(), eventful_model()] {
-            let lines = buffer_lines(&draw_buffer(&model, DrawOptions { control, colors: true }, width, height));
+        for model in [three_node_model(), eventful_model()] {
+            let lines = buffer_lines(&draw_buffer(&model, DrawOptions { control, uses_colors: true }, width, height));
             prop_assert_eq!(lines.len(), usize::from(height));
         }
     }

@@ -61,28 +61,34 @@ fn follower_that_lost_and_recovered_entries_causes_warning() {
 
 #[test]
 fn each_problem_causes_its_own_finding_only() {
-    let single = |level, subject: &str| vec![(level, subject.to_owned())];
-    assert_eq!(problems(|nodes| status_mut(&mut nodes[1]).fsync = false), single(Level::Fail, "n2 fsync"));
-    assert_eq!(problems(|nodes| status_mut(&mut nodes[1]).disk.sync_p50_us = 4.0), single(Level::Warn, "n2 fsync"));
+    let single_finding = |level, subject: &str| vec![(level, subject.to_owned())];
+    assert_eq!(problems(|nodes| status_mut(&mut nodes[1]).fsync = false), single_finding(Level::Fail, "n2 fsync"));
+    assert_eq!(
+        problems(|nodes| status_mut(&mut nodes[1]).disk.sync_p50_us = 4.0),
+        single_finding(Level::Warn, "n2 fsync")
+    );
     assert_eq!(
         problems(|nodes| status_mut(&mut nodes[2]).file_system = "nfs".into()),
-        single(Level::Warn, "n3 file system")
+        single_finding(Level::Warn, "n3 file system")
     );
-    assert_eq!(problems(|nodes| status_mut(&mut nodes[2]).low_space = true), single(Level::Fail, "n3 room"));
-    assert_eq!(problems(|nodes| status_mut(&mut nodes[2]).log.lacks_room = true), single(Level::Warn, "n3 room"));
-    assert_eq!(problems(|nodes| status_mut(&mut nodes[2]).digest = "8".into()), single(Level::Fail, "states"));
+    assert_eq!(problems(|nodes| status_mut(&mut nodes[2]).low_space = true), single_finding(Level::Fail, "n3 room"));
+    assert_eq!(
+        problems(|nodes| status_mut(&mut nodes[2]).log.lacks_room = true),
+        single_finding(Level::Warn, "n3 room")
+    );
+    assert_eq!(problems(|nodes| status_mut(&mut nodes[2]).digest = "8".into()), single_finding(Level::Fail, "states"));
     assert_eq!(
         problems(|nodes| status_mut(&mut nodes[2]).version = "0.2.0 (release)".into()),
-        single(Level::Warn, "version")
+        single_finding(Level::Warn, "version")
     );
     assert_eq!(
         problems(|nodes| status_mut(&mut nodes[0]).peers[1].lag = LAG_ENTRIES_MAX + 1),
-        single(Level::Warn, "n3 in step")
+        single_finding(Level::Warn, "n3 in step")
     );
     let slow_sync = |nodes: &mut Vec<NodeReport>| status_mut(&mut nodes[1]).disk.sync_p99_us = 20_000.0;
-    assert_eq!(problems(slow_sync), single(Level::Warn, "broadcast ≪ election"));
+    assert_eq!(problems(slow_sync), single_finding(Level::Warn, "broadcast ≪ election"));
     let very_slow_sync = |nodes: &mut Vec<NodeReport>| status_mut(&mut nodes[1]).disk.sync_p99_us = 80_000.0;
-    assert_eq!(problems(very_slow_sync), single(Level::Fail, "broadcast ≪ election"));
+    assert_eq!(problems(very_slow_sync), single_finding(Level::Fail, "broadcast ≪ election"));
     let few_samples = |nodes: &mut Vec<NodeReport>| {
         status_mut(&mut nodes[1]).disk = DiskStatus { syncs: 3, ..DiskStatus::default() };
         status_mut(&mut nodes[0]).uptime_ms = 5000;
@@ -102,7 +108,7 @@ fn each_problem_causes_its_own_finding_only() {
     };
     assert_eq!(
         problems(with_former_address("old:1")),
-        single(Level::Warn, "old:1"),
+        single_finding(Level::Warn, "old:1"),
         "an unreachable former address is only a warning"
     );
     let with_missing_node = |nodes: &mut Vec<NodeReport>| {
@@ -112,7 +118,7 @@ fn each_problem_causes_its_own_finding_only() {
     assert!(problems(with_missing_node).contains(&(Level::Fail, "old:1".to_owned())));
     let many_elections =
         |nodes: &mut Vec<NodeReport>| status_mut(&mut nodes[1]).elections = [("timeout".to_owned(), 100)].into();
-    assert_eq!(problems(many_elections), single(Level::Warn, "election ≪ MTBF"));
+    assert_eq!(problems(many_elections), single_finding(Level::Warn, "election ≪ MTBF"));
     let many_transfers =
         |nodes: &mut Vec<NodeReport>| status_mut(&mut nodes[1]).elections = [("transfer".to_owned(), 100)].into();
     assert_eq!(problems(many_transfers), []);
@@ -170,13 +176,13 @@ fn election_timeout_is_compared_with_the_leaders_round_trips() {
 
 #[test]
 fn quantile_is_interpolated_between_bucket_bounds() {
-    let ms = |buckets: &Buckets, part| quantile(buckets, part).map(|ns| (ns / 1e4).round() / 100.0);
-    assert_eq!(ms(&round_trip_buckets([]), 0.99), None);
+    let quantile_ms = |buckets: &Buckets, q| quantile(buckets, q).map(|ns| (ns / 1e4).round() / 100.0);
+    assert_eq!(quantile_ms(&round_trip_buckets([]), 0.99), None);
     // All samples are in the bucket from 5 to 10 ms, whose middle is 7.5 ms.
-    assert_eq!(ms(&round_trip_buckets([7, 7, 7, 7]), 0.5), Some(7.5));
-    assert_eq!(ms(&round_trip_buckets([1; 99].into_iter().chain([60_000])), 0.99), Some(1.0));
+    assert_eq!(quantile_ms(&round_trip_buckets([7, 7, 7, 7]), 0.5), Some(7.5));
+    assert_eq!(quantile_ms(&round_trip_buckets([1; 99].into_iter().chain([60_000])), 0.99), Some(1.0));
     assert_eq!(
-        ms(&round_trip_buckets([60_000]), 0.99),
+        quantile_ms(&round_trip_buckets([60_000]), 0.99),
         Some(10_000.0),
         "a sample above all bounds counts as the last bound"
     );
@@ -235,12 +241,12 @@ fn joint_configuration_needs_both_majorities() {
         }
     };
     let change_in_progress = || (Level::Warn, "membership".to_owned());
-    let fail = |subject: &str| (Level::Fail, subject.to_owned());
+    let failed_check = |subject: &str| (Level::Fail, subject.to_owned());
     // The voters change from n1, n2, n3 to n1, n4, n5. If n1, n2, n3 answer, only one of the new voters does.
     let two_replaced = &["voter", "outgoing", "outgoing", "incoming", "incoming"];
     assert_eq!(problems(joint_cluster(two_replaced, &[1, 2, 3, 4, 5])), [change_in_progress()]);
-    assert_eq!(problems(joint_cluster(two_replaced, &[1, 2, 3])), [fail("new voters"), change_in_progress()]);
-    assert_eq!(problems(joint_cluster(two_replaced, &[1, 4, 5])), [fail("old voters"), change_in_progress()]);
+    assert_eq!(problems(joint_cluster(two_replaced, &[1, 2, 3])), [failed_check("new voters"), change_in_progress()]);
+    assert_eq!(problems(joint_cluster(two_replaced, &[1, 4, 5])), [failed_check("old voters"), change_in_progress()]);
     // The voters change from n1, n2, n3 to n1, n2, n3, n4. While n3 is down, the old voters tolerate no further
     // failure, and neither do the new ones.
     let one_added = &["voter", "voter", "voter", "incoming"];
@@ -248,6 +254,6 @@ fn joint_configuration_needs_both_majorities() {
     assert_eq!(problems(joint_cluster(one_added, &[1, 2, 3, 4])), [even_voters, change_in_progress()]);
     assert_eq!(
         problems(joint_cluster(one_added, &[1, 2, 4])),
-        [fail("new voters"), fail("old voters"), change_in_progress()]
+        [failed_check("new voters"), failed_check("old voters"), change_in_progress()]
     );
 }
