@@ -74,6 +74,9 @@ pub struct SlowDisk {
     pub until: Duration,
 }
 
+/// The smallest size of a snapshot chunk that a node sends, in bytes, except the last chunk of a snapshot.
+pub const SENT_CHUNK_BYTES_MIN: usize = 400;
+
 /// The parameters of a world, which determine everything that happens in the world.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -334,7 +337,7 @@ impl Scenario {
         scenario.pipelines = [0, 0, 1, 2][later_rng.random_range(0..4)];
         scenario.fault_weights.rot_snapshot = if nodes < 3 { 0 } else { [0, 0, 0, 6][later_rng.random_range(0..4)] };
         // With the smallest value, every snapshot is sent in many chunks.
-        scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
+        scenario.node.chunk_bytes = [SENT_CHUNK_BYTES_MIN, 3000, CHUNK_BYTES][rng.random_range(0..3)];
         scenario
     }
 }

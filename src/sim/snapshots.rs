@@ -4,7 +4,7 @@
 use super::disk::SimDisk;
 use super::host::{CLUSTER, Host, Process, to_durable_snapshot};
 use super::network::LinkKind;
-use super::scenario::Scenario;
+use super::scenario::{SENT_CHUNK_BYTES_MIN, Scenario};
 use super::violation::Result;
 use crate::apply::Report;
 use crate::consensus::message::{Envelope, Message};
@@ -25,9 +25,9 @@ const CHUNK_BYTES: usize = 300;
 /// How many times a snapshot's size may be sent to a follower after the faults on stream links, where only the chunks
 /// in flight on a broken link are sent again.
 const SNAPSHOT_SENDS_MAX: u64 = 3;
-/// How many times a snapshot's size may be sent to a follower after the faults on datagram links, where messages
-/// overtake one another: for each chunk that arrives in order, a window of other chunks may have arrived too early and
-/// is sent again.
+/// How many times a snapshot's size may be sent to a follower after the faults on datagram links, in addition to once
+/// for each chunk. Messages overtake one another there: for each chunk that arrives in order, a window of other chunks
+/// may have arrived too early and is sent again.
 const SNAPSHOT_SENDS_OUT_OF_ORDER_MAX: u64 = 20;
 
 /// Counts of a world's snapshots.
@@ -120,8 +120,10 @@ impl Snapshots {
         let Envelope { from, to, message: Message::InstallSnapshot(chunk), .. } = envelope else { return Ok(()) };
         let sent = self.sent_bytes.entry((*from, *to, generation, chunk.snapshot)).or_default();
         *sent += chunk.bytes.len() as u64;
-        let sends_max =
-            if link_kind == LinkKind::Stream { SNAPSHOT_SENDS_MAX } else { SNAPSHOT_SENDS_OUT_OF_ORDER_MAX };
+        let sends_max = match link_kind {
+            LinkKind::Stream => SNAPSHOT_SENDS_MAX,
+            LinkKind::Datagram => SNAPSHOT_SENDS_OUT_OF_ORDER_MAX + chunk.total_bytes / SENT_CHUNK_BYTES_MIN as u64,
+        };
         if *sent > sends_max * chunk.total_bytes {
             let total_bytes = chunk.total_bytes;
             return Err(format!(
