@@ -20,7 +20,7 @@
 //! ahead of it, and repairs it in the same way: the marker still has the promised position.
 
 use super::batches::{BatchReader, ReaderState};
-use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name};
+use super::format::{self, BatchHeader, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name};
 use super::load::{SegmentFile, load_segments};
 use super::log_summary::{LogSummary, RecordEffect};
 use super::options::Options;
@@ -73,8 +73,17 @@ struct Evidence {
     hard: HardState,
     /// The members by the last record that names them.
     membership: Option<Membership>,
-    /// Whether records may be hidden behind a sector that cannot be read, or in a segment without a good header.
-    hides_records: bool,
+    /// Segment and offset of the last batch, if that batch is intact and nothing must follow it.
+    last_batch: Option<(u64, u64)>,
+}
+
+/// The last batch of a segment, as far as its intact frames show it.
+#[derive(Default)]
+struct LastBatch {
+    /// The header with its offset, and the number of intact frames after it.
+    header: Option<(u64, BatchHeader, u32)>,
+    /// The checksum and the kind of the last frame after the header.
+    last_frame: Option<(u32, RecordKind)>,
 }
 
 /// Sets the damaged part of a journal aside, so that the next start finds an intact one.
@@ -196,18 +205,19 @@ impl Evidence {
             highest_position: Position::ZERO,
             hard: HardState::default(),
             membership: None,
-            hides_records: false,
+            last_batch: None,
         };
         for file in files {
-            let Ok(bytes) = file.readable_bytes() else { continue };
-            evidence.hides_records |= !matches!(file.media_error(), Ok(None));
-            evidence.hides_records |= own_header(&bytes, file.number, options).is_none();
-            let frames =
-                Scan::new(bytes, format::salt(options.disk, file.number), None).filter_map(|item| match item {
-                    ScanItem::Frame(frame) => Some(frame),
-                    ScanItem::Gap { .. } => None,
-                });
-            frames.for_each(|frame| evidence.add(&frame));
+            let mut last_batch = LastBatch::default();
+            let scan =
+                file.readable_bytes().map(|bytes| Scan::new(bytes, format::salt(options.disk, file.number), None));
+            for item in scan.into_iter().flatten() {
+                if let ScanItem::Frame(frame) = item {
+                    evidence.add(&frame);
+                    last_batch.add(&frame);
+                }
+            }
+            evidence.last_batch = last_batch.offset_if_final().map(|offset| (file.number, offset));
         }
         evidence
     }
@@ -237,10 +247,34 @@ impl Evidence {
     }
 }
 
+impl LastBatch {
+    fn add(&mut self, frame: &Frame) {
+        match (frame.batch_header(), &mut self.header) {
+            (Some(header), _) => (self.header, self.last_frame) = (Some((frame.at, header, 0)), None),
+            (None, Some((_, _, frame_count))) => {
+                *frame_count += 1;
+                self.last_frame = Some((frame.checksum, frame.kind));
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// The offset of the batch, if it is intact, and neither another piece nor another segment must follow it.
+    fn offset_if_final(&self) -> Option<u64> {
+        let (offset, header, frame_count) = self.header?;
+        let ends_well = match self.last_frame {
+            Some((checksum, kind)) => checksum == header.last_checksum && kind != RecordKind::Seal,
+            None => true,
+        };
+        (frame_count == header.frame_count && ends_well && !header.has_more_pieces).then_some(offset)
+    }
+}
+
 /// The highest position that the node may have acknowledged.
 ///
-/// A marker of the current boot names that position. An older marker may be behind. If the last records may be missing
-/// too, the result is the highest index in the node's term: no acknowledged entry is of a later term.
+/// A marker of the current boot names that position. An older marker may be behind. Then the result is the highest
+/// position of any record if the log ends with an intact batch after the damage. Otherwise the last records may be
+/// missing, and the result is the highest index in the node's term: no acknowledged entry is of a later term.
 fn promised_position(
     files: &[SegmentFile],
     readable: &ReadableLog,
@@ -251,13 +285,11 @@ fn promised_position(
     let marker_position = marker.log_offset.map_or(Position::ZERO, |end| end.last);
     let highest_position = evidence.highest_position.max(marker_position).max(hard.promised_position);
     let last_file = files.last().map_or(0, |file| file.number);
-    let ends_with_seal = readable.is_sealed && readable.end.is_some_and(|(number, _)| number == last_file);
-    let may_lack_records =
-        files.is_empty() || ends_with_seal || marker.log_offset.is_some_and(|end| end.segment > last_file);
-    match marker.is_of_this_boot() {
+    let may_lack_segment = marker.log_offset.is_some_and(|end| end.segment > last_file);
+    let ends_after_damage = evidence.last_batch.is_some_and(|last_batch| Some(last_batch) >= readable.end);
+    match marker.is_of_this_boot() || (ends_after_damage && !may_lack_segment) {
         true => highest_position,
-        false if may_lack_records || evidence.hides_records => Position::new(Index(u64::MAX), hard.term),
-        false => highest_position,
+        false => Position::new(Index(u64::MAX), hard.term),
     }
 }
 
