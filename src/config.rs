@@ -46,6 +46,9 @@ pub struct Config {
     pub segment_bytes: u64,
     /// How a start handles a damaged last batch of the log.
     pub torn_tail: TailPolicy,
+    /// Whether a start repairs a damaged log: it sets the damaged part aside, and gets the lost entries from the other
+    /// members. If not, a node with a damaged log does not start.
+    pub repair: bool,
     /// The size of the reserve for a full disk, in bytes: at least a segment's size is used. Zero for no reserve.
     pub reserve_bytes: u64,
     /// Whether SIGTERM and SIGINT stop the node, and SIGHUP makes it read its credentials again. An embedding program
@@ -116,6 +119,7 @@ impl Config {
             fsync: true,
             segment_bytes: crate::wal::Options::SEGMENT_BYTES,
             torn_tail: TailPolicy::default(),
+            repair: true,
             reserve_bytes: RESERVE_BYTES_DEFAULT,
             signals: false,
             consensus: consensus::Options::default(),

@@ -109,6 +109,9 @@ pub fn boot(
         result => result?,
     };
     let DirectoryContents { owner, disk, journal, recovered_log, store, snapshot } = contents;
+    if let Some(note) = &recovered_log.repair_note {
+        log::warn!(node = config.id.get(); "{note}");
+    }
     for note in &recovered_log.notes {
         log::info!(node = config.id.get(); "{note}");
     }
@@ -190,6 +193,7 @@ fn read_directory(
     let mut options = wal::Options::new(owner.node, owner.cluster, owner.disk);
     options.segment_bytes = config.segment_bytes;
     options.torn_tail = config.torn_tail;
+    options.repair = config.repair;
     let founding_point =
         SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: config.founding_membership() };
     // Once the node is founded, a missing journal is lost and must not be created anew: this node may have voted.
@@ -202,7 +206,11 @@ fn read_directory(
     let newest = store.find_newest(&progress.begin_stage("snapshot checked")).map_err(to_node_fault)?;
     let snapshot = reconcile_with_log(&mut journal, &mut recovered_log, newest)?;
     check_cluster(config, &owner, &recovered_log, path)?;
-    owner.check_log(path, latest_membership(&recovered_log).log_id)?;
+    // A repair may have left an empty log, which the promised position still shows to be this node's.
+    let log_id = latest_membership(&recovered_log).log_id;
+    if log_id.is_some() || recovered_log.hard_state.promised_position == Position::ZERO {
+        owner.check_log(path, log_id)?;
+    }
     let owner_with_journal = Owner { journal_created: true, ..owner };
     if owner_with_journal != owner {
         owner_with_journal.write(root)?;

@@ -299,7 +299,7 @@ impl Host {
         let DirectoryContents { journal, recovered, store, snapshot } = contents;
         let result = StartResult {
             image: read_disk_image(&recovered)?,
-            repaired: recovered.repaired,
+            repaired: recovered.repair_note.is_some(),
             has_no_members: recovered.configurations.is_empty() && recovered.base.membership.members.is_empty(),
         };
         let raft_options = scenario.raft_options(self.id);

@@ -117,12 +117,9 @@ impl<D: Disk> Journal<D> {
                 let directory = JournalDirectory::read(&disk, &options)?;
                 let repaired_journal =
                     set_damage_aside(&disk, &options, &directory.segment_numbers, &directory.marker, fault)?;
-                let journal_and_log =
+                let (journal, recovered) =
                     Journal::open_intact(disk, options, founding, read_mode, Some(&repaired_journal))?;
-                let (journal, mut recovered) = journal_and_log;
-                recovered.notes.insert(0, repaired_journal.note);
-                recovered.repaired = true;
-                Ok((journal, recovered))
+                Ok((journal, RecoveredLog { repair_note: Some(repaired_journal.note), ..recovered }))
             }
             outcome => outcome,
         }
@@ -285,7 +282,7 @@ impl<D: Disk> Journal<D> {
             configurations: journal.summary.configurations.clone(),
             view,
             notes: replay.notes,
-            repaired: false,
+            repair_note: None,
         };
         Ok((journal, recovered))
     }
@@ -341,7 +338,7 @@ impl<D: Disk> Journal<D> {
             configurations: Vec::new(),
             view,
             notes: Vec::new(),
-            repaired: false,
+            repair_note: None,
         };
         Ok((journal, recovered))
     }

@@ -78,8 +78,9 @@ pub struct RecoveredLog {
     pub view: View,
     /// Notes for the operator: which bytes were cut off, and why.
     pub notes: Vec<String>,
-    /// Whether damage was set aside, so that acknowledged entries may be missing ([`super::repair`]).
-    pub repaired: bool,
+    /// A note for the operator if the journal was damaged and has been repaired ([`super::repair`]): acknowledged
+    /// entries may be missing.
+    pub repair_note: Option<String>,
 }
 
 /// A segment that was read and validated.

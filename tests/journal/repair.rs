@@ -49,7 +49,7 @@ fn open_damaged(disk: &SimDisk, ledger: &Ledger, counts: &mut OutcomeCounts) -> 
         }
         Err(fault) => return Err(fault.to_string()),
     };
-    if recovered.repaired {
+    if recovered.repair_note.is_some() {
         counts.repaired_count += 1;
         ledger.check_repaired(&recovered)?;
         assert!(recovered.notes.iter().any(|note| note.contains(".damaged")), "{:?}", recovered.notes);

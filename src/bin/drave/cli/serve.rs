@@ -117,6 +117,9 @@ pub struct Serve {
     /// unfinished
     #[arg(long, env = "DRAVE_ON_TORN_TAIL", value_enum, default_value = "cut")]
     on_torn_tail: TornTailMode,
+    /// Stops with exit code 5 if the log is damaged, instead of getting the lost entries from the other members
+    #[arg(long, env = "DRAVE_NO_REPAIR")]
+    no_repair: bool,
     /// The log level: error, warn, info, debug or trace. `drave log-level` changes it while the node runs; SIGUSR1
     /// switches debug on, and off again
     #[arg(long, env = "DRAVE_LOG_LEVEL", value_name = "LEVEL")]
@@ -325,6 +328,7 @@ fn build_config(serve: &Serve, node: NodeId, data: &Path) -> Config {
         TornTailMode::Cut => TailPolicy::Cut,
         TornTailMode::Refuse => TailPolicy::Refuse,
     };
+    config.repair = !serve.no_repair;
     config.node.entry_bytes = serve.max_entry.as_u64();
     config.node.snapshot_log_bytes = serve.snapshot_log_bytes.as_u64();
     config.node.snapshot_max_age = serve.snapshot_max_age;

@@ -1,0 +1,124 @@
+//! Nodes whose log is damaged start, get the lost entries from the other nodes, and lose no acknowledged write.
+
+use drave::api::RoleName;
+use drave::client::Client;
+use drave::machine::commands::{Answer, Command};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use support::{Cluster, run, wait_until};
+
+mod support;
+
+/// The log line of a repaired journal contains this.
+const REPAIR_NOTE: &str = "The damaged files have the suffix .damaged";
+
+/// Increments the counter `key`. Returns its new value; `None` if the outcome is unknown.
+fn increment(client: &mut Client, key: &str) -> Option<i64> {
+    let executed = client.execute(&Command::Incr { key: key.as_bytes(), by: 1 }.encode()).ok()?;
+    match Answer::decode(executed.answer) {
+        Ok(Answer::Number(value)) => Some(value),
+        other => panic!("an increment returned {other:?}"),
+    }
+}
+
+/// The newest segment of a node's log that holds records, and the number of bytes before its last non-zero byte.
+fn newest_written_segment(data: &Path) -> (PathBuf, usize) {
+    let paths = std::fs::read_dir(data.join("wal")).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|ext| ext == "wal")).collect();
+    segments.sort();
+    let written = segments.into_iter().rev().map(|path| {
+        let bytes = std::fs::read(&path).unwrap();
+        (path, bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0))
+    });
+    written.filter(|(_, last)| *last > 4096).max_by(|one, other| one.0.cmp(&other.0)).unwrap()
+}
+
+/// Flips a bit of a file.
+fn flip_bit(path: &Path, offset: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[offset] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn repair_count(cluster: &Cluster) -> usize {
+    cluster.logs().matches(REPAIR_NOTE).count()
+}
+
+/// Each of three nodes in turn is killed, damaged in the middle of its newest segment, and started, while a client
+/// writes.
+#[test]
+fn damaged_node_is_repaired_under_load() {
+    let mut cluster = Cluster::start(3);
+    cluster.wait_for_leader();
+    let (acknowledged, unknown, stop) = (AtomicI64::new(0), AtomicI64::new(0), AtomicBool::new(false));
+    let mut client = cluster.client();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                match increment(&mut client, "counter") {
+                    Some(_) => acknowledged.fetch_add(1, Ordering::Relaxed),
+                    None => unknown.fetch_add(1, Ordering::Relaxed),
+                };
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for node in 0..3 {
+                let before = acknowledged.load(Ordering::Relaxed);
+                let has_grown = || (acknowledged.load(Ordering::Relaxed) > before + 300).then_some(());
+                wait_until("300 more writes", has_grown, || cluster.logs());
+                cluster.kill(node);
+                let (path, last) = newest_written_segment(&cluster.data_dir(node));
+                flip_bit(&path, last / 2);
+                let refusal = run(cluster.serve_command(node).arg("--no-repair"));
+                assert_eq!(refusal.code, Some(5), "{refusal:?}");
+                let repairs = repair_count(&cluster);
+                cluster.spawn(node);
+                let is_repaired = || (repair_count(&cluster) > repairs).then_some(());
+                wait_until("the node repairs its journal", is_repaired, || cluster.logs());
+                let committed = cluster.status(cluster.wait_for_leader()).map_or(0, |status| status.commit);
+                let has_caught_up = || cluster.status(node).filter(|status| status.applied >= committed.max(1));
+                wait_until("the node catches up", has_caught_up, || cluster.logs());
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    cluster.wait_for_convergence();
+    let value = increment(&mut cluster.client(), "counter").unwrap() - 1;
+    let (acknowledged, unknown) = (acknowledged.into_inner(), unknown.into_inner());
+    assert!((acknowledged..=acknowledged + unknown).contains(&value), "{value} of {acknowledged} + {unknown}");
+    cluster.expect_no_deaths();
+}
+
+/// Of three nodes, only the leader and one follower have the last writes. The leader stops, and the follower's disk is
+/// damaged: without the leader, nobody may be elected.
+#[test]
+fn writes_on_damaged_node_survive_while_leader_is_away() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    let (follower, lagging) = ((leader + 1) % 3, (leader + 2) % 3);
+    let mut client = cluster.client();
+    (1..=100).for_each(|value| assert_eq!(increment(&mut client, "counter"), Some(value)));
+    cluster.stop(lagging);
+    (101..=200).for_each(|value| assert_eq!(increment(&mut client, "counter"), Some(value)));
+    cluster.kill(leader);
+    cluster.kill(follower);
+    let (path, last) = newest_written_segment(&cluster.data_dir(follower));
+    flip_bit(&path, last - 2000);
+    cluster.spawn(follower);
+    cluster.spawn(lagging);
+    let is_repaired = || (repair_count(&cluster) > 0).then_some(());
+    wait_until("the follower repairs its journal", is_repaired, || cluster.logs());
+    let is_campaigning = || cluster.status(lagging).filter(|status| status.role == RoleName::Precandidate);
+    wait_until("the lagging node requests votes", is_campaigning, || cluster.logs());
+    let makes_promise = || cluster.status(follower).filter(|status| !status.promised.is_empty());
+    let status = wait_until("the follower reports its promised position", makes_promise, || cluster.logs());
+    assert_eq!(status.leader, None, "{}", cluster.logs());
+    cluster.spawn(leader);
+    cluster.wait_for_leader();
+    assert_eq!(increment(&mut client, "counter"), Some(201), "{}", cluster.logs());
+    cluster.wait_for_convergence();
+    let is_whole = || cluster.status(follower).filter(|status| status.promised.is_empty());
+    wait_until("the follower holds what it has promised", is_whole, || cluster.logs());
+    cluster.expect_no_deaths();
+}
