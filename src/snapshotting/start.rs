@@ -3,15 +3,18 @@
 use super::faults::{damage_fault, to_node_fault};
 use crate::disk::Disk;
 use crate::snapshot::{Header, NewestSnapshot, Snapshot};
-use crate::types::{HardState, Index, Mutant, SnapshotPoint, Term};
-use crate::wal::{Journal, RecoveredLog, Result, View};
+use crate::types::{HardState, Index, Membership, Mutant, Position, SnapshotPoint, Term};
+use crate::wal::{Fault, Journal, RecoveredLog, Result, View};
 
 /// Reconciles the newest snapshot with the journal, and returns the snapshot to start from.
 ///
 /// If the log ends before the snapshot, or holds another entry at the snapshot's position, the log restarts after the
 /// snapshot. Both cases can happen: a node may apply committed entries, and take a snapshot of the state, before its
-/// own disk holds the entries; and a node that received a snapshot may have died before its log was restarted. A log
-/// that begins after the snapshot is a fault: the entries between them are lost.
+/// own disk holds the entries; and a node that received a snapshot may have died before its log was restarted.
+///
+/// If the log begins after the snapshot, a newer snapshot is damaged or missing, and the entries after it cannot be
+/// applied. A journal with repair then gives up its log, so that a leader sends it a snapshot (`docs/repair.md`).
+/// Otherwise this is a fault.
 pub fn reconcile_with_log<D: Disk>(
     journal: &mut Journal<D>,
     recovered: &mut RecoveredLog,
@@ -21,14 +24,22 @@ pub fn reconcile_with_log<D: Disk>(
     let log_start = recovered.base.position;
     let snapshot_index = snapshot.as_ref().map_or(Index::ZERO, |snapshot| snapshot.header().position.index);
     if snapshot_index < log_start.index && !journal.mutants().breaks(Mutant::DamagedIsEmpty) {
-        return Err(match newer_faults.into_iter().next() {
+        let fault = match newer_faults.into_iter().next() {
             Some(first) => to_node_fault(first),
             None => damage_fault(
                 "snapshots",
                 0,
                 &format!("the log begins after {log_start}, and no snapshot reaches that far"),
             ),
-        });
+        };
+        let founding =
+            SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: Membership::default() };
+        let base = snapshot.as_ref().map_or(founding, |snapshot| base_of(snapshot.header()));
+        let Some(hard_state) = journal.give_up_log(&base)? else { return Err(fault) };
+        recovered.repair_note = Some(describe_repair(&fault, hard_state.promised_position));
+        recovered.hard_state = hard_state;
+        restart_recovered_log(recovered, base);
+        return Ok(snapshot);
     }
     recovered
         .notes
@@ -48,13 +59,30 @@ pub fn reconcile_with_log<D: Disk>(
         });
         journal.restart(&base, raised_hard_state)?;
         recovered.hard_state = raised_hard_state.unwrap_or(recovered.hard_state);
-        recovered.view = View::new(snapshot_index);
-        recovered.entries.clear();
-        recovered.configurations.clear();
-        recovered.base = base;
+        restart_recovered_log(recovered, base);
     }
     recovered.last_time = recovered.last_time.max(snapshot.header().time);
     Ok(Some(snapshot))
+}
+
+/// Replaces the recovered log by an empty one after `base`.
+fn restart_recovered_log(recovered: &mut RecoveredLog, base: SnapshotPoint) {
+    recovered.view = View::new(base.position.index);
+    recovered.entries.clear();
+    recovered.configurations.clear();
+    recovered.base = base;
+}
+
+/// The note for the operator about a log that was given up because of `fault`.
+fn describe_repair(fault: &Fault, promised_position: Position) -> String {
+    let cause = match fault {
+        Fault::Corrupt { file, offset, description, .. } => format!("{file}: byte {offset}: {description}"),
+        other => other.to_string(),
+    };
+    format!(
+        "{cause}. The log after that snapshot is given up: this node gets a snapshot from the leader, and votes only for \
+         logs that reach {promised_position}"
+    )
 }
 
 /// The base of a log that begins after the snapshot with that header.

@@ -21,6 +21,7 @@
 
 use super::batches::{BatchReader, ReaderState};
 use super::format::{self, BatchHeader, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name};
+use super::journal::Journal;
 use super::load::{SegmentFile, load_segments};
 use super::log_summary::{LogSummary, RecordEffect};
 use super::options::Options;
@@ -30,7 +31,7 @@ use super::scan::{Scan, ScanItem};
 use super::sync_marker::{LogOffset, SyncMarker, SyncMarkerFile, to_fault};
 use crate::codec::{self, Reader};
 use crate::disk::{Disk, DiskFile};
-use crate::types::{HardState, Index, Membership, NodeId, Payload, Position};
+use crate::types::{HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint};
 use bytes::Bytes;
 
 /// The suffix of a segment that a repair has set aside.
@@ -143,6 +144,22 @@ pub fn set_damage_aside<D: Disk>(
     let next_segment =
         numbers.iter().copied().max().unwrap_or(0).max(marker.log_offset.map_or(0, |end| end.segment)) + 1;
     Ok(RepairedJournal { last_segment: last_segment.map(|(number, _)| number), next_segment, hard, note })
+}
+
+impl<D: Disk> Journal<D> {
+    /// Gives up an intact log whose entries cannot be applied, because the snapshot before them is damaged or missing:
+    /// the log restarts after `base`, and the promised position reaches its former end, in one durable step. Returns the
+    /// new hard state; `None` without any change if the journal is not to be repaired, or has no other member.
+    pub fn give_up_log(&mut self, base: &SnapshotPoint) -> Result<Option<HardState>> {
+        if !self.options.repair || !has_other_members(current_membership(&self.summary), self.options.node) {
+            return Ok(None);
+        }
+        let hard = self.summary.hard;
+        let promised_position = hard.promised_position.max(self.summary.last);
+        let hard = HardState { promised_position, ..hard };
+        self.restart(base, Some(hard))?;
+        Ok(Some(hard))
+    }
 }
 
 impl ReadableLog {
