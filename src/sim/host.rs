@@ -106,8 +106,8 @@ pub struct ReceiveBuffer {
 pub struct StartResult {
     /// The contents of the journal.
     pub image: DiskImage,
-    /// Whether the journal was damaged and has been repaired.
-    pub repaired: bool,
+    /// The journal's note about its repair; `None` if it was not repaired.
+    pub repair_note: Option<String>,
     /// Whether the log names no member: nothing of a repaired journal was readable, or the machine is to join.
     pub has_no_members: bool,
 }
@@ -299,7 +299,7 @@ impl Host {
         let DirectoryContents { journal, recovered, store, snapshot } = contents;
         let result = StartResult {
             image: read_disk_image(&recovered)?,
-            repaired: recovered.repair_note.is_some(),
+            repair_note: recovered.repair_note.clone(),
             has_no_members: recovered.configurations.is_empty() && recovered.base.membership.members.is_empty(),
         };
         let raft_options = scenario.raft_options(self.id);

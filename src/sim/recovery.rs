@@ -129,9 +129,17 @@ impl Checks {
         Ok(has_lost_writes)
     }
 
+    /// Whether a repair has raised the promised position on the disk: it is higher than in everything that the node
+    /// wrote. So the last start was interrupted after its repair, or the present one has repaired the journal.
+    pub fn is_raised_by_repair(&self, node: NodeId, promised_position: Position) -> bool {
+        let history = &self.histories[&node];
+        let written_states = history.unsynced.iter().filter_map(|write| write.hard_state);
+        written_states.chain([history.durable.hard_state]).all(|written| written.promised_position < promised_position)
+    }
+
     /// Checks the contents with which a node restarts after a repair of its journal (`docs/repair.md`): term and vote
     /// are those that were synced, or newer; every entry is from the log of a leader; and the log or the promised
-    /// position reaches the end of everything that was reported as synced.
+    /// position reaches the end of everything that was reported as synced, unless the disk has reported that falsely.
     pub fn check_repaired(&mut self, node: NodeId, recovered: DiskImage) -> Result<()> {
         let recovered = self.with_discarded_entries(node, recovered)?;
         let history = &self.histories[&node];
@@ -156,7 +164,8 @@ impl Checks {
         }
         let (synced_end, log_end) = (history.durable.last(), recovered.last());
         let reached = log_end.max(hard_state.promised_position);
-        if reached < synced_end {
+        let may_lack_writes = history.false_sync.as_ref().is_some_and(|false_sync| false_sync.power_lost);
+        if reached < synced_end && !may_lack_writes {
             return Err(format!(
                 "{node} repairs its journal to the end {log_end} and promises {}, but {synced_end} was synced",
                 hard_state.promised_position

@@ -271,12 +271,12 @@ impl World {
             return Ok(());
         }
         match host.boot(&scenario, now, seed) {
-            Ok(StartResult { image, repaired, has_no_members }) => {
-                self.trace_line(|| {
-                    let verb = if repaired { "repairs its journal and starts" } else { "starts" };
-                    format!("{at} {verb} with {} entries, {:?}", image.log.len(), image.hard_state)
-                });
-                match repaired {
+            Ok(StartResult { image, repair_note, has_no_members }) => {
+                if let Some(note) = &repair_note {
+                    self.trace_line(|| format!("{at} repairs its journal: {note}"));
+                }
+                self.trace_line(|| format!("{at} starts with {} entries, {:?}", image.log.len(), image.hard_state));
+                match repair_note.is_some() || self.checks.is_raised_by_repair(at, image.hard_state.promised_position) {
                     true => self.check_repair(at, image, has_no_members)?,
                     false => self.check_recovery(at, image)?,
                 }

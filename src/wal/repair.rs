@@ -27,7 +27,7 @@ use super::log_summary::{LogSummary, RecordEffect};
 use super::options::Options;
 use super::recover::FIRST_FRAME_OFFSET;
 use super::report::{Fault, Result};
-use super::scan::{Scan, ScanItem};
+use super::scan::{Scan, ScanItem, last_nonzero};
 use super::sync_marker::{LogOffset, SyncMarker, SyncMarkerFile, to_fault};
 use crate::codec::{self, Reader};
 use crate::disk::{Disk, DiskFile};
@@ -74,15 +74,16 @@ struct Evidence {
     hard: HardState,
     /// The members by the last record that names them.
     membership: Option<Membership>,
-    /// Segment and offset of the last batch, if that batch is intact and nothing must follow it.
-    last_batch: Option<(u64, u64)>,
+    /// Segment and offset of the last record that names a position, if no damage follows it: the end of the log is
+    /// known if that record is behind all damage.
+    end_record: Option<(u64, u64)>,
 }
 
 /// The last batch of a segment, as far as its intact frames show it.
 #[derive(Default)]
 struct LastBatch {
-    /// The header with its offset, and the number of intact frames after it.
-    header: Option<(u64, BatchHeader, u32)>,
+    /// The header, and the number of intact frames after it.
+    header: Option<(BatchHeader, u32)>,
     /// The checksum and the kind of the last frame after the header.
     last_frame: Option<(u32, RecordKind)>,
 }
@@ -222,24 +223,41 @@ impl Evidence {
             highest_position: Position::ZERO,
             hard: HardState::default(),
             membership: None,
-            last_batch: None,
+            end_record: None,
         };
         for file in files {
-            let mut last_batch = LastBatch::default();
-            let scan =
-                file.readable_bytes().map(|bytes| Scan::new(bytes, format::salt(options.disk, file.number), None));
-            for item in scan.into_iter().flatten() {
-                if let ScanItem::Frame(frame) = item {
-                    evidence.add(&frame);
-                    last_batch.add(&frame);
-                }
-            }
-            evidence.last_batch = last_batch.offset_if_final().map(|offset| (file.number, offset));
+            evidence.read_segment(file, options);
         }
         evidence
     }
 
-    fn add(&mut self, frame: &Frame) {
+    fn read_segment(&mut self, file: &SegmentFile, options: &Options) {
+        let Ok(bytes) = file.readable_bytes() else {
+            self.end_record = None;
+            return;
+        };
+        let mut last_batch = LastBatch::default();
+        for item in Scan::new(bytes.clone(), format::salt(options.disk, file.number), None) {
+            match item {
+                ScanItem::Frame(frame) => {
+                    last_batch.add(&frame);
+                    if self.add(&frame) > Position::ZERO {
+                        self.end_record = Some((file.number, frame.at));
+                    }
+                }
+                // Zeros up to the end of the file are the clean end of the log.
+                ScanItem::Gap { at, next_good_offset: None, .. } if last_nonzero(&bytes, at).is_none() => {}
+                ScanItem::Gap { .. } => self.end_record = None,
+            }
+        }
+        if !last_batch.is_final() {
+            self.end_record = None;
+        }
+    }
+
+    /// Adds what an intact record shows, and returns the position that the log had reached with it;
+    /// [`Position::ZERO`] if the record names none.
+    fn add(&mut self, frame: &Frame) -> Position {
         let position = match frame.kind {
             RecordKind::Entry => codec::read_entry(&mut Reader::new(frame.body.clone())).ok().map(|entry| {
                 if let Payload::Membership(membership) = entry.payload {
@@ -260,15 +278,17 @@ impl Evidence {
             }
             _ => None,
         };
-        self.highest_position = self.highest_position.max(position.unwrap_or_default());
+        let position = position.unwrap_or_default();
+        self.highest_position = self.highest_position.max(position);
+        position
     }
 }
 
 impl LastBatch {
     fn add(&mut self, frame: &Frame) {
         match (frame.batch_header(), &mut self.header) {
-            (Some(header), _) => (self.header, self.last_frame) = (Some((frame.at, header, 0)), None),
-            (None, Some((_, _, frame_count))) => {
+            (Some(header), _) => (self.header, self.last_frame) = (Some((header, 0)), None),
+            (None, Some((_, frame_count))) => {
                 *frame_count += 1;
                 self.last_frame = Some((frame.checksum, frame.kind));
             }
@@ -276,22 +296,20 @@ impl LastBatch {
         }
     }
 
-    /// The offset of the batch, if it is intact, and neither another piece nor another segment must follow it.
-    fn offset_if_final(&self) -> Option<u64> {
-        let (offset, header, frame_count) = self.header?;
-        let ends_well = match self.last_frame {
-            Some((checksum, kind)) => checksum == header.last_checksum && kind != RecordKind::Seal,
-            None => true,
-        };
-        (frame_count == header.frame_count && ends_well && !header.has_more_pieces).then_some(offset)
+    /// Whether the batch is intact, and neither another piece nor another segment must follow it.
+    fn is_final(&self) -> bool {
+        let Some((header, frame_count)) = self.header else { return false };
+        let ends_well =
+            self.last_frame.is_none_or(|(checksum, kind)| checksum == header.last_checksum && kind != RecordKind::Seal);
+        frame_count == header.frame_count && ends_well && !header.has_more_pieces
     }
 }
 
 /// The highest position that the node may have acknowledged.
 ///
-/// A marker of the current boot names that position. An older marker may be behind. Then the result is the highest
-/// position of any record if the log ends with an intact batch after the damage. Otherwise the last records may be
-/// missing, and the result is the highest index in the node's term: no acknowledged entry is of a later term.
+/// A marker of the current boot names that position. An older marker may be behind. Then a record behind all damage
+/// shows it: positions only ascend in the order of the records. Without such a record, the result is the highest index
+/// in the node's term: no acknowledged entry is of a later term.
 fn promised_position(
     files: &[SegmentFile],
     readable: &ReadableLog,
@@ -303,8 +321,8 @@ fn promised_position(
     let highest_position = evidence.highest_position.max(marker_position).max(hard.promised_position);
     let last_file = files.last().map_or(0, |file| file.number);
     let may_lack_segment = marker.log_offset.is_some_and(|end| end.segment > last_file);
-    let ends_after_damage = evidence.last_batch.is_some_and(|last_batch| Some(last_batch) >= readable.end);
-    match marker.is_of_this_boot() || (ends_after_damage && !may_lack_segment) {
+    let is_end_known = evidence.end_record.is_some_and(|record| Some(record) >= readable.end) && !may_lack_segment;
+    match marker.is_of_this_boot() || is_end_known {
         true => highest_position,
         false => Position::new(Index(u64::MAX), hard.term),
     }

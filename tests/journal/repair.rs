@@ -5,7 +5,7 @@ use super::world::*;
 use drave::disk::{Disk, DiskFile};
 use drave::sim::disk::{Crash, DiskStop, SimDisk};
 use drave::types::{HardState, Index, Position, Write, WriteId};
-use drave::wal::{Fault, Journal, Options};
+use drave::wal::{Fault, Journal, Options, TailPolicy};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -24,17 +24,20 @@ struct OutcomeCounts {
     interrupted_count: u64,
 }
 
+/// Options with repair. A damaged last batch is not cut off as torn.
 fn repair_options() -> Options {
-    Options { repair: true, ..options() }
+    Options { repair: true, torn_tail: TailPolicy::Refuse, ..options() }
 }
 
 /// The disk after a script whose last steps have changed the vote twice, so that both slots of the marker are written.
-fn disk_after(script: &[Step]) -> (SimDisk, Ledger) {
+///
+/// After a power loss the marker is of an earlier boot, and does not prove where the log ended.
+fn disk_after(script: &[Step], crash: Crash) -> (SimDisk, Ledger) {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     let votes = [Step::Vote { term: 7, vote: 1 }, Step::Sync, Step::Vote { term: 8, vote: 2 }, Step::Sync];
     let script: Vec<Step> = script.iter().cloned().chain([Step::Sync]).chain(votes).collect();
     run_script(&disk, &options(), &script, &mut ledger).unwrap();
-    disk.crash(&mut StdRng::seed_from_u64(3), Crash::Kill);
+    disk.crash(&mut StdRng::seed_from_u64(3), crash);
     (disk, ledger)
 }
 
@@ -52,7 +55,7 @@ fn open_damaged(disk: &SimDisk, ledger: &Ledger, counts: &mut OutcomeCounts) -> 
     if recovered.repair_note.is_some() {
         counts.repaired_count += 1;
         ledger.check_repaired(&recovered)?;
-        assert!(recovered.notes.iter().any(|note| note.contains(".damaged")), "{:?}", recovered.notes);
+        assert!(recovered.repair_note.as_ref().is_some_and(|note| note.contains(".damaged")), "{recovered:?}");
     } else {
         counts.harmless_count += 1;
         // The interrupted repair may have been complete already.
@@ -71,6 +74,11 @@ fn open_damaged(disk: &SimDisk, ledger: &Ledger, counts: &mut OutcomeCounts) -> 
     is_unchanged.then_some(()).ok_or_else(|| "a repaired journal changes at the next start".to_owned())
 }
 
+/// Every script, once before a killed process and once before a power loss.
+fn scripts_and_crashes() -> impl Iterator<Item = ((&'static str, Vec<Step>), Crash)> {
+    scripts().into_iter().flat_map(|script| [Crash::Kill, Crash::Power].map(|crash| (script.clone(), crash)))
+}
+
 /// The files of a journal that a start reads: all but the spares, which it removes.
 fn journal_files(disk: &SimDisk) -> Vec<String> {
     file_names(disk).into_iter().filter(|name| !name.ends_with(".tmp")).collect()
@@ -78,15 +86,15 @@ fn journal_files(disk: &SimDisk) -> Vec<String> {
 
 #[test]
 fn flipped_bit_is_repaired() {
-    for (script_name, script) in scripts() {
-        let (disk, ledger) = disk_after(&script);
+    for ((script_name, script), crash) in scripts_and_crashes() {
+        let (disk, ledger) = disk_after(&script, crash);
         let mut counts = OutcomeCounts::default();
         for name in journal_files(&disk) {
             for offset in 0..disk.read_file(&name).unwrap().len() as u64 {
                 let disk = disk.fork();
                 disk.flip_bit(&name, offset, (offset % 8) as u8);
                 open_damaged(&disk, &ledger, &mut counts)
-                    .unwrap_or_else(|why| panic!("{script_name}: {name} byte {offset}: {why}"));
+                    .unwrap_or_else(|why| panic!("{script_name}, {crash:?}: {name} byte {offset}: {why}"));
             }
         }
         assert!(
@@ -98,8 +106,8 @@ fn flipped_bit_is_repaired() {
 
 #[test]
 fn zeroed_or_unreadable_sector_or_missing_segment_is_repaired() {
-    for (script_name, script) in scripts() {
-        let (undamaged, ledger) = disk_after(&script);
+    for ((script_name, script), crash) in scripts_and_crashes() {
+        let (undamaged, ledger) = disk_after(&script, crash);
         let mut counts = OutcomeCounts::default();
         for name in journal_files(&undamaged) {
             let size = undamaged.read_file(&name).unwrap().len() as u64;
@@ -107,16 +115,16 @@ fn zeroed_or_unreadable_sector_or_missing_segment_is_repaired() {
                 let disk = undamaged.fork();
                 disk.open(&name).unwrap().write_at(sector, &[0; 512]).unwrap();
                 open_damaged(&disk, &ledger, &mut counts)
-                    .unwrap_or_else(|why| panic!("{script_name}: {name} sector at {sector}: {why}"));
+                    .unwrap_or_else(|why| panic!("{script_name}, {crash:?}: {name} sector at {sector}: {why}"));
                 let disk = undamaged.fork();
                 disk.lose_sector(&name, sector);
                 open_damaged(&disk, &ledger, &mut counts)
-                    .unwrap_or_else(|why| panic!("{script_name}: {name} unreadable at {sector}: {why}"));
+                    .unwrap_or_else(|why| panic!("{script_name}, {crash:?}: {name} unreadable at {sector}: {why}"));
             }
             let disk = undamaged.fork();
             disk.remove(&name).unwrap();
             open_damaged(&disk, &ledger, &mut counts)
-                .unwrap_or_else(|why| panic!("{script_name}: {name} is missing: {why}"));
+                .unwrap_or_else(|why| panic!("{script_name}, {crash:?}: {name} is missing: {why}"));
         }
         assert!(counts.repaired_count > 1 && counts.vote_lost_count == 0, "{script_name}: {counts:?}");
     }
@@ -127,7 +135,7 @@ fn zeroed_or_unreadable_sector_or_missing_segment_is_repaired() {
 fn repair_interrupted_at_any_operation_is_repeated() {
     let mut counts = OutcomeCounts::default();
     for (script_name, script) in scripts() {
-        let (disk, ledger) = disk_after(&script);
+        let (disk, ledger) = disk_after(&script, Crash::Kill);
         for name in journal_files(&disk).into_iter().filter(|name| name.ends_with(".wal")) {
             let bytes = disk.read_file(&name).unwrap();
             let last_written = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
@@ -163,7 +171,7 @@ fn repair_interrupted_at_any_operation_is_repeated() {
 /// Two damages at once: a record of the log, and one copy of the vote.
 #[test]
 fn node_stops_if_the_vote_may_be_lost() {
-    let (disk, ledger) = disk_after(&scripts()[0].1);
+    let (disk, ledger) = disk_after(&scripts()[0].1, Crash::Kill);
     let mut counts = OutcomeCounts::default();
     for slot in [0, 512] {
         let disk = disk.fork();
