@@ -1,4 +1,4 @@
-//! Encoding and decoding of entries and frames: the cost of each operation before any system call.
+//! The time to encode and to decode entries and frames, without any system call.
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -16,20 +16,20 @@ const PAYLOAD_SIZES: [usize; 3] = [128, 4 << 10, 64 << 10];
 /// Number of entries in an AppendEntries message: about as many as arrive during one sync.
 const ENTRIES_PER_APPEND: u64 = 64;
 
-fn entry(index: u64, size: usize) -> Entry {
+fn entry(index: u64, payload_bytes: usize) -> Entry {
     let position = Position::new(Index(index), Term(1));
-    codec::entry(position, ClusterTime(0), Payload::Opaque(Bytes::from(vec![7; size])))
+    codec::entry(position, ClusterTime(0), Payload::Opaque(Bytes::from(vec![7; payload_bytes])))
 }
 
-fn bench_entries(c: &mut Criterion) {
+fn bench_entry_codec(c: &mut Criterion) {
     let mut group = c.benchmark_group("entry");
     for size in PAYLOAD_SIZES {
         let entry = entry(1, size);
-        let mut bytes = BytesMut::new();
-        codec::put_entry(&mut bytes, &entry);
-        let bytes = bytes.freeze();
-        group.throughput(Throughput::Bytes(bytes.len() as u64));
-        let mut out = BytesMut::with_capacity(bytes.len());
+        let mut encoded_entry = BytesMut::new();
+        codec::put_entry(&mut encoded_entry, &entry);
+        let encoded_entry = encoded_entry.freeze();
+        group.throughput(Throughput::Bytes(encoded_entry.len() as u64));
+        let mut out = BytesMut::with_capacity(encoded_entry.len());
         group.bench_function(BenchmarkId::new("put", size), |b| {
             b.iter(|| {
                 out.clear();
@@ -37,13 +37,13 @@ fn bench_entries(c: &mut Criterion) {
             });
         });
         group.bench_function(BenchmarkId::new("read", size), |b| {
-            b.iter(|| codec::read_entry(&mut Reader::new(black_box(&bytes).clone())).unwrap());
+            b.iter(|| codec::read_entry(&mut Reader::new(black_box(&encoded_entry).clone())).unwrap());
         });
     }
     group.finish();
 }
 
-fn bench_requests(c: &mut Criterion) {
+fn bench_request_codec(c: &mut Criterion) {
     let mut group = c.benchmark_group("request frame");
     for size in PAYLOAD_SIZES {
         let op =
@@ -70,7 +70,7 @@ fn bench_requests(c: &mut Criterion) {
     group.finish();
 }
 
-fn bench_append_entries(c: &mut Criterion) {
+fn bench_append_entries_codec(c: &mut Criterion) {
     let mut group = c.benchmark_group("append of 64 entries");
     group.throughput(Throughput::Elements(ENTRIES_PER_APPEND));
     let (from, to) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
@@ -96,5 +96,5 @@ fn bench_append_entries(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench_entries, bench_requests, bench_append_entries);
+criterion_group!(benches, bench_entry_codec, bench_request_codec, bench_append_entries_codec);
 criterion_main!(benches);

@@ -21,7 +21,7 @@ struct ThreeCores {
     undelivered: Vec<Envelope>,
 }
 
-fn id(n: u64) -> NodeId {
+fn node_id(n: u64) -> NodeId {
     NodeId::new(n).unwrap()
 }
 
@@ -29,8 +29,8 @@ impl ThreeCores {
     /// Starts three cores and makes the first one the leader.
     fn new() -> ThreeCores {
         let now = Time::ZERO;
-        let core = |n| {
-            let membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
+        let new_core = |n| {
+            let membership = Membership::founding((1..=3).map(|n| (node_id(n), String::new())));
             let recovered = RecoveredState {
                 disk: None,
                 hard_state: HardState::default(),
@@ -40,9 +40,9 @@ impl ThreeCores {
                 time: ClusterTime(0),
                 applied_index: Index::ZERO,
             };
-            Raft::new(Replica::recover(id(n), Options::default(), recovered, n), now)
+            Raft::new(Replica::recover(node_id(n), Options::default(), recovered, n), now)
         };
-        let cores: Vec<Raft> = (1..=3).map(core).collect();
+        let cores: Vec<Raft> = (1..=3).map(new_core).collect();
         let mut cluster =
             ThreeCores { now: cores[0].deadline(), cores, last_written: vec![Vec::new(); 3], undelivered: Vec::new() };
         cluster.cores[0].tick(cluster.now);
@@ -51,7 +51,7 @@ impl ThreeCores {
         cluster
     }
 
-    /// Persists the writes and delivers the messages of all cores until no core has any output.
+    /// Persists the writes and delivers the messages of all cores until no core has a write or a message left.
     fn run_until_idle(&mut self) {
         loop {
             let mut persisted_any = false;
@@ -102,24 +102,25 @@ fn bench_commits(c: &mut Criterion) {
     group.finish();
 }
 
-fn bench_log(c: &mut Criterion) {
+fn bench_log_appends_and_lookups(c: &mut Criterion) {
     let mut group = c.benchmark_group("log");
     let mut log = Log::new(Position::ZERO);
     for i in 0..1_000_000u64 {
         log.append(Term(1 + i / 10_000), 160);
     }
-    let last = log.last().index;
+    let last_index = log.last().index;
     group.bench_function("append", |b| {
         let mut log = log.clone();
         b.iter(|| log.append(Term(200), 160));
     });
-    group.bench_function("term", |b| b.iter(|| log.term(black_box(Index(last.0 / 3)))));
-    group.bench_function("append_end", |b| b.iter(|| log.append_end(black_box(Index(last.0 / 3)), 1 << 20, 8192)));
+    group.bench_function("term", |b| b.iter(|| log.term(black_box(Index(last_index.0 / 3)))));
+    group
+        .bench_function("append_end", |b| b.iter(|| log.append_end(black_box(Index(last_index.0 / 3)), 1 << 20, 8192)));
     group.bench_function("last_at_or_below", |b| {
-        b.iter(|| log.last_at_or_below(black_box(Position::new(Index(last.0 / 2), Term(30)))));
+        b.iter(|| log.last_at_or_below(black_box(Position::new(Index(last_index.0 / 2), Term(30)))));
     });
     group.finish();
 }
 
-criterion_group!(benches, bench_commits, bench_log);
+criterion_group!(benches, bench_commits, bench_log_appends_and_lookups);
 criterion_main!(benches);

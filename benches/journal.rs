@@ -1,6 +1,6 @@
 //! Compares appending and syncing batches with a plain write and fdatasync of as many bytes.
 //!
-//! The two operations alternate on the same disk, and each benchmark counts one of them, so that a slow minute of the
+//! The two operations alternate on the same disk, and each benchmark times one of them, so that a slow minute of the
 //! disk affects both.
 
 use bytes::Bytes;
@@ -59,7 +59,7 @@ struct JournalWriter {
     last_position: Position,
     payload: Bytes,
     entries_per_batch: u64,
-    write_id: u64,
+    last_write_id: u64,
 }
 
 impl JournalWriter {
@@ -77,29 +77,29 @@ impl JournalWriter {
             last_position: Position::ZERO,
             payload,
             entries_per_batch: (batch_bytes / payload_bytes) as u64,
-            write_id: 0,
+            last_write_id: 0,
         }
     }
 
     fn append_and_sync(&mut self) -> Duration {
-        self.write_id += 1;
-        let from = self.last_position.index.0 + 1;
-        let entries = (from..from + self.entries_per_batch)
+        self.last_write_id += 1;
+        let first_index = self.last_position.index.0 + 1;
+        let entries = (first_index..first_index + self.entries_per_batch)
             .map(|index| {
                 let position = Position::new(Index(index), Term(1));
                 codec::entry(position, ClusterTime(1), Payload::Opaque(self.payload.clone()))
             })
             .collect();
-        let write = Write { id: WriteId(self.write_id), hard_state: None, base: None, entries };
-        self.last_position = Position::new(Index(from + self.entries_per_batch - 1), Term(1));
+        let write = Write { id: WriteId(self.last_write_id), hard_state: None, base: None, entries };
+        self.last_position = Position::new(Index(first_index + self.entries_per_batch - 1), Term(1));
         let started = Instant::now();
         self.journal.append(&write).unwrap();
-        let report = self.journal.sync().unwrap();
+        let sync_report = self.journal.sync().unwrap();
         let took = started.elapsed();
         // In a node, another thread releases segments and prepares spare ones. This benchmark reads no
         // sealed segment, so it releases them at once.
-        if !report.sealed_segments.is_empty() {
-            drop(report);
+        if !sync_report.sealed_segments.is_empty() {
+            drop(sync_report);
             self.journal.release(self.last_position).unwrap();
         }
         if let Some(spare) = self.journal.next_spare_order() {
@@ -131,7 +131,7 @@ fn bench_appends(criterion: &mut Criterion) {
 
 /// For each batch size, prints the median times of the raw write and of the journal append, and their ratio: slow
 /// minutes of a shared disk affect medians least.
-fn print_ratios() {
+fn print_ratios_to_raw_writes() {
     for bytes in BATCH_SIZES {
         let directory = bench_directory();
         let disk = FsDisk::open_or_create(directory.path(), SyncMode::Executed).unwrap();
@@ -154,7 +154,7 @@ fn print_ratios() {
 criterion_group!(benches, bench_appends);
 
 fn main() {
-    print_ratios();
+    print_ratios_to_raw_writes();
     benches();
     Criterion::default().configure_from_args().final_summary();
 }

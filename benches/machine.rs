@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const KEY_COUNT: u64 = 1_000_000;
 /// The size of a value in bytes: a million keys have a gigabyte of values.
 const VALUE_BYTES: usize = 1024;
-const CONTEXT: Context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
+const APPLY_CONTEXT: Context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
 
 fn key(number: u64) -> [u8; 16] {
     let mut key = *b"key-000000000000";
@@ -34,10 +34,10 @@ fn filled_kv() -> Kv {
 
 fn put(kv: &mut Kv, number: u64) {
     let value = [number as u8; VALUE_BYTES];
-    kv.apply(&CONTEXT, &Command::Put { key: &key(number), value: &value }.encode());
+    kv.apply(&APPLY_CONTEXT, &Command::Put { key: &key(number), value: &value }.encode());
 }
 
-/// The number of a pseudo-random key, uniformly distributed.
+/// The number of a pseudo-random key, uniformly distributed. Advances `state`, the state of the generator.
 fn random_key(state: &mut u64) -> u64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 33) % KEY_COUNT
@@ -48,8 +48,8 @@ fn random_key(state: &mut u64) -> u64 {
 fn bench_puts(c: &mut Criterion) {
     let mut kv = filled_kv();
     let mut group = c.benchmark_group("put of 1 KiB among 1,000,000 keys");
-    let mut seed = 1;
-    group.bench_function("state not frozen", |b| b.iter(|| put(&mut kv, random_key(&mut seed))));
+    let mut random_state = 1;
+    group.bench_function("state not frozen", |b| b.iter(|| put(&mut kv, random_key(&mut random_state))));
     group.bench_function("state frozen, first put to each key", |b| {
         b.iter_custom(|count| {
             let (mut took, mut done) = (Duration::ZERO, 0);
@@ -57,11 +57,11 @@ fn bench_puts(c: &mut Criterion) {
                 kv.freeze();
                 // The state is frozen again after so few puts that nearly each of them is the first one to its key
                 // since the freeze.
-                let batch = (count - done).min(KEY_COUNT / 10);
+                let puts_after_freeze = (count - done).min(KEY_COUNT / 10);
                 let began = Instant::now();
-                (0..batch).for_each(|_| put(&mut kv, random_key(&mut seed)));
+                (0..puts_after_freeze).for_each(|_| put(&mut kv, random_key(&mut random_state)));
                 took += began.elapsed();
-                done += batch;
+                done += puts_after_freeze;
             }
             took
         });
@@ -76,24 +76,24 @@ fn bench_puts(c: &mut Criterion) {
     group.finish();
 }
 
-fn bench_chunks(c: &mut Criterion) {
+fn bench_snapshot_chunks(c: &mut Criterion) {
     let mut kv = filled_kv();
     let mut group = c.benchmark_group("snapshot of 1,000,000 keys and 1 GiB");
     group.throughput(Throughput::Bytes(CHUNK_BYTES as u64));
     group.bench_function("serialize a chunk of 256 KiB", |b| {
         b.iter_custom(|count| {
-            let (mut took, mut done) = (Duration::ZERO, 0);
+            let (mut serialize_time, mut done) = (Duration::ZERO, 0);
             kv.freeze();
             while done < count {
                 let began = Instant::now();
                 let chunk = black_box(kv.next_chunk(CHUNK_BYTES));
-                took += began.elapsed();
+                serialize_time += began.elapsed();
                 match chunk {
                     Some(_) => done += 1,
                     None => kv.freeze(),
                 }
             }
-            took
+            serialize_time
         });
     });
     kv.freeze();
@@ -103,18 +103,18 @@ fn bench_chunks(c: &mut Criterion) {
     group.sample_size(10);
     group.bench_function("restore", |b| {
         b.iter_custom(|count| {
-            let mut took = Duration::ZERO;
+            let mut restore_time = Duration::ZERO;
             for _ in 0..count {
                 let mut kv = Kv::new();
                 let began = Instant::now();
                 chunks.iter().for_each(|chunk| kv.restore(chunk).unwrap());
-                took += began.elapsed();
+                restore_time += began.elapsed();
             }
-            took
+            restore_time
         });
     });
     group.finish();
 }
 
-criterion_group!(benches, bench_puts, bench_chunks);
+criterion_group!(benches, bench_puts, bench_snapshot_chunks);
 criterion_main!(benches);

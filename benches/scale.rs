@@ -40,7 +40,7 @@ fn open_journal(disk: &FsDisk, threads: usize) -> (Journal<FsDisk>, wal::Recover
     let membership = Membership::founding([(node, "127.0.0.1:7401".to_owned())]);
     let founding_point = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
     let options = Options { segment_bytes: SEGMENT_BYTES, ..Options::new(node, ClusterId(1), DiskId(2)) };
-    let read_mode = ReadMode { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
+    let read_mode = ReadMode { thread_count: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
     Journal::open_with(disk.clone(), options, Some(&founding_point), read_mode).unwrap()
 }
 
@@ -84,9 +84,9 @@ impl SingleNodeLog {
         }
     }
 
-    /// Proposes this number of entries in batches, and persists each batch.
-    fn append_entries(&mut self, entries: u64, op: &Bytes) {
-        for _ in 0..entries / ENTRIES_PER_BATCH {
+    /// Proposes `count` entries in batches, and persists each batch.
+    fn append_entries(&mut self, count: u64, op: &Bytes) {
+        for _ in 0..count / ENTRIES_PER_BATCH {
             for _ in 0..ENTRIES_PER_BATCH {
                 self.raft.propose(self.now, op.clone()).unwrap();
             }
@@ -95,7 +95,7 @@ impl SingleNodeLog {
     }
 
     /// Reads up to `OPERATIONS_PER_ROUND` entries after `from`, in the batches that a leader sends to a lagging
-    /// follower. Returns their number.
+    /// follower. Returns the number of entries read.
     fn read_in_batches(&self, from: u64) -> u64 {
         let upto = (from + OPERATIONS_PER_ROUND).min(self.len());
         let (mut next, mut count) = (from, 0);
@@ -134,14 +134,15 @@ fn print_row(mut log: SingleNodeLog, op: &Bytes) {
             log.append_entries(OPERATIONS_PER_ROUND, op)
         })
     });
-    let read_ns = |from: u64| {
+    let read_ns_from = |from: u64| {
         best_ns_per_operation(|| {
             let started = Instant::now();
             let count = log.read_in_batches(from);
             (started.elapsed(), count)
         })
     };
-    let (oldest, middle, newest) = (read_ns(0), read_ns(len / 2), read_ns(log.len() - OPERATIONS_PER_ROUND));
+    let (oldest, middle, newest) =
+        (read_ns_from(0), read_ns_from(len / 2), read_ns_from(log.len() - OPERATIONS_PER_ROUND));
     let SingleNodeLog { disk, raft, journal, view, .. } = log;
     let (entries, bytes) = (raft.log().last().index.0, raft.log().bytes(Index::ZERO, raft.log().last().index));
     drop((raft, journal, view));
@@ -154,8 +155,8 @@ fn print_row(mut log: SingleNodeLog, op: &Bytes) {
 
 fn main() {
     let entries_max = std::env::var("DRAVE_SCALE").map_or(1_000_000, |text| text.parse().unwrap());
-    let parent = std::env::var("DRAVE_BENCH_DIR").unwrap_or(".".to_owned());
-    let directory = tempfile::tempdir_in(Path::new(&parent)).unwrap();
+    let parent_directory = std::env::var("DRAVE_BENCH_DIR").unwrap_or(".".to_owned());
+    let directory = tempfile::tempdir_in(Path::new(&parent_directory)).unwrap();
     let disk = FsDisk::open_or_create(directory.path(), SyncMode::Skipped).unwrap();
     let op = Bytes::from(vec![7; 128]);
     println!("nanoseconds per entry of 128 B; a write is a proposal, its acceptance and a file write without a sync\n");

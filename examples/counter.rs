@@ -63,29 +63,29 @@ impl StateMachine for Counters {
 
 /// Increments the counter `visits` three times and reads it, through the node in this process.
 fn count_visits(handle: &Handle) -> Result<(), drave::client::ClientError> {
-    let timeout = Duration::from_secs(5);
-    let mut session = handle.session(timeout);
+    let call_timeout = Duration::from_secs(5);
+    let mut session = handle.session(call_timeout);
     for _ in 0..3 {
         let executed = session.execute(b"visits")?;
         println!("{}: {:?} visits", executed.position, executed.answer);
     }
-    let queried = handle.query(b"visits", Consistency::Linearizable, timeout)?;
+    let queried = handle.query(b"visits", Consistency::Linearizable, call_timeout)?;
     println!("state at index {}: {:?} visits", queried.applied, queried.answer);
     Ok(())
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let id = NodeId::new(1).expect("the node id is not zero");
-    let data = std::env::args().nth(1).unwrap_or_else(|| "counter-data".into());
-    let config = Config::new(id, BTreeMap::from([(id, "127.0.0.1:7471".to_owned())]), data);
+    let data_dir = std::env::args().nth(1).unwrap_or_else(|| "counter-data".into());
+    let config = Config::new(id, BTreeMap::from([(id, "127.0.0.1:7471".to_owned())]), data_dir);
     let server = Server::open(config, Counters::default())?;
     let handle = server.handle();
-    let visitor = std::thread::spawn(move || {
+    let visitor_thread = std::thread::spawn(move || {
         let result = count_visits(&handle);
         handle.stop();
         result
     });
     server.run()?;
-    visitor.join().expect("the thread that counts visits does not panic")?;
+    visitor_thread.join().expect("the thread that counts visits does not panic")?;
     Ok(())
 }

@@ -71,7 +71,7 @@ impl StateMachine for Results {
 }
 
 /// Runs the job whenever this node leads; sends the node's id for each recorded result. Returns when a call fails.
-fn run_job(id: u64, handle: &Handle, recorded: &Sender<u64>) {
+fn run_job(id: u64, handle: &Handle, leader_ids: &Sender<u64>) {
     let mut leadership = handle.leadership();
     let mut session = handle.session(CALL_TIMEOUT);
     loop {
@@ -84,7 +84,7 @@ fn run_job(id: u64, handle: &Handle, recorded: &Sender<u64>) {
             println!("n{id}: the result was rejected, because term {} is over", leadership.term);
         } else {
             println!("n{id} leads term {} and recorded result {:?}", leadership.term, executed.answer);
-            let _receiver_may_be_gone = recorded.send(id);
+            let _receiver_may_be_gone = leader_ids.send(id);
         }
         // The next result is due after 100 ms, unless the leadership ends before.
         leadership = handle.wait_for_leadership(&leadership, Duration::from_millis(100));
@@ -96,7 +96,7 @@ pub fn run(port: u16) -> Result<[u64; 2], Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
     let peers: BTreeMap<_, _> =
         (0..3).filter_map(|n| Some((NodeId::new(n + 1)?, format!("127.0.0.1:{}", port + n as u16)))).collect();
-    let (sender, recorded) = channel();
+    let (sender, leader_ids) = channel();
     let mut nodes = BTreeMap::new();
     for id in peers.keys() {
         let mut config = Config::new(*id, peers.clone(), directory.path().join(id.to_string()));
@@ -109,7 +109,7 @@ pub fn run(port: u16) -> Result<[u64; 2], Box<dyn Error>> {
     let mut leaders = [0; 2];
     for leader in &mut leaders {
         // Ignores results of the node stopped before, which may still be in the channel.
-        *leader = recorded
+        *leader = leader_ids
             .iter()
             .filter(|id| nodes.contains_key(id))
             .nth(RESULTS_PER_LEADER - 1)

@@ -115,7 +115,7 @@ pub fn run(port: u16) -> Result<Vec<Option<String>>, Box<dyn Error>> {
     // the timeout ends, and no command takes effect twice.
     let options =
         ClientOptions { machine_kind: MACHINE_KIND, timeout: Duration::from_secs(30), ..ClientOptions::default() };
-    let mut seat_client = SeatClient(Client::with(peers.into_values(), options));
+    let mut seat_client = SeatClient(Client::with_options(peers.into_values(), options));
     for (seat, guest) in [(1, "Ada"), (2, "Grace"), (1, "Edsger")] {
         println!("{guest} asks for seat {seat}, which belongs to {}", seat_client.reserve(seat, guest)?);
     }

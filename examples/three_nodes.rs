@@ -76,10 +76,10 @@ struct Node {
 
 impl Node {
     fn start(id: u64, port: u16, directory: &Path) -> Result<Node, Box<dyn Error>> {
-        let node = |id: u64| NodeId::new(id).expect("the node id is not zero");
+        let node_id = |id: u64| NodeId::new(id).expect("the node id is not zero");
         let peers: BTreeMap<_, _> =
-            (1..=3).map(|id| (node(id), format!("127.0.0.1:{}", port + id as u16 - 1))).collect();
-        let mut config = Config::new(node(id), peers, directory.join(format!("n{id}")));
+            (1..=3).map(|id| (node_id(id), format!("127.0.0.1:{}", port + id as u16 - 1))).collect();
+        let mut config = Config::new(node_id(id), peers, directory.join(format!("n{id}")));
         // Small segments save disk space here. A server keeps the larger default, and a reserve for a full disk.
         (config.segment_bytes, config.reserve_bytes) = (SEGMENT_BYTES_MIN, 0);
         let server = Server::open(config, Sum::default())?;

@@ -43,11 +43,11 @@ pub struct HelloContext {
 /// Why this node closes its connection to a node that it dialed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WelcomeError {
-    /// Another node, or a node of another cluster, answers at the address.
+    /// The node at the peer's address has another node id, or belongs to another cluster.
     WrongNode,
     /// The peer has another disk than the one recorded for its node id.
     DiskChanged,
-    /// The peer holds another log than this node.
+    /// The peer belongs to another log, or leads or campaigns without this node's log.
     LogDiffers,
 }
 
@@ -109,7 +109,7 @@ impl Admission {
         &self.members
     }
 
-    /// The position of the configuration in force.
+    /// The position of the log entry that holds the configuration in force.
     pub fn configuration_position(&self) -> Position {
         self.configuration_position
     }
@@ -162,10 +162,10 @@ impl Admission {
     /// any other is rejected. (Counter-example: a follower that has not yet received the entry that adds its leader
     /// again closes only its own link. It goes on receiving from the leader and never answers it.)
     pub fn forget_former_members(&mut self, now: Time) -> Vec<NodeId> {
-        let expired_ids =
+        let expired_member_ids =
             self.former_members.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
         self.former_members.retain(|_, (_, until)| *until > now);
-        expired_ids
+        expired_member_ids
     }
 
     /// Whether there are former members to which this node stays connected.
@@ -223,7 +223,7 @@ impl Admission {
                 Err(HelloRejection::NotMember)
             }
             CallerKind::Peer { .. } if hello.cluster.is_none() => Err(HelloRejection::Cluster),
-            CallerKind::Peer { node, disk, run, log_state } => match self.classify(node, disk, log_state) {
+            CallerKind::Peer { node, disk, run, log_state } => match self.classify_by_disk(node, disk, log_state) {
                 PeerClass::Rejected(PeerRejection::OtherDisk { .. }) => Err(HelloRejection::UnknownDisk),
                 PeerClass::Rejected(PeerRejection::OtherLog { .. } | PeerRejection::LacksLog) => {
                     Err(HelloRejection::Log)
@@ -243,7 +243,7 @@ impl Admission {
         }
     }
 
-    /// Whether that peer is a member, or was a member within the grace period. Messages of a former member are accepted
+    /// Whether `peer` is a member, or was a member within the grace period. Messages of a former member are accepted
     /// as long as this node stays connected to it. The former member may need entries or a snapshot before it learns of
     /// its removal, and the leader sends more of them only when the former member has acknowledged the last ones.
     fn is_current_or_former_member(&self, peer: NodeId) -> bool {
@@ -258,7 +258,8 @@ impl Admission {
         self.leader.is_none_or(|leader| leader == peer) && self.unconfigured_peers.len() < MEMBERS_MAX
     }
 
-    /// The log id of a peer that dialed this node by its node id, if this node has another log or none.
+    /// The id of the caller's log, if the caller is a peer that expects this node at this address, and this node has
+    /// another log or none.
     pub fn differing_log(&self, hello: &Hello) -> Option<LogId> {
         let CallerKind::Peer { log_state: PeerLogState { log: Some(log), .. }, .. } = hello.caller else { return None };
         (hello.target == Some(self.identity.node) && self.members.agreed_log_id() != Some(log)).then_some(log)
@@ -269,12 +270,12 @@ impl Admission {
     pub fn admit(&mut self, hello: &Hello) -> (Option<DiskId>, bool) {
         let CallerKind::Peer { node, disk, run, log_state } = hello.caller else { return (None, false) };
         self.inbound_run_ids.insert(node, run.id);
-        let counted_disk = self.record_disk(node, disk, log_state);
+        let recorded_disk = self.record_disk(node, disk, log_state);
         let is_unconfigured = !self.is_current_or_former_member(node);
         if is_unconfigured {
             self.unconfigured_peers.insert(node, Member::with_address(hello.address.clone()));
         }
-        (counted_disk, is_unconfigured)
+        (recorded_disk, is_unconfigured)
     }
 
     /// Handles the end of a peer's inbound connection. Returns whether the peer was outside the configuration: this
@@ -290,7 +291,7 @@ impl Admission {
         if welcome.node != peer || welcome.cluster != self.identity.cluster {
             return Err(WelcomeError::WrongNode);
         }
-        match self.classify(peer, welcome.disk, welcome.log_state) {
+        match self.classify_by_disk(peer, welcome.disk, welcome.log_state) {
             PeerClass::Accepted | PeerClass::LeaderOnly => Ok(self.record_disk(peer, welcome.disk, welcome.log_state)),
             PeerClass::Rejected(PeerRejection::OtherDisk { .. }) => Err(WelcomeError::DiskChanged),
             PeerClass::Rejected(PeerRejection::OtherLog { .. } | PeerRejection::LacksLog) => {
@@ -302,7 +303,7 @@ impl Admission {
     /// Records and returns a peer's disk. Returns `None` if another disk is recorded for the peer, which is then
     /// accepted as leader only.
     fn record_disk(&mut self, peer: NodeId, disk: DiskId, log_state: PeerLogState) -> Option<DiskId> {
-        if self.classify(peer, disk, log_state) != PeerClass::Accepted {
+        if self.classify_by_disk(peer, disk, log_state) != PeerClass::Accepted {
             return None;
         }
         if self.members.members.contains_key(&peer) {
@@ -318,7 +319,7 @@ impl Admission {
 
     /// Classifies a peer by its disk, log and configuration. If the membership names no disk for the peer, the first
     /// disk that it presented is used.
-    fn classify(&self, peer: NodeId, disk: DiskId, log_state: PeerLogState) -> PeerClass {
+    fn classify_by_disk(&self, peer: NodeId, disk: DiskId, log_state: PeerLogState) -> PeerClass {
         let local_view = LocalView { membership: &self.members, configuration_position: self.configuration_position };
         let origin = Origin { disk: Some(disk), log: log_state.log };
         let peer_identity =
@@ -350,13 +351,13 @@ mod tests {
         let hello = n2.build_hello(id(1), "n2:1");
         assert!(n1.check_hello(&hello, HelloContext::default()).is_ok());
         assert_eq!(n1.admit(&hello), (Some(DiskId(2)), false));
-        let mut replaced_disk = n2.clone();
-        replaced_disk.identity.disk = DiskId(1002);
+        let mut n2_with_new_disk = n2.clone();
+        n2_with_new_disk.identity.disk = DiskId(1002);
         assert_eq!(
-            n1.check_hello(&replaced_disk.build_hello(id(1), ""), HelloContext::default()),
+            n1.check_hello(&n2_with_new_disk.build_hello(id(1), ""), HelloContext::default()),
             Err(HelloRejection::UnknownDisk)
         );
-        assert_eq!(n1.handle_welcome(id(2), &replaced_disk.build_welcome(4)), Err(WelcomeError::DiskChanged));
+        assert_eq!(n1.handle_welcome(id(2), &n2_with_new_disk.build_welcome(4)), Err(WelcomeError::DiskChanged));
         assert_eq!(n1.handle_welcome(id(2), &n2.build_welcome(4)), Ok(Some(DiskId(2))));
         assert_eq!(n1.handle_welcome(id(3), &n2.build_welcome(4)), Err(WelcomeError::WrongNode));
     }
@@ -369,24 +370,24 @@ mod tests {
         let members = n2.members().clone();
         joiner.set_members(Time::ZERO, &Membership::default(), Position::ZERO, || members.clone());
         assert_eq!(joiner.admit(&n2.build_hello(id(1), "n2:1")), (Some(DiskId(2)), false));
-        let mut replaced_disk = n2.clone();
-        replaced_disk.identity.disk = DiskId(1002);
-        let check_replaced_disk =
-            |joiner: &Admission| joiner.check_hello(&replaced_disk.build_hello(id(1), ""), HelloContext::default());
-        assert_eq!(check_replaced_disk(&joiner), Err(HelloRejection::UnknownDisk));
-        let added = joiner.set_members(Time::ZERO, &members, Position::ZERO, Membership::default);
-        assert_eq!(added, [id(1), id(2), id(3)], "each peer presents its disk again");
-        assert!(check_replaced_disk(&joiner).is_ok());
+        let mut n2_with_new_disk = n2.clone();
+        n2_with_new_disk.identity.disk = DiskId(1002);
+        let check_new_disk =
+            |joiner: &Admission| joiner.check_hello(&n2_with_new_disk.build_hello(id(1), ""), HelloContext::default());
+        assert_eq!(check_new_disk(&joiner), Err(HelloRejection::UnknownDisk));
+        let added_peers = joiner.set_members(Time::ZERO, &members, Position::ZERO, Membership::default);
+        assert_eq!(added_peers, [id(1), id(2), id(3)], "each peer has to present its disk again");
+        assert!(check_new_disk(&joiner).is_ok());
     }
 
     #[test]
     fn second_process_of_a_peer_is_rejected_until_the_first_ends() {
         let (mut n1, n2) = (admission_of_node(1, 3), admission_of_node(2, 3));
         n1.admit(&n2.build_hello(id(1), ""));
-        let mut second_process = n2.clone();
-        second_process.identity.run.id = 77;
+        let mut second_n2_process = n2.clone();
+        second_n2_process.identity.run.id = 77;
         assert_eq!(
-            n1.check_hello(&second_process.build_hello(id(1), ""), HelloContext::default()),
+            n1.check_hello(&second_n2_process.build_hello(id(1), ""), HelloContext::default()),
             Err(HelloRejection::CopiedDisk)
         );
         assert!(
@@ -394,17 +395,17 @@ mod tests {
             "the same process redials"
         );
         assert!(!n1.handle_disconnect(id(2)));
-        assert!(n1.check_hello(&second_process.build_hello(id(1), ""), HelloContext::default()).is_ok());
+        assert!(n1.check_hello(&second_n2_process.build_hello(id(1), ""), HelloContext::default()).is_ok());
     }
 
     #[test]
     fn peer_with_another_state_machine_is_rejected() {
         let (n1, n2) = (admission_of_node(1, 3).with_machine_kind("kv 1"), admission_of_node(2, 3));
-        let check = |machine| {
+        let check_hello_of_machine = |machine| {
             n1.check_hello(&n2.clone().with_machine_kind(machine).build_hello(id(1), ""), HelloContext::default())
         };
-        assert_eq!(check("kv 2"), Err(HelloRejection::Machine));
-        assert!(check("kv 1").is_ok() && check("").is_ok());
+        assert_eq!(check_hello_of_machine("kv 2"), Err(HelloRejection::Machine));
+        assert!(check_hello_of_machine("kv 1").is_ok() && check_hello_of_machine("").is_ok());
         assert!(
             admission_of_node(1, 3)
                 .check_hello(&n2.with_machine_kind("kv 1").build_hello(id(1), ""), HelloContext::default())

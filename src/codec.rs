@@ -43,7 +43,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Creates a reader of `bytes`, from the first one on.
+    /// Creates a reader at the first byte of `bytes`.
     pub fn new(bytes: Bytes) -> Reader {
         Reader { bytes }
     }
@@ -67,7 +67,7 @@ impl Reader {
     }
 
     /// Checks that no bytes remain.
-    pub fn end(&self) -> Result<()> {
+    pub fn check_end(&self) -> Result<()> {
         if self.bytes.is_empty() { Ok(()) } else { Err(Malformed("bytes left over")) }
     }
 
@@ -99,7 +99,7 @@ impl Reader {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// Reads one byte that is 0 or 1.
+    /// Reads one byte: 0 is false, 1 is true, and any other value is an error.
     pub fn bool(&mut self) -> Result<bool> {
         match self.u8()? {
             0 => Ok(false),
@@ -231,7 +231,7 @@ pub fn read_entry(from: &mut Reader) -> Result<Entry> {
         ENTRY_KIND_MEMBERSHIP => {
             let mut reader = Reader::new(encoded);
             let membership = read_membership(&mut reader)?;
-            reader.end()?;
+            reader.check_end()?;
             Payload::Membership(Box::new(membership))
         }
         ENTRY_KIND_OPAQUE => Payload::Opaque(encoded),
@@ -282,11 +282,11 @@ pub const HARD_STATE_BYTES: usize = 40;
 
 /// Writes the term (8 bytes), the vote in that term (node id of 8 bytes, which is 0 if there is no vote, and disk id of
 /// 8 bytes), and [`HardState::promised_position`] (16 bytes).
-pub fn put_hard_state(out: &mut impl BufMut, hard: &HardState) {
-    out.put_u64_le(hard.term.0);
-    out.put_optional_node_id(hard.vote.map(|vote| vote.node));
-    out.put_u64_le(hard.vote.map_or(0, |vote| vote.disk.0));
-    out.put_position(hard.promised_position);
+pub fn put_hard_state(out: &mut impl BufMut, hard_state: &HardState) {
+    out.put_u64_le(hard_state.term.0);
+    out.put_optional_node_id(hard_state.vote.map(|vote| vote.node));
+    out.put_u64_le(hard_state.vote.map_or(0, |vote| vote.disk.0));
+    out.put_position(hard_state.promised_position);
 }
 
 /// Reads a hard state that [`put_hard_state`] wrote.
@@ -334,15 +334,15 @@ pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
     out.put_u8(u8::from(membership.log_agreed));
     for (id, member) in &membership.members {
         out.put_u64_le(id.get());
-        let voter = if membership.voters.contains(id) { MEMBER_FLAG_VOTER } else { 0 };
-        let outgoing = if membership.outgoing.contains(id) { MEMBER_FLAG_OUTGOING } else { 0 };
+        let voter_flag = if membership.voters.contains(id) { MEMBER_FLAG_VOTER } else { 0 };
+        let outgoing_flag = if membership.outgoing.contains(id) { MEMBER_FLAG_OUTGOING } else { 0 };
         let (role_flag, replaced) = match member.pending_role {
             PendingRole::Unchanged => (0, None),
             PendingRole::Promote => (MEMBER_FLAG_PROMOTE, None),
             PendingRole::Replace(old) => (MEMBER_FLAG_REPLACE, Some(old)),
             PendingRole::Remove => (MEMBER_FLAG_REMOVE, None),
         };
-        out.put_u8(voter | outgoing | role_flag);
+        out.put_u8(voter_flag | outgoing_flag | role_flag);
         if replaced.is_some() {
             out.put_optional_node_id(replaced);
         }
@@ -354,13 +354,13 @@ pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
 /// Reads a membership that [`put_membership`] wrote.
 pub fn read_membership(from: &mut Reader) -> Result<Membership> {
     let feature_level = from.u16()?;
-    let count = from.u16()? as usize;
-    if count > MEMBERS_MAX {
+    let member_count = from.u16()? as usize;
+    if member_count > MEMBERS_MAX {
         return Err(Malformed("too many members"));
     }
     let log_id = Some(from.u64()?).filter(|log| *log != 0).map(LogId);
     let mut membership = Membership { feature_level, log_id, log_agreed: from.bool()?, ..Membership::default() };
-    for _ in 0..count {
+    for _ in 0..member_count {
         let id = from.node_id()?;
         // A membership has exactly one encoding: a node that sends a membership entry to another node encodes the
         // membership anew, and the checksum of the first encoding must still match.
@@ -398,7 +398,7 @@ mod tests {
         entry(Position::new(Index(index), Term(term)), ClusterTime(86_400_000), payload)
     }
 
-    fn encoded(entry: &Entry) -> Bytes {
+    fn encode(entry: &Entry) -> Bytes {
         let mut out = BytesMut::new();
         put_entry(&mut out, entry);
         assert_eq!(out.len(), entry_size(entry));
@@ -409,14 +409,14 @@ mod tests {
         #[test]
         fn entry_roundtrips(index: u64, term: u64, command: Vec<u8>) {
             let entry = sample_entry(index, term, Payload::Opaque(command.into()));
-            let mut reader = Reader::new(encoded(&entry));
+            let mut reader = Reader::new(encode(&entry));
             prop_assert_eq!(read_entry(&mut reader), Ok(entry));
-            prop_assert_eq!(reader.end(), Ok(()));
+            prop_assert_eq!(reader.check_end(), Ok(()));
         }
 
         #[test]
         fn entry_with_flipped_bit_is_rejected(command: Vec<u8>, flipped_byte: prop::sample::Index, bit in 0..8) {
-            let mut bytes = encoded(&sample_entry(812, 3, Payload::Opaque(command.into()))).to_vec();
+            let mut bytes = encode(&sample_entry(812, 3, Payload::Opaque(command.into()))).to_vec();
             let flipped_byte = flipped_byte.index(bytes.len());
             bytes[flipped_byte] ^= 1u8 << bit;
             prop_assert!(read_entry(&mut Reader::new(bytes.into())).is_err());
@@ -455,7 +455,7 @@ mod tests {
         membership.outgoing.insert(id(2));
         (membership.log_id, membership.log_agreed) = (Some(LogId(0x6f2c)), true);
         let entry = sample_entry(2, 1, Payload::Membership(Box::new(membership)));
-        assert_eq!(read_entry(&mut Reader::new(encoded(&entry))), Ok(entry));
+        assert_eq!(read_entry(&mut Reader::new(encode(&entry))), Ok(entry));
     }
 
     #[test]

@@ -150,26 +150,27 @@ impl Config {
         Membership::founding(self.peers.iter().map(|(id, address)| (*id, address.clone())))
     }
 
-    /// The id of the cluster that these founders make: the same on each of them, and never zero.
+    /// The id of the cluster that the nodes in `peers` found: the same on each of them, and never zero.
     pub fn cluster_id(&self) -> ClusterId {
         Config::cluster_id_of(self.cluster.as_deref(), &self.founding_membership())
     }
 
-    /// The id of the cluster with this name, if any, and these founders.
+    /// The id of the cluster that `founders` found under `name`, if it has a name. Never zero.
     pub fn cluster_id_of(name: Option<&str>, founders: &Membership) -> ClusterId {
-        let mut text = name.unwrap_or_default().to_owned();
+        let mut hashed_text = name.unwrap_or_default().to_owned();
         for (id, member) in &founders.members {
-            text.push_str(&format!("\n{} {}", id.get(), member.address));
+            hashed_text.push_str(&format!("\n{} {}", id.get(), member.address));
         }
-        ClusterId(hash(0, text.as_bytes()).max(1))
+        ClusterId(hash(0, hashed_text.as_bytes()).max(1))
     }
 
-    /// Checks the rules that no other module can check alone.
+    /// Checks the addresses of the peers, the election timeout and the heartbeat, and the sizes of segments, reserve
+    /// and entries.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_members()?;
-        self.check_times()?;
-        let valid_sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
-        if !valid_sizes.contains(&self.segment_bytes) {
+        self.check_timeouts()?;
+        let valid_segment_bytes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        if !valid_segment_bytes.contains(&self.segment_bytes) {
             return invalid(format!("the segment size must be 4 MiB to 2 GiB, not {} bytes", self.segment_bytes));
         }
         if (1..SEGMENT_BYTES_MIN).contains(&self.reserve_bytes) {
@@ -178,10 +179,10 @@ impl Config {
                 self.reserve_bytes
             ));
         }
-        if !(1024..=ENTRY_BYTES_MAX).contains(&self.node.entry_bytes) {
+        if !(1024..=ENTRY_BYTES_MAX).contains(&self.node.op_bytes_max) {
             return invalid(format!(
                 "the entry size limit must be 1 KiB to 1 MiB, not {} bytes",
-                self.node.entry_bytes
+                self.node.op_bytes_max
             ));
         }
         Ok(())
@@ -213,7 +214,7 @@ impl Config {
         Ok(())
     }
 
-    fn check_times(&self) -> Result<(), ConfigError> {
+    fn check_timeouts(&self) -> Result<(), ConfigError> {
         let consensus = &self.consensus;
         if consensus.election_min > consensus.election_max {
             return invalid("the election timeout's lower bound is above its upper one".into());
@@ -256,20 +257,20 @@ mod tests {
     #[test]
     fn invalid_configuration_is_rejected_with_the_reason() {
         let rejection_reason = |config: Config| config.check().unwrap_err().reason;
-        let founding_check = Config { id: id(9), ..three_node_config() }.check_founding();
-        assert!(founding_check.unwrap_err().reason.contains("not in the list"));
+        let non_founder_check = Config { id: id(9), ..three_node_config() }.check_founding();
+        assert!(non_founder_check.unwrap_err().reason.contains("not in the list"));
         assert_eq!(three_node_config().check_founding(), Ok(()));
         assert!(rejection_reason(Config { segment_bytes: 7, ..three_node_config() }).contains("segment"));
         assert!(rejection_reason(Config { reserve_bytes: 1024, ..three_node_config() }).contains("reserve"));
         assert_eq!(Config { reserve_bytes: 0, ..three_node_config() }.check(), Ok(()));
-        let mut slow_heartbeat = three_node_config();
-        slow_heartbeat.consensus.heartbeat = Duration::from_millis(100);
-        assert!(rejection_reason(slow_heartbeat).contains("heartbeat"));
-        let mut duplicate_address = three_node_config();
-        duplicate_address.peers.insert(id(2), "127.0.0.1:7401".into());
-        assert!(rejection_reason(duplicate_address).contains("two peers"));
-        let mut bad_address = three_node_config();
-        bad_address.peers.insert(id(2), "nowhere".into());
-        assert!(rejection_reason(bad_address).contains("HOST:PORT"));
+        let mut slow_heartbeat_config = three_node_config();
+        slow_heartbeat_config.consensus.heartbeat = Duration::from_millis(100);
+        assert!(rejection_reason(slow_heartbeat_config).contains("heartbeat"));
+        let mut duplicate_address_config = three_node_config();
+        duplicate_address_config.peers.insert(id(2), "127.0.0.1:7401".into());
+        assert!(rejection_reason(duplicate_address_config).contains("two peers"));
+        let mut bad_address_config = three_node_config();
+        bad_address_config.peers.insert(id(2), "nowhere".into());
+        assert!(rejection_reason(bad_address_config).contains("HOST:PORT"));
     }
 }

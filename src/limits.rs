@@ -6,16 +6,16 @@
 /// The largest command that a client may propose, in bytes (`--max-entry` may lower it).
 pub const ENTRY_BYTES_MAX: u64 = 1 << 20;
 /// The most bytes that header, length and checksums add to the payload of an entry, on the wire and in the journal.
-pub const ENTRY_OVERHEAD_MAX: u64 = 64;
+pub const ENTRY_OVERHEAD_BYTES_MAX: u64 = 64;
 /// The largest total payload of one AppendEntries message to a follower, in bytes.
 pub const APPEND_BYTES_MAX: u64 = 2 << 20;
 /// The most entries in one AppendEntries message.
 pub const APPEND_ENTRIES_MAX: usize = 16 << 10;
 /// The most bytes that a frame adds to its payload: the frame's header, and the other fields of the message.
-pub const FRAME_OVERHEAD_MAX: u64 = 1 << 10;
+pub const FRAME_OVERHEAD_BYTES_MAX: u64 = 1 << 10;
 /// The largest frame on a native connection, in bytes. A longer one closes the connection: its length is not trusted.
 pub const FRAME_BYTES_MAX: u64 = 4 << 20;
-/// A frame longer than this is sent in fragments, so that a heartbeat can pass between them.
+/// A frame of more than this many bytes is sent in fragments, so that a heartbeat can pass between them.
 pub const FRAME_FRAGMENT_BYTES: u64 = 64 << 10;
 /// The largest answer of a state machine, in bytes: an answer must fit a frame.
 pub const ANSWER_BYTES_MAX: u64 = 2 << 20;
@@ -52,13 +52,13 @@ pub const SESSION_IDLE_MS_MAX: u64 = 60 * 60 * 1000;
 pub const CHUNK_BYTES: usize = 256 << 10;
 /// The most bytes by which a chunk of a serialized state may exceed the requested size: one pair of the largest key and
 /// value, or one stored answer, with its framing.
-pub const CHUNK_EXCESS_MAX: usize = (2 << 20) + (1 << 10);
+pub const CHUNK_EXCESS_BYTES_MAX: usize = (2 << 20) + (1 << 10);
 
 const _: () = {
     // An entry always fits an append, and an append always fits a frame: every accepted entry can be sent.
-    assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_MAX < APPEND_BYTES_MAX);
-    assert!(APPEND_BYTES_MAX + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
-    assert!(ANSWER_BYTES_MAX + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
+    assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_BYTES_MAX < APPEND_BYTES_MAX);
+    assert!(APPEND_BYTES_MAX + FRAME_OVERHEAD_BYTES_MAX < FRAME_BYTES_MAX);
+    assert!(ANSWER_BYTES_MAX + FRAME_OVERHEAD_BYTES_MAX < FRAME_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX < ANSWER_BYTES_MAX);
     assert!(FRAME_FRAGMENT_BYTES < FRAME_BYTES_MAX);
     // Every command that fits an entry also fits the Redis protocol, with a length before each key and value.
@@ -66,11 +66,11 @@ const _: () = {
     assert!(KEY_BYTES_MAX as u64 * 2 < ENTRY_BYTES_MAX);
     // The largest key with the largest value fits a chunk and an answer. A value that grew by appends is no longer
     // than a value set by one command.
-    assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < CHUNK_EXCESS_MAX as u64);
-    assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < ANSWER_BYTES_MAX);
+    assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_BYTES_MAX < CHUNK_EXCESS_BYTES_MAX as u64);
+    assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_BYTES_MAX < ANSWER_BYTES_MAX);
     // Everything that a machine holds fits a chunk: a key and its value come in one command, and an answer has a limit.
     // A message with a whole chunk of a snapshot fits a frame.
-    assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_MAX < CHUNK_EXCESS_MAX as u64);
-    assert!(ANSWER_BYTES_MAX + ENTRY_OVERHEAD_MAX < CHUNK_EXCESS_MAX as u64);
-    assert!((CHUNK_BYTES + CHUNK_EXCESS_MAX) as u64 + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
+    assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_BYTES_MAX < CHUNK_EXCESS_BYTES_MAX as u64);
+    assert!(ANSWER_BYTES_MAX + ENTRY_OVERHEAD_BYTES_MAX < CHUNK_EXCESS_BYTES_MAX as u64);
+    assert!((CHUNK_BYTES + CHUNK_EXCESS_BYTES_MAX) as u64 + FRAME_OVERHEAD_BYTES_MAX < FRAME_BYTES_MAX);
 };

@@ -82,7 +82,7 @@ pub struct PendingRequest<R> {
     in_flight: bool,
     /// Whether an earlier attempt may be in a log. From then on *refused* is no answer: that attempt may still execute.
     maybe_logged: bool,
-    /// Why the last attempt was refused.
+    /// Why the last refused attempt was refused; `None` if none was.
     refusal: Option<Refusal>,
 }
 
@@ -125,7 +125,7 @@ impl<R> PendingRequest<R> {
         matches!(self.kind, RequestKind::Write(_))
     }
 
-    /// Whether to propose the request again after that refusal. If an earlier attempt may be in a log, temporary
+    /// Whether to propose the request again after `refusal`. If an earlier attempt may be in a log, temporary
     /// refusals are retried too: only an answer under the same number shows the outcome of that attempt.
     fn should_retry(&self, refusal: &Refusal) -> bool {
         match refusal {
@@ -166,7 +166,7 @@ impl<R> PendingRequest<R> {
 
 /// Counts of requests and failures since the last collection, for the counters of the whole gateway.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct RequestTally {
     /// All requests received, including those that need no answer of the node.
     pub requests: u32,
     /// Requests that go through the log.
@@ -186,7 +186,7 @@ pub struct RequestPipeline<R> {
     /// Whether the connection closes once all queued requests are answered. No more requests are read then.
     pub closes_when_empty: bool,
     /// The counts of this connection since the gateway last collected them.
-    pub tally: Tally,
+    pub tally: RequestTally,
     session: PipelineSession,
     slots: VecDeque<Slot<R>>,
     /// The number of the slot in front; the slots of a connection are numbered from 0.
@@ -204,7 +204,7 @@ impl<R> Default for RequestPipeline<R> {
     fn default() -> RequestPipeline<R> {
         RequestPipeline {
             closes_when_empty: false,
-            tally: Tally::default(),
+            tally: RequestTally::default(),
             session: PipelineSession::None,
             slots: VecDeque::new(),
             front_slot_number: 0,
@@ -290,7 +290,7 @@ impl<R> RequestPipeline<R> {
         }
         if self.retry_pending && self.requests_in_flight == 0 && self.retry_at <= now {
             self.handle_expired_session(encode);
-            self.fail_overdue(now, encode);
+            self.fail_timed_out(now, encode);
             (self.retry_pending, self.retry_at) = (false, Time::NEVER);
         }
         self.write_replies(out);
@@ -319,13 +319,13 @@ impl<R> RequestPipeline<R> {
             !is_small || self.slots.iter().filter(is_in_flight).count() == self.requests_in_flight,
             "the counter of requests in flight equals the number of queued requests that are in flight"
         );
-        let size = |slot: &Slot<R>| match slot {
+        let slot_bytes = |slot: &Slot<R>| match slot {
             Slot::Reply(reply) => reply.len(),
             Slot::Pending(pending) => pending.body.len(),
         };
-        let sum = || self.slots.iter().map(size).sum::<usize>();
+        let total_bytes = || self.slots.iter().map(slot_bytes).sum::<usize>();
         debug_assert!(
-            !is_small || sum() == self.queued_bytes,
+            !is_small || total_bytes() == self.queued_bytes,
             "the byte counter equals the total size of the queued commands and replies"
         );
     }
@@ -413,7 +413,7 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// Handles the node's answer to the request of that number. An answer to a command that is not in flight is
+    /// Handles the node's reply to request `number`. An answer to a command that is not in flight is
     /// ignored.
     pub fn handle_reply(&mut self, number: u64, reply: Reply, encode: &mut ReplyEncoder<'_, R>) {
         let Some(index) = number.checked_sub(self.front_slot_number).map(|index| index as usize) else { return };
@@ -496,7 +496,7 @@ impl<R> RequestPipeline<R> {
 
     /// Answers requests that were retried until [`RETRY_TIMEOUT`]. These are the oldest: every remaining write has a
     /// higher number and raises the first outstanding number above them.
-    fn fail_overdue(&mut self, now: Time, encode: &mut ReplyEncoder<'_, R>) {
+    fn fail_timed_out(&mut self, now: Time, encode: &mut ReplyEncoder<'_, R>) {
         for index in 0..self.slots.len() {
             if let Slot::Pending(pending) = &self.slots[index]
                 && (now.since(pending.received_at) >= RETRY_TIMEOUT || pending.found_no_leader())

@@ -19,11 +19,11 @@ fn expect_exit_code(output: &ProgramOutput, code: i32) {
     assert_eq!(output.code, Some(code), "{output:?}");
 }
 
-fn inspect(file: &Path) -> ProgramOutput {
+fn inspect_snapshot(file: &Path) -> ProgramOutput {
     run(&mut drave_command(&["snapshot", "inspect", path_str(file), "-o", "json"]))
 }
 
-fn restore(file: &Path, cluster: &Cluster) -> ProgramOutput {
+fn run_restore(file: &Path, cluster: &Cluster) -> ProgramOutput {
     let peers = format!("1={}", cluster.addresses[0]);
     run(&mut drave_command(&[
         "restore",
@@ -45,7 +45,7 @@ fn save_without_writes(cluster: &Cluster, n: usize, file: &Path) -> (serde_json:
             &cluster.run(&["snapshot", "save", path_str(file), "--force", "--node", &(n + 1).to_string()]),
             0,
         );
-        let (header, status) = (inspect(file).json(), cluster.status(n)?);
+        let (header, status) = (inspect_snapshot(file).json(), cluster.status(n)?);
         (header["index"] == status.applied).then_some((header, status))
     };
     wait_until("a save without a concurrent write", save, || cluster.logs())
@@ -56,10 +56,10 @@ fn stopped_cluster_and_backup() -> (Cluster, PathBuf) {
     let mut cluster = Cluster::start(1);
     cluster.wait_for_leader();
     expect_exit_code(&cluster.run(&["put", "lunch", "noodles"]), 0);
-    let file = cluster.directory.path().join("saved");
-    expect_exit_code(&cluster.run(&["snapshot", "save", path_str(&file)]), 0);
+    let backup_path = cluster.directory.path().join("saved");
+    expect_exit_code(&cluster.run(&["snapshot", "save", path_str(&backup_path)]), 0);
     cluster.stop(0);
-    (cluster, file)
+    (cluster, backup_path)
 }
 
 #[test]
@@ -72,8 +72,9 @@ fn backup_under_load_restores_all_acknowledged_writes() {
             Ok(Answer::Number(number)) => number,
             other => panic!("{other:?}"),
         };
-    let args = ["bench", "put", "--clients", "2", "--inflight", "8", "--duration", "5s", "--warmup", "0s"];
-    let mut bench = BackgroundProgram::start(cluster.directory.path(), "flood", &mut cluster.drave_command(&args));
+    let bench_args = ["bench", "put", "--clients", "2", "--inflight", "8", "--duration", "5s", "--warmup", "0s"];
+    let mut bench =
+        BackgroundProgram::start(cluster.directory.path(), "flood", &mut cluster.drave_command(&bench_args));
     let (mut saves, mut acknowledged) = (0, 0);
     let file = cluster.directory.path().join("under-load");
     while bench.is_running() {
@@ -87,11 +88,11 @@ fn backup_under_load_restores_all_acknowledged_writes() {
     let file_mode = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(file_mode & 0o777, 0o600, "only the owner may read a file of all keys and values");
 
-    let output = inspect(&file);
+    let output = inspect_snapshot(&file);
     expect_exit_code(&output, 0);
     let (header, mut new_cluster) = (output.json(), Cluster::prepare(2));
     new_cluster.founder_count = 1;
-    let output = restore(&file, &new_cluster);
+    let output = run_restore(&file, &new_cluster);
     expect_exit_code(&output, 0);
     assert!(output.out.contains("n1 alone is a new cluster") && output.out.contains("next: drave serve"), "{output:?}");
     new_cluster.spawn(0);
@@ -116,7 +117,7 @@ fn backup_under_load_restores_all_acknowledged_writes() {
     expect_exit_code(&new_cluster.run(&["put", "lunch", "soup"]), 0);
     new_cluster.wait_for_convergence();
 
-    // Without writes meanwhile, the file has the same digest as the node.
+    // No write happens during the save, so the file has the same digest as the node.
     let (header, status) = save_without_writes(&cluster, 1, &file);
     assert_eq!((&header["digest"], &header["node"]), (&status.digest.into(), &2.into()), "{header}");
 }
@@ -134,7 +135,7 @@ fn snapshot_save_without_quorum_requires_local() {
     assert!(output.err.contains("nothing was saved") && !file.exists(), "{output:?}");
     assert!(!cluster.directory.path().join("saved.part").exists());
     expect_exit_code(&cluster.run(&["snapshot", "save", path_str(&file), "--local", "-o", "json"]), 0);
-    expect_exit_code(&inspect(&file), 0);
+    expect_exit_code(&inspect_snapshot(&file), 0);
     expect_exit_code(
         &cluster.run(&["snapshot", "save", path_str(&cluster.directory.path().join("other")), "--node", "3"]),
         3,
@@ -163,7 +164,7 @@ fn snapshot_save_overwrites_only_with_force() {
         assert!(output.err.contains("another process"), "{output:?}");
     }
     expect_exit_code(&cluster.run(&["snapshot", "save", path_str(&file), "--force"]), 0);
-    expect_exit_code(&inspect(&file), 0);
+    expect_exit_code(&inspect_snapshot(&file), 0);
     assert!(!partial_path.exists());
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let output = cluster.run(&["snapshot", "save", "/dev/null", "--force"]);
@@ -180,53 +181,53 @@ fn damaged_file_fails_inspect_and_restore() {
     let damaged_path = cluster.directory.path().join("damaged");
     let expect_damage_reported = |bytes: &[u8]| {
         std::fs::write(&damaged_path, bytes).unwrap();
-        let output = inspect(&damaged_path);
+        let output = inspect_snapshot(&damaged_path);
         expect_exit_code(&output, 5);
         assert!(output.err.contains("is damaged: byte "), "{output:?}");
-        expect_exit_code(&restore(&damaged_path, &new_cluster), 5);
+        expect_exit_code(&run_restore(&damaged_path, &new_cluster), 5);
         assert!(!new_cluster.data_dir(0).exists(), "a failed restore creates no directory");
     };
     for offset in (0..saved_bytes.len()).step_by(saved_bytes.len() / 12) {
-        let mut bytes = saved_bytes.clone();
-        bytes[offset] ^= 1;
-        expect_damage_reported(&bytes);
+        let mut damaged_bytes = saved_bytes.clone();
+        damaged_bytes[offset] ^= 1;
+        expect_damage_reported(&damaged_bytes);
     }
     expect_damage_reported(&saved_bytes[..saved_bytes.len() - 1]);
     expect_damage_reported(&[saved_bytes.as_slice(), b"x"].concat());
     expect_damage_reported(b"");
-    expect_exit_code(&restore(&cluster.directory.path().join("nowhere"), &new_cluster), 74);
-    expect_exit_code(&restore(&file, &new_cluster), 0);
+    expect_exit_code(&run_restore(&cluster.directory.path().join("nowhere"), &new_cluster), 74);
+    expect_exit_code(&run_restore(&file, &new_cluster), 0);
 }
 
 #[test]
 fn restore_rejects_directory_that_is_not_empty() {
     let (mut cluster, file) = stopped_cluster_and_backup();
-    let output = restore(&file, &cluster);
+    let output = run_restore(&file, &cluster);
     expect_exit_code(&output, 78);
     assert!(output.err.contains("is not empty") && output.err.contains("--data"), "{output:?}");
     cluster.spawn(0);
     cluster.wait_for_leader();
-    let output = restore(&file, &cluster);
+    let output = run_restore(&file, &cluster);
     expect_exit_code(&output, 78);
     assert!(output.err.contains("in use by another process"), "{output:?}");
     assert_eq!(cluster.run(&["get", "lunch"]).out, "noodles");
 
     let mut new_cluster = Cluster::prepare(1);
-    let restore_with = |peers: &str, data: &Path| {
+    let restore_with_peers = |peers: &str, data: &Path| {
         run(&mut drave_command(&["restore", path_str(&file), "--id", "1", "--peers", peers, "--data", path_str(data)]))
     };
-    let output = restore_with("1=a:1,2=b:1", &new_cluster.data_dir(0));
+    let output = restore_with_peers("1=a:1,2=b:1", &new_cluster.data_dir(0));
     expect_exit_code(&output, 2);
     assert!(output.err.contains("begins with n1 alone"), "{output:?}");
-    expect_exit_code(&restore_with("2=b:1", &new_cluster.data_dir(0)), 2);
-    expect_exit_code(&restore_with("1=0.0.0.0:1", &new_cluster.data_dir(0)), 2);
+    expect_exit_code(&restore_with_peers("2=b:1", &new_cluster.data_dir(0)), 2);
+    expect_exit_code(&restore_with_peers("1=0.0.0.0:1", &new_cluster.data_dir(0)), 2);
     assert!(!new_cluster.data_dir(0).exists());
     // The data directory is the root of a new file system (`lost+found`), and holds the partial result of an
     // interrupted restore. The restore accepts both.
     std::fs::create_dir_all(new_cluster.data_dir(0).join("lost+found")).unwrap();
     std::fs::create_dir_all(new_cluster.data_dir(0).join("recovered/wal")).unwrap();
-    expect_exit_code(&restore(&file, &new_cluster), 0);
-    expect_exit_code(&restore(&file, &new_cluster), 78);
+    expect_exit_code(&run_restore(&file, &new_cluster), 0);
+    expect_exit_code(&run_restore(&file, &new_cluster), 78);
     new_cluster.spawn(0);
     new_cluster.wait_for_leader();
     assert_eq!(new_cluster.run(&["get", "lunch"]).out, "noodles");
@@ -268,7 +269,7 @@ fn snapshot_save_resumes_after_lost_connection() {
     let file = cluster.directory.path().join("saved");
     let proxy_address = start_cutting_proxy(cluster.addresses[0].clone(), 1 << 20);
     expect_exit_code(&cluster.run(&["snapshot", "save", path_str(&file), "--endpoints", &proxy_address]), 0);
-    let (resumed_header, full_header) = (inspect(&file).json(), save_without_writes(&cluster, 0, &file).0);
+    let (resumed_header, full_header) = (inspect_snapshot(&file).json(), save_without_writes(&cluster, 0, &file).0);
     assert_eq!(
         (&resumed_header["digest"], &resumed_header["keys"]),
         (&full_header["digest"], &16.into()),

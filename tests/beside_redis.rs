@@ -31,16 +31,16 @@ fn reply_text(connection: &mut Connection, line: &str) -> String {
     }
     match command.query::<Value>(connection) {
         Ok(Value::Array(values)) if line.starts_with("SCAN") => {
-            let mut keys = format!("{:?}", values.last()).split(", ").map(str::to_owned).collect::<Vec<_>>();
-            keys.sort_unstable();
-            keys.join(" ")
+            let mut sorted_keys = format!("{:?}", values.last()).split(", ").map(str::to_owned).collect::<Vec<_>>();
+            sorted_keys.sort_unstable();
+            sorted_keys.join(" ")
         }
         Ok(value) => format!("{value:?}"),
         Err(error) => format!("{error}"),
     }
 }
 
-/// Commands whose replies once differed from Redis's, or easily could.
+/// Commands whose replies once differed from Redis's, or could easily differ.
 const COMMAND_LINES: &[&str] = &[
     "SET k 007",
     "INCR k",
@@ -167,18 +167,19 @@ fn replies_equal_those_of_a_redis_server() {
     let (cluster, addresses) = cluster_with_redis(1, &[]);
     let Some((_server, mut redis_connection)) = start_redis_server(cluster.directory.path()) else { return };
     let mut drave_connection = connect(&addresses[0]).unwrap();
-    let mut lines: Vec<String> = COMMAND_LINES.iter().map(|line| (*line).to_owned()).collect();
+    let mut command_lines: Vec<String> = COMMAND_LINES.iter().map(|line| (*line).to_owned()).collect();
     let mut rng = SmallRng::seed_from_u64(0x7265_6469);
     let mut pick = |choices: &[&'static str]| choices[rng.random_range(0..choices.len())];
     for _ in 0..1200 {
         let key = pick(&["a", "b", "c"]);
         let number =
             pick(&["1", "-1", "0", "007", "-0", "+3", "10", "9223372036854775807", "-9223372036854775808", "x", "1.5"]);
-        lines.push(match pick(&["set", "options", "incr", "get", "expire", "del", "append", "mget"]) {
+        command_lines.push(match pick(&["set", "options", "incr", "get", "expire", "del", "append", "mget"]) {
             "set" => format!("SET {key} {number}"),
             "options" => {
-                let options = ["NX", "XX", "GET", "EX 36000", "EX 72000", "PX 36000000", "KEEPTTL", "EXAT 4102444800"];
-                format!("SET {key} {number} {} {}", pick(&options), pick(&options))
+                let set_options =
+                    ["NX", "XX", "GET", "EX 36000", "EX 72000", "PX 36000000", "KEEPTTL", "EXAT 4102444800"];
+                format!("SET {key} {number} {} {}", pick(&set_options), pick(&set_options))
             }
             "incr" => format!("{} {key} {number}", pick(&["INCRBY", "DECRBY"])),
             "get" => format!("{} {key}", pick(&["GET", "INCR", "DECR", "STRLEN", "TYPE", "EXISTS", "PERSIST"])),
@@ -189,7 +190,7 @@ fn replies_equal_those_of_a_redis_server() {
             _ => "MGET a b c none".to_owned(),
         });
     }
-    for line in lines {
+    for line in command_lines {
         assert_eq!(
             reply_text(&mut drave_connection, &line),
             reply_text(&mut redis_connection, &line),

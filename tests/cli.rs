@@ -21,12 +21,12 @@ mod support;
 
 /// Asserts a line like `ok 812@3 (0.9 ms)`.
 fn expect_ok_line(output: &ProgramOutput) {
-    let text = output
+    let position_and_ms = output
         .out
         .strip_prefix("ok ")
         .and_then(|rest| rest.strip_suffix(" ms)\n"))
         .unwrap_or_else(|| panic!("{output:?}"));
-    let (position, ms) = text.split_once(" (").unwrap();
+    let (position, ms) = position_and_ms.split_once(" (").unwrap();
     let (index, term) = position.split_once('@').unwrap();
     assert!(index.parse::<u64>().is_ok() && term.parse::<u64>().is_ok() && ms.parse::<f64>().is_ok(), "{output:?}");
 }
@@ -50,7 +50,7 @@ fn key_commands_print_results_and_exit_codes() {
     let output = cluster.run(&["put", "lunch", "noodles"]);
     expect_ok_line(&output);
     assert_eq!(output.code, Some(0));
-    // Output that is not a terminal is raw, without a newline.
+    // When standard output is not a terminal, the bare value is printed, without a newline.
     expect_output(&cluster.run(&["get", "lunch"]), 0, "noodles", "");
     expect_output(&cluster.run(&["get", "lunch", "--consistency", "linearizable"]), 0, "noodles", "");
     // A timeout that no clock can represent is accepted.
@@ -66,7 +66,7 @@ fn key_commands_print_results_and_exit_codes() {
     expect_output(&cluster.run(&["scan"]), 0, "dinner\ty\nlunch\tsoup\nn\t-10\n", "");
     expect_output(&cluster.run(&["scan", "l"]), 0, "lunch\tsoup\n", "");
     expect_ok_line(&cluster.run(&["del", "dinner"]));
-    // Values and keys may be any bytes.
+    // Values and keys may begin with a hyphen, and need not be UTF-8.
     expect_ok_line(&cluster.run(&["put", "temperature", "-5"]));
     expect_ok_line(&cluster.run(&["cas", "temperature", "-5", "-6"]));
     expect_ok_line(&cluster.run(&["put", "--", "-k", "--ttl"]));
@@ -87,41 +87,41 @@ fn key_commands_print_results_and_exit_codes() {
 fn every_command_prints_json() {
     let cluster = Cluster::start(3);
     cluster.wait_for_leader();
-    let json = |args: &[&str]| {
+    let run_json = |args: &[&str]| {
         let output = cluster.run(&[args, &["-o", "json"]].concat());
         assert_eq!(output.code, Some(0), "{output:?}");
         assert_eq!(output.out.lines().count(), 1, "{output:?}");
         output.json()
     };
     for args in [&["put", "a", "1"][..], &["cas", "a", "1", "2"], &["incr", "a", "40"], &["del", "a"]] {
-        let result = json(args);
-        assert_eq!(result["ok"], true, "{result}");
-        assert!(result["index"].is_u64() && result["term"].is_u64() && result["ms"].is_f64(), "{result}");
+        let json = run_json(args);
+        assert_eq!(json["ok"], true, "{json}");
+        assert!(json["index"].is_u64() && json["term"].is_u64() && json["ms"].is_f64(), "{json}");
     }
-    assert_eq!(json(&["incr", "a", "42"])["value"], 42);
-    assert_eq!(json(&["get", "a"])["value"], "42");
-    assert_eq!(json(&["scan"])["key"], "a");
+    assert_eq!(run_json(&["incr", "a", "42"])["value"], 42);
+    assert_eq!(run_json(&["get", "a"])["value"], "42");
+    assert_eq!(run_json(&["scan"])["key"], "a");
     let has_one_leader = || {
-        let status = json(&["status"]);
+        let status = run_json(&["status"]);
         assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
         let roles = status["nodes"].as_array().unwrap().iter().map(|node| &node["status"]["role"]);
-        // An election may be under way.
+        // During an election no node leads: then the status is requested again.
         (roles.filter(|role| **role == "leader").count() == 1 && status["leader"].is_u64()).then_some(())
     };
     wait_until("one leader", has_one_leader, || cluster.logs());
-    let bench = json(&[&["bench", "mixed", "--verify"][..], FIFTY_REQUESTS].concat());
-    assert_eq!((&bench["total"], &bench["unfinished"]), (&50.into(), &0.into()), "{bench}");
-    let config = &bench["config"];
+    let bench_result = run_json(&[&["bench", "mixed", "--verify"][..], FIFTY_REQUESTS].concat());
+    assert_eq!((&bench_result["total"], &bench_result["unfinished"]), (&50.into(), &0.into()), "{bench_result}");
+    let config = &bench_result["config"];
     assert_eq!((&config["total"], &config["duration_s"], &config["inflight"]), (&50.into(), &60.0.into(), &1.into()));
     assert!(config["slo"].is_null() && config["in_memory"].is_boolean(), "{config}");
     for name in ["ops_per_s", "p50_us", "p999_us", "max_us", "errors", "unknown", "retries", "total", "duration_s"] {
-        assert!(bench[name].is_number(), "{name}: {bench}");
+        assert!(bench_result[name].is_number(), "{name}: {bench_result}");
     }
 }
 
 #[test]
 fn invalid_arguments_are_usage_errors() {
-    let args = [
+    let invalid_args = [
         &["put", "a"][..],
         &["put", "a", "b", "--timeout", "5"],
         &["mend"],
@@ -133,7 +133,7 @@ fn invalid_arguments_are_usage_errors() {
         &["dump", "--from", "10", "--to", "5", "."],
         &["demo", "--plain", "--base-port", "65535"],
     ];
-    for args in args {
+    for args in invalid_args {
         let output = run(&mut drave_command(args));
         assert_eq!(output.code, Some(2), "{args:?}: {output:?}");
         assert!(output.out.is_empty() && !output.err.is_empty(), "{args:?}: {output:?}");
@@ -180,8 +180,8 @@ fn print_config_shows_all_settings_and_skips_empty_variables() {
 #[test]
 fn help_describes_each_command() {
     let help_output = run(&mut drave_command(&["--help"]));
-    let verbs = help_output.out.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
-    let verbs: Vec<(&str, &str)> = verbs.filter_map(|line| line.trim().split_once("  ")).collect();
+    let verb_lines = help_output.out.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let verbs: Vec<(&str, &str)> = verb_lines.filter_map(|line| line.trim().split_once("  ")).collect();
     assert!(verbs.iter().any(|(verb, _)| *verb == "sim"), "{help_output:?}");
     for (verb, description) in verbs.iter().filter(|(verb, _)| !verb.starts_with(['-', 'h'])) {
         let first_word = description.trim().split(' ').next().unwrap();
@@ -370,9 +370,9 @@ fn closed_output_ends_command_silently() {
     for n in 0..10 {
         assert_eq!(cluster.run(&["put", &n.to_string(), &value]).code, Some(0));
     }
-    let data = cluster.data_dir(0);
-    let dump_args = ["dump", "--full", data.to_str().unwrap()];
-    let jsonl_args = ["dump", "-o", "jsonl", "--full", data.to_str().unwrap()];
+    let data_dir = cluster.data_dir(0);
+    let dump_args = ["dump", "--full", data_dir.to_str().unwrap()];
+    let jsonl_args = ["dump", "-o", "jsonl", "--full", data_dir.to_str().unwrap()];
     for args in [
         &["scan"][..],
         &["status"],
@@ -388,9 +388,9 @@ fn closed_output_ends_command_silently() {
         let status = child.wait(String::new);
         let mut stderr = String::new();
         child.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        // Exits as any program killed by SIGPIPE does; for `--help` the exit code is 0.
-        let code = if args == ["--help"] { 0 } else { 128 + 13 };
-        assert_eq!((status.code(), stderr.as_str()), (Some(code), ""), "{args:?}");
+        // The program exits as if SIGPIPE had killed it; `--help` exits with 0.
+        let expected_code = if args == ["--help"] { 0 } else { 128 + 13 };
+        assert_eq!((status.code(), stderr.as_str()), (Some(expected_code), ""), "{args:?}");
     }
 }
 
@@ -445,10 +445,11 @@ fn scan_prints_all_keys_or_reports_that_more_exist() {
 
 #[test]
 fn simulation_repeats_bit_for_bit() {
-    let runs: Vec<_> = (0..2).map(|_| run(&mut drave_command(&["sim", "--seed", "7", "--duration", "5s"]))).collect();
-    assert_eq!(runs[0].code, Some(0), "{runs:?}");
-    assert_eq!(runs[0].out, runs[1].out);
-    let summary = runs[0].out.lines().last().unwrap();
+    let sim_outputs: Vec<_> =
+        (0..2).map(|_| run(&mut drave_command(&["sim", "--seed", "7", "--duration", "5s"]))).collect();
+    assert_eq!(sim_outputs[0].code, Some(0), "{sim_outputs:?}");
+    assert_eq!(sim_outputs[0].out, sim_outputs[1].out);
+    let summary = sim_outputs[0].out.lines().last().unwrap();
     let summary_parts: Vec<&str> = summary.split(" · ").collect();
     assert_eq!(summary_parts[0], "seed 7 ok", "{summary}");
     let units = [" s simulated", " steps", " faults", " operations"];
@@ -465,9 +466,9 @@ fn start_demo(directory: &Path) -> (ChildGuard, u16) {
 /// Like [`start_demo`], with these environment variables set.
 fn start_demo_with_variables(directory: &Path, variables: &[(&str, &str)]) -> (ChildGuard, u16) {
     let base_port = reserve_ports(3);
-    let log = std::fs::File::create(directory.join("log")).unwrap();
+    let log_file = std::fs::File::create(directory.join("log")).unwrap();
     let mut command = drave_command(&["demo", "--plain", "--base-port", &base_port.to_string(), "--dir"]);
-    command.arg(directory.join("data")).env("TMPDIR", directory).stdout(Stdio::null()).stderr(log);
+    command.arg(directory.join("data")).env("TMPDIR", directory).stdout(Stdio::null()).stderr(log_file);
     command.envs(variables.iter().copied());
     (ChildGuard::start(&mut command), base_port)
 }
@@ -496,7 +497,7 @@ fn expect_no_processes(pids: &[i64], log: &Path) {
 }
 
 #[test]
-fn demo_survives_a_kill_and_leaves_no_process() {
+fn demo_restarts_killed_node_and_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let (directory, log) = (directory.path(), directory.path().join("log"));
     let (mut demo, base_port) = start_demo(directory);
@@ -589,8 +590,8 @@ fn demo_names_the_port_that_is_taken() {
 fn signals_stop_node_cleanly() {
     for signal in [Signal::TERM, Signal::INT] {
         let cluster = Cluster::prepare(1);
-        let mut node: Command = cluster.serve_command(0);
-        let mut node = ChildGuard::start(node.stdout(Stdio::null()).stderr(Stdio::null()));
+        let mut serve_command: Command = cluster.serve_command(0);
+        let mut node = ChildGuard::start(serve_command.stdout(Stdio::null()).stderr(Stdio::null()));
         wait_until("the node answers", || cluster.status(0), String::new);
         node.signal(signal);
         assert_eq!(node.wait(String::new).code(), Some(0));

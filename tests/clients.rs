@@ -53,7 +53,7 @@ fn start_benchmark(directory: &Path, address: &str, requests: &str) -> Option<Ba
 }
 
 /// Asserts that redis-benchmark reports each of its tests, and no error.
-fn expect_all_benchmarks(output: &ProgramOutput) {
+fn expect_all_benchmark_results(output: &ProgramOutput) {
     assert_eq!(output.code, Some(0), "{output:?}");
     for test in ["PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET (10 keys)"] {
         assert!(output.out.contains(&format!("\"{test}\",")), "{test}: {output:?}");
@@ -67,7 +67,7 @@ fn redis_benchmark_runs_at_leader_and_follower() {
     let leader = cluster.wait_for_leader();
     for n in [leader, (leader + 1) % 3] {
         let Some(benchmark) = start_benchmark(cluster.directory.path(), &addresses[n], "2000") else { return };
-        expect_all_benchmarks(&benchmark.wait_with_output());
+        expect_all_benchmark_results(&benchmark.wait_with_output());
     }
 }
 
@@ -85,7 +85,7 @@ fn redis_benchmark_at_follower_survives_leader_failure() {
     cluster.kill(leader);
     assert!(benchmark.is_running(), "the client ends before the leader is killed");
     wait_until("another node leads", || cluster.leader_among(0..3).filter(|now| *now != leader), || cluster.logs());
-    expect_all_benchmarks(&benchmark.wait_with_output());
+    expect_all_benchmark_results(&benchmark.wait_with_output());
 }
 
 /// A Python script that increments a counter and prints the number of acknowledged increments. It checks that the
@@ -126,11 +126,11 @@ print(sure)
 "#;
 
 /// Runs [`COUNTING_SCRIPT`] against the gateways of `nodes`, and kills the leader while the script runs.
-fn count_during_leader_failure(client_kind: &str, cluster: &mut Cluster, addresses: &[String], nodes: &[usize]) {
+fn count_during_leader_failure(redis_py_class: &str, cluster: &mut Cluster, addresses: &[String], nodes: &[usize]) {
     let leader = cluster.wait_for_leader();
     let Some(mut command) = command_if_installed("python3") else { return };
     let ports = nodes.iter().map(|n| addresses[*n].split_once(':').unwrap().1);
-    command.args(["-c", COUNTING_SCRIPT, client_kind]).args(ports).env("PATH", "/usr/bin:/bin");
+    command.args(["-c", COUNTING_SCRIPT, redis_py_class]).args(ports).env("PATH", "/usr/bin:/bin");
     let mut script = BackgroundProgram::start(cluster.directory.path(), "script", &mut command);
     let counter_reaches = |minimum: i64| {
         let output = cluster.run(&["get", "n"]);

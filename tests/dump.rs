@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 use tempfile::TempDir;
 
-fn dump(args: &[&str], path: &Path) -> (String, i32) {
+fn run_dump(args: &[&str], path: &Path) -> (String, i32) {
     let output = dump_command(args, path).output().unwrap();
     (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
 }
@@ -47,13 +47,12 @@ fn execute_payload(session: u64, seq: u64, command: Command<'_>) -> Payload {
 
 fn open_journal(path: &Path, segment_bytes: u64) -> Journal<FsDisk> {
     let disk = FsDisk::open_or_create(&path.join("wal"), SyncMode::Executed).unwrap();
-    let cluster_and_disk = (ClusterId(0x6f2c_91aa_0d77_be21), DiskId(9));
-    let options =
-        Options { segment_bytes, ..Options::new(NodeId::new(1).unwrap(), cluster_and_disk.0, cluster_and_disk.1) };
+    let (cluster_id, disk_id) = (ClusterId(0x6f2c_91aa_0d77_be21), DiskId(9));
+    let options = Options { segment_bytes, ..Options::new(NodeId::new(1).unwrap(), cluster_id, disk_id) };
     Journal::open(disk, options, Some(&founding_point())).unwrap().0
 }
 
-fn write(journal: &mut Journal<FsDisk>, id: u64, hard_state_term: Option<u64>, payloads: Vec<(u64, Payload)>) {
+fn write_and_sync(journal: &mut Journal<FsDisk>, id: u64, hard_state_term: Option<u64>, payloads: Vec<(u64, Payload)>) {
     let entry = |(index, payload)| codec::entry(Position::new(Index(index), Term(1)), ClusterTime(5), payload);
     let write = Write {
         id: WriteId(id),
@@ -73,8 +72,8 @@ fn write(journal: &mut Journal<FsDisk>, id: u64, hard_state_term: Option<u64>, p
 fn sample_directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let mut journal = open_journal(directory.path(), 1 << 20);
-    write(&mut journal, 1, Some(1), vec![(1, Payload::Noop)]);
-    write(
+    write_and_sync(&mut journal, 1, Some(1), vec![(1, Payload::Noop)]);
+    write_and_sync(
         &mut journal,
         2,
         None,
@@ -98,7 +97,7 @@ fn sample_directory() -> TempDir {
         (8, execute_payload(3, 5, Command::Put { key: b"long", value: &[b'x'; 60] })),
         (9, Payload::Opaque(Op::Close { session: SessionId(3) }.encode())),
     ];
-    write(&mut journal, 3, None, commands);
+    write_and_sync(&mut journal, 3, None, commands);
     directory
 }
 
@@ -115,7 +114,7 @@ fn overwrite_bytes(path: &Path, offset: usize, replacement: &[u8]) {
 /// Offset and length in bytes of the record of the entry at `index`.
 fn record_offset_and_length(directory: &TempDir, index: u64) -> (usize, usize) {
     let index = index.to_string();
-    let (text, _) = dump(&["--from", &index, "--to", &index], directory.path());
+    let (text, _) = run_dump(&["--from", &index, "--to", &index], directory.path());
     let line = text.lines().find(|line| line.starts_with(' ')).unwrap();
     let mut columns = line.split_whitespace().map(|word| word.parse().unwrap_or(0));
     (columns.next().unwrap(), columns.next().unwrap())
@@ -124,7 +123,7 @@ fn record_offset_and_length(directory: &TempDir, index: u64) -> (usize, usize) {
 #[test]
 fn healthy_journal_prints_as_text() {
     let directory = sample_directory();
-    let (text, code) = dump(&[], directory.path());
+    let (text, code) = run_dump(&[], directory.path());
     let expected_lines = "\
 # segment 0000000001.wal · node 1 · cluster 6f2c91aa · format 2 · first entry 1 · 1.0 MiB · open
 #   offset     len  type    term       index  batch  crc       what
@@ -146,7 +145,7 @@ fn healthy_journal_prints_as_text() {
     assert_eq!(code, 0);
     for path in [directory.path().join("wal"), first_segment_path(&directory)] {
         assert_eq!(
-            mask_checksums(&dump(&[], &path).0),
+            mask_checksums(&run_dump(&[], &path).0),
             expected_lines,
             "a directory of segments and a single segment print the same"
         );
@@ -156,7 +155,7 @@ fn healthy_journal_prints_as_text() {
 #[test]
 fn healthy_journal_prints_as_jsonl() {
     let directory = sample_directory();
-    let (text, code) = dump(&["-o", "jsonl"], directory.path());
+    let (text, code) = run_dump(&["-o", "jsonl"], directory.path());
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(code, 0);
     assert_eq!(lines[0]["k"], "segment");
@@ -187,7 +186,7 @@ fn healthy_journal_prints_as_jsonl() {
 fn filters_select_records() {
     let directory = sample_directory();
     let count_records =
-        |args: &[&str]| dump(args, directory.path()).0.lines().filter(|line| line.starts_with(' ')).count();
+        |args: &[&str]| run_dump(args, directory.path()).0.lines().filter(|line| line.starts_with(' ')).count();
     assert_eq!(count_records(&["--from", "3", "--to", "5"]), 3);
     assert_eq!(count_records(&["--term", "1"]), 10);
     assert_eq!(count_records(&["--term", "2"]), 0);
@@ -196,21 +195,21 @@ fn filters_select_records() {
     assert_eq!(count_records(&["--key", "user:"]), 2);
     assert_eq!(count_records(&["--key", "b"]), 1, "a key within a batch");
     assert_eq!(count_records(&["-n", "2"]), 2);
-    let lines = |args: &[&str]| dump(args, directory.path()).0.lines().map(str::to_owned).collect::<Vec<_>>();
+    let lines = |args: &[&str]| run_dump(args, directory.path()).0.lines().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(lines(&["--key", "nowhere"]).len(), 1, "a segment without a matching record has no heading");
     assert_eq!(lines(&["--key", "user:"]).len(), 5);
-    assert_eq!(dump(&["-o", "json", "-n", "1"], directory.path()).1, 0);
+    assert_eq!(run_dump(&["-o", "json", "-n", "1"], directory.path()).1, 0);
     assert_eq!(count_records(&["--check"]), 0);
-    let (text, _) = dump(&["--tail", "1", "--type", "put", "--full"], directory.path());
+    let (text, _) = run_dump(&["--tail", "1", "--type", "put", "--full"], directory.path());
     assert!(text.contains(&format!("{:?}\n", "x".repeat(60))), "{text}");
     assert!(!text.contains("ada"));
-    assert!(dump(&["--hex", "-n", "7"], directory.path()).0.contains("757365723a31 = 616461"));
+    assert!(run_dump(&["--hex", "-n", "7"], directory.path()).0.contains("757365723a31 = 616461"));
 }
 
 #[test]
 fn stats_count_types_and_entries_per_batch() {
     let directory = sample_directory();
-    let (text, _) = dump(&["--stats"], directory.path());
+    let (text, _) = run_dump(&["--stats"], directory.path());
     assert!(text.contains("# put              2           248\n"), "{text}");
     assert!(text.contains("# 4 fsync batches · 2.2 entries each\n"), "{text}");
 }
@@ -222,7 +221,7 @@ fn torn_tail_is_not_damage() {
     // As after a power loss: the sectors after `offset` are not written, and the sync marker is an old one.
     overwrite_bytes(&first_segment_path(&directory), offset, &vec![0; 4096]);
     std::fs::remove_file(directory.path().join("wal/synced")).unwrap();
-    let (text, code) = dump(&["--check"], directory.path());
+    let (text, code) = run_dump(&["--check"], directory.path());
     assert_eq!(code, 0, "{text}");
     let torn_line = text.lines().find(|line| line.starts_with('!')).unwrap();
     assert_eq!(
@@ -235,7 +234,7 @@ fn torn_tail_is_not_damage() {
         )
     );
     assert!(text.contains("0 bad · 1 torn"), "{text}");
-    let (json, _) = dump(&["-o", "jsonl"], directory.path());
+    let (json, _) = run_dump(&["-o", "jsonl"], directory.path());
     let line = json.lines().find(|line| line.contains("\"torn\",") || line.contains("\"k\":\"torn\"")).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert_eq!((&line["off"], &line["want"], &line["tail"]), (&offset.into(), &688.into(), &true.into()));
@@ -246,7 +245,7 @@ fn zeroed_synced_tail_is_damage() {
     let directory = sample_directory();
     let (offset, _) = record_offset_and_length(&directory, 6);
     overwrite_bytes(&first_segment_path(&directory), offset, &vec![0; 4096]);
-    let (text, code) = dump(&["--check"], directory.path());
+    let (text, code) = run_dump(&["--check"], directory.path());
     assert_eq!(code, 5, "the sync marker covers the zeroed part:\n{text}");
 }
 
@@ -255,14 +254,17 @@ fn damaged_record_is_reported_and_skipped() {
     let directory = sample_directory();
     let ((offset, len), (next, _)) = (record_offset_and_length(&directory, 2), record_offset_and_length(&directory, 3));
     overwrite_bytes(&first_segment_path(&directory), offset + 40, b"!!");
-    let (text, code) = dump(&[], directory.path());
+    let (text, code) = run_dump(&[], directory.path());
     assert_eq!(code, 5);
-    let bad_line = text.lines().find(|line| line.starts_with('!')).unwrap();
-    assert!(bad_line.starts_with(&format!("!{offset:>9}  {len:>6}  BAD        -           -      -")), "{bad_line}");
-    assert!(bad_line.contains("stored ") && bad_line.contains(" computed "), "{bad_line}");
-    assert!(bad_line.ends_with(&format!(" · next good record at {next}")), "{bad_line}");
+    let damaged_line = text.lines().find(|line| line.starts_with('!')).unwrap();
+    assert!(
+        damaged_line.starts_with(&format!("!{offset:>9}  {len:>6}  BAD        -           -      -")),
+        "{damaged_line}"
+    );
+    assert!(damaged_line.contains("stored ") && damaged_line.contains(" computed "), "{damaged_line}");
+    assert!(damaged_line.ends_with(&format!(" · next good record at {next}")), "{damaged_line}");
     assert!(text.contains("entries 1..9") && text.contains("1 bad · 0 torn"), "{text}");
-    let (json, code) = dump(&["-o", "jsonl", "--check"], directory.path());
+    let (json, code) = run_dump(&["-o", "jsonl", "--check"], directory.path());
     assert_eq!(code, 5);
     let line: serde_json::Value = json.lines().nth(1).map(|line| serde_json::from_str(line).unwrap()).unwrap();
     assert_eq!((&line["k"], &line["off"], &line["next"]), (&"bad".into(), &offset.into(), &next.into()));
@@ -273,7 +275,7 @@ fn damaged_record_is_reported_and_skipped() {
 fn damaged_segment_header_does_not_hide_records() {
     let directory = multi_segment_directory();
     overwrite_bytes(&directory.path().join("wal/0000000002.wal"), 3, b"?");
-    let (text, code) = dump(&[], directory.path());
+    let (text, code) = run_dump(&[], directory.path());
     assert_eq!(code, 5);
     assert!(text.contains("not a segment"), "{text}");
     assert!(text.contains("entries 1..40"), "{text}");
@@ -285,7 +287,7 @@ fn multi_segment_directory() -> TempDir {
     let mut journal = open_journal(directory.path(), 4096);
     for id in 1..=20u64 {
         let payload = |index| (index, Payload::Opaque(Bytes::from(vec![b'.'; 300])));
-        write(&mut journal, id, Some(1), vec![payload(id * 2 - 1), payload(id * 2)]);
+        write_and_sync(&mut journal, id, Some(1), vec![payload(id * 2 - 1), payload(id * 2)]);
     }
     directory
 }
@@ -293,11 +295,11 @@ fn multi_segment_directory() -> TempDir {
 #[test]
 fn several_segments_form_one_log() {
     let directory = multi_segment_directory();
-    let (text, code) = dump(&["--check"], directory.path());
+    let (text, code) = run_dump(&["--check"], directory.path());
     assert_eq!(code, 0, "{text}");
-    let segments: Vec<&str> = text.lines().filter(|line| line.starts_with("# segment")).collect();
-    assert!(segments.len() > 3);
-    let (last, sealed) = segments.split_last().unwrap();
+    let segment_lines: Vec<&str> = text.lines().filter(|line| line.starts_with("# segment")).collect();
+    assert!(segment_lines.len() > 3);
+    let (last, sealed) = segment_lines.split_last().unwrap();
     assert!(sealed.iter().all(|line| line.ends_with("· sealed")) && last.ends_with("· open"), "{text}");
     assert!(text.contains("entries 1..40"), "{text}");
 }
@@ -307,7 +309,7 @@ fn missing_segment_is_damage() {
     for number in [2, 3] {
         let directory = multi_segment_directory();
         std::fs::remove_file(directory.path().join(format!("wal/{number:010}.wal"))).unwrap();
-        let (text, code) = dump(&["--check"], directory.path());
+        let (text, code) = run_dump(&["--check"], directory.path());
         assert_eq!(code, 5, "{text}");
         assert!(text.contains("0.wal: missing") || text.contains(&format!("{number:010}.wal: missing")), "{text}");
     }
@@ -315,7 +317,7 @@ fn missing_segment_is_damage() {
     let last_segment = std::fs::read_dir(directory.path().join("wal")).unwrap().map(|entry| entry.unwrap().path());
     let last_segment = last_segment.filter(|path| path.extension().is_some_and(|end| end == "wal")).max().unwrap();
     std::fs::remove_file(last_segment).unwrap();
-    assert_eq!(dump(&["--check"], directory.path()).1, 5);
+    assert_eq!(run_dump(&["--check"], directory.path()).1, 5);
 }
 
 /// A power loss may undo the removal of some released segments and not of others.
@@ -329,22 +331,22 @@ fn gap_among_released_segments_is_not_damage() {
     drop(journal);
     assert!(!segment_path(&directory, 1).exists() && !segment_path(&directory, 2).exists());
     // The test checks only the journal, since its data directory has no snapshots.
-    let check = || dump(&["--check"], &directory.path().join("wal"));
+    let check = || run_dump(&["--check"], &directory.path().join("wal"));
     assert_eq!(check().1, 0, "{}", check().0);
     std::fs::write(segment_path(&directory, 1), oldest_segment).unwrap();
     assert_eq!(check().1, 0, "{}", check().0);
-    let (text, code) = dump(&["--check"], directory.path());
+    let (text, code) = run_dump(&["--check"], directory.path());
     assert_eq!(code, 5, "{text}");
     assert!(text.contains("snapshots: missing: the log begins behind 32"), "{text}");
     // A missing segment that the log needs is damage.
-    let needed_number = (3..).find(|number| segment_path(&directory, *number).exists()).unwrap();
-    std::fs::remove_file(segment_path(&directory, needed_number)).unwrap();
+    let needed_segment_number = (3..).find(|number| segment_path(&directory, *number).exists()).unwrap();
+    std::fs::remove_file(segment_path(&directory, needed_segment_number)).unwrap();
     let (text, code) = check();
     assert_eq!(code, 5, "{text}");
-    assert!(text.contains(&format!("{needed_number:010}.wal: missing, and it was not released")), "{text}");
+    assert!(text.contains(&format!("{needed_segment_number:010}.wal: missing, and it was not released")), "{text}");
 }
 
-/// Writes a snapshot of index `index` into the data directory of the journal.
+/// Writes a snapshot of the state at `index` into the data directory of the journal.
 fn write_snapshot(directory: &TempDir, index: u64) {
     let cluster = ClusterId(0x6f2c_91aa_0d77_be21);
     let header = Header {
@@ -368,8 +370,8 @@ fn write_snapshot(directory: &TempDir, index: u64) {
 #[test]
 fn why_kept_reports_reason_of_each_segment() {
     let directory = multi_segment_directory();
-    let read_reasons = || {
-        let (text, code) = dump(&["--why-kept", "-o", "jsonl"], directory.path());
+    let read_keep_reasons = || {
+        let (text, code) = run_dump(&["--why-kept", "-o", "jsonl"], directory.path());
         assert_eq!(code, 0, "{text}");
         let mut lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let total_line = lines.pop().unwrap();
@@ -386,13 +388,13 @@ fn why_kept_reports_reason_of_each_segment() {
         let reason = |line: &serde_json::Value| (line["last"].as_u64(), line["why"].as_str().unwrap().to_owned());
         (lines.iter().map(reason).collect::<Vec<_>>(), total_line["bytes"].as_u64().unwrap())
     };
-    let (reasons_before, reclaimable_before) = read_reasons();
+    let (reasons_before, reclaimable_before) = read_keep_reasons();
     let (last, sealed) = reasons_before.split_last().unwrap();
     assert!(sealed.len() > 2 && sealed.iter().all(|(_, reason)| reason == "not_in_snapshot"), "{reasons_before:?}");
     assert_eq!((last, reclaimable_before), (&(Some(40), "newest".to_owned()), 0), "there is no snapshot");
 
     write_snapshot(&directory, 20);
-    let (reasons_now, reclaimable_now) = read_reasons();
+    let (reasons_now, reclaimable_now) = read_keep_reasons();
     for ((last, reason), (last_before, _)) in reasons_now.iter().zip(sealed) {
         assert_eq!(last, last_before);
         assert_eq!(reason, if *last <= Some(20) { "trailing" } else { "not_in_snapshot" }, "{reasons_now:?}");
@@ -401,7 +403,7 @@ fn why_kept_reports_reason_of_each_segment() {
         reclaimable_now > 0 && reasons_now.iter().any(|(_, reason)| reason == "not_in_snapshot"),
         "{reasons_now:?}"
     );
-    let (text, _) = dump(&["--why-kept"], directory.path());
+    let (text, _) = run_dump(&["--why-kept"], directory.path());
     assert!(text.contains("for followers: --trailing-bytes") && text.contains("the snapshot ends at 20"), "{text}");
     assert!(text.lines().last().unwrap().ends_with("· snapshot up to 20"), "{text}");
 
@@ -409,13 +411,13 @@ fn why_kept_reports_reason_of_each_segment() {
     let first_segment = directory.path().join("wal/0000000001.wal");
     let bytes = std::fs::read(&first_segment).unwrap();
     open_journal(directory.path(), 4096).release(Position::new(Index(reasons_now[1].0.unwrap()), Term(1))).unwrap();
-    assert_eq!(read_reasons().0[0], reasons_now[2], "two segments are released");
+    assert_eq!(read_keep_reasons().0[0], reasons_now[2], "two segments are released");
     std::fs::write(directory.path().join("wal/0000000002.wal"), b"damaged").unwrap();
-    let (text, code) = dump(&["--why-kept"], directory.path());
+    let (text, code) = run_dump(&["--why-kept"], directory.path());
     assert!(code == 5 && text.contains("its header is damaged"), "{text}");
     std::fs::remove_file(directory.path().join("wal/0000000002.wal")).unwrap();
     std::fs::write(&first_segment, bytes).unwrap();
-    assert_eq!(read_reasons().0[0].1, "released");
+    assert_eq!(read_keep_reasons().0[0].1, "released");
 }
 
 /// A segment with nothing but overwritten entries is not needed, since the log has other entries at their indexes. It
@@ -425,29 +427,29 @@ fn segment_without_live_entries_is_kept_after_an_older_segment() {
     let directory = multi_segment_directory();
     let mut journal = open_journal(directory.path(), 4096);
     let payload = |index| (index, Payload::Opaque(Bytes::from(vec![b'.'; 300])));
-    write(&mut journal, 21, None, vec![payload(5), payload(6)]);
+    write_and_sync(&mut journal, 21, None, vec![payload(5), payload(6)]);
     drop(journal);
     write_snapshot(&directory, 6);
-    let (text, code) = dump(&["--why-kept"], directory.path());
-    let rows: Vec<&str> = text.lines().filter(|line| line.contains(".wal")).collect();
-    assert!(code == 0 && rows[0].contains(" 1           4  for followers"), "{text}");
-    assert!(rows[1].contains("-           -  an older one is kept"), "{text}");
-    assert!(rows.last().unwrap().contains("6  the newest"), "{text}");
+    let (text, code) = run_dump(&["--why-kept"], directory.path());
+    let segment_rows: Vec<&str> = text.lines().filter(|line| line.contains(".wal")).collect();
+    assert!(code == 0 && segment_rows[0].contains(" 1           4  for followers"), "{text}");
+    assert!(segment_rows[1].contains("-           -  an older one is kept"), "{text}");
+    assert!(segment_rows.last().unwrap().contains("6  the newest"), "{text}");
 }
 
 #[test]
 fn every_flipped_byte_is_reported_and_no_file_changes() {
     let directory = sample_directory();
-    let path = first_segment_path(&directory);
-    let bytes = std::fs::read(&path).unwrap();
+    let segment_path = first_segment_path(&directory);
+    let bytes = std::fs::read(&segment_path).unwrap();
     let last_written_offset = bytes.iter().rposition(|byte| *byte != 0).unwrap();
     for offset in (0..last_written_offset).step_by(7) {
-        overwrite_bytes(&path, offset, &[bytes[offset] ^ 0x10]);
-        let bytes_before = std::fs::read(&path).unwrap();
-        let (text, code) = dump(&["--check"], directory.path());
+        overwrite_bytes(&segment_path, offset, &[bytes[offset] ^ 0x10]);
+        let bytes_before = std::fs::read(&segment_path).unwrap();
+        let (text, code) = run_dump(&["--check"], directory.path());
         assert_eq!(code, 5, "byte {offset}:\n{text}");
-        assert_eq!(std::fs::read(&path).unwrap(), bytes_before);
-        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(std::fs::read(&segment_path).unwrap(), bytes_before);
+        std::fs::write(&segment_path, &bytes).unwrap();
     }
 }
 
@@ -461,7 +463,7 @@ fn follow_prints_new_records() {
         let mut any_line_contains =
             |number: u64| lines.any(|line| line.split_whitespace().any(|other| other == number.to_string()));
         assert!(any_line_contains(index - 1), "{args:?}: existing records are printed first");
-        write(&mut journal, index, None, vec![(index, Payload::Noop)]);
+        write_and_sync(&mut journal, index, None, vec![(index, Payload::Noop)]);
         let is_printed = any_line_contains(index);
         child.kill().unwrap();
         child.wait().unwrap();

@@ -23,14 +23,14 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// response to `term` is the term of the entry.
 #[derive(Default)]
 struct SizedResponder {
-    applied_commands: u64,
+    applied_count: u64,
     frozen_count: Option<u64>,
 }
 
 impl SizedResponder {
     fn respond(request: &[u8]) -> Bytes {
-        let bytes = request.try_into().map_or(0, u64::from_le_bytes);
-        vec![7; bytes as usize].into()
+        let response_bytes = request.try_into().map_or(0, u64::from_le_bytes);
+        vec![7; response_bytes as usize].into()
     }
 }
 
@@ -40,7 +40,7 @@ impl StateMachine for SizedResponder {
     }
 
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
-        self.applied_commands += 1;
+        self.applied_count += 1;
         match command {
             b"term" => Bytes::copy_from_slice(&context.term.0.to_le_bytes()),
             command => SizedResponder::respond(command),
@@ -49,17 +49,17 @@ impl StateMachine for SizedResponder {
 
     fn query(&self, _time: ClusterTime, query: &[u8]) -> Bytes {
         match query {
-            b"applied" => Bytes::copy_from_slice(&self.applied_commands.to_le_bytes()),
+            b"applied" => Bytes::copy_from_slice(&self.applied_count.to_le_bytes()),
             query => SizedResponder::respond(query),
         }
     }
 
     fn digest(&self) -> u64 {
-        self.applied_commands
+        self.applied_count
     }
 
     fn freeze(&mut self) {
-        self.frozen_count = Some(self.applied_commands);
+        self.frozen_count = Some(self.applied_count);
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
@@ -75,7 +75,7 @@ impl StateMachine for SizedResponder {
     }
 
     fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
-        self.applied_commands = u64::from_le_bytes(chunk.try_into().map_err(|_| Malformed("not a count"))?);
+        self.applied_count = u64::from_le_bytes(chunk.try_into().map_err(|_| Malformed("not a count"))?);
         Ok(())
     }
 }
@@ -86,10 +86,10 @@ struct Node {
     thread: JoinHandle<Result<(), ServerError>>,
 }
 
-fn start_node(id: u64, port: u16, nodes: u64, directory: &Path) -> Node {
+fn start_node(id: u64, port: u16, node_count: u64, directory: &Path) -> Node {
     let id_and_address = |id: u64| (NodeId::new(id).unwrap(), format!("127.0.0.1:{}", port + id as u16 - 1));
     let (node, _) = id_and_address(id);
-    let mut config = Config::new(node, (1..=nodes).map(id_and_address).collect(), directory.join(id.to_string()));
+    let mut config = Config::new(node, (1..=node_count).map(id_and_address).collect(), directory.join(id.to_string()));
     (config.segment_bytes, config.reserve_bytes) = (4 << 20, 0);
     let server = Server::open(config, SizedResponder::default()).unwrap();
     Node { handle: server.handle(), thread: std::thread::spawn(move || server.run()) }
@@ -127,10 +127,10 @@ fn encode_u64(number: u64) -> Vec<u8> {
 fn waiting_threads_learn_of_leadership_changes() {
     let (directory, port) = (tempfile::tempdir().unwrap(), reserve_ports(3));
     let mut nodes: Vec<Node> = (1..=3).map(|id| start_node(id, port, 3, directory.path())).collect();
-    let leaderships =
+    let describe_leaderships =
         |nodes: &[Node]| format!("{:?}", nodes.iter().map(|node| node.handle.leadership()).collect::<Vec<_>>());
     let leader_position = |nodes: &[Node]| nodes.iter().position(Node::leads);
-    let first_leader = wait_until("a node leads", || leader_position(&nodes), || leaderships(&nodes));
+    let first_leader = wait_until("a node leads", || leader_position(&nodes), || describe_leaderships(&nodes));
     let leadership = nodes[first_leader].handle.leadership();
     assert!(leadership.term >= Term(1) && leadership.leader == NodeId::new(first_leader as u64 + 1), "{leadership:?}");
     let answer = nodes[first_leader].handle.session(CALL_TIMEOUT).execute(b"term").unwrap().answer;
@@ -139,11 +139,11 @@ fn waiting_threads_learn_of_leadership_changes() {
     // A waiting thread learns of the end of the leadership, at the latest when the node stops.
     let handle = nodes[first_leader].handle.clone();
     let waiter = std::thread::spawn(move || {
-        let mut latest = leadership;
-        while latest.leads {
-            latest = handle.wait_for_leadership(&latest, CALL_TIMEOUT);
+        let mut latest_leadership = leadership;
+        while latest_leadership.leads {
+            latest_leadership = handle.wait_for_leadership(&latest_leadership, CALL_TIMEOUT);
         }
-        latest
+        latest_leadership
     });
     let stopped_handle = nodes.remove(first_leader).stop();
     assert!(!waiter.join().unwrap().leads);
@@ -152,7 +152,7 @@ fn waiting_threads_learn_of_leadership_changes() {
         (false, None),
         "a stopped node knows no leader"
     );
-    let second_leader = wait_until("another node leads", || leader_position(&nodes), || leaderships(&nodes));
+    let second_leader = wait_until("another node leads", || leader_position(&nodes), || describe_leaderships(&nodes));
     assert!(nodes[second_leader].handle.leadership().term > leadership.term);
     nodes.into_iter().for_each(|node| drop(node.stop()));
 }
@@ -165,8 +165,8 @@ fn dropped_sessions_are_closed() {
     for _ in 0..50 {
         node.handle.session(CALL_TIMEOUT).execute(b"").unwrap();
     }
-    let all_closed = || (node.session_count() == 0).then_some(());
-    wait_until("all sessions are closed", all_closed, || node.session_count().to_string());
+    let all_sessions_closed = || (node.session_count() == 0).then_some(());
+    wait_until("all sessions are closed", all_sessions_closed, || node.session_count().to_string());
     assert_eq!(node.applied_count(), 50);
     node.stop();
 }
@@ -175,20 +175,20 @@ fn dropped_sessions_are_closed() {
 fn too_long_answer_is_an_error_and_its_command_executes() {
     let (directory, port) = (tempfile::tempdir().unwrap(), reserve_ports(1));
     let node = start_node(1, port, 1, directory.path());
-    let too_long = encode_u64(ANSWER_BYTES_MAX + 1);
+    let too_long_request = encode_u64(ANSWER_BYTES_MAX + 1);
     let mut session = node.handle.session(CALL_TIMEOUT);
     let mut client = Client::connect(vec![format!("127.0.0.1:{port}")]);
     for round in 1..=3 {
-        let answers = [session.execute(&too_long), client.execute(&too_long)];
+        let answers = [session.execute(&too_long_request), client.execute(&too_long_request)];
         for answer in answers {
             assert!(matches!(answer, Err(ClientError::AnswerTooLong { .. })), "{answer:?}");
         }
-        // The session remains usable.
+        // The session remains usable after an answer over the limit.
         assert_eq!(session.execute(&encode_u64(5)).unwrap().answer.len(), 5);
         assert_eq!(node.applied_count(), 3 * round);
     }
     // The second response would also be far longer than the maximum length of a frame.
-    for query in [too_long, encode_u64(16 << 20)] {
+    for query in [too_long_request, encode_u64(16 << 20)] {
         let answers = [
             node.handle.query(&query, Consistency::Linearizable, CALL_TIMEOUT),
             client.query(&query, Consistency::Linearizable),
@@ -223,7 +223,7 @@ fn commands_for_another_state_machine_are_rejected() {
     let node = start_node(1, port, 1, directory.path());
     let client = |machine_kind| {
         let options = Options { machine_kind, timeout: Duration::from_secs(2), ..Options::default() };
-        Client::with([format!("127.0.0.1:{port}")], options)
+        Client::with_options([format!("127.0.0.1:{port}")], options)
     };
     assert!(client("responder 1").execute(b"").is_ok());
     assert!(client("").execute(b"").is_ok(), "a client without a state machine name is accepted");
@@ -244,9 +244,9 @@ fn commands_for_another_state_machine_are_rejected() {
         let args = [args, &["--endpoints", &endpoint, "--timeout", "2s"]].concat();
         std::process::Command::new(env!("CARGO_BIN_EXE_drave")).args(args).output().unwrap()
     };
-    let put = run_drave(&["put", "a", "b"]);
-    assert_eq!(put.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&put.stderr).contains("another state machine"), "{put:?}");
+    let put_output = run_drave(&["put", "a", "b"]);
+    assert_eq!(put_output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&put_output.stderr).contains("another state machine"), "{put_output:?}");
     assert_eq!(run_drave(&["status"]).status.code(), Some(0), "the status command works with any state machine");
     assert_eq!(node.applied_count(), 2);
     node.stop();

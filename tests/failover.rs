@@ -10,13 +10,13 @@ fn failover_bench_measures_each_fault_without_lost_writes() {
     // The exit code is 1 if an acknowledged write is missing in the end, or applied twice.
     let output = run(&mut drave_command(&args));
     assert_eq!(output.code, Some(0), "{output:?}");
-    let json = output.json();
-    let fault_reports = json["faults"].as_array().unwrap();
-    let names: Vec<&str> = fault_reports.iter().map(|report| report["fault"].as_str().unwrap()).collect();
-    assert_eq!(names, ["kill", "freeze", "isolate", "term", "kill-follower"]);
+    let bench_result = output.json();
+    let fault_reports = bench_result["faults"].as_array().unwrap();
+    let fault_names: Vec<&str> = fault_reports.iter().map(|report| report["fault"].as_str().unwrap()).collect();
+    assert_eq!(fault_names, ["kill", "freeze", "isolate", "term", "kill-follower"]);
     for report in fault_reports {
-        let gaps: Vec<f64> = report["gaps_ms"].as_array().unwrap().iter().map(|gap| gap.as_f64().unwrap()).collect();
-        assert!(gaps.len() == 2 && gaps.iter().all(|gap| *gap > 0.0), "{report}");
+        let gaps_ms: Vec<f64> = report["gaps_ms"].as_array().unwrap().iter().map(|gap| gap.as_f64().unwrap()).collect();
+        assert!(gaps_ms.len() == 2 && gaps_ms.iter().all(|gap| *gap > 0.0), "{report}");
         assert!(report["acknowledged"].as_u64().unwrap() > 0 && report["refused"] == 0, "{report}");
         assert!(report["max_ms"].as_f64().unwrap() >= report["p50_ms"].as_f64().unwrap(), "{report}");
     }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use support::{ProgramOutput, drave_command, run};
 use tempfile::TempDir;
 
-/// The pairs that every version's data directory holds.
+/// The keys in every version's data directory, and the first 20 bytes of their values.
 const EXPECTED_PAIRS: &[(&str, &str)] = &[
     ("a", "1"),
     ("b", "23"),
@@ -82,7 +82,7 @@ impl Fixture {
     fn expect_printed_text(&self, name: &str, args: &[&str]) {
         let output = self.run(args).out;
         let printed_lines: Vec<&str> =
-            output.lines().map(|line| line.strip_suffix(" s").map_or(line, without_time)).collect();
+            output.lines().map(|line| line.strip_suffix(" s").map_or(line, without_duration)).collect();
         let (printed_text, path) = (printed_lines.join("\n") + "\n", self.stored_path.join(name));
         if std::env::var_os("DRAVE_UPDATE_FIXTURES").is_some() {
             fs::write(&path, &printed_text).unwrap();
@@ -96,11 +96,11 @@ impl Fixture {
     }
 }
 
-fn without_time(line: &str) -> &str {
+fn without_duration(line: &str) -> &str {
     line.rsplit_once(" · ").map_or(line, |(before, _)| before)
 }
 
-/// The pairs that a node serves from this directory. The values are cut to 20 bytes.
+/// The keys that a node serves from the directory `data`, and the first 20 bytes of their values.
 fn read_served_pairs(data: &Path) -> BTreeMap<String, String> {
     let id = NodeId::new(1).unwrap();
     let mut config = Config::new(id, BTreeMap::from([(id, "127.0.0.1:7401".to_owned())]), data);
@@ -113,10 +113,10 @@ fn read_served_pairs(data: &Path) -> BTreeMap<String, String> {
     let answer = handle.query(&query, Consistency::Linearizable, support::WAIT_TIMEOUT).unwrap().answer;
     handle.stop();
     thread.join().unwrap().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(20)]).into_owned();
+    let shortened_text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(20)]).into_owned();
     match Answer::decode(answer) {
         Ok(Answer::Pairs { pairs, has_more: false }) => {
-            pairs.iter().map(|(key, value)| (text(key), text(value))).collect()
+            pairs.iter().map(|(key, value)| (shortened_text(key), shortened_text(value))).collect()
         }
         other => panic!("{other:?}"),
     }
@@ -133,7 +133,7 @@ fn dump_check_and_inspect_print_the_stored_texts() {
         fixture.expect_printed_text("dump.txt", &["dump", "data"]);
         fixture.expect_printed_text("dump-saved.txt", &["dump", "saved.snap"]);
         fixture.expect_printed_text("check.txt", &["check", "data"]);
-        // The text contains the digest of the restored state.
+        // The printed text contains the digest of the restored state.
         fixture.expect_printed_text("inspect.txt", &["snapshot", "inspect", "saved.snap"]);
     }
 }
@@ -147,10 +147,10 @@ fn every_stored_entry_is_decoded() {
         assert_eq!(log.first(), Index(1));
         let style = Style { full: true, hex: false };
         let records = (1..=log.last().0).map(|index| directory.record(Index(index), style).unwrap());
-        let names: Vec<String> = records.map(|record| record.name.to_string()).collect();
+        let record_names: Vec<String> = records.map(|record| record.name.to_string()).collect();
         for name in ["conf", "open", "put", "set", "incr", "cas", "mset", "append", "expire", "persist", "block", "del"]
         {
-            assert!(names.iter().any(|recorded| recorded == name), "no {name} in {names:?}");
+            assert!(record_names.iter().any(|recorded| recorded == name), "no {name} in {record_names:?}");
         }
         assert_eq!(directory.snapshots.len(), 1);
     }
@@ -181,7 +181,7 @@ fn saved_snapshot_restores_its_state() {
 fn bench_report_renders_stored_result() {
     for fixture in copy_fixtures() {
         fixture.run(&["bench", "--results", "bench.json", "--report", "report.html"]);
-        let report = fs::read_to_string(fixture.working_copy.path().join("report.html")).unwrap();
-        assert_eq!(report.matches("<svg").count(), 2 * 3, "{}", fixture.stored_path.display());
+        let report_html = fs::read_to_string(fixture.working_copy.path().join("report.html")).unwrap();
+        assert_eq!(report_html.matches("<svg").count(), 2 * 3, "{}", fixture.stored_path.display());
     }
 }

@@ -11,7 +11,7 @@ use support::{
 
 mod support;
 
-/// A cluster with HTTP gateways.
+/// A cluster of three nodes with HTTP gateways and a leader.
 fn http_cluster() -> Cluster {
     let mut cluster = Cluster::prepare(3);
     let base_port = reserve_ports(3);
@@ -51,8 +51,9 @@ fn put(port: u16, key: &str) -> bool {
 #[test]
 fn http_balancer_follows_each_new_leader() {
     let mut cluster = http_cluster();
-    let port = reserve_ports(1);
-    let (Some(mut balancer), Some(_)) = (start_http_balancer(&cluster, port), command_if_installed("curl")) else {
+    let balancer_port = reserve_ports(1);
+    let (Some(mut balancer), Some(_)) = (start_http_balancer(&cluster, balancer_port), command_if_installed("curl"))
+    else {
         return;
     };
     let mut acknowledged_count = 0;
@@ -60,19 +61,19 @@ fn http_balancer_follows_each_new_leader() {
         let mut attempts = 0;
         let put_succeeds = || {
             attempts += 1;
-            put(port, &format!("{round}-{attempts}")).then_some(())
+            put(balancer_port, &format!("{round}-{attempts}")).then_some(())
         };
         wait_until("a write is acknowledged", put_succeeds, || cluster.logs());
         acknowledged_count += 1;
         for n in 0..20 {
-            acknowledged_count += usize::from(put(port, &format!("{round}-more-{n}")));
+            acknowledged_count += usize::from(put(balancer_port, &format!("{round}-more-{n}")));
         }
         let leader = cluster.wait_for_leader();
         cluster.kill(leader);
         wait_until("another node leads", || cluster.leader_among(0..3).filter(|now| *now != leader), || cluster.logs());
         cluster.spawn(leader);
     }
-    wait_until("a write is acknowledged", || put(port, "last").then_some(()), || cluster.logs());
+    wait_until("a write is acknowledged", || put(balancer_port, "last").then_some(()), || cluster.logs());
     assert!(balancer.is_running());
     let output = cluster.run(&["scan", "--limit", "1000"]);
     let stored_count = output.out.lines().filter(|line| line.ends_with("\tnoodles")).count();
@@ -84,12 +85,13 @@ fn http_balancer_follows_each_new_leader() {
 
 /// Starts haproxy in front of the Redis gateways, with the lines of docs/redis.md and the addresses of the cluster.
 fn start_redis_balancer(cluster: &Cluster, port: u16) -> Option<BackgroundProgram> {
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis.md")).unwrap();
-    let block = page.lines().skip_while(|line| *line != "    backend redis").take_while(|line| !line.is_empty());
+    let redis_page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis.md")).unwrap();
+    let backend_lines =
+        redis_page.lines().skip_while(|line| *line != "    backend redis").take_while(|line| !line.is_empty());
     let mut config = format!(
         "defaults\n  mode tcp\n  timeout client 20s\n  timeout server 20s\n  timeout connect 1s\n\
          frontend all\n  bind 127.0.0.1:{port}\n  default_backend redis\n{}\n",
-        block.map(|line| format!("{}\n", line.trim_start())).collect::<String>()
+        backend_lines.map(|line| format!("{}\n", line.trim_start())).collect::<String>()
     );
     let documented_addresses = ["a:7501 port 7601", "b:7501 port 7601", "c:7501 port 7601"];
     for (documented_address, (redis_address, http_address)) in
@@ -174,10 +176,10 @@ impl Browser {
         command.arg(format!("--port={port}")).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let process = ChildGuard::start(&mut command);
         let driver_url = format!("http://127.0.0.1:{port}");
-        let arguments =
+        let browser_arguments =
             ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=390,844"];
         let capabilities =
-            json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": arguments } } } });
+            json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": browser_arguments } } } });
         let try_open_session = || {
             Some(
                 send_webdriver_request(&format!("{driver_url}/session"), &capabilities)["sessionId"]
@@ -210,7 +212,7 @@ impl Drop for Browser {
     fn drop(&mut self) {
         let url = format!("{}/session/{}", self.driver_url, self.session_id);
         // Asks the driver to close its browser. The driver may have ended already.
-        let _ended_or_gone =
+        let _driver_may_have_ended =
             command_if_installed("curl").map(|mut curl| run(curl.args(["-s", "-m", "10", "-X", "DELETE"]).arg(url)));
     }
 }
@@ -286,9 +288,11 @@ fn page_asks_for_password_and_accepts_unicode() {
         wait_until(&event, || browser.visible_text().contains(text).then_some(()), || browser.visible_text());
     };
     let submit_password = |password: &str| {
-        let fill_in =
+        let fill_in_script =
             format!("const by = (id) => document.getElementById(id); by('password').value = {};", json!(password));
-        browser.evaluate(&format!("(() => {{ {fill_in} by('ask').requestSubmit(); return window.times?.length; }})()"))
+        browser.evaluate(&format!(
+            "(() => {{ {fill_in_script} by('ask').requestSubmit(); return window.times?.length; }})()"
+        ))
     };
     page_shows("This node asks for its password.");
     submit_password("noodles");
@@ -298,9 +302,9 @@ fn page_asks_for_password_and_accepts_unicode() {
     assert!(!browser.visible_text().contains("lost its node"));
 
     cluster.kill(0);
-    let record_polls = "window.times = []; const plain = window.fetch; \
+    let record_polls_script = "window.times = []; const plain = window.fetch; \
                  window.fetch = (...all) => { window.times.push(performance.now()); return plain(...all); };";
-    browser.evaluate(&format!("(() => {{ {record_polls} }})()"));
+    browser.evaluate(&format!("(() => {{ {record_polls_script} }})()"));
     submit_password("noodles");
     page_shows("This page has lost its node");
     submit_password("noodles");

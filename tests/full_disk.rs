@@ -28,12 +28,12 @@ fn mount_tmpfs(mount_point: &Path, size: &str) -> bool {
 
 impl Mounts {
     /// Mounts a file system of 32 MiB at the directory of each node. Returns `None` if this machine does not allow it.
-    fn prepare(cluster: &Cluster) -> Option<Mounts> {
-        Mounts::prepare_with_size(cluster, "32m")
+    fn mount(cluster: &Cluster) -> Option<Mounts> {
+        Mounts::mount_with_size(cluster, "32m")
     }
 
-    /// Like [`Mounts::prepare`], with file systems of `size`, in the syntax of the mount option.
-    fn prepare_with_size(cluster: &Cluster, size: &str) -> Option<Mounts> {
+    /// Like [`Mounts::mount`], with file systems of `size`, in the syntax of the mount option.
+    fn mount_with_size(cluster: &Cluster, size: &str) -> Option<Mounts> {
         let mut mounts = Mounts { mount_points: Vec::new() };
         for n in 0..cluster.len() {
             let mount_point = cluster.data_dir(n);
@@ -61,7 +61,7 @@ impl Mounts {
             }
             // The node may have used some of the free space since `statvfs`: then the call fails, and the loop tries
             // again.
-            let _taken_or_not = fallocate(&file, FallocateFlags::empty(), size, free);
+            let _space_may_be_used = fallocate(&file, FallocateFlags::empty(), size, free);
         }
     }
 
@@ -83,7 +83,7 @@ impl Drop for Mounts {
     }
 }
 
-/// Increments the counter and returns its new value.
+/// Increments the value of the key `n` and returns its new value.
 fn increment(client: &mut Client) -> Result<i64, ClientError> {
     let executed = client.execute(&Do::Incr { key: b"n", by: 1 }.encode())?;
     match Answer::decode(executed.answer) {
@@ -101,7 +101,7 @@ fn read_counter(cluster: &Cluster) -> i64 {
 
 fn short_timeout_client(cluster: &Cluster) -> Client {
     let timeout = Duration::from_millis(400);
-    Client::with(cluster.addresses.clone(), Options { timeout, node_timeout: timeout, ..Options::default() })
+    Client::with_options(cluster.addresses.clone(), Options { timeout, node_timeout: timeout, ..Options::default() })
 }
 
 fn wait_for_space_report(cluster: &Cluster, n: usize, low_space: bool) {
@@ -116,7 +116,7 @@ fn wait_for_space_report(cluster: &Cluster, n: usize, low_space: bool) {
 #[test]
 fn full_disks_reject_writes_until_space_returns() {
     let mut cluster = Cluster::prepare(3);
-    let Some(mounts) = Mounts::prepare(&cluster) else { return };
+    let Some(mounts) = Mounts::mount(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
     let (mut acknowledged, mut unknown) = (0, 0);
     let mut client = cluster.client();
@@ -127,7 +127,7 @@ fn full_disks_reject_writes_until_space_returns() {
     (0..3).for_each(|n| mounts.fill_disk(n));
     // Writes until every node rejects them. A write that was neither rejected nor acknowledged may have been applied.
     let mut client = short_timeout_client(&cluster);
-    let is_rejected = || match increment(&mut client) {
+    let increment_is_rejected = || match increment(&mut client) {
         Ok(_) => {
             acknowledged += 1;
             None
@@ -138,7 +138,7 @@ fn full_disks_reject_writes_until_space_returns() {
             None
         }
     };
-    wait_until("a write is rejected", is_rejected, || cluster.logs());
+    wait_until("a write is rejected", increment_is_rejected, || cluster.logs());
     (0..3).for_each(|n| wait_for_space_report(&cluster, n, true));
     cluster.wait_for_leader();
 
@@ -194,7 +194,7 @@ fn expect_benchmark_cleanup(value_size: &str, keys: &str) {
     let mut cluster = Cluster::prepare(3);
     let args = ["--segment-size", "4MiB", "--reserve", "4MiB", "--trailing-bytes", "1MiB"];
     cluster.extra_args = args.map(str::to_owned).to_vec();
-    let Some(_mounts) = Mounts::prepare(&cluster) else { return };
+    let Some(_mounts) = Mounts::mount(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
     // The benchmark writes ten times the capacity of the disks.
@@ -217,7 +217,7 @@ fn expect_benchmark_cleanup(value_size: &str, keys: &str) {
 #[test]
 fn leader_with_full_disk_transfers_leadership() {
     let mut cluster = Cluster::prepare(3);
-    let Some(mounts) = Mounts::prepare(&cluster) else { return };
+    let Some(mounts) = Mounts::mount(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
     let mut client = cluster.client();
     assert_eq!(increment(&mut client).unwrap(), 1);
@@ -239,7 +239,7 @@ fn leader_with_full_disk_transfers_leadership() {
 #[test]
 fn follower_with_full_disk_falls_behind_and_catches_up() {
     let mut cluster = Cluster::prepare(3);
-    let Some(mounts) = Mounts::prepare(&cluster) else { return };
+    let Some(mounts) = Mounts::mount(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
     let mut client = cluster.client();
     assert_eq!(increment(&mut client).unwrap(), 1);
@@ -248,11 +248,11 @@ fn follower_with_full_disk_falls_behind_and_catches_up() {
     mounts.fill_disk(full_node);
     // The follower fills its segment and most of the reserve; then the leader sends it no more entries.
     let value = vec![b'x'; 256 << 10];
-    let falls_behind = || {
+    let follower_falls_behind = || {
         let executed = client.execute(&Do::Put { key: b"large", value: &value }.encode()).unwrap();
         cluster.status(full_node).filter(|status| status.last + 8 < executed.position.index.0).map(|_| ())
     };
-    wait_until("the follower falls behind", falls_behind, || cluster.logs());
+    wait_until("the follower falls behind", follower_falls_behind, || cluster.logs());
     // The follower still responds, its log does not wait for space, and it can still start.
     assert!(!cluster.logs().contains("writing waits for free disk space"), "{}", cluster.logs());
     wait_for_space_report(&cluster, full_node, true);
@@ -277,11 +277,11 @@ fn single_node() -> Cluster {
     cluster
 }
 
-/// Writes `values` values of 64 KiB to `keys` keys.
-fn write_values(cluster: &Cluster, values: u32, keys: u32) {
+/// Writes `value_count` values of 64 KiB to `keys` keys.
+fn write_values(cluster: &Cluster, value_count: u32, keys: u32) {
     let mut client = cluster.client();
     let value = [b'x'; 64 << 10];
-    for n in 0..values {
+    for n in 0..value_count {
         let key = (n % keys).to_le_bytes();
         client.execute(&Do::Put { key: &key, value: &value }.encode()).unwrap();
     }
@@ -294,7 +294,7 @@ fn count_log_matches(cluster: &Cluster, text: &str) -> usize {
 #[test]
 fn snapshot_on_full_disk_borrows_reserve_and_compacts_log() {
     let mut cluster = single_node();
-    let Some(mounts) = Mounts::prepare_with_size(&cluster, "64m") else { return };
+    let Some(mounts) = Mounts::mount_with_size(&cluster, "64m") else { return };
     cluster.spawn(0);
     // The state has half a megabyte, and the log fills half the disk.
     write_values(&cluster, 512, 8);
@@ -316,7 +316,7 @@ fn snapshot_on_full_disk_borrows_reserve_and_compacts_log() {
 #[test]
 fn snapshot_larger_than_reserve_is_abandoned() {
     let mut cluster = single_node();
-    let Some(mounts) = Mounts::prepare_with_size(&cluster, "64m") else { return };
+    let Some(mounts) = Mounts::mount_with_size(&cluster, "64m") else { return };
     cluster.spawn(0);
     // The state is twice as large as the reserve.
     write_values(&cluster, 128, 128);
@@ -331,8 +331,8 @@ fn snapshot_larger_than_reserve_is_abandoned() {
     }
     assert_eq!(count_log_matches(&cluster, "not even with the reserve"), 1, "{}", cluster.logs());
     assert!(cluster.run(&["status"]).out.contains("no room for a snapshot"));
-    let files: Vec<_> = std::fs::read_dir(cluster.data_dir(0).join("snapshots")).unwrap().collect();
-    assert!(files.is_empty(), "{files:?}");
+    let snapshot_files: Vec<_> = std::fs::read_dir(cluster.data_dir(0).join("snapshots")).unwrap().collect();
+    assert!(snapshot_files.is_empty(), "{snapshot_files:?}");
     assert_eq!(cluster.run(&["del", "nothing"]).code, Some(1), "{}", cluster.logs());
     mounts.remove_unrelated_file(0);
     wait_for_space_report(&cluster, 0, false);

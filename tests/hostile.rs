@@ -31,7 +31,7 @@ fn dial(address: &str) -> TcpStream {
     stream
 }
 
-/// Sends bytes and ignores errors.
+/// Sends bytes. An error is ignored, since the node closes the connection of a hostile client.
 fn send_bytes(mut stream: &TcpStream, bytes: &[u8]) {
     let _node_may_close = stream.write_all(bytes);
 }
@@ -65,12 +65,12 @@ fn valid_requests() -> Vec<Request> {
 
 fn send_random_bytes(rng: &mut StdRng, address: &str) {
     for _ in 0..200 {
-        let noise: Vec<u8> = (0..rng.random_range(0..4096)).map(|_| rng.random()).collect();
+        let random_bytes: Vec<u8> = (0..rng.random_range(0..4096)).map(|_| rng.random()).collect();
         let stream = dial(address);
         if rng.random() {
             send_bytes(&stream, &encode_hello());
         }
-        send_bytes(&stream, &noise);
+        send_bytes(&stream, &random_bytes);
     }
 }
 
@@ -110,15 +110,15 @@ fn send_mutated_frames(rng: &mut StdRng, address: &str) {
         let mut frame = BytesMut::new();
         put_request_frame(&mut frame, rng.random(), rng.random(), request);
         let has_valid_checksum = rng.random();
-        let first_mutable = if has_valid_checksum { 12 } else { 0 };
+        let first_mutable_offset = if has_valid_checksum { 12 } else { 0 };
         for _ in 0..rng.random_range(1..4) {
-            let offset = rng.random_range(first_mutable..frame.len());
+            let offset = rng.random_range(first_mutable_offset..frame.len());
             frame[offset] = rng.random();
         }
         let mut out = encode_hello();
         if has_valid_checksum {
-            let cut = rng.random_range(first_mutable..=frame.len());
-            put_frame(&mut out, FrameKind::Request, |out| out.put_slice(&frame[12..cut]));
+            let end_of_cut_frame = rng.random_range(first_mutable_offset..=frame.len());
+            put_frame(&mut out, FrameKind::Request, |out| out.put_slice(&frame[12..end_of_cut_frame]));
         } else {
             out.put_slice(&frame);
         }
@@ -174,9 +174,9 @@ fn send_slowly(streams: &[TcpStream], stop: &AtomicBool) {
 /// well.
 fn run_honest_client(addresses: &[String], stop: &AtomicBool, increments: &AtomicU64) {
     let options = Options { timeout: Duration::from_secs(20), ..Options::default() };
-    let mut old_client = Client::with(addresses.to_vec(), options.clone());
+    let mut old_client = Client::with_options(addresses.to_vec(), options.clone());
     while !stop.load(Ordering::Relaxed) {
-        let mut new_client = Client::with(addresses.to_vec(), options.clone());
+        let mut new_client = Client::with_options(addresses.to_vec(), options.clone());
         for client in [&mut old_client, &mut new_client] {
             client.execute(&Do::Incr { key: b"honest", by: 1 }.encode()).unwrap();
             increments.fetch_add(1, Ordering::Relaxed);
@@ -184,7 +184,7 @@ fn run_honest_client(addresses: &[String], stop: &AtomicBool, increments: &Atomi
     }
 }
 
-/// Sets the stop flag when dropped.
+/// Sets the stop flag when dropped, also if the test panics.
 struct StopAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {

@@ -154,7 +154,7 @@ const PURE_PATHS: &[&str] = &[
 const FILE_LINES_MAX: usize = 600;
 const LONG_FILES: &[(&str, &str)] = &[];
 
-/// Maximum length of a function in lines. Longer functions are listed below in the same way.
+/// Maximum length of a function in lines. Longer functions are listed below with a reason.
 const FUNCTION_LINES_MAX: usize = 70;
 const LONG_FUNCTIONS: &[(&str, &str)] = &[("wal/open.rs:resume", "one sequence of steps, each needs the one before")];
 
@@ -330,8 +330,8 @@ fn import_paths(code: &str) -> Vec<ModulePath> {
     for root in ["crate::", "super::", "self::"] {
         for (offset, _) in code.match_indices(root) {
             // `super::super::x` is one path, not two, and `$crate::x` in a macro is skipped.
-            let preceding = code[..offset].chars().next_back();
-            if !preceding.is_some_and(|c| c.is_alphanumeric() || "_:$".contains(c)) {
+            let preceding_char = code[..offset].chars().next_back();
+            if !preceding_char.is_some_and(|c| c.is_alphanumeric() || "_:$".contains(c)) {
                 read_path(&code[offset..], ModulePath::new(), &mut paths);
             }
         }
@@ -351,8 +351,8 @@ fn read_path<'a>(mut code: &'a str, mut path: ModulePath, paths: &mut Vec<Module
             }
             return tree.strip_prefix('}').unwrap_or(tree);
         }
-        let length = code.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(code.len());
-        let (word, rest) = code.split_at(length);
+        let word_length = code.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(code.len());
+        let (word, rest) = code.split_at(word_length);
         if word.is_empty() {
             // In a tree of `use`, `a::*` counts as an import of `a`; nothing is imported after a trailing comma.
             let glob = code.strip_prefix('*');
@@ -364,8 +364,8 @@ fn read_path<'a>(mut code: &'a str, mut path: ModulePath, paths: &mut Vec<Module
             Some(next) => code = next,
             None => {
                 paths.push(path);
-                let renamed = rest.strip_prefix(" as ").map(|name| name.trim_start_matches(char::is_alphanumeric));
-                return renamed.unwrap_or(rest);
+                let after_alias = rest.strip_prefix(" as ").map(|name| name.trim_start_matches(char::is_alphanumeric));
+                return after_alias.unwrap_or(rest);
             }
         }
     }
@@ -373,7 +373,7 @@ fn read_path<'a>(mut code: &'a str, mut path: ModulePath, paths: &mut Vec<Module
 
 /// The largest sets of files of which each imports, directly or not, every other.
 fn import_cycles<'a>(imports: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<BTreeSet<&'a str>> {
-    let reachable = |from: &str| {
+    let reachable_from = |from: &str| {
         let mut reachable: BTreeSet<&str> = BTreeSet::new();
         let mut next: Vec<&str> = imports[from].iter().copied().collect();
         while let Some(file) = next.pop() {
@@ -383,7 +383,7 @@ fn import_cycles<'a>(imports: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet
         }
         reachable
     };
-    let reachable: BTreeMap<&str, BTreeSet<&str>> = imports.keys().map(|file| (*file, reachable(file))).collect();
+    let reachable: BTreeMap<&str, BTreeSet<&str>> = imports.keys().map(|file| (*file, reachable_from(file))).collect();
     let cycle_of = |file: &&'a str| -> BTreeSet<&'a str> {
         imports
             .keys()
@@ -545,10 +545,10 @@ const FORMER_NAMES: &[(&str, &[&str])] = &[
 ];
 
 /// Names that several types once had: at most one type may have each.
-const SINGLE_NAMES: &[&str] = &["Head", "Kind", "Pending", "Place", "Reading", "Session"];
+const UNIQUE_TYPE_NAMES: &[&str] = &["Head", "Kind", "Pending", "Place", "Reading", "Session"];
 
 /// The names of the types that a file defines at its top level.
-fn types_of(text: &str) -> impl Iterator<Item = &str> {
+fn type_names(text: &str) -> impl Iterator<Item = &str> {
     without_tests(text).lines().filter_map(|line| {
         let declaration = line.strip_prefix("pub ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
         let (kind, name) = declaration.split_once(' ')?;
@@ -577,11 +577,11 @@ fn types_and_files_have_no_former_names() {
         if is_former(&file_as_type(name)) {
             violations.push(format!("{name} is named by a former name"));
         }
-        for word in types_of(text) {
+        for word in type_names(text) {
             if is_former(word) {
                 violations.push(format!("{name}: the type {word} has a former name"));
             }
-            if let Some(single) = SINGLE_NAMES.iter().find(|single| **single == word) {
+            if let Some(single) = UNIQUE_TYPE_NAMES.iter().find(|single| **single == word) {
                 files_by_name.entry(single).or_default().push(name.clone());
             }
         }
@@ -595,6 +595,6 @@ fn types_and_files_have_no_former_names() {
 fn names_of_types_and_files_are_found() {
     let text =
         "pub struct Told;\nenum Kept<T> {\n    Said,\n}\npub(super) type What = u8;\n    type Item = u8;\nfn f() {}\n";
-    assert!(types_of(text).eq(["Told", "Kept", "What"]));
+    assert!(type_names(text).eq(["Told", "Kept", "What"]));
     assert_eq!(file_as_type("net/ask_vote.rs"), "AskVote");
 }

@@ -100,10 +100,10 @@ impl HttpClient {
         self.request("GET", target, b"")
     }
 
-    /// Reads a response, asserts a status in `range`, and returns whether the connection closes after it.
-    fn is_closed_after(&mut self, range: std::ops::Range<u16>, description: &str) -> bool {
+    /// Reads a response, asserts a status in `expected_statuses`, and returns whether the connection closes after it.
+    fn closes_after_response(&mut self, expected_statuses: std::ops::Range<u16>, description: &str) -> bool {
         let response = self.read_response();
-        assert!(range.contains(&response.status), "{description}: {response:?}");
+        assert!(expected_statuses.contains(&response.status), "{description}: {response:?}");
         response.field("connection") == Some("close") && self.is_closed()
     }
 
@@ -145,8 +145,11 @@ fn keys_are_put_read_and_deleted_through_any_node() {
         assert_eq!(client.request("PUT", &key, b"").status, 204, "a value may be empty");
         assert_eq!((client.get(&key).status, client.get(&key).body), (200, vec![]));
         assert_eq!(client.request("DELETE", &key, b"").status, 204);
-        let second_delete = client.request("DELETE", &key, b"");
-        assert_eq!((second_delete.status, second_delete.json()["applied"].as_bool()), (404, Some(false)));
+        let second_delete_response = client.request("DELETE", &key, b"");
+        assert_eq!(
+            (second_delete_response.status, second_delete_response.json()["applied"].as_bool()),
+            (404, Some(false))
+        );
     }
     cluster.wait_for_convergence();
 }
@@ -163,7 +166,7 @@ fn query_parameters_are_honored_or_rejected() {
     assert_eq!(client.get("/kv/k?consistency=local").text(), "v");
     assert_eq!(client.get("/kv/k?consistency=perhaps").status, 400);
     client.send("PUT", "/kv/k?cas=1", "", b"w");
-    assert!(client.is_closed_after(400..401, "the body of a rejected request is not read"));
+    assert!(client.closes_after_response(400..401, "the body of a rejected request is not read"));
     let mut client = HttpClient::dial(&addresses[0]);
     assert_eq!(client.get("/kv/k").text(), "v", "nothing was applied");
 }
@@ -187,23 +190,27 @@ fn put_can_require_key_presence_or_absence() {
 fn oversized_or_chunked_body_receives_an_error_response() {
     let (_cluster, addresses) = start_http_cluster(1, &["--max-entry", "64KiB"]);
     let mut client = HttpClient::dial(&addresses[0]);
-    let rejection = client.request("PUT", "/kv/k", &vec![7; 65 << 10]);
-    assert_eq!((rejection.status, rejection.json()["applied"].as_bool()), (413, Some(false)), "rejected by the node");
+    let rejection_response = client.request("PUT", "/kv/k", &vec![7; 65 << 10]);
+    assert_eq!(
+        (rejection_response.status, rejection_response.json()["applied"].as_bool()),
+        (413, Some(false)),
+        "rejected by the node"
+    );
     assert_eq!(client.request("PUT", "/kv/k", &vec![7; 63 << 10]).status, 204, "the connection stays open");
     // The gateway responds before it has received the whole body. The client sends the rest of the body and still
     // receives the response.
     let mut client = HttpClient::dial(&addresses[0]);
     client.send("PUT", "/kv/k", "", &vec![7; 8 << 20]);
-    assert!(client.is_closed_after(413..414, "a body of 8 MiB"));
+    assert!(client.closes_after_response(413..414, "a body of 8 MiB"));
     let mut client = HttpClient::dial(&addresses[0]);
     client.send_raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18446744073709551615\r\n\r\n");
-    assert!(client.is_closed_after(413..414, "a content length of u64::MAX"));
+    assert!(client.closes_after_response(413..414, "a content length of u64::MAX"));
     let mut client = HttpClient::dial(&addresses[0]);
     client.send_raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n");
-    assert!(client.is_closed_after(411..412, "a chunked body"));
+    assert!(client.closes_after_response(411..412, "a chunked body"));
     let mut client = HttpClient::dial(&addresses[0]);
     client.send_raw(format!("GET /{} HTTP/1.1\r\n", "x".repeat(20 << 10)).as_bytes());
-    assert!(client.is_closed_after(414..415, "a long target"));
+    assert!(client.closes_after_response(414..415, "a long target"));
 }
 
 #[test]
@@ -227,7 +234,7 @@ fn pipelined_requests_are_answered_in_order() {
             assert_eq!(client.read_response().text(), "alive\n");
             assert_eq!(client.read_response().status, 404);
         }
-        assert!(client.is_closed_after(204..205, "the last pipelined request"));
+        assert!(client.closes_after_response(204..205, "the last pipelined request"));
     }
 }
 
@@ -236,7 +243,7 @@ fn keep_alive_follows_version_and_headers() {
     let (_cluster, addresses) = start_http_cluster(1, &[]);
     let mut client = HttpClient::dial(&addresses[0]);
     client.send_raw(b"GET /livez HTTP/1.0\r\n\r\n");
-    assert!(client.is_closed_after(200..201, "a request of HTTP/1.0"));
+    assert!(client.closes_after_response(200..201, "a request of HTTP/1.0"));
     let mut client = HttpClient::dial(&addresses[0]);
     client.send_raw(b"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     assert_eq!(client.read_response().field("connection"), Some("keep-alive"));
@@ -266,13 +273,13 @@ fn expect_continue_is_answered_unless_body_is_too_large() {
     assert_eq!(client.read_response().status, 204);
     client
         .send_raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n");
-    assert!(client.is_closed_after(413..414, "too large for 100 Continue"));
+    assert!(client.closes_after_response(413..414, "too large for 100 Continue"));
 }
 
 #[test]
 fn ambiguous_request_framing_is_rejected() {
     let (_cluster, addresses) = start_http_cluster(1, &[]);
-    let smuggled = "GET /kv/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let smuggled_request = "GET /kv/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for fields in [
         "Content-Length: 0\r\nContent-Length: 48\r\n",
         "Content-Length: 48\r\nTransfer-Encoding: chunked\r\n",
@@ -285,8 +292,8 @@ fn ambiguous_request_framing_is_rejected() {
         "Host: other\r\n",
     ] {
         let mut client = HttpClient::dial(&addresses[0]);
-        client.send_raw(format!("PUT /kv/k HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{smuggled}").as_bytes());
-        assert!(client.is_closed_after(400..412, fields), "{fields:?}: the smuggled request was answered");
+        client.send_raw(format!("PUT /kv/k HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{smuggled_request}").as_bytes());
+        assert!(client.closes_after_response(400..412, fields), "{fields:?}: the smuggled request was answered");
     }
 }
 
@@ -309,9 +316,9 @@ fn cross_site_writes_and_foreign_host_are_rejected() {
 #[test]
 fn only_health_is_served_without_the_password() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("password");
-    std::fs::write(&file, "secret\n").unwrap();
-    let (_cluster, addresses) = start_http_cluster(1, &["--password-file", file.to_str().unwrap()]);
+    let password_path = directory.path().join("password");
+    std::fs::write(&password_path, "secret\n").unwrap();
+    let (_cluster, addresses) = start_http_cluster(1, &["--password-file", password_path.to_str().unwrap()]);
     let mut client = HttpClient::dial(&addresses[0]);
     for path in ["/", "/livez", "/readyz", "/leader"] {
         assert_eq!(client.get(path).status, 200, "{path}");
@@ -330,7 +337,7 @@ fn only_health_is_served_without_the_password() {
     assert_eq!(client.read_response().status, 204);
     // The gateway does not read the body of an unauthenticated request.
     client.send("PUT", "/kv/k", "", &[7; 100_000]);
-    assert!(client.is_closed_after(401..402, "the body of an unauthenticated request"));
+    assert!(client.closes_after_response(401..402, "the body of an unauthenticated request"));
 }
 
 #[test]
@@ -353,11 +360,12 @@ fn every_node_names_the_leader() {
     // A node without its peers is alive and not ready.
     let survivor = (leader + 1) % 3;
     (0..3).filter(|n| *n != survivor).for_each(|n| cluster.kill(n));
-    let unready = || {
+    let is_not_ready = || {
         Some(HttpClient::dial(&addresses[survivor]).get("/readyz?verbose")).filter(|response| response.status == 503)
     };
-    let unready = wait_until("a node without its peers is not ready", unready, || cluster.logs()).text();
-    assert!(unready.contains("[-] leader: it sees no leader\n") && unready.contains("[+] disk\n"), "{unready}");
+    let unready_text = wait_until("a node without its peers is not ready", is_not_ready, || cluster.logs()).text();
+    assert!(unready_text.contains("[-] leader: it sees no leader\n"), "{unready_text}");
+    assert!(unready_text.contains("[+] disk\n"), "{unready_text}");
     assert_eq!(HttpClient::dial(&addresses[survivor]).get("/livez").status, 200);
     assert_eq!(HttpClient::dial(&addresses[survivor]).get("/leader").status, 503);
 }
@@ -425,8 +433,8 @@ fn conditional_put_applies_once_despite_leader_crash() {
             })
         })
         .collect();
-    let half_written = || (cluster.status(leader)?.commit > KEYS_PER_WRITER as u64 / 2).then_some(());
-    wait_until("some keys are written", half_written, || cluster.logs());
+    let half_are_written = || (cluster.status(leader)?.commit > KEYS_PER_WRITER as u64 / 2).then_some(());
+    wait_until("some keys are written", half_are_written, || cluster.logs());
     cluster.kill(leader);
     let unknown_outcomes: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
     let scan_output = cluster.run(&["scan", "", "--limit", "1000", "-o", "json"]);
@@ -467,11 +475,11 @@ fn status_is_of_the_asked_node_and_page_loads_no_resources() {
     let page = client.get("/");
     let policy = page.field("content-security-policy").unwrap().to_owned();
     let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();
-    let text = page.text();
+    let page_text = page.text();
     assert_eq!(nonce.len(), 32);
-    assert!(text.contains(&format!("<script nonce=\"{nonce}\">")) && !text.contains("@NONCE@"));
+    assert!(page_text.contains(&format!("<script nonce=\"{nonce}\">")) && !page_text.contains("@NONCE@"));
     for marker in ["src=", "http://", "https://", "@import", "url(", " style=\"", " onclick", " onload"] {
-        assert!(!text.contains(marker), "{marker}");
+        assert!(!page_text.contains(marker), "{marker}");
     }
     assert_ne!(client.get("/").field("content-security-policy").unwrap(), policy, "each response has its own nonce");
 }
@@ -515,7 +523,7 @@ fn curl_puts_gets_and_deletes() {
     let (cluster, addresses) = start_http_cluster(3, &[]);
     let url = |n: usize, path: &str| format!("http://{}{path}", addresses[n]);
     let file = cluster.directory.path().join("value");
-    // Large enough for curl to send `Expect: 100-continue` first.
+    // The file is large enough for curl to send `Expect: 100-continue` first.
     std::fs::write(&file, vec![b'x'; 1_040_000]).unwrap();
     let file = file.to_str().unwrap();
     let Some(put) = curl(&["--upload-file", file, &url(0, "/kv/big")]) else { return };

@@ -55,8 +55,10 @@ impl StateMachine for Leases {
     }
 
     fn freeze(&mut self) {
-        let leases = self.expiry_ms.iter().map(|(name, end)| Bytes::from([&end.to_le_bytes()[..], name].concat()));
-        self.frozen_chunks = Some(leases.chain([Bytes::copy_from_slice(&self.granted_count.to_le_bytes())]).collect());
+        let lease_chunks =
+            self.expiry_ms.iter().map(|(name, end)| Bytes::from([&end.to_le_bytes()[..], name].concat()));
+        self.frozen_chunks =
+            Some(lease_chunks.chain([Bytes::copy_from_slice(&self.granted_count.to_le_bytes())]).collect());
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
@@ -87,10 +89,10 @@ struct Node {
     thread: JoinHandle<Result<(), ServerError>>,
 }
 
-fn start_node(id: u64, port: u16, nodes: u64, directory: &Path) -> Node {
+fn start_node(id: u64, port: u16, node_count: u64, directory: &Path) -> Node {
     let id_and_address = |id: u64| (NodeId::new(id).unwrap(), format!("127.0.0.1:{}", port + id as u16 - 1));
     let (node, _) = id_and_address(id);
-    let mut config = Config::new(node, (1..=nodes).map(id_and_address).collect(), directory.join(id.to_string()));
+    let mut config = Config::new(node, (1..=node_count).map(id_and_address).collect(), directory.join(id.to_string()));
     (config.segment_bytes, config.reserve_bytes) = (4 << 20, 0);
     (config.node.trailing_bytes, config.node.log_hold_bytes) = (0, 0);
     let server = Server::open(config, Leases::default()).unwrap();
@@ -99,9 +101,9 @@ fn start_node(id: u64, port: u16, nodes: u64, directory: &Path) -> Node {
 
 impl Node {
     /// Grants leases of zero duration, with a snapshot after each.
-    fn grant_leases(&self, rounds: usize) {
+    fn grant_leases(&self, lease_count: usize) {
         let mut session = self.handle.session(CALL_TIMEOUT);
-        for round in 0..rounds {
+        for round in 0..lease_count {
             session.execute(&[&0_u64.to_le_bytes()[..], &[round as u8]].concat()).unwrap();
             self.take_snapshot();
         }

@@ -67,10 +67,10 @@ fn send_pipelined(address: SocketAddr, requests: Vec<u8>, response: &[u8], expec
     let writer = std::thread::spawn(move || writer.write_all(&requests));
     let (mut received, mut buffer, mut unread) = (0, vec![0; 64 << 10], Vec::new());
     while received < expected_count {
-        let n =
+        let read_length =
             stream.read(&mut buffer).unwrap_or_else(|error| panic!("{received} of {expected_count} answers: {error}"));
-        assert!(n > 0, "closed after {received} of {expected_count} answers");
-        unread.extend_from_slice(&buffer[..n]);
+        assert!(read_length > 0, "closed after {received} of {expected_count} answers");
+        unread.extend_from_slice(&buffer[..read_length]);
         let mut consumed_bytes = 0;
         while let Some(offset) = unread[consumed_bytes..].windows(response.len()).position(|window| window == response)
         {
@@ -83,17 +83,17 @@ fn send_pipelined(address: SocketAddr, requests: Vec<u8>, response: &[u8], expec
 
 #[test]
 fn pipeline_longer_than_one_event_loop_turn_continues_without_a_timer() {
-    const READS: usize = 20_000;
+    const READ_COUNT: usize = 20_000;
     let node = Node::start();
     send_pipelined(node.redis_address, b"SET v 0123456789\r\n".to_vec(), b"+OK\r\n", 1);
     let value_reply = b"$10\r\n0123456789\r\n";
-    send_pipelined(node.redis_address, b"GET v\r\n".repeat(READS), value_reply, READS);
+    send_pipelined(node.redis_address, b"GET v\r\n".repeat(READ_COUNT), value_reply, READ_COUNT);
     // After READONLY, the node answers reads from its own state at once, as a follower does.
-    let local_requests = [b"READONLY\r\n".to_vec(), b"GET v\r\n".repeat(READS)].concat();
-    send_pipelined(node.redis_address, local_requests, value_reply, READS);
-    send_pipelined(node.redis_address, b"SET w 0\r\nGET v\r\n".repeat(READS / 10), value_reply, READS / 10);
+    let local_requests = [b"READONLY\r\n".to_vec(), b"GET v\r\n".repeat(READ_COUNT)].concat();
+    send_pipelined(node.redis_address, local_requests, value_reply, READ_COUNT);
+    send_pipelined(node.redis_address, b"SET w 0\r\nGET v\r\n".repeat(READ_COUNT / 10), value_reply, READ_COUNT / 10);
     let get_request = b"GET /kv/v HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    send_pipelined(node.http_address, get_request.repeat(READS / 10), b"0123456789", READS / 10);
+    send_pipelined(node.http_address, get_request.repeat(READ_COUNT / 10), b"0123456789", READ_COUNT / 10);
     node.stop();
 }
 

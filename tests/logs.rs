@@ -57,7 +57,7 @@ fn missing_leader_warning_lists_unreachable_voters() {
     assert!(line.contains(" s: not heard n2 (refused), n3 (refused)"), "{line}");
     cluster.spawn(1);
     assert!(wait_for_log_line(&cluster, "requests votes in term 1: ").contains("no leader is known yet"));
-    // The node logs the cause once a minute, and by now it has dialed n3 dozens of times.
+    // The node logs the cause of a failed dial once a minute, and by now it has dialed n3 dozens of times.
     let own_log = std::fs::read_to_string(cluster.data_dir(0).with_extension("log")).unwrap();
     assert!(own_log.matches(&format!("cannot reach n3 at {third}")).count() <= 2, "{own_log}");
 }
@@ -154,8 +154,8 @@ fn log_level_is_read_and_changed_on_running_nodes() {
     assert_eq!(log_level_output(&["error", "--node", "2"]), "n2 error (changed since the start)\n");
     assert!(log_level_output(&[]).contains("n2 error"));
     for n in 0..3 {
-        let log = || std::fs::read_to_string(cluster.data_dir(n).with_extension("log")).unwrap();
-        wait_until("the change is logged", || log().contains("the log level is debug").then_some(()), log);
+        let read_log = || std::fs::read_to_string(cluster.data_dir(n).with_extension("log")).unwrap();
+        wait_until("the change is logged", || read_log().contains("the log level is debug").then_some(()), read_log);
     }
     assert_eq!(log_level_output(&["reset"]), "n1 info\nn2 info\nn3 info\n");
     let output = cluster.run(&["log-level", "loud"]);
@@ -185,11 +185,11 @@ fn stored_files_are_accessible_to_the_owner_only() {
     assert_eq!(cluster.run(&["snapshot", "take"]).code, Some(0), "{}", cluster.logs());
     node.signal(Signal::TERM);
     assert_eq!(node.wait(|| cluster.logs()).code(), Some(0));
-    let mut files = Vec::new();
-    collect_modes(&cluster.data_dir(0), &mut files);
-    assert!(files.iter().any(|(name, _)| name.ends_with(".snap")), "{files:?}");
-    let accessible_files: Vec<_> = files.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
-    assert!(accessible_files.is_empty(), "{accessible_files:?}");
+    let mut paths_and_modes = Vec::new();
+    collect_modes(&cluster.data_dir(0), &mut paths_and_modes);
+    assert!(paths_and_modes.iter().any(|(name, _)| name.ends_with(".snap")), "{paths_and_modes:?}");
+    let paths_open_to_others: Vec<_> = paths_and_modes.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
+    assert!(paths_open_to_others.is_empty(), "{paths_open_to_others:?}");
     assert!(!cluster.logs().contains("other users"), "{}", cluster.logs());
     // The node does not change the mode of a directory that existed before, or whose mode the operator has changed. It
     // only warns.

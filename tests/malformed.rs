@@ -26,12 +26,12 @@ use support::{Cluster, WAIT_TIMEOUT, reserve_ports, wait_until};
 /// Allowed growth of a node's memory after the test, in KiB: freed memory that the allocator keeps, the log in memory,
 /// and the keys that some of the requests have set.
 const MEMORY_GROWTH_MAX: u64 = 96 << 10;
-/// Interval between the writes of the honest client.
+/// Time from the start of one write of the honest client to the start of the next write.
 const WRITE_INTERVAL: Duration = Duration::from_millis(5);
 /// Maximum number of requests per connection: most connections end with their first invalid request.
 const CONNECTION_REQUESTS_MAX: usize = 4;
 
-/// A generator of malformed input.
+/// A function that generates one malformed request.
 type Generator = fn(&mut SmallRng) -> Vec<u8>;
 
 fn env_number(name: &str, default: u64) -> u64 {
@@ -58,8 +58,8 @@ fn attack(name: &str, generate: Generator, target: (&[String], &[u8]), (count, r
         if stream.write_all(&bytes).is_ok() && rng.random_bool(0.5) && stream.shutdown(Shutdown::Write).is_ok() {
             let _any_response = stream.read_to_end(&mut Vec::new());
         }
-        let due = Duration::from_secs_f64(sent_requests as f64 / rate as f64);
-        std::thread::sleep(due.saturating_sub(started.elapsed()));
+        let due_after_start = Duration::from_secs_f64(sent_requests as f64 / rate as f64);
+        std::thread::sleep(due_after_start.saturating_sub(started.elapsed()));
     }
     let elapsed = started.elapsed();
     eprintln!(
@@ -70,8 +70,10 @@ fn attack(name: &str, generate: Generator, target: (&[String], &[u8]), (count, r
 
 /// Writes every [`WRITE_INTERVAL`] until `stop` is set, and records the latency of each write in microseconds.
 fn run_honest_client(addresses: &[String], stop: &AtomicBool, latencies: &Mutex<Vec<u64>>) {
-    let mut client =
-        Client::with(addresses.to_vec(), Options { timeout: WAIT_TIMEOUT + WAIT_TIMEOUT, ..Options::default() });
+    let mut client = Client::with_options(
+        addresses.to_vec(),
+        Options { timeout: WAIT_TIMEOUT + WAIT_TIMEOUT, ..Options::default() },
+    );
     while !stop.load(Ordering::Relaxed) {
         let started = Instant::now();
         client.execute(&Do::Incr { key: b"honest", by: 1 }.encode()).unwrap();
@@ -102,17 +104,17 @@ fn describe_percentiles(mut latencies: Vec<u64>) -> String {
 }
 
 /// Resident memory in KiB and the number of open sockets of a node's process.
-fn memory_and_sockets(cluster: &Cluster, n: usize) -> (u64, usize) {
+fn resident_kib_and_sockets(cluster: &Cluster, n: usize) -> (u64, usize) {
     let process_dir = format!("/proc/{}", cluster.pid(n).as_raw_nonzero());
     let text = std::fs::read_to_string(format!("{process_dir}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     let resident_kib = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    let files =
+    let open_files =
         std::fs::read_dir(format!("{process_dir}/fd")).unwrap().filter_map(|file| file.ok()?.path().read_link().ok());
-    (resident_kib, files.filter(|file| file.to_string_lossy().starts_with("socket:")).count())
+    (resident_kib, open_files.filter(|file| file.to_string_lossy().starts_with("socket:")).count())
 }
 
-/// Three nodes with all gateways.
+/// Starts three nodes, each with a native, a Redis and an HTTP gateway, and waits for a leader.
 fn start_cluster_with_gateways() -> Cluster {
     let mut cluster = Cluster::prepare(3);
     let addresses_from =
@@ -149,18 +151,19 @@ fn cluster_survives_malformed_input_without_leaks() {
         let _stop_guard = StopAtEnd(&stop);
         scope.spawn(|| run_honest_client(&cluster.addresses, &stop, &latencies));
         wait_for_honest_writes();
-        let usage_before = (0..3).map(|n| memory_and_sockets(&cluster, n)).collect();
+        let usage_before = (0..3).map(|n| resident_kib_and_sockets(&cluster, n)).collect();
         for (name, addresses, hello, generate) in gateways {
             // Requests that native clients sent before they disconnected may still open sessions, which no client
             // closes.
-            let sessions = || cluster.status(0).map(|status| status.sessions);
+            let session_count = || cluster.status(0).map(|status| status.sessions);
             let stable_session_count = || {
-                let sessions_before = sessions()?;
+                let sessions_before = session_count()?;
                 take_latencies(&latencies);
                 wait_for_honest_writes();
-                (sessions()? == sessions_before).then_some(sessions_before)
+                (session_count()? == sessions_before).then_some(sessions_before)
             };
-            let open_sessions = wait_until("the number of sessions is stable", stable_session_count, || cluster.logs());
+            let session_count_before =
+                wait_until("the number of sessions is stable", stable_session_count, || cluster.logs());
             let (mut quiet_latencies, mut attack_latencies) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
                 take_latencies(&latencies);
@@ -172,23 +175,23 @@ fn cluster_survives_malformed_input_without_leaks() {
             eprintln!("{name}, without attack: {}", describe_percentiles(quiet_latencies));
             eprintln!("{name}, during {count} malformed requests: {}", describe_percentiles(attack_latencies));
             // A native session outlives its connection; a session of the other gateways ends with it.
-            let sessions_are_closed = || (name == "native" || sessions()? <= open_sessions).then_some(());
+            let sessions_are_closed = || (name == "native" || session_count()? <= session_count_before).then_some(());
             wait_until("all sessions are closed", sessions_are_closed, || {
-                format!("{:?} sessions, {open_sessions} before\n{}", sessions(), cluster.logs())
+                format!("{:?} sessions, {session_count_before} before\n{}", session_count(), cluster.logs())
             });
         }
         usage_before
     });
     for (n, (resident_kib, sockets)) in usage_before.into_iter().enumerate() {
-        let has_shrunk = || {
-            let usage_now = memory_and_sockets(&cluster, n);
+        let usage_has_shrunk = || {
+            let usage_now = resident_kib_and_sockets(&cluster, n);
             (usage_now.0 <= resident_kib + MEMORY_GROWTH_MAX && usage_now.1 <= sockets).then_some(usage_now)
         };
-        let usage_now = wait_until("memory and sockets are released", has_shrunk, || {
+        let usage_now = wait_until("memory and sockets are released", usage_has_shrunk, || {
             format!(
                 "n{}: {resident_kib} KiB and {sockets} sockets before, {:?} now",
                 n + 1,
-                memory_and_sockets(&cluster, n)
+                resident_kib_and_sockets(&cluster, n)
             )
         });
         eprintln!("n{}: {resident_kib} KiB and {sockets} sockets before, {usage_now:?} after", n + 1);

@@ -15,8 +15,8 @@ use support::{BackgroundProgram, ChildGuard, Cluster, run, wait_until};
 
 mod support;
 
-const CLIENTS: usize = 8;
-const KEYS: u64 = 4;
+const CLIENT_COUNT: usize = 8;
+const KEY_COUNT: u64 = 4;
 
 fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
@@ -45,7 +45,7 @@ struct CountingClients {
 impl CountingClients {
     fn start(endpoints: &[String]) -> CountingClients {
         let (phase_number, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let fleet = Fleet::new(endpoints, CLIENTS, MuxOptions::new(1)).unwrap();
+        let fleet = Fleet::new(endpoints, CLIENT_COUNT, MuxOptions::new(1)).unwrap();
         let (shared_phase, shared_stop) = (Arc::clone(&phase_number), Arc::clone(&stop));
         let thread = std::thread::spawn(move || run_counting_clients(fleet, &shared_phase, &shared_stop));
         CountingClients { phase_number, stop, thread, phase_names: vec!["steady"] }
@@ -58,8 +58,8 @@ impl CountingClients {
         self.phase_number.store(self.phase_names.len() - 1, Ordering::Relaxed);
     }
 
-    /// Stops the clients and checks the results: every number was returned exactly once, none is missing, and every
-    /// command was applied.
+    /// Stops the clients and checks the results: the increments of each key returned 1, 2, 3 and so on, each number
+    /// once, and every command was applied.
     fn finish_and_check(self, logs: impl FnOnce() -> String) {
         self.stop.store(true, Ordering::Relaxed);
         let results = self.thread.join().unwrap();
@@ -67,20 +67,20 @@ impl CountingClients {
             let mut latencies: Vec<Duration> =
                 results.latencies.iter().filter(|(phase, _)| *phase == n).map(|(_, wait)| *wait).collect();
             latencies.sort();
-            let percentile = |share: usize| {
-                latencies.get(latencies.len() * share / 1000).or(latencies.last()).copied().unwrap_or_default()
+            let percentile = |per_mille: usize| {
+                latencies.get(latencies.len() * per_mille / 1000).or(latencies.last()).copied().unwrap_or_default()
             };
-            let ms = |wait: Duration| wait.as_secs_f64() * 1e3;
-            let (p50, p99, max) = (ms(percentile(500)), ms(percentile(990)), ms(percentile(1000)));
+            let to_ms = |wait: Duration| wait.as_secs_f64() * 1e3;
+            let (p50, p99, max) = (to_ms(percentile(500)), to_ms(percentile(990)), to_ms(percentile(1000)));
             eprintln!("{name:<28} {:>6} p50 {p50:>7.2} p99 {p99:>8.2} max {max:>8.2} ms", latencies.len());
         }
         eprintln!("{} commands, {} retries", results.latencies.len(), results.retries);
         assert_eq!(results.violations, [""; 0], "{}", logs());
         for (key, mut values) in results.values {
             values.sort_unstable();
-            let expected = 1..=values.len() as i64;
+            let expected_values = 1..=values.len() as i64;
             assert!(
-                values.iter().copied().eq(expected),
+                values.iter().copied().eq(expected_values),
                 "the increments of key {key} did not return each value exactly once: {values:?}"
             );
         }
@@ -91,18 +91,18 @@ fn run_counting_clients(mut fleet: Fleet, phase_number: &AtomicUsize, stop: &Ato
     let mut results = ClientObservations::default();
     // The command in flight on each connection: its start, its key, and the highest known value of that key at the
     // start.
-    let mut in_flight: Vec<Option<(Instant, u64, i64)>> = vec![None; CLIENTS];
-    let mut next_start = [Instant::now(); CLIENTS];
+    let mut in_flight: Vec<Option<(Instant, u64, i64)>> = vec![None; CLIENT_COUNT];
+    let mut next_start_times = [Instant::now(); CLIENT_COUNT];
     let mut highest_values: BTreeMap<u64, i64> = BTreeMap::new();
     let mut started_commands = 0;
-    let mut deadline = None;
+    let mut response_deadline = None;
     loop {
         let now = Instant::now();
         let is_stopping = stop.load(Ordering::Relaxed);
-        for n in (0..CLIENTS).filter(|_| !is_stopping) {
-            if in_flight[n].is_none() && next_start[n] <= now && fleet[n].has_room() {
+        for n in (0..CLIENT_COUNT).filter(|_| !is_stopping) {
+            if in_flight[n].is_none() && next_start_times[n] <= now && fleet[n].has_room() {
                 started_commands += 1;
-                let key = started_commands % KEYS;
+                let key = started_commands % KEY_COUNT;
                 fleet[n].execute(Command::Incr { key: &key.to_le_bytes(), by: 1 }.encode(), key);
                 in_flight[n] = Some((now, key, highest_values.get(&key).copied().unwrap_or(0)));
             }
@@ -110,15 +110,15 @@ fn run_counting_clients(mut fleet: Fleet, phase_number: &AtomicUsize, stop: &Ato
         if is_stopping && in_flight.iter().all(Option::is_none) {
             return results;
         }
-        if is_stopping && *deadline.get_or_insert(now + support::WAIT_TIMEOUT) < now {
+        if is_stopping && *response_deadline.get_or_insert(now + support::WAIT_TIMEOUT) < now {
             results.violations.push(format!("these commands were never answered: {in_flight:?}"));
             return results;
         }
-        let result = fleet.poll(Duration::from_millis(2), |_, n, completion| {
+        let poll_result = fleet.poll(Duration::from_millis(2), |_, n, completion| {
             let Some((started, key, known_before)) = in_flight[n].take() else {
                 return results.violations.push(format!("response without a request: {completion:?}"));
             };
-            next_start[n] = Instant::now() + Duration::from_millis(10);
+            next_start_times[n] = Instant::now() + Duration::from_millis(10);
             results.retries += u64::from(completion.retries);
             results.latencies.push((phase_number.load(Ordering::Relaxed), started.elapsed()));
             let RequestResult::Executed { answer, .. } = &completion.result else {
@@ -137,7 +137,7 @@ fn run_counting_clients(mut fleet: Fleet, phase_number: &AtomicUsize, stop: &Ato
                 other => results.violations.push(format!("{other:?}")),
             }
         });
-        if let Err(error) = result {
+        if let Err(error) = poll_result {
             results.violations.push(error.to_string());
             return results;
         }
@@ -228,7 +228,7 @@ fn replacing_all_members_under_load_applies_commands_once() {
 }
 
 /// Requests a change that makes two stopped learners voters, so that the change cannot be committed. Then kills the
-/// leader and continues the learners. The next leader must complete the change or abort it.
+/// leader and resumes the learners. The next leader must complete the change or abort it.
 fn kill_leader_between_joint_and_final(cluster: &mut Cluster) {
     for n in 3..5 {
         run_successfully(cluster, &["member", "add", "--learner", &format!("{}={}", n + 1, cluster.addresses[n])]);
@@ -242,11 +242,11 @@ fn kill_leader_between_joint_and_final(cluster: &mut Cluster) {
     wait_until("the learners have caught up", learners_caught_up, || cluster.logs());
     let leader = cluster.wait_for_leader();
     (3..5).for_each(|n| cluster.signal(n, Signal::STOP));
-    let ids = format!("4,5,{}", leader + 1);
+    let new_voter_ids = format!("4,5,{}", leader + 1);
     // The request goes to the leader directly. A client that tries a stopped node first would be too late: a learner
     // that is silent for an election timeout cannot become a voter, and the leader aborts the change at once.
     let endpoint = &cluster.addresses[leader];
-    let args = ["member", "voters", &ids, "--force", "--timeout", "20s", "--endpoints", endpoint];
+    let args = ["member", "voters", &new_voter_ids, "--force", "--timeout", "20s", "--endpoints", endpoint];
     let change_command =
         BackgroundProgram::start(cluster.directory.path(), "change", &mut cluster.drave_command(&args));
     let is_joint = || cluster.status(leader).filter(|status| voters(status).is_none()).map(|_| ());
@@ -291,7 +291,8 @@ fn stopping_the_leader_under_load_fails_no_request() {
     assert!(cluster.logs().contains("transfers the leadership to"), "{}", cluster.logs());
 }
 
-/// A node with its old id and an emptied directory is no voter. Both sides log the remedy, and the remedy works.
+/// A node with its old id and an emptied directory is no voter. The leader logs the commands that
+/// make it a voter again, and these commands work.
 #[test]
 fn node_with_deleted_directory_is_no_voter_until_re_added() {
     let mut cluster = three_founders_of_eight();
@@ -306,8 +307,8 @@ fn node_with_deleted_directory_is_no_voter_until_re_added() {
     cluster.kill(emptied_node);
     std::fs::remove_dir_all(cluster.data_dir(emptied_node)).unwrap();
     cluster.spawn(emptied_node);
-    let id = (emptied_node + 1).to_string();
-    let advice = [format!("drave member remove {id}"), format!("drave member add {id}=")];
+    let emptied_node_id = (emptied_node + 1).to_string();
+    let advice = [format!("drave member remove {emptied_node_id}"), format!("drave member add {emptied_node_id}=")];
     let leader_logs_advice = || advice.iter().all(|line| read_log(&cluster, leader).contains(line)).then_some(());
     wait_until("the leader logs the advice", leader_logs_advice, || cluster.logs());
     let node_logs_mismatch =
@@ -327,8 +328,8 @@ fn node_with_deleted_directory_is_no_voter_until_re_added() {
     assert_eq!(output.code, Some(78), "{output:?}");
     assert!(output.err.contains("member remove") && output.err.contains("member add"), "{output:?}");
     // The advised commands, run one directly after the other, make the node a voter again.
-    run_successfully(&cluster, &["member", "remove", &id]);
-    run_successfully(&cluster, &["member", "add", &format!("{id}={}", cluster.addresses[emptied_node])]);
+    run_successfully(&cluster, &["member", "remove", &emptied_node_id]);
+    run_successfully(&cluster, &["member", "add", &format!("{emptied_node_id}={}", cluster.addresses[emptied_node])]);
     cluster.spawn(emptied_node);
     wait_for_voters(&cluster, &[1, 2, 3]);
     cluster.signal(other_node, Signal::STOP);
@@ -339,7 +340,8 @@ fn node_with_deleted_directory_is_no_voter_until_re_added() {
     cluster.expect_no_deaths();
 }
 
-/// A copied directory runs in a second process: the other nodes ignore it, and both sides log this.
+/// A copied directory runs in a second process: the other nodes ignore this process. Its log and the logs of the
+/// other nodes report this.
 #[test]
 fn copied_directory_does_not_become_a_second_voter() {
     let mut cluster = three_founders_of_eight();
@@ -347,9 +349,9 @@ fn copied_directory_does_not_become_a_second_voter() {
     let copied_node = (leader + 1) % 3;
     run_successfully(&cluster, &["put", "lunch", "noodles"]);
     cluster.kill(copied_node);
-    let copy = cluster.directory.path().join("copy");
+    let copy_path = cluster.directory.path().join("copy");
     let copy_status =
-        std::process::Command::new("cp").arg("-r").arg(cluster.data_dir(copied_node)).arg(&copy).status().unwrap();
+        std::process::Command::new("cp").arg("-r").arg(cluster.data_dir(copied_node)).arg(&copy_path).status().unwrap();
     assert!(copy_status.success());
     cluster.spawn(copied_node);
     // The original has acknowledged entries since its restart, so it is the one that the leader accepts.
@@ -363,7 +365,7 @@ fn copied_directory_does_not_become_a_second_voter() {
     copy_process
         .args(&cluster.extra_args)
         .arg("--data")
-        .arg(&copy)
+        .arg(&copy_path)
         .stderr(std::fs::File::create(&copy_log_path).unwrap());
     let copy_process = ChildGuard::start(&mut copy_process);
     let copy_log = || std::fs::read_to_string(&copy_log_path).unwrap();

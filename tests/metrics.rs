@@ -12,7 +12,7 @@ mod support;
 const OPENMETRICS_HEADER: &str =
     "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n";
 
-/// A cluster with HTTP and Redis gateways.
+/// Starts a cluster with an HTTP and a Redis gateway at each node.
 fn start_cluster_with_gateways(nodes: u16) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
     let base_port = reserve_ports(2 * nodes);
@@ -24,7 +24,7 @@ fn start_cluster_with_gateways(nodes: u16) -> Cluster {
     cluster
 }
 
-/// Sends bytes, and reads until the connection is closed.
+/// Sends a request as it is, and returns everything that is received until the connection is closed.
 fn send_raw(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
@@ -210,7 +210,7 @@ fn plain_text_names(text: &str) -> BTreeSet<String> {
 
 /// Runs promtool with `input` on its standard input. Returns whether promtool succeeded, and its output; `None` if
 /// promtool is not installed.
-fn promtool(args: &[&str], input: &str) -> Option<(bool, String)> {
+fn run_promtool(args: &[&str], input: &str) -> Option<(bool, String)> {
     let mut child = command_if_installed("promtool")?
         .args(args)
         .stdin(Stdio::piped())
@@ -239,7 +239,7 @@ fn plain_text_metrics_pass_promtool() {
         }
     }
     let (_, text) = get_metrics(http_address, "");
-    if let Some((clean, output)) = promtool(&["check", "metrics"], &text) {
+    if let Some((clean, output)) = run_promtool(&["check", "metrics"], &text) {
         assert!(clean && output.trim().is_empty(), "{output}");
     }
 }
@@ -284,12 +284,12 @@ fn requests_and_failures_are_counted_by_gateway() {
     expect_count("requests", "native", ",kind=\"other\"", 1, 1000);
     // A node without a quorum rejects requests and counts them by reason.
     (0..3).filter(|n| *n != leader).for_each(|n| cluster.kill(n));
-    let counted_refusals = || {
+    let refusals_are_counted = || {
         let _any_response = request(&http_address, "PUT", "/kv/k", "", "w");
         let (_, text) = get_metrics(&http_address, "");
         counter_value(&text, "drave_requests_refused_total{gateway=\"http\",reason=\"no_leader\"}").filter(|n| *n > 0)
     };
-    wait_until("the gateway refuses: no leader", counted_refusals, || cluster.logs());
+    wait_until("the gateway refuses: no leader", refusals_are_counted, || cluster.logs());
 }
 
 #[test]

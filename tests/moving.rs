@@ -50,16 +50,16 @@ fn client_of_removed_node_is_redirected_to_the_members() {
     let args_with_timeout = |timeout| {
         ["get", "lunch", "--endpoints", &cluster.addresses[removed_node], "--timeout", timeout].map(String::from)
     };
-    let get = |timeout| {
+    let get_lunch = |timeout| {
         let args = args_with_timeout(timeout);
         cluster.run(&args.each_ref().map(String::as_str))
     };
-    let output = get("20s");
+    let output = get_lunch("20s");
     assert_eq!((output.code, output.out.trim()), (Some(0), "noodles"), "{output:?}\n{}", cluster.logs());
     // With the members stopped, the client reports the rejection of the removed node.
     let remaining_nodes: Vec<usize> = (0..3).filter(|n| *n != removed_node).collect();
     remaining_nodes.iter().for_each(|n| cluster.signal(*n, Signal::STOP));
-    let output = get("1s");
+    let output = get_lunch("1s");
     assert_eq!(output.code, Some(3), "{output:?}");
     let expected_error = format!("n{} is not a member of the cluster", removed_node + 1);
     assert!(output.err.contains(&expected_error) && output.err.contains("nothing was applied"), "{output:?}");
@@ -77,9 +77,9 @@ fn removed_node_stays_removed_despite_its_peers_option() {
     (0..3).for_each(|n| cluster.spawn(n));
     run_successfully(&cluster, &["put", "lunch", "soup"]);
     let status = wait_until("a leader", || leader_status(&cluster), || cluster.logs());
-    let members: Vec<u64> = status.members.iter().map(|member| member.node).collect();
+    let member_ids: Vec<u64> = status.members.iter().map(|member| member.node).collect();
     let expected_members: Vec<u64> = (1..=3).filter(|id| *id != removed_node as u64 + 1).collect();
-    assert_eq!(members, expected_members, "{}", cluster.logs());
+    assert_eq!(member_ids, expected_members, "{}", cluster.logs());
     // The removed node has not stored its removal, and queries the other nodes. It still redirects clients at once.
     let output = cluster.run(&["get", "lunch", "--endpoints", &cluster.addresses[removed_node], "--timeout", "20s"]);
     assert_eq!((output.code, output.out.trim()), (Some(0), "soup"), "{output:?}\n{}", cluster.logs());
@@ -127,12 +127,12 @@ fn member_command_that_changes_nothing_reports_why() {
     expect_error(&["member", "remove", "x"], 2, "a node's id is a number");
     expect_error(&["member", "abort"], 1, "no change is in progress");
     expect_error(&["transfer", "9"], 1, "n9 is not a voter");
-    let others: Vec<usize> = (0..3).filter(|n| *n != leader).collect();
-    others.iter().for_each(|n| cluster.signal(*n, Signal::STOP));
+    let followers: Vec<usize> = (0..3).filter(|n| *n != leader).collect();
+    followers.iter().for_each(|n| cluster.signal(*n, Signal::STOP));
     let add_learner_args = ["member", "add", "9=127.0.0.1:9", "--learner", "--timeout", "1s"];
     expect_error(&add_learner_args, 3, "nothing was applied");
     expect_error(&["transfer", "--timeout", "1s"], 3, "nothing was applied");
-    others.iter().for_each(|n| cluster.signal(*n, Signal::CONT));
+    followers.iter().for_each(|n| cluster.signal(*n, Signal::CONT));
     let status = wait_until("a leader", || leader_status(&cluster), || cluster.logs());
     assert_eq!(status.members.len(), 3, "nothing was changed: {status:?}");
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Maximum number of seeds per mutant. If no seed reveals a mutant, the checks have a gap.
-const SEEDS_MAX: u64 = 400;
+const SEEDS_PER_MUTANT_MAX: u64 = 400;
 
 /// Changes a generated scenario so that the broken rule matters. Without these changes, some violations would need
 /// thousands of seeds.
@@ -66,8 +66,8 @@ fn tune_scenario(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.clients = 4;
         }
         Mutant::SkipSnapshotVerify | Mutant::ResendDamagedSnapshot => {
-            // The violation needs the same as for `IgnoreSnapshots`, and flipped bits in snapshots that are written,
-            // received or published.
+            // The violation needs compacted logs and nodes that are down, as for `IgnoreSnapshots`, and also flipped
+            // bits in snapshots that are written, received or published.
             scenario.nodes = 3;
             scenario.fault_weights = FaultWeights { kill: 4, pause: 10, rot_snapshot: 20, ..FaultWeights::default() };
             scenario.fault_interval = Duration::from_millis(200);
@@ -79,7 +79,8 @@ fn tune_scenario(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.read_percent = 10;
         }
         Mutant::CompactedIsConflict => {
-            // The violation needs the same as for `IgnoreSnapshots`, and delayed and duplicated messages.
+            // The violation needs compacted logs and nodes that are down, as for `IgnoreSnapshots`, and also delayed
+            // and duplicated messages.
             scenario.nodes = 3;
             scenario.network.link_kind = LinkKind::Datagram;
             scenario.network.jitter = Duration::from_millis(100);
@@ -267,7 +268,7 @@ fn is_expected_violation(mutant: Mutant, description: &str) -> bool {
 /// The first seed that catches the mutant, and the violation. If the same scenario fails without the mutant too, the
 /// violation has another cause, and the returned text says so.
 fn find_catching_seed(mutant: Mutant) -> Option<(u64, String)> {
-    (0..SEEDS_MAX).find_map(|seed| {
+    (0..SEEDS_PER_MUTANT_MAX).find_map(|seed| {
         let draw_scenario =
             if breaks_membership_rule(mutant) { Scenario::draw_basic_with_operator } else { Scenario::draw_basic };
         let mut scenario = draw_scenario(seed, Duration::from_secs(10));
@@ -288,7 +289,7 @@ fn find_catching_seed(mutant: Mutant) -> Option<(u64, String)> {
 /// `tests/regressions.rs`, `src/apply/applier/tests.rs` and, for the sending of snapshots,
 /// `src/node/snapshot_sender/tests.rs` break each of these in a test of its own. (`tests/core/members.rs` also has such
 /// a test for each rule of membership changes.)
-const TESTED_ELSEWHERE: &[Mutant] = &[
+const MUTANTS_TESTED_ELSEWHERE: &[Mutant] = &[
     Mutant::NoPreVote,
     Mutant::CountStaleVotes,
     Mutant::AckUnmatched,
@@ -319,7 +320,11 @@ const TESTED_ELSEWHERE: &[Mutant] = &[
 fn mutants_to_catch() -> Vec<Mutant> {
     let selected_name = std::env::var("DRAVE_MUTANT").ok();
     let is_selected = |mutant: &Mutant| selected_name.as_deref().is_none_or(|name| name == mutant.name());
-    Mutant::ALL.iter().copied().filter(|mutant| !TESTED_ELSEWHERE.contains(mutant) && is_selected(mutant)).collect()
+    Mutant::ALL
+        .iter()
+        .copied()
+        .filter(|mutant| !MUTANTS_TESTED_ELSEWHERE.contains(mutant) && is_selected(mutant))
+        .collect()
 }
 
 /// The result of the search for a seed that catches a mutant, in one line.
@@ -329,7 +334,7 @@ fn describe_search(search_result: &Option<(u64, String)>) -> String {
             let violation: String = violation.lines().next().unwrap_or_default().chars().take(90).collect();
             format!("caught by seed {seed:>4}: {violation}")
         }
-        None => format!("NOT caught in {SEEDS_MAX} seeds"),
+        None => format!("NOT caught in {SEEDS_PER_MUTANT_MAX} seeds"),
     }
 }
 

@@ -16,13 +16,13 @@ use support::{Cluster, wait_until};
 mod support;
 
 /// Number of clients that write during the whole test.
-const CLIENTS: usize = 3;
+const CLIENT_COUNT: usize = 3;
 
 /// The acknowledged increments of one client's counter, and the increments of unknown outcome: the bounds of its value.
 #[derive(Default)]
 struct Counter {
     acknowledged: AtomicI64,
-    unknown: AtomicI64,
+    unknown_outcomes: AtomicI64,
 }
 
 fn counter_name(n: usize) -> String {
@@ -39,18 +39,18 @@ fn increment(client: &mut Client, n: usize) -> Option<i64> {
 }
 
 /// Increments the counter until `stop_requested` is set. Each result must exceed all increments acknowledged before it.
-fn run_counter(cluster_client: &mut Client, n: usize, counter: &Counter, stop_requested: &AtomicBool) {
+fn increment_until_stopped(cluster_client: &mut Client, n: usize, counter: &Counter, stop_requested: &AtomicBool) {
     while !stop_requested.load(Ordering::Relaxed) {
         match increment(cluster_client, n) {
             Some(value) => {
                 let acknowledged_before = counter.acknowledged.fetch_add(1, Ordering::Relaxed);
-                let maximum = acknowledged_before + 1 + counter.unknown.load(Ordering::Relaxed);
+                let value_max = acknowledged_before + 1 + counter.unknown_outcomes.load(Ordering::Relaxed);
                 assert!(
-                    (acknowledged_before + 1..=maximum).contains(&value),
+                    (acknowledged_before + 1..=value_max).contains(&value),
                     "the counter is {value} after {acknowledged_before} acknowledged increments and this one"
                 );
             }
-            None => _ = counter.unknown.fetch_add(1, Ordering::Relaxed),
+            None => _ = counter.unknown_outcomes.fetch_add(1, Ordering::Relaxed),
         }
     }
 }
@@ -83,7 +83,7 @@ fn restore_older_copy(cluster: &mut Cluster, node: usize, pause: Duration) {
         |cluster: &Cluster| cluster.status(node).filter(|own| own.leader.is_some() && own.applied > applied_before);
     wait_until("the node follows again", || follows_again(cluster), || cluster.logs());
     std::thread::sleep(pause);
-    let reports_before = cluster.logs().matches("acknowledged").count();
+    let reports_before_restore = cluster.logs().matches("acknowledged").count();
     cluster.kill(node);
     std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
     std::fs::rename(&copy_path, cluster.data_dir(node)).unwrap();
@@ -91,8 +91,8 @@ fn restore_older_copy(cluster: &mut Cluster, node: usize, pause: Duration) {
     // acknowledged entries.
     cluster.wait_for_leader();
     cluster.spawn(node);
-    let is_reported = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > reports_before;
-    wait_until("the cluster detects the older copy", || is_reported(cluster).then_some(()), || cluster.logs());
+    let copy_is_reported = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > reports_before_restore;
+    wait_until("the cluster detects the older copy", || copy_is_reported(cluster).then_some(()), || cluster.logs());
 }
 
 #[test]
@@ -103,12 +103,12 @@ fn restored_older_copies_are_detected_and_lose_nothing() {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start(3);
     cluster.wait_for_leader();
-    let (counters, stop_requested) = ([(); CLIENTS].map(|()| Counter::default()), AtomicBool::new(false));
+    let (counters, stop_requested) = ([(); CLIENT_COUNT].map(|()| Counter::default()), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let stop_guard = StopAtEnd(&stop_requested);
         for (n, counter) in counters.iter().enumerate() {
             let (mut client, stop_requested) = (cluster.client(), &stop_requested);
-            scope.spawn(move || run_counter(&mut client, n, counter, stop_requested));
+            scope.spawn(move || increment_until_stopped(&mut client, n, counter, stop_requested));
         }
         for round in 0..rounds {
             let node = rng.random_range(0..3);
@@ -136,7 +136,7 @@ fn restored_older_copies_are_detected_and_lose_nothing() {
     let mut client = cluster.client();
     for (n, counter) in counters.iter().enumerate() {
         let (acknowledged, unknown) =
-            (counter.acknowledged.load(Ordering::Relaxed), counter.unknown.load(Ordering::Relaxed));
+            (counter.acknowledged.load(Ordering::Relaxed), counter.unknown_outcomes.load(Ordering::Relaxed));
         let value = increment(&mut client, n).unwrap() - 1;
         eprintln!("{} is {value}, after {acknowledged} acknowledged and {unknown} unknown increments", counter_name(n));
         assert!((acknowledged..=acknowledged + unknown).contains(&value), "{}", cluster.logs());

@@ -46,17 +46,17 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Counters and results that all connections share.
+/// The number of commands per outcome and the lists, shared by all connections of one load.
 #[derive(Default)]
 struct Load {
     /// Prefix of the keys, so that two loads share none.
     prefix: &'static str,
     should_stop: AtomicBool,
-    /// How many keys the connections have used.
-    last_key: AtomicU64,
+    /// The number in the name of the next key.
+    next_key_number: AtomicU64,
     acknowledged: AtomicU64,
     refused: AtomicU64,
-    unknown: AtomicU64,
+    unknown_outcomes: AtomicU64,
     /// Responses that no order of the commands explains.
     unexplained_responses: AtomicU64,
     lists: Mutex<Vec<AppendList>>,
@@ -76,7 +76,7 @@ impl Load {
     }
 
     fn new_key(&self) -> String {
-        format!("{}-{}", self.prefix, self.last_key.fetch_add(1, Ordering::Relaxed))
+        format!("{}-{}", self.prefix, self.next_key_number.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -116,7 +116,7 @@ fn run_append_connection(load: &Load, address: &str) -> Result<()> {
                     list.acknowledged.push(answered);
                     Load::increment(&load.acknowledged);
                 }
-                Some("-TIMEOUT") => Load::increment(&load.unknown),
+                Some("-TIMEOUT") => Load::increment(&load.unknown_outcomes),
                 Some("-CLUSTERDOWN" | "-BUSY") => {
                     list.refused.insert(answered);
                     Load::increment(&load.refused);
@@ -135,7 +135,7 @@ fn run_append_connection(load: &Load, address: &str) -> Result<()> {
 
 /// Runs one HTTP connection that alternately puts a key, on the condition that the key is absent, and deletes the key,
 /// which must be present. In any other order of the requests, one of them fails.
-fn run_alternating_connection(load: &Load, address: &str) -> Result<()> {
+fn run_put_delete_connection(load: &Load, address: &str) -> Result<()> {
     let mut stream = dial(address)?;
     let key = load.new_key();
     let (mut sent, mut answered) = (0_u64, 0);
@@ -166,7 +166,7 @@ fn run_alternating_connection(load: &Load, address: &str) -> Result<()> {
         Load::increment(match status {
             _ if !explained => &load.unexplained_responses,
             503 => &load.refused,
-            504 => &load.unknown,
+            504 => &load.unknown_outcomes,
             _ => &load.acknowledged,
         });
         answered += 1;
@@ -192,7 +192,8 @@ fn read_status(stream: &mut BufReader<TcpStream>) -> Result<u16> {
     Ok(status_line.split(' ').nth(1).unwrap().parse().unwrap())
 }
 
-/// Runs connections of both kinds while `inject_faults` acts on the cluster. Returns their results.
+/// Runs append connections and put-delete connections while `inject_faults` acts on the cluster. Returns the load with
+/// the lists and counters of all connections.
 fn run_under_load(
     cluster: &mut Cluster,
     connections: usize,
@@ -201,7 +202,7 @@ fn run_under_load(
 ) -> Load {
     let load = Load { prefix, ..Load::default() };
     let (redis_addresses, http_addresses) = (cluster.redis_addresses.clone(), cluster.http_addresses.clone());
-    let repeat = |run_connection: &dyn Fn() -> Result<()>| {
+    let repeat_until_stopped = |run_connection: &dyn Fn() -> Result<()>| {
         while !load.should_stop() {
             // An error means that the node has crashed. The next connection uses a new list.
             let _connection_error = run_connection();
@@ -210,15 +211,15 @@ fn run_under_load(
     };
     std::thread::scope(|scope| {
         for n in 0..connections {
-            let (load, repeat, redis_address, http_address) = (
+            let (load, repeat_until_stopped, redis_address, http_address) = (
                 &load,
-                &repeat,
+                &repeat_until_stopped,
                 &redis_addresses[n % redis_addresses.len()],
                 &http_addresses[n % http_addresses.len()],
             );
-            scope.spawn(move || repeat(&|| run_append_connection(load, redis_address)));
+            scope.spawn(move || repeat_until_stopped(&|| run_append_connection(load, redis_address)));
             if n % 2 == 0 {
-                scope.spawn(move || repeat(&|| run_alternating_connection(load, http_address)));
+                scope.spawn(move || repeat_until_stopped(&|| run_put_delete_connection(load, http_address)));
             }
         }
         let _stop_guard = StopOnDrop(&load);
@@ -239,25 +240,28 @@ fn check_lists(cluster: &Cluster, load: &Load) {
         };
         let value = String::from_utf8(value.unwrap_or_default().to_vec()).unwrap();
         let stored_numbers: Vec<u64> = value.split_terminator(',').map(|number| number.parse().unwrap()).collect();
-        let misplaced: Vec<_> = stored_numbers.windows(2).filter(|pair| pair[0] >= pair[1]).take(9).collect();
-        assert!(misplaced.is_empty(), "{key} is out of order: {misplaced:?}");
-        let missing: Vec<_> =
+        let misplaced_pairs: Vec<_> = stored_numbers.windows(2).filter(|pair| pair[0] >= pair[1]).take(9).collect();
+        assert!(misplaced_pairs.is_empty(), "{key} is out of order: {misplaced_pairs:?}");
+        let missing_numbers: Vec<_> =
             acknowledged.iter().filter(|number| stored_numbers.binary_search(number).is_err()).collect();
-        assert!(missing.is_empty(), "{key} lacks {missing:?}, which were acknowledged");
-        let wrongly_applied: Vec<_> = stored_numbers.iter().filter(|number| refused.contains(number)).collect();
-        assert!(wrongly_applied.is_empty(), "{key} has {wrongly_applied:?}, which were rejected as not applied");
+        assert!(missing_numbers.is_empty(), "{key} lacks {missing_numbers:?}, which were acknowledged");
+        let applied_but_refused: Vec<_> = stored_numbers.iter().filter(|number| refused.contains(number)).collect();
+        assert!(
+            applied_but_refused.is_empty(),
+            "{key} has {applied_but_refused:?}, which were rejected as not applied"
+        );
     }
     assert_eq!(Load::read_counter(&load.unexplained_responses), 0, "HTTP responses that no command order explains");
 }
 
-fn report(title: &str, load: &Load) {
+fn print_report(title: &str, load: &Load) {
     let value_of = Load::read_counter;
     eprintln!(
         "{title}: {} lists, {} commands done, {} refused, {} unknown, {} misplaced",
         load.lists.lock().unwrap().len(),
         value_of(&load.acknowledged),
         value_of(&load.refused),
-        value_of(&load.unknown),
+        value_of(&load.unknown_outcomes),
         value_of(&load.unexplained_responses),
     );
 }
@@ -276,13 +280,13 @@ fn commands_keep_their_order_through_leader_transfers_and_crashes() {
     let load = run_under_load(&mut cluster, connections, "transfers", |cluster, _| {
         for _ in 0..transfers {
             std::thread::sleep(FAULT_INTERVAL);
-            let transferred = || (cluster.run(&["transfer", "--timeout", "10s"]).code == Some(0)).then_some(());
-            wait_until("the leadership is transferred", transferred, || cluster.logs());
+            let transfer_succeeds = || (cluster.run(&["transfer", "--timeout", "10s"]).code == Some(0)).then_some(());
+            wait_until("the leadership is transferred", transfer_succeeds, || cluster.logs());
         }
     });
-    report(&format!("{transfers} transfers"), &load);
+    print_report(&format!("{transfers} transfers"), &load);
     check_lists(&cluster, &load);
-    assert_eq!(Load::read_counter(&load.unknown), 0, "a planned transfer leaves no outcome unknown");
+    assert_eq!(Load::read_counter(&load.unknown_outcomes), 0, "a planned transfer leaves no outcome unknown");
     cluster.expect_no_deaths();
 
     let load = run_under_load(&mut cluster, connections, "deaths", |cluster, load| {
@@ -296,7 +300,7 @@ fn commands_keep_their_order_through_leader_transfers_and_crashes() {
             cluster.spawn(leader);
         }
     });
-    report(&format!("{crashes} deaths"), &load);
+    print_report(&format!("{crashes} deaths"), &load);
     check_lists(&cluster, &load);
     cluster.wait_for_convergence();
 }

@@ -101,8 +101,9 @@ fn single_node_locks_its_directory_and_checks_its_id() {
 fn dump_during_writes_reports_no_damage() {
     let cluster = Cluster::start(1);
     cluster.wait_for_leader();
-    let args = ["bench", "put", "--clients", "2", "--inflight", "8", "--duration", "3s", "--warmup", "0s"];
-    let mut bench = BackgroundProgram::start(cluster.directory.path(), "flood", &mut cluster.drave_command(&args));
+    let bench_args = ["bench", "put", "--clients", "2", "--inflight", "8", "--duration", "3s", "--warmup", "0s"];
+    let mut bench =
+        BackgroundProgram::start(cluster.directory.path(), "flood", &mut cluster.drave_command(&bench_args));
     let mut dump_count = 0;
     while bench.is_running() {
         let output = cluster.run(&["dump", "--check", cluster.data_dir(0).to_str().unwrap()]);

@@ -43,7 +43,7 @@ struct PageCommand {
 struct CommandBlock {
     commands: VecDeque<PageCommand>,
     /// The reason why no test runs the block, if the page gives one.
-    reason: Option<String>,
+    not_run_reason: Option<String>,
 }
 
 impl CommandBlock {
@@ -60,11 +60,11 @@ fn read_page(page: &str) -> String {
     std::fs::read_to_string(repository_root().join(page)).unwrap()
 }
 
-/// README.md and the pages in docs/.
+/// The paths of README.md and of the pages in docs/, relative to the repository.
 fn list_pages() -> Vec<String> {
     let names = std::fs::read_dir(repository_root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let docs = names.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
-    let mut pages: Vec<String> = docs.chain(["README.md".to_owned()]).collect();
+    let docs_pages = names.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
+    let mut pages: Vec<String> = docs_pages.chain(["README.md".to_owned()]).collect();
     pages.sort();
     pages
 }
@@ -83,7 +83,7 @@ fn read_command_blocks(page: &str) -> Vec<CommandBlock> {
             continue;
         };
         if !in_block {
-            blocks.push(CommandBlock { reason: reason.take(), ..CommandBlock::default() });
+            blocks.push(CommandBlock { not_run_reason: reason.take(), ..CommandBlock::default() });
         }
         in_block = true;
         let block = &mut blocks.last_mut().unwrap().commands;
@@ -113,7 +113,7 @@ fn mask_numbers(line: &str) -> String {
     masked.replace("#.#", "#")
 }
 
-/// Runs a command with this demo's ports, and asserts that its output matches the page.
+/// Runs a command against the demo whose ports begin at `base_port`, and asserts that its output matches the page.
 fn run_and_compare(command: &PageCommand, base_port: u16) {
     let mut line = command.line.clone();
     for (page_port, offset) in PAGE_PORTS.into_iter().zip([0, 100, 200]) {
@@ -153,7 +153,7 @@ fn start_demo(directory: &Path) -> (BackgroundProgram, u16) {
 }
 
 /// Runs all blocks of a page that [`TESTED_BLOCKS`] lists, against a demo of its own.
-fn run_page(page: &str) {
+fn run_tested_blocks(page: &str) {
     let directory = tempfile::tempdir().unwrap();
     let (mut demo, base_port) = start_demo(directory.path());
     let blocks = read_command_blocks(page);
@@ -174,35 +174,35 @@ fn readme_commands_print_what_the_page_shows() {
     let demo_block =
         read_command_blocks("README.md").into_iter().find(|block| block.begins_with(DEMO_COMMAND)).unwrap();
     assert_eq!(demo_block.commands.len(), 4);
-    run_page("README.md");
+    run_tested_blocks("README.md");
 }
 
 #[test]
 fn operations_commands_print_what_the_page_shows() {
-    run_page("docs/operations.md");
+    run_tested_blocks("docs/operations.md");
 }
 
 #[test]
 fn membership_commands_print_what_the_page_shows() {
-    run_page("docs/membership.md");
+    run_tested_blocks("docs/membership.md");
 }
 
 #[test]
 fn logs_commands_print_what_the_page_shows() {
-    run_page("docs/logs.md");
+    run_tested_blocks("docs/logs.md");
 }
 
 #[test]
 fn redis_commands_print_what_the_page_shows() {
     if command_if_installed("redis-cli").is_some() {
-        run_page("docs/redis.md");
+        run_tested_blocks("docs/redis.md");
     }
 }
 
 #[test]
 fn http_commands_print_what_the_page_shows() {
     if command_if_installed("curl").is_some() {
-        run_page("docs/http.md");
+        run_tested_blocks("docs/http.md");
     }
 }
 
@@ -211,16 +211,20 @@ fn every_command_block_is_run_or_gives_a_reason() {
     let mut violations = Vec::new();
     for page in list_pages() {
         for block in read_command_blocks(&page) {
-            let first = &block.commands[0].line;
+            let first_line = &block.commands[0].line;
             let is_tested = TESTED_BLOCKS
                 .iter()
                 .any(|(listed_page, first_command)| *listed_page == page && block.begins_with(first_command));
-            match (block.reason.as_deref(), is_tested) {
+            match (block.not_run_reason.as_deref(), is_tested) {
                 (None, false) => {
-                    violations.push(format!("{page}: neither run by a test nor marked as not run: {first}"))
+                    violations.push(format!("{page}: neither run by a test nor marked as not run: {first_line}"))
                 }
-                (Some(_), true) => violations.push(format!("{page}: run by a test, but marked as not run: {first}")),
-                (Some(""), false) => violations.push(format!("{page}: marked as not run without a reason: {first}")),
+                (Some(_), true) => {
+                    violations.push(format!("{page}: run by a test, but marked as not run: {first_line}"))
+                }
+                (Some(""), false) => {
+                    violations.push(format!("{page}: marked as not run without a reason: {first_line}"))
+                }
                 _ => {}
             }
         }
@@ -275,8 +279,8 @@ fn links_lead_to_files() {
     for page in list_pages() {
         let directory = repository_root().join(&page).parent().unwrap().to_owned();
         for link in read_page(&page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = link.split('#').next().unwrap();
-            if !link.starts_with("http") && !file.is_empty() && !directory.join(file).is_file() {
+            let linked_path = link.split('#').next().unwrap();
+            if !link.starts_with("http") && !linked_path.is_empty() && !directory.join(linked_path).is_file() {
                 violations.push(format!("{page}: {link}"));
             }
         }

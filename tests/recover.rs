@@ -39,10 +39,10 @@ fn last_node_recovers_alone_with_accept_data_loss() {
     let recover_output = run_recover(&cluster, 0, &["--accept-data-loss"]);
     assert_eq!(recover_output.code, Some(0), "{recover_output:?}");
     assert!(recover_output.out.contains("n1 alone is a new cluster"), "{recover_output:?}");
-    let former_data = cluster.data_dir(0).join("before-recover");
-    let dump_output = run(support::drave_command(&["dump"]).arg(&former_data));
+    let former_data_dir = cluster.data_dir(0).join("before-recover");
+    let dump_output = run(support::drave_command(&["dump"]).arg(&former_data_dir));
     assert!(dump_output.out.contains("\"lunch\""), "the former log is kept: {dump_output:?}");
-    let diff_output = run(support::drave_command(&["diff"]).arg(&former_data).arg(cluster.data_dir(0)));
+    let diff_output = run(support::drave_command(&["diff"]).arg(&former_data_dir).arg(cluster.data_dir(0)));
     assert!(diff_output.err.contains("only logs of one cluster can be compared"), "{diff_output:?}");
     assert!(
         diff_output.err.contains("holds a new cluster since") && diff_output.err.contains("before-recover)"),
@@ -85,13 +85,17 @@ fn recovered_node_and_partitioned_majority_reject_each_other() {
     let recover_output = run_recover(&cluster, 0, &["--accept-data-loss"]);
     assert_eq!(recover_output.code, Some(0), "{recover_output:?}");
     cluster.spawn(0);
-    let run_at =
+    let run_at_node =
         |n: usize, args: &[&str]| run(cluster.drave_command(args).env("DRAVE_ENDPOINTS", &cluster.addresses[n]));
-    let accepts_write = |n: usize, value: &str| (run_at(n, &["put", "lunch", value]).code == Some(0)).then_some(());
+    let accepts_write =
+        |n: usize, value: &str| (run_at_node(n, &["put", "lunch", value]).code == Some(0)).then_some(());
     wait_until("the recovered node accepts writes", || accepts_write(0, "soup"), || cluster.logs());
     wait_until("the other two nodes accept writes", || accepts_write(1, "bread"), || cluster.logs());
-    assert_eq!((run_at(0, &["get", "lunch"]).out, run_at(2, &["get", "lunch"]).out), ("soup".into(), "bread".into()));
-    let other_cluster_logged = || cluster.logs().contains("another cluster").then_some(());
-    wait_until("a node logs the other cluster", other_cluster_logged, || cluster.logs());
+    assert_eq!(
+        (run_at_node(0, &["get", "lunch"]).out, run_at_node(2, &["get", "lunch"]).out),
+        ("soup".into(), "bread".into())
+    );
+    let other_cluster_is_logged = || cluster.logs().contains("another cluster").then_some(());
+    wait_until("a node logs the other cluster", other_cluster_is_logged, || cluster.logs());
     cluster.expect_no_deaths();
 }

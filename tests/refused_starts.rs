@@ -19,9 +19,9 @@ fn expect_refusal(output: &ProgramOutput, code: i32, text: &str) {
     assert!(output.err.contains(text), "{output:?}");
 }
 
-/// A single-node cluster in which the addresses of `nodes` nodes are reserved.
-fn single_node_cluster(nodes: u16) -> Cluster {
-    let mut cluster = Cluster::prepare(nodes);
+/// A single-node cluster in which the addresses of `address_count` nodes are reserved.
+fn single_node_cluster(address_count: u16) -> Cluster {
+    let mut cluster = Cluster::prepare(address_count);
     cluster.founder_count = 1;
     cluster.spawn(0);
     cluster.wait_for_leader();
@@ -33,11 +33,11 @@ fn single_node_cluster(nodes: u16) -> Cluster {
 #[test]
 fn start_with_port_in_use_founds_nothing() {
     let mut cluster = Cluster::prepare(3);
-    let occupied_port = TcpListener::bind(&cluster.addresses[0]).unwrap();
+    let port_holder = TcpListener::bind(&cluster.addresses[0]).unwrap();
     cluster.founder_count = 1;
     expect_refusal(&run(&mut cluster.serve_command(0)), 75, "Address already in use");
     assert!(!cluster.data_dir(0).exists(), "nothing was changed");
-    drop(occupied_port);
+    drop(port_holder);
     cluster.founder_count = 3;
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
@@ -51,11 +51,11 @@ fn start_with_port_in_use_founds_nothing() {
 #[test]
 fn start_with_gateway_port_in_use_founds_nothing() {
     let cluster = Cluster::prepare(2);
-    let _occupied_port = TcpListener::bind(&cluster.addresses[1]).unwrap();
+    let _port_holder = TcpListener::bind(&cluster.addresses[1]).unwrap();
     for gateway in ["--http", "--resp"] {
-        let mut serve =
+        let mut serve_command =
             support::drave_command(&["serve", "--id", "1", "--peers", &format!("1={}", cluster.addresses[0])]);
-        let output = run(serve.args([gateway, &cluster.addresses[1]]).arg("--data").arg(cluster.data_dir(0)));
+        let output = run(serve_command.args([gateway, &cluster.addresses[1]]).arg("--data").arg(cluster.data_dir(0)));
         expect_refusal(&output, 75, "in use");
         assert!(output.err.trim_end().ends_with(&format!("listen elsewhere: {gateway}")), "{output:?}");
         assert!(!cluster.data_dir(0).exists(), "nothing was changed");
@@ -87,17 +87,18 @@ fn re_added_node_does_not_warn_of_its_past_removal() {
     wait_until("node 2 is a member", || (member_ids(&cluster, 0) == [1, 2]).then_some(()), || cluster.logs());
     let try_remove = || (cluster.run(&["member", "remove", "2", "--force"]).code == Some(0)).then_some(());
     wait_until("node 2 is removed", try_remove, || cluster.logs());
-    let log = cluster.data_dir(1).with_extension("log");
-    let has_warned = || std::fs::read_to_string(&log).unwrap().contains("stop it; or, to add it again").then_some(());
+    let log_path = cluster.data_dir(1).with_extension("log");
+    let has_warned =
+        || std::fs::read_to_string(&log_path).unwrap().contains("stop it; or, to add it again").then_some(());
     wait_until("node 2 warns that it was removed", has_warned, || cluster.logs());
     cluster.kill(1);
     std::fs::remove_dir_all(cluster.data_dir(1)).unwrap();
-    std::fs::remove_file(&log).unwrap();
+    std::fs::remove_file(&log_path).unwrap();
     let add_output = cluster.run(&["member", "add", &format!("2={}", cluster.addresses[1])]);
     assert_eq!(add_output.code, Some(0), "{add_output:?}");
     cluster.spawn(1);
     cluster.wait_for_convergence();
-    let log = std::fs::read_to_string(&log).unwrap();
+    let log = std::fs::read_to_string(&log_path).unwrap();
     assert!(!log.contains("stop it"), "{log}");
     assert!(log.contains("according to its log so far"), "{log}");
 }
@@ -107,15 +108,15 @@ fn re_added_node_does_not_warn_of_its_past_removal() {
 #[test]
 fn refused_join_adds_no_member_and_can_be_retried() {
     let mut cluster = single_node_cluster(2);
-    let file = cluster.directory.path().join("file");
-    std::fs::write(&file, "").unwrap();
+    let plain_file = cluster.directory.path().join("file");
+    std::fs::write(&plain_file, "").unwrap();
     let try_join = |cluster: &Cluster, data: &std::path::Path| {
         let mut serve =
             support::drave_command(&["serve", "--id", "2", "--join", &cluster.addresses[0], "--http", "off"]);
         serve.args(["--resp", "off", "--listen", &cluster.addresses[1], "--data"]).arg(data);
         run(&mut serve)
     };
-    expect_refusal(&try_join(&cluster, &file.join("n2")), 78, "cannot create");
+    expect_refusal(&try_join(&cluster, &plain_file.join("n2")), 78, "cannot create");
     let occupied_port = TcpListener::bind(&cluster.addresses[1]).unwrap();
     expect_refusal(&try_join(&cluster, &cluster.data_dir(1)), 75, "cannot listen");
     drop(occupied_port);
@@ -158,9 +159,9 @@ fn join_with_lost_response() -> (Cluster, LossyProxy, BackgroundProgram) {
     let mut serve =
         support::drave_command(&["serve", "--id", "2", "--join", &proxy.address, "--http", "off", "--resp", "off"]);
     serve.args(["--listen", &cluster.addresses[1], "--data"]).arg(cluster.data_dir(1));
-    let join = BackgroundProgram::start(cluster.directory.path(), "join", &mut serve);
+    let joining_node = BackgroundProgram::start(cluster.directory.path(), "join", &mut serve);
     proxy.response_lost.recv_timeout(support::WAIT_TIMEOUT).unwrap();
-    (cluster, proxy, join)
+    (cluster, proxy, joining_node)
 }
 
 fn is_voter(cluster: &Cluster, id: u64) -> bool {

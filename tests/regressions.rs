@@ -20,7 +20,7 @@ use std::time::Duration;
 /// Each bug as (the report of the bug, the file and the test that would catch the bug here). The doc comment of the
 /// test must cite the report.
 const COVERED_BUGS: &[(&str, &str, &str)] = &[
-    // Full disks, and how they get free space again.
+    // Full disks, and recovery once they have free space.
     ("canonical/dqlite#283", "tests/full_disk.rs", "full_disks_reject_writes_until_space_returns"),
     ("vault#14372", "tests/full_disk.rs", "leader_with_full_disk_transfers_leadership"),
     ("baidu/braft#200", "src/wal/tests.rs", "log_uses_reserve_on_full_disk_and_resumes"),
@@ -78,7 +78,7 @@ const COVERED_BUGS: &[(&str, &str, &str)] = &[
     ("nats-server#7545", "tests/core/faults.rs", "isolated_leader_cannot_commit_a_change"),
     ("qdrant", "tests/core/members.rs", "emptied_voter_does_not_elect_a_leader_that_lacks_its_entry"),
     ("qdrant#1235", "tests/mutants.rs", "every_mutant_is_caught"),
-    // Partitions, and one failing node.
+    // Partitions, and faults of a single node.
     ("etcd#8499", "tests/core/paper.rs", "node_isolated_for_an_hour_rejoins_in_the_same_term"),
     ("Hoverbear/old-raft-rs#27", "tests/core/paper.rs", "slow_or_deaf_node_causes_no_election"),
     ("tigerbeetle#2739", "tests/core/faults.rs", "fault_of_one_node_does_not_stop_commits"),
@@ -88,7 +88,7 @@ const COVERED_BUGS: &[(&str, &str, &str)] = &[
 const UNCITED_FILES: &[&str] = &["tests/full_disk.rs"];
 
 /// The doc comment directly above a test; `None` if there is no such test.
-fn comment_of(text: &str, test: &str) -> Option<String> {
+fn doc_comment_of(text: &str, test: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let line_index = lines.iter().position(|line| line.starts_with(&format!("fn {test}(")))?;
     let comment_lines: Vec<&str> = lines[..line_index]
@@ -108,7 +108,7 @@ fn covered_tests_exist_and_cite_their_bug() {
     for (citation, file, test) in COVERED_BUGS {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        match comment_of(&text, test) {
+        match doc_comment_of(&text, test) {
             None => violations.push(format!("{file} has no test {test}")),
             Some(comment) if !comment.contains(citation) && !UNCITED_FILES.contains(file) => {
                 violations.push(format!("{file}: {test} does not cite {citation}: {comment:?}"));
@@ -238,10 +238,10 @@ fn append_before_the_snapshot_point_is_no_conflict() {
         responses
     };
     assert_eq!(append_late(Mutants::NONE), [Message::AppendResponse { matched: Index(11) }]);
-    let broken_responses = append_late(Mutants::only(Mutant::CompactedIsConflict));
+    let mutant_responses = append_late(Mutants::only(Mutant::CompactedIsConflict));
     assert!(
-        matches!(broken_responses[..], [Message::AppendRejected { .. }]),
-        "the mutant reproduces the bug: {broken_responses:?}"
+        matches!(mutant_responses[..], [Message::AppendRejected { .. }]),
+        "the mutant reproduces the bug: {mutant_responses:?}"
     );
 }
 
@@ -263,58 +263,58 @@ fn durable_snapshot(index: u64, bytes: usize) -> DurableSnapshot {
 /// etcd FAQ: "slow followers may livelock by needing a new snapshot before finishing receiving" the previous one.
 #[test]
 fn compaction_waits_while_a_snapshot_is_being_sent() {
-    let release = |sending_from: Option<u64>, log_hold_bytes, trailing_bytes, mutants| {
+    let released_index = |sending_from: Option<u64>, log_hold_bytes, trailing_bytes, mutants| {
         let options = NodeOptions { log_hold_bytes, trailing_bytes, mutants, ..NodeOptions::default() };
         let mut policy = CompactionPolicy::new(Time::ZERO, Some(durable_snapshot(8, 10)));
         policy.release(&log_of_ten_entries(), Index(10), sending_from.map(Index), &options)
     };
     assert_eq!(
-        release(None, 1 << 30, 0, Mutants::NONE),
+        released_index(None, 1 << 30, 0, Mutants::NONE),
         Some(Index(8)),
         "the entries that the snapshot covers are released"
     );
     assert_eq!(
-        release(None, 1 << 30, 300, Mutants::NONE),
+        released_index(None, 1 << 30, 300, Mutants::NONE),
         Some(Index(5)),
         "the last 300 bytes before the snapshot are kept"
     );
     assert_eq!(
-        release(Some(3), 1 << 30, 0, Mutants::NONE),
+        released_index(Some(3), 1 << 30, 0, Mutants::NONE),
         Some(Index(3)),
         "the entries after the snapshot that is being sent are kept"
     );
     assert_eq!(
-        release(Some(3), 699, 0, Mutants::NONE),
+        released_index(Some(3), 699, 0, Mutants::NONE),
         Some(Index(8)),
         "entries kept for the receiver of a snapshot are released if they exceed log_hold_bytes"
     );
     let mutant = Mutants::only(Mutant::CompactUnderShip);
-    assert_eq!(release(Some(3), 1 << 30, 0, mutant), Some(Index(8)), "the mutant reproduces the bug");
+    assert_eq!(released_index(Some(3), 1 << 30, 0, mutant), Some(Index(8)), "the mutant reproduces the bug");
 }
 
 /// arcadedb#5345: a snapshot was due after a number of entries, and the log of a cluster with few writes filled the
 /// disk.
 #[test]
 fn snapshot_is_due_by_log_bytes_or_age() {
-    let is_due = |snapshot_log_bytes, state: Option<usize>, seconds, mutants| {
+    let snapshot_is_due = |snapshot_log_bytes, state: Option<usize>, seconds, mutants| {
         let options = NodeOptions { snapshot_log_bytes, mutants, ..NodeOptions::default() };
         let policy = CompactionPolicy::new(Time::ZERO, state.map(|bytes| durable_snapshot(2, bytes)));
         policy.is_due(Time::ZERO + Duration::from_secs(seconds), &log_of_ten_entries(), Index(10), false, &options)
     };
     assert!(
-        is_due(1000, None, 1, Mutants::NONE) && !is_due(1001, None, 1, Mutants::NONE),
+        snapshot_is_due(1000, None, 1, Mutants::NONE) && !snapshot_is_due(1001, None, 1, Mutants::NONE),
         "a snapshot is due once the log has snapshot_log_bytes"
     );
     assert!(
-        is_due(800, Some(800), 1, Mutants::NONE) && !is_due(800, Some(801), 1, Mutants::NONE),
+        snapshot_is_due(800, Some(800), 1, Mutants::NONE) && !snapshot_is_due(800, Some(801), 1, Mutants::NONE),
         "the log must also have as many bytes as the last snapshot"
     );
     assert!(
-        is_due(u64::MAX, None, 3600, Mutants::NONE) && !is_due(u64::MAX, None, 3599, Mutants::NONE),
+        snapshot_is_due(u64::MAX, None, 3600, Mutants::NONE) && !snapshot_is_due(u64::MAX, None, 3599, Mutants::NONE),
         "a snapshot is due after an hour"
     );
     let mutant = Mutants::only(Mutant::SnapshotByCount);
-    assert!(!is_due(1, None, 7200, mutant), "the mutant reproduces the bug");
+    assert!(!snapshot_is_due(1, None, 7200, mutant), "the mutant reproduces the bug");
 }
 
 /// Starts a node whose log begins after a damaged snapshot. Returns whether the start found a state.
@@ -322,8 +322,8 @@ fn start_with_damaged_snapshot(mutants: Mutants) -> drave::wal::Result<bool> {
     let (wal, snapshot_disk) = (SimDisk::new(), SimDisk::new());
     let node = NodeId::new(1).unwrap();
     let options = WalOptions { segment_bytes: 2048, mutants, ..WalOptions::new(node, ClusterId(7), DiskId(9)) };
-    let open = || Journal::open(wal.clone(), options.clone(), Some(&snapshot_point(Position::ZERO)));
-    let mut journal = open()?.0;
+    let open_journal = || Journal::open(wal.clone(), options.clone(), Some(&snapshot_point(Position::ZERO)));
+    let mut journal = open_journal()?.0;
     let position = position_at(30, 1);
     let entries =
         (1..=40).map(|index| codec::entry(position_at(index, 1), ClusterTime(1), Payload::Opaque(vec![7; 200].into())));
@@ -346,9 +346,9 @@ fn start_with_damaged_snapshot(mutants: Mutants) -> drave::wal::Result<bool> {
     journal.release(position)?;
     drop(journal);
     snapshot_disk.flip_bit(&name, snapshot_disk.read_file(&name).unwrap().len() as u64 / 2, 3);
-    let (mut journal, mut recovered) = open()?;
-    let state = reconcile_with_log(&mut journal, &mut recovered, store.newest().unwrap())?;
-    Ok(state.is_some())
+    let (mut journal, mut recovered) = open_journal()?;
+    let restored_state = reconcile_with_log(&mut journal, &mut recovered, store.newest().unwrap())?;
+    Ok(restored_state.is_some())
 }
 
 /// nats-server#7556 and #4410: a damaged snapshot was treated as no data, and streams were deleted.

@@ -70,21 +70,21 @@ impl RedisClient {
         }
         let line = line.strip_suffix("\r\n").expect("each line ends in CRLF");
         let (kind, rest) = line.split_at(1);
-        let count = || rest.parse::<i64>().unwrap();
+        let parse_count = || rest.parse::<i64>().unwrap();
         Ok(match kind {
             "+" => SimpleString(rest.to_owned()),
             "-" => Error(rest.to_owned()),
-            ":" => Number(count()),
+            ":" => Number(parse_count()),
             "_" => Nil,
-            "$" if count() < 0 => Nil,
+            "$" if parse_count() < 0 => Nil,
             "$" => {
-                let mut bytes = vec![0; count() as usize + 2];
+                let mut bytes = vec![0; parse_count() as usize + 2];
                 self.stream.read_exact(&mut bytes)?;
                 assert_eq!(bytes.split_off(bytes.len() - 2), b"\r\n");
                 Bulk(String::from_utf8_lossy(&bytes).into_owned())
             }
-            "*" => Array((0..count()).map(|_| self.try_read_reply()).collect::<Result<_, _>>()?),
-            "%" => Map((0..2 * count()).map(|_| self.try_read_reply()).collect::<Result<_, _>>()?),
+            "*" => Array((0..parse_count()).map(|_| self.try_read_reply()).collect::<Result<_, _>>()?),
+            "%" => Map((0..2 * parse_count()).map(|_| self.try_read_reply()).collect::<Result<_, _>>()?),
             other => panic!("no reply type starts with {other:?}"),
         })
     }
@@ -276,9 +276,9 @@ fn node_commands_describe_the_node() {
         let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         assert!(value.is_some_and(|value| value.parse::<f64>().is_ok()), "{name} in {info}");
     }
-    let mut names: Vec<&str> = info.lines().filter_map(|line| Some(line.split_once(':')?.0)).collect();
-    names.sort_unstable();
-    assert!(names.windows(2).all(|two| two[0] != two[1]), "{info}: each field name occurs once");
+    let mut field_names: Vec<&str> = info.lines().filter_map(|line| Some(line.split_once(':')?.0)).collect();
+    field_names.sort_unstable();
+    assert!(field_names.windows(2).all(|two| two[0] != two[1]), "{info}: each field name occurs once");
     assert!(info.contains("\r\nrole:master\r\n"), "{info}");
     let Bulk(raft) = redis.request("INFO raft") else { panic!("INFO is text") };
     assert!(raft.starts_with("# Raft\r\nnode_id:1\r\nraft_role:leader\r\n"), "{raft}");
@@ -346,9 +346,9 @@ fn transaction_is_one_entry_and_continues_after_errors() {
     let not_an_integer = || Error("ERR value is not an integer or out of range".into());
     let last_reply = Array(vec![bulk("6"), Nil]);
     let pong = SimpleString("PONG".into());
-    let answers =
+    let exec_replies =
         vec![ok_reply(), not_an_integer(), bulk("1"), not_an_integer(), pong, Number(6), Number(1), last_reply];
-    assert_eq!(redis.request("EXEC"), Array(answers));
+    assert_eq!(redis.request("EXEC"), Array(exec_replies));
     assert_eq!(cluster.status(0).unwrap().last, last_index_before + 1, "a transaction is one log entry");
 
     redis.request("MULTI");
@@ -420,21 +420,23 @@ fn oversized_value_is_rejected_and_connection_stays_open() {
 fn oversized_reply_error_says_whether_command_ran() {
     let (_cluster, addresses) = cluster_with_redis(1, &[]);
     let mut redis = RedisClient::dial(&addresses[0]);
-    let large = "x".repeat(700 << 10);
+    let large_value = "x".repeat(700 << 10);
     for key in ["a", "b", "c"] {
-        redis.send(&["SET", key, &large]);
+        redis.send(&["SET", key, &large_value]);
         assert_eq!(redis.read_reply(), ok_reply());
     }
-    let limit = drave::limits::ANSWER_BYTES_MAX;
-    let unexecuted_error = format!("ERR the answer is over the limit of {limit} bytes; ask for less at a time");
+    let answer_bytes_max = drave::limits::ANSWER_BYTES_MAX;
+    let unexecuted_error =
+        format!("ERR the answer is over the limit of {answer_bytes_max} bytes; ask for less at a time");
     assert_eq!(redis.request("MGET a b c"), Error(unexecuted_error));
     for command in ["MULTI", "INCR n", "GET a", "GET b", "GET c"] {
         redis.request(command);
     }
     let Array(answers) = redis.request("EXEC") else { panic!("each command has a reply") };
     assert_eq!((&answers[0], answers.len()), (&Number(1), 4));
-    assert_eq!(answers[1..3], [bulk(&large), bulk(&large)]);
-    let executed_error = format!("ERR the answer is over the limit of {limit} bytes; what was asked is done");
+    assert_eq!(answers[1..3], [bulk(&large_value), bulk(&large_value)]);
+    let executed_error =
+        format!("ERR the answer is over the limit of {answer_bytes_max} bytes; what was asked is done");
     assert_eq!(answers[3], Error(executed_error));
     assert_eq!(redis.request("GET n"), bulk("1"));
 }
@@ -473,8 +475,12 @@ fn keys_expire_without_requests() {
     }
     assert_eq!(cluster.run(&["ttl", "k0"]).code, Some(1));
     cluster.wait_for_convergence();
-    let dump = run(support::drave_command(&["dump", "--tail", "60"]).arg(cluster.data_dir(0)));
-    assert!(dump.out.contains(" tick ") && dump.out.contains("\"native\" = \"v\" for 3600000ms"), "{}", dump.out);
+    let dump_output = run(support::drave_command(&["dump", "--tail", "60"]).arg(cluster.data_dir(0)));
+    assert!(
+        dump_output.out.contains(" tick ") && dump_output.out.contains("\"native\" = \"v\" for 3600000ms"),
+        "{}",
+        dump_output.out
+    );
 }
 
 #[test]
@@ -547,9 +553,9 @@ fn protocol_error_is_replied_and_closes_connection() {
 #[test]
 fn commands_require_authentication() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("password");
-    std::fs::write(&file, "secret\n").unwrap();
-    let (_cluster, addresses) = cluster_with_redis(1, &["--password-file", file.to_str().unwrap()]);
+    let password_path = directory.path().join("password");
+    std::fs::write(&password_path, "secret\n").unwrap();
+    let (_cluster, addresses) = cluster_with_redis(1, &["--password-file", password_path.to_str().unwrap()]);
     let mut redis = RedisClient::dial(&addresses[0]);
     let error = |text: &str| Error(text.to_owned());
     let wrong_password = || error("WRONGPASS invalid username-password pair or user is disabled.");
@@ -573,7 +579,7 @@ fn slow_reader_is_throttled_and_loses_nothing() {
     let (cluster, addresses) = cluster_with_redis(1, &[]);
     let mut redis = RedisClient::dial(&addresses[0]);
     let large_value = "x".repeat(1 << 20);
-    // An entry is a little larger than its value.
+    // The value is smaller than 1 MiB, since its entry is a little larger and must not exceed the maximum.
     redis.send(&["SET", "k", &large_value[..1_000_000]]);
     assert_eq!(redis.read_reply(), ok_reply());
     const REQUESTS: usize = 400;
@@ -653,12 +659,12 @@ fn cluster_slots_lists_advertised_addresses() {
         };
         range[2..].iter().map(address_of).collect::<BTreeSet<String>>()
     };
-    let expected: BTreeSet<String> =
+    let expected_addresses: BTreeSet<String> =
         advertised_addresses[..2].iter().map(|advertised| (*advertised).to_owned()).collect();
     for node in 0..2 {
         wait_until(
             "all nodes have announced their addresses",
-            || (slot_addresses(node) == expected).then_some(()),
+            || (slot_addresses(node) == expected_addresses).then_some(()),
             || cluster.logs(),
         );
     }
@@ -699,11 +705,11 @@ fn counters_add_up_after_a_leader_crash() {
     let counting_threads: Vec<_> =
         survivors.iter().cycle().take(6).map(|address| std::thread::spawn(count_increments(address.clone()))).collect();
     let mut redis = RedisClient::dial(&survivors[0]);
-    let has_begun = |redis: &mut RedisClient| match redis.request("GET n") {
+    let counting_has_begun = |redis: &mut RedisClient| match redis.request("GET n") {
         Bulk(n) => n.parse::<i64>().ok().filter(|n| *n > 100),
         _ => None,
     };
-    let count_before = wait_until("counting has begun", || has_begun(&mut redis), || cluster.logs());
+    let count_before = wait_until("counting has begun", || counting_has_begun(&mut redis), || cluster.logs());
     cluster.kill(leader);
     let (mut acknowledged, mut unknown) = (0, 0);
     for thread in counting_threads {
@@ -724,11 +730,11 @@ fn counters_add_up_after_a_leader_crash() {
 fn commands_without_quorum_reply_clusterdown() {
     let (mut cluster, addresses) = cluster_with_redis(3, &[]);
     let leader = cluster.wait_for_leader();
-    let other = (leader + 1) % 3;
-    let last = (leader + 2) % 3;
+    let follower = (leader + 1) % 3;
+    let remaining_node = (leader + 2) % 3;
     cluster.kill(leader);
-    cluster.kill(other);
-    let mut redis = RedisClient::dial(&addresses[last]);
+    cluster.kill(follower);
+    let mut redis = RedisClient::dial(&addresses[remaining_node]);
     assert_eq!(redis.request("PING"), SimpleString("PONG".into()));
     // At first the node may still believe that the leader is alive, and forwards commands to the leader. Later,
     // commands wait for a leader.

@@ -22,10 +22,10 @@ fn env_number(name: &str, default: u64) -> u64 {
 }
 
 /// Starts nodes that take no snapshots, and fills their logs.
-fn prepare(nodes: u64, entries: u64) -> Cluster {
+fn prepare_filled_cluster(nodes: u64, entries: u64) -> Cluster {
     let mut cluster = Cluster::prepare(nodes as u16);
-    let segment = if entries < 100_000 { "4MiB" } else { "64MiB" };
-    let args = ["--segment-size", segment, "--reserve", "4MiB", "--snapshot-log-bytes", "1TiB"];
+    let segment_size = if entries < 100_000 { "4MiB" } else { "64MiB" };
+    let args = ["--segment-size", segment_size, "--reserve", "4MiB", "--snapshot-log-bytes", "1TiB"];
     cluster.extra_args = args.into_iter().chain(["--snapshot-max-age", "1000days"]).map(str::to_owned).collect();
     (0..cluster.len()).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
@@ -71,23 +71,23 @@ fn restart(cluster: &mut Cluster, round: usize) -> (Duration, Duration) {
     let node_listens = || TcpStream::connect(&cluster.addresses[0]).ok();
     wait_until("the node listens", node_listens, || cluster.logs());
     let timeout = WAIT_TIMEOUT + Duration::from_secs(60);
-    let mut client = Client::with(cluster.addresses.clone(), Options { timeout, ..Options::default() });
+    let mut client = Client::with_options(cluster.addresses.clone(), Options { timeout, ..Options::default() });
     assert_eq!(get_lunch(&mut client), format!("noodles {round}").as_bytes(), "{}", cluster.logs());
-    let time_to_read = started.elapsed();
+    let time_to_first_read = started.elapsed();
     put_lunch(&mut client, format!("noodles {}", round + 1).as_bytes());
-    (time_to_read, started.elapsed())
+    (time_to_first_read, started.elapsed())
 }
 
 #[test]
 fn killed_node_serves_its_log_after_restart() {
     let (entries, nodes) = (env_number("DRAVE_RESTART_ENTRIES", 40_000), env_number("DRAVE_RESTART_NODES", 1));
-    let mut cluster = prepare(nodes, entries);
+    let mut cluster = prepare_filled_cluster(nodes, entries);
     put_lunch(&mut cluster.client(), b"noodles 0");
     for round in 0..ROUNDS {
         let log_length_before = cluster.logs().len();
         (0..cluster.len()).for_each(|n| cluster.kill(n));
         let (bytes, plain_read) = read_all_files(&cluster.data_dir(0).join("wal"));
-        let (time_to_read, time_to_write) = restart(&mut cluster, round);
+        let (time_to_first_read, time_to_write) = restart(&mut cluster, round);
         let status = wait_until("the node answers", || cluster.status(0), || cluster.logs());
         assert_eq!((status.log.first, status.log.snapshot), (1, 0), "all entries are in the log");
         assert!(status.applied >= entries, "{status:?}");
@@ -96,11 +96,11 @@ fn killed_node_serves_its_log_after_restart() {
         assert_eq!(count_log_lines("recovered in "), (round + 1) * cluster.len(), "{logs}");
         let gb_per_second = bytes as f64 / 1e9 / plain_read.as_secs_f64();
         eprintln!(
-            "{entries} entries on {nodes} nodes: a read after {time_to_read:.2?}, a write after {time_to_write:.2?}"
+            "{entries} entries on {nodes} nodes: read after {time_to_first_read:.2?}, write after {time_to_write:.2?}"
         );
         eprintln!("  a plain read of {} MB: {plain_read:.2?}, {gb_per_second:.2} GB/s", bytes.div_ceil(1_000_000));
-        let phases = ["recovered in ", "applied the log: "];
-        let lines = logs[log_length_before..].lines().filter(|line| phases.iter().any(|text| line.contains(text)));
+        let phase_texts = ["recovered in ", "applied the log: "];
+        let lines = logs[log_length_before..].lines().filter(|line| phase_texts.iter().any(|text| line.contains(text)));
         lines.for_each(|line| eprintln!("  {}", line.split("] ").last().unwrap()));
     }
     cluster.expect_no_deaths();

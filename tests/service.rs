@@ -101,8 +101,8 @@ fn service_manager_is_notified_once_the_node_listens() {
 fn systemd_unit_sets_no_start_timeout() {
     let unit_path = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/drave@.service");
     let unit = std::fs::read_to_string(unit_path).unwrap();
-    let has_line = |line: &str| unit.lines().any(|known| known == line);
-    assert!(has_line("Type=notify") && has_line("TimeoutStartSec=infinity"), "{unit}");
+    let unit_has_line = |line: &str| unit.lines().any(|known| known == line);
+    assert!(unit_has_line("Type=notify") && unit_has_line("TimeoutStartSec=infinity"), "{unit}");
 }
 
 /// Flags of a short benchmark whose duration lets all 300 requests complete, however slow the machine is.
@@ -150,8 +150,8 @@ fn bench_report_has_charts_of_run_comparison_and_sweep() {
 fn sweep_that_misses_its_slo_still_writes_the_report() {
     let cluster = Cluster::start(1);
     cluster.wait_for_leader();
-    let report = cluster.directory.path().join("sweep.html");
-    let args = ["bench", "put", "--sweep", "1,4", "--slo", "p99=1ns", "--report", report.to_str().unwrap()];
+    let report_path = cluster.directory.path().join("sweep.html");
+    let args = ["bench", "put", "--sweep", "1,4", "--slo", "p99=1ns", "--report", report_path.to_str().unwrap()];
     let output = cluster.run(&[&args[..], SHORT_BENCH].concat());
     assert_eq!(output.code, Some(1), "{output:?}");
     assert!(output.err.contains("warning: --clients 4: p99 was "), "{output:?}");
@@ -159,7 +159,7 @@ fn sweep_that_misses_its_slo_still_writes_the_report() {
     let rows: Vec<&str> =
         output.out.lines().rev().take(2).map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(rows, ["4", "1"], "{output:?}");
-    assert_eq!(std::fs::read_to_string(report).unwrap().matches("<tr>").count(), 3);
+    assert_eq!(std::fs::read_to_string(report_path).unwrap().matches("<tr>").count(), 3);
 }
 
 #[test]
@@ -182,8 +182,8 @@ fn bench_without_charts_rejects_report_and_sweep() {
 #[test]
 fn bench_given_only_a_follower_reaches_the_leader() {
     let cluster = Cluster::start(3);
-    let follower = &cluster.addresses[(cluster.wait_for_leader() + 1) % 3];
-    let args = [&["bench", "put", "--endpoints", follower, "--clients", "2"], SHORT_BENCH].concat();
+    let follower_address = &cluster.addresses[(cluster.wait_for_leader() + 1) % 3];
+    let args = [&["bench", "put", "--endpoints", follower_address, "--clients", "2"], SHORT_BENCH].concat();
     let output = run(&mut drave_command(&args));
     assert_eq!(output.code, Some(0), "{output:?}\n{}", cluster.logs());
 }

@@ -135,9 +135,9 @@ fn snapshots_on_disk_are_listed_and_dumped() {
 
     let bytes = std::fs::read(&file).unwrap();
     let chunk_offset = lines[2]["off"].as_u64().unwrap();
-    let mut damaged = bytes.clone();
-    damaged[chunk_offset as usize + 14] ^= 1;
-    std::fs::write(&file, &damaged).unwrap();
+    let mut damaged_bytes = bytes.clone();
+    damaged_bytes[chunk_offset as usize + 14] ^= 1;
+    std::fs::write(&file, &damaged_bytes).unwrap();
     let output = cluster.run(&["snapshot", "list", data.to_str().unwrap(), "-o", "json"]);
     expect_exit_code(&output, 5);
     assert_eq!((&output.json()["whole"], &output.json()["off"]), (&false.into(), &chunk_offset.into()), "{output:?}");
@@ -157,12 +157,12 @@ fn check_reports_missing_snapshot_of_compacted_log() {
     write_until_log_starts_after(&cluster, 0, 250);
     cluster.stop(0);
     let data = cluster.data_dir(0);
-    let check = || cluster.run(&["dump", "--check", data.to_str().unwrap()]);
-    expect_exit_code(&check(), 0);
+    let run_check = || cluster.run(&["dump", "--check", data.to_str().unwrap()]);
+    expect_exit_code(&run_check(), 0);
     for file in snapshot_paths(&data) {
         std::fs::remove_file(file).unwrap();
     }
-    let output = check();
+    let output = run_check();
     expect_exit_code(&output, 5);
     assert!(output.out.contains("snapshots: missing: the log begins behind "), "{output:?}");
 }
@@ -179,7 +179,7 @@ fn dump_why_kept_works_while_node_runs() {
         expect_exit_code(&output, 0);
         let lines: Vec<serde_json::Value> =
             output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        // The journal releases a segment shortly after the status shows it.
+        // The journal releases a segment shortly after the status shows the log's later start.
         (lines.last()?["released"] != 0 && lines[0]["file"] != "0000000001.wal").then_some(lines)
     };
     let mut lines = wait_until("a segment is released", released_lines, || cluster.logs());
@@ -194,17 +194,17 @@ fn dump_while_node_compacts_reports_nothing_missing() {
     let args = ["bench", "put", "--clients", "2", "--inflight", "64", "--duration", "5s", "--warmup", "0s"];
     let mut bench = BackgroundProgram::start(cluster.directory.path(), "flood", &mut cluster.drave_command(&args));
     let data = cluster.data_dir(0);
-    let mut checks = 0;
+    let mut check_count = 0;
     while bench.is_running() {
         let output = cluster.run(&["dump", "--check", data.to_str().unwrap()]);
-        assert_eq!(output.code, Some(0), "check number {checks}, counted from 0: {output:?}");
+        assert_eq!(output.code, Some(0), "check number {check_count}, counted from 0: {output:?}");
         let output = cluster.run(&["snapshot", "list", data.to_str().unwrap()]);
-        assert_eq!(output.code, Some(0), "check number {checks}, counted from 0: {output:?}");
-        checks += 1;
+        assert_eq!(output.code, Some(0), "check number {check_count}, counted from 0: {output:?}");
+        check_count += 1;
     }
     assert_eq!(bench.wait_with_output().code, Some(0), "{}", cluster.logs());
     let log = cluster.status(0).unwrap().log;
-    assert!(checks > 0 && log.first > 1, "{checks} checks were run, and the log is {log:?}");
+    assert!(check_count > 0 && log.first > 1, "{check_count} checks were run, and the log is {log:?}");
 }
 
 /// hashicorp/raft#212, atomix#417: a very old follower never had its snapshot installed.

@@ -19,7 +19,7 @@ const TRAILING_BYTES: u64 = MIB / 8;
 /// Maximum disk usage of a node in bytes, as in docs/operations.md: the newest snapshot and the next one while it is
 /// taken; as much of the log as makes a snapshot due, and the writes during the snapshot; the trailing entries; the
 /// journal's headers; and segments that are half empty, spare, or to be reused.
-fn disk_bound(log: &LogStatus, entries: u64, written_during_snapshot: u64) -> u64 {
+fn disk_bytes_bound(log: &LogStatus, entries: u64, written_during_snapshot: u64) -> u64 {
     let bytes = SNAPSHOT_LOG_BYTES.max(log.snapshot_bytes) + written_during_snapshot + TRAILING_BYTES;
     2 * log.snapshot_bytes + journal_bytes(bytes, log, entries) + 5 * SEGMENT_BYTES
 }
@@ -27,19 +27,19 @@ fn disk_bound(log: &LogStatus, entries: u64, written_during_snapshot: u64) -> u6
 /// Size in the journal of entries with `bytes` bytes of content, in bytes. `log` has `entries` entries.
 fn journal_bytes(bytes: u64, log: &LogStatus, entries: u64) -> u64 {
     let bytes_per_entry = (log.bytes / entries.max(1)).max(1);
-    bytes + bytes / bytes_per_entry * HEADER_BYTES_MAX
+    bytes + bytes / bytes_per_entry * ENTRY_OVERHEAD_BYTES_MAX
 }
 
 /// The reason in the leader's status while it keeps entries for a follower that receives a snapshot. Such entries may
 /// exceed the bound by [`SNAPSHOT_SENDING_BYTES_MAX`].
 const SNAPSHOT_SENDING_REASON: &str = "a follower is being sent a snapshot";
 const SNAPSHOT_SENDING_BYTES_MAX: u64 = 1 << 30;
-/// Number of samples after which released segments must have been removed. A busy machine samples late, and so misses
-/// the peak of the log that a snapshot then replaces.
+/// Number of samples after which released segments must have been removed. On a busy machine a sample
+/// may come too late to see the largest size of the log, on which the bound depends.
 const RELEASE_SAMPLES_MAX: usize = 10;
 
 /// Maximum overhead of the journal per entry in bytes: an entry may be alone in its batch.
-const HEADER_BYTES_MAX: u64 = 96 + 24;
+const ENTRY_OVERHEAD_BYTES_MAX: u64 = 96 + 24;
 
 /// Maximum size of the writes during a snapshot, as a multiple of the log size that makes a snapshot due. With more
 /// writes, snapshots would not keep up with the log.
@@ -78,7 +78,8 @@ struct NodeSamples {
     log_bytes_at_snapshot_start: Option<u64>,
     /// Maximum growth of the log during a snapshot, in bytes.
     snapshot_growth_max: u64,
-    /// Bytes of the log that were kept for a follower that was receiving a snapshot, at the last samples.
+    /// Bytes of the log that were kept for a follower that was receiving a snapshot, at each of the last
+    /// [`RELEASE_SAMPLES_MAX`] samples, the newest first.
     kept_for_follower_bytes: VecDeque<u64>,
     /// How many samples in a row had more disk usage than the bound.
     samples_over_bound: usize,
@@ -103,14 +104,14 @@ impl NodeSamples {
                 "{} bytes were written during one snapshot, more than the limit",
                 self.snapshot_growth_max
             );
-            self.disk_bound_max = self.disk_bound_max.max(disk_bound(log, entries, self.snapshot_growth_max));
+            self.disk_bound_max = self.disk_bound_max.max(disk_bytes_bound(log, entries, self.snapshot_growth_max));
             assert!(
                 log.reclaimable <= SNAPSHOT_SENDING_BYTES_MAX,
                 "the log keeps {} MiB that could be released",
                 log.reclaimable / MIB
             );
-            let kept_bytes = if log.kept_for == SNAPSHOT_SENDING_REASON { log.reclaimable } else { 0 };
-            self.kept_for_follower_bytes.push_front(journal_bytes(kept_bytes, log, entries));
+            let bytes_kept_for_follower = if log.kept_for == SNAPSHOT_SENDING_REASON { log.reclaimable } else { 0 };
+            self.kept_for_follower_bytes.push_front(journal_bytes(bytes_kept_for_follower, log, entries));
             self.kept_for_follower_bytes.truncate(RELEASE_SAMPLES_MAX);
         }
         self.disk_bytes_max = self.disk_bytes_max.max(disk_bytes);
@@ -135,8 +136,8 @@ impl NodeSamples {
     /// Memory growth in the second half of the run, in MiB per hour, by linear regression.
     fn memory_growth_per_hour(&self) -> f64 {
         let second_half = &self.resident_memory[self.resident_memory.len() / 2..];
-        let middle = (second_half.len() as f64 - 1.0) / 2.0;
-        let centered = |i: usize| i as f64 - middle;
+        let mean_position = (second_half.len() as f64 - 1.0) / 2.0;
+        let centered = |i: usize| i as f64 - mean_position;
         let covariance: f64 = second_half.iter().enumerate().map(|(i, bytes)| centered(i) * *bytes as f64).sum();
         let variance: f64 = (0..second_half.len()).map(|i| centered(i) * centered(i)).sum();
         covariance / variance.max(1.0) * (3600.0 / SAMPLE_INTERVAL.as_secs_f64()) / MIB as f64
@@ -217,7 +218,7 @@ fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
     }
     drop(background_load);
     for mut verified_bench in [mixed_bench, incr_bench] {
-        // Verifying the history may take this long.
+        // Verifying a long history may take up to a third of the duration of the run.
         let deadline = Instant::now() + WAIT_TIMEOUT.max(third_of_run);
         while verified_bench.is_running() && Instant::now() < deadline {
             std::thread::sleep(SAMPLE_INTERVAL);

@@ -40,7 +40,7 @@ fn config_payload(membership: Membership) -> Payload {
     Payload::Membership(Box::new(membership))
 }
 
-/// Data directories of one cluster, written with `Journal` itself.
+/// Data directories of one cluster. The tests write them with `Journal`, as a node does.
 struct TestDirectories(TempDir);
 
 /// A data directory that a test is writing.
@@ -48,7 +48,7 @@ struct DirectoryWriter {
     journal: Journal<FsDisk>,
     path: PathBuf,
     node: u64,
-    writes: u64,
+    write_count: u64,
 }
 
 impl TestDirectories {
@@ -87,7 +87,7 @@ impl TestDirectories {
         let start_point = SnapshotPoint { position, configured: Index::ZERO, membership };
         let wal = FsDisk::open_or_create(&path.join("wal"), SyncMode::Skipped).unwrap();
         let journal = Journal::open(wal, options, Some(&start_point)).unwrap().0;
-        DirectoryWriter { journal, path, node, writes: 0 }
+        DirectoryWriter { journal, path, node, write_count: 0 }
     }
 
     fn run(&self, args: &[&str], names: &[&str]) -> ProgramOutput {
@@ -121,20 +121,20 @@ impl TestDirectories {
             "{json:#}"
         );
         assert_eq!((output.code, &json["exit"]), (Some(5), &5.into()));
-        let text = self.run(&["check"], names);
-        assert!(text.code == Some(5) && text.out.contains("! BROKEN"), "{text:#?}");
+        let text_output = self.run(&["check"], names);
+        assert!(text_output.code == Some(5) && text_output.out.contains("! BROKEN"), "{text_output:#?}");
     }
 }
 
 impl DirectoryWriter {
     fn write(mut self, term_and_vote: Option<(u64, u64)>, entries: Vec<Entry>) -> DirectoryWriter {
-        self.writes += 1;
+        self.write_count += 1;
         let hard_state = term_and_vote.map(|(term, vote)| HardState {
             term: Term(term),
             vote: NodeId::new(vote).map(|node| Vote { node, disk: DiskId(7) }),
             promised_position: Position::ZERO,
         });
-        let write = Write { id: WriteId(self.writes), hard_state, base: None, entries };
+        let write = Write { id: WriteId(self.write_count), hard_state, base: None, entries };
         self.journal.append(&write).unwrap();
         self.journal.sync().unwrap();
         self
@@ -184,18 +184,18 @@ fn write_term_one(dirs: &TestDirectories, node: u64) -> DirectoryWriter {
     )
 }
 
-const ALL_NODES: [&str; 3] = ["n1", "n2", "n3"];
+const ALL_DIRECTORIES: [&str; 3] = ["n1", "n2", "n3"];
 
 #[test]
 fn equal_logs_compare_as_identical() {
     let dirs = TestDirectories::new();
     (1..=3).for_each(|node| drop(write_term_one(&dirs, node)));
-    let output = dirs.diff(&ALL_NODES);
+    let output = dirs.diff(&ALL_DIRECTORIES);
     assert_eq!(output.code, Some(0), "{output:#?}");
     assert!(output.out.contains("identical up to 3@1\n") && output.out.ends_with("\nidentical\n"), "{output:#?}");
-    dirs.expect_no_violations(&ALL_NODES);
+    dirs.expect_no_violations(&ALL_DIRECTORIES);
     dirs.expect_no_violations(&["n1"]);
-    let json = dirs.run(&["diff", "-o", "json"], &ALL_NODES).json();
+    let json = dirs.run(&["diff", "-o", "json"], &ALL_DIRECTORIES).json();
     assert_eq!((&json["verdict"], &json["identical_up_to"]["index"]), (&"identical".into(), &3.into()));
     assert_eq!((&json["differs_at"], &json["exit"]), (&Value::Null, &0.into()));
 }
@@ -221,7 +221,7 @@ fn longer_log_is_no_conflict_and_its_tail_is_classified() {
     drop(write_term_one(&dirs, 1).append(4, 1, vec![put_payload("c"), put_payload("d")]));
     drop(write_term_one(&dirs, 2).append(4, 1, vec![put_payload("c")]));
     drop(write_term_one(&dirs, 3));
-    let output = dirs.diff(&ALL_NODES);
+    let output = dirs.diff(&ALL_DIRECTORIES);
     assert_eq!(output.code, Some(1));
     for expected_text in [
         "identical up to 3@1\n",
@@ -234,7 +234,7 @@ fn longer_log_is_no_conflict_and_its_tail_is_classified() {
     }
     let output = dirs.diff(&["n1", "n3"]);
     assert!(output.out.contains("cannot be known without the directories of n2"), "{}", output.out);
-    dirs.expect_no_violations(&ALL_NODES);
+    dirs.expect_no_violations(&ALL_DIRECTORIES);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn diff_prints_first_differing_entry() {
     drop(write_term_one(&dirs, 1).append(4, 1, vec![put_payload("lost")]));
     drop(write_term_one(&dirs, 2).write_vote(2, 2).append(4, 2, vec![Payload::Noop, put_payload("kept")]));
     drop(write_term_one(&dirs, 3).write_vote(2, 2).append(4, 2, vec![Payload::Noop, put_payload("kept")]));
-    let output = dirs.diff(&ALL_NODES);
+    let output = dirs.diff(&ALL_DIRECTORIES);
     assert_eq!(output.code, Some(1));
     for expected_text in [
         "first difference at 4\n",
@@ -255,23 +255,23 @@ fn diff_prints_first_differing_entry() {
     ] {
         assert!(output.out.contains(expected_text), "{expected_text}\n{}", output.out);
     }
-    let json = dirs.run(&["diff", "-o", "json"], &ALL_NODES).json();
+    let json = dirs.run(&["diff", "-o", "json"], &ALL_DIRECTORIES).json();
     assert_eq!((&json["differs_at"], &json["records"][0]["fields"]["key"]), (&4.into(), &"lost".into()));
     let standings: Vec<&Value> = json["tails"].as_array().unwrap().iter().map(|tail| &tail["standing"]).collect();
     assert_eq!(standings, ["uncommitted", "majority", "majority"]);
-    dirs.expect_no_violations(&ALL_NODES);
+    dirs.expect_no_violations(&ALL_DIRECTORIES);
 }
 
 #[test]
 fn logs_after_snapshots_are_compared_where_they_overlap() {
     let dirs = TestDirectories::new();
-    let with_snapshot = |name, node, term| {
+    let create_with_snapshot = |name, node, term| {
         let base = Position::new(Index(3), Term(1));
         let directory = dirs.create_founded(name, node, CLUSTER, base).write_snapshot(3, 1, 9);
         directory.write_vote(term, 1).append(4, term, vec![put_payload("c")])
     };
     drop(write_term_one(&dirs, 1).append(4, 1, vec![put_payload("c")]));
-    drop(with_snapshot("n2", 2, 1));
+    drop(create_with_snapshot("n2", 2, 1));
     let output = dirs.diff(&["n1", "n2"]);
     assert!(output.code == Some(0) && output.out.contains("identical up to 4@1"), "{output:#?}");
     dirs.expect_no_violations(&["n1", "n2"]);
@@ -498,7 +498,7 @@ fn change_proposed_before_previous_change_commits_is_reported() {
     drop(write_term_one(&dirs, 2));
     drop(write_term_one(&dirs, 3));
     dirs.expect_violations(
-        &ALL_NODES,
+        &ALL_DIRECTORIES,
         &["configurations"],
         "was proposed while that at 4 (voters=1,2,3 learners=4) was not committed",
     );
@@ -538,7 +538,7 @@ fn damaged_entry_is_reported_by_diff_and_check() {
     }
 }
 
-fn run_on_all(cluster: &Cluster, verb: &str) -> ProgramOutput {
+fn run_on_all_directories(cluster: &Cluster, verb: &str) -> ProgramOutput {
     let mut command = drave_command(&[verb]);
     (0..cluster.len()).for_each(|n| _ = command.arg(cluster.data_dir(n)));
     run(&mut command)
@@ -567,33 +567,33 @@ fn running_cluster_passes_check() {
     let mut bench =
         cluster.drave_command(&["bench", "put", "--clients", "4", "--value-size", "4096", "--duration", "6s"]);
     let mut bench = support::BackgroundProgram::start(cluster.directory.path(), "load", &mut bench);
-    let mut rounds = 0;
+    let mut completed_rounds = 0;
     while bench.is_running() {
-        let output = run_on_all(&cluster, "check");
+        let output = run_on_all_directories(&cluster, "check");
         assert_eq!(output.code, Some(0), "{output:#?}\n{}", cluster.logs());
-        let output = run_on_all(&cluster, "diff");
+        let output = run_on_all_directories(&cluster, "diff");
         assert!(matches!(output.code, Some(0 | 1)) && !output.out.contains("onflict,"), "{output:#?}");
-        if rounds == 2 {
+        if completed_rounds == 2 {
             let leader = cluster.wait_for_leader();
             cluster.kill(leader);
             cluster.spawn(leader);
         }
-        rounds += 1;
+        completed_rounds += 1;
     }
-    assert!(rounds > 2, "the load ended before three checks were run");
+    assert!(completed_rounds > 2, "the load ended before three checks were run");
     let output = bench.wait_with_output();
     assert_eq!(output.code, Some(0), "{output:#?}");
     cluster.wait_for_convergence();
     wait_until(
         "all logs are identical",
-        || (run_on_all(&cluster, "diff").code == Some(0)).then_some(()),
+        || (run_on_all_directories(&cluster, "diff").code == Some(0)).then_some(()),
         || cluster.logs(),
     );
     (0..3).for_each(|n| assert_eq!(cluster.stop(n), Some(0)));
     let files_before = all_files(cluster.directory.path());
-    let output = run_on_all(&cluster, "check");
+    let output = run_on_all_directories(&cluster, "check");
     assert_eq!(output.code, Some(0), "{output:#?}");
-    let output = run_on_all(&cluster, "diff");
+    let output = run_on_all_directories(&cluster, "diff");
     // The node that was stopped last may have led the remaining nodes for a moment.
     assert!(output.out.contains("identical up to") && !output.out.contains("onflict,"), "{output:#?}");
     assert!(files_before == all_files(cluster.directory.path()), "diff and check change no file");

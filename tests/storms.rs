@@ -78,10 +78,10 @@ fn damaged_snapshots_are_detected_and_replaced() {
         (scenario.fault_interval, scenario.node.snapshot_log_bytes) = (Duration::from_millis(150), 400);
         (scenario.node.trailing_bytes, scenario.node.log_hold_bytes, scenario.node.chunk_bytes) = (0, 0, 400);
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
-        let snapshots = outcome.snapshots;
-        damaged_snapshots_by_check[0] += snapshots.damaged_when_read_back;
-        damaged_snapshots_by_check[1] += snapshots.damaged_when_received;
-        damaged_snapshots_by_check[2] += snapshots.damaged_at_sender;
+        let snapshot_counts = outcome.snapshots;
+        damaged_snapshots_by_check[0] += snapshot_counts.damaged_when_read_back;
+        damaged_snapshots_by_check[1] += snapshot_counts.damaged_when_received;
+        damaged_snapshots_by_check[2] += snapshot_counts.damaged_at_sender;
     }
     println!(
         "found damaged: {damaged_snapshots_by_check:?} (when read back, when received, when verified by the sender)"
@@ -111,11 +111,11 @@ fn faulty_disks_on_a_minority_lose_nothing() {
     for seed in 0..66 {
         let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed / 3 % 2);
-        let crashes = FaultWeights { power: 10, kill: 4, power_mid_operation: 2, ..FaultWeights::default() };
+        let crash_weights = FaultWeights { power: 10, kill: 4, power_mid_operation: 2, ..FaultWeights::default() };
         scenario.fault_weights = match seed % 3 {
-            0 => FaultWeights { false_sync: 40, ..crashes },
-            1 => FaultWeights { rot_running: 4, misdirect: 6, ..crashes },
-            _ => FaultWeights { disk_full: 30, kill: 20, ..crashes },
+            0 => FaultWeights { false_sync: 40, ..crash_weights },
+            1 => FaultWeights { rot_running: 4, misdirect: 6, ..crash_weights },
+            _ => FaultWeights { disk_full: 30, kill: 20, ..crash_weights },
         };
         accelerate_faults(&mut scenario, (4, Duration::from_millis(20)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
@@ -157,7 +157,7 @@ fn damaged_disks_are_replaced_during_membership_changes() {
 /// backup.
 #[test]
 fn alternating_copies_of_a_directory_lose_nothing() {
-    let mut returned_copies = 0;
+    let mut directory_swaps = 0;
     for seed in 0..60 {
         let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed % 2);
@@ -166,10 +166,10 @@ fn alternating_copies_of_a_directory_lose_nothing() {
         (scenario.fault_interval, scenario.long_faults) = (Duration::from_millis(200), false);
         (scenario.load.clients, scenario.load.think_time_max) = (3, Duration::from_millis(30));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
-        returned_copies += outcome.disk_swaps;
+        directory_swaps += outcome.disk_swaps;
     }
-    println!("a replaced directory was swapped back in {returned_copies} times");
-    assert!(returned_copies > 0, "no replaced directory was swapped back in");
+    println!("a replaced directory was swapped back in {directory_swaps} times");
+    assert!(directory_swaps > 0, "no replaced directory was swapped back in");
 }
 
 #[test]

@@ -103,8 +103,8 @@ fn tls_cluster_survives_leader_crash() {
     }
     let all_applied_same = || {
         let nodes = status(&cluster)["nodes"].as_array().unwrap().clone();
-        let applied: Vec<_> = nodes.iter().map(|node| node["status"]["applied"].as_u64()).collect();
-        applied.iter().all(|applied| applied.is_some() && *applied == applied_of(&nodes[0])).then_some(())
+        let applied_indexes: Vec<_> = nodes.iter().map(|node| node["status"]["applied"].as_u64()).collect();
+        applied_indexes.iter().all(|applied| applied.is_some() && *applied == applied_of(&nodes[0])).then_some(())
     };
     wait_until("all nodes apply the same entries", all_applied_same, || cluster.logs());
 }
@@ -152,17 +152,21 @@ fn untrusted_and_plain_connections_are_rejected() {
     assert_ne!(output.code, Some(0), "{output:?}");
 }
 
-/// The native port may be bound to loopback alone while an HTTP gateway is reachable from everywhere.
+/// A node whose native port is bound to loopback alone must still warn of an HTTP gateway that other hosts can reach.
 #[test]
 fn exposed_gateway_without_tls_causes_a_warning() {
     let mut cluster = Cluster::prepare(1);
     let authority = Authority::new(cluster.directory.path(), "ours");
     let http_address = format!("0.0.0.0:{}", support::reserve_ports(1));
     let warnings_of_run = |cluster: &mut Cluster| -> Vec<String> {
-        let count_serves = |cluster: &Cluster| cluster.logs().matches(" serves ").count();
-        let serves_before = count_serves(cluster);
+        let count_serving_lines = |cluster: &Cluster| cluster.logs().matches(" serves ").count();
+        let serving_lines_before = count_serving_lines(cluster);
         cluster.spawn(0);
-        wait_until("the node serves", || (count_serves(cluster) > serves_before).then_some(()), || cluster.logs());
+        wait_until(
+            "the node serves",
+            || (count_serving_lines(cluster) > serving_lines_before).then_some(()),
+            || cluster.logs(),
+        );
         assert_eq!(cluster.stop(0), Some(0), "{}", cluster.logs());
         cluster
             .logs()
@@ -184,7 +188,7 @@ fn exposed_gateway_without_tls_causes_a_warning() {
     assert_eq!(warnings_of_run(&mut cluster), output, "with TLS there is no new warning");
 }
 
-/// Exit code 78, as for an unreadable password file.
+/// The program exits with code 78, as for an unreadable password file.
 #[test]
 fn invalid_key_files_are_a_configuration_error() {
     let directory = tempfile::tempdir().unwrap();
@@ -232,17 +236,17 @@ fn peer_without_certificate_is_rejected() {
     use drave::wire::hello::Hello;
     let (cluster, authority) = start_tls_cluster();
     let status = cluster.run(&["status", "-o", "json", "--tls-ca", &authority.ca_path]).json();
-    let cluster_text = status["nodes"][0]["status"]["cluster"].as_str().unwrap().to_owned();
+    let cluster_id_text = status["nodes"][0]["status"]["cluster"].as_str().unwrap().to_owned();
     let node_id = |n| drave::types::NodeId::new(n).unwrap();
     let rejection_of_peer = |files: &KeyFiles| {
         let socket = TcpStream::connect(&cluster.addresses[0]).unwrap();
         socket.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         let mut stream = Keys::read(files).unwrap().dial(socket, &cluster.addresses[0]).unwrap();
         let mut hello = bytes::BytesMut::new();
-        let cluster_id = drave::types::ClusterId(u64::from_str_radix(&cluster_text, 16).unwrap());
+        let cluster_id = drave::types::ClusterId(u64::from_str_radix(&cluster_id_text, 16).unwrap());
         // A hello with a wrong disk id: with a certificate, the node rejects it for that reason.
-        let run = drave::types::Run { id: 7, starts: 1 };
-        Hello::peer(cluster_id, node_id(2), drave::types::DiskId(7), run, node_id(1)).put(&mut hello);
+        let process_run = drave::types::Run { id: 7, starts: 1 };
+        Hello::peer(cluster_id, node_id(2), drave::types::DiskId(7), process_run, node_id(1)).put(&mut hello);
         stream.write_all(&hello).unwrap();
         let mut output = Vec::new();
         let _may_be_reset = stream.read_to_end(&mut output);
@@ -250,8 +254,8 @@ fn peer_without_certificate_is_rejected() {
         let frame = drave::wire::frame::FrameReader::default().next(&mut output).unwrap().unwrap();
         drave::wire::hello::Welcome::read(frame).unwrap_err().to_string()
     };
-    let flags = authority.node_flags();
-    let own_certificate = Some((PathBuf::from(&flags[3]), PathBuf::from(&flags[5])));
+    let node_flags = authority.node_flags();
+    let own_certificate = Some((PathBuf::from(&node_flags[3]), PathBuf::from(&node_flags[5])));
     assert!(
         rejection_of_peer(&KeyFiles { certificate_and_key: None, authority: (&authority.ca_path).into() })
             .contains("present a certificate")
@@ -409,22 +413,22 @@ fn tls_failure_between_peers_is_logged() {
     cluster.spawn(1);
     cluster.extra_args.truncate(common_arg_count);
     cluster.spawn(2);
-    let unreachable = |n: usize| format!("cannot reach n{} at {}: ", n + 1, cluster.addresses[n]);
+    let unreachable_text = |n: usize| format!("cannot reach n{} at {}: ", n + 1, cluster.addresses[n]);
     wait_for_log(
         &cluster,
         0,
-        &format!("{}TLS: invalid peer certificate: certificate not valid for name \"127.0.0.1\"", unreachable(1)),
+        &format!("{}TLS: invalid peer certificate: certificate not valid for name \"127.0.0.1\"", unreachable_text(1)),
     );
     let log = std::fs::read_to_string(cluster.data_dir(0).with_extension("log")).unwrap();
-    assert!(log.lines().any(|line| line.contains(&unreachable(1)) && line.contains("elsewhere.example")), "{log}");
+    assert!(log.lines().any(|line| line.contains(&unreachable_text(1)) && line.contains("elsewhere.example")), "{log}");
     wait_for_log(&cluster, 1, "a connection from 127.0.0.1 failed: TLS: ");
     wait_for_log(
         &cluster,
         0,
-        &format!("{}the peer closed the connection before it answered; does it use TLS", unreachable(2)),
+        &format!("{}the peer closed the connection before it answered; does it use TLS", unreachable_text(2)),
     );
     wait_for_log(&cluster, 0, "a connection from 127.0.0.1 failed: TLS: ");
-    wait_for_log(&cluster, 2, &unreachable(0));
+    wait_for_log(&cluster, 2, &unreachable_text(0));
     wait_for_log(&cluster, 0, "no leader for ");
     wait_for_log(&cluster, 0, "s: heard n2 (cannot be reached: TLS), not n3 (closed)");
 }

@@ -20,7 +20,7 @@ fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
-/// Injects faults, one after another.
+/// Kills and pauses nodes of a cluster at random, one fault after another.
 struct Nemesis {
     cluster: Cluster,
     rng: StdRng,
@@ -69,8 +69,8 @@ impl Nemesis {
         inject(self);
     }
 
-    fn kill(&mut self, victim: fn(&mut Nemesis) -> usize) {
-        let victim = victim(self);
+    fn kill(&mut self, pick_victim: fn(&mut Nemesis) -> usize) {
+        let victim = pick_victim(self);
         self.cluster.kill(victim);
         self.sleep_random(0, 1000);
         self.cluster.spawn(victim);
@@ -103,8 +103,8 @@ impl Nemesis {
         self.cluster.signal(victim, Signal::CONT);
     }
 
-    fn freeze(&mut self, victim: fn(&mut Nemesis) -> usize) {
-        let victim = victim(self);
+    fn freeze(&mut self, pick_victim: fn(&mut Nemesis) -> usize) {
+        let victim = pick_victim(self);
         self.pause_node(victim, 100, 2000);
     }
 
@@ -119,7 +119,8 @@ impl Nemesis {
     fn freeze_and_kill(&mut self) {
         let victim = self.cluster.wait_for_leader();
         self.cluster.signal(victim, Signal::STOP);
-        let other_leader = |n: &Nemesis| n.cluster.leader_among((0..n.cluster.len()).filter(|n| *n != victim));
+        let other_leader =
+            |nemesis: &Nemesis| nemesis.cluster.leader_among((0..nemesis.cluster.len()).filter(|n| *n != victim));
         let next_leader = wait_until("the next leader", || other_leader(self), || self.cluster.logs());
         self.cluster.kill(next_leader);
         self.sleep_random(0, 500);
@@ -137,7 +138,8 @@ impl Nemesis {
     }
 }
 
-/// Runs load and faults, and then checks the results.
+/// Runs benchmarks that verify their results while faults are injected. Then checks that the nodes agree and that their
+/// journals are not damaged.
 fn torture(nodes: u16, seed: u64) {
     let _single_run = SINGLE_RUN.lock().unwrap_or_else(PoisonError::into_inner);
     let seconds = env_number("DRAVE_TORTURE_SECONDS", 10);
@@ -158,7 +160,7 @@ fn torture(nodes: u16, seed: u64) {
     eprintln!("{:?}", nemesis.fault_counts);
     let mut cluster = nemesis.cluster;
     for output in [increment_bench.wait_with_output(), mixed_bench.wait_with_output()] {
-        expect_verified(&output, &cluster);
+        expect_verified_benchmark(&output, &cluster);
     }
     expect_agreement(&cluster);
     expect_clean_journals(&cluster);
@@ -169,7 +171,7 @@ fn torture(nodes: u16, seed: u64) {
     expect_clean_journals(&cluster);
 }
 
-fn expect_verified(output: &ProgramOutput, cluster: &Cluster) {
+fn expect_verified_benchmark(output: &ProgramOutput, cluster: &Cluster) {
     assert_eq!(output.code, Some(0), "{output:?}\n{}", cluster.logs());
     assert!(output.err.contains("verified: "), "{output:?}");
     let report = output.json();

@@ -16,9 +16,9 @@ fn env_number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Starts a cluster that takes snapshots only on request, and writes `mib` MiB of state. One follower is down during
-/// these writes, and then needs a snapshot. Returns the number of this follower as well.
-fn cluster_with_lagging_follower(mib: u64) -> (Cluster, usize) {
+/// Starts a cluster that takes snapshots only on request, and writes `state_mib` MiB of state. One follower is down
+/// during these writes, and then needs a snapshot. Returns the number of this follower as well.
+fn cluster_with_lagging_follower(state_mib: u64) -> (Cluster, usize) {
     let mut cluster = Cluster::prepare(3);
     let args = ["--snapshot-log-bytes", "1TiB", "--snapshot-max-age", "1000h", "--trailing-bytes", "64KiB"];
     cluster.extra_args = [&["--segment-size", "16MiB"], &args[..]].concat().into_iter().map(str::to_owned).collect();
@@ -26,7 +26,7 @@ fn cluster_with_lagging_follower(mib: u64) -> (Cluster, usize) {
     let lagging_follower = (cluster.wait_for_leader() + 1) % 3;
     let last_index_before = cluster.status(lagging_follower).unwrap().last;
     cluster.kill(lagging_follower);
-    let key_count = (mib << 10).to_string();
+    let key_count = (state_mib << 10).to_string();
     let load_args = ["--dist", "seq", "--keys", &key_count, "--total", &key_count, "--value-size", "1024"];
     let more_args = ["--clients", "8", "--inflight", "32", "--warmup", "0s", "--duration", "10m", "--timeout", "60s"];
     let output = cluster.run(&[&["bench", "put", "--keep", "-o", "json"], &load_args[..], &more_args].concat());
@@ -55,10 +55,10 @@ fn received_bytes(cluster: &Cluster, lagging_follower: usize, total: u64) -> Opt
 
 #[test]
 fn repeatedly_killed_receiver_resumes_the_snapshot() {
-    let (mib, kills) = (env_number("DRAVE_TRANSFER_MIB", 64), env_number("DRAVE_TRANSFER_KILLS", 3));
-    let (mut cluster, lagging_follower) = cluster_with_lagging_follower(mib);
+    let (state_mib, kills) = (env_number("DRAVE_TRANSFER_MIB", 64), env_number("DRAVE_TRANSFER_KILLS", 3));
+    let (mut cluster, lagging_follower) = cluster_with_lagging_follower(state_mib);
     let total = leader_status(&cluster).unwrap().log.snapshot_bytes;
-    assert!(total > mib * MIB, "the snapshot holds the whole state: {total}");
+    assert!(total > state_mib * MIB, "the snapshot holds the whole state: {total}");
     let started = Instant::now();
     cluster.spawn(lagging_follower);
     let mut bytes_at_kills = Vec::new();

@@ -19,11 +19,11 @@ fn env_number(name: &str, default: u64) -> u64 {
 /// The cluster, and the parameters of the load on it.
 struct Load {
     cluster: Cluster,
-    keys: String,
+    key_count: String,
     duration: String,
     rate: String,
     /// How many windows were measured.
-    windows: u64,
+    measured_windows: u64,
 }
 
 /// Which snapshots are taken or sent during a window.
@@ -44,25 +44,25 @@ impl Load {
         cluster.extra_args = args.map(str::to_owned).to_vec();
         (0..3).for_each(|n| cluster.spawn(n));
         cluster.wait_for_leader();
-        let keys = env_number("DRAVE_LOAD_KEYS", 5_000).to_string();
+        let key_count = env_number("DRAVE_LOAD_KEYS", 5_000).to_string();
         let duration = format!("{}s", env_number("DRAVE_LOAD_SECONDS", 1));
         let rate = env_number("DRAVE_LOAD_RATE", 500).to_string();
-        let load = Load { cluster, keys, duration, rate, windows: 0 };
-        let fill_args = ["--dist", "seq", "--total", &load.keys, "--duration", "20m", "--warmup", "0s"];
+        let load = Load { cluster, key_count, duration, rate, measured_windows: 0 };
+        let fill_args = ["--dist", "seq", "--total", &load.key_count, "--duration", "20m", "--warmup", "0s"];
         let output = load.cluster.run(&[&load.bench_args()[..], &["--inflight", "32"], &fill_args].concat());
         assert_eq!(output.code, Some(0), "{output:?}");
         load
     }
 
     fn bench_args(&self) -> Vec<&str> {
-        let args = ["bench", "put", "--keep", "--run", RUN_ID, "--value-size", "1024", "--keys", &self.keys];
+        let args = ["bench", "put", "--keep", "--run", RUN_ID, "--value-size", "1024", "--keys", &self.key_count];
         [&args[..], &["--clients", "8", "--timeout", "60s", "-o", "json"]].concat()
     }
 
     /// Measures the load during one window. Returns how often snapshots were taken during the window.
     fn measure_window(&mut self, round: u64, activity: WindowActivity) -> u64 {
         let leader = self.cluster.wait_for_leader();
-        self.windows += 1;
+        self.measured_windows += 1;
         let mut args = self.bench_args();
         args.extend(["--warmup", "300ms", "--duration", &self.duration]);
         // A closed loop has 4 requests in flight per client; an open loop as many as its rate needs, up to 64.
@@ -70,14 +70,14 @@ impl Load {
             "0" => args.extend(["--inflight", "4"]),
             rate => args.extend(["--inflight", "64", "--rate", rate]),
         }
-        let name = format!("window-{}", self.windows);
+        let name = format!("window-{}", self.measured_windows);
         let mut bench =
             BackgroundProgram::start(self.cluster.directory.path(), &name, &mut self.cluster.drave_command(&args));
-        let id = (leader + 1).to_string();
+        let leader_id = (leader + 1).to_string();
         let mut snapshots_taken = 0;
         while bench.is_running() {
             let snapshot_args: &[&str] = match activity {
-                WindowActivity::LeaderTakesSnapshot => &["snapshot", "take", "--timeout", "120s", "--node", &id],
+                WindowActivity::LeaderTakesSnapshot => &["snapshot", "take", "--timeout", "120s", "--node", &leader_id],
                 WindowActivity::AllTakeSnapshots => &["snapshot", "take", "--timeout", "120s"],
                 WindowActivity::NoSnapshot
                 | WindowActivity::FollowerDown
@@ -93,17 +93,17 @@ impl Load {
         let output = bench.wait_with_output();
         assert_eq!(output.code, Some(0), "{output:?}\n{}", self.cluster.logs());
         let report = output.json();
-        let ms = |name: &str| report[name].as_f64().unwrap() / 1e3;
+        let field_in_ms = |name: &str| report[name].as_f64().unwrap() / 1e3;
         assert!(report["total"].as_u64().unwrap() > 0, "{report}");
         eprintln!(
             "round {round} {:<24} {:>7.0}/s p50 {:>6.2} p99 {:>7.2} p99.9 {:>7.2} max {:>7.2} ms, {} errors, {} \
              unknown, {snapshots_taken} taken",
             format!("{activity:?}"),
             report["ops_per_s"].as_f64().unwrap(),
-            ms("p50_us"),
-            ms("p99_us"),
-            ms("p999_us"),
-            ms("max_us"),
+            field_in_ms("p50_us"),
+            field_in_ms("p99_us"),
+            field_in_ms("p999_us"),
+            field_in_ms("max_us"),
             report["errors"],
             report["unknown"],
         );

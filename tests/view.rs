@@ -230,7 +230,7 @@ const PANIC_VARIABLE: &str = "DRAVE_TEST_PANIC_IN_A_VIEW";
 
 #[test]
 fn panic_restores_terminal_and_is_visible() {
-    let name = "panic_restores_terminal_and_is_visible";
+    let test_name = "panic_restores_terminal_and_is_visible";
     if std::env::var_os(PANIC_VARIABLE).is_some() {
         let _screen = view_terminal::Screen::open().unwrap();
         // Panics on a detached thread with the screen still open: the panic must end the process.
@@ -238,7 +238,7 @@ fn panic_restores_terminal_and_is_visible() {
         std::process::abort();
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", name, "--nocapture"]).env(PANIC_VARIABLE, "1");
+    command.args(["--exact", test_name, "--nocapture"]).env(PANIC_VARIABLE, "1");
     let mut terminal = Terminal::start(&mut command, 80, 24);
     assert_eq!(terminal.wait_for_exit(), None, "the panic aborts the process");
     terminal.wait_for_line("the panic message", |line| line.contains("on purpose"));

@@ -26,7 +26,7 @@ fn copy_directory(from: &Path, to: &Path) {
 }
 
 /// Writes `count` keys, each of which must be acknowledged.
-fn write(cluster: &Cluster, key_prefix: &str, count: usize) {
+fn put_keys(cluster: &Cluster, key_prefix: &str, count: usize) {
     for n in 0..count {
         let output = cluster.run(&["put", &format!("{key_prefix}{n}"), "v", "--timeout", "20s"]);
         assert_eq!(output.code, Some(0), "{output:?}\n{}", cluster.logs());
@@ -71,8 +71,8 @@ fn expect_one_leader_a_term(logs: &str) {
     assert!(!leaders.is_empty(), "no log reports an elected leader\n{logs}");
 }
 
-/// Number of rounds, from `DRAVE_MENDING_ROUNDS` or else `default`.
-fn rounds(default: usize) -> usize {
+/// How often a test repeats its steps: `DRAVE_MENDING_ROUNDS` times, or else `default` times.
+fn round_count(default: usize) -> usize {
     std::env::var("DRAVE_MENDING_ROUNDS").map_or(default, |rounds| rounds.parse().unwrap())
 }
 
@@ -81,12 +81,12 @@ fn rounds(default: usize) -> usize {
 #[test]
 fn emptied_founder_does_not_lead_by_an_old_configuration() {
     let mut cluster = grow_cluster(3, &[]);
-    write(&cluster, "old", 20);
-    for round in 0..rounds(2) {
+    put_keys(&cluster, "old", 20);
+    for round in 0..round_count(2) {
         cluster.run(&["transfer", "2"]);
         cluster.kill(0);
         std::fs::remove_dir_all(cluster.data_dir(0)).unwrap();
-        write(&cluster, &format!("after{round}-"), 2);
+        put_keys(&cluster, &format!("after{round}-"), 2);
         assert_eq!(cluster.run(&["member", "remove", "1"]).code, Some(0), "{}", cluster.logs());
         let id_and_address = format!("1={}", cluster.addresses[0]);
         assert_eq!(cluster.run(&["member", "add", &id_and_address]).code, Some(0), "{}", cluster.logs());
@@ -103,7 +103,7 @@ fn emptied_founder_does_not_lead_by_an_old_configuration() {
         let is_serving_alone = serves_alone(&cluster, 0, &format!("after{round}-0"));
         [1, 2].into_iter().for_each(|n| cluster.signal(n, Signal::CONT));
         assert!(!is_serving_alone, "n1 serves without a quorum\n{}", cluster.logs());
-        write(&cluster, &format!("again{round}-"), 1);
+        put_keys(&cluster, &format!("again{round}-"), 1);
         cluster.wait_for_convergence();
         for n in 0..=round {
             let output = cluster.run(&["get", &format!("after{n}-1")]);
@@ -120,17 +120,21 @@ fn emptied_founder_does_not_lead_by_an_old_configuration() {
 fn emptied_lone_founder_stops_when_members_dial_it() {
     // The node waits two election timeouts before its first response. The members must dial it in this time, also on a
     // busy machine.
-    for _ in 0..rounds(1) {
+    for _ in 0..round_count(1) {
         let mut cluster = grow_cluster(3, &["--election-timeout", "500ms-1s"]);
-        write(&cluster, "old", 5);
+        put_keys(&cluster, "old", 5);
         cluster.kill(0);
         std::fs::remove_dir_all(cluster.data_dir(0)).unwrap();
         cluster.wait_for_leader();
         cluster.spawn(0);
         assert!(!serves_alone(&cluster, 0, "old0"), "{}", cluster.logs());
-        let expected_log = "knows this node as its member n1";
-        wait_until("n1 logs the reason", || cluster.logs().contains(expected_log).then_some(()), || cluster.logs());
-        write(&cluster, "more", 2);
+        let expected_log_text = "knows this node as its member n1";
+        wait_until(
+            "n1 logs the reason",
+            || cluster.logs().contains(expected_log_text).then_some(()),
+            || cluster.logs(),
+        );
+        put_keys(&cluster, "more", 2);
         expect_one_leader_a_term(&cluster.logs());
     }
 }
@@ -140,9 +144,9 @@ fn emptied_lone_founder_stops_when_members_dial_it() {
 #[test]
 fn emptied_majority_does_not_replace_an_existing_log() {
     let start_orders = [[2, 0, 1], [0, 1, 2], [1, 2, 0], [0, 2, 1], [1, 0, 2], [2, 1, 0]];
-    for order in start_orders.into_iter().cycle().take(rounds(2)) {
+    for order in start_orders.into_iter().cycle().take(round_count(2)) {
         let mut cluster = Cluster::start(3);
-        write(&cluster, "old", 5);
+        put_keys(&cluster, "old", 5);
         cluster.wait_for_convergence();
         (0..3).for_each(|n| cluster.kill(n));
         [0, 1].into_iter().for_each(|n| std::fs::remove_dir_all(cluster.data_dir(n)).unwrap());
@@ -170,9 +174,9 @@ fn node_on_older_copy_of_its_directory_is_detected_and_catches_up() {
     eprintln!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start(3);
-    write(&cluster, "first", 3);
+    put_keys(&cluster, "first", 3);
     cluster.wait_for_convergence();
-    for round in 0..rounds(2) {
+    for round in 0..round_count(2) {
         let leader = cluster.wait_for_leader();
         let node = [0, 1, 2].into_iter().filter(|n| *n != leader).nth(rng.random_range(0..2)).unwrap();
         let copy_path = cluster.directory.path().join("aside");
@@ -180,7 +184,7 @@ fn node_on_older_copy_of_its_directory_is_detected_and_catches_up() {
         copy_directory(&cluster.data_dir(node), &copy_path);
         cluster.spawn(node);
         cluster.wait_for_convergence();
-        write(&cluster, &format!("round{round}-"), rng.random_range(2..6));
+        put_keys(&cluster, &format!("round{round}-"), rng.random_range(2..6));
         cluster.wait_for_convergence();
         let reports_before = cluster.logs().matches("acknowledged").count();
         cluster.kill(node);
@@ -192,7 +196,7 @@ fn node_on_older_copy_of_its_directory_is_detected_and_catches_up() {
         // The other follower is killed. The leader and the node with the older copy must continue.
         let other_follower = (0..3).find(|n| *n != node && *n != cluster.wait_for_leader()).unwrap();
         cluster.kill(other_follower);
-        write(&cluster, &format!("two{round}-"), 2);
+        put_keys(&cluster, &format!("two{round}-"), 2);
         cluster.spawn(other_follower);
         cluster.wait_for_convergence();
         let output = cluster.run(&["get", "first0"]);

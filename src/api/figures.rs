@@ -83,9 +83,9 @@ pub struct Counters {
     pub proposals_pending: u64,
     /// Proposals that were refused, or whose outcome is unknown.
     pub proposals_failed: u64,
-    /// Commands that had been executed before, and were answered from the session.
+    /// Commands that had been executed before, and were answered with the answer stored in their session.
     pub session_duplicates: u64,
-    /// On a leader: from the first proposal of a write to its commit; sampled under load.
+    /// Times from the first proposal of a write of this node as leader to its commit; sampled under load.
     pub commit_ns: Buckets,
     /// Durations of the journal's syncs.
     pub fsync_ns: Buckets,
@@ -95,13 +95,13 @@ pub struct Counters {
     pub snapshot_ns: Buckets,
     /// Durations of the event loop's iterations. An event that arrives during an iteration waits for the next one.
     pub turn_ns: Buckets,
-    /// On a leader: from a heartbeat to its response, for each other member.
+    /// Times from a heartbeat of this node as leader to the response, by the id of the member that responded.
     pub round_trip_ns: BTreeMap<u64, Buckets>,
-    /// Bytes written to each other member.
+    /// Bytes written to the sockets of other members, by the id of the member.
     pub sent_bytes: BTreeMap<u64, u64>,
     /// Open connections, by kind: `native`, `redis`, `http`, `peer`, `unknown`.
     pub connections: BTreeMap<String, u64>,
-    /// Counters of each gateway: `native`, `redis`, `http`.
+    /// The counters of the gateways, by name: `native`, `redis`, `http`.
     #[serde(default)]
     pub gateways: BTreeMap<String, GatewayCounters>,
 }
@@ -109,7 +109,7 @@ pub struct Counters {
 /// Requests and clients at a gateway since the process started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct GatewayCounters {
-    /// Client connections accepted.
+    /// Client connections that the gateway accepted, closed ones included.
     pub accepted: u64,
     /// Client connections rejected because the limit of connections was reached.
     pub turned_away: u64,
@@ -130,7 +130,7 @@ pub struct GatewayCounters {
 pub enum Failure {
     /// The request was refused without effect. The reason is a name of [`Refusal::name`].
     Refused(&'static str),
-    /// The request was answered with an error of this kind, which is no refusal.
+    /// The request was not refused, but answered with an error of this kind.
     Error(RequestError),
 }
 
@@ -174,9 +174,11 @@ impl Refusal {
             Refusal::Stopping => "stopping",
             Refusal::NotMember { .. } => "no_member",
             Refusal::NoSpace => "no_space",
-            Refusal::Changing { .. } | Refusal::InvalidChange { .. } | Refusal::UnsafeChange { .. } => "membership",
+            Refusal::ChangeInProgress { .. } | Refusal::InvalidChange { .. } | Refusal::UnsafeChange { .. } => {
+                "membership"
+            }
             Refusal::SnapshotGone => "snapshot_gone",
-            Refusal::NotOffered => "not_offered",
+            Refusal::NotSupported => "not_offered",
             Refusal::TransferTimedOut { .. } => "transfer",
         }
     }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub enum LogLevel {
     /// No lines at all.
     Off,
-    /// Failures that stop a function of the node, or the node.
+    /// Failures that stop the node or one of its functions.
     Error,
     /// Errors, and conditions that an operator should change.
     Warn,

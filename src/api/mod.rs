@@ -2,8 +2,8 @@
 //!
 //! A request that changes state is an [`Op`]: the client encodes it, and its bytes go into the log unchanged. Such a
 //! request is done, refused (*it had no effect*), or its outcome is unknown ([`Reply::Unknown`]): it may have taken
-//! effect, or may still. A retry in the same session under the same number learns the outcome, and executes nothing
-//! twice.
+//! effect, or may still take effect. A retry in the same session under the same number learns the outcome, and executes
+//! nothing twice.
 
 pub mod figures;
 mod log_level;

@@ -181,7 +181,8 @@ mod tests {
             assert!(Op::decode(Op::Open { window: SESSION_WINDOW_MAX + 1, ordered }.encode()).is_err());
         }
         assert!(Op::decode(Bytes::new()).is_err());
-        let zero_seq = Op::Execute { session: SessionId(3), seq: 0, first_outstanding: 0, command: Bytes::new() };
-        assert!(Op::decode(zero_seq.encode()).is_err());
+        let op_with_zero_seq =
+            Op::Execute { session: SessionId(3), seq: 0, first_outstanding: 0, command: Bytes::new() };
+        assert!(Op::decode(op_with_zero_seq.encode()).is_err());
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 /// The consistency of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Consistency {
-    /// Linearizable: a quorum confirms the leader first (thesis §6.4).
+    /// The answer reflects every write acknowledged before the query: a quorum confirms the leader first (thesis §6.4).
     #[default]
     Linearizable,
     /// Answered at once from the state that the node has applied, which may be stale.
@@ -51,7 +51,8 @@ pub enum Request {
     },
     /// Transfers the leadership to another node (thesis §3.10).
     Transfer {
-        /// The target; if none, the leader picks the best one.
+        /// The node that should lead next. If `None`, the leader picks a voter that responds, preferably one with free
+        /// disk space and a long log.
         to: Option<NodeId>,
     },
     /// Reads or changes the level of this node's log.
@@ -77,7 +78,7 @@ pub enum Reply {
     },
     /// The node's status, boxed because it is much larger than the other replies.
     Status(Box<Status>),
-    /// The newest snapshot of the node.
+    /// The node's newest snapshot, which holds everything that the node had applied when it received the request.
     Snapshot {
         /// The position of the last entry that the snapshot covers.
         position: Position,
@@ -107,8 +108,8 @@ pub enum Reply {
     LogLevel(LogLevelInForce),
     /// The request was refused. Nothing has happened.
     Refused(Refusal),
-    /// The request may have taken effect, or may still: this node lost the leadership, or its leader, before it learned
-    /// the outcome.
+    /// The request may have taken effect, or may still take effect: this node lost the leadership, or its leader,
+    /// before it learned the outcome.
     Unknown,
 }
 
@@ -137,7 +138,7 @@ pub enum Refusal {
     TooLarge {
         /// The size of the command in bytes.
         bytes: u64,
-        /// The limit in bytes.
+        /// The size in bytes of the largest command that this cluster accepts.
         limit: u64,
     },
     /// The request could not be decoded.
@@ -154,13 +155,13 @@ pub enum Refusal {
         /// The addresses of the members that this node knew last.
         members: Vec<String>,
     },
-    /// A disk has no room for the request: this node's, or for a write also those of too many followers.
+    /// There is no disk space for the request on this node, or, for a write, on too many followers.
     #[error("no space left on the disk of this node")]
     NoSpace,
     /// Another membership change is under way: only one at a time is allowed (§6), and none before this leader's first
     /// entry is committed.
     #[error("another membership change is in progress, since entry {since}")]
-    Changing {
+    ChangeInProgress {
         /// The index of the configuration that has to be committed first.
         since: Index,
     },
@@ -181,7 +182,7 @@ pub enum Refusal {
     SnapshotGone,
     /// The process that runs the node does not support the request.
     #[error("the process that runs this node does not support this request")]
-    NotOffered,
+    NotSupported,
     /// The target did not take over in time: the current leader keeps leading.
     #[error("{to} did not take over in time; the leader keeps leading")]
     TransferTimedOut {

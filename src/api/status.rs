@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleName {
-    /// Follows a leader, or waits for one.
+    /// A voter that follows a leader, or waits for one.
     #[default]
     Follower,
-    /// Requests pre-votes; its term does not change (thesis §9.6).
+    /// A voter that requests pre-votes; its term does not change (thesis §9.6).
     Precandidate,
-    /// Requests votes (§5.2).
+    /// A voter that requests votes (§5.2).
     Candidate,
-    /// Leads its term.
+    /// The leader of its term: it appends commands to the log.
     Leader,
-    /// Receives the log and has no vote.
+    /// A member that receives the log and has no vote.
     Learner,
-    /// Is not a member of the configuration that it knows: not yet, or not any more.
+    /// A node that is not a member of the configuration that it knows: not yet, or not any more.
     Outside,
 }
 
@@ -68,7 +68,7 @@ pub struct Status {
     pub membership: String,
     /// On a leader, the replication progress of each other member; otherwise empty.
     pub peers: Vec<PeerStatus>,
-    /// Syncs and free room of this node's disk.
+    /// The syncs of this node's journal, and the free space on its disk.
     pub disk: DiskStatus,
     /// Whether writes are synced before they are answered. False only under `--unsafe-no-fsync`.
     pub fsync: bool,
@@ -156,7 +156,7 @@ pub struct MemberStatus {
 /// The part of the log that a node keeps.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct LogStatus {
-    /// The first index in the log.
+    /// The first index that the log still holds: entries before it are compacted.
     pub first: u64,
     /// Bytes of entries in the log.
     pub bytes: u64,
@@ -184,14 +184,14 @@ pub struct LogStatus {
     pub received_bytes: u64,
 }
 
-/// Statistics of a node's disk. Latencies in microseconds, since the process started.
+/// Statistics of a node's disk since the process started. Latencies are in microseconds.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct DiskStatus {
     /// Number of the journal's syncs.
     pub syncs: u64,
-    /// Number of entries that these syncs made durable.
+    /// Number of entries that the journal's syncs made durable.
     pub entries: u64,
-    /// Bytes that these syncs made durable.
+    /// Bytes that the journal's syncs made durable.
     pub bytes: u64,
     /// Median sync latency.
     pub sync_p50_us: f64,
@@ -214,6 +214,6 @@ pub struct StageStatus {
     pub fsync_us: f64,
     /// From handing the write to the disk until a quorum holds it and the leader commits it.
     pub replicate_us: f64,
-    /// From the submission of the entry's batch to the applier until its report.
+    /// From the submission of the entry's batch to the applier until the applier reports that the batch is applied.
     pub apply_us: f64,
 }

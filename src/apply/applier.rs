@@ -18,7 +18,7 @@ use super::session::CommandState;
 use super::sessions::{Options, Sessions};
 use crate::api::{Op, Outcome};
 use crate::codec::Malformed;
-use crate::limits::{ANSWER_BYTES_MAX, CHUNK_EXCESS_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, CHUNK_EXCESS_BYTES_MAX};
 use crate::machine::state_machine::{Context, StateMachine};
 use crate::types::digest::hash_numbers;
 use crate::types::{ClusterTime, Entry, Index, Mutant, Mutants, NodeId, Payload, Position, SessionId};
@@ -33,18 +33,19 @@ const PREFETCHED_COMMANDS_MAX: usize = 64;
 pub struct Applier<M> {
     machine: M,
     sessions: Sessions,
-    options: Options,
-    /// The position of the last applied entry, and its time.
-    position: Position,
-    time: ClusterTime,
-    /// Digest of machine and sessions as of `position`.
+    session_options: Options,
+    /// The position of the last applied entry; zero before the first.
+    applied_position: Position,
+    /// The cluster time of the last applied entry; zero before the first.
+    applied_time: ClusterTime,
+    /// The digest of machine and sessions as of `applied_position`.
     digest: u64,
     /// The safety rules that are broken on purpose: none, outside tests.
     mutants: Mutants,
     /// A number mixed into the digest: zero, unless the mutant `machine-knows-node` sets it to the node's id.
     digest_salt: u64,
     /// How far the machine's time is ahead of the cluster time, in milliseconds: zero, unless a mutant sets it.
-    skew_ms: u64,
+    machine_clock_ahead_ms: u64,
 }
 
 impl<M: StateMachine> Applier<M> {
@@ -58,13 +59,13 @@ impl<M: StateMachine> Applier<M> {
         let mut applier = Applier {
             machine,
             sessions: Sessions::new(options),
-            options,
-            position: Position::ZERO,
-            time: ClusterTime::default(),
+            session_options: options,
+            applied_position: Position::ZERO,
+            applied_time: ClusterTime::default(),
             digest: 0,
             mutants: Mutants::NONE,
             digest_salt: 0,
-            skew_ms: 0,
+            machine_clock_ahead_ms: 0,
         };
         applier.update_digest();
         applier
@@ -73,7 +74,7 @@ impl<M: StateMachine> Applier<M> {
     /// Breaks the rules that `mutants` names, on the node with id `node`.
     pub fn with_mutants(mut self, mutants: Mutants, node: NodeId) -> Applier<M> {
         self.mutants = mutants;
-        self.skew_ms = if mutants.breaks(Mutant::ExpireByOwnClock) { 100 * node.get() } else { 0 };
+        self.machine_clock_ahead_ms = if mutants.breaks(Mutant::ExpireByOwnClock) { 100 * node.get() } else { 0 };
         self.digest_salt = if mutants.breaks(Mutant::MachineKnowsNode) { node.get() } else { 0 };
         self.update_digest();
         self
@@ -82,49 +83,49 @@ impl<M: StateMachine> Applier<M> {
     /// Applies committed entries. The first one must directly follow the last applied entry.
     pub fn apply(&mut self, entries: &[Entry]) -> Report {
         let mut outcomes = Vec::with_capacity(entries.len());
-        let mut duplicates = 0;
-        let mut ops = Vec::with_capacity(PREFETCHED_COMMANDS_MAX.min(entries.len()));
+        let mut duplicate_count = 0;
+        let mut decoded_ops = Vec::with_capacity(PREFETCHED_COMMANDS_MAX.min(entries.len()));
         // Operations are decoded before they are executed, so that the machine can touch the memory of many commands
         // at once: a large table does not fit the processor's caches, and each single command would wait for memory.
         for batch in entries.chunks(PREFETCHED_COMMANDS_MAX) {
-            ops.extend(batch.iter().map(decode_op));
-            self.machine.prefetch(&mut ops.iter().filter_map(command_of));
-            for (entry, op) in batch.iter().zip(ops.drain(..)) {
-                self.advance(entry);
+            decoded_ops.extend(batch.iter().map(decode_op));
+            self.machine.prefetch(&mut decoded_ops.iter().filter_map(command_of));
+            for (entry, op) in batch.iter().zip(decoded_ops.drain(..)) {
+                self.advance_to(entry);
                 let Some(op) = op else { continue };
                 let Some(outcome) = self.apply_op(entry, op) else { continue };
-                duplicates += u64::from(matches!(outcome, Outcome::Executed { duplicate: true, .. }));
+                duplicate_count += u64::from(matches!(outcome, Outcome::Executed { duplicate: true, .. }));
                 outcomes.push((entry.position, outcome));
             }
         }
         self.update_digest();
         let (sessions, next_deadline) = (self.sessions.count(), self.machine.next_deadline());
         Report {
-            upto: self.position.index,
-            time: self.time,
+            upto: self.applied_position.index,
+            time: self.applied_time,
             outcomes,
             digest: self.digest,
             sessions,
-            duplicates,
+            duplicates: duplicate_count,
             next_deadline,
         }
     }
 
     /// Advances position and time to those of the next entry.
-    fn advance(&mut self, entry: &Entry) {
-        let next_index = self.position.index.next();
+    fn advance_to(&mut self, entry: &Entry) {
+        let next_index = self.applied_position.index.next();
         assert_eq!(entry.position.index, next_index, "entries are applied in order, each once (§5.3)");
-        (self.position, self.time) = (entry.position, entry.time);
-        self.sessions.advance(entry.time);
+        (self.applied_position, self.applied_time) = (entry.position, entry.time);
+        self.sessions.expire_idle(entry.time);
         self.machine.advance(self.machine_time());
     }
 
     fn machine_time(&self) -> ClusterTime {
-        self.skew_time(self.time)
+        self.skew_time(self.applied_time)
     }
 
     fn skew_time(&self, time: ClusterTime) -> ClusterTime {
-        ClusterTime(time.0 + self.skew_ms)
+        ClusterTime(time.0 + self.machine_clock_ahead_ms)
     }
 
     /// Applies an operation. Returns its outcome, or `None` for a tick, for which no caller waits.
@@ -178,9 +179,9 @@ impl<M: StateMachine> Applier<M> {
         if let Some(first_answer) = first_answer
             && !self.mutants.breaks(Mutant::ApplyTwice)
         {
-            let wrong_answer =
+            let latest_answer =
                 self.mutants.breaks(Mutant::ForgetAnswers).then(|| self.sessions.latest_answer(session)).flatten();
-            return outcome_of(wrong_answer.or(first_answer), true);
+            return outcome_of(latest_answer.or(first_answer), true);
         }
         // An answer that is too long for a frame is not stored. The command counts as executed all the same.
         let answer =
@@ -191,22 +192,22 @@ impl<M: StateMachine> Applier<M> {
 
     /// Queries the machine's state as of the last applied entry. `time` is the cluster time as far as this node knows.
     pub fn query(&self, time: ClusterTime, query: &[u8]) -> Bytes {
-        self.machine.query(self.skew_time(time.max(self.time)), query)
+        self.machine.query(self.skew_time(time.max(self.applied_time)), query)
     }
 
     /// The last applied index.
     pub fn applied(&self) -> Index {
-        self.position.index
+        self.applied_position.index
     }
 
     /// The position of the last applied entry.
     pub fn position(&self) -> Position {
-        self.position
+        self.applied_position
     }
 
     /// The cluster time of the last applied entry.
     pub fn time(&self) -> ClusterTime {
-        self.time
+        self.applied_time
     }
 
     /// A digest of machine and sessions: equal on all nodes at equal index.
@@ -229,7 +230,12 @@ impl<M: StateMachine> Applier<M> {
     pub fn freeze(&mut self) -> StateHeader {
         self.sessions.freeze();
         self.machine.freeze();
-        StateHeader { position: self.position, time: self.time, digest: self.digest, sessions: self.sessions.count() }
+        StateHeader {
+            position: self.applied_position,
+            time: self.applied_time,
+            digest: self.digest,
+            sessions: self.sessions.count(),
+        }
     }
 
     /// The next chunk of the serialized frozen state, about `bytes` long; `None` after the last one.
@@ -238,12 +244,15 @@ impl<M: StateMachine> Applier<M> {
             return Some(Piece::Sessions(chunk));
         }
         let chunk = self.machine.next_chunk(bytes)?;
-        let limit = bytes.saturating_add(CHUNK_EXCESS_MAX);
-        assert!(chunk.len() <= limit, "a machine's chunk is at most CHUNK_EXCESS_MAX bytes longer than requested");
+        let chunk_bytes_max = bytes.saturating_add(CHUNK_EXCESS_BYTES_MAX);
+        assert!(
+            chunk.len() <= chunk_bytes_max,
+            "a machine's chunk is at most CHUNK_EXCESS_BYTES_MAX bytes longer than requested"
+        );
         Some(Piece::Machine(chunk))
     }
 
-    /// Drops the frozen state, serialized or not.
+    /// Drops the frozen state, whether or not all of it was serialized.
     pub fn end_snapshot(&mut self) {
         self.sessions.end_snapshot();
         self.machine.end_snapshot();
@@ -251,11 +260,16 @@ impl<M: StateMachine> Applier<M> {
 
     /// Creates an empty applier with the same kind of machine and the same options.
     pub(super) fn empty(&self) -> Applier<M> {
-        let empty = Applier::with_options(self.machine.empty(), self.options);
-        Applier { mutants: self.mutants, digest_salt: self.digest_salt, skew_ms: self.skew_ms, ..empty }
+        let empty_applier = Applier::with_options(self.machine.empty(), self.session_options);
+        Applier {
+            mutants: self.mutants,
+            digest_salt: self.digest_salt,
+            machine_clock_ahead_ms: self.machine_clock_ahead_ms,
+            ..empty_applier
+        }
     }
 
-    /// Adds the next chunk of another applier's serialized state.
+    /// Restores the next chunk of another applier's serialized state: first all chunks of the sessions.
     pub(super) fn restore(&mut self, chunk: &Piece) -> Result<(), Malformed> {
         match chunk {
             Piece::Sessions(bytes) => self.sessions.restore(bytes),
@@ -265,7 +279,7 @@ impl<M: StateMachine> Applier<M> {
 
     /// Completes a restore: sets position and time, and checks sessions and digest against `header`.
     pub(super) fn finish_restore(&mut self, header: &StateHeader) -> Result<(), Malformed> {
-        (self.position, self.time) = (header.position, header.time);
+        (self.applied_position, self.applied_time) = (header.position, header.time);
         if self.mutants.breaks(Mutant::AdvanceTimeBeforeDigest) {
             self.machine.advance(self.machine_time());
         }

@@ -35,11 +35,11 @@ pub enum CommandState {
     Executed(Option<Bytes>),
     /// The session is unknown or expired.
     SessionExpired,
-    /// The number is below the lowest that the client awaits: the answer was discarded.
+    /// The command's number is below `first_outstanding`: its answer was discarded.
     ResponseDiscarded,
-    /// The number lies beyond the session's window.
+    /// The command's number is not below `first_outstanding` plus the session's window.
     WindowExceeded,
-    /// The session is ordered, and a lower number has not been executed.
+    /// The session is ordered, and the command with the preceding number has not been executed.
     OutOfOrder,
 }
 
@@ -47,13 +47,13 @@ pub enum CommandState {
 ///
 /// Invariants: the numbers in `answers` ascend, from `first_outstanding` on and within the window. Room is allocated
 /// for the stored answers, not for the window. In an ordered session the numbers run from `first_outstanding` to the
-/// last one executed, without a gap. `digest` is that of the stored answers.
+/// last one executed, without a gap. `answers_digest` is the digest of the stored answers.
 #[derive(Clone, Debug)]
 pub struct SessionState {
     window: u32,
-    /// Whether a number is executed only after all lower ones.
+    /// Whether a command is executed only after the commands with all lower numbers.
     ordered: bool,
-    /// The lowest number whose answer the client still waits for. Answers to lower numbers are discarded.
+    /// The lowest command number whose answer the client still waits for. Answers to lower numbers are discarded.
     first_outstanding: u64,
     /// The first answer to each command number. A repeated command receives it even if the state has changed since: it
     /// is the answer of the time when the command took effect.
@@ -62,11 +62,11 @@ pub struct SessionState {
     pub last_used: Index,
     /// The cluster time of the session's last use.
     pub last_used_time: ClusterTime,
-    /// The index under which [`super::sessions::Sessions`] lists the session: that of one of its uses.
+    /// The index under which [`super::sessions::Sessions`] lists the session: the index of one of its uses.
     pub listing_index: Index,
-    /// Whether the session has changed since the digest of all sessions was computed, and is not part of it now.
+    /// Whether the digest of all sessions excludes this session, because it changed after that digest was computed.
     pub dirty: bool,
-    digest: Digest,
+    answers_digest: Digest,
 }
 
 #[derive(Clone, Debug)]
@@ -90,15 +90,22 @@ impl SessionState {
             last_used_time: time,
             listing_index: index,
             dirty: true,
-            digest: Digest::default(),
+            answers_digest: Digest::default(),
         }
     }
 
     /// A hash of the whole session: its part of the digest of all sessions.
     pub fn hash(&self, id: SessionId) -> u64 {
-        let answers = self.digest.finish(self.answers.len() as u64);
+        let answers_hash = self.answers_digest.finish(self.answers.len() as u64);
         let window_and_order = u64::from(self.window) | u64::from(self.ordered) << 32;
-        hash_numbers([id.0, window_and_order, self.first_outstanding, self.last_used.0, self.last_used_time.0, answers])
+        hash_numbers([
+            id.0,
+            window_and_order,
+            self.first_outstanding,
+            self.last_used.0,
+            self.last_used_time.0,
+            answers_hash,
+        ])
     }
 
     /// Discards the answers to numbers below `first_outstanding`, and returns the bytes that were charged for them.
@@ -106,7 +113,7 @@ impl SessionState {
         let mut freed_bytes = 0;
         while let Some((_, stored)) = self.answers.pop_front_if(|(seq, _)| *seq < first_outstanding) {
             freed_bytes += stored.charged_bytes();
-            self.digest -= stored.hash;
+            self.answers_digest -= stored.hash;
         }
         // The first outstanding number is never lowered: a late attempt names a lower number, but the answers below the
         // current one are gone.
@@ -114,7 +121,7 @@ impl SessionState {
         if self.answers.capacity() > 4 * self.answers.len().max(ANSWER_QUEUE_CAPACITY_MIN) {
             self.answers.shrink_to(2 * self.answers.len().max(ANSWER_QUEUE_CAPACITY_MIN));
         }
-        self.check();
+        self.assert_answers_within_window();
         freed_bytes
     }
 
@@ -157,20 +164,20 @@ impl SessionState {
             "the number of a stored answer lies within the session's window"
         );
         let Err(at) = self.find_answer(seq) else { return 0 };
-        let hash = match &answer {
+        let answer_hash = match &answer {
             Some(answer) => hash(seq, answer),
             None => hash(!seq, b"too long"),
         };
-        let stored = StoredAnswer { answer, hash };
+        let stored = StoredAnswer { answer, hash: answer_hash };
         let charged_bytes = stored.charged_bytes();
-        self.digest += stored.hash;
+        self.answers_digest += stored.hash;
         self.answers.insert(at, (seq, stored));
-        self.check();
+        self.assert_answers_within_window();
         charged_bytes
     }
 
-    /// Panics if the stored answers leave the window.
-    fn check(&self) {
+    /// Panics if a stored answer has a number outside the window, or two have the same number.
+    fn assert_answers_within_window(&self) {
         let (Some((first, _)), Some((last, _))) = (self.answers.front(), self.answers.back()) else { return };
         assert!(
             *first >= self.first_outstanding,
@@ -182,7 +189,7 @@ impl SessionState {
         assert!(seqs_are_distinct, "each command number has at most one stored answer");
     }
 
-    /// The answer to the highest number executed.
+    /// The answer to the command with the highest number executed; `None` without answers, or if it was too long.
     pub fn latest_answer(&self) -> Option<Bytes> {
         self.answers.back()?.1.answer.clone()
     }
@@ -203,16 +210,16 @@ impl SessionState {
     /// appended, or `None` after the last answer.
     pub fn put_answers(&self, out: &mut BytesMut, after: u64, bytes: usize) -> Option<u64> {
         let first_position = self.answers.partition_point(|(seq, _)| *seq <= after);
-        let mut last_written = after;
+        let mut last_appended_seq = after;
         for (seq, stored) in self.answers.range(first_position..) {
             if out.len() >= bytes {
-                return Some(last_written);
+                return Some(last_appended_seq);
             }
             out.put_u8(RECORD_ANSWER);
             out.put_u64_le(*seq);
             out.put_u8(u8::from(stored.answer.is_some()));
             out.put_blob(stored.answer.as_deref().unwrap_or_default());
-            last_written = *seq;
+            last_appended_seq = *seq;
         }
         None
     }
@@ -234,7 +241,7 @@ pub enum SessionRecord {
 
 impl SessionRecord {
     /// Reads a record that [`SessionState::put_session`] or [`SessionState::put_answers`] appended. Answers are copied,
-    /// so that they do not keep the buffer alive.
+    /// so that they do not keep the buffer of `reader` alive.
     pub fn read(reader: &mut Reader) -> Result<SessionRecord> {
         match reader.u8()? {
             kind @ (RECORD_SESSION | RECORD_ORDERED_SESSION) => {

@@ -22,7 +22,7 @@ pub struct CommandResult {
     pub duplicate: bool,
 }
 
-/// The result of a query.
+/// The answer to a query, and the state that it was computed from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct QueryResult {
     /// The index of the last entry that the state machine had applied when it answered.
@@ -40,22 +40,22 @@ pub struct Client {
     clock: Clock,
     /// The current connection, to the node that replied last.
     connection: Option<Connection>,
-    /// The id of the outstanding request.
-    outstanding_id: u64,
+    /// The id of the request that was last sent over `connection`: the client waits for its reply.
+    outstanding_request_id: u64,
 }
 
 impl Client {
     /// Creates a client of the cluster with these `host:port` endpoints. The first call dials.
     pub fn connect<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Client {
-        Client::with(endpoints, Options::default())
+        Client::with_options(endpoints, Options::default())
     }
 
     /// Like [`Client::connect`], with other options.
-    pub fn with<E: Into<String>>(endpoints: impl IntoIterator<Item = E>, options: Options) -> Client {
+    pub fn with_options<E: Into<String>>(endpoints: impl IntoIterator<Item = E>, options: Options) -> Client {
         let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
         let clock = Clock::start();
         let protocol = CallProtocol::new(endpoints, options, clock.now(), rand::random());
-        Client { protocol, clock, connection: None, outstanding_id: 0 }
+        Client { protocol, clock, connection: None, outstanding_request_id: 0 }
     }
 
     /// The endpoints that the client was created with.
@@ -110,7 +110,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotOffered`] if the node's process does not allow changes of its log level.
+    /// [`Refusal::NotSupported`] if the node's process does not allow changes of its log level.
     pub fn log_level(&self, endpoint: &str, request: LogLevelRequest) -> Result<LogLevelInForce, ClientError> {
         match self.call_node(endpoint, &Request::LogLevel(request))? {
             Reply::LogLevel(level) => Ok(level),
@@ -128,13 +128,13 @@ impl Client {
             self.call(request)
         } else {
             self.wait_for_leader()?;
-            self.protocol.continue_with(self.clock.now(), request);
+            self.protocol.continue_with_request(self.clock.now(), request);
             self.run_call()
         };
         let reply = reply.map_err(|error| match error {
             // An earlier attempt of this call may have made the change, which is then no longer valid.
             ClientError::Rejected(refusal @ Refusal::InvalidChange { .. }) if self.protocol.is_uncertain() => {
-                self.protocol.fail_with(self.clock.now(), refusal)
+                self.protocol.fail_with_refusal(self.clock.now(), refusal)
             }
             error => error,
         });
@@ -162,16 +162,16 @@ impl Client {
     /// Sends a request once, to the node at `endpoint`. The request must change no replicated state.
     fn call_node(&self, endpoint: &str, request: &Request) -> Result<Reply, ClientError> {
         let options = self.protocol.options();
-        let (started, until) = (Instant::now(), deadline(options.timeout));
+        let (started_at, until) = (Instant::now(), deadline(options.timeout));
         let mut failures = FailedAttempts { endpoints: vec![endpoint.to_owned()], ..FailedAttempts::default() };
         let dial_deadline = until.min(deadline(options.node_timeout));
-        let dialed = Connection::dial_operator(endpoint, options.keys.as_ref(), dial_deadline);
-        match dialed.and_then(|mut connection| connection.call(request, until)) {
+        let dial_result = Connection::dial_operator(endpoint, options.keys.as_ref(), dial_deadline);
+        match dial_result.and_then(|mut connection| connection.call(request, until)) {
             Ok(Reply::Refused(refusal)) => failures.refusal = Some(refusal),
             Ok(reply) => return Ok(reply),
             Err(error) => failures.last_error = Some(format!("{endpoint}: {error}")),
         }
-        failures.duration = started.elapsed();
+        failures.duration = started_at.elapsed();
         Err(ClientError::Refused(failures))
     }
 
@@ -191,15 +191,15 @@ impl Client {
             match step {
                 CallStep::Done(result) => return result,
                 CallStep::Pause { until } => {
-                    std::thread::sleep(self.clock.instant(until).saturating_duration_since(Instant::now()));
+                    std::thread::sleep(self.clock.instant_at(until).saturating_duration_since(Instant::now()));
                 }
                 CallStep::Dial { endpoint, until } => self.dial(endpoint, until),
                 CallStep::QueryOtherNode { endpoint, request, until } => {
-                    let answer = self.query_other_node(&endpoint, &request, until);
-                    self.protocol.other_node_answered(self.clock.now(), answer);
+                    let node_and_reply = self.query_other_node(&endpoint, &request, until);
+                    self.protocol.other_node_answered(self.clock.now(), node_and_reply);
                 }
                 CallStep::Send { .. } | CallStep::Wait { .. } | CallStep::ReadStatus { .. } => {
-                    self.use_connection(step);
+                    self.execute_on_connection(step);
                 }
             }
             if let Some(status) = self.connection.as_mut().and_then(Connection::take_status_update) {
@@ -209,14 +209,14 @@ impl Client {
     }
 
     fn dial(&mut self, endpoint: String, until: Time) {
-        let until = self.clock.instant(until);
+        let deadline = self.clock.instant_at(until);
         let options = self.protocol.options();
-        let dialed = if options.is_operator {
-            Connection::dial_operator(&endpoint, options.keys.as_ref(), until)
+        let dial_result = if options.is_operator {
+            Connection::dial_operator(&endpoint, options.keys.as_ref(), deadline)
         } else {
-            Connection::dial_for_machine_kind(&endpoint, options.keys.as_ref(), options.machine_kind, until)
+            Connection::dial_for_machine_kind(&endpoint, options.keys.as_ref(), options.machine_kind, deadline)
         };
-        match dialed {
+        match dial_result {
             Ok(connection) => {
                 self.protocol.dial_succeeded(endpoint, connection.node());
                 self.connection = Some(connection);
@@ -226,26 +226,29 @@ impl Client {
     }
 
     /// Executes a step that uses the current connection.
-    fn use_connection(&mut self, step: CallStep) {
+    fn execute_on_connection(&mut self, step: CallStep) {
         let Some(connection) = &mut self.connection else {
             return self.protocol.connection_lost(self.clock.now(), "the connection is lost");
         };
         match step {
-            CallStep::Send { request, until } => match connection.send_request(&request, self.clock.instant(until)) {
-                Ok(id) => {
-                    self.outstanding_id = id;
-                    self.protocol.request_sent(self.clock.now());
+            CallStep::Send { request, until } => {
+                match connection.send_request(&request, self.clock.instant_at(until)) {
+                    Ok(id) => {
+                        self.outstanding_request_id = id;
+                        self.protocol.request_sent(self.clock.now());
+                    }
+                    Err(error) => self.protocol.connection_lost(self.clock.now(), &error.to_string()),
                 }
-                Err(error) => self.protocol.connection_lost(self.clock.now(), &error.to_string()),
-            },
-            CallStep::Wait { until } => match connection.wait_for_reply(self.outstanding_id, self.clock.instant(until))
+            }
+            CallStep::Wait { until } => match connection
+                .wait_for_reply(self.outstanding_request_id, self.clock.instant_at(until))
             {
                 Ok(reply) => self.protocol.reply_received(self.clock.now(), reply),
                 Err(error) if error.is_timeout() => self.protocol.reply_timed_out(self.clock.now(), &error.to_string()),
                 Err(error) => self.protocol.connection_lost(self.clock.now(), &error.to_string()),
             },
             CallStep::ReadStatus { until } => {
-                let status = match connection.call(&Request::Status, self.clock.instant(until)) {
+                let status = match connection.call(&Request::Status, self.clock.instant_at(until)) {
                     Ok(Reply::Status(status)) => Some(status),
                     _ => None,
                 };
@@ -255,9 +258,10 @@ impl Client {
         }
     }
 
-    /// Sends a request to another node, over a separate connection.
+    /// Sends a request to another node, over a separate connection. Returns the id in the node's welcome, and the
+    /// reply; `None` if no reply arrived until the deadline.
     fn query_other_node(&self, endpoint: &str, request: &Request, until: Time) -> Option<(Option<NodeId>, Reply)> {
-        let until = self.clock.instant(until);
+        let until = self.clock.instant_at(until);
         let mut connection = Connection::dial(endpoint, self.protocol.options().keys.as_ref(), until).ok()?;
         let reply = connection.call(request, until).ok()?;
         Some((connection.node(), reply))

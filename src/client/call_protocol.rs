@@ -74,7 +74,7 @@ pub enum CallStep {
     Send {
         /// The request. If it executes a command, it contains the session and the sequence number.
         request: Request,
-        /// The deadline for sending it.
+        /// The deadline for sending the request.
         until: Time,
     },
     /// Wait for the reply; then call [`CallProtocol::reply_received`], [`CallProtocol::reply_timed_out`] or
@@ -89,17 +89,17 @@ pub enum CallStep {
         endpoint: String,
         /// An empty read, to which a follower replies with its leader.
         request: Request,
-        /// The deadline of the whole exchange.
+        /// The deadline of dial, handshake and reply together.
         until: Time,
     },
     /// Request the status over the current connection; then call [`CallProtocol::status_received`].
     ReadStatus {
-        /// The deadline of the reply.
+        /// The deadline of the reply with the status.
         until: Time,
     },
     /// Sleep, then take the next step.
     Pause {
-        /// When to wake.
+        /// When to take the next step.
         until: Time,
     },
     /// Return this result to the caller.
@@ -124,12 +124,12 @@ enum RequestGoal {
     Execute(Bytes),
 }
 
-/// The state of an attempt.
+/// The progress of a call: an attempt that is scheduled or under way, or the result.
 #[derive(Clone, Debug)]
 enum AttemptState {
     /// The next attempt begins at this time.
     Scheduled(Time),
-    /// An endpoint is being dialed; the client gives up on the node at this time.
+    /// An endpoint is being dialed; the client leaves the node at this time.
     Dialing(Time),
     /// The request is to be sent on the current connection; the client leaves the node at this time.
     Sending(Time),
@@ -137,7 +137,7 @@ enum AttemptState {
     /// pause before this round of leader queries; it doubles for the next round.
     Waiting { until: Time, query_at: Time, pause: Duration },
     /// Other nodes are asked for the leader, one after the other, while the client waits for the reply.
-    QueryingOtherNodes { until: Time, pause: Duration, endpoints_left: VecDeque<String> },
+    QueryingOtherNodes { until: Time, pause: Duration, unqueried_endpoints: VecDeque<String> },
     /// The status of the node is requested, to learn the members. Then the enclosed reply, which arrived before, is
     /// handled.
     ReadingStatus(Box<Reply>),
@@ -156,9 +156,9 @@ struct Call {
     failures: FailedAttempts,
     /// Whether a node may have accepted an earlier attempt.
     outcome_uncertain: bool,
-    /// The leader that a node has named: the next endpoint to dial.
+    /// The endpoint of the leader that a node has named, which is dialed next; `None` if none was named since.
     leader_hint: Option<String>,
-    attempts: u32,
+    attempt_count: u32,
 }
 
 /// A blocking client, without its socket and its sleep. It has one call at a time.
@@ -168,7 +168,7 @@ pub struct CallProtocol {
     /// When to read the list of members from a node next.
     read_members_at: Time,
     options: Options,
-    /// The endpoint of the current connection, and its node; `None` without a connection.
+    /// The endpoint of the current connection, and the id in its node's welcome; `None` without a connection.
     connection: Option<(String, Option<NodeId>)>,
     session: Option<CallSession>,
     call: Call,
@@ -227,7 +227,7 @@ impl CallProtocol {
     }
 
     /// Continues the call with another request, within its timeout. The previous request must have been read-only.
-    pub fn continue_with(&mut self, now: Time, request: Request) {
+    pub fn continue_with_request(&mut self, now: Time, request: Request) {
         (self.call.request, self.call.state, self.call.outcome_uncertain) =
             (request, AttemptState::Scheduled(now), false);
     }
@@ -239,7 +239,7 @@ impl CallProtocol {
 
     /// Returns the error of a call that ends because of a refusal. The error says whether the request may have been
     /// applied.
-    pub fn fail_with(&mut self, now: Time, refusal: Refusal) -> ClientError {
+    pub fn fail_with_refusal(&mut self, now: Time, refusal: Refusal) -> ClientError {
         self.call.failures.refusal = Some(refusal);
         self.call.take_error(now)
     }
@@ -264,7 +264,7 @@ impl CallProtocol {
         }
     }
 
-    /// The driver's next action.
+    /// Returns the next action of the driver, which then reports the result of that action.
     pub fn next_step(&mut self, now: Time) -> CallStep {
         match &mut self.call.state {
             AttemptState::Scheduled(at) if *at > now => CallStep::Pause { until: *at },
@@ -278,7 +278,7 @@ impl CallProtocol {
                 CallStep::Send { request: self.call.request.clone(), until: *until }
             }
             AttemptState::Waiting { until, query_at, .. } => CallStep::Wait { until: (*until).min(*query_at) },
-            AttemptState::QueryingOtherNodes { endpoints_left, .. } => match endpoints_left.front() {
+            AttemptState::QueryingOtherNodes { unqueried_endpoints, .. } => match unqueried_endpoints.front() {
                 Some(endpoint) => {
                     let endpoint = endpoint.clone();
                     // A follower names its leader, and a leader answers without an entry in the log.
@@ -312,7 +312,7 @@ impl CallProtocol {
     fn welcome_deadline(&self, now: Time) -> Time {
         match self.known_endpoints.len() {
             1 => self.call.deadline,
-            _ => now + self.options.leader_query_delay * (WELCOME_TIMEOUT_FACTOR << self.call.attempts.min(6)),
+            _ => now + self.options.leader_query_delay * (WELCOME_TIMEOUT_FACTOR << self.call.attempt_count.min(6)),
         }
     }
 
@@ -330,7 +330,7 @@ impl CallProtocol {
         endpoint
     }
 
-    /// Reports a connection to that endpoint, and the node that welcomed the client.
+    /// Reports that a connection to `endpoint` is open; `node` is the id in the node's welcome.
     pub fn dial_succeeded(&mut self, endpoint: String, node: Option<NodeId>) {
         self.call.record_attempt(&endpoint);
         self.connection = Some((endpoint, node));
@@ -361,16 +361,17 @@ impl CallProtocol {
         self.schedule_attempt(now);
     }
 
-    /// Reports that no reply arrived in time.
+    /// Reports that no reply arrived until the deadline of [`CallStep::Wait`]: the client asks other nodes for the
+    /// leader, or leaves the node.
     pub fn reply_timed_out(&mut self, now: Time, error: &str) {
         let AttemptState::Waiting { until, pause, .. } = self.call.state else { return };
         if now >= until {
             return self.connection_lost(now, error);
         }
         let silent_endpoint = self.connection.as_ref().map(|(endpoint, _)| endpoint);
-        let endpoints_left: VecDeque<String> =
+        let unqueried_endpoints: VecDeque<String> =
             self.known_endpoints.iter().filter(|other| Some(*other) != silent_endpoint).cloned().collect();
-        self.call.state = AttemptState::QueryingOtherNodes { until, pause, endpoints_left };
+        self.call.state = AttemptState::QueryingOtherNodes { until, pause, unqueried_endpoints };
         self.query_next_node(now);
     }
 
@@ -378,8 +379,8 @@ impl CallProtocol {
     /// silent node, the client dials that leader.
     pub fn other_node_answered(&mut self, now: Time, answer: Option<(Option<NodeId>, Reply)>) {
         let silent_node = self.connection.as_ref().and_then(|(_, node)| *node);
-        let AttemptState::QueryingOtherNodes { endpoints_left, .. } = &mut self.call.state else { return };
-        let Some(endpoint) = endpoints_left.pop_front() else { return };
+        let AttemptState::QueryingOtherNodes { unqueried_endpoints, .. } = &mut self.call.state else { return };
+        let Some(endpoint) = unqueried_endpoints.pop_front() else { return };
         let leader = match answer {
             Some((_, Reply::Refused(Refusal::NotLeader { leader, address, .. }))) if leader != silent_node => address,
             Some((node, Reply::Answer { .. })) if node != silent_node => Some(endpoint),
@@ -395,8 +396,8 @@ impl CallProtocol {
 
     /// Once all other nodes were queried, waits for the reply of the silent node again, until the next round.
     fn query_next_node(&mut self, now: Time) {
-        if let AttemptState::QueryingOtherNodes { until, pause, endpoints_left } = &self.call.state
-            && endpoints_left.is_empty()
+        if let AttemptState::QueryingOtherNodes { until, pause, unqueried_endpoints } = &self.call.state
+            && unqueried_endpoints.is_empty()
         {
             let pause = (*pause * 2).min(LEADER_QUERY_PAUSE_MAX);
             self.call.state = AttemptState::Waiting { until: *until, query_at: now + pause, pause };
@@ -448,34 +449,34 @@ impl CallProtocol {
     fn handle_refusal(&mut self, now: Time, refusal: Refusal) -> Result<(), ClientError> {
         match &refusal {
             Refusal::NotLeader { address: Some(address), .. } => {
-                self.known_endpoints.learn(address);
+                self.known_endpoints.learn_address(address);
                 self.call.leader_hint = Some(address.clone());
             }
-            Refusal::Busy | Refusal::NoSpace | Refusal::Changing { .. } => self.schedule_attempt(now),
+            Refusal::Busy | Refusal::NoSpace | Refusal::ChangeInProgress { .. } => self.schedule_attempt(now),
             Refusal::NotLeader { address: None, .. } | Refusal::NoLeader | Refusal::Stopping => {
                 self.connection = None;
                 self.schedule_attempt(now);
             }
             Refusal::NotMember { members, .. } => {
                 // The refusal names the members, some of which may be new to this client.
-                members.iter().for_each(|address| self.known_endpoints.learn(address));
+                members.iter().for_each(|address| self.known_endpoints.learn_address(address));
                 self.connection = None;
                 self.schedule_attempt(now);
             }
             // A node with a higher size limit may have accepted an earlier attempt.
             Refusal::TooLarge { .. } | Refusal::Malformed if self.call.outcome_uncertain => {
-                return Err(self.fail_with(now, refusal));
+                return Err(self.fail_with_refusal(now, refusal));
             }
             Refusal::TooLarge { .. }
             | Refusal::Malformed
             | Refusal::InvalidChange { .. }
             | Refusal::UnsafeChange { .. }
             | Refusal::SnapshotGone
-            | Refusal::NotOffered
+            | Refusal::NotSupported
             | Refusal::TransferTimedOut { .. } => return Err(ClientError::Rejected(refusal)),
         }
         self.call.failures.refusal = Some(refusal);
-        if self.call.attempts > 2 && self.call.leader_hint.is_some() {
+        if self.call.attempt_count > 2 && self.call.leader_hint.is_some() {
             // Nodes may name each other as leader, or a node that is gone: a pause keeps the client from going in
             // circles.
             self.schedule_attempt(now);
@@ -485,15 +486,15 @@ impl CallProtocol {
 
     /// Schedules the next attempt after a random pause, which grows with the number of attempts up to a limit.
     fn schedule_attempt(&mut self, now: Time) {
-        let pause_max_ms = 5 << self.call.attempts.min(5);
+        let pause_max_ms = 5 << self.call.attempt_count.min(5);
         let pause = Duration::from_millis(self.rng.random_range(pause_max_ms / 2..=pause_max_ms));
-        let earliest = if let AttemptState::Scheduled(at) = self.call.state { at.max(now) } else { now };
-        self.call.state = AttemptState::Scheduled((earliest + pause).min(self.call.deadline.max(now)));
+        let earliest_start = if let AttemptState::Scheduled(at) = self.call.state { at.max(now) } else { now };
+        self.call.state = AttemptState::Scheduled((earliest_start + pause).min(self.call.deadline.max(now)));
     }
 
     /// Ends the request. The call ends too, unless the request only opened its session.
     fn end_request(&mut self, now: Time, result: Result<Reply, ClientError>) {
-        let unexpected = |outcome| Err(ClientError::UnexpectedReply(Box::new(outcome)));
+        let unexpected_reply = |outcome| Err(ClientError::UnexpectedReply(Box::new(outcome)));
         let result = match (std::mem::replace(&mut self.call.goal, RequestGoal::ReturnReply), result) {
             (RequestGoal::ReturnReply, result) => result,
             (RequestGoal::OpenSession(command), result) => {
@@ -503,8 +504,8 @@ impl CallProtocol {
                         self.session = Some(CallSession { id: session, next_seq: 1 });
                         return self.assign_sequence_number(now, command);
                     }
-                    Ok(Reply::Done { outcome, .. }) => unexpected(outcome),
-                    Ok(_) => unexpected(Outcome::Malformed),
+                    Ok(Reply::Done { outcome, .. }) => unexpected_reply(outcome),
+                    Ok(_) => unexpected_reply(Outcome::Malformed),
                     Err(error) => Err(error),
                 }
             }
@@ -521,10 +522,10 @@ impl CallProtocol {
                 Outcome::AnswerTooLong => Err(ClientError::AnswerTooLong { position }),
                 outcome => {
                     self.session = None;
-                    unexpected(outcome)
+                    unexpected_reply(outcome)
                 }
             },
-            (RequestGoal::Execute(_), Ok(_)) => unexpected(Outcome::Malformed),
+            (RequestGoal::Execute(_), Ok(_)) => unexpected_reply(Outcome::Malformed),
             (RequestGoal::Execute(_), Err(error)) => Err(error),
         };
         self.call.state = AttemptState::Finished(Box::new(result));
@@ -542,18 +543,19 @@ impl Call {
             failures: FailedAttempts::default(),
             outcome_uncertain: false,
             leader_hint: None,
-            attempts: 0,
+            attempt_count: 0,
         }
     }
 
     fn record_attempt(&mut self, endpoint: &str) {
-        self.attempts += 1;
+        self.attempt_count += 1;
         if !self.failures.endpoints.iter().any(|tried| tried == endpoint) {
             self.failures.endpoints.push(endpoint.to_owned());
         }
     }
 
-    /// The error of a call that ends now.
+    /// Returns the error of a call that ends now: [`ClientError::Unknown`] if a node may have accepted an attempt,
+    /// otherwise [`ClientError::Refused`].
     fn take_error(&mut self, now: Time) -> ClientError {
         let mut failures = std::mem::take(&mut self.failures);
         failures.duration = now - self.started_at;

@@ -17,16 +17,16 @@ impl Clock {
 
     /// The time since the start.
     pub fn now(&self) -> Time {
-        self.time(Instant::now())
+        self.time_at(Instant::now())
     }
 
     /// Converts an instant to this clock's time; zero for an instant before the start.
-    pub fn time(&self, instant: Instant) -> Time {
+    pub fn time_at(&self, instant: Instant) -> Time {
         Time::ZERO + instant.saturating_duration_since(self.start)
     }
 
     /// Converts a time of this clock back to an instant.
-    pub fn instant(&self, time: Time) -> Instant {
+    pub fn instant_at(&self, time: Time) -> Instant {
         self.start + Duration::from_nanos(time.0)
     }
 }
@@ -39,7 +39,7 @@ mod tests {
     fn time_converts_to_instant_and_back() {
         let clock = Clock::start();
         let later = clock.start + Duration::from_millis(5);
-        assert_eq!(clock.time(later), Time(5_000_000));
-        assert_eq!(clock.instant(Time(5_000_000)), later);
+        assert_eq!(clock.time_at(later), Time(5_000_000));
+        assert_eq!(clock.instant_at(Time(5_000_000)), later);
     }
 }

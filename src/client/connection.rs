@@ -6,7 +6,7 @@ use crate::types::NodeId;
 use crate::wire::WireError;
 use crate::wire::client::{STATUS_UPDATE_ID, put_request_frame, read_reply_frame};
 use crate::wire::frame::{Frame, FrameReader};
-use crate::wire::hello::{Hello, VERSION_MIN, Welcome};
+use crate::wire::hello::{CLIENT_VERSION_MIN, Hello, Welcome};
 use crate::wire::reason::HelloRejection;
 use bytes::BytesMut;
 use std::io::{self, Read, Write};
@@ -32,7 +32,7 @@ pub struct Connection {
 /// Why a call on one connection has no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The connection failed.
+    /// Dialing, writing or reading failed, or the deadline passed.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The node violated the protocol, or rejected the connection.
@@ -239,8 +239,8 @@ fn detect_other_protocol(error: &CallError, encrypted: bool) -> Option<&'static 
             Some("the node closed the connection during the TLS handshake: does it use TLS? if not, leave out --tls-ca")
         }
         CallError::Io(error) if !encrypted => {
-            let closed = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
-            closed.then_some("the node closed the connection before it answered: does it use TLS? see --tls-ca")
+            let closed_by_node = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+            closed_by_node.then_some("the node closed the connection before it answered: does it use TLS? see --tls-ca")
         }
         CallError::Io(error) if error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("corrupt") => {
             Some("the port does not speak TLS: leave out --tls-ca")
@@ -258,8 +258,8 @@ pub fn deadline(timeout: Duration) -> Instant {
 
 /// The time until the deadline; an error if it has passed.
 fn time_left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(timed_out()) } else { Ok(left) }
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    if remaining.is_zero() { Err(timed_out()) } else { Ok(remaining) }
 }
 
 fn timed_out() -> io::Error {
@@ -270,6 +270,6 @@ fn timed_out() -> io::Error {
 fn oldest_version_with(request: &Request) -> u16 {
     match request {
         Request::LogLevel(_) => 8,
-        _ => VERSION_MIN,
+        _ => CLIENT_VERSION_MIN,
     }
 }

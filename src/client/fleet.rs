@@ -21,11 +21,11 @@ impl Fleet {
     /// Creates `connections` connections to that cluster, each with its own session. The first call of [`Fleet::poll`]
     /// dials.
     pub fn new(endpoints: &[String], connections: usize, options: MuxOptions) -> io::Result<Fleet> {
-        let mux = |n| Mux::new(endpoints.to_vec(), n, [Token(n), Token(connections + n)], options.clone());
+        let new_mux = |n| Mux::new(endpoints.to_vec(), n, [Token(n), Token(connections + n)], options.clone());
         Ok(Fleet {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
-            muxes: (0..connections).map(mux).collect(),
+            muxes: (0..connections).map(new_mux).collect(),
             readiness: vec![Readiness::NoEvent; connections],
             read_buffer: vec![0; 128 << 10],
             completions: Vec::new(),

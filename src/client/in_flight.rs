@@ -31,7 +31,7 @@ struct InFlightRequest {
 /// The requests of one connection that are in flight or to be sent again.
 #[derive(Debug)]
 pub struct InFlightRequests {
-    pending: Slab<InFlightRequest>,
+    requests: Slab<InFlightRequest>,
     /// For each command number from `first_outstanding` on: whether the command has finished.
     finished_flags: VecDeque<bool>,
     /// The lowest number of a command that has not finished.
@@ -42,7 +42,7 @@ impl InFlightRequests {
     /// An empty set with memory for `capacity` requests.
     pub fn with_capacity(capacity: usize) -> InFlightRequests {
         InFlightRequests {
-            pending: Slab::with_capacity(capacity),
+            requests: Slab::with_capacity(capacity),
             finished_flags: VecDeque::new(),
             first_outstanding: 1,
         }
@@ -50,17 +50,17 @@ impl InFlightRequests {
 
     /// The number of requests in flight.
     pub fn len(&self) -> usize {
-        self.pending.len()
+        self.requests.len()
     }
 
     /// Whether no request is in flight.
     pub fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+        self.requests.is_empty()
     }
 
     /// Whether a request with that key is in flight.
     pub fn contains(&self, key: usize) -> bool {
-        self.pending.contains(key)
+        self.requests.contains(key)
     }
 
     /// The number of commands from the first outstanding one to the newest, finished or not. The window of the session
@@ -88,17 +88,17 @@ impl InFlightRequests {
     }
 
     fn push(&mut self, tag: u64, body: RequestBody) -> usize {
-        self.pending.insert(InFlightRequest { tag, retries: 0, body, is_sent: false, may_be_in_log: false })
+        self.requests.insert(InFlightRequest { tag, retries: 0, body, is_sent: false, may_be_in_log: false })
     }
 
     /// Marks the request with that key as sent, and returns the request to send; `None` if the request has finished.
     /// `is_retry` adds one to its count of retries.
     pub fn mark_sent(&mut self, key: usize, session: SessionId, is_retry: bool) -> Option<Request> {
         let first_outstanding = self.first_outstanding;
-        let pending = self.pending.get_mut(key)?;
-        pending.retries += u32::from(is_retry);
-        pending.is_sent = true;
-        Some(match &pending.body {
+        let request = self.requests.get_mut(key)?;
+        request.retries += u32::from(is_retry);
+        request.is_sent = true;
+        Some(match &request.body {
             RequestBody::Command(seq, command) => Request::Propose {
                 op: Op::Execute { session, seq: *seq, first_outstanding, command: command.clone() }.encode(),
             },
@@ -111,8 +111,8 @@ impl InFlightRequests {
     /// Sorts keys into the order in which their commands were started, queries first: an ordered session executes no
     /// command out of order. Keys of finished requests are removed.
     pub fn in_order(&self, mut keys: Vec<usize>) -> Vec<usize> {
-        keys.retain(|key| self.pending.contains(*key));
-        keys.sort_by_key(|key| match self.pending[*key].body {
+        keys.retain(|key| self.requests.contains(*key));
+        keys.sort_by_key(|key| match self.requests[*key].body {
             RequestBody::Command(seq, _) => seq,
             RequestBody::Query(..) => 0,
         });
@@ -121,34 +121,34 @@ impl InFlightRequests {
 
     /// The keys of all requests, in the order of [`InFlightRequests::in_order`].
     pub fn all_in_order(&self) -> Vec<usize> {
-        self.in_order(self.pending.iter().map(|(key, _)| key).collect())
+        self.in_order(self.requests.iter().map(|(key, _)| key).collect())
     }
 
-    /// The keys of all commands.
+    /// The keys of all commands in flight, in ascending order.
     pub fn command_keys(&self) -> Vec<usize> {
-        let commands = self.pending.iter().filter(|(_, pending)| matches!(pending.body, RequestBody::Command(..)));
+        let commands = self.requests.iter().filter(|(_, request)| matches!(request.body, RequestBody::Command(..)));
         commands.map(|(key, _)| key).collect()
     }
 
     /// Records a reply, which ends this attempt; `is_unknown` if the reply leaves the outcome open. Returns whether
     /// this attempt or an earlier one may be in a log.
     pub fn record_reply(&mut self, key: usize, is_unknown: bool) -> bool {
-        let pending = &mut self.pending[key];
-        pending.is_sent = false;
-        pending.may_be_in_log |= is_unknown;
-        pending.may_be_in_log
+        let request = &mut self.requests[key];
+        request.is_sent = false;
+        request.may_be_in_log |= is_unknown;
+        request.may_be_in_log
     }
 
     /// Records that the connection was lost: requests that were sent may be in a log.
     pub fn record_lost_connection(&mut self) {
-        for (_, pending) in &mut self.pending {
-            pending.may_be_in_log |= std::mem::take(&mut pending.is_sent);
+        for (_, request) in &mut self.requests {
+            request.may_be_in_log |= std::mem::take(&mut request.is_sent);
         }
     }
 
     /// Removes a finished request. Returns its tag and its number of retries.
     pub fn finish(&mut self, key: usize) -> (u64, u32) {
-        let InFlightRequest { tag, retries, body, .. } = self.pending.remove(key);
+        let InFlightRequest { tag, retries, body, .. } = self.requests.remove(key);
         if let RequestBody::Command(seq, _) = body {
             self.finished_flags[(seq - self.first_outstanding) as usize] = true;
             while self.finished_flags.front() == Some(&true) {
@@ -178,13 +178,13 @@ mod tests {
         let keys: Vec<usize> = (0..3).map(|tag| in_flight.push_command(tag, Bytes::new())).collect();
         in_flight.finish(keys[0]);
         // The slab reuses the key of the finished first command for the fourth.
-        let fourth = in_flight.push_command(3, Bytes::new());
-        assert_eq!(fourth, keys[0]);
-        assert_eq!(in_flight.all_in_order(), [keys[1], keys[2], fourth]);
-        assert_eq!(seq_and_first_outstanding(in_flight.mark_sent(fourth, SessionId(7), true)), (4, 2));
+        let fourth_key = in_flight.push_command(3, Bytes::new());
+        assert_eq!(fourth_key, keys[0]);
+        assert_eq!(in_flight.all_in_order(), [keys[1], keys[2], fourth_key]);
+        assert_eq!(seq_and_first_outstanding(in_flight.mark_sent(fourth_key, SessionId(7), true)), (4, 2));
         in_flight.finish(keys[1]);
-        assert_eq!(seq_and_first_outstanding(in_flight.mark_sent(fourth, SessionId(7), true)), (4, 3));
-        assert_eq!(in_flight.finish(fourth), (3, 2));
+        assert_eq!(seq_and_first_outstanding(in_flight.mark_sent(fourth_key, SessionId(7), true)), (4, 3));
+        assert_eq!(in_flight.finish(fourth_key), (3, 2));
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl KnownEndpoints {
     }
 
     /// Learns the address of a member, unless it is known, empty or too long. The oldest learned one may be dropped.
-    pub fn learn(&mut self, address: &str) {
+    pub fn learn_address(&mut self, address: &str) {
         if address.is_empty() || address.len() > ADDRESS_BYTES_MAX || self.iter().any(|known| known == address) {
             return;
         }
@@ -57,7 +57,7 @@ impl KnownEndpoints {
             return;
         }
         self.learned.clear();
-        status.members.iter().take(MEMBERS_MAX).for_each(|member| self.learn(&member.address));
+        status.members.iter().take(MEMBERS_MAX).for_each(|member| self.learn_address(&member.address));
     }
 }
 
@@ -75,16 +75,20 @@ mod tests {
 
     #[test]
     fn initial_endpoints_stay_and_learned_ones_are_bounded() {
-        let mut known = KnownEndpoints::new(vec!["a:1".into(), "b:1".into()]);
+        let mut known_endpoints = KnownEndpoints::new(vec!["a:1".into(), "b:1".into()]);
         for n in 0..10 * MEMBERS_MAX {
-            known.learn(&format!("h:{n}"));
-            known.learn("a:1");
+            known_endpoints.learn_address(&format!("h:{n}"));
+            known_endpoints.learn_address("a:1");
         }
-        known.learn(&"x".repeat(ADDRESS_BYTES_MAX + 1));
-        known.learn("");
-        assert_eq!(known.len(), 2 + MEMBERS_MAX);
-        assert_eq!((known[0].as_str(), known[1].as_str()), ("a:1", "b:1"));
-        assert_eq!(known[known.len() - 1], format!("h:{}", 10 * MEMBERS_MAX - 1), "the oldest are dropped");
-        assert!(known.iter().all(|endpoint| endpoint != "h:0"));
+        known_endpoints.learn_address(&"x".repeat(ADDRESS_BYTES_MAX + 1));
+        known_endpoints.learn_address("");
+        assert_eq!(known_endpoints.len(), 2 + MEMBERS_MAX);
+        assert_eq!((known_endpoints[0].as_str(), known_endpoints[1].as_str()), ("a:1", "b:1"));
+        assert_eq!(
+            known_endpoints[known_endpoints.len() - 1],
+            format!("h:{}", 10 * MEMBERS_MAX - 1),
+            "the oldest are dropped"
+        );
+        assert!(known_endpoints.iter().all(|endpoint| endpoint != "h:0"));
     }
 }

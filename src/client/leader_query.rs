@@ -12,7 +12,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read};
 
-/// A connection for a leader query.
+/// A connection to a node other than the silent one, over which the client asks for the leader.
 pub struct LeaderQuery {
     stream: Stream<TcpStream>,
 }
@@ -22,7 +22,7 @@ impl LeaderQuery {
     pub fn dial(endpoint: &str, keys: Option<&Keys>, token: Token, registry: &Registry) -> io::Result<LeaderQuery> {
         let address = dialing::resolve_one(endpoint, true)?;
         let socket = TcpStream::connect(address)?;
-        let _slower_without = socket.set_nodelay(true);
+        let _best_effort = socket.set_nodelay(true);
         let mut stream = Stream::dialed(keys, socket, endpoint)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         Ok(LeaderQuery { stream })
@@ -30,7 +30,7 @@ impl LeaderQuery {
 
     /// Deregisters the socket and closes the connection.
     pub fn close(mut self, registry: &Registry) {
-        let _dropped_anyway = registry.deregister(&mut self.stream);
+        let _ignored = registry.deregister(&mut self.stream);
     }
 
     /// Reads and writes as much as possible without blocking, as long as the protocol needs the connection.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// The first pause after a reply that names the silent node as the leader. The pause doubles with each such reply.
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// The longest pause between two requests.
+/// The longest pause before the query is sent again.
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(400);
 
 /// The state of a leader query after the bytes received so far.
@@ -28,11 +28,11 @@ pub enum LeaderQueryResult {
     NoLeaderNamed,
 }
 
-/// A connection for a leader query, without its socket.
+/// The state of a connection over which the client asks a second node for the leader, without the socket.
 #[derive(Debug)]
 pub struct LeaderQueryProtocol {
     endpoint: String,
-    /// The node at the other end.
+    /// The id of the node at the other end; `None` before its welcome.
     node: Option<NodeId>,
     output: BytesMut,
     input: BytesMut,

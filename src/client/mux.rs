@@ -27,7 +27,7 @@ pub enum Readiness {
     /// The socket has no event: it is not read.
     #[default]
     NoEvent,
-    /// The socket may be readable.
+    /// The socket may be readable: it is read until no bytes are left.
     Readable,
     /// The node has closed the connection. The socket may have bytes that arrived before.
     Closed,
@@ -37,7 +37,7 @@ pub enum Readiness {
 pub struct Mux {
     protocol: MuxProtocol,
     clock: Clock,
-    token: Token,
+    stream_token: Token,
     stream: Option<Stream<TcpStream>>,
     leader_query: Option<LeaderQuery>,
     leader_query_token: Token,
@@ -53,7 +53,7 @@ impl Mux {
         Mux {
             protocol,
             clock,
-            token: tokens[0],
+            stream_token: tokens[0],
             stream: None,
             leader_query: None,
             leader_query_token: tokens[1],
@@ -72,9 +72,9 @@ impl Mux {
         self.protocol.in_flight_count()
     }
 
-    /// Since when every write has been rejected for lack of disk space.
+    /// The time of the first rejection for lack of disk space since a request last finished; `None` without one.
     pub fn disk_full_since(&self) -> Option<Instant> {
-        self.protocol.disk_full_since().map(|since| self.clock.instant(since))
+        self.protocol.disk_full_since().map(|since| self.clock.instant_at(since))
     }
 
     /// Whether there is a connection with a session, so that commands can be sent.
@@ -82,23 +82,23 @@ impl Mux {
         self.protocol.is_up()
     }
 
-    /// Starts a command. Panics if there is no room.
+    /// Starts a command, whose [`Completion`] will carry `tag`. Panics unless [`Mux::has_room`].
     pub fn execute(&mut self, command: Bytes, tag: u64) {
         self.protocol.execute(self.clock.now(), command, tag);
     }
 
-    /// Starts a query. Panics if there is no room.
+    /// Starts a query, whose [`Completion`] will carry `tag`. Panics unless [`Mux::has_room`].
     pub fn query(&mut self, query: Bytes, consistency: Consistency, tag: u64) {
         self.protocol.query(self.clock.now(), query, consistency, tag);
     }
 
     /// When [`Mux::drive`] is due even without an event.
     pub fn deadline(&self) -> Option<Instant> {
-        self.protocol.deadline().map(|deadline| self.clock.instant(deadline))
+        self.protocol.deadline().map(|deadline| self.clock.instant_at(deadline))
     }
 
     /// Dials if there is no connection, reads if the socket may be readable, and writes the gathered requests; never
-    /// blocks. `read_buffer` is a buffer for reading. Finished requests go to `completions`.
+    /// blocks. `read_buffer` holds the bytes of one read at a time. Finished requests go to `completions`.
     pub fn drive(
         &mut self,
         now: Instant,
@@ -107,7 +107,7 @@ impl Mux {
         registry: &Registry,
         completions: &mut Vec<Completion>,
     ) {
-        let now = self.clock.time(now);
+        let now = self.clock.time_at(now);
         if let Some(endpoint) = self.protocol.dial(now)
             && let Err(error) = self.dial(&endpoint, registry)
         {
@@ -132,9 +132,9 @@ impl Mux {
     fn dial(&mut self, endpoint: &str, registry: &Registry) -> io::Result<()> {
         let address = dialing::resolve_one(endpoint, std::mem::replace(&mut self.has_dialed, true))?;
         let socket = TcpStream::connect(address)?;
-        let _slower_without = socket.set_nodelay(true);
+        let _best_effort = socket.set_nodelay(true);
         let mut stream = Stream::dialed(self.protocol.options().keys.as_ref(), socket, endpoint)?;
-        registry.register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(&mut stream, self.stream_token, Interest::READABLE | Interest::WRITABLE)?;
         self.stream = Some(stream);
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Mux {
         if !self.protocol.is_connected()
             && let Some(mut stream) = self.stream.take()
         {
-            let _dropped_anyway = registry.deregister(&mut stream);
+            let _ignored = registry.deregister(&mut stream);
         }
         if self.protocol.leader_query().is_none()
             && let Some(leader_query) = self.leader_query.take()

@@ -72,7 +72,7 @@ pub struct Completion {
     pub result: RequestResult,
 }
 
-/// The outcome of a request.
+/// The final outcome of a request, after all its attempts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RequestResult {
     /// A command took effect, exactly once.
@@ -82,7 +82,7 @@ pub enum RequestResult {
         /// The state machine's answer when the command was executed.
         answer: Bytes,
     },
-    /// A query was answered.
+    /// A query was answered, and changed nothing.
     Answered {
         /// The index of the last entry that the state machine had applied when it answered.
         applied: Index,
@@ -107,7 +107,7 @@ enum ConnectionState {
     Down(Time),
     /// The hello was sent; nothing else may be sent before the welcome.
     Handshake,
-    /// The opening of a session was requested.
+    /// The opening of a session was requested; requests are sent after the reply.
     OpeningSession,
     /// The connection has a session, and is ready for requests.
     Up,
@@ -125,14 +125,14 @@ pub struct MuxProtocol {
     options: MuxOptions,
     state: ConnectionState,
     /// The index in `known_endpoints` of the endpoint dialed last.
-    last_dialed: usize,
-    /// The leader that a node has named: the next endpoint to dial.
+    last_dialed_index: usize,
+    /// The endpoint of the leader that a node has named, which is dialed next; `None` if none was named since.
     leader_hint: Option<String>,
     /// The number of lost connections since the last successful reply.
-    failed_connections: u32,
+    failed_connection_count: u32,
     session: Option<SessionId>,
     in_flight: InFlightRequests,
-    /// Since when every write has been rejected for lack of disk space.
+    /// The time of the first rejection for lack of disk space since a request last finished; `None` without one.
     disk_full_since: Option<Time>,
     /// The keys of requests to send again.
     retry_keys: Vec<usize>,
@@ -147,11 +147,11 @@ pub struct MuxProtocol {
     silent_since: Time,
     /// The endpoint dialed last.
     endpoint: String,
-    /// The node at that endpoint, from its welcome.
+    /// The id in the welcome of the node at `endpoint`; `None` before the welcome.
     endpoint_node: Option<NodeId>,
     leader_query: Option<LeaderQueryProtocol>,
     /// The index in `known_endpoints` of the endpoint last dialed for a leader query.
-    leader_query_last_dialed: usize,
+    leader_query_last_dialed_index: usize,
     /// The earliest time of the next leader query.
     next_leader_query_at: Time,
     rng: SmallRng,
@@ -163,12 +163,12 @@ impl MuxProtocol {
     pub fn new(endpoints: Vec<String>, start_after: usize, options: MuxOptions, now: Time, seed: u64) -> MuxProtocol {
         let known_endpoints = KnownEndpoints::new(endpoints);
         MuxProtocol {
-            last_dialed: start_after % known_endpoints.len(),
+            last_dialed_index: start_after % known_endpoints.len(),
             known_endpoints,
             read_members_at: now + MEMBERS_REFRESH_INTERVAL,
             state: ConnectionState::Down(now),
             leader_hint: None,
-            failed_connections: 0,
+            failed_connection_count: 0,
             session: None,
             in_flight: InFlightRequests::with_capacity(options.in_flight_max),
             options,
@@ -182,7 +182,7 @@ impl MuxProtocol {
             endpoint: String::new(),
             endpoint_node: None,
             leader_query: None,
-            leader_query_last_dialed: start_after,
+            leader_query_last_dialed_index: start_after,
             next_leader_query_at: now,
             rng: SmallRng::seed_from_u64(seed),
         }
@@ -198,7 +198,8 @@ impl MuxProtocol {
         &self.endpoint
     }
 
-    /// Whether another request may be started now.
+    /// Whether another request may be started now: there is a connection, no request waits to be sent again, and
+    /// neither the limit of requests in flight nor the session's window is reached.
     pub fn has_room(&self) -> bool {
         matches!(self.state, ConnectionState::Up)
             && self.retry_keys.is_empty()
@@ -211,17 +212,17 @@ impl MuxProtocol {
         self.in_flight.len()
     }
 
-    /// Since when every write has been rejected for lack of disk space.
+    /// The time of the first rejection for lack of disk space since a request last finished; `None` without one.
     pub fn disk_full_since(&self) -> Option<Time> {
         self.disk_full_since
     }
 
-    /// Whether commands can be sent.
+    /// Whether there is a connection with a session, so that commands can be sent.
     pub fn is_up(&self) -> bool {
         matches!(self.state, ConnectionState::Up)
     }
 
-    /// Starts a command. Panics if there is no room.
+    /// Starts a command, whose [`Completion`] will carry `tag`. Panics unless [`MuxProtocol::has_room`].
     pub fn execute(&mut self, now: Time, command: Bytes, tag: u64) {
         assert!(self.has_room(), "a command is started only while the connection has room for another request");
         self.restart_silence_if_idle(now);
@@ -229,7 +230,7 @@ impl MuxProtocol {
         self.send_request(key, false);
     }
 
-    /// Starts a query. Panics if there is no room.
+    /// Starts a query, whose [`Completion`] will carry `tag`. Panics unless [`MuxProtocol::has_room`].
     pub fn query(&mut self, now: Time, query: Bytes, consistency: Consistency, tag: u64) {
         assert!(self.has_room(), "a query is started only while the connection has room for another request");
         self.restart_silence_if_idle(now);
@@ -253,7 +254,7 @@ impl MuxProtocol {
 
     /// When [`MuxProtocol::handle_timeout`] is due.
     pub fn deadline(&self) -> Option<Time> {
-        let node_timeout = match self.state {
+        let silence_deadline = match self.state {
             ConnectionState::Down(until) => return Some(until),
             ConnectionState::Up if self.in_flight.is_empty() => None,
             ConnectionState::Handshake => Some(self.silent_since + self.welcome_timeout()),
@@ -261,15 +262,15 @@ impl MuxProtocol {
                 Some(self.silent_since + self.options.node_timeout)
             }
         };
-        let leader_query = match &self.leader_query {
+        let leader_query_deadline = match &self.leader_query {
             Some(leader_query) => leader_query.deadline(),
             None if self.awaits_reply() && self.known_endpoints.len() > 1 => {
                 Some((self.silent_since + self.options.leader_query_delay).max(self.next_leader_query_at))
             }
             None => None,
         };
-        let read_members = self.is_up().then_some(self.read_members_at);
-        [node_timeout, leader_query, read_members, self.retry_at].into_iter().flatten().min()
+        let members_deadline = self.is_up().then_some(self.read_members_at);
+        [silence_deadline, leader_query_deadline, members_deadline, self.retry_at].into_iter().flatten().min()
     }
 
     /// Whether there is a connection, or one is being dialed. If not, the driver drops the socket.
@@ -286,8 +287,8 @@ impl MuxProtocol {
         let endpoint = match self.leader_hint.take() {
             Some(hint) => hint,
             None => {
-                self.last_dialed = (self.last_dialed + 1) % self.known_endpoints.len();
-                self.known_endpoints[self.last_dialed].clone()
+                self.last_dialed_index = (self.last_dialed_index + 1) % self.known_endpoints.len();
+                self.known_endpoints[self.last_dialed_index].clone()
             }
         };
         (self.endpoint, self.endpoint_node) = (endpoint.clone(), None);
@@ -344,7 +345,7 @@ impl MuxProtocol {
         if self.known_endpoints.len() < 2 {
             return self.options.node_timeout;
         }
-        (self.options.leader_query_delay * (WELCOME_TIMEOUT_FACTOR << self.failed_connections.min(4)))
+        (self.options.leader_query_delay * (WELCOME_TIMEOUT_FACTOR << self.failed_connection_count.min(4)))
             .min(self.options.node_timeout)
     }
 
@@ -365,11 +366,12 @@ impl MuxProtocol {
         if self.next_leader_query_at > now || self.known_endpoints.len() < 2 {
             return None;
         }
-        self.leader_query_last_dialed = (self.leader_query_last_dialed + 1) % self.known_endpoints.len();
-        if self.known_endpoints[self.leader_query_last_dialed] == self.endpoint {
-            self.leader_query_last_dialed = (self.leader_query_last_dialed + 1) % self.known_endpoints.len();
+        self.leader_query_last_dialed_index = (self.leader_query_last_dialed_index + 1) % self.known_endpoints.len();
+        if self.known_endpoints[self.leader_query_last_dialed_index] == self.endpoint {
+            self.leader_query_last_dialed_index =
+                (self.leader_query_last_dialed_index + 1) % self.known_endpoints.len();
         }
-        let endpoint = self.known_endpoints[self.leader_query_last_dialed].clone();
+        let endpoint = self.known_endpoints[self.leader_query_last_dialed_index].clone();
         self.leader_query = Some(LeaderQueryProtocol::new(
             endpoint.clone(),
             now + self.options.leader_query_delay * WELCOME_TIMEOUT_FACTOR,
@@ -414,9 +416,9 @@ impl MuxProtocol {
     /// only a few attempts have failed.
     fn disconnect(&mut self, now: Time, at_once: bool) {
         self.leader_query = None;
-        self.failed_connections = self.failed_connections.saturating_add(1);
-        let pause_max_ms = 2 << self.failed_connections.min(6);
-        let pause_ms = if at_once && self.failed_connections < 4 {
+        self.failed_connection_count = self.failed_connection_count.saturating_add(1);
+        let pause_max_ms = 2 << self.failed_connection_count.min(6);
+        let pause_ms = if at_once && self.failed_connection_count < 4 {
             0
         } else {
             self.rng.random_range(pause_max_ms / 2..=pause_max_ms)
@@ -431,8 +433,8 @@ impl MuxProtocol {
     fn handle_deadlines(&mut self, now: Time) {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            let keys = std::mem::take(&mut self.retry_keys);
-            self.in_flight.in_order(keys).into_iter().for_each(|key| self.send_request(key, true));
+            let due_keys = std::mem::take(&mut self.retry_keys);
+            self.in_flight.in_order(due_keys).into_iter().for_each(|key| self.send_request(key, true));
         }
         if self.is_up() && self.read_members_at <= now {
             self.read_members_at = now + MEMBERS_REFRESH_INTERVAL;
@@ -456,7 +458,7 @@ impl MuxProtocol {
         {
             if matches!(self.state, ConnectionState::Handshake) {
                 self.endpoint_node = Some(Welcome::read(frame)?.node);
-                self.start_requests();
+                self.resend_requests();
                 continue;
             }
             if frame.kind != FrameKind::Reply {
@@ -472,9 +474,9 @@ impl MuxProtocol {
     }
 
     /// Sends the requests in flight again after a welcome; opens a session first if there is none.
-    fn start_requests(&mut self) {
+    fn resend_requests(&mut self) {
         if self.session.is_some() {
-            if self.failed_connections > 0 {
+            if self.failed_connection_count > 0 {
                 // After a failure, the members may have changed.
                 self.read_members_at = self.silent_since;
             }
@@ -493,8 +495,8 @@ impl MuxProtocol {
             Reply::Done { outcome: Outcome::Opened { session }, .. } => {
                 self.session = Some(session);
                 self.in_flight.restart_numbering();
-                self.failed_connections = 0;
-                self.start_requests();
+                self.failed_connection_count = 0;
+                self.resend_requests();
             }
             Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => self.redirect_to(now, address),
             Reply::Refused(Refusal::NotMember { members, .. }) => self.leave_nonmember(now, &members),
@@ -503,14 +505,14 @@ impl MuxProtocol {
     }
 
     fn redirect_to(&mut self, now: Time, address: String) {
-        self.known_endpoints.learn(&address);
+        self.known_endpoints.learn_address(&address);
         self.leader_hint = Some(address);
         self.disconnect(now, true);
     }
 
     /// Leaves a node that is not a member, and learns the members that it named.
     fn leave_nonmember(&mut self, now: Time, members: &[String]) {
-        members.iter().for_each(|address| self.known_endpoints.learn(address));
+        members.iter().for_each(|address| self.known_endpoints.learn_address(address));
         self.disconnect(now, true);
     }
 
@@ -558,7 +560,7 @@ impl MuxProtocol {
             | Reply::LogLevel(_)
             | Reply::Done { .. } => RequestResult::Unknown,
         };
-        self.failed_connections = 0;
+        self.failed_connection_count = 0;
         self.disk_full_since = None;
         self.finish_request(key, result, completions);
     }

@@ -23,12 +23,12 @@ pub struct SnapshotReader {
     endpoint: String,
     options: Options,
     connection: Option<Connection>,
-    snapshot: Position,
+    snapshot_position: Position,
     total_bytes: u64,
     /// The offset up to which the file was read.
     read_upto: u64,
     /// The number of chunks from `read_upto` on that were requested over the current connection.
-    requested_chunks: u64,
+    requested_chunk_count: u64,
 }
 
 impl Client {
@@ -41,18 +41,18 @@ impl Client {
     /// [`ClientError::Refused`] if the node does not reply, or refuses. Nothing was changed.
     pub fn read_snapshot(&self, endpoint: &str, consistency: Consistency) -> Result<SnapshotReader, ClientError> {
         let options = self.options().clone();
-        let started = Instant::now();
-        let refused = |refusal, error: Option<&CallError>| {
-            ClientError::Refused(failed_attempt(endpoint, started, refusal, error))
+        let started_at = Instant::now();
+        let refused_error = |refusal, error: Option<&CallError>| {
+            ClientError::Refused(failed_attempt(endpoint, started_at, refusal, error))
         };
         let until = deadline(options.timeout);
-        let dialed =
+        let dial_result =
             Connection::dial_operator(endpoint, options.keys.as_ref(), until.min(deadline(options.node_timeout)));
-        let mut connection = dialed.map_err(|error| refused(None, Some(&error)))?;
+        let mut connection = dial_result.map_err(|error| refused_error(None, Some(&error)))?;
         let mut call = |request: &Request| match connection.call(request, until) {
-            Ok(Reply::Refused(refusal)) => Err(refused(Some(refusal), None)),
+            Ok(Reply::Refused(refusal)) => Err(refused_error(Some(refusal), None)),
             Ok(reply) => Ok(reply),
-            Err(error) => Err(refused(None, Some(&error))),
+            Err(error) => Err(refused_error(None, Some(&error))),
         };
         if consistency == Consistency::Linearizable {
             call(&Request::Query { query: Bytes::new(), consistency })?;
@@ -62,10 +62,10 @@ impl Client {
             endpoint: endpoint.to_owned(),
             options,
             connection: Some(connection),
-            snapshot: position,
+            snapshot_position: position,
             total_bytes: bytes,
             read_upto: 0,
-            requested_chunks: 0,
+            requested_chunk_count: 0,
         })
     }
 }
@@ -73,10 +73,10 @@ impl Client {
 impl SnapshotReader {
     /// The position of the last entry that the snapshot contains.
     pub fn position(&self) -> Position {
-        self.snapshot
+        self.snapshot_position
     }
 
-    /// The size of the file in bytes.
+    /// The size of the snapshot's file in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.total_bytes
     }
@@ -92,7 +92,7 @@ impl SnapshotReader {
         if self.read_upto >= self.total_bytes {
             return Ok(None);
         }
-        let started = Instant::now();
+        let started_at = Instant::now();
         let until = deadline(CHUNK_TIMEOUT.min(self.options.timeout));
         loop {
             let failure = match self.receive_chunk(until) {
@@ -103,11 +103,11 @@ impl SnapshotReader {
                     return Ok(Some(bytes));
                 }
                 Ok(Reply::Refused(refusal @ Refusal::SnapshotGone)) => {
-                    return Err(ClientError::Refused(failed_attempt(&self.endpoint, started, Some(refusal), None)));
+                    return Err(ClientError::Refused(failed_attempt(&self.endpoint, started_at, Some(refusal), None)));
                 }
-                Ok(Reply::Refused(refusal)) => failed_attempt(&self.endpoint, started, Some(refusal), None),
+                Ok(Reply::Refused(refusal)) => failed_attempt(&self.endpoint, started_at, Some(refusal), None),
                 Ok(_) => return Err(unexpected_reply()),
-                Err(error) => failed_attempt(&self.endpoint, started, None, Some(&error)),
+                Err(error) => failed_attempt(&self.endpoint, started_at, None, Some(&error)),
             };
             // Later chunks that were requested are lost, since their connection is gone.
             self.connection = None;
@@ -122,24 +122,24 @@ impl SnapshotReader {
     /// new one.
     fn receive_chunk(&mut self, until: Instant) -> Result<Reply, CallError> {
         if self.connection.is_none() {
-            self.requested_chunks = 0;
-            let dialed = Connection::dial_operator(
+            self.requested_chunk_count = 0;
+            let dial_result = Connection::dial_operator(
                 &self.endpoint,
                 self.options.keys.as_ref(),
                 until.min(deadline(self.options.node_timeout)),
             );
-            self.connection = Some(dialed?);
+            self.connection = Some(dial_result?);
         }
         let Some(connection) = &mut self.connection else { return Ok(Reply::Unknown) };
-        while self.requested_chunks < CHUNKS_AHEAD {
-            let offset = self.read_upto + self.requested_chunks * CHUNK_BYTES as u64;
+        while self.requested_chunk_count < CHUNKS_AHEAD {
+            let offset = self.read_upto + self.requested_chunk_count * CHUNK_BYTES as u64;
             if offset >= self.total_bytes {
                 break;
             }
-            connection.send_request(&Request::ReadSnapshot { snapshot: self.snapshot, offset }, until)?;
-            self.requested_chunks += 1;
+            connection.send_request(&Request::ReadSnapshot { snapshot: self.snapshot_position, offset }, until)?;
+            self.requested_chunk_count += 1;
         }
-        self.requested_chunks -= 1;
+        self.requested_chunk_count -= 1;
         // The refusal of one chunk may arrive before chunks that were requested earlier, so any reply is accepted.
         connection.wait_for_any_reply(until)
     }
@@ -147,12 +147,12 @@ impl SnapshotReader {
 
 fn failed_attempt(
     endpoint: &str,
-    started: Instant,
+    started_at: Instant,
     refusal: Option<Refusal>,
     error: Option<&CallError>,
 ) -> FailedAttempts {
     let last_error = error.map(|error| format!("{endpoint}: {error}"));
-    FailedAttempts { endpoints: vec![endpoint.to_owned()], duration: started.elapsed(), refusal, last_error }
+    FailedAttempts { endpoints: vec![endpoint.to_owned()], duration: started_at.elapsed(), refusal, last_error }
 }
 
 fn unexpected_reply() -> ClientError {

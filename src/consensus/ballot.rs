@@ -15,7 +15,7 @@ pub struct Ballot {
     granting_voters: BTreeSet<NodeId>,
     /// The voters in `granting_voters` whose log does not name their disk: they may have lost all their entries.
     /// [`Ballot::is_won`] counts them only if every voter granted its vote.
-    maybe_emptied: BTreeSet<NodeId>,
+    maybe_emptied_voters: BTreeSet<NodeId>,
     rejecting_voters: BTreeSet<NodeId>,
     votes_received: usize,
 }
@@ -29,11 +29,11 @@ impl Ballot {
 
     /// Records the vote of a voter that may have lost all its entries.
     pub fn record_empty_log_vote(&mut self, from: NodeId) {
-        self.maybe_emptied.insert(from);
+        self.maybe_emptied_voters.insert(from);
         self.record_vote(from);
     }
 
-    /// Records that a voter rejected the candidate.
+    /// Records that a voter rejected the candidate. A vote that the same voter granted before still counts.
     pub fn record_rejection(&mut self, from: NodeId) {
         // A rejection revokes no vote: answers to two requests may arrive in any order, and a granted vote holds for
         // the term.
@@ -50,7 +50,8 @@ impl Ballot {
         self.granting_voters.contains(&voter) || self.rejecting_voters.contains(&voter)
     }
 
-    /// Whether any voter has rejected the candidate.
+    /// Whether any voter has rejected the candidate. Before a log begins, one rejection is a veto, unless
+    /// the operator forces the founding ([`super::founding`]).
     pub fn has_rejection(&self) -> bool {
         !self.rejecting_voters.is_empty()
     }
@@ -63,10 +64,10 @@ impl Ballot {
     /// entries, its voter rejects a candidate without them.
     pub fn is_won(&self, membership: &Membership, mutants: Mutants) -> bool {
         let deciding_configuration = quorum_configuration(membership, mutants);
-        let granted_on_named_disk =
-            |id: NodeId| self.granting_voters.contains(&id) && !self.maybe_emptied.contains(&id);
+        let has_granted_on_named_disk =
+            |id: NodeId| self.granting_voters.contains(&id) && !self.maybe_emptied_voters.contains(&id);
         self.is_won_counting_empty_logs(membership, mutants)
-            && (quorum::decides(&deciding_configuration, granted_on_named_disk) || self.is_unanimous(membership))
+            && (quorum::decides(&deciding_configuration, has_granted_on_named_disk) || self.is_unanimous(membership))
     }
 
     /// Whether a quorum granted its votes, counting also voters that may have lost all their entries. Only for the
@@ -81,13 +82,13 @@ impl Ballot {
     /// Panics if an invariant of the ballot is violated. Called after every step ([`super::invariants`]).
     pub(super) fn check_invariants(&self) {
         assert!(
-            self.maybe_emptied.is_subset(&self.granting_voters),
-            "every voter in `maybe_emptied` has granted its vote"
+            self.maybe_emptied_voters.is_subset(&self.granting_voters),
+            "every voter in `maybe_emptied_voters` has granted its vote"
         );
     }
 
     /// The voters that granted their vote, ascending.
-    pub fn granted_by(&self) -> Vec<NodeId> {
+    pub fn granting_voters(&self) -> Vec<NodeId> {
         self.granting_voters.iter().copied().collect()
     }
 }

@@ -92,7 +92,7 @@ impl Candidate {
         }
     }
 
-    /// Panics if an invariant is violated. Called after every step ([`super::invariants`]).
+    /// Panics if an invariant of the candidate is violated. Called after every step ([`super::invariants`]).
     pub(super) fn check_invariants(&self, me: &Replica) {
         self.ballot.check_invariants();
         if self.vote_kind.is_real() {
@@ -111,9 +111,9 @@ impl Candidate {
         self.campaign_start
     }
 
-    /// The voters that granted their vote so far.
+    /// The voters that granted their vote so far, including this node once its own vote counts.
     pub fn votes(&self) -> Vec<NodeId> {
-        self.ballot.granted_by()
+        self.ballot.granting_voters()
     }
 
     /// The end of the election timeout, when [`Candidate::tick`] campaigns again.
@@ -189,7 +189,8 @@ impl Candidate {
         NextRole::Campaign(election::first_vote_kind(me.options.mutants), CampaignReason::Retry)
     }
 
-    /// Handles a message of this term.
+    /// Handles a message of this term: a vote request, or the answer to a vote request of this candidate. Other
+    /// messages have no effect.
     pub fn receive(&mut self, me: &mut Replica, envelope: Envelope) -> NextRole {
         let from = envelope.from;
         match envelope.message {
@@ -217,8 +218,8 @@ impl Candidate {
             }
             Message::RequestVoteResponse { granted: false, kind, .. } if kind == self.vote_kind => {
                 self.ballot.record_rejection(from);
-                // Only a voter of an agreed log sends a log id. If the candidate holds that log too, the veto has no
-                // effect: `founding` is consulted only while the log is empty.
+                // A voter's response contains a log id only if the voter's log is agreed. If the candidate holds that
+                // log too, the veto has no effect: `founding` is consulted only while the log is empty.
                 if let Some(log) = envelope.origin.log {
                     me.founding.record_veto(from, log);
                 }

@@ -51,7 +51,7 @@ impl PeerClaims {
         );
     }
 
-    /// The claim of that peer for that disk, if any.
+    /// The claim of that peer for that disk; `None` if no claim of the peer is recorded, or one for another disk.
     pub fn get(&self, peer: NodeId, disk: DiskId) -> Option<DiskClaim> {
         self.claim_by_peer.get(&peer).filter(|(recorded_disk, _)| *recorded_disk == disk).map(|(_, claim)| *claim)
     }

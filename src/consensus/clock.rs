@@ -80,7 +80,7 @@ impl Clock {
         self.observe_leader_time(LeaderTime { term, time });
     }
 
-    /// Observes a time that a leader sent, or that a voter knows.
+    /// Observes a time that a leader sent, or that a voter reported with its vote. An earlier one changes nothing.
     pub fn observe_leader_time(&mut self, time: LeaderTime) {
         self.latest_leader_time = self.latest_leader_time.max(time);
     }

@@ -68,8 +68,8 @@ impl Configs {
     ///
     /// This node's commit index may be old. The result includes all configurations that were committed since.
     pub fn since_commit(&self, commit: Index) -> impl Iterator<Item = &Membership> {
-        let first_in_use = self.configurations.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
-        self.configurations[first_in_use..].iter().map(|(_, membership)| membership)
+        let skipped_count = self.configurations.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
+        self.configurations[skipped_count..].iter().map(|(_, membership)| membership)
     }
 
     /// The index of the first configuration in the unbroken sequence, up to the one in force, that names that disk for
@@ -91,11 +91,11 @@ impl Configs {
             let named_disk = membership.disk(id);
             membership.is_voter(id) && (named_disk.is_none() || disk.is_none() || named_disk == disk)
         };
-        let previous = || self.previous().filter(|_| self.current_index() > commit);
-        is_voter(self.current()) || previous().is_some_and(is_voter)
+        let previous_until_commit = || self.previous().filter(|_| self.current_index() > commit);
+        is_voter(self.current()) || previous_until_commit().is_some_and(is_voter)
     }
 
-    /// Replaces all configurations by this one, when a snapshot replaces the log.
+    /// Replaces all configurations by that of a snapshot, which replaces the log. It is in force from index `from`.
     pub fn replace_all(&mut self, from: Index, membership: Membership) {
         *self = Configs::new(from, membership);
     }
@@ -104,8 +104,8 @@ impl Configs {
     ///
     /// The latest one at or below the base stays, because it is in force there.
     pub fn compact(&mut self, base: Index) {
-        let first_kept = self.configurations.iter().rposition(|(index, _)| *index <= base).unwrap_or(0);
-        self.configurations.drain(..first_kept);
+        let dropped_count = self.configurations.iter().rposition(|(index, _)| *index <= base).unwrap_or(0);
+        self.configurations.drain(..dropped_count);
     }
 
     /// Panics if an invariant of the configurations is violated. Called after every step ([`super::invariants`]).
@@ -124,13 +124,13 @@ impl Configs {
     /// need a majority of the same set of voters (§6). True if the previous one is compacted.
     pub(super) fn quorums_overlap(&self) -> bool {
         let (current, previous) = (self.current(), self.previous());
-        let is_half_of_previous = |voters: &BTreeSet<NodeId>| {
-            let has_half_of_voters = |previous: &Membership| {
+        let is_voter_set_of_previous = |voters: &BTreeSet<NodeId>| {
+            let has_voter_set = |previous: &Membership| {
                 *voters == previous.voters || (previous.is_joint() && *voters == previous.outgoing)
             };
-            previous.is_none_or(has_half_of_voters)
+            previous.is_none_or(has_voter_set)
         };
-        is_half_of_previous(&current.voters) || (current.is_joint() && is_half_of_previous(&current.outgoing))
+        is_voter_set_of_previous(&current.voters) || (current.is_joint() && is_voter_set_of_previous(&current.outgoing))
     }
 }
 

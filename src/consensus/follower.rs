@@ -36,7 +36,7 @@ pub struct Follower {
     /// The last index acknowledged to this leader. It only suppresses repeated acknowledgments: the index to
     /// acknowledge is always computed from the log.
     acked_index: Index,
-    /// Whether an append or an installed snapshot is not fully acknowledged yet.
+    /// Whether an append or an installed snapshot still has to be acknowledged, at least in part.
     ack_due: bool,
 }
 
@@ -73,7 +73,7 @@ impl Follower {
         self.leader
     }
 
-    /// The end of the election timeout.
+    /// The end of the election timeout, when [`Follower::tick`] campaigns.
     pub fn election_deadline(&self) -> Time {
         self.election_deadline
     }
@@ -134,7 +134,7 @@ impl Follower {
         self.campaign_reason = CampaignReason::Timeout;
     }
 
-    /// Handles a message of this term.
+    /// Handles a message of this term, after [`super::raft::Raft`] has checked its sender.
     pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> NextRole {
         let from = envelope.from;
         match envelope.message {
@@ -204,9 +204,9 @@ impl Follower {
         NextRole::Stay
     }
 
-    /// Panics if an invariant is violated. Called after every step ([`super::invariants`]).
+    /// Panics if an invariant of the follower is violated. Called after every step ([`super::invariants`]).
     pub(super) fn check_invariants(&self, me: &Replica) {
-        assert!(self.leader != Some(me.id), "the leader of a follower is another node");
+        assert!(self.leader != Some(me.id), "a follower does not follow itself");
         // The leader counts an acknowledged entry as a copy of the entry in its own log (§5.3).
         assert!(
             self.acked_index <= me.matched_prefix,
@@ -238,7 +238,7 @@ impl Follower {
             let hint = me.log.last_at_or_below(prev);
             return me.send(from, Message::AppendRejected { index: prev.index, hint, probe_number });
         }
-        let upto = Index(prev.index.0 + entries.len() as u64);
+        let append_end = Index(prev.index.0 + entries.len() as u64);
         // `leader_commit` is raised before the entries are appended: a configuration among them that removes this node
         // is old if its index is below `leader_commit`.
         me.leader_commit = me.leader_commit.max(commit);
@@ -251,7 +251,7 @@ impl Follower {
         }
         // `matched_prefix` is raised only as far as this append has proved a match: the log may continue with another
         // leader's entries.
-        me.matched_prefix = me.matched_prefix.max(upto.min(me.log.last().index));
+        me.matched_prefix = me.matched_prefix.max(append_end.min(me.log.last().index));
         self.ack_due = true;
         commit_to(me, commit);
     }
@@ -295,11 +295,11 @@ fn append_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
     if index <= me.log.base().index {
         return Ok(());
     }
-    let own_term = me.log.term(index);
-    if replication::entry_agrees(own_term, term, me.options.mutants) {
+    let held_term = me.log.term(index);
+    if replication::entry_agrees(held_term, term, me.options.mutants) {
         return Ok(());
     }
-    if own_term.is_some() {
+    if held_term.is_some() {
         // The leader lacks an entry that was committed, which no correct election allows. This copy of the entry must
         // survive.
         if index <= me.log.commit() {

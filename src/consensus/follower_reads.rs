@@ -90,7 +90,7 @@ impl FollowerReads {
         out.extend(reads.map(|read| (read, index)));
     }
 
-    /// When the oldest request times out.
+    /// When the oldest unanswered request times out; [`Time::NEVER`] if every request is answered.
     pub fn deadline(&self, timeout: Duration) -> Time {
         self.requests_in_flight.front().map_or(Time::NEVER, |(_, sent_at, _)| *sent_at + timeout)
     }

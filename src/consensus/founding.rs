@@ -82,7 +82,7 @@ impl Founding {
         if has_majority && wait_is_over && !self.is_vetoed(mutants) {
             return true;
         }
-        // This runs at every election timeout, and the operator needs a note only every few seconds.
+        // This code runs at every election timeout, and the operator needs a note only every few seconds.
         if self.next_note_at <= now {
             self.next_note_at = now + FOUNDING_NOTE_INTERVAL;
             match self.vetoes.first_key_value() {

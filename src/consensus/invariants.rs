@@ -47,7 +47,7 @@ pub fn check_election(me: &Replica, votes: &[NodeId]) {
 /// §5.4.2). For tests: the leader's commit index must never be greater.
 pub fn commit_by_definition(me: &Replica, role: &Role) -> Option<Index> {
     let Role::Leader(leader) = role else { return None };
-    let counts_as_held = |id: NodeId, index: Index| {
+    let has_durable_copy = |id: NodeId, index: Index| {
         if id == me.id {
             return me.log.durable() >= index;
         }
@@ -55,7 +55,7 @@ pub fn commit_by_definition(me: &Replica, role: &Role) -> Option<Index> {
     };
     let mut index = me.log.last().index;
     while index > me.log.base().index && me.log.term(index) == Some(me.term()) {
-        if quorum::decides(me.configs.current(), |id| counts_as_held(id, index)) {
+        if quorum::decides(me.configs.current(), |id| has_durable_copy(id, index)) {
             return Some(index);
         }
         index = index.prev();

@@ -146,7 +146,7 @@ impl Leader {
         membership::log_accepts_commands(me.configs.current().log_agreed, me.options.mutants)
     }
 
-    /// The replication progress of each follower.
+    /// The replication progress of every other member, and of each removed member that is not notified yet.
     pub fn progress(&self) -> &BTreeMap<NodeId, Progress> {
         &self.progress
     }
@@ -224,11 +224,11 @@ impl Leader {
         if me.oldest_write_age(now) >= me.options.election_max {
             return NextRole::StepDown(StepDownReason::DiskStalled);
         }
-        let is_stalled = me.disk_stalled(now);
-        if is_stalled && !self.disk_stall_warned {
+        let disk_is_stalled = me.disk_stalled(now);
+        if disk_is_stalled && !self.disk_stall_warned {
             me.notes.push(Note::DiskStalled { write_age: me.oldest_write_age(now) });
         }
-        self.disk_stall_warned = is_stalled;
+        self.disk_stall_warned = disk_is_stalled;
         NextRole::Stay
     }
 
@@ -249,12 +249,12 @@ impl Leader {
         }
         // An acknowledgment that does not commit yet is progress all the same: a follower that receives a long log
         // needs more than ten election timeouts, and a new leader would serve it no faster.
-        let last_ack = self.progress.values().map(|progress| progress.last_new_ack).max().unwrap_or(Time::ZERO);
+        let last_ack_at = self.progress.values().map(|progress| progress.last_new_ack).max().unwrap_or(Time::ZERO);
         let has_room = |id: NodeId| match self.progress.get(&id) {
             Some(progress) => !progress.room.is_low,
             None => !me.room.is_low,
         };
-        now.since(stalled_since.max(last_ack)) >= me.options.election_max * COMMIT_STALL_ELECTION_TIMEOUTS
+        now.since(stalled_since.max(last_ack_at)) >= me.options.election_max * COMMIT_STALL_ELECTION_TIMEOUTS
             && quorum::decides(me.configs.current(), has_room)
     }
 
@@ -435,7 +435,7 @@ impl Leader {
     /// The highest index that a quorum holds durably.
     fn quorum_index(&self, me: &Replica) -> Index {
         let mutants = me.options.mutants;
-        let held_index = |id: NodeId| match self.progress.get(&id) {
+        let counted_index = |id: NodeId| match self.progress.get(&id) {
             Some(progress) => progress.counted_index(),
             None if id == me.id => replication::own_counted_index(&me.log, self.own_copy_counts_from, mutants),
             None => Index::ZERO,
@@ -449,7 +449,7 @@ impl Leader {
             configuration_is_committed,
             mutants,
         );
-        replication::quorum_index(configuration, held_index, mutants)
+        replication::quorum_index(configuration, counted_index, mutants)
     }
 
     /// Moves the leader's output into `ready`: entries, probes, heartbeats, the commit index, confirmed reads.
@@ -494,14 +494,14 @@ impl Leader {
         let mutants = me.options.mutants;
         let progress = &self.progress;
         let is_confirmed = |round: Round| {
-            let confirms = |id: NodeId| {
-                let is_counted = |p: &Progress| {
+            let confirms_round = |id: NodeId| {
+                let response_counts = |p: &Progress| {
                     p.copy_counts_from.is_some() && replication::round_confirms(p.confirmed_round, round, mutants)
                 };
                 // A leader that is being removed does not count in its own round: `decides` counts voters only.
-                (id == me.id && self.own_copy_counts_from.is_some()) || progress.get(&id).is_some_and(is_counted)
+                (id == me.id && self.own_copy_counts_from.is_some()) || progress.get(&id).is_some_and(response_counts)
             };
-            replication::reads_confirmed(me.configs.current(), confirms, mutants)
+            replication::reads_confirmed(me.configs.current(), confirms_round, mutants)
         };
         let mut confirmed_reads = Vec::new();
         self.reads.take_confirmed_reads(is_confirmed, &mut confirmed_reads);

@@ -103,19 +103,19 @@ impl Log {
     ///
     /// The term limits the result because a log that holds `position` has no entry of a later term before it.
     pub fn last_at_or_below(&self, position: Position) -> Position {
-        let runs_by_index = self.term_runs.partition_point(|(first, _)| *first <= position.index);
-        let runs_by_term = self.term_runs.partition_point(|(_, term)| *term <= position.term);
-        let run_count = runs_by_index.min(runs_by_term);
+        let runs_up_to_index = self.term_runs.partition_point(|(first, _)| *first <= position.index);
+        let runs_up_to_term = self.term_runs.partition_point(|(_, term)| *term <= position.term);
+        let run_count = runs_up_to_index.min(runs_up_to_term);
         if run_count == 0 {
             return self.base;
         }
         let last_run_end = self.term_runs.get(run_count).map_or(self.last_index(), |(first, _)| first.prev());
-        let result = Position::new(last_run_end.min(position.index), self.term_runs[run_count - 1].1);
+        let found_position = Position::new(last_run_end.min(position.index), self.term_runs[run_count - 1].1);
         assert!(
-            result.index <= position.index && result.term <= position.term,
+            found_position.index <= position.index && found_position.term <= position.term,
             "the result is at or below the given position in index and in term (§5.3)"
         );
-        result
+        found_position
     }
 
     /// The size in bytes of the entries above index `after`, up to and including `upto`.
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A log of entries with these terms, each of ten bytes.
+    /// A log with one entry of ten bytes for each of `terms`.
     fn log_of(terms: &[u64]) -> Log {
         let mut log = Log::new(Position::ZERO);
         for term in terms {
@@ -286,7 +286,7 @@ mod tests {
         log
     }
 
-    fn terms() -> impl Strategy<Value = Vec<u64>> {
+    fn sorted_terms() -> impl Strategy<Value = Vec<u64>> {
         prop::collection::vec(1..9u64, 0..30).prop_map(|mut terms| {
             terms.sort_unstable();
             terms
@@ -295,7 +295,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn log_returns_the_same_terms_as_a_plain_list(terms in terms(), cut in 1..31u64, more in terms()) {
+        fn log_returns_the_same_terms_as_a_plain_list(
+            terms in sorted_terms(), cut in 1..31u64, more in sorted_terms(),
+        ) {
             let mut log = log_of(&terms);
             let mut expected_terms = terms.clone();
             log.truncate(Index(cut.min(expected_terms.len() as u64 + 1)));
@@ -315,18 +317,18 @@ mod tests {
 
         #[test]
         fn last_at_or_below_finds_the_last_position_with_no_higher_index_or_term(
-            terms in terms(), index in 0..40u64, term in 0..10u64,
+            terms in sorted_terms(), index in 0..40u64, term in 0..10u64,
         ) {
             let log = log_of(&terms);
-            let expected = (1..=terms.len() as u64)
+            let expected_position = (1..=terms.len() as u64)
                 .rev()
                 .find(|i| *i <= index && terms[*i as usize - 1] <= term)
                 .map_or(Position::ZERO, |i| Position::new(Index(i), Term(terms[i as usize - 1])));
-            prop_assert_eq!(log.last_at_or_below(Position::new(Index(index), Term(term))), expected);
+            prop_assert_eq!(log.last_at_or_below(Position::new(Index(index), Term(term))), expected_position);
         }
 
         #[test]
-        fn compacted_log_agrees_on_remaining_entries(terms in terms(), upto in 0..31u64, more in 0..3u64) {
+        fn compacted_log_agrees_on_remaining_entries(terms in sorted_terms(), upto in 0..31u64, more in 0..3u64) {
             let uncompacted_log = log_of(&terms);
             let last = uncompacted_log.last().index;
             let mut log = uncompacted_log.clone();
@@ -339,8 +341,8 @@ mod tests {
             prop_assert_eq!(log.base().term, uncompacted_log.term(upto).unwrap());
             for index in upto.0..=last.0 + 1 {
                 prop_assert_eq!(log.term(Index(index)), uncompacted_log.term(Index(index)));
-                let counted_upto = Index(index.min(last.0));
-                prop_assert_eq!(log.bytes(upto, counted_upto), uncompacted_log.bytes(upto, counted_upto));
+                let counted_index = Index(index.min(last.0));
+                prop_assert_eq!(log.bytes(upto, counted_index), uncompacted_log.bytes(upto, counted_index));
             }
             for index in 0..upto.0 {
                 prop_assert_eq!(log.term(Index(index)), None);
@@ -349,13 +351,13 @@ mod tests {
                 for term in 0..10 {
                     let position = Position::new(Index(index), Term(term));
                     let found_position = uncompacted_log.last_at_or_below(position);
-                    let expected = if found_position.index < upto { log.base() } else { found_position };
-                    prop_assert_eq!(log.last_at_or_below(position), expected);
+                    let expected_position = if found_position.index < upto { log.base() } else { found_position };
+                    prop_assert_eq!(log.last_at_or_below(position), expected_position);
                 }
             }
-            let first_kept = log.index_within_bytes(last, 25);
-            prop_assert!(log.bytes(first_kept, last) <= 25);
-            prop_assert!(first_kept == upto || log.bytes(first_kept.prev(), last) > 25);
+            let lowest_fitting_index = log.index_within_bytes(last, 25);
+            prop_assert!(log.bytes(lowest_fitting_index, last) <= 25);
+            prop_assert!(lowest_fitting_index == upto || log.bytes(lowest_fitting_index.prev(), last) > 25);
             for _ in 0..more {
                 log.append(Term(9), 10);
             }
@@ -364,7 +366,7 @@ mod tests {
 
         #[test]
         fn append_end_respects_its_limits_and_always_advances(
-            terms in terms(), after in 0..30u64, bytes in 0..100u64, entries_max in 1..9usize,
+            terms in sorted_terms(), after in 0..30u64, bytes in 0..100u64, entries_max in 1..9usize,
         ) {
             let log = log_of(&terms);
             let after = Index(after.min(log.last().index.0));

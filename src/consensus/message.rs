@@ -8,7 +8,7 @@ use super::room::DiskRoom;
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, NodeId, Position, Term};
 use bytes::Bytes;
 
-/// A message with its sender, receiver and term.
+/// A message with the fields that do not depend on its kind: sender, receiver, term and origin.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Envelope {
     /// The node that sent the message.
@@ -64,12 +64,12 @@ impl VoteKind {
     }
 }
 
-/// The messages between nodes.
+/// A message from one node to another. The [`Envelope`] adds the sender and its term.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
-    /// Requests a vote (§5.2).
+    /// Requests a vote or a pre-vote for the sender (§5.2).
     RequestVote {
-        /// The end of the candidate's log (§5.4.1).
+        /// The last position of the candidate's log, which each voter compares with its own (§5.4.1).
         last: Position,
         /// Whether a pre-vote, a vote, or a vote in a transfer is requested.
         kind: VoteKind,
@@ -91,7 +91,7 @@ pub enum Message {
     AppendEntries {
         /// The position that the receiver's log must hold.
         prev: Position,
-        /// The leader's commit index, which may be beyond these entries.
+        /// The leader's commit index, which may be beyond the entries of the message.
         commit: Index,
         /// The number of this probe, which one leader never uses twice; zero if the append is no probe.
         probe_number: u64,

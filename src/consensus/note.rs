@@ -54,7 +54,7 @@ pub enum StepDownReason {
     },
     /// The target of the leadership transfer campaigns (thesis §3.10).
     Transferred {
-        /// The voter that takes over.
+        /// The voter that takes over the leadership.
         to: NodeId,
     },
     /// No quorum of the voters responds to the leader (thesis §6.2).
@@ -125,7 +125,7 @@ pub enum Note {
         /// The cause of the step down.
         why: StepDownReason,
     },
-    /// A snapshot replaced the log, which restarts after it.
+    /// A snapshot replaced the log, which now starts after the last position of the snapshot.
     LogRestarted {
         /// The last position that the snapshot covers.
         base: Position,
@@ -141,7 +141,7 @@ pub enum Note {
         candidate: NodeId,
         /// Whether a pre-vote or a vote was requested.
         kind: VoteKind,
-        /// The term of the request.
+        /// The term of the vote request.
         term: Term,
         /// Why the candidate was rejected; `None` if the vote was granted.
         rejection: Option<&'static str>,
@@ -171,12 +171,12 @@ pub enum Note {
     },
     /// This leader transfers the leadership, and rejects new work meanwhile (thesis §3.10).
     TransferStarted {
-        /// The voter that is to take over.
+        /// The voter that is to take over the leadership.
         to: NodeId,
     },
     /// The leadership transfer failed: this node remains leader.
     TransferTimedOut {
-        /// The target that did not take over.
+        /// The target that did not take over the leadership in time.
         to: NodeId,
     },
     /// A membership change was reverted, because its new voters do not respond.
@@ -211,7 +211,7 @@ pub enum Note {
     /// Messages of a peer are rejected: the peer belongs to another log, or has another disk than the one recorded for
     /// it.
     PeerRejected {
-        /// The sender of the messages.
+        /// The sender of the rejected messages.
         peer: NodeId,
         /// Why the messages are rejected.
         why: PeerRejection,
@@ -284,15 +284,15 @@ impl Note {
 
 impl Note {
     /// Writes the text of a note that concerns disk ids, log ids or lost entries, for `Display`.
-    fn fmt_identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt_identity_or_loss(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Note::PeerRejected { peer, why } => write!(f, "messages of {peer} are rejected: {why}"),
             Note::FoundingWaits { silent_founders, wait_left } => {
-                let names: Vec<String> = silent_founders.iter().map(NodeId::to_string).collect();
+                let silent_names: Vec<String> = silent_founders.iter().map(NodeId::to_string).collect();
                 write!(
                     f,
                     "has an empty log, and waits for {} before it begins one: {:.0} s left",
-                    names.join(", "),
+                    silent_names.join(", "),
                     wait_left.as_secs_f64()
                 )
             }
@@ -327,7 +327,7 @@ impl fmt::Display for Note {
                     VoteKind::PreVote => write!(f, "requests pre-votes after term {term}: ")?,
                     VoteKind::Vote | VoteKind::Transfer => write!(f, "requests votes in term {term}: ")?,
                 }
-                write_reason(f, *reason, *last_leader)
+                write_campaign_reason(f, *reason, *last_leader)
             }
             Note::Leads { term, votes, campaign_time } => {
                 write!(f, "leads term {term} ({} votes, {} ms)", votes.len(), campaign_time.as_millis())
@@ -335,10 +335,10 @@ impl fmt::Display for Note {
             Note::Follows { leader, term } => write!(f, "follows {leader} in term {term}"),
             Note::StepsDown { term, why } => write!(f, "steps down as leader of term {term}: {why}"),
             Note::VoteAnswered { candidate, kind, term, rejection } => {
-                let name = if *kind == VoteKind::PreVote { "pre-vote" } else { "vote" };
+                let vote_name = if *kind == VoteKind::PreVote { "pre-vote" } else { "vote" };
                 match rejection {
-                    None => write!(f, "{name} for {candidate} in term {term}"),
-                    Some(why) => write!(f, "no {name} for {candidate} in term {term}: {why}"),
+                    None => write!(f, "{vote_name} for {candidate} in term {term}"),
+                    Some(why) => write!(f, "no {vote_name} for {candidate} in term {term}: {why}"),
                 }
             }
             Note::LogRestarted { base } => write!(f, "holds a snapshot up to {base}; its log starts after it"),
@@ -376,25 +376,28 @@ impl fmt::Display for Note {
             | Note::FoundingWaits { .. }
             | Note::FoundingVetoed { .. }
             | Note::LossDetected { .. }
-            | Note::LostAcknowledged { .. } => self.fmt_identity(f),
+            | Note::LostAcknowledged { .. } => self.fmt_identity_or_loss(f),
             Note::InvalidMessage { peer, error } => write!(f, "{peer} sent an invalid message: {error}"),
         }
     }
 }
 
 /// Writes the reason for a campaign, with the last known leader.
-fn write_reason(
+fn write_campaign_reason(
     f: &mut fmt::Formatter<'_>,
     reason: CampaignReason,
     last_leader: Option<(NodeId, Duration)>,
 ) -> fmt::Result {
     let Some((leader, ago)) = last_leader else { return write!(f, "no leader is known yet ({})", reason.name()) };
-    let ms = ago.as_millis();
+    let silence_ms = ago.as_millis();
     match reason {
-        CampaignReason::Timeout => write!(f, "nothing was received from leader {leader} for {ms} ms (timeout)"),
+        CampaignReason::Timeout => write!(f, "nothing was received from leader {leader} for {silence_ms} ms (timeout)"),
         CampaignReason::LinkClosed => write!(f, "the connection to leader {leader} was closed (link_closed)"),
         CampaignReason::Retry => {
-            write!(f, "no election has succeeded since the last message of leader {leader}, {ms} ms ago (again)")
+            write!(
+                f,
+                "no election has succeeded since the last message of leader {leader}, {silence_ms} ms ago (again)"
+            )
         }
         CampaignReason::Transfer => write!(f, "leader {leader} transfers the leadership to this node (transfer)"),
     }
@@ -407,26 +410,26 @@ mod tests {
     #[test]
     fn election_and_step_down_log_the_reason() {
         let n2 = NodeId::new(2).unwrap();
-        let campaign =
+        let campaign_note =
             |reason, last_leader| Note::Campaigns { kind: VoteKind::Vote, term: Term(5), reason, last_leader };
         let last_contact = Some((n2, Duration::from_millis(231)));
-        let note = campaign(CampaignReason::Timeout, last_contact);
+        let note = campaign_note(CampaignReason::Timeout, last_contact);
         assert_eq!(note.level(), Level::Info);
         assert_eq!(
             note.to_string(),
             "requests votes in term 5: nothing was received from leader n2 for 231 ms (timeout)"
         );
         assert_eq!(
-            campaign(CampaignReason::Timeout, None).to_string(),
+            campaign_note(CampaignReason::Timeout, None).to_string(),
             "requests votes in term 5: no leader is known yet (timeout)"
         );
         assert!(
-            campaign(CampaignReason::LinkClosed, last_contact)
+            campaign_note(CampaignReason::LinkClosed, last_contact)
                 .to_string()
                 .contains("the connection to leader n2 was closed")
         );
         assert!(
-            campaign(CampaignReason::Transfer, last_contact)
+            campaign_note(CampaignReason::Transfer, last_contact)
                 .to_string()
                 .contains("leader n2 transfers the leadership to this node")
         );

@@ -23,7 +23,7 @@ pub struct Options {
     pub commit_delay_max: Duration,
     /// The most bytes of entries in one append. Beyond a megabyte, throughput gains little and latency doubles.
     pub append_bytes_max: u64,
-    /// The most entries in one append.
+    /// The most entries in one append, however small they are.
     pub append_entries_max: usize,
     /// The most bytes in flight to a follower, sent and not yet acknowledged. At the limit the leader sends it no
     /// more appends.

@@ -72,7 +72,7 @@ pub struct LocalView<'a> {
 /// The identity that a peer reports, in its handshake or with a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerIdentity {
-    /// The peer's node id.
+    /// The node id that the peer claims.
     pub node: NodeId,
     /// The peer's disk and log.
     pub origin: Origin,
@@ -86,9 +86,9 @@ pub struct PeerIdentity {
 /// Called when a connection is made, and for every message on the connection.
 pub fn classify_peer(local_view: LocalView<'_>, presented_disk: Option<DiskId>, peer: &PeerIdentity) -> PeerClass {
     let Origin { disk, log } = peer.origin;
-    let our_log = local_view.membership.agreed_log_id();
-    if let (Some(our_log), Some(peer_log)) = (our_log, log)
-        && our_log != peer_log
+    let local_log = local_view.membership.agreed_log_id();
+    if let (Some(local_log), Some(peer_log)) = (local_log, log)
+        && local_log != peer_log
     {
         return PeerClass::Rejected(PeerRejection::OtherLog { peer_log });
     }
@@ -99,9 +99,9 @@ pub fn classify_peer(local_view: LocalView<'_>, presented_disk: Option<DiskId>, 
     }
     // A peer whose disk was emptied has an earlier configuration than this node, or none. A peer that was added again
     // has a later configuration, which this node has not received yet. Positions are compared within one log only.
-    let same_log = our_log.is_none() || our_log == log;
+    let is_same_log = local_log.is_none() || local_log == log;
     match peer.configuration_position {
-        Some(peer_position) if !same_log || peer_position <= local_view.configuration_position => {
+        Some(peer_position) if !is_same_log || peer_position <= local_view.configuration_position => {
             PeerClass::Rejected(PeerRejection::OtherDisk { recorded_disk })
         }
         Some(_) | None => PeerClass::LeaderOnly,
@@ -117,7 +117,7 @@ mod tests {
         NodeId::new(n).unwrap()
     }
 
-    fn at(index: u64, term: u64) -> Position {
+    fn position(index: u64, term: u64) -> Position {
         Position::new(Index(index), Term(term))
     }
 
@@ -133,35 +133,39 @@ mod tests {
         let membership = local_membership();
         let origin = Origin { disk: Some(DiskId(disk)), log: log.map(LogId) };
         let presented_disk = (node == 3).then_some(DiskId(33));
-        let local_view = LocalView { membership: &membership, configuration_position: at(40, 3) };
+        let local_view = LocalView { membership: &membership, configuration_position: position(40, 3) };
         classify_peer(local_view, presented_disk, &PeerIdentity { node: id(node), origin, configuration_position })
     }
 
     #[test]
     fn peer_on_another_disk_than_the_recorded_one_is_leader_only() {
-        assert_eq!(classify(1, 11, Some(5), Some(at(1, 1))), PeerClass::Accepted);
+        assert_eq!(classify(1, 11, Some(5), Some(position(1, 1))), PeerClass::Accepted);
         assert_eq!(classify(1, 12, Some(5), None), PeerClass::LeaderOnly);
-        assert_eq!(classify(2, 12, None, Some(at(0, 0))), PeerClass::Accepted, "no disk is named for n2 yet");
+        assert_eq!(classify(2, 12, None, Some(position(0, 0))), PeerClass::Accepted, "no disk is named for n2 yet");
         assert_eq!(classify(3, 34, Some(5), None), PeerClass::LeaderOnly, "n3 presented another disk before");
     }
 
     #[test]
     fn peer_with_later_configuration_may_have_another_disk() {
         let rejected = PeerClass::Rejected(PeerRejection::OtherDisk { recorded_disk: DiskId(11) });
-        assert_eq!(classify(1, 12, Some(5), Some(at(41, 3))), PeerClass::LeaderOnly);
+        assert_eq!(classify(1, 12, Some(5), Some(position(41, 3))), PeerClass::LeaderOnly);
         assert_eq!(
-            classify(1, 12, Some(5), Some(at(12, 4))),
+            classify(1, 12, Some(5), Some(position(12, 4))),
             PeerClass::LeaderOnly,
             "the position of the later term is higher (§5.4.1)"
         );
-        assert_eq!(classify(1, 12, Some(5), Some(at(40, 3))), rejected);
-        assert_eq!(classify(1, 12, None, Some(at(99, 9))), rejected, "positions are compared within one log only");
+        assert_eq!(classify(1, 12, Some(5), Some(position(40, 3))), rejected);
+        assert_eq!(
+            classify(1, 12, None, Some(position(99, 9))),
+            rejected,
+            "positions are compared within one log only"
+        );
     }
 
     #[test]
     fn peer_of_another_log_is_rejected_on_any_disk() {
         let rejected = PeerClass::Rejected(PeerRejection::OtherLog { peer_log: LogId(6) });
         assert_eq!(classify(1, 11, Some(6), None), rejected);
-        assert_eq!(classify(2, 99, Some(6), Some(at(99, 9))), rejected);
+        assert_eq!(classify(2, 99, Some(6), Some(position(99, 9))), rejected);
     }
 }

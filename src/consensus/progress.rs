@@ -133,8 +133,8 @@ impl Progress {
 
     /// Records an acknowledgment up to `matched`. Returns whether it acknowledges new entries.
     pub fn record_ack(&mut self, now: Time, matched: Index) -> bool {
-        let is_new = matched > self.matched;
-        if is_new {
+        let acks_new_entries = matched > self.matched;
+        if acks_new_entries {
             self.last_new_ack = now;
         }
         // `matched` never decreases here: acknowledgments may arrive out of order. If a follower has lost entries, a
@@ -159,11 +159,12 @@ impl Progress {
             ProgressState::Snapshot => self.start_stream(self.matched.next()),
         }
         self.last_progress = now;
-        is_new
+        acks_new_entries
     }
 
-    /// Checks whether the follower has caught up. In each round it has to reach the index that ended the log when the
-    /// round began; it has caught up when it completes a round within `timeout` (thesis §4.2.1).
+    /// Checks whether the follower has caught up with the leader's log, which ends at `last`. In each round it has to
+    /// reach the index that ended the log when the round began; it has caught up when it completes a round within
+    /// `timeout` (thesis §4.2.1).
     ///
     /// A limit on the number of missing entries would not work: under load a healthy follower always lacks some
     /// entries, and a follower of an idle leader that lacks ten entries may be dead. With rounds of bounded duration, a
@@ -231,8 +232,8 @@ impl Progress {
     /// Panics if an invariant is violated, for a leader whose log ends at `last`. Called after every step
     /// ([`super::invariants`]).
     pub(super) fn check_invariants(&self, last: Index, commit: Index, window_appends_max: usize) {
-        let is_ordered = self.matched <= self.known_matching && self.known_matching < self.next;
-        assert!(is_ordered, "the indexes of a follower are ordered: matched ≤ known_matching < next");
+        let indexes_are_ordered = self.matched <= self.known_matching && self.known_matching < self.next;
+        assert!(indexes_are_ordered, "the indexes of a follower are ordered: matched ≤ known_matching < next");
         assert!(self.matched <= last, "a follower's matched index is in the leader's log");
         assert!(self.next <= last.next(), "the next index to send is at most one past the leader's log");
         // `reported_prefix` becomes `known_matching` after a probe. Beyond the log it would skip entries that are not

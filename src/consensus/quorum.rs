@@ -35,9 +35,12 @@ pub fn highest_held_index(membership: &Membership, held_index: impl Fn(NodeId) -
         indexes.sort_unstable_by(|a, b| b.cmp(a));
         indexes.get(voters.len() / 2).copied().unwrap_or(Index::ZERO)
     };
-    let voters_index = majority_index(&membership.voters);
-    let quorum_index =
-        if membership.is_joint() { voters_index.min(majority_index(&membership.outgoing)) } else { voters_index };
+    let voters_majority_index = majority_index(&membership.voters);
+    let quorum_index = if membership.is_joint() {
+        voters_majority_index.min(majority_index(&membership.outgoing))
+    } else {
+        voters_majority_index
+    };
     // Checks the result against the definition (openraft#1802: a sorted list of progress lost its order, and entries
     // were committed without a quorum).
     debug_assert!(
@@ -67,13 +70,13 @@ mod tests {
     }
 
     proptest! {
-        /// `highest_held_index` is the greatest index that a quorum holds, computed directly from the definition.
+        /// `highest_held_index` returns the greatest index that a quorum holds, found by trying each index.
         #[test]
         fn quorum_index_is_the_greatest_held_by_a_quorum(
-            voters in ids(), outgoing in prop::option::of(ids()), at in prop::array::uniform10(0..20u64),
+            voters in ids(), outgoing in prop::option::of(ids()), held_indexes in prop::array::uniform10(0..20u64),
         ) {
             let membership = membership(&voters, &outgoing.unwrap_or_default());
-            let held_index = |id: NodeId| Index(at[id.get() as usize]);
+            let held_index = |id: NodeId| Index(held_indexes[id.get() as usize]);
             let greatest_held_index = (0..=20).rev().find(|i| decides(&membership, |id| held_index(id) >= Index(*i)));
             prop_assert_eq!(Some(highest_held_index(&membership, held_index).0), greatest_held_index);
         }
@@ -81,7 +84,7 @@ mod tests {
         /// Any two quorums of one configuration share a voter, and so do those of a joint
         /// configuration and of either of its halves (§6).
         #[test]
-        fn quorums_intersect(voters in ids(), outgoing in ids(), a: u16, b: u16) {
+        fn quorums_intersect(voters in ids(), outgoing in ids(), one_votes: u16, other_votes: u16) {
             let new_membership = membership(&voters, &BTreeSet::new());
             let old_membership = membership(&outgoing, &BTreeSet::new());
             let joint_membership = membership(&voters, &outgoing);
@@ -91,8 +94,8 @@ mod tests {
                 (&new_membership, &joint_membership),
                 (&old_membership, &joint_membership),
             ] {
-                if decides(one, has_vote_in_mask(a)) && decides(other, has_vote_in_mask(b)) {
-                    prop_assert!((1..10u64).any(|n| has_vote_in_mask(a & b)(id(n))));
+                if decides(one, has_vote_in_mask(one_votes)) && decides(other, has_vote_in_mask(other_votes)) {
+                    prop_assert!((1..10u64).any(|n| has_vote_in_mask(one_votes & other_votes)(id(n))));
                 }
             }
         }

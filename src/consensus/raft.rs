@@ -325,10 +325,10 @@ impl Raft {
     /// A follower does not forward the read but requests only the index: one request serves all reads since the last
     /// `ready`.
     pub fn read(&mut self) -> Result<ReadId, Refusal> {
-        let read = ReadId(self.last_read_id + 1);
+        let read_id = ReadId(self.last_read_id + 1);
         match &mut self.role {
             Role::Leader(leader) => {
-                if !leader.start_read(&self.me, read) {
+                if !leader.start_read(&self.me, read_id) {
                     return Err(Refusal::Busy);
                 }
             }
@@ -339,13 +339,13 @@ impl Raft {
                 // The leader may have changed since the last `ready`. Without this call the read would join requests
                 // that are about to fail.
                 self.follow_current_leader();
-                self.follower_reads.push(read);
+                self.follower_reads.push(read_id);
             }
             Role::Follower(_) | Role::Candidate(_) => return Err(self.not_leader()),
         }
         // `last_read_id` is set last, so that a refused read uses no id.
-        self.last_read_id = read.0;
-        Ok(read)
+        self.last_read_id = read_id.0;
+        Ok(read_id)
     }
 
     /// Makes `follower_reads` send to the current leader; unanswered requests to an earlier leader fail.
@@ -447,7 +447,7 @@ impl Raft {
         }
     }
 
-    /// Becomes leader, from the role of a candidate that has won.
+    /// Becomes leader. Panics if this node is no candidate, or if no quorum has voted for it.
     fn lead(&mut self, now: Time) {
         let Role::Candidate(candidate) = &self.role else {
             panic!("only a candidate becomes leader (Figure 4)");
@@ -518,8 +518,8 @@ impl Raft {
         self.me.promised_position()
     }
 
-    /// An envelope from this node in that term, with its origin; for the driver, which fills in the entries of an
-    /// append.
+    /// An envelope from this node in that term, with this node's disk id and log id; for the driver, which fills in
+    /// the entries of an append.
     pub fn envelope(&self, to: NodeId, term: Term, message: Message) -> Envelope {
         self.me.envelope(to, term, message)
     }

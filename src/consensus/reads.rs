@@ -94,7 +94,7 @@ impl LeaderReads {
         reads.into_iter().filter_map(own_read_id).collect()
     }
 
-    /// Whether no read waits.
+    /// Whether no read waits for a round to begin or to be confirmed.
     pub fn is_empty(&self) -> bool {
         self.unsent_reads.is_empty() && self.rounds_in_flight.is_empty()
     }

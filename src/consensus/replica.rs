@@ -53,7 +53,7 @@ pub struct RecoveredState {
     pub base: SnapshotPoint,
     /// Term and size in bytes of each entry after the base, all of them durable.
     pub entries: Vec<(Term, u64)>,
-    /// The configurations among these entries, each with its index.
+    /// The configurations among `entries`, each with the index of its entry.
     pub configurations: Vec<(Index, Membership)>,
     /// The cluster time of the last entry.
     pub time: ClusterTime,
@@ -129,7 +129,7 @@ pub struct Replica {
     unwritten_base: Option<SnapshotPoint>,
     /// Entries that are in the log and not in a write yet.
     unwritten_entries: Vec<Entry>,
-    /// The id of the next write.
+    /// The id of the next write that [`Replica::ready`] issues.
     next_write: WriteId,
     /// The last write that is durable; all earlier ones are too.
     durable_write: WriteId,
@@ -205,7 +205,7 @@ impl Replica {
         self.hard_state.term
     }
 
-    /// The vote in the current term, durable or not; `None` before this node votes.
+    /// The vote in the current term, durable or not; `None` before this node votes in the term.
     pub fn vote(&self) -> Option<Vote> {
         self.hard_state.vote
     }
@@ -282,7 +282,7 @@ impl Replica {
         }
     }
 
-    /// An envelope from this node in that term, with its origin.
+    /// An envelope from this node in that term, with this node's disk id and log id.
     pub fn envelope(&self, to: NodeId, term: Term, message: Message) -> Envelope {
         let log = membership::sender_log_id(self.configs.current(), &message, self.options.mutants);
         let origin = Origin { disk: self.disk(), log };
@@ -296,7 +296,7 @@ impl Replica {
         self.vote_write <= self.durable_write
     }
 
-    /// Whether the current term is durable. Until then this node sends nothing in it.
+    /// Whether the current term is durable. Until then this node sends no message in the term.
     pub fn term_is_durable(&self) -> bool {
         self.term_write <= self.durable_write
     }
@@ -474,7 +474,7 @@ impl Replica {
         self.oldest_write_age(now) >= self.options.election_min
     }
 
-    /// A new random election timeout (§5.2).
+    /// A new random election timeout, from `election_min` to `election_max` (§5.2).
     pub fn random_election_timeout(&mut self) -> Duration {
         let (min, max) = (self.options.election_min, self.options.election_max);
         self.rng.random_range(min..=max.max(min))
@@ -496,9 +496,9 @@ impl Replica {
         let is_up_to_date = election::log_up_to_date(kind, last, self.log.last(), mutants);
         let keeps_promise = election::reaches_promised_position(last, self.promised_position(), mutants);
         let vote_is_free = election::vote_is_free(kind, self.vote(), candidate, mutants);
-        let weight = self.vote_weight();
+        let own_vote_weight = self.vote_weight();
         let rejection = match kind {
-            _ if weight == VoteWeight::None => Some("this node's log does not name its disk yet"),
+            _ if own_vote_weight == VoteWeight::None => Some("this node's log does not name its disk yet"),
             _ if !is_up_to_date => Some("the candidate's log is behind"),
             _ if !keeps_promise => Some("the candidate's log lacks entries that this node acknowledged and lost"),
             VoteKind::Vote | VoteKind::Transfer if !vote_is_free => Some("voted for another candidate"),
@@ -509,7 +509,7 @@ impl Replica {
         let granted = rejection.is_none();
         let response = Message::RequestVoteResponse {
             granted,
-            maybe_emptied: weight == VoteWeight::Founder,
+            maybe_emptied: own_vote_weight == VoteWeight::Founder,
             kind,
             leader_time: self.clock.latest_leader_time(),
         };

@@ -6,7 +6,7 @@
 //! fit on a majority of disks.
 
 use super::log::Log;
-use crate::limits::ENTRY_OVERHEAD_MAX;
+use crate::limits::ENTRY_OVERHEAD_BYTES_MAX;
 use crate::types::Index;
 
 /// A disk with at least this many free bytes counts as ample: no cluster writes as much between two heartbeats.
@@ -39,7 +39,7 @@ impl DiskRoom {
             return true;
         }
         let counted_after = self.counted_after.max(log.base().index).min(upto);
-        let overhead_bytes = (upto.0 - counted_after.0 + 1) * ENTRY_OVERHEAD_MAX;
+        let overhead_bytes = (upto.0 - counted_after.0 + 1) * ENTRY_OVERHEAD_BYTES_MAX;
         log.bytes(counted_after, upto)
             .saturating_add(overhead_bytes)
             .saturating_add(new_bytes)

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The largest write of zeros, in bytes.
-const ZERO_WRITE_BYTES: usize = 1 << 20;
+const ZERO_WRITE_BYTES_MAX: usize = 1 << 20;
 
 /// File mode: only the owner may read the data, whatever the umask allows.
 const FILE_MODE: u32 = 0o600;
@@ -25,7 +25,7 @@ const DIRECTORY_MODE: u32 = 0o700;
 
 /// Whether an error says that the process or the system has too many open files. The condition is temporary: a retry
 /// may succeed.
-pub fn is_out_of_files(error: &io::Error) -> bool {
+pub fn is_too_many_open_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
@@ -87,11 +87,11 @@ impl FsDisk {
 
     /// Whether the file system is in memory: a power loss then destroys even synced data.
     pub fn is_in_memory(&self) -> bool {
-        matches!(self.file_system(), "tmpfs" | "ramfs")
+        matches!(self.file_system_name(), "tmpfs" | "ramfs")
     }
 
     /// The name of the file system, from its `statfs` number; empty if the number is not in the table below.
-    pub fn file_system(&self) -> &'static str {
+    pub fn file_system_name(&self) -> &'static str {
         let Ok(stat) = rustix::fs::statfs(&*self.directory) else { return "" };
         match stat.f_type as u64 & 0xffff_ffff {
             0x0102_1994 => "tmpfs",
@@ -157,7 +157,7 @@ impl Disk for FsDisk {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&*self.directory)? {
             let entry = entry?;
-            // Every name that this program creates is UTF-8.
+            // Every name that this program creates is UTF-8, so a file with any other name is not part of its data.
             if let Ok(name) = entry.file_name().into_string()
                 && entry.file_type()?.is_file()
             {
@@ -218,7 +218,7 @@ impl Disk for FsDisk {
     }
 }
 
-/// An open file of an [`FsDisk`].
+/// An open file of an [`FsDisk`], which is synced as the [`SyncMode`] of that disk says.
 #[derive(Debug)]
 pub struct FsFile {
     file: File,
@@ -248,28 +248,28 @@ impl DiskFile for FsFile {
     }
 
     fn reserve(&mut self, size: u64) -> io::Result<()> {
-        let from = self.size()?;
-        if from >= size {
+        let old_size = self.size()?;
+        if old_size >= size {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), from, size - from) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), old_size, size - old_size) {
             Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(size),
             outcome => Ok(outcome?),
         }
     }
 
     fn allocate(&mut self, size: u64) -> io::Result<()> {
-        let from = self.size()?;
+        let old_size = self.size()?;
         // All the space is reserved first, so that a full disk is found before a byte is written and the blocks are
         // contiguous. Then zeros are written: otherwise each later sync would have to commit that the extent is now
         // initialized.
         self.reserve(size)?;
-        let zeros = vec![0; ZERO_WRITE_BYTES.min(size.saturating_sub(from) as usize)];
-        let mut at = from;
-        while at < size {
-            let n = zeros.len().min((size - at) as usize);
-            self.file.write_all_at(&zeros[..n], at)?;
-            at += n as u64;
+        let zeros = vec![0; ZERO_WRITE_BYTES_MAX.min(size.saturating_sub(old_size) as usize)];
+        let mut offset = old_size;
+        while offset < size {
+            let n = zeros.len().min((size - offset) as usize);
+            self.file.write_all_at(&zeros[..n], offset)?;
+            offset += n as u64;
         }
         Ok(())
     }
@@ -280,7 +280,7 @@ impl DiskFile for FsFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         match rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed) {
-            // A file system in memory has no disk behind its page cache.
+            // A file system in memory rejects the call: there is no disk behind its page cache.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(()),
             outcome => Ok(outcome?),
         }

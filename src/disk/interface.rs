@@ -10,7 +10,7 @@ use std::io;
 
 /// A flat directory of files, all owned by this program.
 pub trait Disk: Clone + Send + 'static {
-    /// An open file of this directory.
+    /// The type of an open file in the directory, which [`Disk::create`] and [`Disk::open`] return.
     type File: DiskFile;
 
     /// The names of the files in the directory, in no order.
@@ -25,7 +25,7 @@ pub trait Disk: Clone + Send + 'static {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file. Its open handles and mappings stay valid.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes creations, renames and removals of names durable. An error is final.
+    /// Makes creations, renames and removals of names durable. After an error, a retry proves nothing.
     fn sync_names(&self) -> io::Result<()>;
     /// An id of the current boot of the kernel, 0 if the kernel has none. The page cache of an earlier boot is lost.
     fn boot_id(&self) -> io::Result<u64>;
@@ -33,13 +33,14 @@ pub trait Disk: Clone + Send + 'static {
     fn free_bytes(&self) -> io::Result<u64>;
 }
 
-/// An open file of a [`Disk`].
+/// An open file of a [`Disk`], read and written at byte offsets.
 pub trait DiskFile: Send + 'static {
     /// The current size in bytes.
     fn size(&self) -> io::Result<u64>;
     /// Writes all of `bytes` at `offset`.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Reads into `buffer` from `offset`, and returns the number of bytes. The buffer is filled, unless the file ends.
+    /// Reads into `buffer` from `offset`, and returns the number of bytes read. The buffer is filled, unless the file
+    /// ends.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
     /// Allocates space up to the file size `size`. New space reads as zeros. The allocation is fast, but the sync after
     /// the first write to a block must record that the block was written.
@@ -55,6 +56,6 @@ pub trait DiskFile: Send + 'static {
     /// Makes written data durable, within the size that the file had at its last [`DiskFile::sync_all`]. An error is
     /// final: it is unknown which bytes reached the disk, and a retry would not show it.
     fn sync(&mut self) -> io::Result<()>;
-    /// Makes written data and the size durable. An error is final.
+    /// Makes written data and the size durable. After an error, a retry proves nothing.
     fn sync_all(&mut self) -> io::Result<()>;
 }

@@ -1,4 +1,4 @@
-//! Counters for the progress of a long read, such as a start or a restore.
+//! Counters for the progress of a long read, such as that of the log at a start or of a snapshot at a restore.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -20,11 +20,11 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 const EXIT_DAMAGED: c_int = 5;
 /// Maximum number of registered mappings: enough for 256 GiB in segments of 64 MiB. A further mapping is not
 /// registered: a SIGBUS in that mapping has the default action.
-const SLOT_COUNT: usize = 4096;
-/// The start address of an unused slot.
-const SLOT_FREE: usize = 0;
-/// The start address of a slot that is being filled or cleared; no mapping begins at this address.
-const SLOT_CLAIMED: usize = 1;
+const MAPPING_SLOT_COUNT: usize = 4096;
+/// The value of [`MappingSlot::start`] in an unused slot.
+const START_OF_FREE_SLOT: usize = 0;
+/// The value of [`MappingSlot::start`] in a slot that is being filled or cleared; no mapping begins at this address.
+const START_OF_CLAIMED_SLOT: usize = 1;
 /// The size of a page in bytes. The message names the offset of a page: the kernel reads whole pages.
 const PAGE_BYTES: usize = 4096;
 /// The maximum size of the message in bytes. A path longer than half of it is cut off.
@@ -36,15 +36,19 @@ const MESSAGE_WAIT_MS: c_int = 1000;
 ///
 /// The handler may run at any moment, in any thread. It reads `path` only from the slot whose range holds the faulting
 /// address: that mapping is in use, so its slot is neither being filled nor cleared.
-struct Slot {
+struct MappingSlot {
     start: AtomicUsize,
     end: AtomicUsize,
     path: AtomicPtr<c_char>,
 }
 
-static MAPPINGS: [Slot; SLOT_COUNT] = [const {
-    Slot { start: AtomicUsize::new(SLOT_FREE), end: AtomicUsize::new(0), path: AtomicPtr::new(ptr::null_mut()) }
-}; SLOT_COUNT];
+static MAPPINGS: [MappingSlot; MAPPING_SLOT_COUNT] = [const {
+    MappingSlot {
+        start: AtomicUsize::new(START_OF_FREE_SLOT),
+        end: AtomicUsize::new(0),
+        path: AtomicPtr::new(ptr::null_mut()),
+    }
+}; MAPPING_SLOT_COUNT];
 
 /// A mapped file, which is in the table of mappings until this value is dropped.
 #[derive(Debug)]
@@ -78,9 +82,9 @@ impl Drop for MappedFile {
     fn drop(&mut self) {
         // The slot is cleared before the file is unmapped: afterwards another mapping may get the same address.
         let Some(slot) = self.slot_number.take().map(|number| &MAPPINGS[number]) else { return };
-        slot.start.store(SLOT_CLAIMED, Ordering::SeqCst);
+        slot.start.store(START_OF_CLAIMED_SLOT, Ordering::SeqCst);
         let path = slot.path.swap(ptr::null_mut(), Ordering::SeqCst);
-        slot.start.store(SLOT_FREE, Ordering::SeqCst);
+        slot.start.store(START_OF_FREE_SLOT, Ordering::SeqCst);
         if !path.is_null() {
             // SAFETY: the path came from `into_raw`, and this thread alone took it out of the slot.
             drop(unsafe { CString::from_raw(path) });
@@ -90,8 +94,11 @@ impl Drop for MappedFile {
 
 /// Registers the address range of a mapping. Returns the number of its slot, or `None` if the table is full.
 fn register_mapping(range: std::ops::Range<usize>, path: &Path) -> Option<usize> {
-    let try_claim =
-        |slot: &Slot| slot.start.compare_exchange(SLOT_FREE, SLOT_CLAIMED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+    let try_claim = |slot: &MappingSlot| {
+        slot.start
+            .compare_exchange(START_OF_FREE_SLOT, START_OF_CLAIMED_SLOT, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    };
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let slot_number = MAPPINGS.iter().position(try_claim)?;
     let slot = &MAPPINGS[slot_number];
@@ -128,7 +135,7 @@ extern "C" fn handle_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: 
     if let Some(address) = address {
         for slot in &MAPPINGS {
             let start = slot.start.load(Ordering::SeqCst);
-            if start > SLOT_CLAIMED && address >= start && address < slot.end.load(Ordering::SeqCst) {
+            if start > START_OF_CLAIMED_SLOT && address >= start && address < slot.end.load(Ordering::SeqCst) {
                 let path = slot.path.load(Ordering::SeqCst);
                 if !path.is_null() {
                     // SAFETY: the mapping is in use, so the slot keeps its path.
@@ -183,7 +190,8 @@ fn call_previous_action(signal: c_int, info: *mut libc::siginfo_t, context: *mut
         }
         return;
     }
-    // SAFETY: `handler` is the address of a function that was installed with these flags.
+    // SAFETY: `handler` is the address of a function that was installed with `flags`, and SA_SIGINFO among them says
+    // which of the two signatures the function has.
     unsafe {
         if flags & libc::SA_SIGINFO != 0 {
             let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = std::mem::transmute(handler);
@@ -211,16 +219,16 @@ impl MessageLine {
 
     fn push_number(&mut self, mut number: usize) {
         let mut digits = [0; 20];
-        let mut at = digits.len();
+        let mut first_digit = digits.len();
         loop {
-            at -= 1;
-            digits[at] = b'0' + (number % 10) as u8;
+            first_digit -= 1;
+            digits[first_digit] = b'0' + (number % 10) as u8;
             number /= 10;
             if number == 0 {
                 break;
             }
         }
-        self.push_bytes(&digits[at..]);
+        self.push_bytes(&digits[first_digit..]);
     }
 }
 
@@ -230,13 +238,13 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Output};
 
-    const CHILD_VARIABLE: &str = "DRAVE_TEST_SIGBUS_CHILD";
+    const CHILD_ENV_VARIABLE: &str = "DRAVE_TEST_SIGBUS_CHILD";
 
     /// Runs a test of this file in a process of its own.
-    fn run_in_child(test: &str, value: &str, directory: &std::path::Path) -> Output {
+    fn run_in_child(test: &str, variable_value: &str, directory: &std::path::Path) -> Output {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", &format!("disk::sigbus::tests::{test}"), "--nocapture"])
-            .env(CHILD_VARIABLE, value)
+            .env(CHILD_ENV_VARIABLE, variable_value)
             .current_dir(directory)
             .output()
             .unwrap()
@@ -244,7 +252,7 @@ mod tests {
 
     #[test]
     fn unreadable_mapped_page_ends_process_with_message_and_exit_code() {
-        if std::env::var_os(CHILD_VARIABLE).is_some() {
+        if std::env::var_os(CHILD_ENV_VARIABLE).is_some() {
             let disk = FsDisk::open_existing(&std::env::current_dir().unwrap()).unwrap();
             let (other, bytes) = (disk.map("other").unwrap(), disk.map("0000000001.wal").unwrap());
             std::fs::File::options().write(true).open("0000000001.wal").unwrap().set_len(8192).unwrap();
@@ -267,7 +275,7 @@ mod tests {
 
     #[test]
     fn sigbus_outside_registered_mappings_has_default_action() {
-        if std::env::var_os(CHILD_VARIABLE).is_some() {
+        if std::env::var_os(CHILD_ENV_VARIABLE).is_some() {
             let disk = FsDisk::open_existing(&std::env::current_dir().unwrap()).unwrap();
             let still_mapped = disk.map("gone").unwrap();
             drop(disk.map("gone").unwrap());

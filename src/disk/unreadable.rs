@@ -15,7 +15,7 @@ const PAGE_BYTES: u64 = 4096;
 /// The first media error of a file, and its offset.
 #[derive(Debug)]
 pub struct MediaError {
-    /// All bytes before this one can be read.
+    /// The offset in bytes up to which the file can be read.
     pub offset: u64,
     /// The error that the read at `offset` returned.
     pub error: io::Error,

@@ -7,7 +7,7 @@ const POLL_DURATION_MIN: Duration = Duration::from_micros(4);
 /// After this many busy-polls in a row without work, the next busy-poll is half as long.
 const FRUITLESS_POLLS_MAX: u32 = 4;
 /// If a call of `yield_now` takes longer than this, other threads use this processor too.
-const SHARED_PROCESSOR_YIELD: Duration = Duration::from_micros(20);
+const UNSHARED_PROCESSOR_YIELD_MAX: Duration = Duration::from_micros(20);
 
 /// Decides how long a thread busy-polls before it sleeps. A thread busy-polls only after work: an idle node sleeps.
 ///
@@ -16,38 +16,44 @@ const SHARED_PROCESSOR_YIELD: Duration = Duration::from_micros(20);
 /// busy-polling takes time from threads with work, so a busy-poll ends as soon as the processor turns out to be shared.
 #[derive(Clone, Debug)]
 pub struct BusyPoll {
-    duration_max: Duration,
+    poll_duration_max: Duration,
     /// The length of the next busy-poll.
     poll_duration: Duration,
     /// How many busy-polls in a row found no work.
     fruitless_polls: u32,
     /// When the current busy-poll began.
-    poll_began: Instant,
+    poll_began_at: Instant,
     /// When this thread last had the processor.
-    last_ran: Instant,
+    last_ran_at: Instant,
 }
 
 impl BusyPoll {
-    /// Creates a policy with busy-polls of at most `duration_max`; zero disables busy-polling.
-    pub fn new(duration_max: Duration) -> BusyPoll {
+    /// Creates a policy with busy-polls of at most `poll_duration_max`; zero disables busy-polling.
+    pub fn new(poll_duration_max: Duration) -> BusyPoll {
         let now = Instant::now();
-        BusyPoll { duration_max, poll_duration: duration_max, fruitless_polls: 0, poll_began: now, last_ran: now }
+        BusyPoll {
+            poll_duration_max,
+            poll_duration: poll_duration_max,
+            fruitless_polls: 0,
+            poll_began_at: now,
+            last_ran_at: now,
+        }
     }
 
     /// Begins a busy-poll. Returns whether to poll at all.
     pub fn begin(&mut self) -> bool {
-        self.poll_began = Instant::now();
-        self.last_ran = self.poll_began;
-        !self.duration_max.is_zero()
+        self.poll_began_at = Instant::now();
+        self.last_ran_at = self.poll_began_at;
+        !self.poll_duration_max.is_zero()
     }
 
     /// Yields the processor after a fruitless check. Returns whether to check once more.
     pub fn should_continue(&mut self) -> bool {
         std::thread::yield_now();
         let now = Instant::now();
-        let is_shared = now - self.last_ran > SHARED_PROCESSOR_YIELD;
-        self.last_ran = now;
-        let should_continue = !is_shared && now - self.poll_began < self.poll_duration;
+        let is_processor_shared = now - self.last_ran_at > UNSHARED_PROCESSOR_YIELD_MAX;
+        self.last_ran_at = now;
+        let should_continue = !is_processor_shared && now - self.poll_began_at < self.poll_duration;
         if !should_continue {
             self.record_no_work();
         }
@@ -57,15 +63,16 @@ impl BusyPoll {
     /// Records that the busy-poll found work: the next one may take twice as long, up to the maximum.
     pub fn record_work(&mut self) {
         self.fruitless_polls = 0;
-        self.poll_duration = (self.poll_duration * 2).min(self.duration_max);
+        self.poll_duration = (self.poll_duration * 2).min(self.poll_duration_max);
     }
 
-    /// Records that the busy-poll found no work. Each `FRUITLESS_POLLS_MAX` of these in a row halve the next one.
+    /// Records that the busy-poll found no work. After `FRUITLESS_POLLS_MAX` such busy-polls in a row, the next one is
+    /// half as long.
     fn record_no_work(&mut self) {
         self.fruitless_polls += 1;
         if self.fruitless_polls >= FRUITLESS_POLLS_MAX {
             self.fruitless_polls = 0;
-            self.poll_duration = (self.poll_duration / 2).max(POLL_DURATION_MIN).min(self.duration_max);
+            self.poll_duration = (self.poll_duration / 2).max(POLL_DURATION_MIN).min(self.poll_duration_max);
         }
     }
 }
@@ -85,10 +92,10 @@ mod tests {
             poll.record_work();
         }
         assert_eq!(poll.poll_duration, Duration::from_micros(60));
-        let mut disabled = BusyPoll::new(Duration::ZERO);
-        disabled.record_no_work();
-        disabled.record_work();
-        assert_eq!(disabled.poll_duration, Duration::ZERO);
-        assert!(!disabled.begin());
+        let mut disabled_poll = BusyPoll::new(Duration::ZERO);
+        disabled_poll.record_no_work();
+        disabled_poll.record_work();
+        assert_eq!(disabled_poll.poll_duration, Duration::ZERO);
+        assert!(!disabled_poll.begin());
     }
 }

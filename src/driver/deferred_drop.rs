@@ -18,7 +18,7 @@ const BACKGROUND_NICENESS: i32 = 5;
 /// dropped.
 #[derive(Clone)]
 pub struct DeferredDrop {
-    values: Sender<Box<dyn Send>>,
+    values_to_drop: Sender<Box<dyn Send>>,
 }
 
 /// Bytes that are passed to the background thread when the last reference to them is dropped.
@@ -43,17 +43,17 @@ impl Drop for DeferredBytes {
 impl DeferredDrop {
     /// Starts the background thread, at a low priority.
     pub fn start() -> io::Result<DeferredDrop> {
-        let (values, receiver) = channel::<Box<dyn Send>>();
+        let (values_to_drop, receiver) = channel::<Box<dyn Send>>();
         std::thread::Builder::new().name("deferred-drop".into()).spawn(move || {
             lower_priority();
             receiver.into_iter().for_each(drop);
         })?;
-        Ok(DeferredDrop { values })
+        Ok(DeferredDrop { values_to_drop })
     }
 
     /// Passes a value to the background thread, which frees it at some later time. Never blocks.
     pub fn defer(&self, value: impl Send + 'static) {
-        if let Err(SendError(value)) = self.values.send(Box::new(value)) {
+        if let Err(SendError(value)) = self.values_to_drop.send(Box::new(value)) {
             // The receiving thread has ended, which happens only when the process ends: the value is freed here.
             drop(value);
         }

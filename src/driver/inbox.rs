@@ -14,7 +14,7 @@ use std::time::Instant;
 pub enum LoopMessage {
     /// From the log thread: the writes that became durable.
     Journal(wal::Report),
-    /// From the snapshot thread: a finished job, or the fault that ends it.
+    /// From the snapshot thread: the result of a job, or the fault that ends the thread.
     Snapshot(wal::Result<JobResult>),
     /// From the thread that watches the disk: free space has become too low, or sufficient again.
     DiskSpace {
@@ -27,7 +27,7 @@ pub enum LoopMessage {
         request: Request,
         /// The channel for the answer, of which there is at most one.
         answer: Sender<Reply>,
-        /// When the thread stops waiting.
+        /// When the requesting thread stops waiting for the answer.
         deadline: Instant,
     },
     /// From the thread that reloads credentials: TLS keys and password for new connections.

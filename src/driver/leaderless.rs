@@ -18,7 +18,7 @@ pub struct LeaderAbsence {
 
 impl LeaderAbsence {
     /// Records whether the node knows a leader now. Returns for how long it has known none, if a warning is due.
-    pub fn update(&mut self, now: Time, has_leader: bool) -> Option<Duration> {
+    pub fn record_leader(&mut self, now: Time, has_leader: bool) -> Option<Duration> {
         if has_leader {
             self.warning_schedule = None;
             return None;
@@ -61,31 +61,31 @@ mod tests {
     fn missing_leader_is_logged_at_growing_intervals() {
         let mut absence = LeaderAbsence::default();
         assert_eq!(absence.deadline(), Time::NEVER);
-        let begin = Time::ZERO + Duration::from_secs(5);
-        assert_eq!(absence.update(begin, true), None);
-        assert_eq!(absence.update(begin, false), None);
+        let absence_began_at = Time::ZERO + Duration::from_secs(5);
+        assert_eq!(absence.record_leader(absence_began_at, true), None);
+        assert_eq!(absence.record_leader(absence_began_at, false), None);
         let mut warned_after_seconds = Vec::new();
-        let mut now = begin;
+        let mut now = absence_began_at;
         for _ in 0..9 {
             now = absence.deadline();
-            warned_after_seconds.push(absence.update(now, false).unwrap().as_secs());
-            assert_eq!(absence.update(now, false), None);
+            warned_after_seconds.push(absence.record_leader(now, false).unwrap().as_secs());
+            assert_eq!(absence.record_leader(now, false), None);
         }
         assert_eq!(warned_after_seconds, [2, 4, 8, 16, 32, 64, 124, 184, 244]);
-        assert_eq!(absence.update(now, true), None);
-        assert_eq!(absence.update(now, false), None);
+        assert_eq!(absence.record_leader(now, true), None);
+        assert_eq!(absence.record_leader(now, false), None);
         assert_eq!(absence.deadline(), now + FIRST_WARNING_AFTER, "the interval starts again at its shortest");
     }
 
     #[test]
     fn warning_names_heard_and_unheard_voters() {
-        let warning = |heard: &[&str], unheard: &[&str]| {
+        let format_for = |heard: &[&str], unheard: &[&str]| {
             let to_strings = |voters: &[&str]| voters.iter().map(|voter| voter.to_string()).collect::<Vec<_>>();
             format_warning(Duration::from_millis(2400), &to_strings(heard), &to_strings(unheard))
         };
-        assert_eq!(warning(&["n2"], &["n3 (refused)"]), "no leader for 2 s: heard n2, not n3 (refused)");
-        assert_eq!(warning(&[], &["n2 (TLS)"]), "no leader for 2 s: not heard n2 (TLS)");
-        assert_eq!(warning(&["n2"], &[]), "no leader for 2 s: heard n2");
-        assert_eq!(warning(&[], &[]), "no leader for 2 s");
+        assert_eq!(format_for(&["n2"], &["n3 (refused)"]), "no leader for 2 s: heard n2, not n3 (refused)");
+        assert_eq!(format_for(&[], &["n2 (TLS)"]), "no leader for 2 s: not heard n2 (TLS)");
+        assert_eq!(format_for(&["n2"], &[]), "no leader for 2 s: heard n2");
+        assert_eq!(format_for(&[], &[]), "no leader for 2 s");
     }
 }

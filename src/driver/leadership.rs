@@ -11,7 +11,7 @@ pub struct Leadership {
     /// leader that accepted a command in its [`Context`](crate::machine::Context), and can so reject a command that was
     /// meant for an earlier leader.
     pub term: Term,
-    /// The leader of that term, if the node knows it.
+    /// The leader of `term`, if the node knows it.
     pub leader: Option<NodeId>,
     /// Whether this node is the leader and accepts commands. A newer leader may exist without its knowledge, so an
     /// action that must not happen twice has to go through the log as well.
@@ -25,24 +25,24 @@ pub struct LeadershipCell {
 }
 
 impl LeadershipCell {
-    /// The value that was published last.
+    /// Returns the leadership that the node published last.
     pub fn read(&self) -> Leadership {
         *self.lock()
     }
 
-    /// Publishes a value, and wakes the waiting threads.
+    /// Publishes a leadership, and wakes the threads that wait for a change.
     pub fn write(&self, leadership: Leadership) {
         *self.lock() = leadership;
         self.shared.1.notify_all();
     }
 
-    /// Waits until the value differs from `known`, at most for `timeout`. Returns the value published last.
+    /// Waits until the leadership differs from `known`, at most for `timeout`. Returns the leadership published last.
     pub fn wait(&self, known: &Leadership, timeout: Duration) -> Leadership {
-        let until = Instant::now().checked_add(timeout);
+        let deadline = Instant::now().checked_add(timeout);
         let mut current = self.lock();
         while *current == *known {
-            let time_left =
-                until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
+            let time_left = deadline
+                .map_or(Duration::from_secs(3600), |deadline| deadline.saturating_duration_since(Instant::now()));
             if time_left.is_zero() {
                 break;
             }

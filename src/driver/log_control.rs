@@ -8,6 +8,6 @@ pub type LogControl = fn(LogLevelRequest) -> LogLevelInForce;
 
 /// Answers a client's request to read or change the log level. The request is refused where the process has no log
 /// control, as in a program that embeds the node.
-pub fn answer(control: Option<LogControl>, request: LogLevelRequest) -> Reply {
-    control.map_or(Reply::Refused(Refusal::NotOffered), |control| Reply::LogLevel(control(request)))
+pub fn answer_log_level_request(control: Option<LogControl>, request: LogLevelRequest) -> Reply {
+    control.map_or(Reply::Refused(Refusal::NotSupported), |control| Reply::LogLevel(control(request)))
 }

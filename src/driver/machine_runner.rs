@@ -20,7 +20,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 /// After answers of this many bytes, the sockets' output is written before more queries are answered.
-const ANSWER_BYTES_AT_ONCE: usize = 4 << 20;
+const ANSWER_BYTES_PER_FLUSH: usize = 4 << 20;
 /// Maximum time spent on restoring a state before the sockets are polled again.
 const RESTORE_TIME_SLICE: Duration = Duration::from_millis(2);
 
@@ -33,7 +33,7 @@ pub struct MachineRunner<M> {
     snapshot_jobs: Sender<Job>,
     /// Frees large values on another thread.
     deferred_drop: DeferredDrop,
-    /// Pending queries, in order: the node's ticket, the query, and the cluster time.
+    /// Pending queries, in order: the node's ticket, the query, and the cluster time as the node knew it.
     queries: VecDeque<(u64, Bytes, ClusterTime)>,
     /// Whether a snapshot of the state is being written.
     taking_snapshot: bool,
@@ -89,25 +89,25 @@ impl<M: StateMachine> MachineRunner<M> {
 
     /// Answers pending queries, and passes each answer to `emit`. If the answers are large, some queries stay pending.
     pub fn answer_queries(&mut self, mut emit: impl FnMut(Event)) {
-        let mut bytes = 0;
-        while bytes < ANSWER_BYTES_AT_ONCE
+        let mut answer_bytes = 0;
+        while answer_bytes < ANSWER_BYTES_PER_FLUSH
             && let Some((ticket, query, time)) = self.queries.pop_front()
         {
             let answer = self.applier.query(time, &query);
-            bytes += answer.len();
+            answer_bytes += answer.len();
             emit(Event::Queried { ticket, applied: self.applier.applied(), answer });
         }
     }
 
     /// Freezes the state and starts a snapshot of it. Returns false if the snapshot thread is gone.
     pub fn take_snapshot(&mut self, configuration_index: Index, membership: Membership) -> bool {
-        let frozen = self.applier.freeze();
+        let state_header = self.applier.freeze();
         self.taking_snapshot = true;
         self.snapshot_jobs
             .send(Job::BeginSnapshot(snapshot_header(
                 self.cluster,
                 self.node,
-                &frozen,
+                &state_header,
                 configuration_index,
                 membership,
             )))
@@ -127,7 +127,7 @@ impl<M: StateMachine> MachineRunner<M> {
     }
 
     /// Handles the result of a job of the snapshot thread. Returns the event for the node, if any.
-    pub fn handle_result(&mut self, result: JobResult) -> Option<Event> {
+    pub fn handle_job_result(&mut self, result: JobResult) -> Option<Event> {
         match result {
             JobResult::PieceWritten if self.taking_snapshot => {
                 let job = self.applier.next_chunk(CHUNK_BYTES).map_or(Job::SealSnapshot, Job::WritePiece);
@@ -171,13 +171,13 @@ impl<M: StateMachine> MachineRunner<M> {
         let started = Instant::now();
         while started.elapsed() < RESTORE_TIME_SLICE {
             if !restore.step()? {
-                return self.install_restored();
+                return self.install_restored_state();
             }
         }
         Ok(None)
     }
 
-    fn install_restored(&mut self) -> Result<Option<Event>, Fault> {
+    fn install_restored_state(&mut self) -> Result<Option<Event>, Fault> {
         let Some(restore) = self.restore.take() else { return Ok(None) };
         let (applier, snapshot, base) = restore.finish()?;
         if applier.applied() <= self.applier.applied() {

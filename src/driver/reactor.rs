@@ -31,11 +31,11 @@ const TURNS_PER_WAKEUP_MAX: usize = 16;
 /// left: a heartbeat may be due.
 const TURNS_TIME_MAX: Duration = Duration::from_millis(5);
 /// An iteration of the event loop that takes this long is logged at debug level.
-const LONG_ITERATION: Duration = Duration::from_millis(10);
+const ITERATION_DEBUG_LOG_MIN: Duration = Duration::from_millis(10);
 /// An iteration that takes this long endangers the leadership, and is logged as a warning.
-const SLOW_ITERATION: Duration = Duration::from_millis(100);
+const ITERATION_WARNING_MIN: Duration = Duration::from_millis(100);
 /// Before a batch of entries larger than this, in bytes, is applied, all pending output is written to the sockets.
-const APPLY_WITHOUT_FLUSH_BYTES: usize = 32 << 10;
+const APPLY_WITHOUT_FLUSH_BYTES_MAX: usize = 32 << 10;
 /// The caller id of all threads that have a handle. No connection has this number.
 const LOCAL_CALLER: Caller = Caller::Client(u64::MAX);
 
@@ -97,9 +97,9 @@ pub struct Reactor<M> {
     clock: Clock,
     /// Requests of threads with a handle that are not answered yet, by request id.
     local_requests: BTreeMap<u64, LocalRequest>,
-    next_local_id: u64,
+    next_local_request_id: u64,
     /// When requests that have timed out are removed from `local_requests` next.
-    local_expiry_at: Time,
+    next_local_expiry_at: Time,
     /// When a stopping node stops without waiting any longer for requests in progress; `None` before it is told to
     /// stop.
     stop_forced_at: Option<Time>,
@@ -109,14 +109,14 @@ pub struct Reactor<M> {
     /// node sets no timer for events that remain after `TURNS_PER_WAKEUP_MAX` or `TURNS_TIME_MAX`.
     needs_turn: bool,
     /// Histogram of how long each iteration of the loop took.
-    iteration_times: Buckets,
+    iteration_durations: Buckets,
     /// How long there has been no leader, and when to log a warning about that.
     leader_absence: LeaderAbsence,
     /// Progress of replaying the log found at startup, until all of it is applied.
     replay_progress: Option<ReplayProgress>,
 }
 
-/// A request of a thread with a handle that waits for its answer.
+/// A request that a thread of this process sent through a handle, and that is not answered yet.
 struct LocalRequest {
     answer: Sender<Reply>,
     /// When the requesting thread stops waiting, without notice.
@@ -166,13 +166,13 @@ impl<M: StateMachine> Reactor<M> {
             options,
             clock,
             local_requests: BTreeMap::new(),
-            next_local_id: 0,
-            local_expiry_at: Time::ZERO,
+            next_local_request_id: 0,
+            next_local_expiry_at: Time::ZERO,
             stop_forced_at: None,
             actions: Vec::new(),
             events: Vec::new(),
             needs_turn: false,
-            iteration_times: Buckets::of_durations(),
+            iteration_durations: Buckets::of_durations(),
             leader_absence: LeaderAbsence::default(),
             replay_progress,
         }
@@ -212,7 +212,7 @@ impl<M: StateMachine> Reactor<M> {
     fn handle(&mut self, now: Time, event: Event) {
         // The log level belongs to the process, not to the node. Peers never forward a request for the log level.
         if let Event::Request { from: from @ Caller::Client(_), id, request: Request::LogLevel(request), .. } = event {
-            return self.reply(now, from, id, log_control::answer(self.options.log_control, request));
+            return self.reply(now, from, id, log_control::answer_log_level_request(self.options.log_control, request));
         }
         self.node.handle(now, event);
         self.needs_turn = true;
@@ -239,7 +239,9 @@ impl<M: StateMachine> Reactor<M> {
         let raft = self.node.raft();
         // A node that is not a member, or is stopping, expects no leader.
         let expects_leader = || self.stop_forced_at.is_none() && raft.membership().members.contains_key(&self.id);
-        let Some(since) = self.leader_absence.update(now, raft.leader().is_some() || !expects_leader()) else { return };
+        let Some(since) = self.leader_absence.record_leader(now, raft.leader().is_some() || !expects_leader()) else {
+            return;
+        };
         let (mut heard, mut unheard) = (Vec::new(), Vec::new());
         for voter in raft.membership().all_voters().filter(|voter| *voter != self.id) {
             let (is_heard, words) = self.net.reachability(now, voter);
@@ -252,10 +254,10 @@ impl<M: StateMachine> Reactor<M> {
     /// heartbeat sent.
     fn record_iteration(&mut self, started_at: Time) {
         let took = self.clock.now().since(started_at);
-        self.iteration_times.record_duration(took);
-        if took >= SLOW_ITERATION {
+        self.iteration_durations.record_duration(took);
+        if took >= ITERATION_WARNING_MIN {
             log::warn!(node = self.id.get(); "one iteration of the event loop took {} ms", took.as_millis());
-        } else if took >= LONG_ITERATION {
+        } else if took >= ITERATION_DEBUG_LOG_MIN {
             log::debug!(node = self.id.get(); "one iteration of the event loop took {} ms", took.as_millis());
         }
     }
@@ -271,7 +273,7 @@ impl<M: StateMachine> Reactor<M> {
                     self.handle_local_request(now, request, LocalRequest { answer, deadline });
                 }
                 LoopMessage::Snapshot(result) => {
-                    if let Some(event) = self.machine.handle_result(result?) {
+                    if let Some(event) = self.machine.handle_job_result(result?) {
                         self.handle(now, event);
                     }
                 }
@@ -302,12 +304,12 @@ impl<M: StateMachine> Reactor<M> {
             let _receiver_may_be_gone = local.answer.send(Reply::Refused(Refusal::Stopping));
             return;
         }
-        if self.local_expiry_at <= now {
-            self.local_expiry_at = now + LOCAL_EXPIRY_INTERVAL;
+        if self.next_local_expiry_at <= now {
+            self.next_local_expiry_at = now + LOCAL_EXPIRY_INTERVAL;
             self.local_requests.retain(|_, local| local.deadline > now);
         }
-        let id = self.next_local_id;
-        self.next_local_id += 1;
+        let id = self.next_local_request_id;
+        self.next_local_request_id += 1;
         self.local_requests.insert(id, local);
         self.handle(now, Event::Request { from: LOCAL_CALLER, id, forward: true, request });
     }
@@ -340,7 +342,7 @@ impl<M: StateMachine> Reactor<M> {
     fn execute_actions(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<(), ReactorError> {
         let mut writes = Vec::new();
         let mut apply_batches = Vec::new();
-        let mut release_upto = None;
+        let mut journal_release_upto = None;
         for action in actions.drain(..) {
             match action {
                 Action::Send(envelope) => self.net.send(envelope),
@@ -366,7 +368,7 @@ impl<M: StateMachine> Reactor<M> {
                         return Err(ReactorError::ThreadEnded("snapshot"));
                     }
                 }
-                Action::CompactJournal(upto) => release_upto = Some(upto),
+                Action::CompactJournal(upto) => journal_release_upto = Some(upto),
             }
         }
         if !writes.is_empty() {
@@ -375,7 +377,7 @@ impl<M: StateMachine> Reactor<M> {
                 self.journal_tasks.send(Task::Write(write)).map_err(|_| ReactorError::ThreadEnded("log"))?;
             }
         }
-        if let Some(upto) = release_upto {
+        if let Some(upto) = journal_release_upto {
             self.journal_tasks.send(Task::Release(upto)).map_err(|_| ReactorError::ThreadEnded("log"))?;
         }
         for entries in apply_batches {
@@ -391,7 +393,7 @@ impl<M: StateMachine> Reactor<M> {
 
     fn apply_entries(&mut self, now: Time, entries: &[Entry]) {
         let bytes: usize = entries.iter().map(payload_size).sum();
-        if bytes > APPLY_WITHOUT_FLUSH_BYTES {
+        if bytes > APPLY_WITHOUT_FLUSH_BYTES_MAX {
             self.net.flush(now);
         }
         let batch_started_at = self.replay_progress.as_ref().map(|_| self.clock.now());
@@ -409,10 +411,10 @@ impl<M: StateMachine> Reactor<M> {
         let event = self
             .replay_progress
             .as_mut()
-            .map_or(ReplayEvent::NotDue, |replay| replay.record_applied(batch_started_at, now, entries, last));
+            .map_or(ReplayEvent::NoLineDue, |replay| replay.record_applied(batch_started_at, now, entries, last));
         let node = self.id.get();
         match event {
-            ReplayEvent::NotDue => {}
+            ReplayEvent::NoLineDue => {}
             ReplayEvent::Progress(line) => log::info!(node; "{line}"),
             ReplayEvent::Finished(line) => {
                 log::info!(node; "{line}");
@@ -439,9 +441,9 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Fills in the fields of a status that only the process knows.
     fn fill_status(&self, now: Time, status: &mut Status) {
-        let peers = status.peers.iter_mut().map(|peer| (peer.node, &mut peer.address));
-        let members = status.members.iter_mut().map(|member| (member.node, &mut member.address));
-        for (id, address) in peers.chain(members) {
+        let peer_addresses = status.peers.iter_mut().map(|peer| (peer.node, &mut peer.address));
+        let member_addresses = status.members.iter_mut().map(|member| (member.node, &mut member.address));
+        for (id, address) in peer_addresses.chain(member_addresses) {
             if let Some(known_address) = NodeId::new(id).and_then(|member| self.net.address_of(member)) {
                 known_address.clone_into(address);
             }
@@ -453,10 +455,11 @@ impl<M: StateMachine> Reactor<M> {
         }
         status.in_memory = self.options.in_memory;
         self.options.file_system.clone_into(&mut status.file_system);
-        status.figures.turn_ns.clone_from(&self.iteration_times);
+        status.figures.turn_ns.clone_from(&self.iteration_durations);
         self.net.add_network_counters(&mut status.figures);
-        let expiry = self.net.certificate_expiry();
-        (status.certificate_expires, status.authority_expires) = (expiry.own, expiry.authority);
+        let certificate_expiry = self.net.certificate_expiry();
+        (status.certificate_expires, status.authority_expires) =
+            (certificate_expiry.own_expires_at, certificate_expiry.authority_expires_at);
         status.machine = self.net.machine_kind().to_owned();
         let cpu_time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         status.cpu_ns = cpu_time.tv_sec as u64 * 1_000_000_000 + cpu_time.tv_nsec as u64;

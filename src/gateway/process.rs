@@ -5,16 +5,16 @@ use std::sync::OnceLock;
 
 /// The resident memory of this process in bytes.
 pub fn resident_bytes() -> Option<u64> {
-    status_size("VmRSS:")
+    read_memory_size("VmRSS:")
 }
 
 /// The size of this process's address space in bytes.
 pub fn virtual_bytes() -> Option<u64> {
-    status_size("VmSize:")
+    read_memory_size("VmSize:")
 }
 
 /// The size in the field `name` of `/proc/self/status`, converted from KiB to bytes.
-fn status_size(name: &str) -> Option<u64> {
+fn read_memory_size(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let size = text.lines().find_map(|line| line.strip_prefix(name))?;
     size.trim().split(' ').next()?.parse::<u64>().ok()?.checked_mul(1024)
@@ -50,8 +50,8 @@ fn read_start_time() -> Option<f64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let start_time = fields.split_whitespace().nth(19)?.parse::<f64>().ok()? / 100.0;
     let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let age = since_boot.tv_sec as f64 + since_boot.tv_nsec as f64 / 1e9 - start_time;
-    Some(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?.as_secs_f64() - age)
+    let process_age = since_boot.tv_sec as f64 + since_boot.tv_nsec as f64 / 1e9 - start_time;
+    Some(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?.as_secs_f64() - process_age)
 }
 
 #[cfg(not(target_os = "linux"))]

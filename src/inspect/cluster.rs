@@ -94,8 +94,8 @@ fn report_conflicting_entries(
     places: &[&str],
     out: &mut Violations,
 ) {
-    let checksums = format!("checksums {:08x} and {:08x}", first.checksum, second.checksum);
-    let description = format!("{at}@{} is two different entries ({checksums})", first.term);
+    let checksums_text = format!("checksums {:08x} and {:08x}", first.checksum, second.checksum);
+    let description = format!("{at}@{} is two different entries ({checksums_text})", first.term);
     out.add(Rule::LogMatching, places, description);
     let description = format!(
         "term {} has two different entries at {at}: two leaders, or a leader that overwrote its own entry",
@@ -107,20 +107,21 @@ fn report_conflicting_entries(
 /// Two directories have committed the same entry at each index.
 fn check_committed_entries(one: &Directory, other: &Directory, out: &mut Violations) {
     for (one, other) in [(one, other), (other, one)] {
-        let committed_upto = other.committed().index;
+        let committed_upto = other.committed_upto().index;
         for point in one.known_positions().filter(|point| point.index <= committed_upto) {
-            let term = other.replay.log.term(point.index).filter(|term| *term > Term::ZERO && *term != point.term);
-            if let Some(term) = term {
+            let other_term =
+                other.replay.log.term(point.index).filter(|term| *term > Term::ZERO && *term != point.term);
+            if let Some(term) = other_term {
                 let description = format!("one committed {point}, the other {}@{term}", point.index);
                 out.add(Rule::StateMachineSafety, &[&one.name, &other.name], description);
             }
         }
     }
-    let committed_upto = one.committed().index.min(other.committed().index);
+    let committed_upto = one.committed_upto().index.min(other.committed_upto().index);
     let (a, b) = (&one.replay.log, &other.replay.log);
     let both_entries = |index: u64| Some((Index(index), a.get(Index(index))?, b.get(Index(index))?));
-    let upto = committed_upto.min(a.last()).min(b.last());
-    let mut common_entries = (a.first().max(b.first()).0..=upto.0).filter_map(both_entries);
+    let compared_upto = committed_upto.min(a.last()).min(b.last());
+    let mut common_entries = (a.first().max(b.first()).0..=compared_upto.0).filter_map(both_entries);
     if let Some((at, x, y)) = common_entries.find(|(_, x, y)| !x.is_same_entry(y)) {
         let description = format!("one committed {at}@{}, the other {at}@{} (up to {committed_upto})", x.term, y.term);
         out.add(Rule::StateMachineSafety, &[&one.name, &other.name], description);
@@ -145,9 +146,9 @@ fn check_snapshots(one: &Directory, other: &Directory, out: &mut Violations) {
                 );
                 out.add(Rule::Snapshots, &places, description);
             }
-            let voters = (&snapshot.membership.voters, &snapshot.membership.outgoing);
+            let voters_and_outgoing = (&snapshot.membership.voters, &snapshot.membership.outgoing);
             if other_snapshot.position == position
-                && (&other_snapshot.membership.voters, &other_snapshot.membership.outgoing) != voters
+                && (&other_snapshot.membership.voters, &other_snapshot.membership.outgoing) != voters_and_outgoing
             {
                 let description =
                     format!("at {position} {} vote, and {}", snapshot.membership, other_snapshot.membership);
@@ -165,7 +166,7 @@ fn check_first_configurations(one: &Directory, other: &Directory, out: &mut Viol
             continue;
         };
         let counterpart = other.replay.configurations.iter().find(|configured| configured.index == first.index);
-        let Some(counterpart) = counterpart.filter(|_| other.committed().index >= first.index) else { continue };
+        let Some(counterpart) = counterpart.filter(|_| other.committed_upto().index >= first.index) else { continue };
         let (membership, other_membership) = (&first.membership, &counterpart.membership);
         if (&membership.voters, &membership.outgoing) != (&other_membership.voters, &other_membership.outgoing) {
             let description = format!("at {} {membership} vote, and {other_membership}", first.index);

@@ -31,11 +31,11 @@ pub enum CommitStatus {
 /// The end of one log: its entries after the last position that all compared logs share.
 #[derive(Clone, Debug)]
 pub struct LogTail {
-    /// The position of the first of these entries.
+    /// The position of the first entry of the tail.
     pub first: Position,
-    /// The position of the last of these entries.
+    /// The position of the last entry of the tail.
     pub last: Position,
-    /// Whether these entries are committed.
+    /// Whether the entries of the tail are committed.
     pub status: CommitStatus,
     /// The status as text, with the reason.
     pub status_text: String,
@@ -45,24 +45,33 @@ fn join_names(nodes: impl IntoIterator<Item = NodeId>) -> String {
     nodes.into_iter().map(|node| node.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Finds and classifies the entries from index `from` on in the log of `directories[own]`; `None` if there are none.
-pub fn find_tail(directories: &[Directory], own: usize, from: Index) -> Option<LogTail> {
-    let own = &directories[own];
-    let log = &own.replay.log;
+/// Finds and classifies the entries from index `from` on in the log of `directories[own_index]`; `None` if there are
+/// none.
+pub fn find_tail(directories: &[Directory], own_index: usize, from: Index) -> Option<LogTail> {
+    let own_directory = &directories[own_index];
+    let log = &own_directory.replay.log;
     let first = log.iter().find(|(index, _)| *index >= from)?.0;
     let (first, last) = (log.position(first)?, log.position(log.last())?);
-    let (status, status_text) = classify(directories, own, first, last);
+    let (status, status_text) = classify(directories, own_directory, first, last);
     Some(LogTail { first, last, status, status_text })
 }
 
-fn classify(directories: &[Directory], own: &Directory, first: Position, last: Position) -> (CommitStatus, String) {
-    if own.committed().index >= last.index {
-        return (CommitStatus::Committed, format!("committed: its snapshot reaches to {}", own.committed()));
+fn classify(
+    directories: &[Directory],
+    own_directory: &Directory,
+    first: Position,
+    last: Position,
+) -> (CommitStatus, String) {
+    if own_directory.committed_upto().index >= last.index {
+        return (
+            CommitStatus::Committed,
+            format!("committed: its snapshot reaches to {}", own_directory.committed_upto()),
+        );
     }
-    let other_directories = || directories.iter().filter(|other| !std::ptr::eq(*other, own));
-    let own_entry = own.replay.log.get(first.index);
+    let other_directories = || directories.iter().filter(|other| !std::ptr::eq(*other, own_directory));
+    let own_entry = own_directory.replay.log.get(first.index);
     // The other directories that have committed an entry at index `first.index`.
-    let committed_directories = || other_directories().filter(|other| other.committed().index >= first.index);
+    let committed_directories = || other_directories().filter(|other| other.committed_upto().index >= first.index);
     let differs = |other: &&Directory| match (other.replay.log.get(first.index), own_entry) {
         (Some(other_entry), Some(own_entry)) => !other_entry.is_same_entry(own_entry),
         _ => other.known_positions().any(|point| point.index == first.index && point.term != first.term),
@@ -75,18 +84,18 @@ fn classify(directories: &[Directory], own: &Directory, first: Position, last: P
         let status_text = format!("cannot be known: of {} only a snapshot reaches there, no entries", other.name);
         return (CommitStatus::Unknown, status_text);
     }
-    classify_by_holders(directories, own, first, last)
+    classify_by_holders(directories, own_directory, first, last)
 }
 
 /// Classifies the entries by the voters that hold them.
 fn classify_by_holders(
     directories: &[Directory],
-    own: &Directory,
+    own_directory: &Directory,
     first: Position,
     last: Position,
 ) -> (CommitStatus, String) {
-    let log = &own.replay.log;
-    let Some(membership) = own.membership() else {
+    let log = &own_directory.replay.log;
+    let Some(membership) = own_directory.membership() else {
         return (CommitStatus::Unknown, "cannot be known: it has no configuration".to_owned());
     };
     let holders = |index: Index| -> BTreeSet<NodeId> {

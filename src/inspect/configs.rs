@@ -97,14 +97,14 @@ mod tests {
     fn transitions_without_joint_configuration_are_invalid() {
         let members = [1, 2, 3, 4, 5];
         let (old, joint) = (configuration(&members, &[1, 2, 3], &[]), configuration(&members, &[3, 4, 5], &[1, 2, 3]));
-        let cases = [
+        let invalid_transitions = [
             (old.clone(), configuration(&members, &[3, 4, 5], &[]), "without a joint one"),
             (old.clone(), configuration(&members, &[1, 2, 3, 4], &[]), "without a joint one"),
             (old.clone(), configuration(&members, &[3, 4, 5], &[1, 2]), "outgoing voters are not the voters before it"),
             (joint.clone(), configuration(&members, &[1, 4], &[]), "neither the end"),
             (joint, configuration(&members, &[1, 4], &[1, 2, 3]), "a change was under way"),
         ];
-        for (from, to, reason) in cases {
+        for (from, to, reason) in invalid_transitions {
             let explanation = invalid_transition(&from, &to).unwrap();
             assert!(explanation.contains(reason), "{explanation}");
         }

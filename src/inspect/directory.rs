@@ -32,13 +32,13 @@ pub struct Owner {
 pub struct IntactSnapshot {
     /// The position of the last entry that the snapshot contains.
     pub position: Position,
-    /// The digest of the state machine at that position.
+    /// The digest of the state machine and the sessions as of `position`.
     pub digest: u64,
-    /// The configuration as of that position.
+    /// The configuration in force at `position`.
     pub membership: Membership,
 }
 
-/// The contents of a data directory.
+/// The contents of a data directory, as far as they could be read.
 #[derive(Clone, Debug)]
 pub struct Directory {
     /// The path as the caller gave it.
@@ -155,7 +155,7 @@ impl Directory {
 
     /// The position up to which entries are known to be committed: that of the newest snapshot, or the position up to
     /// which the log was released.
-    pub fn committed(&self) -> Position {
+    pub fn committed_upto(&self) -> Position {
         let snapshots = self.snapshots.iter().map(|snapshot| snapshot.position);
         snapshots.chain([self.replay.base]).max_by_key(|position| position.index).unwrap_or_default()
     }
@@ -225,7 +225,7 @@ impl Visitor for ReplayVisitor {
             }
             Finding::TornBatch { cut_offset, .. } => {
                 self.torn_batches += 1;
-                self.batch_frames.retain(|frame| frame.at < cut_offset);
+                self.batch_frames.retain(|frame| frame.offset < cut_offset);
                 self.replay_batch();
             }
             Finding::Damage { at, flaw, .. } => {

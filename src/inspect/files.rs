@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 /// The file of one segment of a journal.
 pub struct Segment {
-    /// The path of the file.
+    /// The path under which the file can be opened.
     pub path: PathBuf,
     /// The file name, such as `0000000001.wal`.
     pub name: String,
@@ -129,7 +129,7 @@ fn fill_listing_gaps(directory: &Path, listed: Vec<Segment>) -> Vec<Segment> {
 #[derive(Debug, thiserror::Error)]
 #[error("{}: byte {at}: the disk cannot read it: {error}", file.display())]
 pub struct UnreadableFile {
-    /// The path of the file.
+    /// The path of the file, with which the error message begins.
     pub file: PathBuf,
     /// The offset of the first byte that the disk could not read.
     pub at: u64,
@@ -178,8 +178,8 @@ pub fn reread_if_damaged(
 ) -> io::Result<Option<Bytes>> {
     let findings: Vec<Finding> = Inspection::new(bytes.clone(), salt, context, before.clone()).collect();
     let sealed = findings.iter().any(is_seal);
-    let damaged = findings.iter().any(|finding| matches!(finding, Finding::Damage { .. }));
-    if !damaged && (sealed || !context.successor_in_use) {
+    let looks_damaged = findings.iter().any(|finding| matches!(finding, Finding::Damage { .. }));
+    if !looks_damaged && (sealed || !context.successor_in_use) {
         return Ok(Some(bytes));
     }
     let Some(reread_bytes) = read(path)? else { return Ok(None) };
@@ -187,12 +187,12 @@ pub fn reread_if_damaged(
         // The segment may have been sealed during the first read. Then the second read is complete.
         return Ok(Some(reread_bytes));
     }
-    let end = Scan::new(bytes.clone(), salt, None).filter_map(|item| match item {
+    let frame_ends = Scan::new(bytes.clone(), salt, None).filter_map(|item| match item {
         ScanItem::Frame(frame) => Some(frame.end() as usize),
         ScanItem::Gap { .. } => None,
     });
-    let end = end.last().unwrap_or(0).min(reread_bytes.len());
-    Ok(Some([&reread_bytes[..end], &bytes[end.min(bytes.len())..]].concat().into()))
+    let last_frame_end = frame_ends.last().unwrap_or(0).min(reread_bytes.len());
+    Ok(Some([&reread_bytes[..last_frame_end], &bytes[last_frame_end.min(bytes.len())..]].concat().into()))
 }
 
 /// Whether a finding is a segment's seal record.

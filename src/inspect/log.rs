@@ -47,12 +47,12 @@ impl Log {
         self.position_before
     }
 
-    /// The index of the first entry.
+    /// The index of the first entry, which may be a hole: the index after `position_before`, even if the log is empty.
     pub fn first(&self) -> Index {
         self.position_before.index.next()
     }
 
-    /// The index of the last entry; of `position_before` if the log is empty.
+    /// The index of the last entry, or that of `position_before` if the log is empty.
     pub fn last(&self) -> Index {
         Index(self.position_before.index.0 + self.entries.len() as u64)
     }
@@ -69,8 +69,8 @@ impl Log {
 
     /// The entry at that index; `None` outside the log or in a hole.
     pub fn get(&self, index: Index) -> Option<&StoredEntry> {
-        let offset = index.0.checked_sub(self.position_before.index.0 + 1)?;
-        self.entries.get(usize::try_from(offset).ok()?)?.as_ref()
+        let nth = index.0.checked_sub(self.position_before.index.0 + 1)?;
+        self.entries.get(usize::try_from(nth).ok()?)?.as_ref()
     }
 
     /// The term at that index; `None` outside the log or in a hole. Also known for the position before the first entry.
@@ -82,7 +82,7 @@ impl Log {
         }
     }
 
-    /// The term of the last entry; of the position before the first, if the log is empty.
+    /// The term of the last entry, or that of `position_before` if the log is empty.
     pub fn last_term(&self) -> Option<Term> {
         self.term(self.last())
     }

@@ -29,7 +29,7 @@ impl LogStart {
             RecordKind::Open => {
                 let Ok(opening) = Opening::decode(&frame.body) else { return };
                 if self.oldest_segment == Some(segment) && self.first_index.is_none() {
-                    self.first_index = Some(opening.last.index.next());
+                    self.first_index = Some(opening.last_position.index.next());
                 }
                 self.base = opening.base.position.index;
             }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 /// Describes the record in a frame whose checksums are right. A record that cannot be decoded is named `odd`.
 pub fn describe_record(frame: &Frame, style: Style) -> RecordText {
-    let result = match frame.kind {
+    let decoded_record = match frame.kind {
         RecordKind::Entry => return describe_entry(frame, style),
         RecordKind::Batch => BatchHeader::decode(&frame.body).map(|batch| RecordText {
             name: "head",
@@ -27,13 +27,13 @@ pub fn describe_record(frame: &Frame, style: Style) -> RecordText {
         }),
         RecordKind::Open => Opening::decode(&frame.body).map(|opening| RecordText {
             name: "seg",
-            term: Some(opening.hard.term),
+            term: Some(opening.hard_state.term),
             content: format!(
                 "begins behind {} base={} term={} vote={} {}",
-                opening.last,
+                opening.last_position,
                 opening.base.position,
-                opening.hard.term,
-                vote_text(opening.hard.vote),
+                opening.hard_state.term,
+                vote_text(opening.hard_state.vote),
                 opening.configuration.1
             ),
             ..RecordText::default()
@@ -62,11 +62,11 @@ pub fn describe_record(frame: &Frame, style: Style) -> RecordText {
         }),
         RecordKind::Seal => Seal::decode(&frame.body).map(|seal| RecordText {
             name: "seal",
-            content: format!("ends at {} next={}", seal.last, format::file_name(seal.successor)),
+            content: format!("ends at {} next={}", seal.last_position, format::file_name(seal.successor_number)),
             ..RecordText::default()
         }),
     };
-    let mut record = result.unwrap_or_else(|malformed| RecordText {
+    let mut record = decoded_record.unwrap_or_else(|malformed| RecordText {
         name: "odd",
         content: malformed.0.to_owned(),
         ..RecordText::default()

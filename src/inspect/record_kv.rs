@@ -23,8 +23,8 @@ pub fn describe_command(command: &Command<'_>, style: Style) -> RecordText {
         }
         Command::Cas { key, expected, new } => {
             record.name = "cas";
-            let old = expected.map_or("absent".to_owned(), show);
-            record.content = format!("{} {old} -> {}", show(key), show(new));
+            let expected_text = expected.map_or("absent".to_owned(), show);
+            record.content = format!("{} {expected_text} -> {}", show(key), show(new));
             (fields.old, fields.old_b64) = expected.map_or((None, None), text_or_base64);
             (fields.value, fields.value_b64) = text_or_base64(new);
             key
@@ -38,7 +38,7 @@ pub fn describe_command(command: &Command<'_>, style: Style) -> RecordText {
         Command::Set { key, value, only_if, expiration, returns_previous } => {
             record.name = "set";
             record.content =
-                format!("{} = {}{}", show(key), show(value), set_options(*only_if, *expiration, *returns_previous));
+                format!("{} = {}{}", show(key), show(value), set_clauses(*only_if, *expiration, *returns_previous));
             (fields.value, fields.value_b64) = text_or_base64(value);
             (fields.ttl_ms, fields.until_ms) = ttl_fields(*expiration);
             key
@@ -74,7 +74,7 @@ pub fn describe_command(command: &Command<'_>, style: Style) -> RecordText {
     record
 }
 
-fn set_options(only_if: SetCondition, expiration: Expiration, returns_previous: bool) -> String {
+fn set_clauses(only_if: SetCondition, expiration: Expiration, returns_previous: bool) -> String {
     let condition = match only_if {
         SetCondition::Always => "",
         SetCondition::Absent => " if absent",
@@ -105,10 +105,10 @@ fn ttl_fields(expiration: Expiration) -> (Option<u64>, Option<u64>) {
 }
 
 fn condition_text(condition: ExpireCondition) -> String {
-    let presence =
+    let presence_text =
         condition.must_have_deadline.map_or("", |required| if required { " if it has one" } else { " if it has none" });
-    let later = condition.must_be_later.map_or("", |later| if later { " if later" } else { " if earlier" });
-    format!("{presence}{later}")
+    let order_text = condition.must_be_later.map_or("", |later| if later { " if later" } else { " if earlier" });
+    format!("{presence_text}{order_text}")
 }
 
 fn describe_step(step: &CommandOrQuery<'_>, style: Style) -> RecordText {

@@ -33,14 +33,14 @@ pub struct Replay {
     /// The position up to which the log was released. Those entries are in a snapshot, so they were committed.
     pub base: Position,
     /// The node's last term and vote; `None` before the first record that holds them.
-    pub hard: Option<HardState>,
+    pub hard_state: Option<HardState>,
     /// The node's votes, by term.
     pub votes: BTreeMap<Term, Vote>,
     /// The configurations in force where the log begins and those in the log, oldest first.
     pub configurations: Vec<LoggedConfiguration>,
     /// Entries that were overwritten by entries of a later leader.
     pub overwritten_entries: Vec<(Index, StoredEntry)>,
-    /// The violations so far.
+    /// The violations of [`Rule`]s that the replayed records show.
     pub violations: Violations,
     /// A line of text for each record whose checksum is right and whose content is invalid.
     pub malformed_records: Vec<String>,
@@ -56,7 +56,7 @@ impl Replay {
             node: None,
             log: Log::starting_after(Position::ZERO),
             base: Position::ZERO,
-            hard: None,
+            hard_state: None,
             votes: BTreeMap::new(),
             configurations: Vec::new(),
             overwritten_entries: Vec::new(),
@@ -98,7 +98,7 @@ impl Replay {
             RecordKind::Batch | RecordKind::Seal => Ok(()),
         };
         if let Err(reason) = outcome {
-            self.malformed_records.push(format!("{}: byte {}: {reason}", format::file_name(segment), frame.at));
+            self.malformed_records.push(format!("{}: byte {}: {reason}", format::file_name(segment), frame.offset));
         }
     }
 
@@ -106,12 +106,12 @@ impl Replay {
     /// record in the first segment, after damage, and if its last index differs from the log so far; otherwise the log
     /// is unchanged.
     fn replay_opening(&mut self, opening: Opening) -> Result<(), &'static str> {
-        check_index(opening.last.index)?;
+        check_index(opening.last_position.index)?;
         check_index(opening.base.position.index)?;
-        let is_first_opening = self.hard.is_none() && self.log.is_empty();
-        if is_first_opening || self.may_follow_gap || opening.last.index != self.log.last() {
+        let is_first_opening = self.hard_state.is_none() && self.log.is_empty();
+        if is_first_opening || self.may_follow_gap || opening.last_position.index != self.log.last() {
             self.may_follow_gap = false;
-            self.log = Log::starting_after(opening.last);
+            self.log = Log::starting_after(opening.last_position);
             self.configurations.clear();
             let base = &opening.base;
             self.add_configuration(base.configured, &base.membership, false);
@@ -121,7 +121,7 @@ impl Replay {
             }
         }
         self.base = opening.base.position;
-        self.replay_hard_state(opening.hard);
+        self.replay_hard_state(opening.hard_state);
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Replay {
     }
 
     fn replay_hard_state(&mut self, hard: HardState) {
-        if let Some(before) = self.hard.replace(hard)
+        if let Some(before) = self.hard_state.replace(hard)
             && hard.term < before.term
         {
             let description = format!("the node went from term {} back to term {}", before.term, hard.term);
@@ -169,7 +169,7 @@ impl Replay {
             time,
             checksum: entry.checksum,
             segment_number: to_u32(segment)?,
-            offset: to_u32(frame.at)?,
+            offset: to_u32(frame.offset)?,
         };
         let removed_entries = self.log.write(index, stored_entry);
         self.configurations.retain(|configured| configured.index < index || configured.index <= self.base.index);
@@ -185,7 +185,7 @@ impl Replay {
     fn check_position(&mut self, position: Position) {
         let Position { index, term } = position;
         let name = self.directory_name.clone();
-        let seen_term = self.hard.map(|hard| hard.term);
+        let seen_term = self.hard_state.map(|hard| hard.term);
         if let Some(seen_term) = seen_term.filter(|seen_term| *seen_term < term) {
             let description = format!("{position} was written while the node knew of no term above {seen_term}");
             self.violations.add(Rule::Terms, &[&name], description);
@@ -198,7 +198,7 @@ impl Replay {
         self.may_follow_gap = false;
         if index <= last && self.log.last_term().is_some() && self.log.last_term() == seen_term {
             let seen_term = seen_term.unwrap_or_default();
-            let leader_text = match self.hard.and_then(|hard| hard.vote) {
+            let leader_text = match self.hard_state.and_then(|hard| hard.vote) {
                 Some(vote) if Some(vote.node) == self.node => ", which it voted for itself in",
                 _ => "",
             };
@@ -231,12 +231,13 @@ impl Replay {
     /// a valid successor of the previous one.
     fn add_configuration(&mut self, index: Index, membership: &Membership, check_transition: bool) {
         // A node that joined starts with an empty membership, and learns the members from the log.
-        let is_empty_founding = index == Index::ZERO && membership.members.is_empty();
-        let before =
-            self.configurations.last().filter(|before| check_transition && !before.membership.members.is_empty());
-        let invalid_transition = before.and_then(|before| configs::invalid_transition(&before.membership, membership));
+        let has_no_members_yet = index == Index::ZERO && membership.members.is_empty();
+        let previous =
+            self.configurations.last().filter(|last| check_transition && !last.membership.members.is_empty());
+        let invalid_transition =
+            previous.and_then(|previous| configs::invalid_transition(&previous.membership, membership));
         for explanation in
-            [configs::invalid_configuration(membership).filter(|_| !is_empty_founding), invalid_transition]
+            [configs::invalid_configuration(membership).filter(|_| !has_no_members_yet), invalid_transition]
                 .into_iter()
                 .flatten()
         {
@@ -257,10 +258,10 @@ mod tests {
     use bytes::Bytes;
 
     fn frame(kind: RecordKind, body: Vec<u8>) -> Frame {
-        Frame { at: 64, checksum: 0, previous_checksum: 0, batch_number_low: 1, kind, body: Bytes::from(body) }
+        Frame { offset: 64, checksum: 0, previous_checksum: 0, batch_number_low: 1, kind, body: Bytes::from(body) }
     }
 
-    fn entry(index: u64, term: u64) -> Frame {
+    fn entry_frame(index: u64, term: u64) -> Frame {
         let entry = codec::entry(Position::new(Index(index), Term(term)), ClusterTime(1), Payload::Noop);
         let mut body = Vec::new();
         codec::put_entry(&mut body, &entry);
@@ -270,13 +271,13 @@ mod tests {
     #[test]
     fn gap_without_damage_violates_log_matching() {
         let mut replay = Replay::new("d");
-        [entry(1, 1), entry(2, 1)].iter().for_each(|frame| replay.replay_record(1, frame));
+        [entry_frame(1, 1), entry_frame(2, 1)].iter().for_each(|frame| replay.replay_record(1, frame));
         assert_eq!(replay.violations.count(), 0);
-        replay.replay_record(1, &entry(5, 1));
+        replay.replay_record(1, &entry_frame(5, 1));
         assert_eq!(replay.violations.listed[0].rule, Rule::LogMatching);
         // Where records are damaged, any number of entries may be missing.
         replay.expect_gap();
-        replay.replay_record(1, &entry(9, 1));
+        replay.replay_record(1, &entry_frame(9, 1));
         assert_eq!((replay.violations.count(), replay.log.last()), (1, Index(9)));
     }
 
@@ -284,15 +285,15 @@ mod tests {
     fn malformed_records_are_reported_and_skipped() {
         let mut replay = Replay::new("d");
         for record in [
-            entry(0, 1),
-            entry(u64::MAX, 1),
+            entry_frame(0, 1),
+            entry_frame(u64::MAX, 1),
             frame(RecordKind::HardState, vec![0; 5]),
             frame(RecordKind::Open, vec![0; 9]),
         ] {
             replay.replay_record(1, &record);
         }
         assert_eq!((replay.malformed_records.len(), replay.log.is_empty()), (4, true));
-        replay.replay_record(1, &entry(1, 1));
+        replay.replay_record(1, &entry_frame(1, 1));
         assert_eq!(replay.log.last(), Index(1));
     }
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 /// A damaged range of a segment, or a missing file.
 #[derive(Clone, Copy, Debug)]
 pub struct Damage<'a> {
-    /// The name of the file.
+    /// The name of the damaged or missing file; `snapshots` if the log needs a snapshot that does not exist.
     pub file: &'a str,
     /// The offset of the first damaged byte.
     pub at: u64,
@@ -70,7 +70,7 @@ impl SegmentWalk {
     pub fn walk(&mut self, path: &Path, files: &JournalFiles, visitor: &mut dyn Visitor) -> anyhow::Result<(u64, u64)> {
         let is_single_file = path.is_file();
         let segments = &files.segments;
-        let mut end = (0, 0);
+        let mut last_segment_end = (0, 0);
         self.segment_released = false;
         for (at, segment) in segments.iter().enumerate() {
             let is_oldest = at.checked_sub(1).is_none_or(|before| segments[before].number + 1 != segment.number);
@@ -87,13 +87,13 @@ impl SegmentWalk {
                 is_oldest: is_oldest && !is_single_file && segment.number != 1,
                 is_newest: !is_single_file && at + 1 == segments.len(),
             };
-            end = self.walk_segment(segment, files, &successors, placement, visitor)?;
+            last_segment_end = self.walk_segment(segment, files, &successors, placement, visitor)?;
         }
         // If segments were released during the walk, the walk has not read the whole log.
         if !is_single_file && !segments.is_empty() && !self.segment_released {
             self.check_log_start(path, visitor)?;
         }
-        Ok(end)
+        Ok(last_segment_end)
     }
 
     /// Whether a segment was released before all of it was read: there may be a gap in the findings.
@@ -105,8 +105,8 @@ impl SegmentWalk {
     fn check_log_start(&self, path: &Path, visitor: &mut dyn Visitor) -> anyhow::Result<()> {
         let base = self.log_start.base();
         if let Some(number) = self.log_start.missing_segment() {
-            let file = format::file_name(number);
-            visitor.visit_damage(Damage::missing_file(&file, "missing, and it was not released"))?;
+            let file_name = format::file_name(number);
+            visitor.visit_damage(Damage::missing_file(&file_name, "missing, and it was not released"))?;
         } else if path.join("wal").is_dir() && base > Index::ZERO && !has_snapshot_upto(path, base)? {
             let description = format!("missing: the log begins behind {base}, and none that is whole reaches so far");
             visitor.visit_damage(Damage::missing_file("snapshots", &description))?;
@@ -150,7 +150,7 @@ impl SegmentWalk {
         let synced_upto = files.synced_upto(disk);
         let context = match &header {
             Some(header) => SegmentContext::for_segment(header, synced_upto, successor_in_use),
-            None => SegmentContext { segment: segment.number, successor_in_use, ..SegmentContext::default() }
+            None => SegmentContext { segment_number: segment.number, successor_in_use, ..SegmentContext::default() }
                 .with_sync_marker(synced_upto),
         };
         let context = SegmentContext { predecessors_released: placement.is_oldest, ..context };

@@ -207,7 +207,7 @@ pub enum Query<'a> {
 /// The machine's answer to a command or a query.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// The key is set.
+    /// The key of the command is set, or all keys of [`Command::PutAll`].
     Done,
     /// The key is absent now.
     Deleted {
@@ -231,12 +231,12 @@ pub enum Answer {
     BatchFailed {
         /// The index in the batch of the command that failed, from 0.
         index: u32,
-        /// The answer of that command.
+        /// The answer of the failed command: why it failed.
         why: Box<Answer>,
     },
     /// The value of a key; `None` if the key is absent.
     Value(Option<Bytes>),
-    /// A page of a scan.
+    /// A page of a [`Query::Scan`].
     Pairs {
         /// Keys with their values, in key order.
         pairs: Vec<(Bytes, Bytes)>,
@@ -253,7 +253,7 @@ pub enum Answer {
     List(Vec<Answer>),
     /// The values of several keys, in the order of the query; `None` for an absent key.
     Values(Vec<Option<Bytes>>),
-    /// A page of a walk.
+    /// A page of a [`Query::Walk`].
     WalkPage {
         /// The keys found; possibly none although the walk has more.
         keys: Vec<Bytes>,
@@ -285,7 +285,7 @@ mod response;
 
 pub(super) use cursor::{Pair, put_pair, read_pair};
 pub(super) use request::read_key;
-pub(super) use response::{ANSWER_KIND_PAIRS, ANSWER_KIND_VALUE, AnswerList, put_option};
+pub(super) use response::{ANSWER_KIND_PAIRS, ANSWER_KIND_VALUE, AnswerList, put_optional_blob};
 
 #[cfg(test)]
 mod tests;

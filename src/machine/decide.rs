@@ -34,6 +34,7 @@ pub enum Change<'a> {
 /// arrival at a node to its acceptance by the leader.
 const DATE_TOLERANCE_MS: u64 = 100;
 
+/// The change of the key and the answer to the command; `Err` has the answer to a command that failed.
 type Decision<'a> = Result<(Change<'a>, Answer), Answer>;
 
 /// Decides the effect of a single-key command at the time `now`, and its answer. An error is the answer of a command
@@ -57,23 +58,23 @@ pub fn decide<'a>(command: &Command<'a>, current: Option<StoredValue<'_>>, now: 
             Ok((Change::Set(Cow::Owned(sum.to_string().into_bytes()), current_deadline), Answer::Number(sum)))
         }
         Command::Set { value: new, only_if, expiration, returns_previous, .. } => {
-            let answer = |answer_without_value| {
+            let previous_value_or = |answer_without_value| {
                 if *returns_previous { Answer::Value(value.map(Bytes::copy_from_slice)) } else { answer_without_value }
             };
-            let is_met = match only_if {
+            let condition_is_met = match only_if {
                 SetCondition::Always => true,
                 SetCondition::Absent => current.is_none(),
                 SetCondition::Present => current.is_some(),
             };
-            if !is_met {
-                return Ok((Change::Keep, answer(Answer::ConditionUnmet)));
+            if !condition_is_met {
+                return Ok((Change::Keep, previous_value_or(Answer::ConditionUnmet)));
             }
             let deadline = match expiration {
                 Expiration::Endless => None,
                 Expiration::KeepTtl => current_deadline,
                 Expiration::Until(deadline) => Some(deadline.resolve(now)),
             };
-            Ok((set_or_remove(Cow::Borrowed(new), deadline, current, now), answer(Answer::Done)))
+            Ok((set_or_remove(Cow::Borrowed(new), deadline, current, now), previous_value_or(Answer::Done)))
         }
         Command::Append { tail, .. } => {
             let new_value = [value.unwrap_or_default(), tail].concat();

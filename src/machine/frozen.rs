@@ -19,7 +19,7 @@ use std::ops::Bound;
 /// by `time` counts as absent, even if it was still in memory.
 #[derive(Clone, Debug)]
 pub struct FrozenMap {
-    /// The time of the freeze.
+    /// The cluster time of the freeze.
     time: ClusterTime,
     /// The last serialized key; `None` before the first.
     serialized_upto: Option<Box<[u8]>>,
@@ -54,9 +54,10 @@ impl FrozenMap {
     pub fn save_old_value(&mut self, key: &[u8], current: Option<StoredValue<'_>>) {
         let is_serialized = self.serialized_upto.as_deref().is_some_and(|last| key <= last);
         if !is_serialized && !self.old_values.contains_key(key) {
-            let frozen = current.filter(|stored| self.was_present(stored.deadline));
-            let frozen = frozen.map(|StoredValue { value, deadline }| FrozenValue { value: value.into(), deadline });
-            self.old_values.insert(key.into(), frozen);
+            let stored_at_freeze = current.filter(|stored| self.was_present(stored.deadline));
+            let frozen_value =
+                stored_at_freeze.map(|StoredValue { value, deadline }| FrozenValue { value: value.into(), deadline });
+            self.old_values.insert(key.into(), frozen_value);
         }
     }
 

@@ -36,9 +36,9 @@ pub struct HashIndex {
 
 #[derive(Clone, Debug, Default)]
 struct CellTable {
-    /// The number of cells is a power of two, or 0.
+    /// The word in each cell, 0 in a free one. The number of cells is a power of two, or 0.
     cells: Vec<u64>,
-    used_cells: usize,
+    used_cell_count: usize,
 }
 
 impl HashIndex {
@@ -86,7 +86,10 @@ impl HashIndex {
         assert!(removed, "a slot is in the index until it is removed");
         self.rehash_step();
         let size = self.table.cells.len();
-        if self.old_table.used_cells == 0 && size > CELLS_MIN && self.table.used_cells * CELLS_PER_SLOT_MAX < size {
+        if self.old_table.used_cell_count == 0
+            && size > CELLS_MIN
+            && self.table.used_cell_count * CELLS_PER_SLOT_MAX < size
+        {
             self.old_table = std::mem::replace(&mut self.table, CellTable::with_cells((size / 4).max(CELLS_MIN)));
             self.first_unmoved_cell = 0;
         }
@@ -94,7 +97,7 @@ impl HashIndex {
 
     /// Moves a few cells of the old table; frees it once it is empty.
     fn rehash_step(&mut self) {
-        if self.old_table.used_cells > 0 {
+        if self.old_table.used_cell_count > 0 {
             let shrinks = self.old_table.cells.len() > self.table.cells.len();
             self.move_cells(if shrinks { CELLS_MOVED_WHEN_SHRINKING } else { CELLS_MOVED_WHEN_GROWING });
         } else if !self.old_table.cells.is_empty() {
@@ -105,10 +108,10 @@ impl HashIndex {
     /// Makes room for one more slot: starts a table of twice the size if this one is three quarters full.
     fn reserve_cell(&mut self) {
         let size = self.table.cells.len();
-        if self.old_table.used_cells == 0 {
+        if self.old_table.used_cell_count == 0 {
             self.old_table = CellTable::default();
         }
-        if (self.table.used_cells + 1) * 4 > size * 3 {
+        if (self.table.used_cell_count + 1) * 4 > size * 3 {
             // The old table is empty by now: it had half as many cells, and each insertion moved eight of them.
             self.move_cells(usize::MAX);
             self.old_table = std::mem::replace(&mut self.table, CellTable::with_cells((size * 2).max(CELLS_MIN)));
@@ -117,9 +120,9 @@ impl HashIndex {
         self.rehash_step();
     }
 
-    fn move_cells(&mut self, count_max: usize) {
-        let upto = self.old_table.cells.len().min(self.first_unmoved_cell.saturating_add(count_max));
-        for at in self.first_unmoved_cell..upto {
+    fn move_cells(&mut self, cell_count_max: usize) {
+        let end_cell = self.old_table.cells.len().min(self.first_unmoved_cell.saturating_add(cell_count_max));
+        for at in self.first_unmoved_cell..end_cell {
             // A removal may shift a later word back into this cell, so words are moved from the cell until it stays
             // free.
             while self.old_table.cells[at] != 0 {
@@ -128,7 +131,7 @@ impl HashIndex {
                 self.table.insert(word);
             }
         }
-        self.first_unmoved_cell = upto;
+        self.first_unmoved_cell = end_cell;
     }
 }
 
@@ -140,7 +143,7 @@ fn cell_word(hash: u64, slot: u32) -> u64 {
 
 impl CellTable {
     fn with_cells(size: usize) -> CellTable {
-        CellTable { cells: vec![0; size], used_cells: 0 }
+        CellTable { cells: vec![0; size], used_cell_count: 0 }
     }
 
     /// The cell where the search for a word begins: the lowest bits of its hash.
@@ -153,7 +156,7 @@ impl CellTable {
     }
 
     fn find(&self, hash: u64, matches: &impl Fn(u32) -> bool) -> Option<u32> {
-        if self.used_cells == 0 {
+        if self.used_cell_count == 0 {
             return None;
         }
         let mut at = self.home_cell(hash >> 32);
@@ -169,7 +172,7 @@ impl CellTable {
     }
 
     fn guess(&self, hash: u64) -> Option<u32> {
-        if self.used_cells == 0 {
+        if self.used_cell_count == 0 {
             return None;
         }
         let mut at = self.home_cell(hash >> 32);
@@ -188,7 +191,7 @@ impl CellTable {
 
     /// Appends the slots whose hashes have `bucket` as the lowest bits, as many bits as the mask has.
     fn collect_bucket(&self, bucket: u32, mask: u32, slots: &mut Vec<u32>) {
-        if self.used_cells == 0 {
+        if self.used_cell_count == 0 {
             return;
         }
         let mut at = self.home_cell(u64::from(bucket));
@@ -207,11 +210,11 @@ impl CellTable {
             at = self.next_cell(at);
         }
         self.cells[at] = word;
-        self.used_cells += 1;
+        self.used_cell_count += 1;
     }
 
     fn remove(&mut self, word: u64) -> bool {
-        if self.used_cells == 0 {
+        if self.used_cell_count == 0 {
             return false;
         }
         let mut at = self.home_cell(word);
@@ -227,7 +230,7 @@ impl CellTable {
 
     /// Frees a cell, and shifts back each later word that a search would no longer reach, since it ends at a free cell.
     fn free_cell(&mut self, mut free: usize) {
-        self.used_cells -= 1;
+        self.used_cell_count -= 1;
         let mut at = self.next_cell(free);
         while self.cells[at] != 0 {
             let home = self.home_cell(self.cells[at]);
@@ -254,16 +257,16 @@ mod tests {
         let hash = |slot: u32| u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut index = HashIndex::default();
         // One slot more than three quarters of 16,384 cells makes the table grow.
-        let three_quarters_full = 12 * 1024;
-        (0..=three_quarters_full).for_each(|slot| index.insert(hash(slot), slot));
-        assert!(index.old_table.used_cells > 10_000, "the table has just grown");
+        let three_quarters_of_cells = 12 * 1024;
+        (0..=three_quarters_of_cells).for_each(|slot| index.insert(hash(slot), slot));
+        assert!(index.old_table.used_cell_count > 10_000, "the table has just grown");
         assert!(
-            (0..=three_quarters_full).all(|slot| index.guess(hash(slot)).is_some()),
+            (0..=three_quarters_of_cells).all(|slot| index.guess(hash(slot)).is_some()),
             "guesses include entries still to be moved"
         );
-        (0..three_quarters_full / CELLS_MOVED_WHEN_GROWING as u32 * 2).for_each(|_| index.continue_rehash());
-        assert_eq!(index.old_table.used_cells, 0);
-        assert!((0..=three_quarters_full).all(|slot| index.find(hash(slot), |found| found == slot) == Some(slot)));
+        (0..three_quarters_of_cells / CELLS_MOVED_WHEN_GROWING as u32 * 2).for_each(|_| index.continue_rehash());
+        assert_eq!(index.old_table.used_cell_count, 0);
+        assert!((0..=three_quarters_of_cells).all(|slot| index.find(hash(slot), |found| found == slot) == Some(slot)));
     }
 
     /// The slots that a walk finds, and the number of buckets.
@@ -314,7 +317,7 @@ mod tests {
                 } else {
                     index.continue_rehash();
                 }
-                prop_assert_eq!(index.table.used_cells + index.old_table.used_cells, map.len());
+                prop_assert_eq!(index.table.used_cell_count + index.old_table.used_cell_count, map.len());
             }
             prop_assert!(walk(&index).0.into_iter().eq(map.keys().copied()));
             for slot in 0..300 {

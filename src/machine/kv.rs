@@ -9,7 +9,7 @@
 
 use super::commands::{
     self, ANSWER_KIND_PAIRS, ANSWER_KIND_VALUE, Answer, AnswerList, Command, CommandOrQuery, Pair, Query, TimeToLive,
-    put_option,
+    put_optional_blob,
 };
 use super::decide::{Change, StoredValue, decide, key_of};
 use super::expiry::Expiry;
@@ -42,7 +42,7 @@ pub struct Kv {
     now: ClusterTime,
     expiry: Expiry,
     /// The state at the last freeze, while it is being serialized.
-    frozen: Option<FrozenMap>,
+    frozen_map: Option<FrozenMap>,
 }
 
 /// A key, its value, and the hash of the pair. A cache line holds exactly two slots, and no slot spans two lines.
@@ -120,7 +120,7 @@ struct KeyLookup<'a> {
 type StagedChanges<'a> = BTreeMap<&'a [u8], Option<(Cow<'a, [u8]>, Option<ClusterTime>)>>;
 
 impl Kv {
-    /// An empty map.
+    /// An empty map, whose clock is at zero.
     pub fn new() -> Kv {
         Kv::default()
     }
@@ -166,20 +166,20 @@ impl Kv {
     /// Returns whether there were any keys.
     fn prefetch_keys(&self, keys: &mut dyn Iterator<Item = &[u8]>) -> bool {
         let mut hashes = [0; PREFETCHED_KEYS_MAX];
-        let mut count = 0;
+        let mut key_count = 0;
         for (key_hash, key) in hashes.iter_mut().zip(keys) {
             *key_hash = hash(0, key);
-            count += 1;
+            key_count += 1;
         }
         // Three short loops: the memory accesses within one loop do not depend on each other and can overlap.
         let slots = hashes.map(|hash| self.index.guess(hash));
         let pairs = slots.map(|slot| slot.map_or(&[][..], |slot| &*self.slots[slot as usize].pair));
-        for pair in &pairs[..count] {
+        for pair in &pairs[..key_count] {
             if let [first, .., last] = pair {
                 black_box(first ^ pair[pair.len() / 2] ^ last);
             }
         }
-        count > 0
+        key_count > 0
     }
 
     fn execute(&mut self, command: &Command<'_>) -> Answer {
@@ -264,7 +264,7 @@ impl Kv {
     }
 
     fn apply_change(&mut self, lookup: &KeyLookup<'_>, change: Change<'_>) {
-        if let Some(frozen) = &mut self.frozen
+        if let Some(frozen) = &mut self.frozen_map
             && !matches!(change, Change::Keep)
         {
             frozen.save_old_value(lookup.key, lookup.slot.map(|slot| self.slots[slot as usize].stored_value()));
@@ -316,15 +316,15 @@ impl Kv {
         }
     }
 
-    fn insert(&mut self, lookup: &KeyLookup<'_>, new: Slot) -> u32 {
+    fn insert(&mut self, lookup: &KeyLookup<'_>, new_slot: Slot) -> u32 {
         let slot = match self.free_slots.pop() {
             Some(slot) => {
-                self.slots[slot as usize] = new;
+                self.slots[slot as usize] = new_slot;
                 slot
             }
             None => {
                 let slot = u32::try_from(self.slots.len()).expect("four billion keys do not fit in memory");
-                self.slots.push(new);
+                self.slots.push(new_slot);
                 slot
             }
         };
@@ -334,7 +334,7 @@ impl Kv {
     }
 
     /// Frees the memory of up to `count` expired keys, the one that expired first before the others.
-    fn free_expired(&mut self, count: usize) {
+    fn free_expired_keys(&mut self, count: usize) {
         for _ in 0..count {
             let Some(slot) = self.expiry.first_overdue() else { return };
             let key = self.slots[slot as usize].key().to_vec();
@@ -390,8 +390,8 @@ impl Kv {
         let mut count: u32 = 0;
         for (key, slot) in self.range(scan_start(prefix, after)).take_while(|(key, _)| key.starts_with(prefix)) {
             let value = slot.value();
-            let size = 8 + key.len() + value.len();
-            if count == limit || (out.len() + size) as u64 > ANSWER_BYTES_MAX {
+            let encoded_pair_bytes = 8 + key.len() + value.len();
+            if count == limit || (out.len() + encoded_pair_bytes) as u64 > ANSWER_BYTES_MAX {
                 out[1] = 1;
                 break;
             }
@@ -427,7 +427,7 @@ impl StateMachine for Kv {
     fn advance(&mut self, time: ClusterTime) {
         self.now = self.now.max(time);
         self.expiry.advance(self.now, &mut self.digest);
-        self.free_expired(FREED_KEYS_PER_ENTRY_MAX);
+        self.free_expired_keys(FREED_KEYS_PER_ENTRY_MAX);
     }
 
     fn finish_restore(&mut self, time: ClusterTime) {
@@ -435,7 +435,7 @@ impl StateMachine for Kv {
     }
 
     fn expire_due(&mut self) {
-        self.free_expired(FREED_KEYS_PER_TICK_MAX);
+        self.free_expired_keys(FREED_KEYS_PER_TICK_MAX);
     }
 
     fn next_deadline(&self) -> Option<ClusterTime> {
@@ -449,7 +449,7 @@ impl StateMachine for Kv {
                 let value = self.get(key);
                 let mut out = BytesMut::with_capacity(6 + value.map_or(0, <[u8]>::len));
                 out.put_u8(ANSWER_KIND_VALUE);
-                put_option(&mut out, value);
+                put_optional_blob(&mut out, value);
                 out.freeze()
             }
             Ok(Query::Scan { prefix, after, limit }) => self.scan(prefix, after, limit),
@@ -469,11 +469,11 @@ impl StateMachine for Kv {
     }
 
     fn freeze(&mut self) {
-        self.frozen = Some(FrozenMap::at(self.now));
+        self.frozen_map = Some(FrozenMap::at(self.now));
     }
 
     fn next_chunk(&mut self, bytes: usize) -> Option<Bytes> {
-        let frozen = self.frozen.as_mut()?;
+        let frozen = self.frozen_map.as_mut()?;
         let unserialized_keys = self.by_key.range::<[u8], _>((frozen.unserialized_from(), Bound::Unbounded));
         let current = unserialized_keys.map(|(key, slot)| (&**key, self.slots[*slot as usize].stored_value()));
         let chunk = frozen.next_chunk(bytes, current);
@@ -484,7 +484,7 @@ impl StateMachine for Kv {
     }
 
     fn end_snapshot(&mut self) {
-        self.frozen = None;
+        self.frozen_map = None;
     }
 
     fn empty(&self) -> Kv {
@@ -513,8 +513,8 @@ fn scan_start<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> 
 
 /// A pair's part of the digest; `key_hash` is the hash of its key.
 fn pair_hash(key_hash: u64, value: &[u8], deadline: Option<ClusterTime>) -> u64 {
-    let without_deadline = hash(key_hash, value);
-    deadline.map_or(without_deadline, |deadline| hash_numbers([without_deadline, deadline.0]))
+    let hash_without_deadline = hash(key_hash, value);
+    deadline.map_or(hash_without_deadline, |deadline| hash_numbers([hash_without_deadline, deadline.0]))
 }
 
 mod walk;

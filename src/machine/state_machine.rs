@@ -10,10 +10,11 @@ use bytes::Bytes;
 pub struct Context {
     /// The index of the entry that holds the command.
     pub index: Index,
-    /// The term of that entry. It grows with each leader, so a machine can tell an earlier leader's commands from the
-    /// current leader's (for a fencing token, say).
+    /// The term of the entry that holds the command. It grows with each leader, so a machine can tell an earlier
+    /// leader's commands from the current leader's (for a fencing token, say).
     pub term: Term,
-    /// The time of that entry by the cluster's clock: the time of the last call of [`StateMachine::advance`].
+    /// The time of the entry that holds the command, by the cluster's clock: the time of the last call of
+    /// [`StateMachine::advance`].
     pub time: ClusterTime,
 }
 
@@ -85,8 +86,8 @@ pub trait StateMachine: Send + 'static {
     fn freeze(&mut self);
 
     /// Serializes the next chunk of the frozen state, about `bytes` long: at most
-    /// [`CHUNK_EXCESS_MAX`](crate::limits::CHUNK_EXCESS_MAX) longer, possibly shorter, even empty. `None` after the
-    /// last chunk, which ends the snapshot, and if nothing is frozen.
+    /// [`CHUNK_EXCESS_BYTES_MAX`](crate::limits::CHUNK_EXCESS_BYTES_MAX) longer, possibly shorter, even empty. `None`
+    /// after the last chunk, which ends the snapshot, and if nothing is frozen.
     ///
     /// The concatenated chunks are the same on all nodes that froze the same state.
     fn next_chunk(&mut self, bytes: usize) -> Option<Bytes>;

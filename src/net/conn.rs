@@ -42,7 +42,7 @@ pub struct Conn {
     pub output: OutputLanes,
     /// Client requests that were accepted and are not answered yet.
     pub unanswered_requests: usize,
-    /// When bytes were last read from the socket; the time of the connection before the first read.
+    /// When bytes were last read from the socket; before the first read, when the connection was created.
     pub last_read_at: Time,
     /// When the running timeout started: for a hello, for the rest of a frame, or for a gateway client's next input.
     /// `None` while no timeout runs.
@@ -67,8 +67,8 @@ pub struct Conn {
     /// Whether an operator's command opened the connection. Such a connection takes one of the slots that are reserved
     /// for operators, and must not propose writes.
     pub is_operator: bool,
-    /// The memory of the connection in bytes, as last counted for the bound on all clients. 0 for peers.
-    pub held_bytes: usize,
+    /// The part of the connection in the memory count of all clients, in bytes; 0 for a peer, which is not counted.
+    pub counted_memory_bytes: usize,
     /// The total bytes that the socket had accepted by the last sweep, to measure the progress since.
     pub sent_bytes_at_last_sweep: u64,
     /// The number of consecutive sweeps in which the socket accepted almost no bytes.
@@ -111,7 +111,7 @@ impl Conn {
             remote_closed: false,
             gateway: None,
             is_operator: false,
-            held_bytes: 0,
+            counted_memory_bytes: 0,
             sent_bytes_at_last_sweep: 0,
             stalled_sweeps: 0,
             timeout: None,
@@ -179,14 +179,14 @@ impl Conn {
             MemoryPressure::High => {
                 self.gateway.as_ref().map_or(0, GatewayConnection::queued_bytes) > 4 * GUARANTEED_CONN_BYTES
             }
-            MemoryPressure::OverBound => self.held_bytes > GUARANTEED_CONN_BYTES,
+            MemoryPressure::OverBound => self.counted_memory_bytes > GUARANTEED_CONN_BYTES,
         }
     }
 
     /// The memory of the connection in bytes: output, queued requests, and incomplete input.
-    pub fn memory_use(&self) -> usize {
-        let gateway = self.gateway.as_ref().map_or(0, GatewayConnection::queued_bytes);
-        self.output.allocated_bytes() + self.input.len() + self.reader.allocated_bytes() + gateway
+    pub fn memory_bytes(&self) -> usize {
+        let gateway_bytes = self.gateway.as_ref().map_or(0, GatewayConnection::queued_bytes);
+        self.output.allocated_bytes() + self.input.len() + self.reader.allocated_bytes() + gateway_bytes
     }
 
     /// Appends the bytes of one read to the input. Bytes that arrive while the input is empty are copied to an
@@ -249,14 +249,15 @@ impl Conn {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
-        let mid_frame = !self.input.is_empty() || self.reader.has_partial_frame();
+        let has_partial_frame = !self.input.is_empty() || self.reader.has_partial_frame();
         let in_handshake = matches!(self.role, Role::Handshaking | Role::Connecting(_));
-        self.timeout_started_at = if mid_frame || in_handshake { self.timeout_started_at.or(Some(now)) } else { None };
+        self.timeout_started_at =
+            if has_partial_frame || in_handshake { self.timeout_started_at.or(Some(now)) } else { None };
     }
 
     /// Restarts the idle timeout if output remains and the socket was used since the last sweep: a client that still
     /// reads its output is not idle.
-    pub fn extend_timeout(&mut self, now: Time, options: &Options) {
+    pub fn extend_idle_timeout(&mut self, now: Time, options: &Options) {
         if self.used_since_sweep && !self.output.is_empty() && self.timeout == Some(options.idle_timeout) {
             self.timeout_started_at = Some(now);
         }

@@ -13,7 +13,7 @@ pub struct Credentials {
     pub password: Option<Password>,
 }
 
-/// The files that contain the credentials.
+/// The files that the credentials are read from at the start, and again on a reload.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CredentialFiles {
     /// The PEM files of the certificates; `None` without TLS.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The same line is logged at most once in this time. Without the limit a dead peer, which is dialed ten times a
 /// second, would fill the log.
-const SAME_LINE_INTERVAL: Duration = Duration::from_secs(60);
+const SAME_LOG_LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The cause of a failed connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,11 +110,11 @@ impl RecentLogLines {
     /// Records a line, unless it was recorded within the last minute or the record is full. Returns whether the caller
     /// has to log the line.
     pub fn record_if_new(&mut self, now: Time, line: &str) -> bool {
-        if self.lines.get(line).is_some_and(|at| now.since(*at) < SAME_LINE_INTERVAL) {
+        if self.lines.get(line).is_some_and(|at| now.since(*at) < SAME_LOG_LINE_INTERVAL) {
             return false;
         }
         if self.lines.len() >= self.lines_max {
-            self.lines.retain(|_, at| now.since(*at) < SAME_LINE_INTERVAL);
+            self.lines.retain(|_, at| now.since(*at) < SAME_LOG_LINE_INTERVAL);
         }
         let has_room = self.lines.len() < self.lines_max;
         if has_room {
@@ -130,21 +130,21 @@ mod tests {
 
     #[test]
     fn line_is_logged_once_a_minute() {
-        let mut recent = RecentLogLines::new(8);
+        let mut recent_lines = RecentLogLines::new(8);
         let at = |seconds| Time::ZERO + Duration::from_secs(seconds);
-        assert!(recent.record_if_new(at(1), "n2: refused"));
-        assert!(!recent.record_if_new(at(60), "n2: refused"));
-        assert!(recent.record_if_new(at(60), "n2: closed"), "another cause is another line");
-        assert!(recent.record_if_new(at(61), "n2: refused"));
+        assert!(recent_lines.record_if_new(at(1), "n2: refused"));
+        assert!(!recent_lines.record_if_new(at(60), "n2: refused"));
+        assert!(recent_lines.record_if_new(at(60), "n2: closed"), "another cause is another line");
+        assert!(recent_lines.record_if_new(at(61), "n2: refused"));
     }
 
     #[test]
     fn number_of_remembered_lines_is_bounded() {
-        let mut recent = RecentLogLines::new(20);
-        let logged = (0..10_000).filter(|n| recent.record_if_new(Time::ZERO, &n.to_string())).count();
-        assert_eq!((logged, recent.lines.len()), (20, 20));
-        assert!(recent.record_if_new(Time::ZERO + SAME_LINE_INTERVAL, "later"));
-        assert_eq!(recent.lines.len(), 1);
+        let mut recent_lines = RecentLogLines::new(20);
+        let logged_count = (0..10_000).filter(|n| recent_lines.record_if_new(Time::ZERO, &n.to_string())).count();
+        assert_eq!((logged_count, recent_lines.lines.len()), (20, 20));
+        assert!(recent_lines.record_if_new(Time::ZERO + SAME_LOG_LINE_INTERVAL, "later"));
+        assert_eq!(recent_lines.lines.len(), 1);
     }
 
     #[test]

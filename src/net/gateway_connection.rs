@@ -4,7 +4,7 @@ use super::options::Options;
 use crate::api::{Refusal, Reply};
 use crate::gateway::http::connection as http;
 use crate::gateway::redis::connection as redis;
-use crate::pipeline::{NodeRequest, Tally};
+use crate::pipeline::{NodeRequest, RequestTally};
 use crate::types::{SessionId, Time};
 use bytes::BytesMut;
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl GatewayConnection {
         matches!(self, GatewayConnection::Http(http) if http.is_probe())
     }
 
-    /// The number of requests without a reply.
+    /// The number of requests that were received and are not answered yet.
     pub fn pending_requests(&self) -> usize {
         match self {
             GatewayConnection::Redis(redis) => redis.pipeline.queued_commands(),
@@ -38,7 +38,7 @@ impl GatewayConnection {
     pub fn queued_bytes(&self) -> usize {
         match self {
             GatewayConnection::Redis(redis) => {
-                redis.pipeline.bytes() + redis.transaction.as_ref().map_or(0, |transaction| transaction.bytes)
+                redis.pipeline.bytes() + redis.transaction.as_ref().map_or(0, |transaction| transaction.memory_bytes)
             }
             GatewayConnection::Http(http) => http.pipeline.bytes(),
         }
@@ -77,7 +77,7 @@ impl GatewayConnection {
     }
 
     /// Returns the counts of requests and failures since the last call, and resets them.
-    pub fn take_tally(&mut self) -> Tally {
+    pub fn take_tally(&mut self) -> RequestTally {
         std::mem::take(match self {
             GatewayConnection::Redis(redis) => &mut redis.pipeline.tally,
             GatewayConnection::Http(http) => &mut http.pipeline.tally,
@@ -101,7 +101,7 @@ impl GatewayConnection {
     }
 
     /// When [`GatewayConnection::pump`] is due even without an event, to retry a request; never if no retry waits.
-    pub fn deadline(&self) -> Time {
+    pub fn next_pump_at(&self) -> Time {
         match self {
             GatewayConnection::Redis(redis) => redis.pipeline.deadline(),
             GatewayConnection::Http(http) => http.pipeline.deadline(),
@@ -125,21 +125,21 @@ impl GatewayConnection {
         }
     }
 
-    /// The timeout for the client's next input, of which `buffered` bytes have arrived; `None` for no timeout.
-    pub fn input_timeout(&self, buffered: usize, options: &Options) -> Option<Duration> {
+    /// The timeout for the client's next input, of which `buffered_bytes` bytes have arrived; `None` for no timeout.
+    pub fn input_timeout(&self, buffered_bytes: usize, options: &Options) -> Option<Duration> {
         match self {
             GatewayConnection::Redis(redis) if redis.reader.has_partial_command() => Some(options.frame_timeout),
             // An authenticated client may stay idle without limit. A client without the password may not.
             GatewayConnection::Redis(redis) => (!redis.client.is_authenticated).then_some(options.idle_timeout),
             GatewayConnection::Http(http) if http.awaits_body() => Some(options.frame_timeout),
-            GatewayConnection::Http(_) if buffered > 0 => Some(options.request_head_timeout),
+            GatewayConnection::Http(_) if buffered_bytes > 0 => Some(options.request_head_timeout),
             GatewayConnection::Http(http) => (http.pipeline.queued_commands() == 0).then_some(options.idle_timeout),
         }
     }
 
     /// Whether input after the last reply is read and discarded before the socket is closed. If a socket with unread
     /// input is closed, the kernel sends a reset, and the client may lose the reply.
-    pub fn lingers(&self) -> bool {
+    pub fn discards_input_before_close(&self) -> bool {
         match self {
             GatewayConnection::Redis(redis) => redis.input_malformed,
             GatewayConnection::Http(_) => true,

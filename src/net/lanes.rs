@@ -17,7 +17,7 @@ const READY_BYTES_TARGET: usize = PIECE_BYTES_MAX;
 #[derive(Debug, Default)]
 pub struct OutputLanes {
     /// Complete short frames, and pieces of long frames, ready to be written.
-    ready: BytesMut,
+    ready_bytes: BytesMut,
     /// Long frames of which some or all bytes are not in the ready buffer yet.
     long_frames: VecDeque<LongFrame>,
     /// The bytes of `long_frames` that are not cut into pieces yet.
@@ -32,7 +32,7 @@ struct LongFrame {
     kind: FrameKind,
     content: Bytes,
     /// How many bytes of the content were moved to the ready buffer, in pieces.
-    sent_bytes: usize,
+    cut_bytes: usize,
 }
 
 /// The result of writing the output to a socket.
@@ -47,12 +47,12 @@ pub enum WriteOutcome {
 impl OutputLanes {
     /// The number of bytes that wait to be written.
     pub fn pending_bytes(&self) -> usize {
-        self.ready.len() + self.uncut_bytes
+        self.ready_bytes.len() + self.uncut_bytes
     }
 
     /// The memory of the output in bytes, including the unused capacity of the ready buffer.
     pub fn allocated_bytes(&self) -> usize {
-        self.ready.capacity() + self.uncut_bytes
+        self.ready_bytes.capacity() + self.uncut_bytes
     }
 
     /// The total bytes that the socket has accepted since it was opened.
@@ -66,40 +66,40 @@ impl OutputLanes {
     }
 
     /// The bytes to be written next, before any long frame. Handshakes and gateways append to them directly.
-    pub fn ready(&mut self) -> &mut BytesMut {
-        &mut self.ready
+    pub fn ready_buffer(&mut self) -> &mut BytesMut {
+        &mut self.ready_bytes
     }
 
     /// Adds a short frame that overtakes all long frames.
     pub fn push_urgent_frame(&mut self, kind: FrameKind, write_content: impl FnOnce(&mut BytesMut)) {
-        put_frame(&mut self.ready, kind, write_content);
+        put_frame(&mut self.ready_bytes, kind, write_content);
     }
 
     /// Adds a frame behind all frames that are not urgent. `size` is the length of its content in bytes, or slightly
     /// more.
     pub fn push_frame(&mut self, kind: FrameKind, size: usize, write_content: impl FnOnce(&mut BytesMut)) {
         if self.long_frames.is_empty() && size <= PIECE_BYTES_MAX {
-            put_frame(&mut self.ready, kind, write_content);
+            put_frame(&mut self.ready_bytes, kind, write_content);
             return;
         }
         let mut content = BytesMut::with_capacity(size);
         write_content(&mut content);
         self.uncut_bytes += content.len();
-        self.long_frames.push_back(LongFrame { kind, content: content.freeze(), sent_bytes: 0 });
+        self.long_frames.push_back(LongFrame { kind, content: content.freeze(), cut_bytes: 0 });
     }
 
     /// Writes as much of the output as the socket accepts.
     pub fn write(&mut self, stream: &mut impl Write) -> io::Result<WriteOutcome> {
         loop {
             self.cut_pieces();
-            if self.ready.is_empty() {
-                self.ready.clear();
+            if self.ready_bytes.is_empty() {
+                self.ready_bytes.clear();
                 return Ok(WriteOutcome::Complete);
             }
-            match stream.write(&self.ready) {
+            match stream.write(&self.ready_bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
-                    self.ready.advance(n);
+                    self.ready_bytes.advance(n);
                     self.sent_bytes += n as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(WriteOutcome::Partial),
@@ -109,20 +109,20 @@ impl OutputLanes {
         }
     }
 
-    /// Cuts pieces off the long frames until enough bytes are ready.
+    /// Cuts pieces off the long frames until `READY_BYTES_TARGET` bytes are ready, or no long frame is left.
     fn cut_pieces(&mut self) {
-        while self.ready.len() < READY_BYTES_TARGET
+        while self.ready_bytes.len() < READY_BYTES_TARGET
             && let Some(frame) = self.long_frames.front_mut()
         {
-            let sent_before = frame.sent_bytes;
+            let cut_before = frame.cut_bytes;
             if frame.content.len() <= PIECE_BYTES_MAX {
-                put_frame(&mut self.ready, frame.kind, |out| out.put_slice(&frame.content));
-                frame.sent_bytes = frame.content.len();
+                put_frame(&mut self.ready_bytes, frame.kind, |out| out.put_slice(&frame.content));
+                frame.cut_bytes = frame.content.len();
             } else {
-                frame.sent_bytes = put_piece(&mut self.ready, frame.kind, &frame.content, frame.sent_bytes);
+                frame.cut_bytes = put_piece(&mut self.ready_bytes, frame.kind, &frame.content, frame.cut_bytes);
             }
-            self.uncut_bytes -= frame.sent_bytes - sent_before;
-            if frame.sent_bytes == frame.content.len() {
+            self.uncut_bytes -= frame.cut_bytes - cut_before;
+            if frame.cut_bytes == frame.content.len() {
                 self.long_frames.pop_front();
             }
         }
@@ -130,7 +130,7 @@ impl OutputLanes {
 
     /// Frees the buffers if no output waits. The count of sent bytes stays.
     pub fn free_buffers(&mut self) {
-        if self.is_empty() && self.ready.capacity() > 0 {
+        if self.is_empty() && self.ready_bytes.capacity() > 0 {
             *self = OutputLanes { sent_bytes: self.sent_bytes, ..OutputLanes::default() };
         }
     }
@@ -141,20 +141,20 @@ mod tests {
     use super::*;
     use crate::wire::frame::{Frame, FrameReader};
 
-    /// A writer that accepts a few bytes at a time and then would block.
+    /// A writer that accepts `bytes_until_block` bytes and then would block.
     struct SlowWriter {
-        accepted: BytesMut,
-        capacity: usize,
+        accepted_bytes: BytesMut,
+        bytes_until_block: usize,
     }
 
     impl Write for SlowWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let n = bytes.len().min(self.capacity);
+            let n = bytes.len().min(self.bytes_until_block);
             if n == 0 {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            self.accepted.extend_from_slice(&bytes[..n]);
-            self.capacity -= n;
+            self.accepted_bytes.extend_from_slice(&bytes[..n]);
+            self.bytes_until_block -= n;
             Ok(n)
         }
 
@@ -171,7 +171,7 @@ mod tests {
     fn urgent_frame_overtakes_and_others_keep_order() {
         let (long, short) = (vec![7; 10 * PIECE_BYTES_MAX], b"short".to_vec());
         let mut output = OutputLanes::default();
-        let mut stream = SlowWriter { accepted: BytesMut::new(), capacity: 0 };
+        let mut stream = SlowWriter { accepted_bytes: BytesMut::new(), bytes_until_block: 0 };
         push(&mut output, &long);
         push(&mut output, &short);
         assert_eq!(output.pending_bytes(), long.len() + short.len());
@@ -182,10 +182,10 @@ mod tests {
         let mut received: Vec<(Frame, usize)> = Vec::new();
         let mut accepted_bytes_max = 0;
         while received.len() < 3 {
-            stream.capacity = 1000;
+            stream.bytes_until_block = 1000;
             accepted_bytes_max += 1000;
             output.write(&mut stream).unwrap();
-            while let Some(frame) = reader.next(&mut stream.accepted).unwrap() {
+            while let Some(frame) = reader.next(&mut stream.accepted_bytes).unwrap() {
                 received.push((frame, accepted_bytes_max));
             }
         }

@@ -21,7 +21,7 @@ pub struct OutboundLink {
     /// The addresses of the peer, in the order in which they are dialed; the first is in use or next. A host name is
     /// resolved again for each attempt. Never empty.
     addresses: VecDeque<String>,
-    /// Whether the link is down, being dialed, or up.
+    /// Whether the link is down, waits for a host name, is being dialed, or is up.
     pub state: LinkState,
     /// The number of failures since the link was last up. It sets the pause before the next dial.
     pub failures_since_up: u32,
@@ -54,7 +54,7 @@ impl OutboundLinks {
     pub fn set_peers(&mut self, addresses_by_peer: BTreeMap<NodeId, Vec<String>>) -> Vec<Token> {
         let mut orphan_connections = Vec::new();
         self.links.retain(|peer, link| match addresses_by_peer.get(peer) {
-            // A link stays, in any state, if the address that it uses is still listed.
+            // A link is kept, whatever its state, if the address that it uses is still listed.
             Some(addresses) if addresses.contains(link.addresses.front().unwrap_or(&String::new())) => true,
             _ => {
                 orphan_connections.extend(link.token());
@@ -99,8 +99,8 @@ impl OutboundLinks {
         self.links.keys().filter_map(|peer| Some((*peer, self.connection(*peer)?)))
     }
 
-    /// A peer whose link is due to be dialed; `None` if no link is.
-    pub fn next_due(&self, now: Time) -> Option<NodeId> {
+    /// A peer whose link is due to be dialed; `None` if no dial is due.
+    pub fn next_peer_to_dial(&self, now: Time) -> Option<NodeId> {
         self.links
             .iter()
             .find(|(_, link)| matches!(link.state, LinkState::Down(at) if at <= now))
@@ -108,7 +108,7 @@ impl OutboundLinks {
     }
 
     /// When the next link is due to be dialed; never if no link is down.
-    pub fn deadline(&self) -> Time {
+    pub fn next_dial_at(&self) -> Time {
         let redial_at = |link: &OutboundLink| match link.state {
             LinkState::Down(at) => Some(at),
             LinkState::Resolving | LinkState::Dialed(_) | LinkState::Up(_) => None,
@@ -208,19 +208,19 @@ mod tests {
         assert!(links.set_peers(peers_at(&["b:1"])).is_empty());
         let mut now = Time::ZERO;
         for _ in 0..100 {
-            assert_eq!(links.next_due(now), Some(id(2)));
+            assert_eq!(links.next_peer_to_dial(now), Some(id(2)));
             links.mark_dialed(id(2), Token(7));
-            assert_eq!((links.next_due(now), links.deadline()), (None, Time::NEVER));
+            assert_eq!((links.next_peer_to_dial(now), links.next_dial_at()), (None, Time::NEVER));
             links.mark_down(id(2), now);
-            assert!(links.deadline() <= now + options.redial_pause_max);
-            now = links.deadline();
+            assert!(links.next_dial_at() <= now + options.redial_pause_max);
+            now = links.next_dial_at();
         }
         links.mark_dialed(id(2), Token(8));
         links.mark_up(id(2), Token(8));
         assert_eq!(links.connection(id(2)), Some(Token(8)));
         // The peer has another address: the connection to the old one is closed.
         assert_eq!(links.set_peers(peers_at(&["c:1"])), vec![Token(8)]);
-        assert_eq!(links.next_due(now), Some(id(2)));
+        assert_eq!(links.next_peer_to_dial(now), Some(id(2)));
         // With two addresses for a peer, each is dialed in turn.
         assert!(links.set_peers(peers_at(&["d:1", "c:1"])).is_empty());
         let mut dialed = Vec::new();

@@ -14,7 +14,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct PeerWarnings {
     /// For each peer, the latest run (one start of its process) that is known, and the id of the disk it ran on.
-    runs: BTreeMap<NodeId, (DiskId, Run)>,
+    latest_runs: BTreeMap<NodeId, (DiskId, Run)>,
     /// The reason why each rejected peer is rejected, and the time of its last attempt.
     rejections: BTreeMap<NodeId, (Time, String)>,
     /// No warning is logged before this time.
@@ -22,10 +22,10 @@ pub struct PeerWarnings {
 }
 
 impl PeerWarnings {
-    /// Records that a peer was rejected because its disk id is not `known`, and warns unless a warning was logged
+    /// Records that a peer was rejected because its disk id is not `known_disk`, and warns unless a warning was logged
     /// within the last ten seconds.
-    pub fn warn_of_disk(&mut self, now: Time, me: NodeId, peer: NodeId, known: DiskId, disk: DiskId) {
-        self.rejections.insert(peer, (now, format!("comes with disk {disk}, and had disk {known}")));
+    pub fn warn_of_disk(&mut self, now: Time, me: NodeId, peer: NodeId, known_disk: DiskId, disk: DiskId) {
+        self.rejections.insert(peer, (now, format!("comes with disk {disk}, and had disk {known_disk}")));
         if self.next_warning_at > now {
             return;
         }
@@ -33,14 +33,14 @@ impl PeerWarnings {
         let id = peer.get();
         log::warn!(
             node = me.get();
-            "{peer} connects with disk {disk} and had disk {known}: its messages are rejected, and it counts for no \
-             quorum. Bring back the directory it had; or, if that is lost: drave member remove {id}, and: drave member \
-             add {id}=HOST:PORT"
+            "{peer} connects with disk {disk} and had disk {known_disk}: its messages are rejected, and it counts for \
+             no quorum. Bring back the directory it had; or, if that is lost: drave member remove {id}, and: drave \
+             member add {id}=HOST:PORT"
         );
     }
 
-    /// Records that a peer dials this node and holds another log, and warns unless a warning was logged within the last
-    /// ten seconds.
+    /// Records that a peer dials this node and holds a log other than this node's, and warns unless a warning was
+    /// logged within the last ten seconds.
     pub fn warn_of_log(&mut self, now: Time, me: NodeId, peer: NodeId, (own_log, peer_log): (LogId, LogId)) {
         self.rejections.insert(peer, (now, format!("holds another log, {peer_log}")));
         if self.next_warning_at > now {
@@ -61,9 +61,9 @@ impl PeerWarnings {
         if run.starts == 0 {
             return;
         }
-        let latest_run = self.runs.get(&peer).filter(|(known, _)| *known == disk).map(|(_, run)| *run);
-        let Some(latest_run) = latest_run.filter(|latest| latest.is_later_than(run)) else {
-            self.runs.insert(peer, (disk, run));
+        let latest_run = self.latest_runs.get(&peer).filter(|(known, _)| *known == disk).map(|(_, run)| *run);
+        let Some(latest_run) = latest_run.filter(|latest| latest.reveals_copied_directory(run)) else {
+            self.latest_runs.insert(peer, (disk, run));
             return;
         };
         if self.next_warning_at > now {
@@ -102,16 +102,16 @@ impl PeerWarnings {
 
     /// Forgets all peers for which `is_peer` is false. A peer that was removed, or added again, may have any disk.
     pub fn retain_peers(&mut self, is_peer: impl Fn(NodeId) -> bool) {
-        self.runs.retain(|peer, _| is_peer(*peer));
+        self.latest_runs.retain(|peer, _| is_peer(*peer));
         self.rejections.retain(|peer, _| is_peer(*peer));
     }
 }
 
 impl Run {
-    /// Whether `other`, a run on a disk with the same id, must be from another copy of the data directory: another
-    /// process, whose directory was started no more often than that of this run.
-    fn is_later_than(self, other: Run) -> bool {
-        self.id != other.id && self.starts >= other.starts
+    /// Whether a peer that ran as `self` and now connects as `next`, with the same disk id, has a copied directory:
+    /// `next` is another process, and its directory counts no more starts than that of `self`.
+    fn reveals_copied_directory(self, next: Run) -> bool {
+        self.id != next.id && self.starts >= next.starts
     }
 }
 
@@ -122,21 +122,21 @@ mod tests {
     #[test]
     fn earlier_run_after_a_later_one_reveals_a_copied_directory() {
         let run = |id, starts| Run { id, starts };
-        assert!(!run(1, 5).is_later_than(run(1, 5)), "the same run connects again");
-        assert!(!run(1, 5).is_later_than(run(2, 6)), "the node was restarted");
-        assert!(run(1, 5).is_later_than(run(2, 4)), "an older copy");
-        assert!(run(1, 5).is_later_than(run(2, 5)), "two copies, both started");
+        assert!(!run(1, 5).reveals_copied_directory(run(1, 5)), "the same run connects again");
+        assert!(!run(1, 5).reveals_copied_directory(run(2, 6)), "the node was restarted");
+        assert!(run(1, 5).reveals_copied_directory(run(2, 4)), "an older copy");
+        assert!(run(1, 5).reveals_copied_directory(run(2, 5)), "two copies, both started");
     }
 
     #[test]
     fn rejection_reason_is_kept_until_acceptance_or_silence() {
         let node = |n| NodeId::new(n).unwrap();
         let mut warnings = PeerWarnings::default();
-        let later = Time(1) + WARN_INTERVAL;
+        let after_interval = Time(1) + WARN_INTERVAL;
         for _ in 0..2 {
             warnings.warn_of_disk(Time(1), node(1), node(2), DiskId(7), DiskId(8));
             assert!(warnings.rejection_reason(Time(1), node(2)).is_some_and(|reason| reason.contains("had disk")));
-            assert_eq!(warnings.rejection_reason(later, node(2)), None);
+            assert_eq!(warnings.rejection_reason(after_interval, node(2)), None);
             assert_eq!(warnings.rejection_reason(Time(1), node(3)), None);
         }
         warnings.record_run(Time(2), node(1), node(2), (DiskId(7), Run { id: 1, starts: 1 }));
@@ -156,16 +156,16 @@ mod tests {
         };
         assert_eq!(record_run_at(1, 7, 5), Time::ZERO);
         assert_ne!(record_run_at(2, 7, 4), Time::ZERO);
-        let next_warning = record_run_at(3, 7, 5);
-        assert_eq!(record_run_at(u64::MAX / 2, 7, 6), next_warning, "a higher count of starts is no older copy");
+        let next_warning_at = record_run_at(3, 7, 5);
+        assert_eq!(record_run_at(u64::MAX / 2, 7, 6), next_warning_at, "a higher count of starts is no older copy");
         assert_eq!(
             record_run_at(u64::MAX / 2 + 1, 7, 0),
-            next_warning,
+            next_warning_at,
             "no warning about a peer that does not count its starts"
         );
         assert_eq!(
             record_run_at(u64::MAX / 2 + 2, 8, 1),
-            next_warning,
+            next_warning_at,
             "counts of starts on different disks are not compared"
         );
     }

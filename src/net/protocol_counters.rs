@@ -2,7 +2,7 @@
 
 use crate::api::figures::{Failure, GatewayCounters, RequestError};
 use crate::api::{Reply, Request};
-use crate::pipeline::Tally;
+use crate::pipeline::RequestTally;
 use std::collections::BTreeMap;
 
 /// A protocol that clients use.
@@ -29,7 +29,8 @@ impl ClientProtocol {
     }
 }
 
-/// The counts of one protocol since the start. The keys of the maps are names of enum variants, so the maps stay small.
+/// The counts of one protocol since the start of the process. The keys of the maps are names of enum variants, so the
+/// maps stay small.
 #[derive(Debug, Default)]
 struct ProtocolCounts {
     clients_accepted: u64,
@@ -63,7 +64,7 @@ impl ProtocolCounters {
     }
 
     /// Adds the counts that a gateway connection has collected since its last call of `take_tally`.
-    pub fn add_tally(&mut self, protocol: ClientProtocol, tally: Tally) {
+    pub fn add_tally(&mut self, protocol: ClientProtocol, tally: RequestTally) {
         let counts = self.counts_mut(protocol);
         counts.requests += u64::from(tally.requests);
         counts.writes += u64::from(tally.writes);
@@ -88,7 +89,7 @@ impl ProtocolCounters {
     }
 
     /// Counts the reply to a native client, if it is a failure.
-    pub fn count_reply(&mut self, reply: &Reply) {
+    pub fn count_reply_failure(&mut self, reply: &Reply) {
         match reply {
             Reply::Refused(refusal) => {
                 self.counts_mut(ClientProtocol::Native).count_failure(Failure::Refused(refusal.name()))
@@ -101,16 +102,16 @@ impl ProtocolCounters {
     }
 
     /// Counts a malformed message of a native client.
-    pub fn count_malformed(&mut self) {
+    pub fn count_malformed_message(&mut self) {
         self.counts_mut(ClientProtocol::Native).count_failure(Failure::Error(RequestError::Malformed));
     }
 
-    /// The number of clients accepted since the start, including those that have disconnected.
+    /// The number of clients accepted since the start of the process, including those that have disconnected.
     pub fn accepted_clients(&self, protocol: ClientProtocol) -> u64 {
         self.counts[protocol as usize].clients_accepted
     }
 
-    /// The number of requests received since the start, including failed ones.
+    /// The number of requests received since the start of the process, including failed ones.
     pub fn received_requests(&self, protocol: ClientProtocol) -> u64 {
         self.counts[protocol as usize].requests
     }
@@ -156,10 +157,10 @@ mod tests {
         let mut counters = ProtocolCounters::default();
         counters.count_request(&Request::Propose { op: Default::default() });
         counters.count_request(&Request::Status);
-        counters.count_reply(&Reply::Refused(Refusal::Busy));
-        counters.count_reply(&Reply::Unknown);
+        counters.count_reply_failure(&Reply::Refused(Refusal::Busy));
+        counters.count_reply_failure(&Reply::Unknown);
         let failures = vec![Failure::Refused("stopping"), Failure::Error(RequestError::Malformed)];
-        counters.add_tally(ClientProtocol::Redis, Tally { requests: 5, writes: 1, reads: 2, failures });
+        counters.add_tally(ClientProtocol::Redis, RequestTally { requests: 5, writes: 1, reads: 2, failures });
         let figures = counters.figures();
         let native = &figures["native"];
         assert_eq!((native.writes, native.reads, native.others), (1, 0, 1));

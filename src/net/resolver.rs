@@ -97,11 +97,11 @@ mod tests {
         assert!(!resolver.has_result());
         // `none` is not a port number, so the lookup thread rejects the name without a query to a name server.
         assert!(matches!(resolver.resolve(peer, "localhost:none"), Ok(None)));
-        let started = Instant::now();
+        let started_at = Instant::now();
         // The test polls, as the event loop does before it sleeps: the waker is not marked as sleeping, so the lookup
         // thread sends no wake-up.
         while !resolver.has_result() {
-            assert!(started.elapsed() < Duration::from_secs(20), "the lookup has not ended within 20 seconds");
+            assert!(started_at.elapsed() < Duration::from_secs(20), "the lookup has not ended within 20 seconds");
             std::thread::yield_now();
         }
         assert!(resolver.has_result());

@@ -63,10 +63,10 @@ pub struct Net {
     waker: Waker,
     listener: Option<Listener>,
     connections: Connections,
-    peers: PeerLinks,
+    peer_links: PeerLinks,
     gateways: Gateways,
-    counters: ProtocolCounters,
-    /// The buffer of each read, shared by all connections.
+    protocol_counters: ProtocolCounters,
+    /// The buffer that every read from a socket fills first, shared by all connections.
     read_buffer: Box<[u8]>,
     /// Whether the node is stopping, so that new requests are refused.
     stopping: bool,
@@ -91,7 +91,7 @@ impl Net {
         let listener = Listener::register(poll.registry(), LISTENER_TOKEN, listener)?;
         Ok(Net {
             membership: MembershipView::new(me, options.machine_kind, addresses),
-            peers: PeerLinks::new(me.node, &options, waker.clone()),
+            peer_links: PeerLinks::new(me.node, &options, waker.clone()),
             connections: Connections::new(options.clients_memory_bytes_max),
             options,
             poll,
@@ -99,7 +99,7 @@ impl Net {
             waker,
             listener: Some(listener),
             gateways: Gateways::default(),
-            counters: ProtocolCounters::default(),
+            protocol_counters: ProtocolCounters::default(),
             read_buffer: vec![0; 256 << 10].into(),
             stopping: false,
             external_source_ready: false,
@@ -134,9 +134,9 @@ impl Net {
 
     /// The number of bytes that wait to be written to clients, without those to peers.
     pub fn unwritten_bytes(&self) -> usize {
-        let clients =
+        let client_connections =
             self.connections.iter().filter(|conn| matches!(conn.role, Role::Client(_) | Role::GatewayClient(_)));
-        clients.map(|conn| conn.output.pending_bytes()).sum()
+        client_connections.map(|conn| conn.output.pending_bytes()).sum()
     }
 
     /// Closes all listeners, and refuses new requests from now on. Connections stay open.
@@ -153,10 +153,10 @@ impl Net {
     /// to its configured addresses.
     pub fn set_members(&mut self, now: Time, membership: &Membership, config_position: Position) {
         let added_peers = self.membership.set_members(now, membership, config_position);
-        added_peers.into_iter().for_each(|id| self.disconnect(now, id));
+        added_peers.into_iter().for_each(|id| self.disconnect_peer(now, id));
         self.update_links(now);
         self.connections.schedule_sweep(now);
-        self.membership.warn_of_address(membership);
+        self.membership.warn_of_listed_address(membership);
     }
 
     /// The name of this node's state machine, for the status.
@@ -166,21 +166,21 @@ impl Net {
 
     /// Sets the default listen address, for a node whose listen address was not configured. A warning is logged if the
     /// membership lists the node at another address.
-    pub fn set_inferred_address(&mut self, default_address: String) {
-        self.membership.set_inferred_address(default_address);
+    pub fn set_default_listen_address(&mut self, default_address: String) {
+        self.membership.set_default_listen_address(default_address);
     }
 
     /// Closes both connections with a peer that was added again, or was removed a while ago. The peer must send its
-    /// disk id again before any further message of the peer counts.
-    fn disconnect(&mut self, now: Time, peer: NodeId) {
-        for token in self.peers.connections_of(peer) {
+    /// disk id again before any further message of the peer counts for quorums.
+    fn disconnect_peer(&mut self, now: Time, peer: NodeId) {
+        for token in self.peer_links.connections_of(peer) {
             self.close(now, token);
         }
     }
 
     /// Sets the links to all members, recent former members, and connected peers outside the configuration.
     fn update_links(&mut self, now: Time) {
-        for token in self.peers.set_peers(self.membership.addresses_to_dial()) {
+        for token in self.peer_links.set_peers(self.membership.addresses_to_dial()) {
             self.close(now, token);
         }
     }
@@ -190,7 +190,7 @@ impl Net {
         if member == self.membership.me().node {
             return self.membership.own_address();
         }
-        self.peers.get(member).map(|link| link.address())
+        self.peer_links.get(member).map(|link| link.address())
     }
 
     /// The reason why a peer that dials this node is rejected, as part of a sentence; `None` if the peer is not
@@ -205,7 +205,11 @@ impl Net {
             return Time::ZERO;
         }
         let accept_deadline = self.listener.as_ref().map_or(Time::NEVER, Listener::deadline);
-        self.peers.deadline().min(self.connections.sweep_at()).min(accept_deadline).min(self.gateways.deadline())
+        self.peer_links
+            .deadline()
+            .min(self.connections.next_sweep_at())
+            .min(accept_deadline)
+            .min(self.gateways.deadline())
     }
 
     /// Waits for poll events, at most for `timeout`, and marks the sockets that are ready. Returns whether there were
@@ -251,13 +255,13 @@ impl Net {
             self.read_connection(now, token);
         }
         self.pump_scheduled(now);
-        while let Some((peer, addresses)) = self.peers.take_lookup_result() {
+        while let Some((peer, addresses)) = self.peer_links.take_lookup_result() {
             self.dial_resolved(now, peer, addresses);
         }
-        while let Some(peer) = self.peers.next_to_dial(now) {
+        while let Some(peer) = self.peer_links.next_to_dial(now) {
             self.dial(now, peer);
         }
-        if self.connections.sweep_at() <= now {
+        if self.connections.next_sweep_at() <= now {
             self.sweep(now);
         }
     }
@@ -269,7 +273,7 @@ impl Net {
 
     /// Whether a lookup on another thread has ended. The event loop checks this once more before it sleeps.
     pub fn has_lookup_result(&mut self) -> bool {
-        self.peers.has_lookup_result()
+        self.peer_links.has_lookup_result()
     }
 
     /// Moves all events since the last call to the end of `into`, in order.
@@ -322,18 +326,18 @@ impl Net {
             }
             reads_left -= 1;
             // Buffered input is processed before more is read.
-            let read_max = if conn.pressure() == MemoryPressure::OverBound {
+            let read_bytes_max = if conn.pressure() == MemoryPressure::OverBound {
                 GUARANTEED_CONN_BYTES
             } else {
                 self.read_buffer.len()
             };
-            let outcome = if conn.has_unprocessed_input {
+            let read_outcome = if conn.has_unprocessed_input {
                 Ok(ReadOutcome::More)
             } else {
-                conn.fill_input(&mut self.read_buffer[..read_max])
+                conn.fill_input(&mut self.read_buffer[..read_bytes_max])
             };
-            let outcome = match outcome {
-                Ok(outcome) => outcome,
+            let read_outcome = match read_outcome {
+                Ok(read_outcome) => read_outcome,
                 Err(error) => {
                     self.log_socket_error(now, token, &error);
                     return self.close(now, token);
@@ -345,7 +349,7 @@ impl Net {
                 conn.has_unprocessed_input = false;
             } else if let Err(error) = self.process_frames(now, token) {
                 if self.connections.get_mut(token).is_some_and(|conn| matches!(conn.role, Role::Client(_))) {
-                    self.counters.count_malformed();
+                    self.protocol_counters.count_malformed_message();
                 }
                 self.log_failure(now, token, ConnectionFailure::of_protocol(&error, self.options.keys.is_some()));
                 return self.close(now, token);
@@ -353,7 +357,7 @@ impl Net {
             if let Some(mut conn) = self.connections.get_mut(token) {
                 conn.count_memory();
             }
-            match outcome {
+            match read_outcome {
                 ReadOutcome::More => {}
                 ReadOutcome::WouldBlock => return,
                 ReadOutcome::EndOfStream => {
@@ -368,7 +372,7 @@ impl Net {
     /// requests.
     fn process_frames(&mut self, now: Time, token: Token) -> Result<(), WireError> {
         loop {
-            // The previous frame may have closed the connection.
+            // Processing the previous frame may have closed the connection.
             let Some(mut conn) = self.connections.get_mut(token) else { return Ok(()) };
             if matches!(conn.role, Role::GatewayClient(_)) {
                 self.process_gateway_input(now, token);
@@ -384,12 +388,12 @@ impl Net {
                 return Ok(());
             };
             match (frame, conn.role) {
-                (DecodedFrame::Request(numbered), Role::Client(number)) => {
-                    if conn.is_operator && matches!(numbered.request, Request::Propose { .. }) {
+                (DecodedFrame::Request(numbered_request), Role::Client(number)) => {
+                    if conn.is_operator && matches!(numbered_request.request, Request::Propose { .. }) {
                         return Err(Malformed("a proposal on an operator connection").into());
                     }
                     conn.unanswered_requests += 1;
-                    self.handle_request(token, number, numbered);
+                    self.handle_request(token, number, numbered_request);
                 }
                 (DecodedFrame::Peer(frame), Role::InboundPeer(peer)) => self.handle_peer_frame(peer, frame)?,
                 (DecodedFrame::Hello(hello), _) => self.handle_hello(now, token, &hello),
@@ -403,9 +407,9 @@ impl Net {
         }
     }
 
-    fn handle_request(&mut self, token: Token, number: u64, numbered: NumberedRequest) {
-        let NumberedRequest { id, forward, request } = numbered;
-        self.counters.count_request(&request);
+    fn handle_request(&mut self, token: Token, number: u64, numbered_request: NumberedRequest) {
+        let NumberedRequest { id, forward, request } = numbered_request;
+        self.protocol_counters.count_request(&request);
         if self.stopping && !matches!(request, Request::Status) {
             return self.reply(token, id, &Reply::Refused(Refusal::Stopping));
         }
@@ -426,7 +430,8 @@ impl Net {
         Ok(())
     }
 
-    /// Writes pending messages to peers. Called before work that takes longer, so that messages are not delayed.
+    /// Writes pending messages to peers only, before [`Net::flush`] writes to all connections: entries for followers
+    /// must not wait for other work of the event loop.
     pub fn flush_peers(&mut self, now: Time) {
         for i in 0..self.connections.write_queue().len() {
             let token = self.connections.write_queue()[i];
@@ -448,13 +453,13 @@ impl Net {
             let was_suspended = conn.has_input() && !conn.in_read_queue;
             let pressure = conn.pressure();
             let had_backlog = conn.gateway.is_some() && conn.has_output_backlog(&self.options, pressure);
-            let written = conn.write();
+            let write_result = conn.write();
             conn.count_memory();
-            let must_close = written.is_err()
+            let must_close = write_result.is_err()
                 || (matches!(conn.role, Role::Client(_) | Role::GatewayClient(_))
                     && conn.output.pending_bytes() > self.options.client_output_bytes_max);
             if must_close {
-                if let Err(error) = written {
+                if let Err(error) = write_result {
                     self.log_socket_error(now, token, &error);
                 }
                 self.close(now, token);

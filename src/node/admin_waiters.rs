@@ -26,10 +26,10 @@ const TRANSFER_FOR_SPACE_INTERVAL: Duration = Duration::from_secs(1);
 /// Both lists are walked at each call of `turn`. The list of changes is short: the core refuses a change while another
 /// is under way.
 ///
-/// Invariant: `changes` is in log order.
+/// Invariant: `pending_changes` is in log order.
 #[derive(Clone, Debug, Default)]
 pub struct AdminWaiters {
-    changes: Vec<PendingChange>,
+    pending_changes: Vec<PendingChange>,
     /// Callers that wait for a leadership transfer: the caller, its id for the request, and the target.
     transfers: Vec<(Caller, u64, NodeId)>,
     next_transfer_for_space_at: Time,
@@ -64,7 +64,7 @@ impl AdminWaiters {
             raft.log().holds(position),
             "the log holds the entry of each membership change whose caller waits (§6)"
         );
-        let is_later = self.changes.last().is_none_or(|last| last.position.index < position.index);
+        let is_later = self.pending_changes.last().is_none_or(|last| last.position.index < position.index);
         assert!(
             is_later,
             "waiting changes are in log order: those of an earlier leadership were answered when it ended"
@@ -73,7 +73,7 @@ impl AdminWaiters {
         let leaving_voters = membership.outgoing.difference(&membership.voters).copied().collect();
         let entering_voters =
             if membership.is_joint() { &membership.voters - &membership.outgoing } else { BTreeSet::new() };
-        self.changes.push(PendingChange { from, id, position, entering_voters, leaving_voters });
+        self.pending_changes.push(PendingChange { from, id, position, entering_voters, leaving_voters });
     }
 
     /// Adds a caller that waits for a leadership transfer to the node `to`. A transfer ends without a further event:
@@ -84,7 +84,7 @@ impl AdminWaiters {
 
     /// Number of waiting callers.
     pub fn len(&self) -> usize {
-        self.changes.len() + self.transfers.len()
+        self.pending_changes.len() + self.transfers.len()
     }
 
     /// Whether no caller waits.
@@ -95,7 +95,7 @@ impl AdminWaiters {
     /// Drops all requests of a caller that is gone. The change or the transfer itself goes on: it is in the log, or
     /// under way between the nodes, and only its answer has no receiver.
     pub fn forget(&mut self, caller: Caller) {
-        self.changes.retain(|pending| pending.from != caller);
+        self.pending_changes.retain(|pending| pending.from != caller);
         self.transfers.retain(|(from, ..)| *from != caller);
     }
 
@@ -120,7 +120,7 @@ impl AdminWaiters {
     pub fn answer_finished(&mut self, raft: &Raft, led_term: Option<Term>, out: &mut Vec<(Caller, u64, Reply)>) {
         let (configured, commit) = (raft.configuration_index(), raft.log().commit());
         let is_configuration_settled = !raft.membership().is_joint() && configured <= commit;
-        self.changes.retain(|pending| {
+        self.pending_changes.retain(|pending| {
             let still_leads = led_term == Some(pending.position.term);
             // The outcome is known even if the change has ended this node's leadership, as the removal of a leader
             // does.

@@ -38,7 +38,8 @@ impl ApplierQueries {
         self.check();
     }
 
-    /// Takes all local queries. Their bytes no longer count here until [`ApplierQueries::push`] adds them again.
+    /// Takes all local queries. Their bytes no longer count here until [`ApplierQueries::push_submitted`] adds them
+    /// again.
     pub fn take_local(&mut self) -> Vec<ClientRequest> {
         self.bytes -= self.local_queries.iter().map(ClientRequest::bytes).sum::<u64>();
         let local_queries = std::mem::take(&mut self.local_queries);
@@ -48,7 +49,7 @@ impl ApplierQueries {
 
     /// Adds a query of `bytes` bytes submitted to the applier, and returns its ticket. The action contains the query
     /// itself. This table stores the caller, for the answer, and the size, because the memory is still in use.
-    pub fn push(&mut self, from: Caller, id: u64, bytes: u64) -> u64 {
+    pub fn push_submitted(&mut self, from: Caller, id: u64, bytes: u64) -> u64 {
         self.last_ticket += 1;
         self.bytes += bytes;
         self.submitted_queries.insert(self.last_ticket, (from, id, bytes));
@@ -62,12 +63,12 @@ impl ApplierQueries {
         self.bytes
     }
 
-    /// Number of queries submitted to the applier.
+    /// Number of queries submitted to the applier and not yet answered.
     pub fn len(&self) -> usize {
         self.submitted_queries.len()
     }
 
-    /// Whether no query is submitted to the applier.
+    /// Whether the applier has answered all queries submitted to it.
     pub fn is_empty(&self) -> bool {
         self.submitted_queries.is_empty()
     }

@@ -31,7 +31,7 @@ const SNAPSHOT_RETRY_DOUBLINGS_MAX: u32 = 6;
 /// later snapshot than the newest.
 #[derive(Clone, Debug)]
 pub struct CompactionPolicy {
-    /// The newest durable snapshot.
+    /// The newest durable snapshot of this node, taken or received; `None` if there is none.
     newest: Option<DurableSnapshot>,
     /// Whether the newest snapshot's file was found damaged: it is no longer sent, and another snapshot is due. It
     /// still counts as the newest: the log behind it is gone, and the state in it is applied here.
@@ -47,7 +47,7 @@ pub struct CompactionPolicy {
     /// How many snapshots in a row were damaged when they were read back, and the time before which none is due because
     /// of that damage. Counted apart from `no_space_failures`: a disk that has free space again may still return wrong
     /// bytes.
-    damaged_failures: u32,
+    consecutive_damaged: u32,
     damaged_retry_at: Time,
     /// Callers that wait for a snapshot: the caller, its id for the request, and the index that the snapshot must hold.
     waiters: Vec<(Caller, u64, Index)>,
@@ -68,7 +68,7 @@ impl CompactionPolicy {
             taking_snapshot: false,
             no_space_retry_at: Time::ZERO,
             no_space_failures: 0,
-            damaged_failures: 0,
+            consecutive_damaged: 0,
             damaged_retry_at: Time::ZERO,
             waiters: Vec::new(),
             log_release_pending: true,
@@ -100,7 +100,7 @@ impl CompactionPolicy {
 
     /// The time since the newest snapshot was taken or received, or was found at the start. Zero if there is none. (Its
     /// file's date is wall-clock time, which this module does not know.)
-    pub fn age(&self, now: Time) -> Duration {
+    pub fn newest_age(&self, now: Time) -> Duration {
         self.newest.as_ref().map_or(Duration::ZERO, |_| now.since(self.newest_since))
     }
 
@@ -153,8 +153,8 @@ impl CompactionPolicy {
 
     /// Whether to take a snapshot now. It is due when a caller waits for one; when the log has grown by the configured
     /// size and by the size of the state (otherwise most of the bytes written would be snapshots); when there is too
-    /// little disk space (`low`) and a snapshot would free some; or when the last one is old. It is not due when the
-    /// last one already holds everything applied, unless its file is damaged.
+    /// little disk space (`low_space`) and a snapshot would free some; or when the last one is old. It is not due when
+    /// the last one already holds everything applied, unless its file is damaged.
     ///
     /// A caller that waits overrides the delay after a lack of space, but not the one after a damaged snapshot: an
     /// operator may have freed space, while a disk that just returned other bytes than were written may do so again. A
@@ -162,7 +162,7 @@ impl CompactionPolicy {
     ///
     /// The log is compared in bytes, not in entries: a thousand entries are a kilobyte or a gigabyte (the mutant
     /// `snapshot-by-count` shows the difference).
-    pub fn is_due(&self, now: Time, log: &Log, applied: Index, low: bool, options: &Options) -> bool {
+    pub fn is_due(&self, now: Time, log: &Log, applied: Index, low_space: bool, options: &Options) -> bool {
         if self.taking_snapshot || now < self.damaged_retry_at {
             return false;
         }
@@ -180,12 +180,12 @@ impl CompactionPolicy {
         }
         let snapshot_bytes = self.newest.as_ref().map_or(0, |newest| newest.bytes.len() as u64);
         let grown_bytes = log.bytes(self.snapshot_index().max(log.base().index), applied);
-        let would_free_space = low && grown_bytes >= options.trailing_bytes;
-        let limit = options.snapshot_log_bytes.max(snapshot_bytes);
+        let would_free_space = low_space && grown_bytes >= options.trailing_bytes;
+        let growth_limit = options.snapshot_log_bytes.max(snapshot_bytes);
         let (nth, of) = self.voter_ordinal;
         // The limit of the last voter is still more than half of the first voter's.
-        let is_large = would_free_space || grown_bytes >= limit - limit / (2 * of) * nth.min(of);
-        now >= self.no_space_retry_at && (is_large || now.since(self.newest_since) >= options.snapshot_max_age)
+        let is_due_by_size = would_free_space || grown_bytes >= growth_limit - growth_limit / (2 * of) * nth.min(of);
+        now >= self.no_space_retry_at && (is_due_by_size || now.since(self.newest_since) >= options.snapshot_max_age)
     }
 
     /// When a snapshot is next due by age, if any entry was applied since the last one. A snapshot due by size needs no
@@ -201,7 +201,7 @@ impl CompactionPolicy {
         if applied <= self.snapshot_index() || is_due_by_count {
             return Time::NEVER;
         }
-        if self.damaged_failures > 0 && !self.waiters.is_empty() {
+        if self.consecutive_damaged > 0 && !self.waiters.is_empty() {
             return self.damaged_retry_at;
         }
         self.no_space_retry_at.max(self.newest_since + options.snapshot_max_age).max(self.damaged_retry_at)
@@ -221,7 +221,7 @@ impl CompactionPolicy {
         self.taking_snapshot = false;
         match snapshot {
             Some(snapshot) => {
-                (self.no_space_failures, self.damaged_failures) = (0, 0);
+                (self.no_space_failures, self.consecutive_damaged) = (0, 0);
                 self.adopt_snapshot(now, snapshot);
             }
             None => {
@@ -238,8 +238,8 @@ impl CompactionPolicy {
     pub fn record_damaged(&mut self, now: Time, options: &Options) {
         self.taking_snapshot = false;
         self.damaged_retry_at =
-            now + options.snapshot_retry_delay * (1 << self.damaged_failures.min(SNAPSHOT_RETRY_DOUBLINGS_MAX));
-        self.damaged_failures += 1;
+            now + options.snapshot_retry_delay * (1 << self.consecutive_damaged.min(SNAPSHOT_RETRY_DOUBLINGS_MAX));
+        self.consecutive_damaged += 1;
     }
 
     /// Records a durable snapshot, taken here or received.
@@ -278,13 +278,13 @@ impl CompactionPolicy {
         being_sent: Option<Index>,
         options: &Options,
     ) -> Option<Index> {
-        let mutant_limit = self.mutant_release_limit(log, applied, options);
-        if (!std::mem::take(&mut self.log_release_pending) && mutant_limit.is_none())
+        let mutant_release_upto = self.mutant_release_limit(log, applied, options);
+        if (!std::mem::take(&mut self.log_release_pending) && mutant_release_upto.is_none())
             || options.mutants.breaks(Mutant::ReleaseNothing)
         {
             return None;
         }
-        let mut limit = mutant_limit.unwrap_or(self.snapshot_index()).min(log.durable()).min(log.commit());
+        let mut limit = mutant_release_upto.unwrap_or(self.snapshot_index()).min(log.durable()).min(log.commit());
         let is_within_hold = |being_sent: &Index| log.bytes(*being_sent, log.last().index) <= options.log_hold_bytes;
         if let Some(being_sent) = being_sent.filter(is_within_hold)
             && !options.mutants.breaks(Mutant::CompactUnderShip)
@@ -297,7 +297,7 @@ impl CompactionPolicy {
             self.log_release_pending = true;
         }
         let upto = log.index_within_bytes(limit, options.trailing_bytes);
-        let is_covered = mutant_limit.is_some() || upto <= self.snapshot_index() || upto == log.base().index;
+        let is_covered = mutant_release_upto.is_some() || upto <= self.snapshot_index() || upto == log.base().index;
         assert!(is_covered, "the log keeps every entry that no durable snapshot holds (§7)");
         (upto > log.base().index).then_some(upto)
     }
@@ -335,12 +335,12 @@ mod tests {
     use crate::types::Term;
     use bytes::Bytes;
 
-    /// A log of `entries` entries of a hundred bytes each, all durable and committed, and a snapshot of the first
-    /// `snapshot` entries.
-    fn log_and_policy(entries: u64, snapshot: u64) -> (Log, CompactionPolicy) {
+    /// A log of `entries` entries of a hundred bytes each, all durable and committed, and a snapshot of those up to
+    /// `snapshot_index`.
+    fn log_and_policy(entries: u64, snapshot_index: u64) -> (Log, CompactionPolicy) {
         let mut log = Log::new(Position::ZERO);
         append_entries(&mut log, entries);
-        let newest = DurableSnapshot { position: Position::new(Index(snapshot), Term(1)), bytes: Bytes::new() };
+        let newest = DurableSnapshot { position: Position::new(Index(snapshot_index), Term(1)), bytes: Bytes::new() };
         (log, CompactionPolicy::new(Time::ZERO, Some(newest)))
     }
 
@@ -397,9 +397,16 @@ mod tests {
                 is_due(&log)
             })
         };
-        let all_until_due = [0, 1, 2].map(entries_until_due);
-        assert!(all_until_due[0] > all_until_due[1] && all_until_due[1] > all_until_due[2], "{all_until_due:?}");
-        assert!(all_until_due[2] > all_until_due[0].map(|most: u64| most / 2), "{all_until_due:?}");
+        let entry_counts_until_due = [0, 1, 2].map(entries_until_due);
+        assert!(
+            entry_counts_until_due[0] > entry_counts_until_due[1]
+                && entry_counts_until_due[1] > entry_counts_until_due[2],
+            "{entry_counts_until_due:?}"
+        );
+        assert!(
+            entry_counts_until_due[2] > entry_counts_until_due[0].map(|most: u64| most / 2),
+            "{entry_counts_until_due:?}"
+        );
     }
 
     #[test]
@@ -430,17 +437,17 @@ mod tests {
     fn damaged_snapshot_is_retaken_even_at_the_same_position() {
         let options = Options::default();
         let (log, mut policy) = log_and_policy(50, 50);
-        let due = |policy: &CompactionPolicy, now| policy.is_due(now, &log, Index(50), false, &options);
+        let is_due = |policy: &CompactionPolicy, now| policy.is_due(now, &log, Index(50), false, &options);
         let snapshot = policy.newest().expect("a durable snapshot").clone();
         policy.mark_damaged(Position::new(Index(40), Term(1)));
-        assert!(!due(&policy, Time::ZERO) && policy.sendable_snapshot().is_some());
+        assert!(!is_due(&policy, Time::ZERO) && policy.sendable_snapshot().is_some());
         policy.mark_damaged(snapshot.position);
-        assert!(due(&policy, Time::ZERO) && policy.sendable_snapshot().is_none());
+        assert!(is_due(&policy, Time::ZERO) && policy.sendable_snapshot().is_none());
         assert_eq!((policy.snapshot_index(), policy.deadline(Index(50), &options)), (Index(50), Time::ZERO));
         policy.begin_snapshot();
-        assert!(!due(&policy, Time::ZERO));
+        assert!(!is_due(&policy, Time::ZERO));
         policy.record_taken(Time::ZERO, Some(snapshot), &options);
-        assert!(!due(&policy, Time::ZERO) && policy.sendable_snapshot().is_some());
+        assert!(!is_due(&policy, Time::ZERO) && policy.sendable_snapshot().is_some());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Membership, NodeId,
 use crate::wal::report as wal;
 use bytes::Bytes;
 
-/// A snapshot that is durable on this node: synced with its name, and read back.
+/// A snapshot that is durable on this node: its file and its directory entry are synced, and the file was read back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DurableSnapshot {
     /// The position of the last entry that the snapshot covers.
@@ -54,7 +54,7 @@ pub enum Event {
     /// The link from or to this peer broke: messages in flight may be lost.
     PeerLost(NodeId),
     /// A handshake, opened by either side, named the disk id of a peer.
-    DiskLearned {
+    PeerDiskLearned {
         /// The peer that took part in the handshake.
         peer: NodeId,
         /// The id of the peer's disk.
@@ -62,7 +62,7 @@ pub enum Event {
     },
     /// A peer that knows this node by its id and address holds another log than this node, or this node holds no log.
     PeerLogDiffers {
-        /// The peer that holds the other log.
+        /// The peer, whose log differs from this node's.
         peer: NodeId,
         /// The id of the peer's log.
         log: LogId,
@@ -78,7 +78,7 @@ pub enum Event {
         /// Whether to forward the request to the leader rather than name the leader to the caller. It is forwarded at
         /// most once.
         forward: bool,
-        /// What the caller requests.
+        /// The decoded request of a client, or of a peer for its client.
         request: Request,
     },
     /// A peer answered a request that this node forwarded.
@@ -101,7 +101,7 @@ pub enum Event {
     AnswersLost(NodeId),
     /// A caller disconnected: its answers are dropped.
     CallerGone(Caller),
-    /// The journal made writes durable.
+    /// A report of the journal: the last durable write, and about how many more bytes the log can store.
     Journal(wal::Report),
     /// This node's disk has too little free space, or enough again.
     DiskSpace {
@@ -116,7 +116,7 @@ pub enum Event {
     SnapshotDamaged,
     /// [`Action::InspectSnapshot`] is complete.
     SnapshotInspected {
-        /// The position of the snapshot.
+        /// The position of the last entry that the inspected snapshot covers.
         snapshot: Position,
         /// Whether the file was read completely and without damage.
         undamaged: bool,
@@ -125,7 +125,7 @@ pub enum Event {
     ChunkStored {
         /// The leader that sent the chunk.
         from: NodeId,
-        /// The position of the snapshot.
+        /// The position of the last entry that the leader's snapshot covers.
         snapshot: Position,
         /// The offset of the next chunk: how many bytes of the file are received.
         next: u64,
@@ -134,7 +134,7 @@ pub enum Event {
     },
     /// A leader's snapshot is complete and durable, and the machine is restored from it.
     Restored {
-        /// The received snapshot.
+        /// The leader's snapshot, with the file in which this node stored it.
         snapshot: DurableSnapshot,
         /// The position of the snapshot's last entry, and the members as of that entry.
         base: SnapshotPoint,
@@ -167,10 +167,10 @@ pub enum Action {
         to: NodeId,
         /// This node's id for the request, which the answer repeats.
         id: u64,
-        /// The caller's request.
+        /// The request, as the caller sent it.
         request: Request,
     },
-    /// Answer a caller.
+    /// Send a reply to a caller; if the caller has disconnected, the driver drops the reply.
     Reply {
         /// The caller that sent the request.
         to: Caller,
@@ -204,7 +204,7 @@ pub enum Action {
     InspectSnapshot {
         /// The follower that received the snapshot damaged.
         follower: NodeId,
-        /// The position of the snapshot.
+        /// The position of the last entry that the snapshot to read covers.
         snapshot: Position,
         /// How many damaged snapshots in a row that follower has received.
         damaged_count: u32,

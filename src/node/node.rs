@@ -63,7 +63,7 @@ pub struct Node {
     options: Options,
     /// Measurements only: no decision depends on them.
     stats: Stats,
-    /// The requests that wait, each in the table of what it waits for.
+    /// The waiting requests: each table holds those that wait for the same kind of event.
     proposals: Proposals,
     parked_requests: ParkedRequests,
     linearizable_reads: LinearizableReads,
@@ -72,7 +72,7 @@ pub struct Node {
     /// The last index submitted to the applier. A query submitted now sees all entries up to it. A snapshot must not be
     /// taken while the applier has not reported it: the index of the frozen state would not be known.
     submitted_to_apply: Index,
-    /// The applier's last report.
+    /// The applier's last report: the index up to which the log is applied, and the state's digest and next deadline.
     applier_report: ApplierReport,
     /// When the batch that is being applied was submitted; `None` if none is. There is one at a time: a snapshot is
     /// taken between two batches, of a state whose index this node knows.
@@ -85,14 +85,14 @@ pub struct Node {
     disk_space: DiskSpace,
     admin_waiters: AdminWaiters,
     expiry_ticker: ExpiryTicker,
-    /// The term this node led at the last check, if it led.
+    /// The term that this node led at the last call of `handle_leadership_change`, if it led.
     led_term: Option<Term>,
-    /// The leader known at the last check, if any.
-    leader: Option<NodeId>,
+    /// The leader at the last call of `handle_leadership_change`, if any.
+    handled_leader: Option<NodeId>,
     /// Replies and forwarded requests to send at the next call of `turn`. They are not sent from `handle`, so that a
     /// hundred events cost the driver one pass over its connections.
     replies: Vec<(Caller, u64, Reply)>,
-    forwards: Vec<Action>,
+    forward_actions: Vec<Action>,
     /// A failure that stops the process, to be returned as the last action of the next `turn`. A later failure may
     /// replace it: either one stops the process.
     fault: Option<Fault>,
@@ -148,9 +148,9 @@ impl Node {
             applying_since: None,
             last_write: WriteId::ZERO,
             led_term: None,
-            leader: None,
+            handled_leader: None,
             replies: Vec::new(),
-            forwards: Vec::new(),
+            forward_actions: Vec::new(),
             fault: None,
         }
     }
@@ -177,7 +177,7 @@ impl Node {
                 // are older than this request and must be handled first, or it would overtake earlier requests of the
                 // same caller.
                 if self.leadership_changed() {
-                    self.follow_leadership(now);
+                    self.handle_leadership_change(now);
                 }
                 let deadline = now + self.options.park_timeout;
                 self.handle_request(now, ClientRequest { from, id, forward, deadline, request });
@@ -205,7 +205,7 @@ impl Node {
                     self.compaction.record_disk_has_room();
                 }
             }
-            Event::DiskLearned { peer, disk } => self.raft.learn_disk_id(peer, disk),
+            Event::PeerDiskLearned { peer, disk } => self.raft.learn_disk_id(peer, disk),
             Event::PeerLogDiffers { peer, log } => self.handle_differing_log(peer, log),
             // Without a possible transfer target the other nodes detect the loss of the leader by themselves.
             Event::Stopping => drop(self.raft.transfer(now, None)),
@@ -284,11 +284,11 @@ impl Node {
                 result.unwrap_or_else(|refusal| self.refuse(client_request, refusal));
             }
             // Checked before all reasons to wait: a request that is too large never becomes small enough.
-            Request::Propose { .. } | Request::Query { .. } if client_request.bytes() > self.options.entry_bytes => {
-                let (bytes, limit) = (client_request.bytes(), self.options.entry_bytes);
+            Request::Propose { .. } | Request::Query { .. } if client_request.bytes() > self.options.op_bytes_max => {
+                let (bytes, limit) = (client_request.bytes(), self.options.op_bytes_max);
                 self.refuse(client_request, Refusal::TooLarge { bytes, limit });
             }
-            Request::Query { consistency: Consistency::Local, .. } if self.reads_are_full() => {
+            Request::Query { consistency: Consistency::Local, .. } if self.is_read_limit_reached() => {
                 self.refuse(client_request, Refusal::Busy);
             }
             // A local read is answered without a leader too, also on a partitioned node.
@@ -318,14 +318,14 @@ impl Node {
             }
             // A read is not refused as busy while there is no leader: the limit is for reads that make progress.
             Request::Query { .. } if self.raft.leader().is_none() => self.forward_or_redirect(client_request),
-            Request::Query { .. } if self.reads_are_full() => self.refuse(client_request, Refusal::Busy),
+            Request::Query { .. } if self.is_read_limit_reached() => self.refuse(client_request, Refusal::Busy),
             // A follower requests the read index from its leader, and answers the query itself.
             Request::Query { .. } => match self.raft.read() {
                 Ok(read) => self.linearizable_reads.push(read, client_request),
                 Err(refusal) => self.refuse(client_request, refusal),
             },
             // The driver answers this request for its own clients, and peers do not forward it.
-            Request::LogLevel(_) => self.refuse(client_request, Refusal::NotOffered),
+            Request::LogLevel(_) => self.refuse(client_request, Refusal::NotSupported),
             Request::Change { .. } | Request::Transfer { .. } if self.raft.leads() => {
                 self.handle_admin_request(now, client_request)
             }
@@ -345,8 +345,9 @@ impl Node {
     /// Whether there is space for the command `op`, on this disk and on enough other disks. A command that frees space
     /// may use the last of it: without that exception, clients could not delete anything on a full cluster.
     fn has_room_for_command(&self, now: Time, op: &Bytes) -> bool {
-        let fits = |frees_space| self.raft.has_room_for(now, op.len() as u64, frees_space);
-        (!self.disk_space.is_low() && fits(false)) || (space::op_frees_room(op, self.options.frees_space) && fits(true))
+        let fits_disks = |frees_space| self.raft.has_room_for(now, op.len() as u64, frees_space);
+        (!self.disk_space.is_low() && fits_disks(false))
+            || (space::op_frees_room(op, self.options.frees_space) && fits_disks(true))
     }
 
     /// Starts a membership change or a leadership transfer. This node is the leader.
@@ -393,7 +394,7 @@ impl Node {
                 let request = client_request.request.clone();
                 // The table keeps the request too: if the leader refuses it without effect, it is handled again.
                 let id = self.forwarded_requests.push(leader, client_request);
-                self.forwards.push(Action::Forward { to: leader, id, request });
+                self.forward_actions.push(Action::Forward { to: leader, id, request });
             }
             // The caller did not request forwarding, or is a node that forwards itself: the refusal names the leader.
             Some(_) => {
@@ -478,7 +479,7 @@ impl Node {
     /// applied has none, and an answer before this report would be a guess at what the machine will do.
     fn record_applied(&mut self, now: Time, mut report: ApplierReport) {
         assert_eq!(report.upto, self.submitted_to_apply, "a batch is applied as a whole, before the next is submitted");
-        // Cleared, so that the next call of `turn` may submit the next batch.
+        // `applying_since` is cleared, so that the next call of `turn` may submit the next batch.
         if let Some(at) = self.applying_since.take() {
             self.stats.record_apply(now.since(at));
         }
@@ -505,7 +506,7 @@ impl Node {
         if self.raft.deadline() <= now {
             self.raft.tick(now);
         }
-        self.follow_leadership(now);
+        self.handle_leadership_change(now);
         // On a full disk no expiry tick is proposed: keys then expire with the next accepted command.
         let next_key_deadline = self.applier_report.next_deadline.filter(|_| !self.disk_space.is_low());
         self.expiry_ticker.propose_if_due(
@@ -524,7 +525,7 @@ impl Node {
         // Called after the entries are submitted: a query behind them sees them, and a read waits for nothing else.
         self.submit_queries(now, actions);
         self.snapshot_reads.answer_waiting(now, &mut self.replies);
-        actions.append(&mut self.forwards);
+        actions.append(&mut self.forward_actions);
         for (to, id, reply) in self.replies.drain(..) {
             self.stats.counters.proposals_failed += u64::from(matches!(reply, Reply::Unknown));
             actions.push(Action::Reply { to, id, reply });
@@ -537,14 +538,15 @@ impl Node {
     /// which no event happens, so a deadline that is left out here never wakes it.
     pub fn deadline(&self) -> Time {
         // Committed entries that the last batch did not include are due now, and no event announces them.
-        let has_unsubmitted = self.applying_since.is_none() && self.submitted_to_apply < self.raft.log().commit();
-        if has_unsubmitted || !self.replies.is_empty() || !self.forwards.is_empty() {
+        let has_unsubmitted_entries =
+            self.applying_since.is_none() && self.submitted_to_apply < self.raft.log().commit();
+        if has_unsubmitted_entries || !self.replies.is_empty() || !self.forward_actions.is_empty() {
             return Time::ZERO;
         }
         // No snapshot is taken while a batch is being applied: the applier's report wakes the node.
-        let snapshot_upto = if self.applying_since.is_none() { self.applier_report.upto } else { Index::ZERO };
+        let snapshot_applied_upto = if self.applying_since.is_none() { self.applier_report.upto } else { Index::ZERO };
         let snapshot_deadline =
-            self.snapshot_sender.deadline().min(self.compaction.deadline(snapshot_upto, &self.options));
+            self.snapshot_sender.deadline().min(self.compaction.deadline(snapshot_applied_upto, &self.options));
         let snapshot_deadline = snapshot_deadline.min(self.snapshot_reads.deadline());
         self.raft
             .deadline()

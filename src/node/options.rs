@@ -18,7 +18,7 @@ pub struct Options {
     /// The largest operation or query, in bytes. A larger one is rejected, and the refusal names this limit. The check
     /// comes before the log: an entry that fits no message to a follower could never be committed, nor anything behind
     /// it.
-    pub entry_bytes: u64,
+    pub op_bytes_max: u64,
     /// How long a request may wait for a leader: an election should delay requests, not fail them.
     pub park_timeout: Duration,
     /// How many requests may wait for a leader. Further ones are refused as busy. All of them are handled in one turn,
@@ -57,7 +57,7 @@ pub struct Options {
     pub snapshot_read_hold: Duration,
     /// The most bytes of entries per batch for the applier, which bounds for how long a batch blocks the event loop.
     /// The state's digest is computed once per batch, so batches of single entries would be slow.
-    pub apply_bytes: u64,
+    pub apply_batch_bytes_max: u64,
     /// Whether an encoded command only frees space, as the state machine defines it. Such commands are accepted on a
     /// full disk.
     pub frees_space: fn(&[u8]) -> bool,
@@ -70,7 +70,7 @@ impl Default for Options {
         Options {
             cluster: ClusterId::default(),
             fsync: true,
-            entry_bytes: limits::ENTRY_BYTES_MAX,
+            op_bytes_max: limits::ENTRY_BYTES_MAX,
             park_timeout: Duration::from_secs(3),
             parked_requests_max: 16 << 10,
             parked_bytes_max: 32 << 20,
@@ -85,7 +85,7 @@ impl Default for Options {
             log_hold_time: Duration::from_secs(60),
             chunk_bytes: limits::CHUNK_BYTES,
             snapshot_read_hold: Duration::from_secs(30),
-            apply_bytes: 256 << 10,
+            apply_batch_bytes_max: 256 << 10,
             frees_space: |_| false,
             mutants: Mutants::NONE,
         }

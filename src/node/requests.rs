@@ -54,12 +54,12 @@ pub struct ClientRequest {
     /// The deadline while the request waits for a leader. It is set once, when the request arrives: a request that is
     /// parked, forwarded, refused and parked again must not wait anew each time, or its client would time out first.
     pub deadline: Time,
-    /// What the caller requests.
+    /// The decoded request of a client, or of a peer for its client.
     pub request: Request,
 }
 
 impl ClientRequest {
-    /// Size in bytes, without its frame.
+    /// The size of the operation or query in bytes, without the frame that carried it.
     ///
     /// The size must not change while the request waits: a table adds it on entry and subtracts it on exit. A
     /// membership change counts as `ADDRESS_BYTES_MAX`, an estimate that never changes. Requests that never wait in a
@@ -102,7 +102,7 @@ impl Proposals {
     /// Adds a proposal that was appended at `position`.
     ///
     /// Positions ascend although the log may shrink: it shrinks only under another leader, and before this node leads
-    /// again, [`Proposals::abandon`] has removed all proposals that are not committed.
+    /// again, [`Proposals::answer_uncommitted`] has removed all proposals that are not committed.
     pub fn push(&mut self, position: Position, from: Caller, id: u64) {
         let is_later = self.last().is_none_or(|last| last.index < position.index);
         assert!(is_later, "proposals wait in log order: a leader only appends to its log (§5.3)");
@@ -151,7 +151,7 @@ impl Proposals {
     /// can be given the outcome. Callers of the others cannot wait: the next leader may commit the entries, or truncate
     /// them, and this node may never learn which. *Refused* would be wrong for the same reason: the client would repeat
     /// a command that may still be applied (the mutant `unknown-as-refused`).
-    pub fn abandon(
+    pub fn answer_uncommitted(
         &mut self,
         commit: Index,
         led_term: Option<Term>,
@@ -293,7 +293,7 @@ impl ParkedRequests {
         expired
     }
 
-    /// The earliest deadline.
+    /// The earliest deadline of a parked request; `NEVER` if none is parked.
     pub fn deadline(&self) -> Time {
         self.deadlines.first().map_or(Time::NEVER, |(until, _)| *until)
     }
@@ -407,7 +407,7 @@ impl LinearizableReads {
     }
 
     /// Takes the next read whose read index is at most `submitted`, the last index submitted to the applier.
-    pub fn take_next(&mut self, submitted: Index) -> Option<ClientRequest> {
+    pub fn take_ready(&mut self, submitted: Index) -> Option<ClientRequest> {
         // Rounds are confirmed in order, so their read indexes never decrease under one leader. After a change of
         // leader a lower read index may be queued behind a higher one; that read then waits longer than necessary,
         // which is safe.
@@ -507,16 +507,16 @@ impl ForwardedRequests {
     /// Takes all requests forwarded to a node other than `leader`: no answer can be expected. A deposed leader may
     /// still answer, but it may also be cut off, and its clients would wait in vain.
     pub fn take_misrouted(&mut self, leader: Option<NodeId>) -> Vec<ClientRequest> {
-        self.take_where(|to| Some(to) != leader)
+        self.take_forwarded_to(|to| Some(to) != leader)
     }
 
     /// Takes all requests forwarded to `peer`, because the connection that carried them or their answers broke. Each
     /// may have arrived or not: that the kernel accepted a frame does not show that the peer received it.
     pub fn take_lost(&mut self, peer: NodeId) -> Vec<ClientRequest> {
-        self.take_where(|to| to == peer)
+        self.take_forwarded_to(|to| to == peer)
     }
 
-    fn take_where(&mut self, matches_node: impl Fn(NodeId) -> bool) -> Vec<ClientRequest> {
+    fn take_forwarded_to(&mut self, matches_node: impl Fn(NodeId) -> bool) -> Vec<ClientRequest> {
         let ids: Vec<u64> = self.waiting.iter().filter(|(_, (to, _))| matches_node(*to)).map(|(id, _)| *id).collect();
         let taken = ids.into_iter().filter_map(|id| self.remove(id)).collect();
         self.check();

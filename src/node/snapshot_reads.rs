@@ -56,7 +56,7 @@ struct ChunkRequest {
 }
 
 impl SnapshotReads {
-    /// Creates the set without held snapshots and without waiting requests.
+    /// Creates the table, in which no snapshot is held and no request waits.
     pub fn new(options: &Options) -> SnapshotReads {
         let (chunk_bytes, hold_time) = (options.chunk_bytes as u64, options.snapshot_read_hold);
         SnapshotReads { held_snapshots: Vec::new(), waiting_requests: VecDeque::new(), chunk_bytes, hold_time }
@@ -76,7 +76,7 @@ impl SnapshotReads {
         (snapshot, offset): (Position, u64),
         newest: Option<&DurableSnapshot>,
     ) -> Result<(), Refusal> {
-        self.release_idle(now);
+        self.release_unread_snapshots(now);
         if self.waiting_requests.len() >= WAITING_REQUESTS_MAX {
             return Err(Refusal::Busy);
         }
@@ -114,12 +114,12 @@ impl SnapshotReads {
             });
             replies.push((from, id, reply));
         }
-        self.release_idle(now);
+        self.release_unread_snapshots(now);
     }
 
     /// Drops snapshots that were not read for `hold_time`. Called at each answer too, not only when a slot is needed: a
     /// held snapshot occupies disk space even after its file was deleted from the directory.
-    fn release_idle(&mut self, now: Time) {
+    fn release_unread_snapshots(&mut self, now: Time) {
         let hold_time = self.hold_time;
         self.held_snapshots.retain(|held| now.since(held.last_read_at) < hold_time);
     }
@@ -193,7 +193,7 @@ mod tests {
     }
 
     /// Requests one chunk, and returns its offset and length.
-    fn read(
+    fn read_chunk(
         reads: &mut SnapshotReads,
         now: u64,
         snapshot: u64,
@@ -213,32 +213,32 @@ mod tests {
     #[test]
     fn snapshot_is_read_in_chunks_up_to_its_end() {
         let mut reads = empty_reads();
-        let chunks = [0, 10, 20, 25, u64::MAX].map(|offset| read(&mut reads, 0, 9, offset, 9).unwrap());
+        let chunks = [0, 10, 20, 25, u64::MAX].map(|offset| read_chunk(&mut reads, 0, 9, offset, 9).unwrap());
         assert_eq!(chunks, [(0, 10), (10, 10), (20, 5), (25, 0), (25, 0)]);
     }
 
     #[test]
     fn unread_snapshot_is_released_after_hold_time() {
         let mut reads = empty_reads();
-        assert_eq!(read(&mut reads, 0, 8, 0, 9), Err(Refusal::SnapshotGone));
-        assert!(read(&mut reads, 0, 8, 0, 8).is_ok());
+        assert_eq!(read_chunk(&mut reads, 0, 8, 0, 9), Err(Refusal::SnapshotGone));
+        assert!(read_chunk(&mut reads, 0, 8, 0, 8).is_ok());
         // Snapshot 9 has replaced snapshot 8, which is still held.
-        assert!(read(&mut reads, 90, 8, 10, 9).is_ok());
-        assert!(read(&mut reads, 180, 8, 20, 9).is_ok());
+        assert!(read_chunk(&mut reads, 90, 8, 10, 9).is_ok());
+        assert!(read_chunk(&mut reads, 180, 8, 20, 9).is_ok());
         assert_eq!(reads.deadline(), Time(280));
         reads.answer_waiting(Time(280), &mut Vec::new());
         assert_eq!((reads.held_snapshots.len(), reads.deadline()), (0, Time::NEVER), "its slot is free");
-        assert_eq!(read(&mut reads, 280, 8, 20, 9), Err(Refusal::SnapshotGone));
+        assert_eq!(read_chunk(&mut reads, 280, 8, 20, 9), Err(Refusal::SnapshotGone));
     }
 
     #[test]
     fn held_snapshots_and_chunk_requests_are_bounded() {
         let mut reads = empty_reads();
         for snapshot in 1..=HELD_SNAPSHOTS_MAX as u64 {
-            assert!(read(&mut reads, 0, snapshot, 0, snapshot).is_ok());
+            assert!(read_chunk(&mut reads, 0, snapshot, 0, snapshot).is_ok());
         }
-        assert_eq!(read(&mut reads, 0, 9, 0, 9), Err(Refusal::Busy));
-        assert!(read(&mut reads, 100, 9, 0, 9).is_ok(), "the slots of idle readers are free");
+        assert_eq!(read_chunk(&mut reads, 0, 9, 0, 9), Err(Refusal::Busy));
+        assert!(read_chunk(&mut reads, 100, 9, 0, 9).is_ok(), "the slots of idle readers are free");
         let newest = durable_snapshot(9);
         let mut push = || reads.push(Time(100), (CLIENT, 1), (newest.position, 0), Some(&newest));
         assert!((0..WAITING_REQUESTS_MAX).all(|_| push().is_ok()));

@@ -78,7 +78,7 @@ struct Transfer {
     sent_bytes: u64,
     /// When a chunk was last sent or acknowledged. Sending counts, so that a silent follower is probed once per
     /// `ACK_TIMEOUT`, and not at each call of `turn` after it.
-    last_progress: Time,
+    last_progress_at: Time,
     /// When sending was last restarted because of a response of the follower. A new transfer to the same follower keeps
     /// this time.
     restarted_at: Time,
@@ -86,11 +86,12 @@ struct Transfer {
     /// report.
     missing_from_offset: Option<u64>,
     /// When the follower last responded for this snapshot.
-    last_response: Time,
-    /// Why sending is on hold.
+    last_response_at: Time,
+    /// Why sending is on hold; `TransferHold::None` if it is not.
     hold: TransferHold,
-    /// How many snapshots in a row the follower received damaged, of any position; and how often this one. The first
-    /// lengthens the delay, so that a follower with a bad disk costs less and less; the second ends the attempts.
+    /// How many snapshots in a row, of any position, the follower received damaged; and how often `snapshot` was among
+    /// them. The first number lengthens the delay, so that a follower with a bad disk costs less and less; the second
+    /// ends the attempts.
     consecutive_damaged_count: u32,
     snapshot_damaged_count: u32,
 }
@@ -155,9 +156,9 @@ impl SnapshotSender {
     /// undamaged before.
     pub fn record_damaged(&mut self, now: Time, from: NodeId, snapshot: Position) -> Option<u32> {
         let transfer = self.transfers.get_mut(&from).filter(|transfer| transfer.snapshot.position == snapshot)?;
-        transfer.last_response = now;
+        transfer.last_response_at = now;
         if self.mutants.breaks(Mutant::ResendDamagedSnapshot) {
-            (transfer.acked_bytes, transfer.sent_bytes, transfer.offset_known, transfer.last_progress) =
+            (transfer.acked_bytes, transfer.sent_bytes, transfer.offset_known, transfer.last_progress_at) =
                 (0, 0, true, now);
             return None;
         }
@@ -204,10 +205,10 @@ impl SnapshotSender {
         if next > transfer.file_bytes() {
             return;
         }
-        transfer.last_response = now;
+        transfer.last_response_at = now;
         transfer.missing_from_offset = (transfer.offset_known && next <= transfer.acked_bytes).then_some(next);
         if !transfer.offset_known {
-            transfer.restart_at(now, next);
+            transfer.restart_from(now, next);
         }
         // If the follower restarted and has less than before, or chunks were lost, they are sent again.
         transfer.resend_missing(now);
@@ -217,7 +218,7 @@ impl SnapshotSender {
         if self.mutants.breaks(Mutant::SendSnapshotsAgain) {
             (transfer.acked_bytes, transfer.sent_bytes) = (0, 0);
         }
-        transfer.last_progress = now;
+        transfer.last_progress_at = now;
         transfer.check();
     }
 
@@ -240,11 +241,11 @@ impl SnapshotSender {
             transfer.resume_after_hold(now);
             transfer.resend_missing(now);
             // Chunks or acknowledgments are lost, or the follower is down. A probe is enough to find out.
-            if transfer.hold == TransferHold::None && now.since(transfer.last_progress) >= ACK_TIMEOUT {
+            if transfer.hold == TransferHold::None && now.since(transfer.last_progress_at) >= ACK_TIMEOUT {
                 transfer.probe(now);
             }
             while let Some(chunk) = transfer.next_chunk(self.chunk_bytes) {
-                transfer.last_progress = now;
+                transfer.last_progress_at = now;
                 self.sent_bytes += chunk.bytes.len() as u64;
                 // A response of the follower in this term shows that the term is durable on this node, so the message
                 // may be sent now.
@@ -266,7 +267,7 @@ impl SnapshotSender {
                 && (transfer.hold == TransferHold::NewerSnapshot || transfer.is_silent(now, self.log_hold_time));
             if is_outdated || transfer.hold == TransferHold::Replacement {
                 *transfer = Transfer {
-                    last_response: transfer.last_response,
+                    last_response_at: transfer.last_response_at,
                     consecutive_damaged_count: transfer.consecutive_damaged_count,
                     ..Transfer::new(now, newest.clone())
                 };
@@ -292,7 +293,7 @@ impl SnapshotSender {
     pub fn deadline(&self) -> Time {
         let due_at = |transfer: &Transfer| match transfer.hold {
             TransferHold::None if transfer.missing_from_offset.is_some() => transfer.restarted_at + RETRY_INTERVAL,
-            TransferHold::None => transfer.last_progress + ACK_TIMEOUT,
+            TransferHold::None => transfer.last_progress_at + ACK_TIMEOUT,
             TransferHold::Until(when) => when,
             TransferHold::Inspection | TransferHold::Replacement | TransferHold::NewerSnapshot => Time::NEVER,
         };
@@ -324,10 +325,10 @@ impl Transfer {
             offset_known: false,
             probe_sent: false,
             sent_bytes: 0,
-            last_progress: now,
+            last_progress_at: now,
             restarted_at: now,
             missing_from_offset: None,
-            last_response: now,
+            last_response_at: now,
             hold: TransferHold::None,
             consecutive_damaged_count: 0,
             snapshot_damaged_count: 0,
@@ -342,27 +343,27 @@ impl Transfer {
             && self.hold == TransferHold::None
             && now.since(self.restarted_at) >= RETRY_INTERVAL
         {
-            self.restart_at(now, from);
+            self.restart_from(now, from);
         }
     }
 
     /// Restarts sending at the offset `from`. `acked_bytes` is set to it as well, since the window begins at
     /// `acked_bytes`.
-    fn restart_at(&mut self, now: Time, from: u64) {
+    fn restart_from(&mut self, now: Time, from: u64) {
         (self.acked_bytes, self.sent_bytes, self.missing_from_offset) = (from, from, None);
-        (self.restarted_at, self.last_progress) = (now, now);
+        (self.restarted_at, self.last_progress_at) = (now, now);
     }
 
     /// Restarts a snapshot received damaged, once its delay is over. The transfer restarts at offset 0: the follower
     /// has dropped its file, because it cannot tell which chunk was damaged.
     fn resume_after_hold(&mut self, now: Time) {
         if matches!(self.hold, TransferHold::Until(when) if when <= now) {
-            let (consecutive_damaged_count, snapshot_damaged_count, last_response) =
-                (self.consecutive_damaged_count, self.snapshot_damaged_count, self.last_response);
+            let (consecutive_damaged_count, snapshot_damaged_count, last_response_at) =
+                (self.consecutive_damaged_count, self.snapshot_damaged_count, self.last_response_at);
             *self = Transfer {
                 consecutive_damaged_count,
                 snapshot_damaged_count,
-                last_response,
+                last_response_at,
                 ..Transfer::new(now, self.snapshot.clone())
             };
         }
@@ -371,7 +372,7 @@ impl Transfer {
     /// Whether the follower did not respond for so long that no log is kept for it. A response to anything else does
     /// not count: a follower may be alive, and unable to store a snapshot.
     fn is_silent(&self, now: Time, log_hold_time: Duration) -> bool {
-        now.since(self.last_response) >= log_hold_time
+        now.since(self.last_response_at) >= log_hold_time
     }
 
     /// The size of the snapshot's file, which bounds every offset here.
@@ -402,7 +403,7 @@ impl Transfer {
     fn probe(&mut self, now: Time) {
         (self.offset_known, self.probe_sent) = (false, false);
         self.sent_bytes = self.acked_bytes;
-        self.last_progress = now;
+        self.last_progress_at = now;
     }
 
     /// The next chunk, if the window has room. Until the follower has named its offset, a single chunk is sent as a

@@ -45,7 +45,7 @@ impl DurationHistogram {
 /// times is exact to within the duration of one event loop iteration.
 #[derive(Clone, Debug)]
 pub struct Stats {
-    /// Durations of the journal's syncs. All numbers of this type count from the start of the process.
+    /// Durations of the journal's syncs. All numbers in `Stats` count from the start of the process.
     sync_durations: DurationHistogram,
     sync_count: u64,
     synced_entries: u64,
@@ -57,10 +57,10 @@ pub struct Stats {
     /// commit index ends a prefix of them.
     write_samples: VecDeque<(Index, Time, Time)>,
     /// When the first proposal since the last write was made. One is enough: each turn writes all proposals.
-    oldest_proposal: Option<Time>,
+    oldest_proposal_at: Option<Time>,
     /// The unanswered heartbeat to each follower, and when it was sent. The latest round replaces an earlier
     /// one, whose response then measures nothing.
-    heartbeats: BTreeMap<NodeId, (Round, Time)>,
+    unanswered_heartbeats: BTreeMap<NodeId, (Round, Time)>,
     /// When the snapshot that is being taken was started; `None` if none is being taken.
     snapshot_started_at: Option<Time>,
     /// By how many bytes the log can grow until the disk is full, as last reported by the journal; `None` before its
@@ -73,7 +73,7 @@ pub struct Stats {
     last_leader: Option<NodeId>,
     /// Bytes of snapshot chunks received from leaders, useless ones included: the number measures the network's load.
     pub received_snapshot_bytes: u64,
-    /// Elections started, by reason.
+    /// How many elections this node has started since its process started, by reason.
     pub elections: BTreeMap<String, u64>,
 }
 
@@ -92,8 +92,8 @@ impl Default for Stats {
             replicate_durations: DurationHistogram::new(),
             apply_durations: DurationHistogram::new(),
             write_samples: VecDeque::new(),
-            oldest_proposal: None,
-            heartbeats: BTreeMap::new(),
+            oldest_proposal_at: None,
+            unanswered_heartbeats: BTreeMap::new(),
             snapshot_started_at: None,
             log_room_bytes: None,
             counters: Counters {
@@ -120,8 +120,8 @@ impl Stats {
         if report.written_bytes == 0 {
             return;
         }
-        self.sync_durations.record(report.duration);
-        self.counters.fsync_ns.record_duration(report.duration);
+        self.sync_durations.record(report.sync_duration);
+        self.counters.fsync_ns.record_duration(report.sync_duration);
         self.counters.batch_entries.record(report.entry_count);
         self.sync_count += 1;
         self.synced_entries += report.entry_count;
@@ -131,14 +131,14 @@ impl Stats {
     /// Records a proposal. The oldest since the last write counts: it has waited longest, and the others share its
     /// write.
     pub fn record_proposal(&mut self, now: Time) {
-        self.oldest_proposal.get_or_insert(now);
+        self.oldest_proposal_at.get_or_insert(now);
     }
 
     /// Records a leader's write, up to `last`, on its way to the journal. A write without a proposal, such as a no-op
     /// or a tick, delays no client, and is not sampled.
     pub fn record_write(&mut self, now: Time, last: Index) {
         // The proposal is removed even if the samples are full: the next write must not be timed from it.
-        if let Some(proposed) = self.oldest_proposal.take() {
+        if let Some(proposed) = self.oldest_proposal_at.take() {
             self.queue_durations.record(now.since(proposed));
             if self.write_samples.len() < WRITE_SAMPLES_MAX {
                 let is_later = self.write_samples.back().is_none_or(|(latest, ..)| *latest < last);
@@ -169,7 +169,7 @@ impl Stats {
     /// those of other entries by now, and followers may be gone from the membership.
     pub fn reset_samples(&mut self) {
         self.write_samples.clear();
-        self.heartbeats.clear();
+        self.unanswered_heartbeats.clear();
         // Only a leader measures round trips. Those of its earlier leadership may be of nodes that are not followers
         // now.
         self.counters.round_trip_ns.clear();
@@ -179,7 +179,7 @@ impl Stats {
     pub fn record_sent(&mut self, now: Time, envelope: &Envelope) {
         if let Message::Heartbeat { round, .. } = envelope.message {
             // The time of the first transmission stays: a response names the round, not which transmission it answers.
-            let heartbeat = self.heartbeats.entry(envelope.to).or_insert((round, now));
+            let heartbeat = self.unanswered_heartbeats.entry(envelope.to).or_insert((round, now));
             if heartbeat.0 != round {
                 *heartbeat = (round, now);
             }
@@ -190,7 +190,8 @@ impl Stats {
     /// sample without counting it: the response is late, and the measurement starts again with the next heartbeat.
     pub fn record_received(&mut self, now: Time, envelope: &Envelope) {
         if let Message::HeartbeatResponse { round, .. } = envelope.message
-            && let Some((_, at)) = self.heartbeats.remove(&envelope.from).filter(|(sent_round, _)| *sent_round == round)
+            && let Some((_, at)) =
+                self.unanswered_heartbeats.remove(&envelope.from).filter(|(sent_round, _)| *sent_round == round)
         {
             let round_trips = self.counters.round_trip_ns.entry(envelope.from.get());
             round_trips.or_insert_with(Buckets::of_durations).record_duration(now.since(at));
@@ -209,7 +210,7 @@ impl Stats {
     /// Records that the link with `peer` broke: a heartbeat or its response may be lost. A heartbeat of the same round
     /// that is sent on the next link is measured anew.
     pub fn record_link_lost(&mut self, peer: NodeId) {
-        self.heartbeats.remove(&peer);
+        self.unanswered_heartbeats.remove(&peer);
     }
 
     /// Records that a snapshot was requested of the driver, so that its duration includes the wait for the snapshot
@@ -230,7 +231,7 @@ impl Stats {
 
     /// The disk's measurements, for `status`. `oldest_unsynced`, the age of the oldest write that is not durable, comes
     /// from the core: a disk that has stopped answering shows in no histogram, since only completed syncs are in it.
-    pub fn disk(&self, oldest_unsynced: Duration) -> DiskStatus {
+    pub fn disk_status(&self, oldest_unsynced: Duration) -> DiskStatus {
         DiskStatus {
             syncs: self.sync_count,
             entries: self.synced_entries,
@@ -245,7 +246,7 @@ impl Stats {
 
     /// The median time that a write spends in each stage. The medians do not add up to the median of the total: they
     /// show which stage is slow, not how long a write takes.
-    pub fn stages(&self) -> StageStatus {
+    pub fn stage_status(&self) -> StageStatus {
         StageStatus {
             queue_us: self.queue_durations.quantile_us(0.5),
             fsync_us: self.sync_durations.quantile_us(0.5),

@@ -52,14 +52,14 @@ fn parse_time(tag: u8, time: &str) -> Option<u64> {
         (GENERALIZED_TIME_TAG, 14) => (digits[..4].parse().ok()?, 4),
         _ => return None,
     };
-    let two_digits = |at: usize| digits[rest + 2 * at..rest + 2 * at + 2].parse::<u64>().ok();
+    let two_digit_number = |at: usize| digits[rest + 2 * at..rest + 2 * at + 2].parse::<u64>().ok();
     let (month, day, hour, minute, second) =
-        (two_digits(0)?, two_digits(1)?, two_digits(2)?, two_digits(3)?, two_digits(4)?);
+        (two_digit_number(0)?, two_digit_number(1)?, two_digit_number(2)?, two_digit_number(3)?, two_digit_number(4)?);
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    let days = days_since_1970(year, month, day)?;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+    let day_count = days_since_1970(year, month, day)?;
+    Some(day_count * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 /// The number of days from January 1, 1970 to a date of the Gregorian calendar; `None` for an earlier date. The
@@ -104,10 +104,10 @@ mod tests {
             assert_eq!(valid_until(&certificate_bytes[..cut]), None);
         }
         for at in 0..certificate_bytes.len() {
-            let mut damaged = certificate_bytes.clone();
-            damaged[at] = !damaged[at];
+            let mut damaged_certificate = certificate_bytes.clone();
+            damaged_certificate[at] = !damaged_certificate[at];
             // Any result is right, as long as the function does not panic or loop.
-            let _any = valid_until(&damaged);
+            let _any = valid_until(&damaged_certificate);
         }
         assert_eq!(parse_time(UTC_TIME_TAG, "991331000000Z"), None);
         assert_eq!(parse_time(UTC_TIME_TAG, "99123100000é"), None);

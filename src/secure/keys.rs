@@ -17,9 +17,9 @@ pub struct KeyFiles {
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {reason}")]
 pub struct UnusableKeyFile {
-    /// The path of the file.
+    /// The path of the file, as it was configured.
     pub file: String,
-    /// The reason, as an error of the file system, the PEM parser or the TLS library.
+    /// Why the file cannot be used: the error text of the file system, the PEM parser or the TLS library.
     pub reason: String,
 }
 
@@ -28,9 +28,9 @@ pub struct UnusableKeyFile {
 pub struct CertificateExpiry {
     /// The earliest expiry in this process's own certificate chain. `None` without a chain, or if no expiry can be
     /// read.
-    pub own: Option<u64>,
+    pub own_expires_at: Option<u64>,
     /// The latest expiry of the trusted authorities' certificates. `None` if no expiry can be read.
-    pub authority: Option<u64>,
+    pub authority_expires_at: Option<u64>,
 }
 
 #[cfg(feature = "tls")]
@@ -81,9 +81,12 @@ mod with_tls {
         pub fn read(files: &KeyFiles) -> Result<Keys, UnusableKeyFile> {
             let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
             let mut roots = RootCertStore::empty();
-            let authority = read_certificates(&files.authority)?;
-            let mut expiry = CertificateExpiry { authority: expiry_times(&authority).max(), own: None };
-            for certificate in authority {
+            let authority_certificates = read_certificates(&files.authority)?;
+            let mut expiry = CertificateExpiry {
+                authority_expires_at: expiry_times(&authority_certificates).max(),
+                own_expires_at: None,
+            };
+            for certificate in authority_certificates {
                 roots.add(certificate).map_err(|error| key_file_error(&files.authority)(error.to_string()))?;
             }
             let roots = Arc::new(roots);
@@ -94,7 +97,7 @@ mod with_tls {
                 Ok((chain, private_key, key_file_error(certificate)))
             });
             let chain_and_key = chain_and_key.transpose()?;
-            expiry.own = chain_and_key.as_ref().and_then(|(chain, ..)| expiry_times(chain).min());
+            expiry.own_expires_at = chain_and_key.as_ref().and_then(|(chain, ..)| expiry_times(chain).min());
             let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
             let builder = builder.map_err(|error| key_file_error(&files.authority)(error.to_string()))?;
             let builder = builder.with_root_certificates(roots.clone());
@@ -126,7 +129,7 @@ mod with_tls {
             })
         }
 
-        /// The times at which the certificates expire.
+        /// When the own certificate chain and the authorities' certificates expire.
         pub fn expiry(&self) -> CertificateExpiry {
             self.expiry
         }

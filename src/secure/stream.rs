@@ -192,11 +192,11 @@ impl<S: Read + Write> Read for Stream<S> {
             if tls_session.read_tls(socket)? == 0 {
                 return Ok(0);
             }
-            let processed = tls_session.process_new_packets();
+            let packet_result = tls_session.process_new_packets();
             // The session may have records to send: a reply of the handshake, pending data, or the alert for a
             // protocol error.
             write_records(tls_session, socket)?;
-            processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            packet_result.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
     }
 }
@@ -207,15 +207,15 @@ impl<S: Read + Write> Write for Stream<S> {
     /// [`Write::flush`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Stream { socket, tls_session: Some(tls_session) } = self else { return self.socket.write(bytes) };
-        let accepted = tls_session.writer().write(bytes)?;
+        let accepted_bytes = tls_session.writer().write(bytes)?;
         let all_written = write_records(tls_session, socket)?;
-        if accepted == 0 && !bytes.is_empty() {
+        if accepted_bytes == 0 && !bytes.is_empty() {
             if !all_written {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             return tls_session.writer().write(bytes);
         }
-        Ok(accepted)
+        Ok(accepted_bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

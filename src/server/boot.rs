@@ -38,13 +38,13 @@ pub struct RecoveredDirectory {
     /// The identity that this node sends to its peers in handshakes.
     pub identity: Identity,
     /// The data directory itself.
-    root: FsDisk,
+    data_disk: FsDisk,
     /// The contents of the identity file.
     owner: Owner,
     /// The open journal, for the log thread.
     pub journal: Journal<FsDisk>,
     /// The journal's directory, for the thread that prepares segments.
-    pub disk: FsDisk,
+    pub wal_disk: FsDisk,
     /// The hard state and the log, as recovered from the journal.
     pub recovered_log: RecoveredLog,
     /// The directory in which snapshots are stored.
@@ -74,50 +74,61 @@ pub fn check_first_start(config: &Config) -> wal::Result<()> {
 
 /// Locks the data directory if it exists. A start beside a running node then fails because the directory is in use,
 /// which is a clearer error than a port in use.
-pub fn lock_existing(config: &Config) -> wal::Result<Option<DirectoryLock>> {
+pub fn lock_existing_directory(config: &Config) -> wal::Result<Option<DirectoryLock>> {
     if !config.data.is_dir() {
         return Ok(None);
     }
-    lock(config, &open_disk(&config.data, sync_mode(config))?).map(Some)
+    lock_directory(config, &open_disk(&config.data, sync_mode(config))?).map(Some)
 }
 
-fn lock(config: &Config, root: &FsDisk) -> wal::Result<DirectoryLock> {
+fn lock_directory(config: &Config, data_disk: &FsDisk) -> wal::Result<DirectoryLock> {
     let path = config.data.display().to_string();
-    let lock = root.lock("LOCK").map_err(to_fault("lock", &path))?;
+    let lock = data_disk.lock("LOCK").map_err(to_fault("lock", &path))?;
     lock.ok_or_else(|| Fault::Foreign(format!("{path} is in use by another process: a node runs there; stop it first")))
 }
 
 /// Locks the data directory unless it is locked already (`existing_lock`), reads or creates the identity, and recovers
 /// the journal. On a full disk this function may free the reserve.
-pub fn boot(
+pub fn recover_directory(
     config: &Config,
     existing_lock: Option<DirectoryLock>,
     progress: &mut StartProgress,
 ) -> wal::Result<RecoveredDirectory> {
-    let root = open_disk(&config.data, sync_mode(config))?;
+    let data_disk = open_disk(&config.data, sync_mode(config))?;
     let path = config.data.display().to_string();
-    let lock = existing_lock.map_or_else(|| lock(config, &root), Ok)?;
-    let reserve = Ballast::new(root.clone(), config.effective_reserve_bytes());
+    let lock = existing_lock.map_or_else(|| lock_directory(config, &data_disk), Ok)?;
+    let reserve = Ballast::new(data_disk.clone(), config.effective_reserve_bytes());
     if config.effective_reserve_bytes() == 0 {
         reserve.remove_for_log()?;
     }
-    let contents = match read_directory(config, &root, &path, &reserve, progress) {
+    let contents = match read_directory(config, &data_disk, &path, &reserve, progress) {
         Err(Fault::Full { file }) if reserve.remove_for_log()? => {
             log::warn!(node = config.id.get(); "no space left for {file}: the reserve is freed for it");
-            read_directory(config, &root, &path, &reserve, progress)?
+            read_directory(config, &data_disk, &path, &reserve, progress)?
         }
         result => result?,
     };
-    let DirectoryContents { owner, disk, journal, recovered_log, store, snapshot } = contents;
+    let DirectoryContents { owner, wal_disk, journal, recovered_log, store, snapshot } = contents;
     if let Some(note) = &recovered_log.repair_note {
         log::warn!(node = config.id.get(); "{note}");
     }
-    for note in &recovered_log.notes {
+    for note in &recovered_log.operator_notes {
         log::info!(node = config.id.get(); "{note}");
     }
     let run = Run { id: rand::random(), starts: owner.starts.saturating_add(1) };
     let identity = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk, run };
-    Ok(RecoveredDirectory { lock, identity, root, owner, journal, disk, recovered_log, store, snapshot, reserve })
+    Ok(RecoveredDirectory {
+        lock,
+        identity,
+        data_disk,
+        owner,
+        journal,
+        wal_disk,
+        recovered_log,
+        store,
+        snapshot,
+        reserve,
+    })
 }
 
 impl RecoveredDirectory {
@@ -138,9 +149,9 @@ impl RecoveredDirectory {
     ///
     /// As for [`Owner::write`].
     pub fn count_start(&mut self) -> wal::Result<()> {
-        let log = latest_membership(&self.recovered_log).agreed_log_id();
-        let owner = Owner { log: log.or(self.owner.log), starts: self.identity.run.starts, ..self.owner };
-        match owner.write(&self.root) {
+        let agreed_log_id = latest_membership(&self.recovered_log).agreed_log_id();
+        let owner = Owner { log: agreed_log_id.or(self.owner.log), starts: self.identity.run.starts, ..self.owner };
+        match owner.write(&self.data_disk) {
             Err(Fault::Full { file }) => {
                 let node = self.identity.node.get();
                 log::warn!(node; "no space left for {file}: this start is not recorded in it");
@@ -167,7 +178,7 @@ fn latest_membership(recovered_log: &RecoveredLog) -> &Membership {
 /// The contents of a data directory, read and checked.
 struct DirectoryContents {
     owner: Owner,
-    disk: FsDisk,
+    wal_disk: FsDisk,
     journal: Journal<FsDisk>,
     recovered_log: RecoveredLog,
     store: Store<FsDisk>,
@@ -177,7 +188,7 @@ struct DirectoryContents {
 /// Reads the directory `path`, and creates missing parts. After an error for lack of space it may be called again.
 fn read_directory(
     config: &Config,
-    root: &FsDisk,
+    data_disk: &FsDisk,
     path: &str,
     reserve: &Ballast<FsDisk>,
     progress: &mut StartProgress,
@@ -188,23 +199,24 @@ fn read_directory(
              recover {path} --accept-data-loss. Nothing was changed."
         )));
     }
-    let owner = read_or_create_identity(config, root, path)?;
-    let disk = open_disk(&config.data.join("wal"), sync_mode(config))?;
-    let mut options = wal::Options::new(owner.node, owner.cluster, owner.disk);
-    options.segment_bytes = config.segment_bytes;
-    options.torn_tail = config.torn_tail;
-    options.repair = config.repair;
+    let owner = read_or_create_identity(config, data_disk, path)?;
+    let wal_disk = open_disk(&config.data.join("wal"), sync_mode(config))?;
+    let mut wal_options = wal::Options::new(owner.node, owner.cluster, owner.disk);
+    wal_options.segment_bytes = config.segment_bytes;
+    wal_options.torn_tail = config.torn_tail;
+    wal_options.repairs_damage = config.repair;
     let founding_point =
         SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: config.founding_membership() };
     // Once the node is founded, a missing journal is lost and must not be created anew: this node may have voted.
     let founding_point = (!owner.journal_created).then_some(&founding_point);
     let store = Store::open(open_disk(&config.data.join("snapshots"), sync_mode(config))?, owner.cluster)
         .map_err(to_node_fault)?;
-    let read_mode = ReadMode { threads: reader_threads(), meter: &progress.begin_stage("log read") };
-    let (mut journal, mut recovered_log) = Journal::open_with(disk.clone(), options, founding_point, read_mode)?;
+    let read_mode = ReadMode { thread_count: reader_threads(), meter: &progress.begin_stage("log read") };
+    let (mut journal, mut recovered_log) =
+        Journal::open_with(wal_disk.clone(), wal_options, founding_point, read_mode)?;
     journal.set_reserve(reserve.clone());
-    let newest = store.find_newest(&progress.begin_stage("snapshot checked")).map_err(to_node_fault)?;
-    let snapshot = reconcile_with_log(&mut journal, &mut recovered_log, newest)?;
+    let newest_snapshot = store.find_newest(&progress.begin_stage("snapshot checked")).map_err(to_node_fault)?;
+    let snapshot = reconcile_with_log(&mut journal, &mut recovered_log, newest_snapshot)?;
     check_cluster(config, &owner, &recovered_log, path)?;
     // A repair may have left an empty log, which the promised position still shows to be this node's.
     let log_id = latest_membership(&recovered_log).log_id;
@@ -213,9 +225,9 @@ fn read_directory(
     }
     let owner_with_journal = Owner { journal_created: true, ..owner };
     if owner_with_journal != owner {
-        owner_with_journal.write(root)?;
+        owner_with_journal.write(data_disk)?;
     }
-    Ok(DirectoryContents { owner: owner_with_journal, disk, journal, recovered_log, store, snapshot })
+    Ok(DirectoryContents { owner: owner_with_journal, wal_disk, journal, recovered_log, store, snapshot })
 }
 
 /// The number of threads that read the log: one per processor, at most `READER_THREADS_MAX`.
@@ -246,8 +258,8 @@ fn check_cluster(config: &Config, owner: &Owner, recovered_log: &RecoveredLog, p
 }
 
 /// Reads the directory's identity, or creates it in an unused directory.
-fn read_or_create_identity(config: &Config, root: &FsDisk, path: &str) -> wal::Result<Owner> {
-    if let Some(owner) = Owner::read(root)? {
+fn read_or_create_identity(config: &Config, data_disk: &FsDisk, path: &str) -> wal::Result<Owner> {
+    if let Some(owner) = Owner::read(data_disk)? {
         // The founding peers are in the journal; the configured ones are only addresses to dial.
         owner.check_owner(path, config.id)?;
         return Ok(owner);
@@ -258,7 +270,7 @@ fn read_or_create_identity(config: &Config, root: &FsDisk, path: &str) -> wal::R
         None => (config.cluster_id(), DiskId(rand::random::<NonZeroU64>().get())),
     };
     let owner = Owner { node: config.id, cluster, disk, journal_created: false, log: None, starts: 0 };
-    owner.write(root)?;
+    owner.write(data_disk)?;
     Ok(owner)
 }
 
@@ -301,7 +313,7 @@ pub fn build_node<M: StateMachine>(
         applier = SnapshotRestore::begin(&applier, snapshot).restore_all(&progress.begin_stage("snapshot restored"))?.0;
     }
     let mut options = config.node.clone();
-    let prefetch = prefetch_log(&recovered_log.view, applier.applied(), options.apply_bytes);
+    let prefetch = prefetch_log(&recovered_log.view, applier.applied(), options.apply_batch_bytes_max);
     let (applied, random) = (applier.apply(&[]), rand::random());
     let node_start = NodeStart { now, disk: Some(identity.disk), applied, snapshot: newest, random, prefetch };
     options.cluster = identity.cluster;

@@ -22,7 +22,7 @@ pub enum ServerError {
         address: String,
         /// The command line option that sets the address.
         option: &'static str,
-        /// The error of the system.
+        /// The error with which the system refused to resolve the address or to listen.
         source: io::Error,
     },
     /// The system refused to provide a thread, a poll or a signal handler.

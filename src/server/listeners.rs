@@ -46,14 +46,14 @@ impl Listeners {
 }
 
 fn listen_once_resolved(config: &Config, address: &str) -> Result<TcpListener, ServerError> {
-    let began = Instant::now();
-    let mut last_logged = None;
+    let started_at = Instant::now();
+    let mut last_warning_seconds = None;
     loop {
         match resolve(address) {
-            Err(error) if is_transient(&error) && began.elapsed() < RESOLVE_TIMEOUT => {
-                let elapsed_seconds = began.elapsed().as_secs();
-                if last_logged.is_none_or(|last_logged| elapsed_seconds >= last_logged + 5) {
-                    last_logged = Some(elapsed_seconds);
+            Err(error) if is_transient(&error) && started_at.elapsed() < RESOLVE_TIMEOUT => {
+                let elapsed_seconds = started_at.elapsed().as_secs();
+                if last_warning_seconds.is_none_or(|seconds| elapsed_seconds >= seconds + 5) {
+                    last_warning_seconds = Some(elapsed_seconds);
                     log::warn!(node = config.id.get(); "cannot resolve the name in {address} yet ({error}): retrying");
                 }
                 thread::sleep(RESOLVE_RETRY_INTERVAL);
@@ -67,7 +67,7 @@ fn listen_once_resolved(config: &Config, address: &str) -> Result<TcpListener, S
     }
 }
 
-/// Whether a later look-up of the name may succeed.
+/// Whether a host name that could not be resolved with this error may be resolved later.
 fn is_transient(error: &io::Error) -> bool {
     error.kind() != ErrorKind::InvalidInput
 }
@@ -99,7 +99,7 @@ fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(address.to_socket_addrs()?.collect())
 }
 
-/// Listens on the first of these addresses that is local and free.
+/// Listens on the first of `addresses` that is local and free.
 fn listen_at_any(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     let mut last_error = io::Error::new(ErrorKind::NotFound, "the name resolves to no address");
     for address in addresses {

@@ -13,7 +13,7 @@ use std::{iter, thread, vec};
 const BATCHES_PER_GROUP: usize = 8;
 /// How many groups of [`BATCHES_PER_GROUP`] batches are read ahead, so that neither thread waits for the other at each
 /// group.
-const GROUPS_AHEAD: usize = 2;
+const GROUPS_READ_AHEAD_MAX: usize = 2;
 /// How long the event loop waits for a group before it reads the log by itself: heartbeats wait meanwhile.
 const GROUP_WAIT_MAX: Duration = Duration::from_millis(20);
 /// The fewest entries to apply for which a thread is started: reading fewer is as fast without one.
@@ -29,7 +29,7 @@ pub fn prefetch_log(view: &View, applied: Index, batch_bytes: u64) -> Prefetch {
     if range.end().0.saturating_sub(applied.0) < PREFETCH_ENTRIES_MIN || *range.start() != applied.next() {
         return Prefetch::default();
     }
-    let (sender, groups) = sync_channel(GROUPS_AHEAD);
+    let (sender, groups) = sync_channel(GROUPS_READ_AHEAD_MAX);
     let read_ahead = move || {
         let mut batches = batches(view, range, batch_bytes);
         loop {
@@ -40,12 +40,12 @@ pub fn prefetch_log(view: &View, applied: Index, batch_bytes: u64) -> Prefetch {
         }
     };
     match thread::Builder::new().name("drave-reads".to_owned()).spawn(read_ahead) {
-        Ok(_ends_by_itself) => Prefetch::new(PrefetchedBatches { groups, current: Vec::new().into_iter() }),
+        Ok(_ends_by_itself) => Prefetch::new(PrefetchedBatches { groups, current_group: Vec::new().into_iter() }),
         Err(_) => Prefetch::default(),
     }
 }
 
-/// The range `range` of the log in batches of about `batch_bytes` bytes, up to the first entry that cannot be read.
+/// Reads the entries of `range`, in batches of about `batch_bytes` bytes, up to the first entry that cannot be read.
 fn batches(view: View, range: RangeInclusive<Index>, batch_bytes: u64) -> impl Iterator<Item = Vec<Entry>> {
     let mut next = *range.start();
     iter::from_fn(move || {
@@ -58,16 +58,16 @@ fn batches(view: View, range: RangeInclusive<Index>, batch_bytes: u64) -> impl I
 /// The event loop's side of the prefetch: yields the batches of one group after the other.
 struct PrefetchedBatches {
     groups: Receiver<Vec<Vec<Entry>>>,
-    current: vec::IntoIter<Vec<Entry>>,
+    current_group: vec::IntoIter<Vec<Entry>>,
 }
 
 impl Iterator for PrefetchedBatches {
     type Item = Vec<Entry>;
 
     fn next(&mut self) -> Option<Vec<Entry>> {
-        if self.current.as_slice().is_empty() {
-            self.current = self.groups.recv_timeout(GROUP_WAIT_MAX).ok()?.into_iter();
+        if self.current_group.as_slice().is_empty() {
+            self.current_group = self.groups.recv_timeout(GROUP_WAIT_MAX).ok()?.into_iter();
         }
-        self.current.next()
+        self.current_group.next()
     }
 }

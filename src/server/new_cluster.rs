@@ -12,7 +12,7 @@ use crate::limits::CHUNK_BYTES;
 use crate::machine::state_machine::StateMachine;
 use crate::snapshot::Store;
 use crate::snapshotting::restore::{chunk_of, snapshot_header};
-use crate::snapshotting::start::base_of;
+use crate::snapshotting::start::base_after_snapshot;
 use crate::snapshotting::to_node_fault;
 use crate::types::{ClusterId, DiskId, HardState, Index, LogId, Member, Membership, NodeId, Position, Write, WriteId};
 use crate::wal::identity::{FILE_NAME as IDENTITY, Identity};
@@ -24,10 +24,10 @@ use std::path::{Path, PathBuf};
 
 /// The minimum jump of the index from the former cluster to the new one: a former cluster that still runs needs a month
 /// at its highest speed for that many entries.
-pub const INDEX_GAP: u64 = 1_000_000_000_000;
+pub const INDEX_JUMP_MIN: u64 = 1_000_000_000_000;
 /// The maximum of a further random jump of the index: of two clusters made from the same state, say because one backup
 /// is restored twice, the second reuses no session id of the first.
-const INDEX_RANDOM_JUMP_MAX: u64 = 99 * INDEX_GAP;
+const INDEX_RANDOM_JUMP_MAX: u64 = 99 * INDEX_JUMP_MIN;
 
 /// The subdirectory in which a new cluster is written before it replaces the former one.
 const PENDING_DIRECTORY: &str = "recovered";
@@ -42,10 +42,10 @@ pub struct FirstMember {
     /// The address at which other nodes can reach the member, as `host:port`.
     pub address: String,
     /// The version of the membership rules that the new cluster starts with.
-    pub level: u16,
+    pub feature_level: u16,
 }
 
-/// A new cluster that has been written.
+/// A new cluster whose data directory has been written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewCluster {
     /// The random id of the new cluster.
@@ -67,14 +67,14 @@ pub fn write_new_cluster<M: StateMachine>(
     first: &FirstMember,
 ) -> wal::Result<NewCluster> {
     let (cluster, disk, log) = (ClusterId(random_id()), DiskId(random_id()), LogId(random_id()));
-    let index_jump = INDEX_GAP + rand::random_range(0..INDEX_RANDOM_JUMP_MAX);
+    let index_jump = INDEX_JUMP_MIN + rand::random_range(0..INDEX_RANDOM_JUMP_MAX);
     let position = Position::new(Index(after.index.0 + index_jump), after.term.next());
     let member = Member { disk: Some(disk), ..Member::with_address(first.address.clone()) };
     let membership = Membership {
         members: BTreeMap::from([(first.node, member)]),
         voters: BTreeSet::from([first.node]),
         outgoing: BTreeSet::new(),
-        feature_level: first.level,
+        feature_level: first.feature_level,
         log_id: Some(log),
         log_agreed: true,
     };
@@ -92,7 +92,8 @@ pub fn write_new_cluster<M: StateMachine>(
     writer.finish().map_err(to_node_fault)?;
 
     let options = wal::Options::new(first.node, cluster, disk);
-    let mut journal = Journal::open(open_disk(&directory.join("wal"))?, options, Some(&base_of(&header)))?.0;
+    let mut journal =
+        Journal::open(open_disk(&directory.join("wal"))?, options, Some(&base_after_snapshot(&header)))?.0;
     let hard_state = Some(HardState { term: position.term, vote: None, promised_position: Position::ZERO });
     journal.append(&Write { id: WriteId::ZERO.next(), hard_state, base: None, entries: Vec::new() })?;
     journal.sync()?;
@@ -109,7 +110,8 @@ fn open_disk(path: &Path) -> wal::Result<FsDisk> {
     FsDisk::open_or_create(path, SyncMode::Executed).map_err(to_fault("make", &path.display().to_string()))
 }
 
-/// The subdirectory for the new cluster of a data directory. Removes the remains of an interrupted attempt.
+/// Returns the subdirectory of `data` in which the new cluster is to be written. Removes the remains of an interrupted
+/// attempt.
 pub fn begin_replacement(data: &Path) -> wal::Result<PathBuf> {
     let pending_directory = data.join(PENDING_DIRECTORY);
     if pending_directory.exists() {
@@ -178,7 +180,7 @@ mod tests {
     use super::*;
 
     /// A data directory in which both a former cluster and a new one are complete.
-    fn prepare_directory() -> tempfile::TempDir {
+    fn prepare_pending_replacement() -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         for (path, content) in
             [(directory.path().to_owned(), "former"), (directory.path().join(PENDING_DIRECTORY), "new")]
@@ -193,19 +195,19 @@ mod tests {
     }
 
     /// The contents of the identity, snapshot and log files of a directory.
-    fn read_files(path: &Path) -> [String; 3] {
+    fn read_cluster_files(path: &Path) -> [String; 3] {
         [IDENTITY, "snapshots/file", "wal/file"]
             .map(|file| std::fs::read_to_string(path.join(file)).unwrap_or_default())
     }
 
     #[test]
     fn new_cluster_replaces_former_cluster_and_keeps_its_files() {
-        let directory = prepare_directory();
+        let directory = prepare_pending_replacement();
         assert!(is_replacement_pending(directory.path()));
-        let former = finish_replacement(directory.path()).unwrap().unwrap();
-        assert_eq!(read_files(directory.path()), ["new"; 3]);
+        let former_path = finish_replacement(directory.path()).unwrap().unwrap();
+        assert_eq!(read_cluster_files(directory.path()), ["new"; 3]);
         assert_eq!(
-            (read_files(&former), former),
+            (read_cluster_files(&former_path), former_path),
             (["former"; 3].map(str::to_owned), directory.path().join(FORMER_DIRECTORY))
         );
         assert!(!is_replacement_pending(directory.path()));
@@ -213,18 +215,18 @@ mod tests {
 
     #[test]
     fn new_cluster_in_unused_directory_moves_no_former_cluster() {
-        let parts = ["snapshots", "wal"];
-        for renamed in 0..=parts.len() {
-            let directory = prepare_directory();
+        let subdirectories = ["snapshots", "wal"];
+        for renamed in 0..=subdirectories.len() {
+            let directory = prepare_pending_replacement();
             let data = directory.path();
             std::fs::remove_file(data.join(IDENTITY)).unwrap();
-            parts.iter().for_each(|part| std::fs::remove_dir_all(data.join(part)).unwrap());
-            parts[..renamed].iter().for_each(|part| {
+            subdirectories.iter().for_each(|part| std::fs::remove_dir_all(data.join(part)).unwrap());
+            subdirectories[..renamed].iter().for_each(|part| {
                 std::fs::rename(data.join(PENDING_DIRECTORY).join(part), data.join(part)).unwrap();
             });
             assert!(is_replacement_pending(data), "{renamed}");
             assert_eq!(finish_replacement(data).unwrap(), None, "{renamed}");
-            assert_eq!(read_files(data), ["new"; 3].map(str::to_owned), "{renamed}");
+            assert_eq!(read_cluster_files(data), ["new"; 3].map(str::to_owned), "{renamed}");
         }
     }
 
@@ -234,7 +236,7 @@ mod tests {
         // `renamed` of them.
         let renames = [(IDENTITY, false), ("snapshots", false), ("snapshots", true), ("wal", false), ("wal", true)];
         for renamed in 0..=renames.len() {
-            let directory = prepare_directory();
+            let directory = prepare_pending_replacement();
             let (data, former) = (directory.path(), directory.path().join(FORMER_DIRECTORY));
             std::fs::create_dir(&former).unwrap();
             for (part, is_new) in &renames[..renamed] {
@@ -247,7 +249,7 @@ mod tests {
             assert!(is_replacement_pending(data), "{renamed}");
             assert_eq!(finish_replacement(data).unwrap().as_ref(), Some(&former), "{renamed}");
             assert_eq!(
-                (read_files(data), read_files(&former)),
+                (read_cluster_files(data), read_cluster_files(&former)),
                 (["new"; 3].map(str::to_owned), ["former"; 3].map(str::to_owned))
             );
         }

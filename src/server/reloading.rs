@@ -17,7 +17,7 @@ const EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Reloads credentials on request, one request at a time, on a separate thread, since a disk may be slow. Warns once a
 /// day of certificates that expire soon.
 pub struct CredentialReloader {
-    requests: Option<SyncSender<()>>,
+    reload_requests: Option<SyncSender<()>>,
     node: u64,
 }
 
@@ -35,10 +35,10 @@ impl CredentialReloader {
         node: u64,
     ) -> io::Result<CredentialReloader> {
         if files.is_empty() {
-            return Ok(CredentialReloader { requests: None, node });
+            return Ok(CredentialReloader { reload_requests: None, node });
         }
         // The queue has one slot: a second waiting request is dropped, since the first one has read no file yet.
-        let (requests, receiver) = sync_channel(1);
+        let (reload_requests, receiver) = sync_channel(1);
         let mut keys = keys;
         let handle_requests = move || {
             loop {
@@ -50,12 +50,12 @@ impl CredentialReloader {
             }
         };
         thread::Builder::new().name("reload".into()).spawn(handle_requests)?;
-        Ok(CredentialReloader { requests: Some(requests), node })
+        Ok(CredentialReloader { reload_requests: Some(reload_requests), node })
     }
 
     /// Requests a reload, without waiting.
     pub fn request_reload(&self) {
-        match &self.requests {
+        match &self.reload_requests {
             Some(requests) => _ = requests.try_send(()),
             None => log::info!(node = self.node; "SIGHUP: nothing to reload: no certificates, no password"),
         }
@@ -91,9 +91,10 @@ fn reloaded_text(files: &CredentialFiles) -> &'static str {
 /// Logs until when certificates are valid, and warns of those that expire soon. Lines less important than `min_level`
 /// are left out.
 pub fn log_validity(node: u64, keys: Option<&Keys>, min_level: Level) {
-    let CertificateExpiry { own, authority } = keys.map(Keys::expiry).unwrap_or_default();
+    let CertificateExpiry { own_expires_at, authority_expires_at } = keys.map(Keys::expiry).unwrap_or_default();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let certificates = [("this node's certificate", own), ("the certificate authority", authority)];
+    let certificates =
+        [("this node's certificate", own_expires_at), ("the certificate authority", authority_expires_at)];
     for (certificate_name, end) in
         certificates.into_iter().filter_map(|(certificate_name, end)| Some((certificate_name, end?)))
     {
@@ -129,13 +130,13 @@ mod tests {
     #[test]
     fn certificate_near_expiry_causes_a_warning() {
         let now = Duration::from_secs(1_800_000_000);
-        let day = 86_400;
+        let day_seconds = 86_400;
         let line_for = |end: u64| validity_line(now, "this node's certificate", end);
         assert_eq!(
-            line_for(1_800_000_000 + 30 * day),
+            line_for(1_800_000_000 + 30 * day_seconds),
             ("this node's certificate is valid until 2027-02-14T08:00:00Z, 30 days from now".to_owned(), false)
         );
-        let (line, warns) = line_for(1_800_000_000 + 13 * day);
+        let (line, warns) = line_for(1_800_000_000 + 13 * day_seconds);
         assert!(warns && line.contains("13 days from now: replace it, and send SIGHUP"), "{line}");
         let (line, warns) = line_for(1_800_000_000 - 1);
         assert!(warns && line.contains("expired at 2027-01-15T07:59:59Z"), "{line}");

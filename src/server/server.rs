@@ -55,9 +55,9 @@ impl<M: StateMachine> Server<M> {
         // The address to listen on, unless only the recovered membership has it.
         let configured_address = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned());
         boot::check_first_start(&config)?;
-        let existing_lock = boot::lock_existing(&config)?;
+        let existing_lock = boot::lock_existing_directory(&config)?;
         let listeners = configured_address.as_deref().map(|address| Listeners::bind(&config, address)).transpose()?;
-        let mut directory = boot::boot(&config, existing_lock, &mut progress)?;
+        let mut directory = boot::recover_directory(&config, existing_lock, &mut progress)?;
         let listen_address = configured_address.unwrap_or_else(|| directory.address().to_owned());
         let Listeners { native, redis, http } = match listeners {
             Some(listeners) => listeners,
@@ -65,9 +65,9 @@ impl<M: StateMachine> Server<M> {
         };
         directory.count_start()?;
         let members = directory.membership().clone();
-        let RecoveredDirectory { lock, identity, journal, disk, recovered_log, store, snapshot, reserve, .. } =
+        let RecoveredDirectory { lock, identity, journal, wal_disk, recovered_log, store, snapshot, reserve, .. } =
             directory;
-        let (in_memory, file_system) = (disk.is_in_memory(), disk.file_system());
+        let (in_memory, file_system) = (wal_disk.is_in_memory(), wal_disk.file_system_name());
         warn_of_unsafe_directory(&config, in_memory);
         let (clock, entry_count) = (Clock::start(), recovered_log.entries.len());
         let deferred_drop = DeferredDrop::start()?;
@@ -88,10 +88,10 @@ impl<M: StateMachine> Server<M> {
         let mut net = Net::open(identity, native, config.peers.clone(), net_options)?;
         let gateways = open_gateways(&config, &mut net, redis, http)?;
         if config.listen.is_none() {
-            net.set_inferred_address(listen_address);
+            net.set_default_listen_address(listen_address);
         }
         let (sender, inbox) = inbox(net.waker().clone());
-        let (writes, log_thread) = spawn_log_thread(journal, disk, sender.clone(), config.log_busy_poll)?;
+        let (writes, log_thread) = spawn_log_thread(journal, wal_disk, sender.clone(), config.log_busy_poll)?;
         let space_watch = spawn_space_watch(SpaceMonitor::new(reserve.clone(), config.segment_bytes), sender.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let credential_reloader =
@@ -169,7 +169,7 @@ impl<M: StateMachine> Server<M> {
         let (watch_sender, watch_thread) = space_watch;
         drop(watch_sender);
         // The thread is joined, since nothing may write to the directory once another process has it.
-        let _ended = watch_thread.join();
+        let _watch_result = watch_thread.join();
         drop(lock);
         run_result(reactor_result, log_result)
     }

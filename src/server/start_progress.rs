@@ -14,7 +14,7 @@ pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Reports the progress of a server's start, stage by stage.
 pub struct StartProgress {
     started_at: Instant,
-    stage: Arc<Mutex<StartStage>>,
+    current_stage: Arc<Mutex<StartStage>>,
     /// A summary of each finished stage.
     summaries: Vec<String>,
     /// The sender whose drop ends the reporting thread.
@@ -34,9 +34,9 @@ impl StartProgress {
     /// Starts a thread that passes a line about the current stage to `emit`, once per `interval`.
     pub fn begin(interval: Duration, emit: impl Fn(&str) + Send + 'static) -> io::Result<StartProgress> {
         let started_at = Instant::now();
-        let stage = Arc::new(Mutex::new(StartStage { name: "starting", meter: Arc::default(), started_at }));
+        let current_stage = Arc::new(Mutex::new(StartStage { name: "starting", meter: Arc::default(), started_at }));
         let (stop_sender, stop_receiver) = channel::<Infallible>();
-        let shared_stage = Arc::clone(&stage);
+        let shared_stage = Arc::clone(&current_stage);
         let report = move || {
             while let Err(RecvTimeoutError::Timeout) = stop_receiver.recv_timeout(interval) {
                 // Cloned first, so that the lock is not held while `emit` runs.
@@ -47,24 +47,25 @@ impl StartProgress {
             }
         };
         let thread = std::thread::Builder::new().name("progress".into()).spawn(report)?;
-        Ok(StartProgress { started_at, stage, summaries: Vec::new(), stop_sender, thread })
+        Ok(StartProgress { started_at, current_stage, summaries: Vec::new(), stop_sender, thread })
     }
 
     /// Starts the next stage; `name` is its name in reports. The caller counts its progress in the returned meter.
     pub fn begin_stage(&mut self, name: &'static str) -> Arc<Meter> {
         let next_stage = StartStage { name, meter: Arc::default(), started_at: Instant::now() };
         let meter = Arc::clone(&next_stage.meter);
-        let finished_stage = std::mem::replace(&mut *lock(&self.stage), next_stage);
+        let finished_stage = std::mem::replace(&mut *lock(&self.current_stage), next_stage);
         self.summaries.extend(finished_stage.summary_line(finished_stage.started_at.elapsed()));
         meter
     }
 
-    /// Ends the last stage: returns the durations in words, or `None` if nothing was read.
+    /// Ends the last stage. Returns the duration of the start and the summaries of its stages, or `None` if nothing was
+    /// read.
     pub fn end(mut self) -> Option<String> {
         let _unused_meter = self.begin_stage("ended");
         drop(self.stop_sender);
         // The thread ends when its channel is closed.
-        let _ended = self.thread.join();
+        let _thread_result = self.thread.join();
         let took = self.started_at.elapsed().as_secs_f64();
         (!self.summaries.is_empty()).then(|| format!("recovered in {took:.2} s: {}", self.summaries.join("; ")))
     }

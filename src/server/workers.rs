@@ -22,10 +22,10 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// After this long without work the log thread writes a sync marker: all batches before it are synced.
 const IDLE_BEFORE_SYNC_MARKER: Duration = Duration::from_millis(10);
 /// The pause before another attempt to prepare a spare segment, after a failed one.
-const SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+const SPARE_SEGMENT_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// The minimum pause after each part of a spare segment that is prepared. The pause lasts at least as long as preparing
 /// that part took, to leave the disk to the log.
-const SPARE_PAUSE_MIN: Duration = Duration::from_millis(5);
+const SPARE_SEGMENT_PAUSE_MIN: Duration = Duration::from_millis(5);
 
 /// The pause before a log thread without disk space tries again to write.
 const NO_SPACE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -43,9 +43,9 @@ struct LogThread<D: Disk> {
     busy_poll: BusyPoll,
     /// The queue of orders to the thread that prepares spare segments, and the queue of prepared segments.
     spare_orders: Sender<SpareOrder>,
-    spares: Receiver<Result<Spare<D::File>>>,
+    prepared_spares: Receiver<Result<Spare<D::File>>>,
     /// When the next spare segment may be ordered; `None` while one is being prepared.
-    next_order_at: Option<Instant>,
+    next_spare_order_at: Option<Instant>,
 }
 
 /// Reports on its drop that a thread has ended, for whatever reason. If the reactor has ended first, the report is
@@ -71,7 +71,7 @@ pub fn spawn_log_thread<D: Disk>(
 ) -> io::Result<(Sender<Task>, JoinHandle<Result<()>>)> {
     let (sender, tasks) = channel();
     let (spare_orders, ordered) = channel();
-    let (prepared, spares) = channel();
+    let (prepared, prepared_spares) = channel();
     std::thread::Builder::new().name("spare".into()).spawn(move || prepare_spares(&disk, &ordered, &prepared))?;
     let busy_poll = BusyPoll::new(busy_poll);
     let mut log = LogThread {
@@ -81,8 +81,8 @@ pub fn spawn_log_thread<D: Disk>(
         inbox,
         busy_poll,
         spare_orders,
-        spares,
-        next_order_at: Some(Instant::now()),
+        prepared_spares,
+        next_spare_order_at: Some(Instant::now()),
     };
     let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
         let _end_reporter = ThreadEndReporter { inbox: log.inbox.clone(), thread: "log" };
@@ -96,11 +96,11 @@ impl<D: Disk> LogThread<D> {
         while let Some(task) = self.next_task()? {
             self.order_spares();
             let mut release_upto = None;
-            let mut bytes = self.add_to_batch(task, &mut release_upto)?;
-            while bytes < BATCH_BYTES_MAX
+            let mut batch_bytes = self.add_to_batch(task, &mut release_upto)?;
+            while batch_bytes < BATCH_BYTES_MAX
                 && let Ok(task) = self.try_next_task()
             {
-                bytes += self.add_to_batch(task, &mut release_upto)?;
+                batch_bytes += self.add_to_batch(task, &mut release_upto)?;
             }
             self.sync()?;
             if let Some(upto) = release_upto {
@@ -115,7 +115,7 @@ impl<D: Disk> LogThread<D> {
     fn sync(&mut self) -> Result<bool> {
         let started_at = Instant::now();
         let mut report = self.journal.sync()?;
-        report.duration = started_at.elapsed();
+        report.sync_duration = started_at.elapsed();
         Ok(self.inbox.send(LoopMessage::Journal(report)))
     }
 
@@ -206,14 +206,14 @@ impl<D: Disk> LogThread<D> {
     }
 
     fn order_spares(&mut self) {
-        match self.spares.try_recv() {
+        match self.prepared_spares.try_recv() {
             Ok(Ok(spare)) => {
-                self.next_order_at = Some(Instant::now());
+                self.next_spare_order_at = Some(Instant::now());
                 self.journal.add_spare(spare);
             }
             // The node need not stop: without a spare segment the journal creates the next segment itself.
             Ok(Err(fault)) => {
-                self.next_order_at = Some(Instant::now() + SPARE_RETRY_INTERVAL);
+                self.next_spare_order_at = Some(Instant::now() + SPARE_SEGMENT_RETRY_INTERVAL);
                 match fault {
                     Fault::Full { file } => log::warn!("no space left for {file}, the next segment: retrying"),
                     fault => log::warn!("cannot prepare the next segment: {fault}"),
@@ -221,10 +221,10 @@ impl<D: Disk> LogThread<D> {
             }
             Err(_) => {}
         }
-        if self.next_order_at.is_some_and(|at| at <= Instant::now())
+        if self.next_spare_order_at.is_some_and(|at| at <= Instant::now())
             && let Some(order) = self.journal.next_spare_order()
         {
-            self.next_order_at = None;
+            self.next_spare_order_at = None;
             if self.spare_orders.send(order).is_err() {
                 log::warn!(
                     "the thread that prepares segments has ended: the log thread creates the next segment itself"
@@ -292,7 +292,7 @@ fn prepare_spares<D: Disk>(
     for order in orders {
         let mut started_at = Instant::now();
         let spare = order.prepare(disk, || {
-            std::thread::sleep(started_at.elapsed().max(SPARE_PAUSE_MIN));
+            std::thread::sleep(started_at.elapsed().max(SPARE_SEGMENT_PAUSE_MIN));
             started_at = Instant::now();
         });
         if prepared.send(spare).is_err() {

@@ -31,8 +31,8 @@ impl ApplierInputQueue {
         self.inputs.push_back(input);
     }
 
-    /// Removes the first input and the queries right behind this input, which are processed without a delay of their
-    /// own.
+    /// Removes and returns the first input and the queries right behind this input, which are processed without a
+    /// delay of their own.
     pub(super) fn take_first_with_queries(&mut self) -> Vec<ApplierInput> {
         let mut taken: Vec<ApplierInput> = self.inputs.pop_front().into_iter().collect();
         let is_query = |input: &mut ApplierInput| matches!(input, ApplierInput::Query(..));
@@ -42,7 +42,7 @@ impl ApplierInputQueue {
         taken
     }
 
-    /// Removes all inputs.
+    /// Removes and returns all inputs.
     pub(super) fn take_all(&mut self) -> Vec<ApplierInput> {
         self.inputs.drain(..).collect()
     }

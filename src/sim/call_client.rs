@@ -31,7 +31,7 @@ pub(super) struct CallConnection {
     pub(super) is_closed: bool,
 }
 
-/// A client with one request in progress, like `Client`.
+/// A client with one request in progress, like the library's blocking `Client`.
 pub struct CallClient {
     pub tasks: TaskClient,
     pub(super) protocol: CallProtocol,

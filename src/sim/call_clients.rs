@@ -1,4 +1,5 @@
-//! Simulated clients with one request in progress: the protocol of the blocking `Client` over simulated connections.
+//! Simulated clients with one request in progress: the protocol of the library's blocking `Client` over simulated
+//! connections.
 
 use super::call_client::{CallClient, CallConnection};
 use super::checks;
@@ -27,7 +28,7 @@ fn to_task_end(result: Result<Reply, ClientError>) -> checks::Result<TaskEnd> {
 }
 
 impl World {
-    /// Executes steps of the client's protocol, as `Client` does, until a step has to wait for an event.
+    /// Executes steps of the client's protocol, as the blocking `Client` does, until a step has to wait for an event.
     pub(super) fn drive_call_client(&mut self, call: &mut CallClient) -> checks::Result<()> {
         let (now, client) = (self.now, call.tasks.client);
         while call.pending_step.is_none() {
@@ -83,8 +84,8 @@ impl World {
                 }
             }
             CallStep::QueryOtherNode { endpoint, request, .. } => {
-                // `Client` sends the request only after the node's welcome. Here the request is sent right after the
-                // hello, which saves the wait for the welcome.
+                // The blocking `Client` sends the request only after the node's welcome. Here the request is sent right
+                // after the hello, which saves the wait for the welcome.
                 let mut leader_query_connection = self.connect_call_client(call, endpoint)?;
                 self.send_call_request(&mut leader_query_connection, request);
                 call.leader_query_connection = Some(leader_query_connection);
@@ -93,7 +94,7 @@ impl World {
                 self.trace_line(|| format!("client {} receives {result:?}", call.tasks.client));
                 let tag = call.task_tag.take().unwrap_or_default();
                 let link = call.main_connection.as_ref().map(|main| main.link);
-                let (end, records) = (to_task_end(result.clone())?, (&mut self.history, &self.values));
+                let (end, records) = (to_task_end(result.clone())?, (&mut self.history, &self.value_history));
                 return call.tasks.end_task(self.now, (tag, link), end, records);
             }
             CallStep::Wait { .. } | CallStep::Pause { .. } => {}

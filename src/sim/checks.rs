@@ -19,14 +19,14 @@ pub struct CommitState {
     pub term: Term,
     /// Whether the node is the leader of this term.
     pub is_leader: bool,
-    /// The commit index that the node uses.
+    /// The node's commit index.
     pub commit: Index,
     /// The highest index that the node may have committed: on a leader, the commit index computed by Raft's rule
     /// (§5.4.2); or the index of the node's snapshot, if that index is higher. `None` if there is neither.
     pub commit_max: Option<Index>,
 }
 
-/// The checks, and the state that they need.
+/// The checks of one world, and the records of disk contents, votes, leaders and commits on which they rely.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
     /// The disk contents and claims of each node that may ever be a member.
@@ -55,17 +55,17 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// The checks of a cluster with the founding configuration `founding`. `nodes` are all nodes that may ever be
+    /// The checks of a cluster that begins with `founding_configuration`. `nodes` are all nodes that may ever be
     /// members.
-    pub fn new(nodes: impl IntoIterator<Item = NodeId>, founding: Membership) -> Checks {
+    pub fn new(nodes: impl IntoIterator<Item = NodeId>, founding_configuration: Membership) -> Checks {
         let histories = nodes.into_iter().map(|id| (id, NodeHistory::default())).collect();
-        Checks { histories, configurations: Configurations::new(founding), ..Checks::default() }
+        Checks { histories, configurations: Configurations::new(founding_configuration), ..Checks::default() }
     }
 
     /// Records that a node's disk was emptied. The node's votes are forgotten. The entries of its log still count as
     /// held: no other node may be elected as if that log had never existed.
     pub fn record_wipe(&mut self, node: NodeId) {
-        let lost_image = std::mem::take(&mut self.history_mut(node).durable);
+        let lost_image = std::mem::take(&mut self.history_mut(node).durable_image);
         *self.history_mut(node) = NodeHistory { lost_image: Some(lost_image), ..NodeHistory::default() };
         self.votes.retain(|(voter, _), _| *voter != node);
         self.configurations.replace_log(node, &[]);
@@ -78,7 +78,7 @@ impl Checks {
 
     /// How many entries the node's disk holds, including the entries that a snapshot covers.
     pub fn durable_len(&self, node: NodeId) -> usize {
-        self.histories[&node].durable.log.len()
+        self.histories[&node].durable_image.log.len()
     }
 
     /// Whether `other`'s disk holds a log at least as up-to-date as the lost log of `node`. True if `node` lacks no
@@ -86,7 +86,7 @@ impl Checks {
     pub fn covers_lost_log(&self, node: NodeId, other: NodeId) -> bool {
         let log_end = |image: &DiskImage| (image.log.last().map(|(term, _)| *term), image.log.len());
         let lost_end = self.histories[&node].lost_image.as_ref().map(log_end);
-        lost_end.is_none_or(|lost_end| log_end(&self.histories[&other].durable) >= lost_end)
+        lost_end.is_none_or(|lost_end| log_end(&self.histories[&other].durable_image) >= lost_end)
     }
 
     /// A copy of a node's history, made at the moment when the node's disk is copied.
@@ -98,7 +98,7 @@ impl Checks {
     /// may be elected as if that log had never existed.
     pub fn restore_copy(&mut self, node: NodeId, copy: &NodeHistory) {
         let history = self.history_mut(node);
-        let lost_image = std::mem::take(&mut history.durable);
+        let lost_image = std::mem::take(&mut history.durable_image);
         let claims = history.claims;
         *history = NodeHistory {
             lost_image: Some(lost_image),
@@ -139,7 +139,7 @@ impl Checks {
 
     /// Whether the node's disk holds no entries.
     pub fn has_empty_log(&self, node: NodeId) -> bool {
-        self.histories[&node].durable.log.is_empty()
+        self.histories[&node].durable_image.log.is_empty()
     }
 
     pub(super) fn history_mut(&mut self, node: NodeId) -> &mut NodeHistory {
@@ -162,7 +162,7 @@ impl Checks {
         let history = self.histories.get_mut(&node).expect("every node has a history");
         if let (Some(term), Some(first)) = (leading_term, write.entries.first())
             && history.leading_term == Some(term)
-            && first.position.index.0 as usize <= history.written.log.len()
+            && first.position.index.0 as usize <= history.written_image.log.len()
         {
             return Err(format!(
                 "Leader Append-Only: {node} leads term {term} and overwrites its own entry {}",
@@ -177,42 +177,43 @@ impl Checks {
                     base.position
                 ));
             }
-            history.written.replace_log(write, &self.committed_log);
-            self.configurations.replace_log(node, &history.written.log);
+            history.written_image.replace_log(write, &self.committed_log);
+            self.configurations.replace_log(node, &history.written_image.log);
         }
         for entry in &write.entries {
             let index = entry.position.index.0 as usize;
-            if index > history.written.log.len() + 1 {
+            if index > history.written_image.log.len() + 1 {
                 return Err(format!(
                     "{node} writes the entry {}, but its log has only {} entries",
                     entry.position,
-                    history.written.log.len()
+                    history.written_image.log.len()
                 ));
             }
-            let previous = index.checked_sub(2).map(|previous| history.written.log[previous]);
+            let previous = index.checked_sub(2).map(|previous| history.written_image.log[previous]);
             let (checksum, recorded_previous) =
                 *self.written_entries.entry(entry.position).or_insert((entry.checksum, previous));
             if (checksum, recorded_previous) != (entry.checksum, previous) {
                 return Err(format!("Log Matching: two logs differ at {} or just before it ({node})", entry.position));
             }
-            history.written.append(entry);
+            history.written_image.append(entry);
             // The first entries of a batch may have been received before this node became leader.
             self.configurations.record_write(node, entry, leading_term == Some(entry.position.term));
         }
-        history.written.hard_state = write.hard_state.unwrap_or(history.written.hard_state);
-        history.unsynced.push(write.clone());
+        history.written_image.hard_state = write.hard_state.unwrap_or(history.written_image.hard_state);
+        history.unsynced_writes.push(write.clone());
         Ok(())
     }
 
     /// Records that a node's disk reported all writes up to `upto` as synced.
     pub fn record_sync(&mut self, node: NodeId, upto: crate::types::WriteId) {
         let history = self.histories.get_mut(&node).expect("every node has a history");
-        let count = history.unsynced.iter().take_while(|write| write.id <= upto).count();
-        for write in history.unsynced.drain(..count) {
-            history.durable.apply(&write, &self.committed_log);
+        let count = history.unsynced_writes.iter().take_while(|write| write.id <= upto).count();
+        for write in history.unsynced_writes.drain(..count) {
+            history.durable_image.apply(&write, &self.committed_log);
             history.false_sync.iter_mut().for_each(|false_sync| false_sync.writes_since.push(write.clone()));
         }
-        if history.lost_image.as_ref().is_some_and(|lost_image| lost_image.log.len() <= history.durable.log.len()) {
+        if history.lost_image.as_ref().is_some_and(|lost_image| lost_image.log.len() <= history.durable_image.log.len())
+        {
             history.lost_image = None;
         }
     }
@@ -221,25 +222,26 @@ impl Checks {
     /// disk.
     pub fn check_send(&mut self, envelope: &Envelope) -> Result<()> {
         let Envelope { from, to, term, message, .. } = envelope;
-        let durable = &self.histories[from].durable;
-        if durable.hard_state.term < *term {
+        let durable_image = &self.histories[from].durable_image;
+        if durable_image.hard_state.term < *term {
             return Err(format!(
                 "{from} sends a message of term {term}, but its disk holds only term {}: {message:?}",
-                durable.hard_state.term
+                durable_image.hard_state.term
             ));
         }
         let (from, to) = (*from, *to);
         self.record_claims(from, *term, message)?;
-        let durable = &self.histories[&from].durable;
+        let durable_image = &self.histories[&from].durable_image;
         let vote = match message {
             Message::RequestVote { kind: VoteKind::Vote | VoteKind::Transfer, .. } => Some(from),
             Message::RequestVoteResponse { kind: VoteKind::Vote | VoteKind::Transfer, granted: true, .. } => Some(to),
             Message::AppendResponse { matched } => {
                 let matched_len = matched.0 as usize;
-                if durable.log.len() < matched_len
-                    || durable.log[..matched_len].last() != self.histories[&from].written.log[..matched_len].last()
+                if durable_image.log.len() < matched_len
+                    || durable_image.log[..matched_len].last()
+                        != self.histories[&from].written_image.log[..matched_len].last()
                 {
-                    let durable_len = durable.log.len();
+                    let durable_len = durable_image.log.len();
                     return Err(format!(
                         "{from} acknowledges index {matched} to {to}, but its disk of {durable_len} entries lacks this \
                          entry"
@@ -251,8 +253,8 @@ impl Checks {
             _ => None,
         };
         let Some(vote) = vote else { return Ok(()) };
-        let voted = durable.hard_state.vote.map(|vote| vote.node);
-        if (durable.hard_state.term, voted) != (*term, Some(vote)) {
+        let durable_vote = durable_image.hard_state.vote.map(|vote| vote.node);
+        if (durable_image.hard_state.term, durable_vote) != (*term, Some(vote)) {
             return Err(format!("{from} votes for {vote} in term {term}, but the vote is not on its disk"));
         }
         let first_vote = *self.votes.entry((from, *term)).or_insert(vote);
@@ -296,22 +298,22 @@ impl Checks {
             self.check_claims_before_vote(from)?;
         }
         let history = self.history_mut(from);
-        let position = match message {
+        let claimed_position = match message {
             Message::RequestVote { last, kind } if kind.is_real() => *last,
             Message::AppendResponse { matched } => {
-                let held = (matched.0 as usize).checked_sub(1).and_then(|at| history.durable.log.get(at));
-                Position::new(*matched, held.map_or(Term::ZERO, |(term, _)| *term))
+                let held_stamp = (matched.0 as usize).checked_sub(1).and_then(|at| history.durable_image.log.get(at));
+                Position::new(*matched, held_stamp.map_or(Term::ZERO, |(term, _)| *term))
             }
             _ => Position::ZERO,
         };
-        history.add_claims(DiskClaims { term, position });
+        history.add_claims(DiskClaims { term, position: claimed_position });
         Ok(())
     }
 
     /// Checks that the logs of a follower and its leader hold the same entry at the index that the follower
     /// acknowledges.
     fn check_acknowledgement(&self, from: NodeId, to: NodeId, term: Term, matched: Index) -> Result<()> {
-        let (follower, leader) = (&self.histories[&from].written, &self.histories[&to].written);
+        let (follower, leader) = (&self.histories[&from].written_image, &self.histories[&to].written_image);
         if self.histories[&to].leading_term != Some(term) || matched == Index::ZERO {
             return Ok(()); // the receiver no longer leads that term, or nothing is acknowledged
         }
@@ -335,10 +337,10 @@ impl Checks {
         if commit < history.commit {
             return Err(format!("{node} moves its commit index back from {} to {commit}", history.commit));
         }
-        if commit.0 as usize > history.written.log.len() {
+        if commit.0 as usize > history.written_image.log.len() {
             return Err(format!(
                 "{node} commits index {commit}, but its log has only {} entries",
-                history.written.log.len()
+                history.written_image.log.len()
             ));
         }
         if let Some(term) = leading_term
@@ -349,15 +351,15 @@ impl Checks {
         {
             return Err(format!("{node} commits index {commit}, but Raft's rule allows at most {commit_max:?}"));
         }
-        let mut new_commits = 0;
+        let mut new_commit_count = 0;
         for index in history.commit.0..commit.0 {
-            let stamp = history.written.log[index as usize];
+            let stamp = history.written_image.log[index as usize];
             match self.committed_log.get(index as usize) {
                 None => {
                     self.committed_log.push(stamp);
                     self.configurations.record_commit(Index(index + 1), stamp.0);
                     self.commit_terms.push(term);
-                    new_commits += 1;
+                    new_commit_count += 1;
                 }
                 Some(first) if *first == stamp => {}
                 Some(first) => {
@@ -370,7 +372,7 @@ impl Checks {
             }
         }
         if let (Some(_), Some((entry_term, _))) =
-            (leading_term, commit.0.checked_sub(1).and_then(|at| history.written.log.get(at as usize)))
+            (leading_term, commit.0.checked_sub(1).and_then(|at| history.written_image.log.get(at as usize)))
         {
             // A leader counts its own log towards the majority, so its commit index claims that its disk holds these
             // entries.
@@ -378,7 +380,7 @@ impl Checks {
         }
         history.commit = commit;
         let is_new_leader = leading_term.is_some() && history.leading_term != leading_term;
-        self.check_commits_held_by_majority(node, new_commits)?;
+        self.check_commits_held_by_majority(node, new_commit_count)?;
         let term_has_commit = commit.0.checked_sub(1).is_some_and(|at| self.committed_log[at as usize].0 == term);
         if self.configurations.has_changed() {
             self.configurations.set_contradicting_nodes(self.find_nodes_contradicting_commits());
@@ -399,20 +401,20 @@ impl Checks {
     /// and nowhere behind it (§5.3).
     fn find_nodes_contradicting_commits(&self) -> BTreeSet<NodeId> {
         let contradicts_commits = |history: &NodeHistory| {
-            let last = history.written.log.len().min(self.committed_log.len()).checked_sub(1);
-            last.is_some_and(|last| history.written.log[last] != self.committed_log[last])
+            let last_common_position = history.written_image.log.len().min(self.committed_log.len()).checked_sub(1);
+            last_common_position.is_some_and(|last| history.written_image.log[last] != self.committed_log[last])
         };
         self.histories.iter().filter(|(_, history)| contradicts_commits(history)).map(|(id, _)| *id).collect()
     }
 
-    /// Checks that the last `new_commits` committed entries, which this node was the first to commit, are on the disks
-    /// of a majority of the configuration that the node's log prescribes (§6). Only disks that this configuration names
-    /// count.
-    fn check_commits_held_by_majority(&self, node: NodeId, new_commits: usize) -> Result<()> {
-        for nth in self.committed_log.len() - new_commits..self.committed_log.len() {
+    /// Checks that the last `new_commit_count` committed entries, which this node was the first to commit, are on the
+    /// disks of a majority of the configuration that the node's log prescribes (§6). Only disks that this configuration
+    /// names count.
+    fn check_commits_held_by_majority(&self, node: NodeId, new_commit_count: usize) -> Result<()> {
+        for nth in self.committed_log.len() - new_commit_count..self.committed_log.len() {
             let image_holds_entry = |image: &DiskImage| image.log.get(nth) == Some(&self.committed_log[nth]);
             let is_entry_holder = |history: &NodeHistory| {
-                image_holds_entry(&history.durable) || history.lost_image.as_ref().is_some_and(image_holds_entry)
+                image_holds_entry(&history.durable_image) || history.lost_image.as_ref().is_some_and(image_holds_entry)
             };
             let lost_image_holds_entry = |id: NodeId| {
                 self.histories
@@ -458,7 +460,7 @@ impl Checks {
         // Only entries committed in earlier terms count: a node that was elected and then paused may become
         // leader late, and lack the entries that later leaders committed.
         let earlier_commit_count = self.commit_terms.partition_point(|committed| *committed < term);
-        let log = &self.histories[&node].written.log;
+        let log = &self.histories[&node].written_image.log;
         match (0..earlier_commit_count).find(|at| log.get(*at) != Some(&self.committed_log[*at])) {
             None => Ok(()),
             Some(at) => {
@@ -482,8 +484,8 @@ impl Checks {
             }
             Some(_) => {}
         }
-        let first = *self.state_digests.entry(index).or_insert(digest);
-        if first != digest {
+        let first_digest = *self.state_digests.entry(index).or_insert(digest);
+        if first_digest != digest {
             return Err(format!(
                 "State Machine Safety: the state of {node} at index {index} differs from the state of another node"
             ));
@@ -493,10 +495,10 @@ impl Checks {
 
     /// Checks a node that discards its log up to `upto`: a durable snapshot on the node's disk must cover these
     /// entries.
-    pub fn check_compaction(&self, node: NodeId, upto: Index, snapshot: Option<Index>) -> Result<()> {
-        if snapshot.is_none_or(|snapshot| snapshot < upto) {
+    pub fn check_compaction(&self, node: NodeId, upto: Index, snapshot_index: Option<Index>) -> Result<()> {
+        if snapshot_index.is_none_or(|snapshot_index| snapshot_index < upto) {
             return Err(format!(
-                "{node} discards its log up to {upto}, but the snapshot on its disk covers {snapshot:?}"
+                "{node} discards its log up to {upto}, but the snapshot on its disk covers {snapshot_index:?}"
             ));
         }
         Ok(())
@@ -504,8 +506,8 @@ impl Checks {
 
     /// Checks that a state restored from a snapshot equals the state that other nodes had at the snapshot's position.
     pub fn check_restored_state(&mut self, node: NodeId, position: Position, digest: u64) -> Result<()> {
-        let committed = self.committed_log.get((position.index.0 as usize).wrapping_sub(1));
-        if committed.is_none_or(|(term, _)| *term != position.term) {
+        let committed_stamp = self.committed_log.get((position.index.0 as usize).wrapping_sub(1));
+        if committed_stamp.is_none_or(|(term, _)| *term != position.term) {
             return Err(format!("{node} restores from a snapshot of {position}, which is not committed"));
         }
         match self.state_digests.get(&position.index) {

@@ -1,10 +1,10 @@
-//! The clients without connections: each of their requests and replies arrives by itself after a network delay.
+//! The clients without connections: the network delivers each of their requests and replies separately, after a delay.
 
 use super::checks;
 use super::clients::RequestAttempt;
 use super::event::SimEvent;
 use super::linked_client::FIRST_LINKED_CLIENT;
-use super::operator::OPERATOR;
+use super::operator::OPERATOR_CLIENT;
 use super::world::World;
 use crate::node::{Caller, Event};
 use crate::types::{NodeId, Time};
@@ -25,7 +25,7 @@ impl World {
     pub(super) fn receive_reply(&mut self, client: u64, bytes: Bytes) -> checks::Result<()> {
         let (id, reply) = read_reply_frame(decode_frame(bytes)?)
             .map_err(|error| format!("the reply frame of a node cannot be decoded: {error}"))?;
-        if client == OPERATOR {
+        if client == OPERATOR_CLIENT {
             return self.answer_operator(id, reply);
         }
         let client_state = self.clients.get_mut(&client).expect("a reply goes to a client that exists");

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 
 /// The caller id of connection 0 between a client and a node. Connection `n` has this id plus `n`.
-pub const FIRST_LINK_CALLER: u64 = 1 << 42;
+pub const FIRST_LINK_CALLER_ID: u64 = 1 << 42;
 
 /// An event at one end of a connection.
 pub enum LinkEvent {
@@ -21,7 +21,7 @@ pub enum LinkEvent {
 }
 
 impl LinkEvent {
-    /// Whether the event is at the node's end.
+    /// Whether the event happens at the node's end of the connection.
     pub(super) fn is_at_node(&self) -> bool {
         matches!(self, LinkEvent::ClientBytes(..) | LinkEvent::EndReachesNode)
     }
@@ -31,7 +31,7 @@ impl LinkEvent {
 #[derive(Debug)]
 pub(super) struct ClientLink {
     pub(super) client: u64,
-    pub(super) to: NodeId,
+    pub(super) node: NodeId,
     /// The incarnation of the process that accepted the connection; `None` before the first bytes arrive.
     pub(super) incarnation: Option<u64>,
     /// Neither end sends anything more on the connection.

@@ -5,7 +5,7 @@
 //! both ends notice. A silent connection delivers nothing any more, and neither end notices.
 
 use super::checks;
-use super::client_link::{ClientLink, FIRST_LINK_CALLER, LinkEvent};
+use super::client_link::{ClientLink, FIRST_LINK_CALLER_ID, LinkEvent};
 use super::event::SimEvent;
 use super::world::World;
 use crate::api::Reply;
@@ -35,7 +35,7 @@ impl World {
         self.trace_line(|| format!("client {client} dials {to}: connection {number}"));
         let link = ClientLink {
             client,
-            to,
+            node: to,
             incarnation: None,
             is_closed: false,
             is_silent: false,
@@ -58,7 +58,7 @@ impl World {
         let last_arrival = &mut link.last_arrival_times[usize::from(!event.is_at_node())];
         let when = when.max(*last_arrival);
         *last_arrival = when;
-        let at = event.is_at_node().then_some(link.to);
+        let at = event.is_at_node().then_some(link.node);
         self.schedule_at(when, SimEvent::ClientLink { at, link: number, event });
     }
 
@@ -68,8 +68,8 @@ impl World {
         else {
             return;
         };
-        let draw = if self.faults_over { SENDS_PER_BREAK } else { self.rng.random_range(0..SENDS_PER_BREAK) };
-        match draw {
+        let drawn_number = if self.faults_over { SENDS_PER_BREAK } else { self.rng.random_range(0..SENDS_PER_BREAK) };
+        match drawn_number {
             0 => {
                 link.is_closed = true;
                 self.client_links.broken_count += 1;
@@ -85,7 +85,7 @@ impl World {
         let send_number = link.sends_made;
         link.sends_made += 1;
         self.schedule_on_link(number, LinkEvent::ClientBytes(send_number, bytes));
-        if draw == 0 {
+        if drawn_number == 0 {
             self.trace_line(|| format!("connection {number} breaks"));
             self.schedule_on_link(number, LinkEvent::EndReachesNode);
             self.schedule_on_link(number, LinkEvent::EndReachesClient);
@@ -105,7 +105,7 @@ impl World {
     pub(super) fn end_links(&mut self, at: NodeId, lost_power: bool) {
         let incarnation = Some(self.hosts[&at].incarnation);
         let ends_with_process =
-            |(_, link): &(&u64, &ClientLink)| link.to == at && link.incarnation == incarnation && !link.is_closed;
+            |(_, link): &(&u64, &ClientLink)| link.node == at && link.incarnation == incarnation && !link.is_closed;
         let link_numbers: Vec<u64> =
             self.client_links.by_number.iter().filter(ends_with_process).map(|(number, _)| *number).collect();
         for number in link_numbers.into_iter().filter(|_| !lost_power) {
@@ -125,11 +125,11 @@ impl World {
     /// Handles an event at one end of a connection.
     pub(super) fn handle_link_event(&mut self, number: u64, event: LinkEvent) -> checks::Result<()> {
         let Some(link) = self.client_links.by_number.get(&number) else { return Ok(()) };
-        let (client, to, incarnation) = (link.client, link.to, link.incarnation);
+        let (client, to, incarnation) = (link.client, link.node, link.incarnation);
         match event {
             LinkEvent::ClientBytes(send_number, bytes) => self.receive_client_bytes(number, to, send_number, &bytes),
             LinkEvent::EndReachesNode if incarnation.is_some_and(|incarnation| self.is_running(to, incarnation)) => {
-                self.deliver_event(to, Event::CallerGone(Caller::Client(FIRST_LINK_CALLER + number)))
+                self.deliver_event(to, Event::CallerGone(Caller::Client(FIRST_LINK_CALLER_ID + number)))
             }
             LinkEvent::EndReachesNode => Ok(()),
             LinkEvent::NodeBytes(_) if link.is_silent => Ok(()),
@@ -172,7 +172,7 @@ impl World {
                 continue;
             }
             let frame = read_request_frame(frame).map_err(|error| undecodable_error(error.to_string()))?;
-            let from = Caller::Client(FIRST_LINK_CALLER + number);
+            let from = Caller::Client(FIRST_LINK_CALLER_ID + number);
             self.deliver_event(
                 to,
                 Event::Request { from, id: frame.id, forward: frame.forward, request: frame.request },
@@ -189,7 +189,7 @@ impl World {
         let disk = self.hosts[&at].disk_id;
         let welcome = Welcome {
             version: VERSION_MAX,
-            cluster: super::host::CLUSTER,
+            cluster: super::host::CLUSTER_ID,
             node: at,
             disk,
             log_state: Default::default(),
@@ -200,7 +200,7 @@ impl World {
 
     /// Sends a node's reply to a client, unless the connection is closed or silent, or an earlier process accepted it.
     pub(super) fn reply_on_link(&mut self, at: NodeId, caller: u64, id: u64, reply: &Reply) {
-        let number = caller - FIRST_LINK_CALLER;
+        let number = caller - FIRST_LINK_CALLER_ID;
         let incarnation = self.hosts[&at].incarnation;
         let accepts_reply =
             |link: &&ClientLink| !link.is_closed && !link.is_silent && link.incarnation == Some(incarnation);

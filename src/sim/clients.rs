@@ -1,5 +1,5 @@
-//! Clients without connections: each message is delivered by itself. Each client has a session with several outstanding
-//! commands, retries a command under the same number, and records the results.
+//! Clients without connections: each message is delivered separately. Each client has a session with several
+//! outstanding commands, retries a command under the same sequence number, and records the results.
 
 use super::history::History;
 use super::tasks::{Task, TaskBody};
@@ -20,7 +20,7 @@ struct WaitingCommand {
     /// The sequence number of the command in the session; `None` for a read.
     seq: Option<u64>,
     /// The numbers of the task's operations in the history.
-    operations: Vec<usize>,
+    operation_numbers: Vec<usize>,
     task: Task,
     body: TaskBody,
     /// When the latest attempt was sent.
@@ -147,11 +147,11 @@ impl Client {
             self.draw_target(rng);
         }
         for ticket in overdue_tickets {
-            attempts.push(self.retry(now, ticket));
+            attempts.push(self.next_attempt(now, ticket));
         }
         if self.may_begin_command() && now >= self.next_command_at {
             let ticket = self.begin_command(now, rng, history);
-            attempts.push(self.retry(now, ticket));
+            attempts.push(self.next_attempt(now, ticket));
             self.next_command_at =
                 now + Duration::from_nanos(rng.random_range(0..=self.load.think_time_max.as_nanos() as u64));
         }
@@ -175,17 +175,17 @@ impl Client {
         let is_read = matches!(body, TaskBody::Query(..));
         let seq = (!is_read).then_some(self.next_seq);
         self.next_seq += u64::from(!is_read);
-        let operations = task.record_requests(self.id, now, history);
+        let operation_numbers = task.record_requests(self.id, now, history);
         self.last_ticket += 1;
         self.waiting_commands.insert(
             self.last_ticket,
-            WaitingCommand { seq, operations, task, body, sent_at: now, unrefused_attempts: 0 },
+            WaitingCommand { seq, operation_numbers, task, body, sent_at: now, unrefused_attempts: 0 },
         );
         self.last_ticket
     }
 
     /// The next attempt for a command, which may be the first.
-    fn retry(&mut self, now: Time, ticket: u64) -> RequestAttempt {
+    fn next_attempt(&mut self, now: Time, ticket: u64) -> RequestAttempt {
         let first_outstanding = self.first_outstanding();
         let session = self.session.expect("a client without a session sends no commands");
         let waiting = self.waiting_commands.get_mut(&ticket).expect("a retried request is outstanding");
@@ -242,7 +242,7 @@ impl Client {
         };
         let answers = waiting.task.split_answer(answer)?;
         waiting
-            .operations
+            .operation_numbers
             .iter()
             .zip(answers)
             .for_each(|(operation, answer)| history.record_answer(*operation, now, answer));
@@ -295,7 +295,7 @@ impl Client {
     /// another session.
     fn replace_session(&mut self, now: Time, history: &mut History) {
         for waiting in std::mem::take(&mut self.waiting_commands).into_values() {
-            waiting.operations.into_iter().for_each(|operation| history.record_unknown_outcome(operation));
+            waiting.operation_numbers.into_iter().for_each(|operation| history.record_unknown_outcome(operation));
         }
         self.attempt_tickets.clear();
         (self.session, self.session_request, self.next_seq, self.next_command_at) = (None, None, 1, now);

@@ -27,25 +27,25 @@ impl World {
     /// change whose voters are lost while it is in progress.
     pub(super) fn may_be_damaged(&self, at: NodeId) -> bool {
         let damaged_count = self.hosts.keys().filter(|id| self.is_damaged(**id)).count();
-        let any_lacks_lost_entries = self.hosts.keys().any(|id| self.checks.lacks_lost_entries(*id));
+        let some_disk_lacks_lost_entries = self.hosts.keys().any(|id| self.checks.lacks_lost_entries(*id));
         // A machine that is down may just have lost power. Its log could not distinguish damage to the last batch from
         // a write that the power loss has interrupted (wal-format.md).
         let is_up = self.hosts[&at].process.is_some();
-        let in_use = self.checks.configurations.in_use();
-        let keeps_quorum = || in_use.iter().all(|membership| self.has_quorum_without(at, membership));
+        let configurations_in_use = self.checks.configurations.in_use();
+        let keeps_quorum = || configurations_in_use.iter().all(|membership| self.has_quorum_without(at, membership));
         let has_operator = self.scenario.operator.interval.is_some();
         // A learner that is to replace a voter changes the voters some time later, and so may the operator's pending
         // request.
-        let has_replacement = |membership: &&Membership| {
+        let has_replacing_learner = |membership: &&Membership| {
             membership.members.values().any(|member| matches!(member.pending_role, PendingRole::Replace(_)))
         };
-        let may_change = self.operator.is_waiting() || in_use.iter().any(has_replacement);
+        let voters_may_change = self.operator.is_waiting() || configurations_in_use.iter().any(has_replacing_learner);
         damaged_count < (self.hosts.len() - 1) / 2
             && !self.is_damaged(at)
             && is_up
-            && !any_lacks_lost_entries
+            && !some_disk_lacks_lost_entries
             && !self.hosts.values().any(|host| host.may_sync_falsely)
-            && (!has_operator || (!may_change && keeps_quorum()))
+            && (!has_operator || (!voters_may_change && keeps_quorum()))
     }
 
     /// Copies a machine's disk as a power loss would leave it; or, if there is such a copy, restarts the machine on the
@@ -55,20 +55,21 @@ impl World {
     pub(super) fn copy_or_restore_disk(&mut self, at: NodeId) {
         let another_machine_is_faulty =
             self.hosts.values().any(|host| host.may_sync_falsely || (host.disk_copy.is_some() && host.id != at));
-        if self.is_damaged(at) || self.hosts[&at].wiped || self.hosts.len() < 3 {
+        if self.is_damaged(at) || self.hosts[&at].was_wiped || self.hosts.len() < 3 {
             return;
         }
         let Some((disk, snapshot_disk, history)) = self.host(at).disk_copy.take() else {
             if !another_machine_is_faulty && self.hosts[&at].process.is_some() {
                 let host = &self.hosts[&at];
-                let copy = (host.disk.durable_copy(), host.snapshot_disk.durable_copy(), self.checks.copy_history(at));
+                let disk_copy =
+                    (host.disk.durable_copy(), host.snapshot_disk.durable_copy(), self.checks.copy_history(at));
                 self.trace_line(|| format!("the disk of {at} is copied"));
-                (self.host(at).disk_copy, self.host(at).copy_is_replaced_disk) = (Some(copy), false);
+                (self.host(at).disk_copy, self.host(at).copy_is_replaced_disk) = (Some(disk_copy), false);
             }
             return;
         };
-        let in_use = self.checks.configurations.in_use();
-        if !in_use.into_iter().all(|membership| self.has_quorum_without(at, membership)) {
+        let configurations_in_use = self.checks.configurations.in_use();
+        if !configurations_in_use.into_iter().all(|membership| self.has_quorum_without(at, membership)) {
             return;
         }
         self.crash(at, Crash::Kill);
@@ -198,11 +199,16 @@ impl World {
     /// Makes the next sync of a machine's log report success without writing anything to the disk. A power loss then
     /// loses this data, unless the data is written and synced again before.
     pub(super) fn inject_false_sync(&mut self, at: NodeId) {
-        let damaged = self.hosts.keys().any(|id| self.is_damaged(*id));
-        let in_use = self.checks.configurations.in_use();
-        let keeps_quorum = in_use.into_iter().all(|membership| self.has_quorum_without(at, membership));
-        let has_copy = self.hosts.values().any(|host| host.disk_copy.is_some());
-        if damaged || has_copy || !keeps_quorum || !self.may_be_damaged(at) || self.hosts[&at].wiped {
+        let some_disk_is_damaged = self.hosts.keys().any(|id| self.is_damaged(*id));
+        let configurations_in_use = self.checks.configurations.in_use();
+        let keeps_quorum = configurations_in_use.into_iter().all(|membership| self.has_quorum_without(at, membership));
+        let some_disk_is_copied = self.hosts.values().any(|host| host.disk_copy.is_some());
+        if some_disk_is_damaged
+            || some_disk_is_copied
+            || !keeps_quorum
+            || !self.may_be_damaged(at)
+            || self.hosts[&at].was_wiped
+        {
             return;
         }
         self.checks.begin_false_sync(at);
@@ -240,7 +246,7 @@ impl World {
             return Err(format!("{at} repairs a journal that was not damaged"));
         }
         self.checks.disk_ids.insert(at, self.hosts[&at].disk_id);
-        self.checks.check_repaired(at, image)?;
+        self.checks.check_repaired_image(at, image)?;
         if has_no_members {
             // Nothing was readable: the node waits for a leader's log, like a node that joins.
             self.checks.configurations.remove_founder(at);
@@ -255,7 +261,7 @@ impl World {
     /// sync and a power loss may something be missing.
     pub(super) fn check_recovery(&mut self, at: NodeId, image: DiskImage) -> checks::Result<()> {
         self.checks.disk_ids.insert(at, self.hosts[&at].disk_id);
-        let has_lost_writes = self.checks.check_recovered(at, image)?;
+        let has_lost_writes = self.checks.check_recovered_image(at, image)?;
         if has_lost_writes {
             self.trace_line(|| format!("{at} lacks writes that its disk reported as synced"));
             self.lost_writes += 1;

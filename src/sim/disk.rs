@@ -47,10 +47,10 @@ pub struct SimDisk {
 
 #[derive(Debug, Default)]
 struct DiskState {
-    files: BTreeMap<u64, FileState>,
-    /// The number of each file by its name, as programs see the directory.
+    files_by_id: BTreeMap<u64, FileState>,
+    /// The id of each file by its name, as programs see the directory.
     names: BTreeMap<String, u64>,
-    /// The number of each file by its name, as of the last sync of names.
+    /// The id of each file by its name, as of the last sync of names.
     durable_names: BTreeMap<String, u64>,
     /// Name changes since the last sync of names, in order.
     unsynced_names: Vec<NameChange>,
@@ -63,7 +63,7 @@ struct DiskState {
     operation_count: u64,
     /// The operation at which the disk will stop, if one is set.
     stop: Option<DiskStop>,
-    /// Whether the disk has stopped.
+    /// Whether the operation `stop` was reached: every later operation fails.
     stopped: bool,
     /// The number of the operation that will fail, if one is set.
     failing_operation: Option<u64>,
@@ -78,7 +78,7 @@ struct DiskState {
     volume: Arc<Mutex<Volume>>,
     /// The requested size of the latest write, in bytes.
     last_write_bytes: usize,
-    /// Whether every modifying operation fails.
+    /// Whether every modifying operation fails until the next crash.
     broken: bool,
 }
 
@@ -93,9 +93,9 @@ struct Volume {
 /// A change of a directory's names, which takes effect on the disk only with the next sync of names.
 #[derive(Clone, Debug)]
 enum NameChange {
-    Create(String, u64),
-    Rename(String, String),
-    Remove(String),
+    Create { name: String, id: u64 },
+    Rename { from: String, to: String },
+    Remove { name: String },
 }
 
 /// An open file of a simulated directory. Every operation fails after a crash of the process that opened it.
@@ -137,7 +137,7 @@ impl SimDisk {
         let capacity = lock(&state.volume).capacity;
         let capacity = capacity.map(|bytes| bytes.saturating_sub(state.sibling_bytes()));
         let copy = DiskState {
-            files: state.files.clone(),
+            files_by_id: state.files_by_id.clone(),
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),
             unsynced_names: state.unsynced_names.clone(),
@@ -240,7 +240,7 @@ impl SimDisk {
     pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
         let mut state = self.lock();
         let id = state.names[name];
-        let Some(file) = state.files.get_mut(&id) else { return };
+        let Some(file) = state.files_by_id.get_mut(&id) else { return };
         let (sector, within) = (offset as usize / SECTOR_BYTES, offset as usize % SECTOR_BYTES);
         file.bytes[offset as usize] ^= 1 << bit;
         for sectors in [&mut file.unsynced_sectors, &mut file.falsely_clean_sectors] {
@@ -253,14 +253,14 @@ impl SimDisk {
     /// Makes the sector that contains the byte `offset` of a file unreadable until the sector is written.
     pub fn lose_sector(&self, name: &str, offset: u64) {
         let mut state = self.lock();
-        let id = state.names[name];
-        state.files.entry(id).and_modify(|file| _ = file.unreadable_sectors.insert(offset as usize / SECTOR_BYTES));
+        let (id, sector) = (state.names[name], offset as usize / SECTOR_BYTES);
+        state.files_by_id.entry(id).and_modify(|file| _ = file.unreadable_sectors.insert(sector));
     }
 
     /// The contents of a file as programs see them; `None` if there is no such file.
     pub fn read_file(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.lock();
-        state.names.get(name).map(|id| state.files[id].bytes.clone())
+        state.names.get(name).map(|id| state.files_by_id[id].bytes.clone())
     }
 
     /// A copy of the directory as it would be if the power failed now and no unsynced data survived.
@@ -273,7 +273,7 @@ impl SimDisk {
         lock(&state.volume).capacity = None;
         state.names = state.durable_names.clone();
         state.unsynced_names.clear();
-        for file in state.files.values_mut() {
+        for file in state.files_by_id.values_mut() {
             let lost_sectors: Vec<usize> =
                 file.unsynced_sectors.keys().chain(file.falsely_clean_sectors.keys()).copied().collect();
             file.revert_sectors(&lost_sectors);
@@ -299,7 +299,7 @@ fn lock<T>(state: &Arc<Mutex<T>>) -> MutexGuard<'_, T> {
 
 impl DiskState {
     fn used_bytes(&self) -> u64 {
-        self.names.values().map(|id| self.files[id].bytes.len() as u64).sum()
+        self.names.values().map(|id| self.files_by_id[id].bytes.len() as u64).sum()
     }
 
     /// The total size in bytes of the files in the other directories on the disk.
@@ -346,19 +346,19 @@ impl DiskState {
     /// Writes the bytes to another place in the log if `misdirect_next_write` has requested this. Returns whether the
     /// bytes were misdirected. A write that extends its file is not misdirected.
     fn misdirect(&mut self, id: u64, offset: usize, bytes: &[u8]) -> bool {
-        let is_within_file = offset + bytes.len() <= self.files[&id].bytes.len() && !bytes.is_empty();
+        let is_within_file = offset + bytes.len() <= self.files_by_id[&id].bytes.len() && !bytes.is_empty();
         let Some(seed) = self.misdirection_seed.take_if(|_| is_within_file) else { return false };
-        let segments: Vec<u64> =
+        let segment_ids: Vec<u64> =
             self.names.iter().filter(|(name, _)| name.ends_with(".wal")).map(|(_, id)| *id).collect();
-        let Some(other) = segments.get(seed as usize % segments.len().max(1)) else { return false };
-        let Some(file) = self.files.get_mut(other) else { return false };
-        let sectors = file.bytes.len() / SECTOR_BYTES;
-        let at = ((seed >> 8) as usize % sectors.max(1)) * SECTOR_BYTES + offset % SECTOR_BYTES;
-        let length = file.bytes.len().saturating_sub(at).min(bytes.len());
-        if (*other, at) == (id, offset) || length == 0 {
+        let Some(target_id) = segment_ids.get(seed as usize % segment_ids.len().max(1)) else { return false };
+        let Some(file) = self.files_by_id.get_mut(target_id) else { return false };
+        let sector_count = file.bytes.len() / SECTOR_BYTES;
+        let misdirected_offset = ((seed >> 8) as usize % sector_count.max(1)) * SECTOR_BYTES + offset % SECTOR_BYTES;
+        let misdirected_len = file.bytes.len().saturating_sub(misdirected_offset).min(bytes.len());
+        if (*target_id, misdirected_offset) == (id, offset) || misdirected_len == 0 {
             return false;
         }
-        file.write(at, &bytes[..length]);
+        file.write(misdirected_offset, &bytes[..misdirected_len]);
         true
     }
 
@@ -367,7 +367,7 @@ impl DiskState {
         // One random number for the whole crash decides how likely each change is to survive, so that crashes that lose
         // everything and crashes that lose one sector are both common.
         let surviving_quarters = rng.random_range(0..=4u32);
-        for file in self.files.values_mut() {
+        for file in self.files_by_id.values_mut() {
             file.lose_unsynced_data(rng, surviving_quarters);
         }
         let changes = std::mem::take(&mut self.unsynced_names);
@@ -380,22 +380,22 @@ impl DiskState {
         self.names = names.clone();
         self.durable_names = names;
         let named_files: BTreeSet<u64> = self.names.values().copied().collect();
-        self.files.retain(|id, _| named_files.contains(id));
+        self.files_by_id.retain(|id, _| named_files.contains(id));
     }
 }
 
 impl NameChange {
     fn apply(self, names: &mut BTreeMap<String, u64>) {
         match self {
-            NameChange::Create(name, id) => {
+            NameChange::Create { name, id } => {
                 names.insert(name, id);
             }
-            NameChange::Rename(from, to) => {
+            NameChange::Rename { from, to } => {
                 if let Some(id) = names.remove(&from) {
                     names.insert(to, id);
                 }
             }
-            NameChange::Remove(name) => {
+            NameChange::Remove { name } => {
                 names.remove(&name);
             }
         }
@@ -417,8 +417,8 @@ impl Disk for SimDisk {
         }
         let id = state.next_file_id;
         state.next_file_id += 1;
-        state.files.insert(id, FileState::default());
-        let change = NameChange::Create(name.to_owned(), id);
+        state.files_by_id.insert(id, FileState::default());
+        let change = NameChange::Create { name: name.to_owned(), id };
         change.clone().apply(&mut state.names);
         state.unsynced_names.push(change);
         Ok(self.new_handle(&state, id))
@@ -435,7 +435,7 @@ impl Disk for SimDisk {
     fn map(&self, name: &str) -> io::Result<Bytes> {
         let state = self.lock();
         match state.names.get(name) {
-            Some(id) => Ok(Bytes::copy_from_slice(&state.files[id].bytes)),
+            Some(id) => Ok(Bytes::copy_from_slice(&state.files_by_id[id].bytes)),
             None => Err(ErrorKind::NotFound.into()),
         }
     }
@@ -446,7 +446,7 @@ impl Disk for SimDisk {
         if !state.names.contains_key(from) {
             return Err(ErrorKind::NotFound.into());
         }
-        let change = NameChange::Rename(from.to_owned(), to.to_owned());
+        let change = NameChange::Rename { from: from.to_owned(), to: to.to_owned() };
         change.clone().apply(&mut state.names);
         state.unsynced_names.push(change);
         Ok(())
@@ -458,7 +458,7 @@ impl Disk for SimDisk {
         if !state.names.contains_key(name) {
             return Err(ErrorKind::NotFound.into());
         }
-        let change = NameChange::Remove(name.to_owned());
+        let change = NameChange::Remove { name: name.to_owned() };
         change.clone().apply(&mut state.names);
         state.unsynced_names.push(change);
         Ok(())
@@ -500,7 +500,7 @@ impl SimFile {
         let fails = std::mem::take(&mut state.next_sync_fails) || state.failing_operation == Some(number);
         let lies = !fails && std::mem::take(&mut state.next_sync_lies);
         state.has_lied |= lies;
-        let Some(file) = state.files.get_mut(&self.id) else { return Err(ErrorKind::NotFound.into()) };
+        let Some(file) = state.files_by_id.get_mut(&self.id) else { return Err(ErrorKind::NotFound.into()) };
         if fails || lies {
             let unsynced_sectors = std::mem::take(&mut file.unsynced_sectors);
             file.falsely_clean_sectors.extend(unsynced_sectors);
@@ -516,7 +516,7 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.lock()?.files[&self.id].bytes.len() as u64)
+        Ok(self.lock()?.files_by_id[&self.id].bytes.len() as u64)
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -534,11 +534,11 @@ impl DiskFile for SimFile {
         if outcome.is_ok() && state.misdirect(self.id, offset as usize, bytes) {
             return Ok(());
         }
-        let growth = (offset + written as u64).saturating_sub(state.files[&self.id].bytes.len() as u64);
+        let growth = (offset + written as u64).saturating_sub(state.files_by_id[&self.id].bytes.len() as u64);
         if growth > 0 && state.free_space().is_some_and(|free| growth > free) {
             return Err(ErrorKind::StorageFull.into());
         }
-        if let Some(file) = state.files.get_mut(&self.id)
+        if let Some(file) = state.files_by_id.get_mut(&self.id)
             && written > 0
         {
             file.write(offset as usize, &bytes[..written]);
@@ -548,7 +548,7 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.lock()?;
-        let FileState { bytes, unreadable_sectors, .. } = &state.files[&self.id];
+        let FileState { bytes, unreadable_sectors, .. } = &state.files_by_id[&self.id];
         let from = (offset as usize).min(bytes.len());
         let n = buffer.len().min(bytes.len() - from);
         if n > 0 && unreadable_sectors.range(from / SECTOR_BYTES..(from + n).div_ceil(SECTOR_BYTES)).next().is_some() {
@@ -559,11 +559,11 @@ impl DiskFile for SimFile {
     }
 
     fn reserve(&mut self, size: u64) -> io::Result<()> {
-        let from = self.size()?;
-        if from >= size {
+        let old_size = self.size()?;
+        if old_size >= size {
             return Ok(());
         }
-        self.write_at(from, &vec![0; (size - from) as usize])
+        self.write_at(old_size, &vec![0; (size - old_size) as usize])
     }
 
     fn allocate(&mut self, size: u64) -> io::Result<()> {
@@ -573,7 +573,7 @@ impl DiskFile for SimFile {
     fn truncate(&mut self, size: u64) -> io::Result<()> {
         let mut state = self.lock()?;
         state.begin_atomic_operation()?;
-        if let Some(file) = state.files.get_mut(&self.id) {
+        if let Some(file) = state.files_by_id.get_mut(&self.id) {
             file.bytes.resize(size as usize, 0);
         }
         Ok(())

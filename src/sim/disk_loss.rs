@@ -18,20 +18,20 @@ impl World {
     /// the cluster alone starts again as a joining node instead.
     pub(super) fn may_be_wiped(&self, at: NodeId) -> bool {
         let configurations = &self.checks.configurations;
-        let founding = self.scenario.founding();
+        let founding_membership = self.scenario.founding_membership();
         let keeps_quorum = |membership: &Membership| self.has_quorum_without(at, membership);
         // A machine that is being added must keep its disk: which disk id the configuration records is not decided yet.
         let is_member = configurations.latest_committed().members.contains_key(&at);
         let is_being_added =
             configurations.in_use().iter().any(|membership| membership.members.contains_key(&at)) && !is_member;
-        let may_found_again = founding.voters.len() == 1 || keeps_quorum(&founding);
+        let may_found_again = founding_membership.voters.len() == 1 || keeps_quorum(&founding_membership);
         // A member with a pending promotion may become a voter at the moment of the loss.
         let may_become_voter = configurations
             .latest_committed()
             .members
             .get(&at)
             .is_some_and(|member| member.pending_role != PendingRole::Unchanged);
-        !self.hosts[&at].wiped
+        !self.hosts[&at].was_wiped
             && !is_being_added
             && !may_become_voter
             && may_found_again
@@ -43,10 +43,10 @@ impl World {
     pub(super) fn has_quorum_without(&self, at: NodeId, membership: &Membership) -> bool {
         let holds_its_data = |id: NodeId| {
             let host = &self.hosts[&id];
-            let is_disk_named = self.checks.configurations.membership(id).disk(id) == Some(host.disk_id);
+            let is_disk_recorded = self.checks.configurations.membership(id).disk(id) == Some(host.disk_id);
             id != at
-                && is_disk_named
-                && !host.wiped
+                && is_disk_recorded
+                && !host.was_wiped
                 && !self.is_damaged(id)
                 && !self.checks.has_empty_log(id)
                 && !self.checks.lacks_lost_entries(id)
@@ -64,7 +64,7 @@ impl World {
         self.checks.record_wipe(at);
         if self.scenario.nodes == 1 {
             self.checks.configurations.remove_founder(at);
-            self.host(at).founder = false;
+            self.host(at).is_founder = false;
         }
         self.faults += 1;
         let delay = Duration::from_millis(self.rng.random_range(1..1000));
@@ -73,45 +73,48 @@ impl World {
 
     /// Updates `Host::awaiting_removal` of the wiped machines. A wiped machine that awaited its removal, and is no
     /// longer in any configuration that may be in use, starts again as a new node.
-    pub(super) fn forget_former_voters(&mut self) {
-        let in_use = self.checks.configurations.in_use();
+    pub(super) fn update_awaiting_removals(&mut self) {
+        let configurations_in_use = self.checks.configurations.in_use();
         // A learner may lose its disk before its disk id is recorded. The configuration then records the new disk id.
-        let is_recorded = |(id, host): &(&NodeId, &Host)| {
-            let mut members = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
+        let has_recorded_disk = |(id, host): &(&NodeId, &Host)| {
+            let mut members =
+                configurations_in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
             members.peek().is_some() && members.all(|member| member.disk == Some(host.disk_id))
         };
         // A machine that was added while messages of its former disk were in flight may be recorded with the id of the
         // former disk. The node logs this, and the operator then removes the node once more.
-        let is_misrecorded = |(id, host): &(&NodeId, &Host)| {
-            let mut members = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
+        let has_misrecorded_disk = |(id, host): &(&NodeId, &Host)| {
+            let mut members =
+                configurations_in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
             let names_other_disk = |member: &Member| member.disk.is_some_and(|disk| disk != host.disk_id);
-            host.wiped && members.peek().is_some() && members.all(names_other_disk)
+            host.was_wiped && members.peek().is_some() && members.all(names_other_disk)
         };
-        let misrecorded_nodes: Vec<NodeId> = self.hosts.iter().filter(is_misrecorded).map(|(id, _)| *id).collect();
-        let recorded_nodes: Vec<NodeId> = self
+        let nodes_with_misrecorded_disk: Vec<NodeId> =
+            self.hosts.iter().filter(has_misrecorded_disk).map(|(id, _)| *id).collect();
+        let nodes_with_recorded_disk: Vec<NodeId> = self
             .hosts
             .iter()
             .filter(|(_, host)| host.awaiting_removal)
-            .filter(is_recorded)
+            .filter(has_recorded_disk)
             .map(|(id, _)| *id)
             .collect();
         let is_outside_configurations =
-            |id: &NodeId| !in_use.iter().any(|membership| membership.members.contains_key(id));
+            |id: &NodeId| !configurations_in_use.iter().any(|membership| membership.members.contains_key(id));
         let removed_nodes: Vec<NodeId> = self
             .hosts
             .iter()
             .filter(|(id, host)| host.awaiting_removal && is_outside_configurations(id))
             .map(|(id, _)| *id)
             .collect();
-        recorded_nodes.into_iter().for_each(|id| self.host(id).awaiting_removal = false);
-        misrecorded_nodes.into_iter().for_each(|id| self.host(id).awaiting_removal = true);
+        nodes_with_recorded_disk.into_iter().for_each(|id| self.host(id).awaiting_removal = false);
+        nodes_with_misrecorded_disk.into_iter().for_each(|id| self.host(id).awaiting_removal = true);
         for id in removed_nodes {
             // The wiped machine may have founded a cluster of its own. It discards that cluster, and joins as a new
             // node.
             self.wipe_machine(id);
             self.checks.configurations.remove_founder(id);
             let host = self.host(id);
-            (host.founder, host.awaiting_removal) = (false, false);
+            (host.is_founder, host.awaiting_removal) = (false, false);
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) enum SimEvent {
     ClientRequest { to: NodeId, client: u64, bytes: Bytes },
     /// A node's bytes reach a client.
     ClientReply { client: u64, bytes: Bytes },
-    /// A sync completes.
+    /// A sync of a machine's log completes.
     SyncDone { at: NodeId, incarnation: u64 },
     /// The log thread has been idle since its last sync, and records in the log that the last writes are synced.
     LogIdle { at: NodeId, incarnation: u64 },
@@ -38,7 +38,7 @@ pub(super) enum SimEvent {
     SnapshotRestore { at: NodeId, incarnation: u64, snapshot: Box<Snapshot> },
     /// An event is delivered to a node, such as the completion of a background job.
     NodeEvent { at: NodeId, incarnation: u64, event: Box<Event> },
-    /// A node's deadline passes.
+    /// A node's deadline passes. The event is ignored if the node's queued deadline is no longer the one at `when`.
     Deadline { at: NodeId, incarnation: u64, when: Time },
     /// A machine starts its process, unless one is running.
     ProcessStart { at: NodeId },
@@ -61,7 +61,7 @@ pub(super) enum SimEvent {
 impl SimEvent {
     /// The node and the incarnation of the process that the event is for; `None` if the event is for no single process.
     /// If that process has ended by the time of the event, the event is dropped.
-    pub(super) fn process(&self) -> Option<(NodeId, u64)> {
+    pub(super) fn target_process(&self) -> Option<(NodeId, u64)> {
         match self {
             SimEvent::DialPeer { at, incarnation, .. }
             | SimEvent::SyncDone { at, incarnation }
@@ -86,7 +86,7 @@ impl SimEvent {
     }
 
     /// The machine whose pause postpones this event; `None` if no pause postpones it.
-    pub(super) fn machine(&self) -> Option<NodeId> {
+    pub(super) fn postponing_machine(&self) -> Option<NodeId> {
         match self {
             SimEvent::PeerBytes { to, .. } | SimEvent::ClientRequest { to, .. } => Some(*to),
             SimEvent::PeerClosed { at, .. }

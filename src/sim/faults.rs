@@ -20,17 +20,17 @@ const LONG_OUTAGE_FACTOR: u64 = 3;
 /// A kind of fault, as in [`FaultWeights`], or the end of the network cuts (`EndCuts`). The trace prints these names.
 #[derive(Clone, Copy, Debug)]
 enum FaultKind {
-    /// A machine loses power.
+    /// A machine loses power: unsynced data is lost in part or completely.
     Power,
-    /// A process is killed.
+    /// A process is killed; its page cache survives.
     Kill,
     /// A machine loses power in the middle of a disk operation.
     PowerMidOperation,
     /// All machines lose power at once.
     Blackout,
-    /// A process is paused.
+    /// A process is paused: it handles no event until the pause ends.
     Pause,
-    /// The network is split into two parts.
+    /// The network is split into two parts that cannot exchange messages.
     Partition,
     /// The network loses the messages from one node to another.
     OneWay,
@@ -52,7 +52,7 @@ enum FaultKind {
     RotSnapshot,
     /// A machine's clock jumps forward.
     ClockJump,
-    /// A file of a running process is damaged.
+    /// A file of a machine is damaged while its process keeps running.
     RotRunning,
     /// The next write to a log lands at another place in the log.
     Misdirect,
@@ -91,22 +91,22 @@ impl World {
         if self.faults_over {
             return Ok(());
         }
-        let average = if self.scenario.long_faults { LONG_FAULT_INTERVAL } else { self.scenario.fault_interval }
+        let average_nanos = if self.scenario.long_faults { LONG_FAULT_INTERVAL } else { self.scenario.fault_interval }
             .as_nanos() as u64;
-        let delay = Duration::from_nanos(self.rng.random_range(1..=2 * average));
+        let delay = Duration::from_nanos(self.rng.random_range(1..=2 * average_nanos));
         self.schedule_after(delay, SimEvent::FaultInjection);
         let weighted_faults = weighted_faults(&self.scenario.fault_weights);
-        let total: u32 = weighted_faults.iter().map(|(_, weight)| weight).sum();
-        if total == 0 {
+        let total_weight: u32 = weighted_faults.iter().map(|(_, weight)| weight).sum();
+        if total_weight == 0 {
             return Ok(());
         }
-        let mut draw = self.rng.random_range(0..total);
-        let drawn = weighted_faults.into_iter().find(|(_, weight)| {
-            let is_drawn = draw < *weight;
-            draw = draw.saturating_sub(*weight);
+        let mut remaining_weight = self.rng.random_range(0..total_weight);
+        let drawn_fault = weighted_faults.into_iter().find(|(_, weight)| {
+            let is_drawn = remaining_weight < *weight;
+            remaining_weight = remaining_weight.saturating_sub(*weight);
             is_drawn
         });
-        let Some((kind, _)) = drawn else { return Ok(()) };
+        let Some((kind, _)) = drawn_fault else { return Ok(()) };
         self.faults += 1;
         let at = self.draw_node();
         self.trace_line(|| format!("fault at {at}: {kind:?}"));
@@ -161,8 +161,8 @@ impl World {
                 disk.stop_at(stop);
             }
             FaultKind::Pause => {
-                let until = self.now + self.draw_outage(2500);
-                self.host(at).paused_until = until;
+                let paused_until = self.now + self.draw_outage(2500);
+                self.host(at).paused_until = paused_until;
             }
             FaultKind::Partition => {
                 let nodes_with_sides: Vec<(NodeId, bool)> =
@@ -179,9 +179,9 @@ impl World {
             }
             FaultKind::EndCuts => self.network.end_cuts(),
             FaultKind::Reset => {
-                let other = self.draw_node();
-                if other != at {
-                    self.reset_connections(at, other);
+                let peer = self.draw_node();
+                if peer != at {
+                    self.reset_connections(at, peer);
                 }
                 let client = self.rng.random_range(1..=self.scenario.load.clients);
                 self.deliver_event(at, Event::CallerGone(Caller::Client(client)))?;

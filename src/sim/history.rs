@@ -12,12 +12,12 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-/// An operation's request on one key.
+/// What an operation requests: a command or a read on one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// Set the key.
+    /// Set the key to this value.
     Put(Bytes),
-    /// Set the key, with a time to live by the cluster's clock.
+    /// Set the key to this value, with a time to live by the cluster's clock.
     PutWithTtl(Bytes, Duration),
     /// Delete the key.
     Del,
@@ -32,18 +32,18 @@ pub enum Input {
 /// One operation of a client: its request and, if one arrived, its answer.
 #[derive(Clone, Debug)]
 pub struct Operation {
-    /// The client's number.
+    /// The number of the client that sent the request.
     pub client: u64,
     /// The key that the operation reads or writes.
     pub key: Bytes,
-    /// The request on the key.
+    /// What the operation does: read, write, delete, compare and swap, or increment.
     pub input: Input,
     /// When the request was first sent.
     pub invoked_at: Time,
     /// When the answer arrived, and the answer. `None` if no answer arrived: the operation may or may not have taken
     /// effect.
     pub response: Option<(Time, Answer)>,
-    /// Whether its client received a refusal: the operation has not taken effect and never will.
+    /// Whether the client received a refusal: the operation has not taken effect and never will.
     pub refused: bool,
 }
 
@@ -61,7 +61,7 @@ pub const GROUP_PREFIX: char = 'g';
 pub struct History {
     operations: Vec<Operation>,
     /// How many operations on each key have an outcome that will never be known.
-    unknown_counts: BTreeMap<Bytes, u32>,
+    unknown_outcome_counts: BTreeMap<Bytes, u32>,
     /// How many keys of each slot were replaced, by the first letter and the number of the slot. Clients address slots;
     /// each slot has one key at a time.
     replaced_key_counts: BTreeMap<(char, u64), u32>,
@@ -99,9 +99,9 @@ impl History {
         if *input == Input::Get {
             return;
         }
-        let (key, unknown) = (key.clone(), self.unknown_counts.entry(key.clone()).or_default());
-        *unknown += 1;
-        let must_replace_key = *unknown >= UNKNOWN_OUTCOMES_MAX;
+        let (key, unknown_count) = (key.clone(), self.unknown_outcome_counts.entry(key.clone()).or_default());
+        *unknown_count += 1;
+        let must_replace_key = *unknown_count >= UNKNOWN_OUTCOMES_MAX;
         let prefix = if key.starts_with(b"g") { GROUP_PREFIX } else { KEY_PREFIX };
         let slot = std::str::from_utf8(&key).ok().and_then(|key| key.rsplit([prefix, '.']).next()?.parse().ok());
         if let Some(slot) = slot.filter(|slot| must_replace_key && self.current_key(prefix, *slot) == key) {
@@ -128,30 +128,30 @@ impl History {
     /// and every answer is right. The error names a key without such an order. Returns the number of keys whose search
     /// was too large to complete.
     pub fn check(&self) -> Result<u64, String> {
-        let mut unchecked_keys = 0;
-        let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
+        let mut unchecked_key_count = 0;
+        let mut operations_by_key: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
         // A refused operation has no effect, and a read without an answer has none either, so neither restricts the
         // order.
-        let is_relevant = |o: &&Operation| !o.refused && (o.response.is_some() || o.input != Input::Get);
-        for operation in self.operations.iter().filter(is_relevant) {
-            keys.entry(&operation.key).or_default().push(operation);
+        let restricts_order = |o: &&Operation| !o.refused && (o.response.is_some() || o.input != Input::Get);
+        for operation in self.operations.iter().filter(restricts_order) {
+            operations_by_key.entry(&operation.key).or_default().push(operation);
         }
-        for (key, operations) in keys {
+        for (key, operations) in operations_by_key {
             match is_linearizable(&operations) {
                 Some(true) => {}
                 Some(false) => return Err(describe_violation(key, &operations)),
-                None => unchecked_keys += 1,
+                None => unchecked_key_count += 1,
             }
         }
-        Ok(unchecked_keys)
+        Ok(unchecked_key_count)
     }
 }
 
 /// Describes the shortest prefix of a key's history that is not linearizable.
 fn describe_violation(key: &Bytes, operations: &[&Operation]) -> String {
-    let mut return_times: Vec<Time> =
+    let mut answer_times: Vec<Time> =
         operations.iter().filter_map(|o| o.response.as_ref().map(|(at, _)| *at)).collect();
-    return_times.sort_unstable();
+    answer_times.sort_unstable();
     let prefix_until = |end: Time| -> Vec<Operation> {
         let mut prefix_operations: Vec<Operation> =
             operations.iter().filter(|o| o.invoked_at <= end).map(|o| (*o).clone()).collect();
@@ -160,9 +160,9 @@ fn describe_violation(key: &Bytes, operations: &[&Operation]) -> String {
         }
         prefix_operations
     };
-    let first_violating_prefix = return_times
+    let first_violating_prefix = answer_times
         .partition_point(|end| is_linearizable(&prefix_until(*end).iter().collect::<Vec<_>>()) != Some(false));
-    let end = return_times[first_violating_prefix.min(return_times.len() - 1)];
+    let end = answer_times[first_violating_prefix.min(answer_times.len() - 1)];
     let prefix_operations = prefix_until(end);
     let last_operations: Vec<String> = prefix_operations.iter().rev().take(8).rev().map(|o| format!("{o:?}")).collect();
     format!(
@@ -185,17 +185,19 @@ const EARLY_EXPIRY_PERCENT: u32 = 10;
 /// passed has two outcomes, expired or not: the cluster's clock may lag by any amount, but never runs ahead.
 fn possible_outcomes(state: &KeyState, operation: &Operation) -> Vec<(KeyState, Answer)> {
     let end = operation.response.as_ref().map_or(Time::NEVER, |(at, _)| *at);
-    let may_have_expired = state.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= end));
+    let may_have_expired = state
+        .as_ref()
+        .is_some_and(|(_, earliest_expiry)| earliest_expiry.is_some_and(|earliest_expiry| earliest_expiry <= end));
     let outcome_from = |state: &KeyState| {
         let value_before = state.as_ref().map(|(value, _)| value.clone());
         let (after, answer) = apply_operation(&value_before, &operation.input);
-        let until = match &operation.input {
+        let earliest_expiry = match &operation.input {
             Input::PutWithTtl(_, ttl) => Some(operation.invoked_at + *ttl * (100 - EARLY_EXPIRY_PERCENT) / 100),
             Input::Put(_) => None,
             Input::Cas(..) if answer == Answer::Done => None,
-            _ => state.as_ref().and_then(|(_, until)| *until),
+            _ => state.as_ref().and_then(|(_, earliest_expiry)| *earliest_expiry),
         };
-        (after.map(|value| (value, until)), answer)
+        (after.map(|value| (value, earliest_expiry)), answer)
     };
     if may_have_expired { vec![outcome_from(state), outcome_from(&None)] } else { vec![outcome_from(state)] }
 }
@@ -231,8 +233,9 @@ fn apply_operation(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answ
 /// each set is as long as the history.
 #[derive(Clone)]
 struct PlacedOperations {
-    /// One bit for each operation, by its number.
+    /// One bit for each operation, by its number: set if the operation is placed.
     bits: Vec<u64>,
+    /// The hash of the set, by which two sets are compared.
     hash: (u64, u64),
 }
 
@@ -242,11 +245,11 @@ impl PlacedOperations {
     }
 
     fn with_operation(&self, i: usize) -> PlacedOperations {
-        let mut placed = self.clone();
-        placed.bits[i / 64] |= 1 << (i % 64);
-        placed.hash.0 ^= hash_numbers([i as u64, 1]);
-        placed.hash.1 ^= hash_numbers([i as u64, 2]);
-        placed
+        let mut placed_operations = self.clone();
+        placed_operations.bits[i / 64] |= 1 << (i % 64);
+        placed_operations.hash.0 ^= hash_numbers([i as u64, 1]);
+        placed_operations.hash.1 ^= hash_numbers([i as u64, 2]);
+        placed_operations
     }
 
     /// A hash of the placed operations and the key's state, which identifies a state of the search.
@@ -279,47 +282,51 @@ fn is_linearizable(operations: &[&Operation]) -> Option<bool> {
 /// The search for an order of one key's operations.
 struct LinearizationSearch<'a> {
     /// Answered operations, in the order of their requests.
-    answered: Vec<(&'a Operation, Time, &'a Answer)>,
+    answered_operations: Vec<(&'a Operation, Time, &'a Answer)>,
     /// Unanswered operations, which are few: each may take effect at any time after its request, or never. Their
     /// numbers follow those of the answered operations.
-    unanswered: Vec<&'a Operation>,
+    unanswered_operations: Vec<&'a Operation>,
     /// Whether any operation sets the key with a time to live.
     has_expiry: bool,
 }
 
 impl<'a> LinearizationSearch<'a> {
     fn new(operations: &[&'a Operation]) -> LinearizationSearch<'a> {
-        let mut sorted: Vec<&Operation> = operations.to_vec();
-        sorted.sort_by_key(|operation| operation.invoked_at);
+        let mut sorted_operations: Vec<&Operation> = operations.to_vec();
+        sorted_operations.sort_by_key(|operation| operation.invoked_at);
         let with_answer = |o: &&'a Operation| o.response.as_ref().map(|(at, answer)| (*o, *at, answer));
         LinearizationSearch {
-            answered: sorted.iter().filter_map(with_answer).collect(),
-            unanswered: sorted.iter().copied().filter(|operation| operation.response.is_none()).collect(),
-            has_expiry: sorted.iter().any(|operation| matches!(operation.input, Input::PutWithTtl(..))),
+            answered_operations: sorted_operations.iter().filter_map(with_answer).collect(),
+            unanswered_operations: sorted_operations
+                .iter()
+                .copied()
+                .filter(|operation| operation.response.is_none())
+                .collect(),
+            has_expiry: sorted_operations.iter().any(|operation| matches!(operation.input, Input::PutWithTtl(..))),
         }
     }
 
     fn find_order(&self, order: SearchOrder) -> Option<bool> {
-        let count = self.answered.len() + self.unanswered.len();
-        let none_placed = PlacedOperations { bits: vec![0; count.div_ceil(64)], hash: (0, 0) };
-        let mut visited = HashSet::from([none_placed.search_state_hash(&None)]);
+        let operation_count = self.answered_operations.len() + self.unanswered_operations.len();
+        let none_placed = PlacedOperations { bits: vec![0; operation_count.div_ceil(64)], hash: (0, 0) };
+        let mut visited_states = HashSet::from([none_placed.search_state_hash(&None)]);
         // Each state of the search has the placed operations, the key's state after them, and the first answered
         // operation that is not placed.
         let mut stack: Vec<(PlacedOperations, KeyState, usize)> = vec![(none_placed, None, 0)];
         while let Some((placed, state, first_unplaced)) = stack.pop() {
-            if first_unplaced == self.answered.len() {
+            if first_unplaced == self.answered_operations.len() {
                 return Some(true);
             }
-            for (i, after) in self.candidates(&placed, &state, first_unplaced, order) {
+            for (i, after) in self.next_operations(&placed, &state, first_unplaced, order) {
                 let next_placed = placed.with_operation(i);
-                if visited.insert(next_placed.search_state_hash(&after)) {
-                    let first_unplaced = (first_unplaced..self.answered.len())
+                if visited_states.insert(next_placed.search_state_hash(&after)) {
+                    let first_unplaced = (first_unplaced..self.answered_operations.len())
                         .find(|j| !next_placed.contains(*j))
-                        .unwrap_or(self.answered.len());
+                        .unwrap_or(self.answered_operations.len());
                     stack.push((next_placed, after, first_unplaced));
                 }
             }
-            if visited.len() > VISITED_STATES_MAX {
+            if visited_states.len() > VISITED_STATES_MAX {
                 return None;
             }
         }
@@ -341,46 +348,50 @@ impl<'a> LinearizationSearch<'a> {
 
     /// The operations that may take effect next, each with the key's state after it. The operation to try first is the
     /// last in the list. `first_unplaced` is the first answered operation that is not placed.
-    fn candidates(
+    fn next_operations(
         &self,
         placed: &PlacedOperations,
         state: &KeyState,
         first_unplaced: usize,
         order: SearchOrder,
     ) -> Vec<(usize, KeyState)> {
-        let mut earliest_answer = Time::NEVER;
+        let mut earliest_answer_time = Time::NEVER;
         let mut concurrent_operations = Vec::new();
-        for (i, (operation, end, _)) in self.answered.iter().enumerate().skip(first_unplaced) {
+        for (i, (operation, end, _)) in self.answered_operations.iter().enumerate().skip(first_unplaced) {
             // An operation requested after the earliest answer also ends after that answer.
-            if operation.invoked_at > earliest_answer {
+            if operation.invoked_at > earliest_answer_time {
                 break;
             }
             if !placed.contains(i) {
-                earliest_answer = earliest_answer.min(*end);
+                earliest_answer_time = earliest_answer_time.min(*end);
                 concurrent_operations.push(i);
             }
         }
-        concurrent_operations.retain(|i| self.answered[*i].0.invoked_at <= earliest_answer);
+        concurrent_operations.retain(|i| self.answered_operations[*i].0.invoked_at <= earliest_answer_time);
         if order == SearchOrder::EarliestAnswerFirst {
-            concurrent_operations.sort_by_key(|i| std::cmp::Reverse(self.answered[*i].1));
+            concurrent_operations.sort_by_key(|i| std::cmp::Reverse(self.answered_operations[*i].1));
         }
-        let mut candidates = Vec::new();
-        for (n, operation) in self.unanswered.iter().enumerate().filter(|(_, o)| o.invoked_at <= earliest_answer) {
-            let i = self.answered.len() + n;
+        let mut next_operations = Vec::new();
+        for (n, operation) in
+            self.unanswered_operations.iter().enumerate().filter(|(_, o)| o.invoked_at <= earliest_answer_time)
+        {
+            let i = self.answered_operations.len() + n;
             // Of several equal unanswered operations, only the one requested first has to be tried.
-            let is_before =
-                |j: usize| self.unanswered[j].input == operation.input && !placed.contains(self.answered.len() + j);
-            if !placed.contains(i) && !(0..n).any(is_before) {
+            let is_equal_and_earlier = |j: usize| {
+                self.unanswered_operations[j].input == operation.input
+                    && !placed.contains(self.answered_operations.len() + j)
+            };
+            if !placed.contains(i) && !(0..n).any(is_equal_and_earlier) {
                 // An unanswered operation that would change nothing need not be tried.
                 let new_states = possible_outcomes(state, operation)
                     .into_iter()
                     .map(|(after, _)| after)
                     .filter(|after| after != state);
-                candidates.extend(new_states.map(|after| (i, after)));
+                next_operations.extend(new_states.map(|after| (i, after)));
             }
         }
         for i in concurrent_operations {
-            let (operation, _, expected) = self.answered[i];
+            let (operation, _, expected) = self.answered_operations[i];
             for (after, answer) in possible_outcomes(state, operation) {
                 if answer == *expected && after == *state && self.changed_nothing(expected) {
                     // The operation can come next, and it changes nothing. Every order of the other operations
@@ -388,11 +399,11 @@ impl<'a> LinearizationSearch<'a> {
                     return vec![(i, after)];
                 }
                 if answer == *expected {
-                    candidates.push((i, after));
+                    next_operations.push((i, after));
                 }
             }
         }
-        candidates
+        next_operations
     }
 }
 
@@ -422,12 +433,12 @@ mod tests {
     #[test]
     fn overlapping_operations_may_take_effect_in_either_order() {
         let get = |at, end, text| (Input::Get, at, Some((end, Answer::Value(Some(value(text))))));
-        let a = (Input::Put(value("a")), 0, Some((10, Answer::Done)));
-        let b = (Input::Put(value("b")), 5, Some((15, Answer::Done)));
+        let put_a = (Input::Put(value("a")), 0, Some((10, Answer::Done)));
+        let put_b = (Input::Put(value("b")), 5, Some((15, Answer::Done)));
         for last in ["a", "b"] {
-            assert!(history(&[a.clone(), b.clone(), get(20, 21, last)]).check().is_ok());
+            assert!(history(&[put_a.clone(), put_b.clone(), get(20, 21, last)]).check().is_ok());
         }
-        assert!(history(&[a, b, get(20, 21, "a"), get(22, 23, "b")]).check().is_err());
+        assert!(history(&[put_a, put_b, get(20, 21, "a"), get(22, 23, "b")]).check().is_err());
     }
 
     #[test]
@@ -440,12 +451,12 @@ mod tests {
     #[test]
     fn unanswered_operation_may_or_may_not_take_effect() {
         let put = (Input::Put(value("a")), 0, None);
-        let absent = (Input::Get, 30, Some((31, Answer::Value(None))));
-        let present = (Input::Get, 40, Some((41, Answer::Value(Some(value("a"))))));
-        assert!(history(&[put.clone(), absent.clone()]).check().is_ok());
-        assert!(history(&[put.clone(), absent.clone(), present.clone()]).check().is_ok());
-        let absent = (Input::Get, 50, Some((51, Answer::Value(None))));
-        assert!(history(&[put, present, absent]).check().is_err());
+        let get_absent = (Input::Get, 30, Some((31, Answer::Value(None))));
+        let get_present = (Input::Get, 40, Some((41, Answer::Value(Some(value("a"))))));
+        assert!(history(&[put.clone(), get_absent.clone()]).check().is_ok());
+        assert!(history(&[put.clone(), get_absent.clone(), get_present.clone()]).check().is_ok());
+        let get_absent = (Input::Get, 50, Some((51, Answer::Value(None))));
+        assert!(history(&[put, get_present, get_absent]).check().is_err());
     }
 
     #[test]
@@ -453,8 +464,8 @@ mod tests {
         let mut history = history(&[(Input::Put(value("a")), 0, None)]);
         history.record_refusal(0);
         assert!(history.check().is_ok());
-        let read = history.record_request(1, value("k"), Input::Get, Time(30));
-        history.record_answer(read, Time(31), Answer::Value(Some(value("a"))));
+        let read_number = history.record_request(1, value("k"), Input::Get, Time(30));
+        history.record_answer(read_number, Time(31), Answer::Value(Some(value("a"))));
         assert!(history.check().is_err());
     }
 
@@ -470,8 +481,8 @@ mod tests {
             (history.current_key(KEY_PREFIX, 12), history.current_key(KEY_PREFIX, 2)),
             (value("k1.12"), value("k2"))
         );
-        let read = history.record_request(1, value("k1.12"), Input::Get, Time(9));
-        history.record_unknown_outcome(read);
+        let read_number = history.record_request(1, value("k1.12"), Input::Get, Time(9));
+        history.record_unknown_outcome(read_number);
         let late_operation = history.record_request(1, value("k12"), Input::Del, Time(9));
         history.record_unknown_outcome(late_operation);
         assert_eq!(
@@ -487,7 +498,7 @@ mod tests {
         let get = |at, value_before: Option<&'static str>| {
             (Input::Get, at, Some((at + 1, Answer::Value(value_before.map(value)))))
         };
-        let add = (Input::Incr(1), 150, Some((151, Answer::Number(1))));
+        let increment = (Input::Incr(1), 150, Some((151, Answer::Number(1))));
         assert!(history(&[put.clone(), get(20, Some("a")), get(120, None)]).check().is_ok());
         assert!(
             history(&[put.clone(), get(120, Some("a"))]).check().is_ok(),
@@ -501,23 +512,22 @@ mod tests {
             history(&[put.clone(), get(120, None), get(140, Some("a"))]).check().is_err(),
             "a key that has expired does not exist again"
         );
-        assert!(history(&[put.clone(), add.clone(), get(200, Some("1")), get(900, None)]).check().is_err());
+        assert!(history(&[put.clone(), increment.clone(), get(200, Some("1")), get(900, None)]).check().is_err());
         // A key without a deadline never expires.
         let repeated_put = (Input::Put(value("a")), 12, Some((13, Answer::Done)));
         assert!(history(&[put, repeated_put, get(900, None)]).check().is_err());
     }
 
-    /// Whether all answers are right in some order of the operations `left`, from the state `state` on: tries every
-    /// order.
-    fn some_order_fits(left: &[&Operation], state: &KeyState) -> bool {
+    /// Whether all answers are right in some order of `operations`, from the state `state` on: tries every order.
+    fn some_order_fits(operations: &[&Operation], state: &KeyState) -> bool {
         let end = |o: &Operation| o.response.as_ref().map_or(Time::NEVER, |(at, _)| *at);
-        let earliest_answer = left.iter().map(|o| end(o)).min().unwrap_or(Time::NEVER);
-        earliest_answer == Time::NEVER
-            || (0..left.len()).filter(|i| left[*i].invoked_at <= earliest_answer).any(|i| {
-                let remaining_operations: Vec<&Operation> = [&left[..i], &left[i + 1..]].concat();
+        let earliest_answer_time = operations.iter().map(|o| end(o)).min().unwrap_or(Time::NEVER);
+        earliest_answer_time == Time::NEVER
+            || (0..operations.len()).filter(|i| operations[*i].invoked_at <= earliest_answer_time).any(|i| {
+                let remaining_operations: Vec<&Operation> = [&operations[..i], &operations[i + 1..]].concat();
                 let fits_answer =
-                    |answer: &Answer| left[i].response.as_ref().is_none_or(|(_, recorded)| recorded == answer);
-                possible_outcomes(state, left[i])
+                    |answer: &Answer| operations[i].response.as_ref().is_none_or(|(_, recorded)| recorded == answer);
+                possible_outcomes(state, operations[i])
                     .iter()
                     .any(|(after, answer)| fits_answer(answer) && some_order_fits(&remaining_operations, after))
             })
@@ -526,9 +536,9 @@ mod tests {
     #[test]
     fn search_agrees_with_exhaustive_search() {
         let mut rng = SmallRng::seed_from_u64(7);
-        let mut outcome_counts = [0; 2];
+        let mut verdict_counts = [0; 2];
         for _ in 0..20_000 {
-            let mut recorded: Vec<RecordedOperation> = Vec::new();
+            let mut recorded_operations: Vec<RecordedOperation> = Vec::new();
             for _ in 0..rng.random_range(2..7) {
                 let (input, answer) = match rng.random_range(0..6) {
                     0 => (Input::Put(value(["1", "x"][rng.random_range(0..2)])), Answer::Done),
@@ -542,20 +552,28 @@ mod tests {
                     ),
                 };
                 let (invoked_at, duration) = (rng.random_range(0..30), rng.random_range(1..15));
-                let unanswered = input != Input::Get && rng.random_range(0..4) == 0;
-                recorded.push((input, invoked_at, (!unanswered).then_some((invoked_at + duration, answer))));
+                let is_unanswered = input != Input::Get && rng.random_range(0..4) == 0;
+                recorded_operations.push((
+                    input,
+                    invoked_at,
+                    (!is_unanswered).then_some((invoked_at + duration, answer)),
+                ));
             }
-            let history = history(&recorded);
+            let history = history(&recorded_operations);
             let operations: Vec<&Operation> = history.operations.iter().collect();
-            let expected = some_order_fits(&operations, &None);
-            outcome_counts[usize::from(expected)] += 1;
+            let expected_verdict = some_order_fits(&operations, &None);
+            verdict_counts[usize::from(expected_verdict)] += 1;
             for order in [SearchOrder::LatestRequestFirst, SearchOrder::EarliestAnswerFirst] {
-                assert_eq!(LinearizationSearch::new(&operations).find_order(order), Some(expected), "{recorded:?}");
+                assert_eq!(
+                    LinearizationSearch::new(&operations).find_order(order),
+                    Some(expected_verdict),
+                    "{recorded_operations:?}"
+                );
             }
         }
         assert!(
-            outcome_counts.iter().all(|count| *count > 2000),
-            "too few random histories of one kind: {outcome_counts:?} (not linearizable, linearizable)"
+            verdict_counts.iter().all(|count| *count > 2000),
+            "too few random histories of one kind: {verdict_counts:?} (not linearizable, linearizable)"
         );
     }
 

@@ -29,14 +29,14 @@ pub fn to_durable_snapshot(snapshot: &Snapshot) -> DurableSnapshot {
 }
 
 /// The id of the cluster in every simulated world.
-pub const CLUSTER: ClusterId = ClusterId(0x51);
+pub const CLUSTER_ID: ClusterId = ClusterId(0x51);
 
 /// The contents of a recovered journal, for comparison with what its node promised to other nodes.
 pub fn read_disk_image(recovered: &wal::RecoveredLog) -> wal::Result<DiskImage> {
-    let base = recovered.base.position.index;
-    let mut image = DiskImage { hard_state: recovered.hard_state, base, log: Vec::new() };
+    let base_index = recovered.base.position.index;
+    let mut image = DiskImage { hard_state: recovered.hard_state, base: base_index, log: Vec::new() };
     if let entries @ 1.. = recovered.entries.len() as u64 {
-        let entries = recovered.view.entries(base.next()..=Index(base.0 + entries), u64::MAX)?;
+        let entries = recovered.view.entries(base_index.next()..=Index(base_index.0 + entries), u64::MAX)?;
         image.log = entries.iter().map(|entry| (entry.position.term, entry.checksum)).collect();
     }
     Ok(image)
@@ -71,23 +71,23 @@ impl Clock {
         self.offset_nanos += by.as_nanos() as u64;
     }
 
-    /// The time that the clock shows at the simulated time `world`.
-    pub fn local_time(&self, world: Time) -> Time {
-        let drift = i128::from(world.0) * i128::from(self.drift_ppm) / 1_000_000;
-        Time((i128::from(world.0) + drift) as u64 + self.offset_nanos)
+    /// The time that the clock shows at the simulated time `world_time`.
+    pub fn local_time(&self, world_time: Time) -> Time {
+        let drift_nanos = i128::from(world_time.0) * i128::from(self.drift_ppm) / 1_000_000;
+        Time((i128::from(world_time.0) + drift_nanos) as u64 + self.offset_nanos)
     }
 
-    /// The first simulated time at which the clock shows `local` or later.
-    pub fn world_time(&self, local: Time) -> Time {
-        if local == Time::NEVER {
+    /// The first simulated time at which the clock shows `local_time` or later.
+    pub fn world_time(&self, local_time: Time) -> Time {
+        if local_time == Time::NEVER {
             return Time::NEVER;
         }
-        let elapsed = i128::from(local.0.saturating_sub(self.offset_nanos));
-        let mut world = Time((elapsed * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm))) as u64);
-        while self.local_time(world) < local {
-            world = Time(world.0 + 1);
+        let elapsed_nanos = i128::from(local_time.0.saturating_sub(self.offset_nanos));
+        let mut world_time = Time((elapsed_nanos * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm))) as u64);
+        while self.local_time(world_time) < local_time {
+            world_time = Time(world_time.0 + 1);
         }
-        world
+        world_time
     }
 }
 
@@ -104,7 +104,7 @@ pub struct ReceiveBuffer {
 
 /// What a start found on the disk.
 pub struct StartResult {
-    /// The contents of the journal.
+    /// The log, term and vote that the journal holds.
     pub image: DiskImage,
     /// The journal's note about its repair; `None` if it was not repaired.
     pub repair_note: Option<String>,
@@ -137,19 +137,19 @@ pub struct Process {
     /// Whether the log thread is preparing a spare segment.
     pub preparing_spare_segment: bool,
     /// The received bytes of incomplete frames, by peer.
-    pub incoming: BTreeMap<NodeId, ReceiveBuffer>,
-    /// The simulated time for which a `SimEvent::Deadline` is queued; `None` if none is.
+    pub receive_buffers: BTreeMap<NodeId, ReceiveBuffer>,
+    /// The simulated time for which a `SimEvent::Deadline` is queued; `None` if no such event is queued.
     pub queued_deadline: Option<Time>,
     /// Decides which peers are accepted, and which are dialed.
     pub admission: Admission,
     /// The connections on which the process sends, by peer.
-    pub outbound: BTreeMap<NodeId, OutboundConnection>,
+    pub outbound_connections: BTreeMap<NodeId, OutboundConnection>,
     /// The connections on which the process receives, by peer.
-    pub inbound: BTreeMap<NodeId, InboundConnection>,
+    pub inbound_connections: BTreeMap<NodeId, InboundConnection>,
     /// The membership to which the process last adjusted its connections.
-    pub linked_members: Membership,
-    /// Whether the process has adjusted its connections to a membership at all.
-    pub links_arranged: bool,
+    pub linked_membership: Membership,
+    /// Whether `linked_membership` is set: the process has adjusted its connections at least once.
+    pub has_adjusted_connections: bool,
 }
 
 /// One machine. It runs at most one process at a time; each start begins another incarnation.
@@ -157,10 +157,10 @@ pub struct Host {
     /// The id of the node that the machine runs.
     pub id: NodeId,
     /// Whether the node starts with the founding configuration when its disk is empty.
-    pub founder: bool,
+    pub is_founder: bool,
     /// The directory of the journal.
     pub disk: SimDisk,
-    /// The disk id of the data directory. A wiped machine has another one.
+    /// The disk id of the data directory. A wiped machine gets another disk id.
     pub disk_id: DiskId,
     /// The directory of the snapshots, on the same disk as the journal.
     pub snapshot_disk: SimDisk,
@@ -176,9 +176,10 @@ pub struct Host {
     pub paused_until: Time,
     /// The additional time that the next sync takes; zero if there is none.
     pub sync_stall: Duration,
-    /// Whether a file of its journal or identity was damaged: the machine may refuse to start for good.
+    /// Whether a file of the machine's journal, or its identity file, was damaged: the machine may refuse to start for
+    /// good.
     pub has_damaged_file: bool,
-    /// Whether the disk will falsely report a sync as done, or has done so without a power loss since.
+    /// Whether the disk will falsely report a sync as done, or has falsely reported one since the last power loss.
     pub may_sync_falsely: bool,
     /// Whether the machine's last process refused to start because of damage to its files.
     pub refused_start: bool,
@@ -187,18 +188,18 @@ pub struct Host {
     /// Whether `disk_copy` is the disk that an older copy has replaced. That disk will be swapped back in.
     pub copy_is_replaced_disk: bool,
     /// Whether the machine's disk was emptied at least once.
-    pub wiped: bool,
+    pub was_wiped: bool,
     /// Whether the machine's disk was emptied, and its node is still a member under the former disk id.
     pub awaiting_removal: bool,
 }
 
 impl Host {
     /// A machine with an empty disk and no running process.
-    pub fn new(id: NodeId, founder: bool, clock: Clock) -> Host {
+    pub fn new(id: NodeId, is_founder: bool, clock: Clock) -> Host {
         let disk = SimDisk::new();
         Host {
             id,
-            founder,
+            is_founder,
             snapshot_disk: disk.sibling_directory(),
             identity_disk: SimDisk::new(),
             disk,
@@ -213,7 +214,7 @@ impl Host {
             refused_start: false,
             disk_copy: None,
             copy_is_replaced_disk: false,
-            wiped: false,
+            was_wiped: false,
             awaiting_removal: false,
         }
     }
@@ -226,7 +227,7 @@ impl Host {
         self.disk_id = DiskId(self.disk_id.0 + 1000);
         self.disk_copy = None;
         (self.has_damaged_file, self.may_sync_falsely, self.refused_start) = (false, false, false);
-        self.wiped = true;
+        self.was_wiped = true;
         self.awaiting_removal = true;
     }
 
@@ -248,13 +249,13 @@ impl Host {
         disk: SimDisk,
         (is_founded, repairs): (bool, bool),
     ) -> Result<(Journal<SimDisk>, wal::RecoveredLog), Fault> {
-        let membership = if self.founder { scenario.founding() } else { Membership::default() };
+        let membership = if self.is_founder { scenario.founding_membership() } else { Membership::default() };
         let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
         let options = wal::Options {
             segment_bytes: scenario.segment_bytes,
             mutants: scenario.mutants,
-            repair: repairs,
-            ..wal::Options::new(self.id, CLUSTER, self.disk_id)
+            repairs_damage: repairs,
+            ..wal::Options::new(self.id, CLUSTER_ID, self.disk_id)
         };
         Journal::open(disk, options, Some(&base).filter(|_| !is_founded))
     }
@@ -265,21 +266,27 @@ impl Host {
             owner.check_owner("the directory", self.id)?;
             return Ok(owner);
         }
-        let owner =
-            Owner { node: self.id, cluster: CLUSTER, disk: self.disk_id, journal_created: false, log: None, starts: 0 };
+        let owner = Owner {
+            node: self.id,
+            cluster: CLUSTER_ID,
+            disk: self.disk_id,
+            journal_created: false,
+            log: None,
+            starts: 0,
+        };
         owner.write(&self.identity_disk)?;
         Ok(owner)
     }
 
     /// Opens the identity file, the journal and the snapshots, and creates those that are missing. After a failure for
     /// lack of disk space, the call may be repeated.
-    fn open_directory(&self, scenario: &Scenario, reserve: &Ballast<SimDisk>) -> Result<DirectoryContents, Fault> {
+    fn open_directory(&self, scenario: &Scenario, ballast: &Ballast<SimDisk>) -> Result<DirectoryContents, Fault> {
         let owner = self.claim_directory()?;
         let (mut journal, mut recovered) =
-            self.open_journal(scenario, self.disk.clone(), (owner.journal_created, scenario.repair))?;
-        journal.set_reserve(reserve.clone());
+            self.open_journal(scenario, self.disk.clone(), (owner.journal_created, scenario.repairs_journals))?;
+        journal.set_reserve(ballast.clone());
         let store =
-            Store::open(self.snapshot_disk.clone(), CLUSTER).map_err(to_node_fault)?.with_mutants(scenario.mutants);
+            Store::open(self.snapshot_disk.clone(), CLUSTER_ID).map_err(to_node_fault)?.with_mutants(scenario.mutants);
         let newest_snapshot = store.newest().map_err(to_node_fault)?;
         let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest_snapshot)?;
         if !owner.journal_created {
@@ -291,13 +298,13 @@ impl Host {
     /// Starts a process on the contents of the disk, as `drave serve` does. `seed` is for the node's random generator
     /// and run id.
     pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<StartResult, Fault> {
-        let reserve = Ballast::new(self.disk.clone(), scenario.segment_bytes);
-        let contents = match self.open_directory(scenario, &reserve) {
-            Err(Fault::Full { .. }) if reserve.remove_for_log()? => self.open_directory(scenario, &reserve)?,
+        let ballast = Ballast::new(self.disk.clone(), scenario.segment_bytes);
+        let directory_contents = match self.open_directory(scenario, &ballast) {
+            Err(Fault::Full { .. }) if ballast.remove_for_log()? => self.open_directory(scenario, &ballast)?,
             opened => opened?,
         };
-        let DirectoryContents { journal, recovered, store, snapshot } = contents;
-        let result = StartResult {
+        let DirectoryContents { journal, recovered, store, snapshot } = directory_contents;
+        let start_result = StartResult {
             image: read_disk_image(&recovered)?,
             repair_note: recovered.repair_note.clone(),
             has_no_members: recovered.configurations.is_empty() && recovered.base.membership.members.is_empty(),
@@ -305,7 +312,7 @@ impl Host {
         let raft_options = scenario.raft_options(self.id);
         let options = node::Options {
             mutants: scenario.mutants,
-            cluster: CLUSTER,
+            cluster: CLUSTER_ID,
             frees_space: Kv::frees_space,
             ..scenario.node.clone()
         };
@@ -315,7 +322,7 @@ impl Host {
         }
         let durable_snapshot = snapshot.map(|snapshot| to_durable_snapshot(&snapshot));
         let disk = Some(self.disk_id);
-        let start = NodeStart {
+        let node_start = NodeStart {
             now: self.clock.local_time(now),
             disk,
             applied: applier.apply(&[]),
@@ -323,35 +330,35 @@ impl Host {
             random: seed,
             prefetch: Prefetch::default(),
         };
-        let node = node::start(self.id, recovered, raft_options, options, start);
+        let node = node::start(self.id, recovered, raft_options, options, node_start);
         self.process = Some(Process {
             node,
             journal,
             applier,
             applier_inputs: ApplierInputQueue::default(),
-            space_monitor: SpaceMonitor::new(reserve.clone(), scenario.segment_bytes),
-            snapshot_worker: SnapshotWorker::new(store, reserve),
+            space_monitor: SpaceMonitor::new(ballast.clone(), scenario.segment_bytes),
+            snapshot_worker: SnapshotWorker::new(store, ballast),
             taking_snapshot: false,
             releasable_upto: None,
             queued_writes: Vec::new(),
             syncing: false,
             preparing_spare_segment: false,
-            incoming: BTreeMap::new(),
+            receive_buffers: BTreeMap::new(),
             queued_deadline: None,
             admission: Admission::new(Identity {
                 node: self.id,
-                cluster: CLUSTER,
+                cluster: CLUSTER_ID,
                 disk: self.disk_id,
                 run: Run { id: seed, starts: self.incarnation + 1 },
             })
             .with_machine_kind(KIND),
-            outbound: BTreeMap::new(),
-            inbound: BTreeMap::new(),
-            linked_members: Membership::default(),
-            links_arranged: false,
+            outbound_connections: BTreeMap::new(),
+            inbound_connections: BTreeMap::new(),
+            linked_membership: Membership::default(),
+            has_adjusted_connections: false,
         });
         self.incarnation += 1;
         self.sync_stall = Duration::ZERO;
-        Ok(result)
+        Ok(start_result)
     }
 }

@@ -10,11 +10,11 @@ use rand::rngs::SmallRng;
 /// The number of the first client with connections. Clients without connections have lower numbers.
 pub const FIRST_LINKED_CLIENT: u64 = 1 << 20;
 
-/// A client with connections.
+/// A client with connections to nodes, on which it has one request in progress or several.
 pub enum LinkedClient {
-    /// A client with several requests in progress, like `Mux`.
+    /// A client with several requests in progress, like the library's `Mux`.
     Mux(MuxClient),
-    /// A client with one request in progress, like `Client`.
+    /// A client with one request in progress, like the library's blocking `Client`.
     Call(CallClient),
 }
 
@@ -26,12 +26,12 @@ impl LinkedClient {
         for n in 0..load.mux_clients + load.call_clients {
             let (client, seed) = (FIRST_LINKED_CLIENT + n, rng.random());
             let tasks = TaskClient::new(client, load.clone());
-            let linked = if n < load.mux_clients {
+            let linked_client = if n < load.mux_clients {
                 LinkedClient::Mux(MuxClient::new(tasks, endpoints.clone(), load.outstanding_max, seed))
             } else {
                 LinkedClient::Call(CallClient::new(tasks, endpoints.clone(), seed))
             };
-            clients.push((client, linked));
+            clients.push((client, linked_client));
         }
         clients
     }

@@ -11,9 +11,9 @@ use std::time::Duration;
 enum ClientEvent<'a> {
     /// A wake-up is due.
     Wakeup,
-    /// A node's bytes arrived on the connection of that number.
+    /// Bytes from a node arrived: the number of the connection, and the bytes.
     Bytes(u64, &'a [u8]),
-    /// The connection of that number has ended.
+    /// A connection has ended: the number of the connection.
     LinkEnd(u64),
 }
 
@@ -38,8 +38,8 @@ impl World {
         // The client acts one nanosecond after the event: the history must show that a request caused by an answer
         // begins after that answer.
         self.now = Time(self.now.0 + 1);
-        let Some(mut linked) = self.linked_clients.remove(&client) else { return Ok(()) };
-        let outcome = match &mut linked {
+        let Some(mut linked_client) = self.linked_clients.remove(&client) else { return Ok(()) };
+        let outcome = match &mut linked_client {
             LinkedClient::Mux(mux) => {
                 match event {
                     ClientEvent::Wakeup => {}
@@ -57,7 +57,7 @@ impl World {
                 self.drive_call_client(call)
             }
         };
-        self.linked_clients.insert(client, linked);
+        self.linked_clients.insert(client, linked_client);
         outcome
     }
 

@@ -19,7 +19,7 @@ const IDLE_SYNC_RECORD_DELAY: Duration = Duration::from_millis(10);
 const SPACE_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How much longer a sync of a slow disk takes, in microseconds.
-const SLOW_SYNC_MICROS: std::ops::RangeInclusive<u64> = 20_000..=200_000;
+const SLOW_SYNC_EXTRA_MICROS: std::ops::RangeInclusive<u64> = 20_000..=200_000;
 
 /// How many syncs, counted over all machines, there are between two comparisons of a disk with its journal's reports.
 const SYNCS_PER_DISK_CHECK: u64 = 64;
@@ -77,9 +77,9 @@ impl World {
         let (shortest, longest) = self.scenario.sync_range;
         let sync_time =
             Duration::from_nanos(self.rng.random_range(shortest.as_nanos() as u64..=longest.as_nanos() as u64));
-        let is_slow = !self.faults_over && self.scenario.is_slow(at, self.now - Time::ZERO);
+        let is_slow = !self.faults_over && self.scenario.has_slow_disk(at, self.now - Time::ZERO);
         let sync_time = if is_slow {
-            sync_time + Duration::from_micros(self.rng.random_range(SLOW_SYNC_MICROS))
+            sync_time + Duration::from_micros(self.rng.random_range(SLOW_SYNC_EXTRA_MICROS))
         } else {
             sync_time
         };
@@ -144,7 +144,7 @@ impl World {
     }
 
     /// Records in the log that the last writes are synced, unless a sync is in progress.
-    pub(super) fn confirm_idle_log(&mut self, at: NodeId) -> checks::Result<()> {
+    pub(super) fn record_idle_sync(&mut self, at: NodeId) -> checks::Result<()> {
         let Some(process) = &mut self.host(at).process else { return Ok(()) };
         if process.syncing {
             return Ok(());
@@ -160,19 +160,19 @@ impl World {
         let host = self.host(at);
         let incarnation = host.incarnation;
         let Some(process) = &mut host.process else { return Ok(()) };
-        let change = match process.space_monitor.check_space() {
-            Ok(change) => change,
+        let space_change = match process.space_monitor.check_space() {
+            Ok(space_change) => space_change,
             // The power failed during this check. While the log lacks space for writes, no other operation would notice
             // the power failure.
             Err(fault) if self.hosts[&at].disk_has_stopped() => {
                 self.stop_process(at, &fault);
                 return Ok(());
             }
-            // The journal's next operation will report this disk fault too.
+            // The journal's next operation will report the disk fault that this check has found.
             Err(_) => None,
         };
         self.schedule_after(SPACE_CHECK_INTERVAL, SimEvent::SpaceCheck { at, incarnation });
-        match change {
+        match space_change {
             Some(low) => {
                 self.trace_line(|| {
                     format!("the disk of {at} has {} free space", if low { "too little" } else { "enough" })

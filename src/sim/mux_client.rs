@@ -6,7 +6,7 @@ use crate::client::mux_protocol::{Completion, MuxOptions, MuxProtocol};
 use crate::types::Time;
 use crate::wire::WireError;
 
-/// A client with several requests in progress, like `Mux`.
+/// A client with several requests in progress, like the library's `Mux`.
 pub struct MuxClient {
     pub tasks: TaskClient,
     pub(super) protocol: MuxProtocol,
@@ -19,9 +19,9 @@ pub struct MuxClient {
 }
 
 impl MuxClient {
-    /// A client with at most `inflight` requests in progress.
-    pub fn new(tasks: TaskClient, endpoints: Vec<String>, inflight: usize, seed: u64) -> MuxClient {
-        let (first_endpoint, options) = (seed as usize % endpoints.len(), MuxOptions::new(inflight));
+    /// A client with at most `requests_max` requests in progress.
+    pub fn new(tasks: TaskClient, endpoints: Vec<String>, requests_max: usize, seed: u64) -> MuxClient {
+        let (first_endpoint, options) = (seed as usize % endpoints.len(), MuxOptions::new(requests_max));
         let protocol = MuxProtocol::new(endpoints, first_endpoint, options, Time::ZERO, seed);
         MuxClient { tasks, protocol, main_link: None, leader_query_link: None, unrecorded_completions: Vec::new() }
     }
@@ -43,7 +43,7 @@ impl MuxClient {
         }
     }
 
-    /// Handles the end of a connection; `closed_by_node` if it ended without an error.
+    /// Handles the end of a connection. `closed_by_node` is whether the connection ended without an error.
     pub fn handle_link_end(&mut self, now: Time, link: u64, closed_by_node: bool) {
         if self.main_link == Some(link) {
             self.main_link = None;

@@ -1,5 +1,5 @@
-//! Simulated clients with several requests in progress on one connection: the protocol of `Mux` over simulated
-//! connections.
+//! Simulated clients with several requests in progress on one connection: the protocol of the library's `Mux` over
+//! simulated connections.
 
 use super::checks;
 use super::mux_client::MuxClient;
@@ -70,7 +70,7 @@ impl World {
                 self.now,
                 (tag, mux.main_link),
                 to_task_end(result),
-                (&mut self.history, &self.values),
+                (&mut self.history, &self.value_history),
             )?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The kind of links between nodes.
+/// What the links between nodes carry: byte streams or single messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkKind {
     /// Byte streams like TCP: in order, and nothing is lost except by a broken link, which both ends notice.
@@ -57,7 +57,7 @@ const LATE_DELAY_MS: std::ops::RangeInclusive<u64> = 100..=4000;
 /// Bytes that will arrive at the other end of a link.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// When the bytes arrive.
+    /// The simulated time at which the bytes arrive.
     pub at: Time,
     /// The generation of a stream's link; 0 for a datagram. The receiver ignores bytes of earlier generations than the
     /// current one.
@@ -72,16 +72,18 @@ struct Link {
     /// How often the link was broken.
     generation: u64,
     /// The time when the last bytes sent on the stream arrive: bytes sent later arrive no earlier.
-    last_arrival: Time,
+    last_arrival_time: Time,
     /// Whether the stream lacks bytes that were sent during a cut.
-    broken: bool,
+    lacks_bytes: bool,
 }
 
 /// All links between the nodes; each is one-way.
 #[derive(Clone, Debug)]
 pub struct Network {
     profile: NetworkProfile,
+    /// The links by sender and receiver. A link that is missing here was never broken.
     links: BTreeMap<(NodeId, NodeId), Link>,
+    /// The links that are cut, each as its sender and receiver.
     cuts: BTreeSet<(NodeId, NodeId)>,
 }
 
@@ -136,10 +138,10 @@ impl Network {
     pub fn break_link(&mut self, from: NodeId, to: NodeId) {
         let link = self.links.entry((from, to)).or_default();
         link.generation += 1;
-        link.broken = false;
+        link.lacks_bytes = false;
     }
 
-    /// Draws the delay of a message.
+    /// Draws the delay of a message: the shortest delay plus a random jitter, many times as long for a straggler.
     pub fn delay(&self, rng: &mut SmallRng) -> Duration {
         let jitter = Duration::from_nanos(rng.random_range(0..=self.profile.jitter.as_nanos() as u64));
         let delay = self.profile.delay + jitter;
@@ -180,11 +182,11 @@ impl Network {
                 let link = self.links.entry((from, to)).or_default();
                 if is_cut {
                     // The stream now lacks these bytes, so that the receiver could decode nothing after them.
-                    link.broken = true;
+                    link.lacks_bytes = true;
                     return Vec::new();
                 }
-                let at = at.max(link.last_arrival);
-                link.last_arrival = at;
+                let at = at.max(link.last_arrival_time);
+                link.last_arrival_time = at;
                 let (head, tail) = match rng.random_range(0..8) {
                     0 => (bytes.slice(..bytes.len() / 3), bytes.slice(bytes.len() / 3..)),
                     _ => (bytes, Bytes::new()),
@@ -203,7 +205,7 @@ impl Network {
     /// Whether the stream from `from` to `to` lacks bytes that were sent during a cut, and the cut has ended, so that
     /// the stream must be dialed again.
     pub fn must_redial(&self, from: NodeId, to: NodeId) -> bool {
-        let broken = self.links.get(&(from, to)).is_some_and(|link| link.broken);
-        broken && !self.cuts.contains(&(from, to))
+        let lacks_bytes = self.links.get(&(from, to)).is_some_and(|link| link.lacks_bytes);
+        lacks_bytes && !self.cuts.contains(&(from, to))
     }
 }

@@ -18,7 +18,7 @@ pub struct DiskImage {
 
 impl DiskImage {
     /// The position of the last entry; [`Position::ZERO`] if there is none.
-    pub(super) fn last(&self) -> Position {
+    pub(super) fn last_position(&self) -> Position {
         self.log.last().map_or(Position::ZERO, |(term, _)| Position::new(Index(self.log.len() as u64), *term))
     }
 
@@ -66,14 +66,14 @@ impl DiskClaims {
 #[derive(Clone, Debug, Default)]
 pub struct NodeHistory {
     /// The contents of the disk that a power loss would leave for certain.
-    pub(super) durable: DiskImage,
+    pub(super) durable_image: DiskImage,
     /// Writes that are not synced yet, in order.
-    pub(super) unsynced: Vec<Write>,
-    /// The durable image with all unsynced writes applied.
-    pub(super) written: DiskImage,
+    pub(super) unsynced_writes: Vec<Write>,
+    /// `durable_image` with all unsynced writes applied.
+    pub(super) written_image: DiskImage,
     /// The node's commit index at the last check; zero if its process has not been checked since its start.
     pub(super) commit: Index,
-    /// The term that the node led at the last check.
+    /// The term that the node led at the last check; `None` if the node was no leader.
     pub(super) leading_term: Option<Term>,
     /// The configuration that the node used at the last check, with its index. In one step the node may commit by
     /// this configuration and then adopt another.
@@ -91,18 +91,18 @@ pub struct NodeHistory {
 }
 
 impl NodeHistory {
-    /// Adds claims that the node makes by its present log and term. They need not be reported back to it: if they cover
-    /// its earlier claims, the node has got again what its disk had lost.
-    pub(super) fn add_claims(&mut self, added: DiskClaims) {
+    /// Adds claims that the node makes by its present log and term. Peers need not report these claims back
+    /// to the node: if these claims cover its earlier claims, the node has again what its disk had lost.
+    pub(super) fn add_claims(&mut self, added_claims: DiskClaims) {
         if let Some(relearned_claims) = &mut self.relearned_claims {
-            relearned_claims.position = relearned_claims.position.max(added.position);
+            relearned_claims.position = relearned_claims.position.max(added_claims.position);
             // In a term that it had claimed before, the node may have given a vote that it has lost.
-            if added.term > self.claims.term {
-                relearned_claims.term = added.term;
+            if added_claims.term > self.claims.term {
+                relearned_claims.term = added_claims.term;
             }
         }
-        self.claims.term = self.claims.term.max(added.term);
-        self.claims.position = self.claims.position.max(added.position);
+        self.claims.term = self.claims.term.max(added_claims.term);
+        self.claims.position = self.claims.position.max(added_claims.position);
     }
 }
 

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The operator's client number.
-pub const OPERATOR: u64 = 0;
+pub const OPERATOR_CLIENT: u64 = 0;
 
 /// How often one request is sent at most, including the attempts that follow a redirect to the leader.
 const ATTEMPTS_MAX: u32 = 4;
@@ -43,7 +43,7 @@ pub(super) struct MachineView {
     /// Whether the machine's node is a leader of any term.
     pub(super) is_leader: bool,
     /// Whether the machine's disk was emptied at least once.
-    pub(super) wiped: bool,
+    pub(super) was_wiped: bool,
     /// Whether the machine's disk was emptied, and its node is still a member under the former disk id.
     pub(super) awaiting_removal: bool,
     /// Whether the machine's last process refused to start because of damage to its files.
@@ -70,8 +70,8 @@ pub(super) enum OperatorAction {
 /// A request of the operator that is not answered yet.
 #[derive(Clone, Debug)]
 struct OperatorRequest {
-    /// The operator's number for the latest attempt.
-    id: u64,
+    /// The number of the latest attempt. Replies to earlier attempts are ignored.
+    last_attempt: u64,
     begun_at: Time,
     /// How often the request was sent.
     attempts: u32,
@@ -106,7 +106,7 @@ impl Operator {
         self.pending_request.is_some()
     }
 
-    /// Whether the operator may act now.
+    /// Whether the operator may act: no request of it is unanswered, and `idle_until` has passed.
     pub(super) fn is_free(&self, now: Time) -> bool {
         !self.is_waiting() && self.idle_until <= now
     }
@@ -163,7 +163,7 @@ impl Operator {
         }
         let is_member = |id: NodeId| view.membership.members.contains_key(&id);
         let wiped_member = view.find_machine(|id, machine| machine.awaiting_removal && is_member(id));
-        let wiped_outsider = view.find_machine(|id, machine| machine.wiped && !is_member(id));
+        let wiped_outsider = view.find_machine(|id, machine| machine.was_wiped && !is_member(id));
         let change = match (wiped_member, wiped_outsider) {
             (Some(id), _) => Change::Remove(id),
             (None, Some(id)) if view.faults_over => draw_addition(id, view, profile, rng),
@@ -175,7 +175,7 @@ impl Operator {
     /// Begins a request. Its first attempt goes to a random node.
     fn begin_request(&mut self, request: Request, view: &ClusterView, rng: &mut SmallRng) -> Option<OperatorAction> {
         let to = draw_id(&view.ids(), rng)?;
-        self.pending_request = Some(OperatorRequest { id: 0, begun_at: view.now, attempts: 0, request });
+        self.pending_request = Some(OperatorRequest { last_attempt: 0, begun_at: view.now, attempts: 0, request });
         self.next_attempt(to, rng).map(OperatorAction::Send)
     }
 
@@ -184,9 +184,9 @@ impl Operator {
         let forward = rng.random();
         let pending = self.pending_request.as_mut()?;
         self.attempts_made += 1;
-        pending.id = self.attempts_made;
+        pending.last_attempt = self.attempts_made;
         pending.attempts += 1;
-        Some(RequestAttempt { to, id: pending.id, forward, request: pending.request.clone() })
+        Some(RequestAttempt { to, id: pending.last_attempt, forward, request: pending.request.clone() })
     }
 
     /// Handles a reply. If the reply redirects to the leader, returns the next attempt, up to [`ATTEMPTS_MAX`] times.
@@ -197,7 +197,9 @@ impl Operator {
         reply: Reply,
         rng: &mut SmallRng,
     ) -> Result<Option<RequestAttempt>> {
-        let Some(pending) = self.pending_request.as_ref().filter(|pending| pending.id == id) else { return Ok(None) };
+        let Some(pending) = self.pending_request.as_ref().filter(|pending| pending.last_attempt == id) else {
+            return Ok(None);
+        };
         let may_retry = pending.attempts < ATTEMPTS_MAX;
         match reply {
             Reply::Refused(Refusal::NotLeader { leader: Some(leader), .. }) if may_retry => {
@@ -251,11 +253,12 @@ fn draw_change(view: &ClusterView, profile: &OperatorProfile, rng: &mut SmallRng
     let membership = &view.membership;
     let members: BTreeSet<NodeId> = membership.ids().collect();
     let learners: BTreeSet<NodeId> = membership.ids().filter(|id| !membership.is_voter(*id)).collect();
-    let addable = view.machines.iter().filter(|(id, machine)| !members.contains(id) && !machine.awaiting_removal);
-    let addable: BTreeSet<NodeId> = addable.map(|(id, _)| *id).collect();
+    let addable_machines =
+        view.machines.iter().filter(|(id, machine)| !members.contains(id) && !machine.awaiting_removal);
+    let addable_machines: BTreeSet<NodeId> = addable_machines.map(|(id, _)| *id).collect();
     Some(match rng.random_range(0..16) {
         0..5 => {
-            let id = draw_id(&addable, rng)?;
+            let id = draw_id(&addable_machines, rng)?;
             draw_addition(id, view, profile, rng)
         }
         5..8 => Change::Remove(draw_id(&members, rng)?),

@@ -5,7 +5,7 @@ use super::checks;
 use super::disk::Crash;
 use super::event::SimEvent;
 use super::host::Host;
-use super::operator::{ClusterView, MachineView, OPERATOR, Operator, OperatorAction};
+use super::operator::{ClusterView, MachineView, OPERATOR_CLIENT, Operator, OperatorAction};
 use super::world::World;
 use crate::api::Reply;
 use crate::node::Event;
@@ -20,7 +20,7 @@ impl World {
         let Some(average) = profile.interval else { return Ok(()) };
         let interval = Operator::draw_interval(average, self.faults_over, &mut self.rng);
         self.schedule_after(interval, SimEvent::OperatorTurn);
-        self.forget_former_voters();
+        self.update_awaiting_removals();
         self.operator.abandon_late_request(self.now, profile.reply_timeout);
         if !self.operator.is_free(self.now) {
             return Ok(());
@@ -33,15 +33,15 @@ impl World {
     }
 
     fn cluster_view(&self) -> ClusterView {
-        let leaders = self.hosts.values().filter_map(|host| host.process.as_ref()).map(|process| process.node.raft());
-        let latest_leader = leaders.filter(|raft| raft.leads()).max_by_key(|raft| raft.term());
+        let rafts = self.hosts.values().filter_map(|host| host.process.as_ref()).map(|process| process.node.raft());
+        let latest_leader = rafts.filter(|raft| raft.leads()).max_by_key(|raft| raft.term());
         let membership =
             latest_leader.map_or_else(|| self.checks.configurations.latest_committed(), |raft| raft.membership());
         let view_machine = |(id, host): (&NodeId, &Host)| {
             let view = MachineView {
                 disk_id: host.disk_id,
                 is_leader: host.process.as_ref().is_some_and(|process| process.node.raft().leads()),
-                wiped: host.wiped,
+                was_wiped: host.was_wiped,
                 awaiting_removal: host.awaiting_removal,
                 refused_start: host.refused_start,
                 is_damaged: self.is_damaged(*id),
@@ -61,7 +61,7 @@ impl World {
         match action {
             OperatorAction::Send(attempt) => {
                 self.trace_line(|| format!("the operator sends {}: {:?}", attempt.to, attempt.request));
-                self.send_request(OPERATOR, attempt);
+                self.send_request(OPERATOR_CLIENT, attempt);
             }
             OperatorAction::Wipe(at) => self.wipe_machine(at),
             OperatorAction::ReplaceDisk(at) => {
@@ -89,7 +89,7 @@ impl World {
     /// Delivers a reply to the operator, and sends the operator's next attempt if there is one.
     pub(super) fn answer_operator(&mut self, id: u64, reply: Reply) -> checks::Result<()> {
         if let Some(attempt) = self.operator.receive_reply(id, reply, &mut self.rng)? {
-            self.send_request(OPERATOR, attempt);
+            self.send_request(OPERATOR_CLIENT, attempt);
         }
         Ok(())
     }
@@ -98,7 +98,8 @@ impl World {
     /// to the election of another leader.
     pub(super) fn operator_has_work(&self) -> bool {
         let members = &self.checks.configurations.latest_committed().members;
-        let is_unadded = |(id, host): (&NodeId, &Host)| host.wiped && !host.refused_start && !members.contains_key(id);
-        self.operator.is_waiting() || self.hosts.iter().any(is_unadded)
+        let awaits_addition =
+            |(id, host): (&NodeId, &Host)| host.was_wiped && !host.refused_start && !members.contains_key(id);
+        self.operator.is_waiting() || self.hosts.iter().any(awaits_addition)
     }
 }

@@ -30,12 +30,12 @@ impl OrderedSession {
         match outcome {
             Outcome::Executed { duplicate: false, .. } => {
                 let is_next = self.is_next(seq);
-                let higher_was_executed = self.executed_seqs.last().is_some_and(|last| *last > seq);
+                let higher_seq_was_executed = self.executed_seqs.last().is_some_and(|last| *last > seq);
                 self.executed_seqs.insert(seq);
                 match () {
                     () if was_executed => Some("executes twice"),
                     () if seq < self.first_outstanding => Some("executes after the client has abandoned it"),
-                    () if higher_was_executed => Some("executes after a command with a higher number"),
+                    () if higher_seq_was_executed => Some("executes after a command with a higher number"),
                     () if !is_next => Some("executes before a command with a lower number"),
                     () => None,
                 }
@@ -72,12 +72,12 @@ pub struct OrderChecks {
     writers: BTreeMap<u64, WriterCommands>,
 }
 
-/// The key to which the pipelined connection of that number appends.
+/// The key to which the pipelined connection number `writer` appends.
 pub fn writer_key(writer: u64) -> String {
     format!("pipelined/{writer}")
 }
 
-/// The text that a pipelined connection appends for this counter.
+/// The text that a pipelined connection appends for the counter `counter`.
 pub fn appended_text(counter: u64) -> String {
     format!("{counter},")
 }
@@ -105,7 +105,7 @@ fn appended_counters(command: &Command<'_>) -> Vec<(u64, u64)> {
 
 impl OrderChecks {
     /// How many appends of pipelined connections were executed.
-    pub fn executed_count(&self) -> u64 {
+    pub fn executed_append_count(&self) -> u64 {
         self.writers.values().map(|writer| writer.executed_counters.len() as u64).sum()
     }
 
@@ -123,9 +123,9 @@ impl OrderChecks {
             }
             (Ok(Op::Execute { session, .. }), Outcome::SessionExpired) => drop(self.sessions.remove(&session)),
             (Ok(Op::Execute { session, seq, first_outstanding, command }), outcome) => {
-                let Some(ordered) = self.sessions.get_mut(&session) else { return Ok(()) };
-                ordered.first_outstanding = ordered.first_outstanding.max(first_outstanding);
-                if let Some(violation) = ordered.find_violation(seq, outcome) {
+                let Some(ordered_session) = self.sessions.get_mut(&session) else { return Ok(()) };
+                ordered_session.first_outstanding = ordered_session.first_outstanding.max(first_outstanding);
+                if let Some(violation) = ordered_session.find_violation(seq, outcome) {
                     return Err(format!(
                         "Order: command {seq} of the ordered session {session} {violation}, at index {index}"
                     ));
@@ -133,7 +133,7 @@ impl OrderChecks {
                 if let (Outcome::Executed { duplicate: false, .. }, Ok(command)) = (outcome, Command::decode(command)) {
                     appended_counters(&command)
                         .into_iter()
-                        .try_for_each(|(writer, counter)| self.record_executed(writer, counter))?;
+                        .try_for_each(|(writer, counter)| self.record_executed_append(writer, counter))?;
                 }
             }
             _ => {}
@@ -142,7 +142,7 @@ impl OrderChecks {
     }
 
     /// Records that an append took effect, and checks its order among the appends of its connection.
-    fn record_executed(&mut self, writer: u64, counter: u64) -> Result<()> {
+    fn record_executed_append(&mut self, writer: u64, counter: u64) -> Result<()> {
         let commands = self.writers.entry(writer).or_default();
         if let Some(last) = commands.executed_counters.last().filter(|last| **last >= counter) {
             return Err(format!("Order: append {counter} of connection {writer} takes effect after append {last}"));
@@ -155,7 +155,7 @@ impl OrderChecks {
     }
 
     /// Checks a reply that says that an append took effect.
-    pub fn check_acknowledged(&mut self, writer: u64, counter: u64) -> Result<()> {
+    pub fn check_acknowledged_append(&mut self, writer: u64, counter: u64) -> Result<()> {
         let commands = self.writers.entry(writer).or_default();
         match commands.executed_counters.binary_search(&counter) {
             Ok(_) => Ok(()),
@@ -164,7 +164,7 @@ impl OrderChecks {
     }
 
     /// Checks a reply that says that an append did not take effect and never will.
-    pub fn check_refused(&mut self, writer: u64, counter: u64) -> Result<()> {
+    pub fn check_refused_append(&mut self, writer: u64, counter: u64) -> Result<()> {
         let commands = self.writers.entry(writer).or_default();
         commands.refused_counters.insert(counter);
         match commands.executed_counters.binary_search(&counter) {
@@ -177,11 +177,11 @@ impl OrderChecks {
     /// `value` contains.
     pub fn check_read(&self, writer: u64, value: &[u8]) -> Result<usize> {
         let executed_counters = self.writers.get(&writer).map_or(&[][..], |writer| &writer.executed_counters);
-        let shown_commands = value.iter().filter(|byte| **byte == b',').count();
-        let expected: String =
-            executed_counters.iter().take(shown_commands).map(|counter| appended_text(*counter)).collect();
-        if expected.as_bytes() == value {
-            return Ok(shown_commands);
+        let shown_append_count = value.iter().filter(|byte| **byte == b',').count();
+        let expected_value: String =
+            executed_counters.iter().take(shown_append_count).map(|counter| appended_text(*counter)).collect();
+        if expected_value.as_bytes() == value {
+            return Ok(shown_append_count);
         }
         let value = String::from_utf8_lossy(value);
         Err(format!(

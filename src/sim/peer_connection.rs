@@ -14,11 +14,11 @@ pub struct OutboundConnection {
 /// The state of an outbound connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {
-    /// The connection is down, and is to be dialed at that time.
+    /// The connection is down, and is to be dialed at the given time.
     Down(Time),
-    /// The peer was dialed, and has not answered yet: the generation of the link, and the time when it was dialed.
+    /// The peer was dialed and has not answered yet. The fields are the generation of the link and the time of dialing.
     Dialed(u64, Time),
-    /// The connection is up: the generation of the link.
+    /// The connection is up. The field is the generation of the link.
     Up(u64),
 }
 
@@ -46,7 +46,7 @@ pub struct InboundConnection {
     pub disk: DiskId,
 }
 
-/// One end of a connection.
+/// An end of a connection between two nodes: at the node that dialed, or at the node that was dialed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConnectionEnd {
     /// The end at the node that dialed.

@@ -65,19 +65,19 @@ impl World {
         let Some(process) = &mut self.host(at).process else { return Ok(()) };
         let was_up = match end {
             ConnectionEnd::Outbound => {
-                let link = process.outbound.get(&peer).filter(|link| link.generation() == Some(generation));
+                let link = process.outbound_connections.get(&peer).filter(|link| link.generation() == Some(generation));
                 let Some(state) = link.map(|link| link.state) else { return Ok(()) };
                 self.schedule_redial(at, peer);
                 matches!(state, LinkState::Up(_))
             }
             ConnectionEnd::Inbound => {
                 // A peer that has dialed again has abandoned its earlier connection.
-                if process.inbound.get(&peer).is_none_or(|inbound| inbound.generation > generation) {
+                if process.inbound_connections.get(&peer).is_none_or(|inbound| inbound.generation > generation) {
                     return Ok(());
                 }
-                process.inbound.remove(&peer);
+                process.inbound_connections.remove(&peer);
                 if process.admission.handle_disconnect(peer) {
-                    self.update_outbound(at);
+                    self.update_outbound_connections(at);
                 }
                 true
             }
@@ -88,21 +88,24 @@ impl World {
     /// Marks the connection to a peer as down, and dials it again after a pause that grows with each failure.
     fn schedule_redial(&mut self, at: NodeId, peer: NodeId) {
         let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
-        let Some(link) = self.host(at).process.as_mut().and_then(|process| process.outbound.get_mut(&peer)) else {
+        let Some(link) = self.host(at).process.as_mut().and_then(|process| process.outbound_connections.get_mut(&peer))
+        else {
             return;
         };
         link.failures = link.failures.saturating_add(1);
         let longest_pause_ms = (5 << link.failures.min(6)).min(REDIAL_PAUSE_MAX_MS);
         let pause = Duration::from_millis(self.rng.random_range(longest_pause_ms / 2..=longest_pause_ms));
-        if let Some(link) = self.host(at).process.as_mut().and_then(|process| process.outbound.get_mut(&peer)) {
+        if let Some(link) =
+            self.host(at).process.as_mut().and_then(|process| process.outbound_connections.get_mut(&peer))
+        {
             link.state = LinkState::Down(now + pause);
         }
         self.schedule_after(pause, SimEvent::DialPeer { at, incarnation, peer });
     }
 
     /// Closes a node's outbound connection to a peer. The peer notices after a network delay.
-    fn close_outbound(&mut self, at: NodeId, peer: NodeId) {
-        let link = self.hosts[&at].process.as_ref().and_then(|process| process.outbound.get(&peer));
+    fn close_outbound_connection(&mut self, at: NodeId, peer: NodeId) {
+        let link = self.hosts[&at].process.as_ref().and_then(|process| process.outbound_connections.get(&peer));
         if let Some(generation) = link.and_then(OutboundConnection::generation) {
             let delay = self.network.delay(&mut self.rng);
             self.schedule_after(
@@ -117,10 +120,10 @@ impl World {
     pub(super) fn dial_peer(&mut self, at: NodeId, peer: NodeId) {
         let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
         let Some(process) = &mut self.host(at).process else { return };
-        match process.outbound.get(&peer).map(|link| link.state) {
+        match process.outbound_connections.get(&peer).map(|link| link.state) {
             Some(LinkState::Down(when)) if when <= now => {}
             Some(LinkState::Dialed(_, since)) if since + WELCOME_TIMEOUT <= now => {
-                self.close_outbound(at, peer);
+                self.close_outbound_connection(at, peer);
                 return self.schedule_redial(at, peer);
             }
             _ => return,
@@ -131,7 +134,7 @@ impl World {
         if let Some(process) = &mut self.host(at).process {
             let own_address = process.admission.members().address(at).unwrap_or_default().to_owned();
             process.admission.build_hello(peer, &own_address).put(&mut hello);
-            if let Some(link) = process.outbound.get_mut(&peer) {
+            if let Some(link) = process.outbound_connections.get_mut(&peer) {
                 link.state = LinkState::Dialed(generation, now);
             }
         }
@@ -154,7 +157,7 @@ impl World {
         let mut bytes = BytesMut::with_capacity(frame.size());
         frame.put(&mut bytes);
         self.fold_into_hash(&bytes);
-        let link = self.hosts[&from].process.as_ref().and_then(|process| process.outbound.get(&to));
+        let link = self.hosts[&from].process.as_ref().and_then(|process| process.outbound_connections.get(&to));
         let state = link.map(|link| link.state);
         let Some(LinkState::Up(_)) = state else {
             match frame {
@@ -162,7 +165,7 @@ impl World {
                 PeerFrame::Answer { .. } if matches!(state, Some(LinkState::Dialed(..))) => {
                     // The peer waits for this answer, which is lost. The connection is closed and dialed again, so that
                     // the peer notices the loss.
-                    self.close_outbound(from, to);
+                    self.close_outbound_connection(from, to);
                     self.schedule_redial(from, to);
                 }
                 PeerFrame::Answer { .. } | PeerFrame::Raft(_) => {}
@@ -203,14 +206,14 @@ impl World {
             self.send_reset(from, to, generation);
             return Ok(());
         };
-        let incoming = process.incoming.entry(from).or_default();
-        if link_kind == LinkKind::Datagram || incoming.generation != generation {
-            *incoming = ReceiveBuffer { generation, ..Default::default() };
+        let receive_buffer = process.receive_buffers.entry(from).or_default();
+        if link_kind == LinkKind::Datagram || receive_buffer.generation != generation {
+            *receive_buffer = ReceiveBuffer { generation, ..Default::default() };
         }
-        incoming.buffer.extend_from_slice(bytes);
+        receive_buffer.buffer.extend_from_slice(bytes);
         let mut frames = Vec::new();
         while let Some(frame) =
-            incoming.reader.next(&mut incoming.buffer).map_err(|error| decode_error(to, from, error))?
+            receive_buffer.reader.next(&mut receive_buffer.buffer).map_err(|error| decode_error(to, from, error))?
         {
             frames.push(frame);
         }
@@ -226,7 +229,7 @@ impl World {
                 // Datagrams are not tied to a connection: one from an earlier connection may arrive late.
                 LinkKind::Datagram => inbound.disk == disks.0,
             };
-            if !process.inbound.get(&from).is_some_and(is_accepted) {
+            if !process.inbound_connections.get(&from).is_some_and(is_accepted) {
                 self.send_reset(from, to, generation);
                 return Ok(());
             }
@@ -264,30 +267,32 @@ impl World {
     /// Accepts or rejects a peer that has dialed this node, and sends the answer to the peer.
     fn handle_hello(&mut self, at: NodeId, from: NodeId, generation: u64, hello: &Hello) -> checks::Result<()> {
         let checks_disk_id = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
-        let is_late = generation != self.network.generation(from, at);
+        let is_from_earlier_link = generation != self.network.generation(from, at);
         let (Some(process), CallerKind::Peer { disk, .. }) = (&mut self.host(at).process, hello.caller) else {
             return Ok(());
         };
-        if is_late || process.inbound.get(&from).is_some_and(|inbound| inbound.generation >= generation) {
+        if is_from_earlier_link
+            || process.inbound_connections.get(&from).is_some_and(|inbound| inbound.generation >= generation)
+        {
             return Ok(()); // a duplicate hello, or a hello of an earlier connection
         }
         let verdict = match process.admission.check_hello(hello, HelloContext::default()) {
             Err(HelloRejection::UnknownDisk | HelloRejection::Log) if !checks_disk_id => Ok(VERSION_MAX),
             verdict => verdict,
         };
-        let other_log = process.admission.differing_log(hello);
+        let differing_log = process.admission.differing_log(hello);
         let mut answer = BytesMut::new();
         let mut events: Vec<Event> =
-            other_log.map(|log| Event::PeerLogDiffers { peer: from, log }).into_iter().collect();
+            differing_log.map(|log| Event::PeerLogDiffers { peer: from, log }).into_iter().collect();
         match verdict {
             Ok(version) => {
                 process.admission.build_welcome(version).put(&mut answer);
-                process.inbound.insert(from, InboundConnection { generation, disk });
-                let (learned_disk, is_unconfigured) = process.admission.admit(hello);
+                process.inbound_connections.insert(from, InboundConnection { generation, disk });
+                let (learned_disk_id, is_unconfigured) = process.admission.admit(hello);
                 events.push(Event::AnswersLost(from));
-                events.extend(learned_disk.map(|disk| Event::DiskLearned { peer: from, disk }));
+                events.extend(learned_disk_id.map(|disk| Event::PeerDiskLearned { peer: from, disk }));
                 if is_unconfigured {
-                    self.update_outbound(at);
+                    self.update_outbound_connections(at);
                 }
                 self.dial_now(at, from);
             }
@@ -307,7 +312,8 @@ impl World {
     /// Dials a peer at once if the connection to it is down: the peer has just connected, so it can be reached.
     fn dial_now(&mut self, at: NodeId, peer: NodeId) {
         let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
-        let Some(link) = self.host(at).process.as_mut().and_then(|process| process.outbound.get_mut(&peer)) else {
+        let Some(link) = self.host(at).process.as_mut().and_then(|process| process.outbound_connections.get_mut(&peer))
+        else {
             return;
         };
         if matches!(link.state, LinkState::Down(_)) {
@@ -327,7 +333,7 @@ impl World {
         let checks_disk_id = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
         let Some(process) = &mut self.host(at).process else { return Ok(()) };
         if !process
-            .outbound
+            .outbound_connections
             .get(&peer)
             .is_some_and(|link| matches!(link.state, LinkState::Dialed(dialed, _) if dialed == generation))
         {
@@ -337,17 +343,18 @@ impl World {
         let frame = frame
             .map_err(|error| decode_error(at, peer, error))?
             .ok_or("the welcome frame of a dialed peer is incomplete")?;
-        let learned_disk = match Welcome::read(frame).map(|welcome| process.admission.handle_welcome(peer, &welcome)) {
-            Ok(Ok(learned_disk)) => learned_disk,
+        let learned_disk_id = match Welcome::read(frame).map(|welcome| process.admission.handle_welcome(peer, &welcome))
+        {
+            Ok(Ok(learned_disk_id)) => learned_disk_id,
             Ok(Err(_)) if !checks_disk_id => None,
             Ok(Err(_)) | Err(_) => {
-                self.close_outbound(at, peer);
+                self.close_outbound_connection(at, peer);
                 self.schedule_redial(at, peer);
                 return Ok(());
             }
         };
-        process.outbound.insert(peer, OutboundConnection { state: LinkState::Up(generation), failures: 0 });
-        learned_disk.map_or(Ok(()), |disk| self.deliver_event(at, Event::DiskLearned { peer, disk }))
+        process.outbound_connections.insert(peer, OutboundConnection { state: LinkState::Up(generation), failures: 0 });
+        learned_disk_id.map_or(Ok(()), |disk| self.deliver_event(at, Event::PeerDiskLearned { peer, disk }))
     }
 
     /// Updates a node's connections after a change of its membership or leader.
@@ -356,14 +363,14 @@ impl World {
         let Some(process) = &mut self.host(at).process else { return };
         let (leader, configured) = (process.node.raft().leader(), process.node.raft().configuration_position());
         process.admission.set_leader(leader);
-        if process.links_arranged
+        if process.has_adjusted_connections
             && configured == process.admission.configuration_position()
-            && process.linked_members == *process.node.membership()
+            && process.linked_membership == *process.node.membership()
         {
             let former_peers = process.admission.forget_former_members(now);
             if !former_peers.is_empty() {
                 former_peers.into_iter().for_each(|peer| self.drop_peer(at, peer));
-                self.update_outbound(at);
+                self.update_outbound_connections(at);
             }
             return;
         }
@@ -373,48 +380,50 @@ impl World {
         let membership = process.node.membership().clone();
         let readded_peers =
             process.admission.set_members(now, &membership, configured, || Membership::founding(addresses));
-        (process.links_arranged, process.linked_members) = (true, membership);
+        (process.has_adjusted_connections, process.linked_membership) = (true, membership);
         readded_peers.into_iter().for_each(|peer| self.drop_peer(at, peer));
-        self.update_outbound(at);
+        self.update_outbound_connections(at);
     }
 
     /// Ends the connections with a peer that was removed and added again, or that was removed some time ago.
     fn drop_peer(&mut self, at: NodeId, peer: NodeId) {
         let local_time = self.hosts[&at].clock.local_time(self.now);
-        self.close_outbound(at, peer);
+        self.close_outbound_connection(at, peer);
         let Some(process) = &mut self.host(at).process else { return };
-        let inbound = process.inbound.remove(&peer);
-        let outbound = process.outbound.remove(&peer);
-        if inbound.is_some() {
+        let inbound_connection = process.inbound_connections.remove(&peer);
+        let outbound_connection = process.outbound_connections.remove(&peer);
+        if inbound_connection.is_some() {
             process.admission.handle_disconnect(peer);
         }
-        if inbound.is_some() || outbound.is_some_and(|link| matches!(link.state, LinkState::Up(_))) {
+        if inbound_connection.is_some()
+            || outbound_connection.is_some_and(|link| matches!(link.state, LinkState::Up(_)))
+        {
             process.node.handle(local_time, Event::PeerLost(peer));
             let incarnation = self.hosts[&at].incarnation;
             self.schedule_after(Duration::from_micros(1), SimEvent::NodeTurn { at, incarnation });
         }
-        if let Some(inbound) = inbound {
-            self.send_reset(peer, at, inbound.generation);
+        if let Some(inbound_connection) = inbound_connection {
+            self.send_reset(peer, at, inbound_connection.generation);
         }
     }
 
     /// Ensures that there is an outbound connection to each peer that the node has to dial, and to no other node.
-    fn update_outbound(&mut self, at: NodeId) {
+    fn update_outbound_connections(&mut self, at: NodeId) {
         let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
         let Some(process) = &mut self.host(at).process else { return };
         let peers_to_dial: Vec<NodeId> =
             process.admission.peers_to_dial().map(|(id, _)| *id).filter(|id| *id != at).collect();
         let peers_to_close: Vec<NodeId> =
-            process.outbound.keys().copied().filter(|peer| !peers_to_dial.contains(peer)).collect();
+            process.outbound_connections.keys().copied().filter(|peer| !peers_to_dial.contains(peer)).collect();
         for peer in peers_to_close {
-            self.close_outbound(at, peer);
+            self.close_outbound_connection(at, peer);
             if let Some(process) = &mut self.host(at).process {
-                process.outbound.remove(&peer);
+                process.outbound_connections.remove(&peer);
             }
         }
         for peer in peers_to_dial {
             let Some(process) = &mut self.host(at).process else { return };
-            if let Entry::Vacant(vacant) = process.outbound.entry(peer) {
+            if let Entry::Vacant(vacant) = process.outbound_connections.entry(peer) {
                 vacant.insert(OutboundConnection::new(now));
                 self.schedule_after(Duration::ZERO, SimEvent::DialPeer { at, incarnation, peer });
             }

@@ -8,14 +8,14 @@ use crate::types::{NodeId, Time};
 use std::collections::BTreeMap;
 
 /// The caller id of pipelined connection 0. Pipelined connection `n` has this id plus `n`.
-pub const FIRST_PIPELINE_CALLER: u64 = 1 << 40;
+pub const FIRST_PIPELINE_CALLER_ID: u64 = 1 << 40;
 
 /// The purpose of a request of a pipelined connection. The trace prints these names.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PipelinedTask {
     /// Appends the counters from the first to the last to the connection's key.
     Appends { first: u64, last: u64 },
-    /// Reads the connection's key.
+    /// Reads the key to which the connection appends, with this consistency.
     Reads(Consistency),
 }
 
@@ -32,7 +32,7 @@ pub(super) struct PipelinedConnection {
     /// The last counter whose append was acknowledged.
     pub(super) acknowledged_upto: u64,
     /// How many appends the value in the last read contained.
-    pub(super) last_read_appends: usize,
+    pub(super) last_read_append_count: usize,
     /// When the client last received a reply, or had no unanswered request.
     pub(super) last_reply_at: Time,
 }
@@ -43,7 +43,7 @@ pub struct Pipelines {
     /// The open connections by their numbers, which are never reused.
     pub(super) connections: BTreeMap<u64, PipelinedConnection>,
     /// The number of the connection that was opened last.
-    pub(super) last_connection: u64,
+    pub(super) last_connection_number: u64,
     pub(super) order_checks: OrderChecks,
     /// Whether the connections create no more requests.
     pub(super) stopping: bool,
@@ -51,18 +51,18 @@ pub struct Pipelines {
 
 impl PipelinedConnection {
     /// Creates the next request of the connection `number`: mostly an append of the next counter. The random number
-    /// `draw`, below 20, selects the kind of request.
-    pub(super) fn next_request(&mut self, now: Time, number: u64, draw: u32) -> PendingRequest<PipelinedTask> {
+    /// `drawn_number`, below 20, selects the kind of request.
+    pub(super) fn next_request(&mut self, now: Time, number: u64, drawn_number: u32) -> PendingRequest<PipelinedTask> {
         let key = order::writer_key(number);
         let key = key.as_bytes();
-        if draw < 3 {
-            let consistency = if draw == 0 { Consistency::Local } else { Consistency::Linearizable };
+        if drawn_number < 3 {
+            let consistency = if drawn_number == 0 { Consistency::Local } else { Consistency::Linearizable };
             let query = Query::Get { key }.encode();
             return PendingRequest::new(now, RequestKind::Read(consistency), query, PipelinedTask::Reads(consistency));
         }
-        let first = self.appended_upto + 1;
-        self.appended_upto = if draw == 3 { first + 1 } else { first };
-        let tails: Vec<String> = (first..=self.appended_upto).map(order::appended_text).collect();
+        let first_counter = self.appended_upto + 1;
+        self.appended_upto = if drawn_number == 3 { first_counter + 1 } else { first_counter };
+        let tails: Vec<String> = (first_counter..=self.appended_upto).map(order::appended_text).collect();
         let mut appends = tails.iter().map(|tail| Command::Append { key, tail: tail.as_bytes() });
         let body = match (tails.len(), appends.next()) {
             (1, Some(append)) => append.encode(),
@@ -70,7 +70,7 @@ impl PipelinedConnection {
                 Command::Block(append.into_iter().chain(appends).map(CommandOrQuery::Command).collect()).encode()
             }
         };
-        let task = PipelinedTask::Appends { first, last: self.appended_upto };
+        let task = PipelinedTask::Appends { first: first_counter, last: self.appended_upto };
         PendingRequest::new(now, RequestKind::Write(None), body, task)
     }
 }

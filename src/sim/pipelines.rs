@@ -5,13 +5,13 @@
 
 use super::checks;
 use super::event::SimEvent;
-use super::pipelined_connection::{FIRST_PIPELINE_CALLER, PipelinedConnection, PipelinedTask, Pipelines};
+use super::pipelined_connection::{FIRST_PIPELINE_CALLER_ID, PipelinedConnection, PipelinedTask, Pipelines};
 use super::world::World;
 use crate::api::{Consistency, Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::machine::commands::Answer;
 use crate::node::{Caller, Event};
-use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestPipeline, Tally};
+use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestPipeline, RequestTally};
 use crate::types::{NodeId, Time};
 use bytes::{Bytes, BytesMut};
 use rand::RngExt;
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// The caller id that opens the session of pipelined connection 0. The session of pipelined connection `n` is opened by
 /// this id plus `n`.
-const FIRST_SESSION_CALLER: u64 = 1 << 41;
+const FIRST_SESSION_CALLER_ID: u64 = 1 << 41;
 /// How long a client waits without any reply before it disconnects: on a network that loses single messages and never
 /// breaks a link, an answer may be lost without notice.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
@@ -59,8 +59,8 @@ impl World {
 
     fn open_pipeline(&mut self, at: NodeId) {
         let incarnation = self.hosts[&at].incarnation;
-        self.pipelines.last_connection += 1;
-        let number = self.pipelines.last_connection;
+        self.pipelines.last_connection_number += 1;
+        let number = self.pipelines.last_connection_number;
         let pipeline = RequestPipeline::default();
         let connection = PipelinedConnection {
             at,
@@ -68,7 +68,7 @@ impl World {
             pipeline,
             appended_upto: 0,
             acknowledged_upto: 0,
-            last_read_appends: 0,
+            last_read_append_count: 0,
             last_reply_at: self.now,
         };
         self.pipelines.connections.retain(|_, other| other.at != at || other.incarnation == incarnation);
@@ -113,20 +113,20 @@ impl World {
         if !self.pipelines.stopping {
             self.open_pipeline(at);
         }
-        self.deliver_event(at, Event::CallerGone(Caller::Client(FIRST_PIPELINE_CALLER + connection)))
+        self.deliver_event(at, Event::CallerGone(Caller::Client(FIRST_PIPELINE_CALLER_ID + connection)))
     }
 
-    /// Adds one to three requests to a connection's pipeline, as far as they fit.
+    /// Adds one to three requests to a connection's pipeline, while fewer than [`WAITING_REQUESTS_MAX`] wait in it.
     fn queue_pipeline_requests(&mut self, connection: u64) {
         let now = self.now;
         for _ in 0..self.rng.random_range(1..4) {
-            let draw = self.rng.random_range(0..20);
+            let drawn_number = self.rng.random_range(0..20);
             let Some(pipelined) = self.pipelines.connections.get_mut(&connection) else { return };
             if pipelined.pipeline.queued_commands() >= WAITING_REQUESTS_MAX {
                 return;
             }
-            let pending = pipelined.next_request(now, connection, draw);
-            pipelined.pipeline.push_request(pending);
+            let pending_request = pipelined.next_request(now, connection, drawn_number);
+            pipelined.pipeline.push_request(pending_request);
         }
     }
 
@@ -139,8 +139,8 @@ impl World {
         pipelined.pipeline.pump(now, &mut out, false, &mut node_requests, &mut |pending, fate| {
             record_reply(&mut replies, pending, fate)
         });
-        // The simulator does not read the pipeline's counters, and resets them.
-        pipelined.pipeline.tally = Tally::default();
+        // The counters of the pipeline, which the simulator does not report, are reset.
+        pipelined.pipeline.tally = RequestTally::default();
         let retry_at = pipelined.pipeline.deadline();
         if retry_at != Time::NEVER {
             self.schedule_at(retry_at, SimEvent::PipelineTurn { at, incarnation, connection, adds_requests: false });
@@ -148,10 +148,10 @@ impl World {
         self.check_pipeline_replies(connection, replies)?;
         for node_request in node_requests {
             let (caller, id, request) = match node_request {
-                NodeRequest::Send(id, request) => (FIRST_PIPELINE_CALLER + connection, id, request),
+                NodeRequest::Send(id, request) => (FIRST_PIPELINE_CALLER_ID + connection, id, request),
                 NodeRequest::OpenSession => {
                     let op = Op::<Bytes>::Open { window: SESSION_WINDOW_MAX, ordered: true };
-                    (FIRST_SESSION_CALLER + connection, self.rng.random(), Request::Propose { op: op.encode() })
+                    (FIRST_SESSION_CALLER_ID + connection, self.rng.random(), Request::Propose { op: op.encode() })
                 }
             };
             self.trace_line(|| format!("connection {connection} sends request {id} to {at}"));
@@ -169,18 +169,21 @@ impl World {
         reply: Reply,
     ) -> checks::Result<()> {
         let (now, incarnation) = (self.now, self.hosts[&at].incarnation);
-        let connection =
-            if caller >= FIRST_SESSION_CALLER { caller - FIRST_SESSION_CALLER } else { caller - FIRST_PIPELINE_CALLER };
+        let connection = if caller >= FIRST_SESSION_CALLER_ID {
+            caller - FIRST_SESSION_CALLER_ID
+        } else {
+            caller - FIRST_PIPELINE_CALLER_ID
+        };
         self.trace_line(|| format!("{at} answers request {id} of connection {connection}: {reply:?}"));
         let Some(pipelined) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
         let mut replies = PipelinedReplies::new();
-        if caller >= FIRST_SESSION_CALLER {
-            let opened = match reply {
+        if caller >= FIRST_SESSION_CALLER_ID {
+            let opened_session = match reply {
                 Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
                 Reply::Refused(refusal) => Err(Some(refusal)),
                 _ => Err(None),
             };
-            pipelined.pipeline.handle_session_opened(now, opened);
+            pipelined.pipeline.handle_session_opened(now, opened_session);
         } else {
             pipelined.pipeline.handle_reply(id, reply, &mut |pending, fate| record_reply(&mut replies, pending, fate));
         }
@@ -203,11 +206,12 @@ impl World {
                     return Err(format!("connection {connection} receives the unexpected reply {description}"));
                 }
                 (PipelinedTask::Appends { first, last }, RequestEnd::Answered(_)) => {
-                    (first..=last).try_for_each(|counter| order_checks.check_acknowledged(connection, counter))?;
+                    (first..=last)
+                        .try_for_each(|counter| order_checks.check_acknowledged_append(connection, counter))?;
                     pipelined.acknowledged_upto = last;
                 }
                 (PipelinedTask::Appends { first, last }, RequestEnd::Refused) => {
-                    (first..=last).try_for_each(|counter| order_checks.check_refused(connection, counter))?;
+                    (first..=last).try_for_each(|counter| order_checks.check_refused_append(connection, counter))?;
                 }
                 (PipelinedTask::Reads(consistency), RequestEnd::Answered(answer)) => {
                     let value = match Answer::decode(answer) {
@@ -218,21 +222,21 @@ impl World {
                             ));
                         }
                     };
-                    let shown_appends = order_checks.check_read(connection, &value)?;
-                    let required_appends = match consistency {
+                    let shown_append_count = order_checks.check_read(connection, &value)?;
+                    let required_append_count = match consistency {
                         Consistency::Linearizable => {
                             order_checks.count_executed_upto(connection, pipelined.acknowledged_upto)
                         }
                         Consistency::Local => 0,
                     };
-                    if shown_appends < required_appends.max(pipelined.last_read_appends) {
-                        let previous_appends = pipelined.last_read_appends;
+                    if shown_append_count < required_append_count.max(pipelined.last_read_append_count) {
+                        let previous_append_count = pipelined.last_read_append_count;
                         return Err(format!(
-                            "connection {connection} reads {shown_appends} appends, but its last read showed \
-                             {previous_appends}, and {required_appends} executed appends were acknowledged"
+                            "connection {connection} reads {shown_append_count} appends, but its last read showed \
+                             {previous_append_count}, and {required_append_count} executed appends were acknowledged"
                         ));
                     }
-                    pipelined.last_read_appends = shown_appends;
+                    pipelined.last_read_append_count = shown_append_count;
                 }
                 (PipelinedTask::Appends { .. }, RequestEnd::Unknown)
                 | (PipelinedTask::Reads(_), RequestEnd::Refused | RequestEnd::Unknown) => {}

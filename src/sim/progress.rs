@@ -8,20 +8,20 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub struct Progress {
     /// The time of the next inspection of the nodes.
-    pub(super) next_inspection: Time,
+    pub(super) next_inspection_at: Time,
     /// The last time at which each node was not healthy. The time may be in the future.
-    pub(super) last_unhealthy: BTreeMap<NodeId, Time>,
+    pub(super) last_unhealthy_times: BTreeMap<NodeId, Time>,
     /// The last time at which each pair of nodes was disconnected, in both orders of the pair.
-    pub(super) last_disconnected: BTreeMap<(NodeId, NodeId), Time>,
+    pub(super) last_disconnected_times: BTreeMap<(NodeId, NodeId), Time>,
     /// The configurations in use at the last inspection.
     pub(super) memberships_in_use: Vec<Membership>,
-    /// Since when exactly these configurations are in use.
+    /// The time since which `memberships_in_use` has not changed.
     pub(super) in_use_since: Time,
     /// How many entries were committed at the last inspection.
     pub(super) committed_count: usize,
     /// The last time at which an entry was committed, or at which there was no entry to commit.
-    pub(super) last_progress: Time,
-    /// The leader with the highest term, and this term.
+    pub(super) last_progress_at: Time,
+    /// The term and the node of the leader with the highest term; `None` if no node is a leader.
     pub(super) leader: Option<(Term, NodeId)>,
     /// Since when `leader` has been the present leader.
     pub(super) leader_since: Time,
@@ -41,18 +41,18 @@ impl Progress {
 
     /// Records that a node is not healthy until the time `until`.
     pub fn mark_unhealthy_until(&mut self, node: NodeId, until: Time) {
-        let last = self.last_unhealthy.entry(node).or_default();
-        *last = until.max(*last);
+        let last_unhealthy_time = self.last_unhealthy_times.entry(node).or_default();
+        *last_unhealthy_time = until.max(*last_unhealthy_time);
     }
 
     /// Whether both nodes were healthy, and never disconnected from each other, since the time `since`.
-    fn are_healthy_since(&self, first: NodeId, second: NodeId, since: Time) -> bool {
-        let until = [
-            self.last_unhealthy.get(&first),
-            self.last_unhealthy.get(&second),
-            self.last_disconnected.get(&(first, second)),
+    fn are_healthy_and_connected_since(&self, first: NodeId, second: NodeId, since: Time) -> bool {
+        let disturbance_times = [
+            self.last_unhealthy_times.get(&first),
+            self.last_unhealthy_times.get(&second),
+            self.last_disconnected_times.get(&(first, second)),
         ];
-        until.into_iter().flatten().all(|until| *until <= since)
+        disturbance_times.into_iter().flatten().all(|until| *until <= since)
     }
 
     /// A member whose log has not grown since the time `since` and lacks committed entries, although the member and its
@@ -61,20 +61,20 @@ impl Progress {
         let (_, leader) = self.leader.filter(|_| self.leader_since <= since)?;
         let is_stuck = |id: &NodeId| self.log_lengths.get(id).is_some_and(|(_, grown_at)| *grown_at <= since);
         let mut members = self.memberships_in_use.iter().flat_map(Membership::ids);
-        members.find(|id| is_stuck(id) && self.are_healthy_since(leader, *id, since))
+        members.find(|id| is_stuck(id) && self.are_healthy_and_connected_since(leader, *id, since))
     }
 
     /// Nodes that form a quorum of every configuration in use, and were healthy and connected since the time `since`;
     /// `None` if there are none.
     pub(super) fn healthy_majority_since(&self, since: Time) -> Option<Vec<NodeId>> {
-        let is_healthy = |id: &NodeId| self.last_unhealthy.get(id).is_none_or(|until| *until <= since);
+        let is_healthy = |id: &NodeId| self.last_unhealthy_times.get(id).is_none_or(|until| *until <= since);
         let mut ids: Vec<NodeId> =
             self.memberships_in_use.iter().flat_map(Membership::all_voters).filter(is_healthy).collect();
         ids.sort();
         ids.dedup();
         let subset = |mask: u32| ids.iter().enumerate().filter(move |(nth, _)| mask >> nth & 1 == 1).map(|(_, id)| *id);
         let are_connected = |first: NodeId, second: NodeId| {
-            self.last_disconnected.get(&(first, second)).is_none_or(|until| *until <= since)
+            self.last_disconnected_times.get(&(first, second)).is_none_or(|until| *until <= since)
         };
         (1..1u32 << ids.len())
             .map(|mask| subset(mask).collect::<Vec<NodeId>>())

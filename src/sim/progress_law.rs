@@ -29,38 +29,39 @@ impl World {
     pub(super) fn check_progress(&mut self) -> checks::Result<()> {
         let loss_percent = self.scenario.network.loss_percent;
         if self.faults_over
-            || self.now < self.progress.next_inspection
+            || self.now < self.progress.next_inspection_at
             || loss_percent > LOSS_PERCENT_MAX
             || !self.scenario.network.is_timely()
         {
             return Ok(());
         }
-        self.progress.next_inspection = self.now + INSPECTION_INTERVAL;
+        self.progress.next_inspection_at = self.now + INSPECTION_INTERVAL;
         self.record_unhealthy_nodes();
-        let in_use: Vec<Membership> = self.checks.configurations.in_use().into_iter().cloned().collect();
-        if self.progress.memberships_in_use != in_use {
-            (self.progress.memberships_in_use, self.progress.in_use_since) = (in_use, self.now);
+        let configurations_in_use: Vec<Membership> = self.checks.configurations.in_use().into_iter().cloned().collect();
+        if self.progress.memberships_in_use != configurations_in_use {
+            (self.progress.memberships_in_use, self.progress.in_use_since) = (configurations_in_use, self.now);
         }
         let committed_count = self.checks.committed_len();
         if committed_count != self.progress.committed_count || self.has_nothing_to_commit() {
-            (self.progress.committed_count, self.progress.last_progress) = (committed_count, self.now);
+            (self.progress.committed_count, self.progress.last_progress_at) = (committed_count, self.now);
         }
         self.record_log_growth(committed_count);
         let window = self.scenario.progress_limit() * if loss_percent == LOSS_PERCENT_MAX { 2 } else { 1 };
-        let since = Time(self.now.0.saturating_sub(window.as_nanos() as u64));
-        if since.0 > 0
-            && let Some(node) = self.progress.starved_member_since(since)
+        let window_start = Time(self.now.0.saturating_sub(window.as_nanos() as u64));
+        if window_start.0 > 0
+            && let Some(node) = self.progress.starved_member_since(window_start)
         {
             return Err(format!(
                 "no progress: the log of {node} has not grown for {window:?}{}",
                 self.describe_nodes()
             ));
         }
-        let (is_counted, has_progressed) = (self.progress.last_window_end > since, self.progress.last_progress > since);
-        if since.0 == 0 || self.progress.in_use_since > since || (is_counted && has_progressed) {
+        let (is_counted, has_progressed) =
+            (self.progress.last_window_end > window_start, self.progress.last_progress_at > window_start);
+        if window_start.0 == 0 || self.progress.in_use_since > window_start || (is_counted && has_progressed) {
             return Ok(());
         }
-        let Some(majority) = self.progress.healthy_majority_since(since) else { return Ok(()) };
+        let Some(majority) = self.progress.healthy_majority_since(window_start) else { return Ok(()) };
         // Every window is checked, but only windows that do not overlap are counted.
         if !is_counted {
             (self.progress.windows_checked, self.progress.last_window_end) =
@@ -84,10 +85,10 @@ impl World {
             (self.progress.leader, self.progress.leader_since) = (leader, self.now);
         }
         for id in self.hosts.keys() {
-            let length = self.checks.durable_len(*id);
+            let durable_len = self.checks.durable_len(*id);
             let (last_length, grown_at) = self.progress.log_lengths.entry(*id).or_default();
-            if length != *last_length || length >= committed_count {
-                (*last_length, *grown_at) = (length, self.now);
+            if durable_len != *last_length || durable_len >= committed_count {
+                (*last_length, *grown_at) = (durable_len, self.now);
             }
         }
     }
@@ -101,8 +102,8 @@ impl World {
                 self.progress.mark_unhealthy_until(*one, now);
             }
             for other in ids.iter().filter(|other| self.network.is_cut(*one, **other)) {
-                self.progress.last_disconnected.insert((*one, *other), now);
-                self.progress.last_disconnected.insert((*other, *one), now);
+                self.progress.last_disconnected_times.insert((*one, *other), now);
+                self.progress.last_disconnected_times.insert((*other, *one), now);
             }
         }
     }
@@ -112,7 +113,7 @@ impl World {
         let has_damage =
             host.has_damaged_file || host.awaiting_removal || self.snapshots.damaged_index(host.id).is_some();
         let is_full = host.disk.free_bytes().is_ok_and(|free| free < u64::MAX);
-        let is_slow = !host.sync_stall.is_zero() || self.scenario.is_slow(host.id, self.now - Time::ZERO);
+        let is_slow = !host.sync_stall.is_zero() || self.scenario.has_slow_disk(host.id, self.now - Time::ZERO);
         let is_running_now = host.process.is_some() && host.paused_until <= self.now && !host.disk_has_stopped();
         // If no leader has recorded the disk id of a founder, the founder may have lost its disk. Its vote then does
         // not count.
@@ -140,22 +141,22 @@ impl World {
     /// Otherwise this node must not vote for a node that lacks these entries.
     fn can_vote(&self, node: NodeId) -> bool {
         let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref());
-        let promised = process(node).map_or(Position::ZERO, |process| process.node.raft().promised_position());
-        let reaches_promised = |other: &Process| other.node.raft().log().last() >= promised;
+        let promised_position = process(node).map_or(Position::ZERO, |process| process.node.raft().promised_position());
+        let reaches_promised_position = |other: &Process| other.node.raft().log().last() >= promised_position;
         let other_nodes = self.hosts.keys().filter(|id| **id != node);
         other_nodes
             .filter_map(|id| process(*id).map(|process| (*id, process)))
-            .all(|(id, process)| reaches_promised(process) && self.checks.covers_lost_log(node, id))
+            .all(|(id, process)| reaches_promised_position(process) && self.checks.covers_lost_log(node, id))
     }
 
     /// Whether a majority follows a leader that has committed its whole log.
     fn has_nothing_to_commit(&self) -> bool {
         let latest_membership = self.checks.configurations.latest_committed();
-        let committed = Index(self.checks.committed_len() as u64);
+        let last_committed_index = Index(self.checks.committed_len() as u64);
         let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref());
         let has_committed_all = |process: &&Process| {
             let (raft, log) = (process.node.raft(), process.node.raft().log());
-            raft.leads() && log.last().index == committed && log.commit() == committed
+            raft.leads() && log.last().index == last_committed_index && log.commit() == last_committed_index
         };
         let follows = |id: NodeId, leader: NodeId| {
             id == leader || process(id).is_some_and(|process| process.node.raft().leader() == Some(leader))

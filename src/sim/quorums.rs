@@ -16,13 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// All configurations that were ever written to a log, and which of them are committed.
 #[derive(Clone, Debug, Default)]
 pub struct Configurations {
-    founding: Membership,
+    founding_configuration: Membership,
     /// The nodes that start with the founding configuration. All other nodes start with an empty configuration.
     founders: BTreeSet<NodeId>,
     /// An empty membership, for returning a reference to it.
-    empty: Membership,
+    empty_membership: Membership,
     /// Every configuration that was ever written to a log, by the position of its entry.
-    by_position: BTreeMap<(Index, Term), Membership>,
+    configurations_by_position: BTreeMap<(Index, Term), Membership>,
     /// The positions of the configurations in each node's log, in order.
     positions_by_node: BTreeMap<NodeId, Vec<(Index, Term)>>,
     /// The positions of the committed configurations, in order.
@@ -40,9 +40,9 @@ pub struct Configurations {
 
 impl Configurations {
     /// The state before any log is written: only the founding configuration is in use.
-    pub fn new(founding: Membership) -> Configurations {
-        let founders = founding.ids().collect();
-        Configurations { founding, founders, ..Configurations::default() }
+    pub fn new(founding_configuration: Membership) -> Configurations {
+        let founders = founding_configuration.ids().collect();
+        Configurations { founding_configuration, founders, ..Configurations::default() }
     }
 
     /// Records that a founder starts again as a joining node, with an empty configuration.
@@ -54,7 +54,7 @@ impl Configurations {
     pub fn replace_log(&mut self, node: NodeId, log: &[EntryStamp]) {
         let is_in_log =
             |(index, term): &&(Index, Term)| log.get(index.0 as usize - 1).is_some_and(|(written, _)| written == term);
-        let positions = self.by_position.keys().filter(is_in_log).copied().collect();
+        let positions = self.configurations_by_position.keys().filter(is_in_log).copied().collect();
         self.positions_by_node.insert(node, positions);
         self.configurations_changed = true;
     }
@@ -63,10 +63,12 @@ impl Configurations {
     /// whether the node is the leader of the entry's term.
     pub fn record_write(&mut self, node: NodeId, entry: &Entry, is_leader: bool) {
         let index = entry.position.index;
-        let log = self.positions_by_node.entry(node).or_default();
-        while log.pop_if(|(held, _)| *held >= index).is_some() {}
+        let positions = self.positions_by_node.entry(node).or_default();
+        while positions.pop_if(|(held, _)| *held >= index).is_some() {}
         let Payload::Membership(membership) = &entry.payload else { return };
-        let previous_membership = log.last().map_or(&self.founding, |position| &self.by_position[position]);
+        let previous_membership = positions
+            .last()
+            .map_or(&self.founding_configuration, |position| &self.configurations_by_position[position]);
         let old_majorities = (&previous_membership.voters, &previous_membership.outgoing);
         // Two kinds of entries do not change the quorums: the founding configuration, which the first leader appends,
         // and a configuration that reverts a joint configuration, which needs the same two majorities.
@@ -75,15 +77,15 @@ impl Configurations {
             self.unchecked_appends.insert((node, index));
         }
         let position = (index, entry.position.term);
-        log.push(position);
-        self.by_position.entry(position).or_insert_with(|| (**membership).clone());
+        positions.push(position);
+        self.configurations_by_position.entry(position).or_insert_with(|| (**membership).clone());
         self.configurations_changed = true;
     }
 
     /// Records that the entry with this index and term is committed.
     pub fn record_commit(&mut self, index: Index, term: Term) {
         self.commit_index = index;
-        if self.by_position.contains_key(&(index, term)) {
+        if self.configurations_by_position.contains_key(&(index, term)) {
             self.committed_positions.push((index, term));
             self.configurations_changed = true;
         }
@@ -96,15 +98,17 @@ impl Configurations {
 
     /// The latest committed configuration; before the first one, the founding configuration.
     pub fn latest_committed(&self) -> &Membership {
-        self.committed_positions.last().map_or(&self.founding, |position| &self.by_position[position])
+        self.committed_positions
+            .last()
+            .map_or(&self.founding_configuration, |position| &self.configurations_by_position[position])
     }
 
     /// The configuration that a node must use: the latest in its log, or the one that it started with.
     pub fn membership(&self, node: NodeId) -> &Membership {
         match self.positions_by_node.get(&node).and_then(|log| log.last()) {
-            Some(position) => &self.by_position[position],
-            None if self.founders.contains(&node) => &self.founding,
-            None => &self.empty,
+            Some(position) => &self.configurations_by_position[position],
+            None if self.founders.contains(&node) => &self.founding_configuration,
+            None => &self.empty_membership,
         }
     }
 
@@ -125,13 +129,13 @@ impl Configurations {
         let mut in_use = vec![self.latest_committed()];
         let latest_position = self.committed_positions.last();
         for (_, log) in self.positions_by_node.iter().filter(|(node, _)| !self.contradicting_nodes.contains(node)) {
-            let from = match latest_position {
+            let following_start = match latest_position {
                 Some(latest_position) => log.iter().position(|held| held == latest_position).map(|at| at + 1),
                 None => Some(0),
             };
-            let following_positions = from.map_or(&[][..], |from| &log[from..]);
+            let following_positions = following_start.map_or(&[][..], |following_start| &log[following_start..]);
             for position in following_positions.iter().take_while(|(index, _)| *index > self.commit_index) {
-                let membership = &self.by_position[position];
+                let membership = &self.configurations_by_position[position];
                 // Configurations that differ only in their learners are included too, since they also record disk ids.
                 if !in_use.contains(&membership) {
                     in_use.push(membership);
@@ -150,12 +154,12 @@ impl Configurations {
         term_has_commit: bool,
         (since, membership): (Index, &Membership),
     ) -> Result<()> {
-        let latest = self.membership(node);
+        let latest_membership = self.membership(node);
         let latest_index =
             self.positions_by_node.get(&node).and_then(|log| log.last()).map_or(Index::ZERO, |(index, _)| *index);
-        if (since, membership) != (latest_index, latest) {
+        if (since, membership) != (latest_index, latest_membership) {
             return Err(format!(
-                "{node} uses {membership} of index {since}, but the latest in its log is {latest} of index \
+                "{node} uses {membership} of index {since}, but the latest in its log is {latest_membership} of index \
                  {latest_index} (§6)"
             ));
         }

@@ -28,8 +28,9 @@ impl World {
     /// Resumes a paused process, and moves the process's postponed events to the present.
     fn resume_process(&mut self, at: NodeId) {
         let paused_until = std::mem::take(&mut self.host(at).paused_until);
-        let is_postponed =
-            |((due, _), event): &(&(Time, u64), &SimEvent)| *due == paused_until && event.machine() == Some(at);
+        let is_postponed = |((due, _), event): &(&(Time, u64), &SimEvent)| {
+            *due == paused_until && event.postponing_machine() == Some(at)
+        };
         let postponed_keys: Vec<_> = self.queue.iter().filter(is_postponed).map(|(key, _)| *key).collect();
         for key in postponed_keys {
             if let Some(event) = self.queue.remove(&key) {
@@ -71,19 +72,22 @@ impl World {
         };
         let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref());
         let may_vote_for = |voter: &Process, candidate: &Process| {
-            let log_end = candidate.node.raft().log().last();
-            is_disk_recorded(voter.node.raft().id()) && voter.node.raft().promised_position() <= log_end
+            let (voter, log_end) = (voter.node.raft(), candidate.node.raft().log().last());
+            is_disk_recorded(voter.id()) && voter.log().last().max(voter.promised_position()) <= log_end
         };
+        // By its own configuration, which may be newer than the latest committed one.
         let can_be_elected = |candidate: &Process| {
-            may_vote_for(candidate, candidate)
-                && decides(latest_membership, |id| process(id).is_some_and(|voter| may_vote_for(voter, candidate)))
+            let membership = candidate.node.membership();
+            membership.is_voter(candidate.node.raft().id())
+                && may_vote_for(candidate, candidate)
+                && decides(membership, |id| process(id).is_some_and(|voter| may_vote_for(voter, candidate)))
         };
-        let is_lost = |(id, host): (&NodeId, &Host)| {
+        let is_lost_voter = |(id, host): (&NodeId, &Host)| {
             let votes_for_none =
                 |voter: &Process| is_disk_recorded(*id) && !processes().any(|candidate| may_vote_for(voter, candidate));
             latest_membership.is_voter(*id) && (host.refused_start || host.process.as_ref().is_some_and(votes_for_none))
         };
-        self.hosts.iter().any(is_lost) && !processes().any(can_be_elected)
+        self.hosts.iter().any(is_lost_voter) && !processes().any(can_be_elected)
     }
 
     /// The highest term of any running node.
@@ -106,19 +110,19 @@ impl World {
         let member_hosts = self.hosts.iter().filter(|(id, _)| membership.members.contains_key(id));
         let mut states = member_hosts.filter_map(|(_, host)| host.process.as_ref()).map(state_of);
         let first_state = states.next();
-        let all_equal = states.all(|state| Some(state) == first_state);
-        let all_compacted = self
+        let states_are_equal = states.all(|state| Some(state) == first_state);
+        let logs_are_compacted = self
             .hosts
             .values()
             .filter_map(|host| host.process.as_ref())
             .all(|process| process.is_compacted(&self.scenario));
-        let all_running_or_refused = self.hosts.values().all(|host| host.process.is_some() || host.refused_start);
-        let has_applied_all =
+        let machines_run_or_refuse = self.hosts.values().all(|host| host.process.is_some() || host.refused_start);
+        let all_entries_are_applied =
             first_state.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed_len() as u64));
-        all_running_or_refused
-            && all_equal
-            && has_applied_all
-            && all_compacted
+        machines_run_or_refuse
+            && states_are_equal
+            && all_entries_are_applied
+            && logs_are_compacted
             && self.has_leader()
             && self.members_are_settled()
             && self.clients.values().all(Client::is_done)
@@ -128,15 +132,15 @@ impl World {
 
     /// Whether no membership change is in progress or pending, and the operator has nothing left to do.
     fn members_are_settled(&self) -> bool {
-        let latest = self.checks.configurations.latest_committed();
+        let latest_membership = self.checks.configurations.latest_committed();
         if self.scenario.operator.interval.is_some() && self.operator_has_work() {
             return false;
         }
-        let is_pending = |(id, member): (&NodeId, &Member)| {
+        let awaits_role = |(id, member): (&NodeId, &Member)| {
             member.pending_role != PendingRole::Unchanged && !self.hosts[id].refused_start
         };
-        let has_pending_role = latest.members.iter().any(is_pending);
-        !latest.is_joint() && !has_pending_role && !self.hosts.values().any(|host| host.awaiting_removal)
+        let has_pending_role = latest_membership.members.iter().any(awaits_role);
+        !latest_membership.is_joint() && !has_pending_role && !self.hosts.values().any(|host| host.awaiting_removal)
     }
 
     /// Describes the state of every node, to explain why the world does not come to rest.
@@ -153,10 +157,10 @@ impl World {
                     let (raft, log) = (process.node.raft(), process.node.raft().log());
                     let (role, term, commit, last) = (raft.role(), raft.term(), log.commit(), log.last());
                     let (applied, base) = (process.applier.applied(), log.base());
-                    let snapshot = process.node.snapshot().map_or(Index::ZERO, |durable| durable.position.index);
+                    let snapshot_index = process.node.snapshot().map_or(Index::ZERO, |durable| durable.position.index);
                     out.push_str(&format!(
                         "\n  {} {role} of term {term}, commit {commit}, last {last}, applied {applied}, snapshot \
-                         {snapshot}, log from {base}, {}{}{}",
+                         {snapshot_index}, log from {base}, {}{}{}",
                         host.id,
                         raft.membership(),
                         if host.awaiting_removal { ", awaiting removal" } else { "" },

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The result of a run without violations. The same scenario gives the same result.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WorldReport {
-    /// The seed of the world.
+    /// The seed from which the world's scenario was drawn.
     pub seed: u64,
     /// How much simulated time passed.
     pub simulated_time: Duration,
@@ -19,7 +19,7 @@ pub struct WorldReport {
     pub nodes: u64,
     /// How many events were handled.
     pub steps: u64,
-    /// How many random faults were injected, and disks wiped.
+    /// How many random faults were injected, plus how many disks were wiped.
     pub faults: u64,
     /// How many configurations were committed.
     pub configurations: usize,
@@ -59,7 +59,7 @@ impl WorldReport {
         let SnapshotCounts { taken, received, .. } = &self.snapshots;
         let SnapshotCounts { damaged_when_read_back, damaged_when_received, damaged_at_sender, .. } = &self.snapshots;
         let damaged_count = damaged_when_read_back + damaged_when_received + damaged_at_sender;
-        let early_end = if self.voted_on_stale_disk {
+        let early_end_text = if self.voted_on_stale_disk {
             " · ended early: a node on an older copy of its disk voted before it learned its earlier promises"
         } else {
             ""
@@ -81,7 +81,7 @@ impl WorldReport {
              one was found damaged · {pipelined_commands} pipelined · {progress_windows} progress windows checked \
              · {disk_full_starts} starts on a full disk · {lost_writes} writes lost by a disk \
              · {repairs} journals repaired · {disk_swaps} times a replaced disk was swapped back in · {replaced_disks} damaged disks replaced \
-             · {unchecked_keys} keys not checked{early_end}{}",
+             · {unchecked_keys} keys not checked{early_end_text}{}",
             if self.lost_quorum { " · no leader: too many voters are lost for good" } else { "" }
         )
     }
@@ -101,7 +101,7 @@ impl fmt::Display for WorldReport {
 /// The first violation of a run, which ended the run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// The seed of the world.
+    /// The seed from which the world's scenario was drawn.
     pub seed: u64,
     /// The simulated time of the violation.
     pub at: Time,
@@ -149,7 +149,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
             configurations: world.checks.configurations.committed_count(),
             operations: world.history().answered_count() as u64,
             voted_on_stale_disk: world.checks.voted_on_stale_disk,
-            pipelined_commands: world.pipelines.order_checks.executed_count(),
+            pipelined_commands: world.pipelines.order_checks.executed_append_count(),
             progress_windows: world.progress.windows_checked(),
             disk_full_starts: world.disk_full_starts,
             lost_writes: world.lost_writes,
@@ -207,9 +207,9 @@ fn reach_rest(world: &mut World) -> Result<bool, String> {
         return Err(format!("no leader within ten election timeouts without faults{}", world.describe_nodes()));
     }
     world.stop_clients();
-    let until = world.now + world.scenario.rest_limit;
+    let rest_deadline = world.now + world.scenario.rest_limit;
     while !world.is_at_rest() {
-        if world.now >= until {
+        if world.now >= rest_deadline {
             // A leader may be elected and then commit nothing, because a majority needs the voters that are lost.
             if world.has_lost_quorum() {
                 return Ok(false);

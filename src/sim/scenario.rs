@@ -66,7 +66,7 @@ const DEFAULT_ELECTION_PERCENT: u64 = 100;
 /// One machine whose syncs take tens of milliseconds for a long time, like a disk with a shared queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlowDisk {
-    /// The node of the machine.
+    /// The node whose machine has the slow disk.
     pub node: NodeId,
     /// When the slowness begins, after the start of the world.
     pub from: Duration,
@@ -108,11 +108,11 @@ pub struct Scenario {
     pub election_percent: [u64; MACHINES_MAX as usize],
     /// The longest time that a state machine takes to process one input; zero if every input is processed at once.
     pub apply_delay_max: Duration,
-    /// The size of a segment in bytes.
+    /// The size of a log segment in bytes.
     pub segment_bytes: u64,
     /// Whether nodes repair damaged journals at a start, as `drave serve` does. Otherwise they refuse to start, as with
     /// `--no-repair`.
-    pub repair: bool,
+    pub repairs_journals: bool,
     /// By how many thousandths a clock runs fast or slow at most.
     pub drift_permille: u32,
     /// The clients and their requests.
@@ -153,7 +153,7 @@ impl Scenario {
     }
 
     /// The membership that founds the cluster.
-    pub fn founding(&self) -> Membership {
+    pub fn founding_membership(&self) -> Membership {
         Membership::founding((1..=self.nodes).filter_map(NodeId::new).map(|id| (id, format!("{id}:1"))))
     }
 
@@ -185,14 +185,14 @@ impl Scenario {
     }
 
     /// Whether the disk of a node is slow when the time `elapsed` has passed since the start of the world.
-    pub fn is_slow(&self, node: NodeId, elapsed: Duration) -> bool {
+    pub fn has_slow_disk(&self, node: NodeId, elapsed: Duration) -> bool {
         self.slow_disk.is_some_and(|slow| slow.node == node && (slow.from..slow.until).contains(&elapsed))
     }
 
     /// Draws the parameters that were added to `Scenario` later, each from a random generator of its own, so that all
     /// older parameters of a seed stay the same.
     fn draw_later_parameters(mut self) -> Scenario {
-        let rng_for = |constant: u64| SmallRng::seed_from_u64(self.seed ^ constant);
+        let rng_for = |seed_mask: u64| SmallRng::seed_from_u64(self.seed ^ seed_mask);
         let mut rng = rng_for(0x6c61_7374_696e_6721);
         self.long_faults = rng.random_range(0..4) == 0;
         if self.long_faults {
@@ -239,7 +239,7 @@ impl Scenario {
         self.load.call_clients = [0, 0, 1, 2][rng.random_range(0..4)];
         self.load.mixed_task_percent = [0, 30, 60][rng.random_range(0..3)];
         let mut rng = rng_for(0x7265_7061_6972);
-        self.repair = rng.random_range(0..4) > 0;
+        self.repairs_journals = rng.random_range(0..4) > 0;
         self
     }
 
@@ -297,7 +297,7 @@ impl Scenario {
             election_percent: [DEFAULT_ELECTION_PERCENT; MACHINES_MAX as usize],
             apply_delay_max: Duration::ZERO,
             segment_bytes: [8 << 10, 16 << 10, 64 << 10, 1 << 20][rng.random_range(0..4)],
-            repair: false,
+            repairs_journals: false,
             drift_permille: [0, 0, 10, 60][rng.random_range(0..4)],
             load: draw_load(rng),
             stops_clients_first: rng.random_range(0..3) == 0,
@@ -313,7 +313,7 @@ impl Scenario {
             },
             sessions: sessions::Options {
                 idle_ms_max: if rng.random_range(0..6) == 0 { 2000 } else { SESSION_IDLE_MS_MAX },
-                count_max: if rng.random_range(0..6) == 0 { 2 } else { SESSIONS_MAX },
+                session_count_max: if rng.random_range(0..6) == 0 { 2 } else { SESSIONS_MAX },
                 ..sessions::Options::default()
             },
             founding_wait: Duration::ZERO,

@@ -63,7 +63,8 @@ impl World {
             }
             JobResult::SnapshotEnded(snapshot) => {
                 self.trace_line(|| {
-                    format!("{at} has written a snapshot; the snapshot is published: {}", snapshot.is_some())
+                    let outcome = if snapshot.is_some() { "published" } else { "not published" };
+                    format!("{at} has written a snapshot, which is {outcome}")
                 });
                 self.schedule_node_event(
                     at,
@@ -79,7 +80,8 @@ impl World {
             }
             JobResult::SnapshotInspected { snapshot, undamaged } => {
                 self.trace_line(|| {
-                    format!("{at} verifies its snapshot of {snapshot}; the snapshot is intact: {undamaged}")
+                    let state = if undamaged { "intact" } else { "damaged" };
+                    format!("{at} verifies its snapshot of {snapshot}, which is {state}")
                 });
                 self.schedule_node_event(at, Event::SnapshotInspected { snapshot, undamaged });
             }
@@ -96,13 +98,13 @@ impl World {
     pub(super) fn restore_snapshot(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
         self.handle_all_applier_inputs(at)?;
         let Some(process) = &mut self.host(at).process else { return Ok(()) };
-        let Some(restored) = process.restore(at, snapshot)? else { return Ok(()) };
+        let Some(restored_state) = process.restore(at, snapshot)? else { return Ok(()) };
         if std::mem::take(&mut process.taking_snapshot) {
             // The snapshot in progress needs the frozen state of the replaced state machine, which no longer exists.
             self.run_snapshot_job(at, Job::AbortSnapshot)?;
         }
         self.snapshots.record_restore(self.faults_over);
-        let RestoredState { snapshot, base, time, report } = restored;
+        let RestoredState { snapshot, base, time, report } = restored_state;
         let position = snapshot.position;
         self.trace_line(|| format!("{at} restores from a snapshot of {position}"));
         self.checks.check_restored_state(at, position, report.digest)?;

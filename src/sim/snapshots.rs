@@ -2,7 +2,7 @@
 //! restores snapshots, chunk by chunk between other events.
 
 use super::disk::SimDisk;
-use super::host::{CLUSTER, Host, Process, to_durable_snapshot};
+use super::host::{CLUSTER_ID, Host, Process, to_durable_snapshot};
 use super::network::LinkKind;
 use super::scenario::{SENT_CHUNK_BYTES_MIN, Scenario};
 use super::violation::Result;
@@ -30,7 +30,7 @@ const SNAPSHOT_SENDS_MAX: u64 = 3;
 /// may have arrived too early and is sent again.
 const SNAPSHOT_SENDS_OUT_OF_ORDER_MAX: u64 = 20;
 
-/// Counts of a world's snapshots.
+/// How many snapshots the nodes of a world took, received, restored and found damaged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SnapshotCounts {
     /// Snapshots that nodes have taken and made durable.
@@ -79,9 +79,9 @@ impl Snapshots {
         match result {
             JobResult::SnapshotEnded(Some(snapshot)) => {
                 self.counts.taken += 1;
-                self.record_durable(at, snapshot);
+                self.record_durable_snapshot(at, snapshot);
             }
-            JobResult::TransferComplete(snapshot) => self.record_durable(at, snapshot),
+            JobResult::TransferComplete(snapshot) => self.record_durable_snapshot(at, snapshot),
             JobResult::SnapshotDamaged => self.counts.damaged_when_read_back += 1,
             JobResult::PieceReceived { damaged, .. } => self.counts.damaged_when_received += u64::from(*damaged),
             JobResult::SnapshotInspected { undamaged, .. } => self.counts.damaged_at_sender += u64::from(!*undamaged),
@@ -93,7 +93,7 @@ impl Snapshots {
     }
 
     /// Records a durable snapshot. Damage to the same or an older snapshot no longer matters.
-    fn record_durable(&mut self, at: NodeId, snapshot: &Snapshot) {
+    fn record_durable_snapshot(&mut self, at: NodeId, snapshot: &Snapshot) {
         let index = snapshot.header().position.index;
         if self.damaged_snapshots.get(&at).is_some_and(|damaged| *damaged <= index) {
             self.damaged_snapshots.remove(&at);
@@ -118,16 +118,17 @@ impl Snapshots {
         link_kind: LinkKind,
     ) -> Result<()> {
         let Envelope { from, to, message: Message::InstallSnapshot(chunk), .. } = envelope else { return Ok(()) };
-        let sent = self.sent_bytes.entry((*from, *to, generation, chunk.snapshot)).or_default();
-        *sent += chunk.bytes.len() as u64;
+        let sent_bytes = self.sent_bytes.entry((*from, *to, generation, chunk.snapshot)).or_default();
+        *sent_bytes += chunk.bytes.len() as u64;
         let sends_max = match link_kind {
             LinkKind::Stream => SNAPSHOT_SENDS_MAX,
             LinkKind::Datagram => SNAPSHOT_SENDS_OUT_OF_ORDER_MAX + chunk.total_bytes / SENT_CHUNK_BYTES_MIN as u64,
         };
-        if *sent > sends_max * chunk.total_bytes {
+        if *sent_bytes > sends_max * chunk.total_bytes {
             let total_bytes = chunk.total_bytes;
             return Err(format!(
-                "{from} has sent {sent} bytes of a snapshot of {total_bytes} bytes to {to}: the transfer does not end"
+                "{from} has sent {sent_bytes} bytes of a snapshot of {total_bytes} bytes to {to}: the transfer does \
+                 not end"
             ));
         }
         Ok(())
@@ -142,8 +143,8 @@ impl Snapshots {
             return;
         }
         let Some(file) = disk.read_file(&file_name(chunk.snapshot)) else { return };
-        let range = chunk.offset as usize..chunk.offset as usize + chunk.bytes.len();
-        if let Some(bytes) = file.get(range).filter(|_| file.len() as u64 == chunk.total_bytes) {
+        let chunk_range = chunk.offset as usize..chunk.offset as usize + chunk.bytes.len();
+        if let Some(bytes) = file.get(chunk_range).filter(|_| file.len() as u64 == chunk.total_bytes) {
             chunk.bytes = Bytes::copy_from_slice(bytes);
         }
     }
@@ -152,9 +153,10 @@ impl Snapshots {
 impl Host {
     /// The index of the newest intact snapshot that would be left if the power failed now.
     pub(super) fn durable_snapshot_index(&self) -> Result<Option<Index>> {
-        let store = Store::open(self.snapshot_disk.durable_copy(), CLUSTER);
-        let newest = store.and_then(|store| store.newest()).map_err(|fault| format!("{}: {fault}", self.id))?;
-        Ok(newest.snapshot.map(|snapshot| snapshot.header().position.index))
+        let store = Store::open(self.snapshot_disk.durable_copy(), CLUSTER_ID);
+        let newest_snapshot =
+            store.and_then(|store| store.newest()).map_err(|fault| format!("{}: {fault}", self.id))?;
+        Ok(newest_snapshot.snapshot.map(|snapshot| snapshot.header().position.index))
     }
 }
 
@@ -173,9 +175,9 @@ impl Process {
     /// Checks the order of a node's indexes: purged ≤ snapshot ≤ applied ≤ commit ≤ last.
     pub(super) fn check_index_order(&self, at: NodeId) -> Result<()> {
         let log = self.node.raft().log();
-        let snapshot = self.node.snapshot().map_or(Index::ZERO, |durable| durable.position.index);
+        let snapshot_index = self.node.snapshot().map_or(Index::ZERO, |durable| durable.position.index);
         let (purged, applied, last) = (log.base().index, self.node.applied(), log.last().index);
-        let indexes = [purged, snapshot, applied, self.applier.applied(), log.commit(), last];
+        let indexes = [purged, snapshot_index, applied, self.applier.applied(), log.commit(), last];
         if indexes.is_sorted() {
             return Ok(());
         }
@@ -188,13 +190,16 @@ impl Process {
     pub(super) fn is_compacted(&self, scenario: &Scenario) -> bool {
         let (log, options) = (self.node.raft().log(), &scenario.node);
         let durable_snapshot = self.node.snapshot();
-        let snapshot = durable_snapshot.map_or(Index::ZERO, |durable_snapshot| durable_snapshot.position.index);
-        let state_bytes = durable_snapshot.map_or(0, |durable_snapshot| durable_snapshot.bytes.len() as u64);
-        let log_bytes = log.bytes(snapshot.max(log.base().index), log.commit());
-        let is_small_enough = log_bytes < options.snapshot_log_bytes.max(state_bytes);
-        let is_new_enough = snapshot == log.commit() || options.snapshot_max_age > scenario.rest_limit;
-        let trailing_bytes = log.bytes(log.base().index, snapshot);
-        is_small_enough && is_new_enough && trailing_bytes <= options.trailing_bytes && !self.node.is_taking_snapshot()
+        let snapshot_index = durable_snapshot.map_or(Index::ZERO, |durable_snapshot| durable_snapshot.position.index);
+        let snapshot_bytes = durable_snapshot.map_or(0, |durable_snapshot| durable_snapshot.bytes.len() as u64);
+        let log_bytes = log.bytes(snapshot_index.max(log.base().index), log.commit());
+        let uncovered_log_is_small = log_bytes < options.snapshot_log_bytes.max(snapshot_bytes);
+        let uncovered_log_is_new = snapshot_index == log.commit() || options.snapshot_max_age > scenario.rest_limit;
+        let trailing_bytes = log.bytes(log.base().index, snapshot_index);
+        uncovered_log_is_small
+            && uncovered_log_is_new
+            && trailing_bytes <= options.trailing_bytes
+            && !self.node.is_taking_snapshot()
     }
 
     /// Freezes the state machine. Returns the header of the snapshot that is to be written of the frozen state.
@@ -215,7 +220,7 @@ impl Process {
             ));
         }
         self.taking_snapshot = true;
-        Ok(snapshot_header(CLUSTER, at, &head, configuration_index, membership))
+        Ok(snapshot_header(CLUSTER_ID, at, &head, configuration_index, membership))
     }
 
     /// The job that continues the snapshot that is being taken; `None` if no snapshot is being taken.
@@ -244,9 +249,9 @@ impl Process {
     /// snapshot's index.
     pub(super) fn restore(&mut self, at: NodeId, snapshot: Snapshot) -> Result<Option<RestoredState>> {
         let position = snapshot.header().position;
-        let restored = SnapshotRestore::begin(&self.applier, snapshot).restore_all(&Meter::default());
+        let restore_result = SnapshotRestore::begin(&self.applier, snapshot).restore_all(&Meter::default());
         let (applier, snapshot, base) =
-            restored.map_err(|fault| format!("{at} cannot restore from an intact snapshot: {fault}"))?;
+            restore_result.map_err(|fault| format!("{at} cannot restore from an intact snapshot: {fault}"))?;
         if position.index <= self.applier.applied() {
             return Ok(None);
         }

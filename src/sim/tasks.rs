@@ -15,7 +15,7 @@ use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
 
 /// The number of keys of a group.
-const GROUP_KEYS: usize = 3;
+const GROUP_KEY_COUNT: usize = 3;
 
 /// How a task is requested from the state machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +46,7 @@ impl TaskForm {
 /// One or several operations that a client requests at once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Task {
-    /// How the operations are requested.
+    /// With which kind of command or query the operations are requested.
     pub form: TaskForm,
     /// The key and input of each operation, as in the history. A group is one key.
     pub parts: Vec<(Bytes, Input)>,
@@ -61,9 +61,9 @@ pub enum TaskBody {
     Query(Bytes, Consistency),
 }
 
-/// The keys of a group, as the state machine knows them.
+/// The state machine's keys of a group: the name of the group, followed by `/0`, `/1` and so on.
 fn group_keys(group: &Bytes) -> Vec<Bytes> {
-    (0..GROUP_KEYS).map(|n| Bytes::from([&group[..], format!("/{n}").as_bytes()].concat())).collect()
+    (0..GROUP_KEY_COUNT).map(|n| Bytes::from([&group[..], format!("/{n}").as_bytes()].concat())).collect()
 }
 
 impl Task {
@@ -122,9 +122,9 @@ impl Task {
 
     /// The value of each key in the answer to a range read.
     fn scanned_values(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<Vec<Answer>, String> {
-        let in_order = pairs.is_sorted_by(|(one, _), (other, _)| one < other);
+        let is_in_order = pairs.is_sorted_by(|(one, _), (other, _)| one < other);
         let key_prefix = &self.parts[0].0[..1];
-        if !in_order || !pairs.iter().all(|(key, _)| key.starts_with(key_prefix)) {
+        if !is_in_order || !pairs.iter().all(|(key, _)| key.starts_with(key_prefix)) {
             return Err(format!("{self:?} receives pairs out of order, or of keys that it does not read: {pairs:?}"));
         }
         let mut pairs: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
@@ -151,18 +151,18 @@ impl Task {
             }
             // No command of the failed batch was applied. Since all keys hold the same value, the command for each key
             // would have failed for the same reason.
-            Answer::BatchFailed { why, .. } => vec![*why; GROUP_KEYS],
+            Answer::BatchFailed { why, .. } => vec![*why; GROUP_KEY_COUNT],
             Answer::Number(removed) if *input == Input::Del => match removed {
-                0 => vec![Answer::Deleted { existed: false }; GROUP_KEYS],
-                all if all == GROUP_KEYS as i64 => vec![Answer::Deleted { existed: true }; GROUP_KEYS],
+                0 => vec![Answer::Deleted { existed: false }; GROUP_KEY_COUNT],
+                all if all == GROUP_KEY_COUNT as i64 => vec![Answer::Deleted { existed: true }; GROUP_KEY_COUNT],
                 some => return differing_answers_error(&some),
             },
-            Answer::Done => vec![Answer::Done; GROUP_KEYS],
+            Answer::Done => vec![Answer::Done; GROUP_KEY_COUNT],
             answer => return differing_answers_error(&answer),
         };
         match answers.split_first() {
             Some((first, other_answers))
-                if other_answers.len() + 1 == GROUP_KEYS && other_answers.iter().all(|other| other == first) =>
+                if other_answers.len() + 1 == GROUP_KEY_COUNT && other_answers.iter().all(|other| other == first) =>
             {
                 Ok(first.clone())
             }
@@ -197,17 +197,17 @@ fn encode_group(keys: &[Bytes], input: &Input, consistency: Consistency, rng: &m
         Input::Put(_) | Input::PutWithTtl(..) | Input::Incr(_) if rng.random() => {
             Command::Batch(keys.iter().map(|key| command_for(key, input)).collect()).encode()
         }
-        input => Command::Block(keys.iter().map(|key| step_for(key, input)).collect()).encode(),
+        input => Command::Block(keys.iter().map(|key| step_for_operation(key, input)).collect()).encode(),
     };
     TaskBody::Command(command)
 }
 
 /// The step of a `Command::Block` for one operation of a task.
 fn step_for_part((key, input): &(Bytes, Input)) -> CommandOrQuery<'_> {
-    step_for(key, input)
+    step_for_operation(key, input)
 }
 
-fn step_for<'a>(key: &'a Bytes, input: &'a Input) -> CommandOrQuery<'a> {
+fn step_for_operation<'a>(key: &'a Bytes, input: &'a Input) -> CommandOrQuery<'a> {
     if *input == Input::Get {
         CommandOrQuery::Query(Query::Get { key })
     } else {
@@ -238,7 +238,7 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
-    fn group(input: Input) -> Task {
+    fn group_task(input: Input) -> Task {
         Task { form: TaskForm::Group, parts: vec![(bytes("g0"), input)] }
     }
 
@@ -248,30 +248,34 @@ mod tests {
 
     #[test]
     fn group_with_differing_values_is_detected() {
-        let read = group(Input::Get);
+        let read = group_task(Input::Get);
         let split_pairs = |pairs| read.split_answer(Answer::Pairs { pairs, has_more: false }.encode());
-        let one = Answer::Value(Some(bytes("1")));
-        assert_eq!(split_pairs(vec![pair("g0/0", "1"), pair("g0/1", "1"), pair("g0/2", "1")]), Ok(vec![one.clone()]));
+        let value_one = Answer::Value(Some(bytes("1")));
+        assert_eq!(
+            split_pairs(vec![pair("g0/0", "1"), pair("g0/1", "1"), pair("g0/2", "1")]),
+            Ok(vec![value_one.clone()])
+        );
         assert_eq!(split_pairs(vec![]), Ok(vec![Answer::Value(None)]));
         assert!(
             split_pairs(vec![pair("g0/0", "1"), pair("g0/1", "1")]).is_err(),
             "a group with one key missing is a violation"
         );
         assert!(split_pairs(vec![pair("g0/0", "2"), pair("g0/1", "1"), pair("g0/2", "1")]).is_err());
-        let sums =
-            |sums: [i64; 3]| group(Input::Incr(1)).split_answer(Answer::List(sums.map(Answer::Number).into()).encode());
-        assert_eq!(sums([4, 4, 4]), Ok(vec![Answer::Number(4)]));
-        assert!(sums([4, 4, 5]).is_err());
-        let split_removed_count = |n| group(Input::Del).split_answer(Answer::Number(n).encode());
+        let split_sums = |sums: [i64; 3]| {
+            group_task(Input::Incr(1)).split_answer(Answer::List(sums.map(Answer::Number).into()).encode())
+        };
+        assert_eq!(split_sums([4, 4, 4]), Ok(vec![Answer::Number(4)]));
+        assert!(split_sums([4, 4, 5]).is_err());
+        let split_removed_count = |n| group_task(Input::Del).split_answer(Answer::Number(n).encode());
         assert_eq!(split_removed_count(3), Ok(vec![Answer::Deleted { existed: true }]));
         assert!(split_removed_count(1).is_err());
     }
 
     #[test]
     fn failed_batch_reports_answer_of_failed_command() {
-        let why = Answer::CasMismatch { actual: Some(bytes("7")) };
-        let answer = Answer::BatchFailed { index: 2, why: Box::new(why.clone()) };
-        assert_eq!(group(Input::Cas(None, bytes("8"))).split_answer(answer.encode()), Ok(vec![why]));
+        let mismatch = Answer::CasMismatch { actual: Some(bytes("7")) };
+        let answer = Answer::BatchFailed { index: 2, why: Box::new(mismatch.clone()) };
+        assert_eq!(group_task(Input::Cas(None, bytes("8"))).split_answer(answer.encode()), Ok(vec![mismatch]));
     }
 
     #[test]

@@ -58,8 +58,8 @@ impl ValueHistory {
         }
     }
 
-    /// Checks the answer to a read of a key: the key must have held this value when the log was
-    /// applied up to `applied_index`.
+    /// Checks the answer to a read of a key: the key must have held the value in `answer` when the log was applied up
+    /// to `applied_index`.
     pub fn check(&self, key: &Bytes, applied_index: Index, answer: &Answer) -> Result<(), String> {
         let Answer::Value(value) = answer else { return Ok(()) };
         if applied_index > self.applied_upto {
@@ -121,9 +121,9 @@ mod tests {
         for (entry, value) in [put_entry(3, "a"), put_entry(5, "b")] {
             values.record_applied(&entry, |_| Answer::Value(Some(value.clone())).encode());
         }
-        let check = |applied, value: Option<&'static str>| {
+        let check = |applied_index, value: Option<&'static str>| {
             let value = value.map(|value| Bytes::from_static(value.as_bytes()));
-            values.check(&Bytes::from_static(b"k0"), Index(applied), &Answer::Value(value))
+            values.check(&Bytes::from_static(b"k0"), Index(applied_index), &Answer::Value(value))
         };
         assert!(check(2, None).is_ok() && check(3, Some("a")).is_ok() && check(4, Some("a")).is_ok());
         assert!(check(5, Some("b")).is_ok());

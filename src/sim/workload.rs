@@ -16,9 +16,9 @@ use std::time::Duration;
 pub struct Load {
     /// How many plain clients there are, which have no connections.
     pub clients: u64,
-    /// How many clients have a connection with several requests in progress, like `Mux`.
+    /// How many clients have a connection with several requests in progress, like the library's `Mux`.
     pub mux_clients: u64,
-    /// How many clients have a connection with one request in progress, like `Client`.
+    /// How many clients have a connection with one request in progress, like the library's blocking `Client`.
     pub call_clients: u64,
     /// The largest number of outstanding commands of a client.
     pub outstanding_max: usize,
@@ -57,13 +57,13 @@ pub struct Workload {
     client: u64,
     load: Load,
     /// How many values were drawn. Each drawn value contains this count, so that it is unique.
-    drawn_values: u64,
+    drawn_value_count: u64,
 }
 
 impl Workload {
     /// The workload of a client that has drawn no task yet.
     pub fn new(client: u64, load: Load) -> Workload {
-        Workload { client, load, drawn_values: 0 }
+        Workload { client, load, drawn_value_count: 0 }
     }
 
     /// Draws the next task. Local reads are only drawn with `stays_with_node`, for clients whose connections belong to
@@ -78,21 +78,21 @@ impl Workload {
     }
 
     fn draw_mixed(&mut self, rng: &mut SmallRng, history: &History, stays_with_node: bool) -> Task {
-        let each_key = |inputs: Input| {
+        let on_each_key = |inputs: Input| {
             let keys = (0..self.load.keys).map(|slot| history.current_key(KEY_PREFIX, slot));
             keys.map(|key| (key, inputs.clone())).collect::<Vec<_>>()
         };
         let group = history.current_key(GROUP_PREFIX, 0);
         let form = match rng.random_range(0..10) {
             0 | 1 => TaskForm::Block,
-            2 => return Task { form: TaskForm::Values, parts: each_key(Input::Get) },
-            3 => return Task { form: TaskForm::Scan, parts: each_key(Input::Get) },
-            4 if stays_with_node => return Task { form: TaskForm::LocalValues, parts: each_key(Input::Get) },
+            2 => return Task { form: TaskForm::Values, parts: on_each_key(Input::Get) },
+            3 => return Task { form: TaskForm::Scan, parts: on_each_key(Input::Get) },
+            4 if stays_with_node => return Task { form: TaskForm::LocalValues, parts: on_each_key(Input::Get) },
             5 if stays_with_node => return Task { form: TaskForm::LocalGroup, parts: vec![(group, Input::Get)] },
             4..=6 => return Task { form: TaskForm::Group, parts: vec![(group, Input::Get)] },
             _ => return Task { form: TaskForm::Group, parts: vec![(group, self.draw_group(rng))] },
         };
-        let mut parts = each_key(Input::Get);
+        let mut parts = on_each_key(Input::Get);
         parts.shuffle(rng);
         parts.truncate(rng.random_range(1..=3));
         for (key, input) in &mut parts {
@@ -103,13 +103,13 @@ impl Workload {
 
     /// Draws an operation for all keys of a group.
     fn draw_group(&mut self, rng: &mut SmallRng) -> Input {
-        self.drawn_values += 1;
+        self.drawn_value_count += 1;
         let number = |n: u64| Bytes::from(n.to_string());
         match rng.random_range(0..8) {
             0 => Input::Del,
-            1 => Input::Put(number(self.drawn_values)),
-            2 => Input::Cas(None, number(self.drawn_values)),
-            3 => Input::Cas(Some(number(rng.random_range(1..20))), number(self.drawn_values)),
+            1 => Input::Put(number(self.drawn_value_count)),
+            2 => Input::Cas(None, number(self.drawn_value_count)),
+            3 => Input::Cas(Some(number(rng.random_range(1..20))), number(self.drawn_value_count)),
             _ => Input::Incr(rng.random_range(1..4)),
         }
     }
@@ -120,17 +120,19 @@ impl Workload {
         if rng.random_range(0..100) < self.load.read_percent {
             return Input::Get;
         }
-        let is_even = key.last().is_some_and(|digit| digit % 2 == 0);
-        self.drawn_values += 1;
+        let holds_number = key.last().is_some_and(|digit| digit % 2 == 0);
+        self.drawn_value_count += 1;
         let padding = if rng.random_range(0..100) < self.load.large_value_percent { 3000 } else { 0 };
-        let value = Bytes::from(format!("{}.{}{}", self.client, self.drawn_values, "x".repeat(padding)));
-        match (is_even, rng.random_range(0..10)) {
+        let value = Bytes::from(format!("{}.{}{}", self.client, self.drawn_value_count, "x".repeat(padding)));
+        match (holds_number, rng.random_range(0..10)) {
             (true, 0) => Input::Del,
-            (true, 1) => Input::Put(Bytes::from(self.drawn_values.to_string())),
+            (true, 1) => Input::Put(Bytes::from(self.drawn_value_count.to_string())),
             (true, _) => Input::Incr(rng.random_range(1..4)),
             (false, 0) => Input::Del,
             (false, 1) => Input::Cas(None, value),
-            (false, 2) => Input::Cas(Some(Bytes::from(format!("{}.{}", self.client, self.drawn_values / 2))), value),
+            (false, 2) => {
+                Input::Cas(Some(Bytes::from(format!("{}.{}", self.client, self.drawn_value_count / 2))), value)
+            }
             (false, _)
                 if self.load.expiring_value_percent > 0
                     && rng.random_range(0..100) < self.load.expiring_value_percent =>
@@ -194,8 +196,8 @@ impl TaskClient {
         Some((self.last_tag, body))
     }
 
-    /// Ends the task of that tag: checks the task's answer, and records it in the history. `link` is the connection on
-    /// which the answer arrived. The error describes an answer that no correct node gives.
+    /// Ends the task with the tag `tag`: checks the task's answer, and records it in the history. `link` is the
+    /// connection on which the answer arrived. The error describes an answer that no correct node gives.
     pub fn end_task(
         &mut self,
         now: Time,
@@ -231,11 +233,11 @@ impl TaskClient {
 
     /// Checks that no local read is older than the previous local read on the same connection, which always reads from
     /// the same process.
-    fn check_local_read(&mut self, link: u64, applied: Index) -> Result<(), String> {
-        let previous_read = self.last_local_read.replace((link, applied));
+    fn check_local_read(&mut self, link: u64, applied_index: Index) -> Result<(), String> {
+        let previous_read = self.last_local_read.replace((link, applied_index));
         match previous_read {
-            Some((previous_link, seen)) if previous_link == link && applied < seen => Err(format!(
-                "client {} reads at applied index {applied}, but its last read on that connection was at {seen}",
+            Some((previous_link, seen)) if previous_link == link && applied_index < seen => Err(format!(
+                "client {} reads at applied index {applied_index}, but its last read on that connection was at {seen}",
                 self.client
             )),
             _ => Ok(()),

@@ -4,7 +4,7 @@
 use super::applier_input::ApplierInput;
 use super::applying::ApplyRecords;
 use super::checks::{self, Checks, CommitState};
-use super::client_link::{ClientLinks, FIRST_LINK_CALLER};
+use super::client_link::{ClientLinks, FIRST_LINK_CALLER_ID};
 use super::clients::Client;
 use super::disk::Crash;
 use super::event::SimEvent;
@@ -13,7 +13,7 @@ use super::host::{Clock, Host, StartResult};
 use super::linked_client::LinkedClient;
 use super::network::Network;
 use super::operator::Operator;
-use super::pipelined_connection::{FIRST_PIPELINE_CALLER, Pipelines};
+use super::pipelined_connection::{FIRST_PIPELINE_CALLER_ID, Pipelines};
 use super::progress::Progress;
 use super::scenario::Scenario;
 use super::snapshots::Snapshots;
@@ -63,14 +63,14 @@ pub struct World {
     /// The time of the next scheduled wake-up of each client.
     pub(super) wakeups: BTreeMap<u64, Time>,
     pub(super) history: History,
-    pub(super) values: ValueHistory,
+    pub(super) value_history: ValueHistory,
     pub(super) pipelines: Pipelines,
     pub(super) checks: Checks,
     /// A hash over all that was sent, written and answered.
     pub(super) hash: u64,
     /// How many events were handled.
     pub(super) steps: u64,
-    /// How many random faults were injected, and disks wiped.
+    /// How many random faults were injected, plus how many disks were wiped.
     pub(super) faults: u64,
     /// How many log syncs were completed, counted over all machines.
     pub(super) syncs: u64,
@@ -116,9 +116,9 @@ impl World {
             operator: Operator::default(),
             wakeups: BTreeMap::new(),
             history: History::default(),
-            values: ValueHistory::default(),
+            value_history: ValueHistory::default(),
             pipelines: Pipelines::default(),
-            checks: Checks::new(ids.iter().copied(), scenario.founding()),
+            checks: Checks::new(ids.iter().copied(), scenario.founding_membership()),
             hash: scenario.seed,
             steps: 0,
             faults: 0,
@@ -204,14 +204,14 @@ impl World {
 
     fn dispatch(&mut self, event: SimEvent) -> checks::Result<()> {
         // Events of a paused process are postponed until it resumes.
-        if let Some(at) = event.machine()
+        if let Some(at) = event.postponing_machine()
             && self.hosts[&at].paused_until > self.now
         {
-            let when = self.hosts[&at].paused_until;
-            self.schedule_at(when, event);
+            let resume_time = self.hosts[&at].paused_until;
+            self.schedule_at(resume_time, event);
             return Ok(());
         }
-        if let Some((at, incarnation)) = event.process()
+        if let Some((at, incarnation)) = event.target_process()
             && !self.is_running(at, incarnation)
         {
             return Ok(());
@@ -230,7 +230,7 @@ impl World {
             SimEvent::ClientReply { client, bytes } => self.receive_reply(client, bytes),
             SimEvent::ClientLink { link, event, .. } => self.handle_link_event(link, event),
             SimEvent::SyncDone { at, .. } => self.finish_sync(at),
-            SimEvent::LogIdle { at, .. } => self.confirm_idle_log(at),
+            SimEvent::LogIdle { at, .. } => self.record_idle_sync(at),
             SimEvent::SpareSegmentReady { at, .. } => self.add_spare_segment(at),
             SimEvent::ApplierInputDone { at, .. } => self.handle_next_applier_inputs(at),
             SimEvent::SpaceCheck { at, .. } => self.check_free_space(at),
@@ -389,15 +389,15 @@ impl World {
             // Writes are executed first, since all other actions are checked against the contents of the log.
             let (writes, other_actions): (Vec<_>, Vec<_>) =
                 actions.drain(..).partition(|action| matches!(action, Action::Write(_)));
-            let mut needs_turn = false;
+            let mut needs_another_turn = false;
             for action in writes {
-                needs_turn |= self.execute_action(at, action)?;
+                needs_another_turn |= self.execute_action(at, action)?;
             }
             self.check_commit_state(at)?;
             for action in other_actions {
-                needs_turn |= self.execute_action(at, action)?;
+                needs_another_turn |= self.execute_action(at, action)?;
             }
-            if !needs_turn {
+            if !needs_another_turn {
                 break;
             }
         }
@@ -413,8 +413,8 @@ impl World {
         let raft = process.node.raft();
         let (term, is_leader) = (raft.term(), raft.leads());
         // Entries that a snapshot covers are committed too: a snapshot from a former leader may arrive at a new leader.
-        let snapshot = process.node.snapshot().map(|durable| durable.position.index);
-        let (commit, commit_max) = (raft.log().commit(), raft.commit_by_definition().max(snapshot));
+        let snapshot_index = process.node.snapshot().map(|durable| durable.position.index);
+        let (commit, commit_max) = (raft.log().commit(), raft.commit_by_definition().max(snapshot_index));
         let configuration = (raft.configuration_index(), raft.membership());
         let is_request_count_bounded = process.node.waiting_requests() <= HELD_REQUESTS_MAX;
         if !is_request_count_bounded {
@@ -457,10 +457,10 @@ impl World {
             Action::Reply { to: Caller::Peer(peer), id, reply } => {
                 self.send_frame(at, peer, &PeerFrame::Answer { id, reply })?;
             }
-            Action::Reply { to: Caller::Client(link), id, reply } if link >= FIRST_LINK_CALLER => {
+            Action::Reply { to: Caller::Client(link), id, reply } if link >= FIRST_LINK_CALLER_ID => {
                 self.reply_on_link(at, link, id, &reply);
             }
-            Action::Reply { to: Caller::Client(client), id, reply } if client >= FIRST_PIPELINE_CALLER => {
+            Action::Reply { to: Caller::Client(client), id, reply } if client >= FIRST_PIPELINE_CALLER_ID => {
                 self.receive_pipeline_reply(at, client, id, reply)?;
             }
             Action::Reply { to: Caller::Client(client), id, reply } => {
@@ -496,8 +496,9 @@ impl World {
     /// Submits an input to a state machine, which processes the input at once or after a delay. Returns whether the
     /// input was processed at once.
     fn submit_input(&mut self, at: NodeId, input: ApplierInput) -> checks::Result<bool> {
-        let delay_max = self.scenario.apply_delay_max.as_nanos() as u64;
-        let delay = Duration::from_nanos(if delay_max == 0 { 0 } else { self.rng.random_range(0..=delay_max) });
+        let delay_max_nanos = self.scenario.apply_delay_max.as_nanos() as u64;
+        let delay =
+            Duration::from_nanos(if delay_max_nanos == 0 { 0 } else { self.rng.random_range(0..=delay_max_nanos) });
         let Some(process) = &mut self.host(at).process else { return Ok(false) };
         if delay == Duration::ZERO && process.applier_inputs.is_empty() {
             self.handle_applier_inputs(at, [input])?;
@@ -539,8 +540,9 @@ impl World {
         let host = self.hosts.get_mut(&at).expect("every node has a host");
         let local_time = host.clock.local_time(self.now);
         let Some(process) = &mut host.process else { return Ok(()) };
-        let (checks, values, order_checks) = (&mut self.checks, &mut self.values, &mut self.pipelines.order_checks);
-        process.handle_applier_inputs(at, local_time, inputs, ApplyRecords { checks, values, order_checks })
+        let (checks, value_history, order_checks) =
+            (&mut self.checks, &mut self.value_history, &mut self.pipelines.order_checks);
+        process.handle_applier_inputs(at, local_time, inputs, ApplyRecords { checks, value_history, order_checks })
     }
 
     /// The history of the clients' operations.

@@ -5,7 +5,7 @@
 //! at the end. Lengths are validated against the available bytes before they are used.
 
 use crate::codec::{self, BufMutExt, Malformed, Reader};
-use crate::limits::{ADDRESS_BYTES_MAX, CHUNK_BYTES, CHUNK_EXCESS_MAX, MEMBERS_MAX};
+use crate::limits::{ADDRESS_BYTES_MAX, CHUNK_BYTES, CHUNK_EXCESS_BYTES_MAX, MEMBERS_MAX};
 use crate::types::{ClusterId, ClusterTime, Index, Membership, NodeId, Position, Term};
 use bytes::{BufMut, Bytes};
 use std::fmt;
@@ -21,7 +21,7 @@ pub const HEADER_BYTES_MAX: usize = FIXED_HEADER_BYTES + 13 + MEMBERS_MAX * (21 
 /// The size of a chunk's header in bytes.
 pub const CHUNK_HEADER_BYTES: usize = 12;
 /// The largest body of a chunk in bytes.
-pub const CHUNK_BODY_BYTES_MAX: usize = CHUNK_BYTES + CHUNK_EXCESS_MAX;
+pub const CHUNK_BODY_BYTES_MAX: usize = CHUNK_BYTES + CHUNK_EXCESS_BYTES_MAX;
 /// The size of the end chunk in bytes, with its header.
 pub const END_CHUNK_BYTES: usize = CHUNK_HEADER_BYTES + END_BODY_BYTES;
 
@@ -35,7 +35,7 @@ pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
 /// The suffix of a snapshot's file name while it is received from another node.
 pub(super) const PART_SUFFIX: &str = ".part";
 
-/// The header of a snapshot.
+/// The header of a snapshot: the entry up to which it replaces the log, and by which a restored state is checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     /// The cluster of the node. A node rejects a snapshot of another cluster.
@@ -46,7 +46,7 @@ pub struct Header {
     pub position: Position,
     /// The index of the log entry that holds `membership`.
     pub configuration_index: Index,
-    /// The cluster time of the last entry.
+    /// The cluster time of the entry at `position`.
     pub time: ClusterTime,
     /// The digest of the state, which a restored state must match.
     pub digest: u64,
@@ -59,25 +59,25 @@ pub struct Header {
 /// A flaw of a snapshot's file: its offset and its kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flaw {
-    /// The offset of the flaw in the file.
+    /// The offset in the file: of the header or chunk that does not match, or of the first missing or invalid byte.
     pub at: u64,
-    /// The kind of the flaw at that offset.
+    /// The reason why the bytes from `at` on are not valid.
     pub kind: FlawKind,
 }
 
-/// The kind of a flaw in a snapshot's file.
+/// Why the bytes at the offset of a [`Flaw`] are not those of an intact snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlawKind {
     /// The checksum of the header or of a chunk does not match.
-    Checksum {
-        /// The stored checksum.
+    ChecksumMismatch {
+        /// The checksum in the file.
         stored: u32,
-        /// The computed checksum.
+        /// The checksum computed over the bytes that were read.
         computed: u32,
     },
-    /// The file ends too early.
+    /// The file ends within the header or a chunk, or before the end chunk.
     Truncated,
-    /// The disk cannot read the bytes at that offset.
+    /// The disk cannot read the bytes at the flaw's offset.
     Unreadable,
     /// The bytes are intact, but cannot be valid here. The text says why.
     Invalid(&'static str),
@@ -86,7 +86,7 @@ pub enum FlawKind {
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            FlawKind::Checksum { stored, computed } => write!(f, "stored {stored:08x} computed {computed:08x}"),
+            FlawKind::ChecksumMismatch { stored, computed } => write!(f, "stored {stored:08x} computed {computed:08x}"),
             FlawKind::Truncated => f.write_str("the file ends here"),
             FlawKind::Unreadable => f.write_str("the disk cannot read it"),
             FlawKind::Invalid(description) => f.write_str(description),
@@ -109,8 +109,8 @@ impl Header {
         out.put_u64_le(self.digest);
         out.put_u64_le(self.sessions);
         codec::put_membership(&mut out, &self.membership);
-        let length = out.len() as u32 + 4;
-        out[12..16].copy_from_slice(&length.to_le_bytes());
+        let header_length = out.len() as u32 + 4;
+        out[12..16].copy_from_slice(&header_length.to_le_bytes());
         out.put_u32_le(crc32fast::hash(&out));
         out
     }
@@ -143,10 +143,11 @@ impl Header {
         }
         let (stored, computed) = (read_u32(&bytes[length - 4..]), crc32fast::hash(&bytes[..length - 4]));
         if stored != computed {
-            return Err(Flaw { at: 0, kind: FlawKind::Checksum { stored, computed } });
+            return Err(Flaw { at: 0, kind: FlawKind::ChecksumMismatch { stored, computed } });
         }
-        let header = Header::decode_fields(bytes.slice(16..length - 4));
-        let header = header.map_err(|Malformed(description)| Flaw { at: 16, kind: FlawKind::Invalid(description) })?;
+        let decoded_header = Header::decode_fields(bytes.slice(16..length - 4));
+        let header =
+            decoded_header.map_err(|Malformed(description)| Flaw { at: 16, kind: FlawKind::Invalid(description) })?;
         Ok((header, ChecksumChain::new(length as u64, stored)))
     }
 
@@ -162,7 +163,7 @@ impl Header {
             sessions: reader.u64()?,
             membership: codec::read_membership(&mut reader)?,
         };
-        reader.end()?;
+        reader.check_end()?;
         Ok(header)
     }
 }
@@ -257,7 +258,7 @@ impl ChecksumChain {
         let invalid = |description| Flaw { at: self.at, kind: FlawKind::Invalid(description) };
         let (stored, computed) = (read_u32(chunk), self.checksum_with(&chunk[4..]));
         if stored != computed {
-            return Err(Flaw { at: self.at, kind: FlawKind::Checksum { stored, computed } });
+            return Err(Flaw { at: self.at, kind: FlawKind::ChecksumMismatch { stored, computed } });
         }
         let kind = match read_u32(&chunk[8..]) {
             1 => ChunkKind::Sessions,
@@ -295,13 +296,13 @@ impl ChecksumChain {
 pub struct Chunks {
     file: Bytes,
     chain: ChecksumChain,
-    has_failed: bool,
+    has_found_flaw: bool,
 }
 
 impl Chunks {
     /// The chunks of a file from the position of `chain` on.
     pub fn new(file: Bytes, chain: ChecksumChain) -> Chunks {
-        Chunks { file, chain, has_failed: false }
+        Chunks { file, chain, has_found_flaw: false }
     }
 
     fn next_chunk(&mut self) -> Result<Option<Chunk>, Flaw> {
@@ -313,9 +314,9 @@ impl Chunks {
             return Err(Flaw { at, kind: FlawKind::Invalid("bytes behind the end") });
         }
         let rest = &self.file[at as usize..];
-        let truncated = Flaw { at: size, kind: FlawKind::Truncated };
-        let length = CHUNK_HEADER_BYTES + self.chain.body_size(rest.first_chunk().ok_or(truncated)?)?;
-        let kind = self.chain.verify_chunk(rest.get(..length).ok_or(truncated)?)?;
+        let truncated_flaw = Flaw { at: size, kind: FlawKind::Truncated };
+        let length = CHUNK_HEADER_BYTES + self.chain.body_size(rest.first_chunk().ok_or(truncated_flaw)?)?;
+        let kind = self.chain.verify_chunk(rest.get(..length).ok_or(truncated_flaw)?)?;
         let body = self.file.slice(at as usize + CHUNK_HEADER_BYTES..at as usize + length);
         Ok(Some(Chunk { at, kind, body }))
     }
@@ -325,11 +326,11 @@ impl Iterator for Chunks {
     type Item = Result<Chunk, Flaw>;
 
     fn next(&mut self) -> Option<Result<Chunk, Flaw>> {
-        if self.has_failed {
+        if self.has_found_flaw {
             return None;
         }
         let chunk = self.next_chunk().transpose();
-        self.has_failed = matches!(chunk, Some(Err(_)));
+        self.has_found_flaw = matches!(chunk, Some(Err(_)));
         chunk
     }
 }

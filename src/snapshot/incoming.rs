@@ -13,7 +13,7 @@ use std::io::ErrorKind;
 pub struct IncomingSnapshot<D: Disk> {
     disk: D,
     file: D::File,
-    name: String,
+    published_name: String,
     part_name: String,
     cluster: ClusterId,
     position: Position,
@@ -32,8 +32,8 @@ impl<D: Disk> IncomingSnapshot<D> {
         position: Position,
         total_bytes: u64,
     ) -> Result<IncomingSnapshot<D>> {
-        let name = file_name(position);
-        let part_name = format!("{name}{PART_SUFFIX}");
+        let published_name = file_name(position);
+        let part_name = format!("{published_name}{PART_SUFFIX}");
         let exists = disk.list().map_err(to_fault("list", &part_name))?.contains(&part_name);
         let mut received_bytes = 0;
         let mut file = if exists {
@@ -57,7 +57,7 @@ impl<D: Disk> IncomingSnapshot<D> {
         Ok(IncomingSnapshot {
             disk,
             file,
-            name,
+            published_name,
             part_name,
             cluster,
             position,
@@ -116,8 +116,8 @@ impl<D: Disk> IncomingSnapshot<D> {
             }
             Err(fault) => return Err(fault),
         };
-        self.disk.rename(&self.part_name, &self.name).map_err(to_fault("rename", &self.part_name))?;
-        self.disk.sync_names().map_err(to_fault("sync the directory of", &self.name))?;
+        self.disk.rename(&self.part_name, &self.published_name).map_err(to_fault("rename", &self.part_name))?;
+        self.disk.sync_names().map_err(to_fault("sync the directory of", &self.published_name))?;
         Ok(snapshot)
     }
 
@@ -132,11 +132,11 @@ impl<D: Disk> IncomingSnapshot<D> {
                 kind: FlawKind::Invalid("its size differs from the announced size"),
             }));
         }
-        let outcome = read_back(&self.file, &self.name, self.cluster, &Meter::default())
+        let outcome = read_back(&self.file, &self.published_name, self.cluster, &Meter::default())
             .map_err(to_fault("read", &self.part_name))?;
         let (header, chain) = outcome.map_err(damage_fault)?;
         let bytes = self.disk.map(&self.part_name).map_err(to_fault("map", &self.part_name))?;
-        Ok(Snapshot::new(self.name.clone(), header, bytes, chain))
+        Ok(Snapshot::new(self.published_name.clone(), header, bytes, chain))
     }
 
     /// Syncs the file. If the sync fails, the file is removed: the kernel may mark pages clean that never reached the

@@ -1,7 +1,7 @@
 //! The faults that keep a snapshot from being read, written or received, and the advice for each.
 
 use super::format::Flaw;
-use crate::disk::is_out_of_files;
+use crate::disk::is_too_many_open_files;
 use std::io;
 
 /// A fault that keeps a snapshot from being read, written or received.
@@ -39,7 +39,7 @@ pub enum Fault {
     },
 }
 
-/// The result of a snapshot operation.
+/// The result of a snapshot operation, which may fail with a [`Fault`].
 pub type Result<T> = std::result::Result<T, Fault>;
 
 /// The advice for a damaged snapshot that this node had published.
@@ -75,12 +75,12 @@ pub(super) fn to_fault(action: &'static str, file: &str) -> impl FnOnce(io::Erro
     move |source| match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Full { file },
         // The process has too many open files. The condition is temporary like a full disk.
-        _ if is_out_of_files(&source) => Fault::Full { file: format!("{file} ({source})") },
+        _ if is_too_many_open_files(&source) => Fault::Full { file: format!("{file} ({source})") },
         _ => Fault::Io { action, file, source },
     }
 }
 
-/// Converts a flaw of a file to a fault.
+/// Returns a conversion of flaws of `file` to [`Fault::Damaged`] with `advice`.
 pub(super) fn to_damage_fault(file: &str, advice: &'static str) -> impl Fn(Flaw) -> Fault + Send + use<> {
     let file = file.to_owned();
     move |flaw| Fault::Damaged { file: file.clone(), offset: flaw.at, description: flaw.to_string(), advice }

@@ -28,7 +28,7 @@ pub struct Store<D> {
 /// A published snapshot in the directory, not yet verified.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListedSnapshot {
-    /// The name of the file.
+    /// The name of the snapshot's file, without the directory.
     pub name: String,
     /// The position of the snapshot, from the file's name.
     pub position: Position,
@@ -73,7 +73,7 @@ impl<D: Disk> Store<D> {
         self.disk.remove(name).map_err(to_fault("remove", name))
     }
 
-    fn positions(&self) -> Result<Vec<Position>> {
+    fn published_positions(&self) -> Result<Vec<Position>> {
         let mut positions: Vec<_> = self.file_names()?.iter().filter_map(|name| file_position(name)).collect();
         positions.sort_unstable_by_key(|position| (position.index, position.term));
         Ok(positions)
@@ -87,7 +87,7 @@ impl<D: Disk> Store<D> {
             let bytes = size.map_err(to_fault("measure", &name))?;
             Ok(ListedSnapshot { name, position, bytes })
         };
-        self.positions()?.into_iter().map(to_listed_snapshot).collect()
+        self.published_positions()?.into_iter().map(to_listed_snapshot).collect()
     }
 
     /// Reads the snapshot at a position, and verifies it.
@@ -132,9 +132,10 @@ impl<D: Disk> Store<D> {
 
     /// The faults of the snapshots that were set aside and are newer than `newest`.
     fn set_aside_faults_newer_than(&self, newest: Option<Position>) -> Result<Vec<Fault>> {
-        let position = |name: &String| name.strip_suffix(DAMAGED_SUFFIX).and_then(file_position);
-        let is_newer =
-            |name: &String| position(name).is_some_and(|at| newest.is_none_or(|newest| at.index > newest.index));
+        let set_aside_position = |name: &String| name.strip_suffix(DAMAGED_SUFFIX).and_then(file_position);
+        let is_newer = |name: &String| {
+            set_aside_position(name).is_some_and(|at| newest.is_none_or(|newest| at.index > newest.index))
+        };
         let description = || "it was found damaged earlier, and set aside".to_owned();
         let fault = |file| Fault::Damaged { file, offset: 0, description: description(), advice: ADVICE_PUBLISHED };
         Ok(self.file_names()?.into_iter().filter(is_newer).map(fault).collect())
@@ -148,7 +149,7 @@ impl<D: Disk> Store<D> {
     /// Like [`Store::newest`], and counts the progress in `meter`.
     pub fn find_newest(&self, meter: &Meter) -> Result<NewestSnapshot> {
         let mut newer_faults = Vec::new();
-        for position in self.positions()?.into_iter().rev() {
+        for position in self.published_positions()?.into_iter().rev() {
             match self.verify(position, meter) {
                 Ok(snapshot) => {
                     newer_faults.extend(self.set_aside_faults_newer_than(Some(position))?);
@@ -182,12 +183,12 @@ impl<D: Disk> Store<D> {
     /// enough.
     pub fn missing_bytes(&self, position: Position, total_bytes: u64) -> Result<u64> {
         let part_name = format!("{}{PART_SUFFIX}", file_name(position));
-        let free = self.disk.free_bytes().map_err(to_fault("check the free disk space for", &part_name))?;
+        let free_bytes = self.disk.free_bytes().map_err(to_fault("check the free disk space for", &part_name))?;
         let part_bytes = match self.file_names()?.contains(&part_name) {
             true => self.disk.open(&part_name).and_then(|file| file.size()).map_err(to_fault("measure", &part_name))?,
             false => 0,
         };
-        Ok(total_bytes.saturating_sub(part_bytes).saturating_sub(free))
+        Ok(total_bytes.saturating_sub(part_bytes).saturating_sub(free_bytes))
     }
 
     /// Verifies the snapshot at `keep`, then removes all older ones, published or partly received. A snapshot that is

@@ -63,40 +63,40 @@ pub fn read_back(
     cluster: ClusterId,
     meter: &Meter,
 ) -> VerifyResult<(Header, ChecksumChain)> {
-    let start = match read_header(file)? {
-        Ok(start) => start,
+    let header_and_chain = match read_header(file)? {
+        Ok(header_and_chain) => header_and_chain,
         Err(flaw) => return Ok(Err(flaw)),
     };
     let invalid = |description| Ok(Err(Flaw { at: 0, kind: FlawKind::Invalid(description) }));
-    if start.0.cluster != cluster {
+    if header_and_chain.0.cluster != cluster {
         return invalid("it belongs to another cluster");
     }
-    if file_name(start.0.position) != name {
+    if file_name(header_and_chain.0.position) != name {
         return invalid("its header and its name have different positions");
     }
-    verify_chunks(file, start, meter)
+    verify_chunks(file, header_and_chain, meter)
 }
 
 /// Verifies that a file is an intact snapshot, of any cluster and under any name. Returns its header and the chain at
 /// its first chunk.
 pub fn verify_snapshot_file(file: &impl DiskFile, meter: &Meter) -> VerifyResult<(Header, ChecksumChain)> {
     match read_header(file)? {
-        Ok(start) => verify_chunks(file, start, meter),
+        Ok(header_and_chain) => verify_chunks(file, header_and_chain, meter),
         Err(flaw) => Ok(Err(flaw)),
     }
 }
 
-/// Verifies all chunks after a header. Returns `start`, which is the header and the chain after it.
+/// Verifies all chunks after a header. Returns `header_and_chain`: the header, and the chain after it.
 fn verify_chunks(
     file: &impl DiskFile,
-    start: (Header, ChecksumChain),
+    header_and_chain: (Header, ChecksumChain),
     meter: &Meter,
 ) -> VerifyResult<(Header, ChecksumChain)> {
-    let mut verifier = Verifier { progress: Some(start.clone()), chunk_buffer: Vec::new() };
+    let mut verifier = Verifier { progress: Some(header_and_chain.clone()), chunk_buffer: Vec::new() };
     loop {
         let offset_before = verifier.progress().map_or(0, |(_, chain)| chain.at);
         match verifier.step(file, 1)? {
-            Ok(true) => return Ok(Ok(start)),
+            Ok(true) => return Ok(Ok(header_and_chain)),
             Ok(false) => meter.add_read(verifier.progress().map_or(0, |(_, chain)| chain.at) - offset_before),
             Err(flaw) => return Ok(Err(flaw)),
         }
@@ -105,11 +105,11 @@ fn verify_chunks(
 
 /// Reads and decodes the header of a file. Returns the header and the chain at the first chunk.
 pub fn read_header(file: &impl DiskFile) -> VerifyResult<(Header, ChecksumChain)> {
-    let mut start = vec![0; 16];
-    if let Err(flaw) = fill_buffer(file, 0, &mut start)? {
+    let mut header_start = vec![0; 16];
+    if let Err(flaw) = fill_buffer(file, 0, &mut header_start)? {
         return Ok(Err(flaw));
     }
-    let mut bytes = match Header::encoded_length(&start) {
+    let mut bytes = match Header::encoded_length(&header_start) {
         Ok(length) => vec![0; length],
         Err(flaw) => return Ok(Err(flaw)),
     };

@@ -15,7 +15,7 @@ use crate::types::{Mutant, Mutants};
 pub struct Writer<D: Disk> {
     disk: D,
     file: D::File,
-    name: String,
+    published_name: String,
     header: Header,
     chain: ChecksumChain,
     synced_end: u64,
@@ -27,28 +27,28 @@ pub struct Writer<D: Disk> {
 }
 
 /// The name of a snapshot's file until it is published.
-fn unfinished_name(name: &str) -> String {
-    format!("{name}{UNFINISHED_SUFFIX}")
+fn unfinished_name(published_name: &str) -> String {
+    format!("{published_name}{UNFINISHED_SUFFIX}")
 }
 
 impl<D: Disk> Writer<D> {
     /// Creates the file and writes the header.
     pub(super) fn create(disk: D, header: &Header, mutants: Mutants) -> Result<Writer<D>> {
-        let name = file_name(header.position);
-        let tmp = unfinished_name(&name);
-        if disk.list().map_err(to_fault("list", &tmp))?.contains(&tmp) {
-            disk.remove(&tmp).map_err(to_fault("remove", &tmp))?;
+        let published_name = file_name(header.position);
+        let tmp_name = unfinished_name(&published_name);
+        if disk.list().map_err(to_fault("list", &tmp_name))?.contains(&tmp_name) {
+            disk.remove(&tmp_name).map_err(to_fault("remove", &tmp_name))?;
         }
-        let mut file = disk.create(&tmp).map_err(to_fault("create", &tmp))?;
-        let encoded = header.encode();
-        if let Err(error) = file.write_at(0, &encoded) {
+        let mut file = disk.create(&tmp_name).map_err(to_fault("create", &tmp_name))?;
+        let encoded_header = header.encode();
+        if let Err(error) = file.write_at(0, &encoded_header) {
             // If the removal fails too, the next start removes the useless file.
-            let _ignored = disk.remove(&tmp);
-            return Err(to_fault("write", &tmp)(error));
+            let _ignored = disk.remove(&tmp_name);
+            return Err(to_fault("write", &tmp_name)(error));
         }
-        let (header, chain) = (header.clone(), ChecksumChain::after_header(&encoded));
+        let (header, chain) = (header.clone(), ChecksumChain::after_header(&encoded_header));
         let verifier = Verifier::default();
-        Ok(Writer { disk, file, name, header, chain, synced_end: 0, verifier, mutants, is_unusable: false })
+        Ok(Writer { disk, file, published_name, header, chain, synced_end: 0, verifier, mutants, is_unusable: false })
     }
 
     /// Writes the next piece: first all pieces of the sessions, then all of the state machine. After
@@ -57,27 +57,27 @@ impl<D: Disk> Writer<D> {
         if piece.is_empty() {
             return Ok(());
         }
-        let mut chain = self.chain;
-        let chunk = chain.encode_chunk(kind, piece);
-        self.write_chunk(&chunk, chain)?;
+        let mut next_chain = self.chain;
+        let chunk = next_chain.encode_chunk(kind, piece);
+        self.write_chunk(&chunk, next_chain)?;
         if self.chain.at - self.synced_end > SYNC_INTERVAL_BYTES { self.sync() } else { Ok(()) }
     }
 
     /// Writes the next chunk, and then advances to `next_chain`.
     fn write_chunk(&mut self, chunk: &[u8], next_chain: ChecksumChain) -> Result<()> {
         self.check_usable()?;
-        self.file.write_at(self.chain.at, chunk).map_err(to_fault("write", &self.name))?;
+        self.file.write_at(self.chain.at, chunk).map_err(to_fault("write", &self.published_name))?;
         self.chain = next_chain;
         Ok(())
     }
 
     fn check_usable(&self) -> Result<()> {
-        if self.is_unusable { Err(Fault::Full { file: self.name.clone() }) } else { Ok(()) }
+        if self.is_unusable { Err(Fault::Full { file: self.published_name.clone() }) } else { Ok(()) }
     }
 
     fn sync(&mut self) -> Result<()> {
         self.check_usable()?;
-        let outcome = self.file.sync_all().map_err(to_fault("sync", &self.name));
+        let outcome = self.file.sync_all().map_err(to_fault("sync", &self.published_name));
         self.is_unusable |= outcome.is_err();
         outcome?;
         self.synced_end = self.chain.at;
@@ -104,14 +104,14 @@ impl<D: Disk> Writer<D> {
     /// [`super::Fault::Full`].
     pub fn seal(&mut self) -> Result<()> {
         if !self.chain.is_ended() {
-            let mut chain = self.chain;
-            let end = chain.encode_end();
-            self.write_chunk(&end, chain)?;
+            let mut next_chain = self.chain;
+            let end_chunk = next_chain.encode_end();
+            self.write_chunk(&end_chunk, next_chain)?;
         }
         self.sync()?;
         // The file must be read back from the disk. After a sync no page is dirty, so all pages can be dropped from the
         // page cache.
-        self.file.drop_cache().map_err(to_fault("read back", &self.name))
+        self.file.drop_cache().map_err(to_fault("read back", &self.published_name))
     }
 
     /// Reads back about `bytes` bytes of the sealed file. Publishes the file when all of it matches what was written.
@@ -121,24 +121,26 @@ impl<D: Disk> Writer<D> {
     pub fn verify(&mut self, bytes: u64) -> Result<Option<Snapshot>> {
         if !self.mutants.breaks(Mutant::SkipSnapshotVerify) {
             let damage_fault = to_damage_fault(&self.unfinished_name(), ADVICE_WRITTEN);
-            let outcome = self.verifier.step(&self.file, bytes).map_err(to_fault("read back", &self.name))?;
+            let outcome = self.verifier.step(&self.file, bytes).map_err(to_fault("read back", &self.published_name))?;
             if !outcome.map_err(&damage_fault)? {
                 return Ok(None);
             }
             if self.verifier.progress() != Some((&self.header, &self.chain)) {
-                let kind = FlawKind::Invalid("the file is intact, but differs from what was written");
-                return Err(damage_fault(Flaw { at: 0, kind }));
+                let flaw_kind = FlawKind::Invalid("the file is intact, but differs from what was written");
+                return Err(damage_fault(Flaw { at: 0, kind: flaw_kind }));
             }
         }
         self.publish().map(Some)
     }
 
     fn publish(&mut self) -> Result<Snapshot> {
-        self.disk.rename(&self.unfinished_name(), &self.name).map_err(to_fault("rename", &self.name))?;
-        self.disk.sync_names().map_err(to_fault("sync the directory of", &self.name))?;
-        let bytes = self.disk.map(&self.name).map_err(to_fault("map", &self.name))?;
+        self.disk
+            .rename(&self.unfinished_name(), &self.published_name)
+            .map_err(to_fault("rename", &self.published_name))?;
+        self.disk.sync_names().map_err(to_fault("sync the directory of", &self.published_name))?;
+        let bytes = self.disk.map(&self.published_name).map_err(to_fault("map", &self.published_name))?;
         let chain_at_first_chunk = ChecksumChain::after_header(&self.header.encode());
-        Ok(Snapshot::new(self.name.clone(), self.header.clone(), bytes, chain_at_first_chunk))
+        Ok(Snapshot::new(self.published_name.clone(), self.header.clone(), bytes, chain_at_first_chunk))
     }
 
     /// Whether the end chunk was written.
@@ -148,13 +150,13 @@ impl<D: Disk> Writer<D> {
 
     /// The name of the snapshot's file until the snapshot is published.
     pub fn unfinished_name(&self) -> String {
-        unfinished_name(&self.name)
+        unfinished_name(&self.published_name)
     }
 
     /// Aborts the snapshot and removes the file.
     pub fn abandon(self) -> Result<()> {
         drop(self.file);
-        let tmp = unfinished_name(&self.name);
-        self.disk.remove(&tmp).map_err(to_fault("remove", &tmp))
+        let tmp_name = unfinished_name(&self.published_name);
+        self.disk.remove(&tmp_name).map_err(to_fault("remove", &tmp_name))
     }
 }

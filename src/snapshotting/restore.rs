@@ -2,7 +2,7 @@
 //! long.
 
 use super::faults::{invalid_state_fault, to_node_fault};
-use super::start::base_of;
+use super::start::base_after_snapshot;
 use crate::apply::{Applier, ApplierRestore, Piece, StateHeader};
 use crate::disk::Meter;
 use crate::machine::state_machine::StateMachine;
@@ -56,7 +56,7 @@ impl<M: StateMachine> SnapshotRestore<M> {
             .applier_restore
             .finish(&state_header)
             .map_err(|malformed| invalid_state_fault(self.snapshot.name(), &malformed))?;
-        let base = base_of(self.snapshot.header());
+        let base = base_after_snapshot(self.snapshot.header());
         Ok((applier, self.snapshot, base))
     }
 

@@ -34,7 +34,7 @@ pub fn reconcile_with_log<D: Disk>(
         };
         let founding =
             SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: Membership::default() };
-        let base = snapshot.as_ref().map_or(founding, |snapshot| base_of(snapshot.header()));
+        let base = snapshot.as_ref().map_or(founding, |snapshot| base_after_snapshot(snapshot.header()));
         let Some(hard_state) = journal.give_up_log(&base)? else { return Err(fault) };
         recovered.repair_note = Some(describe_repair(&fault, hard_state.promised_position));
         recovered.hard_state = hard_state;
@@ -42,13 +42,13 @@ pub fn reconcile_with_log<D: Disk>(
         return Ok(snapshot);
     }
     recovered
-        .notes
+        .operator_notes
         .extend(newer_faults.iter().map(|fault| format!("{fault}; this node starts from an older state and its log")));
     let Some(snapshot) = snapshot else { return Ok(None) };
-    let base = base_of(snapshot.header());
+    let base = base_after_snapshot(snapshot.header());
     if term_at(recovered, snapshot_index) != Some(base.position.term) {
         recovered
-            .notes
+            .operator_notes
             .push(format!("the log does not match the snapshot at {}: it restarts after that position", base.position));
         // The snapshot may be of a term that this disk had not recorded. The node has not voted in that term, since a
         // vote is sent only after it is durable.
@@ -85,8 +85,8 @@ fn describe_repair(fault: &Fault, promised_position: Position) -> String {
     )
 }
 
-/// The base of a log that begins after the snapshot with that header.
-pub fn base_of(header: &Header) -> SnapshotPoint {
+/// The base of a log that begins after the snapshot with the header `header`.
+pub fn base_after_snapshot(header: &Header) -> SnapshotPoint {
     let Header { position, configuration_index, membership, .. } = header;
     SnapshotPoint { position: *position, configured: *configuration_index, membership: membership.clone() }
 }

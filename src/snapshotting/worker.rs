@@ -19,9 +19,9 @@ const VERIFY_JOB_BYTES: u64 = 1 << 20;
 /// A job for the [`SnapshotWorker`].
 #[derive(Debug)]
 pub enum Job {
-    /// Begin to write a snapshot.
+    /// Begin to write a snapshot file with this header.
     BeginSnapshot(Header),
-    /// Write the next piece of the snapshot.
+    /// Write the next piece of the snapshot that is being written.
     WritePiece(Piece),
     /// Seal the snapshot after its last piece, and make it durable.
     SealSnapshot,
@@ -111,7 +111,7 @@ impl<D: Disk> SnapshotWorker<D> {
 
     /// Runs a job. An error is final: the node must stop.
     pub fn run(&mut self, job: Job) -> Result<JobResult> {
-        let outcome = match job {
+        let result = match job {
             Job::BeginSnapshot(header) => self.retry_with_reserve(|worker| worker.begin_snapshot(&header)),
             Job::WritePiece(piece) => self.retry_with_reserve(|worker| worker.write_piece(&piece)),
             Job::SealSnapshot => self.retry_with_reserve(SnapshotWorker::seal_snapshot),
@@ -124,7 +124,7 @@ impl<D: Disk> SnapshotWorker<D> {
                 return self.inspect_snapshot(follower, snapshot, damaged_count).map_err(to_node_fault);
             }
         };
-        match outcome {
+        match result {
             Ok(done @ (JobResult::PieceWritten | JobResult::SnapshotWritten)) => Ok(done),
             Ok(done @ JobResult::SnapshotEnded(Some(_))) => {
                 self.no_room_logged = false;
@@ -316,7 +316,7 @@ impl<D: Disk> SnapshotWorker<D> {
             return Err(snapshot::Fault::Full { file });
         }
         let incoming = self.store.open_incoming(position, total);
-        // The file's whole space is allocated, or none: the loan is no longer needed.
+        // The file's whole space is allocated, or none: the reserve need not be lent any longer.
         self.reserve.end_loan();
         incoming
     }

@@ -36,10 +36,10 @@ pub fn check_address(address: &str) -> Result<(), AddressError> {
         return Err(AddressError::InvalidPort);
     }
     let ip = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
-        Some(bracketed) => {
-            let bracketed =
-                bracketed.and_then(|bracketed| bracketed.split('%').next()).ok_or(AddressError::Malformed)?;
-            Some(IpAddr::V6(bracketed.parse::<Ipv6Addr>().map_err(|_| AddressError::Malformed)?))
+        Some(bracketed_ip) => {
+            let bracketed_ip =
+                bracketed_ip.and_then(|bracketed_ip| bracketed_ip.split('%').next()).ok_or(AddressError::Malformed)?;
+            Some(IpAddr::V6(bracketed_ip.parse::<Ipv6Addr>().map_err(|_| AddressError::Malformed)?))
         }
         None => host.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
     };
@@ -68,11 +68,12 @@ mod tests {
     fn undialable_addresses_are_rejected_with_the_reason() {
         let undialable_hosts = ["0.0.0.0:7401", "[::]:7401", "224.0.0.1:7401", "255.255.255.255:1", "[ff02::1]:7401"];
         let invalid_ports = ["a:0", "a:", "a:65536", "a:+1", "a:-1", "a:7401 "];
-        let malformed = ["", "7401", ":7401", "a b:7401", "::1:7401", "[::1:7401", "[a]:7401", "a/b:7401", "1=a:7401"];
+        let malformed_addresses =
+            ["", "7401", ":7401", "a b:7401", "::1:7401", "[::1:7401", "[a]:7401", "a/b:7401", "1=a:7401"];
         for (wrong, addresses) in [
             (AddressError::UndialableHost, &undialable_hosts[..]),
             (AddressError::InvalidPort, &invalid_ports[..]),
-            (AddressError::Malformed, &malformed[..]),
+            (AddressError::Malformed, &malformed_addresses[..]),
             (AddressError::TooLong, &[&*format!("{}:1", "a".repeat(ADDRESS_BYTES_MAX))]),
         ] {
             for address in addresses {

@@ -64,7 +64,7 @@ pub enum InvalidChange {
     /// The change would leave the membership as it is.
     #[error("nothing would change")]
     NoEffect,
-    /// This other member has the address already.
+    /// Another member, the one with this id, has the address already.
     #[error("{0} already has that address")]
     AddressInUse(NodeId),
     /// Other nodes cannot dial the address.
@@ -182,7 +182,8 @@ impl Membership {
         next
     }
 
-    /// The configuration before a joint one, with its new voters as learners.
+    /// The configuration before `self`, which is joint: the outgoing voters are the voters again, and the new voters
+    /// are learners.
     pub fn revert_joint(&self) -> Membership {
         self.with_swapped_voter_sets().leave_joint()
     }
@@ -210,44 +211,47 @@ mod tests {
 
     #[test]
     fn new_member_is_learner_then_voter_by_joint_configuration() {
-        let with_learner = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Promote)).unwrap();
-        assert_eq!((with_learner.is_joint(), &with_learner.voters), (false, &ids(&[1, 2, 3])));
-        let joint = with_learner.after_change(&Change::Promote(id(4))).unwrap();
-        assert_eq!((&joint.outgoing, &joint.voters), (&ids(&[1, 2, 3]), &ids(&[1, 2, 3, 4])));
-        assert_eq!(joint.leave_joint(), membership_of(&[1, 2, 3, 4]));
+        let membership_with_learner = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Promote)).unwrap();
+        assert_eq!((membership_with_learner.is_joint(), &membership_with_learner.voters), (false, &ids(&[1, 2, 3])));
+        let joint_membership = membership_with_learner.after_change(&Change::Promote(id(4))).unwrap();
+        assert_eq!((&joint_membership.outgoing, &joint_membership.voters), (&ids(&[1, 2, 3]), &ids(&[1, 2, 3, 4])));
+        assert_eq!(joint_membership.leave_joint(), membership_of(&[1, 2, 3, 4]));
     }
 
     #[test]
     fn replacement_is_one_joint_change() {
-        let with_replacement = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Replace(id(2)))).unwrap();
+        let membership_with_replacement =
+            membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Replace(id(2)))).unwrap();
         assert_eq!(
-            with_replacement.after_change(&add(5, PendingRole::Replace(id(2)))),
+            membership_with_replacement.after_change(&add(5, PendingRole::Replace(id(2)))),
             Err(InvalidChange::AlreadyReplaced(id(2)))
         );
-        let joint = with_replacement.enter_joint(ids(&[1, 3, 4])).unwrap();
-        assert_eq!(joint.leave_joint(), membership_of(&[1, 3, 4]));
+        let joint_membership = membership_with_replacement.enter_joint(ids(&[1, 3, 4])).unwrap();
+        assert_eq!(joint_membership.leave_joint(), membership_of(&[1, 3, 4]));
     }
 
     #[test]
     fn replacement_of_removed_voter_becomes_a_promotion() {
-        let with_replacement = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Replace(id(2)))).unwrap();
-        let after_removal = with_replacement.after_change(&Change::Remove(id(2))).unwrap().leave_joint();
-        assert_eq!(after_removal.members[&id(4)].pending_role, PendingRole::Promote);
+        let membership_with_replacement =
+            membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Replace(id(2)))).unwrap();
+        let membership_after_removal =
+            membership_with_replacement.after_change(&Change::Remove(id(2))).unwrap().leave_joint();
+        assert_eq!(membership_after_removal.members[&id(4)].pending_role, PendingRole::Promote);
     }
 
     #[test]
     fn reverted_change_restores_the_previous_voters() {
-        let with_learner = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Promote)).unwrap();
-        let joint = with_learner.enter_joint(ids(&[2, 3, 4])).unwrap();
-        let reverted = joint.revert_joint();
-        assert_eq!((&reverted.voters, reverted.is_joint()), (&ids(&[1, 2, 3]), false));
-        assert!(reverted.members.contains_key(&id(4)), "the new voter is a learner again");
+        let membership_with_learner = membership_of(&[1, 2, 3]).after_change(&add(4, PendingRole::Promote)).unwrap();
+        let joint_membership = membership_with_learner.enter_joint(ids(&[2, 3, 4])).unwrap();
+        let reverted_membership = joint_membership.revert_joint();
+        assert_eq!((&reverted_membership.voters, reverted_membership.is_joint()), (&ids(&[1, 2, 3]), false));
+        assert!(reverted_membership.members.contains_key(&id(4)), "the new voter is a learner again");
         assert_eq!(
-            reverted.members[&id(4)].pending_role,
+            reverted_membership.members[&id(4)].pending_role,
             PendingRole::Unchanged,
             "the learner is not promoted again automatically"
         );
-        assert_eq!(joint.with_swapped_voter_sets().leave_joint(), reverted);
+        assert_eq!(joint_membership.with_swapped_voter_sets().leave_joint(), reverted_membership);
     }
 
     #[test]
@@ -263,9 +267,9 @@ mod tests {
         assert_eq!(error_of(Change::SetAddress { id: id(3), address: "h:3".into() }), InvalidChange::NoEffect);
         assert_eq!(error_of(Change::Abort), InvalidChange::NoChangeInProgress);
         assert_eq!(membership_of(&[1]).after_change(&Change::Remove(id(1))), Err(InvalidChange::NoVoters));
-        let with_replacement = three_voters.after_change(&add(4, PendingRole::Unchanged)).unwrap();
+        let membership_with_replacement = three_voters.after_change(&add(4, PendingRole::Unchanged)).unwrap();
         assert_eq!(
-            with_replacement.after_change(&add(5, PendingRole::Replace(id(4)))),
+            membership_with_replacement.after_change(&add(5, PendingRole::Replace(id(4)))),
             Err(InvalidChange::ReplacesNonVoter(id(4)))
         );
     }

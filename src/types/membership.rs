@@ -122,14 +122,14 @@ impl Membership {
 impl fmt::Display for Membership {
     /// `voters=1,2,3`, and `outgoing=…`, `learners=…` where there are any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |ids: Vec<NodeId>| ids.iter().map(|id| id.get().to_string()).collect::<Vec<_>>().join(",");
-        write!(f, "voters={}", list(self.voters.iter().copied().collect()))?;
+        let join_ids = |ids: Vec<NodeId>| ids.iter().map(|id| id.get().to_string()).collect::<Vec<_>>().join(",");
+        write!(f, "voters={}", join_ids(self.voters.iter().copied().collect()))?;
         if self.is_joint() {
-            write!(f, " outgoing={}", list(self.outgoing.iter().copied().collect()))?;
+            write!(f, " outgoing={}", join_ids(self.outgoing.iter().copied().collect()))?;
         }
         let learners: Vec<_> = self.ids().filter(|id| !self.is_voter(*id)).collect();
         if !learners.is_empty() {
-            write!(f, " learners={}", list(learners))?;
+            write!(f, " learners={}", join_ids(learners))?;
         }
         Ok(())
     }

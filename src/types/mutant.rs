@@ -96,7 +96,7 @@ mutants! {
     SendSnapshotsAgain = "send-snapshots-again",
     /// A follower that lags far behind ignores the snapshot chunks that it receives.
     IgnoreSnapshots = "ignore-snapshots",
-    /// A snapshot replaces a log that has committed as much, or more.
+    /// A snapshot replaces a log that has committed at least as many entries as the snapshot covers.
     InstallOldSnapshots = "install-old-snapshots",
     /// The log is compacted up to the commit index, even where entries are not applied or not in a snapshot.
     CompactBeforeApply = "compact-before-apply",
@@ -168,9 +168,10 @@ mutants! {
     PromoteUnnamed = "promote-unnamed",
     /// Commands are accepted before the log is agreed.
     ServeBeforeAgreed = "serve-before-agreed",
-    /// Founders begin a log although one of them already holds one.
+    /// Founders begin a log although one of them already holds a log.
     FoundOverHolder = "found-over-holder",
-    /// A node votes and campaigns without regard to its promised position, which it acknowledged and lost.
+    /// A node votes and campaigns without regard to its promised position, up to which it acknowledged entries that it
+    /// lost.
     ForgetPromised = "forget-promised",
     /// A follower that lost acknowledged entries is sent entries again before it has persisted its promised position.
     FeedBeforePromise = "feed-before-promise",
@@ -178,7 +179,8 @@ mutants! {
     IgnoreLost = "ignore-lost",
     /// A leader that cannot commit with the nodes that respond does not step down.
     NeverYield = "never-yield",
-    /// A node does not raise its term and promised position when a peer reports more than its disk holds.
+    /// A node does not raise its term and promised position when a peer reports that the disk once held a later term or
+    /// position.
     IgnoreReminders = "ignore-reminders",
     /// Leaders never step down without a quorum, and pre-vote is skipped.
     NoPreVote = "no-pre-vote",
@@ -210,27 +212,27 @@ impl fmt::Display for Mutant {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Mutants {
     #[cfg(feature = "mutants")]
-    broken: Option<Mutant>,
+    broken_rule: Option<Mutant>,
 }
 
 impl Mutants {
     /// No rule is broken.
     pub const NONE: Mutants = Mutants {
         #[cfg(feature = "mutants")]
-        broken: None,
+        broken_rule: None,
     };
 
     /// Breaks the rule of `mutant` and no other rule.
     #[cfg(feature = "mutants")]
     pub fn only(mutant: Mutant) -> Mutants {
-        Mutants { broken: Some(mutant) }
+        Mutants { broken_rule: Some(mutant) }
     }
 
     /// Whether `mutant` is the broken rule.
     #[inline(always)]
     pub fn breaks(self, mutant: Mutant) -> bool {
         #[cfg(feature = "mutants")]
-        return self.broken == Some(mutant);
+        return self.broken_rule == Some(mutant);
         #[cfg(not(feature = "mutants"))]
         {
             let _unused_without_the_feature = mutant;

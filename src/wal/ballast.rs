@@ -25,7 +25,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The name of the file in the data directory.
+/// The name of the ballast's file in the data directory.
 pub const FILE_NAME: &str = "reserve";
 
 /// A file that only occupies disk space. Clones are handles to the same file.
@@ -198,13 +198,13 @@ pub struct SpaceMonitor<D> {
     disk: D,
     reserve: Ballast<D>,
     segment_bytes: u64,
-    is_low: bool,
+    is_space_low: bool,
 }
 
 impl<D: Disk> SpaceMonitor<D> {
-    /// A monitor for a log with segments of `segment_bytes` bytes. Space is enough until the first check.
+    /// A monitor for a log with segments of `segment_bytes` bytes. The space counts as enough until the first check.
     pub fn new(reserve: Ballast<D>, segment_bytes: u64) -> SpaceMonitor<D> {
-        SpaceMonitor { disk: reserve.disk.clone(), reserve, segment_bytes, is_low: false }
+        SpaceMonitor { disk: reserve.disk.clone(), reserve, segment_bytes, is_space_low: false }
     }
 
     /// Checks the disk, and makes the reserve if there is space for it. Returns `Some` if the state has changed: `true`
@@ -213,16 +213,16 @@ impl<D: Disk> SpaceMonitor<D> {
         let free_bytes = self.disk.free_bytes().map_err(to_fault("check the free disk space for", FILE_NAME))?;
         let missing_bytes = self.reserve.missing_bytes()?;
         // With a single limit, each spare that is made and used could disable and enable writes.
-        let margin = self.segment_bytes / 4 * if self.is_low { 2 } else { 1 };
+        let margin_bytes = self.segment_bytes / 4 * if self.is_space_low { 2 } else { 1 };
         let is_reserve_complete = missing_bytes == 0 || (missing_bytes <= free_bytes && self.reserve.make_file()?);
         assert!(
             !is_reserve_complete || missing_bytes <= free_bytes,
             "the reserve counts as complete only if the disk has space for its missing bytes"
         );
-        let is_low = !is_reserve_complete || free_bytes - missing_bytes < self.segment_bytes + margin;
-        let changed = is_low != self.is_low;
-        self.is_low = is_low;
-        Ok(changed.then_some(is_low))
+        let is_space_low = !is_reserve_complete || free_bytes - missing_bytes < self.segment_bytes + margin_bytes;
+        let has_changed = is_space_low != self.is_space_low;
+        self.is_space_low = is_space_low;
+        Ok(has_changed.then_some(is_space_low))
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
         SpaceMonitor::new(Ballast::new(disk.clone(), RESERVE_BYTES), SEGMENT_BYTES)
     }
 
-    /// Files of another program take all but `bytes` bytes of the free space.
+    /// Fills the disk, as another program would, until `bytes` bytes are free.
     fn leave_free_bytes(disk: &SimDisk, bytes: u64) {
         disk.set_capacity(Some(disk.used_bytes() + bytes));
     }

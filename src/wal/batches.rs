@@ -29,7 +29,7 @@ use bytes::Bytes;
 /// segment, which may begin anywhere in the log's history, and after damage.
 #[derive(Clone, Debug, Default)]
 pub struct ReaderState {
-    /// The number of the next batch.
+    /// The number that the next batch must have.
     pub next_batch_number: Option<u64>,
     /// The checksum of the last frame, which the next frame repeats.
     pub last_checksum: Option<u32>,
@@ -64,10 +64,10 @@ pub struct BatchReader {
     previous_batch_lost: bool,
 }
 
-/// A batch that passed all checks.
+/// A batch that passed the five checks of this module.
 #[derive(Debug)]
 pub struct GoodBatch {
-    /// The batch header, decoded.
+    /// The decoded body of the first frame.
     pub header: BatchHeader,
     /// The frames of the batch; the first one is that of the header.
     pub frames: Vec<Frame>,
@@ -121,9 +121,10 @@ impl BatchReader {
             });
         match outcome {
             Ok(header) => {
-                // Wrapping, as the number comes from the disk.
-                let next_number = if header.has_more_pieces { header.number } else { header.number.wrapping_add(1) };
-                self.state.next_batch_number = Some(next_number);
+                // The addition wraps, because the number comes from the disk and may be the largest one.
+                let next_batch_number =
+                    if header.has_more_pieces { header.number } else { header.number.wrapping_add(1) };
+                self.state.next_batch_number = Some(next_batch_number);
                 self.state.last_checksum = self.scan.last_checksum();
                 assert!(
                     self.scan.offset() > cut_offset,
@@ -145,7 +146,7 @@ impl BatchReader {
                 }
                 frames.iter().for_each(|frame| log_break.add_frame(frame));
                 assert!(
-                    log_break.cut_offset <= log_break.at,
+                    log_break.cut_offset <= log_break.first_bad_offset,
                     "the offset where a log is cut is at or before the first bad byte"
                 );
                 Err(Box::new(BrokenBatch { frames, log_break }))
@@ -250,7 +251,7 @@ impl BatchReader {
         }
     }
 
-    /// Applies the frames of a batch to the log.
+    /// Applies the frames of a batch to the summary of the log, and passes each frame to `on_applied`.
     fn apply_frames(
         &mut self,
         frames: &[Frame],

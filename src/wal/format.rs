@@ -51,7 +51,7 @@ const _: () = {
 pub enum RecordKind {
     /// The header of a batch: all frames that one system call writes to the file.
     Batch = 1,
-    /// The state that a segment inherits.
+    /// The state that a segment inherits from the segments before it.
     Open = 2,
     /// The hard state of the node: term, vote and promised position.
     HardState = 3,
@@ -59,7 +59,7 @@ pub enum RecordKind {
     Base = 4,
     /// The log up to a position may be removed; the entries after that position stay.
     Release = 5,
-    /// An entry of the log.
+    /// A log entry, as `codec` encodes it.
     Entry = 6,
     /// The end of the segment, with the number of its successor.
     Seal = 7,
@@ -164,7 +164,7 @@ pub fn salt(disk: DiskId, number: u64) -> u64 {
     hash ^ (hash >> 31)
 }
 
-/// The file name of a segment.
+/// The file name of a segment: the number in ten digits, and `.wal`.
 pub fn file_name(number: u64) -> String {
     format!("{number:010}.wal")
 }
@@ -213,7 +213,7 @@ pub fn header_fields(previous_checksum: u32, body_bytes: usize, kind: RecordKind
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// The offset of the frame in the file.
-    pub at: u64,
+    pub offset: u64,
     /// The checksum of the frame's header, which the next frame repeats.
     pub checksum: u32,
     /// The checksum of the previous frame that is no batch header.
@@ -240,12 +240,12 @@ pub enum Flaw {
     },
     /// The checksum of header or body does not match.
     Checksum {
-        /// The stored checksum.
+        /// The checksum that is stored in the frame.
         stored: u32,
-        /// The computed checksum.
+        /// The checksum that was computed from the bytes of the frame.
         computed: u32,
     },
-    /// The frame is intact, but cannot be valid here.
+    /// The frame is intact, but cannot be valid at this offset; the text says why.
     Invalid(&'static str),
 }
 
@@ -263,7 +263,7 @@ impl std::fmt::Display for Flaw {
 impl Frame {
     /// The offset of the next frame.
     pub fn end(&self) -> u64 {
-        self.at + frame_size(self.body.len()) as u64
+        self.offset + frame_size(self.body.len()) as u64
     }
 
     /// The batch header in this frame; `None` for any other kind of frame.
@@ -318,7 +318,7 @@ impl Frame {
         }
         let mut fields = [0; 12];
         fields.copy_from_slice(&header[4..]);
-        let stored = read_u32(header);
+        let checksum = read_u32(header);
         // The header's checksum covers the body's checksum: the four bytes after the header, whatever the length is.
         let Some(body_checksum) = file.get(at as usize + FRAME_HEADER_BYTES..).and_then(|rest| rest.first_chunk::<4>())
         else {
@@ -326,8 +326,8 @@ impl Frame {
         };
         if let Some(salt_crc) = salt_crc {
             let computed = header_checksum(salt_crc, at, &fields, *body_checksum);
-            if stored != computed {
-                return Err(Flaw::Checksum { stored, computed });
+            if checksum != computed {
+                return Err(Flaw::Checksum { stored: checksum, computed });
             }
         }
         let length = u32::from_le_bytes([fields[4], fields[5], fields[6], 0]) as usize;
@@ -341,7 +341,7 @@ impl Frame {
         }
         let body_start = at as usize + FRAME_HEADER_BYTES;
         let (previous_checksum, batch_number_low) = (read_u32(&fields), read_u32(&fields[8..]));
-        let frame = Frame { at, checksum: stored, previous_checksum, batch_number_low, kind, body: Bytes::new() };
+        let frame = Frame { offset: at, checksum, previous_checksum, batch_number_low, kind, body: Bytes::new() };
         Ok((frame, &file[body_start..body_start + length]))
     }
 
@@ -379,7 +379,7 @@ pub struct BatchHeader {
     /// The index of the first and the last entry, in file order; both 0 if there is none.
     pub index_range: (Index, Index),
     /// The term of the last entry; 0 if there is none.
-    pub term: Term,
+    pub last_term: Term,
     /// Segment and offset: everything before them was synced when the batch was written.
     pub synced_end: (u64, u64),
     /// The id of the kernel boot in which the batch was written.
@@ -397,7 +397,7 @@ impl BatchHeader {
             out.put_u32_le(self.last_checksum);
             out.put_u64_le(self.index_range.0.0);
             out.put_u64_le(self.index_range.1.0);
-            out.put_u64_le(self.term.0);
+            out.put_u64_le(self.last_term.0);
             out.put_u64_le(self.synced_end.0);
             out.put_u64_le(self.synced_end.1);
             out.put_u64_le(self.boot_id);
@@ -419,11 +419,11 @@ impl BatchHeader {
             frame_count: reader.u32()?,
             last_checksum: reader.u32()?,
             index_range: (Index(reader.u64()?), Index(reader.u64()?)),
-            term: Term(reader.u64()?),
+            last_term: Term(reader.u64()?),
             synced_end: (reader.u64()?, reader.u64()?),
             boot_id: reader.u64()?,
         };
-        reader.end()?;
+        reader.check_end()?;
         Ok(batch)
     }
 }
@@ -432,9 +432,9 @@ impl BatchHeader {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opening {
     /// The term, the vote and the promised position.
-    pub hard: HardState,
+    pub hard_state: HardState,
     /// The position of the last entry before this segment.
-    pub last: Position,
+    pub last_position: Position,
     /// The latest cluster time of any entry so far.
     pub time: ClusterTime,
     /// The position after which the log begins, and the configuration there.
@@ -448,8 +448,8 @@ impl Opening {
     pub fn encode(&self, out: &mut Vec<u8>) {
         encode_body(out, |out| {
             out.put_u32_le(0);
-            codec::put_hard_state(out, &self.hard);
-            out.put_position(self.last);
+            codec::put_hard_state(out, &self.hard_state);
+            out.put_position(self.last_position);
             out.put_u64_le(self.time.0);
             encode_base_fields(out, &self.base);
             out.put_u64_le(self.configuration.0.0);
@@ -462,22 +462,22 @@ impl Opening {
         let mut reader = fields_after_checksum(body)?;
         let _reserved = reader.u32()?;
         let opening = Opening {
-            hard: codec::read_hard_state(&mut reader)?,
-            last: reader.position()?,
+            hard_state: codec::read_hard_state(&mut reader)?,
+            last_position: reader.position()?,
             time: ClusterTime(reader.u64()?),
             base: decode_base_fields(&mut reader)?,
             configuration: (Index(reader.u64()?), codec::read_membership(&mut reader)?),
         };
-        reader.end()?;
+        reader.check_end()?;
         Ok(opening)
     }
 }
 
 /// Encodes the body of a hard state record.
-pub fn encode_hard_state(out: &mut Vec<u8>, hard: &HardState) {
+pub fn encode_hard_state(out: &mut Vec<u8>, hard_state: &HardState) {
     encode_body(out, |out| {
         out.put_u32_le(0);
-        codec::put_hard_state(out, hard);
+        codec::put_hard_state(out, hard_state);
     });
 }
 
@@ -485,9 +485,9 @@ pub fn encode_hard_state(out: &mut Vec<u8>, hard: &HardState) {
 pub fn decode_hard_state(body: &Bytes) -> Result<HardState, Malformed> {
     let mut reader = fields_after_checksum(body)?;
     let _reserved = reader.u32()?;
-    let hard = codec::read_hard_state(&mut reader)?;
-    reader.end()?;
-    Ok(hard)
+    let hard_state = codec::read_hard_state(&mut reader)?;
+    reader.check_end()?;
+    Ok(hard_state)
 }
 
 /// Encodes the body of a base or release record.
@@ -503,7 +503,7 @@ pub fn decode_base(body: &Bytes) -> Result<SnapshotPoint, Malformed> {
     let mut reader = fields_after_checksum(body)?;
     let _reserved = reader.u32()?;
     let base = decode_base_fields(&mut reader)?;
-    reader.end()?;
+    reader.check_end()?;
     Ok(base)
 }
 
@@ -527,9 +527,9 @@ fn decode_base_fields(reader: &mut Reader) -> Result<SnapshotPoint, Malformed> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Seal {
     /// The number of the next segment, which existed before the seal was written.
-    pub successor: u64,
+    pub successor_number: u64,
     /// The position of the last entry of the log.
-    pub last: Position,
+    pub last_position: Position,
 }
 
 impl Seal {
@@ -537,8 +537,8 @@ impl Seal {
     pub fn encode(&self, out: &mut Vec<u8>) {
         encode_body(out, |out| {
             out.put_u32_le(0);
-            out.put_u64_le(self.successor);
-            out.put_position(self.last);
+            out.put_u64_le(self.successor_number);
+            out.put_position(self.last_position);
         });
     }
 
@@ -546,8 +546,8 @@ impl Seal {
     pub fn decode(body: &Bytes) -> Result<Seal, Malformed> {
         let mut reader = fields_after_checksum(body)?;
         let _reserved = reader.u32()?;
-        let seal = Seal { successor: reader.u64()?, last: reader.position()? };
-        reader.end()?;
+        let seal = Seal { successor_number: reader.u64()?, last_position: reader.position()? };
+        reader.check_end()?;
         Ok(seal)
     }
 }
@@ -566,7 +566,7 @@ pub struct EntryMetadata {
 }
 
 impl EntryMetadata {
-    /// Decodes the metadata from an entry's body.
+    /// Decodes the metadata. Checks only the length and the kind of the entry, and not its checksum.
     pub fn decode(body: &Bytes) -> Result<EntryMetadata, Malformed> {
         let Some((header, payload)) = body.split_first_chunk::<{ codec::ENTRY_HEADER }>() else {
             return Err(Malformed("ends too early"));

@@ -9,7 +9,7 @@
 //!
 //! The file is replaced as a whole by a rename, so that each crash leaves the old file or the new one.
 
-use super::load::read_whole;
+use super::load::read_whole_file;
 use super::report::{Fault, Result};
 use super::sync_marker::to_fault;
 use crate::codec::Reader;
@@ -24,7 +24,7 @@ pub const FILE_NAME: &str = "identity";
 pub const MAGIC: [u8; 8] = *b"draveid\0";
 /// The version of the format that is written; version 1 is still read.
 pub const FORMAT_VERSION: u32 = 2;
-/// The size of the file in bytes.
+/// The size in bytes of a file of format version 2.
 pub const FILE_BYTES: usize = 64;
 /// Version 1 of the format, which has no log id and no number of starts.
 const FORMAT_VERSION_1: u32 = 1;
@@ -39,7 +39,7 @@ const FILE_BYTES_VERSION_1: usize = 48;
 pub struct Identity {
     /// The node that owns the directory.
     pub node: NodeId,
-    /// The cluster of that node.
+    /// The cluster that the owner belongs to.
     pub cluster: ClusterId,
     /// The directory's own id, a random number from its creation on.
     pub disk: DiskId,
@@ -57,9 +57,9 @@ impl Identity {
     /// A damaged file is never `None`: a new identity in its place would have a new disk id, and the old log would
     /// become foreign to its own directory.
     pub fn read<D: Disk>(disk: &D) -> Result<Option<Identity>> {
-        match read_whole(disk, FILE_NAME) {
+        match read_whole_file(disk, FILE_NAME) {
             Err(Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-            // The disk cannot read the file.
+            // A media error: the disk cannot read the file.
             Err(Fault::Corrupt { description, .. }) => Err(damage_fault(&description)),
             bytes => Identity::decode(&bytes?).map(Some),
         }
@@ -101,12 +101,12 @@ impl Identity {
         format!("{directory} belongs to node {} of cluster {}", self.node.get(), short_cluster_id(self.cluster))
     }
 
-    /// Checks that the recovered log belongs to this directory. `found` is the recovered log's id, if it has one.
+    /// Checks that the recovered log belongs to this directory. `recovered_log` is the id of that log, if it has one.
     ///
     /// An identity without a log id accepts any log: the identity is written before a majority has agreed on the log's
     /// first entry.
-    pub fn check_log(&self, directory: &str, found: Option<LogId>) -> Result<()> {
-        match (self.log, found) {
+    pub fn check_log(&self, directory: &str, recovered_log: Option<LogId>) -> Result<()> {
+        match (self.log, recovered_log) {
             (Some(known), Some(found)) if known != found => Err(Fault::Foreign(format!(
                 "{directory} holds log {found}, but its identity file names log {known}: they come from different \
                  directories. Nothing was changed."
@@ -171,10 +171,10 @@ impl Identity {
         }
         let u32_at = |at: usize| bytes.get(at..at + 4).map(|four| u32::from_le_bytes(std::array::from_fn(|i| four[i])));
         let Some(format) = u32_at(8) else { return Err(damage_fault("too short")) };
-        let length = if format == FORMAT_VERSION_1 { FILE_BYTES_VERSION_1 } else { FILE_BYTES };
-        let Some(fields) = bytes.get(..length) else { return Err(damage_fault("too short")) };
+        let format_bytes = if format == FORMAT_VERSION_1 { FILE_BYTES_VERSION_1 } else { FILE_BYTES };
+        let Some(fields) = bytes.get(..format_bytes) else { return Err(damage_fault("too short")) };
         // Both versions end with their checksum.
-        if u32_at(length - 4) != Some(crc32fast::hash(&fields[..length - 4])) {
+        if u32_at(format_bytes - 4) != Some(crc32fast::hash(&fields[..format_bytes - 4])) {
             return Err(damage_fault("it does not match its checksum"));
         }
         if ![FORMAT_VERSION_1, FORMAT_VERSION].contains(&format) {

@@ -19,8 +19,8 @@ use std::collections::VecDeque;
 pub enum Finding {
     /// A good record.
     Record(Frame),
-    /// Damage to bytes that had been synced. Or the records that were returned just before this finding are intact, but
-    /// contradict each other or earlier records.
+    /// Damage to bytes that had been synced, or a contradiction: the records that were returned just before this
+    /// finding are intact, but contradict each other or earlier records.
     Damage {
         /// The offset of the first damaged byte.
         at: u64,
@@ -88,7 +88,7 @@ impl Inspection {
         self.is_sealed
     }
 
-    /// The current offset of the reader.
+    /// The offset up to which the segment was read: the end of the last batch, or of the last frame without a batch.
     pub fn offset(&self) -> u64 {
         self.reader.offset()
     }
@@ -131,7 +131,8 @@ impl Inspection {
                 _ => break verdict,
             }
         };
-        let LogBreak { at, cut_offset, flaw, batch_bytes, frames_intact, next_good_offset, .. } = log_break;
+        let LogBreak { first_bad_offset: at, cut_offset, flaw, batch_bytes, frames_intact, next_good_offset, .. } =
+            log_break;
         // The reader has already passed intact frames that contradict the log, and is at the next frame.
         let next_good_offset = if frames_intact {
             Some(self.reader.offset()).filter(|next| *next < self.file_size)
@@ -151,7 +152,7 @@ impl Inspection {
             }
             TailVerdict::End => {}
         }
-        // The log ends where recovery ends it. After damage, the inspection continues to the last good frame.
+        // The inspection ends where recovery ends the log. After damage, it continues to the last good frame.
         self.has_ended = !matches!(verdict, TailVerdict::Corrupt(_)) || next_good_offset.is_none();
     }
 }

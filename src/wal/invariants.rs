@@ -21,7 +21,8 @@ impl<D: Disk> Journal<D> {
         if self.poisoned {
             return;
         }
-        // Pairs of segment number and offset: a segment begins only after all earlier segments were synced.
+        // Ends are compared as pairs of segment number and offset: a segment begins only after all earlier segments
+        // were synced.
         let written_end = (self.segment.number, self.segment.written_end);
         // The next batch header and the sync marker state the synced end. Recovery treats a missing byte before it as
         // lost data.
@@ -29,11 +30,11 @@ impl<D: Disk> Journal<D> {
         // `sync` does nothing on a clean journal, so unsynced bytes must have made the journal dirty.
         assert!(!self.batch_open || self.dirty, "a journal with an unfinished batch is dirty");
         assert!(self.segment.buffered_bytes() == 0 || self.dirty, "a journal with frames in its buffer is dirty");
-        // The last report covers only synced bytes.
+        // `sync` on a clean journal reports every write as durable, so a clean journal has no unsynced byte.
         assert!(self.dirty || self.synced_end == written_end, "a clean journal is synced up to its last byte");
         // Between the log's sync and the marker's sync, only the log has the new vote. No call returns between the two.
         assert!(
-            self.dirty || self.marker_hard_state == Some(self.summary.hard),
+            self.dirty || self.marker_hard_state == Some(self.summary.hard_state),
             "a durable term and vote are in the sync marker too (§5.2: one vote a term, also with a damaged log)"
         );
         // The next start would report a gap in the segment numbers as a lost segment.

@@ -46,7 +46,7 @@ pub struct Journal<D: Disk> {
     pub(super) disk: D,
     pub(super) options: Options,
     pub(super) boot_id: u64,
-    pub(super) file: D::File,
+    pub(super) segment_file: D::File,
     pub(super) segment: Segment,
     pub(super) older_segments: VecDeque<OlderSegment>,
     pub(super) summary: LogSummary,
@@ -56,7 +56,7 @@ pub struct Journal<D: Disk> {
     /// Whether anything was appended since the last sync.
     pub(super) dirty: bool,
     /// Whether a synced batch header records that everything before it was synced.
-    pub(super) sync_recorded: bool,
+    pub(super) sync_recorded_in_log: bool,
     // The segment number and offset up to which a sync has returned, for the next batch header and the sync marker.
     pub(super) synced_end: (u64, u64),
     pub(super) sync_marker: SyncMarkerFile<D::File>,
@@ -66,7 +66,7 @@ pub struct Journal<D: Disk> {
     pub(super) reserve: Option<Ballast<D>>,
     // The id of the last write that was appended, which the next sync makes durable. Ids begin anew with each process.
     pub(super) last_appended: WriteId,
-    pub(super) report: Report,
+    pub(super) next_report: Report,
     /// [`Report::room_bytes`] in the last report.
     pub(super) reported_room_bytes: u64,
     pub(super) poisoned: bool,
@@ -124,11 +124,11 @@ impl<D: Disk> Journal<D> {
         let outcome = if self.dirty { self.sync_and_record() } else { Ok(()) };
         self.poison_on_error(outcome)?;
         assert!(!self.dirty, "a write is reported as durable only after a sync (safety rule: durable before visible)");
-        self.report.last_durable = self.last_appended;
+        self.next_report.last_durable = self.last_appended;
         // If the free space cannot be read, the next write reports the disk's error.
-        self.report.room_bytes = self.appendable_bytes().unwrap_or(self.reported_room_bytes);
-        self.reported_room_bytes = self.report.room_bytes;
-        Ok(std::mem::replace(&mut self.report, Report::empty()))
+        self.next_report.room_bytes = self.appendable_bytes().unwrap_or(self.reported_room_bytes);
+        self.reported_room_bytes = self.next_report.room_bytes;
+        Ok(std::mem::replace(&mut self.next_report, Report::empty()))
     }
 
     /// Returns a report if [`Report::room_bytes`] has changed since the last report. To be called when the log thread
@@ -145,10 +145,10 @@ impl<D: Disk> Journal<D> {
         let free_bytes = self.disk.free_bytes().map_err(to_fault("check the free disk space for", &name))?;
         let usable_bytes = free_bytes.saturating_add(self.reserve.as_ref().map_or(0, Ballast::measured_size));
         let segment_bytes = self.options.segment_bytes;
-        let new_segments = self.spares.len() as u64 + usable_bytes / segment_bytes.max(1);
+        let new_segment_count = self.spares.len() as u64 + usable_bytes / segment_bytes.max(1);
         let unusable_bytes = ENTRY_BYTES_MAX.min(segment_bytes / 2);
-        let current_segment_room = self.segment.unused_bytes().saturating_sub(unusable_bytes);
-        Ok(current_segment_room.saturating_add(new_segments.saturating_mul(segment_bytes - unusable_bytes)))
+        let current_segment_room_bytes = self.segment.unused_bytes().saturating_sub(unusable_bytes);
+        Ok(current_segment_room_bytes.saturating_add(new_segment_count.saturating_mul(segment_bytes - unusable_bytes)))
     }
 
     /// Records in the log itself that everything was synced, so that damage to the last batch cannot be mistaken for a
@@ -159,7 +159,7 @@ impl<D: Disk> Journal<D> {
     /// sync itself, so none is written while the log is busy: then the next batch is the evidence.
     pub fn confirm_sync(&mut self) -> Result<()> {
         self.check_usable()?;
-        if self.sync_recorded && !self.dirty {
+        if self.sync_recorded_in_log && !self.dirty {
             return Ok(());
         }
         if let Err(Fault::Full { .. }) = self.reserve_bytes(0) {
@@ -292,12 +292,12 @@ impl<D: Disk> Journal<D> {
             // No entry of an older segment belongs to the log any more, whatever its index (§7).
             self.mark_entries_replaced_from(Index::ZERO);
         }
-        if let Some(hard) = &write.hard_state {
-            self.append_hard_state(hard)?;
+        if let Some(hard_state) = &write.hard_state {
+            self.append_hard_state(hard_state)?;
         }
         for entry in &write.entries {
             assert!(
-                entry.position.index <= self.summary.last.index.next() && entry.position.index != Index::ZERO,
+                entry.position.index <= self.summary.last_position.index.next() && entry.position.index != Index::ZERO,
                 "the index of an appended entry is at most one above the last index: a log has no gaps"
             );
             assert!(
@@ -306,7 +306,7 @@ impl<D: Disk> Journal<D> {
             );
             self.ensure_room(codec::entry_size(entry))?;
             self.segment.add_entry(self.batch_number, entry.position, |out| codec::put_entry(out, entry));
-            if entry.position.index != self.summary.last.index.next() {
+            if entry.position.index != self.summary.last_position.index.next() {
                 self.mark_entries_replaced_from(entry.position.index);
             }
             let membership = match &entry.payload {
@@ -314,7 +314,7 @@ impl<D: Disk> Journal<D> {
                 _ => None,
             };
             self.summary.append(entry.position, entry.time, membership);
-            self.report.entry_count += 1;
+            self.next_report.entry_count += 1;
             // A batch above `batch_bytes` is written in pieces with the same batch number. Recovery keeps the complete
             // pieces of a batch that a crash interrupted: they are a prefix of what consensus wrote, which Raft
             // permits, since none of it was acknowledged.
@@ -332,12 +332,12 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    pub(super) fn append_hard_state(&mut self, hard: &HardState) -> Result<()> {
+    pub(super) fn append_hard_state(&mut self, hard_state: &HardState) -> Result<()> {
         let mut body = Vec::new();
-        format::encode_hard_state(&mut body, hard);
+        format::encode_hard_state(&mut body, hard_state);
         self.ensure_room(body.len())?;
         self.segment.add_frame(RecordKind::HardState, self.batch_number, |out| out.extend_from_slice(&body));
-        self.summary.hard = *hard;
+        self.summary.hard_state = *hard_state;
         self.dirty = true;
         Ok(())
     }
@@ -358,8 +358,8 @@ impl<D: Disk> Journal<D> {
             "a batch is written at or after the synced end: synced bytes are never overwritten"
         );
         let bytes = self.segment.finish_batch(header);
-        self.report.written_bytes += bytes.len() as u64;
-        self.file.write_at(at, bytes).map_err(to_fault("write", &file_name(self.segment.number)))?;
+        self.next_report.written_bytes += bytes.len() as u64;
+        self.segment_file.write_at(at, bytes).map_err(to_fault("write", &file_name(self.segment.number)))?;
         self.segment.mark_written();
         self.batch_open = has_more_pieces;
         Ok(())
@@ -374,8 +374,8 @@ impl<D: Disk> Journal<D> {
             self.write_batch(false)?;
         }
         if !self.options.mutants.breaks(Mutant::SkipSync) {
-            let outcome = match self.file.sync() {
-                Err(_) if self.options.mutants.breaks(Mutant::RetryFailedSync) => self.file.sync(),
+            let outcome = match self.segment_file.sync() {
+                Err(_) if self.options.mutants.breaks(Mutant::RetryFailedSync) => self.segment_file.sync(),
                 outcome => outcome,
             };
             outcome.map_err(to_fault("sync", &file_name(self.segment.number)))?;
@@ -396,7 +396,7 @@ impl<D: Disk> Journal<D> {
     pub(super) fn sync_and_record(&mut self) -> Result<()> {
         self.sync_segment()?;
         self.dirty = false;
-        self.sync_recorded = false;
+        self.sync_recorded_in_log = false;
         self.write_sync_marker()
     }
 
@@ -411,7 +411,7 @@ impl<D: Disk> Journal<D> {
             self.rotate_segment(0)?;
         }
         self.sync_and_record()?;
-        self.sync_recorded = true;
+        self.sync_recorded_in_log = true;
         Ok(())
     }
 
@@ -420,14 +420,14 @@ impl<D: Disk> Journal<D> {
     /// The hard state is synced and the offset is not: a lost vote lets a node vote twice in a term (§5.2), while a
     /// lost offset is only missing evidence. A sync of the offset would double the syncs of each write.
     pub(super) fn write_sync_marker(&mut self) -> Result<()> {
-        let hard = self.summary.hard;
-        if self.marker_hard_state != Some(hard) {
-            self.sync_marker.write_hard_state(&hard)?;
-            self.marker_hard_state = Some(hard);
+        let hard_state = self.summary.hard_state;
+        if self.marker_hard_state != Some(hard_state) {
+            self.sync_marker.write_hard_state(&hard_state)?;
+            self.marker_hard_state = Some(hard_state);
         }
         assert!(!self.dirty, "the sync marker is written only when everything appended is synced");
-        let (segment, offset) = self.synced_end;
-        self.sync_marker.write_offset(&LogOffset { boot_id: self.boot_id, segment, offset, last: self.summary.last })
+        let ((segment, offset), last_position) = (self.synced_end, self.summary.last_position);
+        self.sync_marker.write_offset(&LogOffset { boot_id: self.boot_id, segment, offset, last_position })
     }
 
     fn ensure_room(&mut self, body_bytes: usize) -> Result<()> {
@@ -456,7 +456,7 @@ impl<D: Disk> Journal<D> {
         let skip_name_sync = self.options.mutants.breaks(Mutant::SkipNameSync);
         let (file, capacity) = activate_segment(&self.disk, spare, &header, skip_name_sync)?;
 
-        let seal = Seal { successor, last: self.summary.last };
+        let seal = Seal { successor_number: successor, last_position: self.summary.last_position };
         self.segment.add_frame(RecordKind::Seal, self.batch_number, |out| seal.encode(out));
         self.sync_segment()?;
         self.map_sealed_segment()?;
@@ -467,7 +467,7 @@ impl<D: Disk> Journal<D> {
             "a new segment begins only after the segment before it is synced up to its seal"
         );
         self.segment = self.segment.successor(&header, capacity);
-        self.file = file;
+        self.segment_file = file;
         self.append_opening();
         assert!(self.segment.fits(body_bytes), "a new segment has space for the frame that caused the rotation");
         Ok(())
@@ -494,13 +494,12 @@ impl<D: Disk> Journal<D> {
         let number = self.segment.number;
         let name = file_name(number);
         let (bytes, mapping_readers) = track_mapping(self.disk.map(&name).map_err(to_fault("map", &name))?);
-        let entries = self.segment.sparse_index.index_range();
-        let last_live_index = entries.map_or(Index::ZERO, |(_, last)| last);
-        let older = OlderSegment { number, bytes: self.segment.capacity(), last_live_index, mapping_readers };
+        let (first, last) = self.segment.sparse_index.index_range().unwrap_or((Index(1), Index::ZERO));
+        let older = OlderSegment { number, bytes: self.segment.capacity(), last_live_index: last, mapping_readers };
         self.older_segments.push_back(older);
-        let sparse_index = self.segment.sparse_index.to_shared();
-        let (first, last) = entries.unwrap_or((Index(1), Index::ZERO));
-        self.report.sealed_segments.push(SealedSegment { segment: number, entries: first..=last, sparse_index, bytes });
+        let sparse_index = self.segment.sparse_index.to_shared_entries();
+        let sealed = SealedSegment { segment: number, index_range: first..=last, sparse_index, bytes };
+        self.next_report.sealed_segments.push(sealed);
         Ok(())
     }
 
@@ -508,7 +507,7 @@ impl<D: Disk> Journal<D> {
         // `take_while` and not `filter`: a gap in the numbers would look like lost segments at the next start, even if
         // the segment in the middle holds no live entry.
         let released_count = self.older_segments.iter().take_while(|older| older.last_live_index <= upto.index).count();
-        if released_count == 0 || upto.index > self.summary.last.index {
+        if released_count == 0 || upto.index > self.summary.last_position.index {
             return Ok(());
         }
         if upto.index > self.summary.base.position.index {
@@ -556,17 +555,18 @@ pub(super) fn segment_header(options: &Options, number: u64, flags: u32) -> Segm
 
 /// The size in bytes of all frames of a write.
 fn frames_size(write: &Write) -> usize {
-    let base = write.base.as_ref().map_or(0, |base| {
+    let base_bytes = write.base.as_ref().map_or(0, |base| {
         let mut body = Vec::new();
         format::encode_base(&mut body, base);
         format::frame_size(body.len())
     });
-    let hard = write.hard_state.as_ref().map_or(0, |hard| {
+    let hard_state_bytes = write.hard_state.as_ref().map_or(0, |hard_state| {
         let mut body = Vec::new();
-        format::encode_hard_state(&mut body, hard);
+        format::encode_hard_state(&mut body, hard_state);
         format::frame_size(body.len())
     });
-    base + hard + write.entries.iter().map(|entry| format::frame_size(codec::entry_size(entry))).sum::<usize>()
+    let entry_bytes: usize = write.entries.iter().map(|entry| format::frame_size(codec::entry_size(entry))).sum();
+    base_bytes + hard_state_bytes + entry_bytes
 }
 
 pub(super) fn opening_body_bytes(summary: &LogSummary) -> usize {

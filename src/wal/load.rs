@@ -75,10 +75,10 @@ impl SegmentFile {
     pub fn last_index_of_earlier_segments(&self) -> Option<Index> {
         let bytes = self.readable_bytes().ok()?;
         let salt = SegmentHeader::decode(&bytes).ok()?.salt();
-        // The opening is the second frame, after the header of its batch.
+        // The opening record is the second frame, after the header of its batch.
         Scan::new(bytes, salt, None).take(2).find_map(|item| match item {
             ScanItem::Frame(frame) if frame.kind == RecordKind::Open => {
-                Some(Opening::decode(&frame.body).ok()?.last.index)
+                Some(Opening::decode(&frame.body).ok()?.last_position.index)
             }
             _ => None,
         })
@@ -124,7 +124,7 @@ pub fn load_segments<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<SegmentFi
 }
 
 /// Reads a whole small file. A media error is reported as damage.
-pub fn read_whole<D: Disk>(disk: &D, name: &str) -> Result<Bytes> {
+pub fn read_whole_file<D: Disk>(disk: &D, name: &str) -> Result<Bytes> {
     match copy_file(disk, name)? {
         (bytes, None) => Ok(bytes),
         (_, Some(media_error)) => Err(unreadable_fault(name, &media_error, "none known".to_owned())),

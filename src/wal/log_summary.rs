@@ -9,20 +9,20 @@ use super::format::{self, EntryMetadata, Frame, Opening, RecordKind, Seal};
 use crate::codec::{self, Malformed, Reader};
 use crate::types::{ClusterTime, HardState, Index, Membership, Payload, Position, SnapshotPoint};
 
-/// Hard state and log state after the last frame.
+/// The hard state and the state of a log after all frames that were applied to it, or written to it, so far.
 ///
 /// All configurations after the base are kept, since a truncation may restore an earlier one (§6: a server uses the
 /// latest configuration in its log, committed or not). The configuration in force at the base is part of the base.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSummary {
     /// The latest term, vote and promised position.
-    pub hard: HardState,
+    pub hard_state: HardState,
     /// The position after which the log begins, and the configuration there.
     pub base: SnapshotPoint,
     /// The position of the last entry; of the base if the log is empty.
     // The position may go back: a truncation replaces entries at the end, and a snapshot may restart the log at a lower
     // index.
-    pub last: Position,
+    pub last_position: Position,
     /// The latest cluster time of any entry so far.
     // The time never goes back, not even when that entry is truncated: otherwise expired keys would exist again.
     pub time: ClusterTime,
@@ -35,14 +35,15 @@ pub struct LogSummary {
 /// [`LogSummary::apply`] returns it for recovery, which also keeps a summary of each entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordEffect {
-    /// At most the summary has changed, and no entry.
+    /// The record changed no entry, and at most the summary.
     SummaryOnly,
-    /// The first opening record created the summary: the position of the last entry before its segment.
-    Began(Position),
+    /// The log began with this record, its first opening record. The position is that of the last entry before the
+    /// record's segment.
+    LogBegan(Position),
     /// The log restarted after this position, without entries.
-    Restarted(Position),
+    LogRestarted(Position),
     /// An entry was appended, and replaced all entries at its index and after it.
-    Appended(EntryMetadata),
+    EntryAppended(EntryMetadata),
 }
 
 impl LogSummary {
@@ -54,18 +55,18 @@ impl LogSummary {
         let to_text = |malformed: Malformed| malformed.0;
         let summary = log.as_mut().ok_or("a segment that does not begin with an opening record");
         match frame.kind {
-            // The reader does not apply a batch's own header, so this header is inside of a batch.
+            // The reader does not apply the header that begins a batch, so this header is inside of another batch.
             RecordKind::Batch => return Err("a batch within a batch"),
             RecordKind::Open => return LogSummary::apply_opening(log, Opening::decode(&frame.body).map_err(to_text)?),
-            RecordKind::Entry => return summary?.append_entry(frame).map(RecordEffect::Appended),
+            RecordKind::Entry => return summary?.append_entry(frame).map(RecordEffect::EntryAppended),
             RecordKind::Base => {
                 let base = format::decode_base(&frame.body).map_err(to_text)?;
                 let position = base.position;
                 summary?.restart(base);
-                return Ok(RecordEffect::Restarted(position));
+                return Ok(RecordEffect::LogRestarted(position));
             }
             RecordKind::Release => summary?.release(format::decode_base(&frame.body).map_err(to_text)?),
-            RecordKind::HardState => summary?.hard = format::decode_hard_state(&frame.body).map_err(to_text)?,
+            RecordKind::HardState => summary?.hard_state = format::decode_hard_state(&frame.body).map_err(to_text)?,
             // A seal changes nothing, but must be valid: tools show its successor.
             RecordKind::Seal => _ = Seal::decode(&frame.body).map_err(to_text)?,
         }
@@ -81,18 +82,18 @@ impl LogSummary {
             // A configuration at or before the base is part of the base.
             let configurations = Some(opening.configuration).filter(|(index, _)| *index > opening.base.position.index);
             *log = Some(LogSummary {
-                hard: opening.hard,
+                hard_state: opening.hard_state,
                 base: opening.base,
-                last: opening.last,
+                last_position: opening.last_position,
                 time: opening.time,
                 configurations: configurations.into_iter().collect(),
             });
-            return Ok(RecordEffect::Began(opening.last));
+            return Ok(RecordEffect::LogBegan(opening.last_position));
         };
         // The configuration is not compared: a truncation may have restored one whose entry is in a segment that was
         // released since. All configurations after the base are known.
-        let matches_summary =
-            (log.hard, log.last, log.time, &log.base) == (opening.hard, opening.last, opening.time, &opening.base);
+        let matches_summary = (log.hard_state, log.last_position, log.time, &log.base)
+            == (opening.hard_state, opening.last_position, opening.time, &opening.base);
         if matches_summary {
             Ok(RecordEffect::SummaryOnly)
         } else {
@@ -100,13 +101,13 @@ impl LogSummary {
         }
     }
 
-    /// Appends the entry that a frame holds.
+    /// Records the entry that a frame holds, after a check of its index.
     fn append_entry(&mut self, frame: &Frame) -> Result<EntryMetadata, &'static str> {
         let metadata = EntryMetadata::decode(&frame.body).map_err(|malformed| malformed.0)?;
         let index = metadata.position.index;
         // The journal asserts the same rule for its own writes (§5.3, log matching). This record comes from a disk, so
         // it is rejected instead.
-        if index == Index::ZERO || index > self.last.index.next() {
+        if index == Index::ZERO || index > self.last_position.index.next() {
             return Err("an entry that does not follow the one before it");
         }
         // Only a membership is decoded: to decode every command would make a start as slow as applying the log.
@@ -123,8 +124,14 @@ impl LogSummary {
 
     /// An empty log that begins at `base`.
     pub fn new(base: SnapshotPoint) -> LogSummary {
-        let last = base.position;
-        LogSummary { hard: HardState::default(), base, last, time: ClusterTime::default(), configurations: Vec::new() }
+        let last_position = base.position;
+        LogSummary {
+            hard_state: HardState::default(),
+            base,
+            last_position,
+            time: ClusterTime::default(),
+            configurations: Vec::new(),
+        }
     }
 
     /// The opening record of a segment that inherits this summary.
@@ -134,8 +141,8 @@ impl LogSummary {
     pub fn opening(&self) -> Opening {
         let configuration = self.configurations.last().cloned();
         Opening {
-            hard: self.hard,
-            last: self.last,
+            hard_state: self.hard_state,
+            last_position: self.last_position,
             time: self.time,
             base: self.base.clone(),
             configuration: configuration.unwrap_or_else(|| (self.base.configured, self.base.membership.clone())),
@@ -146,7 +153,7 @@ impl LogSummary {
     ///
     /// Term, vote and time are kept: a snapshot replaces only entries.
     pub fn restart(&mut self, base: SnapshotPoint) {
-        self.last = base.position;
+        self.last_position = base.position;
         self.configurations.clear();
         self.base = base;
     }
@@ -163,7 +170,7 @@ impl LogSummary {
     /// be truncated, and the base must not contain a membership that was never committed.
     pub fn base_at(&self, position: Position) -> SnapshotPoint {
         assert!(
-            self.base.position.index <= position.index && position.index <= self.last.index,
+            self.base.position.index <= position.index && position.index <= self.last_position.index,
             "a release moves the base forward, within the log"
         );
         let latest_configuration = self.configurations.iter().rev().find(|(index, _)| *index <= position.index);
@@ -184,7 +191,7 @@ impl LogSummary {
             self.configurations.last().is_none_or(|(index, _)| *index <= position.index),
             "no configuration of a truncated entry stays in force (§6)"
         );
-        self.last = position;
+        self.last_position = position;
         // The clock of a new leader may be behind the time of an entry that it replaces.
         self.time = self.time.max(time);
     }

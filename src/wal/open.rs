@@ -24,7 +24,7 @@
 
 use super::format::{self, RecordKind, file_name, file_number};
 use super::journal::{Journal, OlderSegment, activate_segment, opening_body_bytes, segment_header, track_mapping};
-use super::load::{load_segments, read_whole};
+use super::load::{load_segments, read_whole_file};
 use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode};
 use super::recover::{self, FIRST_FRAME_OFFSET, RecoveredLog, Replay};
@@ -49,7 +49,7 @@ struct JournalParts<D: Disk> {
     disk: D,
     options: Options,
     boot_id: u64,
-    file: D::File,
+    segment_file: D::File,
     sync_marker: SyncMarkerFile<D::File>,
     segment: Segment,
     summary: LogSummary,
@@ -58,27 +58,27 @@ struct JournalParts<D: Disk> {
 impl<D: Disk> JournalParts<D> {
     /// Makes a journal in which everything so far is synced.
     ///
-    /// `sync_recorded` is false, so that the recovered end of the log is confirmed when the node is first idle.
+    /// `sync_recorded_in_log` is false, so that the recovered end of the log is confirmed when the node is first idle.
     /// `marker_hard_state` is `None`, so that the hard state is written to the marker in any case: its slots may be
     /// damaged.
     fn into_journal(self, batch_number: u64, older_segments: VecDeque<OlderSegment>) -> Journal<D> {
-        let JournalParts { disk, options, boot_id, file, sync_marker, segment, summary } = self;
+        let JournalParts { disk, options, boot_id, segment_file, sync_marker, segment, summary } = self;
         Journal {
             disk,
             boot_id,
-            file,
+            segment_file,
             older_segments,
             batch_number,
             batch_open: false,
             dirty: false,
-            sync_recorded: false,
+            sync_recorded_in_log: false,
             synced_end: (segment.number, segment.written_end),
             sync_marker,
             marker_hard_state: None,
             spares: VecDeque::new(),
             reserve: None,
             last_appended: WriteId::ZERO,
-            report: Report::empty(),
+            next_report: Report::empty(),
             reported_room_bytes: u64::MAX,
             poisoned: false,
             segment,
@@ -94,8 +94,8 @@ impl<D: Disk> Journal<D> {
     ///
     /// For tests, tools and the simulator, where a start must do the same operations in the same order each time.
     pub fn open(disk: D, options: Options, founding: Option<&SnapshotPoint>) -> Result<(Journal<D>, RecoveredLog)> {
-        let (threads, meter) = (NonZeroUsize::MIN, &Meter::default());
-        Journal::open_with(disk, options, founding, ReadMode { threads, meter })
+        let (thread_count, meter) = (NonZeroUsize::MIN, &Meter::default());
+        Journal::open_with(disk, options, founding, ReadMode { thread_count, meter })
     }
 
     /// Opens the journal in a directory and returns its contents.
@@ -111,7 +111,7 @@ impl<D: Disk> Journal<D> {
         founding: Option<&SnapshotPoint>,
         read_mode: ReadMode<'_>,
     ) -> Result<(Journal<D>, RecoveredLog)> {
-        let repairs_damage = options.repair;
+        let repairs_damage = options.repairs_damage;
         match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
             Err(fault @ Fault::Corrupt { .. }) if repairs_damage => {
                 let directory = JournalDirectory::read(&disk, &options)?;
@@ -143,18 +143,18 @@ impl<D: Disk> Journal<D> {
                 // Without any member, the node waits for a leader's log, or for a snapshot.
                 let membership = Membership::default();
                 let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
-                replay.summary = Some(LogSummary { hard: repaired.hard, ..LogSummary::new(base) });
+                replay.summary = Some(LogSummary { hard_state: repaired.hard_state, ..LogSummary::new(base) });
                 return Journal::create(disk, options, boot_id, replay, &file_names, (marker, repaired.next_segment));
             }
             let nothing_acknowledged =
-                marker.log_offset.is_none() && marker.hard.is_none() && replay.segments.len() <= 1;
-            let Some(base) = founding.filter(|_| nothing_acknowledged) else { return Err(missing_journal()) };
+                marker.log_offset.is_none() && marker.hard_state.is_none() && replay.segments.len() <= 1;
+            let Some(base) = founding.filter(|_| nothing_acknowledged) else { return Err(missing_journal_fault()) };
             replay.summary = Some(LogSummary::new(base.clone()));
             return Journal::create(disk, options, boot_id, replay, &file_names, (marker, 1));
         }
         // The last check, before the first change to the disk: if a segment is missing, nothing may be changed.
         let entries = replay.take_entries()?;
-        let repaired_hard_state = repaired.map(|repaired| repaired.hard);
+        let repaired_hard_state = repaired.map(|repaired| repaired.hard_state);
         Journal::resume(disk, options, boot_id, replay, entries, &file_names, (marker, repaired_hard_state))
     }
 
@@ -171,16 +171,18 @@ impl<D: Disk> Journal<D> {
         names: &[String],
         (marker, repaired_hard_state): (SyncMarker, Option<HardState>),
     ) -> Result<(Journal<D>, RecoveredLog)> {
-        let Some(summary) = replay.summary.take() else { return Err(missing_journal()) };
+        let Some(summary) = replay.summary.take() else { return Err(missing_journal_fault()) };
         // The marker's hard state is written after the log's. So if the marker is ahead of the log, the log has lost a
         // vote, even if it seems to end cleanly. A marker without a vote in the same term is just older.
-        let marker_is_ahead = marker.hard.is_some_and(|hard| {
-            hard.term > summary.hard.term
-                || hard.promised_position > summary.hard.promised_position
-                || (hard.term == summary.hard.term && hard.vote.is_some() && hard.vote != summary.hard.vote)
+        let marker_is_ahead = marker.hard_state.is_some_and(|hard_state| {
+            hard_state.term > summary.hard_state.term
+                || hard_state.promised_position > summary.hard_state.promised_position
+                || (hard_state.term == summary.hard_state.term
+                    && hard_state.vote.is_some()
+                    && hard_state.vote != summary.hard_state.vote)
         });
         // The journal appends to the last segment; the others are sealed and are mapped for readers.
-        let Some(mut last) = replay.segments.pop() else { return Err(missing_journal()) };
+        let Some(mut last) = replay.segments.pop() else { return Err(missing_journal_fault()) };
         let name = file_name(last.header.number);
         if !replay.unused_files.is_empty() {
             // The file of a later segment exists, so this segment was mapped. A mapped file must not be written to.
@@ -188,13 +190,13 @@ impl<D: Disk> Journal<D> {
         }
         // The node must not start even if its log is fine otherwise: the lost vote may have been given to a candidate,
         // and a second vote in the same term could make a second leader (§5.2).
-        // A repair has just made sure that the marker has all that was lost.
+        // After a repair the marker is ahead on purpose: only the marker has the promised position yet.
         if marker_is_ahead && repaired_hard_state.is_none() && !options.mutants.breaks(Mutant::CutDamage) {
             return Err(Fault::Corrupt {
                 file: name,
                 offset: last.good_end,
                 description: "the log lacks a term or vote that was synced".to_owned(),
-                lost: format!("{} and later", summary.last.index.next()),
+                lost: format!("{} and later", summary.last_position.index.next()),
                 advice: super::report::DAMAGE_ADVICE,
             });
         }
@@ -206,7 +208,7 @@ impl<D: Disk> Journal<D> {
             !replay.unused_files.contains(&name),
             "the last segment, to which the journal will append, is not an unused file"
         );
-        remove_unused(&disk, names, &replay.unused_files)?;
+        remove_unused_files(&disk, names, &replay.unused_files)?;
         // Recovery has read a copy of the file; the journal writes to it through this handle.
         let mut file = disk.open(&name).map_err(to_fault("open", &name))?;
         let mut log_end = last.good_end;
@@ -224,9 +226,9 @@ impl<D: Disk> Journal<D> {
                 before.bytes = Bytes::copy_from_slice(&before.bytes);
                 let name = file_name(before.header.number);
                 let mut file = disk.open(&name).map_err(to_fault("open", &name))?;
-                rewrite_and_sync(&mut file, &name, before)?;
+                rewrite_unsynced_bytes(&mut file, &name, before)?;
             }
-            rewrite_and_sync(&mut file, &name, &last)?;
+            rewrite_unsynced_bytes(&mut file, &name, &last)?;
             // The last segment's name may be unsynced: an earlier process may have died between its rename and its
             // sync.
             disk.sync_names().map_err(to_fault("sync the directory of", &name))?;
@@ -256,18 +258,18 @@ impl<D: Disk> Journal<D> {
             sealed.bytes = bytes;
         }
         replay.segments.push(last);
-        // The view needs the summary: it begins at the base.
+        // `build_view` needs the summary, because the view begins at the base in it.
         replay.summary = Some(summary.clone());
         let view = replay.build_view()?;
-        let parts = JournalParts { disk, options, boot_id, file, sync_marker, segment, summary };
+        let parts = JournalParts { disk, options, boot_id, segment_file: file, sync_marker, segment, summary };
         let mut journal = parts.into_journal(replay.next_batch_number, older_segments);
         if log_end == FIRST_FRAME_OFFSET {
             // The last segment is empty: it was made and never written to.
             journal.append_opening();
         }
         // Appended before the marker is written again: until then only the marker has the promised position.
-        if let Some(hard) = repaired_hard_state.filter(|hard| *hard != journal.summary.hard) {
-            journal.append_hard_state(&hard)?;
+        if let Some(hard_state) = repaired_hard_state.filter(|hard_state| *hard_state != journal.summary.hard_state) {
+            journal.append_hard_state(&hard_state)?;
         }
         if journal.dirty {
             journal.sync_and_record()?;
@@ -275,13 +277,13 @@ impl<D: Disk> Journal<D> {
         journal.write_sync_marker()?;
         journal.check_invariants();
         let recovered = RecoveredLog {
-            hard_state: journal.summary.hard,
+            hard_state: journal.summary.hard_state,
             base: journal.summary.base.clone(),
             entries,
             last_time: journal.summary.time,
             configurations: journal.summary.configurations.clone(),
             view,
-            notes: replay.notes,
+            operator_notes: replay.operator_notes,
             repair_note: None,
         };
         Ok((journal, recovered))
@@ -308,10 +310,10 @@ impl<D: Disk> Journal<D> {
         names: &[String],
         (marker, number): (SyncMarker, u64),
     ) -> Result<(Journal<D>, RecoveredLog)> {
-        let Some(summary) = replay.summary else { return Err(missing_journal()) };
+        let Some(summary) = replay.summary else { return Err(missing_journal_fault()) };
         // `open_with` has checked that none of these files holds a record.
         let unfinished_names: Vec<String> = names.iter().filter(|name| file_number(name).is_some()).cloned().collect();
-        remove_unused(&disk, names, &unfinished_names)?;
+        remove_unused_files(&disk, names, &unfinished_names)?;
         // `prepare` and not `reserve`: no write is waiting yet, and a file full of zeros makes later syncs faster.
         let order = SpareOrder { name_prefix: "founding".to_owned(), bytes: options.segment_bytes };
         let header = segment_header(&options, number, 0);
@@ -323,7 +325,7 @@ impl<D: Disk> Journal<D> {
         let sync_marker = SyncMarkerFile::open(&disk, options.disk, &marker)?;
         let segment = Segment::new(&header, capacity, FIRST_FRAME_OFFSET, 0, SparseIndex::default());
         let view = super::view::View::new(summary.base.position.index);
-        let parts = JournalParts { disk, options, boot_id, file, sync_marker, segment, summary };
+        let parts = JournalParts { disk, options, boot_id, segment_file: file, sync_marker, segment, summary };
         let mut journal = parts.into_journal(1, VecDeque::new());
         // A default hard state holds no vote, so it need not be in the marker, which saves a sync.
         journal.marker_hard_state = Some(HardState::default());
@@ -331,20 +333,20 @@ impl<D: Disk> Journal<D> {
         journal.sync_and_record()?;
         journal.check_invariants();
         let recovered = RecoveredLog {
-            hard_state: journal.summary.hard,
+            hard_state: journal.summary.hard_state,
             base: journal.summary.base.clone(),
             entries: Vec::new(),
             last_time: journal.summary.time,
             configurations: Vec::new(),
             view,
-            notes: Vec::new(),
+            operator_notes: Vec::new(),
             repair_note: None,
         };
         Ok((journal, recovered))
     }
 }
 
-/// The contents of a journal's directory.
+/// The contents of a journal's directory at the beginning of a start, before anything is changed.
 struct JournalDirectory {
     /// The id of the current boot of the kernel.
     boot_id: u64,
@@ -356,11 +358,11 @@ struct JournalDirectory {
 
 impl JournalDirectory {
     fn read<D: Disk>(disk: &D, options: &Options) -> Result<JournalDirectory> {
-        // The sync marker proves more if it was written in the current boot.
+        // A sync marker that was written in the current boot proves that everything acknowledged is before its offset.
         let boot_id = disk.boot_id().map_err(to_fault("read the boot id for", "the journal"))?;
         let file_names = disk.list().map_err(to_fault("list", "the journal"))?;
         let marker = match file_names.iter().any(|name| name == sync_marker::FILE_NAME) {
-            true => SyncMarker::read(&read_whole(disk, sync_marker::FILE_NAME)?, options.disk),
+            true => SyncMarker::read(&read_whole_file(disk, sync_marker::FILE_NAME)?, options.disk),
             false => SyncMarker::default(),
         }
         .with_boot_id(boot_id);
@@ -376,7 +378,7 @@ impl JournalDirectory {
 ///
 /// Spares are not reused: it is unknown whether their zeros are durable. The removals need no sync of their own: the
 /// next start removes a name that a power loss brings back.
-fn remove_unused<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Result<()> {
+fn remove_unused_files<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Result<()> {
     let spare_names = names.iter().filter(|name| name.ends_with(TMP_SUFFIX));
     for name in spare_names.chain(unused) {
         disk.remove(name).map_err(to_fault("remove", name))?;
@@ -389,7 +391,7 @@ fn remove_unused<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Resu
 ///
 /// `sync_all`, since the file's size may not be durable either. The bytes come from memory and not from a mapping of
 /// the same file, which would change during the write.
-fn rewrite_and_sync<F: DiskFile>(file: &mut F, name: &str, segment: &recover::ValidatedSegment) -> Result<()> {
+fn rewrite_unsynced_bytes<F: DiskFile>(file: &mut F, name: &str, segment: &recover::ValidatedSegment) -> Result<()> {
     // The range is short if the log was confirmed when it was idle. A mutant that cuts damage may leave an offset in
     // the marker that is beyond the end, hence `min`.
     let unsynced_range = segment.synced_offset.min(segment.good_end) as usize..segment.good_end as usize;
@@ -423,7 +425,7 @@ fn zero_tail<F: DiskFile>(file: &mut F, name: &str, bytes: &Bytes, end: u64) -> 
 }
 
 /// The fault of a lost journal. The fault names segment 1, the first file of every journal; others may be missing too.
-fn missing_journal() -> Fault {
+fn missing_journal_fault() -> Fault {
     Fault::Corrupt {
         file: file_name(1),
         offset: 0,

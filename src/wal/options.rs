@@ -24,7 +24,7 @@ pub struct Options {
     pub torn_tail: TailPolicy,
     /// Whether damage is set aside at a start, so that the node gets what it lost from the other nodes
     /// ([`super::repair`]). Otherwise damage is a fault.
-    pub repair: bool,
+    pub repairs_damage: bool,
     /// The rules that a test breaks on purpose; none in production.
     pub mutants: Mutants,
 }
@@ -33,7 +33,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug)]
 pub struct ReadMode<'a> {
     /// The number of threads that verify checksums, the caller's included. With 1, no other thread is started.
-    pub threads: NonZeroUsize,
+    pub thread_count: NonZeroUsize,
     /// Counts the bytes that were read, for a progress report.
     pub meter: &'a Meter,
 }
@@ -67,7 +67,7 @@ impl Options {
             segment_bytes: Options::SEGMENT_BYTES,
             batch_bytes: Options::BATCH_BYTES,
             torn_tail: TailPolicy::Cut,
-            repair: false,
+            repairs_damage: false,
             mutants: Mutants::NONE,
         }
     }

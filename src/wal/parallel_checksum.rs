@@ -34,18 +34,18 @@ struct VerifiedPrefixes {
     prefix_ends: Vec<Option<u64>>,
 }
 
-/// Runs `read`, which reads the segments oldest first, while other threads verify checksums ahead of it. `threads`
+/// Runs `read`, which reads the segments oldest first, while other threads verify checksums ahead of it. `thread_count`
 /// counts the thread of `read` too. With one thread, the reader verifies each frame itself.
 ///
 /// The simulator uses one thread: its runs must not depend on how threads are scheduled.
 pub fn verify_ahead<T>(
     files: &[SegmentFile],
     disk: DiskId,
-    threads: NonZeroUsize,
+    thread_count: NonZeroUsize,
     read: impl FnOnce(&PrefixVerifier<'_>) -> T,
 ) -> T {
     // A single thread would only read the bytes twice.
-    let is_single_threaded = threads.get() == 1;
+    let is_single_threaded = thread_count.get() == 1;
     let segments = if is_single_threaded { &[] } else { files };
     let prefix_ends = vec![None; segments.len()];
     let verifier = PrefixVerifier {
@@ -55,7 +55,7 @@ pub fn verify_ahead<T>(
         prefix_verified: Condvar::new(),
     };
     std::thread::scope(|scope| {
-        for _ in 1..threads.get() {
+        for _ in 1..thread_count.get() {
             scope.spawn(|| while verifier.verify_next() {});
         }
         // The scope waits for all threads, and a reader that has returned needs no more checksums.
@@ -88,14 +88,14 @@ impl PrefixVerifier<'_> {
     /// this thread verifies later ones.
     pub fn verified_prefix_end(&self, nth: usize) -> u64 {
         while nth < self.segments.len() {
-            if let Some(end) = self.prefixes().prefix_ends[nth] {
+            if let Some(end) = self.lock_prefixes().prefix_ends[nth] {
                 return end;
             }
             // No other segment is left to verify, and another thread is verifying the nth segment. To verify that
             // segment here too would take longer than to wait.
             if !self.verify_next() {
                 let is_unverified = |prefixes: &mut VerifiedPrefixes| prefixes.prefix_ends[nth].is_none();
-                let prefixes = self.prefix_verified.wait_while(self.prefixes(), is_unverified);
+                let prefixes = self.prefix_verified.wait_while(self.lock_prefixes(), is_unverified);
                 return prefixes.unwrap_or_else(PoisonError::into_inner).prefix_ends[nth].unwrap_or(0);
             }
         }
@@ -107,7 +107,7 @@ impl PrefixVerifier<'_> {
     /// The lock is not held while checksums are computed.
     fn verify_next(&self) -> bool {
         let nth = {
-            let mut prefixes = self.prefixes();
+            let mut prefixes = self.lock_prefixes();
             prefixes.next_segment += 1;
             prefixes.next_segment - 1
         };
@@ -115,14 +115,14 @@ impl PrefixVerifier<'_> {
         // An unreadable sector is left to the reader.
         let end =
             file.readable_bytes().map_or(0, |bytes| verified_prefix_end(&bytes, salt_crc(self.disk, file.number)));
-        let earlier_end = self.prefixes().prefix_ends[nth].replace(end);
+        let earlier_end = self.lock_prefixes().prefix_ends[nth].replace(end);
         assert!(earlier_end.is_none(), "each segment is verified by one thread only");
         self.prefix_verified.notify_all();
         true
     }
 
     /// Locks the verified prefixes. A poisoned lock is fine: no panic leaves the prefixes half changed.
-    fn prefixes(&self) -> MutexGuard<'_, VerifiedPrefixes> {
+    fn lock_prefixes(&self) -> MutexGuard<'_, VerifiedPrefixes> {
         self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,6 +134,6 @@ struct StopOnDrop<'a>(&'a PrefixVerifier<'a>);
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.prefixes().next_segment = self.0.segments.len();
+        self.0.lock_prefixes().next_segment = self.0.segments.len();
     }
 }

@@ -77,7 +77,7 @@ pub struct RecoveredLog {
     /// The entries with their payloads, for reading.
     pub view: View,
     /// Notes for the operator: which bytes were cut off, and why.
-    pub notes: Vec<String>,
+    pub operator_notes: Vec<String>,
     /// A note for the operator if the journal was damaged and has been repaired ([`super::repair`]): acknowledged
     /// entries may be missing.
     pub repair_note: Option<String>,
@@ -85,7 +85,7 @@ pub struct RecoveredLog {
 
 /// A segment that was read and validated.
 pub struct ValidatedSegment {
-    /// The decoded header of the segment.
+    /// The decoded header of the segment, whose ids are those of this journal.
     pub header: SegmentHeader,
     /// The bytes of the file: mapped, or in memory for the last segment.
     pub bytes: Bytes,
@@ -95,7 +95,7 @@ pub struct ValidatedSegment {
     /// All bytes before this offset are known to be synced; later ones may exist in the page cache only.
     // Known from the sync marker, or from a batch header that records the sync of an earlier batch.
     pub synced_offset: u64,
-    /// The offsets of the segment's entries.
+    /// The file offsets of some of the segment's entries.
     pub sparse_index: SparseIndex,
     /// The first and the last index of the entries that still belong to the log; the last is below the first if there
     /// are none.
@@ -107,18 +107,18 @@ pub struct ValidatedSegment {
 /// Each segment is compared with the summary, the batch number and the checksum at the end of the segment before it, so
 /// that a segment of another log is detected although each of its frames is intact.
 pub struct Replay<'a> {
-    /// The log after the last good batch; `None` until an opening record was read.
+    /// The summary of the log after the last good batch; `None` until an opening record was read.
     pub summary: Option<LogSummary>,
     /// The segments, oldest first. The journal will append to the last one.
     pub segments: Vec<ValidatedSegment>,
-    /// The number of the next batch.
+    /// The number that the next batch of the journal gets.
     pub next_batch_number: u64,
     /// The checksum of the last frame; `None` if no frame was read.
     pub last_checksum: Option<u32>,
     /// Segment files that do not belong to the log: made and never used, or released but not removed.
     pub unused_files: Vec<String>,
     /// Notes for the operator: which bytes were cut off, and why.
-    pub notes: Vec<String>,
+    pub operator_notes: Vec<String>,
     // The index of the first entry in `entries`. It may be at or before the base, since segments are released as a
     // whole.
     first_index: Index,
@@ -140,29 +140,29 @@ pub fn replay<'a>(
     // has undone the removal of some of them. If they were not released, `Replay::take_entries` finds that the log
     // begins too late.
     let is_consecutive = |pair: &[SegmentFile]| pair[1].number == pair[0].number + 1;
-    let first_kept_file = files.windows(2).rposition(|pair| !is_consecutive(pair)).map_or(0, |gap| gap + 1);
-    let released_names: Vec<String> = files.drain(..first_kept_file).map(|file| file_name(file.number)).collect();
+    let first_file_after_gaps = files.windows(2).rposition(|pair| !is_consecutive(pair)).map_or(0, |gap| gap + 1);
+    let released_names: Vec<String> = files.drain(..first_file_after_gaps).map(|file| file_name(file.number)).collect();
     let mut replay = Replay {
         summary: None,
         segments: Vec::new(),
         next_batch_number: 1,
         last_checksum: None,
         unused_files: released_names,
-        notes: Vec::new(),
+        operator_notes: Vec::new(),
         first_index: Index::ZERO,
         entries: Vec::new(),
         meter: read_mode.meter,
     };
     // The total is set before the first read, so that the progress report can show it from the beginning.
     read_mode.meter.add_total(files.iter().map(SegmentFile::size).sum());
-    verify_ahead(&files, options.disk, read_mode.threads, |verifier| {
+    verify_ahead(&files, options.disk, read_mode.thread_count, |verifier| {
         replay.read_segments(&files, options, marker, verifier)
     })?;
     if let (Some(synced), Some(last)) = (marker.log_offset, replay.segments.last())
         && synced.segment > last.header.number
         && !options.mutants.breaks(Mutant::CutDamage)
     {
-        return Err(missing_segment(synced.segment, "a segment that was synced is missing"));
+        return Err(missing_segment_fault(synced.segment, "a segment that was synced is missing"));
     }
     Ok(replay)
 }
@@ -191,7 +191,7 @@ impl Replay<'_> {
             // The seal is written only after its successor's name is durable, so no crash leaves a seal at the end.
             if later_files.is_empty() {
                 let description = "the segment is missing, although the one before it is sealed";
-                return Err(missing_segment(file.number + 1, description));
+                return Err(missing_segment_fault(file.number + 1, description));
             }
         }
         Ok(())
@@ -255,7 +255,7 @@ impl Replay<'_> {
                 )
             };
             self.classify_end(&segment, &log_break, &context, options, marker.log_offset)?;
-            // Later code slices the bytes up to the end of the log.
+            // `build_view` and `resume` slice the bytes up to `good_end`: after the end of a file cut within padding.
             segment.bytes = pad_with_zeros(segment.bytes, segment.good_end);
         }
         segment.live_range = segment.sparse_index.index_range().unwrap_or(segment.live_range);
@@ -274,9 +274,9 @@ impl Replay<'_> {
     /// needs these indexes: a follower that lost an entry can be replaced, but a majority that lost it cannot.
     fn unreadable_fault(&self, file: &SegmentFile, later_files: &[SegmentFile]) -> Result<Option<Fault>> {
         let Some(media_error) = file.media_error()? else { return Ok(None) };
-        let next_index = self.summary.as_ref().map_or(Index(1), |summary| summary.last.index.next());
-        let last_before_next = later_files.first().and_then(SegmentFile::last_index_of_earlier_segments);
-        let lost_entries = match last_before_next.filter(|last| *last >= next_index) {
+        let next_index = self.summary.as_ref().map_or(Index(1), |summary| summary.last_position.index.next());
+        let last_lost_index = later_files.first().and_then(SegmentFile::last_index_of_earlier_segments);
+        let lost_entries = match last_lost_index.filter(|last| *last >= next_index) {
             Some(last) => format!("{next_index} to {last}"),
             None => format!("{next_index} and later"),
         };
@@ -312,7 +312,7 @@ impl Replay<'_> {
             )));
         }
         if header.number != number {
-            // Or the disk has written the header of another segment to this file.
+            // The file was renamed or overwritten, or the disk has written the header of another segment to it.
             let description =
                 format!("its header names segment {}: the file was renamed or overwritten", header.number);
             return Err(self.corrupt_fault(number, 0, description, Index::ZERO));
@@ -372,18 +372,19 @@ impl Replay<'_> {
                 // The marker's position counts only if it is after the damage.
                 let evidence_offset =
                     synced.filter(|_| context.synced_offset.is_some_and(|at| at > log_break.cut_offset));
-                let later_index = log_break.highest_later_index;
-                let highest_index = evidence_offset.map_or(later_index, |synced| later_index.max(synced.last.index));
+                let highest_later_index = log_break.highest_later_index;
+                let highest_index = evidence_offset
+                    .map_or(highest_later_index, |synced| highest_later_index.max(synced.last_position.index));
                 Err(self.corrupt_fault(
-                    context.segment,
-                    log_break.at,
+                    context.segment_number,
+                    log_break.first_bad_offset,
                     format!("{description}; {evidence}"),
                     highest_index,
                 ))
             }
             // `Corrupt` only with the mutant that cuts off damage like a torn tail.
             TailVerdict::Torn | TailVerdict::Corrupt(_) if !log_break.is_clean() => {
-                self.notes.push(torn_tail_note(context.segment, log_break, synced, &segment.bytes));
+                self.operator_notes.push(torn_tail_note(context.segment_number, log_break, synced, &segment.bytes));
                 Ok(())
             }
             _ => Ok(()),
@@ -397,14 +398,14 @@ impl Replay<'_> {
     fn record_effect(&mut self, frame: &Frame, effect: RecordEffect, sparse_index: &mut SparseIndex) {
         match effect {
             RecordEffect::SummaryOnly => {}
-            RecordEffect::Began(last) => self.first_index = last.index.next(),
-            RecordEffect::Restarted(base) => {
+            RecordEffect::LogBegan(last) => self.first_index = last.index.next(),
+            RecordEffect::LogRestarted(base) => {
                 self.entries.clear();
                 self.first_index = base.index.next();
                 self.mark_entries_replaced_from(Index::ZERO);
                 sparse_index.clear();
             }
-            RecordEffect::Appended(EntryMetadata { position, .. }) => {
+            RecordEffect::EntryAppended(EntryMetadata { position, .. }) => {
                 let index = position.index;
                 // The new entry is before the oldest recovered one: the entries in between were released.
                 if index < self.first_index {
@@ -414,7 +415,7 @@ impl Replay<'_> {
                 self.entries.truncate((index.0 - self.first_index.0) as usize);
                 self.entries.push(EntrySummary { term: position.term, bytes: frame.body.len() as u32 });
                 self.mark_entries_replaced_from(index);
-                sparse_index.add_entry(index, frame.at);
+                sparse_index.add_entry(index, frame.offset);
             }
         }
     }
@@ -450,7 +451,7 @@ impl Replay<'_> {
             });
         }
         debug_assert!(
-            self.first_index.0.wrapping_add(self.entries.len() as u64) == summary.last.index.0.wrapping_add(1),
+            self.first_index.0.wrapping_add(self.entries.len() as u64) == summary.last_position.index.0.wrapping_add(1),
             "the summary and the summaries of its entries end at the same index"
         );
         // Entries up to the base are still in the oldest segment. After a restart at a snapshot, the base may be after
@@ -474,8 +475,8 @@ impl Replay<'_> {
             let number = segment.header.number;
             let sealed = SealedSegment {
                 segment: number,
-                entries: first..=end,
-                sparse_index: segment.sparse_index.to_shared(),
+                index_range: first..=end,
+                sparse_index: segment.sparse_index.to_shared_entries(),
                 bytes,
             };
             // A read must not return the other entries of the file, which were replaced or released.
@@ -489,7 +490,7 @@ impl Replay<'_> {
                 view.restart();
             }
             if frame.kind == RecordKind::Entry {
-                let at = frame.at;
+                let at = frame.offset;
                 // If an entry were skipped, all later ones would have a wrong index.
                 let entry = codec::read_entry(&mut Reader::new(frame.body)).map_err(|malformed| {
                     self.corrupt_fault(last.header.number, at, malformed.0.to_owned(), Index::ZERO)
@@ -505,11 +506,11 @@ impl Replay<'_> {
     /// The fault of damage at an offset. `highest_index` is the highest index that a record after the damage or the
     /// sync marker names; if there is none, the text does not name the last lost entry.
     fn corrupt_fault(&self, number: u64, offset: u64, description: String, highest_index: Index) -> Fault {
-        let last = self.summary.as_ref().map_or(Index::ZERO, |summary| summary.last.index);
-        let lost = if highest_index > last {
-            format!("{} to {highest_index}", last.next())
+        let last_index = self.summary.as_ref().map_or(Index::ZERO, |summary| summary.last_position.index);
+        let lost = if highest_index > last_index {
+            format!("{} to {highest_index}", last_index.next())
         } else {
-            format!("{} and later", last.next())
+            format!("{} and later", last_index.next())
         };
         Fault::Corrupt { file: file_name(number), offset, description, lost, advice: DAMAGE_ADVICE }
     }
@@ -530,22 +531,22 @@ fn pad_with_zeros(bytes: Bytes, end: u64) -> Bytes {
 /// The start continues, but never silently: if the verdict is ever wrong, this line is the only trace of the bytes that
 /// were cut off.
 fn torn_tail_note(number: u64, log_break: &LogBreak, synced: Option<LogOffset>, bytes: &Bytes) -> String {
-    let end = log_break.cut_offset;
-    let cut_bytes = last_nonzero(bytes, end).map_or(0, |last| last + 1 - end);
+    let cut_offset = log_break.cut_offset;
+    let cut_bytes = last_nonzero(bytes, cut_offset).map_or(0, |last| last + 1 - cut_offset);
     let evidence = match synced {
         Some(synced) if synced.segment == number => "the side file `synced` records no sync of it",
         _ => "no record shows that it was synced",
     };
     format!(
-        "{}: the last batch is torn at byte {} ({}), and {evidence}: truncated {cut_bytes} bytes from {end} on",
+        "{}: the last batch is torn at byte {} ({}), and {evidence}: truncated {cut_bytes} bytes from {cut_offset} on",
         file_name(number),
-        log_break.at,
+        log_break.first_bad_offset,
         log_break.flaw
     )
 }
 
 /// The fault of a missing segment; `description` says why the segment must have existed.
-fn missing_segment(number: u64, description: &str) -> Fault {
+fn missing_segment_fault(number: u64, description: &str) -> Fault {
     Fault::Corrupt {
         file: file_name(number),
         offset: 0,

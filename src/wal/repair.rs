@@ -45,13 +45,13 @@ member add ID=HOST:PORT, then drave serve --join with an empty --data.";
 /// The journal that a repair leaves.
 #[derive(Debug)]
 pub struct RepairedJournal {
-    /// The number of the segment that the journal continues; `None` if nothing of the log was readable, and no segment
+    /// The number of the segment that the journal continues; `None` if nothing of the log was readable_log, and no segment
     /// is left.
     pub last_segment: Option<u64>,
     /// The number for the next new segment: above every segment number that is in use or in the sync marker.
     pub next_segment: u64,
     /// The node's hard state, with the promised position.
-    pub hard: HardState,
+    pub hard_state: HardState,
     /// The note to the operator about the damage and the repair.
     pub note: String,
 }
@@ -67,11 +67,11 @@ struct ReadableLog {
 }
 
 /// What the remaining records of a damaged journal show.
-struct Evidence {
+struct RecordEvidence {
     /// The highest position of any record: the log reached it.
     highest_position: Position,
     /// The newest term and vote of any record, and the highest promised position.
-    hard: HardState,
+    hard_state: HardState,
     /// The members by the last record that names them.
     membership: Option<Membership>,
     /// Segment and offset of the last record that names a position, if no damage follows it: the end of the log is
@@ -103,48 +103,52 @@ pub fn set_damage_aside<D: Disk>(
 ) -> Result<RepairedJournal> {
     let Fault::Corrupt { file, offset, description, lost, .. } = fault else { return Err(fault) };
     let files = load_segments(disk, numbers)?;
-    let readable = ReadableLog::find(&files, options)?;
-    let evidence = Evidence::collect(&files, options);
-    let last_readable = readable.summary.as_ref().map_or(Position::ZERO, |summary| summary.last);
+    let readable_log = ReadableLog::find(&files, options)?;
+    let evidence = RecordEvidence::collect(&files, options);
+    let last_readable_position = readable_log.summary.as_ref().map_or(Position::ZERO, |summary| summary.last_position);
     // Term and vote are on the disk twice. The copy in the log may be among the damaged records, and the marker may
     // have missed a write that the log has.
-    let log_hard_state = readable.summary.as_ref().map_or(evidence.hard, |summary| newest(evidence.hard, summary.hard));
-    let hard = marker.certain_hard_state().map(|marker_hard_state| newest(marker_hard_state, log_hard_state));
+    let log_hard_state = readable_log
+        .summary
+        .as_ref()
+        .map_or(evidence.hard_state, |summary| newest_hard_state(evidence.hard_state, summary.hard_state));
+    let hard_state =
+        marker.certain_hard_state().map(|marker_hard_state| newest_hard_state(marker_hard_state, log_hard_state));
     // A repair that was interrupted has checked the members, and may have set aside the records that name them.
-    let continues_repair = hard.is_some_and(|hard| hard.promised_position > last_readable);
-    let members = readable.summary.as_ref().map(current_membership).or(evidence.membership.as_ref());
+    let continues_repair = hard_state.is_some_and(|hard_state| hard_state.promised_position > last_readable_position);
+    let members = readable_log.summary.as_ref().map(current_membership).or(evidence.membership.as_ref());
     // Without another member, no node has the lost entries, and the operator decides about the remaining ones. The
     // operator decides too if no record shows the members.
     if !continues_repair && members.is_none_or(|members| !has_other_members(members, options.node)) {
         return Err(Fault::Corrupt { file, offset, description, lost, advice: super::report::DAMAGE_ADVICE });
     }
-    let Some(hard) = hard else {
+    let Some(hard_state) = hard_state else {
         return Err(Fault::Corrupt { file, offset, description, lost, advice: VOTE_LOST });
     };
     if !continues_repair {
         // The node has received again all entries that an earlier repair set aside, so those files are not needed.
-        remove_old_files(disk)?;
+        remove_damaged_files(disk)?;
     }
-    let promised_position = promised_position(&files, &readable, &evidence, marker, hard);
-    let hard = HardState { promised_position, ..hard };
+    let promised_position = promised_position(&files, &readable_log, &evidence, marker, hard_state);
+    let hard_state = HardState { promised_position, ..hard_state };
     let mut marker_file = SyncMarkerFile::open(disk, options.disk, marker)?;
-    marker_file.write_hard_state(&hard)?;
-    let last_segment = replace_segments(disk, options, &files, &readable)?;
+    marker_file.write_hard_state(&hard_state)?;
+    let last_segment = replace_segments(disk, options, &files, &readable_log)?;
     let (segment, offset_now) = last_segment.unwrap_or_default();
     marker_file.write_offset(&LogOffset {
         boot_id: marker.boot_id(),
         segment,
         offset: offset_now,
-        last: last_readable,
+        last_position: last_readable_position,
     })?;
     let note = format!(
-        "{file}: byte {offset}: {description}; affected entries: {lost}. The log is readable up to {last_readable}, \
+        "{file}: byte {offset}: {description}; affected entries: {lost}. The log is readable up to {last_readable_position}, \
          and may have reached {promised_position}: this node gets the rest from the other nodes, and votes only for \
          logs that reach it. The damaged files have the suffix {DAMAGED_SUFFIX}"
     );
     let next_segment =
         numbers.iter().copied().max().unwrap_or(0).max(marker.log_offset.map_or(0, |end| end.segment)) + 1;
-    Ok(RepairedJournal { last_segment: last_segment.map(|(number, _)| number), next_segment, hard, note })
+    Ok(RepairedJournal { last_segment: last_segment.map(|(number, _)| number), next_segment, hard_state, note })
 }
 
 impl<D: Disk> Journal<D> {
@@ -152,14 +156,14 @@ impl<D: Disk> Journal<D> {
     /// the log restarts after `base`, and the promised position reaches its former end, in one durable step. Returns the
     /// new hard state; `None` without any change if the journal is not to be repaired, or has no other member.
     pub fn give_up_log(&mut self, base: &SnapshotPoint) -> Result<Option<HardState>> {
-        if !self.options.repair || !has_other_members(current_membership(&self.summary), self.options.node) {
+        if !self.options.repairs_damage || !has_other_members(current_membership(&self.summary), self.options.node) {
             return Ok(None);
         }
-        let hard = self.summary.hard;
-        let promised_position = hard.promised_position.max(self.summary.last);
-        let hard = HardState { promised_position, ..hard };
-        self.restart(base, Some(hard))?;
-        Ok(Some(hard))
+        let hard_state = self.summary.hard_state;
+        let promised_position = hard_state.promised_position.max(self.summary.last_position);
+        let hard_state = HardState { promised_position, ..hard_state };
+        self.restart(base, Some(hard_state))?;
+        Ok(Some(hard_state))
     }
 }
 
@@ -170,8 +174,8 @@ impl ReadableLog {
     fn find(files: &[SegmentFile], options: &Options) -> Result<ReadableLog> {
         let mut runs: Vec<&[SegmentFile]> = files.chunk_by(|one, next| one.number + 1 == next.number).collect();
         while let Some(run) = runs.pop() {
-            if let Some(readable) = ReadableLog::read(run, options)? {
-                return Ok(readable);
+            if let Some(readable_log) = ReadableLog::read(run, options)? {
+                return Ok(readable_log);
             }
         }
         Ok(ReadableLog { end: None, is_sealed: false, summary: None })
@@ -180,7 +184,7 @@ impl ReadableLog {
     /// Reads a run of segments. Returns `None` if no entry can be read, or entries between the base and the first one
     /// are missing.
     fn read(run: &[SegmentFile], options: &Options) -> Result<Option<ReadableLog>> {
-        let mut readable = ReadableLog { end: None, is_sealed: false, summary: None };
+        let mut readable_log = ReadableLog { end: None, is_sealed: false, summary: None };
         let mut state = ReaderState::before_segment(run.first().map_or(0, |file| file.number));
         let mut first_known_index = Index::ZERO;
         for file in run {
@@ -189,39 +193,45 @@ impl ReadableLog {
             let mut reader = BatchReader::new(bytes, header.salt(), state.clone(), 0);
             let mut is_sealed = false;
             let on_applied = |_: &Frame, effect| match effect {
-                RecordEffect::Began(last) | RecordEffect::Restarted(last) => first_known_index = last.index.next(),
-                RecordEffect::Appended(metadata) => first_known_index = first_known_index.min(metadata.position.index),
+                RecordEffect::LogBegan(last) | RecordEffect::LogRestarted(last) => {
+                    first_known_index = last.index.next()
+                }
+                RecordEffect::EntryAppended(metadata) => {
+                    first_known_index = first_known_index.min(metadata.position.index)
+                }
                 RecordEffect::SummaryOnly => {}
             };
             let mut on_applied = on_applied;
             while let Ok(batch) = reader.read_batch(&mut on_applied) {
-                readable.end = Some((file.number, reader.offset()));
+                readable_log.end = Some((file.number, reader.offset()));
                 is_sealed = batch.frames.last().is_some_and(|frame| frame.kind == RecordKind::Seal);
                 if is_sealed {
                     break;
                 }
             }
             state = reader.into_state();
-            if readable.end.is_some_and(|(number, _)| number == file.number) {
-                readable.is_sealed = is_sealed;
+            if readable_log.end.is_some_and(|(number, _)| number == file.number) {
+                readable_log.is_sealed = is_sealed;
             }
             if !is_sealed {
                 break;
             }
         }
-        readable.summary = state.log;
-        let is_complete =
-            readable.summary.as_ref().is_some_and(|summary| summary.base.position.index.next() >= first_known_index);
-        Ok(Some(readable).filter(|readable| is_complete && readable.end.is_some()))
+        readable_log.summary = state.log;
+        let is_complete = readable_log
+            .summary
+            .as_ref()
+            .is_some_and(|summary| summary.base.position.index.next() >= first_known_index);
+        Ok(Some(readable_log).filter(|readable_log| is_complete && readable_log.end.is_some()))
     }
 }
 
-impl Evidence {
+impl RecordEvidence {
     /// Reads all good frames of all files, wherever they are.
-    fn collect(files: &[SegmentFile], options: &Options) -> Evidence {
-        let mut evidence = Evidence {
+    fn collect(files: &[SegmentFile], options: &Options) -> RecordEvidence {
+        let mut evidence = RecordEvidence {
             highest_position: Position::ZERO,
-            hard: HardState::default(),
+            hard_state: HardState::default(),
             membership: None,
             end_record: None,
         };
@@ -242,7 +252,7 @@ impl Evidence {
                 ScanItem::Frame(frame) => {
                     last_batch.add(&frame);
                     if self.add(&frame) > Position::ZERO {
-                        self.end_record = Some((file.number, frame.at));
+                        self.end_record = Some((file.number, frame.offset));
                     }
                 }
                 // Zeros up to the end of the file are the clean end of the log.
@@ -265,15 +275,16 @@ impl Evidence {
                 }
                 entry.position
             }),
-            RecordKind::Seal => Seal::decode(&frame.body).map(|seal| seal.last).ok(),
-            RecordKind::Batch => frame.batch_header().map(|batch| Position::new(batch.index_range.1, batch.term)),
+            RecordKind::Seal => Seal::decode(&frame.body).map(|seal| seal.last_position).ok(),
+            RecordKind::Batch => frame.batch_header().map(|batch| Position::new(batch.index_range.1, batch.last_term)),
             RecordKind::Open => Opening::decode(&frame.body).ok().map(|opening| {
                 self.membership = Some(opening.configuration.1);
-                self.hard = newest(self.hard, opening.hard);
-                opening.last
+                self.hard_state = newest_hard_state(self.hard_state, opening.hard_state);
+                opening.last_position
             }),
             RecordKind::HardState => {
-                self.hard = format::decode_hard_state(&frame.body).map_or(self.hard, |hard| newest(self.hard, hard));
+                self.hard_state = format::decode_hard_state(&frame.body)
+                    .map_or(self.hard_state, |hard_state| newest_hard_state(self.hard_state, hard_state));
                 None
             }
             _ => None,
@@ -312,40 +323,40 @@ impl LastBatch {
 /// in the node's term: no acknowledged entry is of a later term.
 fn promised_position(
     files: &[SegmentFile],
-    readable: &ReadableLog,
-    evidence: &Evidence,
+    readable_log: &ReadableLog,
+    evidence: &RecordEvidence,
     marker: &SyncMarker,
-    hard: HardState,
+    hard_state: HardState,
 ) -> Position {
-    let marker_position = marker.log_offset.map_or(Position::ZERO, |end| end.last);
-    let highest_position = evidence.highest_position.max(marker_position).max(hard.promised_position);
+    let marker_position = marker.log_offset.map_or(Position::ZERO, |end| end.last_position);
+    let highest_position = evidence.highest_position.max(marker_position).max(hard_state.promised_position);
     let last_file = files.last().map_or(0, |file| file.number);
     let may_lack_segment = marker.log_offset.is_some_and(|end| end.segment > last_file);
-    let is_end_known = evidence.end_record.is_some_and(|record| Some(record) >= readable.end) && !may_lack_segment;
+    let is_end_known = evidence.end_record.is_some_and(|record| Some(record) >= readable_log.end) && !may_lack_segment;
     match marker.is_of_this_boot() || is_end_known {
         true => highest_position,
-        false => Position::new(Index(u64::MAX), hard.term),
+        false => Position::new(Index(u64::MAX), hard_state.term),
     }
 }
 
 /// The newest of two copies of the hard state: a copy of the same term may be from before the vote.
-fn newest(one: HardState, other: HardState) -> HardState {
+fn newest_hard_state(one: HardState, other: HardState) -> HardState {
     let promised_position = one.promised_position.max(other.promised_position);
     let newer = if (other.term, other.vote.is_some()) > (one.term, one.vote.is_some()) { other } else { one };
     HardState { promised_position, ..newer }
 }
 
 /// Replaces the damaged segment by its readable part and sets it and all later segments aside. Returns the segment that
-/// the journal continues and the offset of its end; `None` if nothing was readable.
+/// the journal continues and the offset of its end; `None` if nothing was readable_log.
 fn replace_segments<D: Disk>(
     disk: &D,
     options: &Options,
     files: &[SegmentFile],
-    readable: &ReadableLog,
+    readable_log: &ReadableLog,
 ) -> Result<Option<(u64, u64)>> {
-    let continued_segment = match readable.end {
+    let continued_segment = match readable_log.end {
         // Another segment must follow a seal.
-        Some((number, _)) if readable.is_sealed => Some((number + 1, FIRST_FRAME_OFFSET)),
+        Some((number, _)) if readable_log.is_sealed => Some((number + 1, FIRST_FRAME_OFFSET)),
         end => end,
     };
     if let Some((number, end)) = continued_segment {
@@ -367,7 +378,7 @@ fn replace_segments<D: Disk>(
         copy.write_at(0, &bytes).map_err(to_fault("write", &tmp))?;
         copy.sync_all().map_err(to_fault("sync", &tmp))?;
         if file.is_some() {
-            set_aside(disk, number)?;
+            set_segment_aside(disk, number)?;
             // Of two unsynced renames, only the second may survive a power loss: it would replace the damaged file.
             sync_names(disk)?;
         }
@@ -375,7 +386,7 @@ fn replace_segments<D: Disk>(
     }
     let first_damaged_number = continued_segment.map_or(0, |(number, _)| number + 1);
     for file in files.iter().filter(|file| file.number >= first_damaged_number) {
-        set_aside(disk, file.number)?;
+        set_segment_aside(disk, file.number)?;
     }
     sync_names(disk)?;
     Ok(continued_segment)
@@ -387,7 +398,7 @@ fn sync_names<D: Disk>(disk: &D) -> Result<()> {
 
 /// Gives a segment the suffix of damaged files, and a number if the name is taken: both files may have records that the
 /// other one lacks.
-fn set_aside<D: Disk>(disk: &D, number: u64) -> Result<()> {
+fn set_segment_aside<D: Disk>(disk: &D, number: u64) -> Result<()> {
     let names = disk.list().map_err(to_fault("list", "the journal"))?;
     let name = file_name(number);
     let mut damaged_name = format!("{name}{DAMAGED_SUFFIX}");
@@ -401,7 +412,7 @@ fn set_aside<D: Disk>(disk: &D, number: u64) -> Result<()> {
 }
 
 /// Removes the files that earlier repairs have set aside, so that the files of one repair at most occupy disk space.
-fn remove_old_files<D: Disk>(disk: &D) -> Result<()> {
+fn remove_damaged_files<D: Disk>(disk: &D) -> Result<()> {
     let names = disk.list().map_err(to_fault("list", "the journal"))?;
     for name in names.iter().filter(|name| name.contains(DAMAGED_SUFFIX)) {
         disk.remove(name).map_err(to_fault("remove", name))?;

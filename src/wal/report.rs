@@ -23,7 +23,7 @@ pub struct Report {
     /// The number of bytes that were written to segments since the last report.
     pub written_bytes: u64,
     /// The duration of the sync, which the log thread measures; zero until it is set.
-    pub duration: Duration,
+    pub sync_duration: Duration,
     /// About how many more bytes the log can store until the free disk space and the reserve are used up.
     pub room_bytes: u64,
 }
@@ -36,7 +36,7 @@ impl Report {
             sealed_segments: Vec::new(),
             entry_count: 0,
             written_bytes: 0,
-            duration: Duration::ZERO,
+            sync_duration: Duration::ZERO,
             room_bytes: u64::MAX,
         }
     }
@@ -50,7 +50,7 @@ pub struct SealedSegment {
     /// The number of the segment, as in its file's name.
     pub segment: u64,
     /// The range of the segment's entries; later segments may replace the last of them.
-    pub entries: RangeInclusive<Index>,
+    pub index_range: RangeInclusive<Index>,
     /// The log index and file offset of some of the entries, ascending, a few KiB apart.
     pub sparse_index: Arc<[(Index, u64)]>,
     /// The mapped bytes of the file.
@@ -71,7 +71,7 @@ pub enum Fault {
         file: String,
         /// The offset of the first bad byte in the file; 0 if the file is missing.
         offset: u64,
-        /// What is wrong.
+        /// What is wrong with the file, in words: for example "the log ends here".
         description: String,
         /// The affected entries, in words: for example "812 and later".
         lost: String,

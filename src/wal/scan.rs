@@ -19,7 +19,7 @@ const ZERO_BLOCK_BYTES: usize = 4 << 10;
 /// decides.
 #[derive(Clone, Debug)]
 pub enum ScanItem {
-    /// A good frame.
+    /// A frame that is intact and repeats the checksum of the frame before it, if that checksum is known.
     Frame(Frame),
     /// A range of bytes without a good frame, up to the next good frame or to the end of the file.
     Gap {
@@ -41,7 +41,7 @@ pub enum ScanItem {
 pub struct Scan {
     bytes: Bytes,
     salt_crc: u32,
-    at: u64,
+    offset: u64,
     /// The checksum of the last frame that is no batch header; `None` if unknown.
     last_checksum: Option<u32>,
     /// Another thread has found all frames before this offset intact.
@@ -58,7 +58,7 @@ impl Scan {
         Scan {
             bytes,
             salt_crc: salt_crc(salt),
-            at: SEGMENT_HEADER_BYTES as u64,
+            offset: SEGMENT_HEADER_BYTES as u64,
             last_checksum,
             intact_end: 0,
             has_ended: false,
@@ -75,7 +75,7 @@ impl Scan {
 
     /// The current offset, at the end of the last item.
     pub fn offset(&self) -> u64 {
-        self.at
+        self.offset
     }
 
     /// The checksum that the next frame must repeat; `None` if unknown.
@@ -85,9 +85,9 @@ impl Scan {
 
     /// Reads the frame at the current offset and checks that the frame follows the last one.
     fn read_frame(&self) -> Result<Frame, Flaw> {
-        let frame = match self.at < self.intact_end {
-            true => Frame::read_unchecked(&self.bytes, self.at)?,
-            false => Frame::read(&self.bytes, self.salt_crc, self.at)?,
+        let frame = match self.offset < self.intact_end {
+            true => Frame::read_unchecked(&self.bytes, self.offset)?,
+            false => Frame::read(&self.bytes, self.salt_crc, self.offset)?,
         };
         match self.last_checksum {
             Some(last) if last != frame.previous_checksum => Err(Flaw::Invalid("a record before this one is missing")),
@@ -116,12 +116,12 @@ impl Iterator for Scan {
     type Item = ScanItem;
 
     fn next(&mut self) -> Option<ScanItem> {
-        if self.has_ended || self.at as usize >= self.bytes.len() {
+        if self.has_ended || self.offset as usize >= self.bytes.len() {
             return None;
         }
         match self.read_frame() {
             Ok(frame) => {
-                self.at = frame.end();
+                self.offset = frame.end();
                 // A batch header is no part of the chain: it is encoded last, after the frames that follow it.
                 if frame.kind != RecordKind::Batch {
                     self.last_checksum = Some(frame.checksum);
@@ -129,7 +129,7 @@ impl Iterator for Scan {
                 Some(ScanItem::Frame(frame))
             }
             Err(flaw) => {
-                let at = self.at;
+                let at = self.offset;
                 // If the chain is the frame's only flaw, the scan continues with this frame. Any other flaw would be
                 // met again at the same offset, forever.
                 let search_start =
@@ -140,7 +140,7 @@ impl Iterator for Scan {
                 // The verified prefix ends at the flaw: from here on, each checksum is computed.
                 self.intact_end = 0;
                 match next_good_offset {
-                    Some(next_good_offset) => self.at = next_good_offset,
+                    Some(next_good_offset) => self.offset = next_good_offset,
                     None => self.has_ended = true,
                 }
                 Some(ScanItem::Gap { at, flaw, next_good_offset })

@@ -78,8 +78,8 @@ impl SparseIndex {
         if let [.., (before, _), (newest, _)] = self.indexed_entries[..] {
             assert!(before < newest, "the log indexes in a sparse index ascend: readers use a binary search");
         }
-        let newest_indexed = self.indexed_entries.last().map(|(index, _)| *index);
-        assert!(newest_indexed <= self.last_index, "a sparse index names no log index above the last entry");
+        let last_indexed = self.indexed_entries.last().map(|(index, _)| *index);
+        assert!(last_indexed <= self.last_index, "a sparse index names no log index above the last entry");
     }
 
     /// Removes all indexed entries: the log restarts, and no entry of this segment belongs to the log any more.
@@ -96,7 +96,7 @@ impl SparseIndex {
     }
 
     /// A copy of the indexed entries, which a sealed segment shares with its readers.
-    pub fn to_shared(&self) -> Arc<[(Index, u64)]> {
+    pub fn to_shared_entries(&self) -> Arc<[(Index, u64)]> {
         self.indexed_entries.as_slice().into()
     }
 
@@ -120,7 +120,7 @@ pub struct Segment {
     pub number: u64,
     /// The file offset at which the buffer begins: all bytes before it are written.
     pub written_end: u64,
-    /// The offsets of the segment's entries.
+    /// The file offsets of some of the segment's entries.
     pub sparse_index: SparseIndex,
     salt_crc: u32,
     capacity: u64,
@@ -267,7 +267,8 @@ impl Segment {
         header.last_checksum = self.last_checksum;
         header.index_range = (self.batch_first_index, self.batch_last_position.index);
         // The format has zeros if there is no entry.
-        header.term = if self.batch_first_index == Index::ZERO { Term::ZERO } else { self.batch_last_position.term };
+        header.last_term =
+            if self.batch_first_index == Index::ZERO { Term::ZERO } else { self.batch_last_position.term };
         let mut body = Vec::with_capacity(BATCH_FRAME_BYTES - FRAME_HEADER_BYTES);
         header.encode(&mut body);
         self.buffer[FRAME_HEADER_BYTES..BATCH_FRAME_BYTES].copy_from_slice(&body);

@@ -27,7 +27,7 @@ const NAME_ATTEMPTS_MAX: u32 = 1000;
 /// The journal keeps no list of its orders: after a failed attempt it simply returns the same order again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SpareOrder {
-    /// The prefix of the file's name.
+    /// The beginning of the file's name, such as `spare-0000000004`; the number of the attempt and `.tmp` follow.
     pub name_prefix: String,
     /// The file's size in bytes.
     pub bytes: u64,
@@ -60,7 +60,7 @@ impl SpareOrder {
         // The size is made durable once, here; the syncs of the pieces sync data only.
         let mut has_more_zeros = spare.file.sync_all().map_err(to_fault("sync", &spare.name)).map(|()| true);
         while let Ok(true) = has_more_zeros {
-            has_more_zeros = spare.write_piece();
+            has_more_zeros = spare.write_zeros();
             pause();
         }
         match has_more_zeros {
@@ -116,7 +116,7 @@ impl<F: DiskFile> Spare<F> {
     ///
     /// Each piece is synced by itself, so that a sync of the log waits for at most one piece. A single sync of 64 MiB
     /// would delay every write of the node for its whole duration.
-    fn write_piece(&mut self) -> Result<bool> {
+    fn write_zeros(&mut self) -> Result<bool> {
         let zeros = &ZEROS[..ZEROS.len().min((self.bytes - self.written_end) as usize)];
         self.file.write_at(self.written_end, zeros).map_err(to_fault("write", &self.name))?;
         self.file.sync().map_err(to_fault("sync", &self.name))?;

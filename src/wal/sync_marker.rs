@@ -22,14 +22,14 @@
 
 use super::report::{Fault, Result};
 use crate::codec::{self, BufMutExt, Reader};
-use crate::disk::{Disk, DiskFile, is_out_of_files};
+use crate::disk::{Disk, DiskFile, is_too_many_open_files};
 use crate::types::{DiskId, HardState, Position};
 use bytes::{BufMut, Bytes};
 
 /// The name of the sync marker's file.
 pub const FILE_NAME: &str = "synced";
 /// The distance between slots in bytes, so large that no sector holds two.
-pub const SLOT_DISTANCE: usize = 512;
+pub const SLOT_DISTANCE_BYTES: usize = 512;
 /// The number of slots: hard state at 0 and 1, log offset at 2 and 3.
 pub const SLOT_COUNT: usize = 4;
 /// The size of a slot's contents in bytes.
@@ -39,7 +39,7 @@ const SLOT_HEADER_BYTES: usize = 24;
 
 const _: () = {
     assert!(
-        SLOT_BYTES <= 512 && SLOT_DISTANCE.is_multiple_of(512),
+        SLOT_BYTES <= 512 && SLOT_DISTANCE_BYTES.is_multiple_of(512),
         "a slot is within one sector, which is written whole"
     );
     assert!(SLOT_HEADER_BYTES + codec::HARD_STATE_BYTES <= SLOT_BYTES, "a hard state fits into a slot");
@@ -59,7 +59,7 @@ pub struct LogOffset {
     pub offset: u64,
     /// The position of the log's last entry before that offset.
     // For messages: if the log ends before this position, the entries in between are lost.
-    pub last: Position,
+    pub last_position: Position,
 }
 
 /// The contents of the sync marker.
@@ -69,7 +69,7 @@ pub struct LogOffset {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SyncMarker {
     /// The node's hard state (term, vote, promised position) at the last sync that changed it.
-    pub hard: Option<HardState>,
+    pub hard_state: Option<HardState>,
     /// The offset up to which the log was synced, at least.
     pub log_offset: Option<LogOffset>,
     // The turn of the newer slot of each pair: hard state, then log offset. The next write of a pair has the next turn
@@ -78,7 +78,7 @@ pub struct SyncMarker {
     /// The id of the current boot of the kernel; 0 if unknown.
     boot_id: u64,
     /// How many of the two slots with a hard state are good, and how many were never written.
-    hard_slot_counts: (u8, u8),
+    hard_state_slot_counts: (u8, u8),
 }
 
 impl SyncMarker {
@@ -107,8 +107,8 @@ impl SyncMarker {
     /// written. If one slot is damaged, it may be the newer one.
     pub fn certain_hard_state(&self) -> Option<HardState> {
         let is_certain =
-            self.hard_slot_counts == (2, 0) || (self.hard_slot_counts == (1, 1) && self.pair_turns[0] == 1);
-        self.hard.filter(|_| is_certain)
+            self.hard_state_slot_counts == (2, 0) || (self.hard_state_slot_counts == (1, 1) && self.pair_turns[0] == 1);
+        self.hard_state.filter(|_| is_certain)
     }
 
     /// Decodes the file: the newer good slot of each pair. `disk` is the id of the file's data directory.
@@ -118,17 +118,19 @@ impl SyncMarker {
     pub fn read(file: &Bytes, disk: DiskId) -> SyncMarker {
         let mut marker = SyncMarker::default();
         for slot in 0..SLOT_COUNT {
-            let Some(bytes) = file.get(slot * SLOT_DISTANCE..slot * SLOT_DISTANCE + SLOT_BYTES) else { continue };
-            marker.hard_slot_counts.1 += u8::from(slot < 2 && bytes.iter().all(|byte| *byte == 0));
+            let Some(bytes) = file.get(slot * SLOT_DISTANCE_BYTES..slot * SLOT_DISTANCE_BYTES + SLOT_BYTES) else {
+                continue;
+            };
+            marker.hard_state_slot_counts.1 += u8::from(slot < 2 && bytes.iter().all(|byte| *byte == 0));
             let Some((turn, mut fields)) = decode_slot(Bytes::copy_from_slice(bytes), slot, disk) else { continue };
             // Turns only grow, so the greater one was written last. Turn 0 was never written.
             let is_newer = turn > marker.pair_turns[slot / 2];
             // If the fields are invalid although the checksum is right, the slot is skipped: the other slot may be
             // good.
             if slot < 2 {
-                let Ok(hard) = codec::read_hard_state(&mut fields) else { continue };
-                marker.hard_slot_counts.0 += 1;
-                marker.hard = if is_newer { Some(hard) } else { marker.hard };
+                let Ok(hard_state) = codec::read_hard_state(&mut fields) else { continue };
+                marker.hard_state_slot_counts.0 += 1;
+                marker.hard_state = if is_newer { Some(hard_state) } else { marker.hard_state };
             } else {
                 let Ok(log_offset) = read_log_offset(&mut fields) else { continue };
                 marker.log_offset = if is_newer { Some(log_offset) } else { marker.log_offset };
@@ -158,7 +160,7 @@ impl<F: DiskFile> SyncMarkerFile<F> {
         if !exists {
             let tmp_name = format!("{FILE_NAME}.tmp");
             let mut file = disk.create(&tmp_name).map_err(to_fault("create", FILE_NAME))?;
-            file.allocate((SLOT_DISTANCE * SLOT_COUNT) as u64).map_err(to_fault("allocate", FILE_NAME))?;
+            file.allocate((SLOT_DISTANCE_BYTES * SLOT_COUNT) as u64).map_err(to_fault("allocate", FILE_NAME))?;
             file.sync_all().map_err(to_fault("sync", FILE_NAME))?;
             disk.rename(&tmp_name, FILE_NAME).map_err(to_fault("rename", FILE_NAME))?;
             disk.sync_names().map_err(to_fault("sync the directory of", FILE_NAME))?;
@@ -171,9 +173,9 @@ impl<F: DiskFile> SyncMarkerFile<F> {
     ///
     /// Called after the log's own sync and before the report: a vote leaves the node only when both copies are durable.
     /// If the power fails between the two syncs, the vote was never sent, and the marker is merely behind the log.
-    pub fn write_hard_state(&mut self, hard: &HardState) -> Result<()> {
+    pub fn write_hard_state(&mut self, hard_state: &HardState) -> Result<()> {
         let mut fields = Vec::with_capacity(codec::HARD_STATE_BYTES);
-        codec::put_hard_state(&mut fields, hard);
+        codec::put_hard_state(&mut fields, hard_state);
         self.write_slot(0, &fields)?;
         self.file.sync().map_err(to_fault("sync", FILE_NAME))
     }
@@ -188,7 +190,7 @@ impl<F: DiskFile> SyncMarkerFile<F> {
         out.put_u64_le(log_offset.boot_id);
         out.put_u64_le(log_offset.segment);
         out.put_u64_le(log_offset.offset);
-        out.put_position(log_offset.last);
+        out.put_position(log_offset.last_position);
         self.write_slot(1, &fields)
     }
 
@@ -215,7 +217,7 @@ impl<F: DiskFile> SyncMarkerFile<F> {
         bytes[SLOT_HEADER_BYTES..SLOT_HEADER_BYTES + fields.len()].copy_from_slice(fields);
         let checksum = crc32fast::hash(&bytes[4..]);
         bytes[..4].copy_from_slice(&checksum.to_le_bytes());
-        self.file.write_at((slot * SLOT_DISTANCE) as u64, &bytes).map_err(to_fault("write", FILE_NAME))
+        self.file.write_at((slot * SLOT_DISTANCE_BYTES) as u64, &bytes).map_err(to_fault("write", FILE_NAME))
     }
 }
 
@@ -230,7 +232,12 @@ fn decode_slot(bytes: Bytes, slot: usize, disk: DiskId) -> Option<(u64, Reader)>
 }
 
 fn read_log_offset(fields: &mut Reader) -> codec::Result<LogOffset> {
-    Ok(LogOffset { boot_id: fields.u64()?, segment: fields.u64()?, offset: fields.u64()?, last: fields.position()? })
+    Ok(LogOffset {
+        boot_id: fields.u64()?,
+        segment: fields.u64()?,
+        offset: fields.u64()?,
+        last_position: fields.position()?,
+    })
 }
 
 /// Converts a disk error to a fault.
@@ -241,7 +248,7 @@ pub fn to_fault(action: &'static str, file: &str) -> impl FnOnce(std::io::Error)
     move |source| match source.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Fault::Full { file },
         // The process has too many open files. The disk is fine, and the condition is temporary like a full disk.
-        _ if is_out_of_files(&source) => Fault::Full { file: format!("{file} ({source})") },
+        _ if is_too_many_open_files(&source) => Fault::Full { file: format!("{file} ({source})") },
         _ => Fault::Io { action, file, source },
     }
 }

@@ -39,12 +39,12 @@ use crate::types::Index;
 /// The offset where the good batches of a segment end before the file ends, and the facts about the bytes after that
 /// offset.
 ///
-/// Invariant: `cut_offset <= at`. The good frames between the two offsets belong to a broken batch, and are cut off
-/// with that batch.
+/// Invariant: `cut_offset <= first_bad_offset`. The good frames between the two offsets belong to a broken batch, and
+/// are cut off with that batch.
 #[derive(Clone, Debug)]
 pub struct LogBreak {
     /// The offset of the first bad byte.
-    pub at: u64,
+    pub first_bad_offset: u64,
     /// The end of the last good batch, where recovery cuts the log.
     pub cut_offset: u64,
     /// What is wrong at offset `at`.
@@ -76,11 +76,11 @@ pub struct LogBreak {
 /// and the verdicts of recovery and of the tools can differ in nothing else.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SegmentContext {
-    /// The segment's number.
-    pub segment: u64,
+    /// The segment's number, as in the name of its file.
+    pub segment_number: u64,
     /// The offset up to which the segment was synced at least; `None` if the sync marker names another segment.
     pub synced_offset: Option<u64>,
-    /// Whether a later segment is in use.
+    /// Whether a later segment holds a record, or may hold one in an unreadable sector.
     pub successor_in_use: bool,
     /// Whether the segment's header has the flag of a recycled file.
     pub is_recycled: bool,
@@ -111,14 +111,14 @@ impl SegmentContext {
     /// `predecessors_released` and `refuses_torn_tail` stay false. Both depend on more than the header, and a caller
     /// that does not know more must not call a disk damaged.
     pub fn for_segment(header: &SegmentHeader, marker: Option<LogOffset>, successor_in_use: bool) -> SegmentContext {
-        let context = SegmentContext { segment: header.number, successor_in_use, ..SegmentContext::default() };
+        let context = SegmentContext { segment_number: header.number, successor_in_use, ..SegmentContext::default() };
         SegmentContext { is_recycled: header.flags & RECYCLED_FLAG != 0, ..context }.with_sync_marker(marker)
     }
 
-    /// The same facts, with the offset in the sync marker.
+    /// The facts of `self`, and the offset in the sync marker if the marker names this segment.
     pub fn with_sync_marker(self, marker: Option<LogOffset>) -> SegmentContext {
         // An offset in another segment says nothing about offsets in this one.
-        let synced_offset = marker.filter(|marker| marker.segment == self.segment).map(|marker| marker.offset);
+        let synced_offset = marker.filter(|marker| marker.segment == self.segment_number).map(|marker| marker.offset);
         SegmentContext { synced_offset, ..self }
     }
 }
@@ -129,7 +129,7 @@ impl LogBreak {
     /// The reader then fills in the other fields, as far as it has read the batch.
     pub fn new(at: u64, flaw: Flaw, batch_number: Option<u64>) -> LogBreak {
         LogBreak {
-            at,
+            first_bad_offset: at,
             cut_offset: at,
             flaw,
             frames_intact: false,
@@ -190,7 +190,7 @@ pub fn classify(log_break: &LogBreak, context: &SegmentContext) -> TailVerdict {
         TailVerdict::Corrupt("its bytes are intact, so it is not torn")
     } else if log_break.has_later_batch() {
         TailVerdict::Corrupt("good records of a later batch follow it")
-    } else if log_break.synced_end.0 == context.segment && log_break.synced_end.1 > log_break.cut_offset {
+    } else if log_break.synced_end.0 == context.segment_number && log_break.synced_end.1 > log_break.cut_offset {
         TailVerdict::Corrupt("a later batch records that it was synced")
     } else if context.synced_offset.is_some_and(|synced| synced > log_break.cut_offset) {
         TailVerdict::Corrupt("the side file `synced` records a sync beyond it")
@@ -221,7 +221,7 @@ mod tests {
         }
         let kind = if synced.is_some() { RecordKind::Batch } else { RecordKind::HardState };
         Frame {
-            at: 900,
+            offset: 900,
             checksum: 0,
             previous_checksum: 0,
             batch_number_low: batch as u32,
@@ -233,7 +233,7 @@ mod tests {
     /// The verdict on a break at offset 500 of segment 1, where batch 7 should begin, with `frames` after the break.
     fn verdict(flaw: Flaw, change: impl Fn(&mut LogBreak, &mut SegmentContext), frames: &[Frame]) -> TailVerdict {
         let mut log_break = LogBreak::new(500, flaw, Some(7));
-        let mut context = SegmentContext { segment: 1, ..SegmentContext::default() };
+        let mut context = SegmentContext { segment_number: 1, ..SegmentContext::default() };
         change(&mut log_break, &mut context);
         frames.iter().for_each(|frame| log_break.add_frame(frame));
         classify(&log_break, &context)

@@ -59,7 +59,7 @@ fn synced_entries_survive_power_loss() {
         push(&mut journal, &mut view, write(id, 1, id * 4 - 3..=id * 4));
     }
     assert!(disk.list().unwrap().len() > 4, "the log has several segments");
-    assert!(view.in_memory_len() < 40, "only the newest segment is in memory");
+    assert!(view.entries_in_memory() < 40, "only the newest segment is in memory");
     disk.crash(&mut StdRng::seed_from_u64(1), Crash::Power);
     let (_journal, reopened) = open(&disk);
     assert_eq!(reopened.entries.len(), 80);
@@ -70,7 +70,7 @@ fn synced_entries_survive_power_loss() {
         assert_eq!(read(view, 1..=80), (1..=80).map(|index| entry(index, 1)).collect::<Vec<_>>());
         assert_eq!(read(view, 77..=99).len(), 4, "a read ends at the end of the log");
     }
-    assert_eq!(reopened.notes, Vec::<String>::new());
+    assert_eq!(reopened.operator_notes, Vec::<String>::new());
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn append_at_lower_index_truncates_later_entries() {
     push(&mut journal, &mut view, write(1, 1, 1..=30));
     push(&mut journal, &mut view, write(2, 2, 12..=14));
     push(&mut journal, &mut view, write(3, 3, 14..=40));
-    let expected: Vec<Entry> = (1..=40)
+    let expected_entries: Vec<Entry> = (1..=40)
         .map(|index| {
             entry(
                 index,
@@ -95,12 +95,12 @@ fn append_at_lower_index_truncates_later_entries() {
             )
         })
         .collect();
-    assert_eq!(read(&view, 1..=40), expected);
+    assert_eq!(read(&view, 1..=40), expected_entries);
     drop(journal);
     let (_journal, reopened) = open(&disk);
-    assert_eq!(read(&reopened.view, 1..=40), expected);
+    assert_eq!(read(&reopened.view, 1..=40), expected_entries);
     let terms: Vec<Term> = reopened.entries.iter().map(|summary| summary.term).collect();
-    assert_eq!(terms, expected.iter().map(|entry| entry.position.term).collect::<Vec<_>>());
+    assert_eq!(terms, expected_entries.iter().map(|entry| entry.position.term).collect::<Vec<_>>());
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn intact_batch_that_contradicts_the_log_is_corrupt() {
             .unwrap()
             .log_break
     };
-    let context = tail::SegmentContext { segment: 1, ..tail::SegmentContext::default() };
+    let context = tail::SegmentContext { segment_number: 1, ..tail::SegmentContext::default() };
     let end_break = read(batches::ReaderState::before_first_segment());
     assert_eq!((end_break.frames_intact, tail::classify(&end_break, &context)), (false, tail::TailVerdict::End));
     // Neither a sync marker nor a later batch shows that these batches were synced. If they were cut off as torn, their
@@ -197,7 +197,7 @@ fn released_segments_are_removed_or_recycled() {
     assert_eq!(reopened.base.membership, founding().membership);
     assert_eq!(reopened.entries.len() as u64, 60 - base.0);
     assert_eq!(read(&reopened.view, base.0 + 1..=60).len() as u64, 60 - base.0);
-    assert_eq!(reopened.notes, Vec::<String>::new());
+    assert_eq!(reopened.operator_notes, Vec::<String>::new());
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn record_of_an_unknown_kind_is_damage_and_not_cut_off() {
     let salt_crc = format::salt_crc(format::salt(DiskId(9), 1));
     let entry_offsets =
         scan::Scan::new(bytes.clone(), format::salt(DiskId(9), 1), None).filter_map(|item| match item {
-            scan::ScanItem::Frame(frame) if frame.kind == format::RecordKind::Entry => Some(frame.at),
+            scan::ScanItem::Frame(frame) if frame.kind == format::RecordKind::Entry => Some(frame.offset),
             _ => None,
         });
     let at = entry_offsets.last().unwrap() as usize;
@@ -336,15 +336,15 @@ fn log_uses_reserve_on_full_disk_and_resumes() {
         disk.list().unwrap().contains(&"0000000002.wal".to_owned()),
         "the next segment took the space of the reserve"
     );
-    let id = rejected_write.id.0;
+    let rejected_id = rejected_write.id.0;
     // Everything acknowledged is still there, on a disk that is still full.
     let (_, reopened) = open(&disk.durable_copy());
-    assert_eq!(reopened.entries.len() as u64, id - 1);
+    assert_eq!(reopened.entries.len() as u64, rejected_id - 1);
     journal.confirm_sync().unwrap();
     disk.set_capacity(None);
     journal.reserve_room(&Task::Write(rejected_write.clone())).unwrap();
     push(&mut journal, &mut view, rejected_write);
-    assert_eq!(read(&view, 1..=id).len() as u64, id);
+    assert_eq!(read(&view, 1..=rejected_id).len() as u64, rejected_id);
 }
 
 /// databend#18988, tikv#9886, tikv#15751: a process did not start once its disk was full.

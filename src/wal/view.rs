@@ -15,7 +15,7 @@
 //!      ▼   │ segment 3     │ segment 4     │ segment 5     ┊                         │
 //!   ───────┴───────────────┴───────────────┴───────────────┴─────────────────────────┘
 //!                                          │◀─ evictable ─▶│  only in memory
-//!                                   first_in_memory
+//!                                   first_index_in_memory
 //! ```
 //!
 //! The view is *ahead* of the disk: an entry is pushed when it is sent to the log thread, before it is durable. That is
@@ -34,7 +34,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 /// The capacity of the memory, in entries, that is kept even if fewer entries are in memory.
-const RETAINED_CAPACITY_MIN: usize = 1 << 12;
+const MEMORY_CAPACITY_MIN: usize = 1 << 12;
 /// For each byte that is added to memory, this many bytes of evictable entries are removed from memory. With 2, all
 /// entries of a segment are removed before the next segment is full.
 const EVICTION_RATIO: usize = 2;
@@ -54,7 +54,7 @@ pub struct View {
     // Oldest first.
     mapped_segments: VecDeque<MappedSegment>,
     // The index of the first entry in memory, or of the next one if memory is empty.
-    first_in_memory: Index,
+    first_index_in_memory: Index,
     memory: VecDeque<Entry>,
     evictable_count: usize,
 }
@@ -77,7 +77,7 @@ impl View {
         View {
             released_upto,
             mapped_segments: VecDeque::new(),
-            first_in_memory: released_upto.next(),
+            first_index_in_memory: released_upto.next(),
             memory: VecDeque::new(),
             evictable_count: 0,
         }
@@ -87,9 +87,9 @@ impl View {
     ///
     /// Mappings are shared by reference count, while the entries in memory would have to be cloned.
     pub fn without_memory(&self) -> View {
-        let first_in_memory =
-            self.mapped_segments.back().map_or(self.first_in_memory, |mapped| mapped.live_range.1.next());
-        View { mapped_segments: self.mapped_segments.clone(), first_in_memory, ..View::new(self.released_upto) }
+        let first_index_in_memory =
+            self.mapped_segments.back().map_or(self.first_index_in_memory, |mapped| mapped.live_range.1.next());
+        View { mapped_segments: self.mapped_segments.clone(), first_index_in_memory, ..View::new(self.released_upto) }
     }
 
     /// Adds a write that is being sent to the journal.
@@ -102,7 +102,7 @@ impl View {
             // consensus would have kept the log and sent no base (§7).
             self.restart();
             self.released_upto = base.position.index;
-            self.first_in_memory = self.released_upto.next();
+            self.first_index_in_memory = self.released_upto.next();
         }
         for entry in &write.entries {
             self.push_entry(entry.clone());
@@ -124,11 +124,11 @@ impl View {
         }
         // A truncation that reaches into a mapped segment removes all entries in memory. An empty memory begins at the
         // next entry.
-        if index < self.first_in_memory || self.memory.is_empty() {
+        if index < self.first_index_in_memory || self.memory.is_empty() {
             self.memory.clear();
-            self.first_in_memory = index;
+            self.first_index_in_memory = index;
         }
-        self.memory.truncate((index.0 - self.first_in_memory.0) as usize);
+        self.memory.truncate((index.0 - self.first_index_in_memory.0) as usize);
         self.evictable_count = self.evictable_count.min(self.memory.len());
         // Entries are evicted before the new entry is added, to keep memory small.
         self.evict(EVICTION_RATIO * codec::entry_size(&entry));
@@ -147,7 +147,7 @@ impl View {
         {
             evicted_bytes += codec::entry_size(&entry);
             self.evictable_count -= 1;
-            self.first_in_memory = self.first_in_memory.next();
+            self.first_index_in_memory = self.first_index_in_memory.next();
         }
     }
 
@@ -165,7 +165,7 @@ impl View {
         let live_range = (mapped.live_range.0.max(self.released_upto.next()), last_common);
         if live_range.0 <= live_range.1 {
             self.evictable_count =
-                (last_common.0 + 1).saturating_sub(self.first_in_memory.0).min(self.memory.len() as u64) as usize;
+                (last_common.0 + 1).saturating_sub(self.first_index_in_memory.0).min(self.memory.len() as u64) as usize;
             self.push_mapped(mapped, live_range);
         }
         self.check_invariants();
@@ -174,7 +174,7 @@ impl View {
 
     /// Removes everything: the log restarts, and no earlier entry belongs to the log any more.
     ///
-    /// The caller then sets `released_upto` and `first_in_memory`, or pushes the next entry.
+    /// The caller then sets `released_upto` and `first_index_in_memory`, or pushes the next entry.
     pub fn restart(&mut self) {
         self.mapped_segments.clear();
         self.memory.clear();
@@ -190,7 +190,7 @@ impl View {
             && live_range.0 <= live_range.1
         {
             self.push_mapped(mapped, live_range);
-            self.first_in_memory = live_range.1.next();
+            self.first_index_in_memory = live_range.1.next();
         }
         Ok(())
     }
@@ -214,11 +214,12 @@ impl View {
     /// Two logs that agree at a position agree before it (§5.3), so a binary search finds the index. Usually the last
     /// entries are the same, which costs one read.
     fn last_common_index(&self, mapped: &MappedSegment) -> Result<Option<Index>> {
-        // Memory has no entry below `first_in_memory` to compare with.
-        let from = mapped.live_range.0.max(self.first_in_memory);
+        // Memory has no entry below `first_index_in_memory` to compare with.
+        let from = mapped.live_range.0.max(self.first_index_in_memory);
         // The segment's entries after the last entry in memory were truncated.
-        let to =
-            Index(mapped.live_range.1.0.min((self.first_in_memory.0 + self.memory.len() as u64).saturating_sub(1)));
+        let to = Index(
+            mapped.live_range.1.0.min((self.first_index_in_memory.0 + self.memory.len() as u64).saturating_sub(1)),
+        );
         let is_same_entry = |index: Index| {
             let mut found_position = None;
             mapped.visit_entries(index, index, &mut |entry| {
@@ -247,7 +248,7 @@ impl View {
     }
 
     fn memory_entry(&self, index: Index) -> Option<&Entry> {
-        self.memory.get(usize::try_from(index.0.checked_sub(self.first_in_memory.0)?).ok()?)
+        self.memory.get(usize::try_from(index.0.checked_sub(self.first_index_in_memory.0)?).ok()?)
     }
 
     /// Releases the log up to and including `upto`.
@@ -259,16 +260,16 @@ impl View {
         while self.mapped_segments.front().is_some_and(|mapped| mapped.live_range.1 <= upto) {
             self.mapped_segments.pop_front();
         }
-        while self.first_in_memory <= upto && self.memory.pop_front().is_some() {
-            self.first_in_memory = self.first_in_memory.next();
+        while self.first_index_in_memory <= upto && self.memory.pop_front().is_some() {
+            self.first_index_in_memory = self.first_index_in_memory.next();
             self.evictable_count = self.evictable_count.saturating_sub(1);
         }
         // An empty view begins after the released entries.
         if self.memory.is_empty() && self.mapped_segments.is_empty() {
-            self.first_in_memory = self.first_in_memory.max(self.released_upto.next());
+            self.first_index_in_memory = self.first_index_in_memory.max(self.released_upto.next());
         }
         // A segment can hold a million small entries. The memory for released entries is freed.
-        if self.memory.capacity() > RETAINED_CAPACITY_MIN.max(4 * self.memory.len()) {
+        if self.memory.capacity() > MEMORY_CAPACITY_MIN.max(4 * self.memory.len()) {
             self.memory.shrink_to(2 * self.memory.len());
         }
         self.check_invariants();
@@ -299,17 +300,17 @@ impl View {
     /// Panics if the view has a gap. Not a part of [`View::check_invariants`], because entries that were read from a
     /// disk may have gaps.
     fn check_gaps(&self) {
-        let ends = (self.memory.front(), self.memory.back());
-        if let (Some(front), Some(back)) = ends {
-            let last_index = self.first_in_memory.0 + self.memory.len() as u64 - 1;
+        let first_and_last = (self.memory.front(), self.memory.back());
+        if let (Some(front), Some(back)) = first_and_last {
+            let last_index = self.first_index_in_memory.0 + self.memory.len() as u64 - 1;
             debug_assert!(
-                front.position.index == self.first_in_memory,
-                "the first entry in memory has the index `first_in_memory`"
+                front.position.index == self.first_index_in_memory,
+                "the first entry in memory has the index `first_index_in_memory`"
             );
             debug_assert!(back.position.index.0 == last_index, "the entries in memory are consecutive");
         }
         debug_assert!(
-            self.mapped_segments.back().is_none_or(|newest| self.first_in_memory <= newest.live_range.1.next()),
+            self.mapped_segments.back().is_none_or(|newest| self.first_index_in_memory <= newest.live_range.1.next()),
             "no index is missing between the mapped entries and the entries in memory"
         );
     }
@@ -324,7 +325,7 @@ impl View {
         let mut bytes = 0;
         let mut add_if_fits = |entry: Entry| {
             bytes += codec::entry_size(&entry) as u64;
-            // Headers count too: the limit is that of a message.
+            // The headers of the entries count too: the limit is the size of a message.
             let fits = entries.is_empty() || bytes <= bytes_max;
             if fits {
                 entries.push(entry);
@@ -340,11 +341,11 @@ impl View {
         let from = self.mapped_segments.partition_point(|mapped| mapped.live_range.1 < next);
         for mapped in self.mapped_segments.iter().skip(from) {
             // An entry that is in memory as well is cheaper to read there: it needs no check and no decoding.
-            if next > to || next >= self.first_in_memory || next < mapped.live_range.0 {
+            if next > to || next >= self.first_index_in_memory || next < mapped.live_range.0 {
                 break;
             }
-            // From `first_in_memory` on, entries are read from memory.
-            let end = to.min(mapped.live_range.1).min(self.first_in_memory.prev());
+            // From `first_index_in_memory` on, entries are read from memory.
+            let end = to.min(mapped.live_range.1).min(self.first_index_in_memory.prev());
             if !mapped.visit_entries(next, end, &mut add_if_fits)? {
                 return Ok(entries);
             }
@@ -366,17 +367,17 @@ impl View {
         let first = self
             .mapped_segments
             .front()
-            .map_or(self.first_in_memory, |mapped| mapped.live_range.0)
+            .map_or(self.first_index_in_memory, |mapped| mapped.live_range.0)
             .max(self.released_upto.next());
         let last = match self.memory.len() {
             0 => self.mapped_segments.back()?.live_range.1,
-            n => Index(self.first_in_memory.0 + n as u64 - 1),
+            n => Index(self.first_index_in_memory.0 + n as u64 - 1),
         };
         (first <= last).then_some(first..=last)
     }
 
     /// The number of entries in memory.
-    pub fn in_memory_len(&self) -> usize {
+    pub fn entries_in_memory(&self) -> usize {
         self.memory.len()
     }
 }
@@ -384,7 +385,7 @@ impl View {
 impl MappedSegment {
     /// Decodes the segment's header. Returns `None` if the segment holds no entry.
     fn new(sealed: SealedSegment) -> Result<Option<MappedSegment>> {
-        let live_range = (*sealed.entries.start(), *sealed.entries.end());
+        let live_range = (*sealed.index_range.start(), *sealed.index_range.end());
         // A segment may hold no entry that belongs to the log: only a vote, or only entries that a snapshot replaced.
         if live_range.0 > live_range.1 || sealed.sparse_index.is_empty() {
             return Ok(None);
@@ -394,8 +395,8 @@ impl MappedSegment {
         match SegmentHeader::decode(&sealed.bytes) {
             Ok(header) => Ok(Some(MappedSegment { salt_crc: salt_crc(header.salt()), sealed, live_range })),
             Err(malformed) => {
-                let unreadable = MappedSegment { salt_crc: 0, sealed, live_range };
-                Err(unreadable.damage_fault(0, Flaw::Invalid(malformed.0), live_range.0))
+                let segment_without_salt = MappedSegment { salt_crc: 0, sealed, live_range };
+                Err(segment_without_salt.damage_fault(0, Flaw::Invalid(malformed.0), live_range.0))
             }
         }
     }
@@ -407,17 +408,17 @@ impl MappedSegment {
     fn visit_entries(&self, from: Index, to: Index, visit: &mut dyn FnMut(Entry) -> bool) -> Result<bool> {
         let sparse_index = &self.sealed.sparse_index;
         // The place in `sparse_index` of the last indexed entry at or before `from`.
-        let mut indexed_entry = sparse_index.partition_point(|(index, _)| *index <= from).saturating_sub(1);
-        let (mut index, mut at) = sparse_index[indexed_entry];
+        let mut sparse_position = sparse_index.partition_point(|(index, _)| *index <= from).saturating_sub(1);
+        let (mut index, mut at) = sparse_index[sparse_position];
         while index <= to {
-            if let Some((_, offset)) = sparse_index.get(indexed_entry + 1).filter(|(next, _)| *next == index) {
+            if let Some((_, offset)) = sparse_index.get(sparse_position + 1).filter(|(next, _)| *next == index) {
                 // The frames between the last entry and this indexed entry were replaced.
                 at = *offset;
-                indexed_entry += 1;
+                sparse_position += 1;
             }
             let frame = Frame::read_without_body_check(&self.sealed.bytes, self.salt_crc, at)
                 .map_err(|flaw| self.damage_fault(at, flaw, index))?;
-            let frame_at = at;
+            let frame_offset = at;
             at = frame.end();
             // Votes, releases and batch headers are between entries.
             if frame.kind != RecordKind::Entry {
@@ -425,12 +426,12 @@ impl MappedSegment {
             }
             if index >= from {
                 let entry = codec::read_entry(&mut Reader::new(frame.body))
-                    .map_err(|malformed| self.damage_fault(frame_at, Flaw::Invalid(malformed.0), index))?;
+                    .map_err(|malformed| self.damage_fault(frame_offset, Flaw::Invalid(malformed.0), index))?;
                 // An intact frame with another index than expected is damage. Otherwise this node alone would apply the
                 // entry at a wrong index.
                 if entry.position.index != index {
                     return Err(self.damage_fault(
-                        frame_at,
+                        frame_offset,
                         Flaw::Invalid("an entry with another index than expected"),
                         index,
                     ));
@@ -468,7 +469,7 @@ mod tests {
         }
         assert!(view.memory.capacity() >= 100_000);
         view.release(Index(99_990));
-        assert_eq!(view.in_memory_len(), 10);
-        assert!(view.memory.capacity() <= RETAINED_CAPACITY_MIN, "{}", view.memory.capacity());
+        assert_eq!(view.entries_in_memory(), 10);
+        assert!(view.memory.capacity() <= MEMORY_CAPACITY_MIN, "{}", view.memory.capacity());
     }
 }

@@ -82,11 +82,11 @@ pub(super) fn read_change(reader: &mut Reader) -> Result<Change, Malformed> {
         CHANGE_REMOVE => Change::Remove(reader.node_id()?),
         CHANGE_PROMOTE => Change::Promote(reader.node_id()?),
         CHANGE_SET_VOTERS => {
-            let count = reader.u16()? as usize;
-            if count > MEMBERS_MAX {
+            let voter_count = reader.u16()? as usize;
+            if voter_count > MEMBERS_MAX {
                 return Err(Malformed("too many members"));
             }
-            Change::SetVoters((0..count).map(|_| reader.node_id()).collect::<Result<BTreeSet<_>, _>>()?)
+            Change::SetVoters((0..voter_count).map(|_| reader.node_id()).collect::<Result<BTreeSet<_>, _>>()?)
         }
         CHANGE_SET_ADDRESS => Change::SetAddress { id: reader.node_id()?, address: reader.string(ADDRESS_BYTES_MAX)? },
         CHANGE_ABORT => Change::Abort,
@@ -104,11 +104,11 @@ mod tests {
     }
 
     fn sample_changes() -> Vec<Change> {
-        let add = |pending_role, disk| Change::Add { id: id(4), address: "d:4".into(), disk, pending_role };
+        let add_change = |pending_role, disk| Change::Add { id: id(4), address: "d:4".into(), disk, pending_role };
         vec![
-            add(PendingRole::Promote, None),
-            add(PendingRole::Unchanged, Some(DiskId(77))),
-            add(PendingRole::Replace(id(2)), None),
+            add_change(PendingRole::Promote, None),
+            add_change(PendingRole::Unchanged, Some(DiskId(77))),
+            add_change(PendingRole::Replace(id(2)), None),
             Change::Remove(id(3)),
             Change::Promote(id(4)),
             Change::SetVoters([id(1), id(4)].into()),
@@ -126,7 +126,7 @@ mod tests {
             let encoded = out.freeze();
             let mut reader = Reader::new(encoded.clone());
             assert_eq!(read_change(&mut reader), Ok(change));
-            assert_eq!(reader.end(), Ok(()));
+            assert_eq!(reader.check_end(), Ok(()));
             for cut in 0..encoded.len() {
                 assert!(read_change(&mut Reader::new(encoded.slice(..cut))).is_err());
             }

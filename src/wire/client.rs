@@ -20,7 +20,7 @@ pub struct NumberedRequest {
     pub id: u64,
     /// Whether a follower forwards the request to the leader; otherwise it rejects the request and names the leader.
     pub forward: bool,
-    /// The request. Its operation, if it has one, was checked to be well-formed.
+    /// What the client requests. An operation in it was checked to be well-formed.
     pub request: Request,
 }
 
@@ -96,7 +96,7 @@ pub fn read_request_frame(frame: Frame) -> Result<NumberedRequest, WireError> {
     let mut reader = Reader::new(frame.content);
     let (id, forward) = (reader.u64()?, reader.bool()?);
     let request = read_request(&mut reader)?;
-    reader.end()?;
+    reader.check_end()?;
     Ok(NumberedRequest { id, forward, request })
 }
 
@@ -116,7 +116,7 @@ pub fn read_reply_frame(frame: Frame) -> Result<(u64, Reply), WireError> {
     let mut reader = Reader::new(frame.content);
     let id = reader.u64()?;
     let reply = read_reply(&mut reader)?;
-    reader.end()?;
+    reader.check_end()?;
     Ok((id, reply))
 }
 
@@ -349,8 +349,8 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
         Refusal::Stopping => out.put_u8(REFUSAL_STOPPING),
         Refusal::NoSpace => out.put_u8(REFUSAL_NO_SPACE),
         Refusal::SnapshotGone => out.put_u8(REFUSAL_SNAPSHOT_GONE),
-        Refusal::NotOffered => out.put_u8(REFUSAL_NOT_OFFERED),
-        Refusal::Changing { since } => {
+        Refusal::NotSupported => out.put_u8(REFUSAL_NOT_OFFERED),
+        Refusal::ChangeInProgress { since } => {
             out.put_u8(REFUSAL_CHANGING);
             out.put_u64_le(since.0);
         }
@@ -390,19 +390,19 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
         REFUSAL_STOPPING => Refusal::Stopping,
         REFUSAL_NO_SPACE => Refusal::NoSpace,
         REFUSAL_SNAPSHOT_GONE => Refusal::SnapshotGone,
-        REFUSAL_NOT_OFFERED => Refusal::NotOffered,
-        REFUSAL_CHANGING => Refusal::Changing { since: Index(reader.u64()?) },
+        REFUSAL_NOT_OFFERED => Refusal::NotSupported,
+        REFUSAL_CHANGING => Refusal::ChangeInProgress { since: Index(reader.u64()?) },
         REFUSAL_INVALID_CHANGE => Refusal::InvalidChange { why: reader.string(REASON_BYTES_MAX)? },
         REFUSAL_UNSAFE_CHANGE => Refusal::UnsafeChange { why: reader.string(REASON_BYTES_MAX)? },
         REFUSAL_TRANSFER_TIMED_OUT => Refusal::TransferTimedOut { to: reader.node_id()? },
         REFUSAL_NOT_MEMBER => {
             let node = reader.node_id()?;
-            let count = usize::from(reader.u8()?);
-            if count > MEMBERS_MAX {
+            let member_count = usize::from(reader.u8()?);
+            if member_count > MEMBERS_MAX {
                 return Err(Malformed("too many members"));
             }
-            // Memory grows with the actual bytes, not with the count.
-            let members = (0..count).map(|_| reader.string(ADDRESS_BYTES_MAX)).collect::<Result<_, _>>()?;
+            // Memory is reserved for the addresses that arrive, not for the announced count.
+            let members = (0..member_count).map(|_| reader.string(ADDRESS_BYTES_MAX)).collect::<Result<_, _>>()?;
             Refusal::NotMember { node, members }
         }
         _ => return Err(Malformed("unknown refusal")),
@@ -512,8 +512,8 @@ mod tests {
             Refusal::Stopping,
             Refusal::NoSpace,
             Refusal::SnapshotGone,
-            Refusal::NotOffered,
-            Refusal::Changing { since: Index(9) },
+            Refusal::NotSupported,
+            Refusal::ChangeInProgress { since: Index(9) },
             Refusal::InvalidChange { why: "n9 is not a member".into() },
             Refusal::UnsafeChange { why: "n4 does not answer".into() },
             Refusal::TransferTimedOut { to: NodeId::new(2).unwrap() },

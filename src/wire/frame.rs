@@ -89,18 +89,18 @@ pub fn put_frame(out: &mut BytesMut, kind: FrameKind, put_content: impl FnOnce(&
     }
 }
 
-/// Appends the piece of a long content that begins at `from`. Returns the end of the piece: the content's length for
-/// the last piece.
-pub fn put_piece(out: &mut BytesMut, kind: FrameKind, content: &[u8], from: usize) -> usize {
+/// Appends the piece of a long content that begins at `piece_start`. Returns the end of the piece: the content's
+/// length for the last piece.
+pub fn put_piece(out: &mut BytesMut, kind: FrameKind, content: &[u8], piece_start: usize) -> usize {
     assert!(content.len() as u64 <= FRAME_BYTES_MAX, "the content of a frame has at most FRAME_BYTES_MAX bytes");
-    let end = content.len().min(from + PIECE_BYTES_MAX);
-    let flags = if end == content.len() { PIECE_FLAG | LAST_PIECE_FLAG } else { PIECE_FLAG };
+    let piece_end = content.len().min(piece_start + PIECE_BYTES_MAX);
+    let flags = if piece_end == content.len() { PIECE_FLAG | LAST_PIECE_FLAG } else { PIECE_FLAG };
     let start = out.len();
-    out.reserve(HEADER_BYTES + end - from);
+    out.reserve(HEADER_BYTES + piece_end - piece_start);
     out.put_bytes(0, HEADER_BYTES);
-    out.put_slice(&content[from..end]);
+    out.put_slice(&content[piece_start..piece_end]);
     fill_header(&mut out[start..], kind, flags);
-    end
+    piece_end
 }
 
 /// Fills in the header in front of a frame's content.
@@ -123,8 +123,8 @@ fn checksum(header: &[u8], content: &[u8]) -> u32 {
 /// Reads frames from received bytes, and reassembles those that were sent in pieces.
 #[derive(Debug, Default)]
 pub struct FrameReader {
-    /// The frame that is being reassembled, if there is one.
-    partial: Option<(FrameKind, BytesMut)>,
+    /// The kind and the pieces so far of a frame of which the last piece has not arrived; `None` between frames.
+    partial_frame: Option<(FrameKind, BytesMut)>,
 }
 
 impl FrameReader {
@@ -152,7 +152,7 @@ impl FrameReader {
 
     /// Appends one piece to the partial frame; returns the whole frame after its last piece.
     fn append_piece(&mut self, kind: FrameKind, flags: u8, content: BytesMut) -> Result<Option<Frame>, WireError> {
-        let (partial_kind, whole) = self.partial.get_or_insert_with(|| (kind, BytesMut::new()));
+        let (partial_kind, whole) = self.partial_frame.get_or_insert_with(|| (kind, BytesMut::new()));
         if *partial_kind != kind {
             return Err(WireError::PieceOutOfSequence);
         }
@@ -164,17 +164,17 @@ impl FrameReader {
         if flags & LAST_PIECE_FLAG == 0 {
             return Ok(None);
         }
-        Ok(self.partial.take().map(|(kind, whole)| Frame { kind, content: whole.freeze() }))
+        Ok(self.partial_frame.take().map(|(kind, whole)| Frame { kind, content: whole.freeze() }))
     }
 
     /// The number of bytes allocated for a partial frame.
     pub fn allocated_bytes(&self) -> usize {
-        self.partial.as_ref().map_or(0, |(_, whole)| whole.capacity())
+        self.partial_frame.as_ref().map_or(0, |(_, whole)| whole.capacity())
     }
 
     /// Whether some pieces of a frame have arrived, and not its last one.
     pub fn has_partial_frame(&self) -> bool {
-        self.partial.is_some()
+        self.partial_frame.is_some()
     }
 }
 
@@ -218,11 +218,11 @@ mod tests {
             piece_start = put_piece(&mut out, FrameKind::Raft, &long_content, piece_start);
         }
         let mut reader = FrameReader::default();
-        let first = reader.next(&mut out).unwrap().unwrap();
-        assert_eq!(&first.content[..], b"beat");
+        let first_frame = reader.next(&mut out).unwrap().unwrap();
+        assert_eq!(&first_frame.content[..], b"beat");
         assert!(reader.has_partial_frame());
-        let second = reader.next(&mut out).unwrap().unwrap();
-        assert_eq!(second.content, long_content);
+        let second_frame = reader.next(&mut out).unwrap().unwrap();
+        assert_eq!(second_frame.content, long_content);
         assert!(!reader.has_partial_frame() && out.is_empty());
         assert_eq!(encode_frame(FrameKind::Raft, &long_content).len(), long_content.len() + 4 * HEADER_BYTES);
     }
@@ -283,8 +283,8 @@ mod tests {
         #[test]
         fn frame_with_flipped_bit_is_never_accepted(content: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
             let mut out = encode_frame(FrameKind::Reply, &content);
-            let at = at.index(out.len());
-            out[at] ^= 1u8 << bit;
+            let flipped_byte = at.index(out.len());
+            out[flipped_byte] ^= 1u8 << bit;
             prop_assert!(!matches!(FrameReader::default().next(&mut out), Ok(Some(_))));
         }
 

@@ -9,9 +9,9 @@ use crate::types::{ClusterId, DiskId, LogId, NodeId, Position, Run};
 use bytes::{BufMut, BytesMut};
 
 /// The oldest protocol version that a client may use.
-pub const VERSION_MIN: u16 = 7;
-/// The oldest version that nodes may use with each other: since then a vote carries the time that the voter last
-/// received from a leader.
+pub const CLIENT_VERSION_MIN: u16 = 7;
+/// The oldest version that nodes may use with each other: from version 8 on, a vote carries the time that the voter
+/// last received from a leader.
 pub const PEER_VERSION_MIN: u16 = 8;
 /// The newest supported protocol version.
 pub const VERSION_MAX: u16 = 8;
@@ -92,7 +92,7 @@ pub enum CallerKind {
         disk: DiskId,
         /// The node's process: two processes with one node id and disk id run on copies of a directory.
         run: Run,
-        /// The node's log and configuration.
+        /// The id of the node's log, and the position of its configuration.
         log_state: PeerLogState,
     },
     /// A client, which sends commands and queries.
@@ -107,13 +107,13 @@ pub enum CallerKind {
 pub struct Welcome {
     /// The protocol version that both sides use from now on.
     pub version: u16,
-    /// The cluster of the node that was dialed.
+    /// The id of the cluster to which the dialed node belongs.
     pub cluster: ClusterId,
-    /// The node that was dialed.
+    /// The id of the node that was dialed.
     pub node: NodeId,
-    /// The id of that node's data directory.
+    /// The id of the dialed node's data directory.
     pub disk: DiskId,
-    /// That node's log and configuration.
+    /// The id of the dialed node's log, and the position of its configuration.
     pub log_state: PeerLogState,
 }
 
@@ -121,7 +121,7 @@ impl Hello {
     /// The hello of a client, with the supported versions.
     pub fn client() -> Hello {
         Hello {
-            version_min: VERSION_MIN,
+            version_min: CLIENT_VERSION_MIN,
             version_max: VERSION_MAX,
             cluster: None,
             caller: CallerKind::Client,
@@ -177,9 +177,10 @@ impl Hello {
 
     /// The newest version that both sides support, if there is one.
     pub fn common_version(&self) -> Option<u16> {
-        let newest = self.version_max.min(VERSION_MAX);
-        let oldest = if matches!(self.caller, CallerKind::Peer { .. }) { PEER_VERSION_MIN } else { VERSION_MIN };
-        (newest >= self.version_min && newest >= oldest).then_some(newest)
+        let newest_common = self.version_max.min(VERSION_MAX);
+        let oldest_allowed =
+            if matches!(self.caller, CallerKind::Peer { .. }) { PEER_VERSION_MIN } else { CLIENT_VERSION_MIN };
+        (newest_common >= self.version_min && newest_common >= oldest_allowed).then_some(newest_common)
     }
 
     /// Appends the hello as a frame, in the layout described at [`Hello`].
@@ -233,7 +234,7 @@ impl Hello {
             (3, None) => CallerKind::Operator,
             _ => return Err(Malformed("the caller is neither peer nor client").into()),
         };
-        reader.end()?;
+        reader.check_end()?;
         Ok(Hello { version_min, version_max, cluster, caller, target, machine_kind, address, redis_address })
     }
 }
@@ -251,7 +252,7 @@ impl Welcome {
         });
     }
 
-    /// Decodes the reply to a hello.
+    /// Decodes the reply to a hello. A rejection of the hello is an error, with its reason.
     pub fn read(frame: Frame) -> Result<Welcome, WireError> {
         if frame.kind == FrameKind::Refused {
             let mut reader = Reader::new(frame.content);
@@ -262,8 +263,8 @@ impl Welcome {
         let cluster = ClusterId(reader.u64()?);
         let (node, disk) = (reader.node_id()?, DiskId(reader.u64()?));
         let log_state = PeerLogState::read(&mut reader)?;
-        reader.end()?;
-        if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
+        reader.check_end()?;
+        if !(CLIENT_VERSION_MIN..=VERSION_MAX).contains(&version) {
             return Err(WireError::Refused(HelloRejection::Version));
         }
         Ok(Welcome { version, cluster, node, disk, log_state })
@@ -340,15 +341,15 @@ mod tests {
 
     #[test]
     fn highest_common_version_is_negotiated() {
-        let negotiated =
+        let negotiated_version =
             |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.common_version();
-        assert_eq!(negotiated(1, VERSION_MAX + 1), Some(VERSION_MAX));
-        assert_eq!(negotiated(VERSION_MAX + 1, VERSION_MAX + 2), None);
-        assert_eq!(negotiated(VERSION_MIN, VERSION_MIN), Some(VERSION_MIN));
+        assert_eq!(negotiated_version(1, VERSION_MAX + 1), Some(VERSION_MAX));
+        assert_eq!(negotiated_version(VERSION_MAX + 1, VERSION_MAX + 2), None);
+        assert_eq!(negotiated_version(CLIENT_VERSION_MIN, CLIENT_VERSION_MIN), Some(CLIENT_VERSION_MIN));
         // Older nodes do not know deadlines of keys, and would keep keys that other nodes expire.
-        assert_eq!(negotiated(1, VERSION_MIN - 1), None);
+        assert_eq!(negotiated_version(1, CLIENT_VERSION_MIN - 1), None);
         // Nodes of version 6 accept 007 as a number, so their counters would differ.
-        assert_eq!(negotiated(1, 6), None);
-        assert_eq!(negotiated(0, 0), None);
+        assert_eq!(negotiated_version(1, 6), None);
+        assert_eq!(negotiated_version(0, 0), None);
     }
 }

@@ -214,7 +214,7 @@ fn read_connection_field(head: &mut RequestHead, value: &[u8]) -> Result<(), Htt
     for word in value.split(',').map(str::trim) {
         if word.eq_ignore_ascii_case("close") {
             head.keep_alive = false;
-            // `close` takes effect regardless of the other words.
+            // `close` takes effect even if the header field has `keep-alive` too.
             return Ok(());
         }
         if word.eq_ignore_ascii_case("keep-alive") && head.is_http_1_0 {
@@ -241,8 +241,8 @@ fn read_target(head: &mut RequestHead, target: &str) -> Result<(), HttpError> {
     }
     let path = match target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")) {
         Some(_) => {
-            let rest = &target[7..];
-            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let after_scheme = &target[7..];
+            let (host, path) = after_scheme.split_at(after_scheme.find('/').unwrap_or(after_scheme.len()));
             head.host = Some(host.to_owned());
             if path.is_empty() { "/" } else { path }
         }
@@ -272,13 +272,13 @@ fn parse_bearer_token(value: &str) -> Option<&str> {
 
 /// Percent-decodes a part of a target; `None` if a percent sign is not followed by two hexadecimal digits.
 pub fn percent_decode(part: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
+    let hex_digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
     let mut out = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
         rest = match (first, tail) {
             (b'%', [high, low, tail @ ..]) => {
-                out.push(digit(*high)? << 4 | digit(*low)?);
+                out.push(hex_digit(*high)? << 4 | hex_digit(*low)?);
                 tail
             }
             (b'%', _) => return None,

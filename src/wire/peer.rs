@@ -18,7 +18,7 @@ use bytes::{BufMut, BytesMut};
 /// A frame that one node sends to another.
 #[derive(Clone, PartialEq, Debug)]
 pub enum PeerFrame {
-    /// A consensus message.
+    /// A consensus message, with its sender, receiver and term.
     Raft(Envelope),
     /// A client's request, forwarded to the leader.
     Forward {
@@ -126,7 +126,7 @@ impl PeerFrame {
                 return Err(WireError::UnexpectedFrameKind(frame.kind as u8));
             }
         };
-        reader.end()?;
+        reader.check_end()?;
         Ok(decoded)
     }
 }
@@ -324,24 +324,24 @@ fn read_append_entries(reader: &mut Reader, term: Term) -> Result<Message, Malfo
     let prev = read_position(reader)?;
     let commit = read_index(reader)?;
     let probe_number = reader.u64()?;
-    let count = reader.u32()? as usize;
-    if count > APPEND_ENTRIES_MAX {
+    let entry_count = reader.u32()? as usize;
+    if entry_count > APPEND_ENTRIES_MAX {
         return Err(Malformed("too many entries in one AppendEntries"));
     }
     // The announced count may be wrong: memory is reserved for no more entries than the received bytes can contain.
-    let mut entries: Vec<Entry> = Vec::with_capacity(count.min(reader.remaining() / ENTRY_HEADER));
+    let mut entries: Vec<Entry> = Vec::with_capacity(entry_count.min(reader.remaining() / ENTRY_HEADER));
     let mut reader = Reader::new(copy_if_small(reader.rest()));
-    let mut previous = prev;
-    for _ in 0..count {
+    let mut last_position = prev;
+    for _ in 0..entry_count {
         let entry = read_entry(&mut reader)?;
-        let next = entry.position;
-        if next.index != previous.index.next() || next.term < previous.term || next.term > term {
+        let position = entry.position;
+        if position.index != last_position.index.next() || position.term < last_position.term || position.term > term {
             return Err(Malformed("entries are not consecutive"));
         }
-        previous = next;
+        last_position = position;
         entries.push(entry);
     }
-    reader.end()?;
+    reader.check_end()?;
     Ok(Message::AppendEntries { prev, commit, probe_number, entries })
 }
 
@@ -387,7 +387,7 @@ mod tests {
         codec::entry(Position::new(Index(index), Term(term)), ClusterTime(5), payload)
     }
 
-    fn raft(term: u64, message: Message) -> PeerFrame {
+    fn raft_frame(term: u64, message: Message) -> PeerFrame {
         let origin = Origin { disk: Some(DiskId(77)), log: Some(LogId(5)) };
         PeerFrame::Raft(Envelope { from: id(1), to: id(2), term: Term(term), origin, message })
     }
@@ -457,7 +457,7 @@ mod tests {
             Message::InstallSnapshotResponse { snapshot: last, received_bytes: 9, damaged: true },
         ];
         let request = Request::Propose { op: crate::api::Op::Open { window: 3, ordered: false }.encode() };
-        let mut frames: Vec<_> = messages.into_iter().map(|message| raft(3, message)).collect();
+        let mut frames: Vec<_> = messages.into_iter().map(|message| raft_frame(3, message)).collect();
         frames.push(PeerFrame::Forward { id: 4, request });
         frames.push(PeerFrame::Answer { id: 4, reply: Reply::Unknown });
         frames
@@ -486,7 +486,7 @@ mod tests {
             ("a falling term", (3, 2), vec![noop(4, 1)]),
             ("a term above the sender's", (3, 1), vec![noop(4, 4)]),
         ] {
-            let frame = raft(3, append(prev, entries));
+            let frame = raft_frame(3, append(prev, entries));
             assert!(read(FrameKind::Raft, content(&frame)).is_err(), "{why}");
         }
     }
@@ -495,7 +495,7 @@ mod tests {
     fn small_payload_is_copied_and_large_one_is_sliced() {
         for (bytes, slice) in [(100, false), (60_000, true)] {
             let payload = Payload::Opaque(Bytes::from(vec![7; bytes]));
-            let received_bytes = content(&raft(3, append((3, 1), vec![entry(4, 2, payload)])));
+            let received_bytes = content(&raft_frame(3, append((3, 1), vec![entry(4, 2, payload)])));
             let Ok(PeerFrame::Raft(envelope)) = read(FrameKind::Raft, received_bytes.clone()) else { panic!() };
             let Message::AppendEntries { entries, .. } = envelope.message else { panic!() };
             let Payload::Opaque(op) = &entries[0].payload else { panic!() };
@@ -506,14 +506,15 @@ mod tests {
     #[test]
     fn entry_count_beyond_content_is_rejected() {
         let mut out = BytesMut::new();
-        out.put_slice(&content(&raft(3, append((3, 1), vec![]))));
-        let at = out.len() - 4;
-        out[at..].copy_from_slice(&(APPEND_ENTRIES_MAX as u32).to_le_bytes());
+        out.put_slice(&content(&raft_frame(3, append((3, 1), vec![]))));
+        let count_offset = out.len() - 4;
+        out[count_offset..].copy_from_slice(&(APPEND_ENTRIES_MAX as u32).to_le_bytes());
         assert!(read(FrameKind::Raft, out.clone().freeze()).is_err());
-        out[at..].copy_from_slice(&u32::MAX.to_le_bytes());
+        out[count_offset..].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(read(FrameKind::Raft, out.freeze()).is_err());
         assert!(
-            read(FrameKind::Raft, content(&raft(3, Message::AppendResponse { matched: Index(u64::MAX) }))).is_err()
+            read(FrameKind::Raft, content(&raft_frame(3, Message::AppendResponse { matched: Index(u64::MAX) })))
+                .is_err()
         );
     }
 

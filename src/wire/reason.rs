@@ -54,7 +54,7 @@ pub enum HelloRejection {
 }
 
 impl HelloRejection {
-    /// A short label of the reason, for the status.
+    /// The reason in two or three words, for the status and for log lines that list several peers.
     pub fn label(self) -> &'static str {
         match self {
             HelloRejection::Version => "another version",

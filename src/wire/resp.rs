@@ -26,7 +26,7 @@ pub struct CommandLimits {
     arguments_max: usize,
     /// The maximum length of an argument in bytes.
     argument_bytes_max: usize,
-    /// The prefix of error messages about these limits.
+    /// The first word of the errors about these limits, such as `unauthenticated`; empty for authenticated clients.
     error_prefix: &'static str,
 }
 
@@ -82,13 +82,13 @@ impl CommandArgs {
         self.argument_ranges.get(n).map_or(&[], |(from, to)| &self.bytes[*from as usize..*to as usize])
     }
 
-    /// The arguments from the index `n` on.
-    pub fn from(&self, n: usize) -> impl Iterator<Item = &[u8]> {
+    /// The arguments from the index `n` on, counted from 0 with the name.
+    pub fn args_from(&self, n: usize) -> impl Iterator<Item = &[u8]> {
         (n..self.len()).map(|n| self.at(n))
     }
 
     /// The approximate memory of the arguments in bytes.
-    pub fn size(&self) -> usize {
+    pub fn memory_bytes(&self) -> usize {
         self.bytes.len() + self.argument_ranges.len() * size_of::<(u32, u32)>()
     }
 
@@ -187,8 +187,8 @@ impl CommandReader {
     /// the remaining length of the current string, including its line end.
     fn skip_strings(&mut self, input: &mut BytesMut) -> Result<Option<CommandArgs>, RespError> {
         while let Some(left) = self.strings_left.filter(|left| *left > 0) {
-            let rest = match self.string_bytes {
-                Some(rest) => rest,
+            let string_left = match self.string_bytes {
+                Some(string_left) => string_left,
                 None => match self.read_bulk_length(input)? {
                     Some(length) => length + 2,
                     None => return Ok(None),
@@ -196,10 +196,10 @@ impl CommandReader {
             };
             input.advance(std::mem::take(&mut self.parsed_upto));
             self.scanned_upto = 0;
-            let skipped_bytes = rest.min(input.len());
+            let skipped_bytes = string_left.min(input.len());
             input.advance(skipped_bytes);
-            if skipped_bytes < rest {
-                self.string_bytes = Some(rest - skipped_bytes);
+            if skipped_bytes < string_left {
+                self.string_bytes = Some(string_left - skipped_bytes);
                 return Ok(None);
             }
             (self.strings_left, self.string_bytes) = (Some(left - 1), None);
@@ -278,9 +278,9 @@ impl CommandReader {
     /// Finds the next line feed. Examines no byte twice.
     fn find_line_feed(&mut self, input: &BytesMut) -> Option<usize> {
         let from = self.scanned_upto.max(self.parsed_upto);
-        let found = input[from..].iter().position(|byte| *byte == b'\n');
+        let line_feed = input[from..].iter().position(|byte| *byte == b'\n');
         self.scanned_upto = input.len();
-        found.map(|at| from + at)
+        line_feed.map(|at| from + at)
     }
 
     /// Reads an inline command: a line of words separated by blanks. The command has no words if the line is empty.
@@ -349,8 +349,8 @@ fn read_double_quoted<'a>(mut rest: &'a [u8], out: &mut BytesMut) -> Option<&'a 
     loop {
         rest = match rest {
             [b'\\', b'x', high, low, tail @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or(0) as u8;
-                out.put_u8(digit(*high) << 4 | digit(*low));
+                let hex_digit = |byte: u8| (byte as char).to_digit(16).unwrap_or(0) as u8;
+                out.put_u8(hex_digit(*high) << 4 | hex_digit(*low));
                 tail
             }
             [b'\\', escaped, tail @ ..] => {

@@ -34,7 +34,8 @@ pub struct Host {
     pub lost_reads: Vec<ReadId>,
     /// Chunks of snapshots received, each with its sender.
     pub snapshot_chunks: Vec<(NodeId, SnapshotChunk)>,
-    pub disk_delay: Duration,
+    /// How long each sync of the disk takes.
+    pub sync_delay: Duration,
 }
 
 /// An event that the cluster will handle at a scheduled time.
@@ -68,13 +69,13 @@ pub fn command(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-/// A log of entries with these terms, in order.
+/// A log with one entry for each of `terms`, in order.
 pub fn log_of(terms: &[u64]) -> Vec<Entry> {
-    let entry = |(i, term): (usize, &u64)| {
+    let numbered_entry = |(i, term): (usize, &u64)| {
         let position = Position::new(Index(i as u64 + 1), Term(*term));
         drave::codec::entry(position, ClusterTime(0), Payload::Opaque(command(&format!("{term}"))))
     };
-    terms.iter().enumerate().map(entry).collect()
+    terms.iter().enumerate().map(numbered_entry).collect()
 }
 
 impl Host {
@@ -88,7 +89,7 @@ impl Host {
             confirmed_reads: Vec::new(),
             lost_reads: Vec::new(),
             snapshot_chunks: Vec::new(),
-            disk_delay: ms(1),
+            sync_delay: ms(1),
         }
     }
 }
@@ -99,7 +100,7 @@ impl Cluster {
         Cluster::with_logs(&vec![(0, Vec::new()); n as usize])
     }
 
-    /// Creates a cluster of nodes with these terms and logs, from node 1 on, and starts them.
+    /// Creates a cluster with one node for each of `logs`, from node 1 on: its term and its log. Starts all nodes.
     pub fn with_logs(logs: &[(u64, Vec<Entry>)]) -> Cluster {
         let mut cluster = Cluster {
             now: Time::ZERO + ms(1000),
@@ -160,7 +161,7 @@ impl Cluster {
         id(n)
     }
 
-    /// Creates a message to node `to` from a peer that holds the same log.
+    /// Creates a message to node `to` from a peer that holds the same log as `to`.
     pub fn envelope(&self, from: NodeId, to: NodeId, term: Term, message: Message) -> Envelope {
         let origin = Origin { disk: None, log: self.raft(to).membership().agreed_log_id() };
         Envelope { from, to, term, origin, message }
@@ -179,16 +180,16 @@ impl Cluster {
 
     pub fn reconfigure(&mut self, node: NodeId, change: Change, force: bool) -> Result<Position, Refusal> {
         let now = self.now;
-        let outcome = self.raft_mut(node).reconfigure(now, &change, force);
+        let reconfigure_result = self.raft_mut(node).reconfigure(now, &change, force);
         self.process_ready(node);
-        outcome
+        reconfigure_result
     }
 
     pub fn transfer(&mut self, node: NodeId, to: Option<NodeId>) -> Result<NodeId, Refusal> {
         let now = self.now;
-        let outcome = self.raft_mut(node).transfer(now, to);
+        let transfer_result = self.raft_mut(node).transfer(now, to);
         self.process_ready(node);
-        outcome
+        transfer_result
     }
 
     pub fn raft_mut(&mut self, node: NodeId) -> &mut Raft {
@@ -260,7 +261,7 @@ impl Cluster {
         let host = self.hosts.get_mut(&node).unwrap();
         let Some(raft) = &mut host.raft else { return };
         let ready = raft.ready(now);
-        let disk_delay = host.disk_delay;
+        let sync_delay = host.sync_delay;
         if let Some(write) = ready.write {
             let first_index = write.entries.first().map(|entry| entry.position.index);
             if let Some(first) = first_index {
@@ -269,7 +270,7 @@ impl Cluster {
             }
             let write_id = write.id;
             host.unsynced_writes.push(write);
-            self.schedule(disk_delay, Event::Synced(node, write_id));
+            self.schedule(sync_delay, Event::Synced(node, write_id));
         }
         let host = self.hosts.get_mut(&node).unwrap();
         host.notes.extend(ready.notes);

@@ -21,25 +21,25 @@ enum Fault {
 }
 
 fn inject_fault(cluster: &mut Cluster, node: NodeId, fault: Fault) {
-    let others: Vec<NodeId> = cluster.ids().into_iter().filter(|other| *other != node).collect();
+    let other_nodes: Vec<NodeId> = cluster.ids().into_iter().filter(|other| *other != node).collect();
     match fault {
         Fault::Healthy => {}
         Fault::Crashed => cluster.crash(node),
         Fault::Isolated => cluster.isolate(node),
-        Fault::Deaf => cluster.broken_links.extend(others.into_iter().map(|other| (other, node))),
-        Fault::Mute => cluster.broken_links.extend(others.into_iter().map(|other| (node, other))),
-        Fault::SlowDisk => cluster.hosts.get_mut(&node).unwrap().disk_delay = ms(10_000),
+        Fault::Deaf => cluster.broken_links.extend(other_nodes.into_iter().map(|other| (other, node))),
+        Fault::Mute => cluster.broken_links.extend(other_nodes.into_iter().map(|other| (node, other))),
+        Fault::SlowDisk => cluster.hosts.get_mut(&node).unwrap().sync_delay = ms(10_000),
     }
 }
 
 /// Returns how many entries commit when ten thousand entries are proposed to the current leader, one each millisecond.
 /// The fault is injected into the first leader if `leader_is_faulty` is set, otherwise into a follower.
-fn count_commits(nodes: u64, leader_is_faulty: bool, fault: Fault) -> u64 {
-    let mut cluster = Cluster::new(nodes);
+fn count_commits(node_count: u64, leader_is_faulty: bool, fault: Fault) -> u64 {
+    let mut cluster = Cluster::new(node_count);
     let leader = cluster.elect();
     cluster.run(ms(50));
-    let victim = cluster.ids().into_iter().find(|node| (*node == leader) == leader_is_faulty).unwrap();
-    inject_fault(&mut cluster, victim, fault);
+    let faulty_node = cluster.ids().into_iter().find(|node| (*node == leader) == leader_is_faulty).unwrap();
+    inject_fault(&mut cluster, faulty_node, fault);
     for _ in 0..10_000 {
         let now = cluster.now;
         if let Some(current_leader) = cluster.leader() {
@@ -58,18 +58,18 @@ fn count_commits(nodes: u64, leader_is_faulty: bool, fault: Fault) -> u64 {
 /// fault still commit. With a fault of a follower, at least 99 % do.
 #[test]
 fn fault_of_one_node_does_not_stop_commits() {
-    for nodes in [3, 5] {
-        let fault_free_commits = count_commits(nodes, true, Fault::Healthy);
+    for node_count in [3, 5] {
+        let fault_free_commits = count_commits(node_count, true, Fault::Healthy);
         assert!(fault_free_commits > 9_900, "{fault_free_commits} of 10,000 entries commit without a fault");
         for fault in [Fault::Crashed, Fault::Isolated, Fault::Deaf, Fault::Mute, Fault::SlowDisk] {
             for leader_is_faulty in [false, true] {
-                let faulty_commits = count_commits(nodes, leader_is_faulty, fault);
+                let faulty_commits = count_commits(node_count, leader_is_faulty, fault);
                 let expected_min =
                     if leader_is_faulty { fault_free_commits * 9 / 10 } else { fault_free_commits * 99 / 100 };
                 assert!(
                     faulty_commits >= expected_min,
-                    "{nodes} nodes, {fault:?} (leader: {leader_is_faulty}): {faulty_commits} of {fault_free_commits} \
-                     entries commit"
+                    "{node_count} nodes, {fault:?} (leader: {leader_is_faulty}): {faulty_commits} of \
+                     {fault_free_commits} entries commit"
                 );
             }
         }
@@ -126,33 +126,33 @@ fn configuration_rolls_back_to_that_of_the_snapshot() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.start_new_node(4);
-    let add = |n: u64| Change::Add {
+    let add_change = |n: u64| Change::Add {
         id: id(n),
         address: format!("h{n}:1"),
         disk: None,
         pending_role: PendingRole::Unchanged,
     };
     cluster.run(ms(50));
-    cluster.change_membership(leader, add(4)).unwrap();
+    cluster.change_membership(leader, add_change(4)).unwrap();
     cluster.run_until("the configuration is committed", |c| {
         c.raft(leader).log().commit() >= c.raft(leader).configuration_index()
     });
     cluster.propose(leader, "after the change");
     cluster.run(ms(50));
     let committed_configuration = cluster.raft(leader).membership().clone();
-    let upto = cluster.raft(leader).log().commit();
-    cluster.raft_mut(leader).compact(upto);
+    let commit = cluster.raft(leader).log().commit();
+    cluster.raft_mut(leader).compact(commit);
     assert!(cluster.raft(leader).configuration_index() < cluster.raft(leader).log().base().index);
     cluster.isolate(leader);
-    cluster.change_membership(leader, add(5)).unwrap();
+    cluster.change_membership(leader, add_change(5)).unwrap();
     assert_ne!(*cluster.raft(leader).membership(), committed_configuration);
     // The next leader sends another entry at the index of the uncommitted configuration.
     let (term, now) = (Term(cluster.highest_term() + 1), cluster.now);
-    let prev = cluster.raft(leader).log().last_at_or_below(Position::new(upto, Term(cluster.highest_term())));
-    let entry = drave::codec::entry(Position::new(prev.index.next(), term), ClusterTime(0), Payload::Noop);
-    let message = Message::AppendEntries { prev, commit: upto, probe_number: 0, entries: vec![entry] };
-    let from = cluster.ids().into_iter().find(|node| *node != leader).unwrap();
-    let envelope = cluster.envelope(from, leader, term, message);
+    let prev = cluster.raft(leader).log().last_at_or_below(Position::new(commit, Term(cluster.highest_term())));
+    let conflicting_entry = drave::codec::entry(Position::new(prev.index.next(), term), ClusterTime(0), Payload::Noop);
+    let message = Message::AppendEntries { prev, commit, probe_number: 0, entries: vec![conflicting_entry] };
+    let next_leader = cluster.ids().into_iter().find(|node| *node != leader).unwrap();
+    let envelope = cluster.envelope(next_leader, leader, term, message);
     cluster.raft_mut(leader).receive(now, envelope);
     cluster.process_ready(leader);
     assert_eq!(*cluster.raft(leader).membership(), committed_configuration);

@@ -9,8 +9,8 @@ use drave::types::*;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-fn ids(all: &[u64]) -> BTreeSet<NodeId> {
-    all.iter().map(|n| id(*n)).collect()
+fn ids(numbers: &[u64]) -> BTreeSet<NodeId> {
+    numbers.iter().map(|n| id(*n)).collect()
 }
 
 fn add(n: u64, pending_role: PendingRole) -> Change {
@@ -21,7 +21,7 @@ fn voters(cluster: &Cluster, node: NodeId) -> BTreeSet<NodeId> {
     cluster.raft(node).membership().voters.clone()
 }
 
-/// Whether the configuration of `node` has exactly these voters, is not joint, and is committed.
+/// Whether the configuration of `node` has exactly `expected_voters`, is not joint, and is committed.
 fn has_committed_voters(cluster: &Cluster, node: NodeId, expected_voters: &[u64]) -> bool {
     let raft = cluster.raft(node);
     !raft.membership().is_joint()
@@ -37,7 +37,7 @@ fn cluster_with_leader(n: u64) -> (Cluster, NodeId) {
     (cluster, leader)
 }
 
-/// Like `cluster_with_leader`, with these mutants on all nodes.
+/// Like `cluster_with_leader`, with `mutants` on all nodes.
 fn cluster_with_mutants(n: u64, mutants: Mutants) -> (Cluster, NodeId) {
     let mut cluster = Cluster::new(n);
     cluster.options.mutants = mutants;
@@ -100,8 +100,8 @@ fn permanent_learner_never_votes_or_leads() {
 fn copies_on_learners_do_not_count_for_commit() {
     let learners_commit = |mutants: Mutants| {
         let (mut cluster, leader) = cluster_with_learners(5, mutants);
-        let others: Vec<NodeId> = (1..=3).map(id).filter(|node| *node != leader).collect();
-        others.iter().for_each(|node| cluster.isolate(*node));
+        let other_voters: Vec<NodeId> = (1..=3).map(id).filter(|node| *node != leader).collect();
+        other_voters.iter().for_each(|node| cluster.isolate(*node));
         let position = cluster.propose(leader, "with learners alone");
         cluster.run(ms(100));
         cluster.raft(leader).log().commit() >= position.index
@@ -117,9 +117,9 @@ fn copies_on_learners_do_not_count_for_commit() {
 #[test]
 fn joint_configuration_needs_both_majorities() {
     // Either all old voters but the leader are isolated, or all new voters: the other half alone is no quorum.
-    let change_commits = |mutants: Mutants, isolated: &dyn Fn(NodeId) -> Vec<NodeId>| {
+    let change_commits = |mutants: Mutants, isolated_voters: &dyn Fn(NodeId) -> Vec<NodeId>| {
         let (mut cluster, leader) = cluster_with_learners(6, mutants);
-        isolated(leader).iter().for_each(|node| cluster.isolate(*node));
+        isolated_voters(leader).iter().for_each(|node| cluster.isolate(*node));
         let change_position = cluster.change_membership(leader, Change::SetVoters(ids(&[4, 5, 6]))).unwrap();
         cluster.run(ms(100));
         let is_committed = cluster.raft(leader).log().commit() >= change_position.index;
@@ -151,7 +151,7 @@ fn second_change_is_rejected_until_the_first_commits() {
     cluster.start_new_node(4);
     cluster.change_membership(leader, add(4, PendingRole::Unchanged)).unwrap();
     let change_result = cluster.change_membership(leader, add(5, PendingRole::Unchanged));
-    assert!(matches!(change_result, Err(Refusal::Changing { .. })), "{change_result:?}");
+    assert!(matches!(change_result, Err(Refusal::ChangeInProgress { .. })), "{change_result:?}");
     cluster.run(ms(100));
     cluster.change_membership(leader, add(5, PendingRole::Unchanged)).unwrap();
 
@@ -164,11 +164,11 @@ fn second_change_is_rejected_until_the_first_commits() {
 /// know of a committed change, so it begins no change.
 #[test]
 fn change_waits_for_the_leaders_first_commit() {
-    let is_rejected = |mutants: Mutants| {
+    let first_change_is_refused = |mutants: Mutants| {
         let mut cluster = Cluster::new(3);
         cluster.options.mutants = mutants;
         cluster.ids().into_iter().for_each(|node| cluster.start(node));
-        cluster.hosts.values_mut().for_each(|host| host.disk_delay = ms(40));
+        cluster.hosts.values_mut().for_each(|host| host.sync_delay = ms(40));
         let leader = cluster.elect();
         let is_refused = cluster.change_membership(leader, add(4, PendingRole::Unchanged)).is_err();
         cluster.run(ms(300));
@@ -177,11 +177,11 @@ fn change_waits_for_the_leaders_first_commit() {
         }
         is_refused
     };
-    assert!(is_rejected(Mutants::NONE));
+    assert!(first_change_is_refused(Mutants::NONE));
     let mutants = Mutants::only(Mutant::ChangeBeforeNoop);
     let (mut cluster, _) = cluster_with_mutants(3, mutants);
     // The configuration that the next leader finds is committed, and the first entry of that leader's own term is not.
-    cluster.hosts.values_mut().for_each(|host| host.disk_delay = ms(40));
+    cluster.hosts.values_mut().for_each(|host| host.sync_delay = ms(40));
     let first_leader = cluster.leader().unwrap();
     cluster.crash(first_leader);
     cluster.run_until("another node leads", |c| c.leader().is_some());
@@ -217,20 +217,20 @@ fn removing_one_of_two_voters_never_loses_the_leader() {
         cluster.ids().into_iter().for_each(|node| cluster.start(node));
         let leader = cluster.elect();
         cluster.run(ms(50));
-        let other = any_node_except(&cluster, &[leader]);
+        let other_voter = any_node_except(&cluster, &[leader]);
         cluster.change_membership(leader, Change::Remove(leader)).unwrap();
         // When both nodes restart, C-new is in the leader's log only: on its disk if `on_disk` is set, otherwise
         // unsynced.
-        cluster.broken_links.insert((leader, other));
+        cluster.broken_links.insert((leader, other_voter));
         cluster.run_until("the leader has appended C-new", |c| !c.raft(leader).membership().is_voter(leader));
         cluster.run(ms(if on_disk { 5 } else { 0 }));
         cluster.crash(leader);
-        cluster.crash(other);
+        cluster.crash(other_voter);
         cluster.heal();
         cluster.start(leader);
-        cluster.start(other);
+        cluster.start(other_voter);
         cluster.run(ms(5000));
-        cluster.leader() == Some(other) && has_committed_voters(&cluster, other, &[other.get()])
+        cluster.leader() == Some(other_voter) && has_committed_voters(&cluster, other_voter, &[other_voter.get()])
     };
     assert!(removal_completes(Mutants::NONE, false));
     assert!(removal_completes(Mutants::NONE, true));
@@ -283,10 +283,10 @@ fn change_with_unresponsive_new_voters_is_reverted() {
         let (mut cluster, leader) = cluster_with_learners(6, mutants);
         (4..=6).for_each(|n| cluster.crash(id(n)));
         cluster.run(ms(1000));
-        let voters = Change::SetVoters(ids(&[4, 5, 6]));
-        let change_result = cluster.change_membership(leader, voters.clone());
+        let set_voters_change = Change::SetVoters(ids(&[4, 5, 6]));
+        let change_result = cluster.change_membership(leader, set_voters_change.clone());
         assert!(matches!(change_result, Err(Refusal::UnsafeChange { .. })), "{change_result:?}");
-        cluster.reconfigure(leader, voters, true).unwrap();
+        cluster.reconfigure(leader, set_voters_change, true).unwrap();
         cluster.run(ms(5000));
         (1..=3).all(|n| has_committed_voters(&cluster, id(n), &[1, 2, 3])) && cluster.leader() == Some(leader)
     };
@@ -337,8 +337,8 @@ fn snapshot_replaces_the_configuration() {
         let now = cluster.now;
         // A heartbeat of a later leader arrives before that leader's snapshot.
         let heartbeat = Message::Heartbeat { commit: Index::ZERO, round: Default::default(), time: ClusterTime(0) };
-        let from = any_node_except(&cluster, &[leader]);
-        let heartbeat = cluster.envelope(from, leader, term, heartbeat);
+        let later_leader = any_node_except(&cluster, &[leader]);
+        let heartbeat = cluster.envelope(later_leader, leader, term, heartbeat);
         cluster.raft_mut(leader).receive(now, heartbeat);
         cluster.raft_mut(leader).install_snapshot(now, base, ClusterTime(0));
         *cluster.raft(leader).membership() == membership
@@ -382,13 +382,13 @@ fn next_leader_completes_an_interrupted_change() {
         cluster.run(ms(2000));
         let next_leader = cluster.leader().expect("a leader");
         let is_joint_entry = |entry: &Entry| matches!(&entry.payload, Payload::Membership(m) if m.is_joint());
-        let expected = if cluster.hosts[&next_leader].log.iter().any(is_joint_entry) {
+        let expected_voters = if cluster.hosts[&next_leader].log.iter().any(is_joint_entry) {
             remaining_voters
         } else {
             (1..=5).collect()
         };
         assert!(
-            has_committed_voters(&cluster, next_leader, &expected),
+            has_committed_voters(&cluster, next_leader, &expected_voters),
             "after {delay} ms: {}",
             cluster.raft(next_leader).membership()
         );
@@ -415,7 +415,7 @@ fn abort_of_earlier_leaders_change_needs_both_majorities() {
     cluster.crash(leader);
     cluster.heal();
     // All disks are slow: the new leader's first entry is not committed for a while.
-    cluster.hosts.values_mut().for_each(|host| host.disk_delay = ms(60));
+    cluster.hosts.values_mut().for_each(|host| host.sync_delay = ms(60));
     cluster.run_until("another node leads", |c| c.leader().is_some());
     let next_leader = cluster.leader().unwrap();
     assert!(cluster.raft(next_leader).membership().is_joint());
@@ -434,8 +434,8 @@ fn replacement_is_one_automatic_change() {
     let replaced_node = any_node_except(&cluster, &[leader]);
     cluster.start_new_node(4);
     cluster.change_membership(leader, add(4, PendingRole::Replace(replaced_node))).unwrap();
-    let expected: Vec<u64> = (1..=4).filter(|n| id(*n) != replaced_node).collect();
-    cluster.run_until("the replacement completes", |c| has_committed_voters(c, leader, &expected));
+    let expected_voters: Vec<u64> = (1..=4).filter(|n| id(*n) != replaced_node).collect();
+    cluster.run_until("the replacement completes", |c| has_committed_voters(c, leader, &expected_voters));
     let voter_counts = cluster.hosts[&leader].log.iter().filter_map(|entry| match &entry.payload {
         Payload::Membership(membership) => Some((membership.voters.len(), membership.outgoing.len())),
         _ => None,
@@ -455,7 +455,7 @@ fn unsafe_change_is_rejected_unless_forced() {
     let others: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
     cluster.isolate(others[0]);
     cluster.run(ms(1000));
-    // Two of three voters respond. After the removal of the responding follower, one of two voters would respond.
+    // Two of three voters respond. Without the responding follower, one of the two remaining voters would respond.
     let change_result = cluster.change_membership(leader, Change::Remove(others[1]));
     assert!(
         matches!(&change_result, Err(Refusal::UnsafeChange { why }) if why.contains("1 of the 2")),
@@ -484,18 +484,18 @@ fn unsafe_change_is_rejected_unless_forced() {
 fn leadership_is_transferred_in_few_round_trips() {
     for n in [2, 3, 5] {
         let (mut cluster, leader) = cluster_with_leader(n);
-        let to = any_node_except(&cluster, &[leader]);
+        let target = any_node_except(&cluster, &[leader]);
         let position = cluster.propose(leader, "before");
-        assert_eq!(cluster.transfer(leader, Some(to)), Ok(to));
+        assert_eq!(cluster.transfer(leader, Some(target)), Ok(target));
         let now = cluster.now;
         assert_eq!(cluster.raft_mut(leader).propose(now, command("meanwhile")), Err(Refusal::Busy));
         assert_eq!(cluster.raft_mut(leader).read(), Err(Refusal::Busy));
         let transfer_time = cluster.now;
-        cluster.run_until("the target leads", |c| c.raft(to).leads());
+        cluster.run_until("the target leads", |c| c.raft(target).leads());
         assert!(cluster.now - transfer_time < ms(20), "the transfer took {:?}", cluster.now - transfer_time);
-        assert!(cluster.raft(to).log().last().index > position.index);
+        assert!(cluster.raft(target).log().last().index > position.index);
         cluster.run(ms(50));
-        assert!(cluster.raft(to).log().commit() >= position.index);
+        assert!(cluster.raft(target).log().commit() >= position.index);
     }
 }
 
@@ -503,17 +503,17 @@ fn leadership_is_transferred_in_few_round_trips() {
 #[test]
 fn failed_transfer_is_aborted() {
     let (mut cluster, leader) = cluster_with_leader(3);
-    let to = any_node_except(&cluster, &[leader]);
-    cluster.isolate(to);
-    assert_eq!(cluster.transfer(leader, Some(to)), Ok(to));
+    let target = any_node_except(&cluster, &[leader]);
+    cluster.isolate(target);
+    assert_eq!(cluster.transfer(leader, Some(target)), Ok(target));
     cluster.run(ms(160));
     assert!(cluster.raft(leader).leads() && cluster.raft(leader).transfer_target().is_none());
     assert!(cluster.hosts[&leader].notes.iter().any(|note| matches!(note, Note::TransferTimedOut { .. })));
     cluster.propose(leader, "after the transfer");
     // By now the leader knows that the target does not respond. Another follower responds.
     cluster.run(ms(400));
-    assert!(matches!(cluster.transfer(leader, Some(to)), Err(Refusal::InvalidChange { .. })));
-    let other_follower = any_node_except(&cluster, &[leader, to]);
+    assert!(matches!(cluster.transfer(leader, Some(target)), Err(Refusal::InvalidChange { .. })));
+    let other_follower = any_node_except(&cluster, &[leader, target]);
     assert_eq!(cluster.transfer(leader, None), Ok(other_follower));
     cluster.run_until("the target leads", |c| c.raft(other_follower).leads());
 }
@@ -553,11 +553,11 @@ fn transfer_target_needs_an_up_to_date_log() {
 #[test]
 fn leader_answers_no_reads_during_transfer() {
     let (mut cluster, leader) = cluster_with_leader(3);
-    let to = any_node_except(&cluster, &[leader]);
+    let target = any_node_except(&cluster, &[leader]);
     let read = cluster.read(leader);
-    cluster.transfer(leader, Some(to)).unwrap();
+    cluster.transfer(leader, Some(target)).unwrap();
     assert_eq!(cluster.hosts[&leader].lost_reads, [read]);
-    cluster.run_until("the target leads", |c| c.raft(to).leads());
+    cluster.run_until("the target leads", |c| c.raft(target).leads());
     assert!(cluster.hosts[&leader].confirmed_reads.is_empty());
 }
 
@@ -730,7 +730,7 @@ fn any_voter_set_changes_to_any_other() {
         let new_voters: BTreeSet<NodeId> = (1..=7).filter(|n| seed >> (33 + n) & 1 == 1).map(id).collect();
         let leader = cluster.elect_among_members();
         let members = &cluster.raft(leader).membership().members;
-        // A member that has left is added again first.
+        // A node that was removed is added again before the voters are changed.
         if let Some(former_member) = (1..=7).map(id).find(|node| !members.contains_key(node)) {
             cluster.change_membership(leader, add(former_member.get(), PendingRole::Unchanged)).unwrap();
             cluster.run(ms(400));
@@ -754,21 +754,22 @@ fn any_voter_set_changes_to_any_other() {
 fn leadership_is_not_transferred_during_snapshot_install() {
     let (mut cluster, leader) = cluster_with_leader(3);
     cluster.run(ms(50));
-    let to = any_node_except(&cluster, &[leader]);
-    cluster.isolate(to);
+    let target = any_node_except(&cluster, &[leader]);
+    cluster.isolate(target);
     let last = (0..5).map(|_| cluster.propose(leader, "compacted")).last().unwrap();
     cluster.run_until("the entries are committed", |c| c.raft(leader).log().commit() >= last.index);
     cluster.raft_mut(leader).compact(last.index);
     cluster.heal();
-    let is_receiving_snapshot =
-        |c: &Cluster| c.raft(leader).progress().any(|(id, progress)| id == to && progress.state_name() == "snapshot");
+    let is_receiving_snapshot = |c: &Cluster| {
+        c.raft(leader).progress().any(|(id, progress)| id == target && progress.state_name() == "snapshot")
+    };
     cluster.run_until("the follower is sent a snapshot", is_receiving_snapshot);
-    let transfer_result = cluster.transfer(leader, Some(to));
+    let transfer_result = cluster.transfer(leader, Some(target));
     assert!(
         matches!(&transfer_result, Err(Refusal::InvalidChange { why }) if why.contains("being sent a snapshot")),
         "{transfer_result:?}"
     );
     assert_eq!(cluster.raft(leader).transfer_target(), None);
-    let other_follower = any_node_except(&cluster, &[leader, to]);
+    let other_follower = any_node_except(&cluster, &[leader, target]);
     assert_eq!(cluster.transfer(leader, None), Ok(other_follower));
 }

@@ -29,7 +29,7 @@ fn cluster_elects_one_leader() {
 fn stalled_disks_elect_no_leader() {
     let mut cluster = Cluster::new(3);
     for host in cluster.hosts.values_mut() {
-        host.disk_delay = Duration::from_secs(3600);
+        host.sync_delay = Duration::from_secs(3600);
     }
     cluster.run(Duration::from_secs(5));
     assert_eq!(cluster.leader(), None);
@@ -55,8 +55,8 @@ fn leader_has_the_most_up_to_date_log_of_its_majority() {
     ];
     let mut cluster = Cluster::with_logs(&logs);
     let leader = cluster.elect();
-    let last = logs[leader.get() as usize - 1].1.last().unwrap().position;
-    let is_not_ahead = |log: &Vec<Entry>| log.last().unwrap().position <= last;
+    let leader_last_position = logs[leader.get() as usize - 1].1.last().unwrap().position;
+    let is_not_ahead = |log: &Vec<Entry>| log.last().unwrap().position <= leader_last_position;
     assert!(logs.iter().filter(|(_, log)| is_not_ahead(log)).count() >= 4);
     cluster.run(ms(500));
     let leader_log = cluster.hosts[&leader].log.clone();
@@ -125,13 +125,13 @@ fn restarted_follower_learns_commit_index_without_a_write() {
     let leader = cluster.elect();
     let position = cluster.propose(leader, "x");
     cluster.run(ms(200));
-    let other = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    let restarted_follower = *cluster.ids().iter().find(|node| **node != leader).unwrap();
     // The restart is so short that no other node notices the crash.
-    cluster.crash(other);
-    cluster.start(other);
-    assert_eq!(cluster.raft(other).log().commit(), Index::ZERO);
+    cluster.crash(restarted_follower);
+    cluster.start(restarted_follower);
+    assert_eq!(cluster.raft(restarted_follower).log().commit(), Index::ZERO);
     cluster.run(ms(1000));
-    assert_eq!(cluster.raft(other).log().commit(), position.index);
+    assert_eq!(cluster.raft(restarted_follower).log().commit(), position.index);
 }
 
 /// A follower becomes a pre-candidate while the leader's messages do not arrive. When they arrive again, the node still
@@ -267,7 +267,7 @@ fn single_node_commits_only_after_its_own_sync() {
     let mut cluster = Cluster::new(1);
     let leader = cluster.elect();
     cluster.run(ms(10));
-    cluster.hosts.get_mut(&leader).unwrap().disk_delay = ms(50);
+    cluster.hosts.get_mut(&leader).unwrap().sync_delay = ms(50);
     let position = cluster.propose(leader, "x");
     cluster.run(ms(49));
     assert!(cluster.raft(leader).log().commit() < position.index);
@@ -358,7 +358,7 @@ fn leader_with_stalled_disk_steps_down() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(100));
-    cluster.hosts.get_mut(&leader).unwrap().disk_delay = Duration::from_secs(60);
+    cluster.hosts.get_mut(&leader).unwrap().sync_delay = Duration::from_secs(60);
     cluster.propose(leader, "x");
     cluster.run(ms(1500));
     let next_leader = cluster.elect();
@@ -450,7 +450,7 @@ fn acknowledged_index(mutants: Mutants) -> Index {
 }
 
 /// "The follower's log is identical to its own log up through the new entries" (§5.3): the follower acknowledges only
-/// these entries, and not the further entries that it holds.
+/// the entries up to the end of the append, and not the further entries that it holds.
 #[test]
 fn follower_acknowledges_only_entries_proven_to_match() {
     assert_eq!(acknowledged_index(Mutants::NONE), Index(3));

@@ -22,13 +22,13 @@ type LogPosition = (u64, usize);
 #[derive(Clone, Default)]
 struct Disk {
     term: u64,
-    /// The term of each entry.
+    /// The term of each entry, from index 1 on.
     log: Vec<u64>,
     promised_position: LogPosition,
 }
 
 impl Disk {
-    fn last(&self) -> LogPosition {
+    fn last_position(&self) -> LogPosition {
         self.log.last().map_or((0, 0), |term| (*term, self.log.len()))
     }
 }
@@ -36,6 +36,7 @@ impl Disk {
 /// The rule for a node that has lost entries, or a variant without one part of the rule.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PromiseRule {
+    /// The whole rule.
     Complete,
     /// The node does not record the promised position.
     ForgetsPromise,
@@ -56,18 +57,18 @@ struct Model {
     claims: Vec<(u64, LogPosition)>,
     /// The leader of each term, and the index that each follower acknowledged to it.
     leaders: BTreeMap<u64, (usize, Vec<usize>)>,
-    /// The terms of the committed entries, from index 1 on.
+    /// The term of each committed entry, from index 1 on: no leader may lack one of them, and none may be replaced.
     committed_terms: Vec<u64>,
 }
 
 impl Model {
-    fn new(seed: u64, nodes: usize, rule: PromiseRule) -> Model {
+    fn new(seed: u64, node_count: usize, rule: PromiseRule) -> Model {
         Model {
             rng: SmallRng::seed_from_u64(seed),
             rule,
-            disks: vec![Disk::default(); nodes],
-            older_copies: vec![Disk::default(); nodes],
-            claims: vec![(0, (0, 0)); nodes],
+            disks: vec![Disk::default(); node_count],
+            older_copies: vec![Disk::default(); node_count],
+            claims: vec![(0, (0, 0)); node_count],
             leaders: BTreeMap::new(),
             committed_terms: Vec::new(),
         }
@@ -97,25 +98,25 @@ impl Model {
     }
 
     fn campaign(&mut self, node: usize) -> Option<&'static str> {
-        let (last, promised_position) = (self.disks[node].last(), self.disks[node].promised_position);
+        let (last, promised_position) = (self.disks[node].last_position(), self.disks[node].promised_position);
         if last < promised_position && self.rule != PromiseRule::CampaignsAnyway {
             return None;
         }
         let term = self.disks[node].term + 1;
-        let receivers: Vec<usize> = (0..self.disks.len()).filter(|n| *n == node || self.rng.random()).collect();
+        let request_receivers: Vec<usize> = (0..self.disks.len()).filter(|n| *n == node || self.rng.random()).collect();
         let rule = self.rule;
-        let grants = |voter: &Disk| {
+        let grants_vote = |voter: &Disk| {
             let reaches_promised_position = match rule {
                 PromiseRule::ComparesIndexOnly => last.1 >= voter.promised_position.1,
                 PromiseRule::Complete | PromiseRule::ForgetsPromise | PromiseRule::CampaignsAnyway => {
                     last >= voter.promised_position
                 }
             };
-            voter.term < term && last >= voter.last() && reaches_promised_position
+            voter.term < term && last >= voter.last_position() && reaches_promised_position
         };
         let mut vote_count = 0;
-        for voter in receivers {
-            if voter == node || grants(&self.disks[voter]) {
+        for voter in request_receivers {
+            if voter == node || grants_vote(&self.disks[voter]) {
                 vote_count += 1;
                 self.disks[voter].term = term;
                 self.claims[voter].0 = self.claims[voter].0.max(term);
@@ -147,7 +148,8 @@ impl Model {
         }
     }
 
-    /// A leader brings one follower up to date, and commits the entries of its own term that a majority holds (§5.4.2).
+    /// A leader sends the first part of its log, of random length, to a random node, and commits the entries of its own
+    /// term that a majority holds (§5.4.2).
     fn replicate(&mut self, node: usize) -> Option<&'static str> {
         let term = self.led_term(node)?;
         let receiver = self.rng.random_range(0..self.disks.len());
@@ -200,14 +202,14 @@ impl Model {
     }
 }
 
-fn first_violation(rule: PromiseRule, nodes: usize, runs: u64) -> Option<(u64, &'static str)> {
-    (0..runs).find_map(|seed| Some((seed, Model::new(seed, nodes, rule).run_steps(400)?)))
+fn first_violation(rule: PromiseRule, node_count: usize, runs: u64) -> Option<(u64, &'static str)> {
+    (0..runs).find_map(|seed| Some((seed, Model::new(seed, node_count, rule).run_steps(400)?)))
 }
 
 #[test]
 fn promised_position_preserves_committed_entries() {
-    for nodes in [3, 5] {
-        assert_eq!(first_violation(PromiseRule::Complete, nodes, 10_000), None, "{nodes} nodes");
+    for node_count in [3, 5] {
+        assert_eq!(first_violation(PromiseRule::Complete, node_count, 10_000), None, "{node_count} nodes");
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Interpreter {
 
 /// The log positions and the commit index of a node, taken before it handles an event.
 struct LogSummary {
-    log: Vec<Position>,
+    positions: Vec<Position>,
     commit: Index,
 }
 
@@ -39,7 +39,7 @@ impl LogSummary {
     fn new(cluster: &Cluster, node: NodeId) -> LogSummary {
         let host = &cluster.hosts[&node];
         let commit = host.raft.as_ref().map_or(Index::ZERO, |raft| raft.log().commit());
-        LogSummary { log: host.log.iter().map(|entry| entry.position).collect(), commit }
+        LogSummary { positions: host.log.iter().map(|entry| entry.position).collect(), commit }
     }
 }
 
@@ -125,12 +125,12 @@ impl Interpreter {
             let terms = word.strip_prefix(&format!("n{}=", i + 1)).ok_or("logs are listed by node: n1=… n2=…")?;
             logs.push(terms.split(',').map(parse_number).collect::<Result<Vec<u64>, String>>()?);
         }
-        let term = logs.iter().flatten().max().copied().unwrap_or_default();
+        let highest_term = logs.iter().flatten().max().copied().unwrap_or_default();
         let node_count = logs.len() as u64;
         self.cluster = match nodes {
             [count] if logs.is_empty() => Cluster::new(parse_number(count)?),
             _ if logs.len() == nodes.len() => Cluster::with_logs(
-                &logs.iter().map(|terms| (term, log_with_configuration(node_count, terms))).collect::<Vec<_>>(),
+                &logs.iter().map(|terms| (highest_term, log_with_configuration(node_count, terms))).collect::<Vec<_>>(),
             ),
             _ => return Err("`cluster` takes either a number of nodes, or the log of each node".to_owned()),
         };
@@ -142,56 +142,59 @@ impl Interpreter {
     }
 
     /// Limits the number of entries in one append, for clusters that are started after this command.
-    fn limit_append_entries(&mut self, entries: &str) -> CommandResult {
-        self.append_entries_max = Some(parse_number(entries)? as usize);
+    fn limit_append_entries(&mut self, entry_count: &str) -> CommandResult {
+        self.append_entries_max = Some(parse_number(entry_count)? as usize);
         Ok(())
     }
 
-    /// Runs `act` on a node, and prints the changes of the node's state.
-    fn run_on_node<T>(&mut self, node: NodeId, act: impl FnOnce(&mut Cluster) -> T) -> T {
-        let before = LogSummary::new(&self.cluster, node);
-        let outcome = act(&mut self.cluster);
+    /// Runs `action` on a node, and prints the changes of the node's state.
+    fn run_on_node<T>(&mut self, node: NodeId, action: impl FnOnce(&mut Cluster) -> T) -> T {
+        let summary_before = LogSummary::new(&self.cluster, node);
+        let outcome = action(&mut self.cluster);
         self.cluster.process_ready(node);
-        self.print_node_changes(node, &before);
+        self.print_node_changes(node, &summary_before);
         outcome
     }
 
-    fn print_node_changes(&mut self, node: NodeId, before: &LogSummary) {
+    fn print_node_changes(&mut self, node: NodeId, summary_before: &LogSummary) {
         let host = self.cluster.hosts.get_mut(&node).unwrap();
-        let mut lines = Vec::new();
+        let mut change_lines = Vec::new();
         for note in std::mem::take(&mut host.notes) {
             let sets_leader_configuration =
                 matches!(note, Note::ConfigurationInForce { .. }) && host.raft.as_ref().is_some_and(Raft::leads);
             let is_leadership_change =
                 sets_leader_configuration || matches!(note, Note::Leads { .. } | Note::StepsDown { .. });
-            lines.push((is_leadership_change, note_text(&note)));
+            change_lines.push((is_leadership_change, note_text(&note)));
         }
-        let is_new = |(i, entry): &(usize, &Entry)| before.log.get(*i) != Some(&entry.position);
-        let appended: Vec<String> = host.log.iter().enumerate().filter(is_new).map(|(_, e)| entry_text(e)).collect();
-        if !appended.is_empty() {
-            lines.push((false, format!("appends {}", appended.join(", "))));
+        let is_new = |(i, entry): &(usize, &Entry)| summary_before.positions.get(*i) != Some(&entry.position);
+        let appended_texts: Vec<String> =
+            host.log.iter().enumerate().filter(is_new).map(|(_, e)| entry_text(e)).collect();
+        if !appended_texts.is_empty() {
+            change_lines.push((false, format!("appends {}", appended_texts.join(", "))));
         }
         let commit = host.raft.as_ref().unwrap().log().commit();
-        if commit > before.commit {
-            lines.push((false, format!("commits up to {commit}")));
+        if commit > summary_before.commit {
+            change_lines.push((false, format!("commits up to {commit}")));
         }
         for (read, index) in std::mem::take(&mut host.confirmed_reads) {
-            lines.push((false, format!("read {} is served once {index} is applied", read.0)));
+            change_lines.push((false, format!("read {} is served once {index} is applied", read.0)));
         }
         for read in std::mem::take(&mut host.lost_reads) {
-            lines.push((false, format!("read {} fails", read.0)));
+            change_lines.push((false, format!("read {} fails", read.0)));
         }
         let indent =
             if self.output_lines.last().is_some_and(|line| line.starts_with("  ")) && !self.is_quiet { 6 } else { 2 };
-        for (_, line) in lines.into_iter().filter(|(is_leadership_change, _)| *is_leadership_change || !self.is_quiet) {
+        for (_, line) in
+            change_lines.into_iter().filter(|(is_leadership_change, _)| *is_leadership_change || !self.is_quiet)
+        {
             self.output_lines.push(format!("{:indent$}{node}: {line}", ""));
         }
         let is_on_broken_link = |envelope: &Envelope| self.cluster.broken_links.contains(&(envelope.from, envelope.to));
         let unchecked_messages = &self.cluster.sent_messages[self.checked_message_count..];
-        let lost_texts: Vec<String> =
+        let lost_message_texts: Vec<String> =
             unchecked_messages.iter().map(|(_, e)| e).filter(|e| is_on_broken_link(e)).map(envelope_text).collect();
         self.checked_message_count = self.cluster.sent_messages.len();
-        lost_texts.into_iter().for_each(|text| self.print(format!("{text}, lost")));
+        lost_message_texts.into_iter().for_each(|text| self.print(format!("{text}, lost")));
     }
 
     /// Fires the election timer of one node. The clock of the cluster does not advance.
@@ -228,14 +231,14 @@ impl Interpreter {
         self.is_quiet = true;
         self.fire_election_timer(node)?;
         while !self.cluster.raft(node).leads() {
-            let key = self.next_event().ok_or(format!("{node} does not win"))?;
+            let key = self.next_event_key().ok_or(format!("{node} does not win"))?;
             self.handle_event(key);
         }
         Ok(())
     }
 
     /// The next event, unless it is a sync of a stalled disk.
-    fn next_event(&self) -> Option<(Time, u64)> {
+    fn next_event_key(&self) -> Option<(Time, u64)> {
         let is_stalled_sync =
             |event: &Event| matches!(event, Event::Synced(node, _) if self.stalled_disks.contains(node));
         self.cluster.event_queue.iter().find(|(_, event)| !is_stalled_sync(event)).map(|(key, _)| *key)
@@ -270,13 +273,13 @@ impl Interpreter {
     /// commit index.
     fn deliver_all(&mut self) -> CommandResult {
         for _ in 0..1000 {
-            if let Some(key) = self.next_event() {
+            if let Some(key) = self.next_event_key() {
                 self.handle_event(key);
                 continue;
             }
             self.cluster.now = self.cluster.now + self.cluster.options.commit_delay_max;
             self.cluster.ids().into_iter().for_each(|node| self.cluster.process_ready(node));
-            if self.next_event().is_none() {
+            if self.next_event_key().is_none() {
                 return Ok(());
             }
         }
@@ -303,11 +306,11 @@ impl Interpreter {
     }
 
     fn list_messages(&mut self) -> CommandResult {
-        let text = |event: &Event| match event {
+        let message_text = |event: &Event| match event {
             Event::MessageArrives(envelope) => Some(envelope_text(envelope)),
             Event::Synced(..) => None,
         };
-        let texts: Vec<String> = self.cluster.event_queue.values().filter_map(text).collect();
+        let texts: Vec<String> = self.cluster.event_queue.values().filter_map(message_text).collect();
         texts.into_iter().for_each(|text| self.print(text));
         Ok(())
     }
@@ -372,10 +375,11 @@ impl Interpreter {
     }
 
     fn change_membership(&mut self, leader: NodeId, words: &[&str]) -> CommandResult {
-        let add = |n: NodeId, pending_role| Change::Add { id: n, address: format!("h{n}:1"), disk: None, pending_role };
+        let add_change =
+            |n: NodeId, pending_role| Change::Add { id: n, address: format!("h{n}:1"), disk: None, pending_role };
         let change = match words {
-            ["add", node] => add(parse_node_id(node)?, PendingRole::Promote),
-            ["learner", node] => add(parse_node_id(node)?, PendingRole::Unchanged),
+            ["add", node] => add_change(parse_node_id(node)?, PendingRole::Promote),
+            ["learner", node] => add_change(parse_node_id(node)?, PendingRole::Unchanged),
             ["promote", node] => Change::Promote(parse_node_id(node)?),
             ["remove", node] => Change::Remove(parse_node_id(node)?),
             ["voters", nodes @ ..] => {
@@ -452,7 +456,7 @@ fn parse_node_id(word: &str) -> Result<NodeId, String> {
     NodeId::new(n).ok_or(format!("{word} is no node"))
 }
 
-/// A log of entries with these terms, the first of which is the configuration.
+/// A log with one entry for each of `terms`. The first entry is the configuration.
 fn log_with_configuration(voters: u64, terms: &[u64]) -> Vec<Entry> {
     let founding_membership = Membership::founding((1..=voters).map(|n| (id(n), String::new())));
     let membership = Membership { log_id: Some(LogId(1)), log_agreed: true, ..founding_membership };

@@ -24,13 +24,13 @@ pub fn vote_text(vote: Option<Vote>) -> String {
 
 /// The text of a disk sync: the contents of the node's unsynced writes up to `upto`.
 pub fn sync_text(cluster: &Cluster, node: NodeId, upto: WriteId) -> String {
-    let mut parts = Vec::new();
+    let mut written_texts = Vec::new();
     for write in cluster.hosts[&node].unsynced_writes.iter().filter(|write| write.id <= upto) {
-        parts.extend(write.hard_state.map(|state| format!("term {}{}", state.term, vote_text(state.vote))));
-        parts.extend(write.base.as_ref().map(|base| format!("snapshot {}", base.position)));
-        parts.extend(write.entries.iter().map(|entry| entry.position.to_string()));
+        written_texts.extend(write.hard_state.map(|state| format!("term {}{}", state.term, vote_text(state.vote))));
+        written_texts.extend(write.base.as_ref().map(|base| format!("snapshot {}", base.position)));
+        written_texts.extend(write.entries.iter().map(|entry| entry.position.to_string()));
     }
-    format!("  {node} disk   {}", parts.join(", "))
+    format!("  {node} disk   {}", written_texts.join(", "))
 }
 
 /// The text of a message with its sender, receiver and term.
@@ -41,8 +41,8 @@ pub fn envelope_text(envelope: &Envelope) -> String {
         Message::RequestVote { last, kind: VoteKind::Vote } => format!("RequestVote, log up to {last}"),
         Message::RequestVote { last, kind: VoteKind::Transfer } => format!("RequestVote (transfer), log up to {last}"),
         Message::RequestVoteResponse { granted, kind, .. } => {
-            let name = if kind.is_real() { "RequestVoteResponse" } else { "PreVoteResponse" };
-            format!("{name}, {}", if *granted { "granted" } else { "refused" })
+            let message_name = if kind.is_real() { "RequestVoteResponse" } else { "PreVoteResponse" };
+            format!("{message_name}, {}", if *granted { "granted" } else { "refused" })
         }
         Message::AppendEntries { prev, commit, probe_number, entries } => {
             let probe_suffix = if *probe_number > 0 { " (probe)" } else { "" };
@@ -68,17 +68,17 @@ pub fn envelope_text(envelope: &Envelope) -> String {
 
 /// The text of a note, without times.
 pub fn note_text(note: &Note) -> String {
-    let list = |ids: &[NodeId]| ids.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
+    let id_list = |ids: &[NodeId]| ids.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
     match note {
         Note::Campaigns { kind: VoteKind::PreVote, term, reason, .. } => {
             format!("requests pre-votes after term {term} ({})", reason.name())
         }
         Note::Campaigns { term, reason, .. } => format!("requests votes in term {term} ({})", reason.name()),
-        Note::Leads { term, votes, .. } => format!("leads term {term} with votes of {}", list(votes)),
+        Note::Leads { term, votes, .. } => format!("leads term {term} with votes of {}", id_list(votes)),
         Note::FollowerSilent { peer, .. } => format!("finds {peer} silent"),
         Note::DiskStalled { .. } => "finds that its disk does not respond".to_owned(),
         Note::FoundingWaits { silent_founders, .. } => {
-            format!("waits for {} before it begins a log", list(silent_founders))
+            format!("waits for {} before it begins a log", id_list(silent_founders))
         }
         Note::ConfigurationInForce { index, membership } => format!("uses {membership} from {index}"),
         note => note.to_string(),

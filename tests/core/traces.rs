@@ -40,9 +40,9 @@ fn run_script(script: &str, mutants: Mutants) -> Result<String, String> {
         } else if let Some(command) = line.strip_prefix("> ") {
             interpreter.output_lines.extend((interpreter.output_lines.len() == header.len()).then(String::new));
             interpreter.output_lines.push(line.to_owned());
-            let lines_before = interpreter.output_lines.len();
+            let line_count_before = interpreter.output_lines.len();
             interpreter.execute(command).map_err(|why| format!("line {}: {line}: {why}", i + 1))?;
-            output_line_count += interpreter.output_lines.len() - lines_before;
+            output_line_count += interpreter.output_lines.len() - line_count_before;
         }
     }
     if output_line_count == 0 {
@@ -51,18 +51,18 @@ fn run_script(script: &str, mutants: Mutants) -> Result<String, String> {
     Ok(interpreter.output_lines.join("\n") + "\n")
 }
 
-/// The lines in which two texts differ, with two lines before and after.
+/// The lines in which two texts differ, with up to two equal lines before and after them.
 fn line_difference(recorded: &str, actual: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (recorded.lines().collect(), actual.lines().collect());
-    let first_difference = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
-    let remaining_len = old.len().min(new.len()) - first_difference;
+    let first_differing_line = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
+    let remaining_len = old.len().min(new.len()) - first_differing_line;
     let common_tail_len =
         old.iter().rev().zip(new.iter().rev()).take(remaining_len).take_while(|(a, b)| a == b).count();
-    let first_shown = first_difference.saturating_sub(2);
-    let mut lines = vec![format!("@ line {}", first_difference + 1)];
-    lines.extend(old[first_shown..first_difference].iter().map(|line| format!("  {line}")));
-    lines.extend(old[first_difference..old.len() - common_tail_len].iter().map(|line| format!("- {line}")));
-    lines.extend(new[first_difference..new.len() - common_tail_len].iter().map(|line| format!("+ {line}")));
+    let first_shown_line = first_differing_line.saturating_sub(2);
+    let mut lines = vec![format!("@ line {}", first_differing_line + 1)];
+    lines.extend(old[first_shown_line..first_differing_line].iter().map(|line| format!("  {line}")));
+    lines.extend(old[first_differing_line..old.len() - common_tail_len].iter().map(|line| format!("- {line}")));
+    lines.extend(new[first_differing_line..new.len() - common_tail_len].iter().map(|line| format!("+ {line}")));
     lines.extend(new[new.len() - common_tail_len..].iter().take(2).map(|line| format!("  {line}")));
     lines.join("\n")
 }

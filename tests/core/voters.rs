@@ -19,7 +19,7 @@ fn disk(n: u64) -> DiskId {
     DiskId(n * 11)
 }
 
-fn at(index: u64, term: u64) -> Position {
+fn position(index: u64, term: u64) -> Position {
     Position::new(Index(index), Term(term))
 }
 
@@ -32,7 +32,7 @@ struct TestNode {
     now: Time,
     /// The messages that the core has sent since it last received a message.
     sent_since_receive: Vec<Envelope>,
-    /// All messages since the start.
+    /// All messages that the core has sent, until a test clears the list.
     all_sent_messages: Vec<Envelope>,
     appends: Vec<EntriesToSend>,
 }
@@ -99,8 +99,8 @@ impl TestNode {
     }
 
     /// Receives a message from a peer with that disk and that log.
-    fn receive_from(&mut self, from: u64, disk: DiskId, log: Option<LogId>, term: u64, message: Message) {
-        let origin = Origin { disk: Some(disk), log };
+    fn receive_from(&mut self, from: u64, disk: DiskId, log_id: Option<LogId>, term: u64, message: Message) {
+        let origin = Origin { disk: Some(disk), log: log_id };
         self.sent_since_receive.clear();
         self.raft.receive(self.now, Envelope { from: id(from), to: id(1), term: Term(term), origin, message });
         self.process_ready();
@@ -119,7 +119,7 @@ impl TestNode {
     }
 
     /// Delivers votes of one peer until the node leads, for at most 40 attempts. Returns the term of the node.
-    fn campaign(&mut self, (from, disk, maybe_emptied): (u64, DiskId, bool)) -> u64 {
+    fn campaign_with_votes(&mut self, (from, disk, maybe_emptied): (u64, DiskId, bool)) -> u64 {
         for _ in 0..40 {
             for kind in [VoteKind::PreVote, VoteKind::Vote] {
                 if self.raft.leads() {
@@ -159,9 +159,9 @@ fn options_with_mutants(mutants: Mutants) -> Options {
 }
 
 /// Checks that a property holds, and that it does not hold with the mutant that breaks its rule.
-fn check_rule(mutant: Mutant, holds: impl Fn(Mutants) -> bool) {
-    assert!(holds(Mutants::NONE), "the property holds without a mutant");
-    assert!(!holds(Mutants::only(mutant)), "the property does not hold with the mutant {mutant}");
+fn check_rule(mutant: Mutant, property_holds: impl Fn(Mutants) -> bool) {
+    assert!(property_holds(Mutants::NONE), "the property holds without a mutant");
+    assert!(!property_holds(Mutants::only(mutant)), "the property does not hold with the mutant {mutant}");
 }
 
 fn request_vote(last: Position) -> Message {
@@ -172,7 +172,7 @@ fn request_vote(last: Position) -> Message {
 fn node_on_an_unknown_disk_neither_campaigns_nor_votes() {
     check_rule(Mutant::VoteUnnamed, |mutants| {
         let mut node = TestNode::with_log(DiskId(99), HardState::default(), 10, mutants);
-        node.receive(2, 2, request_vote(at(20, 1)));
+        node.receive(2, 2, request_vote(position(20, 1)));
         let voted = node.has_granted();
         node.run(ms(2000));
         !voted && !node.all_sent_messages.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { .. }))
@@ -183,11 +183,11 @@ fn node_on_an_unknown_disk_neither_campaigns_nor_votes() {
 fn vote_from_another_disk_is_not_counted() {
     check_rule(Mutant::CountAnyDisk, |mutants| {
         let mut node = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
-        node.campaign((2, DiskId(99), false));
+        node.campaign_with_votes((2, DiskId(99), false));
         !node.raft.leads()
     });
     let mut node = TestNode::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
-    node.campaign((2, disk(2), false));
+    node.campaign_with_votes((2, disk(2), false));
     assert!(node.raft.leads());
 }
 
@@ -195,7 +195,7 @@ fn vote_from_another_disk_is_not_counted() {
 /// that the log is agreed.
 fn first_leader(mutants: Mutants) -> TestNode {
     let mut node = TestNode::new_founder(mutants);
-    node.campaign((2, disk(2), true));
+    node.campaign_with_votes((2, disk(2), true));
     assert!(node.raft.leads(), "{:?}", node.raft.role());
     node
 }
@@ -232,8 +232,9 @@ fn learner_is_not_promoted_before_its_disk_id_is_recorded() {
         let mut node = first_leader(mutants);
         node.acknowledge(2, 1);
         node.acknowledge(2, 2);
-        let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, pending_role: PendingRole::Unchanged };
-        node.raft.reconfigure(node.now, &add, true).unwrap();
+        let add_change =
+            Change::Add { id: id(4), address: "d:4".into(), disk: None, pending_role: PendingRole::Unchanged };
+        node.raft.reconfigure(node.now, &add_change, true).unwrap();
         node.process_ready();
         node.acknowledge(2, 3);
         assert_eq!(node.raft.log().commit(), Index(3));
@@ -249,8 +250,8 @@ fn disk_id_of_peer_that_connected_before_it_was_added_is_recorded() {
     node.acknowledge(2, 1);
     node.acknowledge(2, 2);
     node.raft.learn_disk_id(id(4), disk(4));
-    let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, pending_role: PendingRole::Unchanged };
-    node.raft.reconfigure(node.now, &add, true).unwrap();
+    let add_change = Change::Add { id: id(4), address: "d:4".into(), disk: None, pending_role: PendingRole::Unchanged };
+    node.raft.reconfigure(node.now, &add_change, true).unwrap();
     node.process_ready();
     node.acknowledge(2, 3);
     node.acknowledge(4, 2);
@@ -265,9 +266,9 @@ fn disk_id_of_peer_that_connected_before_it_was_added_is_recorded() {
 fn same_id_on_another_disk_is_another_candidate() {
     check_rule(Mutant::VoteForAnyDisk, |mutants| {
         let mut node = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
-        node.receive(2, 5, request_vote(at(10, 1)));
+        node.receive(2, 5, request_vote(position(10, 1)));
         assert!(node.has_granted());
-        node.receive_from(2, DiskId(99), Some(LOG_ID), 5, request_vote(at(10, 1)));
+        node.receive_from(2, DiskId(99), Some(LOG_ID), 5, request_vote(position(10, 1)));
         !node.has_granted()
     });
 }
@@ -277,13 +278,13 @@ fn messages_of_a_leader_of_another_log_are_rejected() {
     check_rule(Mutant::HearAnyLog, |mutants| {
         let mut node = TestNode::with_log(disk(1), HardState::default(), 10, mutants);
         for log in [None, Some(LogId(6))] {
-            let entry = drave::codec::entry(at(1, 9), ClusterTime(0), Payload::Noop);
+            let entry = drave::codec::entry(position(1, 9), ClusterTime(0), Payload::Noop);
             let entries = vec![entry];
             let append = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe_number: 0, entries };
             node.receive_from(2, disk(2), log, 9, append);
-            node.receive_from(3, disk(3), log, 9, request_vote(at(7, 9)));
+            node.receive_from(3, disk(3), log, 9, request_vote(position(7, 9)));
         }
-        node.raft.log().last() == at(10, 1) && node.raft.term() == Term(1)
+        node.raft.log().last() == position(10, 1) && node.raft.term() == Term(1)
     });
 }
 
@@ -313,10 +314,10 @@ fn new_leader_starts_at_the_last_received_cluster_time() {
         let keeps_latest_time = node.raft.cluster_time(node.now) == ClusterTime(40_000);
         // There is no leader for an hour: the cluster clock does not advance.
         node.run(Duration::from_secs(3600));
-        node.campaign((2, disk(2), false));
+        node.campaign_with_votes((2, disk(2), false));
         assert!(node.raft.leads());
-        let first_time = node.raft.cluster_time(node.now);
-        keeps_latest_time && (ClusterTime(40_000)..ClusterTime(41_000)).contains(&first_time)
+        let time_as_leader = node.raft.cluster_time(node.now);
+        keeps_latest_time && (ClusterTime(40_000)..ClusterTime(41_000)).contains(&time_as_leader)
     });
 }
 
@@ -355,15 +356,16 @@ fn new_leader_starts_at_the_latest_time_of_its_voters() {
 fn time_counted_by_an_isolated_leader_is_discarded() {
     let mut node = TestNode::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
     node.receive(2, 1, Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
-    let term = node.campaign((2, disk(2), false));
+    let term = node.campaign_with_votes((2, disk(2), false));
     node.run(Duration::from_secs(2));
     let isolated_time = node.raft.cluster_time(node.now);
     assert!(isolated_time > ClusterTime(40_100), "{isolated_time:?}");
-    let entry = drave::codec::entry(at(11, term + 1), ClusterTime(40_005), Payload::Noop);
-    let append = Message::AppendEntries { prev: at(10, 1), commit: Index(10), probe_number: 0, entries: vec![entry] };
+    let entry = drave::codec::entry(position(11, term + 1), ClusterTime(40_005), Payload::Noop);
+    let append =
+        Message::AppendEntries { prev: position(10, 1), commit: Index(10), probe_number: 0, entries: vec![entry] };
     node.receive(3, term + 1, append);
     assert_eq!(node.raft.cluster_time(node.now), ClusterTime(40_005));
-    node.campaign((3, disk(3), false));
+    node.campaign_with_votes((3, disk(3), false));
     assert!(node.raft.leads());
     assert!(node.raft.cluster_time(node.now) < ClusterTime(40_100), "{:?}", node.raft.cluster_time(node.now));
 }
@@ -410,10 +412,10 @@ fn founder_with_a_log_vetoes_founding() {
 
 #[test]
 fn promised_position_decides_votes_and_campaigns() {
-    let hard_state = HardState { promised_position: at(50, 1), ..HardState::default() };
+    let hard_state = HardState { promised_position: position(50, 1), ..HardState::default() };
     check_rule(Mutant::ForgetPromised, |mutants| {
         let mut node = TestNode::with_log(disk(1), hard_state, 30, mutants);
-        node.receive(2, 5, request_vote(at(40, 1)));
+        node.receive(2, 5, request_vote(position(40, 1)));
         !node.has_granted()
     });
     check_rule(Mutant::ForgetPromised, |mutants| {
@@ -422,7 +424,7 @@ fn promised_position_decides_votes_and_campaigns() {
         node.sent_since_receive.is_empty()
     });
     let mut node = TestNode::with_log(disk(1), hard_state, 30, Mutants::NONE);
-    node.receive(2, 5, request_vote(at(50, 1)));
+    node.receive(2, 5, request_vote(position(50, 1)));
     assert!(node.has_granted());
 }
 
@@ -430,14 +432,14 @@ fn promised_position_decides_votes_and_campaigns() {
 fn recorded_claim_raises_term_and_promised_position_and_uses_up_the_vote() {
     check_rule(Mutant::IgnoreReminders, |mutants| {
         let mut node = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
-        node.receive(3, 7, Message::RecordedClaim { term: Term(7), position: at(50, 1) });
-        node.receive(2, 7, request_vote(at(60, 1)));
+        node.receive(3, 7, Message::RecordedClaim { term: Term(7), position: position(50, 1) });
+        node.receive(2, 7, request_vote(position(60, 1)));
         let voted = node.has_granted();
-        node.receive(2, 8, request_vote(at(40, 1)));
+        node.receive(2, 8, request_vote(position(40, 1)));
         !voted && !node.has_granted()
     });
     let mut node = TestNode::with_log(disk(1), HardState::default(), 30, Mutants::NONE);
-    node.receive(3, 1, Message::RecordedClaim { term: Term(1), position: at(30, 1) });
+    node.receive(3, 1, Message::RecordedClaim { term: Term(1), position: position(30, 1) });
     assert_eq!(
         node.raft.promised_position(),
         Position::ZERO,
@@ -446,9 +448,9 @@ fn recorded_claim_raises_term_and_promised_position_and_uses_up_the_vote() {
 }
 
 /// A leader whose follower n2 acknowledged the whole log, and then rejected a probe because it had lost entries.
-fn leader_after_follower_loss(mutants: Mutants) -> TestNode {
+fn leader_whose_follower_lost_entries(mutants: Mutants) -> TestNode {
     let mut node = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
-    let term = node.campaign((2, disk(2), false));
+    let term = node.campaign_with_votes((2, disk(2), false));
     assert!(node.raft.leads());
     node.receive(2, term, Message::AppendResponse { matched: Index(31) });
     assert_eq!(node.raft.log().commit(), Index(31));
@@ -466,7 +468,7 @@ fn leader_after_follower_loss(mutants: Mutants) -> TestNode {
     node.receive(
         2,
         term,
-        Message::AppendRejected { index: Index(31), hint: at(20, 1), probe_number: probe.probe_number },
+        Message::AppendRejected { index: Index(31), hint: position(20, 1), probe_number: probe.probe_number },
     );
     node
 }
@@ -476,18 +478,18 @@ fn follower_with_lost_entries_is_notified_and_sent_entries_again() {
     let is_notified = |node: &TestNode| {
         node.sent_since_receive.iter().any(|envelope| matches!(envelope.message, Message::LostAcknowledged { .. }))
     };
-    let is_sending_entries = |node: &TestNode| node.appends.iter().any(|append| append.to == id(2));
-    check_rule(Mutant::IgnoreLost, |mutants| is_notified(&leader_after_follower_loss(mutants)));
+    let sends_entries_to_n2 = |node: &TestNode| node.appends.iter().any(|append| append.to == id(2));
+    check_rule(Mutant::IgnoreLost, |mutants| is_notified(&leader_whose_follower_lost_entries(mutants)));
     check_rule(Mutant::FeedBeforePromise, |mutants| {
-        let mut node = leader_after_follower_loss(mutants);
+        let mut node = leader_whose_follower_lost_entries(mutants);
         node.process_ready();
-        !is_sending_entries(&node)
+        !sends_entries_to_n2(&node)
     });
-    let mut node = leader_after_follower_loss(Mutants::NONE);
+    let mut node = leader_whose_follower_lost_entries(Mutants::NONE);
     let term = node.raft.term().0;
-    node.receive(2, term, Message::LostAcknowledgedResponse { upto: at(31, term) });
-    assert!(is_sending_entries(&node), "a follower that has promised receives entries again");
-    let late_rejection = Message::AppendRejected { index: Index(31), hint: at(20, 1), probe_number: 0 };
+    node.receive(2, term, Message::LostAcknowledgedResponse { upto: position(31, term) });
+    assert!(sends_entries_to_n2(&node), "a follower that has promised receives entries again");
+    let late_rejection = Message::AppendRejected { index: Index(31), hint: position(20, 1), probe_number: 0 };
     node.receive(2, term, late_rejection);
     assert!(!is_notified(&node), "a late rejection proves no loss");
 }
@@ -496,7 +498,7 @@ fn follower_with_lost_entries_is_notified_and_sent_entries_again() {
 fn leader_that_cannot_commit_steps_down() {
     check_rule(Mutant::NeverYield, |mutants| {
         let mut node = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
-        let term = node.campaign((2, disk(2), false));
+        let term = node.campaign_with_votes((2, disk(2), false));
         assert!(node.raft.leads());
         for _ in 0..40 {
             node.run(ms(100));

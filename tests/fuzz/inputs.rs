@@ -10,9 +10,9 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
-/// Between 1 and `length_max - 1` random bytes.
-pub fn random_bytes(rng: &mut SmallRng, length_max: usize) -> Vec<u8> {
-    (0..rng.random_range(1..length_max)).map(|_| rng.random()).collect()
+/// Between 1 and `length_end - 1` random bytes.
+pub fn random_bytes(rng: &mut SmallRng, length_end: usize) -> Vec<u8> {
+    (0..rng.random_range(1..length_end)).map(|_| rng.random()).collect()
 }
 
 /// Makes one to three random changes: replaces, removes or inserts a byte, repeats the end of the input, or truncates
@@ -62,7 +62,7 @@ pub fn native_input(rng: &mut SmallRng) -> Vec<u8> {
             put_request_frame(&mut frame, rng.random(), rng.random(), requests.choose(rng).unwrap());
             let mut bytes = frame[if variant == 2 { 12 } else { 0 }..].to_vec();
             mutate(&mut bytes, rng);
-            // Variant 2 mutates the body alone, and then computes the checksum: the frame passes this check.
+            // Variant 2 mutates the body alone, and then computes the checksum: the frame passes the checksum test.
             if variant == 2 {
                 put_frame(&mut out, FrameKind::Request, |out| out.put_slice(&bytes))
             } else {
@@ -75,7 +75,7 @@ pub fn native_input(rng: &mut SmallRng) -> Vec<u8> {
 
 /// Malformed commands for the Redis gateway.
 pub fn redis_input(rng: &mut SmallRng) -> Vec<u8> {
-    let valid: [&[u8]; 9] = [
+    let valid_commands: [&[u8]; 9] = [
         b"*3\r\n$3\r\nSET\r\n$9\r\nmalformed\r\n$5\r\nvalue\r\n",
         b"*2\r\n$3\r\nGET\r\n$9\r\nmalformed\r\n",
         b"*5\r\n$3\r\nSET\r\n$1\r\nt\r\n$1\r\nv\r\n$2\r\nPX\r\n$4\r\n1000\r\n",
@@ -86,7 +86,7 @@ pub fn redis_input(rng: &mut SmallRng) -> Vec<u8> {
         b"*1\r\n$4\r\nINFO\r\n",
         b"*5\r\n$4\r\nMSET\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n$1\r\n2\r\n",
     ];
-    let oversized: [&[u8]; 7] = [
+    let oversized_commands: [&[u8]; 7] = [
         b"*2147483647\r\n",
         b"*1048576\r\n$1\r\na\r\n",
         b"$2147483647\r\n",
@@ -95,7 +95,7 @@ pub fn redis_input(rng: &mut SmallRng) -> Vec<u8> {
         b"*99999999999999999999\r\n",
         b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n",
     ];
-    pick_input(rng, &valid, &oversized)
+    pick_input(rng, &valid_commands, &oversized_commands)
 }
 
 /// Malformed requests for the HTTP gateway.

@@ -45,11 +45,11 @@ const SEGMENT_DISK: DiskId = DiskId(9);
 /// Frames of the native protocol. The result does not depend on how the bytes are split on arrival, the memory is
 /// bounded by the number of bytes, and a decoded frame that is encoded again decodes to the same frame.
 pub fn frame(bytes: &[u8]) {
-    for bytes in [bytes, &with_frame_checksums(bytes)] {
-        let expected = read_frames(bytes, bytes.len().max(1));
-        assert_eq!(read_frames(bytes, 1), expected);
-        assert_eq!(read_frames(bytes, 13), expected);
-        expected.0.into_iter().for_each(check_round_trip);
+    for bytes in [bytes, &with_corrected_frame_checksums(bytes)] {
+        let expected_frames = read_frames(bytes, bytes.len().max(1));
+        assert_eq!(read_frames(bytes, 1), expected_frames);
+        assert_eq!(read_frames(bytes, 13), expected_frames);
+        expected_frames.0.into_iter().for_each(check_round_trip);
     }
 }
 
@@ -101,15 +101,15 @@ fn assert_round_trip<T: PartialEq + Debug>(
     let Ok(decoded) = read(frame) else { return };
     let mut out = BytesMut::new();
     put(&decoded, &mut out);
-    let encoded = FrameReader::default()
+    let reread_frame = FrameReader::default()
         .next(&mut out)
         .expect("an encoded frame is valid")
         .expect("an encoded frame is complete");
-    assert_eq!(read(encoded), Ok(decoded));
+    assert_eq!(read(reread_frame), Ok(decoded));
 }
 
 /// The same bytes with the checksum of each complete frame corrected.
-fn with_frame_checksums(bytes: &[u8]) -> Vec<u8> {
+fn with_corrected_frame_checksums(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut rest = &mut bytes[..];
     while let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) {
@@ -129,10 +129,10 @@ fn with_frame_checksums(bytes: &[u8]) -> Vec<u8> {
 /// Commands of Redis clients. The result does not depend on how the bytes are split on arrival, and a decoded command
 /// that is encoded again decodes to the same command.
 pub fn resp(bytes: &[u8]) {
-    for bounds in [CommandLimits::AUTHENTICATED, CommandLimits::UNAUTHENTICATED] {
-        let (commands, error) = read_commands(bytes, bytes.len().max(1), bounds);
-        assert_eq!(read_commands(bytes, 1, bounds), (commands.clone(), error.clone()));
-        assert_eq!(read_commands(bytes, 7, bounds), (commands.clone(), error));
+    for limits in [CommandLimits::AUTHENTICATED, CommandLimits::UNAUTHENTICATED] {
+        let (commands, error) = read_commands(bytes, bytes.len().max(1), limits);
+        assert_eq!(read_commands(bytes, 1, limits), (commands.clone(), error.clone()));
+        assert_eq!(read_commands(bytes, 7, limits), (commands.clone(), error));
         for (words, oversized_part) in commands {
             assert!(!words.is_empty());
             if oversized_part.is_none() {
@@ -149,13 +149,15 @@ pub fn resp(bytes: &[u8]) {
 /// The words of a decoded command, and which limit it exceeds, if any.
 type DecodedCommand = (Vec<Vec<u8>>, Option<OversizedPart>);
 
-fn read_commands(bytes: &[u8], piece_length: usize, bounds: CommandLimits) -> (Vec<DecodedCommand>, Option<String>) {
+fn read_commands(bytes: &[u8], piece_length: usize, limits: CommandLimits) -> (Vec<DecodedCommand>, Option<String>) {
     let (mut reader, mut input, mut commands) = (resp::CommandReader::default(), BytesMut::new(), Vec::new());
     for piece in bytes.chunks(piece_length) {
         input.extend_from_slice(piece);
         loop {
-            match reader.next(&mut input, bounds) {
-                Ok(Some(words)) => commands.push((words.from(0).map(<[u8]>::to_vec).collect(), words.oversized_part())),
+            match reader.next(&mut input, limits) {
+                Ok(Some(words)) => {
+                    commands.push((words.args_from(0).map(<[u8]>::to_vec).collect(), words.oversized_part()))
+                }
                 Ok(None) => break,
                 Err(error) => return (commands, Some(error.to_string())),
             }
@@ -203,17 +205,17 @@ fn read_heads(bytes: &[u8], piece_length: usize) -> (Vec<http::RequestHead>, Opt
 /// Segments of a journal. The scan covers each byte once, the inspection that `dump` uses finds no record that the scan
 /// does not find, and a start either recovers the same log twice or fails and changes nothing.
 pub fn wal_scan(bytes: &[u8]) {
-    for bytes in [bytes, &with_wal_checksums(bytes)] {
+    for bytes in [bytes, &with_corrected_wal_checksums(bytes)] {
         let bytes = Bytes::copy_from_slice(bytes);
         let mut offset = SEGMENT_HEADER_BYTES as u64;
         let mut frames = Vec::new();
         for item in Scan::new(bytes.clone(), format::salt(SEGMENT_DISK, 1), None) {
             match item {
                 ScanItem::Frame(frame) => {
-                    assert!(frame.at == offset && frame.end() > offset);
+                    assert!(frame.offset == offset && frame.end() > offset);
                     offset = frame.end();
                     check_record(frame.kind, &frame.body);
-                    frames.push((frame.at, frame.checksum));
+                    frames.push((frame.offset, frame.checksum));
                 }
                 ScanItem::Gap { at: begin, next_good_offset: next, .. } => {
                     assert!(begin == offset && next.is_none_or(|next| next >= offset));
@@ -222,12 +224,12 @@ pub fn wal_scan(bytes: &[u8]) {
             }
         }
         assert!(offset >= bytes.len() as u64 || bytes.len() < SEGMENT_HEADER_BYTES);
-        let context = SegmentContext { segment: 1, ..SegmentContext::default() };
+        let context = SegmentContext { segment_number: 1, ..SegmentContext::default() };
         for finding in
             Inspection::new(bytes.clone(), format::salt(SEGMENT_DISK, 1), context, ReaderState::before_first_segment())
         {
             if let Finding::Record(frame) = finding {
-                assert!(frames.contains(&(frame.at, frame.checksum)));
+                assert!(frames.contains(&(frame.offset, frame.checksum)));
             }
         }
         check_recovery(&bytes);
@@ -309,8 +311,8 @@ fn check_recovery(segment: &Bytes) {
 }
 
 fn summarize(recovered: &RecoveredLog) -> impl PartialEq + Debug + use<> {
-    let last = recovered.base.position.index.0 + recovered.entries.len() as u64;
-    let entries = recovered.view.entries(recovered.base.position.index.next()..=Index(last), u64::MAX);
+    let last_index = recovered.base.position.index.0 + recovered.entries.len() as u64;
+    let entries = recovered.view.entries(recovered.base.position.index.next()..=Index(last_index), u64::MAX);
     let entries = entries.unwrap_or_else(|fault| panic!("a recovered entry cannot be read: {fault}"));
     let configurations = recovered.configurations.clone();
     (recovered.hard_state, recovered.base.clone(), recovered.last_time, entries, configurations)
@@ -318,25 +320,30 @@ fn summarize(recovered: &RecoveredLog) -> impl PartialEq + Debug + use<> {
 
 /// The same segment with a valid header, and with the checksums of its frames corrected up to the first frame with an
 /// invalid length.
-fn with_wal_checksums(bytes: &[u8]) -> Vec<u8> {
+fn with_corrected_wal_checksums(bytes: &[u8]) -> Vec<u8> {
     let (node, salt_crc) = (NodeId::new(1).unwrap(), format::salt_crc(format::salt(SEGMENT_DISK, 1)));
     let header = format::SegmentHeader { flags: 0, cluster: ClusterId(7), node, disk: SEGMENT_DISK, number: 1 };
     let mut out = header.encode().to_vec();
     out.extend_from_slice(bytes.get(SEGMENT_HEADER_BYTES..).unwrap_or_default());
     // A batch frame contains the checksum of the batch's last frame, and so is corrected after all frames of the batch.
-    let (mut at, mut chained_checksum, mut batch) = (SEGMENT_HEADER_BYTES, 0, None);
-    while let Some(frame) = out.get(at..).and_then(|rest| rest.first_chunk::<FRAME_HEADER_BYTES>()) {
+    let (mut offset, mut chained_checksum, mut batch) = (SEGMENT_HEADER_BYTES, 0, None);
+    while let Some(frame) = out.get(offset..).and_then(|rest| rest.first_chunk::<FRAME_HEADER_BYTES>()) {
         let length = u32::from_le_bytes([frame[8], frame[9], frame[10], 0]) as usize;
         let is_batch = frame[11] == RecordKind::Batch as u8;
-        if length < 4 || out.len() - at - FRAME_HEADER_BYTES < length {
+        if length < 4 || out.len() - offset - FRAME_HEADER_BYTES < length {
             break;
         }
         if is_batch {
-            correct_batch_checksum(&mut out, batch.replace((at, length, chained_checksum)), salt_crc, chained_checksum);
+            correct_batch_checksum(
+                &mut out,
+                batch.replace((offset, length, chained_checksum)),
+                salt_crc,
+                chained_checksum,
+            );
         } else {
-            chained_checksum = correct_frame_checksum(&mut out, at, length, salt_crc, chained_checksum);
+            chained_checksum = correct_frame_checksum(&mut out, offset, length, salt_crc, chained_checksum);
         }
-        at += format::frame_size(length);
+        offset += format::frame_size(length);
     }
     correct_batch_checksum(&mut out, batch, salt_crc, chained_checksum);
     out
@@ -344,21 +351,21 @@ fn with_wal_checksums(bytes: &[u8]) -> Vec<u8> {
 
 /// Corrects the checksums of a batch frame, given as its offset, its length and the checksum of the frame before it.
 fn correct_batch_checksum(out: &mut [u8], batch: Option<(usize, usize, u32)>, salt_crc: u32, last_checksum: u32) {
-    let Some((at, length, previous_checksum)) = batch else { return };
-    if let Some(field) = out[at + FRAME_HEADER_BYTES..][..length].get_mut(28..32) {
+    let Some((offset, length, previous_checksum)) = batch else { return };
+    if let Some(field) = out[offset + FRAME_HEADER_BYTES..][..length].get_mut(28..32) {
         field.copy_from_slice(&last_checksum.to_le_bytes());
     }
-    correct_frame_checksum(out, at, length, salt_crc, previous_checksum);
+    correct_frame_checksum(out, offset, length, salt_crc, previous_checksum);
 }
 
 /// Corrects the checksums of one frame. Returns the checksum of its header.
-fn correct_frame_checksum(out: &mut [u8], at: usize, length: usize, salt_crc: u32, previous_checksum: u32) -> u32 {
-    let (header, body) = out[at..][..FRAME_HEADER_BYTES + length].split_at_mut(FRAME_HEADER_BYTES);
+fn correct_frame_checksum(out: &mut [u8], offset: usize, length: usize, salt_crc: u32, previous_checksum: u32) -> u32 {
+    let (header, body) = out[offset..][..FRAME_HEADER_BYTES + length].split_at_mut(FRAME_HEADER_BYTES);
     header[4..8].copy_from_slice(&previous_checksum.to_le_bytes());
     let checksum = crc32fast::hash(&body[4..]).to_le_bytes();
     body[..4].copy_from_slice(&checksum);
     let rest = header.last_chunk::<12>().copied().unwrap_or_default();
-    let checksum = format::header_checksum(salt_crc, at as u64, &rest, checksum);
+    let checksum = format::header_checksum(salt_crc, offset as u64, &rest, checksum);
     header[..4].copy_from_slice(&checksum.to_le_bytes());
     checksum
 }

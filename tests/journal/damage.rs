@@ -51,14 +51,14 @@ fn flip_byte(disk: &SimDisk, options: &Options, ledger: &Ledger, name: &str, off
     let disk = disk.fork();
     disk.crash(&mut rng(), Crash::Kill);
     disk.flip_bit(name, offset, (offset % 8) as u8);
-    let before = disk.read_file(name).unwrap();
+    let damaged_bytes = disk.read_file(name).unwrap();
     match Journal::open(disk.clone(), options.clone(), Some(&founding())) {
         Ok((_, recovered)) => {
             ledger.clone().check(&recovered).map_err(|why| format!("{name} byte {offset}: {why}"))?;
             Ok(false)
         }
         Err(Fault::Corrupt { file, .. }) => {
-            assert_eq!(disk.read_file(name).unwrap(), before, "{file}: recovery changes no damaged file");
+            assert_eq!(disk.read_file(name).unwrap(), damaged_bytes, "{file}: recovery changes no damaged file");
             Ok(true)
         }
         Err(fault) => Err(format!("{name} byte {offset}: {fault}")),
@@ -151,17 +151,17 @@ fn segment_of_another_disk_is_rejected() {
     let (disk, _) = run_and_sync(&options(), &scripts()[3].1);
     let (other, _) = run_and_sync(&Options { disk: drave::types::DiskId(10), ..options() }, &scripts()[3].1);
     disk.crash(&mut rng(), Crash::Kill);
-    let other_bytes = other.read_file("0000000002.wal").unwrap();
+    let foreign_segment = other.read_file("0000000002.wal").unwrap();
     let mut file = disk.open("0000000002.wal").unwrap();
-    file.write_at(0, &other_bytes).unwrap();
+    file.write_at(0, &foreign_segment).unwrap();
     assert!(matches!(Journal::open(disk, options(), None), Err(Fault::Foreign(_))));
 }
 
 /// Each operation fails once in turn; the journal must keep everything that it reported as durable.
 pub fn fail_every_operation(options: &Options, script: &[Step]) -> Result<(), String> {
-    let fault_free = SimDisk::new();
-    run_script(&fault_free, options, script, &mut Ledger::default())?;
-    for at in 0..fault_free.operation_count() {
+    let fault_free_disk = SimDisk::new();
+    run_script(&fault_free_disk, options, script, &mut Ledger::default())?;
+    for at in 0..fault_free_disk.operation_count() {
         let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
         disk.fail_operation(at);
         run_script(&disk, options, script, &mut ledger)?;
@@ -183,9 +183,9 @@ fn any_failed_operation_keeps_synced_writes() {
 #[test]
 fn full_disk_keeps_synced_writes() {
     for (name, script) in scripts() {
-        let fault_free = SimDisk::new();
-        run_script(&fault_free, &options(), &script, &mut Ledger::default()).unwrap();
-        for capacity in (4096..fault_free.used_bytes() + 2048).step_by(512) {
+        let fault_free_disk = SimDisk::new();
+        run_script(&fault_free_disk, &options(), &script, &mut Ledger::default()).unwrap();
+        for capacity in (4096..fault_free_disk.used_bytes() + 2048).step_by(512) {
             let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
             disk.set_capacity(Some(capacity));
             run_script(&disk, &options(), &script, &mut ledger).unwrap_or_else(|why| panic!("{name}: {why}"));
@@ -211,10 +211,10 @@ fn refuse_policy_accepts_tail_torn_in_this_boot() {
     let options = Options { segment_bytes: 8192, ..options() };
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     let script = [Step::Write { term: 1, from: 1, to: 3, bytes: 200 }, Step::Sync];
-    let fault_free = SimDisk::new();
-    run_script(&fault_free, &options, &[], &mut Ledger::default()).unwrap();
+    let fault_free_disk = SimDisk::new();
+    run_script(&fault_free_disk, &options, &[], &mut Ledger::default()).unwrap();
     // The first disk operation after the creation of the journal writes the batch.
-    disk.stop_at(drave::sim::disk::DiskStop { operation: fault_free.operation_count(), written_bytes: 200 });
+    disk.stop_at(drave::sim::disk::DiskStop { operation: fault_free_disk.operation_count(), written_bytes: 200 });
     run_script(&disk, &options, &script, &mut ledger).unwrap();
     let refuse_options = Options { torn_tail: drave::wal::TailPolicy::Refuse, ..options.clone() };
     // After a power loss, the batch may have been synced and then damaged.
@@ -228,8 +228,8 @@ fn refuse_policy_accepts_tail_torn_in_this_boot() {
     disk.crash(&mut rng(), Crash::Kill);
     for options in [&refuse_options, &options] {
         let (_, recovered) = reopen(&disk.fork(), options, &mut ledger.clone()).unwrap();
-        assert_eq!(recovered.notes.len(), 1, "{:?}", recovered.notes);
-        assert!(recovered.notes[0].contains("torn at byte"), "{:?}", recovered.notes);
+        assert_eq!(recovered.operator_notes.len(), 1, "{:?}", recovered.operator_notes);
+        assert!(recovered.operator_notes[0].contains("torn at byte"), "{:?}", recovered.operator_notes);
     }
 }
 
@@ -248,7 +248,8 @@ fn unreadable_sector_is_damage_with_file_and_offset() {
             disk.crash(&mut rng(), Crash::Kill);
             disk.lose_sector(&name, sector * 512);
             for threads in [1, 3] {
-                let read_mode = ReadMode { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
+                let read_mode =
+                    ReadMode { thread_count: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
                 match Journal::open_with(disk.fork(), options.clone(), Some(&founding()), read_mode) {
                     // The unreadable sector is after the seal of a segment, where no record is.
                     Ok((_, recovered)) => ledger.clone().check(&recovered).unwrap(),
@@ -275,9 +276,9 @@ fn damage_to_a_batch_recovered_in_part_is_detected() {
         Step::Sync,
     ];
     let options = Options { segment_bytes: 8192, ..options() };
-    let fault_free = SimDisk::new();
-    run_script(&fault_free, &options, &script, &mut Ledger::default()).unwrap();
-    for operation in fault_free.operation_count() - 6..fault_free.operation_count() {
+    let fault_free_disk = SimDisk::new();
+    run_script(&fault_free_disk, &options, &script, &mut Ledger::default()).unwrap();
+    for operation in fault_free_disk.operation_count() - 6..fault_free_disk.operation_count() {
         // The process is killed while it writes a batch of several pieces; recovery keeps the complete pieces.
         let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
         disk.stop_at(drave::sim::disk::DiskStop { operation, written_bytes: 300 });
@@ -303,8 +304,8 @@ fn damage_to_a_batch_recovered_in_part_is_detected() {
 
 /// Describes what recovery with that many threads finds on a disk.
 fn recovery_result(threads: usize, disk: &SimDisk) -> Result<String, String> {
-    let (meter, threads) = (Meter::default(), NonZeroUsize::new(threads).unwrap());
-    let read_mode = ReadMode { threads, meter: &meter };
+    let (meter, thread_count) = (Meter::default(), NonZeroUsize::new(threads).unwrap());
+    let read_mode = ReadMode { thread_count, meter: &meter };
     let opened = Journal::open_with(disk.fork(), options(), Some(&founding()), read_mode);
     assert!(meter.read_bytes() <= meter.total_bytes(), "{meter:?}");
     match opened {

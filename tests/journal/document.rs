@@ -22,9 +22,10 @@ fn sample_segment() -> (SimDisk, Bytes) {
     let options = Options { segment_bytes: 4096, ..Options::new(node, ids.0, ids.1) };
     let (mut journal, _) = Journal::open(disk.clone(), options, Some(&founding)).unwrap();
     let entry_at = |index, payload| codec::entry(Position::new(Index(index), Term(1)), ClusterTime(250), payload);
-    let hard = HardState { term: Term(1), vote: Some(Vote { node, disk: ids.1 }), promised_position: Position::ZERO };
+    let hard_state =
+        HardState { term: Term(1), vote: Some(Vote { node, disk: ids.1 }), promised_position: Position::ZERO };
     let entries = vec![entry_at(1, Payload::Noop), entry_at(2, Payload::Opaque(Bytes::from_static(b"x=1")))];
-    let write = Write { id: WriteId(1), hard_state: Some(hard), base: None, entries };
+    let write = Write { id: WriteId(1), hard_state: Some(hard_state), base: None, entries };
     journal.append(&write).unwrap();
     journal.sync().unwrap();
     let bytes = disk.read_file("0000000001.wal").unwrap();
@@ -61,11 +62,11 @@ fn hex_dump(bytes: &[u8]) -> String {
 fn documented_dump_matches_written_segment() {
     let (_, bytes) = sample_segment();
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    let written = &bytes[..end.next_multiple_of(8)];
+    let written_bytes = &bytes[..end.next_multiple_of(8)];
     assert!(
-        documented_bytes() == written,
+        documented_bytes() == written_bytes,
         "the document's dump differs from what the journal writes:\n{}",
-        hex_dump(written)
+        hex_dump(written_bytes)
     );
 }
 
@@ -77,19 +78,19 @@ fn documented_dump_decodes_to_documented_records() {
     let scan = Scan::new(bytes.clone(), header.salt(), Some(0));
     let frames: Vec<Frame> =
         scan.map(|item| if let ScanItem::Frame(frame) = item { frame } else { panic!("{item:?}") }).collect();
-    let decoded: Vec<(u64, usize, RecordKind)> =
-        frames.iter().map(|frame| (frame.at, frame.body.len(), frame.kind)).collect();
+    let decoded_frames: Vec<(u64, usize, RecordKind)> =
+        frames.iter().map(|frame| (frame.offset, frame.body.len(), frame.kind)).collect();
     use RecordKind::*;
-    let expected = [(0x40, 80, Batch), (0xa0, 200, Open), (0x178, 80, Batch), (0x1d8, 48, HardState)];
-    assert_eq!(decoded[..4], expected);
-    assert_eq!(decoded[4..], [(0x218, 32, Entry), (0x248, 35, Entry)]);
+    let expected_frames = [(0x40, 80, Batch), (0xa0, 200, Open), (0x178, 80, Batch), (0x1d8, 48, HardState)];
+    assert_eq!(decoded_frames[..4], expected_frames);
+    assert_eq!(decoded_frames[4..], [(0x218, 32, Entry), (0x248, 35, Entry)]);
     for frame in &frames {
-        let row = format!("| `{:x}` | {} | {:08x} |", frame.at, frame.kind as u8, frame.checksum);
+        let row = format!("| `{:x}` | {} | {:08x} |", frame.offset, frame.kind as u8, frame.checksum);
         assert!(DOCUMENT.contains(&row), "the table of the dump has no row {row}");
     }
     let batch = format::BatchHeader::decode(&frames[2].body).unwrap();
     assert_eq!((batch.number, batch.bytes, batch.frame_count, batch.synced_end), (2, 264, 3, (1, 376)));
-    assert_eq!(Opening::decode(&frames[1].body).unwrap().last, Position::ZERO);
+    assert_eq!(Opening::decode(&frames[1].body).unwrap().last_position, Position::ZERO);
     assert_eq!(format::decode_hard_state(&frames[3].body).unwrap().vote.map(|vote| vote.node), NodeId::new(1));
     let entry = codec::read_entry(&mut codec::Reader::new(frames[5].body.clone())).unwrap();
     assert_eq!(entry.payload, Payload::Opaque(Bytes::from_static(b"x=1")));
@@ -97,8 +98,8 @@ fn documented_dump_decodes_to_documented_records() {
 
 /// Asserts that a line of the document contains all of these strings.
 fn assert_documented(strings: &[&str]) {
-    let found = DOCUMENT.lines().any(|line| strings.iter().all(|string| line.contains(string)));
-    assert!(found, "no line of wal-format.md contains {strings:?}");
+    let is_documented = DOCUMENT.lines().any(|line| strings.iter().all(|string| line.contains(string)));
+    assert!(is_documented, "no line of wal-format.md contains {strings:?}");
 }
 
 #[test]
@@ -118,7 +119,7 @@ fn documented_tables_match_code() {
         "side file",
         &format!("`{}`", sync_marker::FILE_NAME),
         &format!("{} slots", sync_marker::SLOT_COUNT),
-        &number(sync_marker::SLOT_DISTANCE),
+        &number(sync_marker::SLOT_DISTANCE_BYTES),
     ]);
     assert_documented(&["header of an entry", &format!("{} bytes", codec::ENTRY_HEADER)]);
     use RecordKind::*;
@@ -141,11 +142,11 @@ fn documented_tables_match_code() {
 fn sync_marker_file_matches_document() {
     let (disk, _) = sample_segment();
     let bytes = Bytes::from(disk.read_file(sync_marker::FILE_NAME).unwrap());
-    assert_eq!(bytes.len(), sync_marker::SLOT_DISTANCE * sync_marker::SLOT_COUNT);
+    assert_eq!(bytes.len(), sync_marker::SLOT_DISTANCE_BYTES * sync_marker::SLOT_COUNT);
     let marker = sync_marker::SyncMarker::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));
-    let synced = marker.log_offset.unwrap();
-    assert_eq!((synced.segment, synced.offset, synced.last.index), (1, 640, Index(2)));
-    assert_eq!(marker.hard.unwrap().vote.map(|vote| vote.node), NodeId::new(1));
+    let synced_offset = marker.log_offset.unwrap();
+    assert_eq!((synced_offset.segment, synced_offset.offset, synced_offset.last_position.index), (1, 640, Index(2)));
+    assert_eq!(marker.hard_state.unwrap().vote.map(|vote| vote.node), NodeId::new(1));
     assert_eq!(file_names(&disk), ["0000000001.wal", sync_marker::FILE_NAME]);
 }
 

@@ -28,7 +28,7 @@ enum Verdict {
 /// never created, or the sync marker has a later hard state than the log.
 fn recovery_verdict(disk: &SimDisk, options: &Options) -> Option<Verdict> {
     match Journal::open(disk.fork(), options.clone(), None) {
-        Ok((_, recovered)) => Some(if recovered.notes.is_empty() { Verdict::Intact } else { Verdict::Torn }),
+        Ok((_, recovered)) => Some(if recovered.operator_notes.is_empty() { Verdict::Intact } else { Verdict::Torn }),
         Err(Fault::Corrupt { description, .. })
             if ["the log lacks a term or vote that was synced", "the journal of this node is missing"]
                 .contains(&description.as_str()) =>
@@ -42,11 +42,11 @@ fn recovery_verdict(disk: &SimDisk, options: &Options) -> Option<Verdict> {
 
 /// The verdict of the inspection, segment by segment.
 fn inspection_verdict(disk: &SimDisk, options: &Options) -> Verdict {
-    let read = |name: &str| disk.read_file(name).map(Bytes::from);
+    let read_file = |name: &str| disk.read_file(name).map(Bytes::from);
     let numbers: Vec<u64> = file_names(disk).iter().filter_map(|name| format::file_number(name)).collect();
-    let log_offset = read("synced").and_then(|bytes| SyncMarker::read(&bytes, options.disk).log_offset);
+    let log_offset = read_file("synced").and_then(|bytes| SyncMarker::read(&bytes, options.disk).log_offset);
     let is_used = |number: u64| {
-        let bytes = read(&format::file_name(number)).unwrap();
+        let bytes = read_file(&format::file_name(number)).unwrap();
         Scan::new(bytes, format::salt(options.disk, number), None).any(|item| matches!(item, ScanItem::Frame(_)))
     };
     let (mut verdict, mut before) = (Verdict::Intact, ReaderState::default());
@@ -55,7 +55,7 @@ fn inspection_verdict(disk: &SimDisk, options: &Options) -> Verdict {
             (verdict, before) = (Verdict::Intact, ReaderState::before_segment(number));
         }
         let predecessors_released = number != 1 && (at == 0 || numbers[at - 1] + 1 != number);
-        let bytes = read(&format::file_name(number)).unwrap();
+        let bytes = read_file(&format::file_name(number)).unwrap();
         let Ok(header) = SegmentHeader::decode(&bytes) else {
             // Recovery reads no segment after the end of the log.
             if is_used(number) || before.log.is_none() {
@@ -82,13 +82,13 @@ fn inspection_verdict(disk: &SimDisk, options: &Options) -> Verdict {
         }
         before = inspection.into_reader_state();
     }
-    let last = numbers.last().copied().unwrap_or(0);
-    if log_offset.is_some_and(|synced| synced.segment > last) { Verdict::Corrupt } else { verdict }
+    let last_number = numbers.last().copied().unwrap_or(0);
+    if log_offset.is_some_and(|synced| synced.segment > last_number) { Verdict::Corrupt } else { verdict }
 }
 
 #[test]
 fn inspection_matches_recovery_after_flipped_bit() {
-    let mut counts = [0; 3];
+    let mut verdict_counts = [0; 3];
     for (name, script) in scripts() {
         let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
         run_script(&disk, &options(), &script, &mut ledger).unwrap();
@@ -108,22 +108,22 @@ fn inspection_matches_recovery_after_flipped_bit() {
                         verdict,
                         "{name}: {file} byte {offset}, sync marker: {with_marker}"
                     );
-                    counts[verdict as usize] += 1;
+                    verdict_counts[verdict as usize] += 1;
                 }
             }
         }
     }
-    assert!(counts.iter().all(|count| *count > 100), "verdicts intact, torn, corrupt: {counts:?}");
+    assert!(verdict_counts.iter().all(|count| *count > 100), "verdicts intact, torn, corrupt: {verdict_counts:?}");
 }
 
 #[test]
 fn inspection_matches_recovery_after_crash() {
     let mut torn_count = 0;
     for (name, script) in scripts() {
-        let fault_free = SimDisk::new();
-        run_script(&fault_free, &options(), &script, &mut Ledger::default()).unwrap();
+        let fault_free_disk = SimDisk::new();
+        run_script(&fault_free_disk, &options(), &script, &mut Ledger::default()).unwrap();
         for (operation, seed) in
-            (0..fault_free.operation_count()).flat_map(|operation| (0..3).map(move |seed| (operation, seed)))
+            (0..fault_free_disk.operation_count()).flat_map(|operation| (0..3).map(move |seed| (operation, seed)))
         {
             for bytes in [0, 8, 100, 600] {
                 let (disk, mut ledger) = (SimDisk::new(), Ledger::default());

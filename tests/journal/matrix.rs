@@ -104,8 +104,8 @@ fn run_and_crash(
 /// Stops a script at each disk operation in turn. Returns the number of operations.
 pub fn crash_at_every_operation(options: &Options, script: &[Step]) -> Result<u64, String> {
     for operation in 0.. {
-        let bytes = [0, 1, 100, 512, 600][operation as usize % 5];
-        if !run_and_crash(options, script, DiskStop { operation, written_bytes: bytes }, &INTERRUPTIONS)? {
+        let written_bytes = [0, 1, 100, 512, 600][operation as usize % 5];
+        if !run_and_crash(options, script, DiskStop { operation, written_bytes }, &INTERRUPTIONS)? {
             return Ok(operation);
         }
     }
@@ -133,13 +133,14 @@ fn write_torn_at_any_byte_keeps_synced_writes() {
         Step::Vote { term: 2, vote: 1 },
         Step::Sync,
     ];
-    let fault_free = SimDisk::new();
-    run_script(&fault_free, &options(), &script, &mut Ledger::default()).unwrap();
+    let fault_free_disk = SimDisk::new();
+    run_script(&fault_free_disk, &options(), &script, &mut Ledger::default()).unwrap();
     // The last operations of the script write the last batch, which is torn at every byte.
-    let operation_count = fault_free.operation_count();
+    let operation_count = fault_free_disk.operation_count();
     for operation in operation_count - 6..operation_count {
         for bytes in 0..900 {
-            let interruptions = [Interruption::Kill, Interruption::Power(bytes), Interruption::KillThenPower(bytes)];
+            let interruptions =
+                [Interruption::Kill, Interruption::PowerLoss(bytes), Interruption::KillThenPowerLoss(bytes)];
             run_and_crash(&options(), &script, DiskStop { operation, written_bytes: bytes as usize }, &interruptions)
                 .unwrap();
         }
@@ -150,14 +151,14 @@ fn write_torn_at_any_byte_keeps_synced_writes() {
 pub fn run_random_crashes(options: &Options, seeds: std::ops::Range<u64>) -> Result<(), String> {
     for seed in seeds {
         let script = random_script(seed);
-        let fault_free = SimDisk::new();
-        run_script(&fault_free, options, &script, &mut Ledger::default())?;
-        let stop_operation = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (fault_free.operation_count() + 1);
+        let fault_free_disk = SimDisk::new();
+        run_script(&fault_free_disk, options, &script, &mut Ledger::default())?;
+        let stop_operation = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (fault_free_disk.operation_count() + 1);
         let stop = DiskStop { operation: stop_operation, written_bytes: (seed % 700) as usize };
         let interruptions = [
-            Interruption::Power(seed),
-            Interruption::KillThenPower(seed),
-            Interruption::PowerWhileStarting(seed % 7, seed),
+            Interruption::PowerLoss(seed),
+            Interruption::KillThenPowerLoss(seed),
+            Interruption::PowerLossDuringStart(seed % 7, seed),
         ];
         run_and_crash(options, &script, stop, &interruptions).map_err(|why| format!("seed {seed}: {why}"))?;
     }

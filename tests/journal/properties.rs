@@ -16,11 +16,11 @@ fn header(number: u64) -> SegmentHeader {
 }
 
 /// A segment with one batch of entries.
-fn segment(sizes: &[usize]) -> Bytes {
+fn segment(payload_sizes: &[usize]) -> Bytes {
     let header = header(3);
     let mut bytes = header.encode().to_vec();
     let mut segment = Segment::new(&header, 1 << 20, bytes.len() as u64, 0x1234, SparseIndex::default());
-    for (index, size) in (1..).zip(sizes) {
+    for (index, size) in (1..).zip(payload_sizes) {
         let entry = entry(index, 1, *size);
         segment.add_entry(5, entry.position, |out| codec::put_entry(out, &entry));
     }
@@ -62,10 +62,10 @@ proptest! {
         let flipped_byte = 64 + flipped_byte.index(end - 64);
         let mut damaged_bytes = bytes.to_vec();
         damaged_bytes[flipped_byte] ^= 1 << bit;
-        let remaining_offsets: Vec<u64> = good_frames(&damaged_bytes.into()).iter().map(|frame| frame.at).collect();
-        let is_untouched = |frame: &&Frame| !(frame.at..frame.end()).contains(&(flipped_byte as u64));
+        let remaining_offsets: Vec<u64> = good_frames(&damaged_bytes.into()).iter().map(|frame| frame.offset).collect();
+        let is_untouched = |frame: &&Frame| !(frame.offset..frame.end()).contains(&(flipped_byte as u64));
         let untouched_frames = intact_frames.iter().filter(is_untouched);
-        prop_assert_eq!(remaining_offsets, untouched_frames.map(|frame| frame.at).collect::<Vec<_>>());
+        prop_assert_eq!(remaining_offsets, untouched_frames.map(|frame| frame.offset).collect::<Vec<_>>());
     }
 
     #[test]
@@ -88,8 +88,8 @@ proptest! {
         let _any_result = (format::decode_hard_state(&bytes), format::decode_base(&bytes));
         let _any_result = format::EntryMetadata::decode(&bytes);
         let _any_result = SyncMarker::read(&bytes, DiskId(9));
-        let items = Scan::new(bytes.clone(), 1, None).count();
-        prop_assert!(items <= 1);
+        let item_count = Scan::new(bytes.clone(), 1, None).count();
+        prop_assert!(item_count <= 1);
         let _any_result = Frame::read_without_body_check(&bytes, 1, bytes.len() as u64 / 2);
     }
 
@@ -104,12 +104,12 @@ proptest! {
 fn record_bodies_round_trip() {
     let mut out = Vec::new();
     let opening = Opening {
-        hard: HardState {
+        hard_state: HardState {
             term: Term(4),
             vote: NodeId::new(2).map(|node| Vote { node, disk: DiskId(7) }),
             promised_position: Position::ZERO,
         },
-        last: Position::new(Index(9), Term(4)),
+        last_position: Position::new(Index(9), Term(4)),
         time: ClusterTime(77),
         base: founding(),
         configuration: (Index(6), founding().membership),
@@ -120,7 +120,7 @@ fn record_bodies_round_trip() {
     format::encode_base(&mut out, &founding());
     assert_eq!(format::decode_base(&out.clone().into()), Ok(founding()));
     out.clear();
-    let seal = Seal { successor: 4, last: Position::new(Index(9), Term(4)) };
+    let seal = Seal { successor_number: 4, last_position: Position::new(Index(9), Term(4)) };
     seal.encode(&mut out);
     assert_eq!(Seal::decode(&out.clone().into()), Ok(seal));
 }

@@ -32,7 +32,7 @@ pub enum Step {
 /// One change that a script has requested from the journal.
 #[derive(Clone, Debug)]
 enum RequestedChange {
-    Hard(HardState),
+    HardState(HardState),
     Base(SnapshotPoint),
     Entry(Entry),
 }
@@ -50,10 +50,10 @@ pub struct Ledger {
 /// The log that results from a prefix of the changes of a ledger.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct ExpectedLog {
-    hard: HardState,
+    hard_state: HardState,
     base: Position,
     entries: BTreeMap<u64, Entry>,
-    members: BTreeMap<u64, Membership>,
+    configurations: BTreeMap<u64, Membership>,
 }
 
 pub fn options() -> Options {
@@ -76,7 +76,7 @@ pub fn entry(index: u64, term: u64, bytes: usize) -> Entry {
 }
 
 impl Step {
-    fn to_write(&self, id: u64) -> Option<Write> {
+    fn as_write(&self, id: u64) -> Option<Write> {
         let mut write = Write { id: WriteId(id), hard_state: None, base: None, entries: Vec::new() };
         match *self {
             Step::Write { term, from, to, bytes } => {
@@ -105,20 +105,26 @@ impl Step {
 }
 
 impl Ledger {
+    /// The last index of the log, with all changes that were requested.
+    pub fn last_index(&self) -> u64 {
+        let log = self.expected_log(self.changes.len());
+        log.entries.keys().last().copied().unwrap_or(log.base.index.0)
+    }
+
     fn expected_log(&self, change_count: usize) -> ExpectedLog {
         let mut log = ExpectedLog::default();
         for change in &self.changes[..change_count] {
             match change {
-                RequestedChange::Hard(hard) => log.hard = *hard,
+                RequestedChange::HardState(hard_state) => log.hard_state = *hard_state,
                 RequestedChange::Base(base) => {
-                    log = ExpectedLog { hard: log.hard, base: base.position, ..ExpectedLog::default() };
+                    log = ExpectedLog { hard_state: log.hard_state, base: base.position, ..ExpectedLog::default() };
                 }
                 RequestedChange::Entry(entry) => {
                     let index = entry.position.index.0;
                     log.entries.split_off(&index);
-                    log.members.split_off(&index);
+                    log.configurations.split_off(&index);
                     if let Payload::Membership(membership) = &entry.payload {
-                        log.members.insert(index, (**membership).clone());
+                        log.configurations.insert(index, (**membership).clone());
                     }
                     log.entries.insert(index, entry.clone());
                 }
@@ -129,7 +135,7 @@ impl Ledger {
 
     fn record(&mut self, write: &Write) {
         self.changes.extend(write.base.clone().map(RequestedChange::Base));
-        self.changes.extend(write.hard_state.map(RequestedChange::Hard));
+        self.changes.extend(write.hard_state.map(RequestedChange::HardState));
         self.changes.extend(write.entries.iter().cloned().map(RequestedChange::Entry));
     }
 
@@ -139,7 +145,7 @@ impl Ledger {
         let mut mismatch = String::new();
         // The longest prefix of the changes is tried first: if entries are equal, several prefixes match.
         for change_count in (self.durable_count..=self.changes.len()).rev() {
-            match self.matches_log(&self.expected_log(change_count), recovered) {
+            match self.compare_with_log(&self.expected_log(change_count), recovered) {
                 Ok(()) => {
                     self.changes.truncate(change_count);
                     self.durable_count = change_count;
@@ -159,13 +165,13 @@ impl Ledger {
     /// ones, and the promised position reaches everything that was reported as durable.
     pub fn check_repaired(&self, recovered: &RecoveredLog) -> Result<(), String> {
         let durable_log = self.expected_log(self.durable_count);
-        let hard = recovered.hard_state;
-        if (hard.term, hard.vote) != (durable_log.hard.term, durable_log.hard.vote) {
-            return Err(format!("hard state {hard:?} instead of {:?}", durable_log.hard));
+        let hard_state = recovered.hard_state;
+        if (hard_state.term, hard_state.vote) != (durable_log.hard_state.term, durable_log.hard_state.vote) {
+            return Err(format!("hard state {hard_state:?} instead of {:?}", durable_log.hard_state));
         }
         let matches_earlier_log = |changes: usize| {
-            let earlier_log = ExpectedLog { hard, ..self.expected_log(changes) };
-            self.matches_log(&earlier_log, recovered).is_ok()
+            let earlier_log = ExpectedLog { hard_state, ..self.expected_log(changes) };
+            self.compare_with_log(&earlier_log, recovered).is_ok()
         };
         if !(0..=self.changes.len()).any(matches_earlier_log) {
             return Err(format!(
@@ -175,7 +181,7 @@ impl Ledger {
             ));
         }
         let end_of = |log: &ExpectedLog| log.entries.values().last().map_or(log.base, |entry| entry.position);
-        let (last, promised) = (end_of(&durable_log), hard.promised_position);
+        let (last, promised) = (end_of(&durable_log), hard_state.promised_position);
         let recovered_end = recovered.entries.last().map_or(recovered.base.position, |entry| {
             Position::new(Index(recovered.base.position.index.0 + recovered.entries.len() as u64), entry.term)
         });
@@ -185,12 +191,12 @@ impl Ledger {
         }
     }
 
-    fn matches_log(&self, log: &ExpectedLog, recovered: &RecoveredLog) -> Result<(), String> {
+    fn compare_with_log(&self, log: &ExpectedLog, recovered: &RecoveredLog) -> Result<(), String> {
         let base = recovered.base.position;
         let last_index = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);
         let found_last_index = base.index.0 + recovered.entries.len() as u64;
-        if recovered.hard_state != log.hard {
-            return Err(format!("the hard state is {:?} instead of {:?}", recovered.hard_state, log.hard));
+        if recovered.hard_state != log.hard_state {
+            return Err(format!("the hard state is {:?} instead of {:?}", recovered.hard_state, log.hard_state));
         }
         if found_last_index != last_index {
             return Err(format!("the last index is {found_last_index} instead of {last_index}"));
@@ -203,25 +209,26 @@ impl Ledger {
         }
         let range = base.index.next()..=Index(last_index);
         let read_entries = recovered.view.entries(range.clone(), u64::MAX).map_err(|fault| fault.to_string())?;
-        let expected: Vec<&Entry> = log.entries.range(base.index.0 + 1..).map(|(_, entry)| entry).collect();
-        if read_entries.iter().collect::<Vec<_>>() != expected {
+        let expected_entries: Vec<&Entry> = log.entries.range(base.index.0 + 1..).map(|(_, entry)| entry).collect();
+        if read_entries.iter().collect::<Vec<_>>() != expected_entries {
             return Err(format!(
                 "the view of {range:?} holds {} entries that differ from those written",
                 read_entries.len()
             ));
         }
-        for (summary, entry) in recovered.entries.iter().zip(&expected) {
+        for (summary, entry) in recovered.entries.iter().zip(&expected_entries) {
             if summary.term != entry.position.term || summary.bytes as usize != codec::entry_size(entry) {
                 return Err(format!("the recovered term or size of entry {} is wrong", entry.position));
             }
         }
         let configurations: BTreeMap<u64, Membership> =
             recovered.configurations.iter().map(|(index, membership)| (index.0, membership.clone())).collect();
-        let expected = log.members.range(base.index.0 + 1..).map(|(index, members)| (*index, members.clone()));
-        if configurations != expected.collect() {
+        let expected_configurations =
+            log.configurations.range(base.index.0 + 1..).map(|(index, members)| (*index, members.clone()));
+        if configurations != expected_configurations.collect() {
             return Err("the configurations differ from those written".to_owned());
         }
-        match log.members.range(..=base.index.0).next_back() {
+        match log.configurations.range(..=base.index.0).next_back() {
             Some((_, members)) if *members != recovered.base.membership => {
                 Err("the membership of the base is wrong".to_owned())
             }
@@ -251,7 +258,7 @@ pub fn run_steps(
 ) -> drave::wal::Result<()> {
     for step in script {
         ledger.last_write_id += 1;
-        if let Some(write) = step.to_write(ledger.last_write_id) {
+        if let Some(write) = step.as_write(ledger.last_write_id) {
             ledger.record(&write);
             view.push(&write);
             journal.append(&write)?;
@@ -290,24 +297,24 @@ pub enum Interruption {
     /// The process is killed: the page cache survives.
     Kill,
     /// A power loss, with a seed that decides which unsynced writes survive.
-    Power(u64),
+    PowerLoss(u64),
     /// A kill, a start, and then a power loss: everything that the start recovered must be durable.
-    KillThenPower(u64),
+    KillThenPowerLoss(u64),
     /// A kill, and a power loss during the next start: the number of disk operations of the start before the power
     /// loss, and the seed of the power loss.
-    PowerWhileStarting(u64, u64),
+    PowerLossDuringStart(u64, u64),
 }
 
 pub const INTERRUPTIONS: [Interruption; 9] = [
     Interruption::Kill,
-    Interruption::Power(1),
-    Interruption::Power(2),
-    Interruption::Power(3),
-    Interruption::Power(4),
-    Interruption::KillThenPower(5),
-    Interruption::KillThenPower(6),
-    Interruption::PowerWhileStarting(2, 7),
-    Interruption::PowerWhileStarting(4, 8),
+    Interruption::PowerLoss(1),
+    Interruption::PowerLoss(2),
+    Interruption::PowerLoss(3),
+    Interruption::PowerLoss(4),
+    Interruption::KillThenPowerLoss(5),
+    Interruption::KillThenPowerLoss(6),
+    Interruption::PowerLossDuringStart(2, 7),
+    Interruption::PowerLossDuringStart(4, 8),
 ];
 
 /// Opens the journal, which must succeed, and checks it against the ledger.
@@ -334,13 +341,13 @@ pub fn check_after_interruption(
     let mut rng = StdRng::seed_from_u64(17);
     match interruption {
         Interruption::Kill => disk.crash(&mut rng, Crash::Kill),
-        Interruption::Power(seed) => disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power),
-        Interruption::KillThenPower(seed) => {
+        Interruption::PowerLoss(seed) => disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power),
+        Interruption::KillThenPowerLoss(seed) => {
             disk.crash(&mut rng, Crash::Kill);
             drop(reopen(&disk, options, &mut ledger)?);
             disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power);
         }
-        Interruption::PowerWhileStarting(operations, seed) => {
+        Interruption::PowerLossDuringStart(operations, seed) => {
             disk.crash(&mut rng, Crash::Kill);
             disk.stop_at(drave::sim::disk::DiskStop {
                 operation: disk.operation_count() + operations,
@@ -419,7 +426,7 @@ pub fn random_script(seed: u64) -> Vec<Step> {
     script
 }
 
-/// The names of all files of a disk.
+/// The names of all files of a disk, sorted.
 pub fn file_names(disk: &SimDisk) -> Vec<String> {
     disk.list().unwrap()
 }

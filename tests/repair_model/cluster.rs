@@ -3,7 +3,7 @@
 use super::replication::Step;
 
 /// The number of voters.
-pub const NODES: usize = 3;
+pub const NODE_COUNT: usize = 3;
 /// The maximum number of entries in a log.
 pub const LOG_LENGTH_MAX: usize = 3;
 /// The number of terms, from 0, the term before any election, to the maximum term.
@@ -12,7 +12,7 @@ pub const TERM_COUNT: usize = 4;
 /// A position in a log: the term of an entry first, so that positions compare as logs do (§5.4.1).
 pub type Position = (u8, u8);
 /// The position before the first entry.
-pub const ZERO: Position = (0, 0);
+pub const ZERO_POSITION: Position = (0, 0);
 /// The index of a promised position whose true index is not known: it is after every entry of its term.
 pub const UNKNOWN_END: u8 = u8::MAX;
 
@@ -50,7 +50,7 @@ pub enum Clause {
 }
 
 impl Clause {
-    /// All clauses.
+    /// Every clause once.
     pub const ALL: [Clause; 13] = [
         Clause::RecordPromise,
         Clause::PromiseIsDurable,
@@ -104,13 +104,13 @@ pub enum Role {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct NonEntryDamage {
     /// The copy of the term and the vote in the log is damaged.
-    pub vote_in_log: bool,
+    pub is_vote_in_log_damaged: bool,
     /// The copy of the term and the vote in the sync marker is damaged.
-    pub vote_in_marker: bool,
+    pub is_vote_in_marker_damaged: bool,
     /// The end of the log as recorded in the sync marker is damaged.
-    pub end_in_marker: bool,
+    pub is_log_end_in_marker_damaged: bool,
     /// The last segment of the log is missing, so that the log does not show where it ended.
-    pub end_of_log: bool,
+    pub is_last_segment_missing: bool,
 }
 
 /// A node of the model. Every write to its log is durable at once.
@@ -129,9 +129,10 @@ pub struct Node {
     /// Whether each entry of the log is damaged on the disk, from index 1 on. The node notices damage only at a
     /// restart.
     pub is_damaged: [bool; LOG_LENGTH_MAX],
-    /// Which other parts of the disk are damaged. The node notices this only at a restart, too.
+    /// Which parts of the disk other than entries are damaged. The node notices this damage only at a restart, too.
     pub non_entry_damage: NonEntryDamage,
-    /// The last position that the node may have acknowledged and no longer holds; [`ZERO`] if it lost no entry.
+    /// The last position that the node may have acknowledged and no longer holds; [`ZERO_POSITION`] if it lost no
+    /// entry.
     pub promised_position: Position,
     /// The terms of the intact entries after the first damage, from index 1 on; 0 where there is none.
     pub salvaged_terms: [u8; LOG_LENGTH_MAX],
@@ -154,7 +155,7 @@ impl Node {
             log: [0; LOG_LENGTH_MAX],
             is_damaged: [false; LOG_LENGTH_MAX],
             non_entry_damage: NonEntryDamage::default(),
-            promised_position: ZERO,
+            promised_position: ZERO_POSITION,
             salvaged_terms: [0; LOG_LENGTH_MAX],
             log_changed: false,
             lost_terms: [0; LOG_LENGTH_MAX],
@@ -168,7 +169,7 @@ impl Node {
 
     /// The position of the entry at an index that is in the log.
     pub fn position(&self, index: u8) -> Position {
-        if index == 0 { ZERO } else { (self.log[index as usize - 1], index) }
+        if index == 0 { ZERO_POSITION } else { (self.log[index as usize - 1], index) }
     }
 
     /// Whether the log has an entry at `position`.
@@ -207,11 +208,11 @@ impl Node {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Cluster {
     /// The nodes by their numbers.
-    pub nodes: [Node; NODES],
+    pub nodes: [Node; NODE_COUNT],
     /// The voters that granted a vote, by term and candidate: one bit for each voter.
-    pub granted_votes: [[u8; NODES]; TERM_COUNT],
+    pub granted_votes: [[u8; NODE_COUNT]; TERM_COUNT],
     /// The highest index that a follower acknowledged to the leader of a term, by term and follower.
-    pub acknowledged_indexes: [[u8; NODES]; TERM_COUNT],
+    pub acknowledged_indexes: [[u8; NODE_COUNT]; TERM_COUNT],
     /// The node that became the leader of each term.
     pub leaders: [Option<u8>; TERM_COUNT],
     /// The terms of the committed entries, from index 1 on; 0 after the last committed entry.
@@ -229,9 +230,9 @@ impl Cluster {
     /// A cluster before its first step: three nodes with empty logs.
     pub fn new() -> Cluster {
         Cluster {
-            nodes: [Node::new(); NODES],
-            granted_votes: [[0; NODES]; TERM_COUNT],
-            acknowledged_indexes: [[0; NODES]; TERM_COUNT],
+            nodes: [Node::new(); NODE_COUNT],
+            granted_votes: [[0; NODE_COUNT]; TERM_COUNT],
+            acknowledged_indexes: [[0; NODE_COUNT]; TERM_COUNT],
             leaders: [None; TERM_COUNT],
             committed_terms: [0; LOG_LENGTH_MAX],
             commit_terms: [0; LOG_LENGTH_MAX],
@@ -247,7 +248,10 @@ impl Cluster {
 
     /// The position of a committed entry of which no node has an intact copy, if there is one.
     pub fn committed_entry_without_copy(&self) -> Option<Position> {
-        let committed = (1..=self.committed_count()).map(|index| (self.committed_terms[index as usize - 1], index));
-        committed.into_iter().find(|(term, index)| !self.nodes.iter().any(|node| node.has_copy(*term, *index)))
+        let committed_positions =
+            (1..=self.committed_count()).map(|index| (self.committed_terms[index as usize - 1], index));
+        committed_positions
+            .into_iter()
+            .find(|(term, index)| !self.nodes.iter().any(|node| node.has_copy(*term, *index)))
     }
 }

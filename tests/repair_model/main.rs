@@ -25,10 +25,14 @@ const MODEL_LIMITS: Limits = Limits { term_max: 3, entries_max: 3, damages_max: 
 fn damage_loses_no_acknowledged_entry_and_stops_no_progress() {
     let result = explore(None, Limits { term_max: 2, entries_max: 2, damages_max: 2 });
     assert!(result.violation.is_none(), "{}", result.describe());
-    assert!(result.states > 10_000, "the search reached only {} states, too few to be meaningful", result.states);
+    assert!(
+        result.state_count > 10_000,
+        "the search reached only {} states, too few to be meaningful",
+        result.state_count
+    );
     println!(
         "{} states: {} elect a leader without an operator, {} need an operator",
-        result.states, result.electing_states, result.operator_states
+        result.state_count, result.electing_state_count, result.operator_state_count
     );
 }
 
@@ -40,7 +44,7 @@ fn damage_in_three_terms_loses_no_acknowledged_entry() {
     assert!(result.violation.is_none(), "{}", result.describe());
     println!(
         "{} steps: {} clusters elect a leader without an operator, {} need an operator",
-        result.states, result.electing_states, result.operator_states
+        result.state_count, result.electing_state_count, result.operator_state_count
     );
 }
 
@@ -49,6 +53,6 @@ fn each_clause_of_repair_rule_is_needed() {
     for clause in Clause::ALL {
         let result = walk_randomly(Some(clause), MODEL_LIMITS, 2_000_000);
         assert!(result.violation.is_some(), "no violation was found with {clause:?} broken");
-        println!("with {clause:?} broken, a violation after {} steps: {}", result.states, result.describe());
+        println!("with {clause:?} broken, a violation after {} steps: {}", result.state_count, result.describe());
     }
 }

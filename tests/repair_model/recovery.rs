@@ -1,44 +1,44 @@
 //! The rules of repair: what a node concludes from its damaged disk at a restart, and how nodes repair their logs with
 //! the entries of their peers.
 
-use super::cluster::{Clause, LOG_LENGTH_MAX, NODES, Node, Position, Role, UNKNOWN_END, ZERO};
+use super::cluster::{Clause, LOG_LENGTH_MAX, NODE_COUNT, Node, Position, Role, UNKNOWN_END, ZERO_POSITION};
 
 /// The states in which a node may be after a restart on its present disk. Empty if the damage cannot be distinguished
 /// from a batch that a power loss has torn: no rule covers this case, so the model leaves it out.
-pub fn recover(before: &Node, broken: Option<Clause>) -> Vec<Node> {
-    let breaks = |clause: Clause| broken == Some(clause);
+pub fn recover(before: &Node, broken_clause: Option<Clause>) -> Vec<Node> {
+    let breaks = |clause: Clause| broken_clause == Some(clause);
     let mut node = Node {
         role: Role::Follower,
         is_damaged: [false; LOG_LENGTH_MAX],
         non_entry_damage: Default::default(),
         ..*before
     };
-    let first_lost = (1..=before.len).find(|index| before.is_damaged[*index as usize - 1]);
+    let first_lost_index = (1..=before.len).find(|index| before.is_damaged[*index as usize - 1]);
     if breaks(Clause::PromiseIsDurable) {
-        node.promised_position = ZERO;
+        node.promised_position = ZERO_POSITION;
     }
     // If an entry is damaged, the record of the vote in the log may be damaged as well.
-    let vote_in_log = !before.non_entry_damage.vote_in_log && first_lost.is_none();
-    let vote_in_marker = !before.non_entry_damage.vote_in_marker && !breaks(Clause::VoteFromMarker);
-    if !vote_in_log && !vote_in_marker {
+    let can_read_vote_in_log = !before.non_entry_damage.is_vote_in_log_damaged && first_lost_index.is_none();
+    let can_read_vote_in_marker = !before.non_entry_damage.is_vote_in_marker_damaged && !breaks(Clause::VoteFromMarker);
+    if !can_read_vote_in_log && !can_read_vote_in_marker {
         node.vote = None;
         if !breaks(Clause::StopWithoutVote) && !breaks(Clause::VoteFromMarker) {
             node.role = Role::Stopped;
         }
     }
-    let Some(first_lost) = first_lost else { return vec![node] };
+    let Some(first_lost_index) = first_lost_index else { return vec![node] };
     if breaks(Clause::AcknowledgeReadable) {
         // The node ignores the damage and continues as if it could still read the damaged entries.
         return vec![Node { is_damaged: before.is_damaged, ..node }];
     }
-    let Some(end) = end_of_acknowledged(before, first_lost, broken) else { return Vec::new() };
-    for index in first_lost..=before.len {
+    let Some(end) = last_acknowledged_position(before, first_lost_index, broken_clause) else { return Vec::new() };
+    for index in first_lost_index..=before.len {
         let at = index as usize - 1;
-        let intact = !before.is_damaged[at];
-        node.salvaged_terms[at] = if intact && !breaks(Clause::KeepSalvage) { before.log[at] } else { 0 };
-        node.lost_terms[at] = if intact { 0 } else { before.log[at] };
+        let is_intact = !before.is_damaged[at];
+        node.salvaged_terms[at] = if is_intact && !breaks(Clause::KeepSalvage) { before.log[at] } else { 0 };
+        node.lost_terms[at] = if is_intact { 0 } else { before.log[at] };
     }
-    node.truncate(first_lost - 1);
+    node.truncate(first_lost_index - 1);
     let node_without_promise = node;
     if !breaks(Clause::RecordPromise) {
         node.promised_position = node.promised_position.max(end);
@@ -49,35 +49,36 @@ pub fn recover(before: &Node, broken: Option<Clause>) -> Vec<Node> {
 
 /// The last position that a damaged node may have acknowledged; `None` if nothing shows that the end of its log was
 /// ever synced.
-fn end_of_acknowledged(before: &Node, first_lost: u8, broken: Option<Clause>) -> Option<Position> {
-    let is_marker_usable = !before.non_entry_damage.end_in_marker && broken != Some(Clause::PromiseFromMarker);
-    let intact = (first_lost..=before.len).rev().find(|index| !before.is_damaged[*index as usize - 1]);
-    let last_intact_position = intact.map(|index| before.position(index));
+fn last_acknowledged_position(before: &Node, first_lost_index: u8, broken_clause: Option<Clause>) -> Option<Position> {
+    let is_marker_usable =
+        !before.non_entry_damage.is_log_end_in_marker_damaged && broken_clause != Some(Clause::PromiseFromMarker);
+    let last_intact_index = (first_lost_index..=before.len).rev().find(|index| !before.is_damaged[*index as usize - 1]);
+    let last_intact_position = last_intact_index.map(|index| before.position(index));
     match last_intact_position {
         _ if is_marker_usable => Some(before.last_position()),
         Some(last_intact_position) if last_intact_position == before.last_position() => Some(last_intact_position),
-        _ if broken == Some(Clause::PromiseFromMarker) => {
-            Some(last_intact_position.unwrap_or(before.position(first_lost - 1)))
+        _ if broken_clause == Some(Clause::PromiseFromMarker) => {
+            Some(last_intact_position.unwrap_or(before.position(first_lost_index - 1)))
         }
-        _ if !before.non_entry_damage.end_of_log => None,
-        _ if broken == Some(Clause::UnknownEndCoversTerm) => Some(before.position(first_lost - 1)),
+        _ if !before.non_entry_damage.is_last_segment_missing => None,
+        _ if broken_clause == Some(Clause::UnknownEndCoversTerm) => Some(before.position(first_lost_index - 1)),
         _ => Some((before.term, UNKNOWN_END)),
     }
 }
 
 /// Whether a log that ends at `last` reaches the promised position.
-pub fn reaches(last: Position, promised_position: Position, broken: Option<Clause>) -> bool {
-    match broken {
+pub fn reaches(last: Position, promised_position: Position, broken_clause: Option<Clause>) -> bool {
+    match broken_clause {
         Some(Clause::PromiseComparesTerm) => last.1 >= promised_position.1,
         _ => last >= promised_position,
     }
 }
 
 /// Once the log reaches the promised position, clears this position and the salvaged entries.
-pub fn clear_reached_promise(node: &mut Node, broken: Option<Clause>) {
-    if node.promised_position != ZERO && reaches(node.last_position(), node.promised_position, broken) {
+pub fn clear_reached_promise(node: &mut Node, broken_clause: Option<Clause>) {
+    if node.promised_position != ZERO_POSITION && reaches(node.last_position(), node.promised_position, broken_clause) {
         (node.promised_position, node.salvaged_terms, node.lost_terms, node.log_changed) =
-            (ZERO, [0; LOG_LENGTH_MAX], [0; LOG_LENGTH_MAX], false);
+            (ZERO_POSITION, [0; LOG_LENGTH_MAX], [0; LOG_LENGTH_MAX], false);
     }
 }
 
@@ -86,30 +87,30 @@ struct KnownHistory {
     /// The term at each index from 1 on, 0 where the term is not known.
     terms: [u8; LOG_LENGTH_MAX],
     /// Whether the node can read the entry at each index from 1 on.
-    readable: [bool; LOG_LENGTH_MAX],
+    is_readable: [bool; LOG_LENGTH_MAX],
 }
 
 impl KnownHistory {
     /// The histories that a node knows. A node that found damage also knows the positions of its salvaged entries and
     /// its promised position. These belong to the same history as the log, until a leader changes the log.
     fn of(node: &Node) -> Vec<KnownHistory> {
-        let in_log = |at: usize| at < node.len as usize && !node.is_damaged[at];
-        let log = KnownHistory { terms: node.log, readable: std::array::from_fn(in_log) };
-        if node.promised_position == ZERO {
+        let is_readable_in_log = |at: usize| at < node.len as usize && !node.is_damaged[at];
+        let log = KnownHistory { terms: node.log, is_readable: std::array::from_fn(is_readable_in_log) };
+        if node.promised_position == ZERO_POSITION {
             return vec![log];
         }
-        let mut kept_history =
-            KnownHistory { terms: node.salvaged_terms, readable: node.salvaged_terms.map(|term| term != 0) };
-        if let Some(end) = kept_history.terms.get_mut(node.promised_position.1 as usize - 1) {
+        let mut salvaged_history =
+            KnownHistory { terms: node.salvaged_terms, is_readable: node.salvaged_terms.map(|term| term != 0) };
+        if let Some(end) = salvaged_history.terms.get_mut(node.promised_position.1 as usize - 1) {
             *end = node.promised_position.0;
         }
         if node.log_changed {
-            return vec![log, kept_history];
+            return vec![log, salvaged_history];
         }
         for at in 0..node.len as usize {
-            (kept_history.terms[at], kept_history.readable[at]) = (log.terms[at], log.readable[at]);
+            (salvaged_history.terms[at], salvaged_history.is_readable[at]) = (log.terms[at], log.is_readable[at]);
         }
-        vec![kept_history]
+        vec![salvaged_history]
     }
 
     /// The terms of the requested entries, from the first requested entry to the last one before an unreadable entry.
@@ -118,18 +119,18 @@ impl KnownHistory {
     /// An entry belongs to the requester's former log if it is at or before a position of this log (Log Matching,
     /// §5.3). Such positions are `until`, and earlier positions of the same term: the leader of this term appended
     /// them all, and never removes an entry of its own (Leader Append-Only, §5.3).
-    fn answer(&self, request: &RepairRequest, broken: Option<Clause>) -> Option<Vec<u8>> {
+    fn answer(&self, request: &RepairRequest, broken_clause: Option<Clause>) -> Option<Vec<u8>> {
         let RepairRequest { after, until, .. } = *request;
         let shared_index = (1..=until.1).rev().find(|index| self.terms[*index as usize - 1] == until.0).unwrap_or(0);
-        let follows_after = !request.log_changed || after.1 == 0 || self.terms[after.1 as usize - 1] == after.0;
-        let shares_position = shared_index > 0 && follows_after;
-        let upto = match broken {
+        let shares_after_position = !request.log_changed || after.1 == 0 || self.terms[after.1 as usize - 1] == after.0;
+        let shares_position = shared_index > 0 && shares_after_position;
+        let upto = match broken_clause {
             Some(Clause::AnswerSharesPosition) => request.last_requested,
             _ => request.last_requested.min(shared_index),
         };
         let requested_range = after.1 as usize..upto as usize;
-        let readable_terms = requested_range.take_while(|at| self.readable[*at]).map(|at| self.terms[at]).collect();
-        (shares_position || broken == Some(Clause::AnswerSharesPosition)).then_some(readable_terms)
+        let readable_terms = requested_range.take_while(|at| self.is_readable[*at]).map(|at| self.terms[at]).collect();
+        (shares_position || broken_clause == Some(Clause::AnswerSharesPosition)).then_some(readable_terms)
     }
 }
 
@@ -150,8 +151,8 @@ struct RepairRequest {
 
 impl RepairRequest {
     /// The request of a node; `None` if the node lacks no entry, or does not know how many entries it lacks.
-    fn of(node: &Node, broken: Option<Clause>) -> Option<RepairRequest> {
-        if reaches(node.last_position(), node.promised_position, broken) {
+    fn of(node: &Node, broken_clause: Option<Clause>) -> Option<RepairRequest> {
+        if reaches(node.last_position(), node.promised_position, broken_clause) {
             return None;
         }
         let first_salvaged_index =
@@ -169,13 +170,14 @@ impl RepairRequest {
 /// grown.
 ///
 /// A repair needs neither a leader nor a commit index: it appends only entries that the log held before the damage.
-pub fn repair_log(nodes: &mut [Node; NODES], asker: usize, peer: usize, broken: Option<Clause>) -> bool {
+pub fn repair_log(nodes: &mut [Node; NODE_COUNT], asker: usize, peer: usize, broken_clause: Option<Clause>) -> bool {
     let is_one_stopped = nodes[asker].role == Role::Stopped || nodes[peer].role == Role::Stopped;
-    let Some(request) = RepairRequest::of(&nodes[asker], broken).filter(|_| asker != peer && !is_one_stopped) else {
+    let Some(request) = RepairRequest::of(&nodes[asker], broken_clause).filter(|_| asker != peer && !is_one_stopped)
+    else {
         return false;
     };
     let histories = KnownHistory::of(&nodes[peer]);
-    let answers = histories.iter().filter_map(|history| history.answer(&request, broken));
+    let answers = histories.iter().filter_map(|history| history.answer(&request, broken_clause));
     let Some(missing_terms) = answers.max_by_key(Vec::len) else { return false };
     let node = &mut nodes[asker];
     let len_before = node.len;
@@ -187,7 +189,7 @@ pub fn repair_log(nodes: &mut [Node; NODES], asker: usize, peer: usize, broken: 
     {
         node.push(node.salvaged_terms[node.len as usize]);
     }
-    clear_reached_promise(node, broken);
+    clear_reached_promise(node, broken_clause);
     node.len > len_before
 }
 
@@ -204,29 +206,31 @@ pub enum Outcome {
 
 /// The outcome for a cluster without further damage: each node restarts, and then the nodes repair their logs until no
 /// repair changes anything.
-pub fn outcome_without_damage(mut nodes: [Node; NODES], broken: Option<Clause>) -> Outcome {
+pub fn outcome_without_damage(mut nodes: [Node; NODE_COUNT], broken_clause: Option<Clause>) -> Outcome {
     for node in &mut nodes {
-        let recovered = recover(node, broken);
-        let Some(recovered) = recovered.first().filter(|node| node.role != Role::Stopped) else {
+        let recovered_states = recover(node, broken_clause);
+        let Some(recovered) = recovered_states.first().filter(|node| node.role != Role::Stopped) else {
             return Outcome::NeedsOperator;
         };
         *node = *recovered;
-        clear_reached_promise(node, broken);
+        clear_reached_promise(node, broken_clause);
     }
-    while (0..NODES).any(|asker| (0..NODES).any(|peer| repair_log(&mut nodes, asker, peer, broken))) {}
+    while (0..NODE_COUNT).any(|asker| (0..NODE_COUNT).any(|peer| repair_log(&mut nodes, asker, peer, broken_clause))) {}
     let can_elect = nodes.iter().any(|candidate| {
-        let last = candidate.last_position();
+        let last_position = candidate.last_position();
         let vote_count = nodes
             .iter()
-            .filter(|voter| last >= voter.last_position() && reaches(last, voter.promised_position, broken))
+            .filter(|voter| {
+                last_position >= voter.last_position() && reaches(last_position, voter.promised_position, broken_clause)
+            })
             .count();
-        reaches(last, candidate.promised_position, broken) && vote_count > NODES / 2
+        reaches(last_position, candidate.promised_position, broken_clause) && vote_count > NODE_COUNT / 2
     });
     // A lost entry is recoverable if a copy is left and the entry has the term of `until`. If the terms differ, a peer
     // that lacks the entry at `until` cannot know which entries precede it.
     let has_copy_left = |term: u8, index: u8| nodes.iter().any(|node| node.has_copy(term, index));
     let knows_term =
-        |node: &Node, term: u8| RepairRequest::of(node, broken).is_none_or(|request| request.until.0 == term);
+        |node: &Node, term: u8| RepairRequest::of(node, broken_clause).is_none_or(|request| request.until.0 == term);
     let has_unrecoverable_entry = |node: &Node| {
         (1..)
             .zip(node.lost_terms)

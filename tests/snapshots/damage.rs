@@ -62,8 +62,8 @@ fn snapshot_under_another_name_or_of_another_cluster_is_rejected() {
     });
     assert_older_snapshot_is_found(&disk, &ledger, "a copy of another snapshot");
     let (disk, _) = disk_with_damage(|_, _| {});
-    let found = Store::open(disk, ClusterId(8)).unwrap().newest().unwrap();
-    assert!(found.snapshot.is_none() && found.newer_faults.len() == 2, "{found:?}");
+    let newest = Store::open(disk, ClusterId(8)).unwrap().newest().unwrap();
+    assert!(newest.snapshot.is_none() && newest.newer_faults.len() == 2, "{newest:?}");
 }
 
 #[test]
@@ -100,8 +100,8 @@ fn transfer_resumes_before_the_damage_in_its_partial_file() {
         let disk = SimDisk::new();
         let store = Store::open(disk.clone(), CLUSTER).unwrap();
         receive(&store, 12, &file, file.len() / 2).unwrap();
-        let partial_file = format!("{}.part", file_name(position(12)));
-        disk.flip_bit(&partial_file, offset as u64, 2);
+        let partial_name = format!("{}.part", file_name(position(12)));
+        disk.flip_bit(&partial_name, offset as u64, 2);
         let incoming = store.open_incoming(position(12), file.len() as u64).unwrap();
         assert!(incoming.received_bytes() <= offset as u64, "byte {offset}: {}", incoming.received_bytes());
         drop(incoming);

@@ -11,7 +11,7 @@ use drave::snapshot::format::{self, Chunks};
 use drave::snapshot::{ChunkKind, Header, Store};
 use drave::types::*;
 
-const DOCUMENT: &str = include_str!("../../wal-format.md");
+const WAL_FORMAT_PAGE: &str = include_str!("../../wal-format.md");
 
 /// The state of the snapshot in the document: one session, which put one key.
 fn documented_state() -> Applier<Kv> {
@@ -56,8 +56,8 @@ fn sample_snapshot() -> Bytes {
 }
 
 fn snapshots_section() -> &'static str {
-    let from = DOCUMENT.find("\n## Snapshots\n").expect("the document has a section on snapshots");
-    &DOCUMENT[from..]
+    let section_start = WAL_FORMAT_PAGE.find("\n## Snapshots\n").expect("the document has a section on snapshots");
+    &WAL_FORMAT_PAGE[section_start..]
 }
 
 /// The bytes of the dump in the document's section on snapshots.
@@ -135,8 +135,8 @@ fn documented_dump_restores_documented_state() {
 
 /// Asserts that a line of the section on snapshots contains all of these strings.
 fn assert_documented(strings: &[&str]) {
-    let found = snapshots_section().lines().any(|line| strings.iter().all(|string| line.contains(string)));
-    assert!(found, "no line of the section contains {strings:?}");
+    let is_documented = snapshots_section().lines().any(|line| strings.iter().all(|string| line.contains(string)));
+    assert!(is_documented, "no line of the section contains {strings:?}");
 }
 
 #[test]

@@ -25,7 +25,8 @@ const INDEX_MAX: u64 = 90;
 enum Action {
     /// Appends and acknowledges the committed entries from the first index to the second.
     Append(u64, u64),
-    /// Appends and acknowledges entries that a deposed leader sent to this node alone.
+    /// Appends and acknowledges uncommitted entries, which a deposed leader sent to this node alone, from the first
+    /// index to the second.
     Diverge(u64, u64),
     /// Takes a snapshot of the applied state, and publishes the snapshot.
     TakeSnapshot,
@@ -142,18 +143,18 @@ fn open_node(disks: &Disks) -> Result<(Process, RecoveredLog, Option<Snapshot>)>
 /// `acknowledged` to what the node now has, and returns the process.
 fn start_and_check(disks: &Disks, acknowledged: &mut AcknowledgedEntries) -> std::result::Result<Process, String> {
     let (mut process, recovered, snapshot) = open_node(disks).map_err(|fault| format!("the start fails: {fault}"))?;
-    let base = recovered.base.position;
+    let log_base = recovered.base.position;
     let snapshot = snapshot.map_or(Position::ZERO, |snapshot| snapshot.header().position);
-    if base.index > snapshot.index {
-        return Err(format!("the log begins after {base}, but the snapshot is at {snapshot}"));
+    if log_base.index > snapshot.index {
+        return Err(format!("the log begins after {log_base}, but the snapshot is at {snapshot}"));
     }
-    let last = base.index.0 + recovered.entries.len() as u64;
-    let term = |index: u64| recovered.entries[(index - base.index.0) as usize - 1].term;
-    let committed = (snapshot.index.0 + 1..=last).take_while(|index| term(*index) == position(*index).term);
+    let last_index = log_base.index.0 + recovered.entries.len() as u64;
+    let term = |index: u64| recovered.entries[(index - log_base.index.0) as usize - 1].term;
+    let committed = (snapshot.index.0 + 1..=last_index).take_while(|index| term(*index) == position(*index).term);
     process.last_matching = committed.last().unwrap_or(snapshot.index.0);
-    if process.last_matching < acknowledged.committed || last < acknowledged.uncommitted {
+    if process.last_matching < acknowledged.committed || last_index < acknowledged.uncommitted {
         return Err(format!(
-            "{acknowledged:?} was acknowledged, but only {} and {last} were recovered",
+            "{acknowledged:?} was acknowledged, but only {} and {last_index} were recovered",
             process.last_matching
         ));
     }
@@ -165,7 +166,7 @@ fn start_and_check(disks: &Disks, acknowledged: &mut AcknowledgedEntries) -> std
         return Err(format!("the state at {} differs from the committed one", process.last_matching));
     }
     acknowledged.committed = process.last_matching;
-    acknowledged.uncommitted = if last > process.last_matching { last } else { 0 };
+    acknowledged.uncommitted = if last_index > process.last_matching { last_index } else { 0 };
     Ok(process)
 }
 
@@ -196,9 +197,9 @@ impl Process {
             }
             Action::BeginSnapshot => {
                 let state_header = self.applier.freeze();
-                let begin =
+                let begin_job =
                     Job::BeginSnapshot(snapshot_header(CLUSTER, node(), &state_header, Index::ZERO, membership()));
-                self.worker.run(begin)?;
+                self.worker.run(begin_job)?;
                 let piece = self.applier.next_chunk(300).expect("some state");
                 self.worker.run(Job::WritePiece(piece))?;
             }
@@ -237,11 +238,11 @@ impl Process {
 
     /// Receives the first of `parts` equal parts of another node's snapshot, in pieces that end at no chunk boundary.
     fn receive(&mut self, index: u64, parts: usize) -> Result<Option<Snapshot>> {
-        let file = snapshot_of_leader(index);
-        let (total, upto) = (file.bytes().len(), file.bytes().len() / parts);
+        let leader_snapshot = snapshot_of_leader(index);
+        let (total, upto) = (leader_snapshot.bytes().len(), leader_snapshot.bytes().len() / parts);
         let (from, mut at) = (NodeId::new(2).unwrap(), 0);
         while at < upto {
-            let bytes = file.bytes().slice(at..(at + 333).min(upto));
+            let bytes = leader_snapshot.bytes().slice(at..(at + 333).min(upto));
             let job =
                 Job::ReceivePiece { from, snapshot: position(index), total: total as u64, offset: at as u64, bytes };
             match self.worker.run(job)? {
@@ -440,6 +441,6 @@ fn received_snapshot_supersedes_older_one_being_written() {
     let (disks, acknowledged, _) =
         run_script(&[Append(1, 12), BeginSnapshot, Receive(45), FinishSnapshot, Append(46, 48)], None);
     assert_eq!(acknowledged.committed, 48);
-    let names = drave::disk::Disk::list(&disks.0[1]).unwrap();
-    assert_eq!(names, [drave::snapshot::format::file_name(position(45))]);
+    let snapshot_names = drave::disk::Disk::list(&disks.0[1]).unwrap();
+    assert_eq!(snapshot_names, [drave::snapshot::format::file_name(position(45))]);
 }

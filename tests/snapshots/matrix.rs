@@ -8,8 +8,12 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 /// The interruptions to check after a script. The script `large` is slow, so only two are checked after it.
-fn interruptions(name: &str) -> &'static [Interruption] {
-    if name == "large" { &[Interruption::PowerLoss(1), Interruption::StartThenPowerLoss(4)] } else { &INTERRUPTIONS }
+fn interruptions(script_name: &str) -> &'static [Interruption] {
+    if script_name == "large" {
+        &[Interruption::PowerLoss(1), Interruption::StartThenPowerLoss(4)]
+    } else {
+        &INTERRUPTIONS
+    }
 }
 
 /// The size in bytes of a piece that is larger than the interval between two syncs.
@@ -79,13 +83,13 @@ fn full_disk_is_reported_and_loses_no_published_snapshot() {
     for (name, script) in scripts().into_iter().filter(|(name, _)| *name != "large") {
         let fault_free_disk = SimDisk::new();
         run_script(&fault_free_disk, &script, &mut Ledger::default()).unwrap();
-        let mut full_count = 0;
+        let mut full_disk_count = 0;
         for capacity in (0..3 * snapshot_file(5, 700).len() as u64).step_by(97) {
             let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
             disk.set_capacity(Some(capacity));
             match run_script(&disk, &script, &mut ledger) {
                 Ok(()) => continue,
-                Err(Fault::Full { .. }) => full_count += 1,
+                Err(Fault::Full { .. }) => full_disk_count += 1,
                 Err(fault) => panic!("{name}, capacity {capacity}: {fault}"),
             }
             // The node continues with its newest published snapshot, and takes snapshots again once there is space.
@@ -98,7 +102,7 @@ fn full_disk_is_reported_and_loses_no_published_snapshot() {
                     .unwrap_or_else(|why| panic!("{name}, capacity {capacity}, {interruption:?}: {why}"));
             }
         }
-        assert!(full_count > 3, "{name}: the disk was full in {full_count} runs");
+        assert!(full_disk_count > 3, "{name}: the disk was full in {full_disk_count} runs");
     }
 }
 
@@ -112,9 +116,9 @@ fn killed_receiver_resumes_transfer() {
         let store = Store::open(disk.clone(), CLUSTER).unwrap();
         let mut incoming = store.open_incoming(position(12), file.len() as u64).unwrap();
         let upto = file.len() * run_number / 11;
-        let at = incoming.received_bytes() as usize;
-        transferred_bytes += upto - at;
-        incoming.write_bytes(at as u64, &file[at..upto]).unwrap();
+        let received_bytes = incoming.received_bytes() as usize;
+        transferred_bytes += upto - received_bytes;
+        incoming.write_bytes(received_bytes as u64, &file[received_bytes..upto]).unwrap();
         if incoming.is_complete() {
             assert_eq!(incoming.finish().unwrap().bytes()[..], file);
         }

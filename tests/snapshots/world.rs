@@ -75,10 +75,10 @@ pub fn receive(store: &Store<SimDisk>, index: u64, file: &[u8], upto: usize) -> 
     let mut incoming = store.open_incoming(position(index), file.len() as u64)?;
     let step_bytes = (file.len() / 4).max(333);
     while incoming.received_bytes() < upto as u64 {
-        let at = incoming.received_bytes() as usize;
+        let received_bytes = incoming.received_bytes() as usize;
         // Repeats the last 100 bytes, as after a lost response.
-        let from = at.saturating_sub(100);
-        incoming.write_bytes(from as u64, &file[from..(at + step_bytes).min(upto)])?;
+        let from = received_bytes.saturating_sub(100);
+        incoming.write_bytes(from as u64, &file[from..(received_bytes + step_bytes).min(upto)])?;
     }
     if incoming.is_complete() { incoming.finish().map(Some) } else { Ok(None) }
 }
@@ -90,7 +90,7 @@ pub struct Ledger {
     pub begun_indexes: BTreeSet<u64>,
     /// Index of the newest snapshot that was reported as published; 0 if there is none.
     pub newest_published: u64,
-    /// The size of the pieces of all snapshots, as passed to [`pieces`].
+    /// The approximate size of a piece in bytes, with which [`pieces`] generates the content of a snapshot again.
     pub piece_bytes: usize,
 }
 

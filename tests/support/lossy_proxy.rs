@@ -55,8 +55,8 @@ fn forward(client: &TcpStream, node: &TcpStream, marker: &[u8], channels: &Proxy
             });
         });
         copy(node, client, |_response| {
-            let proxy_ends = channels.lock().unwrap().take_if(|_| marker_was_sent.load(Ordering::SeqCst));
-            let Some((loss_sender, permit_receiver)) = proxy_ends else { return true };
+            let channel_ends = channels.lock().unwrap().take_if(|_| marker_was_sent.load(Ordering::SeqCst));
+            let Some((loss_sender, permit_receiver)) = channel_ends else { return true };
             // An error means that the test has ended.
             let _test_ended = loss_sender.send(());
             let _test_ended = permit_receiver.recv();
@@ -75,6 +75,6 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream, mut should_continue: impl FnMu
     }
     for stream in [from, to] {
         // An error means that the stream is closed already.
-        let _closed = stream.shutdown(Shutdown::Both);
+        let _may_be_closed = stream.shutdown(Shutdown::Both);
     }
 }

@@ -154,7 +154,7 @@ impl BackgroundProgram {
         self.process.0.try_wait().unwrap().is_none()
     }
 
-    /// Waits until the program has ended.
+    /// Waits until the program has ended, and reads its output from the files.
     pub fn wait_with_output(mut self) -> ProgramOutput {
         let code = self.process.wait(|| std::fs::read_to_string(&self.err_path).unwrap_or_default()).code();
         let text = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
@@ -178,7 +178,7 @@ pub struct Cluster {
     /// The first `founder_count` nodes found the cluster with `--peers`; the other nodes join it with `--join`.
     pub founder_count: usize,
     /// The process of each node; `None` while the node is not running.
-    nodes: Vec<Option<ChildGuard>>,
+    processes: Vec<Option<ChildGuard>>,
 }
 
 impl Cluster {
@@ -199,12 +199,12 @@ impl Cluster {
             redis_addresses: Vec::new(),
             http_addresses: Vec::new(),
             founder_count: nodes.into(),
-            nodes: (0..nodes).map(|_| None).collect(),
+            processes: (0..nodes).map(|_| None).collect(),
         }
     }
 
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.processes.len()
     }
 
     /// The data directory of a node. The log of the node is beside it, with the extension `log`.
@@ -238,30 +238,30 @@ impl Cluster {
     /// Starts a node. The node appends to the log file of its earlier runs.
     pub fn spawn(&mut self, n: usize) {
         let log = File::options().create(true).append(true).open(self.data_dir(n).with_extension("log")).unwrap();
-        self.nodes[n] = Some(ChildGuard::start(self.serve_command(n).stderr(log).stdout(Stdio::null())));
+        self.processes[n] = Some(ChildGuard::start(self.serve_command(n).stderr(log).stdout(Stdio::null())));
     }
 
     /// Whether the node was started, and neither killed nor stopped since.
     pub fn is_running(&self, n: usize) -> bool {
-        self.nodes[n].is_some()
+        self.processes[n].is_some()
     }
 
     pub fn pid(&self, n: usize) -> Pid {
-        self.nodes[n].as_ref().unwrap().pid()
+        self.processes[n].as_ref().unwrap().pid()
     }
 
     pub fn signal(&self, n: usize, signal: Signal) {
-        self.nodes[n].as_ref().unwrap().signal(signal);
+        self.processes[n].as_ref().unwrap().signal(signal);
     }
 
     /// Kills a node with SIGKILL.
     pub fn kill(&mut self, n: usize) {
-        drop(self.nodes[n].take().unwrap());
+        drop(self.processes[n].take().unwrap());
     }
 
     /// Stops a node with SIGTERM. Returns its exit code, or `None` if a signal ended it.
     pub fn stop(&mut self, n: usize) -> Option<i32> {
-        let mut node = self.nodes[n].take().unwrap();
+        let mut node = self.processes[n].take().unwrap();
         node.signal(Signal::TERM);
         node.wait(|| self.logs()).code()
     }
@@ -270,7 +270,7 @@ impl Cluster {
     pub fn expect_no_deaths(&mut self) {
         let exit_status = |node: &mut Option<ChildGuard>| node.as_mut().and_then(|node| node.0.try_wait().unwrap());
         let ended_nodes: Vec<_> =
-            self.nodes.iter_mut().enumerate().filter_map(|(n, node)| Some((n, exit_status(node)?))).collect();
+            self.processes.iter_mut().enumerate().filter_map(|(n, node)| Some((n, exit_status(node)?))).collect();
         assert!(ended_nodes.is_empty(), "nodes ended by themselves, counted from 0: {ended_nodes:?}\n{}", self.logs());
     }
 
@@ -280,7 +280,7 @@ impl Cluster {
     }
 
     fn client_with_timeout(&self, timeout: Duration) -> Client {
-        Client::with(self.addresses.clone(), Options { timeout, ..Options::default() })
+        Client::with_options(self.addresses.clone(), Options { timeout, ..Options::default() })
     }
 
     /// The status of a node, if it answers within half a second.
@@ -296,7 +296,7 @@ impl Cluster {
         leaders.max_by_key(|(_, status)| status.term).map(|(n, _)| n)
     }
 
-    /// Waits until there is a leader, and returns it.
+    /// Waits until there is a leader, and returns its number, counted from 0.
     pub fn wait_for_leader(&self) -> usize {
         wait_until("a leader", || self.leader_among(0..self.len()), || self.logs())
     }
@@ -304,12 +304,12 @@ impl Cluster {
     /// Waits until all nodes have applied the same index, and asserts that their states are equal. Returns the digest
     /// of the state.
     pub fn wait_for_convergence(&self) -> String {
-        let same_index = || {
+        let have_applied_same_index = || {
             let statuses: Vec<_> = (0..self.len()).filter_map(|n| self.status(n)).collect();
             let is_same = statuses.windows(2).all(|pair| pair[0].applied == pair[1].applied);
             (statuses.len() == self.len() && is_same).then_some(statuses)
         };
-        let statuses = wait_until("all nodes applied the same index", same_index, || self.logs());
+        let statuses = wait_until("all nodes applied the same index", have_applied_same_index, || self.logs());
         assert!(statuses.windows(2).all(|pair| pair[0].digest == pair[1].digest), "{statuses:#?}");
         statuses[0].digest.clone()
     }
@@ -328,8 +328,8 @@ impl Cluster {
 
     /// The logs of all nodes, one after the other, including those of earlier runs.
     pub fn logs(&self) -> String {
-        let read = |n| std::fs::read_to_string(self.data_dir(n).with_extension("log")).unwrap_or_default();
-        (0..self.len()).map(read).collect()
+        let read_log = |n| std::fs::read_to_string(self.data_dir(n).with_extension("log")).unwrap_or_default();
+        (0..self.len()).map(read_log).collect()
     }
 }
 

@@ -97,8 +97,9 @@ impl Terminal {
     /// Waits until `matches` returns true for a line of the screen, and returns that line. If no such line appears, the
     /// test fails with `description`.
     pub fn wait_for_line(&self, description: &str, matches: impl Fn(&str) -> bool) -> String {
-        let line = || self.screen_text().lines().map(str::trim_end).find(|line| matches(line)).map(str::to_owned);
-        wait_until(description, line, || self.screen_text())
+        let matching_line =
+            || self.screen_text().lines().map(str::trim_end).find(|line| matches(line)).map(str::to_owned);
+        wait_until(description, matching_line, || self.screen_text())
     }
 
     /// Whether the terminal echoes input and shows the main screen again, as before the program started.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 /// A machine that counts the commands applied: its answers distinguish a first execution from a second one. The answer
-/// to a command of 199 bytes is too long.
+/// to a command of 199 bytes is longer than `ANSWER_BYTES_MAX`.
 #[derive(Debug, Default)]
 struct Counter {
     count: u64,
@@ -54,9 +54,12 @@ impl StateMachine for Counter {
     }
 }
 
-const OPTIONS: Options = Options { idle_ms_max: 40, count_max: 3, answer_bytes_max: 1300 };
+/// The id of no session: tests append fewer entries.
+const UNKNOWN_SESSION: u64 = 999;
 
-/// An action in a random test: one entry, or a wait before the next entry.
+const OPTIONS: Options = Options { idle_ms_max: 40, session_count_max: 3, answer_bytes_max: 1300 };
+
+/// An action in a random test: an entry to append to the log, or a wait before the next entry.
 #[derive(Clone, Debug)]
 enum SessionAction {
     /// Opens a session with that window.
@@ -70,8 +73,8 @@ enum SessionAction {
     Close(usize),
     Noop,
     Tick,
-    Garbage,
-    /// Advances the cluster time by that many milliseconds; no entry.
+    UndecodableOp,
+    /// Advances the cluster time by that many milliseconds, and appends no entry.
     Wait(u64),
 }
 
@@ -84,36 +87,36 @@ fn session_action() -> impl Strategy<Value = SessionAction> {
         1 => (0..8usize).prop_map(SessionAction::Close),
         1 => Just(SessionAction::Noop),
         1 => Just(SessionAction::Tick),
-        1 => Just(SessionAction::Garbage),
+        1 => Just(SessionAction::UndecodableOp),
         3 => (0..30u64).prop_map(SessionAction::Wait),
     ]
 }
 
 /// The log entries of these actions. The id of a session is known in advance: the index of the entry that opens it.
-fn entries(steps: &[SessionAction]) -> Vec<Entry> {
+fn entries(actions: &[SessionAction]) -> Vec<Entry> {
     let (mut entries, mut opened, mut time) = (Vec::new(), Vec::new(), 0);
-    for step in steps {
+    for action in actions {
         let index = Index(entries.len() as u64 + 1);
-        let session = |nth: usize| SessionId(opened.get(nth).copied().unwrap_or(999));
-        let payload = match step {
+        let session_id = |nth: usize| SessionId(opened.get(nth).copied().unwrap_or(UNKNOWN_SESSION));
+        let payload = match action {
             SessionAction::Open(window) => Payload::Opaque(Op::Open { window: *window, ordered: false }.encode()),
             SessionAction::OpenOrdered(window) => Payload::Opaque(Op::Open { window: *window, ordered: true }.encode()),
             SessionAction::Execute(nth, seq, lowest, size) => {
                 let command = Bytes::from(vec![*size; usize::from(*size)]);
                 Payload::Opaque(
-                    Op::Execute { session: session(*nth), seq: *seq, first_outstanding: *lowest, command }.encode(),
+                    Op::Execute { session: session_id(*nth), seq: *seq, first_outstanding: *lowest, command }.encode(),
                 )
             }
-            SessionAction::Close(nth) => Payload::Opaque(Op::Close { session: session(*nth) }.encode()),
+            SessionAction::Close(nth) => Payload::Opaque(Op::Close { session: session_id(*nth) }.encode()),
             SessionAction::Noop => Payload::Noop,
             SessionAction::Tick => Payload::Opaque(Op::Tick.encode()),
-            SessionAction::Garbage => Payload::Opaque(Bytes::from_static(b"\xff")),
+            SessionAction::UndecodableOp => Payload::Opaque(Bytes::from_static(b"\xff")),
             SessionAction::Wait(ms) => {
                 time += ms;
                 continue;
             }
         };
-        if matches!(step, SessionAction::Open(_) | SessionAction::OpenOrdered(_)) {
+        if matches!(action, SessionAction::Open(_) | SessionAction::OpenOrdered(_)) {
             opened.push(index.0);
         }
         entries.push(codec::entry(Position::new(index, Term(1)), ClusterTime(time), payload));
@@ -150,7 +153,7 @@ impl Model {
             Err(_) => Outcome::Malformed,
             Ok(Op::Tick) => return None,
             Ok(Op::Open { window, ordered }) => {
-                self.expire_while(|sessions| sessions.len() >= OPTIONS.count_max);
+                self.expire_while(|sessions| sessions.len() >= OPTIONS.session_count_max);
                 let window = u64::from(window);
                 let state = ModelSession {
                     window,
@@ -215,23 +218,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn applier_matches_the_model(steps in prop::collection::vec(session_action(), 0..120), batch_size in 1..7usize) {
-        let entries = entries(&steps);
+    fn applier_matches_the_model(actions in prop::collection::vec(session_action(), 0..120), batch_size in 1..7usize) {
+        let entries = entries(&actions);
         let mut model = Model::default();
-        let expected: Vec<_> = entries.iter().filter_map(|entry| Some((entry.position, model.apply(entry)?))).collect();
+        let expected_outcomes: Vec<_> =
+            entries.iter().filter_map(|entry| Some((entry.position, model.apply(entry)?))).collect();
 
         // One applier gets all entries at once, the other in batches: the outcomes must be the same.
         let mut unbatched_applier = Applier::with_options(Counter::default(), OPTIONS);
-        let report = unbatched_applier.apply(&entries);
+        let unbatched_report = unbatched_applier.apply(&entries);
         let mut batched_applier = Applier::with_options(Counter::default(), OPTIONS);
-        let outcomes: Vec<_> =
+        let batched_outcomes: Vec<_> =
             entries.chunks(batch_size).flat_map(|chunk| batched_applier.apply(chunk).outcomes).collect();
 
-        prop_assert_eq!(&report.outcomes, &expected);
-        prop_assert_eq!(&outcomes, &expected);
+        prop_assert_eq!(&unbatched_report.outcomes, &expected_outcomes);
+        prop_assert_eq!(&batched_outcomes, &expected_outcomes);
         prop_assert_eq!(unbatched_applier.digest(), batched_applier.digest());
-        prop_assert_eq!(report.upto, Index(entries.len() as u64));
-        prop_assert_eq!(report.sessions, model.sessions.len() as u64);
+        prop_assert_eq!(unbatched_report.upto, Index(entries.len() as u64));
+        prop_assert_eq!(unbatched_report.sessions, model.sessions.len() as u64);
         prop_assert_eq!(unbatched_applier.machine().count, model.counter.count);
     }
 }
@@ -258,26 +262,26 @@ fn duplicate_command_gets_the_first_answer() {
 #[test]
 fn mutants_change_outcomes_or_digest() {
     let node = NodeId::new(7).unwrap();
-    let apply_with = |mutant| {
+    let apply_with_mutant = |mutant| {
         let mut applier = Applier::new(Counter::default()).with_mutants(Mutants::only(mutant), node);
         let outcomes = execute_two_and_repeat_one(&mut applier);
         (outcomes, applier.machine().count, applier.digest())
     };
     let mut unbroken_applier = Applier::new(Counter::default());
     let outcomes = execute_two_and_repeat_one(&mut unbroken_applier);
-    assert_eq!(apply_with(Mutant::ApplyTwice).1, 3);
-    assert_ne!(apply_with(Mutant::ForgetAnswers).0, outcomes);
-    assert_ne!(apply_with(Mutant::MachineKnowsNode).2, unbroken_applier.digest());
-    assert_eq!(apply_with(Mutant::VoteTwice), (outcomes, 2, unbroken_applier.digest()));
+    assert_eq!(apply_with_mutant(Mutant::ApplyTwice).1, 3);
+    assert_ne!(apply_with_mutant(Mutant::ForgetAnswers).0, outcomes);
+    assert_ne!(apply_with_mutant(Mutant::MachineKnowsNode).2, unbroken_applier.digest());
+    assert_eq!(apply_with_mutant(Mutant::VoteTwice), (outcomes, 2, unbroken_applier.digest()));
 }
 
 /// Executes commands in an ordered session: each has a sequence number and the first outstanding number. Returns the
 /// outcomes as words.
 fn execute_in_ordered_session(numbers: &[(u64, u64)]) -> Vec<&'static str> {
     let execute = |(seq, lowest): &(u64, u64)| SessionAction::Execute(0, *seq, *lowest, 3);
-    let steps: Vec<SessionAction> =
+    let actions: Vec<SessionAction> =
         [SessionAction::OpenOrdered(8)].into_iter().chain(numbers.iter().map(execute)).collect();
-    let report = Applier::new(Counter::default()).apply(&entries(&steps));
+    let report = Applier::new(Counter::default()).apply(&entries(&actions));
     let outcome_word = |(_, outcome): &(Position, Outcome)| match outcome {
         Outcome::Executed { duplicate: false, .. } => "executed",
         Outcome::Executed { duplicate: true, .. } => "repeated",
@@ -324,7 +328,7 @@ fn remaining_chunks(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> 
     std::iter::from_fn(|| applier.next_chunk(bytes)).collect()
 }
 
-fn restored(
+fn restore_all(
     original: &Applier<Counter>,
     header: &StateHeader,
     chunks: &[Piece],
@@ -351,12 +355,12 @@ proptest! {
 
     #[test]
     fn restored_applier_continues_like_the_original(
-        steps in prop::collection::vec(session_action(), 0..150),
+        actions in prop::collection::vec(session_action(), 0..150),
         at in any::<prop::sample::Index>(),
         between in prop::collection::vec((0..4usize, 1..300usize), 0..80),
         bytes in 1..400usize,
     ) {
-        let entries = entries(&steps);
+        let entries = entries(&actions);
         let (before, after) = entries.split_at(at.index(entries.len() + 1));
         let mut applier = Applier::with_options(Counter::default(), OPTIONS);
         applier.apply(before);
@@ -379,47 +383,48 @@ proptest! {
         prop_assert_eq!(undisturbed_applier.freeze(), header);
         prop_assert_eq!(concatenate(&remaining_chunks(&mut undisturbed_applier, 1)), concatenate(&chunks));
 
-        let mut restored = restored(&applier, &header, &chunks).unwrap();
-        prop_assert_eq!(restored.position(), undisturbed_applier.position());
-        prop_assert_eq!(restored.time(), undisturbed_applier.time());
-        prop_assert_eq!(restored.digest(), undisturbed_applier.digest());
-        prop_assert_eq!(restored.apply(after).outcomes, outcomes);
-        prop_assert_eq!(restored.digest(), applier.digest());
-        let (restored_header, header) = (restored.freeze(), applier.freeze());
+        let mut restored_applier = restore_all(&applier, &header, &chunks).unwrap();
+        prop_assert_eq!(restored_applier.position(), undisturbed_applier.position());
+        prop_assert_eq!(restored_applier.time(), undisturbed_applier.time());
+        prop_assert_eq!(restored_applier.digest(), undisturbed_applier.digest());
+        prop_assert_eq!(restored_applier.apply(after).outcomes, outcomes);
+        prop_assert_eq!(restored_applier.digest(), applier.digest());
+        let (restored_header, header) = (restored_applier.freeze(), applier.freeze());
         prop_assert_eq!(restored_header, header);
-        let restored_chunks = remaining_chunks(&mut restored, 50);
+        let restored_chunks = remaining_chunks(&mut restored_applier, 50);
         prop_assert_eq!(concatenate(&restored_chunks), concatenate(&remaining_chunks(&mut applier, 50)));
     }
 
     #[test]
     fn restore_rejects_state_with_wrong_digest(
-        steps in prop::collection::vec(session_action(), 1..60), at: prop::sample::Index, bit in 0..8u8,
+        actions in prop::collection::vec(session_action(), 1..60), at: prop::sample::Index, bit in 0..8u8,
     ) {
         let mut applier = Applier::with_options(Counter::default(), OPTIONS);
-        applier.apply(&entries(&steps));
+        applier.apply(&entries(&actions));
         let header = applier.freeze();
         let chunks = remaining_chunks(&mut applier, 30);
         let flip_offset = at.index(concatenate(&chunks).0.len() + concatenate(&chunks).1.len());
-        let mut passed_bytes = 0;
+        let mut bytes_before_chunk = 0;
         let flipped_chunks: Vec<Piece> = chunks.iter().map(|chunk| {
-            let flip = |bytes: &Bytes| {
+            let flip_bit_at_offset = |bytes: &Bytes| {
                 let mut bytes = bytes.to_vec();
-                if (passed_bytes..passed_bytes + bytes.len()).contains(&flip_offset) {
-                    bytes[flip_offset - passed_bytes] ^= 1 << bit;
+                if (bytes_before_chunk..bytes_before_chunk + bytes.len()).contains(&flip_offset) {
+                    bytes[flip_offset - bytes_before_chunk] ^= 1 << bit;
                 }
                 Bytes::from(bytes)
             };
             let (flipped_chunk, length) = match chunk {
-                Piece::Sessions(bytes) => (Piece::Sessions(flip(bytes)), bytes.len()),
-                Piece::Machine(bytes) => (Piece::Machine(flip(bytes)), bytes.len()),
+                Piece::Sessions(bytes) => (Piece::Sessions(flip_bit_at_offset(bytes)), bytes.len()),
+                Piece::Machine(bytes) => (Piece::Machine(flip_bit_at_offset(bytes)), bytes.len()),
             };
-            passed_bytes += length;
+            bytes_before_chunk += length;
             flipped_chunk
         }).collect();
-        prop_assert!(restored(&applier, &header, &flipped_chunks).is_err());
+        prop_assert!(restore_all(&applier, &header, &flipped_chunks).is_err());
         let wrong_header = StateHeader { digest: header.digest ^ 1, ..header };
-        prop_assert!(restored(&applier, &wrong_header, &chunks).is_err());
-        prop_assert!(restored(&applier, &header, &chunks[..chunks.len() - 1]).is_err() || applier.machine().count == 0);
+        prop_assert!(restore_all(&applier, &wrong_header, &chunks).is_err());
+        let restored_without_last_chunk = restore_all(&applier, &header, &chunks[..chunks.len() - 1]);
+        prop_assert!(restored_without_last_chunk.is_err() || applier.machine().count == 0);
     }
 
     #[test]
@@ -445,20 +450,20 @@ fn answer_that_is_too_long_ends_no_session() {
 /// restored.
 #[test]
 fn large_session_is_serialized_in_several_chunks() {
-    let steps: Vec<SessionAction> = [SessionAction::Open(1000)]
+    let actions: Vec<SessionAction> = [SessionAction::Open(1000)]
         .into_iter()
         .chain((1..500).map(|seq| SessionAction::Execute(0, seq, 1, 150)))
         .collect();
     let mut applier = Applier::new(Counter::default());
-    applier.apply(&entries(&steps));
+    applier.apply(&entries(&actions));
     let header = applier.freeze();
     let chunks = remaining_chunks(&mut applier, 4096);
     assert!(chunks.len() > 15, "{}", chunks.len());
-    assert_eq!(restored(&applier, &header, &chunks).unwrap().digest(), applier.digest());
+    assert_eq!(restore_all(&applier, &header, &chunks).unwrap().digest(), applier.digest());
     assert_eq!(applier.next_chunk(1), None, "all chunks were serialized");
     let chunks_in_wrong_order = [chunks[chunks.len() - 1].clone(), chunks[0].clone()];
     assert_eq!(
-        restored(&applier, &header, &chunks_in_wrong_order).err(),
+        restore_all(&applier, &header, &chunks_in_wrong_order).err(),
         Some(Malformed("sessions after the machine's state"))
     );
 }
@@ -469,7 +474,7 @@ fn large_session_is_serialized_in_several_chunks() {
 struct Leases {
     lease_ends: BTreeMap<Vec<u8>, u64>,
     now: u64,
-    frozen_ends: Option<BTreeMap<Vec<u8>, u64>>,
+    frozen_lease_ends: Option<BTreeMap<Vec<u8>, u64>>,
 }
 
 impl StateMachine for Leases {
@@ -497,16 +502,16 @@ impl StateMachine for Leases {
     }
 
     fn freeze(&mut self) {
-        self.frozen_ends = Some(self.lease_ends.clone());
+        self.frozen_lease_ends = Some(self.lease_ends.clone());
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
-        let (name, end) = self.frozen_ends.as_mut()?.pop_first()?;
+        let (name, end) = self.frozen_lease_ends.as_mut()?.pop_first()?;
         Some([&end.to_le_bytes()[..], &name].concat().into())
     }
 
     fn end_snapshot(&mut self) {
-        self.frozen_ends = None;
+        self.frozen_lease_ends = None;
     }
 
     fn empty(&self) -> Leases {
@@ -549,22 +554,22 @@ fn lease_that_expires_in_its_own_entry_is_restored() {
             chunks.iter().for_each(|chunk| applier_restore.add(chunk).unwrap());
             applier_restore.finish(&header)
         };
-        let mut restored = restore(&original).unwrap();
+        let mut restored_applier = restore(&original).unwrap();
         assert_eq!(
-            (restored.digest(), restored.machine().next_deadline()),
+            (restored_applier.digest(), restored_applier.machine().next_deadline()),
             (original.digest(), original.machine().next_deadline())
         );
         assert_eq!(
-            restored.query(ClusterTime(0), &[]),
+            restored_applier.query(ClusterTime(0), &[]),
             original.query(ClusterTime(0), &[]),
             "the machine's time is restored"
         );
-        // Due leases expire with the next entry, on both nodes.
+        // Leases that are due expire with the next entry, in the original applier and in the restored one.
         for index in 4..8 {
-            let next = [entry(index, Op::Tick)];
-            assert_eq!(restored.apply(&next).digest, original.apply(&next).digest);
+            let next_tick = [entry(index, Op::Tick)];
+            assert_eq!(restored_applier.apply(&next_tick).digest, original.apply(&next_tick).digest);
         }
-        assert_eq!(restored.machine().lease_ends.len(), 1);
+        assert_eq!(restored_applier.machine().lease_ends.len(), 1);
         let mutant_applier = Applier::new(Leases::default());
         let mutant_applier =
             mutant_applier.with_mutants(Mutants::only(Mutant::AdvanceTimeBeforeDigest), NodeId::new(1).unwrap());

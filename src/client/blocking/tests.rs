@@ -72,8 +72,8 @@ impl Cluster {
             4 => NodeReaction::Reply(Reply::Refused(Refusal::Busy)),
             5 => NodeReaction::Reply(Reply::Refused(Refusal::NoLeader)),
             n => {
-                let other_node = self.addresses[self.rng.random_range(0..self.addresses.len())].clone();
-                let address = Some(other_node).filter(|_| n == 6);
+                let other_address = self.addresses[self.rng.random_range(0..self.addresses.len())].clone();
+                let address = (n == 6).then_some(other_address);
                 let leader = address.as_ref().and(NodeId::new(1));
                 NodeReaction::Reply(Reply::Refused(Refusal::NotLeader { leader, address, term: Term(1) }))
             }
@@ -121,9 +121,9 @@ fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
                 hello_received = true;
                 continue;
             }
-            let received = read_request_frame(frame).unwrap();
-            match cluster.lock().unwrap().respond(received.request) {
-                NodeReaction::Reply(reply) => put_reply_frame(&mut output, received.id, &reply),
+            let received_request = read_request_frame(frame).unwrap();
+            match cluster.lock().unwrap().respond(received_request.request) {
+                NodeReaction::Reply(reply) => put_reply_frame(&mut output, received_request.id, &reply),
                 NodeReaction::CloseConnection => return,
             }
         }
@@ -138,7 +138,7 @@ fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
     }
 }
 
-fn incr() -> Bytes {
+fn incr_command() -> Bytes {
     Command::Incr { key: b"n", by: 1 }.encode()
 }
 
@@ -146,15 +146,15 @@ fn incr() -> Bytes {
 fn command_takes_effect_once_despite_failures() {
     let (cluster, addresses) = Cluster::start(3, 40);
     let options = Options { timeout: Duration::from_secs(60), ..Options::default() };
-    let mut client = Client::with(addresses, options);
+    let mut client = Client::with_options(addresses, options);
     for n in 1..=200 {
-        let executed = client.execute(&incr()).unwrap();
-        assert_eq!(Answer::decode(executed.answer), Ok(Answer::Number(n)));
+        let command_result = client.execute(&incr_command()).unwrap();
+        assert_eq!(Answer::decode(command_result.answer), Ok(Answer::Number(n)));
     }
     assert_eq!(cluster.lock().unwrap().applier.machine().get(b"n"), Some(&b"200"[..]));
     let query = crate::machine::commands::Query::Get { key: b"n" }.encode();
-    let queried = client.query(&query, Consistency::Linearizable).unwrap();
-    assert_eq!(Answer::decode(queried.answer), Ok(Answer::Value(Some(Bytes::from_static(b"200")))));
+    let query_result = client.query(&query, Consistency::Linearizable).unwrap();
+    assert_eq!(Answer::decode(query_result.answer), Ok(Answer::Value(Some(Bytes::from_static(b"200")))));
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn call_to_unreachable_cluster_is_refused() {
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
     let options = Options { timeout: Duration::from_millis(100), ..Options::default() };
-    let error = Client::with([address.clone()], options).execute(&incr()).unwrap_err();
+    let error = Client::with_options([address.clone()], options).execute(&incr_command()).unwrap_err();
     let ClientError::Refused(attempts) = &error else { panic!("{error:?}") };
     assert_eq!((&attempts.endpoints, error.exit_code()), (&vec![address], 3));
 }
@@ -172,13 +172,13 @@ fn call_to_unreachable_cluster_is_refused() {
 fn missing_answer_is_an_unknown_outcome() {
     let (cluster, addresses) = Cluster::start(1, 0);
     let options = Options { timeout: Duration::from_secs(3), ..Options::default() };
-    let mut client = Client::with(addresses, options);
-    client.execute(&incr()).unwrap();
-    let lock = cluster.lock().unwrap();
-    let error = client.execute(&incr()).unwrap_err();
+    let mut client = Client::with_options(addresses, options);
+    client.execute(&incr_command()).unwrap();
+    let cluster_lock = cluster.lock().unwrap();
+    let error = client.execute(&incr_command()).unwrap_err();
     assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
     assert_eq!(error.exit_code(), 4);
-    drop(lock);
+    drop(cluster_lock);
 }
 
 /// Without a leader the change is not sent, so nothing was changed (exit code 3). A change that was accepted may still
@@ -188,11 +188,12 @@ fn change_is_refused_without_leader_and_unknown_without_reply() {
     let (cluster, addresses) = Cluster::start(1, 0);
     let options = Options { timeout: Duration::from_millis(500), ..Options::default() };
     let change = Change::Remove(NodeId::new(1).unwrap());
-    let code = || Client::with(addresses.clone(), options.clone()).change(&change, false).unwrap_err().exit_code();
-    let lock = cluster.lock().unwrap();
-    assert_eq!(code(), 3);
-    drop(lock);
-    assert_eq!(code(), 4);
+    let exit_code_of_change =
+        || Client::with_options(addresses.clone(), options.clone()).change(&change, false).unwrap_err().exit_code();
+    let cluster_lock = cluster.lock().unwrap();
+    assert_eq!(exit_code_of_change(), 3);
+    drop(cluster_lock);
+    assert_eq!(exit_code_of_change(), 4);
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn fleet_executes_each_command_once() {
         );
         for n in 0..fleet.len() {
             while fleet[n].has_room() && started < 2000 {
-                fleet[n].execute(incr(), started);
+                fleet[n].execute(incr_command(), started);
                 started += 1;
             }
         }

@@ -117,7 +117,7 @@ fn outcome_at_timeout_is_unknown_only_if_a_request_was_sent() {
     let mut now = Time::ZERO;
     let mut unreachable_protocol = protocol(&["n1:1"]);
     unreachable_protocol.start_command(now, Bytes::new());
-    let code = loop {
+    let exit_code_at_timeout = loop {
         match unreachable_protocol.next_step(now) {
             CallStep::Pause { until } => now = until,
             CallStep::Dial { endpoint, .. } => unreachable_protocol.dial_failed(now, &endpoint, "connection refused"),
@@ -125,7 +125,7 @@ fn outcome_at_timeout_is_unknown_only_if_a_request_was_sent() {
             step => panic!("{step:?}"),
         }
     };
-    assert_eq!((code, now), (3, Time::ZERO + Options::default().timeout));
+    assert_eq!((exit_code_at_timeout, now), (3, Time::ZERO + Options::default().timeout));
 
     now = Time::ZERO;
     let mut protocol = protocol_after_sending(&mut now);

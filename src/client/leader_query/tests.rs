@@ -31,12 +31,12 @@ impl Nodes {
         let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
         let nodes = Arc::new(Nodes { addresses, leader: AtomicU64::new(1), frozen_node: AtomicU64::new(0) });
-        for (listener, me) in listeners.into_iter().zip(1..) {
+        for (listener, node_number) in listeners.into_iter().zip(1..) {
             let nodes = nodes.clone();
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
                     let nodes = nodes.clone();
-                    std::thread::spawn(move || nodes.serve(me, stream.unwrap()));
+                    std::thread::spawn(move || nodes.serve(node_number, stream.unwrap()));
                 }
             });
         }
@@ -48,7 +48,7 @@ impl Nodes {
         self.frozen_node.store(self.leader.swap(successor, Ordering::SeqCst), Ordering::SeqCst);
     }
 
-    fn serve(&self, me: u64, mut stream: Blocking) {
+    fn serve(&self, node_number: u64, mut stream: Blocking) {
         let (mut reader, mut input, mut output) = (FrameReader::default(), BytesMut::new(), BytesMut::new());
         let (mut read_buffer, mut greeted) = ([0; 4096], false);
         while let Ok(n @ 1..) = stream.read(&mut read_buffer) {
@@ -59,17 +59,17 @@ impl Nodes {
                     Welcome {
                         version: VERSION_MAX,
                         cluster: ClusterId(1),
-                        node: id(me),
-                        disk: DiskId(me),
+                        node: id(node_number),
+                        disk: DiskId(node_number),
                         log_state: Default::default(),
                     }
                     .put(&mut output);
                     continue;
                 }
-                let received = read_request_frame(frame).unwrap();
-                put_reply_frame(&mut output, received.id, &self.reply(me, received.request));
+                let received_request = read_request_frame(frame).unwrap();
+                put_reply_frame(&mut output, received_request.id, &self.reply(node_number, received_request.request));
             }
-            if self.frozen_node.load(Ordering::SeqCst) == me {
+            if self.frozen_node.load(Ordering::SeqCst) == node_number {
                 output.clear();
             }
             stream.write_all(&output).unwrap();
@@ -77,13 +77,13 @@ impl Nodes {
         }
     }
 
-    fn reply(&self, me: u64, request: Request) -> Reply {
+    fn reply(&self, node_number: u64, request: Request) -> Reply {
         let leader = self.leader.load(Ordering::SeqCst);
-        if leader != me {
+        if leader != node_number {
             let address = Some(self.addresses[leader as usize - 1].clone());
             return Reply::Refused(Refusal::NotLeader { leader: Some(id(leader)), address, term: Term(1) });
         }
-        let position = Position::new(Index(me), Term(1));
+        let position = Position::new(Index(node_number), Term(1));
         match request {
             Request::Propose { op } => {
                 let outcome = match Op::decode(op).unwrap() {
@@ -93,7 +93,7 @@ impl Nodes {
                 };
                 Reply::Done { position, outcome }
             }
-            _ => Reply::Answer { applied: Index(me), answer: Bytes::new() },
+            _ => Reply::Answer { applied: Index(node_number), answer: Bytes::new() },
         }
     }
 }
@@ -135,13 +135,13 @@ fn connection_moves_to_new_leader_when_old_one_is_silent() {
 fn blocking_client_moves_to_new_leader_when_old_one_is_silent() {
     let nodes = Nodes::start();
     let options = Options { timeout: TEST_TIMEOUT, node_timeout: NEVER, ..Options::default() };
-    let mut client = Client::with(nodes.addresses.clone(), options.clone());
+    let mut client = Client::with_options(nodes.addresses.clone(), options.clone());
     assert_eq!(client.execute(b"command").unwrap().position.index, Index(1));
     nodes.freeze(2);
     assert_eq!(client.execute(b"command").unwrap().position.index, Index(2));
     // A client that dials the silent node first does not wait for its welcome.
     for _ in 0..8 {
-        let mut new_client = Client::with(nodes.addresses.clone(), options.clone());
+        let mut new_client = Client::with_options(nodes.addresses.clone(), options.clone());
         assert_eq!(new_client.execute(b"command").unwrap().position.index, Index(2));
     }
 }

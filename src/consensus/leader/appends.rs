@@ -42,11 +42,11 @@ pub(super) fn learn_disk_from_ack(me: &mut Replica, peer: NodeId, progress: &Pro
 /// Handles a follower's loss of acknowledged entries: notifies it, and sends it no entries until it has promised to
 /// vote as if it held them ([`Message::LostAcknowledged`]).
 pub(super) fn handle_lost_entries(me: &mut Replica, peer: NodeId, progress: &mut Progress, hint: Position) {
-    let upto = progress.matched;
-    me.notes.push(Note::LostAcknowledged { peer, last_held: hint.index, upto });
+    let acknowledged = progress.matched;
+    me.notes.push(Note::LostAcknowledged { peer, last_held: hint.index, upto: acknowledged });
     // If the position is compacted, the follower needs a snapshot, which restores the lost entries.
-    let Some(term) = me.log.term(upto) else { return };
-    let upto = Position::new(upto, term);
+    let Some(term) = me.log.term(acknowledged) else { return };
+    let upto = Position::new(acknowledged, term);
     progress.lost_upto = Some(upto);
     progress.loss_count += 1;
     // `matched` does not change until the promise arrives. The acknowledgment may have committed the lost entries, and
@@ -79,7 +79,7 @@ pub(super) fn handle_heartbeat_response(
     // Only a stream is checked: a probe has its own timer in `tick`, and a snapshot its own sender.
     let is_streaming = progress.state == ProgressState::Stream;
     if is_streaming && is_behind && now.since(progress.last_progress) >= me.options.election_min {
-        // A message was lost, or the follower's disk is slow: probe.
+        // A message was lost, or the follower's disk is slow. A probe finds out how far the logs match.
         progress.start_probe(progress.known_matching.next());
     }
 }
@@ -103,18 +103,18 @@ pub(super) fn handle_rejection(
     if hint.index > rejected_index {
         return Err("its hint is beyond the rejected index");
     }
-    let own_hint = me.log.last_at_or_below(hint);
+    let possible_match = me.log.last_at_or_below(hint);
     match progress.state {
         // A late rejection of an earlier probe changes nothing.
         ProgressState::Probe { .. } if rejected_index.next() != progress.next => {}
         // The hint is in the leader's log, so the logs match up to there (Log Matching), and no probe is needed.
-        ProgressState::Probe { .. } if own_hint == hint => progress.start_stream(own_hint.index.next()),
+        ProgressState::Probe { .. } if possible_match == hint => progress.start_stream(possible_match.index.next()),
         // The snapshot replaces the entries that were rejected.
         ProgressState::Snapshot => {}
         // Each rejection lowers `next`, so that even useless hints lead to the beginning of the log and not to an
         // endless loop.
         ProgressState::Probe { .. } | ProgressState::Stream => {
-            progress.start_probe(own_hint.index.next().min(rejected_index))
+            progress.start_probe(possible_match.index.next().min(rejected_index))
         }
     }
     Ok(())

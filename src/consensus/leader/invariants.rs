@@ -5,7 +5,7 @@ use crate::consensus::replica::Replica;
 use crate::types::NodeId;
 
 impl Leader {
-    /// Panics if an invariant is violated. Called after every step ([`crate::consensus::invariants`]).
+    /// Panics if an invariant of the leader is violated. Called after every step ([`crate::consensus::invariants`]).
     pub(in crate::consensus) fn check_invariants(&self, me: &Replica) {
         self.check_term(me);
         self.check_members(me);
@@ -41,8 +41,8 @@ impl Leader {
         assert_eq!(log.last().term, term, "a leader's log ends with an entry of its term (§5.3, §8)");
         assert!(self.term_start_index <= log.last().index, "the leader's first entry is in its log");
         // If this index held an entry of an earlier term, counting copies would commit that entry (Figure 8).
-        let first_term = log.term(self.term_start_index);
-        assert!(first_term.is_none_or(|first| first == term), "the leader's first entry is of its term (§5.4.2)");
+        let first_entry_term = log.term(self.term_start_index);
+        assert!(first_entry_term.is_none_or(|first| first == term), "the leader's first entry is of its term (§5.4.2)");
     }
 
     /// Checks the tracked followers against the members of the configuration in force.

@@ -46,12 +46,12 @@ impl Leader {
             return self.abort_change(me, now);
         }
         self.check_no_change_pending(me)?;
-        let next = me.configs.current().after_change(change).map_err(invalid_change)?;
-        self.check_disks_are_named(me, &next)?;
+        let next_membership = me.configs.current().after_change(change).map_err(invalid_change)?;
+        self.check_disks_are_named(me, &next_membership)?;
         if !force {
-            self.check_change_is_safe(me, now, change, &next)?;
+            self.check_change_is_safe(me, now, change, &next_membership)?;
         }
-        Ok(self.append_configuration(me, now, next))
+        Ok(self.append_configuration(me, now, next_membership))
     }
 
     /// Checks that no change is in progress, and that this leader's first entry is committed.
@@ -65,7 +65,7 @@ impl Leader {
         // configuration.
         let no_change_pending = configuration_index <= me.log.commit() && !me.configs.current().is_joint();
         if !membership::change_may_begin(self.current_term_committed(me), no_change_pending, me.options.mutants) {
-            return Err(Refusal::Changing { since: configuration_index.max(self.term_start_index) });
+            return Err(Refusal::ChangeInProgress { since: configuration_index.max(self.term_start_index) });
         }
         Ok(())
     }
@@ -83,7 +83,7 @@ impl Leader {
         }
     }
 
-    /// Whether that member holds the entry that names its disk.
+    /// Whether that member has acknowledged the entry that names its disk; always true for this node itself.
     pub(super) fn holds_entry_naming_disk(&self, me: &Replica, id: NodeId) -> bool {
         id == me.id || membership::holds_entry_naming_disk(self.progress.get(&id), me.options.mutants)
     }
@@ -119,15 +119,15 @@ impl Leader {
         let changes_voters =
             matches!(change, Change::Remove(_) | Change::Promote(_) | Change::SetVoters(_)) && next.is_joint();
         let responding_count = next.voters.iter().filter(|id| self.has_responded(me, now, **id)).count();
-        let quorum = Membership::majority_of(next.voters.len());
-        if changes_voters && responding_count < quorum {
-            if next.voters.iter().filter(|id| self.is_in_contact(me, now, **id)).count() >= quorum {
+        let quorum_size = Membership::majority_of(next.voters.len());
+        if changes_voters && responding_count < quorum_size {
+            if next.voters.iter().filter(|id| self.is_in_contact(me, now, **id)).count() >= quorum_size {
                 return Err(Refusal::Busy);
             }
             let voter_count = next.voters.len();
             return unsafe_change(format!(
                 "only {responding_count} of the {voter_count} voters of the new configuration respond, and a quorum is \
-                 {quorum}"
+                 {quorum_size}"
             ));
         }
         Ok(())
@@ -141,8 +141,8 @@ impl Leader {
         me.name_disks(&mut next);
         // The configuration is in force with the append: if it had no voters, no quorum could ever replace it.
         assert!(!next.voters.is_empty(), "a new configuration has at least one voter (§6)");
-        let is_member = |id: NodeId| next.members.contains_key(&id);
-        assert!(next.all_voters().all(is_member), "every voter of a new configuration is a member");
+        let is_next_member = |id: NodeId| next.members.contains_key(&id);
+        assert!(next.all_voters().all(is_next_member), "every voter of a new configuration is a member");
         let position = me.append(now, Payload::Membership(Box::new(next)));
         self.apply_configuration(me, now);
         position
@@ -197,12 +197,12 @@ impl Leader {
             let is_notified = progress
                 .get(peer)
                 .is_some_and(|p| p.commit_sent >= configuration_index && p.matched >= configuration_index);
-            let is_kept = !is_notified && now < *until;
-            if !is_kept {
+            let stays_tracked = !is_notified && now < *until;
+            if !stays_tracked {
                 progress.remove(peer);
                 notes.push(Note::MemberRemoved { peer: *peer, notified: is_notified });
             }
-            is_kept
+            stays_tracked
         });
     }
 
@@ -215,7 +215,7 @@ impl Leader {
         if !current.is_joint() || me.configs.current_index() <= me.log.commit() {
             return Err(invalid_change(InvalidChange::NoChangeInProgress));
         }
-        let target = match self.revert_target(me) {
+        let reverting_configuration = match self.revert_target(me) {
             Some(old) => old,
             None if me.configs.previous().is_some_and(Membership::is_joint) => {
                 return Err(invalid_change(InvalidChange::AlreadyReverting));
@@ -224,7 +224,7 @@ impl Leader {
             // appended the new configuration: the same two majorities have to agree on the revert.
             None => current.with_swapped_voter_sets(),
         };
-        Ok(self.append_configuration(me, now, target))
+        Ok(self.append_configuration(me, now, reverting_configuration))
     }
 
     /// The old configuration, if the leader may return to it directly, without another joint configuration. It may if
@@ -249,16 +249,17 @@ impl Leader {
     /// No entry commits in this state, so an operator command that needs a log entry could not revert the change either
     /// (raft-rs#192: a joint configuration whose new half had no quorum).
     pub(super) fn revert_change(&mut self, me: &mut Replica, now: Time) -> bool {
-        let Some(target) = self.revert_target(me).filter(|_| membership::reverts_stuck_change(me.options.mutants))
+        let Some(old_configuration) =
+            self.revert_target(me).filter(|_| membership::reverts_stuck_change(me.options.mutants))
         else {
             return false;
         };
         // If the old voters respond, the revert commits. If the old voters do not respond either, the change is not the
         // cause, and the leader steps down.
-        let old_voters_respond = quorum::decides(&target, |id| self.is_in_contact(me, now, id));
+        let old_voters_respond = quorum::decides(&old_configuration, |id| self.is_in_contact(me, now, id));
         if old_voters_respond {
             me.notes.push(Note::ChangeAborted { configuration_index: me.configs.current_index() });
-            self.append_configuration(me, now, target);
+            self.append_configuration(me, now, old_configuration);
         }
         old_voters_respond
     }
@@ -278,8 +279,8 @@ impl Leader {
             return NextRole::Stay;
         }
         if me.configs.current().is_joint() {
-            let target = me.configs.current().leave_joint();
-            self.append_configuration(me, now, target);
+            let new_configuration = me.configs.current().leave_joint();
+            self.append_configuration(me, now, new_configuration);
             return NextRole::Stay;
         }
         if !me.configs.current().is_voter(me.id) {
@@ -319,12 +320,12 @@ impl Leader {
         let current = me.configs.current();
         let mut voters: BTreeSet<NodeId> = current.voters.clone();
         for (id, member) in &current.members {
-            let is_ready = self.progress.get(id).is_some_and(|progress| progress.caught_up)
+            let may_be_promoted = self.progress.get(id).is_some_and(|progress| progress.caught_up)
                 && self.holds_entry_naming_disk(me, *id)
                 && self.has_responded(me, now, *id);
             match member.pending_role {
-                PendingRole::Promote if is_ready => {}
-                PendingRole::Replace(old) if is_ready => {
+                PendingRole::Promote if may_be_promoted => {}
+                PendingRole::Replace(old) if may_be_promoted => {
                     voters.remove(&old);
                 }
                 _ => continue,
@@ -332,12 +333,12 @@ impl Leader {
             voters.insert(*id);
         }
         let next = (voters != current.voters).then(|| current.enter_joint(voters).ok()).flatten()?;
-        // No promotion if the responding voters would not form a quorum of the new configuration.
+        // No learner is promoted if the responding voters would not form a quorum of the new configuration.
         quorum::decides(&next.leave_joint(), |id| self.has_responded(me, now, id)).then_some(next)
     }
 }
 
-/// The configuration that names the known disks, if any are not named yet.
+/// The configuration in force with all known disks named; `None` if it names them already.
 fn disk_naming_configuration(me: &Replica) -> Option<Membership> {
     let mut next = me.configs.current().clone();
     me.name_disks(&mut next).then_some(next)

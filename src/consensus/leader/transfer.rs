@@ -40,7 +40,7 @@ impl LeaderTransfer {
 }
 
 impl Leader {
-    /// The target of the transfer under way, if any.
+    /// The voter that is to take over the leadership; `None` if no transfer is under way.
     pub fn transfer_target(&self) -> Option<NodeId> {
         self.transfer.as_ref().map(|transfer| transfer.target)
     }
@@ -59,7 +59,7 @@ impl Leader {
         to: Option<NodeId>,
     ) -> Result<(NodeId, Vec<ReadId>), Refusal> {
         let invalid_change = |why: String| Refusal::InvalidChange { why };
-        let to = match to {
+        let target = match to {
             Some(to) if to == me.id => return Err(invalid_change(format!("{to} is already the leader"))),
             Some(to) if !me.configs.current().voters.contains(&to) => {
                 return Err(invalid_change(format!("{to} is not a voter")));
@@ -79,13 +79,13 @@ impl Leader {
         };
         // A repeated request does not extend the deadline: otherwise a client that retries in a loop could keep the
         // leader from accepting work.
-        if self.transfer_target() == Some(to) {
-            return Ok((to, Vec::new()));
+        if self.transfer_target() == Some(target) {
+            return Ok((target, Vec::new()));
         }
-        me.notes.push(Note::TransferStarted { to });
+        me.notes.push(Note::TransferStarted { to: target });
         self.transfer =
-            Some(LeaderTransfer { target: to, deadline: now + me.options.election_min, timeout_now_sent: false });
-        Ok((to, self.reads.abandon_all_reads()))
+            Some(LeaderTransfer { target, deadline: now + me.options.election_min, timeout_now_sent: false });
+        Ok((target, self.reads.abandon_all_reads()))
     }
 
     /// Whether a snapshot is being sent to that follower, because it needs compacted entries.
@@ -104,8 +104,8 @@ impl Leader {
                 && self.holds_entry_naming_disk(me, *id)
                 && !self.is_receiving_snapshot(*id)
         });
-        let rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.is_low, progress.matched));
-        candidates.max_by_key(rank)
+        let target_rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.is_low, progress.matched));
+        candidates.max_by_key(target_rank)
     }
 
     /// Whether the best target has room on its disk, and so could lead when this node's disk is full.
@@ -144,7 +144,7 @@ impl Leader {
         if let Some(target) = self.best_transfer_target(me, now) {
             me.send(target, Message::TimeoutNow);
         }
-        // From a last heartbeat the followers learn that the configuration is committed.
+        // From a last heartbeat the followers learn that the configuration without this node is committed.
         self.send_last_heartbeat(me, now);
         NextRole::StepDown(StepDownReason::Removed)
     }

@@ -55,15 +55,17 @@ impl Raft {
     /// connection stays open.
     pub(super) fn is_accepted(&mut self, envelope: &Envelope) -> bool {
         let Envelope { from, origin, message, .. } = envelope;
-        let same_log = self.membership().agreed_log_id().is_none_or(|log| origin.log == Some(log));
+        let is_same_log = self.membership().agreed_log_id().is_none_or(|log| origin.log == Some(log));
         let peer_class = self.me.classify_origin(*from, *origin);
-        membership::accepts_message(peer_class, message, same_log, self.me.options.mutants).unwrap_or_else(|why| {
+        membership::accepts_message(peer_class, message, is_same_log, self.me.options.mutants).unwrap_or_else(|why| {
             self.me.notes.push(Note::PeerRejected { peer: *from, why });
             false
         })
     }
 
-    /// Compares terms (§5.1). Returns whether the message is still to be handled.
+    /// Compares the term of a message with this node's term, and adopts a higher one (§5.1). Returns whether the
+    /// message is still to be handled: not if its term is old, or if this node ignores a candidate because of its
+    /// contact with a leader.
     pub(super) fn compare_terms(&mut self, now: Time, envelope: &Envelope) -> bool {
         if envelope.term < self.me.term() {
             match envelope.message {
@@ -108,12 +110,12 @@ impl Raft {
             let (term, from) = (envelope.term, envelope.from);
             // The reason decides the log level: a requested transfer is logged at a lower level than other step downs.
             let is_transfer = self.transfer_target() == Some(from);
-            let why = if is_transfer {
+            let step_down_reason = if is_transfer {
                 StepDownReason::Transferred { to: from }
             } else {
                 StepDownReason::HigherTerm { term, from }
             };
-            self.step_down(now, why);
+            self.step_down(now, step_down_reason);
             self.me.advance_term(envelope.term);
         }
         true

@@ -28,7 +28,7 @@ impl Replica {
         self.known_disks.get(&self.id).copied()
     }
 
-    /// The vote that this node casts for itself.
+    /// The vote that this node casts for itself: its node id and its disk.
     pub fn vote_for_itself(&self) -> Vote {
         Vote::new(self.id, self.disk())
     }
@@ -65,14 +65,14 @@ impl Replica {
         let Some(disk) = self.disk() else {
             return if self.has_empty_log() { VoteWeight::Founder } else { VoteWeight::Counted };
         };
-        let names_disk = |membership: &Membership| membership.disk(self.id) == Some(disk);
-        let lists_without_disk =
+        let names_own_disk = |membership: &Membership| membership.disk(self.id) == Some(disk);
+        let lists_voter_without_disk =
             |membership: &Membership| membership.is_voter(self.id) && membership.disk(self.id).is_none();
         let commit = self.log.commit();
-        if self.configs.since_commit(commit).any(names_disk) {
+        if self.configs.since_commit(commit).any(names_own_disk) {
             return VoteWeight::Counted;
         }
-        let is_founder = self.is_founder && self.configs.since_commit(commit).any(lists_without_disk);
+        let is_founder = self.is_founder && self.configs.since_commit(commit).any(lists_voter_without_disk);
         election::unnamed_disk_weight(is_founder, self.options.mutants)
     }
 
@@ -101,7 +101,7 @@ impl Replica {
         current.members.contains_key(&peer) && !is_other_disk && self.known_disks.insert(peer, disk) != Some(disk)
     }
 
-    /// The disk that the peer presented last, if any.
+    /// The disk that the peer presented last; `None` if none is known.
     pub fn presented_disk(&self, peer: NodeId) -> Option<DiskId> {
         self.known_disks.get(&peer).copied()
     }
@@ -111,23 +111,23 @@ impl Replica {
     ///
     /// Earlier acknowledgments under the same node id may be of another disk.
     pub fn copy_counts_from(&self, node: NodeId, disk: Option<DiskId>) -> Option<Index> {
-        let named_since = disk.and_then(|disk| self.configs.disk_named_since(node, disk));
-        membership::copy_counts_from(named_since, self.disk().is_some(), self.options.mutants)
+        let named_since_index = disk.and_then(|disk| self.configs.disk_named_since(node, disk));
+        membership::copy_counts_from(named_since_index, self.disk().is_some(), self.options.mutants)
     }
 
-    /// Adds the known disks to `membership` where it names none yet. Returns whether it has changed.
+    /// Adds the known disks to `membership` where it names none yet. Returns whether a disk was added.
     ///
     /// A disk that is named is never replaced here: an emptied disk must not become a member without a decision of the
     /// operator.
     pub fn name_disks(&self, membership: &mut Membership) -> bool {
-        let mut changed = false;
+        let mut has_named_disk = false;
         for (id, member) in &mut membership.members {
             if member.disk.is_none() {
                 member.disk = self.known_disks.get(id).copied();
-                changed |= member.disk.is_some();
+                has_named_disk |= member.disk.is_some();
             }
         }
-        changed
+        has_named_disk
     }
 
     /// Whether this node's log has never held an entry: the node is new, or has lost everything.

@@ -17,7 +17,7 @@
 use super::Replica;
 
 impl Replica {
-    /// Panics if an invariant is violated; `leads` is whether this node leads.
+    /// Panics if an invariant of the replica is violated; `leads` is whether this node leads.
     pub(in crate::consensus) fn check_invariants(&self, leads: bool) {
         self.log.check_invariants();
         self.configs.check_invariants(self.log.base().index);
@@ -50,9 +50,9 @@ impl Replica {
             last_issued_write.0 - self.durable_write.0,
             "each issued write that is not durable has one entry in the list of pending writes"
         );
-        let oldest_id = self.issued_writes.front().map(|write| write.id);
+        let oldest_write_id = self.issued_writes.front().map(|write| write.id);
         assert!(
-            oldest_id.is_none_or(|id| id == self.durable_write.next()),
+            oldest_write_id.is_none_or(|id| id == self.durable_write.next()),
             "the oldest issued write follows the durable write"
         );
         // A truncation lowers the end of each issued write: the report of a write proves nothing about entries that

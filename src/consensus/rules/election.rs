@@ -54,12 +54,12 @@ pub fn vote_is_free(kind: VoteKind, recorded: Option<Vote>, candidate: Vote, mut
 }
 
 /// Whether a vote agrees with the one recorded before: a node has one vote a term (§5.2). The caller asserts this,
-/// unless a test breaks one of the rules from which it follows.
+/// unless a test breaks one of the rules that ensure the agreement.
 pub fn agrees_with_recorded_vote(recorded: Option<Vote>, candidate: Vote, mutants: Mutants) -> bool {
-    let rule_is_broken = mutants.breaks(Mutant::VoteTwice)
+    let mutant_allows_second_vote = mutants.breaks(Mutant::VoteTwice)
         || mutants.breaks(Mutant::HandoverBypassesVote)
         || mutants.breaks(Mutant::VoteForAnyDisk);
-    rule_is_broken || recorded.is_none_or(|vote| vote == candidate)
+    mutant_allows_second_vote || recorded.is_none_or(|vote| vote == candidate)
 }
 
 /// Whether a leadership transfer lifts the rules of voting. It never does: the leader that requested the transfer may

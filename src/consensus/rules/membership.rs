@@ -94,7 +94,7 @@ pub fn any_disk_counts(mutants: Mutants) -> bool {
 pub fn accepts_message(
     class: PeerClass,
     message: &Message,
-    same_log: bool,
+    is_same_log: bool,
     mutants: Mutants,
 ) -> Result<bool, PeerRejection> {
     let is_from_leader = match message {
@@ -103,7 +103,7 @@ pub fn accepts_message(
     };
     let rejection = match class {
         PeerClass::Rejected(rejection) => rejection,
-        _ if is_from_leader && !same_log => PeerRejection::LacksLog,
+        _ if is_from_leader && !is_same_log => PeerRejection::LacksLog,
         PeerClass::LeaderOnly if message.counts_for_quorum() && !any_disk_counts(mutants) => return Ok(false),
         PeerClass::LeaderOnly if mutants.breaks(Mutant::DeafToLeaders) => return Ok(false),
         PeerClass::Accepted | PeerClass::LeaderOnly => return Ok(true),
@@ -111,8 +111,8 @@ pub fn accepts_message(
     if mutants.breaks(Mutant::HearAnyLog) { Ok(true) } else { Err(rejection) }
 }
 
-/// The log id that a message carries as its sender's: that of the agreed log. A leader, and a candidate that holds
-/// entries, send their log id before the log is agreed ([`crate::consensus::message::Origin::log`]).
+/// The id of the sender's log on a message: `None` before the log is agreed. Only a leader, and a candidate that
+/// holds entries, send their log id before that ([`crate::consensus::message::Origin::log`]).
 pub fn sender_log_id(current: &Membership, message: &Message, mutants: Mutants) -> Option<LogId> {
     let names_unagreed_log = message.is_from_leader_or_candidate() && !mutants.breaks(Mutant::HideUnagreedLog);
     if names_unagreed_log { current.log_id } else { current.agreed_log_id() }

@@ -18,11 +18,11 @@ pub fn holds_prev(log: &Log, prev: Position, mutants: Mutants) -> bool {
     is_compacted || log.holds(prev) || mutants.breaks(Mutant::SkipPrevCheck)
 }
 
-/// Whether a follower keeps its own entry, of term `own_term`, at the index of a received entry of term `entry_term`:
+/// Whether a follower keeps its own entry, of term `held_term`, at the index of a received entry of term `entry_term`:
 /// the terms are equal, so the two are the same entry (Log Matching). Only a conflict truncates (§5.3): the append may
 /// be old, and later entries may have been acknowledged since.
-pub fn entry_agrees(own_term: Option<Term>, entry_term: Term, mutants: Mutants) -> bool {
-    own_term == Some(entry_term) && !mutants.breaks(Mutant::TruncateWithoutConflict)
+pub fn entry_agrees(held_term: Option<Term>, entry_term: Term, mutants: Mutants) -> bool {
+    held_term == Some(entry_term) && !mutants.breaks(Mutant::TruncateWithoutConflict)
 }
 
 /// Whether a truncation lowers the durable index: yes, because the entries that are appended next are not durable yet.
@@ -131,8 +131,8 @@ pub fn promise_precedes_entries(mutants: Mutants) -> bool {
 /// Whether a follower is sent a snapshot: the entry before the `next` one to send is compacted, so that no append can
 /// start there (§7).
 pub fn needs_snapshot(next: Index, base: Index, mutants: Mutants) -> bool {
-    let ignored_gap = u64::from(mutants.breaks(Mutant::ShipOneTooLate));
-    next.prev().0 + ignored_gap < base.0
+    let ignored_missing_entries = u64::from(mutants.breaks(Mutant::ShipOneTooLate));
+    next.prev().0 + ignored_missing_entries < base.0
 }
 
 /// Whether a follower accepts the chunks of its leader's snapshot: yes, because it would otherwise lag behind forever
@@ -159,7 +159,7 @@ pub fn snapshot_keeps_log(log: &Log, base: Position, mutants: Mutants) -> bool {
 }
 
 /// Whether a follower adopts the cluster time of a heartbeat, not only that of an entry: a majority then knows the time
-/// of each round of reads, and the next leader's clock does not fall behind it.
+/// of each round of reads, and the next leader's clock does not fall behind that time.
 pub fn heartbeat_sets_time(mutants: Mutants) -> bool {
     !mutants.breaks(Mutant::TimeFromEntriesAlone)
 }

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 pub struct RequestContext<'a> {
     /// The current time. The time limit of the request starts now.
     pub now: Time,
-    /// The password of the gateway, if one is set.
+    /// The password that a request has to present, if one is set.
     pub options: &'a Options,
     /// Whether the client connected to a loopback address.
     pub on_loopback: bool,
@@ -30,7 +30,7 @@ struct PendingBody {
     route: Route,
     response_options: ResponseOptions,
     /// The length of the whole body in bytes; 0 for a request without a body.
-    length: usize,
+    body_length: usize,
 }
 
 /// The protocol state of one HTTP connection.
@@ -38,8 +38,8 @@ struct PendingBody {
 pub struct HttpConnection {
     reader: RequestHeadReader,
     pending_body: Option<PendingBody>,
-    /// Whether the maximum number of clients was connected already. Then the client may send one request, about the
-    /// node.
+    /// Whether the client is a probe: it connected while the maximum number of clients was connected. It may send one
+    /// request, about the node.
     is_probe: bool,
     /// The requests in progress, whose responses are sent in order.
     pub pipeline: RequestPipeline<ResponseFormat>,
@@ -51,8 +51,8 @@ impl HttpConnection {
         HttpConnection { is_probe, ..HttpConnection::default() }
     }
 
-    /// Whether the maximum number of clients was connected already. Then the client may send one request, about the
-    /// node.
+    /// Whether the client is a probe: it connected while the maximum number of clients was connected. It may send one
+    /// request, about the node.
     pub fn is_probe(&self) -> bool {
         self.is_probe
     }
@@ -83,11 +83,11 @@ impl HttpConnection {
                 }
             },
         };
-        if input.len() < pending_body.length {
+        if input.len() < pending_body.body_length {
             self.pending_body = Some(pending_body);
             return false;
         }
-        let body = input.split_to(pending_body.length);
+        let body = input.split_to(pending_body.body_length);
         self.handle_request(&pending_body, &body, out, context);
         true
     }
@@ -103,19 +103,19 @@ impl HttpConnection {
         let response_options = ResponseOptions::of(head);
         let response_options =
             ResponseOptions { keep_alive: response_options.keep_alive && !self.is_probe, ..response_options };
-        let parsed = parse_route(head).and_then(|route| {
+        let checked_route = parse_route(head).and_then(|route| {
             check_access(head, &route, context.on_loopback, context.options)?;
             if self.is_probe && !concerns_node(&route) {
                 return Err(HttpError::new(503, "as many clients are connected as may be"));
             }
             Ok(route)
         });
-        match parsed {
+        match checked_route {
             Ok(route) => {
                 if head.expects_continue && head.content_length > 0 {
                     self.pipeline.push_reply(out, BytesMut::from(CONTINUE));
                 }
-                Some(PendingBody { route, response_options, length: head.content_length as usize })
+                Some(PendingBody { route, response_options, body_length: head.content_length as usize })
             }
             Err(error) => {
                 // The body of a rejected request is not read, so no further request can follow on the connection.
@@ -167,14 +167,14 @@ impl HttpConnection {
                 (RequestKind::Write(None), Command::Put { key, value: body }.encode(), ResponseKind::Change)
             }
             Route::Put { key, expiration, only_if } => {
-                let set = Command::Set {
+                let set_command = Command::Set {
                     key,
                     value: body,
                     only_if: *only_if,
                     expiration: *expiration,
                     returns_previous: false,
                 };
-                (RequestKind::Write(None), set.encode(), ResponseKind::Change)
+                (RequestKind::Write(None), set_command.encode(), ResponseKind::Change)
             }
             Route::Delete { key } => (RequestKind::Write(None), Command::Del { key }.encode(), ResponseKind::Change),
         };

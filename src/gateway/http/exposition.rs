@@ -17,9 +17,10 @@ impl ExpositionFormat {
     /// version, with a quality not below that of plain text. Otherwise plain text is chosen, even if the header does
     /// not accept it.
     pub fn negotiate(accept: Option<&str>) -> ExpositionFormat {
-        let ranges: Vec<(&str, Quality)> = accept.unwrap_or_default().split(',').filter_map(parse_range).collect();
+        let media_ranges: Vec<(&str, Quality)> =
+            accept.unwrap_or_default().split(',').filter_map(parse_media_range).collect();
         let quality_of = |name: &str| {
-            ranges.iter().filter(|(range, _)| range.eq_ignore_ascii_case(name)).map(|(_, quality)| *quality).max()
+            media_ranges.iter().filter(|(range, _)| range.eq_ignore_ascii_case(name)).map(|(_, quality)| *quality).max()
         };
         let plain_quality = ["text/plain", "text/*", "*/*"].into_iter().find_map(quality_of).unwrap_or(0);
         match quality_of("application/openmetrics-text") {
@@ -30,7 +31,7 @@ impl ExpositionFormat {
         }
     }
 
-    /// The value of the `Content-Type` header.
+    /// The media type with its version and character set, for the response header `Content-Type`.
     pub fn content_type(self) -> &'static str {
         match self {
             ExpositionFormat::Plain => "text/plain; version=0.0.4; charset=utf-8",
@@ -40,23 +41,23 @@ impl ExpositionFormat {
 }
 
 /// Parses a media range of an `Accept` header and its quality; `None` if the version of the format is not supported.
-fn parse_range(text: &str) -> Option<(&str, Quality)> {
-    let mut parts = text.split(';').map(str::trim);
-    let name = parts.next()?;
+fn parse_media_range(text: &str) -> Option<(&str, Quality)> {
+    let mut name_and_parameters = text.split(';').map(str::trim);
+    let name = name_and_parameters.next()?;
     let (mut quality, mut version) = (1000, None);
-    for (parameter, value) in parts.filter_map(|part| part.split_once('=')) {
+    for (parameter, value) in name_and_parameters.filter_map(|part| part.split_once('=')) {
         match parameter.trim() {
             "q" => quality = parse_quality(value.trim()),
             "version" => version = Some(value.trim().trim_matches('"')),
             _ => {}
         }
     }
-    let is_supported = match &name.to_ascii_lowercase()[..] {
+    let is_supported_version = match &name.to_ascii_lowercase()[..] {
         "application/openmetrics-text" => version.is_none_or(|version| version == "1.0.0"),
         "text/plain" => version.is_none_or(|version| version == "0.0.4"),
         _ => true,
     };
-    is_supported.then_some((name, quality))
+    is_supported_version.then_some((name, quality))
 }
 
 /// Parses a quality value of RFC 9110, from 0 to 1. An invalid value counts as 0.

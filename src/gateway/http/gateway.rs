@@ -8,7 +8,7 @@ use std::net::IpAddr;
 /// The offset of the default HTTP port from the native port.
 pub const PORT_OFFSET: u16 = 200;
 
-/// Options of the HTTP gateway.
+/// The setting that decides who may send requests to the HTTP gateway.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The password that a request has to present as a bearer token, except for the routes of [`is_public`]. `None` if

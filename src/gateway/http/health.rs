@@ -14,10 +14,11 @@ pub fn readiness_checks(status: &Status) -> [(&'static str, Option<String>); 5] 
     // A node may have applied all entries that it holds, and still be far behind its leader (`goal`).
     let lag = status.goal.max(status.commit).saturating_sub(status.applied);
     let lagging = (lag > LAG_ENTRIES_MAX).then(|| format!("{lag} entries are to be applied"));
-    let unsynced = status.disk.oldest_unsynced_ms;
+    let oldest_unsynced_ms = status.disk.oldest_unsynced_ms;
     let disk_problem = match status.low_space {
         true => Some("it has too little room".to_owned()),
-        false => (unsynced > UNSYNCED_MS_MAX).then(|| format!("a write has not been synced for {unsynced} ms")),
+        false => (oldest_unsynced_ms > UNSYNCED_MS_MAX)
+            .then(|| format!("a write has not been synced for {oldest_unsynced_ms} ms")),
     };
     let lost_entries = (!status.promised.is_empty())
         .then(|| format!("it acknowledged everything up to {} and does not hold it", status.promised));
@@ -34,11 +35,11 @@ pub fn readiness_checks(status: &Status) -> [(&'static str, Option<String>); 5] 
 pub fn readiness(status: &Status, verbose: bool) -> (bool, String) {
     let checks = readiness_checks(status);
     let is_ready = checks.iter().all(|(_, problem)| problem.is_none());
-    let line = |(name, problem): &(&str, Option<String>)| match problem {
+    let line_of = |(name, problem): &(&str, Option<String>)| match problem {
         Some(problem) => format!("[-] {name}: {problem}\n"),
         None => format!("[+] {name}\n"),
     };
-    let report = checks.iter().filter(|(_, problem)| verbose || problem.is_some()).map(line).collect::<String>();
+    let report = checks.iter().filter(|(_, problem)| verbose || problem.is_some()).map(line_of).collect::<String>();
     (is_ready, report + if is_ready { "ready\n" } else { "not ready\n" })
 }
 

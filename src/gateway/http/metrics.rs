@@ -21,10 +21,10 @@ type NoLabels = [(&'static str, &'static str); 0];
 /// The labels of a sample, as pairs of name and value.
 type Labels = Vec<(&'static str, String)>;
 
-/// Renders a status as metrics in the given format. `keys` is the number of keys and the number of keys with an expiry;
-/// `None` if they are not known.
-pub fn render(status: &Status, keys: Option<(u64, u64)>, format: ExpositionFormat) -> Result<String, fmt::Error> {
-    let collector = |group| Box::new(StatusCollector { status: status.clone(), keys, format, group });
+/// Renders a status as metrics in the given format. `key_counts` is the number of keys and the number of keys with an
+/// expiry; `None` if they are not known.
+pub fn render(status: &Status, key_counts: Option<(u64, u64)>, format: ExpositionFormat) -> Result<String, fmt::Error> {
+    let collector = |group| Box::new(StatusCollector { status: status.clone(), key_counts, format, group });
     let mut registry = Registry::with_prefix("drave");
     registry.register_collector(collector(MetricGroup::Node));
     // These metrics have the same names in every program, so they get no prefix.
@@ -39,16 +39,16 @@ pub fn render(status: &Status, keys: Option<(u64, u64)>, format: ExpositionForma
     Ok(text)
 }
 
-/// A collector that generates metrics from one status.
+/// Generates the metrics of one group from one status, when the registry encodes them.
 #[derive(Debug)]
 struct StatusCollector {
     status: Status,
-    keys: Option<(u64, u64)>,
+    key_counts: Option<(u64, u64)>,
     format: ExpositionFormat,
     group: MetricGroup,
 }
 
-/// The group of metrics that a collector generates.
+/// Which metrics a collector generates: a registry adds one prefix to all its metrics, so there are two groups.
 #[derive(Clone, Copy, Debug)]
 enum MetricGroup {
     /// Metrics of the node, with the prefix `drave_`.
@@ -65,7 +65,7 @@ impl Collector for StatusCollector {
         }
         write_cluster(status, &mut out)?;
         write_proposals(status, &mut out)?;
-        write_state(status, self.keys, &mut out)?;
+        write_state(status, self.key_counts, &mut out)?;
         write_disk(status, &mut out)?;
         write_snapshots(status, &mut out)?;
         write_peers(status, &mut out)?;
@@ -78,8 +78,8 @@ fn write_cluster(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     out.gauge("has_leader", "Whether this node knows a leader.", i64::from(status.leader.is_some()))?;
     out.gauge("is_leader", "Whether this node leads.", i64::from(is_leader(status)))?;
     out.gauge("term", "The current term of this node.", status.term as i64)?;
-    let changes = status.figures.leader_changes;
-    out.counter("leader_changes_seen", "How often this node has learned of a new leader.", changes)?;
+    let leader_changes = status.figures.leader_changes;
+    out.counter("leader_changes_seen", "How often this node has learned of a new leader.", leader_changes)?;
     let elections = status.elections.iter().map(|(reason, count)| (vec![("reason", reason.clone())], *count));
     out.counters("elections", "Elections that this node started, by reason.", elections)?;
     let voters = status.members.iter().filter(|member| member.kind != "learner");
@@ -116,9 +116,9 @@ fn write_proposals(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result 
     out.durations("commit_duration_seconds", commit_help, &figures.commit_ns)
 }
 
-/// Writes the metrics of the state machine's contents; those of keys only if the numbers are known.
-fn write_state(status: &Status, keys: Option<(u64, u64)>, out: &mut MetricsWriter<'_>) -> fmt::Result {
-    if let Some((keys, with_expiry)) = keys {
+/// Writes the metrics of the state machine's contents; the numbers of keys only if `key_counts` is known.
+fn write_state(status: &Status, key_counts: Option<(u64, u64)>, out: &mut MetricsWriter<'_>) -> fmt::Result {
+    if let Some((keys, with_expiry)) = key_counts {
         out.gauge("keys", "Keys in the state machine of this node.", keys as i64)?;
         out.gauge("keys_expiring", "Keys with an expiration time.", with_expiry as i64)?;
     }
@@ -133,8 +133,8 @@ fn write_disk(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     out.histogram("wal_batch_entries", "Entries that a sync made durable.", 1.0, &figures.batch_entries)?;
     let oldest_unsynced_seconds = status.disk.oldest_unsynced_ms as f64 / 1000.0;
     out.gauge("wal_oldest_unsynced_seconds", "Age of the oldest write that is not durable.", oldest_unsynced_seconds)?;
-    let entries = (status.last + 1).saturating_sub(status.log.first);
-    out.gauge("wal_kept_entries", "Entries that the log holds.", entries as i64)?;
+    let entry_count = (status.last + 1).saturating_sub(status.log.first);
+    out.gauge("wal_kept_entries", "Entries that the log holds.", entry_count as i64)?;
     out.gauge("wal_kept_bytes", "Bytes of the entries that the log holds.", status.log.bytes as i64)?;
     let reclaimable_help = "Bytes of the log that a snapshot holds as well.";
     out.gauge("wal_reclaimable_bytes", reclaimable_help, status.log.reclaimable as i64)?;
@@ -166,9 +166,9 @@ fn write_snapshots(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result 
 }
 
 fn write_peers(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
-    let peer = |node: u64| vec![("peer", node.to_string())];
+    let peer_label = |node: u64| vec![("peer", node.to_string())];
     let per_peer = |value: fn(&crate::api::PeerStatus) -> u64| {
-        status.peers.iter().map(move |peer_status| (peer(peer_status.node), value(peer_status) as i64))
+        status.peers.iter().map(move |peer_status| (peer_label(peer_status.node), value(peer_status) as i64))
     };
     let lag_help = "On a leader: entries that the peer does not hold durably, as far as it is known.";
     out.gauges("peer_match_lag_entries", lag_help, per_peer(|peer| peer.lag))?;
@@ -177,15 +177,15 @@ fn write_peers(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     let silent_seconds = status
         .peers
         .iter()
-        .filter_map(|peer_status| Some((peer(peer_status.node), peer_status.heard_ms? as f64 / 1000.0)));
+        .filter_map(|peer_status| Some((peer_label(peer_status.node), peer_status.heard_ms? as f64 / 1000.0)));
     out.gauges("peer_silent_seconds", "On a leader: time since the last message from the peer.", silent_seconds)?;
     let losses_help = "On a leader: how often the peer had lost entries that it had acknowledged.";
     out.counters(
         "peer_lost_acknowledged",
         losses_help,
-        status.peers.iter().map(|peer_status| (peer(peer_status.node), peer_status.losses)),
+        status.peers.iter().map(|peer_status| (peer_label(peer_status.node), peer_status.losses)),
     )?;
-    let sent_bytes = status.figures.sent_bytes.iter().map(|(node, bytes)| (peer(*node), *bytes));
+    let sent_bytes = status.figures.sent_bytes.iter().map(|(node, bytes)| (peer_label(*node), *bytes));
     out.counters("peer_sent_bytes", "Bytes written to the peer.", sent_bytes)?;
     out.round_trips(status)
 }
@@ -202,8 +202,8 @@ fn write_process(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
         .filter_map(|(certificate, at)| Some((vec![("certificate", certificate.to_owned())], at? as i64)));
     let expiry_help = "When a certificate ends to be valid: the node's own, or its authority's; in seconds since 1970.";
     out.gauges("certificate_expiry_timestamp_seconds", expiry_help, expiries)?;
-    let version = [(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1)];
-    out.gauges("build_info", "The version of this program, as a label.", version.into_iter())
+    let version_sample = [(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1)];
+    out.gauges("build_info", "The version of this program, as a label.", version_sample.into_iter())
 }
 
 fn write_gateways(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
@@ -237,13 +237,13 @@ fn write_gateways(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
 /// Writes the metrics that every program has, under the same names.
 fn write_common(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
     out.seconds("process_cpu_seconds", "Processor time used.", status.cpu_ns as f64 / NANOS_PER_SECOND)?;
-    let sizes = [
+    let process_sizes = [
         ("process_resident_memory_bytes", "Resident memory of the process in bytes.", process::resident_bytes()),
         ("process_virtual_memory_bytes", "Virtual memory of the process in bytes.", process::virtual_bytes()),
         ("process_open_fds", "Files and sockets that are open.", process::open_file_count()),
         ("process_max_fds", "How many files and sockets may be open.", process::open_file_limit()),
     ];
-    for (name, help, size) in sizes {
+    for (name, help, size) in process_sizes {
         if let Some(size) = size {
             out.gauge(name, help, size)?;
         }

@@ -30,7 +30,7 @@ pub struct ResponseFormat {
     pub options: ResponseOptions,
 }
 
-/// The kind of answer that a request expects.
+/// What a request asks for, which decides the status codes and the body of the response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ResponseKind {
     /// The value of a key, or 404.
@@ -179,11 +179,11 @@ fn key_counts(fate: RequestFate<'_>) -> Option<(u64, u64)> {
 
 fn metrics_response(
     status: &Status,
-    keys: Option<(u64, u64)>,
+    key_counts: Option<(u64, u64)>,
     exposition: ExpositionFormat,
     options: ResponseOptions,
 ) -> BytesMut {
-    match metrics::render(status, keys, exposition) {
+    match metrics::render(status, key_counts, exposition) {
         Ok(body) => ok_response(exposition.content_type(), body.as_bytes(), options),
         Err(why) => failure_response(500, &why.to_string(), None, options),
     }

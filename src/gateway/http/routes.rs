@@ -22,7 +22,7 @@ pub enum Route {
     },
     /// Sets a key to the body.
     Put {
-        /// The key, as for a read.
+        /// The key, decoded from the path; 1 to `KEY_BYTES_MAX` bytes.
         key: Vec<u8>,
         /// When the key expires, from the parameter `ttl`; never without it.
         expiration: Expiration,
@@ -31,7 +31,7 @@ pub enum Route {
     },
     /// Deletes a key.
     Delete {
-        /// The key, as for a read.
+        /// The key, decoded from the path; 1 to `KEY_BYTES_MAX` bytes.
         key: Vec<u8>,
     },
 }
@@ -149,8 +149,8 @@ fn parse_consistency(value: Option<String>) -> Result<Consistency, HttpError> {
 
 fn parse_ttl(ttl: Option<String>) -> Result<Expiration, HttpError> {
     let Some(ttl) = ttl else { return Ok(Expiration::Endless) };
-    let ms = humantime::parse_duration(&ttl).ok().and_then(|ttl| u64::try_from(ttl.as_millis()).ok());
-    match ms {
+    let ttl_ms = humantime::parse_duration(&ttl).ok().and_then(|ttl| u64::try_from(ttl.as_millis()).ok());
+    match ttl_ms {
         Some(ms @ 1..) => Ok(Expiration::Until(Deadline::InMs(ms))),
         _ => Err(HttpError::new(400, "ttl is a duration of a millisecond at least, as 10s")),
     }

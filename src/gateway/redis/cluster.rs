@@ -74,16 +74,20 @@ fn write_shards(cluster_view: &ClusterView, out: &mut ReplyWriter<'_>) {
 }
 
 fn nodes_text(cluster_view: &ClusterView) -> String {
-    let leader = cluster_view.leader.map_or("-".to_owned(), |leader| node_name(cluster_view, leader));
+    let leader_name = cluster_view.leader.map_or("-".to_owned(), |leader| node_name(cluster_view, leader));
     let mut text = String::new();
     for member in &cluster_view.members {
         let (id, MemberAddress { host, port, bus_port, .. }) = (node_name(cluster_view, member.node), member);
-        let myself = if member.node == cluster_view.node { "myself," } else { "" };
+        let myself_flag = if member.node == cluster_view.node { "myself," } else { "" };
         let _infallible = match is_leader(cluster_view, member) {
             true => {
-                writeln!(text, "{id} {host}:{port}@{bus_port} {myself}master - 0 0 1 connected 0-{}", SLOT_COUNT - 1)
+                writeln!(
+                    text,
+                    "{id} {host}:{port}@{bus_port} {myself_flag}master - 0 0 1 connected 0-{}",
+                    SLOT_COUNT - 1
+                )
             }
-            false => writeln!(text, "{id} {host}:{port}@{bus_port} {myself}slave {leader} 0 0 1 connected"),
+            false => writeln!(text, "{id} {host}:{port}@{bus_port} {myself_flag}slave {leader_name} 0 0 1 connected"),
         };
     }
     text
@@ -102,16 +106,16 @@ fn info_text(cluster_view: &ClusterView) -> String {
 /// The hash slot of a key, as in Redis: CRC-16 (XMODEM) of the key, or of its hash tag. The hash tag is the text in the
 /// first pair of braces, unless it is empty.
 pub fn key_slot(key: &[u8]) -> u16 {
-    let open = key.iter().position(|byte| *byte == b'{');
-    let tag = open.and_then(|open| {
-        let after_brace = &key[open + 1..];
+    let brace_position = key.iter().position(|byte| *byte == b'{');
+    let hash_tag = brace_position.and_then(|brace_position| {
+        let after_brace = &key[brace_position + 1..];
         after_brace
             .iter()
             .position(|byte| *byte == b'}')
             .filter(|length| *length > 0)
             .map(|length| &after_brace[..length])
     });
-    let crc = tag.unwrap_or(key).iter().fold(0u16, |crc, byte| {
+    let crc = hash_tag.unwrap_or(key).iter().fold(0u16, |crc, byte| {
         (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
     });
     crc % SLOT_COUNT

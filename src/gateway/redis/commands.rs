@@ -25,9 +25,9 @@ fn command_with_plain_reply(command: Command<'_>) -> TranslatedCommand<'_> {
     Ok((CommandOrQuery::Command(command), ReplyShape::Plain))
 }
 
-/// The argument at `at` as a key. A key that is too long is an error.
-fn key_arg(args: &CommandArgs, at: usize) -> Result<&[u8], String> {
-    check_key_length(args.at(at))
+/// The argument with the index `index`, from 0, as a key. A key that is too long is an error.
+fn key_arg(args: &CommandArgs, index: usize) -> Result<&[u8], String> {
+    check_key_length(args.at(index))
 }
 
 fn check_key_length(key: &[u8]) -> Result<&[u8], String> {
@@ -38,11 +38,11 @@ fn check_key_length(key: &[u8]) -> Result<&[u8], String> {
 }
 
 fn key_args(args: &CommandArgs) -> Result<Vec<&[u8]>, String> {
-    args.from(1).map(check_key_length).collect()
+    args.args_from(1).map(check_key_length).collect()
 }
 
-fn integer_arg(args: &CommandArgs, at: usize) -> Result<i64, String> {
-    codec::parse_integer(args.at(at)).ok_or_else(|| NOT_AN_INTEGER.to_owned())
+fn integer_arg(args: &CommandArgs, index: usize) -> Result<i64, String> {
+    codec::parse_integer(args.at(index)).ok_or_else(|| NOT_AN_INTEGER.to_owned())
 }
 
 fn wrong_arg_count(name: &str) -> String {
@@ -116,15 +116,15 @@ pub fn decr(args: &CommandArgs) -> TranslatedCommand<'_> {
     command_with_plain_reply(Command::Incr { key: key_arg(args, 1)?, by: -1 })
 }
 
-/// `INCRBY key by`
+/// `INCRBY key increment`
 pub fn incrby(args: &CommandArgs) -> TranslatedCommand<'_> {
     command_with_plain_reply(Command::Incr { key: key_arg(args, 1)?, by: integer_arg(args, 2)? })
 }
 
-/// `DECRBY key by`
+/// `DECRBY key decrement`
 pub fn decrby(args: &CommandArgs) -> TranslatedCommand<'_> {
-    let by = integer_arg(args, 2)?.checked_neg().ok_or("ERR decrement would overflow")?;
-    command_with_plain_reply(Command::Incr { key: key_arg(args, 1)?, by })
+    let increment = integer_arg(args, 2)?.checked_neg().ok_or("ERR decrement would overflow")?;
+    command_with_plain_reply(Command::Incr { key: key_arg(args, 1)?, by: increment })
 }
 
 /// `APPEND key tail`
@@ -142,31 +142,31 @@ pub fn persist(args: &CommandArgs) -> TranslatedCommand<'_> {
 pub fn set(args: &CommandArgs) -> TranslatedCommand<'_> {
     let (key, value) = (key_arg(args, 1)?, args.at(2));
     let (mut only_if, mut return_previous, mut keep_ttl, mut time) = (SetCondition::Always, false, false, None);
-    let mut at = 3;
-    while at < args.len() {
-        let option = args.at(at).to_ascii_uppercase();
+    let mut arg_index = 3;
+    while arg_index < args.len() {
+        let option = args.at(arg_index).to_ascii_uppercase();
         match &option[..] {
             b"NX" if only_if != SetCondition::Present => only_if = SetCondition::Absent,
             b"XX" if only_if != SetCondition::Absent => only_if = SetCondition::Present,
             b"GET" => return_previous = true,
             b"KEEPTTL" if time.is_none() => keep_ttl = true,
-            b"EX" | b"PX" | b"EXAT" | b"PXAT" if !keep_ttl && at + 1 < args.len() => {
+            b"EX" | b"PX" | b"EXAT" | b"PXAT" if !keep_ttl && arg_index + 1 < args.len() => {
                 let time_format = TimeFormat::of(&option);
                 if time.is_some_and(|(before, _)| before != time_format) {
                     return Err(SYNTAX_ERROR.into());
                 }
-                at += 1;
-                time = Some((time_format, at));
+                arg_index += 1;
+                time = Some((time_format, arg_index));
             }
             _ => return Err(SYNTAX_ERROR.into()),
         }
-        at += 1;
+        arg_index += 1;
     }
     let expiration = match time {
         None if keep_ttl => Expiration::KeepTtl,
         None => Expiration::Endless,
-        Some((time_format, at)) => {
-            let deadline = Some(integer_arg(args, at)?)
+        Some((time_format, arg_index)) => {
+            let deadline = Some(integer_arg(args, arg_index)?)
                 .filter(|number| *number > 0)
                 .and_then(|number| time_format.deadline(number));
             Expiration::Until(deadline.ok_or("ERR invalid expire time in 'set' command")?)
@@ -198,9 +198,9 @@ impl TimeFormat {
     /// clock.
     fn deadline(self, number: i64) -> Option<Deadline> {
         let ms = if self.is_milliseconds { number } else { number.checked_mul(1000)? };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         // A date may lie arbitrarily far in the past. The key then expires at once.
-        let ms_left = if self.is_date { ms.saturating_sub(now) } else { now.checked_add(ms).map(|_| ms)? };
+        let ms_left = if self.is_date { ms.saturating_sub(now_ms) } else { now_ms.checked_add(ms).map(|_| ms)? };
         Some(match u64::try_from(ms_left) {
             Ok(ms_left @ 1..) => Deadline::InMs(ms_left),
             _ => Deadline::At(ClusterTime(0)),
@@ -230,9 +230,9 @@ pub fn pexpireat(args: &CommandArgs) -> TranslatedCommand<'_> {
 
 fn parse_expire<'a>(args: &'a CommandArgs, name: &str, time_format: TimeFormat) -> TranslatedCommand<'a> {
     let key = key_arg(args, 1)?;
-    // The checks have the order of Redis: unknown options, then incompatible options, then the number.
+    // The checks have the order of Redis: unknown options, then incompatible options, then the time.
     let [mut nx, mut xx, mut gt, mut lt] = [false; 4];
-    for word in args.from(3) {
+    for word in args.args_from(3) {
         match &word.to_ascii_uppercase()[..] {
             b"NX" => nx = true,
             b"XX" => xx = true,
@@ -260,7 +260,7 @@ fn parse_expire<'a>(args: &'a CommandArgs, name: &str, time_format: TimeFormat) 
 /// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`
 pub fn scan(args: &CommandArgs) -> TranslatedCommand<'_> {
     let (mut pattern, mut limit, mut matches_type) = (None, 10, true);
-    let mut from = parse_cursor(args.at(1))?;
+    let mut cursor = parse_cursor(args.at(1))?;
     for at in (2..args.len()).step_by(2) {
         if at + 1 >= args.len() {
             return Err(SYNTAX_ERROR.into());
@@ -268,11 +268,11 @@ pub fn scan(args: &CommandArgs) -> TranslatedCommand<'_> {
         match &args.at(at).to_ascii_uppercase()[..] {
             b"MATCH" => pattern = Some(args.at(at + 1)),
             b"COUNT" => {
-                let number = integer_arg(args, at + 1)?;
-                if number < 1 {
+                let count = integer_arg(args, at + 1)?;
+                if count < 1 {
                     return Err(SYNTAX_ERROR.into());
                 }
-                limit = number.min(i64::from(u32::MAX)) as u32;
+                limit = count.min(i64::from(u32::MAX)) as u32;
             }
             b"TYPE" => matches_type = args.at(at + 1).eq_ignore_ascii_case(b"string"),
             _ => return Err(SYNTAX_ERROR.into()),
@@ -280,12 +280,12 @@ pub fn scan(args: &CommandArgs) -> TranslatedCommand<'_> {
     }
     if !matches_type {
         // All values are strings, so a scan for another type starts at the end.
-        from = u64::MAX;
+        cursor = u64::MAX;
     }
-    let prefix = check_key_length(pattern.map_or(&b""[..], glob::prefix)).unwrap_or_default();
+    let prefix = check_key_length(pattern.map_or(&b""[..], glob::literal_prefix)).unwrap_or_default();
     Ok((
-        CommandOrQuery::Query(Query::Walk { prefix, from, limit }),
-        ReplyShape::Scan(pattern.map(Bytes::copy_from_slice)),
+        CommandOrQuery::Query(Query::Walk { prefix, from: cursor, limit }),
+        ReplyShape::Scan { pattern: pattern.map(Bytes::copy_from_slice) },
     ))
 }
 

@@ -18,7 +18,7 @@ pub struct QueuedTransaction {
     /// The queued commands, in order; empty if the transaction exceeds the size limit.
     pub commands: Vec<CommandArgs>,
     /// The memory of the commands in bytes, which counts toward that of the connection.
-    pub bytes: usize,
+    pub memory_bytes: usize,
     /// Whether a command was rejected when it was queued, so that `EXEC` has to reject the transaction.
     pub has_errors: bool,
 }
@@ -29,11 +29,11 @@ pub struct ReplyFormat {
     /// The client's protocol version (RESP2 or RESP3) at the time of the command. The client may change it with `HELLO`
     /// before the reply.
     pub version: RespVersion,
-    /// The structure of the reply.
+    /// Whether it is the reply to a single command, to `EXEC` or to `INFO`.
     pub kind: ReplyKind,
 }
 
-/// The structure of the reply to a command that the node answers.
+/// What the reply to a command that the node answers is made of.
 #[derive(Debug)]
 pub enum ReplyKind {
     /// One reply, from the state machine's answer.
@@ -56,7 +56,7 @@ pub enum TransactionReply {
 /// The protocol state of one Redis connection.
 #[derive(Debug)]
 pub struct RedisConnection {
-    /// The parser of the input.
+    /// Parses commands from the input, and keeps the state of an incomplete command.
     pub reader: CommandReader,
     /// The settings of the client: protocol version, authentication, name.
     pub client: ClientState,
@@ -128,20 +128,20 @@ fn encode(version: RespVersion, write: impl FnOnce(&mut ReplyWriter<'_>)) -> Byt
 
 /// Encodes the result of a command: the answer, or an error in Redis's words.
 fn encode_result(pending: &PendingRequest<ReplyFormat>, fate: RequestFate<'_>) -> BytesMut {
-    let error = |text: &str| encode(pending.format.version, |out| out.error(text));
+    let encode_error = |text: &str| encode(pending.format.version, |out| out.error(text));
     match fate {
         RequestFate::Answer(answer) => encode_answer(pending, answer),
-        RequestFate::AnswerTooLong if is_read(pending) => error(&reply::read_too_long_error()),
-        RequestFate::AnswerTooLong => error(&reply::answer_too_long_error()),
-        RequestFate::Refused(refusal) => error(&reply::refusal_error(refusal)),
-        RequestFate::Unknown => error(reply::UNKNOWN_OUTCOME),
-        RequestFate::UnexpectedReply(who) => error(&format!("ERR {who} sent an unexpected answer")),
-        RequestFate::Status(_) => error("ERR the node sent an unexpected answer"),
+        RequestFate::AnswerTooLong if is_single_read(pending) => encode_error(&reply::read_too_long_error()),
+        RequestFate::AnswerTooLong => encode_error(&reply::answer_too_long_error()),
+        RequestFate::Refused(refusal) => encode_error(&reply::refusal_error(refusal)),
+        RequestFate::Unknown => encode_error(reply::UNKNOWN_OUTCOME),
+        RequestFate::UnexpectedReply(who) => encode_error(&format!("ERR {who} sent an unexpected answer")),
+        RequestFate::Status(_) => encode_error("ERR the node sent an unexpected answer"),
     }
 }
 
 /// Whether the command is a single read. The client can then request less at a time if the answer is too long.
-fn is_read(pending: &PendingRequest<ReplyFormat>) -> bool {
+fn is_single_read(pending: &PendingRequest<ReplyFormat>) -> bool {
     matches!(pending.kind, RequestKind::Read(_))
 }
 
@@ -152,7 +152,7 @@ fn encode_answer(pending: &PendingRequest<ReplyFormat>, answer: Bytes) -> BytesM
         return encode(version, |out| out.error("ERR an answer that cannot be read"));
     };
     encode(version, |out| match (&pending.format.kind, answer) {
-        (ReplyKind::Single(_), Answer::Omitted) if is_read(pending) => out.error(&reply::read_too_long_error()),
+        (ReplyKind::Single(_), Answer::Omitted) if is_single_read(pending) => out.error(&reply::read_too_long_error()),
         (ReplyKind::Single(shape), answer) => reply::put_answer(out, shape, &answer),
         (ReplyKind::Transaction(elements), Answer::List(answers)) => {
             let mut answers = answers.iter();

@@ -71,10 +71,11 @@ pub fn handle_command(
             } else if let Some(transaction) = &mut connection.transaction {
                 transaction.has_errors = true;
             }
-            let why = error.strip_prefix("ERR ").filter(|_| ends_transaction);
+            let abort_reason = error.strip_prefix("ERR ").filter(|_| ends_transaction);
             connection.push_error(
                 out,
-                &why.map_or(error.clone(), |why| format!("EXECABORT Transaction discarded because of: {why}")),
+                &abort_reason
+                    .map_or(error.clone(), |reason| format!("EXECABORT Transaction discarded because of: {reason}")),
             );
             return true;
         }
@@ -211,11 +212,15 @@ fn handle_connection_command(
 fn queue_command(connection: &mut RedisConnection, args: &CommandArgs, out: &mut BytesMut) {
     let Some(transaction) = &mut connection.transaction else { return };
     let queued_args = args.to_owned_copy();
-    transaction.bytes += queued_args.size() + size_of::<CommandArgs>();
+    transaction.memory_bytes += queued_args.memory_bytes() + size_of::<CommandArgs>();
     let bytes_max = 2 * ENTRY_BYTES_MAX;
-    if transaction.bytes > bytes_max as usize {
+    if transaction.memory_bytes > bytes_max as usize {
         // The transaction will not be executed, so its commands are dropped to free their memory.
-        *transaction = QueuedTransaction { has_errors: true, bytes: transaction.bytes, ..QueuedTransaction::default() };
+        *transaction = QueuedTransaction {
+            has_errors: true,
+            memory_bytes: transaction.memory_bytes,
+            ..QueuedTransaction::default()
+        };
         return connection.push_error(
             out,
             &format!("ERR the transaction is over the limit of {bytes_max} bytes; nothing of it is applied"),
@@ -226,8 +231,8 @@ fn queue_command(connection: &mut RedisConnection, args: &CommandArgs, out: &mut
     connection.push_reply(out, reply);
 }
 
-/// `EXEC`: executes the commands for the state machine as one log entry. Commands that are invalid or local are
-/// answered here.
+/// `EXEC`: executes the commands for the state machine as one log entry. The replies to invalid commands, and to
+/// commands that this node answers alone, are encoded before the entry is proposed.
 fn execute_transaction(connection: &mut RedisConnection, out: &mut BytesMut, context: &RequestContext<'_>) {
     let Some(transaction) = connection.transaction.take() else { return };
     if transaction.has_errors {

@@ -17,7 +17,7 @@ pub fn unknown_command(args: &CommandArgs) -> String {
         );
     }
     let mut quoted = String::new();
-    for word in args.from(1) {
+    for word in args.args_from(1) {
         let bytes_left = QUOTED_BYTES_MAX.saturating_sub(quoted.len());
         if bytes_left == 0 {
             break;

@@ -13,7 +13,7 @@ pub enum FollowerPolicy {
     Moved,
 }
 
-/// Options of the Redis gateway.
+/// What a follower does with commands, which password clients present, and where they are redirected to.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// How this node handles commands for the leader while it is a follower.
@@ -103,12 +103,13 @@ mod tests {
     #[test]
     fn gateway_address_is_announced_or_derived() {
         let node = NodeId::new(2).unwrap();
-        let parts = |member: Option<MemberAddress>| member.map(|member| (member.host, member.port, member.bus_port));
-        let with_default_port = |native_address| parts(MemberAddress::with_default_port(node, native_address));
+        let address_parts =
+            |member: Option<MemberAddress>| member.map(|member| (member.host, member.port, member.bus_port));
+        let with_default_port = |native_address| address_parts(MemberAddress::with_default_port(node, native_address));
         assert_eq!(with_default_port("a:7401"), Some(("a".into(), 7501, 7401)));
         assert_eq!(with_default_port("[::1]:7401"), Some(("::1".into(), 7501, 7401)));
         assert_eq!((with_default_port("a:65500"), with_default_port("a")), (None, None));
-        let from_announced = |announced| parts(MemberAddress::from_announced(node, announced, "a:7401"));
+        let from_announced = |announced| address_parts(MemberAddress::from_announced(node, announced, "a:7401"));
         assert_eq!(from_announced("redis.example:6379"), Some(("redis.example".into(), 6379, 7401)));
         assert_eq!((from_announced(""), from_announced("nowhere"), from_announced("a:b")), (None, None, None));
     }

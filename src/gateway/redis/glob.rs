@@ -44,35 +44,35 @@ fn match_element(pattern: &[u8], byte: u8) -> Option<usize> {
 /// includes the closing bracket, if there is one.
 fn match_class(class: &[u8], byte: u8) -> (bool, usize) {
     let negated = class.first() == Some(&b'^');
-    let mut at = usize::from(negated);
+    let mut position = usize::from(negated);
     let mut matched = false;
     loop {
-        match &class[at..] {
+        match &class[position..] {
             [] => break,
             [b']', ..] => {
-                at += 1;
+                position += 1;
                 break;
             }
             [b'\\', escaped, ..] => {
                 matched |= *escaped == byte;
-                at += 2;
+                position += 2;
             }
             // As in Redis, a bracket may be the end of a range: [a-] is not closed.
             [from, b'-', to, ..] => {
                 matched |= (*from.min(to)..=*from.max(to)).contains(&byte);
-                at += 3;
+                position += 3;
             }
             [same, ..] => {
                 matched |= *same == byte;
-                at += 1;
+                position += 1;
             }
         }
     }
-    (matched != negated, at)
+    (matched != negated, position)
 }
 
 /// The literal prefix that all texts matched by a pattern have in common.
-pub fn prefix(pattern: &[u8]) -> &[u8] {
+pub fn literal_prefix(pattern: &[u8]) -> &[u8] {
     let literal_length = pattern.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(pattern.len());
     &pattern[..literal_length]
 }
@@ -108,7 +108,10 @@ mod tests {
         ] {
             assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} and {text}");
         }
-        assert_eq!((prefix(b"user:*"), prefix(b"plain"), prefix(b"\\*")), (&b"user:"[..], &b"plain"[..], &b""[..]));
+        assert_eq!(
+            (literal_prefix(b"user:*"), literal_prefix(b"plain"), literal_prefix(b"\\*")),
+            (&b"user:"[..], &b"plain"[..], &b""[..])
+        );
     }
 
     #[test]

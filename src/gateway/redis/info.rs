@@ -14,8 +14,8 @@ use crate::wire::resp::CommandArgs;
 pub type KeyCounts = (u64, u64);
 
 /// `INFO [section …]`: renders all sections, or the named ones.
-pub fn render(args: &CommandArgs, cluster_view: &ClusterView, status: &Status, keys: KeyCounts) -> String {
-    let requested: Vec<String> = args.from(1).map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
+pub fn render(args: &CommandArgs, cluster_view: &ClusterView, status: &Status, key_counts: KeyCounts) -> String {
+    let requested: Vec<String> = args.args_from(1).map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
     let wants_all_sections =
         requested.is_empty() || requested.iter().any(|name| ["all", "default", "everything"].contains(&&name[..]));
     let sections = [
@@ -27,27 +27,27 @@ pub fn render(args: &CommandArgs, cluster_view: &ClusterView, status: &Status, k
         ("Replication", replication_section(cluster_view, status)),
         ("CPU", cpu_section()),
         ("Cluster", "cluster_enabled:1\r\n".to_owned()),
-        ("Keyspace", keyspace_section(keys)),
+        ("Keyspace", keyspace_section(key_counts)),
         ("Raft", raft_section(cluster_view, status)),
     ];
-    let selected = sections
+    let selected_sections = sections
         .iter()
         .filter(|(name, _)| wants_all_sections || requested.iter().any(|section| name.eq_ignore_ascii_case(section)));
-    selected.map(|(name, lines)| format!("# {name}\r\n{lines}")).collect::<Vec<_>>().join("\r\n")
+    selected_sections.map(|(name, lines)| format!("# {name}\r\n{lines}")).collect::<Vec<_>>().join("\r\n")
 }
 
 fn server_section(cluster_view: &ClusterView, status: &Status) -> String {
-    let seconds = status.uptime_ms / 1000;
+    let uptime_seconds = status.uptime_ms / 1000;
     format!(
         "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\ndrave_version:{}\r\nos:{}\r\narch_bits:{}\r\n\
-         process_id:{}\r\nrun_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{seconds}\r\nuptime_in_days:{}\r\n",
+         process_id:{}\r\nrun_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{uptime_seconds}\r\nuptime_in_days:{}\r\n",
         status.version,
         std::env::consts::OS,
         usize::BITS,
         std::process::id(),
         node_name(cluster_view, cluster_view.node),
         cluster_view.port,
-        seconds / 86_400,
+        uptime_seconds / 86_400,
     )
 }
 
@@ -110,17 +110,20 @@ fn raft_section(cluster_view: &ClusterView, status: &Status) -> String {
 }
 
 fn memory_section() -> String {
-    let resident = process::resident_bytes().unwrap_or(0);
-    format!("used_memory:{resident}\r\nused_memory_rss:{resident}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n")
+    let resident_bytes = process::resident_bytes().unwrap_or(0);
+    format!(
+        "used_memory:{resident_bytes}\r\nused_memory_rss:{resident_bytes}\r\nmaxmemory:0\r\n\
+         maxmemory_policy:noeviction\r\n"
+    )
 }
 
 /// The processor time of this process; empty if the system does not provide it.
 fn cpu_section() -> String {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The second field, the program's name in parentheses, may contain spaces. Of the fields after it, the twelfth is
     // user time and the next one system time, in hundredths of a second.
     let fields: Vec<&str> =
-        text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
     let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / 100.0);
     match (seconds(12), seconds(11)) {
         (Some(sys), Some(user)) => format!("used_cpu_sys:{sys:.6}\r\nused_cpu_user:{user:.6}\r\n"),

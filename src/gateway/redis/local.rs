@@ -71,8 +71,8 @@ impl LocalCommand {
         cluster_view: &dyn Fn() -> ClusterView,
     ) -> BytesMut {
         let mut reply = BytesMut::new();
-        let outcome = self.try_execute(args, client, options, cluster_view, &mut reply);
-        if let Err(error) = outcome {
+        let result = self.try_execute(args, client, options, cluster_view, &mut reply);
+        if let Err(error) = result {
             reply.clear();
             ReplyWriter::new(&mut reply, client.version).error(&error);
         }
@@ -257,10 +257,11 @@ fn config_settings(cluster_view: &ClusterView) -> [(&'static str, String); 14] {
 /// `CONFIG GET pattern …`
 fn handle_config(args: &CommandArgs, cluster_view: &ClusterView, out: &mut ReplyWriter<'_>) {
     let is_requested =
-        |name: &str| args.from(2).any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
-    let matching: Vec<_> = config_settings(cluster_view).into_iter().filter(|(name, _)| is_requested(name)).collect();
-    out.map(matching.len());
-    for (name, value) in matching {
+        |name: &str| args.args_from(2).any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
+    let matching_settings: Vec<_> =
+        config_settings(cluster_view).into_iter().filter(|(name, _)| is_requested(name)).collect();
+    out.map(matching_settings.len());
+    for (name, value) in matching_settings {
         out.bulk(name.as_bytes());
         out.bulk(value.as_bytes());
     }

@@ -17,8 +17,11 @@ pub enum ReplyShape {
     Seconds,
     /// The type of a key, `string` or `none`, from the number of existing keys (`TYPE`).
     KeyType,
-    /// The next cursor, and the keys that match the pattern; all keys without a pattern (`SCAN`).
-    Scan(Option<Bytes>),
+    /// The next cursor, and the keys that match the pattern (`SCAN`).
+    Scan {
+        /// The glob pattern after `MATCH`; `None` for all keys.
+        pattern: Option<Bytes>,
+    },
 }
 
 /// The error for a request with an unknown outcome: it may have been applied, or may still be.
@@ -43,13 +46,13 @@ pub fn put_answer(out: &mut ReplyWriter<'_>, shape: &ReplyShape, answer: &Answer
             out.integer((ms.saturating_add(500) / 1000) as i64)
         }
         (ReplyShape::KeyType, Answer::Number(count)) => out.simple_string(if *count > 0 { "string" } else { "none" }),
-        (ReplyShape::Scan(pattern), Answer::WalkPage { keys, next }) => {
+        (ReplyShape::Scan { pattern }, Answer::WalkPage { keys, next }) => {
             let matches = |key: &&Bytes| pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key));
-            let matching: Vec<&Bytes> = keys.iter().filter(matches).collect();
+            let matching_keys: Vec<&Bytes> = keys.iter().filter(matches).collect();
             out.array(2);
             out.bulk(next.to_string().as_bytes());
-            out.array(matching.len());
-            matching.iter().for_each(|key| out.bulk(key));
+            out.array(matching_keys.len());
+            matching_keys.iter().for_each(|key| out.bulk(key));
         }
         (_, answer) => put_plain_answer(out, answer),
     }
@@ -119,14 +122,14 @@ mod tests {
     #[test]
     fn errors_are_classified_by_prefix() {
         let classify = |reply: &str| classify_error(reply.as_bytes());
-        let expected = |kind| Some(Failure::Error(kind));
+        let failure = |kind| Some(Failure::Error(kind));
         assert_eq!([classify("+OK\r\n"), classify("$3\r\n-ab\r\n"), classify("")], [None; 3]);
-        assert_eq!(classify("-NOAUTH Authentication required.\r\n"), expected(RequestError::Unauthorized));
-        assert_eq!(classify("-ERR unknown command 'X'\r\n"), expected(RequestError::Unsupported));
-        assert_eq!(classify("-NOAUTH EVAL is not supported: …\r\n"), expected(RequestError::Unsupported));
-        assert_eq!(classify("-ERR wrong number of arguments\r\n"), expected(RequestError::Malformed));
+        assert_eq!(classify("-NOAUTH Authentication required.\r\n"), failure(RequestError::Unauthorized));
+        assert_eq!(classify("-ERR unknown command 'X'\r\n"), failure(RequestError::Unsupported));
+        assert_eq!(classify("-NOAUTH EVAL is not supported: …\r\n"), failure(RequestError::Unsupported));
+        assert_eq!(classify("-ERR wrong number of arguments\r\n"), failure(RequestError::Malformed));
         assert_eq!(classify("-MOVED 1 localhost:1\r\n"), Some(Failure::Refused("not_leader")));
-        let stopping = format!("-{}\r\n", refusal_error(&Refusal::Stopping));
-        assert_eq!(classify(&stopping), Some(Failure::Refused("stopping")));
+        let stopping_reply = format!("-{}\r\n", refusal_error(&Refusal::Stopping));
+        assert_eq!(classify(&stopping_reply), Some(Failure::Refused("stopping")));
     }
 }

@@ -19,7 +19,7 @@ pub struct CommandSpec {
     /// The positions of the keys among the arguments: the first, the last (counted from the end if negative), and the
     /// step. All are 0 for a command without keys.
     pub key_positions: (i64, i64, i64),
-    /// How the command is handled.
+    /// Which part of the node executes the command, with the function or the command of that part.
     pub handler: Handler,
 }
 
@@ -62,8 +62,8 @@ const CONNECTION_FLAGS: &[&str] = &["loading", "stale", "fast"];
 /// Flags of commands about the server and the cluster.
 const ADMIN_FLAGS: &[&str] = &["admin", "loading", "stale"];
 const NO_KEYS: (i64, i64, i64) = (0, 0, 0);
-const FIRST_KEY: (i64, i64, i64) = (1, 1, 1);
-const ALL_KEYS: (i64, i64, i64) = (1, -1, 1);
+const FIRST_ARG_IS_KEY: (i64, i64, i64) = (1, 1, 1);
+const ALL_ARGS_ARE_KEYS: (i64, i64, i64) = (1, -1, 1);
 
 const fn spec(
     name: &'static str,
@@ -77,7 +77,7 @@ const fn spec(
 
 /// All commands, sorted by name.
 pub const COMMANDS: &[CommandSpec] = &[
-    spec("append", 3, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::append)),
+    spec("append", 3, WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::append)),
     spec("asking", 1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Asking)),
     spec("auth", -2, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Auth)),
     spec("client", -2, ADMIN_FLAGS, NO_KEYS, Local(LocalCommand::Client)),
@@ -85,39 +85,39 @@ pub const COMMANDS: &[CommandSpec] = &[
     spec("command", -1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Command)),
     spec("config", -2, ADMIN_FLAGS, NO_KEYS, Local(LocalCommand::Config)),
     spec("dbsize", 1, READ_FLAGS, NO_KEYS, StateMachine(commands::dbsize)),
-    spec("decr", 2, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::decr)),
-    spec("decrby", 3, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::decrby)),
-    spec("del", -2, FREEING_WRITE_FLAGS, ALL_KEYS, StateMachine(commands::del)),
+    spec("decr", 2, WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::decr)),
+    spec("decrby", 3, WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::decrby)),
+    spec("del", -2, FREEING_WRITE_FLAGS, ALL_ARGS_ARE_KEYS, StateMachine(commands::del)),
     spec("discard", 1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Discard)),
     spec("echo", 2, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Echo)),
     spec("exec", 1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Exec)),
-    spec("exists", -2, READ_FLAGS, ALL_KEYS, StateMachine(commands::exists)),
-    spec("expire", -3, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::expire)),
-    spec("expireat", -3, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::expireat)),
-    spec("get", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::get)),
+    spec("exists", -2, READ_FLAGS, ALL_ARGS_ARE_KEYS, StateMachine(commands::exists)),
+    spec("expire", -3, FREEING_WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::expire)),
+    spec("expireat", -3, FREEING_WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::expireat)),
+    spec("get", 2, READ_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::get)),
     spec("hello", -1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Hello)),
-    spec("incr", 2, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::incr)),
-    spec("incrby", 3, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::incrby)),
+    spec("incr", 2, WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::incr)),
+    spec("incrby", 3, WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::incrby)),
     spec("info", -1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Info)),
-    spec("mget", -2, READ_FLAGS, ALL_KEYS, StateMachine(commands::mget)),
+    spec("mget", -2, READ_FLAGS, ALL_ARGS_ARE_KEYS, StateMachine(commands::mget)),
     spec("mset", -3, WRITE_FLAGS, (1, -1, 2), StateMachine(commands::mset)),
     spec("multi", 1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Multi)),
-    spec("persist", 2, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::persist)),
-    spec("pexpire", -3, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::pexpire)),
-    spec("pexpireat", -3, FREEING_WRITE_FLAGS, FIRST_KEY, StateMachine(commands::pexpireat)),
+    spec("persist", 2, FREEING_WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::persist)),
+    spec("pexpire", -3, FREEING_WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::pexpire)),
+    spec("pexpireat", -3, FREEING_WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::pexpireat)),
     spec("ping", -1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Ping)),
-    spec("pttl", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::pttl)),
+    spec("pttl", 2, READ_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::pttl)),
     spec("quit", -1, CONNECTION_FLAGS, NO_KEYS, Connection(ConnectionCommand::Quit)),
     spec("readonly", 1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::ReadOnly)),
     spec("readwrite", 1, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::ReadWrite)),
     spec("scan", -2, READ_FLAGS, NO_KEYS, StateMachine(commands::scan)),
     spec("select", 2, CONNECTION_FLAGS, NO_KEYS, Local(LocalCommand::Select)),
-    spec("set", -3, WRITE_FLAGS, FIRST_KEY, StateMachine(commands::set)),
-    spec("strlen", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::strlen)),
-    spec("ttl", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::ttl)),
-    spec("type", 2, READ_FLAGS, FIRST_KEY, StateMachine(commands::key_type)),
-    spec("unlink", -2, FREEING_WRITE_FLAGS, ALL_KEYS, StateMachine(commands::del)),
-    spec("watch", -2, CONNECTION_FLAGS, ALL_KEYS, Connection(ConnectionCommand::Watch)),
+    spec("set", -3, WRITE_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::set)),
+    spec("strlen", 2, READ_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::strlen)),
+    spec("ttl", 2, READ_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::ttl)),
+    spec("type", 2, READ_FLAGS, FIRST_ARG_IS_KEY, StateMachine(commands::key_type)),
+    spec("unlink", -2, FREEING_WRITE_FLAGS, ALL_ARGS_ARE_KEYS, StateMachine(commands::del)),
+    spec("watch", -2, CONNECTION_FLAGS, ALL_ARGS_ARE_KEYS, Connection(ConnectionCommand::Watch)),
 ];
 
 /// Looks up a command by its name in any case; `None` if the command is unknown.
@@ -163,8 +163,8 @@ mod tests {
     fn commands_are_sorted_and_found_in_any_case() {
         assert!(COMMANDS.windows(2).all(|pair| pair[0].name < pair[1].name));
         for spec in COMMANDS {
-            let found = find_command(spec.name.to_ascii_uppercase().as_bytes()).unwrap();
-            assert_eq!(found.name, spec.name);
+            let found_spec = find_command(spec.name.to_ascii_uppercase().as_bytes()).unwrap();
+            assert_eq!(found_spec.name, spec.name);
             assert!(
                 spec.key_positions.0 < spec.arity.abs(),
                 "{}: the first key is among the required arguments",

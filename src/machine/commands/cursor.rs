@@ -22,8 +22,8 @@ pub struct Pair<'a> {
 
 /// Appends key and value, each after its length (4 bytes), and the deadline (8 bytes) if there is one.
 pub fn put_pair(out: &mut BytesMut, pair: Pair<'_>) {
-    let flag = if pair.deadline.is_some() { HAS_DEADLINE_FLAG } else { 0 };
-    out.put_u32_le(pair.key.len() as u32 | flag);
+    let deadline_flag = if pair.deadline.is_some() { HAS_DEADLINE_FLAG } else { 0 };
+    out.put_u32_le(pair.key.len() as u32 | deadline_flag);
     out.put_slice(pair.key);
     out.put_blob(pair.value);
     if let Some(deadline) = pair.deadline {
@@ -34,10 +34,10 @@ pub fn put_pair(out: &mut BytesMut, pair: Pair<'_>) {
 /// Reads a pair that [`put_pair`] appended.
 pub fn read_pair<'a>(bytes: &mut &'a [u8]) -> Result<Pair<'a>> {
     let mut cursor = Cursor(bytes);
-    let length = cursor.u32()?;
-    let key = cursor.key_of_length((length & !HAS_DEADLINE_FLAG) as usize)?;
+    let key_length_and_flag = cursor.u32()?;
+    let key = cursor.key_of_length((key_length_and_flag & !HAS_DEADLINE_FLAG) as usize)?;
     let value = cursor.blob()?;
-    let deadline = if length & HAS_DEADLINE_FLAG == 0 { None } else { Some(ClusterTime(cursor.u64()?)) };
+    let deadline = if key_length_and_flag & HAS_DEADLINE_FLAG == 0 { None } else { Some(ClusterTime(cursor.u64()?)) };
     *bytes = cursor.0;
     Ok(Pair { key, value, deadline })
 }

@@ -82,7 +82,7 @@ impl<'a> Command<'a> {
             Command::Del { key } => put_blobs(out, COMMAND_KIND_DEL, &[key]),
             Command::Cas { key, expected, new } => {
                 put_blobs(out, COMMAND_KIND_CAS, &[key]);
-                super::put_option(out, *expected);
+                super::put_optional_blob(out, *expected);
                 out.put_blob(new);
             }
             Command::Incr { key, by } => {
@@ -289,7 +289,7 @@ fn put_keys(out: &mut BytesMut, kind: u8, keys: &[&[u8]]) {
 
 fn put_scan(out: &mut BytesMut, kind: u8, prefix: &[u8], after: Option<&[u8]>, limit: u32) {
     put_blobs(out, kind, &[prefix]);
-    super::put_option(out, after);
+    super::put_optional_blob(out, after);
     out.put_u32_le(limit);
 }
 

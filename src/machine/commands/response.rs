@@ -54,7 +54,7 @@ impl Answer {
             }
             Answer::CasMismatch { actual } => {
                 out.put_u8(ANSWER_KIND_CAS_MISMATCH);
-                put_option(out, actual.as_deref());
+                put_optional_blob(out, actual.as_deref());
             }
             Answer::Number(number) => {
                 out.put_u8(ANSWER_KIND_NUMBER);
@@ -73,7 +73,7 @@ impl Answer {
             }
             Answer::Value(value) => {
                 out.put_u8(ANSWER_KIND_VALUE);
-                put_option(out, value.as_deref());
+                put_optional_blob(out, value.as_deref());
             }
             Answer::Pairs { pairs, has_more } => {
                 out.put_u8(ANSWER_KIND_PAIRS);
@@ -95,7 +95,7 @@ impl Answer {
             }
             Answer::Values(values) => {
                 out.put_u8(ANSWER_KIND_VALUES);
-                put_list(out, values, |out, value| put_option(out, value.as_deref()));
+                put_list(out, values, |out, value| put_optional_blob(out, value.as_deref()));
             }
             Answer::WalkPage { keys, next } => {
                 out.put_u8(ANSWER_KIND_WALK_PAGE);
@@ -119,18 +119,18 @@ impl Answer {
 
     /// The encoded length in bytes.
     pub fn size(&self) -> usize {
-        let option_size = |bytes: &Option<Bytes>| 1 + bytes.as_ref().map_or(0, |bytes| 4 + bytes.len());
+        let optional_blob_size = |bytes: &Option<Bytes>| 1 + bytes.as_ref().map_or(0, |bytes| 4 + bytes.len());
         1 + match self {
             Answer::Done | Answer::NotANumber | Answer::Overflow | Answer::Malformed => 0,
             Answer::ConditionUnmet | Answer::TooLong | Answer::Omitted => 0,
             Answer::Deleted { .. } => 1,
             Answer::Number(_) | Answer::Count(_) => 8,
             Answer::TimeToLive(_) => 9,
-            Answer::CasMismatch { actual: value } | Answer::Value(value) => option_size(value),
+            Answer::CasMismatch { actual: value } | Answer::Value(value) => optional_blob_size(value),
             Answer::Batch(answers) | Answer::List(answers) => 4 + answers.iter().map(Answer::size).sum::<usize>(),
             Answer::BatchFailed { why, .. } => 4 + why.size(),
             Answer::Pairs { pairs, .. } => 5 + pairs.iter().map(|(k, v)| 8 + k.len() + v.len()).sum::<usize>(),
-            Answer::Values(values) => 4 + values.iter().map(option_size).sum::<usize>(),
+            Answer::Values(values) => 4 + values.iter().map(optional_blob_size).sum::<usize>(),
             Answer::WalkPage { keys, .. } => 12 + keys.iter().map(|key| 4 + key.len()).sum::<usize>(),
         }
     }
@@ -147,7 +147,7 @@ impl Answer {
             }
             kind => Answer::read_single(kind, &mut reader)?,
         };
-        reader.end()?;
+        reader.check_end()?;
         Ok(answer)
     }
 
@@ -160,11 +160,11 @@ impl Answer {
         Ok(match kind {
             ANSWER_KIND_DONE => Answer::Done,
             ANSWER_KIND_DELETED => Answer::Deleted { existed: reader.bool()? },
-            ANSWER_KIND_CAS_MISMATCH => Answer::CasMismatch { actual: read_option(reader)? },
+            ANSWER_KIND_CAS_MISMATCH => Answer::CasMismatch { actual: read_optional_blob(reader)? },
             ANSWER_KIND_NUMBER => Answer::Number(reader.u64()? as i64),
             ANSWER_KIND_NOT_A_NUMBER => Answer::NotANumber,
             ANSWER_KIND_OVERFLOW => Answer::Overflow,
-            ANSWER_KIND_VALUE => Answer::Value(read_option(reader)?),
+            ANSWER_KIND_VALUE => Answer::Value(read_optional_blob(reader)?),
             ANSWER_KIND_PAIRS => {
                 let has_more = reader.bool()?;
                 let pairs = read_list(reader, |reader| Ok((reader.blob(usize::MAX)?, reader.blob(usize::MAX)?)))?;
@@ -173,7 +173,7 @@ impl Answer {
             ANSWER_KIND_COUNT => Answer::Count(reader.u64()?),
             ANSWER_KIND_MALFORMED => Answer::Malformed,
             ANSWER_KIND_CONDITION_UNMET => Answer::ConditionUnmet,
-            ANSWER_KIND_VALUES => Answer::Values(read_list(reader, read_option)?),
+            ANSWER_KIND_VALUES => Answer::Values(read_list(reader, read_optional_blob)?),
             ANSWER_KIND_WALK_PAGE => {
                 let next = reader.u64()?;
                 Answer::WalkPage { keys: read_list(reader, |reader| reader.blob(usize::MAX))?, next }
@@ -192,14 +192,14 @@ impl Answer {
 }
 
 /// Appends a flag (1 byte) and, if the flag is 1, the bytes after their length (4 bytes).
-pub fn put_option(out: &mut BytesMut, bytes: Option<&[u8]>) {
+pub fn put_optional_blob(out: &mut BytesMut, bytes: Option<&[u8]>) {
     out.put_u8(u8::from(bytes.is_some()));
     if let Some(bytes) = bytes {
         out.put_blob(bytes);
     }
 }
 
-fn read_option(reader: &mut Reader) -> Result<Option<Bytes>> {
+fn read_optional_blob(reader: &mut Reader) -> Result<Option<Bytes>> {
     Ok(if reader.bool()? { Some(reader.blob(usize::MAX)?) } else { None })
 }
 
@@ -240,7 +240,7 @@ impl AnswerList {
         }
     }
 
-    /// Appends the next element, or [`Answer::Omitted`] if the element does not fit.
+    /// Appends the next element, or [`Answer::Omitted`] if the element would make the encoded answer too long.
     pub fn push(&mut self, answer: Answer) {
         let unreserved_bytes = answer.size() - 1;
         if unreserved_bytes <= self.bytes_left {

@@ -145,8 +145,8 @@ fn nested_batch_and_oversized_key_are_rejected() {
 proptest! {
     #[test]
     fn garbage_input_does_not_panic(bytes: Vec<u8>) {
-        let _either = Command::decode(&bytes);
-        let _either = Query::decode(&bytes);
-        let _either = Answer::decode(bytes.into());
+        let _any_result = Command::decode(&bytes);
+        let _any_result = Query::decode(&bytes);
+        let _any_result = Answer::decode(bytes.into());
     }
 }

@@ -52,8 +52,8 @@ fn simultaneous_expirations_are_freed_in_batches() {
     kv.advance(ClusterTime(10));
     assert_eq!(kv.len(), 1);
     assert!(kv.iter().eq([(&b"stays"[..], &b"v"[..])]));
-    let keys = query(&kv, &Query::Walk { prefix: b"", from: 0, limit: 9 });
-    assert_eq!(keys, Answer::WalkPage { keys: vec![Bytes::from_static(b"stays")], next: 0 });
+    let walk_answer = query(&kv, &Query::Walk { prefix: b"", from: 0, limit: 9 });
+    assert_eq!(walk_answer, Answer::WalkPage { keys: vec![Bytes::from_static(b"stays")], next: 0 });
     let mut fresh_kv = Kv::new();
     apply(&mut fresh_kv, 10, &Command::Put { key: b"stays", value: b"v" });
     assert_eq!(kv.digest(), fresh_kv.digest());
@@ -155,9 +155,9 @@ fn block_executes_all_commands_after_one_fails() {
         CommandOrQuery::Command(Command::DelKeys(vec![b"a", b"a", b"b"])),
         CommandOrQuery::Query(Query::CountPresent(vec![b"a"])),
     ]);
-    let value = Answer::Value(Some(Bytes::from_static(b"x")));
-    let answers = vec![Answer::Done, Answer::NotANumber, value, Answer::Number(1), Answer::Number(0)];
-    assert_eq!(apply(&mut kv, 0, &block), Answer::List(answers));
+    let value_answer = Answer::Value(Some(Bytes::from_static(b"x")));
+    let expected_answers = vec![Answer::Done, Answer::NotANumber, value_answer, Answer::Number(1), Answer::Number(0)];
+    assert_eq!(apply(&mut kv, 0, &block), Answer::List(expected_answers));
 }
 
 #[test]
@@ -191,10 +191,10 @@ fn oversized_answers_of_a_block_are_omitted() {
 #[test]
 fn append_is_bounded_by_the_maximum_value_size() {
     let mut kv = Kv::new();
-    let half_of_maximum = vec![7; 1 << 19];
+    let half_maximum_value = vec![7; 1 << 19];
     for (tail, answer) in [
-        (&half_of_maximum[..], Answer::Number(1 << 19)),
-        (&half_of_maximum[..], Answer::Number(1 << 20)),
+        (&half_maximum_value[..], Answer::Number(1 << 19)),
+        (&half_maximum_value[..], Answer::Number(1 << 20)),
         (b"x", Answer::TooLong),
     ] {
         assert_eq!(apply(&mut kv, 0, &Command::Append { key: b"k", tail }), answer);
@@ -222,7 +222,7 @@ enum KeyOp {
 struct Model(BTreeMap<u8, (Vec<u8>, Option<u64>)>);
 
 impl Model {
-    fn live(&self, now: u64, key: u8) -> Option<(Vec<u8>, Option<u64>)> {
+    fn live_value(&self, now: u64, key: u8) -> Option<(Vec<u8>, Option<u64>)> {
         self.0.get(&key).filter(|(_, deadline)| deadline.is_none_or(|deadline| deadline > now)).cloned()
     }
 
@@ -237,10 +237,10 @@ impl Model {
         };
         match op {
             KeyOp::Set(key, value, only_if, expiration, returns_previous) => {
-                let current = self.live(now, *key);
-                let is_met =
+                let current = self.live_value(now, *key);
+                let condition_is_met =
                     *only_if == SetCondition::Always || (*only_if == SetCondition::Present) == current.is_some();
-                if is_met {
+                if condition_is_met {
                     let deadline = match expiration {
                         Expiration::Endless => None,
                         Expiration::KeepTtl => current.as_ref().and_then(|current| current.1),
@@ -248,18 +248,18 @@ impl Model {
                     };
                     self.put(*key, vec![*value], deadline);
                 }
-                let answer = if is_met { Answer::Done } else { Answer::ConditionUnmet };
+                let answer = if condition_is_met { Answer::Done } else { Answer::ConditionUnmet };
                 Some(if *returns_previous { Answer::Value(current.map(|current| current.0.into())) } else { answer })
             }
             KeyOp::Append(key, tail) => {
-                let (mut value, deadline) = self.live(now, *key).unwrap_or_default();
+                let (mut value, deadline) = self.live_value(now, *key).unwrap_or_default();
                 value.push(*tail);
                 let length = value.len() as i64;
                 self.put(*key, value, deadline);
                 Some(Answer::Number(length))
             }
             KeyOp::Incr(key, by) => {
-                let (value, deadline) = self.live(now, *key).unwrap_or((b"0".to_vec(), None));
+                let (value, deadline) = self.live_value(now, *key).unwrap_or((b"0".to_vec(), None));
                 let text = String::from_utf8_lossy(&value);
                 let Some(number) = text.parse::<i64>().ok().filter(|number| number.to_string() == text) else {
                     return Some(Answer::NotANumber);
@@ -268,7 +268,9 @@ impl Model {
                 Some(Answer::Number(number + by))
             }
             KeyOp::Expire(key, deadline, condition) => {
-                let Some((value, current_deadline)) = self.live(now, *key) else { return Some(Answer::Number(0)) };
+                let Some((value, current_deadline)) = self.live_value(now, *key) else {
+                    return Some(Answer::Number(0));
+                };
                 let new_deadline = resolve(deadline);
                 let old_deadline = current_deadline.unwrap_or(u64::MAX);
                 let permitted =
@@ -282,17 +284,19 @@ impl Model {
                 Some(Answer::Number(i64::from(permitted)))
             }
             KeyOp::Persist(key) => {
-                let Some((value, current_deadline)) = self.live(now, *key) else { return Some(Answer::Number(0)) };
+                let Some((value, current_deadline)) = self.live_value(now, *key) else {
+                    return Some(Answer::Number(0));
+                };
                 self.put(*key, value, None);
                 Some(Answer::Number(i64::from(current_deadline.is_some())))
             }
             KeyOp::DelKeys(keys) => {
-                let removed = keys.iter().filter(|key| {
-                    let was_present = self.live(now, **key).is_some();
+                let removed_keys = keys.iter().filter(|key| {
+                    let was_present = self.live_value(now, **key).is_some();
                     self.0.remove(key);
                     was_present
                 });
-                Some(Answer::Number(removed.count() as i64))
+                Some(Answer::Number(removed_keys.count() as i64))
             }
             KeyOp::ExpireDue => None,
         }
@@ -301,22 +305,22 @@ impl Model {
 
 impl KeyOp {
     fn apply_to_kv(&self, kv: &mut Kv, now: u64) -> Option<Answer> {
-        let bytes = |key: &u8| [*key];
+        let key_bytes = |key: &u8| [*key];
         let answer = match self {
             KeyOp::Set(key, value, only_if, expiration, returns_previous) => {
                 let (only_if, expiration, returns_previous) = (*only_if, *expiration, *returns_previous);
                 apply(
                     kv,
                     now,
-                    &Command::Set { key: &bytes(key), value: &[*value], only_if, expiration, returns_previous },
+                    &Command::Set { key: &key_bytes(key), value: &[*value], only_if, expiration, returns_previous },
                 )
             }
-            KeyOp::Append(key, tail) => apply(kv, now, &Command::Append { key: &bytes(key), tail: &[*tail] }),
-            KeyOp::Incr(key, by) => apply(kv, now, &Command::Incr { key: &bytes(key), by: *by }),
+            KeyOp::Append(key, tail) => apply(kv, now, &Command::Append { key: &key_bytes(key), tail: &[*tail] }),
+            KeyOp::Incr(key, by) => apply(kv, now, &Command::Incr { key: &key_bytes(key), by: *by }),
             KeyOp::Expire(key, deadline, condition) => {
-                apply(kv, now, &Command::Expire { key: &bytes(key), deadline: *deadline, condition: *condition })
+                apply(kv, now, &Command::Expire { key: &key_bytes(key), deadline: *deadline, condition: *condition })
             }
-            KeyOp::Persist(key) => apply(kv, now, &Command::Persist { key: &bytes(key) }),
+            KeyOp::Persist(key) => apply(kv, now, &Command::Persist { key: &key_bytes(key) }),
             KeyOp::DelKeys(keys) => apply(kv, now, &Command::DelKeys(keys.chunks(1).collect())),
             KeyOp::ExpireDue => {
                 kv.advance(ClusterTime(now));
@@ -363,12 +367,12 @@ fn key_op() -> impl Strategy<Value = KeyOp> {
 
 /// A machine restored from the frozen state of `kv`, in chunks of about `bytes`, with the clock at `now`.
 fn restored_copy(kv: &mut Kv, bytes: usize, now: u64) -> Kv {
-    let mut restored = kv.empty();
+    let mut restored_kv = kv.empty();
     while let Some(chunk) = kv.next_chunk(bytes) {
-        restored.restore(&chunk).unwrap();
+        restored_kv.restore(&chunk).unwrap();
     }
-    restored.advance(ClusterTime(now));
-    restored
+    restored_kv.advance(ClusterTime(now));
+    restored_kv
 }
 
 proptest! {
@@ -380,12 +384,12 @@ proptest! {
         for (delay, op) in &ops {
             now += delay;
             prop_assert_eq!(op.apply_to_kv(&mut kv, now), model.apply(now, op), "{:?} at {}", op, now);
-            let live_pairs: Vec<_> = (0..5u8).filter_map(|key| Some((key, model.live(now, key)?))).collect();
+            let live_pairs: Vec<_> = (0..5u8).filter_map(|key| Some((key, model.live_value(now, key)?))).collect();
             let live_values = live_pairs.iter().map(|(key, (value, _))| (*key, value.clone()));
             prop_assert!(kv.iter().map(|(key, value)| (key[0], value.to_vec())).eq(live_values));
             prop_assert_eq!(kv.len(), live_pairs.len());
             for key in 0..5u8 {
-                let time_to_live = match model.live(now, key) {
+                let time_to_live = match model.live_value(now, key) {
                     None => TimeToLive::Absent,
                     Some((_, None)) => TimeToLive::Endless,
                     Some((_, Some(deadline))) => TimeToLive::Ms(deadline - now),
@@ -401,9 +405,9 @@ proptest! {
                 apply(&mut fresh_kv, now, &set(&[*key], value, expiration));
             }
             prop_assert_eq!(kv.digest(), fresh_kv.digest());
-            let earliest = live_pairs.iter().filter_map(|(_, (_, deadline))| *deadline).min();
-            prop_assert!(kv.next_deadline().is_none_or(|due| due.0 <= now || Some(due.0) == earliest));
-            prop_assert!(earliest.is_none() || kv.next_deadline().is_some());
+            let earliest_deadline = live_pairs.iter().filter_map(|(_, (_, deadline))| *deadline).min();
+            prop_assert!(kv.next_deadline().is_none_or(|due| due.0 <= now || Some(due.0) == earliest_deadline));
+            prop_assert!(earliest_deadline.is_none() || kv.next_deadline().is_some());
         }
     }
 
@@ -419,30 +423,30 @@ proptest! {
             op.apply_to_kv(&mut kv, now);
         }
         let mut clone = kv.clone();
-        let (frozen, digest) = (now, kv.digest());
+        let (frozen_at, digest) = (now, kv.digest());
         kv.freeze();
-        let mut restored = kv.empty();
+        let mut restored_kv = kv.empty();
         for (delay, op, bytes) in &after {
             now += delay;
             op.apply_to_kv(&mut kv, now);
             if let Some(chunk) = bytes.and_then(|bytes| kv.next_chunk(bytes)) {
-                restored.restore(&chunk).unwrap();
+                restored_kv.restore(&chunk).unwrap();
             }
         }
         while let Some(chunk) = kv.next_chunk(bytes) {
-            restored.restore(&chunk).unwrap();
+            restored_kv.restore(&chunk).unwrap();
         }
-        restored.advance(ClusterTime(frozen));
-        prop_assert_eq!(restored.digest(), digest);
+        restored_kv.advance(ClusterTime(frozen_at));
+        prop_assert_eq!(restored_kv.digest(), digest);
         clone.freeze();
-        prop_assert_eq!(restored_copy(&mut clone, 7, frozen).digest(), digest);
+        prop_assert_eq!(restored_copy(&mut clone, 7, frozen_at).digest(), digest);
         // The restored machine continues like the original.
-        now = frozen;
+        now = frozen_at;
         for (delay, op, _) in &after {
             now += delay;
-            op.apply_to_kv(&mut restored, now);
+            op.apply_to_kv(&mut restored_kv, now);
         }
-        prop_assert_eq!(restored.digest(), kv.digest());
-        prop_assert!(restored.iter().eq(kv.iter()));
+        prop_assert_eq!(restored_kv.digest(), kv.digest());
+        prop_assert!(restored_kv.iter().eq(kv.iter()));
     }
 }

@@ -1,7 +1,7 @@
 //! Tests of the key-value machine: examples, and random commands compared with a `BTreeMap`.
 
 use super::*;
-use crate::limits::{CHUNK_BYTES, CHUNK_EXCESS_MAX};
+use crate::limits::{CHUNK_BYTES, CHUNK_EXCESS_BYTES_MAX};
 use crate::machine::commands::{Deadline, Expiration, SetCondition, TimeToLive};
 use crate::types::{ClusterTime, Index, Term};
 use proptest::prelude::*;
@@ -29,9 +29,9 @@ fn time_to_live_is_counted_from_the_query_time() {
     kv.apply(&Context { index: Index(1), term: Term(1), time: ClusterTime(1000) }, &command.encode());
     let time_to_live =
         |time| Answer::decode(kv.query(ClusterTime(time), &Query::TimeToLive { key: b"k" }.encode())).unwrap();
-    let answers = [900, 1000, 1200, 1499, 1600].map(time_to_live);
+    let time_to_live_answers = [900, 1000, 1200, 1499, 1600].map(time_to_live);
     assert_eq!(
-        answers,
+        time_to_live_answers,
         [500, 500, 300, 1, 0].map(|ms| Answer::TimeToLive(TimeToLive::Ms(ms))),
         "only an entry removes an expired key"
     );
@@ -75,10 +75,10 @@ fn batch_is_atomic_and_sees_its_own_writes() {
     assert_eq!(apply(&mut kv, &batch), Answer::Batch(answers));
     assert_eq!(kv.get(b"a"), Some(&b"9"[..]));
 
-    let digest = kv.digest();
+    let digest_before = kv.digest();
     let failing_batch = Command::Batch(vec![put(b"b", b"x"), Command::Incr { key: b"b", by: 1 }, put(b"c", b"y")]);
     assert_eq!(apply(&mut kv, &failing_batch), Answer::BatchFailed { index: 1, why: Box::new(Answer::NotANumber) });
-    assert_eq!((kv.get(b"b"), kv.len(), kv.digest()), (None, 1, digest));
+    assert_eq!((kv.get(b"b"), kv.len(), kv.digest()), (None, 1, digest_before));
 }
 
 #[test]
@@ -87,18 +87,19 @@ fn scan_resumes_after_its_last_key() {
     for key in ["a", "user:1", "user:2", "user:3", "v"] {
         apply(&mut kv, &put(key.as_bytes(), b"x"));
     }
-    let keys = |answer| match answer {
+    let keys_and_has_more = |answer| match answer {
         Answer::Pairs { pairs, has_more } => (pairs.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), has_more),
         other => panic!("{other:?}"),
     };
-    let (first, has_more) = keys(query(&kv, Query::Scan { prefix: b"user:", after: None, limit: 2 }));
+    let (first, has_more) = keys_and_has_more(query(&kv, Query::Scan { prefix: b"user:", after: None, limit: 2 }));
     assert_eq!((first, has_more), (vec![Bytes::from("user:1"), Bytes::from("user:2")], true));
-    let (rest, has_more) = keys(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"user:2"), limit: 2 }));
+    let (rest, has_more) =
+        keys_and_has_more(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"user:2"), limit: 2 }));
     assert_eq!((rest, has_more), (vec![Bytes::from("user:3")], false));
-    // `after` need not lie within the prefix.
-    let (all, _) = keys(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"a"), limit: 9 }));
+    // The key in `after` need not begin with the prefix.
+    let (all, _) = keys_and_has_more(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"a"), limit: 9 }));
     assert_eq!(all.len(), 3);
-    let (none, _) = keys(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"z"), limit: 9 }));
+    let (none, _) = keys_and_has_more(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"z"), limit: 9 }));
     assert!(none.is_empty());
     assert_eq!(query(&kv, Query::Count), Answer::Count(5));
 }
@@ -217,13 +218,13 @@ proptest! {
 /// Serializes the frozen state in chunks of about `bytes`; returns the concatenated chunks and a machine restored from
 /// them.
 fn serialize_and_restore(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
-    let mut restored = kv.empty();
-    let mut serialized = Vec::new();
+    let mut restored_kv = kv.empty();
+    let mut serialized_bytes = Vec::new();
     while let Some(chunk) = kv.next_chunk(bytes) {
-        restored.restore(&chunk).unwrap();
-        serialized.extend_from_slice(&chunk);
+        restored_kv.restore(&chunk).unwrap();
+        serialized_bytes.extend_from_slice(&chunk);
     }
-    (serialized, restored)
+    (serialized_bytes, restored_kv)
 }
 
 #[test]
@@ -250,23 +251,23 @@ fn chunk_exceeds_its_limit_by_at_most_one_pair() {
     }
     kv.freeze();
     while let Some(chunk) = kv.next_chunk(CHUNK_BYTES) {
-        assert!(chunk.len() <= CHUNK_BYTES + CHUNK_EXCESS_MAX);
+        assert!(chunk.len() <= CHUNK_BYTES + CHUNK_EXCESS_BYTES_MAX);
     }
 }
 
 #[test]
 fn restore_rejects_invalid_chunks() {
     let mut kv = Kv::new();
-    let pair = |key: &[u8]| {
+    let encoded_pair = |key: &[u8]| {
         let mut out = BytesMut::new();
         commands::put_pair(&mut out, Pair { key, value: b"x", deadline: None });
         out
     };
-    assert_eq!(kv.restore(&pair(b"b")), Ok(()));
-    assert_eq!(kv.restore(&pair(b"b")), Err(Malformed("keys out of order")));
-    assert!(kv.restore(&pair(b"c")[..9]).is_err());
+    assert_eq!(kv.restore(&encoded_pair(b"b")), Ok(()));
+    assert_eq!(kv.restore(&encoded_pair(b"b")), Err(Malformed("keys out of order")));
+    assert!(kv.restore(&encoded_pair(b"c")[..9]).is_err());
     assert!(kv.restore(&[255; 8]).is_err());
-    assert!(kv.restore(&pair(&vec![b'd'; 70_000])).is_err(), "no key is that long");
+    assert!(kv.restore(&encoded_pair(&vec![b'd'; 70_000])).is_err(), "no key is that long");
     assert_eq!(kv.restore(&[]), Ok(()));
     // A node without support for deadlines sees a key that is too long, and rejects the pair.
     let mut pair_with_deadline = BytesMut::new();
@@ -289,35 +290,35 @@ proptest! {
         before.iter().for_each(|op| op.apply_to_kv(&mut kv));
         let mut clone = kv.clone();
         kv.freeze();
-        let mut restored = kv.empty();
-        let mut serialized = Vec::new();
+        let mut restored_kv = kv.empty();
+        let mut serialized_bytes = Vec::new();
         for (op, bytes) in &after {
             op.apply_to_kv(&mut kv);
             if let Some(chunk) = bytes.and_then(|bytes| kv.next_chunk(bytes)) {
-                restored.restore(&chunk).unwrap();
-                serialized.extend_from_slice(&chunk);
+                restored_kv.restore(&chunk).unwrap();
+                serialized_bytes.extend_from_slice(&chunk);
             }
         }
         while let Some(chunk) = kv.next_chunk(bytes) {
-            restored.restore(&chunk).unwrap();
-            serialized.extend_from_slice(&chunk);
+            restored_kv.restore(&chunk).unwrap();
+            serialized_bytes.extend_from_slice(&chunk);
         }
         // The clone is serialized without commands in between, and yields the same bytes.
         clone.freeze();
         let (expected, _) = serialize_and_restore(&mut clone, 7);
-        prop_assert_eq!(serialized, expected);
-        prop_assert!(restored.iter().eq(clone.iter()));
-        prop_assert_eq!(restored.digest(), clone.digest());
+        prop_assert_eq!(serialized_bytes, expected);
+        prop_assert!(restored_kv.iter().eq(clone.iter()));
+        prop_assert_eq!(restored_kv.digest(), clone.digest());
         // The restored machine continues like the original.
         for (op, _) in &after {
-            op.apply_to_kv(&mut restored);
+            op.apply_to_kv(&mut restored_kv);
         }
-        prop_assert!(restored.iter().eq(kv.iter()));
-        prop_assert_eq!(restored.digest(), kv.digest());
+        prop_assert!(restored_kv.iter().eq(kv.iter()));
+        prop_assert_eq!(restored_kv.digest(), kv.digest());
     }
 
     #[test]
     fn restore_of_garbage_does_not_panic(bytes: Vec<u8>) {
-        let _either = Kv::new().restore(&bytes);
+        let _any_result = Kv::new().restore(&bytes);
     }
 }

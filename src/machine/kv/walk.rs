@@ -25,9 +25,9 @@ const PAGE_OVERHEAD_BYTES: usize = 32;
 /// The position in a walk of a key with the hash `hash`; never 0, which is the start. Positions are ordered like the
 /// index (see `HashIndex::collect_bucket`), then by the lowest bits of the hash.
 fn position(hash: u64) -> u64 {
-    let upper_bits = ((hash >> 32) as u32).reverse_bits();
+    let reversed_upper_bits = ((hash >> 32) as u32).reverse_bits();
     let lower_bit_count = POSITION_BITS - 32;
-    (u64::from(upper_bits) << lower_bit_count | hash & ((1 << lower_bit_count) - 1)).max(1)
+    (u64::from(reversed_upper_bits) << lower_bit_count | hash & ((1 << lower_bit_count) - 1)).max(1)
 }
 
 impl Kv {
@@ -43,21 +43,25 @@ impl Kv {
         let (mut keys, mut examined_keys, mut bytes_left) =
             (Vec::new(), 0, ANSWER_BYTES_MAX as usize - PAGE_OVERHEAD_BYTES);
         let (mut slots, mut bucket) = (Vec::new(), Vec::new());
-        let mut next_bucket = u32::try_from(from >> (POSITION_BITS - 32)).ok();
-        while let Some(bucket_start) = next_bucket {
+        let mut next_bucket_start = u32::try_from(from >> (POSITION_BITS - 32)).ok();
+        while let Some(bucket_start) = next_bucket_start {
             slots.clear();
-            next_bucket = self.index.collect_bucket(bucket_start, &mut slots);
-            self.sort_bucket(&slots, from, &mut bucket);
+            next_bucket_start = self.index.collect_bucket(bucket_start, &mut slots);
+            self.fill_bucket(&slots, from, &mut bucket);
             for group in bucket.chunk_by(|left, right| left.0 == right.0) {
-                let next = group[0].0;
+                let group_position = group[0].0;
                 if keys.len() >= limit || examined_keys >= examined_max {
-                    return Answer::WalkPage { keys, next };
+                    return Answer::WalkPage { keys, next: group_position };
                 }
                 let matching_keys = group.iter().filter(|(_, key)| key.starts_with(prefix));
                 let size: usize = matching_keys.clone().map(|(_, key)| 4 + key.len()).sum();
                 if size > bytes_left {
                     // Two megabytes of keys with one position occur only if an attacker constructs them.
-                    return if keys.is_empty() { Answer::Omitted } else { Answer::WalkPage { keys, next } };
+                    return if keys.is_empty() {
+                        Answer::Omitted
+                    } else {
+                        Answer::WalkPage { keys, next: group_position }
+                    };
                 }
                 bytes_left -= size;
                 examined_keys += group.len();
@@ -69,7 +73,7 @@ impl Kv {
 
     /// Fills `bucket` with the keys in those slots that are present and not before the position `from`, each with its
     /// position, in the order of positions.
-    fn sort_bucket<'a>(&'a self, slots: &[u32], from: u64, bucket: &mut Vec<(u64, &'a [u8])>) {
+    fn fill_bucket<'a>(&'a self, slots: &[u32], from: u64, bucket: &mut Vec<(u64, &'a [u8])>) {
         let live_slots = slots.iter().map(|slot| &self.slots[*slot as usize]).filter(|slot| slot.is_live(self.now));
         bucket.clear();
         bucket.extend(live_slots.map(Slot::key).map(|key| (position(hash(0, key)), key)).filter(|(at, _)| *at >= from));
@@ -78,11 +82,11 @@ impl Kv {
 
     /// All keys with the prefix `prefix`, if a single answer can hold them.
     fn single_page(&self, prefix: &[u8], limit: usize) -> Option<Vec<Bytes>> {
-        let count_max = if prefix.is_empty() { limit } else { limit.max(SINGLE_PAGE_KEYS_MAX) };
+        let key_count_max = if prefix.is_empty() { limit } else { limit.max(SINGLE_PAGE_KEYS_MAX) };
         let mut bytes_left = ANSWER_BYTES_MAX as usize - PAGE_OVERHEAD_BYTES;
         let mut keys = Vec::new();
         for (key, _) in self.range(Bound::Included(prefix)).take_while(|(key, _)| key.starts_with(prefix)) {
-            bytes_left = bytes_left.checked_sub(4 + key.len()).filter(|_| keys.len() < count_max)?;
+            bytes_left = bytes_left.checked_sub(4 + key.len()).filter(|_| keys.len() < key_count_max)?;
             keys.push(Bytes::copy_from_slice(key));
         }
         Some(keys)
@@ -113,9 +117,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
 
-        /// The hash table of one node has grown and shrunk; the table of the other was never larger than now.
+        /// Each page is read from both nodes. The hash table of one node was large and has shrunk; the table of the
+        /// other node was never large.
         #[test]
-        fn walk_over_two_nodes_returns_each_kept_key_once(
+        fn walk_over_two_nodes_returns_each_undeleted_key_once(
             limit in 1u32..40,
             prefix in prop::sample::select(vec!["", "k", "k1", "none"]),
             changes in prop::collection::vec((any::<bool>(), 0..3000u32), 0..300),
@@ -123,9 +128,9 @@ mod tests {
             let (mut once_large, mut always_small) = (Kv::new(), Kv::new());
             (0..20_000).for_each(|n| put(&mut once_large, &format!("gone{n}")));
             (0..20_000).for_each(|n| del(&mut once_large, &format!("gone{n}")));
-            let kept_keys: BTreeSet<String> = (0..1500).map(|n| format!("k{}", n * 2)).collect();
+            let never_deleted_keys: BTreeSet<String> = (0..1500).map(|n| format!("k{}", n * 2)).collect();
             for kv in [&mut once_large, &mut always_small] {
-                kept_keys.iter().for_each(|key| put(kv, key));
+                never_deleted_keys.iter().for_each(|key| put(kv, key));
             }
             let (mut seen, mut at, mut changes) = (Vec::new(), 0, changes.into_iter());
             loop {
@@ -145,7 +150,8 @@ mod tests {
             }
             let distinct_keys: BTreeSet<&String> = seen.iter().collect();
             prop_assert_eq!(distinct_keys.len(), seen.len(), "no key twice");
-            prop_assert!(kept_keys.iter().filter(|key| key.starts_with(prefix)).all(|key| distinct_keys.contains(key)));
+            let mut expected_keys = never_deleted_keys.iter().filter(|key| key.starts_with(prefix));
+            prop_assert!(expected_keys.all(|key| distinct_keys.contains(key)));
             prop_assert!(distinct_keys.iter().all(|key| key.starts_with(prefix)));
         }
     }

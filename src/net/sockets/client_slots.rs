@@ -9,9 +9,9 @@
 use super::Net;
 use super::gateway_kind::GatewayKind;
 
-/// One in this many slots is reserved for each open port.
+/// Each open port reserves the total number of slots, divided by this number.
 const RESERVED_SLOTS_DIVISOR: usize = 16;
-/// Maximum slots reserved for each open port.
+/// The most slots that are reserved for one open port, however many slots there are.
 const RESERVED_SLOTS_MAX: usize = 64;
 
 /// A class of clients with reserved slots.
@@ -48,17 +48,17 @@ impl Net {
 
     /// The number of slots taken by the clients of a port. A probe takes no slot.
     fn taken_slots(&self, port: ClientPort) -> usize {
-        let clients = |kind| self.gateways.client_count(kind);
+        let client_count = |kind| self.gateways.client_count(kind);
         match port {
             ClientPort::Native => {
                 self.connections.client_count()
                     - self.connections.operator_count()
-                    - clients(GatewayKind::Redis)
-                    - clients(GatewayKind::Http)
+                    - client_count(GatewayKind::Redis)
+                    - client_count(GatewayKind::Http)
             }
             ClientPort::Operators => self.connections.operator_count(),
-            ClientPort::Gateway(GatewayKind::Http) => clients(GatewayKind::Http) - self.gateways.probe_count(),
-            ClientPort::Gateway(GatewayKind::Redis) => clients(GatewayKind::Redis),
+            ClientPort::Gateway(GatewayKind::Http) => client_count(GatewayKind::Http) - self.gateways.probe_count(),
+            ClientPort::Gateway(GatewayKind::Redis) => client_count(GatewayKind::Redis),
         }
     }
 

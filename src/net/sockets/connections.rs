@@ -33,10 +33,10 @@ const SMALL_ANSWER_BYTES_MAX: usize = GUARANTEED_CONN_BYTES / 16;
 #[derive(Debug)]
 pub struct Connections {
     slab: Slab<Conn>,
-    /// The number of connections inserted since the start; the high bits of the next token.
+    /// The number of connections inserted since the start of the process; the high bits of the next token.
     generation: usize,
     index: ConnectionIndex,
-    sweep_at: Time,
+    next_sweep_at: Time,
 }
 
 /// Queues and counts over all connections, kept up to date with each change: a visit to each of ten thousand
@@ -50,11 +50,11 @@ struct ConnectionIndex {
     /// Inbound connections that have not sent their hello yet, oldest first.
     handshaking: VecDeque<Token>,
     /// The number of native, Redis and HTTP clients, including operators.
-    clients: usize,
-    /// The number of operators among `clients`.
-    operators: usize,
-    /// The memory of all clients together.
-    memory: ClientMemory,
+    client_count: usize,
+    /// The number of operators among the clients.
+    operator_count: usize,
+    /// The count of the memory of all clients, with its bound.
+    client_memory: ClientMemory,
 }
 
 /// A connection that is borrowed mutably, with the queues and counts that its changes affect. It dereferences to the
@@ -75,17 +75,17 @@ pub struct SweepResult {
 }
 
 impl Connections {
-    /// Creates an empty table, whose clients may hold `memory_max` bytes together.
-    pub fn new(memory_max: usize) -> Connections {
+    /// Creates an empty table, whose clients may hold `client_memory_bytes_max` bytes together.
+    pub fn new(client_memory_bytes_max: usize) -> Connections {
         let index = ConnectionIndex {
             read_queue: Vec::new(),
             write_queue: Vec::new(),
             handshaking: VecDeque::new(),
-            clients: 0,
-            operators: 0,
-            memory: ClientMemory::new(memory_max),
+            client_count: 0,
+            operator_count: 0,
+            client_memory: ClientMemory::new(client_memory_bytes_max),
         };
-        Connections { slab: Slab::new(), generation: 0, index, sweep_at: Time::NEVER }
+        Connections { slab: Slab::new(), generation: 0, index, next_sweep_at: Time::NEVER }
     }
 
     /// Adds a connection, registers its socket with the poll, and schedules a sweep. Returns the token.
@@ -161,12 +161,12 @@ impl Connections {
 
     /// The number of native, Redis and HTTP clients, including operators.
     pub fn client_count(&self) -> usize {
-        self.index.clients
+        self.index.client_count
     }
 
     /// The number of operators among the clients.
     pub fn operator_count(&self) -> usize {
-        self.index.operators
+        self.index.operator_count
     }
 
     /// The number of inbound connections that have not sent their hello yet.
@@ -179,15 +179,15 @@ impl Connections {
         self.index.handshaking.front().copied()
     }
 
-    /// The memory of all clients together.
-    pub fn memory(&self) -> &ClientMemory {
-        &self.index.memory
+    /// The count of the memory of all clients, with its bound.
+    pub fn client_memory(&self) -> &ClientMemory {
+        &self.index.client_memory
     }
 
     /// The memory count of all clients, for tests that change its bound.
     #[cfg(test)]
-    pub fn memory_mut(&mut self) -> &mut ClientMemory {
-        &mut self.index.memory
+    pub fn client_memory_mut(&mut self) -> &mut ClientMemory {
+        &mut self.index.client_memory
     }
 
     /// Whether the read queue has connections, so that the event loop must not sleep.
@@ -211,26 +211,26 @@ impl Connections {
     }
 
     /// When the next sweep is due; never if no connection needs one.
-    pub fn sweep_at(&self) -> Time {
-        self.sweep_at
+    pub fn next_sweep_at(&self) -> Time {
+        self.next_sweep_at
     }
 
     /// Schedules a sweep one interval from `now`, unless one is due earlier.
     pub fn schedule_sweep(&mut self, now: Time) {
-        self.sweep_at = self.sweep_at.min(now + SWEEP_INTERVAL);
+        self.next_sweep_at = self.next_sweep_at.min(now + SWEEP_INTERVAL);
     }
 
     /// Schedules the next sweep after a sweep: one interval from `now` if `needs_another_sweep`, else at the next
     /// change of a connection.
     pub fn reschedule_sweep(&mut self, now: Time, needs_another_sweep: bool) {
-        self.sweep_at = if needs_another_sweep { now + SWEEP_INTERVAL } else { Time::NEVER };
+        self.next_sweep_at = if needs_another_sweep { now + SWEEP_INTERVAL } else { Time::NEVER };
     }
 
     /// Visits all connections: finds those that have timed out, and frees the buffers of idle ones.
     pub fn sweep(&mut self, now: Time, options: &Options) -> SweepResult {
         let mut sweep_result = SweepResult { timed_out: Vec::new(), needs_another_sweep: false };
         for (_, conn) in &mut self.slab {
-            conn.extend_timeout(now, options);
+            conn.extend_idle_timeout(now, options);
             if conn.is_timed_out(now, options) {
                 sweep_result.timed_out.push(conn.token);
             }
@@ -246,15 +246,16 @@ impl Connections {
 
     /// Updates for each connection the number of sweeps without progress. Returns the stalled connections with the
     /// bytes that they hold, in ascending order of bytes.
-    pub fn find_stalled(&mut self) -> Vec<(usize, Token)> {
+    pub fn find_stalled_connections(&mut self) -> Vec<(usize, Token)> {
         let mut stalled_connections = Vec::new();
         for (_, conn) in &mut self.slab {
-            let accepted_bytes = conn.output.sent_bytes()
+            let sent_since_last_sweep = conn.output.sent_bytes()
                 - std::mem::replace(&mut conn.sent_bytes_at_last_sweep, conn.output.sent_bytes());
-            let is_stalled = conn.held_bytes > GUARANTEED_CONN_BYTES && accepted_bytes < SWEEP_PROGRESS_BYTES_MIN;
+            let is_stalled =
+                conn.counted_memory_bytes > GUARANTEED_CONN_BYTES && sent_since_last_sweep < SWEEP_PROGRESS_BYTES_MIN;
             conn.stalled_sweeps = if is_stalled { conn.stalled_sweeps.saturating_add(1) } else { 0 };
             if conn.stalled_sweeps >= STALLED_SWEEPS_MAX {
-                stalled_connections.push((conn.held_bytes, conn.token));
+                stalled_connections.push((conn.counted_memory_bytes, conn.token));
             }
         }
         stalled_connections.sort_unstable();
@@ -264,8 +265,8 @@ impl Connections {
     /// Lowers the memory pressure if clients hold fewer bytes now. Then schedules reads from the connections whose
     /// reading was suspended, and calls `resume` with each gateway connection, whose requests to the node may have
     /// waited too.
-    pub fn resume_suspended(&mut self, options: &Options, mut resume: impl FnMut(Token)) {
-        let Some(pressure) = self.index.memory.lower_pressure() else { return };
+    pub fn resume_suspended_reads(&mut self, options: &Options, mut resume: impl FnMut(Token)) {
+        let Some(pressure) = self.index.client_memory.lower_pressure() else { return };
         self.for_each(|mut conn| {
             if conn.has_input() && !conn.is_read_suspended(options, pressure) {
                 conn.schedule_read();
@@ -279,7 +280,7 @@ impl Connections {
     /// Whether an answer of `size` bytes to a read may be sent to a client. Under memory pressure, a client with much
     /// unread output gets only small answers.
     pub fn may_send_answer(&self, token: Token, size: usize, options: &Options) -> bool {
-        let memory = &self.index.memory;
+        let memory = &self.index.client_memory;
         let unread_bytes_max = match memory.pressure() {
             MemoryPressure::None => return true,
             MemoryPressure::High => options.client_output_pause_bytes,
@@ -292,14 +293,14 @@ impl Connections {
 }
 
 impl ConnectionIndex {
-    /// Subtracts a closed connection from the counts.
+    /// Subtracts a closed connection from the counts of clients, operators and handshakes, and from the memory count.
     fn remove(&mut self, conn: &Conn) {
-        self.memory.subtract(conn.held_bytes);
+        self.client_memory.subtract(conn.counted_memory_bytes);
         match conn.role {
             Role::Handshaking => self.handshaking.retain(|token| *token != conn.token),
             Role::Client(_) | Role::GatewayClient(_) => {
-                self.clients -= 1;
-                self.operators -= usize::from(conn.is_operator);
+                self.client_count -= 1;
+                self.operator_count -= usize::from(conn.is_operator);
             }
             Role::InboundPeer(_) | Role::Connecting(_) | Role::OutboundPeer(_) => {}
         }
@@ -323,12 +324,12 @@ impl ConnMut<'_> {
 
     /// Updates the memory of all clients by the change of this connection since the last call. Peers are not counted.
     pub fn count_memory(&mut self) {
-        self.index.memory.update(self.conn);
+        self.index.client_memory.update(self.conn);
     }
 
     /// The current level of memory use by all clients.
     pub fn pressure(&self) -> MemoryPressure {
-        self.index.memory.pressure()
+        self.index.client_memory.pressure()
     }
 
     /// Completes the handshake of a native client. The client's number is the token of the connection.
@@ -336,8 +337,8 @@ impl ConnMut<'_> {
         self.end_handshake();
         self.conn.is_operator = is_operator;
         self.conn.role = Role::Client(self.conn.token.0 as u64);
-        self.index.clients += 1;
-        self.index.operators += usize::from(is_operator);
+        self.index.client_count += 1;
+        self.index.operator_count += usize::from(is_operator);
     }
 
     /// Completes the handshake of a peer that has dialed this node.
@@ -350,7 +351,7 @@ impl ConnMut<'_> {
     /// the connection.
     pub fn become_gateway_client(&mut self) {
         self.conn.role = Role::GatewayClient(self.conn.token.0 as u64);
-        self.index.clients += 1;
+        self.index.client_count += 1;
     }
 
     fn end_handshake(&mut self) {

@@ -15,8 +15,8 @@ impl Net {
         if self.gateways.redis.options.password.is_some() && password.is_some() {
             self.gateways.redis.options.password.clone_from(&password);
         }
-        if self.gateways.http.password.is_some() && password.is_some() {
-            self.gateways.http.password = password;
+        if self.gateways.http_options.password.is_some() && password.is_some() {
+            self.gateways.http_options.password = password;
         }
     }
 

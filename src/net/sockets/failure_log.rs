@@ -11,7 +11,7 @@ impl Net {
     /// Logs that a connection failed. The caller then closes the connection.
     pub(super) fn log_failure(&mut self, now: Time, token: Token, failure: ConnectionFailure) {
         if let Some(conn) = self.connections.get(token) {
-            self.peers.log_failure(now, conn, failure);
+            self.peer_links.log_failure(now, conn, failure);
         }
     }
 
@@ -35,6 +35,6 @@ impl Net {
     /// Whether anything was received from a peer recently, and a description of the peer with the problem of its
     /// connections, if there is one.
     pub fn reachability(&self, now: Time, peer: NodeId) -> (bool, String) {
-        self.peers.reachability(now, peer, &self.connections)
+        self.peer_links.reachability(now, peer, &self.connections)
     }
 }

@@ -1,4 +1,4 @@
-//! The gateways that a node can open.
+//! Which gateway accepted a client: the Redis gateway or the HTTP gateway.
 
 use crate::net::gateway_connection::GatewayConnection;
 use crate::net::protocol_counters::ClientProtocol;

@@ -30,7 +30,7 @@ pub struct Gateways {
     /// The number of connected clients of each gateway.
     client_counts: BTreeMap<GatewayKind, usize>,
     /// The number of probes among the clients of the HTTP gateway.
-    probes: usize,
+    probe_count: usize,
     /// The number of the last request to open or close a session.
     last_request_number: u64,
     /// The connections whose sessions are being opened, by the number of the request that opens each.
@@ -38,12 +38,12 @@ pub struct Gateways {
     session_closer: SessionCloser,
     /// Connections that may have replies to write or requests to send. A connection may be queued several times.
     pump_queue: Vec<Token>,
-    /// When each connection that has a deadline is to be pumped without an event.
-    deadlines: BTreeMap<Token, Time>,
+    /// When connections are to be pumped without an event, to retry a request; absent if no retry waits.
+    pump_deadlines: BTreeMap<Token, Time>,
     /// Options of the Redis gateway, and the addresses of the peers' gateways.
     pub redis: RedisGateway,
     /// Options of the HTTP gateway, as set when it was opened or by a reload of the password.
-    pub http: http::gateway::Options,
+    pub http_options: http::gateway::Options,
 }
 
 /// The state shared by all Redis connections.
@@ -94,9 +94,9 @@ impl Gateways {
     pub fn deadline(&self) -> Time {
         let accept_deadline = self.listeners.values().map(Listener::deadline).min().unwrap_or(Time::NEVER);
         let pump_deadline = if self.pump_queue.is_empty() { Time::NEVER } else { Time::ZERO };
-        let close_deadline = self.session_closer.deadline();
-        let connection_deadline = self.deadlines.values().copied().min().unwrap_or(Time::NEVER);
-        accept_deadline.min(pump_deadline).min(close_deadline).min(connection_deadline)
+        let session_close_deadline = self.session_closer.deadline();
+        let timed_pump_deadline = self.pump_deadlines.values().copied().min().unwrap_or(Time::NEVER);
+        accept_deadline.min(pump_deadline).min(session_close_deadline).min(timed_pump_deadline)
     }
 
     /// The number of clients connected to a gateway, including probes.
@@ -106,13 +106,13 @@ impl Gateways {
 
     /// The number of probes among the clients of the HTTP gateway.
     pub fn probe_count(&self) -> usize {
-        self.probes
+        self.probe_count
     }
 
     /// Counts an accepted client as connected.
     pub fn add_client(&mut self, kind: GatewayKind, is_probe: bool) {
         *self.client_counts.entry(kind).or_default() += 1;
-        self.probes += usize::from(is_probe);
+        self.probe_count += usize::from(is_probe);
     }
 
     /// Subtracts a client whose connection was closed.
@@ -120,7 +120,7 @@ impl Gateways {
         if let Some(client_count) = self.client_counts.get_mut(&kind) {
             *client_count -= 1;
         }
-        self.probes -= usize::from(is_probe);
+        self.probe_count -= usize::from(is_probe);
     }
 
     /// Schedules a pump of a connection, which may have replies to write or requests to send.
@@ -129,18 +129,18 @@ impl Gateways {
     }
 
     /// Sets when a connection is to be pumped without an event; [`Time::NEVER`] for no such pump.
-    pub fn set_deadline(&mut self, token: Token, at: Time) {
+    pub fn set_pump_deadline(&mut self, token: Token, at: Time) {
         match at {
-            Time::NEVER => drop(self.deadlines.remove(&token)),
-            at => drop(self.deadlines.insert(token, at)),
+            Time::NEVER => drop(self.pump_deadlines.remove(&token)),
+            at => drop(self.pump_deadlines.insert(token, at)),
         }
     }
 
     /// Takes the connections to be pumped now, each once: the queued ones and those whose deadline has passed.
     pub fn take_pump_queue(&mut self, now: Time) -> Vec<Token> {
-        if self.deadlines.values().any(|at| *at <= now) {
-            let due = self.deadlines.extract_if(.., |_, at| *at <= now);
-            self.pump_queue.extend(due.map(|(token, _)| token));
+        if self.pump_deadlines.values().any(|at| *at <= now) {
+            let due_connections = self.pump_deadlines.extract_if(.., |_, at| *at <= now);
+            self.pump_queue.extend(due_connections.map(|(token, _)| token));
         }
         let mut pump_queue = std::mem::take(&mut self.pump_queue);
         pump_queue.sort_unstable();
@@ -158,32 +158,32 @@ impl Gateways {
     }
 
     /// Creates a request that opens a session for a connection.
-    pub fn request_session(&mut self, token: Token) -> Event {
+    pub fn open_session_request(&mut self, token: Token) -> Event {
         let event = self.session_op_request(&Op::Open { window: SESSION_WINDOW_MAX, ordered: true });
         self.sessions_opening.insert(self.last_request_number, token);
         event
     }
 
     /// Creates a request that closes the session of a closed connection.
-    pub fn request_session_close(&mut self, session: SessionId) -> Event {
+    pub fn close_session_request(&mut self, session: SessionId) -> Event {
         let event = self.session_op_request(&Op::Close { session });
-        self.session_closer.record_request(self.last_request_number, session);
+        self.session_closer.record_close_request(self.last_request_number, session);
         event
     }
 
     /// Takes the sessions whose close was refused and is to be requested again now.
     pub fn session_closes_due(&mut self, now: Time) -> Vec<SessionId> {
-        self.session_closer.take_due(now)
+        self.session_closer.take_due_closes(now)
     }
 
-    /// Takes the connection for which the request with number `id` opens a session. `None` if that request closes one.
-    pub fn take_session_opener(&mut self, id: u64) -> Option<Token> {
-        self.sessions_opening.remove(&id)
+    /// Takes the connection for which the request `request_number` opens a session. `None` if that request closes one.
+    pub fn take_session_opener(&mut self, request_number: u64) -> Option<Token> {
+        self.sessions_opening.remove(&request_number)
     }
 
-    /// Handles the reply to the request with number `id`, which closes a session.
-    pub fn handle_session_close_reply(&mut self, now: Time, id: u64, reply: &Reply) {
-        self.session_closer.handle_reply(now, id, reply);
+    /// Handles the reply to the request `request_number`, which closes a session.
+    pub fn handle_session_close_reply(&mut self, now: Time, request_number: u64, reply: &Reply) {
+        self.session_closer.handle_reply(now, request_number, reply);
     }
 
     fn session_op_request(&mut self, op: &Op) -> Event {

@@ -54,7 +54,7 @@ impl Net {
         // If no slot is free, an HTTP client is still accepted as a probe, which may request the node's health.
         let is_probe = !self.has_free_slot(ClientPort::Gateway(kind));
         if is_probe && (kind != GatewayKind::Http || self.gateways.probe_count() >= self.options.probes_max) {
-            self.counters.count_rejected_client(kind.protocol());
+            self.protocol_counters.count_rejected_client(kind.protocol());
             let _best_effort = stream.write(match kind {
                 GatewayKind::Redis => b"-ERR max number of clients reached\r\n".as_slice(),
                 GatewayKind::Http => http::response::TOO_MANY_CLIENTS,
@@ -76,7 +76,7 @@ impl Net {
             GatewayKind::Http => GatewayConnection::Http(Box::new(http::connection::HttpConnection::new(is_probe))),
         };
         restore_gateway_state(now, &mut conn, gateway, BytesMut::new(), &self.options);
-        self.counters.count_accepted_client(kind.protocol());
+        self.protocol_counters.count_accepted_client(kind.protocol());
         self.gateways.add_client(kind, is_probe);
     }
 
@@ -84,12 +84,12 @@ impl Net {
     pub(super) fn process_gateway_input(&mut self, now: Time, token: Token) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         let Some(mut gateway) = conn.gateway.take() else { return };
-        let mut out = std::mem::take(conn.output.ready());
+        let mut out = std::mem::take(conn.output.ready_buffer());
         let stays_open = match &mut gateway {
             GatewayConnection::Redis(redis) => self.process_redis_input(now, token, redis, &mut out),
             GatewayConnection::Http(http) => self.process_http_input(now, token, http, &mut out),
         };
-        self.counters.add_tally(GatewayKind::of(&gateway).protocol(), gateway.take_tally());
+        self.protocol_counters.add_tally(GatewayKind::of(&gateway).protocol(), gateway.take_tally());
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         if !out.is_empty() {
             conn.schedule_write();
@@ -103,17 +103,17 @@ impl Net {
     /// replies written. Any other connection is closed.
     pub(super) fn handle_end_of_stream(&mut self, now: Time, token: Token) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
-        let has_unwritten = !conn.has_written_all() && conn.phase() != ConnPhase::Draining;
+        let has_unwritten_output = !conn.has_written_all() && conn.phase() != ConnPhase::Draining;
         match &mut conn.gateway {
             Some(gateway) if gateway.pending_requests() > 0 => {
                 gateway.stop_reading();
                 conn.readable = false;
             }
-            Some(gateway) if has_unwritten => {
+            Some(gateway) if has_unwritten_output => {
                 gateway.stop_reading();
                 conn.readable = false;
                 conn.close_after_output();
-                // The connection stays open as long as the client reads.
+                // The timeout restarts while the client reads, so the connection stays open that long.
                 conn.set_timeout(now, Some(self.options.idle_timeout));
                 conn.schedule_write();
                 self.connections.schedule_sweep(now);
@@ -129,8 +129,8 @@ impl Net {
         if conn.phase() == ConnPhase::Draining {
             return;
         }
-        let lingers = conn.gateway.as_ref().is_some_and(GatewayConnection::lingers);
-        if !lingers || conn.stream.socket().shutdown(Shutdown::Write).is_err() {
+        let discards_input = conn.gateway.as_ref().is_some_and(GatewayConnection::discards_input_before_close);
+        if !discards_input || conn.stream.socket().shutdown(Shutdown::Write).is_err() {
             return self.close(now, token);
         }
         conn.drain();
@@ -153,36 +153,36 @@ impl Net {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         let Some(mut gateway) = conn.gateway.take() else { return };
         let output_full = conn.has_output_backlog(&self.options, conn.pressure());
-        let mut out = std::mem::take(conn.output.ready());
+        let mut out = std::mem::take(conn.output.ready_buffer());
         let length_before = out.len();
         let mut requests = Vec::new();
         gateway.pump(now, &mut out, output_full, &mut requests);
-        self.counters.add_tally(GatewayKind::of(&gateway).protocol(), gateway.take_tally());
-        self.gateways.set_deadline(token, gateway.deadline());
-        let is_finished = gateway.is_closing() && gateway.pending_requests() == 0;
+        self.protocol_counters.add_tally(GatewayKind::of(&gateway).protocol(), gateway.take_tally());
+        self.gateways.set_pump_deadline(token, gateway.next_pump_at());
+        let all_answered = gateway.is_closing() && gateway.pending_requests() == 0;
         let has_new_output = out.len() > length_before;
         restore_gateway_state(now, &mut conn, gateway, out, &self.options);
         conn.count_memory();
-        if is_finished {
+        if all_answered {
             conn.close_after_output();
         }
-        if is_finished || has_new_output {
+        if all_answered || has_new_output {
             conn.schedule_write();
         }
         self.connections.schedule_sweep(now);
-        let from = Caller::Client(token.0 as u64);
+        let caller = Caller::Client(token.0 as u64);
         for request in requests {
             let event = match request {
-                NodeRequest::Send(id, request) => Event::Request { from, id, forward: true, request },
-                NodeRequest::OpenSession => self.gateways.request_session(token),
+                NodeRequest::Send(id, request) => Event::Request { from: caller, id, forward: true, request },
+                NodeRequest::OpenSession => self.gateways.open_session_request(token),
             };
             self.events.push(event);
         }
     }
 
-    /// Requests the close of a session whose connection was closed.
+    /// Sends the cluster a request to close a session, because the connection of the session was closed.
     pub(super) fn close_session(&mut self, session: SessionId) {
-        let event = self.gateways.request_session_close(session);
+        let event = self.gateways.close_session_request(session);
         self.events.push(event);
     }
 
@@ -228,9 +228,9 @@ fn restore_gateway_state(
     options: &crate::net::Options,
 ) {
     conn.unanswered_requests = gateway.pending_requests();
-    let buffered = conn.input().len();
+    let buffered_bytes = conn.input().len();
     let timeout = match conn.has_unprocessed_input {
-        false => gateway.input_timeout(buffered, options),
+        false => gateway.input_timeout(buffered_bytes, options),
         // The client has to read its output before more input is processed.
         true if !out.is_empty() => Some(options.idle_timeout),
         // The client waits for this node, so no timeout runs.
@@ -240,7 +240,7 @@ fn restore_gateway_state(
         conn.set_timeout(now, timeout);
     }
     conn.gateway = Some(gateway);
-    *conn.output.ready() = out;
+    *conn.output.ready_buffer() = out;
 }
 
 #[cfg(test)]

@@ -33,37 +33,39 @@ impl Net {
             }),
         };
         let verdict = self.membership.check_hello(now, hello, context);
-        if let (Some(log), CallerKind::Peer { node: peer, .. }) = (self.membership.differing_log(hello), hello.caller) {
+        if let (Some(log), CallerKind::Peer { node: peer, .. }) =
+            (self.membership.differing_log_id(hello), hello.caller)
+        {
             self.events.push(Event::PeerLogDiffers { peer, log });
         }
         if let (Err(reason), CallerKind::Peer { node, .. }) = (verdict, hello.caller) {
-            self.peers.log_rejected_peer(now, self.connections.get(token), node, reason);
+            self.peer_links.log_rejected_peer(now, self.connections.get(token), node, reason);
         }
         if let (Err(HelloRejection::TooManyConnections), CallerKind::Client | CallerKind::Operator) =
             (verdict, hello.caller)
         {
-            self.counters.count_rejected_client(ClientProtocol::Native);
+            self.protocol_counters.count_rejected_client(ClientProtocol::Native);
         }
         let Some(mut conn) = self.connections.get_mut(token) else { return };
         conn.schedule_write();
         let version = match verdict {
             Ok(version) => version,
             Err(reason) => {
-                reason.put(conn.output.ready());
+                reason.put(conn.output.ready_buffer());
                 conn.close_after_output();
                 return;
             }
         };
-        self.membership.build_welcome(version).put(conn.output.ready());
+        self.membership.build_welcome(version).put(conn.output.ready_buffer());
         match hello.caller {
             CallerKind::Client | CallerKind::Operator => {
                 conn.become_client(hello.caller == CallerKind::Operator);
-                self.counters.count_accepted_client(ClientProtocol::Native);
+                self.protocol_counters.count_accepted_client(ClientProtocol::Native);
             }
             CallerKind::Peer { node: peer, disk, run, .. } => {
                 conn.become_inbound_peer(peer);
                 let _best_effort = stream::tune_inbound_peer(conn.stream.socket());
-                if let Some(replaced) = self.peers.set_inbound(peer, token) {
+                if let Some(replaced) = self.peer_links.set_inbound_connection(peer, token) {
                     // The peer reconnected before this node noticed the end of its old connection.
                     self.close(now, replaced);
                 }
@@ -75,7 +77,7 @@ impl Net {
                 if dials_changed {
                     self.update_links(now);
                 }
-                self.peers.dial_now(now, peer);
+                self.peer_links.dial_now(now, peer);
             }
         }
     }
@@ -87,43 +89,44 @@ impl Net {
         self.membership.set_leader(leader);
     }
 
-    /// Reports the disk id of a peer to the node. From then on the peer's messages count.
+    /// Reports the disk id of a peer to the node, which from then on counts the peer's messages for quorums.
     fn report_disk(&mut self, peer: NodeId, disk: Option<DiskId>) {
-        self.events.extend(disk.map(|disk| Event::DiskLearned { peer, disk }));
+        self.events.extend(disk.map(|disk| Event::PeerDiskLearned { peer, disk }));
     }
 
     /// Dials a peer whose address is an IP address, or starts to resolve its host name.
     pub(super) fn dial(&mut self, now: Time, peer: NodeId) {
-        if let Some(addresses) = self.peers.resolve(peer) {
+        if let Some(addresses) = self.peer_links.resolve(peer) {
             self.dial_resolved(now, peer, addresses);
         }
     }
 
     /// Dials a peer at one of its resolved addresses, or logs why its host name could not be resolved.
     pub(super) fn dial_resolved(&mut self, now: Time, peer: NodeId, addresses: io::Result<Vec<SocketAddr>>) {
-        let Some(link) = self.peers.get(peer) else { return };
+        let Some(link) = self.peer_links.get(peer) else { return };
         let name = link.address().to_owned();
-        let no_address = || io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-        let address = match addresses.and_then(|addresses| link.select_address(&addresses).ok_or_else(no_address)) {
+        let no_address_error = || io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+        let address = match addresses.and_then(|addresses| link.select_address(&addresses).ok_or_else(no_address_error))
+        {
             Ok(address) => address,
             Err(error) => {
-                return self.peers.record_dial_failure(now, peer, ConnectionFailure::of_name_lookup(&error));
+                return self.peer_links.record_dial_failure(now, peer, ConnectionFailure::of_name_lookup(&error));
             }
         };
-        let dialed = TcpStream::connect(address).and_then(|socket| {
+        let dial_result = TcpStream::connect(address).and_then(|socket| {
             let _best_effort = stream::tune_outbound_peer(&socket, &self.options);
             let stream = Stream::dialed(self.options.keys.as_ref(), socket, &name)?;
             self.insert_connection(now, stream, Role::Connecting(peer))
         });
-        match dialed {
+        match dial_result {
             Ok(token) => {
-                self.peers.record_dialed(peer, token);
+                self.peer_links.record_dialed(peer, token);
                 let hello = self.membership.build_hello_to(peer).with_redis_address(self.redis_address());
                 let Some(mut conn) = self.connections.get_mut(token) else { return };
-                hello.put(conn.output.ready());
+                hello.put(conn.output.ready_buffer());
                 conn.schedule_write();
             }
-            Err(error) => self.peers.record_dial_failure(now, peer, ConnectionFailure::of_socket(&error)),
+            Err(error) => self.peer_links.record_dial_failure(now, peer, ConnectionFailure::of_socket(&error)),
         }
     }
 
@@ -140,7 +143,7 @@ impl Net {
         if let Some(mut conn) = self.connections.get_mut(token) {
             conn.role = Role::OutboundPeer(peer);
         }
-        self.peers.record_accepted(peer, token);
+        self.peer_links.record_accepted(peer, token);
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 impl Net {
     /// Opens the HTTP gateway on a listening socket. Returns the address of the socket.
     pub fn open_http(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
-        self.gateways.http = options;
+        self.gateways.http_options = options;
         self.gateways.open(self.poll.registry(), GatewayKind::Http, listener)
     }
 
@@ -31,7 +31,8 @@ impl Net {
         let Some(mut conn) = self.connections.get_mut(token) else { return false };
         let on_loopback =
             conn.stream.socket().local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-        let context = RequestContext { now, options: &self.gateways.http, on_loopback, stopping: self.stopping };
+        let context =
+            RequestContext { now, options: &self.gateways.http_options, on_loopback, stopping: self.stopping };
         loop {
             conn.has_unprocessed_input = http.pipeline.is_full() || out.len() > self.options.client_output_pause_bytes;
             if conn.has_unprocessed_input || http.pipeline.closes_when_empty || conn.phase() != ConnPhase::Open {

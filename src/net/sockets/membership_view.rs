@@ -22,7 +22,7 @@ pub struct MembershipView {
 }
 
 impl MembershipView {
-    /// Creates the view of a node that knows no members yet. `machine` is the name of its state machine.
+    /// Creates the view of a node that knows no members yet. `machine_kind` is the name of its state machine.
     pub fn new(
         me: Identity,
         machine_kind: &'static str,
@@ -48,7 +48,7 @@ impl MembershipView {
     }
 
     /// Sets the members, by the configuration at position `config_position`. Returns the peers that were added, or
-    /// added again: each must send its disk id again before any further message of the peer counts.
+    /// added again: each must send its disk id again before any further message of the peer counts for quorums.
     pub fn set_members(&mut self, now: Time, membership: &Membership, config_position: Position) -> Vec<NodeId> {
         let founding = || Membership::founding(self.configured_addresses.clone());
         let old_members = self.admission.members().clone();
@@ -58,13 +58,13 @@ impl MembershipView {
     }
 
     /// Sets the default listen address, for a node whose listen address was not configured.
-    pub fn set_inferred_address(&mut self, default_address: String) {
+    pub fn set_default_listen_address(&mut self, default_address: String) {
         self.address_check = ListenAddressCheck::of_default_address(default_address);
     }
 
     /// Warns if the membership lists this node at another address than its default; once for each address.
-    pub fn warn_of_address(&mut self, membership: &Membership) {
-        if let Some(advice) = self.address_check.check(self.me.node, membership) {
+    pub fn warn_of_listed_address(&mut self, membership: &Membership) {
+        if let Some(advice) = self.address_check.advise(self.me.node, membership) {
             log::warn!(node = self.me.node.get(); "{advice}");
         }
     }
@@ -81,8 +81,8 @@ impl MembershipView {
 
     /// This node's address as `HOST:PORT`: the configured one, or else that in the membership.
     pub fn own_address(&self) -> Option<&str> {
-        let configured = self.configured_addresses.get(&self.me.node).map(String::as_str);
-        configured.or_else(|| self.members().address(self.me.node))
+        let configured_address = self.configured_addresses.get(&self.me.node).map(String::as_str);
+        configured_address.or_else(|| self.members().address(self.me.node))
     }
 
     /// The addresses of all peers to dial: members, recent former members, and connected peers outside the
@@ -117,11 +117,11 @@ impl MembershipView {
     pub fn check_hello(&mut self, now: Time, hello: &Hello, context: HelloContext) -> Result<u16, HelloRejection> {
         let verdict = self.admission.check_hello(hello, context);
         let CallerKind::Peer { node: peer, disk, .. } = hello.caller else { return verdict };
-        if let (Some(peer_log), Some(own_log)) = (self.differing_log(hello), self.members().agreed_log_id()) {
+        if let (Some(peer_log), Some(own_log)) = (self.differing_log_id(hello), self.members().agreed_log_id()) {
             self.peer_warnings.warn_of_log(now, self.me.node, peer, (own_log, peer_log));
         }
         match verdict {
-            Err(HelloRejection::UnknownDisk) => self.warn_of_disk(now, peer, disk),
+            Err(HelloRejection::UnknownDisk) => self.warn_of_unexpected_disk(now, peer, disk),
             Err(HelloRejection::CopiedDisk) => self.peer_warnings.warn_of_duplicate(now, self.me.node, peer),
             _ => {}
         }
@@ -129,7 +129,7 @@ impl MembershipView {
     }
 
     /// The log id in the hello of a peer, if this node holds another log or none.
-    pub fn differing_log(&self, hello: &Hello) -> Option<LogId> {
+    pub fn differing_log_id(&self, hello: &Hello) -> Option<LogId> {
         self.admission.differing_log(hello)
     }
 
@@ -138,15 +138,15 @@ impl MembershipView {
         self.admission.build_welcome(version)
     }
 
-    /// Records that a peer was accepted, with its disk and run. Returns the disk id if the peer's messages count from
-    /// now on, and whether the peers to dial have changed.
+    /// Records that a peer was accepted, with its disk and run. Returns the disk id if the peer's messages count for
+    /// quorums from now on, and whether the peers to dial have changed.
     pub fn admit(&mut self, now: Time, hello: &Hello, peer: NodeId, run: (DiskId, Run)) -> (Option<DiskId>, bool) {
         self.peer_warnings.record_run(now, self.me.node, peer, run);
         self.admission.admit(hello)
     }
 
-    /// Checks the welcome of a peer that this node dialed. Returns the disk id if the peer's messages count from now
-    /// on.
+    /// Checks the welcome of a peer that this node dialed. Returns the disk id if the peer's messages count for
+    /// quorums from now on.
     ///
     /// # Errors
     ///
@@ -155,7 +155,7 @@ impl MembershipView {
         self.admission.handle_welcome(peer, welcome).map_err(|error| match error {
             WelcomeError::WrongNode => Malformed("another node than the one dialed"),
             WelcomeError::DiskChanged => {
-                self.warn_of_disk(now, peer, welcome.disk);
+                self.warn_of_unexpected_disk(now, peer, welcome.disk);
                 Malformed("a node with another disk than before")
             }
             WelcomeError::LogDiffers => Malformed("a node with another log"),
@@ -177,9 +177,9 @@ impl MembershipView {
         self.admission.has_former_members()
     }
 
-    fn warn_of_disk(&mut self, now: Time, peer: NodeId, disk: DiskId) {
-        if let Some(known) = self.admission.known_disk(peer) {
-            self.peer_warnings.warn_of_disk(now, self.me.node, peer, known, disk);
+    fn warn_of_unexpected_disk(&mut self, now: Time, peer: NodeId, disk: DiskId) {
+        if let Some(known_disk) = self.admission.known_disk(peer) {
+            self.peer_warnings.warn_of_disk(now, self.me.node, peer, known_disk, disk);
         }
     }
 }

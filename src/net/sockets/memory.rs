@@ -46,8 +46,9 @@ impl ClientMemory {
     /// Adds the change of a client's memory since its last count. Peers are ignored.
     pub fn update(&mut self, conn: &mut Conn) {
         if matches!(conn.role, Role::Client(_) | Role::GatewayClient(_)) {
-            let held_bytes = conn.memory_use();
-            self.held_bytes = self.held_bytes + held_bytes - std::mem::replace(&mut conn.held_bytes, held_bytes);
+            let held_bytes = conn.memory_bytes();
+            self.held_bytes =
+                self.held_bytes + held_bytes - std::mem::replace(&mut conn.counted_memory_bytes, held_bytes);
             self.pressure = self.pressure.max(self.pressure_at(self.held_bytes));
         }
     }
@@ -57,7 +58,7 @@ impl ClientMemory {
         self.held_bytes -= held_bytes;
     }
 
-    /// The bound in bytes.
+    /// The bytes that all clients together may hold. Above this bound, stalled clients are disconnected.
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }

@@ -30,9 +30,9 @@ pub struct PeerLinks {
     links: OutboundLinks,
     resolver: Resolver,
     /// The inbound connection of each peer; absent if the peer is not connected.
-    inbound: BTreeMap<NodeId, Token>,
+    inbound_connections: BTreeMap<NodeId, Token>,
     /// The bytes that were sent to each peer on connections that are closed now.
-    closed_sent_bytes: BTreeMap<NodeId, u64>,
+    sent_bytes_on_closed: BTreeMap<NodeId, u64>,
     /// The cause of the last failure to reach each peer, in one or two words; removed once the peer is connected.
     failure_causes: BTreeMap<NodeId, &'static str>,
     /// The lines logged about outbound connections within the last minute.
@@ -48,8 +48,8 @@ impl PeerLinks {
             me,
             links: OutboundLinks::new(me, options),
             resolver: Resolver::new(waker),
-            inbound: BTreeMap::new(),
-            closed_sent_bytes: BTreeMap::new(),
+            inbound_connections: BTreeMap::new(),
+            sent_bytes_on_closed: BTreeMap::new(),
             failure_causes: BTreeMap::new(),
             outbound_log_lines: RecentLogLines::new(OUTBOUND_LOG_LINES_MAX),
             inbound_log_lines: RecentLogLines::new(INBOUND_LOG_LINES_MAX),
@@ -62,34 +62,34 @@ impl PeerLinks {
     }
 
     /// The outbound connection to a peer; `None` unless the peer has accepted it.
-    pub fn outbound(&self, peer: NodeId) -> Option<Token> {
+    pub fn outbound_connection(&self, peer: NodeId) -> Option<Token> {
         self.links.connection(peer)
     }
 
     /// The inbound connection of a peer; `None` if the peer is not connected.
-    pub fn inbound(&self, peer: NodeId) -> Option<Token> {
-        self.inbound.get(&peer).copied()
+    pub fn inbound_connection(&self, peer: NodeId) -> Option<Token> {
+        self.inbound_connections.get(&peer).copied()
     }
 
     /// The number of peers with an inbound connection.
     #[cfg(test)]
     pub fn inbound_count(&self) -> usize {
-        self.inbound.len()
+        self.inbound_connections.len()
     }
 
     /// Both connections of a peer: the inbound one, and the outbound one even if the peer has not accepted it yet.
     pub fn connections_of(&self, peer: NodeId) -> impl Iterator<Item = Token> + use<> {
-        self.inbound(peer).into_iter().chain(self.links.get(peer).and_then(OutboundLink::token))
+        self.inbound_connection(peer).into_iter().chain(self.links.get(peer).and_then(OutboundLink::token))
     }
 
     /// When the next link is due to be dialed; never if no link is down.
     pub fn deadline(&self) -> Time {
-        self.links.deadline()
+        self.links.next_dial_at()
     }
 
-    /// A peer whose link is due to be dialed; `None` if no link is.
+    /// A peer whose link is due to be dialed; `None` if no dial is due.
     pub fn next_to_dial(&self, now: Time) -> Option<NodeId> {
-        self.links.next_due(now)
+        self.links.next_peer_to_dial(now)
     }
 
     /// Sets the peers to dial and their addresses. Returns the connections of removed links, for the caller to close.
@@ -139,8 +139,8 @@ impl PeerLinks {
     }
 
     /// Records the inbound connection of a peer. Returns the connection that it replaces, if there was one.
-    pub fn set_inbound(&mut self, peer: NodeId, token: Token) -> Option<Token> {
-        self.inbound.insert(peer, token)
+    pub fn set_inbound_connection(&mut self, peer: NodeId, token: Token) -> Option<Token> {
+        self.inbound_connections.insert(peer, token)
     }
 
     /// Schedules the next dial for now if the link is down. Called when the peer has just connected, and so is
@@ -149,31 +149,31 @@ impl PeerLinks {
         self.links.dial_now(peer, now);
     }
 
-    /// Records that an inbound connection of a peer was closed. Returns false if a newer connection had replaced it:
-    /// then the peer is still connected.
+    /// Records that an inbound connection of a peer was closed. Returns false if a newer inbound connection of
+    /// the peer had replaced it: then the peer is still connected.
     pub fn record_inbound_closed(&mut self, peer: NodeId, token: Token) -> bool {
-        let is_current = self.inbound(peer) == Some(token);
+        let is_current = self.inbound_connection(peer) == Some(token);
         if is_current {
-            self.inbound.remove(&peer);
+            self.inbound_connections.remove(&peer);
         }
         is_current
     }
 
     /// Records that an outbound connection was closed before the peer accepted it, and schedules the next attempt.
-    pub fn record_dial_ended(&mut self, now: Time, peer: NodeId) {
+    pub fn record_dial_closed(&mut self, now: Time, peer: NodeId) {
         self.links.mark_down(peer, now);
     }
 
     /// Records that an outbound connection was closed after `sent_bytes` were sent, and schedules the next attempt.
     pub fn record_outbound_closed(&mut self, now: Time, peer: NodeId, sent_bytes: u64) {
-        *self.closed_sent_bytes.entry(peer).or_default() += sent_bytes;
+        *self.sent_bytes_on_closed.entry(peer).or_default() += sent_bytes;
         self.links.mark_down(peer, now);
     }
 
     /// The bytes sent to each peer since the start, on open and closed connections, by the peer's id.
     pub fn sent_bytes(&self, connections: &Connections) -> BTreeMap<u64, u64> {
         let mut bytes_by_peer: BTreeMap<u64, u64> =
-            self.closed_sent_bytes.iter().map(|(peer, bytes)| (peer.get(), *bytes)).collect();
+            self.sent_bytes_on_closed.iter().map(|(peer, bytes)| (peer.get(), *bytes)).collect();
         for (peer, token) in self.links.connections() {
             *bytes_by_peer.entry(peer.get()).or_default() +=
                 connections.get(token).map_or(0, |conn| conn.output.sent_bytes());
@@ -198,7 +198,7 @@ impl PeerLinks {
             // Only TLS errors help an operator: malformed bytes may come from anyone.
             Role::Handshaking if failure.short_cause == "TLS" => {
                 let line = format!("a connection from {} failed: {}", host_of(Some(conn)), failure.description);
-                self.warn_of_inbound(now, &line);
+                self.log_inbound_warning(now, &line);
             }
             Role::Handshaking | Role::Client(_) | Role::GatewayClient(_) => {
                 log::debug!(node; "a connection is closed: {}", failure.description);
@@ -219,17 +219,17 @@ impl PeerLinks {
             return;
         }
         let host = host_of(conn);
-        self.warn_of_inbound(now, &format!("the connection from {peer} at {host} was rejected: {reason}"));
+        self.log_inbound_warning(now, &format!("the connection from {peer} at {host} was rejected: {reason}"));
     }
 
     /// Whether anything was received from a peer recently, and a description of the peer with the problem of its
     /// connections, if there is one.
     pub fn reachability(&self, now: Time, peer: NodeId, connections: &Connections) -> (bool, String) {
-        let inbound = self.inbound(peer).and_then(|token| connections.get(token));
-        let has_contact = inbound.is_some_and(|conn| now.since(conn.last_read_at) < CONTACT_AGE_MAX);
-        let is_up = self.links.connection(peer).is_some();
+        let inbound_conn = self.inbound_connection(peer).and_then(|token| connections.get(token));
+        let has_contact = inbound_conn.is_some_and(|conn| now.since(conn.last_read_at) < CONTACT_AGE_MAX);
+        let link_is_up = self.links.connection(peer).is_some();
         let cause = self.failure_causes.get(&peer).copied().unwrap_or("not connected");
-        let description = match (has_contact, is_up) {
+        let description = match (has_contact, link_is_up) {
             (true, true) => peer.to_string(),
             (true, false) => format!("{peer} (cannot be reached: {cause})"),
             (false, true) => format!("{peer} (silent)"),
@@ -248,7 +248,7 @@ impl PeerLinks {
         self.links.get(peer).map_or("an unknown address", OutboundLink::address)
     }
 
-    fn warn_of_inbound(&mut self, now: Time, line: &str) {
+    fn log_inbound_warning(&mut self, now: Time, line: &str) {
         if self.inbound_log_lines.record_if_new(now, line) {
             log::warn!(node = self.me.get(); "{line}");
         }

@@ -103,8 +103,8 @@ impl Net {
             port: self.gateways.address(GatewayKind::Redis).map_or(0, |address| address.port()),
             client_count: self.connections.client_count(),
             clients_max: self.options.clients_max,
-            accepted_clients: self.counters.accepted_clients(ClientProtocol::Redis),
-            received_commands: self.counters.received_requests(ClientProtocol::Redis),
+            accepted_clients: self.protocol_counters.accepted_clients(ClientProtocol::Redis),
+            received_commands: self.protocol_counters.received_requests(ClientProtocol::Redis),
         }
     }
 }

@@ -20,7 +20,10 @@ impl Net {
     pub fn send(&mut self, envelope: Envelope) {
         let urgent = envelope.message.is_urgent();
         let (to, frame) = (envelope.to, PeerFrame::Raft(envelope));
-        let Some(mut conn) = self.peers.outbound(to).and_then(|token| self.connections.get_mut(token)) else { return };
+        let Some(mut conn) = self.peer_links.outbound_connection(to).and_then(|token| self.connections.get_mut(token))
+        else {
+            return;
+        };
         if conn.output.pending_bytes() > self.options.peer_output_bytes_max {
             return;
         }
@@ -45,14 +48,14 @@ impl Net {
             SESSION_CALLER => self.handle_session_reply(now, id, reply),
             Caller::Client(number) => {
                 let token = Token(number as usize);
-                let reply = self.limit_read_reply(token, reply);
+                let reply = self.refuse_read_of_slow_client(token, reply);
                 if let Some(reply) = self.reply_to_gateway(token, id, reply) {
                     self.reply(token, id, &reply);
                 }
             }
             Caller::Peer(peer) => {
                 if !self.send_frame(peer, &PeerFrame::Answer { id, reply })
-                    && let Some(token) = self.peers.get(peer).and_then(OutboundLink::token)
+                    && let Some(token) = self.peer_links.get(peer).and_then(OutboundLink::token)
                 {
                     // The peer waits for this answer, which is lost now. A new connection from this node tells the peer
                     // that answers were lost. A connection that is being dialed does not suffice: the peer may have
@@ -80,7 +83,7 @@ impl Net {
 
     /// Replaces the answer to a read by a refusal if the client has too much unread output. Returns any other reply as
     /// it is.
-    fn limit_read_reply(&self, token: Token, reply: Reply) -> Reply {
+    fn refuse_read_of_slow_client(&self, token: Token, reply: Reply) -> Reply {
         // Any other reply reports the effect of a request, and must not be dropped.
         let (Reply::Answer { answer: bytes, .. } | Reply::SnapshotChunk { bytes, .. }) = &reply else { return reply };
         if self.connections.may_send_answer(token, bytes.len(), &self.options) {
@@ -92,7 +95,8 @@ impl Net {
 
     /// Sends a frame to a peer, in order. Returns false if the link is down or too much output waits on it.
     fn send_frame(&mut self, to: NodeId, frame: &PeerFrame) -> bool {
-        let Some(mut conn) = self.peers.outbound(to).and_then(|token| self.connections.get_mut(token)) else {
+        let Some(mut conn) = self.peer_links.outbound_connection(to).and_then(|token| self.connections.get_mut(token))
+        else {
             return false;
         };
         if conn.output.pending_bytes() > self.options.peer_output_bytes_max {
@@ -106,7 +110,7 @@ impl Net {
     /// Sends a reply to a native client, with the number of its request.
     pub(super) fn reply(&mut self, token: Token, id: u64, reply: &Reply) {
         let Some(mut conn) = self.connections.get_mut(token) else { return };
-        self.counters.count_reply(reply);
+        self.protocol_counters.count_reply_failure(reply);
         conn.unanswered_requests = conn.unanswered_requests.saturating_sub(1);
         if conn.output.pending_bytes() > self.options.client_output_bytes_max {
             // The connection will be closed at the next flush, so the reply is dropped.

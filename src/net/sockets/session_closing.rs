@@ -12,20 +12,20 @@ const RETRIES_PER_INTERVAL_MAX: usize = 64;
 /// Maximum sessions that are being closed. A session beyond the maximum is not retried; it expires unused.
 const CLOSING_SESSIONS_MAX: usize = 16_384;
 
-/// The sessions that are being closed.
+/// Remembers each session that is being closed until the cluster has closed it.
 #[derive(Debug, Default)]
 pub struct SessionCloser {
     /// Sessions whose close was requested and not answered yet, by the number of the request.
     sessions_closing: BTreeMap<u64, SessionId>,
     /// Sessions whose close was refused, or has an unknown outcome.
     sessions_to_retry: VecDeque<SessionId>,
-    /// When the next retries are due, if there are any.
+    /// When the closes of `sessions_to_retry` are requested again; meaningless while there are none.
     retry_at: Time,
 }
 
 impl SessionCloser {
     /// Records that the request with the number `number` closes a session.
-    pub fn record_request(&mut self, number: u64, session: SessionId) {
+    pub fn record_close_request(&mut self, number: u64, session: SessionId) {
         if self.sessions_closing.len() + self.sessions_to_retry.len() < CLOSING_SESSIONS_MAX {
             self.sessions_closing.insert(number, session);
         }
@@ -49,7 +49,7 @@ impl SessionCloser {
     }
 
     /// Takes the sessions whose close is to be requested again now.
-    pub fn take_due(&mut self, now: Time) -> Vec<SessionId> {
+    pub fn take_due_closes(&mut self, now: Time) -> Vec<SessionId> {
         if self.sessions_to_retry.is_empty() || self.retry_at > now {
             return Vec::new();
         }
@@ -71,16 +71,16 @@ mod tests {
     #[test]
     fn refused_session_close_is_retried_until_done() {
         let mut closer = SessionCloser::default();
-        (1..=100).for_each(|n| closer.record_request(n, SessionId(n)));
+        (1..=100).for_each(|n| closer.record_close_request(n, SessionId(n)));
         closer.handle_reply(Time(0), 1, &Reply::Done { position: Position::ZERO, outcome: Outcome::Closed });
         assert_eq!(closer.deadline(), Time::NEVER);
         closer.handle_reply(Time(0), 2, &Reply::Refused(Refusal::Busy));
         closer.handle_reply(Time(0), 3, &Reply::Unknown);
-        assert_eq!((closer.deadline(), closer.take_due(Time(1))), (Time(0) + RETRY_INTERVAL, vec![]));
-        assert_eq!(closer.take_due(Time(0) + RETRY_INTERVAL), [SessionId(2), SessionId(3)]);
+        assert_eq!((closer.deadline(), closer.take_due_closes(Time(1))), (Time(0) + RETRY_INTERVAL, vec![]));
+        assert_eq!(closer.take_due_closes(Time(0) + RETRY_INTERVAL), [SessionId(2), SessionId(3)]);
         (4..=100).for_each(|n| closer.handle_reply(Time(0), n, &Reply::Refused(Refusal::Busy)));
-        assert_eq!(closer.take_due(Time(0) + RETRY_INTERVAL + RETRY_INTERVAL).len(), RETRIES_PER_INTERVAL_MAX);
-        assert_eq!(closer.take_due(Time::NEVER).len(), 97 - RETRIES_PER_INTERVAL_MAX);
+        assert_eq!(closer.take_due_closes(Time(0) + RETRY_INTERVAL + RETRY_INTERVAL).len(), RETRIES_PER_INTERVAL_MAX);
+        assert_eq!(closer.take_due_closes(Time::NEVER).len(), 97 - RETRIES_PER_INTERVAL_MAX);
         closer.handle_reply(Time(0), 4, &Reply::Refused(Refusal::Busy));
         assert_eq!(closer.deadline(), Time::NEVER, "a second answer is ignored");
     }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn pending_session_closes_are_bounded() {
         let mut closer = SessionCloser::default();
-        (0..2 * CLOSING_SESSIONS_MAX as u64).for_each(|n| closer.record_request(n, SessionId(n)));
+        (0..2 * CLOSING_SESSIONS_MAX as u64).for_each(|n| closer.record_close_request(n, SessionId(n)));
         (0..2 * CLOSING_SESSIONS_MAX as u64).for_each(|n| closer.handle_reply(Time(0), n, &Reply::Unknown));
         assert_eq!(closer.sessions_to_retry.len(), CLOSING_SESSIONS_MAX);
     }

@@ -17,10 +17,10 @@ impl Net {
         let sweep_result = self.connections.sweep(now, &self.options);
         self.close_stalled(now);
         let mut needs_another_sweep =
-            sweep_result.needs_another_sweep || self.connections.memory().pressure() > MemoryPressure::None;
+            sweep_result.needs_another_sweep || self.connections.client_memory().pressure() > MemoryPressure::None;
         let forgotten_members = self.membership.forget_former_members(now);
         if !forgotten_members.is_empty() {
-            forgotten_members.into_iter().for_each(|peer| self.disconnect(now, peer));
+            forgotten_members.into_iter().for_each(|peer| self.disconnect_peer(now, peer));
             self.update_links(now);
         }
         needs_another_sweep |= self.membership.has_former_members();
@@ -36,13 +36,13 @@ impl Net {
     /// If clients hold more memory than the bound, closes stalled connections until clients hold at most half of the
     /// bound. The connections that hold most are closed first.
     fn close_stalled(&mut self, now: Time) {
-        let mut stalled_connections = self.connections.find_stalled();
-        let memory = *self.connections.memory();
-        if memory.pressure() < MemoryPressure::OverBound {
+        let mut stalled_connections = self.connections.find_stalled_connections();
+        let memory_before = *self.connections.client_memory();
+        if memory_before.pressure() < MemoryPressure::OverBound {
             return;
         }
         let mut closed_count = 0;
-        while self.connections.memory().held_bytes() > memory.max_bytes() / 2
+        while self.connections.client_memory().held_bytes() > memory_before.max_bytes() / 2
             && let Some((_, token)) = stalled_connections.pop()
         {
             self.close(now, token);
@@ -50,7 +50,7 @@ impl Net {
         }
         if closed_count > 0 {
             let [before, after, max] =
-                [memory.held_bytes(), self.connections.memory().held_bytes(), memory.max_bytes()]
+                [memory_before.held_bytes(), self.connections.client_memory().held_bytes(), memory_before.max_bytes()]
                     .map(|bytes| bytes >> 20);
             log::warn!(
                 node = self.membership.me().node.get();
@@ -64,7 +64,7 @@ impl Net {
     /// Resumes the connections that were suspended under memory pressure, if the pressure is lower now.
     pub(super) fn resume_suspended(&mut self) {
         let gateways = &mut self.gateways;
-        self.connections.resume_suspended(&self.options, |token| gateways.schedule_pump(token));
+        self.connections.resume_suspended_reads(&self.options, |token| gateways.schedule_pump(token));
     }
 
     /// Closes a connection, removes all references to it, and reports the loss to the node. Does nothing if the
@@ -83,16 +83,16 @@ impl Net {
                 }
             }
             Role::InboundPeer(peer) => {
-                if self.peers.record_inbound_closed(peer, token) {
+                if self.peer_links.record_inbound_closed(peer, token) {
                     self.events.push(Event::PeerLost(peer));
                     if self.membership.record_disconnected(peer) {
                         self.update_links(now);
                     }
                 }
             }
-            Role::Connecting(peer) => self.peers.record_dial_ended(now, peer),
+            Role::Connecting(peer) => self.peer_links.record_dial_closed(now, peer),
             Role::OutboundPeer(peer) => {
-                self.peers.record_outbound_closed(now, peer, conn.output.sent_bytes());
+                self.peer_links.record_outbound_closed(now, peer, conn.output.sent_bytes());
                 self.events.push(Event::PeerLost(peer));
             }
         }

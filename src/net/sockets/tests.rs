@@ -70,7 +70,7 @@ impl TestNode {
     }
 
     /// Advances the time, without any event.
-    fn skip(&mut self, duration: Duration) {
+    fn advance_time(&mut self, duration: Duration) {
         self.now = self.now + duration;
         self.pump();
     }
@@ -111,14 +111,14 @@ fn linked_pair() -> Vec<TestNode> {
     for node in &mut nodes {
         node.net.set_members(node.now, &members, Position::ZERO);
     }
-    pump_until(&mut nodes, "links come up", is_linked);
+    pump_until(&mut nodes, "links come up", are_linked);
     nodes
 }
 
-fn is_linked(nodes: &[TestNode]) -> bool {
-    nodes[0].net.peers.outbound(id(2)).is_some()
-        && nodes[1].net.peers.outbound(id(1)).is_some()
-        && nodes.iter().all(|node| node.net.peers.inbound_count() == 1)
+fn are_linked(nodes: &[TestNode]) -> bool {
+    nodes[0].net.peer_links.outbound_connection(id(2)).is_some()
+        && nodes[1].net.peer_links.outbound_connection(id(1)).is_some()
+        && nodes.iter().all(|node| node.net.peer_links.inbound_count() == 1)
 }
 
 fn envelope(from: u64, message: Message) -> Envelope {
@@ -159,7 +159,7 @@ fn stopped_peer_is_lost_at_once_and_reconnects() {
     nodes.push(TestNode::open_at(2, 2, address, Options::default()).unwrap());
     let members = nodes[0].net.membership.members().clone();
     nodes[1].net.set_members(Time(1), &members, Position::ZERO);
-    pump_until(&mut nodes, "links come up again", is_linked);
+    pump_until(&mut nodes, "links come up again", are_linked);
 }
 
 #[test]
@@ -172,41 +172,44 @@ fn peer_with_new_disk_id_is_rejected() {
     nodes.push(TestNode::open_at(2, 22, address, Options::default()).unwrap());
     let members = nodes[0].net.membership.members().clone();
     nodes[1].net.set_members(Time(1), &members, Position::ZERO);
-    let failures = |nodes: &[TestNode]| {
-        let failed = |n: usize, peer| nodes[n].net.peers.get(id(peer)).map_or(0, |link| link.failures_since_up);
-        (failed(0, 2), failed(1, 1))
+    let dial_failures = |nodes: &[TestNode]| {
+        let dial_failures_of =
+            |n: usize, peer| nodes[n].net.peer_links.get(id(peer)).map_or(0, |link| link.failures_since_up);
+        (dial_failures_of(0, 2), dial_failures_of(1, 1))
     };
-    let failures_before = failures(&nodes);
+    let failures_before = dial_failures(&nodes);
     pump_until(&mut nodes, "both nodes dial each other and fail", |nodes| {
-        let failures_now = failures(nodes);
+        let failures_now = dial_failures(nodes);
         failures_now.0 > failures_before.0 + 2 && failures_now.1 > failures_before.1 + 2
     });
-    assert!(nodes[0].net.peers.outbound(id(2)).is_none() && nodes[0].net.peers.inbound_count() == 0);
-    assert!(nodes[1].net.peers.outbound(id(1)).is_none() && nodes[1].received_messages().is_empty());
+    assert!(
+        nodes[0].net.peer_links.outbound_connection(id(2)).is_none() && nodes[0].net.peer_links.inbound_count() == 0
+    );
+    assert!(nodes[1].net.peer_links.outbound_connection(id(1)).is_none() && nodes[1].received_messages().is_empty());
 }
 
 #[test]
 fn replaced_connection_reports_no_lost_peer() {
     let mut nodes = linked_pair();
     // Node 2 dials once more, as after a restart that node 1 has not noticed.
-    let inbound_before = nodes[0].net.peers.inbound(id(2)).unwrap();
+    let inbound_before = nodes[0].net.peer_links.inbound_connection(id(2)).unwrap();
     nodes[0].events.clear();
     let mut second_connection =
         TestClient::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), run_with_id(2), id(1)));
     // Only node 1 runs: node 2 would dial again and so replace the connection.
-    second_connection.pump_welcome(&mut nodes[..1]).unwrap();
-    let inbound = nodes[0].net.peers.inbound(id(2)).unwrap();
+    second_connection.pump_until_welcome(&mut nodes[..1]).unwrap();
+    let inbound = nodes[0].net.peer_links.inbound_connection(id(2)).unwrap();
     assert_ne!(inbound, inbound_before);
     let inbound_connections: Vec<_> =
         nodes[0].net.connections.iter().filter(|conn| conn.role == Role::InboundPeer(id(2))).collect();
     assert!(matches!(inbound_connections[..], [conn] if conn.token == inbound), "{inbound_connections:?}");
-    // The only events are `AnswersLost` and `DiskLearned` for the peer.
+    // The only events are `AnswersLost` and `PeerDiskLearned` for the peer.
     let is_expected =
-        |event: &Event| matches!(event, Event::AnswersLost(peer) | Event::DiskLearned { peer, .. } if *peer == id(2));
+        |event: &Event| matches!(event, Event::AnswersLost(n) | Event::PeerDiskLearned { peer: n, .. } if *n == id(2));
     assert!(nodes[0].events.len() == 2 && nodes[0].events.iter().all(is_expected), "{:?}", nodes[0].events);
     // The replaced link is dialed again, and replaces the new connection in turn.
     pump_until(&mut nodes, "links come up again", |nodes| {
-        is_linked(nodes) && nodes[0].net.peers.inbound(id(2)).unwrap() != inbound
+        are_linked(nodes) && nodes[0].net.peer_links.inbound_connection(id(2)).unwrap() != inbound
     });
 }
 
@@ -214,24 +217,24 @@ fn replaced_connection_reports_no_lost_peer() {
 fn answer_without_link_is_reported_lost() {
     let mut nodes = linked_pair();
     nodes[0].events.clear();
-    // The link of node 2, which owes the answer, breaks. Node 2 sends the answer before it has dialed again.
-    let link = nodes[1].net.peers.outbound(id(1)).unwrap();
+    // The link of node 2 breaks. Node 2 answers a request of node 1 before it has dialed again.
+    let outbound_connection = nodes[1].net.peer_links.outbound_connection(id(1)).unwrap();
     let now = nodes[1].now;
-    nodes[1].net.close(now, link);
+    nodes[1].net.close(now, outbound_connection);
     nodes[1].net.answer(now, Caller::Peer(id(1)), 7, Reply::Unknown);
-    pump_until(&mut nodes, "links come up again", is_linked);
+    pump_until(&mut nodes, "links come up again", are_linked);
     assert!(nodes[0].events.iter().any(|event| matches!(event, Event::AnswersLost(peer) if *peer == id(2))));
     // Node 2 has dialed again and received no welcome yet, although node 1 may have accepted the new connection
     // already.
-    let inbound_before = nodes[0].net.peers.inbound(id(2)).unwrap();
-    let link = nodes[1].net.peers.outbound(id(1)).unwrap();
-    nodes[1].net.close(now, link);
+    let inbound_before = nodes[0].net.peer_links.inbound_connection(id(2)).unwrap();
+    let outbound_connection = nodes[1].net.peer_links.outbound_connection(id(1)).unwrap();
+    nodes[1].net.close(now, outbound_connection);
     let dialed = |nodes: &[TestNode]| {
-        nodes[1].net.peers.get(id(1)).is_some_and(|link| matches!(link.state, LinkState::Dialed(_)))
+        nodes[1].net.peer_links.get(id(1)).is_some_and(|link| matches!(link.state, LinkState::Dialed(_)))
     };
     pump_until(&mut nodes[..], "node 2 dials again", dialed);
     pump_until(&mut nodes[..1], "node 1 receives the hello of node 2", |nodes| {
-        nodes[0].net.peers.inbound(id(2)).is_some_and(|inbound| inbound != inbound_before)
+        nodes[0].net.peer_links.inbound_connection(id(2)).is_some_and(|inbound| inbound != inbound_before)
     });
     nodes[0].events.clear();
     let now = nodes[1].now;
@@ -278,11 +281,11 @@ impl TestClient {
     }
 
     fn dial(address: SocketAddr, hello: &Hello) -> TestClient {
-        let mut caller = TestClient::connect(address);
+        let mut client = TestClient::connect(address);
         let mut out = BytesMut::new();
         hello.put(&mut out);
-        caller.stream.write_all(&out).unwrap();
-        caller
+        client.stream.write_all(&out).unwrap();
+        client
     }
 
     /// A frame, if one has arrived; an error once the connection is closed.
@@ -297,7 +300,7 @@ impl TestClient {
         Ok(self.reader.next(&mut self.input).unwrap())
     }
 
-    fn pump_welcome(&mut self, nodes: &mut [TestNode]) -> Result<Welcome, WireError> {
+    fn pump_until_welcome(&mut self, nodes: &mut [TestNode]) -> Result<Welcome, WireError> {
         let started = Instant::now();
         loop {
             assert!(started.elapsed() < Duration::from_secs(20), "no welcome within 20 seconds");
@@ -309,9 +312,9 @@ impl TestClient {
     }
 
     fn accepted_client(nodes: &mut [TestNode]) -> TestClient {
-        let mut caller = TestClient::dial(nodes[0].address(), &Hello::client());
-        caller.pump_welcome(nodes).unwrap();
-        caller
+        let mut client = TestClient::dial(nodes[0].address(), &Hello::client());
+        client.pump_until_welcome(nodes).unwrap();
+        client
     }
 
     /// Whether the end of the stream has arrived.
@@ -320,7 +323,7 @@ impl TestClient {
     }
 
     /// Runs the nodes until the end of the stream arrives, a moment after the node has closed the connection.
-    fn pump_closed(&mut self, nodes: &mut [TestNode]) {
+    fn pump_until_closed(&mut self, nodes: &mut [TestNode]) {
         let started = Instant::now();
         while !self.is_closed() {
             assert!(started.elapsed() < Duration::from_secs(20), "the connection is not closed within 20 seconds");
@@ -342,36 +345,37 @@ fn rejected_handshake_states_the_reason() {
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     nodes[0].net.set_leader(Some(id(1)));
-    let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), run_with_id(1), id(target));
+    let peer_hello =
+        |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), run_with_id(1), id(target));
     let mut handshake = |hello: Hello| {
         let mut caller = TestClient::dial(nodes[0].address(), &hello);
-        (caller.pump_welcome(&mut nodes), caller)
+        (caller.pump_until_welcome(&mut nodes), caller)
     };
-    let refused = |reason| Err(WireError::Refused(reason));
-    assert_eq!(handshake(peer(8, 2, 1)).0, refused(HelloRejection::Cluster));
-    assert_eq!(handshake(peer(9, 2, 3)).0, refused(HelloRejection::WrongNode));
-    assert_eq!(handshake(peer(9, 3, 1)).0, refused(HelloRejection::NotMember));
-    assert_eq!(handshake(peer(9, 1, 1)).0, refused(HelloRejection::SameNodeId));
+    let rejected_with = |reason| Err(WireError::Refused(reason));
+    assert_eq!(handshake(peer_hello(8, 2, 1)).0, rejected_with(HelloRejection::Cluster));
+    assert_eq!(handshake(peer_hello(9, 2, 3)).0, rejected_with(HelloRejection::WrongNode));
+    assert_eq!(handshake(peer_hello(9, 3, 1)).0, rejected_with(HelloRejection::NotMember));
+    assert_eq!(handshake(peer_hello(9, 1, 1)).0, rejected_with(HelloRejection::SameNodeId));
     assert_eq!(
         handshake(Hello { version_min: 9, version_max: 10, ..Hello::client() }).0,
-        refused(HelloRejection::Version)
+        rejected_with(HelloRejection::Version)
     );
     let (first, _connected) = handshake(Hello::client());
     assert_eq!(first.unwrap().node, id(1));
-    assert_eq!(handshake(Hello::client()).0, refused(HelloRejection::TooManyConnections));
+    assert_eq!(handshake(Hello::client()).0, rejected_with(HelloRejection::TooManyConnections));
     // A peer is accepted although the maximum number of clients is connected. A second process with its id is then
     // rejected.
-    assert!(handshake(peer(9, 2, 1)).0.is_ok());
+    assert!(handshake(peer_hello(9, 2, 1)).0.is_ok());
     assert_eq!(
         handshake(Hello::peer(CLUSTER, id(2), DiskId(5), run_with_id(2), id(1))).0,
-        refused(HelloRejection::UnknownDisk)
+        rejected_with(HelloRejection::UnknownDisk)
     );
-    let (welcome, _connected) = handshake(peer(9, 2, 1));
+    let (welcome, _connected) = handshake(peer_hello(9, 2, 1));
     assert!(welcome.is_ok());
     // The peer is connected, and another process has its identity, which means a copy of its disk.
     assert_eq!(
         handshake(Hello::peer(CLUSTER, id(2), DiskId(1), run_with_id(7), id(1))).0,
-        refused(HelloRejection::CopiedDisk)
+        rejected_with(HelloRejection::CopiedDisk)
     );
 }
 
@@ -383,7 +387,7 @@ fn peer_must_have_the_disk_id_in_the_membership() {
     nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     let mut handshake = |disk| {
         let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), run_with_id(1), id(1));
-        TestClient::dial(nodes[0].address(), &hello).pump_welcome(&mut nodes)
+        TestClient::dial(nodes[0].address(), &hello).pump_until_welcome(&mut nodes)
     };
     assert_eq!(handshake(5), Err(WireError::Refused(HelloRejection::UnknownDisk)));
     assert!(handshake(77).is_ok());
@@ -397,7 +401,7 @@ fn peer_readded_unnoticed_may_have_new_disk_id() {
     let mut members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     let handshake = |nodes: &mut Vec<TestNode>, disk| {
         let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), run_with_id(1), id(1));
-        TestClient::dial(nodes[0].address(), &hello).pump_welcome(nodes).is_ok()
+        TestClient::dial(nodes[0].address(), &hello).pump_until_welcome(nodes).is_ok()
     };
     for named in [None, Some(DiskId(77))] {
         members.members.get_mut(&id(2)).unwrap().disk = named;
@@ -424,14 +428,14 @@ fn expect_unknown_leader_accepted(followed: Option<NodeId>) {
     let addresses: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
     nodes[0].net.set_members(Time(1), &Membership::founding([(id(1), addresses[0].clone())]), Position::ZERO);
     nodes[1].net.set_members(Time(1), &Membership::founding((1..).map(id).zip(addresses)), Position::ZERO);
-    pump_until(&mut nodes, "links come up", is_linked);
+    pump_until(&mut nodes, "links come up", are_linked);
     nodes[1].net.send(envelope(2, heartbeat()));
     pump_until(&mut nodes, "node 1 receives the heartbeat", |nodes| nodes[0].received_messages() == [&heartbeat()]);
     nodes[0].net.send(envelope(1, heartbeat()));
     pump_until(&mut nodes, "node 2 receives the answer", |nodes| nodes[1].received_messages() == [&heartbeat()]);
     // Once node 2 is stopped, node 1 also removes its link to node 2.
     nodes.truncate(1);
-    pump_until(&mut nodes, "node 1 removes its link to node 2", |nodes| nodes[0].net.peers.get(id(2)).is_none());
+    pump_until(&mut nodes, "node 1 removes its link to node 2", |nodes| nodes[0].net.peer_links.get(id(2)).is_none());
 }
 
 #[test]
@@ -444,13 +448,13 @@ fn incomplete_input_times_out_but_idle_client_stays() {
     let is_waiting = |conn: &Conn| matches!(conn.role, Role::Client(_)) && conn.timeout_started_at.is_some();
     pump_until(&mut nodes, "half of a request is received", |nodes| nodes[0].net.connections.iter().any(&is_waiting));
     assert_eq!(nodes[0].net.connections.handshaking_count(), 1);
-    nodes[0].skip(Duration::from_secs(4));
+    nodes[0].advance_time(Duration::from_secs(4));
     assert!(!silent_client.is_closed());
-    nodes[0].skip(Duration::from_secs(2));
-    silent_client.pump_closed(&mut nodes);
+    nodes[0].advance_time(Duration::from_secs(2));
+    silent_client.pump_until_closed(&mut nodes);
     assert!(!interrupted_client.is_closed());
-    (0..30).for_each(|_| nodes[0].skip(Duration::from_secs(1)));
-    interrupted_client.pump_closed(&mut nodes);
+    (0..30).for_each(|_| nodes[0].advance_time(Duration::from_secs(1)));
+    interrupted_client.pump_until_closed(&mut nodes);
     assert!(!idle_client.is_closed());
     assert_eq!(nodes[0].net.connections.client_count(), 1);
     // The client is idle: no buffer is kept for it, and no sweep is due.
@@ -473,7 +477,7 @@ fn malformed_input_closes_only_its_connection() {
     client.stream.write_all(&out).unwrap();
     [&mut http_client, &mut client_without_hello, &mut client]
         .into_iter()
-        .for_each(|caller| caller.pump_closed(&mut nodes));
+        .for_each(|caller| caller.pump_until_closed(&mut nodes));
     assert_eq!((nodes[0].request_count(), nodes[0].net.connections.len()), (0, 0));
 }
 
@@ -498,7 +502,7 @@ fn client_with_unread_replies_is_not_read_from() {
     let net = &nodes[0].net;
     assert!(net.unwritten_bytes() < 16 << 20, "{} bytes wait for the client", net.unwritten_bytes());
     assert!(answered_count < sent_count, "the node stops reading from a client that does not read its replies");
-    // Once the client reads, requests are served again.
+    // Once the client reads its replies, the node reads and answers the remaining requests.
     let mut received_count = 0;
     let started = Instant::now();
     while received_count < sent_count - 1 {
@@ -568,7 +572,7 @@ fn silent_connections_do_not_block_clients() {
     assert_eq!(nodes[0].net.connections.len(), 8);
     assert_eq!(nodes[0].net.connections.handshaking_count(), 8);
     let mut client = TestClient::dial(nodes[0].address(), &Hello::client());
-    client.pump_welcome(&mut nodes).unwrap();
+    client.pump_until_welcome(&mut nodes).unwrap();
     assert_eq!(nodes[0].net.connections.client_count(), 1);
 }
 

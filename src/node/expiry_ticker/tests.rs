@@ -88,7 +88,7 @@ impl SingleNode {
     }
 
     /// Sets a key that expires after `ms` milliseconds.
-    fn set(&mut self, key: &[u8], ms: u64) {
+    fn set_expiring_key(&mut self, key: &[u8], ms: u64) {
         self.seq += 1;
         let expiration = Expiration::Until(Deadline::InMs(ms));
         let command =
@@ -111,7 +111,7 @@ impl SingleNode {
 #[test]
 fn leader_proposes_tick_only_when_a_key_expires() {
     let mut leader = SingleNode::new();
-    leader.set(b"a", 100);
+    leader.set_expiring_key(b"a", 100);
     assert_eq!(leader.key_count(), 1);
     assert_eq!(leader.advance(60 * MS), 0);
     assert!(leader.node.deadline() <= leader.now + 50 * MS, "the node wakes when the key is due");
@@ -126,17 +126,17 @@ fn leader_proposes_tick_only_when_a_key_expires() {
 #[test]
 fn leader_proposes_tick_once_a_minute_while_keys_can_expire() {
     let mut leader = SingleNode::new();
-    leader.set(b"a", 600_000);
-    let entries: usize = (0..3000).map(|_| leader.advance(100 * MS)).sum();
-    assert_eq!(entries, 5, "one tick per minute, in five minutes");
+    leader.set_expiring_key(b"a", 600_000);
+    let entry_count: usize = (0..3000).map(|_| leader.advance(100 * MS)).sum();
+    assert_eq!(entry_count, 5, "one tick per minute, in five minutes");
 }
 
 #[test]
 fn leader_expires_no_key_after_its_process_was_frozen() {
     let mut leader = SingleNode::new();
-    leader.set(b"a", 10_000);
+    leader.set_expiring_key(b"a", 10_000);
     assert_eq!((leader.advance(Duration::from_secs(3600)), leader.key_count()), (0, 1));
-    leader.set(b"b", 1);
+    leader.set_expiring_key(b"b", 1);
     assert_eq!(leader.key_count(), 2);
     // After the freeze of one hour the clock runs normally.
     let mut passed_ms = 0;
@@ -152,7 +152,7 @@ fn leader_expires_no_key_after_its_process_was_frozen() {
 fn keys_due_together_expire_in_one_tick() {
     let mut leader = SingleNode::new();
     for n in 0..60u8 {
-        leader.set(&[n], 1000);
+        leader.set_expiring_key(&[n], 1000);
     }
     let next_deadline = |leader: &SingleNode| crate::machine::StateMachine::next_deadline(leader.applier.machine());
     (0..19).for_each(|_| assert_eq!(leader.advance(50 * MS), 0));

@@ -23,22 +23,22 @@ use crate::types::Mutant;
 impl Node {
     /// Panics if an invariant is violated: the requested actions could lose or contradict an acknowledged entry.
     pub(super) fn check_invariants(&self) {
-        self.check_order();
-        self.check_waiting();
+        self.check_index_order();
+        self.check_waiting_requests();
         self.compaction.check();
         self.snapshot_sender.check();
         self.snapshot_reads.check();
     }
 
-    /// Log start, snapshot, machine and commit index are in order.
-    fn check_order(&self) {
+    /// Checks that log start ≤ snapshot ≤ applied ≤ submitted ≤ commit.
+    fn check_index_order(&self) {
         let log = self.raft.log();
         let (snapshot, applied, submitted) =
             (self.compaction.snapshot_index(), self.applier_report.upto, self.submitted_to_apply);
         // Without a snapshot the log starts at index 0. The mutant `damaged-is-empty` starts without the snapshot.
-        let starts_early_enough = log.base().index <= snapshot || self.options.mutants.breaks(Mutant::DamagedIsEmpty);
+        let log_reaches_snapshot = log.base().index <= snapshot || self.options.mutants.breaks(Mutant::DamagedIsEmpty);
         assert!(
-            starts_early_enough,
+            log_reaches_snapshot,
             "the log begins no later than the snapshot ends: no entry is lost between them (§7)"
         );
         assert!(snapshot <= applied, "a snapshot holds only entries that this machine has applied (§7)");
@@ -52,8 +52,9 @@ impl Node {
         );
     }
 
-    /// Each waiting proposal can still be answered, and the tables of waiting requests are within their limits.
-    fn check_waiting(&self) {
+    /// Checks that each waiting proposal can still be answered, and that the tables of waiting requests are within
+    /// their limits.
+    fn check_waiting_requests(&self) {
         if let (Some(first), Some(last)) = (self.proposals.first(), self.proposals.last()) {
             let is_unapplied = first.index > self.applier_report.upto;
             assert!(is_unapplied, "no waiting proposal has an applied index: no outcome would come for it any more");

@@ -21,10 +21,10 @@ impl Node {
     /// each event.
     pub(super) fn leadership_changed(&self) -> bool {
         let can_unpark = !self.parked_requests.is_empty()
-            && self.leader.is_some()
+            && self.handled_leader.is_some()
             && self.raft.transfer_target().is_none()
             && !self.log_not_agreed();
-        self.leader != self.raft.leader() || self.led_term != self.led_term() || can_unpark
+        self.handled_leader != self.raft.leader() || self.led_term != self.led_term() || can_unpark
     }
 
     /// The term that this node leads, if it leads.
@@ -39,7 +39,7 @@ impl Node {
     /// an index that such a proposal still claims. Misrouted requests come before parked ones, because they are older,
     /// and may be parked themselves. Callers of administrative requests are answered between the two: their answers
     /// depend on the term alone.
-    pub(super) fn follow_leadership(&mut self, now: Time) {
+    pub(super) fn handle_leadership_change(&mut self, now: Time) {
         // A leader on a full disk blocks all writes of the cluster; the same node as a follower blocks only itself.
         if self.raft.leads() && self.disk_space.is_low() && self.admin_waiters.should_transfer_for_space(now) {
             self.raft.transfer_to_node_with_room(now);
@@ -56,14 +56,14 @@ impl Node {
             };
             // Committed proposals stay: whatever the leader, this node applies them, and knows their outcomes.
             if !self.options.mutants.breaks(Mutant::AnswerByIndex) {
-                self.proposals.abandon(self.raft.log().commit(), new_led_term, &reply, &mut self.replies);
+                self.proposals.answer_uncommitted(self.raft.log().commit(), new_led_term, &reply, &mut self.replies);
             }
         }
         let leader = self.raft.leader();
-        if self.leader != leader {
+        if self.handled_leader != leader {
             // Recorded before requests are retried, because `leadership_changed` compares the current leader with it.
             self.stats.record_leader(leader);
-            self.leader = leader;
+            self.handled_leader = leader;
             // Requests forwarded to the former leader fail even if there is no new leader: the former one may never
             // answer.
             let misrouted_requests = self.forwarded_requests.take_misrouted(leader);

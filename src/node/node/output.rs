@@ -128,7 +128,7 @@ impl Node {
         // Prefetched entries are used only if the log still holds them: a leader may have replaced them since this node
         // started.
         let prefetched = self.prefetch.take_entries(range.clone(), |position| self.raft.log().holds(position));
-        match prefetched.map_or_else(|| self.view.entries(range, self.options.apply_bytes), Ok) {
+        match prefetched.map_or_else(|| self.view.entries(range, self.options.apply_batch_bytes_max), Ok) {
             Ok(entries) => {
                 let last = entries.last().expect("a batch that is not empty has a last entry");
                 assert!(last.position.index <= commit, "only committed entries are applied (§5.3)");

@@ -16,7 +16,7 @@ impl Node {
     /// Whether further reads are refused: the reads that wait for a heartbeat round, for the next call of `turn` or for
     /// the applier have reached their limit in bytes. One limit holds for all of them: a read passes from one wait to
     /// the next, and must not be refused in between.
-    pub(super) fn reads_are_full(&self) -> bool {
+    pub(super) fn is_read_limit_reached(&self) -> bool {
         self.linearizable_reads.bytes() + self.queries.bytes() >= self.options.waiting_read_bytes_max
     }
 
@@ -28,14 +28,14 @@ impl Node {
         let mut due_queries = self.queries.take_local();
         let submits_reads_early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
         let upto = if submits_reads_early { self.raft.log().last().index } else { self.submitted_to_apply };
-        while let Some(client_request) = self.linearizable_reads.take_next(upto) {
+        while let Some(client_request) = self.linearizable_reads.take_ready(upto) {
             due_queries.push(client_request);
         }
         // The cluster time serves to compute remaining times to live. Only entries decide whether a key has expired.
         let time = self.raft.cluster_time(now);
         for ClientRequest { from, id, request, .. } in due_queries {
             if let Some(query) = requests::query_of(request) {
-                let ticket = self.queries.push(from, id, query.len() as u64);
+                let ticket = self.queries.push_submitted(from, id, query.len() as u64);
                 actions.push(Action::Query { ticket, query, time });
             }
         }

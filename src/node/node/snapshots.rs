@@ -96,8 +96,8 @@ impl Node {
     pub(super) fn maintain_snapshots(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.snapshot_sender.send_due_chunks(now, &self.raft, self.compaction.sendable_snapshot(), actions);
         let (id, voters) = (self.raft.id(), self.raft.membership());
-        let ordinal = voters.all_voters().take_while(|voter| *voter < id).count();
-        self.compaction.set_voter_ordinal(ordinal as u64, voters.all_voters().count() as u64);
+        let voter_ordinal = voters.all_voters().take_while(|voter| *voter < id).count();
+        self.compaction.set_voter_ordinal(voter_ordinal as u64, voters.all_voters().count() as u64);
         let log = self.raft.log();
         let applied = self.applier_report.upto;
         // A snapshot is taken between two batches: during a batch the index of the frozen state is not known.

@@ -14,7 +14,7 @@ use crate::node::event::DurableSnapshot;
 use crate::types::{DiskId, Index, Membership, NodeId, PendingRole, Time};
 
 impl Node {
-    /// The configuration in force.
+    /// The membership in the configuration in force, committed or not (§6).
     pub fn membership(&self) -> &Membership {
         self.raft.membership()
     }
@@ -72,10 +72,10 @@ impl Node {
             membership: self.membership().to_string(),
             // Computed for each status by a walk over the members: a status is requested too rarely to keep this up to
             // date.
-            peers: self.peers(now),
+            peers: self.peer_statuses(now),
             // The age of the oldest write that is not durable: a disk that hangs completes nothing, and shows only
             // here.
-            disk: self.stats.disk(self.raft.oldest_write_age(now)),
+            disk: self.stats.disk_status(self.raft.oldest_write_age(now)),
             fsync: self.options.fsync,
             in_memory: false,
             file_system: String::new(),
@@ -83,10 +83,10 @@ impl Node {
             low_space: self.disk_space.is_low(),
             cpu_ns: 0,
             uptime_ms: 0,
-            stages: self.stats.stages(),
+            stages: self.stats.stage_status(),
             version: String::new(),
             elections: self.stats.elections.clone(),
-            members: self.members(),
+            members: self.member_statuses(),
             hands_over: self.raft.transfer_target().map_or(0, NodeId::get),
             log_id: self.membership().agreed_log_id().map(|log| log.to_string()).unwrap_or_default(),
             promised: self.promised_text(),
@@ -110,11 +110,11 @@ impl Node {
     /// The heartbeat interval and the election timeouts, so that a reader can judge the other times of the status.
     fn timing(&self) -> TimingStatus {
         let options = self.raft.options();
-        let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1000.0;
+        let to_ms = |duration: std::time::Duration| duration.as_secs_f64() * 1000.0;
         TimingStatus {
-            heartbeat_ms: ms(options.heartbeat),
-            election_min_ms: ms(options.election_min),
-            election_max_ms: ms(options.election_max),
+            heartbeat_ms: to_ms(options.heartbeat),
+            election_min_ms: to_ms(options.election_min),
+            election_max_ms: to_ms(options.election_max),
         }
     }
 
@@ -144,7 +144,7 @@ impl Node {
             kept_for: kept_for.to_owned(),
             snapshot: self.compaction.snapshot_index().0,
             snapshot_bytes: self.compaction.newest().map_or(0, |newest| newest.bytes.len() as u64),
-            snapshot_age_ms: self.compaction.age(now).as_millis() as u64,
+            snapshot_age_ms: self.compaction.newest_age(now).as_millis() as u64,
             taking: self.compaction.is_taking_snapshot(),
             // With `taking`, this shows why a requested snapshot does not exist yet.
             lacks_room: self.compaction.lacks_room(),
@@ -155,11 +155,11 @@ impl Node {
 
     /// The followers as this leader sees them; none on any other node. The leader's view is the one that commits,
     /// whatever a follower reports of itself.
-    fn peers(&self, now: Time) -> Vec<PeerStatus> {
+    fn peer_statuses(&self, now: Time) -> Vec<PeerStatus> {
         let log = self.raft.log();
         let last = log.last().index;
         let transfer_progress = |id| self.snapshot_sender.progress(id).unwrap_or_default();
-        let peer = |(id, progress): (NodeId, &Progress)| PeerStatus {
+        let peer_status = |(id, progress): (NodeId, &Progress)| PeerStatus {
             node: id.get(),
             address: self.membership().address(id).unwrap_or_default().to_owned(),
             stage: progress.state_name().to_owned(),
@@ -179,16 +179,16 @@ impl Node {
             losses: progress.loss_count,
             uncounted: uncounted_reason(progress).to_owned(),
         };
-        self.raft.progress().map(peer).collect()
+        self.raft.progress().map(peer_status).collect()
     }
 
     /// The members in the configuration in force, committed or not (§6). During a change the two sets of voters
     /// overlap: a node may be in the new one, in the old one or in both, and each counts for its own majority.
-    fn members(&self) -> Vec<MemberStatus> {
+    fn member_statuses(&self) -> Vec<MemberStatus> {
         let membership = self.membership();
         // A voter that stays is in both halves of a joint configuration, so membership of the new half alone marks a
         // new one.
-        let kind = |id: &NodeId| match (membership.voters.contains(id), membership.outgoing.contains(id)) {
+        let member_kind = |id: &NodeId| match (membership.voters.contains(id), membership.outgoing.contains(id)) {
             (true, false) if membership.is_joint() => "incoming",
             (true, _) => "voter",
             (false, true) => "outgoing",
@@ -201,14 +201,14 @@ impl Node {
             PendingRole::Replace(old) => format!("takes the place of {old} when it has caught up"),
             PendingRole::Remove => "leaves".to_owned(),
         };
-        let member = |(id, member): (&NodeId, &crate::types::Member)| MemberStatus {
+        let member_status = |(id, member): (&NodeId, &crate::types::Member)| MemberStatus {
             node: id.get(),
-            kind: kind(id).to_owned(),
+            kind: member_kind(id).to_owned(),
             address: member.address.clone(),
             disk: member.disk.as_ref().map(DiskId::to_string).unwrap_or_default(),
             prospect: role_words(member.pending_role),
         };
-        membership.members.iter().map(member).collect()
+        membership.members.iter().map(member_status).collect()
     }
 }
 

@@ -76,7 +76,7 @@ fn forward_write(node: &mut Node, now: Time) -> u64 {
 }
 
 /// The reply to request 44 of the client, if the node sends it in the next turn.
-fn reply(node: &mut Node, now: Time) -> Option<Reply> {
+fn take_reply(node: &mut Node, now: Time) -> Option<Reply> {
     let reply = |action| match action {
         Action::Reply { to: CLIENT, id: 44, reply } => Some(reply),
         _ => None,
@@ -89,11 +89,11 @@ fn unsent_forwarded_request_is_refused_as_busy() {
     let (mut node, now) = follower();
     let (sent, stuck) = (forward_write(&mut node, now), forward_write(&mut node, now));
     node.handle(now, Event::ForwardNotSent { to: LEADER, id: stuck });
-    assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
+    assert_eq!(take_reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
     assert_eq!((node.raft().leader(), node.waiting_requests()), (Some(LEADER), 1));
     // The request that was sent is still answered.
     node.handle(now, Event::ForwardAnswered { from: LEADER, id: sent, reply: Reply::Unknown });
-    assert_eq!((reply(&mut node, now), node.waiting_requests()), (Some(Reply::Unknown), 0));
+    assert_eq!((take_reply(&mut node, now), node.waiting_requests()), (Some(Reply::Unknown), 0));
 }
 
 /// Between two calls of `Node::turn` the node receives a request, the first message of a new leader, and another
@@ -116,13 +116,13 @@ fn parked_request_is_forwarded_before_later_requests() {
 }
 
 #[test]
-fn forwarded_request_with_lost_reply_is_unknown() {
+fn forwarded_request_with_lost_reply_is_answered_unknown() {
     let (mut node, now) = follower();
     forward_write(&mut node, now);
     node.handle(now, Event::AnswersLost(NodeId::new(3).unwrap()));
-    assert_eq!(reply(&mut node, now), None);
+    assert_eq!(take_reply(&mut node, now), None);
     node.handle(now, Event::AnswersLost(LEADER));
-    assert_eq!(reply(&mut node, now), Some(Reply::Unknown));
+    assert_eq!(take_reply(&mut node, now), Some(Reply::Unknown));
     assert_eq!((node.raft().leader(), node.waiting_requests()), (Some(LEADER), 0));
 }
 
@@ -167,7 +167,7 @@ fn follower_answers_linearizable_read_itself() {
         sealed_segments: Vec::new(),
         entry_count: 0,
         written_bytes: 0,
-        duration: Default::default(),
+        sync_duration: Default::default(),
         room_bytes: u64::MAX,
     };
     node.handle(now, Event::Journal(report));
@@ -186,7 +186,7 @@ fn follower_answers_linearizable_read_itself() {
     let answer = Bytes::from_static(b"noodles");
     // No further message of the leader is needed: it may be down by now.
     node.handle(now, Event::Queried { ticket, applied: Index::ZERO, answer: answer.clone() });
-    assert_eq!(reply(&mut node, now), Some(Reply::Answer { applied: Index::ZERO, answer }));
+    assert_eq!(take_reply(&mut node, now), Some(Reply::Answer { applied: Index::ZERO, answer }));
     assert_eq!(node.waiting_requests(), 0);
 }
 
@@ -194,19 +194,21 @@ fn follower_answers_linearizable_read_itself() {
 fn non_member_rejects_with_addresses_of_members() {
     let (mut node, now) = start_node(4);
     let members = vec!["n1:1".to_owned(), "n2:1".to_owned(), "n3:1".to_owned()];
-    let not_member = Reply::Refused(Refusal::NotMember { node: NodeId::new(4).unwrap(), members });
-    let read = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
-    for request in
-        [read, Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() }, Request::Transfer { to: None }]
-    {
+    let not_member_reply = Reply::Refused(Refusal::NotMember { node: NodeId::new(4).unwrap(), members });
+    let read_request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
+    for request in [
+        read_request,
+        Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() },
+        Request::Transfer { to: None },
+    ] {
         node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
-        assert_eq!(reply(&mut node, now), Some(not_member.clone()));
+        assert_eq!(take_reply(&mut node, now), Some(not_member_reply.clone()));
     }
     // A member parks the request until there is a leader.
     let (mut node, now) = start_node(3);
     let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
-    assert_eq!((reply(&mut node, now), node.waiting_requests()), (None, 1));
+    assert_eq!((take_reply(&mut node, now), node.waiting_requests()), (None, 1));
 }
 
 /// Local reads wait for the applier, which may be busy: their bytes count against the same limit as linearizable reads.
@@ -223,11 +225,11 @@ fn local_reads_are_bounded_in_bytes() {
     for id in [41, 42, 44] {
         node.handle(now, read(id));
     }
-    assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
+    assert_eq!(take_reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
     // The earlier reads were submitted to the applier, which has not answered.
     node.handle(now, read(44));
-    assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
+    assert_eq!(take_reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
     node.handle(now, Event::Queried { ticket: 1, applied: Index::ZERO, answer: Bytes::new() });
     node.handle(now, read(44));
-    assert_eq!(reply(&mut node, now), None);
+    assert_eq!(take_reply(&mut node, now), None);
 }

@@ -7,7 +7,7 @@ fn position(index: u64, term: u64) -> Position {
 }
 
 #[test]
-fn proposal_applied_in_another_term_is_unknown() {
+fn proposal_applied_in_another_term_is_answered_unknown() {
     let mut proposals = Proposals::default();
     let caller = Caller::Client(9);
     proposals.push(position(812, 3), caller, 44);
@@ -80,10 +80,10 @@ fn disconnected_caller_drops_only_its_own_requests() {
         parked.take_expired(Time(2)).iter().map(|client_request| client_request.id).collect::<Vec<_>>(),
         [0, 1, 2]
     );
-    let remaining: Vec<u64> = std::iter::from_fn(|| linearizable.take_next(Index(u64::MAX)))
+    let remaining_reads: Vec<u64> = std::iter::from_fn(|| linearizable.take_ready(Index(u64::MAX)))
         .map(|client_request| client_request.id)
         .collect();
-    assert_eq!(remaining, [0, 1, 2, 3, 4, 5], "in the order of their read rounds");
+    assert_eq!(remaining_reads, [0, 1, 2, 3, 4, 5], "in the order of their read rounds");
     assert_eq!((linearizable.bytes(), linearizable.confirmed.len()), (0, 0));
     assert_eq!(parked.take_all().map(|client_request| client_request.id).collect::<Vec<_>>(), [3, 4, 5]);
     assert_eq!((parked.len(), parked.bytes, parked.by_caller.0.len()), (0, 0, 0));

@@ -12,7 +12,7 @@ fn transfer(chunks: u64) -> Transfer {
     Transfer::new(Time(0), DurableSnapshot { position: Position::new(Index(9), Term(2)), bytes })
 }
 
-fn offsets(transfer: &mut Transfer) -> Vec<u64> {
+fn next_chunk_offsets(transfer: &mut Transfer) -> Vec<u64> {
     std::iter::from_fn(|| transfer.next_chunk(CHUNK)).map(|chunk| chunk.offset / CHUNK).collect()
 }
 
@@ -22,18 +22,18 @@ fn first_chunk_probes_the_offset_then_the_window_fills() {
     let to = NodeId::new(2).expect("not zero");
     let newest = transfer(100).snapshot;
     sender.begin_transfer(Time(0), to, &newest, Index(0));
-    assert_eq!(offsets(sender.transfers.get_mut(&to).expect("a transfer")), [0]);
+    assert_eq!(next_chunk_offsets(sender.transfers.get_mut(&to).expect("a transfer")), [0]);
     // The follower had ten chunks before it restarted: none of them is sent again.
     sender.record_progress(Time(1), to, newest.position, 10 * CHUNK);
     let transfer = sender.transfers.get_mut(&to).expect("a transfer");
-    assert_eq!(offsets(transfer), (10..26).collect::<Vec<_>>());
+    assert_eq!(next_chunk_offsets(transfer), (10..26).collect::<Vec<_>>());
     sender.record_progress(Time(2), to, newest.position, 12 * CHUNK);
-    assert_eq!(offsets(sender.transfers.get_mut(&to).expect("a transfer")), [26, 27]);
+    assert_eq!(next_chunk_offsets(sender.transfers.get_mut(&to).expect("a transfer")), [26, 27]);
     // The follower's link broke: one chunk probes for its offset.
     sender.begin_transfer(Time(9) + RETRY_INTERVAL, to, &newest, Index(0));
-    assert_eq!(offsets(sender.transfers.get_mut(&to).expect("a transfer")), [12]);
+    assert_eq!(next_chunk_offsets(sender.transfers.get_mut(&to).expect("a transfer")), [12]);
     sender.record_progress(Time(9) + RETRY_INTERVAL, to, newest.position, 20 * CHUNK);
-    assert_eq!(offsets(sender.transfers.get_mut(&to).expect("a transfer")).first(), Some(&20));
+    assert_eq!(next_chunk_offsets(sender.transfers.get_mut(&to).expect("a transfer")).first(), Some(&20));
 }
 
 /// If lost chunks were resent only after `ACK_TIMEOUT`, each would cost a second: with seed 90 a simulated cluster did
@@ -48,7 +48,7 @@ fn lost_chunk_is_resent_after_retry_interval() {
     let next_offsets = |sender: &mut SnapshotSender, now: Time| {
         let transfer = sender.transfers.get_mut(&to).expect("a transfer");
         transfer.resend_missing(now);
-        offsets(transfer)
+        next_chunk_offsets(transfer)
     };
     assert_eq!(next_offsets(&mut sender, Time(1)).len(), WINDOW_CHUNKS as usize);
     // The first chunk is lost, and all others are rejected.
@@ -119,11 +119,11 @@ fn late_snapshot_responses_cause_no_resend() {
     let newest = transfer(100).snapshot;
     sender.begin_transfer(Time(0), to, &newest, Index(0));
     sender.record_progress(Time(1), to, newest.position, CHUNK);
-    assert_eq!(offsets(sender.transfers.get_mut(&to).expect("a transfer")).len(), WINDOW_CHUNKS as usize);
+    assert_eq!(next_chunk_offsets(sender.transfers.get_mut(&to).expect("a transfer")).len(), WINDOW_CHUNKS as usize);
     let mut mutant_sender = SnapshotSender { mutants: Mutants::only(Mutant::SendSnapshotsAgain), ..sender.clone() };
     mutant_sender.record_progress(Time(2), to, newest.position, 2 * CHUNK);
     assert_eq!(
-        offsets(mutant_sender.transfers.get_mut(&to).expect("a transfer")).first(),
+        next_chunk_offsets(mutant_sender.transfers.get_mut(&to).expect("a transfer")).first(),
         Some(&0),
         "with the mutant, every acknowledgment restarts sending"
     );
@@ -131,10 +131,10 @@ fn late_snapshot_responses_cause_no_resend() {
         sender.record_progress(Time(2), to, newest.position, next * CHUNK);
         sender.begin_transfer(Time(2), to, &newest, Index(0));
     }
-    assert_eq!(offsets(sender.transfers.get_mut(&to).expect("a transfer")), [17, 18]);
+    assert_eq!(next_chunk_offsets(sender.transfers.get_mut(&to).expect("a transfer")), [17, 18]);
     // If the follower repeats its offset later, a chunk was lost.
     sender.record_progress(Time(9) + RETRY_INTERVAL, to, newest.position, 3 * CHUNK);
-    assert_eq!(offsets(sender.transfers.get_mut(&to).expect("a transfer")).first(), Some(&3));
+    assert_eq!(next_chunk_offsets(sender.transfers.get_mut(&to).expect("a transfer")).first(), Some(&3));
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn start_transfer(mutant: Option<Mutant>) -> (SnapshotSender, NodeId, DurableSna
 }
 
 fn next_offsets(sender: &mut SnapshotSender, to: NodeId) -> Vec<u64> {
-    offsets(sender.transfers.get_mut(&to).expect("a transfer"))
+    next_chunk_offsets(sender.transfers.get_mut(&to).expect("a transfer"))
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-/// A certificate authority, with its files in a directory.
+/// A certificate authority, with the PEM files of all certificates and keys in one directory.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    directory: tempfile::TempDir,
+    key_directory: tempfile::TempDir,
 }
 
 impl Authority {
@@ -23,19 +23,19 @@ impl Authority {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).unwrap();
         std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
-        Authority { issuer: Issuer::new(params, key), directory }
+        Authority { issuer: Issuer::new(params, key), key_directory: directory }
     }
 
     fn issue_for(&self, host: &str) -> KeyFiles {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let path_of = |end: &str| self.directory.path().join(format!("{host}.{end}"));
+        let path_of = |end: &str| self.key_directory.path().join(format!("{host}.{end}"));
         std::fs::write(path_of("pem"), certificate.pem()).unwrap();
         std::fs::write(path_of("key"), key.serialize_pem()).unwrap();
         KeyFiles {
             certificate_and_key: Some((path_of("pem"), path_of("key"))),
-            authority: self.directory.path().join("ca.pem"),
+            authority: self.key_directory.path().join("ca.pem"),
         }
     }
 }
@@ -202,7 +202,7 @@ fn unusable_key_file_is_named_in_error() {
         let error = Keys::read(&files).unwrap_err();
         assert_eq!(error.file, file.display().to_string(), "{error}");
     };
-    let missing_file = authority.directory.path().join("missing.pem");
+    let missing_file = authority.key_directory.path().join("missing.pem");
     expect_file_named(KeyFiles { authority: missing_file.clone(), ..valid_files.clone() }, &missing_file);
     expect_file_named(
         KeyFiles { certificate_and_key: Some((missing_file.clone(), key.clone())), ..valid_files.clone() },

@@ -15,9 +15,9 @@ type StartedLogThread = (Sender<Task>, JoinHandle<Result<()>>, Inbox);
 fn start_log_thread(disk: &SimDisk) -> StartedLogThread {
     let node = NodeId::new(1).unwrap();
     let membership = Membership::founding([(node, "a:1".to_owned())]);
-    let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
+    let founding_point = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
     let options = Options { segment_bytes: 4096, ..Options::new(node, ClusterId(7), DiskId(9)) };
-    let (journal, _) = Journal::open(disk.clone(), options, Some(&founding)).unwrap();
+    let (journal, _) = Journal::open(disk.clone(), options, Some(&founding_point)).unwrap();
     let poll = mio::Poll::new().unwrap();
     let waker = Waker::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
     let (sender, inbox) = inbox(waker);
@@ -25,7 +25,7 @@ fn start_log_thread(disk: &SimDisk) -> StartedLogThread {
     (writes, thread, inbox)
 }
 
-fn term_write(term: u64) -> Task {
+fn term_write_task(term: u64) -> Task {
     let hard_state = Some(HardState { term: Term(term), ..HardState::default() });
     Task::Write(Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() })
 }
@@ -38,7 +38,7 @@ fn received_messages(mut inbox: Inbox) -> Vec<LoopMessage> {
 fn log_thread_syncs_before_it_ends() {
     let disk = SimDisk::new();
     let (writes, thread, inbox) = start_log_thread(&disk);
-    writes.send(term_write(1)).unwrap();
+    writes.send(term_write_task(1)).unwrap();
     drop(writes);
     thread.join().unwrap().unwrap();
     let messages = received_messages(inbox);
@@ -50,7 +50,7 @@ fn failed_last_sync_is_the_result_of_the_log_thread() {
     let disk = SimDisk::new();
     let (writes, thread, inbox) = start_log_thread(&disk);
     disk.break_down();
-    writes.send(term_write(1)).unwrap();
+    writes.send(term_write_task(1)).unwrap();
     // The node has stopped: nothing reads the messages any more, and the thread is joined.
     drop(writes);
     let fault = thread.join().unwrap().unwrap_err();
@@ -59,8 +59,8 @@ fn failed_last_sync_is_the_result_of_the_log_thread() {
     assert!(matches!(messages[..], [LoopMessage::ThreadEnded("log")]), "{messages:?}");
 }
 
-/// A write that is larger than a segment, so that it needs the next segment.
-fn large_write(id: u64) -> Task {
+/// A task with a write that is larger than a segment, so that it needs the next segment.
+fn large_write_task(id: u64) -> Task {
     let entry = |index| {
         let payload = Payload::Opaque(vec![b'x'; 2500].into());
         crate::codec::entry(Position::new(Index(index), Term(1)), ClusterTime(0), payload)
@@ -87,8 +87,8 @@ fn log_without_space_waits_and_syncs_earlier_writes() {
     let disk = SimDisk::new();
     let (writes, thread, mut inbox) = start_log_thread(&disk);
     disk.set_capacity(Some(disk.used_bytes()));
-    writes.send(term_write(1)).unwrap();
-    writes.send(large_write(2)).unwrap();
+    writes.send(term_write_task(1)).unwrap();
+    writes.send(large_write_task(2)).unwrap();
     wait_until_durable(&mut inbox, 1);
     assert!(!thread.is_finished());
     disk.set_capacity(None);
@@ -102,7 +102,7 @@ fn log_without_space_ends_when_the_reactor_is_gone() {
     let disk = SimDisk::new();
     let (writes, thread, inbox) = start_log_thread(&disk);
     disk.set_capacity(Some(disk.used_bytes()));
-    writes.send(large_write(1)).unwrap();
+    writes.send(large_write_task(1)).unwrap();
     drop(inbox);
     let fault = thread.join().unwrap().unwrap_err();
     assert!(matches!(fault, Fault::Full { .. }), "{fault}");

@@ -31,14 +31,14 @@ impl FileState {
 
     /// The bytes of a sector as programs see them, with zeros behind the end of the file.
     fn copy_sector(&self, sector: usize) -> Box<[u8; SECTOR_BYTES]> {
-        let mut durable_bytes = Box::new([0; SECTOR_BYTES]);
+        let mut sector_bytes = Box::new([0; SECTOR_BYTES]);
         let from = (sector * SECTOR_BYTES).min(self.bytes.len());
         let to = ((sector + 1) * SECTOR_BYTES).min(self.bytes.len());
-        durable_bytes[..to - from].copy_from_slice(&self.bytes[from..to]);
-        durable_bytes
+        sector_bytes[..to - from].copy_from_slice(&self.bytes[from..to]);
+        sector_bytes
     }
 
-    /// Writes bytes, which stay unsynced until the next sync.
+    /// Writes bytes at `offset`, and extends the file if needed. The bytes stay unsynced until the next sync.
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset + bytes.len();
         for sector in self.sector_range(offset, end) {
@@ -56,7 +56,7 @@ impl FileState {
         self.bytes[offset..end].copy_from_slice(bytes);
     }
 
-    /// Replaces the visible contents of these sectors by their durable contents.
+    /// Replaces the visible contents of the sectors with these numbers by their durable contents.
     pub(super) fn revert_sectors(&mut self, sectors: &[usize]) {
         for sector in sectors {
             let durable_bytes =

@@ -14,7 +14,7 @@ fn new_file(disk: &SimDisk) -> SimFile {
 
 #[test]
 fn power_loss_keeps_any_subset_of_whole_sectors() {
-    let mut kept_contents = std::collections::BTreeSet::new();
+    let mut contents_after_power_loss = std::collections::BTreeSet::new();
     for seed in 0..200 {
         let disk = SimDisk::new();
         new_file(&disk).write_at(0, &[7; 1024]).unwrap();
@@ -26,10 +26,10 @@ fn power_loss_keeps_any_subset_of_whole_sectors() {
                 "each sector holds either its old bytes or its new bytes"
             );
         }
-        kept_contents.insert((bytes[0], bytes[512]));
+        contents_after_power_loss.insert((bytes[0], bytes[512]));
     }
     assert_eq!(
-        kept_contents.len(),
+        contents_after_power_loss.len(),
         4,
         "each of four outcomes occurs: both sectors survive, only the first, only the second, or neither"
     );
@@ -64,14 +64,14 @@ fn sync_after_failed_sync_does_not_restore_writes() {
 
 #[test]
 fn unsynced_rename_may_be_lost() {
-    let losing_seeds = (0..50).filter(|seed| {
+    let seeds_losing_rename = (0..50).filter(|seed| {
         let disk = SimDisk::new();
         new_file(&disk);
         disk.rename("a", "b").unwrap();
         disk.crash(&mut StdRng::seed_from_u64(*seed), Crash::Power);
         disk.list().unwrap() == ["a"]
     });
-    assert!((1..50).contains(&losing_seeds.count()));
+    assert!((1..50).contains(&seeds_losing_rename.count()));
 }
 
 #[test]

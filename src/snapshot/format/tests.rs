@@ -103,7 +103,7 @@ proptest! {
 
     #[test]
     fn garbage_input_does_not_panic(bytes: Vec<u8>, length: u32) {
-        let _either = Header::decode(&bytes.clone().into());
+        let _any_result = Header::decode(&bytes.clone().into());
         let start = [&MAGIC[..], &FORMAT_VERSION.to_le_bytes(), &length.to_le_bytes(), &bytes].concat();
         prop_assert!(Header::decode(&start.into()).is_err());
         let (_, chain) = Header::decode(&header().encode().into()).unwrap();
@@ -114,8 +114,8 @@ proptest! {
 
 #[test]
 fn longest_header_fits_size_limit() {
-    let address = "x".repeat(ADDRESS_BYTES_MAX);
-    let members = (1..=MEMBERS_MAX as u64).map(|id| (NodeId::new(id).unwrap(), address.clone()));
+    let longest_address = "x".repeat(ADDRESS_BYTES_MAX);
+    let members = (1..=MEMBERS_MAX as u64).map(|id| (NodeId::new(id).unwrap(), longest_address.clone()));
     let longest_header = Header { membership: Membership::founding(members), ..header() };
     let encoded = longest_header.encode();
     assert_eq!(encoded.len(), HEADER_BYTES_MAX);

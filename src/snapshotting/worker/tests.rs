@@ -103,19 +103,22 @@ fn log_claims_reserve_from_snapshot() {
 #[test]
 fn transfer_borrows_reserve_or_creates_no_file() {
     let (mut worker, reserve, disk) = worker(PIECE_BYTES as u64);
-    let (large, small) = (file_of_leader(3, 20), file_of_leader(4, 6));
+    let (large, small_file) = (file_of_leader(3, 20), file_of_leader(4, 6));
     assert!(matches!(receive(&mut worker, 3, large.len(), 0, &large[..PIECE_BYTES]), JobResult::NoRoom));
     assert_eq!((reserve.size().unwrap(), disk.list().unwrap().len()), (RESERVE_BYTES, 0), "no file was created");
     // The size that a peer announces is never trusted.
     assert!(matches!(receive(&mut worker, 3, usize::MAX, 0, b"?"), JobResult::NoRoom));
-    let half_bytes = small.len() / 2;
-    assert!(matches!(receive(&mut worker, 4, small.len(), 0, &small[..half_bytes]), JobResult::PieceReceived { .. }));
+    let half_bytes = small_file.len() / 2;
+    assert!(matches!(
+        receive(&mut worker, 4, small_file.len(), 0, &small_file[..half_bytes]),
+        JobResult::PieceReceived { .. }
+    ));
     assert_eq!(reserve.size().unwrap(), 0);
     // The space for the rest of the file is allocated already.
     let used_bytes = disk.used_bytes();
     disk.set_capacity(Some(used_bytes));
     assert!(matches!(
-        receive(&mut worker, 4, small.len(), half_bytes, &small[half_bytes..]),
+        receive(&mut worker, 4, small_file.len(), half_bytes, &small_file[half_bytes..]),
         JobResult::TransferComplete(_)
     ));
     disk.set_capacity(Some(used_bytes + RESERVE_BYTES));
@@ -125,18 +128,18 @@ fn transfer_borrows_reserve_or_creates_no_file() {
 #[test]
 fn interrupted_transfer_resumes_on_full_disk() {
     let (mut first_worker, reserve, disk) = worker(PIECE_BYTES as u64);
-    let small = file_of_leader(4, 6);
-    receive(&mut first_worker, 4, small.len(), 0, &small[..4 * PIECE_BYTES]);
+    let small_file = file_of_leader(4, 6);
+    receive(&mut first_worker, 4, small_file.len(), 0, &small_file[..4 * PIECE_BYTES]);
     drop(first_worker);
     disk.set_capacity(Some(disk.used_bytes()));
     let mut second_worker = SnapshotWorker::new(Store::open(disk, CLUSTER).unwrap(), reserve);
-    let JobResult::PieceReceived { next, .. } = receive(&mut second_worker, 4, small.len(), 0, &[]) else {
+    let JobResult::PieceReceived { next, .. } = receive(&mut second_worker, 4, small_file.len(), 0, &[]) else {
         panic!("not resumed")
     };
     assert!(next > 3 * PIECE_BYTES as u64 && next <= 4 * PIECE_BYTES as u64, "{next}");
     let next = next as usize;
     assert!(matches!(
-        receive(&mut second_worker, 4, small.len(), next, &small[next..]),
+        receive(&mut second_worker, 4, small_file.len(), next, &small_file[next..]),
         JobResult::TransferComplete(_)
     ));
 }

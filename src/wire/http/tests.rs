@@ -27,22 +27,22 @@ fn request_head_is_parsed_and_body_stays_in_input() {
          Accept: text/plain;q=0.5\r\nAccept: application/openmetrics-text\r\n\r\nabcGET",
     );
     let head = RequestHeadReader::default().next(&mut input).unwrap().unwrap();
-    let text = |text: &str| Some(text.to_owned());
+    let some_text = |text: &str| Some(text.to_owned());
     let expected = RequestHead {
         method: Method::Put,
         path: "/kv/a%20b".into(),
         query: "ttl=1s".into(),
-        host: text("h:1"),
+        host: some_text("h:1"),
         content_length: 3,
         keep_alive: true,
         is_http_1_0: false,
         expects_continue: true,
-        bearer_token: text("s"),
-        origin: text("http://h:1"),
-        fetch_site: text("same-origin"),
+        bearer_token: some_text("s"),
+        origin: some_text("http://h:1"),
+        fetch_site: some_text("same-origin"),
         accept: Some("text/plain;q=0.5,application/openmetrics-text".into()),
         if_match: None,
-        if_none_match: text("*"),
+        if_none_match: some_text("*"),
     };
     assert_eq!((head, &input[..]), (expected, &b"abcGET"[..]));
 }
@@ -122,9 +122,9 @@ fn invalid_request_is_rejected() {
 
 #[test]
 fn request_head_size_is_bounded() {
-    let long = "x".repeat(HTTP_HEAD_BYTES_MAX);
-    assert_eq!(rejection_status(&format!("GET /{long}")), 414);
-    assert_eq!(rejection_status(&format!("GET / HTTP/1.1\r\nX: {long}")), 431);
+    let long_text = "x".repeat(HTTP_HEAD_BYTES_MAX);
+    assert_eq!(rejection_status(&format!("GET /{long_text}")), 414);
+    assert_eq!(rejection_status(&format!("GET / HTTP/1.1\r\nX: {long_text}")), 431);
     let fields = "X: y\r\n".repeat(HTTP_HEADERS_MAX);
     assert_eq!(rejection_status(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")), 431);
     let value_bytes_max = HTTP_HEAD_BYTES_MAX - "GET / HTTP/1.1\r\nHost: h\r\nX: \r\n\r\n".len();
@@ -152,29 +152,32 @@ fn response_states_length_and_keep_alive() {
         String::from_utf8(out.to_vec()).unwrap().replace(COMMON_FIELDS, "")
     };
     let keep_alive = ResponseOptions { keep_alive: true, ..ResponseOptions::CLOSING };
-    let ok = "HTTP/1.1 200 OK\r\nAllow: GET\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n";
-    assert_eq!(encode(200, b"ab", keep_alive), format!("{ok}\r\nab"));
-    assert_eq!(encode(200, b"ab", ResponseOptions::CLOSING), format!("{ok}Connection: close\r\n\r\nab"));
-    assert_eq!(encode(200, b"ab", ResponseOptions { head_only: true, ..keep_alive }), format!("{ok}\r\n"));
+    let ok_head = "HTTP/1.1 200 OK\r\nAllow: GET\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n";
+    assert_eq!(encode(200, b"ab", keep_alive), format!("{ok_head}\r\nab"));
+    assert_eq!(encode(200, b"ab", ResponseOptions::CLOSING), format!("{ok_head}Connection: close\r\n\r\nab"));
+    assert_eq!(encode(200, b"ab", ResponseOptions { head_only: true, ..keep_alive }), format!("{ok_head}\r\n"));
     assert_eq!(
         encode(200, b"ab", ResponseOptions { is_http_1_0: true, ..keep_alive }),
-        format!("{ok}Connection: keep-alive\r\n\r\nab")
+        format!("{ok_head}Connection: keep-alive\r\n\r\nab")
     );
     assert_eq!(encode(204, b"", keep_alive), "HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n");
 }
 
 fn request_text() -> impl Strategy<Value = String> {
-    let line = ("(GET|PUT|DELETE|HEAD|POST|G\\?T|)", "/[a-z%?/#é]{0,9}", "HTTP/(1.0|1.1|2.0|1)");
-    let field = (
+    let request_line = ("(GET|PUT|DELETE|HEAD|POST|G\\?T|)", "/[a-z%?/#é]{0,9}", "HTTP/(1.0|1.1|2.0|1)");
+    let header_field = (
         prop::sample::select(vec!["Host", "Content-Length", "Transfer-Encoding", "Connection", "X-Y", " Z", ""]),
         "[ -~]{0,8}|[0-9]{1,3}|chunked|close",
     );
-    (line, prop::collection::vec(field, 0..5), prop::sample::select(vec!["\r\n", "\r\n\r\n", "\n\n", ""])).prop_map(
-        |((method, path, version), fields, end)| {
+    (
+        request_line,
+        prop::collection::vec(header_field, 0..5),
+        prop::sample::select(vec!["\r\n", "\r\n\r\n", "\n\n", ""]),
+    )
+        .prop_map(|((method, path, version), fields, end)| {
             let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
             format!("{method} {path} {version}\r\n{fields}{end}")
-        },
-    )
+        })
 }
 
 proptest! {

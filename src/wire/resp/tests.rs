@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// The words of each command in those bytes, and the error that ends them, if any.
+/// The words of each command in `bytes`, and the error at which parsing ends, if any.
 fn read(bytes: &[u8], limits: CommandLimits) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
     read_pieces(&[bytes], limits)
 }
@@ -17,7 +17,7 @@ fn read_pieces(pieces: &[&[u8]], limits: CommandLimits) -> (Vec<Vec<Vec<u8>>>, O
         input.extend_from_slice(piece);
         loop {
             match reader.next(&mut input, limits) {
-                Ok(Some(words)) => commands.push(words.from(0).map(<[u8]>::to_vec).collect()),
+                Ok(Some(words)) => commands.push(words.args_from(0).map(<[u8]>::to_vec).collect()),
                 Ok(None) => break,
                 Err(error) => return (commands, Some(error.to_string())),
             }
@@ -60,7 +60,7 @@ fn inline_command_supports_quotes_and_escapes() {
 
 #[test]
 fn protocol_errors_use_redis_wording() {
-    let long = "x".repeat(RESP_LINE_BYTES_MAX + 1);
+    let long_line = "x".repeat(RESP_LINE_BYTES_MAX + 1);
     for (bytes, why) in [
         ("*x\r\n", "invalid multibulk length"),
         ("*1048577\r\n", "invalid multibulk length"),
@@ -70,9 +70,9 @@ fn protocol_errors_use_redis_wording() {
         ("*1\r\n$-1\r\n", "invalid bulk length"),
         ("*1\r\n$536870913\r\n", "invalid bulk length"),
         ("*1\r\n$1\r\naXX", "expected CRLF"),
-        (&long, "too big inline request"),
-        (&format!("*{long}"), "too big mbulk count string"),
-        (&format!("*1\r\n${long}"), "too big bulk count string"),
+        (&long_line, "too big inline request"),
+        (&format!("*{long_line}"), "too big mbulk count string"),
+        (&format!("*1\r\n${long_line}"), "too big bulk count string"),
     ] {
         let error = read(bytes.as_bytes(), CommandLimits::AUTHENTICATED).1;
         assert_eq!(error, Some(format!("Protocol error: {why}")), "{:.40}", bytes);
@@ -106,7 +106,7 @@ fn read_oversized(bytes: &[u8], chunk_bytes: usize) -> (CommandArgs, Vec<Vec<u8>
     }
     assert_eq!((commands.len(), reader.has_partial_command(), input.len()), (2, false, 0));
     assert_eq!(commands[1].at(0), b"PING", "the next command is parsed");
-    let words = commands[0].from(0).map(<[u8]>::to_vec).collect();
+    let words = commands[0].args_from(0).map(<[u8]>::to_vec).collect();
     (commands.swap_remove(0), words, held)
 }
 
@@ -188,7 +188,7 @@ fn million_corrupt_requests_use_bounded_memory() {
             match reader.next(&mut input, CommandLimits::AUTHENTICATED) {
                 Ok(Some(words)) => {
                     accepted += 1;
-                    assert!(!words.is_empty() && words.size() <= 10 * bytes.len(), "{bytes:?}");
+                    assert!(!words.is_empty() && words.memory_bytes() <= 10 * bytes.len(), "{bytes:?}");
                 }
                 Ok(None) => break,
                 Err(_) => {

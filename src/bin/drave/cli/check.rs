@@ -33,7 +33,7 @@ pub fn run(args: &Check) -> Result<(), CliError> {
         violations.extend(&directory.replay.violations);
     }
     cluster::check_all(&directories, &mut violations);
-    check_overlapping_changes(args, &directories, &mut violations)?;
+    check_overlapping_membership_changes(args, &directories, &mut violations)?;
     let damage_count: usize = directories.iter().map(|directory| directory.damage.len()).sum();
     let exit_code = if damage_count > 0 || violations.count() > 0 { 5 } else { 0 };
     match args.output {
@@ -52,7 +52,7 @@ pub fn run(args: &Check) -> Result<(), CliError> {
 
 /// Checks that no configuration was proposed before the previous one was committed. Nodes may be running, so the first
 /// read can miss entries that commit the previous one: only a second read of all directories proves a violation.
-fn check_overlapping_changes(
+fn check_overlapping_membership_changes(
     args: &Check,
     directories: &[Directory],
     violations: &mut Violations,
@@ -66,11 +66,11 @@ fn check_overlapping_changes(
 }
 
 fn print_report(directories: &[Directory], violations: &Violations, damage_count: usize) {
-    let width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
+    let name_width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
     for directory in directories {
-        outln!("# {:<width$}  {}", directory.name, summarize_directory(directory));
+        outln!("# {:<name_width$}  {}", directory.name, summarize_directory(directory));
         for damage in &directory.damage {
-            outln!("! {:<width$}  DAMAGED  {damage}", directory.name);
+            outln!("! {:<name_width$}  DAMAGED  {damage}", directory.name);
         }
     }
     for rule in Rule::ALL {
@@ -87,7 +87,7 @@ fn print_report(directories: &[Directory], violations: &Violations, damage_count
     }
     let entry_count: usize = directories.iter().map(|directory| directory.replay.log.len()).sum();
     let highest_term =
-        directories.iter().filter_map(|directory| Some(directory.replay.hard?.term.0)).max().unwrap_or(0);
+        directories.iter().filter_map(|directory| Some(directory.replay.hard_state?.term.0)).max().unwrap_or(0);
     let violation_count = violations.count();
     outln!(
         "# total {} directories · {entry_count} entries · terms up to {highest_term} · {violation_count} broken · \

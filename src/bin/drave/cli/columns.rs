@@ -23,14 +23,15 @@ pub const fn text_column(heading: &'static str, min_width: usize, blanks_before:
 
 /// The lines of a table, headings first. The last cell of each row is not padded and does not widen its column.
 pub fn format_table(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
-    let heading = columns.iter().map(|column| column.heading.to_owned()).collect();
-    let table: Vec<&Vec<String>> = std::iter::once(&heading).chain(rows).collect();
+    let heading_row = columns.iter().map(|column| column.heading.to_owned()).collect();
+    let heading_and_rows: Vec<&Vec<String>> = std::iter::once(&heading_row).chain(rows).collect();
     let width_of = |(index, column): (usize, &Column)| {
-        let cells = table.iter().filter(|row| index + 1 < row.len()).map(|row| row[index].chars().count());
-        cells.max().unwrap_or_default().max(column.min_width)
+        let cell_widths =
+            heading_and_rows.iter().filter(|row| index + 1 < row.len()).map(|row| row[index].chars().count());
+        cell_widths.max().unwrap_or_default().max(column.min_width)
     };
     let widths: Vec<usize> = columns.iter().enumerate().map(width_of).collect();
-    table.into_iter().map(|row| format_row(columns, &widths, row)).collect()
+    heading_and_rows.into_iter().map(|row| format_row(columns, &widths, row)).collect()
 }
 
 fn format_row(columns: &[Column], widths: &[usize], row: &[String]) -> String {
@@ -61,10 +62,10 @@ mod tests {
             text_column("address", 6, 2),
             text_column("digest", 0, 2),
         ];
-        let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
+        let to_row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
         let rows = [
-            row(["n1", "10000000000123", "a:1", "abc"]),
-            row(["n2", "7", "a.long.name:2", "abcd"]),
+            to_row(["n1", "10000000000123", "a:1", "abc"]),
+            to_row(["n2", "7", "a.long.name:2", "abcd"]),
             vec!["?".to_owned(), String::new(), "a:3".to_owned(), "an error of some length".to_owned()],
         ];
         assert_eq!(

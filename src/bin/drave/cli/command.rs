@@ -79,8 +79,8 @@ pub fn build_command() -> Command {
 /// Makes all commands ignore environment variables that are set but empty: scripts and container files omit a setting
 /// in this way.
 pub fn ignore_empty_variables(command: Command) -> Command {
-    let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg });
+    let has_empty_variable = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| if has_empty_variable(&arg) { arg.env(Resettable::Reset) } else { arg });
     command.mut_subcommands(ignore_empty_variables)
 }
 
@@ -124,17 +124,17 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 }
 
 fn snapshot_command() -> Command {
-    let take = TakeSnapshot::augment_args(Command::new("take").about("Makes nodes take a snapshot now"));
-    let save = SaveSnapshot::augment_args(
+    let take_command = TakeSnapshot::augment_args(Command::new("take").about("Makes nodes take a snapshot now"));
+    let save_command = SaveSnapshot::augment_args(
         Command::new("save").about("Saves the whole state of the cluster into a file: a backup"),
     );
     Command::new("snapshot")
         .about("Takes snapshots, saves and inspects backups")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        // Writing a snapshot takes time in proportion to the state.
-        .subcommand(take.mut_arg("timeout", |timeout| timeout.default_value("10m")))
-        .subcommand(save.mut_arg("timeout", |timeout| timeout.default_value("10m")))
+        // Writing a snapshot takes time in proportion to the size of the state: hence the long default timeout.
+        .subcommand(take_command.mut_arg("timeout", |timeout| timeout.default_value("10m")))
+        .subcommand(save_command.mut_arg("timeout", |timeout| timeout.default_value("10m")))
         .subcommand(InspectSnapshot::augment_args(
             Command::new("inspect").about("Describes a saved snapshot and verifies it"),
         ))
@@ -156,8 +156,8 @@ fn run_snapshot_command(matches: &ArgMatches) -> Result<(), CliError> {
 /// Makes the process exit with code 141 on SIGPIPE, without a message: `drave scan | head` then ends like any program
 /// whose reader closes the pipe. Only standard output is affected: writes to sockets do not raise the signal.
 fn exit_silently_on_broken_pipe() -> Result<(), CliError> {
-    let is_enabled = Arc::new(AtomicBool::new(true));
-    signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, is_enabled)
+    let exit_is_enabled = Arc::new(AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, exit_is_enabled)
         .map(|_signal_id| ())
         .map_err(|error| CliError { message: format!("cannot register a signal handler: {error}"), code: 74 })
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use drave::inspect::commit_status::{CommitStatus, LogTail, find_tail};
 use drave::inspect::directory::Directory;
 use drave::inspect::record_text::{RecordText, Style};
-use drave::server::new_cluster::INDEX_GAP;
+use drave::server::new_cluster::INDEX_JUMP_MIN;
 use drave::types::{Index, Membership, Position, Term};
 use drave::wal::identity::short_cluster_id;
 use serde_json::{Value, json};
@@ -65,9 +65,9 @@ struct Comparison {
 pub fn run(args: &Diff) -> Result<(), CliError> {
     let directories = read_directories(&args.directories)?;
     let comparison = compare_logs(&directories);
-    let any_damaged = directories.iter().any(|directory| !directory.damage.is_empty());
+    let has_damage = directories.iter().any(|directory| !directory.damage.is_empty());
     let exit_code = match comparison.verdict {
-        _ if any_damaged => 5,
+        _ if has_damage => 5,
         Verdict::Violation => 5,
         Verdict::Identical => 0,
         Verdict::DifferentLengths | Verdict::Diverged | Verdict::Disjoint => 1,
@@ -75,7 +75,7 @@ pub fn run(args: &Diff) -> Result<(), CliError> {
     let style = Style { full: args.full_values, hex: args.hex };
     match args.output {
         Output::Text => print_comparison(&directories, &comparison, style),
-        Output::Json => outln!("{}", to_json(&directories, &comparison, style, exit_code)),
+        Output::Json => outln!("{}", comparison_to_json(&directories, &comparison, style, exit_code)),
     }
     if exit_code == 0 { Ok(()) } else { std::process::exit(exit_code) }
 }
@@ -86,9 +86,10 @@ pub fn read_directories(paths: &[PathBuf]) -> Result<Vec<Directory>, CliError> {
     for path in paths {
         directories.push(Directory::read(path)?);
     }
-    let mut owners = directories.iter().filter_map(|directory| Some((directory, directory.owner?.cluster)));
-    if let Some((first, cluster)) = owners.next()
-        && let Some((other, other_cluster)) = owners.find(|(_, other)| *other != cluster)
+    let mut directories_with_cluster =
+        directories.iter().filter_map(|directory| Some((directory, directory.owner?.cluster)));
+    if let Some((first, cluster)) = directories_with_cluster.next()
+        && let Some((other, other_cluster)) = directories_with_cluster.find(|(_, other)| *other != cluster)
     {
         let message = format!(
             "{} belongs to cluster {}, {} to cluster {}{}\n  only logs of one cluster can be compared",
@@ -109,13 +110,13 @@ pub fn read_directories(paths: &[PathBuf]) -> Result<Vec<Directory>, CliError> {
 fn describe_new_clusters(directories: &[Directory]) -> String {
     let first_configuration_index =
         |directory: &Directory| directory.replay.configurations.first().map(|first| first.index);
-    let with_first_configuration =
+    let directories_with_first_index =
         directories.iter().filter_map(|directory| Some((directory, first_configuration_index(directory)?)));
-    let texts = with_first_configuration.filter(|(_, first_index)| first_index.0 >= INDEX_GAP).map(
+    let texts = directories_with_first_index.filter(|(_, first_index)| first_index.0 >= INDEX_JUMP_MIN).map(
         |(directory, first_index)| {
-            let former_path = directory.path.join("before-recover");
-            let former_log = if former_path.is_dir() {
-                format!(" (the former log is in {})", former_path.display())
+            let former_directory = directory.path.join("before-recover");
+            let former_log = if former_directory.is_dir() {
+                format!(" (the former log is in {})", former_directory.display())
             } else {
                 String::new()
             };
@@ -132,9 +133,12 @@ fn describe_new_clusters(directories: &[Directory]) -> String {
 /// entries of the other.
 fn reject_two_logs(directories: &[Directory]) -> Result<(), CliError> {
     let log_id_of = |directory: &Directory| directory.membership().and_then(Membership::agreed_log_id);
-    let mut logs = directories.iter().filter_map(|directory| Some((directory, log_id_of(directory)?)));
-    let Some((first, log_id)) = logs.next() else { return Ok(()) };
-    let Some((other, other_log_id)) = logs.find(|(_, other)| *other != log_id) else { return Ok(()) };
+    let mut directories_with_log_id =
+        directories.iter().filter_map(|directory| Some((directory, log_id_of(directory)?)));
+    let Some((first, log_id)) = directories_with_log_id.next() else { return Ok(()) };
+    let Some((other, other_log_id)) = directories_with_log_id.find(|(_, other)| *other != log_id) else {
+        return Ok(());
+    };
     let message = format!(
         "{} holds log {log_id}, {} log {other_log_id}: the cluster was founded twice, and neither log replaces entries \
          of the other\n  only directories of one log can be compared",
@@ -144,13 +148,14 @@ fn reject_two_logs(directories: &[Directory]) -> Result<(), CliError> {
 }
 
 /// A directory's term at an index, and the entry's checksum if the entry itself is stored.
-fn entry_at(directory: &Directory, index: Index) -> Option<(Term, Option<u32>)> {
+fn term_and_checksum_at(directory: &Directory, index: Index) -> Option<(Term, Option<u32>)> {
     if let Some(head) = directory.replay.log.get(index) {
         return Some((head.term, Some(head.checksum)));
     }
     directory.known_positions().find(|point| point.index == index).map(|point| (point.term, None))
 }
 
+/// Whether two entries have the same term and, as far as both are known, the same checksum.
 fn is_same_entry(a: (Term, Option<u32>), b: (Term, Option<u32>)) -> bool {
     a.0 == b.0 && (a.1.is_none() || b.1.is_none() || a.1 == b.1)
 }
@@ -179,7 +184,7 @@ fn compare_logs(directories: &[Directory]) -> Comparison {
     let indexes = stored_indexes(directories);
     let (mut last_common, mut first_difference, mut has_overlap) = (None, None, false);
     for index in indexes {
-        let mut entries = directories.iter().filter_map(|directory| entry_at(directory, index));
+        let mut entries = directories.iter().filter_map(|directory| term_and_checksum_at(directory, index));
         let Some(first) = entries.next() else { continue };
         let mut other_entries = entries.peekable();
         let Some(second) = other_entries.peek().copied() else { continue };
@@ -207,8 +212,10 @@ fn compare_logs(directories: &[Directory]) -> Comparison {
 
 /// Whether Raft rules out the difference at `index`: the two entries have the same term, or both are committed.
 fn is_violation(directories: &[Directory], index: Index) -> bool {
-    let entries: Vec<_> =
-        directories.iter().filter_map(|d| Some((entry_at(d, index)?, d.committed().index >= index))).collect();
+    let entries: Vec<_> = directories
+        .iter()
+        .filter_map(|d| Some((term_and_checksum_at(d, index)?, d.committed_upto().index >= index)))
+        .collect();
     entries.iter().enumerate().any(|(n, (one, committed))| {
         entries[n + 1..].iter().any(|(other, other_committed)| {
             !is_same_entry(*one, *other) && (one.0 == other.0 || (*committed && *other_committed))
@@ -216,10 +223,9 @@ fn is_violation(directories: &[Directory], index: Index) -> bool {
     })
 }
 
-/// The names of the directories that hold damage.
 fn damaged_names(directories: &[Directory]) -> Vec<&str> {
-    let damaged = directories.iter().filter(|directory| !directory.damage.is_empty());
-    damaged.map(|directory| directory.name.as_str()).collect()
+    let damaged_directories = directories.iter().filter(|directory| !directory.damage.is_empty());
+    damaged_directories.map(|directory| directory.name.as_str()).collect()
 }
 
 /// The last line of the output: whether the logs are identical, differ or violate Raft.
@@ -232,17 +238,18 @@ fn verdict_text(directories: &[Directory], comparison: &Comparison) -> String {
         },
         Verdict::Disjoint => "no index is in two of these logs: nothing can be compared".to_owned(),
         Verdict::DifferentLengths => {
-            let longest = last_indexes().max().unwrap_or_default();
-            let shorter = directories.iter().filter(|directory| directory.replay.log.last() < longest);
-            let lags = shorter.map(|directory| {
-                let lag = longest.0 - directory.replay.log.last().0;
+            let highest_last_index = last_indexes().max().unwrap_or_default();
+            let shorter_directories =
+                directories.iter().filter(|directory| directory.replay.log.last() < highest_last_index);
+            let lag_texts = shorter_directories.map(|directory| {
+                let lag = highest_last_index.0 - directory.replay.log.last().0;
                 format!("{} is {lag} {} behind", directory.name, if lag == 1 { "entry" } else { "entries" })
             });
-            format!("no conflict: {}", lags.collect::<Vec<_>>().join(", "))
+            format!("no conflict: {}", lag_texts.collect::<Vec<_>>().join(", "))
         }
         Verdict::Diverged => {
-            let is_unknown = |tail: &LogTail| tail.status == CommitStatus::Unknown;
-            match !comparison.tails.iter().flatten().any(is_unknown) {
+            let is_commit_unknown = |tail: &LogTail| tail.status == CommitStatus::Unknown;
+            match !comparison.tails.iter().flatten().any(is_commit_unknown) {
                 true => "conflict, of a kind that is allowed: what was not committed will be replaced".to_owned(),
                 false => "conflict: one of the tails at most is committed; which one cannot be known from these \
                           directories alone"
@@ -275,16 +282,17 @@ fn record_text(directory: &Directory, index: Index, style: Style) -> (String, Op
     (text, None)
 }
 
+/// A position as text; `index@?` if `position` is `None`, because the term at the index is unknown.
 fn position_text(position: Option<Position>, index: Index) -> String {
     position.map_or_else(|| format!("{index}@?"), |position| position.to_string())
 }
 
 fn print_comparison(directories: &[Directory], comparison: &Comparison, style: Style) {
-    let width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
+    let name_width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
     for directory in directories {
-        outln!("# {:<width$}  {}", directory.name, summarize_directory(directory));
+        outln!("# {:<name_width$}  {}", directory.name, summarize_directory(directory));
         for damage in &directory.damage {
-            outln!("! {:<width$}  {damage}", directory.name);
+            outln!("! {:<name_width$}  {damage}", directory.name);
         }
     }
     match comparison.last_common {
@@ -295,14 +303,14 @@ fn print_comparison(directories: &[Directory], comparison: &Comparison, style: S
     if let Some(index) = comparison.first_difference {
         outln!("first difference at {index}");
         for directory in directories {
-            outln!("  {:<width$}  {}", directory.name, record_text(directory, index, style).0);
+            outln!("  {:<name_width$}  {}", directory.name, record_text(directory, index, style).0);
         }
     }
     for (directory, tail) in directories.iter().zip(&comparison.tails) {
         let Some(tail) = tail else { continue };
-        let count = tail.last.index.0 - tail.first.index.0 + 1;
-        let entries = if count == 1 { "1 entry" } else { &format!("{count} entries") };
-        outln!("tail {:<width$}  {}..{}, {entries}: {}", directory.name, tail.first, tail.last, tail.status_text);
+        let entry_count = tail.last.index.0 - tail.first.index.0 + 1;
+        let entries = if entry_count == 1 { "1 entry" } else { &format!("{entry_count} entries") };
+        outln!("tail {:<name_width$}  {}..{}, {entries}: {}", directory.name, tail.first, tail.last, tail.status_text);
     }
     outln!("{}", verdict_text(directories, comparison));
 }
@@ -310,25 +318,25 @@ fn print_comparison(directories: &[Directory], comparison: &Comparison, style: S
 /// One line on a directory: its owner, log, hard state and newest snapshot.
 pub fn summarize_directory(directory: &Directory) -> String {
     let log = &directory.replay.log;
-    let owner = directory.owner.map_or("node ?".to_owned(), |owner| {
+    let owner_text = directory.owner.map_or("node ?".to_owned(), |owner| {
         format!("node {} · cluster {}", owner.node.get(), short_cluster_id(owner.cluster))
     });
-    let entries = match log.is_empty() {
+    let entries_text = match log.is_empty() {
         true => format!("no entries behind {}", log.position_before()),
         false => format!("entries {}..{}", log.first(), position_text(log.position(log.last()), log.last())),
     };
-    let hard_state = directory.replay.hard.map_or("no term".to_owned(), |hard_state| {
-        let vote = hard_state.vote.map_or("-".to_owned(), |vote| vote.node.get().to_string());
-        format!("term {} vote {vote}", hard_state.term)
+    let hard_state_text = directory.replay.hard_state.map_or("no term".to_owned(), |hard_state| {
+        let vote_text = hard_state.vote.map_or("-".to_owned(), |vote| vote.node.get().to_string());
+        format!("term {} vote {vote_text}", hard_state.term)
     });
-    let snapshot = directory.snapshots.last().map_or(String::new(), |s| format!(" · snapshot {}", s.position));
-    let torn_tail = if directory.torn_batches > 0 { " · torn tail (normal after a crash)" } else { "" };
-    format!("{owner} · {entries} · {hard_state}{snapshot}{torn_tail}")
+    let snapshot_text = directory.snapshots.last().map_or(String::new(), |s| format!(" · snapshot {}", s.position));
+    let torn_tail_text = if directory.torn_batches > 0 { " · torn tail (normal after a crash)" } else { "" };
+    format!("{owner_text} · {entries_text} · {hard_state_text}{snapshot_text}{torn_tail_text}")
 }
 
 /// The owner, log, hard state, newest snapshot and damage of a directory as JSON.
 pub fn directory_to_json(directory: &Directory) -> Value {
-    let (log, hard) = (&directory.replay.log, directory.replay.hard);
+    let (log, hard) = (&directory.replay.log, directory.replay.hard_state);
     json!({
         "path": directory.name,
         "node": directory.owner.map(|owner| owner.node.get()),
@@ -344,12 +352,12 @@ pub fn directory_to_json(directory: &Directory) -> Value {
     })
 }
 
-fn to_json(directories: &[Directory], comparison: &Comparison, style: Style, code: i32) -> Value {
+fn comparison_to_json(directories: &[Directory], comparison: &Comparison, style: Style, code: i32) -> Value {
     let position_json = |position: Position| json!({ "index": position.index.0, "term": position.term.0 });
-    let records = |index: Index| -> Vec<Value> {
+    let records_at = |index: Index| -> Vec<Value> {
         let record_json = |directory: &Directory| {
             let (_, record) = record_text(directory, index, style);
-            let entry = entry_at(directory, index);
+            let entry = term_and_checksum_at(directory, index);
             json!({
                 "path": directory.name, "term": entry.map(|(term, _)| term.0),
                 "crc": entry.and_then(|(_, crc)| crc).map(|crc| format!("{crc:08x}")),
@@ -378,7 +386,7 @@ fn to_json(directories: &[Directory], comparison: &Comparison, style: Style, cod
         "directories": directories.iter().map(directory_to_json).collect::<Vec<_>>(),
         "identical_up_to": comparison.last_common.map(position_json),
         "differs_at": comparison.first_difference.map(|index| index.0),
-        "records": comparison.first_difference.map(records),
+        "records": comparison.first_difference.map(records_at),
         "tails": tails.collect::<Vec<_>>(),
         "verdict": verdict_name,
         "what": verdict_text(directories, comparison),

@@ -44,8 +44,8 @@ pub fn run(args: &Doctor) -> Result<(), CliError> {
             outln!("{:<5} {subject:<24} {result}", level.name());
         }
     }
-    let count_level = |level| findings.iter().filter(|finding| finding.level == level).count();
-    let (fails, warns) = (count_level(Level::Fail), count_level(Level::Warn));
+    let count_findings = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let (fails, warns) = (count_findings(Level::Fail), count_findings(Level::Warn));
     if !args.cluster.prints_json() {
         outln!("{} checks · {fails} FAIL · {warns} WARN", findings.len());
     }
@@ -57,23 +57,23 @@ pub fn run(args: &Doctor) -> Result<(), CliError> {
 }
 
 fn examine_cluster(args: &Doctor) -> Result<Vec<Finding>, CliError> {
-    let results = poll(&args.cluster);
-    if results.iter().all(|result| result.status.is_err()) {
+    let endpoint_statuses = poll(&args.cluster);
+    if endpoint_statuses.iter().all(|result| result.status.is_err()) {
         return Err(args.cluster.no_answer_error());
     }
-    let span_per_node = args.measure_duration / results.len().max(1) as u32;
-    let nodes: Vec<NodeReport> =
-        results.into_iter().map(|result| measure_node(&args.cluster, result, span_per_node)).collect();
-    let mut findings = examine(&nodes);
-    let statuses: Vec<&Status> = nodes.iter().filter_map(|node| node.status.as_ref().ok()).collect();
+    let span_per_node = args.measure_duration / endpoint_statuses.len().max(1) as u32;
+    let node_reports: Vec<NodeReport> =
+        endpoint_statuses.into_iter().map(|result| measure_node(&args.cluster, result, span_per_node)).collect();
+    let mut findings = examine(&node_reports);
+    let statuses: Vec<&Status> = node_reports.iter().filter_map(|node| node.status.as_ref().ok()).collect();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     findings.extend(check_certificates(&statuses, now));
     Ok(findings)
 }
 
 /// Measures the round trips to a node for `span`. A node that did not answer the poll is not measured.
-fn measure_node(cluster: &ClusterArgs, result: EndpointStatus, span: Duration) -> NodeReport {
-    let EndpointStatus { endpoint, status } = result;
+fn measure_node(cluster: &ClusterArgs, endpoint_status: EndpointStatus, span: Duration) -> NodeReport {
+    let EndpointStatus { endpoint, status } = endpoint_status;
     let mut round_trips = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the histogram bounds are valid");
     let status = status.and_then(|_| measure_round_trips(cluster, &endpoint, span, &mut round_trips));
     NodeReport { endpoint, status, round_trips }

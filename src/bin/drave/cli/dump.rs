@@ -64,8 +64,8 @@ fn dump_paths(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
         out,
         totals: DumpTotals::default(),
         last_lines: VecDeque::new(),
-        shown_count: 0,
-        heading: None,
+        shown_record_count: 0,
+        pending_heading: None,
         is_following: false,
         started_at: Instant::now(),
     };
@@ -83,9 +83,9 @@ pub(super) struct DumpPrinter<'a> {
     /// The last lines so far, which `--tail` prints at the end.
     last_lines: VecDeque<String>,
     /// The number of records printed or queued in `last_lines`.
-    shown_count: u64,
+    shown_record_count: u64,
     /// The heading of the current segment; `None` once the heading is printed.
-    heading: Option<String>,
+    pending_heading: Option<String>,
     /// Whether the existing records are printed and `--follow` prints new ones, to which `--tail` does not apply.
     is_following: bool,
     /// The start of the command, from which the last line of the output counts the seconds.
@@ -95,10 +95,10 @@ pub(super) struct DumpPrinter<'a> {
 /// What was counted in all segments and snapshots, for the last line of the output and for `--stats`.
 #[derive(Default)]
 pub(super) struct DumpTotals {
-    pub(super) snapshots: u64,
-    pub(super) chunks: u64,
-    segments: u64,
-    records: u64,
+    pub(super) snapshot_count: u64,
+    pub(super) chunk_count: u64,
+    segment_count: u64,
+    record_count: u64,
     index_range: Option<(Index, Index)>,
     term_range: Option<(u64, u64)>,
     pub(super) damage_count: u64,
@@ -136,9 +136,9 @@ impl DumpPrinter<'_> {
         if is_file && path.extension().is_some_and(|extension| extension == SNAPSHOT_EXTENSION) {
             return self.print_snapshot_chunks(path);
         }
-        let snapshots = if is_file { 0 } else { self.print_snapshots(path)? };
+        let snapshot_count = if is_file { 0 } else { self.print_snapshots(path)? };
         let files = JournalFiles::find_at(path)?;
-        if files.segments.is_empty() && snapshots == 0 {
+        if files.segments.is_empty() && snapshot_count == 0 {
             anyhow::bail!("{}: no segments here (files named 0000000001.wal)", path.display());
         }
         let journal_end = SegmentWalk::default().walk(path, &files, self)?;
@@ -148,7 +148,7 @@ impl DumpPrinter<'_> {
         Ok(())
     }
 
-    /// Prints the heading of a segment. With a filter, the text waits in `heading` until a record matches.
+    /// Prints the heading of a segment. With a filter, the text waits in `pending_heading` until a record matches.
     fn print_segment_heading(&mut self, segment: &Segment, header: &SegmentHeader, bytes: &Bytes) -> io::Result<()> {
         let (mut first, mut sealed) = (None, false);
         for item in Scan::new(bytes.clone(), header.salt(), None) {
@@ -164,7 +164,7 @@ impl DumpPrinter<'_> {
                 let first = first.map_or("-".to_owned(), |first| first.to_string());
                 let mib = bytes.len() as f64 / (1 << 20) as f64;
                 let sealed = if sealed { "sealed" } else { "open" };
-                self.heading = Some(format!(
+                self.pending_heading = Some(format!(
                     "# segment {name} · node {} · cluster {cluster} · format {} · first entry {first} · {mib:.1} MiB · {sealed}\n\
                      #   offset     len  type    term       index  batch  crc       what",
                     header.node.get(),
@@ -220,7 +220,7 @@ impl DumpPrinter<'_> {
     fn print_record(&mut self, file: &str, frame: &Frame) -> io::Result<()> {
         let style = Style { full: self.args.full_values, hex: self.args.hex };
         let record = describe_record(frame, style);
-        let len = frame.end() - frame.at;
+        let len = frame.end() - frame.offset;
         self.totals.add_record(&record, frame, len);
         if !self.wants_more_records() || !self.matches_filters(&record) {
             return Ok(());
@@ -230,7 +230,7 @@ impl DumpPrinter<'_> {
         let line = match self.args.output {
             DumpFormat::Text => format!(
                 "{:>10}  {len:>6}  {:<6}  {:>4}  {:>10}  {:>5}  {:08x}  {}",
-                frame.at,
+                frame.offset,
                 record.name,
                 number_or_dash(term),
                 number_or_dash(index),
@@ -241,7 +241,7 @@ impl DumpPrinter<'_> {
             DumpFormat::Jsonl => serde_json::to_string(&RecordLine {
                 line_kind: "rec",
                 file,
-                offset: frame.at,
+                offset: frame.offset,
                 len,
                 record_type: record.name,
                 term,
@@ -257,12 +257,12 @@ impl DumpPrinter<'_> {
 
     /// Whether further records are printed: not with `--check` or `--stats`, and not after the `-n` first ones.
     pub(super) fn wants_more_records(&self) -> bool {
-        !self.args.only_damage && !self.args.only_stats && self.args.records_max != Some(self.shown_count)
+        !self.args.only_damage && !self.args.only_stats && self.args.records_max != Some(self.shown_record_count)
     }
 
     /// Prints a record's line, or queues it for `--tail`.
     pub(super) fn print_line(&mut self, line: String) -> io::Result<()> {
-        self.shown_count += 1;
+        self.shown_record_count += 1;
         match self.args.last_records_max.filter(|_| !self.is_following) {
             None => {
                 self.print_heading()?;
@@ -296,7 +296,7 @@ impl DumpPrinter<'_> {
 
     /// Prints the heading of the current segment, unless it is already printed.
     fn print_heading(&mut self) -> io::Result<()> {
-        self.heading.take().map_or(Ok(()), |heading| writeln!(self.out, "{heading}"))
+        self.pending_heading.take().map_or(Ok(()), |heading| writeln!(self.out, "{heading}"))
     }
 
     fn print_damage_row(&mut self, mark: char, at: u64, bytes: u64, name: &str, reason: &str) -> io::Result<()> {
@@ -313,17 +313,21 @@ impl DumpPrinter<'_> {
     }
 
     /// Shows new records as they are written, until the process is stopped or the reader closes the output.
-    fn follow_records(&mut self, files: &JournalFiles, (mut number, mut offset): (u64, u64)) -> anyhow::Result<()> {
+    fn follow_records(
+        &mut self,
+        files: &JournalFiles,
+        (mut segment_number, mut offset): (u64, u64),
+    ) -> anyhow::Result<()> {
         self.print_last_lines()?;
         self.is_following = true;
         loop {
             self.out.flush()?;
             std::thread::sleep(FOLLOW_INTERVAL);
-            let name = format::file_name(number);
+            let name = format::file_name(segment_number);
             let Some(bytes) = read(&files.directory.join(&name))? else {
                 // The node deleted the segment before it was read.
-                let Some(next_number) = files.next_segment_after(number) else { return Ok(()) };
-                (number, offset) = (next_number, 0);
+                let Some(next_number) = files.next_segment_after(segment_number) else { return Ok(()) };
+                (segment_number, offset) = (next_number, 0);
                 continue;
             };
             let Ok(header) = SegmentHeader::decode(&bytes) else { continue };
@@ -337,14 +341,14 @@ impl DumpPrinter<'_> {
             for finding in inspection {
                 sealed |= is_seal(&finding);
                 if let Finding::Record(frame) = finding
-                    && frame.at >= offset
+                    && frame.offset >= offset
                 {
                     offset = frame.end();
                     self.print_record(&name, &frame)?;
                 }
             }
             if sealed {
-                (number, offset) = (number + 1, 0);
+                (segment_number, offset) = (segment_number + 1, 0);
             }
         }
     }
@@ -371,9 +375,10 @@ impl DumpPrinter<'_> {
             DumpFormat::Text => {
                 let terms = totals.term_range.map_or("-".to_owned(), |(first, last)| format!("{first}..{last}"));
                 let entries = format!("entries {}..{} · terms {terms}", number_or_dash(first), number_or_dash(last));
-                let snapshots = format!("{} snapshots · {} chunks", totals.snapshots, totals.chunks);
-                let segments = format!("{} segments · {} records · {entries}", totals.segments, totals.records);
-                let contents = match (totals.snapshots, totals.segments) {
+                let snapshots = format!("{} snapshots · {} chunks", totals.snapshot_count, totals.chunk_count);
+                let (segment_count, record_count) = (totals.segment_count, totals.record_count);
+                let segments = format!("{segment_count} segments · {record_count} records · {entries}");
+                let contents = match (totals.snapshot_count, totals.segment_count) {
                     (0, _) => segments,
                     (_, 0) => snapshots,
                     _ => format!("{snapshots} · {segments}"),
@@ -383,7 +388,8 @@ impl DumpPrinter<'_> {
                 writeln!(self.out, "# total {contents} · {bad} bad · {torn} torn · {seconds:.2} s")?;
             }
             DumpFormat::Jsonl => self.print_json(&json!({
-                "k": "total", "snapshots": totals.snapshots, "chunks": totals.chunks, "segments": totals.segments, "records": totals.records, "first": first, "last": last,
+                "k": "total", "snapshots": totals.snapshot_count, "chunks": totals.chunk_count,
+                "segments": totals.segment_count, "records": totals.record_count, "first": first, "last": last,
                 "bad": totals.damage_count, "torn": totals.torn_batch_count, "exit": exit_code,
             }))?,
         }
@@ -399,14 +405,14 @@ impl DumpPrinter<'_> {
             .sum();
         let entries_per_batch = entries as f64 / totals.batch_count.max(1) as f64;
         if self.args.output == DumpFormat::Jsonl {
-            let types: serde_json::Map<String, serde_json::Value> = totals
+            let types_json: serde_json::Map<String, serde_json::Value> = totals
                 .count_and_bytes_by_type
                 .iter()
                 .map(|(name, (count, bytes))| ((*name).to_owned(), json!({ "records": count, "bytes": bytes })))
                 .collect();
-            let batches = totals.batch_count;
             return self.print_json(&json!({
-                "k": "stats", "types": types, "batches": batches, "entries_per_batch": entries_per_batch,
+                "k": "stats", "types": types_json, "batches": totals.batch_count,
+                "entries_per_batch": entries_per_batch,
             }));
         }
         writeln!(self.out, "# type       records         bytes")?;
@@ -419,7 +425,7 @@ impl DumpPrinter<'_> {
 
 impl Visitor for DumpPrinter<'_> {
     fn visit_segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>, bytes: &Bytes) -> io::Result<()> {
-        self.totals.segments += 1;
+        self.totals.segment_count += 1;
         header.map_or(Ok(()), |header| self.print_segment_heading(segment, header, bytes))
     }
 
@@ -455,7 +461,7 @@ impl DumpTotals {
             self.batch_count += u64::from(!has_more_pieces);
             return;
         }
-        self.records += 1;
+        self.record_count += 1;
         if let Some((index, term)) = record.position {
             let (first, last) = self.index_range.unwrap_or((index, index));
             self.index_range = Some((first.min(index), last.max(index)));

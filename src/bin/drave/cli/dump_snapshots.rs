@@ -30,11 +30,11 @@ impl DumpPrinter<'_> {
     }
 
     fn print_snapshot(&mut self, file: &SnapshotFile, with_chunks: bool) -> io::Result<()> {
-        self.totals.snapshots += 1;
-        let header_and_chain = file.header();
-        self.print_header(file, header_and_chain.as_ref().map(|(header, _)| header).ok())?;
-        let (header, chain) = match header_and_chain {
-            Ok(header_and_chain) => header_and_chain,
+        self.totals.snapshot_count += 1;
+        let header_and_checksum_chain = file.header();
+        self.print_header(file, header_and_checksum_chain.as_ref().map(|(header, _)| header).ok())?;
+        let (header, chain) = match header_and_checksum_chain {
+            Ok(header_and_checksum_chain) => header_and_checksum_chain,
             Err(flaw) => return self.print_flaw(file, flaw),
         };
         if with_chunks && self.args.output == DumpFormat::Text {
@@ -86,7 +86,7 @@ impl DumpPrinter<'_> {
             ChunkKind::Machine => ("machine", String::new()),
             ChunkKind::End => ("end", format!("{} bytes in all", at + len)),
         };
-        self.totals.chunks += 1;
+        self.totals.chunk_count += 1;
         let (count, bytes) = self.totals.count_and_bytes_by_type.entry(name).or_default();
         (*count, *bytes) = (*count + 1, *bytes + len);
         let type_matches = self.args.types.is_empty() || self.args.types.iter().any(|wanted| wanted == name);
@@ -113,7 +113,7 @@ impl DumpPrinter<'_> {
             DumpFormat::Text => writeln!(self.out, "!{at:>9}  {len:>6}  {:<8}  {:<8}  {flaw}", "BAD", '-'),
             DumpFormat::Jsonl => {
                 let (stored, computed) = match flaw.kind {
-                    FlawKind::Checksum { stored, computed } => {
+                    FlawKind::ChecksumMismatch { stored, computed } => {
                         (Some(format!("{stored:08x}")), Some(format!("{computed:08x}")))
                     }
                     FlawKind::Truncated | FlawKind::Unreadable | FlawKind::Invalid(_) => (None, None),

@@ -43,15 +43,16 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
         }
         None => check_unused(&config.data).map_err(ServerError::from)?,
     }
-    let is_in_use = identity.is_some_and(|identity| identity.journal_created);
-    let status_result = find_cluster(config, endpoints, if is_in_use { REFRESH_TIMEOUT } else { FIND_MEMBER_TIMEOUT });
+    let is_directory_in_use = identity.is_some_and(|identity| identity.journal_created);
+    let status_result =
+        find_cluster(config, endpoints, if is_directory_in_use { REFRESH_TIMEOUT } else { FIND_MEMBER_TIMEOUT });
     let status = match status_result {
         Ok(status) => status,
-        Err(_) if is_in_use => return Ok(()),
+        Err(_) if is_directory_in_use => return Ok(()),
         Err(error) => return Err(error),
     };
     add_member_addresses(config, &status);
-    if is_in_use {
+    if is_directory_in_use {
         return Ok(());
     }
     let cluster_number = u64::from_str_radix(&status.cluster, 16)
@@ -98,11 +99,11 @@ fn add_member_addresses(config: &mut Config, status: &Status) {
 /// Polls the endpoints until one answers with a list of members; returns its status.
 fn find_cluster(config: &Config, endpoints: &[String], timeout: Duration) -> Result<Status, CliError> {
     let began = Instant::now();
-    let client = Client::with(
+    let client = Client::with_options(
         endpoints.to_vec(),
         Options { timeout: Duration::from_secs(1), keys: config.net.keys.clone(), ..Options::default() },
     );
-    let mut last_report_elapsed = Duration::ZERO;
+    let mut elapsed_at_last_report = Duration::ZERO;
     loop {
         for endpoint in endpoints {
             if let Ok(status) = client.status(endpoint)
@@ -120,8 +121,8 @@ fn find_cluster(config: &Config, endpoints: &[String], timeout: Duration) -> Res
             );
             return Err(CliError { message, code: 3 });
         }
-        if elapsed >= last_report_elapsed + Duration::from_secs(1) {
-            last_report_elapsed = elapsed;
+        if elapsed >= elapsed_at_last_report + Duration::from_secs(1) {
+            elapsed_at_last_report = elapsed;
             log::info!(node = config.id.get(); "no member has answered for {} s; still trying to join", elapsed.as_secs());
         }
         std::thread::sleep(RETRY_INTERVAL);
@@ -129,19 +130,19 @@ fn find_cluster(config: &Config, endpoints: &[String], timeout: Duration) -> Res
 }
 
 /// An error with advice and the exit code of a configuration error.
-fn reject<T>(message: String, advice: &str) -> Result<T, CliError> {
+fn reject_join<T>(message: String, advice: &str) -> Result<T, CliError> {
     Err(CliError { message: format!("{message}\n  {advice}"), code: 78 })
 }
 
-/// Whether this node is a member already, with this disk or with none yet. Sets an unset listen
-/// address to the member's address. Returns an error if the node cannot join.
+/// Whether the cluster lists this node already: with this disk id, or as a learner that has no disk id yet. Sets an
+/// unset listen address to the member's address. Returns an error if the node cannot join.
 fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bool, CliError> {
     let (id, n) = (config.id, config.id.get());
     if let Some(member) = status.members.iter().find(|member| member.node == n) {
         let is_own_disk = member.disk == disk.to_string();
         if !is_own_disk && (!member.disk.is_empty() || member.kind != "learner") {
             let member_kind = if member.disk.is_empty() { "a founder" } else { "a member with another disk" };
-            return reject(
+            return reject_join(
                 format!("{id} is {member_kind}, and this directory is empty: it lacks the votes and entries of {id}"),
                 &format!(
                     "restore its former directory; or: drave member remove {n}, drave member add {n}=HOST:PORT, and \
@@ -153,19 +154,19 @@ fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bo
         return Ok(true);
     }
     let Some(address) = config.listen.clone() else {
-        return reject(
+        return reject_join(
             format!("{id} is not a member yet, and its address is unknown"),
             &format!("give --listen HOST:PORT, or first: drave member add {n}=HOST:PORT · nothing was changed"),
         );
     };
     if let Err(error) = check_address(&address) {
-        return reject(
+        return reject_join(
             format!("other nodes cannot reach {id} at {address}: {error}"),
             &format!("first: drave member add {n}=HOST:PORT, then this command again · nothing was changed"),
         );
     }
     if let Some(other) = status.members.iter().find(|member| member.address == address) {
-        return reject(
+        return reject_join(
             format!("n{} has the address {address} already", other.node),
             "each member needs an address of its own: --listen · nothing was changed",
         );
@@ -188,7 +189,7 @@ fn add_as_learner(
     let member_addresses = status.members.iter().map(|member| member.address.clone());
     let endpoints: Vec<String> = endpoints.iter().cloned().chain(member_addresses).collect();
     let options = Options { timeout: FIND_MEMBER_TIMEOUT, keys: config.net.keys.clone(), ..Options::default() };
-    let error = match Client::with(endpoints.clone(), options).change(&change, false) {
+    let error = match Client::with_options(endpoints.clone(), options).change(&change, false) {
         Ok(position) => {
             log::info!(node = id.get(); "joined as a learner at {position}");
             return Ok(());
@@ -201,9 +202,9 @@ fn add_as_learner(
     }
     // If this node is now a member with this disk id, the request succeeded and only its response was lost.
     let disk = disk.to_string();
-    let is_this_node =
+    let lists_this_node =
         |status: &Status| status.members.iter().any(|member| member.node == id.get() && member.disk == disk);
-    if find_cluster(config, &endpoints, REFRESH_TIMEOUT).is_ok_and(|status| is_this_node(&status)) {
+    if find_cluster(config, &endpoints, REFRESH_TIMEOUT).is_ok_and(|status| lists_this_node(&status)) {
         log::info!(node = id.get(); "joined as a learner: an earlier attempt succeeded");
         return Ok(());
     }

@@ -110,7 +110,7 @@ pub struct Scan {
 }
 
 /// The maximum number of keys in one page of a scan: between two pages the node serves other requests.
-const SCAN_PAGE_KEYS: u32 = 1000;
+const SCAN_PAGE_KEYS_MAX: u32 = 1000;
 
 /// Parses a time to live of at least one millisecond, the unit of the cluster's clock.
 fn parse_ttl(text: &str) -> Result<Duration, String> {
@@ -145,23 +145,25 @@ fn unexpected_answer_error(answer: &Answer) -> CliError {
 /// Executes a command. Returns its position in the log, its answer, and the milliseconds until the answer.
 fn execute(cluster: &ClusterArgs, command: &Command<'_>) -> Result<(CommandResult, Answer, f64), CliError> {
     let began = Instant::now();
-    let executed = cluster.kv_client().execute(&command.encode()).map_err(|error| cluster.explain_error(error))?;
-    let answer = decode_answer(executed.answer.clone())?;
-    Ok((executed, answer, ms_since(began)))
+    let command_result =
+        cluster.kv_client().execute(&command.encode()).map_err(|error| cluster.explain_error(error))?;
+    let answer = decode_answer(command_result.answer.clone())?;
+    Ok((command_result, answer, ms_since(began)))
 }
 
-/// Prints the position at which a command was committed, as text or JSON. `extra` is added to the JSON object.
-fn print_committed(cluster: &ClusterArgs, executed: &CommandResult, ms: f64, text: &str, extra: Value) {
+/// Prints the position at which a command was committed, as text or JSON. `extra_fields` is added to the JSON object.
+fn print_committed(cluster: &ClusterArgs, command_result: &CommandResult, ms: f64, text: &str, extra_fields: Value) {
     if !cluster.prints_json() {
-        outln!("{text} {} ({ms} ms)", executed.position);
+        outln!("{text} {} ({ms} ms)", command_result.position);
         return;
     }
-    let mut line = json!({ "ok": true, "index": executed.position.index.0, "term": executed.position.term.0, "ms": ms,
-        "duplicate": executed.duplicate });
-    if let (Some(line), Value::Object(extra)) = (line.as_object_mut(), extra) {
-        line.extend(extra);
+    let position = command_result.position;
+    let mut object = json!({ "ok": true, "index": position.index.0, "term": position.term.0, "ms": ms,
+        "duplicate": command_result.duplicate });
+    if let (Some(object), Value::Object(extra_fields)) = (object.as_object_mut(), extra_fields) {
+        object.extend(extra_fields);
     }
-    outln!("{line}");
+    outln!("{object}");
 }
 
 /// `drave put`: sets a key; with `--ttl` the key expires.
@@ -174,9 +176,9 @@ pub fn put(args: &Put) -> Result<(), CliError> {
             Command::Set { key, value, only_if: SetCondition::Always, expiration, returns_previous: false }
         }
     };
-    let (executed, answer, ms) = execute(&args.cluster, &command)?;
+    let (command_result, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
-        Answer::Done => print_committed(&args.cluster, &executed, ms, "ok", json!({})),
+        Answer::Done => print_committed(&args.cluster, &command_result, ms, "ok", json!({})),
         other => return Err(unexpected_answer_error(&other)),
     }
     Ok(())
@@ -184,10 +186,10 @@ pub fn put(args: &Put) -> Result<(), CliError> {
 
 /// `drave del`: exits with 1 if the key does not exist.
 pub fn del(args: &Del) -> Result<(), CliError> {
-    let (executed, answer, ms) = execute(&args.cluster, &Command::Del { key: args.key.as_bytes() })?;
+    let (command_result, answer, ms) = execute(&args.cluster, &Command::Del { key: args.key.as_bytes() })?;
     match answer {
         Answer::Deleted { existed: true } => {
-            print_committed(&args.cluster, &executed, ms, "ok", json!({ "existed": true }))
+            print_committed(&args.cluster, &command_result, ms, "ok", json!({ "existed": true }))
         }
         Answer::Deleted { existed: false } => {
             return Err(negative_result_error(format!("{:?} did not exist", args.key)));
@@ -201,9 +203,9 @@ pub fn del(args: &Del) -> Result<(), CliError> {
 pub fn cas(args: &Cas) -> Result<(), CliError> {
     let expected = (!args.expects_absent).then_some(args.old.as_bytes());
     let command = Command::Cas { key: args.key.as_bytes(), expected, new: args.new.as_bytes() };
-    let (executed, answer, ms) = execute(&args.cluster, &command)?;
+    let (command_result, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
-        Answer::Done => print_committed(&args.cluster, &executed, ms, "ok", json!({})),
+        Answer::Done => print_committed(&args.cluster, &command_result, ms, "ok", json!({})),
         Answer::CasMismatch { actual: None } => {
             return Err(negative_result_error(format!("{:?} does not exist; nothing was changed", args.key)));
         }
@@ -219,10 +221,10 @@ pub fn cas(args: &Cas) -> Result<(), CliError> {
 /// `drave incr`: prints the key's new number.
 pub fn incr(args: &Incr) -> Result<(), CliError> {
     let command = Command::Incr { key: args.key.as_bytes(), by: args.by };
-    let (executed, answer, ms) = execute(&args.cluster, &command)?;
+    let (command_result, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
         Answer::Number(number) if args.cluster.prints_json() => {
-            print_committed(&args.cluster, &executed, ms, "", json!({ "value": number }));
+            print_committed(&args.cluster, &command_result, ms, "", json!({ "value": number }));
         }
         Answer::Number(number) => outln!("{number}"),
         Answer::NotANumber => {
@@ -282,10 +284,10 @@ pub fn ttl(args: &Ttl) -> Result<(), CliError> {
 }
 
 /// Adds bytes to a JSON object: as `name` if they are UTF-8, otherwise in base64 as `name_b64`, as `drave dump` does.
-fn insert_bytes(line: &mut Value, name: &str, bytes: &[u8]) {
+fn insert_bytes(object: &mut Value, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
-        Ok(text) => line[name] = text.into(),
-        Err(_) => line[format!("{name}_b64")] = base64(bytes).into(),
+        Ok(text) => object[name] = text.into(),
+        Err(_) => object[format!("{name}_b64")] = base64(bytes).into(),
     }
 }
 
@@ -304,7 +306,7 @@ pub fn scan(args: &Scan) -> Result<(), CliError> {
     let (mut after, mut remaining) = (None::<Bytes>, args.limit.unwrap_or(u64::MAX));
     let mut stdout = std::io::stdout().lock();
     loop {
-        let limit = remaining.min(SCAN_PAGE_KEYS.into()) as u32;
+        let limit = remaining.min(SCAN_PAGE_KEYS_MAX.into()) as u32;
         let query = Query::Scan { prefix: args.prefix.as_bytes(), after: after.as_deref(), limit };
         let response = client.query(&query.encode(), to_consistency(args.consistency));
         let response = response.map_err(|error| args.cluster.explain_error(error))?;

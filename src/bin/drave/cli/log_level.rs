@@ -31,14 +31,14 @@ pub fn run(args: &SetLevel) -> Result<(), CliError> {
         if args.node.is_some_and(|wanted| node != Some(wanted)) {
             continue;
         }
-        let level = result
+        let level_result = result
             .status
             .and_then(|_| cluster.client().log_level(&result.endpoint, request).map_err(|error| error.to_string()));
-        match &level {
+        match &level_result {
             Ok(_) => answered += 1,
             Err(_) => failed += 1,
         }
-        print_level(cluster, node, &result.endpoint, &level);
+        print_level(cluster, node, &result.endpoint, &level_result);
     }
     match (answered, failed, args.node) {
         (0, 0, Some(node)) => Err(unavailable_error(cluster, &format!("no node {node} answers"))),
@@ -56,9 +56,14 @@ fn unavailable_error(cluster: &ClusterArgs, message: &str) -> CliError {
     CliError { message: format!("{message}\n  tried {} · see: drave status", cluster.endpoints.join(", ")), code: 3 }
 }
 
-fn print_level(cluster: &ClusterArgs, node: Option<u64>, endpoint: &str, level: &Result<LogLevelInForce, String>) {
-    let name = node.map_or("?".to_owned(), |node| format!("n{node}"));
-    match level {
+fn print_level(
+    cluster: &ClusterArgs,
+    node: Option<u64>,
+    endpoint: &str,
+    level_result: &Result<LogLevelInForce, String>,
+) {
+    let node_name = node.map_or("?".to_owned(), |node| format!("n{node}"));
+    match level_result {
         Ok(LogLevelInForce { level, changed }) if cluster.prints_json() => {
             outln!(
                 "{}",
@@ -68,12 +73,12 @@ fn print_level(cluster: &ClusterArgs, node: Option<u64>, endpoint: &str, level: 
         Err(error) if cluster.prints_json() => {
             outln!("{}", json!({ "ok": false, "node": node, "endpoint": endpoint, "error": error }));
         }
-        Ok(LogLevelInForce { level, changed: true }) => outln!("{name} {level} (changed since the start)"),
-        Ok(LogLevelInForce { level, changed: false }) => outln!("{name} {level}"),
+        Ok(LogLevelInForce { level, changed: true }) => outln!("{node_name} {level} (changed since the start)"),
+        Ok(LogLevelInForce { level, changed: false }) => outln!("{node_name} {level}"),
         Err(error) => {
             // Some errors begin with the endpoint already.
             let error = error.strip_prefix(&format!("{endpoint}: ")).unwrap_or(error);
-            outln!("{name} error: {endpoint}: {error}");
+            outln!("{node_name} error: {endpoint}: {error}");
         }
     }
 }

@@ -154,7 +154,7 @@ pub fn run(args: &Member) -> Result<(), CliError> {
             let start_hint = format!(
                 "start it, if it does not run: drave serve --id {} --join {} --data DIR",
                 id.get(),
-                other_endpoint(cluster, address)
+                endpoint_to_join(cluster, address)
             );
             execute_change(cluster, &change, false, &format!("{id} is a learner and {outcome} · {start_hint}"))
         }
@@ -174,7 +174,7 @@ pub fn run(args: &Member) -> Result<(), CliError> {
             let start_hint = format!(
                 "start it, if it does not run: drave serve --id {} --join {} --data DIR",
                 id.get(),
-                other_endpoint(cluster, address)
+                endpoint_to_join(cluster, address)
             );
             let message = format!("{id} is a learner and replaces {old} once it has caught up · {start_hint}");
             execute_change(cluster, &change, false, &message)
@@ -197,7 +197,7 @@ pub fn run(args: &Member) -> Result<(), CliError> {
 }
 
 /// An endpoint other than `excluded`, for a command line with `--join`: a node cannot join through itself.
-fn other_endpoint<'a>(cluster: &'a ClusterArgs, excluded: &str) -> &'a str {
+fn endpoint_to_join<'a>(cluster: &'a ClusterArgs, excluded: &str) -> &'a str {
     cluster.endpoints.iter().find(|endpoint| *endpoint != excluded).map_or("HOST:PORT", String::as_str)
 }
 
@@ -273,7 +273,7 @@ fn list_members(cluster: &ClusterArgs) -> Result<(), CliError> {
     }
     outln!("{:<5} {:<9} {:<12} {:>9} {:>7}  {:<21} {:<16}", "ID", "KIND", "ROLE", "MATCH", "LAG", "ADDRESS", "DISK");
     for member in &best_status.members {
-        let (role, matched, lag) = replication_state(member.node, best_status, &statuses);
+        let (role, matched, lag) = role_match_and_lag(member.node, best_status, &statuses);
         let disk = if member.disk.is_empty() { "-" } else { &member.disk };
         let row = format!(
             "{:<5} {:<9} {role:<12} {matched:>9} {lag:>7}  {:<21} {disk:<16} {}",
@@ -286,7 +286,7 @@ fn list_members(cluster: &ClusterArgs) -> Result<(), CliError> {
     }
     outln!("{}", summarize_voters(best_status));
     for (node, reason) in uncounted_voters(best_status) {
-        outln!("n{node} does not count: {reason}");
+        outln!("n{node} does not count for a quorum: {reason}");
     }
     if best_status.role != RoleName::Leader {
         outln!("no node that answers leads: this is the last state known to n{}", best_status.node);
@@ -295,7 +295,7 @@ fn list_members(cluster: &ClusterArgs) -> Result<(), CliError> {
 }
 
 /// The role, match index and lag of a member as text; `-` for each that is unknown.
-fn replication_state(node: u64, best_status: &Status, statuses: &[&Status]) -> (String, String, String) {
+fn role_match_and_lag(node: u64, best_status: &Status, statuses: &[&Status]) -> (String, String, String) {
     let own_status = statuses.iter().find(|status| status.node == node);
     let peer = best_status.peers.iter().find(|peer| peer.node == node);
     let is_peer_responsive = peer.is_some_and(is_responsive);
@@ -315,7 +315,7 @@ fn replication_state(node: u64, best_status: &Status, statuses: &[&Status]) -> (
 
 fn members_json(best_status: &Status, statuses: &[&Status]) -> Vec<serde_json::Value> {
     let member_json = |member: &drave::api::MemberStatus| {
-        let (role, matched, lag) = replication_state(member.node, best_status, statuses);
+        let (role, matched, lag) = role_match_and_lag(member.node, best_status, statuses);
         json!({
             "node": member.node, "kind": member.kind, "role": role, "address": member.address, "disk": member.disk,
             "prospect": member.prospect, "match": matched.parse::<u64>().ok(), "lag": lag.parse::<u64>().ok(),
@@ -349,40 +349,41 @@ fn uncounted_voters(leader: &Status) -> Vec<(u64, String)> {
 /// fewer.
 fn summarize_voters(status: &Status) -> String {
     let uncounted = uncounted_voters(status);
-    let count_kinds = |kinds: &[&str]| status.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).count();
+    let count_members_of = |kinds: &[&str]| status.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).count();
     let summarize_majority = |kinds: &[&str]| {
-        let voters = count_kinds(kinds);
+        let voter_count = count_members_of(kinds);
         let is_uncounted = |node: u64| uncounted.iter().any(|(uncounted, _)| *uncounted == node);
         let uncounted_count =
             status.members.iter().filter(|m| kinds.contains(&m.kind.as_str()) && is_uncounted(m.node)).count();
-        let quorum = Membership::majority_of(voters);
+        let quorum = Membership::majority_of(voter_count);
         if uncounted_count > 0 {
-            let available = voters - uncounted_count;
-            let failures_text = match available.saturating_sub(quorum) {
+            let available_count = voter_count - uncounted_count;
+            let failures_text = match available_count.saturating_sub(quorum) {
                 0 => "no further failure".to_owned(),
                 1 => "1 further failure".to_owned(),
                 n => format!("{n} further failures"),
             };
             return format!(
-                "voters {voters}, {available} of them available · quorum {quorum} · tolerates {failures_text}"
+                "voters {voter_count}, {available_count} of them available · quorum {quorum} · \
+                 tolerates {failures_text}"
             );
         }
-        let tolerated_failures = voters - quorum.min(voters);
+        let tolerated_failures = voter_count - quorum.min(voter_count);
         let failures_text =
             if tolerated_failures == 1 { "1 failure".to_owned() } else { format!("{tolerated_failures} failures") };
-        let even_note = match voters {
+        let even_count_note = match voter_count {
             0 => String::new(),
             2 => " (as 1 voter does)".to_owned(),
             n if n.is_multiple_of(2) => format!(" (as {} voters do)", n - 1),
             _ => String::new(),
         };
-        format!("voters {voters} · quorum {quorum} · tolerates {failures_text}{even_note}")
+        format!("voters {voter_count} · quorum {quorum} · tolerates {failures_text}{even_count_note}")
     };
-    let learners_text = match count_kinds(&["learner"]) {
+    let learners_text = match count_members_of(&["learner"]) {
         0 => String::new(),
         n => format!(" · learners {n}"),
     };
-    let is_joint = count_kinds(&["incoming"]) + count_kinds(&["outgoing"]) > 0;
+    let is_joint = count_members_of(&["incoming"]) + count_members_of(&["outgoing"]) > 0;
     if is_joint {
         let (new, old) = (summarize_majority(&["voter", "incoming"]), summarize_majority(&["voter", "outgoing"]));
         return format!("changing: from {old}, to {new}: both majorities are needed{learners_text}");

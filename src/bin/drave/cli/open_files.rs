@@ -24,20 +24,20 @@ struct ConnectionShares {
     handshakes: u64,
     /// HTTP connections for health requests while no further client is accepted.
     probes: u64,
-    /// Clients of all protocols.
+    /// Connections of clients, of all protocols together.
     clients: u64,
 }
 
 impl ConnectionShares {
     /// Divides `files`, the number of open files; `None` if it is too small for a node.
     fn of(files: u64) -> Option<ConnectionShares> {
-        let available = files.checked_sub(NODE_OPEN_FILES).filter(|_| files >= OPEN_FILES_MIN)?;
+        let available_files = files.checked_sub(NODE_OPEN_FILES).filter(|_| files >= OPEN_FILES_MIN)?;
         let defaults = net::Options::default();
         // Each peer has a connection in each direction.
-        let peers = (2 * MEMBERS_MAX as u64).min(available / 4);
-        let handshakes = (defaults.handshakes_max as u64).min(available / 8);
-        let probes = (defaults.probes_max as u64).min(available / 16);
-        let clients = (defaults.clients_max as u64).min(available - peers - handshakes - probes);
+        let peers = (2 * MEMBERS_MAX as u64).min(available_files / 4);
+        let handshakes = (defaults.handshakes_max as u64).min(available_files / 8);
+        let probes = (defaults.probes_max as u64).min(available_files / 16);
+        let clients = (defaults.clients_max as u64).min(available_files - peers - handshakes - probes);
         Some(ConnectionShares { peers, handshakes, probes, clients })
     }
 }

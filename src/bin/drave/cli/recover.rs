@@ -9,7 +9,7 @@ use drave::disk::FsDisk;
 use drave::inspect::directory::{Directory, Owner};
 use drave::machine::Kv;
 use drave::server::ServerError;
-use drave::server::boot::{RecoveredDirectory, boot};
+use drave::server::boot::{RecoveredDirectory, recover_directory};
 use drave::server::new_cluster::{
     FirstMember, NewCluster, begin_replacement, finish_replacement, is_replacement_pending, write_new_cluster,
 };
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The maximum size of a batch of entries that is read from the log, in bytes.
-const READ_BATCH_BYTES: u64 = 4 << 20;
+const READ_BATCH_BYTES_MAX: u64 = 4 << 20;
 
 /// Makes a new cluster of one stopped node, when a majority of its cluster's voters is lost for good. Entries that
 /// other nodes acknowledged and this node had not received are lost; entries that it had received become committed,
@@ -47,8 +47,8 @@ pub struct Recover {
 /// The owner, the last entry and the latest membership of the directory to recover.
 struct DirectorySummary {
     node: NodeId,
-    last: Position,
-    members: Membership,
+    last_position: Position,
+    membership: Membership,
 }
 
 /// `drave recover`: exits with 1 if nothing was changed.
@@ -65,18 +65,20 @@ pub fn run(args: &Recover) -> Result<(), CliError> {
     let directory = open_directory(args, &mut progress)?;
     let summary = DirectorySummary::of(directory.identity.node, &directory.recovered_log);
     let other_nodes: Vec<String> =
-        summary.members.ids().filter(|id| *id != summary.node).map(|id| id.to_string()).collect();
-    let (node, last, other_nodes) = (summary.node, summary.last, other_nodes.join(", "));
-    if summary.members.voters.len() == 1 && other_nodes.is_empty() {
+        summary.membership.ids().filter(|id| *id != summary.node).map(|id| id.to_string()).collect();
+    let (node, last, other_nodes) = (summary.node, summary.last_position, other_nodes.join(", "));
+    if summary.membership.voters.len() == 1 && other_nodes.is_empty() {
         let message =
             format!("{path}: {node} is a cluster of its own already. Nothing was changed.\n  drave serve starts it");
         return Err(CliError { message, code: 1 });
     }
-    outln!("{path}: {node} holds all up to {last}, the members are {}", summary.members);
+    outln!("{path}: {node} holds all up to {last}, the members are {}", summary.membership);
     outln!("lost for good: all that {other_nodes} acknowledged after {last}");
     outln!("becomes committed: all that {node} holds up to {last}, acknowledged or not");
     if !args.accept_data_loss {
-        return Err(acceptance_error("  first check whether another directory holds more: drave diff DIR DIR …"));
+        return Err(missing_acceptance_error(
+            "  first check whether another directory holds more: drave diff DIR DIR …",
+        ));
     }
     let new_cluster = summary.write_recovered_cluster(args, &directory, &mut progress)?;
     finish_recovery(args, Some((&directory, new_cluster)))?;
@@ -116,7 +118,7 @@ fn restore_identity(args: &Recover) -> Result<(), CliError> {
 }
 
 /// The error for a call without `--accept-data-loss`, followed by `advice`.
-fn acceptance_error(advice: &str) -> CliError {
+fn missing_acceptance_error(advice: &str) -> CliError {
     CliError { message: format!("nothing was changed: --accept-data-loss makes the new cluster\n{advice}"), code: 1 }
 }
 
@@ -129,7 +131,7 @@ fn finish_recovery(args: &Recover, new_cluster: Option<(&RecoveredDirectory, New
         // The caller holds the lock already: `open_directory` has taken it.
         Some(_) => None,
         None if !args.accept_data_loss => {
-            return Err(acceptance_error(&format!(
+            return Err(missing_acceptance_error(&format!(
                 "  an earlier recovery of {path} was interrupted; this finishes it"
             )));
         }
@@ -144,9 +146,9 @@ fn finish_recovery(args: &Recover, new_cluster: Option<(&RecoveredDirectory, New
     };
     drop(lock);
     let (node, cluster) = (owner.node, short_cluster_id(owner.cluster));
-    let from_position =
+    let from_position_text =
         new_cluster.map_or(String::new(), |(_, new_cluster)| format!(", from {} on", new_cluster.position));
-    outln!("done: {node} alone is a new cluster: {cluster}{from_position}");
+    outln!("done: {node} alone is a new cluster: {cluster}{from_position_text}");
     if let Some(former_path) = former_path {
         outln!("kept: the former directory, in {}", former_path.display());
     }
@@ -163,7 +165,7 @@ fn open_directory(args: &Recover, progress: &mut StartProgress) -> Result<Recove
         return Err(CliError { message, code: 78 });
     };
     let config = Config::new(owner.node, BTreeMap::new(), &args.directory);
-    boot(&config, None, progress).map_err(fault_error)
+    recover_directory(&config, None, progress).map_err(fault_error)
 }
 
 fn io_error(context: &str, error: &std::io::Error) -> CliError {
@@ -181,8 +183,8 @@ impl DirectorySummary {
             let index = Index(base.position.index.0 + entries.len() as u64);
             Position::new(index, head.term)
         });
-        let members = configurations.last().map_or(&base.membership, |(_, membership)| membership).clone();
-        DirectorySummary { node, last: last_entry.unwrap_or(base.position), members }
+        let membership = configurations.last().map_or(&base.membership, |(_, membership)| membership).clone();
+        DirectorySummary { node, last_position: last_entry.unwrap_or(base.position), membership }
     }
 
     /// Writes the directory of the new cluster, inside the former one. The state of the new cluster is that of the last
@@ -197,10 +199,13 @@ impl DirectorySummary {
         let new_directory = begin_replacement(&args.directory).map_err(fault_error)?;
         let first_member = FirstMember {
             node: self.node,
-            address: self.members.address(self.node).unwrap_or_default().to_owned(),
-            level: self.members.feature_level,
+            address: self.membership.address(self.node).unwrap_or_default().to_owned(),
+            feature_level: self.membership.feature_level,
         };
-        let former_end = Position::new(self.last.index, directory.recovered_log.hard_state.term.max(self.last.term));
+        let former_end = Position::new(
+            self.last_position.index,
+            directory.recovered_log.hard_state.term.max(self.last_position.term),
+        );
         write_new_cluster(&mut applier, former_end, &new_directory, &first_member).map_err(|fault| {
             // The incomplete directory is useless, and takes disk space.
             let _removed_by_the_next_attempt_otherwise = std::fs::remove_dir_all(&new_directory);
@@ -220,10 +225,10 @@ impl DirectorySummary {
             applier = SnapshotRestore::begin(&applier, snapshot).restore_all(&meter).map_err(fault_error)?.0;
         }
         let meter = progress.begin_stage("log applied");
-        meter.add_total(self.last.index.0 - applier.applied().0);
-        while applier.applied() < self.last.index {
-            let range = applier.applied().next()..=self.last.index;
-            let entries = directory.recovered_log.view.entries(range, READ_BATCH_BYTES).map_err(fault_error)?;
+        meter.add_total(self.last_position.index.0 - applier.applied().0);
+        while applier.applied() < self.last_position.index {
+            let range = applier.applied().next()..=self.last_position.index;
+            let entries = directory.recovered_log.view.entries(range, READ_BATCH_BYTES_MAX).map_err(fault_error)?;
             if entries.is_empty() {
                 let message = format!("the log lacks the entry after {}", applier.position());
                 return Err(CliError { message, code: 5 });

@@ -55,7 +55,7 @@ pub fn run(args: &Restore) -> Result<(), CliError> {
     };
     let header = snapshot.header();
     let _lock = lock_directory(&args.data)?;
-    let first_member = FirstMember { node: args.id, address, level: header.membership.feature_level };
+    let first_member = FirstMember { node: args.id, address, feature_level: header.membership.feature_level };
     let former_end = Position::new(Index(header.position.index.0), header.position.term);
     let new_cluster = begin_replacement(&args.data).and_then(|directory| {
         write_new_cluster(&mut applier, former_end, &directory, &first_member).inspect_err(|_| {
@@ -99,11 +99,11 @@ fn own_address(args: &Restore) -> Result<String, CliError> {
 /// Rejects a directory that contains other names than [`IGNORED_NAMES`].
 fn reject_non_empty(data: &Path) -> Result<(), CliError> {
     let path = data.display();
-    let entries = match std::fs::read_dir(data) {
+    let directory_entries = match std::fs::read_dir(data) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(|error| io_error(&path.to_string(), &error))?,
+        directory_entries => directory_entries.map_err(|error| io_error(&path.to_string(), &error))?,
     };
-    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    let names = directory_entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
     let mut unexpected_names: Vec<String> = names.filter(|name| !IGNORED_NAMES.contains(&name.as_str())).collect();
     unexpected_names.sort_unstable();
     if unexpected_names.is_empty() {

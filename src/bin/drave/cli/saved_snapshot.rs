@@ -32,7 +32,7 @@ pub fn open_snapshot(path: &Path, meter: &Meter) -> Result<Snapshot, CliError> {
     Snapshot::read(&path_text, &file, bytes, meter).map_err(|fault| snapshot_error(&fault))
 }
 
-/// The error for a snapshot that cannot be read.
+/// The error for a snapshot that is damaged or cannot be read, with the exit code of `fault`.
 fn snapshot_error(fault: &Fault) -> CliError {
     let code = fault.exit_code();
     match fault {

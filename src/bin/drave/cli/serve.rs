@@ -270,9 +270,9 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
     }
     let address = server.address().map(|address| address.to_string()).unwrap_or_default();
     log::info!(node = id, cluster:% = server.cluster(), address; "serves");
-    let native_listener = server.address().map(|address| ("nodes and clients", address));
-    if let Some(addresses) =
-        exposed_addresses(native_listener.iter().chain(server.gateways())).filter(|_| !serve.tls.has_certificate)
+    let native_clients_and_address = server.address().map(|address| ("nodes and clients", address));
+    if let Some(addresses) = exposed_addresses(native_clients_and_address.iter().chain(server.gateways()))
+        .filter(|_| !serve.tls.has_certificate)
     {
         log::warn!(node = id; "{addresses}: reachable from other hosts without TLS; see --tls-cert");
     }
@@ -311,7 +311,7 @@ fn set_tls_keys(config: &mut Config, tls: &Tls) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The configuration of the node, from the options of the command line.
+/// The configuration of the node: the options of the command line, and the handling of signals and log levels.
 fn build_config(serve: &Serve, node: NodeId, data: &Path) -> Config {
     let mut config = Config::new(node, serve.peers.clone().map(|peers| peers.0).unwrap_or_default(), data);
     config.listen.clone_from(&serve.listen);
@@ -329,7 +329,7 @@ fn build_config(serve: &Serve, node: NodeId, data: &Path) -> Config {
         TornTailMode::Refuse => TailPolicy::Refuse,
     };
     config.repair = !serve.no_repair;
-    config.node.entry_bytes = serve.max_entry.as_u64();
+    config.node.op_bytes_max = serve.max_entry.as_u64();
     config.node.snapshot_log_bytes = serve.snapshot_log_bytes.as_u64();
     config.node.snapshot_max_age = serve.snapshot_max_age;
     config.node.trailing_bytes = serve.trailing_bytes.as_u64();
@@ -384,9 +384,9 @@ mod tests {
     #[test]
     fn addresses_reachable_from_other_hosts_are_named() {
         let exposed = |addresses: &[&str]| {
-            let clients = ["nodes and clients", "Redis clients", "HTTP clients"];
+            let client_kinds = ["nodes and clients", "Redis clients", "HTTP clients"];
             let addresses: Vec<_> =
-                clients.into_iter().zip(addresses.iter().map(|address| address.parse().unwrap())).collect();
+                client_kinds.into_iter().zip(addresses.iter().map(|address| address.parse().unwrap())).collect();
             exposed_addresses(addresses.iter())
         };
         assert_eq!(exposed(&["127.0.0.1:7401", "[::1]:7501", "[::ffff:127.0.0.1]:7601"]), None);

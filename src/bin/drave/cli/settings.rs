@@ -12,7 +12,7 @@ struct Setting {
     source: &'static str,
 }
 
-/// All settings of the command, in the order of its help.
+/// All settings of the command but `--print-config`, in the order of its help.
 fn list_settings(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
     let arguments = command.get_arguments().filter(|argument| argument.get_long() != Some("print-config"));
     let setting_of = |argument: &clap::Arg| {

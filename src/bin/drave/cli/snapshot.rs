@@ -41,13 +41,14 @@ type SnapshotResult = Result<(Position, u64), ClientError>;
 /// `drave snapshot take`: exits with 1 if a node has no room for it, 3 if no node answers.
 pub fn take(args: &TakeSnapshot) -> Result<(), CliError> {
     let cluster = &args.cluster;
-    let endpoints = poll(cluster).into_iter().filter_map(|polled| Some((polled.status.ok()?.node, polled.endpoint)));
-    let nodes: BTreeMap<u64, String> =
-        endpoints.filter(|(node, _)| args.node.is_none_or(|wanted| wanted == *node)).collect();
+    let nodes_and_endpoints =
+        poll(cluster).into_iter().filter_map(|polled| Some((polled.status.ok()?.node, polled.endpoint)));
+    let endpoints_by_node: BTreeMap<u64, String> =
+        nodes_and_endpoints.filter(|(node, _)| args.node.is_none_or(|wanted| wanted == *node)).collect();
     let began = Instant::now();
     // Nodes take their snapshots one after the other: while one writes, the disks of a majority are not slowed down.
     let mut results = Vec::new();
-    for (node, endpoint) in &nodes {
+    for (node, endpoint) in &endpoints_by_node {
         let result: SnapshotResult = cluster.client().snapshot(endpoint);
         match &result {
             _ if cluster.prints_json() => outln!("{}", to_json(*node, endpoint, &result, ms_since(began))),
@@ -75,9 +76,10 @@ fn check_results(args: &TakeSnapshot, results: &[(u64, &String, SnapshotResult)]
         Err(ClientError::Refused(tried)) => tried.refusal == Some(Refusal::NoSpace),
         _ => false,
     };
-    let nodes_without_space = results.iter().filter(|(.., result)| lacks_space(result)).count();
-    if nodes_without_space > 0 {
-        let message = format!("{nodes_without_space} of {} nodes lack the disk space for a snapshot", results.len());
+    let nodes_without_space_count = results.iter().filter(|(.., result)| lacks_space(result)).count();
+    if nodes_without_space_count > 0 {
+        let message =
+            format!("{nodes_without_space_count} of {} nodes lack the disk space for a snapshot", results.len());
         let advice = "earlier snapshots are untouched · free disk space, then run this again";
         return Err(CliError { message: format!("{message}\n  {advice}"), code: 1 });
     }
@@ -116,8 +118,8 @@ pub fn list(args: &ListSnapshots) -> Result<(), CliError> {
             continue;
         }
         let position = position.map_or("-".to_owned(), |position| position.to_string());
-        let state = flaw.map_or("whole".to_owned(), |flaw| format!("DAMAGED at byte {}: {flaw}", flaw.at));
-        outln!("{name}  {position:>12}  {:>10}  {state}", ByteSize(bytes as u64).display().iec().to_string());
+        let state_text = flaw.map_or("whole".to_owned(), |flaw| format!("DAMAGED at byte {}: {flaw}", flaw.at));
+        outln!("{name}  {position:>12}  {:>10}  {state_text}", ByteSize(bytes as u64).display().iec().to_string());
     }
     match damaged_count {
         0 => Ok(()),

@@ -190,8 +190,8 @@ fn copy_chunks(
         if last_report.elapsed() >= REPORT_INTERVAL {
             last_report = Instant::now();
             let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();
-            let rate = size((bytes_copied as f64 / began.elapsed().as_secs_f64()) as u64);
-            eprintln!("n{}: {} of {}, {rate}/s", source.node, size(bytes_copied), size(reader.total_bytes()));
+            let rate_text = size((bytes_copied as f64 / began.elapsed().as_secs_f64()) as u64);
+            eprintln!("n{}: {} of {}, {rate_text}/s", source.node, size(bytes_copied), size(reader.total_bytes()));
         }
     }
 }
@@ -206,9 +206,9 @@ impl PartialFile {
     /// Opens and locks FILE.part, so that no other process writes it. Leftovers of an interrupted attempt are
     /// overwritten.
     fn open(path: &Path) -> Result<PartialFile, CliError> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".part");
-        let path = PathBuf::from(name);
+        let mut partial_file_name = path.as_os_str().to_owned();
+        partial_file_name.push(".part");
+        let path = PathBuf::from(partial_file_name);
         let open_file =
             || File::options().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(&path);
         let file = open_file().map_err(io_error(&path))?;

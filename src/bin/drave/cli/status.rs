@@ -68,7 +68,7 @@ fn to_json(results: &[EndpointStatus]) -> serde_json::Value {
     })
 }
 
-/// The columns of the table of nodes.
+/// The columns of the first table, which has a row for each endpoint.
 const NODE_COLUMNS: [Column; 12] = [
     text_column("node", 5, 0),
     text_column("role", 12, 1),
@@ -187,7 +187,8 @@ fn disk_row(status: &Status, leader: Option<&Status>) -> Vec<String> {
     ]
 }
 
-/// The row of a node in the table of nodes.
+/// The row of a node that answers. Its match index, lag, stage and last contact are what the leader knows; `-` if the
+/// leader does not know them.
 fn node_row(endpoint: &str, status: &Status, leader: Option<&Status>) -> Vec<String> {
     let peer = peer_status(status, leader);
     let is_leader = leader.is_some_and(|leader| leader.node == status.node);

@@ -28,7 +28,7 @@ pub fn run(args: &Top) -> Result<(), CliError> {
         title: "drave top",
         location: args.cluster.endpoints.join(","),
         cluster: args.cluster.clone(),
-        numbered_endpoints: false,
+        are_endpoints_numbered: false,
         control: NodeControl::ClientOnly,
     };
     let mut view = View::open(config)?;

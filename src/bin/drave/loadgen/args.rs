@@ -84,7 +84,7 @@ pub struct Bench {
     pub run_number: Option<u16>,
     /// Which directory to measure (disk)
     #[arg(long = "dir", value_name = "DIR", default_value = ".")]
-    pub disk_directory: PathBuf,
+    pub measured_directory: PathBuf,
     /// The cluster to measure
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -96,8 +96,8 @@ const STATE_BYTES_MAX: u64 = 2 << 30;
 impl Bench {
     /// The size of all keys and values once all keys are written, in bytes.
     fn state_bytes(&self) -> u64 {
-        let keys = self.requests_max.map_or(self.keys, |requests| self.keys.min(requests));
-        keys.saturating_mul(self.key_size + self.value_size)
+        let key_count = self.requests_max.map_or(self.keys, |requests| self.keys.min(requests));
+        key_count.saturating_mul(self.key_size + self.value_size)
     }
 
     /// Rejects `--report`, `--sweep` and `--results` for benchmarks that write no report.
@@ -107,12 +107,12 @@ impl Bench {
             (None, Workload::Disk | Workload::Net) => format!("bench {}", self.workload.name()),
             (None, Workload::Put | Workload::Get | Workload::Mixed | Workload::Incr) => return Ok(()),
         };
-        let options = [
+        let report_options = [
             ("--report", self.report.is_some()),
             ("--sweep", !self.sweep_clients.is_empty()),
             ("--results", !self.results.is_empty()),
         ];
-        let Some((name, _)) = options.into_iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
+        let Some((name, _)) = report_options.into_iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
         let message = format!(
             "{name} is for put, get, mixed and incr: {command} prints figures only. Nothing was run.\n  \
              omit {name}, and keep the figures with -o json > FILE"
@@ -122,8 +122,8 @@ impl Bench {
 
     /// Rejects a run that writes more than 2 GiB unless `--large` is set: every node holds the keys in memory.
     pub fn check_state_size(&self) -> Result<(), CliError> {
-        let is_writing = matches!(self.workload, Workload::Put | Workload::Mixed);
-        if !is_writing || self.allow_large || self.state_bytes() <= STATE_BYTES_MAX {
+        let writes_keys = matches!(self.workload, Workload::Put | Workload::Mixed);
+        if !writes_keys || self.allow_large || self.state_bytes() <= STATE_BYTES_MAX {
             return Ok(());
         }
         let (keys, value, state_bytes) = (self.keys, self.value_size, ByteSize(self.state_bytes()));

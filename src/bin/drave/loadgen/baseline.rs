@@ -24,10 +24,10 @@ fn quantile_us(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     (histogram.value_at_quantile(quantile) as f64 / 100.0).round() / 10.0
 }
 
-/// `drave bench disk`: appends to a file whose blocks were written before, and syncs each write.
+/// `drave bench disk`: writes one block after the other into a preallocated file, and syncs each write.
 pub fn run_disk(args: &Bench) -> Result<(), CliError> {
-    let path = args.disk_directory.display().to_string();
-    let disk = FsDisk::open_existing(&args.disk_directory).map_err(io_error(&path))?;
+    let path = args.measured_directory.display().to_string();
+    let disk = FsDisk::open_existing(&args.measured_directory).map_err(io_error(&path))?;
     if disk.is_in_memory() {
         eprintln!("warning: {path} lies in memory (tmpfs): these figures are not those of a disk");
     }

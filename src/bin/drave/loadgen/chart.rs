@@ -24,9 +24,9 @@ pub type SvgResult = Result<String, Box<dyn Error>>;
 /// text must stay legible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ScreenWidth {
-    /// A monitor.
+    /// The width of a monitor.
     Wide,
-    /// A phone.
+    /// The width of a phone.
     Narrow,
 }
 
@@ -179,7 +179,8 @@ fn latency_axis(latencies_us: impl Iterator<Item = f64>) -> Axis {
     Axis::logarithmic(latencies_us, Y_TICKS_MAX, format_log_latency, LATENCY_TITLE)
 }
 
-/// Points with their latency on the logarithmic axis; points without a latency are left out.
+/// Converts the latency of each point from microseconds to its decimal logarithm. Points without a latency are left
+/// out.
 fn log_latency_points(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
     points.filter(|(_, us)| *us > 0.0).map(|(x, us)| (x, us.log10())).collect()
 }
@@ -220,8 +221,8 @@ pub fn draw_latency_over_time(runs: &[RunResult], screen: ScreenWidth) -> SvgRes
         [GraphLine { points: tail, color: color.mix(P99_OPACITY) }, GraphLine { points: median, color: color.mix(1.0) }]
     });
     let lines: Vec<GraphLine> = lines.collect();
-    let seconds = runs.iter().flat_map(|run| &run.series);
-    let y_axis = latency_axis(seconds.flat_map(|second| [second.p50_us, second.p99_us]));
+    let second_stats = runs.iter().flat_map(|run| &run.series);
+    let y_axis = latency_axis(second_stats.flat_map(|second| [second.p50_us, second.p99_us]));
     draw_over_time(runs, &lines, y_axis, screen)
 }
 

@@ -20,19 +20,19 @@ use std::time::{Duration, Instant};
 const DEFAULT_WRITES_PER_S: u64 = 2_000;
 /// How long writes are measured before each fault.
 const TIME_BEFORE_FAULT: Duration = Duration::from_millis(500);
-/// How long writes are measured after a fault at least.
+/// The minimum time for which writes are measured after a fault.
 const TIME_AFTER_FAULT: Duration = Duration::from_millis(500);
 /// The scenario fails if writes have not resumed after this time.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
 /// Writes have resumed once at least half of the writes due within this time were acknowledged within it.
 const ACK_RATE_WINDOW: Duration = Duration::from_millis(200);
-/// How often the acknowledgments are checked.
+/// The pause between two checks whether writes have resumed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// `drave bench --scenario failover`: injects the faults, and prints the outages that they caused.
 pub fn run(args: &Bench) -> Result<(), CliError> {
     let params = LoadParams {
-        rate: args.requests_per_s.unwrap_or(DEFAULT_WRITES_PER_S),
+        writes_per_s: args.requests_per_s.unwrap_or(DEFAULT_WRITES_PER_S),
         clients: args.clients as usize,
         inflight: args.inflight as usize,
     };
@@ -42,7 +42,7 @@ pub fn run(args: &Bench) -> Result<(), CliError> {
     if !args.cluster.prints_json() {
         outln!(
             "failover · 3 nodes on loopback · open loop at {}/s · {} clients × {} outstanding · drave {} ({})\n",
-            params.rate,
+            params.writes_per_s,
             params.clients,
             params.inflight,
             env!("CARGO_PKG_VERSION"),
@@ -59,7 +59,7 @@ pub fn run(args: &Bench) -> Result<(), CliError> {
         }
     }
     if args.cluster.prints_json() {
-        let (rate, clients, inflight) = (params.rate, params.clients, params.inflight);
+        let (rate, clients, inflight) = (params.writes_per_s, params.clients, params.inflight);
         outln!(
             "{}",
             json!({
@@ -110,9 +110,9 @@ fn run_fault(
     std::thread::sleep(TIME_BEFORE_FAULT);
     let (acks_before_fault, fault_at) = (load.take_acks(), Instant::now());
     match fault {
-        FailoverFault::Kill | FailoverFault::KillFollower => cluster.signal(victim, Signal::KILL)?,
-        FailoverFault::Freeze => cluster.signal(victim, Signal::STOP)?,
-        FailoverFault::Term => cluster.signal(victim, Signal::TERM)?,
+        FailoverFault::Kill | FailoverFault::KillFollower => cluster.send_signal(victim, Signal::KILL)?,
+        FailoverFault::Freeze => cluster.send_signal(victim, Signal::STOP)?,
+        FailoverFault::Sigterm => cluster.send_signal(victim, Signal::TERM)?,
         FailoverFault::Isolate => cluster.proxy.iter().for_each(|proxy| proxy.isolate(victim)),
         FailoverFault::All => unreachable!("`all` is expanded into single faults"),
     }
@@ -125,7 +125,7 @@ fn run_fault(
         return Err(CliError { message, code: 70 });
     }
     match fault {
-        FailoverFault::Freeze => cluster.signal(victim, Signal::CONT)?,
+        FailoverFault::Freeze => cluster.send_signal(victim, Signal::CONT)?,
         FailoverFault::Isolate => cluster.proxy.iter().for_each(|proxy| proxy.heal()),
         _ => {
             cluster.wait_for_exit(victim)?;
@@ -148,7 +148,7 @@ fn wait_until_writes_resume(
     since: Instant,
     acks: &mut Vec<Ack>,
 ) -> Result<(), CliError> {
-    let acks_needed = (params.rate as f64 * ACK_RATE_WINDOW.as_secs_f64() / 2.0).max(1.0) as usize;
+    let acks_needed = (params.writes_per_s as f64 * ACK_RATE_WINDOW.as_secs_f64() / 2.0).max(1.0) as usize;
     loop {
         std::thread::sleep(CHECK_INTERVAL);
         acks.extend(load.take_acks());

@@ -32,10 +32,11 @@ pub enum FailoverFault {
     /// The leader is cut off from nodes and clients, until writes flow again.
     Isolate,
     /// SIGTERM of the leader.
-    Term,
+    #[value(name = "term")]
+    Sigterm,
     /// kill -9 of a follower.
     KillFollower,
-    /// All of these, one after the other.
+    /// All faults, one after the other.
     All,
 }
 
@@ -46,7 +47,7 @@ impl FailoverFault {
                 FailoverFault::Kill,
                 FailoverFault::Freeze,
                 FailoverFault::Isolate,
-                FailoverFault::Term,
+                FailoverFault::Sigterm,
                 FailoverFault::KillFollower,
             ],
             one => vec![one],
@@ -58,7 +59,7 @@ impl FailoverFault {
             FailoverFault::Kill => "kill",
             FailoverFault::Freeze => "freeze",
             FailoverFault::Isolate => "isolate",
-            FailoverFault::Term => "term",
+            FailoverFault::Sigterm => "term",
             FailoverFault::KillFollower => "kill-follower",
             FailoverFault::All => "all",
         }
@@ -69,7 +70,7 @@ impl FailoverFault {
             FailoverFault::Kill => "kill -9 of the leader",
             FailoverFault::Freeze => "SIGSTOP of the leader",
             FailoverFault::Isolate => "the leader is cut off from nodes and clients",
-            FailoverFault::Term => "SIGTERM of the leader",
+            FailoverFault::Sigterm => "SIGTERM of the leader",
             FailoverFault::KillFollower => "kill -9 of a follower",
             FailoverFault::All => "everything",
         }

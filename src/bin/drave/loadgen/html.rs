@@ -29,9 +29,9 @@ struct ReportPicture<'a> {
 }
 
 /// A legend entry in the color of its line. `is_faint` is set for the p99 line of a run, which is fainter.
-fn legend_entry(run: usize, is_faint: bool, label: &str) -> String {
+fn legend_entry(run_index: usize, is_faint: bool, label: &str) -> String {
     let class = if is_faint { " tail" } else { "" };
-    format!("<span class=\"run{run}{class}\">━ {label}</span>")
+    format!("<span class=\"run{run_index}{class}\">━ {label}</span>")
 }
 
 /// The legend for one or two runs. `lines` contains the label of each line of a run, and whether the line
@@ -100,7 +100,7 @@ fn write_page<const N: usize>(
     pictures: [ReportPicture<'_>; N],
     runs: &[RunResult],
 ) -> Result<(), CliError> {
-    // The title contains text from a results file.
+    // The title contains text from a results file, which may hold any characters.
     let title = escape_html(title);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -158,12 +158,12 @@ const FIGURE_ROWS: [FigureRow; 12] = [
 fn runs_table(runs: &[RunResult]) -> String {
     let mut out = String::from("<table>");
     if let [first, second] = runs {
-        let ratio = second.ops_per_s / first.ops_per_s.max(1e-9);
+        let throughput_ratio = second.ops_per_s / first.ops_per_s.max(1e-9);
         // Writing to a string cannot fail.
         let _written = write!(
             out,
             "<tr><th></th><th class=\"run0\">first</th><th class=\"run1\">second</th></tr>\
-             <tr><td>requests a second, second run to first</td><td></td><td>× {ratio:.2}</td></tr>"
+             <tr><td>requests a second, second run to first</td><td></td><td>× {throughput_ratio:.2}</td></tr>"
         );
     }
     for (name, format_figure) in FIGURE_ROWS {

@@ -21,12 +21,11 @@ use std::time::{Duration, Instant};
 /// The prefix of all keys that the benchmark writes. The keys are removed at the end.
 const KEY_PREFIX: &str = "b/";
 
-/// A request that was sent and not answered yet.
 struct InFlightRequest {
     /// When the request was due: an open loop sends the request late if no connection has room.
     scheduled_at: Instant,
     sent_at: Instant,
-    key: u64,
+    key_number: u64,
 }
 
 /// Generates the key and the operation of each request.
@@ -40,21 +39,21 @@ struct RequestGenerator {
 }
 
 impl RequestGenerator {
-    fn next_key(&mut self) -> u64 {
-        let keys = self.args.keys;
+    fn next_key_number(&mut self) -> u64 {
+        let key_count = self.args.keys;
         self.sequence_number += 1;
         match self.args.key_distribution {
-            KeyDistribution::Seq => self.sequence_number % keys,
-            KeyDistribution::Uniform => self.rng.random_range(0..keys),
+            KeyDistribution::Seq => self.sequence_number % key_count,
+            KeyDistribution::Uniform => self.rng.random_range(0..key_count),
             // The approximate inverse of the cumulative Zipf distribution with exponent 1.
-            KeyDistribution::Zipf => ((keys as f64).powf(self.rng.random::<f64>()) as u64 - 1).min(keys - 1),
+            KeyDistribution::Zipf => ((key_count as f64).powf(self.rng.random::<f64>()) as u64 - 1).min(key_count - 1),
         }
     }
 
     /// The name of a key. It begins with the run number, so that two runs never share keys.
-    fn key_name(&self, key: u64) -> Bytes {
-        let digits = (self.args.key_size as usize).saturating_sub(KEY_PREFIX.len() + 5);
-        Bytes::from(format!("{KEY_PREFIX}{:04x}/{key:0digits$}", self.run_number))
+    fn key_name(&self, key_number: u64) -> Bytes {
+        let digit_count = (self.args.key_size as usize).saturating_sub(KEY_PREFIX.len() + 5);
+        Bytes::from(format!("{KEY_PREFIX}{:04x}/{key_number:0digit_count$}", self.run_number))
     }
 
     fn next_operation(&mut self) -> Input {
@@ -88,12 +87,12 @@ fn send_request(mux: &mut Mux, key_name: &Bytes, input: &Input, tag: u64) {
 /// Measures one run. Returns its result if it finished, and the verdict: the first error, a failed verification or a
 /// missed SLO.
 pub fn measure(args: &Bench) -> (Option<RunResult>, Result<(), CliError>) {
-    let mut outcome = None;
-    let verdict = run_load(args, &mut outcome);
-    (outcome, verdict)
+    let mut run_result = None;
+    let verdict = run_load(args, &mut run_result);
+    (run_result, verdict)
 }
 
-fn run_load(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError> {
+fn run_load(args: &Bench, run_result: &mut Option<RunResult>) -> Result<(), CliError> {
     args.check_state_size()?;
     let socket_error = |error: std::io::Error| CliError { message: format!("sockets: {error}"), code: 74 };
     let statuses_before = report::poll_until_leader(args);
@@ -120,11 +119,11 @@ fn run_load(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliErro
         _ => Ledger::Off,
     };
     let mut load = LoadDriver::new(args, ledger);
-    let run_result = load.run_until_over(&mut fleet, &mut generator).map_err(socket_error);
-    let verdict = run_result.and_then(|()| load.error.take().map_or(Ok(()), Err)).and_then(|()| {
+    let send_result = load.run_to_end(&mut fleet, &mut generator).map_err(socket_error);
+    let verdict = send_result.and_then(|()| load.error.take().map_or(Ok(()), Err)).and_then(|()| {
         let statuses_after = report::poll_until_leader(args);
-        *outcome = Some(report::print_result(args, &load.stats, &statuses_before, &statuses_after)?);
-        verify(args, &load.ledger, &generator).and_then(|()| report::check_slo(args, &load.stats))
+        *run_result = Some(report::print_result(args, &load.run_stats, &statuses_before, &statuses_after)?);
+        verify(args, &load.ledger, &generator).and_then(|()| report::check_slo(args, &load.run_stats))
     });
     // The keys of a failed run are removed as well: they may have filled the disk.
     let cleanup_result =
@@ -146,18 +145,25 @@ struct LoadDriver<'a> {
     args: &'a Bench,
     in_flight: Slab<InFlightRequest>,
     ledger: Ledger,
-    stats: RunStats,
+    run_stats: RunStats,
     is_measuring: bool,
     error: Option<CliError>,
 }
 
 impl<'a> LoadDriver<'a> {
     fn new(args: &'a Bench, ledger: Ledger) -> LoadDriver<'a> {
-        LoadDriver { args, in_flight: Slab::new(), ledger, stats: RunStats::new(), is_measuring: false, error: None }
+        LoadDriver {
+            args,
+            in_flight: Slab::new(),
+            ledger,
+            run_stats: RunStats::new(),
+            is_measuring: false,
+            error: None,
+        }
     }
 
     /// Sends requests until the run is over or has failed, then waits for the requests in flight.
-    fn run_until_over(&mut self, fleet: &mut Fleet, generator: &mut RequestGenerator) -> std::io::Result<()> {
+    fn run_to_end(&mut self, fleet: &mut Fleet, generator: &mut RequestGenerator) -> std::io::Result<()> {
         let began = Instant::now();
         let send_interval = self.args.requests_per_s.map(|rate| Duration::from_nanos(1_000_000_000 / rate.max(1)));
         let (mut next_due, mut next_connection, mut stopped_at) = (began, 0, None);
@@ -165,17 +171,17 @@ impl<'a> LoadDriver<'a> {
             let now = Instant::now();
             if !self.is_measuring && now - began >= self.args.warmup {
                 self.is_measuring = true;
-                self.stats.start(now);
+                self.run_stats.start(now);
             }
             if (0..fleet.len()).any(|n| fleet[n].disk_full_since().is_some_and(|since| now - since > NO_SPACE_TIMEOUT))
             {
                 self.error.get_or_insert_with(no_space_error);
             }
             let all_answered = self.has_sent_all_requests() && self.in_flight.is_empty();
-            let is_over = self.is_measuring && (all_answered || now - self.stats.began >= self.args.duration);
+            let is_over = self.is_measuring && (all_answered || now - self.run_stats.began >= self.args.duration);
             if (is_over || self.error.is_some()) && stopped_at.is_none() {
                 stopped_at = Some(now);
-                self.stats.stop(now, self.in_flight.len() as u64);
+                self.run_stats.stop(now, self.in_flight.len() as u64);
             }
             match stopped_at {
                 // Requests in flight are completed first, so that the run can be verified.
@@ -195,17 +201,17 @@ impl<'a> LoadDriver<'a> {
                 _ => Duration::from_millis(20),
             };
             fleet.poll(wait.min(Duration::from_millis(20)), |_, _, completion| self.record_completion(completion))?;
-            self.stats.report_second(self.args, Instant::now());
+            self.run_stats.report_second(self.args, Instant::now());
         }
         for (_, request) in &self.in_flight {
-            self.ledger.record_unknown(request.key);
-            self.stats.unknown += 1;
+            self.ledger.record_unknown(request.key_number);
+            self.run_stats.unknown += 1;
         }
         Ok(())
     }
 
     fn has_sent_all_requests(&self) -> bool {
-        self.args.requests_max.is_some_and(|total| self.stats.sent >= total)
+        self.args.requests_max.is_some_and(|total| self.run_stats.sent >= total)
     }
 
     /// Closed loop: sends requests on every connection that has room.
@@ -240,39 +246,39 @@ impl<'a> LoadDriver<'a> {
     }
 
     fn send_next_request(&mut self, mux: &mut Mux, generator: &mut RequestGenerator, scheduled_at: Instant) {
-        let key = generator.next_key();
-        let key_name = generator.key_name(key);
+        let key_number = generator.next_key_number();
+        let key_name = generator.key_name(key_number);
         let input = generator.next_operation();
-        let tag = self.in_flight.insert(InFlightRequest { scheduled_at, sent_at: Instant::now(), key }) as u64;
+        let tag = self.in_flight.insert(InFlightRequest { scheduled_at, sent_at: Instant::now(), key_number }) as u64;
         self.ledger.record_request(tag, &key_name, || input.clone());
         send_request(mux, &key_name, &input, tag);
-        self.stats.sent += u64::from(self.is_measuring);
+        self.run_stats.sent += u64::from(self.is_measuring);
     }
 
     fn record_completion(&mut self, completion: Completion) {
         let Completion { tag, retries, result } = completion;
         let Some(request) = self.in_flight.try_remove(tag as usize) else { return };
         let now = Instant::now();
-        self.stats.retries += u64::from(retries);
+        self.run_stats.retries += u64::from(retries);
         match result {
             Outcome::Executed { position, answer } => {
-                self.stats.record_term(now, position.term);
+                self.run_stats.record_term(now, position.term);
                 self.record_answer(tag, &request, now, answer);
             }
             Outcome::Answered { answer, .. } => self.record_answer(tag, &request, now, answer),
-            Outcome::Refused(_) => self.stats.refused += 1,
+            Outcome::Refused(_) => self.run_stats.refused += 1,
             Outcome::Unknown | Outcome::AnswerTooLong { .. } => {
-                self.ledger.record_unknown(request.key);
-                self.stats.unknown += 1;
+                self.ledger.record_unknown(request.key_number);
+                self.run_stats.unknown += 1;
             }
         }
     }
 
     fn record_answer(&mut self, tag: u64, request: &InFlightRequest, now: Instant, answer: Bytes) {
-        if let Err(error) = self.ledger.record_answer(tag, request.key, answer) {
+        if let Err(error) = self.ledger.record_answer(tag, request.key_number, answer) {
             self.error = Some(error);
         }
-        self.stats.record_answer(now, now - request.scheduled_at, now - request.sent_at);
+        self.run_stats.record_answer(now, now - request.scheduled_at, now - request.sent_at);
     }
 }
 
@@ -289,10 +295,10 @@ fn verify(args: &Bench, ledger: &Ledger, generator: &RequestGenerator) -> Result
         let mut client = args.cluster.kv_client();
         let keys: Vec<u64> = counters.keys().copied().collect();
         ledger.verify_counters(&mut client, &keys, |key| generator.key_name(key))?;
-        let acknowledged: i64 = counters.values().map(|totals| totals.acknowledged).sum();
-        let unknown: i64 = counters.values().map(|totals| totals.unknown).sum();
+        let acknowledged_increments: i64 = counters.values().map(|totals| totals.acknowledged).sum();
+        let unknown_increments: i64 = counters.values().map(|totals| totals.unknown).sum();
         eprintln!(
-            "verified: {} counters hold {acknowledged} increments, each once ({unknown} unknown)",
+            "verified: {} counters hold {acknowledged_increments} increments, each once ({unknown_increments} unknown)",
             counters.len()
         );
     }

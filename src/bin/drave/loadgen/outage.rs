@@ -21,7 +21,7 @@ pub struct Outage {
 /// The outages of all runs of one fault.
 #[derive(Clone, Debug, Default)]
 pub struct Outages {
-    runs: Vec<Outage>,
+    outages: Vec<Outage>,
 }
 
 /// The longest time between two consecutive acknowledgments, the second of them after `from`. The time from the last
@@ -38,13 +38,13 @@ fn longest_gap(acks: &[Ack], from: Instant, until: Instant) -> Duration {
 /// measurement.
 pub fn measure_outage(acks_before: &[Ack], acks_after: &[Ack], fault_at: Instant, until: Instant) -> Outage {
     let acks: Vec<Ack> = acks_before.iter().chain(acks_after).copied().collect();
-    let first_at = acks_before.first().map_or(fault_at, |first| first.at);
-    let last_at = acks_before.last().map_or(fault_at, |last| last.at);
+    let first_ack_at = acks_before.first().map_or(fault_at, |first| first.at);
+    let last_ack_at = acks_before.last().map_or(fault_at, |last| last.at);
     let mut latencies: Vec<Duration> = acks_before.iter().map(|ack| ack.latency).collect();
     latencies.sort_unstable();
     Outage {
         longest_gap: longest_gap(&acks, fault_at, until),
-        undisturbed_longest_gap: longest_gap(acks_before, first_at, last_at),
+        undisturbed_longest_gap: longest_gap(acks_before, first_ack_at, last_ack_at),
         undisturbed_p99: quantile(&latencies, 0.99),
     }
 }
@@ -55,7 +55,7 @@ fn quantile(sorted: &[Duration], share: f64) -> Duration {
     sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
 }
 
-/// Milliseconds, rounded to hundredths.
+/// Converts a duration to milliseconds, rounded to hundredths.
 fn rounded_ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e5).round() / 100.0
 }
@@ -63,11 +63,11 @@ fn rounded_ms(duration: Duration) -> f64 {
 impl Outages {
     /// Adds the outage of another run.
     pub fn add(&mut self, outage: Outage) {
-        self.runs.push(outage);
+        self.outages.push(outage);
     }
 
     fn sorted_durations(&self, value_of: impl Fn(&Outage) -> Duration) -> Vec<Duration> {
-        let mut sorted: Vec<Duration> = self.runs.iter().map(value_of).collect();
+        let mut sorted: Vec<Duration> = self.outages.iter().map(value_of).collect();
         sorted.sort_unstable();
         sorted
     }
@@ -120,7 +120,7 @@ impl Outages {
         json!({
             "fault": name,
             "runs": sorted.len(),
-            "gaps_ms": self.runs.iter().map(|outage| rounded_ms(outage.longest_gap)).collect::<Vec<_>>(),
+            "gaps_ms": self.outages.iter().map(|outage| rounded_ms(outage.longest_gap)).collect::<Vec<_>>(),
             "min_ms": quantile_ms(0.0), "p50_ms": quantile_ms(0.5), "p90_ms": quantile_ms(0.9),
             "p99_ms": quantile_ms(0.99), "max_ms": quantile_ms(1.0),
             "steady_gap_p50_ms": rounded_ms(quantile(&undisturbed_gaps, 0.5)),

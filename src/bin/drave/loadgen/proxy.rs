@@ -106,9 +106,9 @@ fn forward_connection(mut caller: TcpStream, gate: &Arc<IsolationGate>, to: u64,
     let mut callee = TcpStream::connect(node_address)?;
     callee.set_nodelay(true)?;
     callee.write_all(&bytes_read)?;
-    let reverse_direction = (callee.try_clone()?, caller.try_clone()?, gate.clone());
+    let reverse_streams_and_gate = (callee.try_clone()?, caller.try_clone()?, gate.clone());
     std::thread::spawn(move || {
-        let (callee, caller, gate) = reverse_direction;
+        let (callee, caller, gate) = reverse_streams_and_gate;
         forward_bytes(callee, caller, &gate, from, to);
     });
     forward_bytes(caller, callee, gate, from, to);
@@ -140,9 +140,9 @@ fn read_hello(caller: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
 fn forward_bytes(mut source: TcpStream, mut sink: TcpStream, gate: &IsolationGate, from: u64, to: u64) {
     let mut chunk = vec![0; READ_BUFFER_BYTES];
     loop {
-        let result = source.read(&mut chunk);
+        let read_result = source.read(&mut chunk);
         gate.wait_while_isolated(from, to);
-        match result {
+        match read_result {
             Ok(n) if n > 0 && sink.write_all(&chunk[..n]).is_ok() => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             _ => break,

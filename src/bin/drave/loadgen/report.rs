@@ -20,19 +20,19 @@ const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The maximum length of the per-second series, more than a day, and of the list of leader changes.
-const SERIES_MAX: usize = 100_000;
+const SERIES_LENGTH_MAX: usize = 100_000;
 
 /// The counters and histograms of a run.
 pub struct RunStats {
-    /// When the measurement began.
+    /// When the measurement began; before that, when these statistics were created.
     pub began: Instant,
-    /// How long the measurement took.
+    /// How long the measurement took; zero until it ends.
     pub measured_time: Duration,
     /// Requests sent during the measurement.
     pub sent: u64,
-    /// Requests that were rejected with a final refusal.
+    /// Requests that were refused: they did not take effect, and never will.
     pub refused: u64,
-    /// Requests with an unknown outcome.
+    /// Requests with an unknown outcome: they may have taken effect, or may yet.
     pub unknown: u64,
     /// The number of times that requests were sent again.
     pub retries: u64,
@@ -53,9 +53,9 @@ pub struct RunStats {
     this_second_began: Instant,
     /// The longest time without an answer.
     longest_gap: Duration,
-    last_answer: Option<Instant>,
-    header_printed: bool,
-    seconds: Vec<SecondStats>,
+    last_answer_at: Option<Instant>,
+    is_header_printed: bool,
+    second_stats: Vec<SecondStats>,
     /// The latest term seen in a response.
     latest_term: Term,
     /// When a response of a later term first arrived, from the start of the measurement.
@@ -66,7 +66,7 @@ fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the histogram bounds are valid")
 }
 
-/// The CPU time that this process has used.
+/// The CPU time, user and system, that all threads of this process have used since it started.
 fn process_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
@@ -93,9 +93,9 @@ impl RunStats {
             response_ns_this_second: new_histogram(),
             this_second_began: now,
             longest_gap: Duration::ZERO,
-            last_answer: None,
-            header_printed: false,
-            seconds: Vec::new(),
+            last_answer_at: None,
+            is_header_printed: false,
+            second_stats: Vec::new(),
             latest_term: Term(0),
             leader_changes: Vec::new(),
         }
@@ -111,22 +111,23 @@ impl RunStats {
     pub fn stop(&mut self, now: Instant, unfinished: u64) {
         (self.measured_time, self.is_measuring, self.unfinished) = (now - self.began, false, unfinished);
         self.client_cpu = process_cpu_time().saturating_sub(self.client_cpu_at_start);
-        if let Some(last) = self.last_answer {
+        if let Some(last) = self.last_answer_at {
             // A gap that has not ended counts as well.
             self.longest_gap = self.longest_gap.max(now - last);
         }
     }
 
-    /// Records an answered request; ignored outside the measurement.
-    pub fn record_answer(&mut self, now: Instant, response: Duration, service: Duration) {
+    /// Records an answered request, unless the measurement has not begun or has ended. `response_time` counts from the
+    /// scheduled time of the request, `service_time` from its sending.
+    pub fn record_answer(&mut self, now: Instant, response_time: Duration, service_time: Duration) {
         if !self.is_measuring {
             return;
         }
-        self.response_ns.saturating_record(response.as_nanos() as u64);
-        self.service_ns.saturating_record(service.as_nanos() as u64);
-        self.send_delay_ns.saturating_record(response.saturating_sub(service).as_nanos() as u64);
-        self.response_ns_this_second.saturating_record(response.as_nanos() as u64);
-        if let Some(last) = self.last_answer.replace(now) {
+        self.response_ns.saturating_record(response_time.as_nanos() as u64);
+        self.service_ns.saturating_record(service_time.as_nanos() as u64);
+        self.send_delay_ns.saturating_record(response_time.saturating_sub(service_time).as_nanos() as u64);
+        self.response_ns_this_second.saturating_record(response_time.as_nanos() as u64);
+        if let Some(last) = self.last_answer_at.replace(now) {
             self.longest_gap = self.longest_gap.max(now - last);
         }
     }
@@ -134,7 +135,7 @@ impl RunStats {
     /// Records the term of an answered command; a later term means another leader.
     pub fn record_term(&mut self, now: Instant, term: Term) {
         if term > self.latest_term {
-            if self.is_measuring && self.latest_term > Term(0) && self.leader_changes.len() < SERIES_MAX {
+            if self.is_measuring && self.latest_term > Term(0) && self.leader_changes.len() < SERIES_LENGTH_MAX {
                 self.leader_changes.push(now - self.began);
             }
             self.latest_term = term;
@@ -151,8 +152,8 @@ impl RunStats {
             p99_us: quantile_us(0.99),
             max_us: quantile_us(1.0),
         };
-        if self.seconds.len() < SERIES_MAX {
-            self.seconds.push(second);
+        if self.second_stats.len() < SERIES_LENGTH_MAX {
+            self.second_stats.push(second);
         }
     }
 
@@ -164,14 +165,14 @@ impl RunStats {
 
     /// Once a second, records the past second and prints a line for it.
     pub fn report_second(&mut self, args: &Bench, now: Instant) {
-        let span = now - self.this_second_began;
-        if !self.is_measuring || span < Duration::from_secs(1) {
+        let span_since_report = now - self.this_second_began;
+        if !self.is_measuring || span_since_report < Duration::from_secs(1) {
             return;
         }
-        let rate = self.response_ns_this_second.len() as f64 / span.as_secs_f64();
+        let rate = self.response_ns_this_second.len() as f64 / span_since_report.as_secs_f64();
         self.append_second(now, rate);
         if !args.cluster.prints_json() {
-            if !self.header_printed {
+            if !self.is_header_printed {
                 outln!(
                     "{:>6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
                     "time",
@@ -197,7 +198,7 @@ impl RunStats {
                 self.refused
             );
         }
-        self.header_printed = true;
+        self.is_header_printed = true;
         self.this_second_began = now;
         self.response_ns_this_second.reset();
     }
@@ -257,19 +258,20 @@ pub fn build_profile() -> &'static str {
 /// Prints the cluster and the workload, and warns about setups that distort the figures. Fails without a leader.
 pub fn print_header(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
     let Some(leader) = find_leader(statuses) else {
-        let tried = args.cluster.endpoints.join(", ");
+        let tried_endpoints = args.cluster.endpoints.join(", ");
         return Err(CliError {
-            message: format!("no leader answers\n  tried {tried} · nothing was applied"), code: 3
+            message: format!("no leader answers\n  tried {tried_endpoints} · nothing was applied"),
+            code: 3,
         });
     };
     if build_profile() == "debug" {
         eprintln!("warning: this is a debug build: its figures mean nothing. Build with --release");
     }
-    if let Some(debug) = statuses.iter().find(|status| status.version.contains("(debug)")) {
-        eprintln!("warning: n{} runs a debug build: these figures mean nothing. Build with --release", debug.node);
+    if let Some(status) = statuses.iter().find(|status| status.version.contains("(debug)")) {
+        eprintln!("warning: n{} runs a debug build: these figures mean nothing. Build with --release", status.node);
     }
-    if let Some(volatile) = statuses.iter().find(|status| status.in_memory) {
-        let node = volatile.node;
+    if let Some(status) = statuses.iter().find(|status| status.in_memory) {
+        let node = status.node;
         eprintln!("warning: the data of n{node} lies in memory (tmpfs): these figures are not those of a disk");
     }
     if !leader.fsync {
@@ -281,9 +283,9 @@ pub fn print_header(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
     let fsync = if leader.fsync { "on" } else { "OFF" };
     let endpoints = args.cluster.endpoints.join(",");
     let version = env!("CARGO_PKG_VERSION");
-    let voters = leader.membership.split(['=', ' ']).nth(1).map_or(0, |ids| ids.split(',').count());
+    let voter_count = leader.membership.split(['=', ' ']).nth(1).map_or(0, |ids| ids.split(',').count());
     outln!(
-        "cluster {endpoints} · leader n{} · {voters} voters · fsync {fsync} · drave {version} ({})",
+        "cluster {endpoints} · leader n{} · {voter_count} voters · fsync {fsync} · drave {version} ({})",
         leader.node,
         build_profile()
     );
@@ -323,7 +325,7 @@ fn compare_statuses(run: &RunStats, before: &[Status], after: &[Status]) -> Serv
     let cpu_ns: u64 = status_pairs().map(|(earlier, later)| later.cpu_ns.saturating_sub(earlier.cpu_ns)).sum();
     let leader_statuses =
         find_leader(after).and_then(|later| status_pairs().find(|(earlier, _)| earlier.node == later.node));
-    let disk = leader_statuses.map(|(earlier, later)| {
+    let entries_and_syncs = leader_statuses.map(|(earlier, later)| {
         (later.disk.entries.saturating_sub(earlier.disk.entries), later.disk.syncs.saturating_sub(earlier.disk.syncs))
     });
     let elapsed_seconds = (run.began.elapsed()).as_secs_f64();
@@ -335,8 +337,10 @@ fn compare_statuses(run: &RunStats, before: &[Status], after: &[Status]) -> Serv
             cpu_ns as f64 / 1e3 / operation_count
                 * (run.measured_time.as_secs_f64() / elapsed_seconds.max(1e-9)).min(1.0)
         }),
-        entries_per_fsync: disk.filter(|(_, syncs)| *syncs > 0).map(|(entries, syncs)| entries as f64 / syncs as f64),
-        fsyncs_per_s: disk.map(|(_, syncs)| syncs as f64 / elapsed_seconds),
+        entries_per_fsync: entries_and_syncs
+            .filter(|(_, syncs)| *syncs > 0)
+            .map(|(entries, syncs)| entries as f64 / syncs as f64),
+        fsyncs_per_s: entries_and_syncs.map(|(_, syncs)| syncs as f64 / elapsed_seconds),
         leader_changed: find_leader(before).map(|leader| (leader.node, leader.term))
             != find_leader(after).map(|l| (l.node, l.term)),
     }
@@ -370,10 +374,10 @@ fn print_summary(
     after: &[Status],
 ) {
     let operation_noun = if args.workload == Workload::Get { "reads" } else { "commits" };
-    let megabytes = run.answers_per_s() * (args.key_size + args.value_size) as f64 / 1e6;
+    let megabytes_per_s = run.answers_per_s() * (args.key_size + args.value_size) as f64 / 1e6;
     let leader_text = if server_figures.leader_changed { "leader CHANGED" } else { "leader unchanged" };
     outln!(
-        "{:>4.1} s {} {operation_noun} · {}/s · {megabytes:.1} MB/s · {} errors · {} unknown · {} retries · \
+        "{:>4.1} s {} {operation_noun} · {}/s · {megabytes_per_s:.1} MB/s · {} errors · {} unknown · {} retries · \
          {leader_text}\n",
         run.measured_time.as_secs_f64(),
         group_digits(run.response_ns.len()),
@@ -408,7 +412,7 @@ fn print_summary(
 }
 
 fn print_latencies(args: &Bench, run: &RunStats) {
-    let print_line = |name: &str, histogram: &Histogram<u64>| {
+    let print_quantiles = |name: &str, histogram: &Histogram<u64>| {
         let quantile_ms = |q| histogram.value_at_quantile(q) as f64 / 1e6;
         outln!(
             "{name:<9} min {:.2}  mean {:.2}  p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2} ms",
@@ -422,8 +426,8 @@ fn print_latencies(args: &Bench, run: &RunStats) {
         );
     };
     if args.requests_per_s.is_some() {
-        print_line("response", &run.response_ns);
-        print_line("service", &run.service_ns);
+        print_quantiles("response", &run.response_ns);
+        print_quantiles("service", &run.service_ns);
         let sent = run.sent;
         let scheduled_count = (args.requests_per_s.unwrap_or(0) as f64 * run.measured_time.as_secs_f64()) as u64;
         let delay_ms = |q| run.send_delay_ns.value_at_quantile(q) as f64 / 1e6;
@@ -437,7 +441,7 @@ fn print_latencies(args: &Bench, run: &RunStats) {
             run.unfinished
         );
     } else {
-        print_line("latency", &run.response_ns);
+        print_quantiles("latency", &run.response_ns);
     }
     print_bars(&run.response_ns);
 }
@@ -445,17 +449,17 @@ fn print_latencies(args: &Bench, run: &RunStats) {
 /// Prints a histogram in half-octave buckets; bar length is proportional to the square root of the count.
 pub fn print_bars(histogram: &Histogram<u64>) {
     let bar_width_max = 38.0;
-    let bounds: Vec<u64> = (0..60).map(|i| (1000.0 * 2f64.powf(f64::from(i) / 2.0)) as u64).collect();
-    let counts: Vec<u64> = bounds.windows(2).map(|pair| histogram.count_between(pair[0], pair[1] - 1)).collect();
+    let bounds_ns: Vec<u64> = (0..60).map(|i| (1000.0 * 2f64.powf(f64::from(i) / 2.0)) as u64).collect();
+    let counts: Vec<u64> = bounds_ns.windows(2).map(|pair| histogram.count_between(pair[0], pair[1] - 1)).collect();
     let highest_count = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
-    for (bound, count) in bounds.iter().zip(&counts).filter(|(_, count)| **count > 0) {
+    for (bound_ns, count) in bounds_ns.iter().zip(&counts).filter(|(_, count)| **count > 0) {
         let bar = "█".repeat(((*count as f64 / highest_count).sqrt() * bar_width_max).ceil() as usize);
-        let share = 100.0 * *count as f64 / histogram.len() as f64;
-        let label = match bound {
-            0..1_000_000 => format!("{} µs", bound / 1000),
-            _ => format!("{:.1} ms", *bound as f64 / 1e6),
+        let percent = 100.0 * *count as f64 / histogram.len() as f64;
+        let label = match bound_ns {
+            0..1_000_000 => format!("{} µs", bound_ns / 1000),
+            _ => format!("{:.1} ms", *bound_ns as f64 / 1e6),
         };
-        outln!("{label:>9} │{bar:<38} {:>10} {share:>6.1}%", group_digits(*count));
+        outln!("{label:>9} │{bar:<38} {:>10} {percent:>6.1}%", group_digits(*count));
     }
     outln!();
 }
@@ -491,7 +495,7 @@ fn result_json(
         "leader_changed": server_figures.leader_changed,
         "leader_changes": run.leader_changes.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
         "curve": run.latency_curve(),
-        "series": run.seconds,
+        "series": run.second_stats,
         "command": std::env::args().collect::<Vec<_>>(),
         "date": humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
         "machine": MachineInfo::local(),

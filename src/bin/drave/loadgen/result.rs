@@ -23,13 +23,13 @@ pub struct RunResult {
     pub p999_us: f64,
     /// Highest latency, in microseconds.
     pub max_us: f64,
-    /// Requests rejected with a final refusal.
+    /// Requests that were refused: they did not take effect, and never will.
     pub errors: u64,
-    /// Requests with an unknown outcome.
+    /// Requests with an unknown outcome: they may have taken effect, or may yet.
     pub unknown: u64,
     /// The number of times that requests were sent again.
     pub retries: u64,
-    /// Requests answered.
+    /// Requests that were answered during the measurement.
     pub total: u64,
     /// Duration of the measurement, in seconds.
     pub duration_s: f64,
@@ -39,7 +39,8 @@ pub struct RunResult {
     pub entries_per_fsync: Option<f64>,
     /// 99th percentile of the leader's fsync latency, in microseconds.
     pub fsync_p99_us: Option<f64>,
-    /// Points of the latency distribution: a share of all requests, and the microseconds that it took at most.
+    /// Points of the latency distribution: a share of all requests, and the latency in microseconds that this share of
+    /// the requests did not exceed.
     pub curve: Vec<(f64, f64)>,
     /// The figures of each second, in order.
     pub series: Vec<SecondStats>,
@@ -47,7 +48,7 @@ pub struct RunResult {
     pub leader_changes: Vec<f64>,
     /// The command line of the benchmark, the program first.
     pub command: Vec<String>,
-    /// Date and time of the end, in UTC.
+    /// Date and time of the end of the run, in UTC.
     pub date: String,
     /// The machine that ran the client; often the nodes run elsewhere.
     pub machine: MachineInfo,

@@ -21,15 +21,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The rate and the concurrency of the load.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadParams {
-    /// Writes per second.
-    pub rate: u64,
+    /// The number of writes that are due per second.
+    pub writes_per_s: u64,
     /// Number of connections.
     pub clients: usize,
     /// The maximum number of requests in flight on each connection.
     pub inflight: usize,
 }
 
-/// An acknowledged write.
+/// When one write was acknowledged, and its latency.
 #[derive(Clone, Copy, Debug)]
 pub struct Ack {
     /// When the acknowledgment arrived.
@@ -41,11 +41,11 @@ pub struct Ack {
 /// The number of writes by outcome, over the whole load.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoadTotals {
-    /// Writes acknowledged.
+    /// Writes that were acknowledged: each has taken effect.
     pub acknowledged: u64,
-    /// Writes with an unknown outcome.
+    /// Writes with an unknown outcome: they may have taken effect, or may yet.
     pub unknown: u64,
-    /// Writes rejected with a final refusal.
+    /// Writes that were refused: they did not take effect, and never will.
     pub refused: u64,
     /// The number of times that writes were sent again.
     pub retries: u64,
@@ -58,7 +58,6 @@ pub struct SteadyLoad {
     thread: JoinHandle<std::io::Result<(Ledger, LoadTotals)>>,
 }
 
-/// A write that was sent and not answered yet.
 struct InFlightWrite {
     scheduled_at: Instant,
     counter_number: u64,
@@ -109,7 +108,7 @@ fn run_writes(
     stop: &AtomicBool,
     acks: &Mutex<Vec<Ack>>,
 ) -> std::io::Result<(Ledger, LoadTotals)> {
-    let write_interval = Duration::from_nanos(1_000_000_000 / params.rate.max(1));
+    let write_interval = Duration::from_nanos(1_000_000_000 / params.writes_per_s.max(1));
     let (mut in_flight, mut totals) = (Slab::<InFlightWrite>::new(), LoadTotals::default());
     let mut ledger = Ledger::Counters(BTreeMap::new());
     let (mut next_due, mut next_connection, mut sent_count, mut stopped_at) = (Instant::now(), 0, 0u64, None);
@@ -140,10 +139,10 @@ fn run_writes(
             totals.retries += u64::from(retries);
             match result {
                 Outcome::Executed { answer, .. } | Outcome::Answered { answer, .. } => {
-                    let at = Instant::now();
+                    let acknowledged_at = Instant::now();
                     totals.acknowledged += 1;
                     let _never_fails_for_counters = ledger.record_answer(tag, write.counter_number, answer);
-                    let ack = Ack { at, latency: at - write.scheduled_at };
+                    let ack = Ack { at: acknowledged_at, latency: acknowledged_at - write.scheduled_at };
                     acks.lock().unwrap_or_else(PoisonError::into_inner).push(ack);
                 }
                 Outcome::Refused(_) => totals.refused += 1,

@@ -33,8 +33,8 @@ fn run_steps(
 ) -> (Vec<RunResult>, Result<(), CliError>) {
     let (mut steps, mut first_error) = (Vec::new(), Ok(()));
     for clients in clients {
-        let step = Bench { clients: *clients, sweep_clients: Vec::new(), report: None, ..args.clone() };
-        let (outcome, verdict) = measure(&step);
+        let step_args = Bench { clients: *clients, sweep_clients: Vec::new(), report: None, ..args.clone() };
+        let (outcome, verdict) = measure(&step_args);
         let verdict = verdict.map_err(|CliError { message, code }| CliError {
             message: format!("--clients {clients}: {message}"),
             code,

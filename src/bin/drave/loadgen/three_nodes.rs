@@ -22,12 +22,12 @@ const CAUGHT_UP_LAG_MAX: u64 = 2_000;
 
 /// Three child processes with their data in a temporary directory. They are killed when this value is dropped.
 pub struct TestCluster {
-    dir: PathBuf,
-    /// The address of each node for clients and peers.
+    data_directory: PathBuf,
+    /// The address at which clients and peers reach each node: that of its proxy, if there is one.
     pub endpoints: Vec<String>,
     /// The address that each node listens on.
     listen_addresses: Vec<String>,
-    children: Vec<Option<Child>>,
+    node_processes: Vec<Option<Child>>,
     /// The proxy for all traffic, if nodes are to be isolated.
     pub proxy: Option<Proxy>,
 }
@@ -57,8 +57,8 @@ fn local_address(listener: &TcpListener) -> Result<String, CliError> {
 impl TestCluster {
     /// Starts the nodes, behind a proxy if they are to be isolated, and waits until the cluster is healthy.
     pub fn start(name: &str, is_proxied: bool) -> Result<TestCluster, CliError> {
-        let dir = std::env::temp_dir().join(format!("drave-failover-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).map_err(io_error(&dir.display().to_string()))?;
+        let data_directory = std::env::temp_dir().join(format!("drave-failover-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&data_directory).map_err(io_error(&data_directory.display().to_string()))?;
         let node_listeners = bind_free_ports(NODE_COUNT as usize)?;
         let listen_addresses: Vec<String> = node_listeners.iter().map(local_address).collect::<Result<_, _>>()?;
         let (endpoints, proxy) = match is_proxied {
@@ -70,8 +70,8 @@ impl TestCluster {
             }
         };
         drop(node_listeners);
-        let children = (0..NODE_COUNT).map(|_| None).collect();
-        let mut cluster = TestCluster { dir, endpoints, listen_addresses, children, proxy };
+        let node_processes = (0..NODE_COUNT).map(|_| None).collect();
+        let mut cluster = TestCluster { data_directory, endpoints, listen_addresses, node_processes, proxy };
         (1..=NODE_COUNT).try_for_each(|id| cluster.spawn_node(id))?;
         cluster.wait_until_healthy()?;
         Ok(cluster)
@@ -81,26 +81,29 @@ impl TestCluster {
     pub fn spawn_node(&mut self, id: u64) -> Result<(), CliError> {
         let peers: Vec<String> =
             self.endpoints.iter().zip(1..).map(|(address, id)| format!("{id}={address}")).collect();
-        let mut command = process::serve_command(id, &peers.join(","), &self.dir.join(format!("n{id}")))?;
+        let mut command = process::serve_command(id, &peers.join(","), &self.data_directory.join(format!("n{id}")))?;
         command.args(["--listen", &self.listen_addresses[id as usize - 1]]);
-        let path = self.dir.join(format!("n{id}.log"));
-        let log =
-            File::options().create(true).append(true).open(&path).map_err(io_error(&path.display().to_string()))?;
-        let child = command.stderr(log).spawn().map_err(io_error("drave serve"))?;
-        self.children[id as usize - 1] = Some(child);
+        let log_path = self.data_directory.join(format!("n{id}.log"));
+        let log_file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log_path)
+            .map_err(io_error(&log_path.display().to_string()))?;
+        let child = command.stderr(log_file).spawn().map_err(io_error("drave serve"))?;
+        self.node_processes[id as usize - 1] = Some(child);
         Ok(())
     }
 
     /// Sends a signal to a node; fails if its process was waited for already.
-    pub fn signal(&self, id: u64, signal: Signal) -> Result<(), CliError> {
-        let pid = self.children[id as usize - 1].as_ref().and_then(|child| Pid::from_raw(child.id() as i32));
+    pub fn send_signal(&self, id: u64, signal: Signal) -> Result<(), CliError> {
+        let pid = self.node_processes[id as usize - 1].as_ref().and_then(|child| Pid::from_raw(child.id() as i32));
         let not_running_error = || CliError { message: format!("n{id} is not running"), code: 70 };
         kill_process(pid.ok_or_else(not_running_error)?, signal).map_err(|error| io_error("signal")(error.into()))
     }
 
     /// Waits for the exit of a node that was signaled to stop.
     pub fn wait_for_exit(&mut self, id: u64) -> Result<(), CliError> {
-        match self.children[id as usize - 1].take() {
+        match self.node_processes[id as usize - 1].take() {
             Some(mut child) => child.wait().map(|_status| ()).map_err(io_error("wait")),
             None => Ok(()),
         }
@@ -117,12 +120,12 @@ impl TestCluster {
 
     /// A phrase for error messages that names the directory with the data and logs, which is kept after a failure.
     pub fn logs_hint(&self) -> String {
-        format!("its data and logs stay in {}", self.dir.display())
+        format!("its data and logs stay in {}", self.data_directory.display())
     }
 
     fn statuses(&self) -> Vec<Status> {
         let request_timeout = Duration::from_millis(500);
-        let client = Client::with(
+        let client = Client::with_options(
             self.endpoints.clone(),
             Options { timeout: request_timeout, node_timeout: request_timeout, ..Options::default() },
         );
@@ -145,10 +148,10 @@ impl TestCluster {
     /// Stops all nodes and removes their directory.
     pub fn stop_and_remove(mut self) -> Result<(), CliError> {
         for id in 1..=NODE_COUNT {
-            self.signal(id, Signal::TERM)?;
+            self.send_signal(id, Signal::TERM)?;
         }
         (1..=NODE_COUNT).try_for_each(|id| self.wait_for_exit(id))?;
-        std::fs::remove_dir_all(&self.dir).map_err(io_error(&self.dir.display().to_string()))
+        std::fs::remove_dir_all(&self.data_directory).map_err(io_error(&self.data_directory.display().to_string()))
     }
 }
 
@@ -166,7 +169,7 @@ fn is_healthy(statuses: &[Status]) -> bool {
 
 impl Drop for TestCluster {
     fn drop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
+        for child in self.node_processes.iter_mut().flatten() {
             // A node that has exited already is no error. SIGKILL ends a frozen node as well.
             let _may_have_exited = (child.kill(), child.wait());
         }

@@ -10,20 +10,20 @@ use drave::types::Time;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// The number of counters that one query reads.
-const KEYS_PER_QUERY: usize = 500;
+/// The maximum number of counters that one query reads.
+const KEYS_PER_QUERY_MAX: usize = 500;
 
 /// The record of the answers in a run, for verification at the end.
 pub enum Ledger {
     /// Nothing is recorded or verified.
     Off,
-    /// The increments of each counter, certain and possible.
+    /// The increments of each counter, by the number of the counter.
     Counters(BTreeMap<u64, CounterTotals>),
     /// Every operation, as the clients observed it.
     Operations {
         /// The start of the run: times in the history count from it.
         began: Instant,
-        /// The invocations and answers.
+        /// The invocation and, once there is one, the answer of each operation.
         history: History,
         /// For each request in flight, by tag: the number of its operation in the history.
         in_flight: BTreeMap<u64, usize>,
@@ -48,11 +48,11 @@ impl Ledger {
         }
     }
 
-    /// Records the answer to a request. `key` is the number of its counter.
-    pub fn record_answer(&mut self, tag: u64, key: u64, answer: Bytes) -> Result<(), CliError> {
+    /// Records the answer to a request on the key with number `key_number`.
+    pub fn record_answer(&mut self, tag: u64, key_number: u64, answer: Bytes) -> Result<(), CliError> {
         match self {
             Ledger::Off => {}
-            Ledger::Counters(counters) => counters.entry(key).or_default().acknowledged += 1,
+            Ledger::Counters(counters) => counters.entry(key_number).or_default().acknowledged += 1,
             Ledger::Operations { began, history, in_flight } => {
                 let now = Time(began.elapsed().as_nanos() as u64);
                 let answer = Answer::decode(answer)
@@ -65,25 +65,25 @@ impl Ledger {
         Ok(())
     }
 
-    /// Counts an increment of counter `key` whose outcome is unknown. A history needs no such record: its operation
-    /// stays without an answer.
-    pub fn record_unknown(&mut self, key: u64) {
+    /// Counts an increment of the counter `key_number` whose outcome is unknown. A history needs no such record: its
+    /// operation stays without an answer.
+    pub fn record_unknown(&mut self, key_number: u64) {
         if let Ledger::Counters(counters) = self {
-            counters.entry(key).or_default().unknown += 1;
+            counters.entry(key_number).or_default().unknown += 1;
         }
     }
 
     /// Reads and verifies the final values of the counters. One query reads up to
-    /// `KEYS_PER_QUERY` counters, because each query waits until a quorum confirms the leader.
+    /// `KEYS_PER_QUERY_MAX` counters, because each query waits until a quorum confirms the leader.
     pub fn verify_counters(
         &self,
         client: &mut Client,
         keys: &[u64],
         counter_name: impl Fn(u64) -> Bytes,
     ) -> Result<(), CliError> {
-        for keys in keys.chunks(KEYS_PER_QUERY) {
-            let names: Vec<Bytes> = keys.iter().map(|key| counter_name(*key)).collect();
-            let query = Query::Values(names.iter().map(|name| &**name).collect()).encode();
+        for keys in keys.chunks(KEYS_PER_QUERY_MAX) {
+            let counter_names: Vec<Bytes> = keys.iter().map(|key| counter_name(*key)).collect();
+            let query = Query::Values(counter_names.iter().map(|name| &**name).collect()).encode();
             let Ok(Answer::Values(values)) = Answer::decode(client.query(&query, Consistency::Linearizable)?.answer)
             else {
                 return Err(CliError { message: "the values of the counters cannot be decoded".to_owned(), code: 70 });

@@ -7,7 +7,7 @@ use drave::machine::KIND;
 use drave::types::address::{AddressError, check_address};
 use std::time::{Duration, Instant};
 
-/// The default endpoints: those of a demo.
+/// The default endpoints: those of `drave demo` without options.
 pub(super) const DEMO_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
 
 /// How to connect to a cluster, how long to retry, and how to print the result.
@@ -65,7 +65,7 @@ impl ClusterArgs {
     fn client_with(&self, machine_kind: &'static str, is_operator: bool) -> Client {
         let defaults = Options::default();
         let node_timeout = defaults.node_timeout.min(self.timeout);
-        Client::with(
+        Client::with_options(
             self.endpoints.clone(),
             Options {
                 timeout: self.timeout,
@@ -78,7 +78,7 @@ impl ClusterArgs {
         )
     }
 
-    /// Whether to print JSON.
+    /// Whether the output is JSON, as `-o json` selects it.
     pub fn prints_json(&self) -> bool {
         self.output == Output::Json
     }

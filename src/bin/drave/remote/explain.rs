@@ -18,9 +18,9 @@ impl ClusterArgs {
             },
             _ => None,
         };
-        let is_unreached = matches!(&error, ClientError::Refused(tried) if tried.refusal.is_none());
+        let has_no_refusal = matches!(&error, ClientError::Refused(tried) if tried.refusal.is_none());
         let mut cli_error = CliError::from(error);
-        if is_unreached {
+        if has_no_refusal {
             cli_error.message.push_str(self.endpoints_hint());
         }
         match silent_voters.zip(cli_error.message.split_once('\n')) {

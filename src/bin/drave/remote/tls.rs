@@ -57,14 +57,14 @@ impl FromArgMatches for Tls {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Tls, Error> {
         let option_value = |name| matches.get_one::<PathBuf>(name).cloned();
         let Some(authority) = option_value(CA_OPTION) else { return Ok(Tls::default()) };
-        let own_files = option_value(CERT_OPTION).zip(option_value(KEY_OPTION));
-        let has_certificate = own_files.is_some();
+        let own_certificate_and_key = option_value(CERT_OPTION).zip(option_value(KEY_OPTION));
+        let has_certificate = own_certificate_and_key.is_some();
         let key_file_error = |error: UnusableKeyFile| {
             let advice =
                 "name PEM files that this user can read and that belong together: --tls-ca, --tls-cert, --tls-key";
             Error::raw(ErrorKind::Io, format!("{error}\n  {advice}"))
         };
-        let files = KeyFiles { certificate_and_key: own_files, authority };
+        let files = KeyFiles { certificate_and_key: own_certificate_and_key, authority };
         let keys = Keys::read(&files).map_err(key_file_error)?;
         Ok(Tls { keys: Some(keys), files: Some(files), has_certificate })
     }

@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 /// How long [`View::update_and_draw`] waits for a key.
-const KEY_WAIT: Duration = Duration::from_millis(100);
+const KEY_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The capacity of the channel of observations. A polling thread waits while the channel is full.
 const OBSERVATION_CHANNEL_CAPACITY: usize = 256;
 /// The maximum number of keys handled before the next drawing, so that a key held down does not block the loop.
@@ -35,8 +35,8 @@ pub struct View {
     jobs: BackgroundJobs,
     load: Option<LoadWriter>,
     observations: Receiver<TimedObservation>,
-    sender: ObservationSender,
-    began: Instant,
+    observation_sender: ObservationSender,
+    opened_at: Instant,
 }
 
 /// The cluster that a view shows, and the actions allowed on it.
@@ -48,7 +48,7 @@ pub struct ViewConfig {
     /// The endpoints and client options of the cluster.
     pub cluster: ClusterArgs,
     /// Whether the endpoints are those of node 1, node 2 and so on.
-    pub numbered_endpoints: bool,
+    pub are_endpoints_numbered: bool,
     /// The actions that the view may perform on the nodes.
     pub control: NodeControl,
 }
@@ -58,23 +58,23 @@ fn terminal_error(error: io::Error) -> CliError {
 }
 
 impl View {
-    /// Opens the view on the terminal.
+    /// Switches the terminal to the view. The nodes are polled from the first [`View::update_and_draw`] on.
     pub fn open(config: ViewConfig) -> Result<View, CliError> {
-        let ViewConfig { title, location, cluster, numbered_endpoints, control } = config;
-        let (sender, observations) = sync_channel(OBSERVATION_CHANNEL_CAPACITY);
+        let ViewConfig { title, location, cluster, are_endpoints_numbered, control } = config;
+        let (observation_sender, observations) = sync_channel(OBSERVATION_CHANNEL_CAPACITY);
         let endpoints =
-            cluster.endpoints.iter().cloned().zip(1..).map(|(at, id)| (numbered_endpoints.then_some(id), at));
+            cluster.endpoints.iter().cloned().zip(1..).map(|(at, id)| (are_endpoints_numbered.then_some(id), at));
         Ok(View {
             model: Model::new(title, location, endpoints),
             draw_options: DrawOptions::from_environment(control),
             key_handler: KeyHandler::new(control),
             screen: Screen::open().map_err(terminal_error)?,
-            poller: StatusPoller::new(sender.clone(), cluster.tls.keys.clone()),
-            jobs: BackgroundJobs::new(&cluster, sender.clone()),
+            poller: StatusPoller::new(observation_sender.clone(), cluster.tls.keys.clone()),
+            jobs: BackgroundJobs::new(&cluster, observation_sender.clone()),
             load: None,
             observations,
-            sender,
-            began: Instant::now(),
+            observation_sender,
+            opened_at: Instant::now(),
             cluster,
         })
     }
@@ -86,7 +86,7 @@ impl View {
 
     /// Records the state of a node's process. A change appends an event.
     pub fn record_process(&mut self, node: u64, process: ProcessState) {
-        self.apply_observation(Observation::ProcessState { node, process });
+        self.apply_observation(Observation::ProcessChecked { node, process });
     }
 
     /// Appends an event to the list that the view shows.
@@ -95,7 +95,7 @@ impl View {
     }
 
     fn apply_observation(&mut self, observation: Observation) {
-        self.model.update(self.began.elapsed(), observation);
+        self.model.update(self.opened_at.elapsed(), observation);
     }
 
     /// Draws the model, waits briefly for keys, and applies the observations received meanwhile. Performs the
@@ -106,20 +106,20 @@ impl View {
         self.screen.draw(|frame| screen::draw(model, draw_options, frame)).map_err(terminal_error)?;
         let actions = self.read_keys().map_err(terminal_error)?;
         while let Ok((at, observation)) = self.observations.try_recv() {
-            self.model.update(at.saturating_duration_since(self.began), observation);
+            self.model.update(at.saturating_duration_since(self.opened_at), observation);
         }
         if self.load.take_if(|load| load.has_ended()).is_some() {
             self.apply_observation(Observation::LoadChanged(LoadState::Off));
         }
-        self.model.tick(self.began.elapsed());
+        self.model.tick(self.opened_at.elapsed());
         Ok(actions.into_iter().filter(|action| !self.perform_client_action(*action)).collect())
     }
 
-    /// Waits briefly for a key; returns the actions of all keys pressed.
+    /// Waits up to [`KEY_WAIT_MAX`] for a key; returns the actions of all keys pressed.
     fn read_keys(&mut self) -> io::Result<Vec<KeyAction>> {
         let mut actions = Vec::new();
         for n in 0..KEYS_PER_FRAME_MAX {
-            let key = match self.screen.wait_for_input(if n == 0 { KEY_WAIT } else { Duration::ZERO })? {
+            let key = match self.screen.wait_for_input(if n == 0 { KEY_WAIT_MAX } else { Duration::ZERO })? {
                 TerminalInput::Key(key) => key,
                 TerminalInput::Nothing => break,
                 TerminalInput::End => {
@@ -167,7 +167,7 @@ impl View {
                 self.append_event(Severity::Plain, "load off");
             }
             None => {
-                self.load = Some(LoadWriter::start(&self.cluster, self.sender.clone()));
+                self.load = Some(LoadWriter::start(&self.cluster, self.observation_sender.clone()));
                 self.apply_observation(Observation::LoadChanged(LoadState::On(LoadSample::default())));
                 self.append_event(Severity::Plain, "load on");
             }

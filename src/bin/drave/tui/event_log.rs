@@ -4,7 +4,7 @@ use super::node::{Node, PollResult, ProcessState};
 use bytesize::ByteSize;
 use drave::api::Status;
 
-/// The text and the severity of an event.
+/// An event of the list that the view shows, without its time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EventText {
     /// The severity, which determines the color.
@@ -16,11 +16,11 @@ pub struct EventText {
 /// Whether an event improves the state of the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Severity {
-    /// An improvement.
+    /// An improvement, such as a silent node that answers again.
     Good,
-    /// Neither an improvement nor a deterioration.
+    /// Neither an improvement nor a deterioration, such as a new snapshot.
     Plain,
-    /// A deterioration.
+    /// A deterioration, such as a node that becomes silent.
     Bad,
 }
 
@@ -32,14 +32,14 @@ impl EventText {
 }
 
 /// The events for the changes from `before`, the previous status request to a node, to the last one.
-pub fn describe_poll(node: &Node, before: Option<&PollResult>) -> Vec<EventText> {
+pub fn describe_poll_change(node: &Node, before: Option<&PollResult>) -> Vec<EventText> {
     let name = node.name();
     match (before, &node.poll_result) {
         (Some(PollResult::Answer(before)), Some(PollResult::Answer(now))) => describe_status_change(&name, before, now),
         (Some(PollResult::NoAnswer | PollResult::NotListening), Some(PollResult::Answer(_))) => {
             vec![EventText::new(Severity::Good, format!("{name} answers"))]
         }
-        // The silence of a frozen or dead child process is no event: `describe_process` has reported its cause.
+        // The silence of a frozen or dead child process is no event: `describe_process_change` has reported its cause.
         (Some(PollResult::Answer(_) | PollResult::NotListening) | None, Some(PollResult::NoAnswer))
             if is_expected_to_answer(node) =>
         {
@@ -82,7 +82,7 @@ fn describe_status_change(name: &str, before: &Status, now: &Status) -> Vec<Even
 
 /// The event for the change of a child process; `None` if the state is the same, or if the process is running when
 /// first observed.
-pub fn describe_process(id: u64, before: Option<ProcessState>, now: ProcessState) -> Option<EventText> {
+pub fn describe_process_change(id: u64, before: Option<ProcessState>, now: ProcessState) -> Option<EventText> {
     let (severity, text) = match (before, now) {
         (None | Some(ProcessState::Running), ProcessState::Running) => return None,
         (Some(ProcessState::Frozen), ProcessState::Running) => (Severity::Good, format!("n{id} runs again (SIGCONT)")),
@@ -103,7 +103,7 @@ pub fn describe_process(id: u64, before: Option<ProcessState>, now: ProcessState
 
 /// The event for the change of leadership, from the last known leader and its term to the current one; `None` if there
 /// was no leader and is none.
-pub fn describe_leader(before: Option<(u64, u64)>, now: Option<(u64, u64)>) -> Option<EventText> {
+pub fn describe_leader_change(before: Option<(u64, u64)>, now: Option<(u64, u64)>) -> Option<EventText> {
     match (before, now) {
         (Some((before, _)), Some((now, term))) if before != now => {
             Some(EventText::new(Severity::Good, format!("n{now} leads term {term}, after n{before}")))

@@ -51,7 +51,7 @@ impl BackgroundJobs {
         }
         let client = ClusterArgs { timeout: SNAPSHOT_TIMEOUT, ..self.cluster.clone() }.client();
         let sender = self.sender.clone();
-        let count = nodes.len();
+        let node_count = nodes.len();
         self.snapshot_thread = Some(std::thread::spawn(move || {
             for (name, endpoint) in nodes {
                 // Each answer is an event: a node that keeps a current snapshot shows no change in its status.
@@ -65,7 +65,7 @@ impl BackgroundJobs {
                 }
             }
         }));
-        EventText::new(Severity::Plain, format!("{count} nodes take snapshots, one after the other"))
+        EventText::new(Severity::Plain, format!("{node_count} nodes take snapshots, one after the other"))
     }
 }
 

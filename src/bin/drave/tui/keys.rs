@@ -51,7 +51,7 @@ enum KeyPattern {
 struct KeyBinding {
     key: KeyPattern,
     /// The label of the key and the description of its action, for the help line.
-    help: (&'static str, &'static str),
+    label_and_description: (&'static str, &'static str),
     availability: Availability,
     /// Returns the action. The argument is the digit pressed, or 0 for a key that is not a digit.
     action: fn(u64) -> KeyAction,
@@ -59,11 +59,11 @@ struct KeyBinding {
 
 const fn char_binding(
     key: char,
-    help: (&'static str, &'static str),
+    label_and_description: (&'static str, &'static str),
     availability: Availability,
     action: fn(u64) -> KeyAction,
 ) -> KeyBinding {
-    KeyBinding { key: KeyPattern::Char(key), help, availability, action }
+    KeyBinding { key: KeyPattern::Char(key), label_and_description, availability, action }
 }
 
 /// All bindings, in the order of the help line.
@@ -71,7 +71,7 @@ const BINDINGS: &[KeyBinding] = &[
     char_binding('k', ("k", "kill leader"), Availability::ChildProcessesOnly, |_| KeyAction::KillLeader),
     KeyBinding {
         key: KeyPattern::Digit,
-        help: ("1-9", "kill/start"),
+        label_and_description: ("1-9", "kill/start"),
         availability: Availability::ChildProcessesOnly,
         action: KeyAction::KillOrStart,
     },
@@ -101,21 +101,21 @@ impl KeyBinding {
 
 /// The label and the description of each available key, in order.
 pub fn help_texts(control: NodeControl) -> impl Iterator<Item = (&'static str, &'static str)> {
-    BINDINGS.iter().filter(move |binding| binding.is_usable(control)).map(|binding| binding.help)
+    BINDINGS.iter().filter(move |binding| binding.is_usable(control)).map(|binding| binding.label_and_description)
 }
 
-/// The result of a key press.
+/// Whether a key press requests an action at once, after a second press, or not at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeyEffect {
     /// The key is not bound, or not available.
     Nothing,
     /// The action is performed if the key is pressed once more. Holds the key's label and description.
     NeedsSecondPress((&'static str, &'static str)),
-    /// The action is requested.
+    /// The action is requested, and confirmed if that is necessary.
     Action(KeyAction),
 }
 
-/// Maps key presses to actions.
+/// Maps key presses to actions, and remembers a first press that awaits confirmation.
 pub struct KeyHandler {
     control: NodeControl,
     /// The action that awaits confirmation by a second press.
@@ -154,7 +154,7 @@ impl KeyHandler {
             && pending_action != Some(action)
         {
             self.pending_action = Some(action);
-            return KeyEffect::NeedsSecondPress(binding.help);
+            return KeyEffect::NeedsSecondPress(binding.label_and_description);
         }
         KeyEffect::Action(action)
     }
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn key_in_top_needs_a_second_press() {
+    fn key_of_client_only_view_needs_a_second_press() {
         let mut key_handler = KeyHandler::new(NodeControl::ClientOnly);
         for key in ['k', '1', 'z'] {
             assert_eq!(press(&mut key_handler, key), KeyEffect::Nothing);

@@ -105,14 +105,17 @@ impl RecentLatencies {
     }
 
     /// Drops old latencies; returns the writes per second, and median and 99th percentile of latency in microseconds.
-    fn summarize(&mut self, now: Instant, since: Instant) -> (u64, Option<(u64, u64)>) {
+    fn summarize(&mut self, now: Instant, load_began: Instant) -> (u64, Option<(u64, u64)>) {
         while self.0.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > LATENCY_WINDOW) {
             self.0.pop_front();
         }
         let mut sorted: Vec<u64> = self.0.iter().map(|(_, us)| *us).collect();
         sorted.sort_unstable();
-        let seconds =
-            now.saturating_duration_since(since).min(LATENCY_WINDOW).as_secs_f64().max(SAMPLE_INTERVAL.as_secs_f64());
+        let seconds = now
+            .saturating_duration_since(load_began)
+            .min(LATENCY_WINDOW)
+            .as_secs_f64()
+            .max(SAMPLE_INTERVAL.as_secs_f64());
         // The smallest latency that at least `percent` percent of the latencies do not exceed.
         let percentile = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied();
         ((sorted.len() as f64 / seconds).round() as u64, percentile(50).zip(percentile(99)))

@@ -17,7 +17,7 @@ const COMMIT_RATE_INTERVAL: Duration = Duration::from_secs(1);
 /// An observation of the cluster, a process or the load.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Observation {
-    /// A status request to a node ended.
+    /// A status request to a node was answered, or failed.
     StatusPolled {
         /// The endpoint that was polled.
         endpoint: String,
@@ -25,10 +25,10 @@ pub enum Observation {
         poll_result: PollResult,
     },
     /// The state of a node's process was checked.
-    ProcessState {
+    ProcessChecked {
         /// The id of the node, from 1.
         node: u64,
-        /// The state of the node's process.
+        /// The state that the parent process observed.
         process: ProcessState,
     },
     /// The load was switched on or off, or new measurements of it arrived.
@@ -40,7 +40,7 @@ pub enum Observation {
 /// The load that the view itself puts on the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LoadState {
-    /// No load.
+    /// The view puts no load on the cluster.
     #[default]
     Off,
     /// The load is running, with its latest measurements.
@@ -52,7 +52,7 @@ pub enum LoadState {
 pub struct LoadSample {
     /// Writes answered per second.
     pub writes_per_second: u64,
-    /// The number of writes in flight at the moment.
+    /// The number of writes in flight when the measurements were taken.
     pub in_flight: usize,
     /// Median and 99th percentile of latency, in microseconds; `None` if no write was answered.
     pub latency_us: Option<(u64, u64)>,
@@ -60,12 +60,12 @@ pub struct LoadSample {
     pub failed_writes: u64,
 }
 
-/// An entry of the event list.
+/// An event of the list that the view shows, with its time.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Event {
     /// When the event occurred, since the view was opened.
     pub at: Duration,
-    /// The text and the severity of the event.
+    /// What happened, and whether it improves the state of the cluster.
     pub description: EventText,
 }
 
@@ -99,17 +99,17 @@ struct CommitRates {
     /// Commits in each second, the newest last.
     commits_per_second: VecDeque<u64>,
     /// The highest observed commit index, and when it was observed.
-    newest_commit: Option<(Duration, u64)>,
-    /// The value of `newest_commit` at the last computation.
+    highest_commit: Option<(Duration, u64)>,
+    /// The value of `highest_commit` at the last computation.
     base_commit: Option<(Duration, u64)>,
-    /// When the commit rate was last computed.
+    /// When the commit rate was last computed, since the view was opened.
     computed_at: Duration,
 }
 
 impl CommitRates {
     fn record_commit(&mut self, at: Duration, commit: u64) {
-        if self.newest_commit.is_none_or(|(_, newest)| commit >= newest) {
-            self.newest_commit = Some((at, commit));
+        if self.highest_commit.is_none_or(|(_, highest)| commit >= highest) {
+            self.highest_commit = Some((at, commit));
         }
     }
 
@@ -120,7 +120,7 @@ impl CommitRates {
             return;
         }
         self.computed_at = now;
-        let Some((to_at, to)) = self.newest_commit else { return };
+        let Some((to_at, to)) = self.highest_commit else { return };
         if let Some((from_at, from)) = self.base_commit {
             let seconds = to_at.saturating_sub(from_at).max(COMMIT_RATE_INTERVAL / 10).as_secs_f64();
             self.commits_per_second.push_back(((to - from) as f64 / seconds).round() as u64);
@@ -128,7 +128,7 @@ impl CommitRates {
                 self.commits_per_second.pop_front();
             }
         }
-        self.base_commit = self.newest_commit;
+        self.base_commit = self.highest_commit;
     }
 }
 
@@ -163,7 +163,7 @@ impl Model {
         self.now = self.now.max(at);
         match observation {
             Observation::StatusPolled { endpoint, poll_result } => self.record_poll(at, &endpoint, poll_result),
-            Observation::ProcessState { node, process } => self.record_process(at, node, process),
+            Observation::ProcessChecked { node, process } => self.record_process(at, node, process),
             Observation::LoadChanged(load) => self.load = load,
             Observation::Event(description) => self.append_event(at, description),
         }
@@ -208,7 +208,7 @@ impl Model {
             self.commit_rates.record_commit(at, status.commit);
         }
         let before = node.poll_result.replace(poll_result);
-        let events = event_log::describe_poll(node, before.as_ref());
+        let events = event_log::describe_poll_change(node, before.as_ref());
         events.into_iter().for_each(|description| self.append_event(at, description));
         self.update_cluster_state(at);
         self.update_members();
@@ -218,7 +218,7 @@ impl Model {
     fn record_process(&mut self, at: Duration, id: u64, process: ProcessState) {
         let Some(node) = self.nodes.iter_mut().find(|node| node.id == Some(id)) else { return };
         let before = node.process.replace(process);
-        if let Some(description) = event_log::describe_process(id, before, process) {
+        if let Some(description) = event_log::describe_process_change(id, before, process) {
             self.append_event(at, description);
         }
     }
@@ -229,7 +229,7 @@ impl Model {
         let current_leader = self.leader().map(|leader| (leader.node, leader.term));
         let membership = self.leader().map(|leader| leader.membership.clone());
         if current_leader != self.current_leader {
-            if let Some(description) = event_log::describe_leader(self.last_leader, current_leader) {
+            if let Some(description) = event_log::describe_leader_change(self.last_leader, current_leader) {
                 self.append_event(at, description);
             }
             self.last_leader = current_leader.or(self.last_leader);

@@ -145,8 +145,8 @@ fn fsync_cell(row: &NodeRow) -> String {
 
 /// Formats microseconds as milliseconds: 310.0 as "0.31 ms".
 pub fn format_ms(us: f64) -> String {
-    let digits = if us < 100_000.0 { 2 } else { 0 };
-    format!("{:.digits$} ms", us / 1000.0)
+    let decimal_count = if us < 100_000.0 { 2 } else { 0 };
+    format!("{:.decimal_count$} ms", us / 1000.0)
 }
 
 fn log_cell(row: &NodeRow) -> String {

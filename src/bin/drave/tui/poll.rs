@@ -63,7 +63,7 @@ impl Drop for StatusPoller {
 fn poll_endpoint(endpoint: &str, tls_keys: Option<Keys>, sender: &ObservationSender, stop: &AtomicBool) {
     let options =
         Options { timeout: STATUS_TIMEOUT, node_timeout: STATUS_TIMEOUT, keys: tls_keys, ..Options::default() };
-    let client = Client::with([endpoint], options);
+    let client = Client::with_options([endpoint], options);
     while !stop.load(Ordering::Relaxed) {
         let poll_result = match client.status(endpoint) {
             Ok(status) => PollResult::Answer(Box::new(status)),

@@ -23,9 +23,9 @@ pub struct DrawOptions {
 }
 
 /// Screens with fewer rows have no empty rows between their parts.
-const ROWS_FOR_GAPS: u16 = 20;
+const ROWS_MIN_FOR_GAPS: u16 = 20;
 /// If fewer rows remain below the nodes, the graph is omitted and the events take all of these rows.
-const ROWS_FOR_GRAPH: u16 = 7;
+const ROWS_MIN_FOR_GRAPH: u16 = 7;
 
 impl DrawOptions {
     /// The options for `control`, with colors unless `NO_COLOR` is set and not empty.
@@ -53,7 +53,7 @@ impl DrawOptions {
 /// Draws the whole model, or as much as fits.
 pub fn draw(model: &Model, options: &DrawOptions, frame: &mut Frame) {
     let mut remaining = frame.area();
-    let gap_rows = u16::from(remaining.height >= ROWS_FOR_GAPS);
+    let gap_rows = u16::from(remaining.height >= ROWS_MIN_FOR_GAPS);
     let help = help_lines(options, remaining.width);
     let help_area = cut_bottom(&mut remaining, help.len() as u16);
     put_lines(frame, help_area, &help);
@@ -62,7 +62,7 @@ pub fn draw(model: &Model, options: &DrawOptions, frame: &mut Frame) {
     cut_top(&mut remaining, gap_rows);
     draw_nodes(model, options, frame, &mut remaining);
     cut_top(&mut remaining, gap_rows);
-    if remaining.height >= ROWS_FOR_GRAPH {
+    if remaining.height >= ROWS_MIN_FOR_GRAPH {
         draw_graph(model, options, frame, &mut remaining);
         cut_top(&mut remaining, gap_rows);
     }
@@ -102,7 +102,7 @@ fn header_line(model: &Model, options: &DrawOptions) -> Line<'static> {
         Span::styled(model.title.clone(), options.title_style()),
         Span::raw(" · "),
         Span::styled(leader_text, style.add_modifier(Modifier::BOLD)),
-        Span::raw(format!(" · {answering} of {total} answer · {} · {}", format_clock(model.now()), model.location)),
+        Span::raw(format!(" · {answering} of {total} answer · {} · {}", format_elapsed(model.now()), model.location)),
     ])
 }
 
@@ -117,7 +117,7 @@ fn no_leader_text(model: &Model) -> String {
 }
 
 /// Formats the time since the view was opened: `mm:ss`, with hours if there are any.
-fn format_clock(at: Duration) -> String {
+fn format_elapsed(at: Duration) -> String {
     let seconds = at.as_secs();
     match seconds / 3600 {
         0 => format!("{:02}:{:02}", seconds / 60, seconds % 60),
@@ -127,8 +127,8 @@ fn format_clock(at: Duration) -> String {
 
 fn draw_nodes(model: &Model, options: &DrawOptions, frame: &mut Frame, remaining: &mut Rect) {
     let width = remaining.width;
-    let row = cut_top(remaining, 1);
-    put_lines(frame, row, &[Line::styled(node_table::header_line(width), options.title_style())]);
+    let header_area = cut_top(remaining, 1);
+    put_lines(frame, header_area, &[Line::styled(node_table::header_line(width), options.title_style())]);
     for node in &model.nodes {
         let is_leader = model.leader().is_some_and(|leader| node.status().is_some_and(|own| own.node == leader.node));
         let is_healthy = node.status().is_some() && matches!(node.process, None | Some(ProcessState::Running));
@@ -137,8 +137,8 @@ fn draw_nodes(model: &Model, options: &DrawOptions, frame: &mut Frame, remaining
             (true, true) => options.severity_style(Severity::Good).add_modifier(Modifier::BOLD),
             (false, true) => options.severity_style(Severity::Plain),
         };
-        let row = cut_top(remaining, 1);
-        put_lines(frame, row, &[Line::styled(node_table::format_row(model, node, width), style)]);
+        let row_area = cut_top(remaining, 1);
+        put_lines(frame, row_area, &[Line::styled(node_table::format_row(model, node, width), style)]);
     }
 }
 
@@ -164,14 +164,17 @@ fn load_text(load: &LoadState) -> String {
     match load {
         LoadState::Off => "load off: latency is measured only under load".to_owned(),
         LoadState::On(LoadSample { writes_per_second, in_flight, latency_us, failed_writes }) => {
-            let latency = match latency_us {
+            let latency_text = match latency_us {
                 Some((p50, p99)) => {
                     format!("p50 {} · p99 {}", node_table::format_ms(*p50 as f64), node_table::format_ms(*p99 as f64))
                 }
                 None => "no answers".to_owned(),
             };
-            let failed_writes = if *failed_writes > 0 { format!(" · {failed_writes} failed") } else { String::new() };
-            format!("load {writes_per_second}/s · {in_flight} in flight · {latency} (last 5 s){failed_writes}")
+            let failed_writes_text =
+                if *failed_writes > 0 { format!(" · {failed_writes} failed") } else { String::new() };
+            format!(
+                "load {writes_per_second}/s · {in_flight} in flight · {latency_text} (last 5 s){failed_writes_text}"
+            )
         }
     }
 }
@@ -183,7 +186,7 @@ fn draw_events(model: &Model, options: &DrawOptions, frame: &mut Frame, mut rema
     let lines: Vec<Line> = newest_events
         .map(|Event { at, description }| {
             Line::styled(
-                format!("{}  {}", format_clock(*at), description.text),
+                format!("{}  {}", format_elapsed(*at), description.text),
                 options.severity_style(description.severity),
             )
         })

@@ -32,7 +32,7 @@ pub struct Screen {
 impl Screen {
     /// Switches the terminal to raw mode and the alternate screen.
     pub fn open() -> io::Result<Screen> {
-        restore_at_panic();
+        restore_terminal_at_panic();
         let terminal = enable_raw_mode()
             .and_then(|()| execute!(io::stdout(), EnterAlternateScreen))
             .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
@@ -100,7 +100,7 @@ fn restore_terminal() {
 
 /// Restores the terminal before a panic message is printed, so that the message stays visible: the process does not
 /// unwind, and the [`Screen`] is not dropped.
-fn restore_at_panic() {
+fn restore_terminal_at_panic() {
     static INSTALL_HOOK_ONCE: Once = Once::new();
     INSTALL_HOOK_ONCE.call_once(|| {
         let default_hook = std::panic::take_hook();

@@ -21,8 +21,8 @@ fn full_status() -> Status {
     durations.into_iter().for_each(|durations| *durations = Buckets::of_durations());
     figures.batch_entries = Buckets::of_counts();
     let mut status = Status { node: 1, role: RoleName::Leader, figures, ..Status::default() };
-    let member = |node| MemberStatus { node, kind: "voter".into(), ..MemberStatus::default() };
-    status.members = [1, 2, 3].map(member).into();
+    let voter = |node| MemberStatus { node, kind: "voter".into(), ..MemberStatus::default() };
+    status.members = [1, 2, 3].map(voter).into();
     status.peers =
         [(2, 5), (3, 5000)].map(|(node, ms)| PeerStatus { node, heard_ms: Some(ms), ..PeerStatus::default() }).into();
     status.timing.election_max_ms = 300.0;
@@ -63,7 +63,7 @@ fn both_formats_contain_the_same_samples() {
 }
 
 /// The names of the metrics in a query: those of the node, and those that every program has.
-fn metrics_in(query: &str) -> Vec<&str> {
+fn metric_names_in(query: &str) -> Vec<&str> {
     let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("drave_") || word.starts_with("process_")).collect()
 }
@@ -71,11 +71,11 @@ fn metrics_in(query: &str) -> Vec<&str> {
 /// Asserts that the metrics in these queries exist.
 fn expect_metrics_exist(queries: &[String]) {
     let text = render(&full_status(), Some((3, 1)), ExpositionFormat::Plain).unwrap();
-    let existing = sample_names(&text);
+    let existing_names = sample_names(&text);
     // Where the system does not provide figures of the process, they are omitted.
     let may_be_missing = |name: &str| cfg!(not(target_os = "linux")) && name.starts_with("process_");
-    for name in queries.iter().flat_map(|query| metrics_in(query)).filter(|name| !may_be_missing(name)) {
-        assert!(existing.contains(name), "no metric {name} in\n{text}");
+    for name in queries.iter().flat_map(|query| metric_names_in(query)).filter(|name| !may_be_missing(name)) {
+        assert!(existing_names.contains(name), "no metric {name} in\n{text}");
     }
 }
 
@@ -92,7 +92,7 @@ fn every_alert_uses_existing_metrics() {
     }
     let queries = rules.iter().filter_map(|rule| rule.split("expr: ").nth(1)?.lines().next());
     let queries: Vec<String> = queries.map(str::to_owned).collect();
-    assert!(queries.iter().all(|query| !metrics_in(query).is_empty()));
+    assert!(queries.iter().all(|query| !metric_names_in(query).is_empty()));
     expect_metrics_exist(&queries);
 }
 

@@ -48,7 +48,7 @@ impl Client {
         client
     }
 
-    /// Sends lines. Returns the requests that the connection then sends.
+    /// Passes lines with inline commands to the connection. Returns the requests that the connection then sends.
     fn send_lines(&mut self, lines: &str) -> Vec<NodeRequest> {
         let mut input = BytesMut::from(lines.as_bytes());
         while let Some(args) = self.connection.reader.next(&mut input, CommandLimits::AUTHENTICATED).unwrap() {
@@ -72,8 +72,8 @@ impl Client {
         self.pump()
     }
 
-    fn pump_after(&mut self, by: Duration) -> Vec<NodeRequest> {
-        self.now = self.now + by;
+    fn pump_after(&mut self, duration: Duration) -> Vec<NodeRequest> {
+        self.now = self.now + duration;
         self.pump()
     }
 
@@ -94,9 +94,9 @@ fn query_reply(answer: &Answer) -> Reply {
 /// The number of a request, and for a write its session, its sequence number, and the first outstanding number.
 type SentRequest = (u64, Option<(u64, u64, u64)>);
 
-/// Describes requests, of which none may open a session.
+/// The numbers of requests, as [`SentRequest`]. None of the requests may open a session.
 fn sent_requests(requests: &[NodeRequest]) -> Vec<SentRequest> {
-    let describe = |request: &NodeRequest| match request {
+    let to_sent_request = |request: &NodeRequest| match request {
         NodeRequest::OpenSession => panic!("a new session is requested, and none is expected"),
         NodeRequest::Send(number, Request::Propose { op }) => match Op::decode(op.clone()).unwrap() {
             Op::Execute { session, seq, first_outstanding, .. } => (*number, Some((session.0, seq, first_outstanding))),
@@ -104,7 +104,7 @@ fn sent_requests(requests: &[NodeRequest]) -> Vec<SentRequest> {
         },
         NodeRequest::Send(number, _) => (*number, None),
     };
-    requests.iter().map(describe).collect()
+    requests.iter().map(to_sent_request).collect()
 }
 
 #[test]
@@ -142,8 +142,8 @@ fn lost_writes_are_retried_after_every_write_is_answered() {
     assert_eq!(client.send_lines("INCR n\r\n").len(), 0, "no write overtakes one that may be retried");
     assert_eq!(client.handle_reply(1, Reply::Refused(Refusal::Busy)).len(), 0);
     assert!(client.connection.pipeline.deadline() > client.now, "the retry is due later");
-    let retried = client.pump_after(RETRY_INTERVAL);
-    assert_eq!(sent_requests(&retried), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
+    let retried_requests = client.pump_after(RETRY_INTERVAL);
+    assert_eq!(sent_requests(&retried_requests), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
     for number in 0..3 {
         client.handle_reply(number, executed_reply(&Answer::Number(number as i64 + 1)));
     }
@@ -275,18 +275,18 @@ fn stalled_client_sends_nothing_and_its_queue_is_bounded() {
     client.output_full = false;
     assert_eq!(client.pump().len(), READS_IN_FLIGHT_MAX, "each reply may be long, so few reads are in flight");
     let mut client = Client::in_session(5);
-    let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
-    assert_eq!(client.send_lines(&large.repeat(4)).len(), 4);
+    let large_set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
+    assert_eq!(client.send_lines(&large_set.repeat(4)).len(), 4);
     assert!(!client.connection.pipeline.is_full());
-    client.send_lines(&large);
+    client.send_lines(&large_set);
     assert!(client.connection.pipeline.is_full());
 }
 
 #[test]
 fn oversized_transaction_is_discarded() {
     let mut client = Client::in_session(5);
-    let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
-    client.send_lines(&format!("MULTI\r\n{}", large.repeat(9)));
+    let large_set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
+    client.send_lines(&format!("MULTI\r\n{}", large_set.repeat(9)));
     assert!(
         client
             .connection

@@ -60,7 +60,7 @@ impl TestNode {
     }
 
     /// Like `pump`, but also answers every read of the clients with `value`: a few reads at a time, as a node does.
-    fn serve(&mut self, value: &[u8]) {
+    fn pump_and_answer_reads(&mut self, value: &[u8]) {
         let answer = Answer::Value(Some(value.to_vec().into())).encode();
         self.net.wait(Some(Duration::from_millis(1))).unwrap();
         self.net.poll_io(self.now);
@@ -87,7 +87,7 @@ impl TestNode {
     }
 
     /// Advances the time, without any event.
-    fn skip(&mut self, duration: Duration) {
+    fn advance_time(&mut self, duration: Duration) {
         self.now = self.now + duration;
         (0..3).for_each(|_| self.pump());
     }
@@ -126,18 +126,18 @@ fn http_client_without_complete_head_times_out() {
     let options = Options::default();
     let mut node = TestNode::open();
     let _silent_client = node.dial_http();
-    node.skip(options.idle_timeout);
+    node.advance_time(options.idle_timeout);
     assert_eq!(node.net.connections.client_count(), 1);
-    node.skip(Duration::from_secs(2));
+    node.advance_time(Duration::from_secs(2));
     assert_eq!(node.net.connections.client_count(), 0, "an idle client is disconnected");
 
     let mut slow_client = node.dial_http();
-    node.skip(options.idle_timeout / 2);
+    node.advance_time(options.idle_timeout / 2);
     node.send(&mut slow_client, b"GET / HT");
-    node.skip(options.request_head_timeout - Duration::from_secs(1));
+    node.advance_time(options.request_head_timeout - Duration::from_secs(1));
     node.send(&mut slow_client, b"TP/1.1\r\n");
     assert_eq!(node.net.connections.client_count(), 1, "the time limit starts with the head");
-    node.skip(Duration::from_secs(3));
+    node.advance_time(Duration::from_secs(3));
     assert_eq!(node.net.connections.client_count(), 0, "more bytes of the head do not restart the time limit");
 }
 
@@ -147,14 +147,14 @@ fn http_body_has_own_timeout_and_replies_reset_idle_time() {
     let mut node = TestNode::open();
     let mut client = node.dial_http();
     for _ in 0..5 {
-        node.skip(options.idle_timeout - Duration::from_secs(2));
+        node.advance_time(options.idle_timeout - Duration::from_secs(2));
         node.send(&mut client, LIVEZ_REQUEST);
         assert!(node.read_answer(&mut client).ends_with("alive\n"));
     }
     node.send(&mut client, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nva");
-    node.skip(options.request_head_timeout + Duration::from_secs(5));
+    node.advance_time(options.request_head_timeout + Duration::from_secs(5));
     assert_eq!(node.net.connections.client_count(), 1, "the head is complete, so its time limit is over");
-    node.skip(options.frame_timeout);
+    node.advance_time(options.frame_timeout);
     assert_eq!(node.net.connections.client_count(), 0, "the body took too long");
 }
 
@@ -167,7 +167,7 @@ fn http_connection_lingers_after_last_response() {
     (0..20).for_each(|_| node.send(&mut client, &[7; 10_000]));
     assert!(node.read_answer(&mut client).starts_with("HTTP/1.1 413 "));
     assert_eq!(node.net.connections.client_count(), 1, "the rest of the body is read and discarded");
-    node.skip(options.linger_timeout + Duration::from_secs(2));
+    node.advance_time(options.linger_timeout + Duration::from_secs(2));
     assert_eq!(node.net.connections.client_count(), 0);
 
     let mut closing_client = node.dial_http();
@@ -182,19 +182,19 @@ fn idle_redis_client_stays_but_incomplete_command_times_out() {
     let options = Options::default();
     let mut node = TestNode::open();
     let mut redis = node.dial_at(GatewayKind::Redis);
-    node.skip(options.frame_timeout * 3);
+    node.advance_time(options.frame_timeout * 3);
     assert_eq!(node.net.connections.client_count(), 1, "a Redis client may stay idle");
     // In each round, the first `send` completes one command and begins the next, which the second `send` completes in
     // time.
     for _ in 0..5 {
         node.send(&mut redis, b"*1\r\n$4\r\nPING\r\n*1\r\n");
         assert_eq!(node.read_answer(&mut redis), "+PONG\r\n");
-        node.skip(options.frame_timeout - Duration::from_secs(2));
+        node.advance_time(options.frame_timeout - Duration::from_secs(2));
         node.send(&mut redis, b"$4\r\nPING\r\n");
         assert_eq!(node.read_answer(&mut redis), "+PONG\r\n");
     }
     node.send(&mut redis, b"*1\r\n");
-    node.skip(options.frame_timeout + Duration::from_secs(2));
+    node.advance_time(options.frame_timeout + Duration::from_secs(2));
     assert_eq!(node.net.connections.client_count(), 0, "the incomplete command took too long");
 }
 
@@ -204,16 +204,16 @@ fn unauthenticated_redis_client_times_out() {
     let mut node = TestNode::open();
     node.net.gateways.redis.options.password = Some(Password::new(b"open sesame"));
     let mut redis = node.dial_at(GatewayKind::Redis);
-    node.skip(options.idle_timeout / 2);
+    node.advance_time(options.idle_timeout / 2);
     node.send(&mut redis, b"AUTH guess\r\n");
     assert!(node.read_answer(&mut redis).starts_with("-WRONGPASS"));
-    node.skip(options.idle_timeout / 2 + Duration::from_secs(2));
+    node.advance_time(options.idle_timeout / 2 + Duration::from_secs(2));
     assert_eq!(node.net.connections.client_count(), 0, "a wrong password does not restart the time limit");
 
     let mut redis = node.dial_at(GatewayKind::Redis);
     node.send(&mut redis, b"AUTH \"open sesame\"\r\n");
     assert_eq!(node.read_answer(&mut redis), "+OK\r\n");
-    node.skip(options.idle_timeout * 3);
+    node.advance_time(options.idle_timeout * 3);
     assert_eq!(node.net.connections.client_count(), 1);
 }
 
@@ -247,10 +247,10 @@ fn client_that_never_reads_is_disconnected() {
         node.send(&mut client, &page_requests);
     }
     assert!(is_suspended(&node.net), "a client with many unread replies is not read from");
-    node.skip(Duration::from_secs(2));
-    node.skip(options.idle_timeout - Duration::from_secs(1));
+    node.advance_time(Duration::from_secs(2));
+    node.advance_time(options.idle_timeout - Duration::from_secs(1));
     assert_eq!(node.net.connections.client_count(), 1);
-    node.skip(Duration::from_secs(3));
+    node.advance_time(Duration::from_secs(3));
     assert_eq!(node.net.connections.client_count(), 0, "the client has read nothing for too long");
 }
 
@@ -273,10 +273,10 @@ fn node_without_free_client_slot_answers_health_probes() {
     node.run_until("the probe is disconnected", |net| net.connections.client_count() == 1);
 
     // A probe may also send other requests about the node, such as `/version`.
-    let mut operator = node.dial_http();
-    node.send(&mut operator, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assert!(node.read_answer(&mut operator).starts_with("HTTP/1.1 200 "));
-    drop(operator);
+    let mut version_probe = node.dial_http();
+    node.send(&mut version_probe, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(node.read_answer(&mut version_probe).starts_with("HTTP/1.1 200 "));
+    drop(version_probe);
     node.run_until("the probe is disconnected", |net| net.connections.client_count() == 1);
     assert_eq!(node.net.gateways.probe_count(), 0);
 
@@ -312,7 +312,7 @@ fn each_port_reserves_slots_for_its_clients() {
 fn memory_of_stalled_clients_is_bounded_in_total() {
     const MEMORY_BYTES_MAX: usize = 4 << 20;
     let mut node = TestNode::open();
-    *node.net.connections.memory_mut() = ClientMemory::new(MEMORY_BYTES_MAX);
+    *node.net.connections.client_memory_mut() = ClientMemory::new(MEMORY_BYTES_MAX);
     let (value, started) = (vec![b'v'; 100_000], Instant::now());
     let mut reading_client = node.dial_at(GatewayKind::Redis);
     let mut is_served = |node: &mut TestNode| {
@@ -322,9 +322,9 @@ fn memory_of_stalled_clients_is_bounded_in_total() {
             assert!(
                 started.elapsed() < Duration::from_secs(120),
                 "only {received} bytes of the reply arrived within 120 seconds, {:?}",
-                node.net.connections.memory()
+                node.net.connections.client_memory()
             );
-            node.serve(&value);
+            node.pump_and_answer_reads(&value);
             received += reading_client.read(&mut buffer).unwrap_or(0);
         }
     };
@@ -333,32 +333,44 @@ fn memory_of_stalled_clients_is_bounded_in_total() {
         let mut client = node.dial_without_reading();
         client.write_all(&b"GET k\r\n".repeat(100)).unwrap();
         // The kernel's socket buffers take some megabytes of replies before any remain in the node's memory.
-        (0..rounds).for_each(|_| node.serve(&value));
+        (0..rounds).for_each(|_| node.pump_and_answer_reads(&value));
         stalled_clients.push(client);
-        assert!(stalled_clients.len() < 500, "{:?}", node.net.connections.memory());
+        assert!(stalled_clients.len() < 500, "{:?}", node.net.connections.client_memory());
     };
-    while node.net.connections.memory().pressure() < MemoryPressure::High {
+    while node.net.connections.client_memory().pressure() < MemoryPressure::High {
         connect_stalled(&mut node, 60);
     }
     is_served(&mut node);
     (0..20).for_each(|_| connect_stalled(&mut node, 10));
     is_served(&mut node);
-    let held_bytes = node.net.connections.memory().held_bytes();
-    assert!(held_bytes > MEMORY_BYTES_MAX / 2 && held_bytes <= MEMORY_BYTES_MAX, "{:?}", node.net.connections.memory());
+    let held_bytes = node.net.connections.client_memory().held_bytes();
+    assert!(
+        held_bytes > MEMORY_BYTES_MAX / 2 && held_bytes <= MEMORY_BYTES_MAX,
+        "{:?}",
+        node.net.connections.client_memory()
+    );
     // Stalled connections are closed once the bound is below the bytes that clients hold.
     let memory_bytes_max = held_bytes / 2;
-    node.net.connections.memory_mut().set_max_bytes(memory_bytes_max);
-    node.serve(&value);
+    node.net.connections.client_memory_mut().set_max_bytes(memory_bytes_max);
+    node.pump_and_answer_reads(&value);
     // Four sweeps find that the clients in `stalled_clients` read nothing.
     for _ in 0..4 {
-        node.skip(Duration::from_secs(1));
+        node.advance_time(Duration::from_secs(1));
     }
-    assert!(node.net.connections.memory().held_bytes() <= memory_bytes_max / 2, "{:?}", node.net.connections.memory());
+    assert!(
+        node.net.connections.client_memory().held_bytes() <= memory_bytes_max / 2,
+        "{:?}",
+        node.net.connections.client_memory()
+    );
     assert!(node.net.connections.client_count() > 1, "no more connections are closed than necessary");
     is_served(&mut node);
     drop(stalled_clients);
     node.run_until("the clients are disconnected", |net| net.connections.client_count() == 1);
     is_served(&mut node);
-    node.skip(Duration::from_secs(3));
-    assert!(node.net.connections.memory().held_bytes() < 256 << 10, "{:?}", node.net.connections.memory());
+    node.advance_time(Duration::from_secs(3));
+    assert!(
+        node.net.connections.client_memory().held_bytes() < 256 << 10,
+        "{:?}",
+        node.net.connections.client_memory()
+    );
 }

@@ -1,6 +1,6 @@
 //! `drave demo`: a real cluster on this machine, one process per node, as a live view or as log lines.
 
-use super::nodes::{DemoNodes, LogTarget, NodeDeath, RESTART_DELAY, print_line};
+use super::nodes::{DemoNodes, LogTarget, NodeDeath, RESTART_DELAY, print_to_stderr};
 use super::registry::io_error;
 use crate::remote::cluster::{ClusterArgs, Output};
 use crate::remote::failure::CliError;
@@ -19,8 +19,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The interval at which the nodes are checked without a live view.
-const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// The pause between two checks for dead nodes, if no live view is shown.
+const SUPERVISION_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs a real cluster on this machine, one process a node.
 #[derive(Args, Debug)]
@@ -55,35 +55,39 @@ pub fn run(args: &Demo) -> Result<(), CliError> {
     DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| io_error(&dir, &error))?;
     let log_target = if shows_view { LogTarget::Files } else { LogTarget::Stderr };
     let mut nodes = DemoNodes::new(args.nodes, args.base_port, dir.clone(), log_target);
-    let outcome = nodes.start_all().and_then(|()| match shows_view {
+    let outcome = nodes.start_all_nodes().and_then(|()| match shows_view {
         true => run_live_view(&mut nodes, &dir.display().to_string(), &stop),
         false => {
             print_welcome(&nodes, args, &dir.display().to_string());
-            print_deaths(&mut nodes, &stop)
+            supervise_and_print_deaths(&mut nodes, &stop)
         }
     });
-    nodes.stop_all();
+    nodes.stop_all_nodes();
     outcome
 }
 
 fn print_welcome(nodes: &DemoNodes, args: &Demo, dir: &str) {
     let endpoints = nodes.endpoints();
-    print_line(&format!("{} nodes at {} · data in {dir} · Ctrl-C stops them", endpoints.len(), endpoints.join(", ")));
+    print_to_stderr(&format!(
+        "{} nodes at {} · data in {dir} · Ctrl-C stops them",
+        endpoints.len(),
+        endpoints.join(", ")
+    ));
     let endpoints_option = match (args.base_port, args.nodes) {
         (7401, 3) => String::new(),
         _ => format!(" --endpoints {}", endpoints.join(",")),
     };
-    print_line(&format!(
+    print_to_stderr(&format!(
         "try in another terminal: drave put lunch noodles{endpoints_option} · drave status{endpoints_option}"
     ));
 }
 
-/// Prints a line for each node that died, until `stop` is set.
-fn print_deaths(nodes: &mut DemoNodes, stop: &AtomicBool) -> Result<(), CliError> {
+/// Restarts dead nodes, and prints a line for each death, until `stop` is set.
+fn supervise_and_print_deaths(nodes: &mut DemoNodes, stop: &AtomicBool) -> Result<(), CliError> {
     while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(CHECK_INTERVAL);
-        for NodeDeath { node, status } in nodes.supervise()? {
-            print_line(&format!("n{node} died ({status}); it starts again in {} s", RESTART_DELAY.as_secs()));
+        std::thread::sleep(SUPERVISION_INTERVAL);
+        for NodeDeath { node, exit_status } in nodes.supervise()? {
+            print_to_stderr(&format!("n{node} died ({exit_status}); it starts again in {} s", RESTART_DELAY.as_secs()));
         }
     }
     Ok(())
@@ -100,7 +104,7 @@ fn run_live_view(nodes: &mut DemoNodes, dir: &str, stop: &AtomicBool) -> Result<
         title: "drave demo",
         location: dir.to_owned(),
         cluster,
-        numbered_endpoints: true,
+        are_endpoints_numbered: true,
         control: NodeControl::ChildProcesses,
     };
     let mut view = View::open(config)?;
@@ -114,8 +118,10 @@ fn run_view_loop(nodes: &mut DemoNodes, view: &mut View, stop: &AtomicBool) -> R
     while !stop.load(Ordering::Relaxed) {
         // `record_process` appends an event for each death. The exit status is a second event, unless it is SIGKILL.
         let deaths = nodes.supervise()?.into_iter();
-        for NodeDeath { node, status } in deaths.filter(|death| death.status.signal() != Some(Signal::KILL.as_raw())) {
-            view.append_event(Severity::Plain, format!("n{node} ended: {status}"));
+        for NodeDeath { node, exit_status } in
+            deaths.filter(|death| death.exit_status.signal() != Some(Signal::KILL.as_raw()))
+        {
+            view.append_event(Severity::Plain, format!("n{node} ended: {exit_status}"));
         }
         nodes.process_states().into_iter().for_each(|(node, process)| view.record_process(node, process));
         for action in view.update_and_draw()? {
@@ -132,7 +138,7 @@ fn run_view_loop(nodes: &mut DemoNodes, view: &mut View, stop: &AtomicBool) -> R
     Ok(())
 }
 
-/// The id of the leader, and its name and term as text.
+/// The id of the leader, and its name and term as text; `None` if no leader is known.
 fn leader_and_description(view: &View) -> Option<(u64, String)> {
     view.model().leader().map(|leader| (leader.node, format!("n{}, leader of term {}", leader.node, leader.term)))
 }

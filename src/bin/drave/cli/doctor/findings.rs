@@ -1,4 +1,4 @@
-//! The checks of `drave doctor` on a cluster. They use the statuses of the nodes and nothing else.
+//! The checks of `drave doctor` on a cluster. They use only what the nodes answer to status requests.
 
 use drave::api::figures::Buckets;
 use drave::api::{RoleName, Status};
@@ -9,9 +9,9 @@ use std::time::Duration;
 
 /// A round trip plus a sync should fit this many times into the shortest election timeout: then a few heartbeats may be
 /// lost or late.
-const BROADCASTS_PER_ELECTION_GOOD: f64 = 10.0;
+const BROADCASTS_PER_ELECTION_TIMEOUT_GOOD: f64 = 10.0;
 /// With fewer round trips plus syncs in an election timeout, one late heartbeat response deposes a leader.
-const BROADCASTS_PER_ELECTION_MIN: f64 = 3.0;
+const BROADCASTS_PER_ELECTION_TIMEOUT_MIN: f64 = 3.0;
 /// The minimum ratio of the mean time between elections to the longest election timeout. Below it, elections take a
 /// noticeable share of the time.
 const TIMEOUTS_BETWEEN_ELECTIONS_MIN: f64 = 1000.0;
@@ -20,7 +20,7 @@ const LAG_ENTRIES_MAX: u64 = 10_000;
 /// Microseconds. A disk that syncs faster than this and has no battery does not keep its data through a power loss.
 const IMPLAUSIBLE_SYNC_US: f64 = 20.0;
 /// The minimum number of syncs from which a sync time is judged.
-const SYNCS_MIN: u64 = 100;
+const JUDGED_SYNCS_MIN: u64 = 100;
 /// A certificate that expires within this time should be replaced.
 const EXPIRY_WARNING_TIME: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Up to this many elections are normal: the first one, and one for each node that was stopped. Leader transfers are
@@ -30,7 +30,7 @@ const NORMAL_ELECTIONS_MAX: u64 = 5;
 /// The severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
-    /// The check passed.
+    /// The check found no problem.
     Pass,
     /// The cluster works now, and may fail later.
     Warn,
@@ -39,7 +39,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The name in the output.
+    /// The name in the output, such as `PASS`.
     pub fn name(self) -> &'static str {
         match self {
             Level::Pass => "PASS",
@@ -52,7 +52,7 @@ impl Level {
 /// The result of one check.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Finding {
-    /// How serious the result is.
+    /// Whether the check found a problem, and how serious it is.
     pub level: Level,
     /// The subject of the check, such as `n2 fsync` or `voters`.
     pub subject: String,
@@ -76,21 +76,21 @@ pub(super) fn new_finding(level: Level, subject: impl Into<String>, result: impl
 }
 
 /// Runs all checks except [`check_certificates`], which needs the current time.
-pub fn examine(nodes: &[NodeReport]) -> Vec<Finding> {
+pub fn examine(reports: &[NodeReport]) -> Vec<Finding> {
     let mut out = Vec::new();
-    for node in nodes {
-        match &node.status {
-            Ok(status) => check_node(node, status, &mut out),
-            Err(error) if is_former_address(&node.endpoint, nodes) => {
+    for report in reports {
+        match &report.status {
+            Ok(status) => check_node(report, status, &mut out),
+            Err(error) if is_former_address(&report.endpoint, reports) => {
                 let result = format!(
                     "no node answers there, and every member answers elsewhere ({error}) · remove it from --endpoints"
                 );
-                out.push(new_finding(Level::Warn, &node.endpoint, result));
+                out.push(new_finding(Level::Warn, &report.endpoint, result));
             }
-            Err(error) => out.push(new_finding(Level::Fail, &node.endpoint, format!("does not answer: {error}"))),
+            Err(error) => out.push(new_finding(Level::Fail, &report.endpoint, format!("does not answer: {error}"))),
         }
     }
-    let statuses: Vec<&Status> = nodes.iter().filter_map(|node| node.status.as_ref().ok()).collect();
+    let statuses: Vec<&Status> = reports.iter().filter_map(|report| report.status.as_ref().ok()).collect();
     let is_leader = |status: &&&Status| status.role == RoleName::Leader;
     let leader = statuses.iter().filter(is_leader).max_by_key(|status| status.term).copied();
     match leader {
@@ -106,8 +106,8 @@ pub fn examine(nodes: &[NodeReport]) -> Vec<Finding> {
 
 /// Whether an endpoint is not the address of a member, while all members answer at other endpoints. The members are
 /// those that the leader lists.
-fn is_former_address(endpoint: &str, nodes: &[NodeReport]) -> bool {
-    let statuses = || nodes.iter().filter_map(|node| node.status.as_ref().ok());
+fn is_former_address(endpoint: &str, reports: &[NodeReport]) -> bool {
+    let statuses = || reports.iter().filter_map(|report| report.status.as_ref().ok());
     let Some(leader) = statuses().filter(|status| status.role == RoleName::Leader).max_by_key(|s| s.term) else {
         return false;
     };
@@ -159,7 +159,7 @@ fn check_node(node: &NodeReport, status: &Status, out: &mut Vec<Finding>) {
             subject("fsync"),
             "OFF: a power loss may lose anything · start it without --unsafe-no-fsync",
         ),
-        () if disk.syncs >= SYNCS_MIN && disk.sync_p50_us < IMPLAUSIBLE_SYNC_US && !status.in_memory => {
+        () if disk.syncs >= JUDGED_SYNCS_MIN && disk.sync_p50_us < IMPLAUSIBLE_SYNC_US && !status.in_memory => {
             let advice = "faster than a disk without a battery can be: check that synced data survives a power loss";
             new_finding(Level::Warn, subject("fsync"), format!("{latencies} · {advice}"))
         }
@@ -180,14 +180,14 @@ fn check_node(node: &NodeReport, status: &Status, out: &mut Vec<Finding>) {
 
 /// Checks that the file system of this name keeps synced data through a power loss.
 pub(super) fn check_file_system(subject: String, name: &str) -> Finding {
-    let warn = |reason: &str| (Level::Warn, format!("{name}: {reason}"));
+    let warning = |reason: &str| (Level::Warn, format!("{name}: {reason}"));
     let (level, result) = match name {
-        "tmpfs" | "ramfs" => warn("in memory: a power loss loses everything · use a disk"),
+        "tmpfs" | "ramfs" => warning("in memory: a power loss loses everything · use a disk"),
         "nfs" | "cifs" | "9p" | "fuse" => {
-            warn("a sync is only as durable as the file server makes it · use a local disk")
+            warning("a sync is only as durable as the file server makes it · use a local disk")
         }
-        "overlay" => warn("the upper layer of a container, removed with it · mount a volume"),
-        "" => warn("unknown"),
+        "overlay" => warning("the upper layer of a container, removed with it · mount a volume"),
+        "" => warning("unknown"),
         name => (Level::Pass, name.to_owned()),
     };
     new_finding(level, subject, result)
@@ -236,20 +236,22 @@ fn check_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
     }
 }
 
-/// Checks that `answering` of `n` voters are a quorum, also after one more failure.
-fn check_majority(subject: &str, (answering, n): (usize, usize)) -> Finding {
-    let quorum = Membership::majority_of(n);
-    let result = format!("{answering} of {n} answer, a quorum is {quorum}");
-    match n {
+/// Checks that `answering` of `voter_count` voters are a quorum, also after one more failure.
+fn check_majority(subject: &str, (answering, voter_count): (usize, usize)) -> Finding {
+    let quorum = Membership::majority_of(voter_count);
+    let result = format!("{answering} of {voter_count} answer, a quorum is {quorum}");
+    match voter_count {
         _ if answering < quorum => new_finding(Level::Fail, subject, format!("{result} · start the other voters")),
-        _ if answering == quorum && answering < n => {
+        _ if answering == quorum && answering < voter_count => {
             new_finding(Level::Fail, subject, format!("{result}: one more failure stops all writes"))
         }
         1 => new_finding(Level::Warn, subject, "one voter: no other node has its data · drave member add"),
         2 => new_finding(Level::Warn, subject, format!("{result} · 2 tolerate no more failures than 1 does")),
-        n if n.is_multiple_of(2) => {
-            new_finding(Level::Warn, subject, format!("{result} · {n} tolerate no more failures than {} do", n - 1))
-        }
+        voter_count if voter_count.is_multiple_of(2) => new_finding(
+            Level::Warn,
+            subject,
+            format!("{result} · {voter_count} tolerate no more failures than {} do", voter_count - 1),
+        ),
         _ => new_finding(Level::Pass, subject, result),
     }
 }
@@ -258,23 +260,24 @@ fn check_majority(subject: &str, (answering, n): (usize, usize)) -> Finding {
 /// to its slowest voter, plus the p99 sync of the slowest disk. Round trips from this machine do not count.
 fn check_timing(leader: Option<&Status>, statuses: &[&Status]) -> Finding {
     let round_trip_ms = leader.and_then(slowest_round_trip);
-    let sync_ms = statuses.iter().map(|status| status.disk.sync_p99_us / 1000.0).fold(0.0, f64::max);
-    let broadcast_ms = round_trip_ms.unwrap_or_default() + sync_ms;
-    let election_ms = statuses.iter().map(|status| status.timing.election_min_ms).fold(f64::INFINITY, f64::min);
-    let heartbeat_ms = statuses.iter().map(|status| status.timing.heartbeat_ms).fold(0.0, f64::max);
-    let ratio = election_ms / broadcast_ms.max(0.001);
+    let sync_p99_ms = statuses.iter().map(|status| status.disk.sync_p99_us / 1000.0).fold(0.0, f64::max);
+    let broadcast_ms = round_trip_ms.unwrap_or_default() + sync_p99_ms;
+    let election_timeout_ms = statuses.iter().map(|status| status.timing.election_min_ms).fold(f64::INFINITY, f64::min);
+    let heartbeat_interval_ms = statuses.iter().map(|status| status.timing.heartbeat_ms).fold(0.0, f64::max);
+    let ratio = election_timeout_ms / broadcast_ms.max(0.001);
     let round_trip_text = round_trip_ms.map_or("no round trip counted".to_owned(), |round_trip_ms| {
         format!("round trip of the leader {round_trip_ms:.1}")
     });
     let result = format!(
-        "broadcast {broadcast_ms:.1} ms (p99: {round_trip_text}, sync {sync_ms:.1}) ≪ election {election_ms:.0} ms: \
-         {ratio:.0} times · a heartbeat each {heartbeat_ms:.0} ms"
+        "broadcast {broadcast_ms:.1} ms (p99: {round_trip_text}, sync {sync_p99_ms:.1}) ≪ election \
+         {election_timeout_ms:.0} ms: {ratio:.0} times · a heartbeat each {heartbeat_interval_ms:.0} ms"
     );
-    let (slow_part, at_fault) = if round_trip_ms > Some(sync_ms) { ("network", "links") } else { ("disk", "disks") };
+    let (slow_part, at_fault) =
+        if round_trip_ms > Some(sync_p99_ms) { ("network", "links") } else { ("disk", "disks") };
     let subject = "broadcast ≪ election";
     match ratio {
-        t if t >= BROADCASTS_PER_ELECTION_GOOD => new_finding(Level::Pass, subject, result),
-        t if t >= BROADCASTS_PER_ELECTION_MIN => new_finding(
+        ratio if ratio >= BROADCASTS_PER_ELECTION_TIMEOUT_GOOD => new_finding(Level::Pass, subject, result),
+        ratio if ratio >= BROADCASTS_PER_ELECTION_TIMEOUT_MIN => new_finding(
             Level::Warn,
             subject,
             format!("{result} · use a longer --election-timeout, or a faster {slow_part}"),
@@ -313,17 +316,18 @@ fn quantile(buckets: &Buckets, q: f64) -> Option<f64> {
 fn check_elections(statuses: &[&Status]) -> Finding {
     // A transfer that an operator requested is no failure.
     let is_transfer = |reason: &str| reason == "transfer";
-    let failures = statuses.iter().flat_map(|status| &status.elections).filter(|(reason, _)| !is_transfer(reason));
-    let election_count: u64 = failures.map(|(_, count)| count).sum();
+    let elections_without_transfers =
+        statuses.iter().flat_map(|status| &status.elections).filter(|(reason, _)| !is_transfer(reason));
+    let election_count: u64 = elections_without_transfers.map(|(_, count)| count).sum();
     let uptime_ms = statuses.iter().map(|status| status.uptime_ms).max().unwrap_or_default() as f64;
-    let election_ms = statuses.iter().map(|status| status.timing.election_max_ms).fold(0.0, f64::max);
-    let interval_ms = uptime_ms / election_count.max(1) as f64;
+    let election_timeout_ms = statuses.iter().map(|status| status.timing.election_max_ms).fold(0.0, f64::max);
+    let ms_between_elections = uptime_ms / election_count.max(1) as f64;
     let result = format!(
-        "election {election_ms:.0} ms ≪ {:.0} s between elections ({election_count} in {:.0} s)",
-        interval_ms / 1000.0,
+        "election {election_timeout_ms:.0} ms ≪ {:.0} s between elections ({election_count} in {:.0} s)",
+        ms_between_elections / 1000.0,
         uptime_ms / 1000.0
     );
-    match interval_ms / election_ms.max(0.001) {
+    match ms_between_elections / election_timeout_ms.max(0.001) {
         times if times >= TIMEOUTS_BETWEEN_ELECTIONS_MIN => new_finding(Level::Pass, "election ≪ MTBF", result),
         _ if election_count <= NORMAL_ELECTIONS_MAX => {
             new_finding(Level::Pass, "election ≪ MTBF", format!("{result}, too few to judge"))
@@ -335,10 +339,10 @@ fn check_elections(statuses: &[&Status]) -> Finding {
 /// Checks that nodes at the same applied index have equal digests. Different digests mean a bug, or a disk that returns
 /// wrong data.
 fn check_digests(statuses: &[&Status]) -> Finding {
-    let mut digests: BTreeMap<u64, Vec<&Status>> = BTreeMap::new();
-    statuses.iter().for_each(|status| digests.entry(status.applied).or_default().push(status));
+    let mut statuses_by_applied_index: BTreeMap<u64, Vec<&Status>> = BTreeMap::new();
+    statuses.iter().for_each(|status| statuses_by_applied_index.entry(status.applied).or_default().push(status));
     let has_difference = |group: &&Vec<&Status>| group.iter().any(|status| status.digest != group[0].digest);
-    match digests.values().find(has_difference) {
+    match statuses_by_applied_index.values().find(has_difference) {
         Some(group) => {
             let node_digests: Vec<String> =
                 group.iter().map(|status| format!("n{} {}", status.node, status.digest)).collect();
@@ -346,7 +350,7 @@ fn check_digests(statuses: &[&Status]) -> Finding {
                 format!("at {} the digests differ: {} · see drave diff", group[0].applied, node_digests.join(", "));
             new_finding(Level::Fail, "states", result)
         }
-        None => match digests.values().map(Vec::len).max() {
+        None => match statuses_by_applied_index.values().map(Vec::len).max() {
             Some(n) if n > 1 => {
                 new_finding(Level::Pass, "states", format!("{n} nodes at one index have equal digests"))
             }

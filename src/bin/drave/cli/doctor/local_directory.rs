@@ -20,10 +20,10 @@ pub fn examine(directory: &Path, span: Duration) -> Result<Vec<Finding>, CliErro
     let io_error = |error: std::io::Error| CliError { message: format!("{path}: {error}"), code: 74 };
     let disk = FsDisk::open_existing(directory).map_err(io_error)?;
     let write_cache = block_device(directory).and_then(|device| write_cache_mode(&device));
-    let histogram = measure_sync(&disk, 4 << 10, span).map_err(io_error)?;
-    let quantile_ms = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e6;
+    let sync_histogram = measure_sync(&disk, 4 << 10, span).map_err(io_error)?;
+    let quantile_ms = |quantile| sync_histogram.value_at_quantile(quantile) as f64 / 1e6;
     let (p50, p99, max) = (quantile_ms(0.5), quantile_ms(0.99), quantile_ms(1.0));
-    let latencies = format!("p50 {p50:.2} · p99 {p99:.2} · max {max:.2} ms of {} syncs of 4 KiB", histogram.len());
+    let latencies = format!("p50 {p50:.2} · p99 {p99:.2} · max {max:.2} ms of {} syncs of 4 KiB", sync_histogram.len());
     let is_suspiciously_fast =
         p50 < CACHED_SYNC_P50_MS && write_cache.as_deref() == Some("write back") && !disk.is_in_memory();
     let sync_result = match () {
@@ -39,7 +39,7 @@ pub fn examine(directory: &Path, span: Duration) -> Result<Vec<Finding>, CliErro
         None => (Level::Pass, "unknown: the directory is not on a local block device".to_owned()),
     };
     Ok(vec![
-        check_file_system(format!("{path} file system"), disk.file_system()),
+        check_file_system(format!("{path} file system"), disk.file_system_name()),
         new_finding(cache_result.0, format!("{path} disk cache"), cache_result.1),
         new_finding(sync_result.0, format!("{path} fsync"), sync_result.1),
         check_free_space(&disk, path),
@@ -65,8 +65,8 @@ fn check_free_space(disk: &FsDisk, path: String) -> Finding {
 
 /// The sysfs directory of the disk that holds `directory`; `None` if `directory` is not on a local block device.
 fn block_device(directory: &Path) -> Option<PathBuf> {
-    let device = fs::metadata(directory).ok()?.dev();
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let device_number = fs::metadata(directory).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device_number), rustix::fs::minor(device_number));
     let sysfs_path = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
     // In sysfs a disk has the directory `queue`, and a partition of the disk has none.
     if sysfs_path.join("queue").is_dir() { Some(sysfs_path) } else { sysfs_path.parent().map(Path::to_owned) }

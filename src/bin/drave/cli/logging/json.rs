@@ -37,9 +37,10 @@ mod tests {
 
     #[test]
     fn record_is_one_object_on_one_line() {
-        let kvs = [("address", Value::from("127.0.0.1:7401")), ("term", Value::from(3_u64))];
+        let key_values = [("address", Value::from("127.0.0.1:7401")), ("term", Value::from(3_u64))];
         let args = format_args!("two\nlines \"quoted\"");
-        let record = Record::builder().args(args).level(log::Level::Warn).target("drave::net").key_values(&kvs).build();
+        let record =
+            Record::builder().args(args).level(log::Level::Warn).target("drave::net").key_values(&key_values).build();
         let line = format_line(&record, "2026-01-01T00:00:00.000Z", 7);
         assert_eq!(line.matches('\n').count(), 1);
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();

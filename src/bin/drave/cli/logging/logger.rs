@@ -20,7 +20,7 @@ use std::time::Duration;
 /// How long [`flush`] waits at most until all lines are written: the reader of the log may have stopped reading.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The format of log lines.
+/// The format of log lines, as `--log-format` selects it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum LogFormat {
     /// Text for people.
@@ -40,7 +40,7 @@ struct Logger {
     /// [`NO_LEVEL_OVERRIDE`].
     level_override: AtomicUsize,
     /// Held while the level is changed, so that concurrent changes are logged one after the other.
-    change_lock: Mutex<()>,
+    level_change_lock: Mutex<()>,
     sink: LogSink,
     format: LogFormat,
     node: u64,
@@ -89,15 +89,14 @@ pub fn start(level: Option<LevelFilter>, format: LogFormat, node: u64) -> Result
         filter: filter.build(),
         formatter: build_formatter(format, node, &sink),
         level_override: AtomicUsize::new(NO_LEVEL_OVERRIDE),
-        change_lock: Mutex::new(()),
+        level_change_lock: Mutex::new(()),
         sink: sink.clone(),
         format,
         node,
     };
-    let writer = sink;
     let out = StandardError::open().map_err(start_error)?;
     let writer_thread = thread::Builder::new().name("log lines".into()).spawn(move || -> () {
-        writer.write_to(out, |lost| {
+        sink.write_lines_forever(out, |lost| {
             log::warn!(node; "{lost} log lines were lost here: standard error did not accept them");
         });
     });
@@ -135,8 +134,8 @@ fn build_formatter(format: LogFormat, node: u64, sink: &LogSink) -> env_logger::
 
 /// Whether standard error is a terminal that shows colors, and `NO_COLOR` is not set.
 fn uses_colors() -> bool {
-    let is_disabled = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-    io::stderr().is_terminal() && !is_disabled && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+    let are_colors_disabled = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    io::stderr().is_terminal() && !are_colors_disabled && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 impl Logger {
@@ -157,7 +156,7 @@ impl Logger {
 
     /// Reads or changes the level, and logs a change. Returns the level then in force.
     fn apply_level_request(&self, request: LogLevelRequest) -> LogLevelInForce {
-        let _guard = self.change_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.level_change_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let new_level = match request {
             LogLevelRequest::Read => return self.level_in_force(),
             LogLevelRequest::Reset => None,
@@ -225,7 +224,7 @@ pub fn log_final_error(message: &str) {
     match LOGGER.get() {
         Some(logger) if logger.format == LogFormat::Json => log::error!("{message}"),
         Some(logger) => logger.sink.push(format!("error: {message}\n").as_bytes()),
-        // The terminal may be gone.
+        // A failed write is ignored: the terminal may be gone.
         None => _ = writeln!(io::stderr(), "error: {message}"),
     }
     flush();

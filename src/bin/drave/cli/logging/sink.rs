@@ -9,12 +9,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The maximum length of all queued lines, in bytes. Further lines are dropped and counted.
-pub const QUEUE_BYTES: usize = 1 << 20;
+pub const QUEUE_BYTES_MAX: usize = 1 << 20;
 
 /// A bounded queue of log lines. Clones are handles to the same queue.
 #[derive(Clone, Debug, Default)]
 pub struct LogSink {
-    shared: Arc<(Mutex<LineQueue>, Condvar)>,
+    queue_and_condvar: Arc<(Mutex<LineQueue>, Condvar)>,
 }
 
 /// The queued lines, and the state of the writer.
@@ -35,14 +35,14 @@ impl LogSink {
     /// Queues a line, which ends with a newline. Never waits for the writer: a line that does not fit is dropped.
     pub fn push(&self, line: &[u8]) {
         let mut queue = self.lock_queue();
-        if queue.is_full || queue.queued_bytes + line.len() > QUEUE_BYTES {
+        if queue.is_full || queue.queued_bytes + line.len() > QUEUE_BYTES_MAX {
             queue.is_full = true;
             queue.lost_line_count += 1;
             return;
         }
         queue.queued_bytes += line.len();
         queue.lines.push_back(line.to_vec());
-        self.shared.1.notify_all();
+        self.queue_and_condvar.1.notify_all();
     }
 
     /// Waits until all queued lines are written, for `timeout` at most. Returns whether all are written.
@@ -54,13 +54,14 @@ impl LogSink {
             if remaining.is_zero() {
                 return false;
             }
-            queue = self.shared.1.wait_timeout(queue, remaining).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.queue_and_condvar.1.wait_timeout(queue, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
 
-    /// Writes queued lines, for ever. Calls `report_lost` with the number of lost lines once `out` accepts lines again.
-    pub fn write_to(&self, mut out: impl Write, report_lost: impl Fn(u64)) -> ! {
+    /// Writes queued lines to `out`, and never returns. Calls `report_lost` with the number of lost lines once `out`
+    /// accepts lines again.
+    pub fn write_lines_forever(&self, mut out: impl Write, report_lost: impl Fn(u64)) -> ! {
         loop {
             let line = self.next_line();
             let write_result = out.write_all(&line).and_then(|()| out.flush());
@@ -79,7 +80,7 @@ impl LogSink {
                 queue.is_writing = true;
                 return line;
             }
-            queue = self.shared.1.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self.queue_and_condvar.1.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -88,12 +89,12 @@ impl LogSink {
     fn end_write(&self, was_written: bool) -> Option<u64> {
         let mut queue = self.lock_queue();
         queue.is_writing = false;
-        self.shared.1.notify_all();
+        self.queue_and_condvar.1.notify_all();
         if !was_written {
             queue.lost_line_count += 1;
             return None;
         }
-        if queue.lost_line_count == 0 || queue.queued_bytes > QUEUE_BYTES / 2 {
+        if queue.lost_line_count == 0 || queue.queued_bytes > QUEUE_BYTES_MAX / 2 {
             return None;
         }
         queue.is_full = false;
@@ -102,7 +103,7 @@ impl LogSink {
 
     /// Locks the queue. Poisoning is ignored: no code in this file panics while it holds the lock.
     fn lock_queue(&self) -> MutexGuard<'_, LineQueue> {
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue_and_condvar.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,13 +159,13 @@ mod tests {
     /// A writer that accepts each line only after a permit from the test, until the test drops the permits.
     struct GatedWriter {
         permits: Receiver<io::Result<()>>,
-        written: Sender<Vec<u8>>,
+        written_lines: Sender<Vec<u8>>,
     }
 
     impl Write for GatedWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.permits.recv().unwrap_or(Ok(()))?;
-            let _test_may_have_ended = self.written.send(bytes.to_vec());
+            let _test_may_have_ended = self.written_lines.send(bytes.to_vec());
             Ok(bytes.len())
         }
 
@@ -178,7 +179,7 @@ mod tests {
         let ((permit_sender, permits), (written_sender, written_lines)) = (channel(), channel());
         let (writer, reporter) = (sink.clone(), sink.clone());
         thread::spawn(move || -> () {
-            writer.write_to(GatedWriter { permits, written: written_sender }, |lost| {
+            writer.write_lines_forever(GatedWriter { permits, written_lines: written_sender }, |lost| {
                 reporter.push(format!("lost {lost}\n").as_bytes())
             });
         });
@@ -190,10 +191,10 @@ mod tests {
         let sink = LogSink::default();
         let (permit_sender, written_lines) = start_gated_writer(&sink);
         sink.push(b"first\n");
-        let half_queue = vec![b'x'; QUEUE_BYTES / 2];
+        let half_queue_line = vec![b'x'; QUEUE_BYTES_MAX / 2];
         // The writer has no permit yet: at most two of these lines fit, whether or not it has removed the first one.
         for _ in 0..10 {
-            sink.push(&half_queue);
+            sink.push(&half_queue_line);
         }
         assert!(!sink.flush(Duration::from_millis(1)), "flush times out while the writer has no permit to write");
         drop(permit_sender);

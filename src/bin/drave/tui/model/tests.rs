@@ -63,10 +63,10 @@ pub fn at(seconds: u64) -> Duration {
 }
 
 /// A model of three nodes led by n1 in term 2, observed at this second; earlier events are dropped.
-pub fn led_cluster(second: u64) -> Model {
+pub fn model_with_leader(second: u64) -> Model {
     let mut model = three_node_model();
     for id in 1..=3 {
-        model.update(at(second), Observation::ProcessState { node: id, process: ProcessState::Running });
+        model.update(at(second), Observation::ProcessChecked { node: id, process: ProcessState::Running });
         let role = if id == 1 { RoleName::Leader } else { RoleName::Follower };
         model.update(at(second), answer_observation(status(id, role, 2, 1000)));
     }
@@ -97,7 +97,7 @@ fn new_leader_is_reported_once() {
 
 #[test]
 fn lost_and_regained_leader_is_reported() {
-    let mut model = led_cluster(1);
+    let mut model = model_with_leader(1);
     model.update(at(2), poll_observation(1, PollResult::NoAnswer));
     assert_eq!(drain_events(&mut model), ["n1 is silent: frozen, cut off, or very slow", "no leader; n1 led term 2"]);
     model.update(at(3), poll_observation(1, PollResult::NoAnswer));
@@ -108,7 +108,7 @@ fn lost_and_regained_leader_is_reported() {
 
 #[test]
 fn new_term_without_leader_is_reported() {
-    let mut model = led_cluster(1);
+    let mut model = model_with_leader(1);
     model.update(at(2), answer_observation(status(2, RoleName::Candidate, 3, 1000)));
     assert_eq!(drain_events(&mut model), ["term 3 begins"]);
     model.update(at(3), answer_observation(status(2, RoleName::Leader, 3, 1001)));
@@ -117,8 +117,8 @@ fn new_term_without_leader_is_reported() {
 
 #[test]
 fn child_process_state_is_reported_instead_of_silence() {
-    let mut model = led_cluster(1);
-    let process_observation = |process| Observation::ProcessState { node: 1, process };
+    let mut model = model_with_leader(1);
+    let process_observation = |process| Observation::ProcessChecked { node: 1, process };
     model.update(at(2), process_observation(ProcessState::Frozen));
     model.update(at(3), poll_observation(1, PollResult::NoAnswer));
     assert_eq!(drain_events(&mut model), ["n1 is frozen (SIGSTOP) and does not answer", "no leader; n1 led term 2"]);
@@ -151,7 +151,7 @@ fn node_down_and_restart_are_reported() {
 
 #[test]
 fn snapshot_and_disk_space_changes_are_reported() {
-    let mut model = led_cluster(1);
+    let mut model = model_with_leader(1);
     let mut new_status = status(2, RoleName::Follower, 2, 1000);
     new_status.log = LogStatus { snapshot: 900, snapshot_bytes: 4096, lacks_room: true, ..new_status.log };
     new_status.low_space = true;
@@ -219,7 +219,7 @@ fn commit_rate_uses_time_between_responses() {
 
 #[test]
 fn events_and_commit_rates_are_bounded() {
-    let mut model = led_cluster(0);
+    let mut model = model_with_leader(0);
     for n in 0..2 * (EVENTS_MAX + COMMIT_RATES_MAX) as u64 {
         model.update(at(n), Observation::Event(EventText::new(Severity::Plain, n.to_string())));
         model.update(at(n), answer_observation(status(1, RoleName::Leader, 2, 1000 + n)));

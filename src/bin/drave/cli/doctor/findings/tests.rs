@@ -5,7 +5,7 @@ use drave::api::figures::Counters;
 use drave::api::{DiskStatus, MemberStatus, PeerStatus, TimingStatus};
 use std::time::Duration;
 
-fn status(node: u64) -> Status {
+fn healthy_status(node: u64) -> Status {
     Status {
         node,
         role: if node == 1 { RoleName::Leader } else { RoleName::Follower },
@@ -33,7 +33,7 @@ fn node_report(status: Status) -> NodeReport {
 
 /// The findings that are not `PASS` for three nodes, which are healthy until `change` modifies them.
 fn problems(change: impl FnOnce(&mut Vec<NodeReport>)) -> Vec<(Level, String)> {
-    let mut nodes: Vec<NodeReport> = (1..=3).map(|id| node_report(status(id))).collect();
+    let mut nodes: Vec<NodeReport> = (1..=3).map(|id| node_report(healthy_status(id))).collect();
     change(&mut nodes);
     let problems = examine(&nodes).into_iter().filter(|finding| finding.level != Level::Pass);
     problems.map(|finding| (finding.level, finding.subject)).collect()
@@ -50,9 +50,9 @@ fn healthy_cluster_passes_all_checks() {
 
 #[test]
 fn follower_that_lost_and_recovered_entries_causes_warning() {
-    let mut leader = status(1);
+    let mut leader = healthy_status(1);
     leader.peers[1].losses = 1;
-    let findings = examine(&[node_report(leader), node_report(status(2)), node_report(status(3))]);
+    let findings = examine(&[node_report(leader), node_report(healthy_status(2)), node_report(healthy_status(3))]);
     let problems: Vec<&Finding> = findings.iter().filter(|finding| finding.level != Level::Pass).collect();
     let [finding] = problems[..] else { panic!("{}", problems.len()) };
     assert_eq!((finding.level, finding.subject.as_str()), (Level::Warn, "n3 in step"));
@@ -128,16 +128,16 @@ fn each_problem_causes_its_own_finding_only() {
 fn certificates_that_expire_soon_are_reported() {
     let now = Duration::from_secs(1_800_000_000);
     let findings = |own, authority| {
-        let status = Status { certificate_expires: own, authority_expires: authority, ..status(2) };
+        let status = Status { certificate_expires: own, authority_expires: authority, ..healthy_status(2) };
         check_certificates(&[&status], now)
             .into_iter()
             .map(|finding| (finding.level, finding.subject))
             .collect::<Vec<_>>()
     };
-    let in_days = |days: u64| Some(1_800_000_000 + days * 86_400);
+    let expiry_in_days = |days: u64| Some(1_800_000_000 + days * 86_400);
     assert_eq!(findings(None, None), [], "a node without TLS has no certificate");
     let (own, authority) = ("n2 certificate".to_owned(), "n2 authority".to_owned());
-    assert_eq!(findings(in_days(15), in_days(3)), [(Level::Pass, own.clone()), (Level::Warn, authority)]);
+    assert_eq!(findings(expiry_in_days(15), expiry_in_days(3)), [(Level::Pass, own.clone()), (Level::Warn, authority)]);
     assert_eq!(findings(Some(1_799_999_999), None), [(Level::Fail, own)]);
 }
 
@@ -195,10 +195,10 @@ fn quantile_is_interpolated_between_bucket_bounds() {
 
 #[test]
 fn voters_that_tolerate_no_failure_are_reported() {
-    let node_down = |nodes: &mut Vec<NodeReport>| nodes[2].status = Err("refused".into());
-    assert_eq!(problems(node_down), [(Level::Fail, "h:3".to_owned()), (Level::Fail, "voters".to_owned())]);
+    let third_node_down = |nodes: &mut Vec<NodeReport>| nodes[2].status = Err("refused".into());
+    assert_eq!(problems(third_node_down), [(Level::Fail, "h:3".to_owned()), (Level::Fail, "voters".to_owned())]);
     let four_voters = |nodes: &mut Vec<NodeReport>| {
-        let mut fourth = status(4);
+        let mut fourth = healthy_status(4);
         fourth.role = RoleName::Follower;
         nodes.push(node_report(fourth));
         status_mut(&mut nodes[0]).members.push(MemberStatus { node: 4, kind: "voter".into(), ..Default::default() });
@@ -231,29 +231,41 @@ fn voters_that_tolerate_no_failure_are_reported() {
 fn joint_configuration_needs_both_majorities() {
     let joint_cluster = |kinds: &'static [&str], answering: &'static [u64]| {
         move |nodes: &mut Vec<NodeReport>| {
-            let members = kinds.iter().zip(1..);
-            let member = |(kind, node): (&&str, u64)| MemberStatus { node, kind: (*kind).into(), ..Default::default() };
-            let mut leader = status(1);
-            leader.members = members.map(member).collect();
+            let kinds_and_ids = kinds.iter().zip(1..);
+            let to_member =
+                |(kind, node): (&&str, u64)| MemberStatus { node, kind: (*kind).into(), ..Default::default() };
+            let mut leader = healthy_status(1);
+            leader.members = kinds_and_ids.map(to_member).collect();
             leader.membership = "voters=… outgoing=…".into();
-            *nodes =
-                answering.iter().map(|id| node_report(if *id == 1 { leader.clone() } else { status(*id) })).collect();
+            *nodes = answering
+                .iter()
+                .map(|id| node_report(if *id == 1 { leader.clone() } else { healthy_status(*id) }))
+                .collect();
         }
     };
-    let change_in_progress = || (Level::Warn, "membership".to_owned());
+    let change_in_progress_warning = || (Level::Warn, "membership".to_owned());
     let failed_check = |subject: &str| (Level::Fail, subject.to_owned());
     // The voters change from n1, n2, n3 to n1, n4, n5. If n1, n2, n3 answer, only one of the new voters does.
-    let two_replaced = &["voter", "outgoing", "outgoing", "incoming", "incoming"];
-    assert_eq!(problems(joint_cluster(two_replaced, &[1, 2, 3, 4, 5])), [change_in_progress()]);
-    assert_eq!(problems(joint_cluster(two_replaced, &[1, 2, 3])), [failed_check("new voters"), change_in_progress()]);
-    assert_eq!(problems(joint_cluster(two_replaced, &[1, 4, 5])), [failed_check("old voters"), change_in_progress()]);
+    let two_voters_replaced = &["voter", "outgoing", "outgoing", "incoming", "incoming"];
+    assert_eq!(problems(joint_cluster(two_voters_replaced, &[1, 2, 3, 4, 5])), [change_in_progress_warning()]);
+    assert_eq!(
+        problems(joint_cluster(two_voters_replaced, &[1, 2, 3])),
+        [failed_check("new voters"), change_in_progress_warning()]
+    );
+    assert_eq!(
+        problems(joint_cluster(two_voters_replaced, &[1, 4, 5])),
+        [failed_check("old voters"), change_in_progress_warning()]
+    );
     // The voters change from n1, n2, n3 to n1, n2, n3, n4. While n3 is down, the old voters tolerate no further
     // failure, and neither do the new ones.
-    let one_added = &["voter", "voter", "voter", "incoming"];
-    let even_voters = (Level::Warn, "new voters".to_owned());
-    assert_eq!(problems(joint_cluster(one_added, &[1, 2, 3, 4])), [even_voters, change_in_progress()]);
+    let one_voter_added = &["voter", "voter", "voter", "incoming"];
+    let even_voters_warning = (Level::Warn, "new voters".to_owned());
     assert_eq!(
-        problems(joint_cluster(one_added, &[1, 2, 4])),
-        [failed_check("new voters"), failed_check("old voters"), change_in_progress()]
+        problems(joint_cluster(one_voter_added, &[1, 2, 3, 4])),
+        [even_voters_warning, change_in_progress_warning()]
+    );
+    assert_eq!(
+        problems(joint_cluster(one_voter_added, &[1, 2, 4])),
+        [failed_check("new voters"), failed_check("old voters"), change_in_progress_warning()]
     );
 }
