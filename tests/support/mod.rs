@@ -266,6 +266,12 @@ impl Cluster {
         node.wait(|| self.logs()).code()
     }
 
+    /// Waits until a node ends by itself. Returns its exit code, or `None` if a signal ended it.
+    pub fn wait_for_exit(&mut self, n: usize) -> Option<i32> {
+        let mut process = self.processes[n].take().unwrap();
+        process.wait(|| self.logs()).code()
+    }
+
     /// Asserts that no node has ended by itself.
     pub fn expect_no_deaths(&mut self) {
         let exit_status = |node: &mut Option<ChildGuard>| node.as_mut().and_then(|node| node.0.try_wait().unwrap());

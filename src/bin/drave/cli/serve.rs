@@ -280,10 +280,26 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         log::warn!(node = id; "cannot notify the service manager: {error}");
     }
-    server.run().map_err(|error| explain_server_error(error, data))?;
+    server.run().map_err(|error| explain_run_error(error, data, !serve.no_repair))?;
     log::info!(node = id; "stopped");
     logging::flush();
     Ok(())
+}
+
+/// The error that ended a running node. If it can repair the damage at its next start, the exit code is 75 and not 5, so
+/// that a service manager starts it again.
+fn explain_run_error(error: ServerError, data: &Path, repairs: bool) -> CliError {
+    match error {
+        ServerError::Fault(Fault::Corrupt { file, offset, description, lost, .. }) if repairs => CliError {
+            message: format!(
+                "in {}: {file}: byte {offset}: {description}; affected entries: {lost}\n  start the node again: it sets \
+                 the damaged files aside, and gets these entries from the other members",
+                data.display()
+            ),
+            code: 75,
+        },
+        error => explain_server_error(error, data),
+    }
 }
 
 /// The error that ended the node. If a file is damaged, the text names the directory: the same file name exists in the
