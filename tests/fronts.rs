@@ -225,7 +225,7 @@ fn send_webdriver_request(url: &str, body: &Value) -> Value {
 }
 
 #[test]
-fn page_shows_new_leader_and_loss_of_its_node() {
+fn page_shows_new_leader_and_loss_of_the_node_that_serves_it() {
     let mut cluster = http_cluster();
     let Some(browser) = Browser::open() else { return };
     let leader = cluster.wait_for_leader();

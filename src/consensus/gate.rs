@@ -82,8 +82,8 @@ impl DurabilityGate {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk_room::DiskRoom;
     use super::super::message::{Origin, Round};
-    use super::super::room::DiskRoom;
     use super::*;
     use crate::types::{Index, NodeId};
 

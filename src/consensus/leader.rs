@@ -51,7 +51,7 @@ pub struct Leader {
     /// Index of the first entry of this term. Until it is committed, the leader cannot tell what is committed (§5.4.2,
     /// §8).
     term_start_index: Index,
-    /// The time of the next heartbeats.
+    /// When the next round of heartbeats is sent, to all members at once.
     next_heartbeat_at: Time,
     /// The time at which the commit index is sent to followers that received no append since it advanced; `NEVER` if
     /// there are none.
@@ -295,7 +295,7 @@ impl Leader {
     /// `bytes_kept_free` bytes left over.
     ///
     /// An entry that fits on no quorum of disks can be neither committed nor removed, and a delete that would free room
-    /// waits behind it. So the check comes before the append ([`super::room`]).
+    /// waits behind it. So the check comes before the append ([`super::disk_room`]).
     pub fn has_room_for(&self, me: &Replica, now: Time, new_bytes: u64, bytes_kept_free: u64) -> bool {
         // Usually all disks have ample room, and no entry sizes need to be summed: this code runs once per command.
         if me.room.is_ample() && self.progress.values().all(|progress| progress.room.is_ample()) {

@@ -4,7 +4,7 @@
 //! forever (§5.1).
 
 use super::clock::LeaderTime;
-use super::room::DiskRoom;
+use super::disk_room::DiskRoom;
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, NodeId, Position, Term};
 use bytes::Bytes;
 

@@ -13,6 +13,7 @@ pub mod candidate;
 pub mod claims;
 pub mod clock;
 pub mod configs;
+pub mod disk_room;
 pub mod follower;
 pub mod follower_reads;
 pub mod founding;
@@ -32,7 +33,6 @@ pub mod reads;
 pub mod ready;
 pub mod replica;
 pub mod role;
-pub mod room;
 pub mod rules;
 
 pub use options::Options;

@@ -12,8 +12,8 @@
 //! A leader that confused two of these indexes would commit entries that no disk holds (`known_matching` for
 //! `matched`), or send entries twice.
 
+use super::disk_room::DiskRoom;
 use super::message::Round;
-use super::room::DiskRoom;
 use crate::types::{DiskId, Index, Position, Time};
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -18,6 +18,7 @@
 mod receiving;
 
 use super::candidate::Candidate;
+use super::disk_room::DiskRoom;
 use super::follower::Follower;
 use super::follower_reads::FollowerReads;
 use super::invariants;
@@ -30,7 +31,6 @@ use super::reads::ReadId;
 use super::ready::Ready;
 use super::replica::Replica;
 use super::role::Role;
-use super::room::DiskRoom;
 use crate::api::{Refusal, RoleName};
 use crate::types::{
     Change, ClusterTime, DiskId, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Time, Vote, WriteId,

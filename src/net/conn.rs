@@ -2,8 +2,8 @@
 
 use super::gateway_connection::GatewayConnection;
 use super::lanes::{OutputLanes, WriteOutcome};
+use super::memory_pressure::{GUARANTEED_CONN_BYTES, MemoryPressure};
 use super::options::Options;
-use super::pressure::{GUARANTEED_CONN_BYTES, MemoryPressure};
 use super::role::{self, DecodedFrame, Role};
 use crate::secure::Stream;
 use crate::types::Time;

@@ -21,8 +21,8 @@ mod sweeper;
 
 use super::conn::{ConnPhase, ReadOutcome};
 use super::failure::ConnectionFailure;
+use super::memory_pressure::{GUARANTEED_CONN_BYTES, MemoryPressure};
 use super::options::Options;
-use super::pressure::{GUARANTEED_CONN_BYTES, MemoryPressure};
 use super::protocol_counters::ProtocolCounters;
 use super::role::{DecodedFrame, Role};
 use super::stream;

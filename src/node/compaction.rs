@@ -183,7 +183,8 @@ impl CompactionPolicy {
         let would_free_space = low_space && grown_bytes >= options.trailing_bytes;
         let growth_limit = options.snapshot_log_bytes.max(snapshot_bytes);
         let (nth, of) = self.voter_ordinal;
-        // The limit of the last voter is still more than half of the first voter's.
+        // Voters in a higher place of the order have a lower limit, so that not all take a snapshot at once: the last one's
+        // is still more than half of the first one's.
         let is_due_by_size = would_free_space || grown_bytes >= growth_limit - growth_limit / (2 * of) * nth.min(of);
         now >= self.no_space_retry_at && (is_due_by_size || now.since(self.newest_since) >= options.snapshot_max_age)
     }

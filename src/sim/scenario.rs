@@ -105,7 +105,7 @@ pub struct Scenario {
     /// Whether faults are few and last long, so that a healthy majority exists for long enough to check its progress.
     pub long_faults: bool,
     /// The election timeouts of each machine, in percent of the default.
-    pub election_percent: [u64; MACHINES_MAX as usize],
+    pub election_timeout_percent: [u64; MACHINES_MAX as usize],
     /// The longest time that a state machine takes to process one input; zero if every input is processed at once.
     pub apply_delay_max: Duration,
     /// The size of a log segment in bytes.
@@ -160,10 +160,11 @@ impl Scenario {
     /// The options of a node's Raft instance. The election timeouts may differ from node to node.
     pub fn raft_options(&self, node: NodeId) -> consensus::Options {
         let default_options = consensus::Options::default();
-        let election_percent = self.election_percent[(node.get() as usize - 1) % self.election_percent.len()] as u32;
+        let election_timeout_percent =
+            self.election_timeout_percent[(node.get() as usize - 1) % self.election_timeout_percent.len()] as u32;
         consensus::Options {
-            election_min: default_options.election_min * election_percent / 100,
-            election_max: default_options.election_max * election_percent / 100,
+            election_min: default_options.election_min * election_timeout_percent / 100,
+            election_max: default_options.election_max * election_timeout_percent / 100,
             window_bytes_max: self.window_bytes,
             append_bytes_max: self.append_bytes,
             reserve_bytes: self.segment_bytes,
@@ -175,7 +176,8 @@ impl Scenario {
 
     /// The longest election timeout of any node.
     pub fn election_max(&self) -> Duration {
-        let longest_percent = self.election_percent.iter().max().copied().unwrap_or(DEFAULT_ELECTION_PERCENT) as u32;
+        let longest_percent =
+            self.election_timeout_percent.iter().max().copied().unwrap_or(DEFAULT_ELECTION_PERCENT) as u32;
         consensus::Options::default().election_max * longest_percent / 100
     }
 
@@ -216,7 +218,7 @@ impl Scenario {
         }
         let mut rng = rng_for(0x656c_6563_7469_6f6e);
         if rng.random_range(0..3) == 0 {
-            self.election_percent =
+            self.election_timeout_percent =
                 std::array::from_fn(|_| rng.random_range(DEFAULT_ELECTION_PERCENT..=2 * DEFAULT_ELECTION_PERCENT));
         }
         let mut rng = rng_for(0x636c_6f63_6b6a_756d);
@@ -294,7 +296,7 @@ impl Scenario {
             },
             slow_disk: None,
             long_faults: false,
-            election_percent: [DEFAULT_ELECTION_PERCENT; MACHINES_MAX as usize],
+            election_timeout_percent: [DEFAULT_ELECTION_PERCENT; MACHINES_MAX as usize],
             apply_delay_max: Duration::ZERO,
             segment_bytes: [8 << 10, 16 << 10, 64 << 10, 1 << 20][rng.random_range(0..4)],
             repairs_journals: false,

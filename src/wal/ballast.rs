@@ -41,7 +41,7 @@ pub struct Ballast<D> {
     // The configured size. The file may have another size: the option was changed, or a crash interrupted
     // [`Ballast::make_file`].
     target_bytes: u64,
-    loan: Arc<Mutex<Loan>>,
+    loan_state: Arc<Mutex<Loan>>,
     /// The size of the file in bytes when the file was last measured, made or removed. Can be read without the lock.
     measured_size: Arc<AtomicU64>,
 }
@@ -62,7 +62,7 @@ enum Loan {
 impl<D: Disk> Ballast<D> {
     /// A reserve of `target_bytes` bytes on a disk; with 0 there is no reserve. Does not access the disk.
     pub fn new(disk: D, target_bytes: u64) -> Ballast<D> {
-        Ballast { disk, target_bytes, loan: Arc::default(), measured_size: Arc::default() }
+        Ballast { disk, target_bytes, loan_state: Arc::default(), measured_size: Arc::default() }
     }
 
     /// The number of bytes by which the file is smaller than its configured size.
@@ -100,8 +100,8 @@ impl<D: Disk> Ballast<D> {
     /// If the space is not enough, no part of the file is left: a part would occupy space and still be too small for a
     /// segment.
     pub fn make_file(&self) -> Result<bool> {
-        let loan = self.lock();
-        if *loan != Loan::None {
+        let loan_state = self.lock();
+        if *loan_state != Loan::None {
             return Ok(false);
         }
         match self.allocate_file() {
@@ -132,9 +132,9 @@ impl<D: Disk> Ballast<D> {
     ///
     /// `false` means that nothing was freed, and that a retry of the caller's write would fail again.
     pub fn remove_for_log(&self) -> Result<bool> {
-        let mut loan = self.lock();
-        if *loan == Loan::Lent {
-            *loan = Loan::ClaimedByLog;
+        let mut loan_state = self.lock();
+        if *loan_state == Loan::Lent {
+            *loan_state = Loan::ClaimedByLog;
         }
         self.remove_file()
     }
@@ -142,10 +142,10 @@ impl<D: Disk> Ballast<D> {
     /// Lends the reserve to a snapshot: removes the file, which is not made again before [`Ballast::end_loan`].
     /// Returns `false`, without any change, if there is no file or if the reserve is lent already.
     pub fn lend(&self) -> Result<bool> {
-        let mut loan = self.lock();
-        let is_lent = *loan == Loan::None && self.remove_file()?;
+        let mut loan_state = self.lock();
+        let is_lent = *loan_state == Loan::None && self.remove_file()?;
         if is_lent {
-            *loan = Loan::Lent;
+            *loan_state = Loan::Lent;
             assert_eq!(self.measured_size(), 0, "a lent reserve has no file, so its measured size is 0");
         }
         Ok(is_lent)
@@ -179,9 +179,9 @@ impl<D: Disk> Ballast<D> {
         Ok(self.disk.list().map_err(to_fault("list", FILE_NAME))?.iter().any(|name| name == FILE_NAME))
     }
 
-    /// Locks the loan. A poisoned lock is fine: a panic leaves the loan unchanged, and the file's state is on the disk.
+    /// Locks the state of the loan. A poisoned lock is fine: a panic leaves the loan unchanged, and the file's state is on the disk.
     fn lock(&self) -> MutexGuard<'_, Loan> {
-        self.loan.lock().unwrap_or_else(PoisonError::into_inner)
+        self.loan_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -411,7 +411,7 @@ fn rewrite_unsynced_bytes<F: DiskFile>(file: &mut F, name: &str, segment: &recov
 /// The file is not truncated, which would free its allocated blocks: later writes would have to allocate blocks, could
 /// meet a full disk, and would change metadata in each sync.
 fn zero_tail<F: DiskFile>(file: &mut F, name: &str, bytes: &Bytes, end: u64) -> Result<()> {
-    // After a clean stop all bytes are zeros, and nothing is written.
+    // After a clean stop, all bytes after the end of the log are zeros already: nothing is written.
     let Some(last) = super::scan::last_nonzero(bytes, end) else { return Ok(()) };
     let zeros = vec![0; WRITE_PIECE_BYTES];
     // Zeros up to the last non-zero byte are enough: the rest of the 64 MiB is zeros already.

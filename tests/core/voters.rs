@@ -502,7 +502,7 @@ fn leader_that_cannot_commit_steps_down() {
         assert!(node.raft.leads());
         for _ in 0..40 {
             node.run(ms(100));
-            let room = drave::consensus::room::DiskRoom::AMPLE;
+            let room = drave::consensus::disk_room::DiskRoom::AMPLE;
             node.receive(
                 2,
                 term,

@@ -14,12 +14,12 @@
 //! because its entries follow entries that are known to match, and connections keep their order. Raft as in Figure 2 is
 //! correct with probes alone, one round trip for each append.
 
+use crate::consensus::disk_room::DiskRoom;
 use crate::consensus::message::{Message, Round};
 use crate::consensus::note::Note;
 use crate::consensus::progress::{Progress, ProgressState};
 use crate::consensus::ready::{EntriesToSend, Ready};
 use crate::consensus::replica::Replica;
-use crate::consensus::room::DiskRoom;
 use crate::consensus::rules::replication;
 use crate::types::{Index, NodeId, Position, Time};
 

@@ -74,7 +74,7 @@ impl Leader {
     /// distinguished from that of another disk under its id.
     fn check_disks_are_named(&self, me: &Replica, next: &Membership) -> Result<(), Refusal> {
         let lacks_entry_naming_disk =
-            |id: &&NodeId| !me.configs.current().is_voter(**id) && !self.holds_entry_naming_disk(me, **id);
+            |id: &&NodeId| !me.configs.current().is_voter(**id) && !self.member_holds_entry_naming_its_disk(me, **id);
         match next.voters.iter().find(lacks_entry_naming_disk) {
             None => Ok(()),
             Some(id) => Err(Refusal::InvalidChange {
@@ -84,8 +84,8 @@ impl Leader {
     }
 
     /// Whether that member has acknowledged the entry that names its disk; always true for this node itself.
-    pub(super) fn holds_entry_naming_disk(&self, me: &Replica, id: NodeId) -> bool {
-        id == me.id || membership::holds_entry_naming_disk(self.progress.get(&id), me.options.mutants)
+    pub(super) fn member_holds_entry_naming_its_disk(&self, me: &Replica, id: NodeId) -> bool {
+        id == me.id || membership::member_holds_entry_naming_its_disk(self.progress.get(&id), me.options.mutants)
     }
 
     /// Checks that the cluster keeps working after the change: every added voter responds and has caught up, and the
@@ -287,7 +287,7 @@ impl Leader {
             return self.step_down_if_removed(me, now);
         }
         if !me.configs.current().log_agreed {
-            if self.waits_as_sole_founder(me, now) {
+            if self.must_wait_for_former_members(me, now) {
                 return NextRole::Stay;
             }
             let agreed_membership = Membership { log_agreed: true, ..me.configs.current().clone() };
@@ -307,7 +307,7 @@ impl Leader {
 
     /// Whether this leader is the only founder and still waits for peers. If this node was a member of an existing log,
     /// members of that log dial it. It must not accept a command before they have had time to do so.
-    fn waits_as_sole_founder(&self, me: &Replica, now: Time) -> bool {
+    fn must_wait_for_former_members(&self, me: &Replica, now: Time) -> bool {
         me.configs.current().members.len() == 1 && now.since(self.leader_since) < me.options.sole_founder_wait
     }
 
@@ -321,7 +321,7 @@ impl Leader {
         let mut voters: BTreeSet<NodeId> = current.voters.clone();
         for (id, member) in &current.members {
             let may_be_promoted = self.progress.get(id).is_some_and(|progress| progress.caught_up)
-                && self.holds_entry_naming_disk(me, *id)
+                && self.member_holds_entry_naming_its_disk(me, *id)
                 && self.has_responded(me, now, *id);
             match member.pending_role {
                 PendingRole::Promote if may_be_promoted => {}

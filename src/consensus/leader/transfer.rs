@@ -101,7 +101,7 @@ impl Leader {
         // no transfer gives a full disk more room.
         let candidates = voters.filter(|id| {
             self.has_responded(me, now, *id)
-                && self.holds_entry_naming_disk(me, *id)
+                && self.member_holds_entry_naming_its_disk(me, *id)
                 && !self.is_receiving_snapshot(*id)
         });
         let target_rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.is_low, progress.matched));

@@ -63,7 +63,7 @@ impl Replica {
             "the newest issued write ends within the log"
         );
         let log_ends = self.issued_writes.iter().map(|write| write.log_end);
-        debug_assert!(log_ends.is_sorted(), "the log ends of the issued writes never decrease");
+        debug_assert!(log_ends.is_sorted(), "no issued write ends before the write that was issued before it");
     }
 
     /// Checks the entries that are in no write yet, and the base of the log.

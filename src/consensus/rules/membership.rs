@@ -63,7 +63,7 @@ pub fn reverts_stuck_change(mutants: Mutants) -> bool {
 
 /// Whether a follower holds the entry that names its disk, so that it may become a voter: otherwise its copy could not
 /// be distinguished from that of another disk under its id.
-pub fn holds_entry_naming_disk(follower: Option<&Progress>, mutants: Mutants) -> bool {
+pub fn member_holds_entry_naming_its_disk(follower: Option<&Progress>, mutants: Mutants) -> bool {
     let holds_entry = |progress: &Progress| progress.copy_counts_from.is_some_and(|from| progress.matched >= from);
     mutants.breaks(Mutant::PromoteUnnamed) || follower.is_some_and(holds_entry)
 }

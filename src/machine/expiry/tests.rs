@@ -120,7 +120,7 @@ fn deadline_changes_only_if_its_condition_holds() {
 }
 
 #[test]
-fn date_close_to_the_deadline_is_neither_later_nor_earlier() {
+fn date_within_tolerance_of_present_deadline_counts_as_equal() {
     for (ms, must_be_later, expected) in [
         (10_003, Some(true), 0),
         (9_997, Some(false), 0),

@@ -3,8 +3,8 @@
 use super::memory::ClientMemory;
 use crate::net::conn::Conn;
 use crate::net::gateway_connection::GatewayConnection;
+use crate::net::memory_pressure::{GUARANTEED_CONN_BYTES, MemoryPressure};
 use crate::net::options::Options;
-use crate::net::pressure::{GUARANTEED_CONN_BYTES, MemoryPressure};
 use crate::net::role::Role;
 use crate::secure::Stream;
 use crate::types::{NodeId, Time};
@@ -88,7 +88,8 @@ impl Connections {
         Connections { slab: Slab::new(), generation: 0, index, next_sweep_at: Time::NEVER }
     }
 
-    /// Adds a connection, registers its socket with the poll, and schedules a sweep. Returns the token.
+    /// Adds a connection, registers its socket with the poll, and schedules the next check of the connections for expired
+    /// timeouts. Returns the token.
     pub fn insert(
         &mut self,
         registry: &Registry,

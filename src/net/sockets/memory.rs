@@ -8,7 +8,7 @@
 //! throughout.
 
 use crate::net::conn::Conn;
-use crate::net::pressure::MemoryPressure;
+use crate::net::memory_pressure::MemoryPressure;
 use crate::net::role::Role;
 
 /// The memory of all clients together, its bound, and the resulting pressure.

@@ -4,7 +4,7 @@ use super::Net;
 use super::gateway_kind::GatewayKind;
 use crate::net::failure::ConnectionFailure;
 use crate::net::gateway_connection::GatewayConnection;
-use crate::net::pressure::MemoryPressure;
+use crate::net::memory_pressure::MemoryPressure;
 use crate::net::role::Role;
 use crate::node::event::{Caller, Event};
 use crate::types::Time;

@@ -363,7 +363,8 @@ pub fn print_result(args: &Bench, run: &RunStats, before: &[Status], after: &[St
     } else {
         print_summary(args, run, &server_figures, client_cpu_us_per_op, after);
     }
-    serde_json::from_value(json).map_err(|error| CliError { message: format!("result of the run: {error}"), code: 70 })
+    serde_json::from_value(json)
+        .map_err(|error| CliError { message: format!("the result of the run cannot be converted: {error}"), code: 70 })
 }
 
 fn print_summary(

@@ -86,8 +86,8 @@ pub struct Model {
     pub load: LoadState,
     commit_rates: CommitRates,
     /// The last known leader and its term.
-    last_leader: Option<(u64, u64)>,
-    current_leader: Option<(u64, u64)>,
+    last_leader_node_and_term: Option<(u64, u64)>,
+    leader_node_and_term: Option<(u64, u64)>,
     term: u64,
     membership: String,
     now: Duration,
@@ -150,8 +150,8 @@ impl Model {
             events: VecDeque::new(),
             load: LoadState::Off,
             commit_rates: CommitRates::default(),
-            last_leader: None,
-            current_leader: None,
+            last_leader_node_and_term: None,
+            leader_node_and_term: None,
             term: 0,
             membership: String::new(),
             now: Duration::ZERO,
@@ -226,18 +226,20 @@ impl Model {
     /// Updates leader, term and membership, which result from the statuses of all nodes together.
     fn update_cluster_state(&mut self, at: Duration) {
         let term = self.statuses().map(|status| status.term).max().unwrap_or_default();
-        let current_leader = self.leader().map(|leader| (leader.node, leader.term));
+        let leader_node_and_term = self.leader().map(|leader| (leader.node, leader.term));
         let membership = self.leader().map(|leader| leader.membership.clone());
-        if current_leader != self.current_leader {
-            if let Some(description) = event_log::describe_leader_change(self.last_leader, current_leader) {
+        if leader_node_and_term != self.leader_node_and_term {
+            if let Some(description) =
+                event_log::describe_leader_change(self.last_leader_node_and_term, leader_node_and_term)
+            {
                 self.append_event(at, description);
             }
-            self.last_leader = current_leader.or(self.last_leader);
-            self.current_leader = current_leader;
+            self.last_leader_node_and_term = leader_node_and_term.or(self.last_leader_node_and_term);
+            self.leader_node_and_term = leader_node_and_term;
         }
         // The new term has an event of its own only while it has no leader: the event of a new leader names the term.
         if term > self.term {
-            if self.term > 0 && current_leader.is_none_or(|(_, leader_term)| leader_term < term) {
+            if self.term > 0 && leader_node_and_term.is_none_or(|(_, leader_term)| leader_term < term) {
                 self.append_event(at, EventText::new(Severity::Plain, format!("term {term} begins")));
             }
             self.term = term;
