@@ -266,6 +266,12 @@ impl Cluster {
         node.wait(|| self.logs()).code()
     }
 
+    /// The exit code of a node that has ended by itself; `None` while it runs.
+    pub fn exit_code(&mut self, n: usize) -> Option<i32> {
+        let status = self.processes[n].as_mut()?.0.try_wait().unwrap()?;
+        Some(status.code().expect("no signal ended the node"))
+    }
+
     /// Waits until a node ends by itself. Returns its exit code, or `None` if a signal ended it.
     pub fn wait_for_exit(&mut self, n: usize) -> Option<i32> {
         let mut process = self.processes[n].take().unwrap();

@@ -1,0 +1,206 @@
+//! Files of killed nodes are damaged in every way, one node at a time, while clients write: each node starts again, and
+//! no acknowledged write is lost.
+//!
+//! `scripts/damages.sh` runs this test with many rounds (`DRAVE_DAMAGE_ROUNDS`).
+
+use drave::client::Client;
+use drave::machine::commands::{Answer, Command};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use support::{Cluster, wait_until};
+
+mod support;
+
+/// The size of a disk's sector in bytes.
+const SECTOR_BYTES: usize = 512;
+
+/// How a file is damaged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Damage {
+    FlippedBit,
+    /// Random bytes over up to 8 KiB.
+    Burst,
+    ZeroedSector,
+    /// A sector has the contents of another sector of the same file.
+    MisdirectedSector,
+    TruncatedFile,
+    MissingFile,
+}
+
+/// Every kind of file in a data directory, with the damages that are tried on it.
+const KINDS: [(&str, &[Damage]); 4] = {
+    use Damage::{Burst, FlippedBit, MisdirectedSector, MissingFile, TruncatedFile, ZeroedSector};
+    [
+        ("wal", &[FlippedBit, Burst, ZeroedSector, MisdirectedSector, TruncatedFile, MissingFile]),
+        ("snapshots", &[FlippedBit, Burst, ZeroedSector, MisdirectedSector, TruncatedFile, MissingFile]),
+        ("wal/synced", &[FlippedBit, ZeroedSector, TruncatedFile, MissingFile]),
+        ("identity", &[FlippedBit, ZeroedSector, TruncatedFile, MissingFile]),
+    ]
+};
+
+/// What followed from a damage.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Outcome {
+    /// The node started and noticed nothing: the bytes meant nothing, or another file holds them too.
+    Harmless,
+    /// The node started, and logged a repair or another snapshot than the newest.
+    Repaired,
+    /// The node did not start, and starts once the file is back: nothing was changed.
+    Refused,
+}
+
+/// The files of a data directory that belong to a kind: segments with records, published snapshots, or a single file.
+fn files_of(data: &Path, kind: &str) -> Vec<PathBuf> {
+    let path = data.join(kind);
+    if path.is_file() {
+        return vec![path];
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let is_data = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wal" || extension == "snap");
+    entries.filter(is_data).filter(|path| written_len(&std::fs::read(path).unwrap()) > 0).collect()
+}
+
+/// The number of bytes up to the last one that is not zero.
+fn written_len(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
+/// Damages a file, and returns its former contents.
+fn damage_file(path: &Path, damage: Damage, rng: &mut StdRng) -> Vec<u8> {
+    let original = std::fs::read(path).unwrap();
+    let mut bytes = original.clone();
+    let written = written_len(&bytes);
+    let at = rng.random_range(0..written);
+    let sector = at / SECTOR_BYTES * SECTOR_BYTES;
+    let sector_end = (sector + SECTOR_BYTES).min(bytes.len());
+    match damage {
+        Damage::FlippedBit => bytes[at] ^= 1 << rng.random_range(0..8),
+        Damage::Burst => {
+            let end = (at + rng.random_range(1..8192)).min(bytes.len());
+            rng.fill(&mut bytes[at..end]);
+        }
+        Damage::ZeroedSector => bytes[sector..sector_end].fill(0),
+        Damage::MisdirectedSector => {
+            let from = rng.random_range(0..written) / SECTOR_BYTES * SECTOR_BYTES;
+            let copied = original[from..(from + SECTOR_BYTES).min(original.len())].to_vec();
+            let end = (sector + copied.len()).min(bytes.len());
+            bytes[sector..end].copy_from_slice(&copied[..end - sector]);
+        }
+        Damage::TruncatedFile => bytes.truncate(at),
+        Damage::MissingFile => {
+            std::fs::remove_file(path).unwrap();
+            return original;
+        }
+    }
+    std::fs::write(path, bytes).unwrap();
+    original
+}
+
+/// Starts a node on its damaged directory, and waits until it has caught up or has refused to start. In the latter case
+/// the file is brought back first.
+fn start_damaged(cluster: &mut Cluster, node: usize, path: &Path, original: &[u8]) -> Outcome {
+    let is_repair = |line: &str| line.contains("votes only for") || line.contains("this node starts from an older");
+    let repairs = |cluster: &Cluster| cluster.logs().lines().filter(|line| is_repair(line)).count();
+    let repairs_before = repairs(cluster);
+    cluster.spawn(node);
+    let committed = cluster.status(cluster.wait_for_leader()).map_or(1, |status| status.commit);
+    let has_caught_up = |cluster: &Cluster| cluster.status(node).is_some_and(|status| status.applied >= committed);
+    let shared = RefCell::new(&mut *cluster);
+    let exit_code = wait_until(
+        "the node catches up or refuses to start",
+        || {
+            let exit_code = shared.borrow_mut().exit_code(node);
+            if exit_code.is_some() || has_caught_up(&shared.borrow()) { Some(exit_code) } else { None }
+        },
+        || shared.borrow().logs(),
+    );
+    match exit_code {
+        None if repairs(cluster) > repairs_before => Outcome::Repaired,
+        None => Outcome::Harmless,
+        Some(code) => {
+            assert!([5, 78].contains(&code), "exit code {code}\n{}", cluster.logs());
+            std::fs::write(path, original).unwrap();
+            cluster.wait_for_exit(node);
+            cluster.spawn(node);
+            let has_caught_up = || has_caught_up(cluster).then_some(());
+            wait_until("the node starts once its file is back", has_caught_up, || cluster.logs());
+            Outcome::Refused
+        }
+    }
+}
+
+/// Increments a counter and overwrites some keys until `stop` is set.
+fn write_until_stopped(client: &mut Client, acknowledged: &AtomicI64, unknown: &AtomicI64, stop: &AtomicBool) {
+    let value = vec![7; 2000];
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let increment = Command::Incr { key: b"counter", by: 1 }.encode();
+        match client.execute(&increment).ok().map(|executed| Answer::decode(executed.answer)) {
+            Some(Ok(Answer::Number(value))) => {
+                let before = acknowledged.fetch_add(1, Ordering::Relaxed);
+                assert!(value > before, "the counter is {value} after {before} acknowledged increments");
+            }
+            Some(other) => panic!("an increment returned {other:?}"),
+            None => _ = unknown.fetch_add(1, Ordering::Relaxed),
+        }
+        let key = format!("key{}", n % 50);
+        let _outcome_is_irrelevant = client.execute(&Command::Append { key: key.as_bytes(), tail: &value }.encode());
+        if n % 20 == 0 {
+            let _outcome_is_irrelevant = client.execute(&Command::Del { key: key.as_bytes() }.encode());
+        }
+    }
+}
+
+#[test]
+fn damaged_files_of_one_node_lose_nothing() {
+    let rounds: usize = std::env::var("DRAVE_DAMAGE_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
+    let seed = std::env::var("DRAVE_DAMAGE_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    eprintln!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::prepare(3);
+    cluster.extra_args.extend(["--snapshot-log-bytes", "512KiB", "--trailing-bytes", "64KiB"].map(str::to_owned));
+    (0..3).for_each(|n| cluster.spawn(n));
+    cluster.wait_for_leader();
+    let (acknowledged, unknown, stop) = (AtomicI64::new(0), AtomicI64::new(0), AtomicBool::new(false));
+    let mut counts: BTreeMap<(&str, Damage), BTreeMap<Outcome, u64>> = BTreeMap::new();
+    let mut client = cluster.client();
+    std::thread::scope(|scope| {
+        scope.spawn(|| write_until_stopped(&mut client, &acknowledged, &unknown, &stop));
+        let rounds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..rounds {
+                let before = acknowledged.load(Ordering::Relaxed);
+                let has_grown = || (acknowledged.load(Ordering::Relaxed) > before + 100).then_some(());
+                wait_until("100 more writes", has_grown, || cluster.logs());
+                let node = rng.random_range(0..3);
+                let (kind, damages) = KINDS[rng.random_range(0..KINDS.len())];
+                let damage = damages[rng.random_range(0..damages.len())];
+                cluster.kill(node);
+                let files = files_of(&cluster.data_dir(node), kind);
+                if files.is_empty() {
+                    cluster.spawn(node);
+                    continue;
+                }
+                let path = &files[rng.random_range(0..files.len())];
+                let original = damage_file(path, damage, &mut rng);
+                let outcome = start_damaged(&mut cluster, node, path, &original);
+                eprintln!("n{}: {kind}, {damage:?}: {outcome:?}", node + 1);
+                *counts.entry((kind, damage)).or_default().entry(outcome).or_default() += 1;
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        rounds.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    cluster.wait_for_convergence();
+    let executed = cluster.client().execute(&Command::Incr { key: b"counter", by: 0 }.encode()).unwrap();
+    let Ok(Answer::Number(value)) = Answer::decode(executed.answer) else { panic!("the counter is a number") };
+    let (acknowledged, unknown) = (acknowledged.into_inner(), unknown.into_inner());
+    eprintln!("{counts:#?}\n{value} after {acknowledged} acknowledged and {unknown} unknown increments");
+    assert!((acknowledged..=acknowledged + unknown).contains(&value), "{value} of {acknowledged} + {unknown}");
+    cluster.expect_no_deaths();
+}
