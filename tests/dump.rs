@@ -423,7 +423,7 @@ fn why_kept_reports_reason_of_each_segment() {
 /// A segment with nothing but overwritten entries is not needed, since the log has other entries at their indexes. It
 /// is kept only because an older segment is kept.
 #[test]
-fn segment_without_live_entries_is_kept_after_an_older_segment() {
+fn segment_without_live_entries_is_kept_while_an_older_one_is_kept() {
     let directory = multi_segment_directory();
     let mut journal = open_journal(directory.path(), 4096);
     let payload = |index| (index, Payload::Opaque(Bytes::from(vec![b'.'; 300])));

@@ -134,7 +134,7 @@ fn sigusr1_toggles_the_debug_log_level() {
     wait_for_log_line(&cluster, "the log level is debug");
     wait_for_log_line(&cluster, " DEBUG ");
     cluster.signal(0, Signal::USR1);
-    wait_for_log_line(&cluster, "the log level is as at the start");
+    wait_for_log_line(&cluster, "the log level is that of the start");
     assert!(cluster.status(0).is_some());
 }
 

@@ -170,7 +170,7 @@ fn run_tested_blocks(page: &str) {
 }
 
 #[test]
-fn readme_commands_print_what_the_page_shows() {
+fn commands_of_readme_page_print_what_the_page_shows() {
     let demo_block =
         read_command_blocks("README.md").into_iter().find(|block| block.begins_with(DEMO_COMMAND)).unwrap();
     assert_eq!(demo_block.commands.len(), 4);
@@ -178,29 +178,29 @@ fn readme_commands_print_what_the_page_shows() {
 }
 
 #[test]
-fn operations_commands_print_what_the_page_shows() {
+fn commands_of_operations_page_print_what_the_page_shows() {
     run_tested_blocks("docs/operations.md");
 }
 
 #[test]
-fn membership_commands_print_what_the_page_shows() {
+fn commands_of_membership_page_print_what_the_page_shows() {
     run_tested_blocks("docs/membership.md");
 }
 
 #[test]
-fn logs_commands_print_what_the_page_shows() {
+fn commands_of_logs_page_print_what_the_page_shows() {
     run_tested_blocks("docs/logs.md");
 }
 
 #[test]
-fn redis_commands_print_what_the_page_shows() {
+fn commands_of_redis_page_print_what_the_page_shows() {
     if command_if_installed("redis-cli").is_some() {
         run_tested_blocks("docs/redis.md");
     }
 }
 
 #[test]
-fn http_commands_print_what_the_page_shows() {
+fn commands_of_http_page_print_what_the_page_shows() {
     if command_if_installed("curl").is_some() {
         run_tested_blocks("docs/http.md");
     }

@@ -94,7 +94,7 @@ fn node_without_leader_takes_no_snapshot() {
     wait_until("an answer", || cluster.status(0), || cluster.logs());
     let output = cluster.run(&["snapshot", "take"]);
     expect_exit_code(&output, 3);
-    assert!(output.out.starts_with("n1 no ") && output.err.contains("no snapshot was taken"), "{output:?}");
+    assert!(output.out.starts_with("n1 failed: ") && output.err.contains("no snapshot was taken"), "{output:?}");
 }
 
 #[test]

@@ -29,14 +29,14 @@ fn start_in_random_order(rng: &mut StdRng) -> (Duration, u64) {
     }
     cluster.wait_for_leader();
     let elapsed = second_node_started.elapsed();
-    let follow_same_leader = || {
+    let all_nodes_follow_one_leader = || {
         let statuses: Vec<_> = (0..3).filter_map(|n| cluster.status(n)).collect();
         let all_know_leader = statuses.len() == 3 && statuses.iter().all(|status| status.leader.is_some());
-        let follow_same_leader =
+        let all_nodes_follow_one_leader =
             statuses.windows(2).all(|two| (two[0].term, two[0].leader) == (two[1].term, two[1].leader));
-        (all_know_leader && follow_same_leader).then(|| statuses[0].term)
+        (all_know_leader && all_nodes_follow_one_leader).then(|| statuses[0].term)
     };
-    let term = wait_until("all nodes follow the same leader", follow_same_leader, || cluster.logs());
+    let term = wait_until("all nodes follow the same leader", all_nodes_follow_one_leader, || cluster.logs());
     expect_one_leader_a_term(&cluster.logs());
     (elapsed, term)
 }

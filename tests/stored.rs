@@ -216,7 +216,7 @@ fn damaged_log_is_not_called_identical() {
 }
 
 #[test]
-fn longer_log_is_no_conflict_and_its_tail_is_classified() {
+fn longer_log_is_no_conflict_and_check_tells_whether_its_tail_is_committed() {
     let dirs = TestDirectories::new();
     drop(write_term_one(&dirs, 1).append(4, 1, vec![put_payload("c"), put_payload("d")]));
     drop(write_term_one(&dirs, 2).append(4, 1, vec![put_payload("c")]));

@@ -28,7 +28,7 @@ struct Load {
 
 /// Which snapshots are taken or sent during a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum WindowActivity {
+enum MeasuredActivity {
     NoSnapshot,
     LeaderTakesSnapshot,
     AllTakeSnapshots,
@@ -60,7 +60,7 @@ impl Load {
     }
 
     /// Measures the load during one window. Returns how often snapshots were taken during the window.
-    fn measure_window(&mut self, round: u64, activity: WindowActivity) -> u64 {
+    fn measure_window(&mut self, round: u64, activity: MeasuredActivity) -> u64 {
         let leader = self.cluster.wait_for_leader();
         self.measured_windows += 1;
         let mut args = self.bench_args();
@@ -77,11 +77,13 @@ impl Load {
         let mut snapshots_taken = 0;
         while bench.is_running() {
             let snapshot_args: &[&str] = match activity {
-                WindowActivity::LeaderTakesSnapshot => &["snapshot", "take", "--timeout", "120s", "--node", &leader_id],
-                WindowActivity::AllTakeSnapshots => &["snapshot", "take", "--timeout", "120s"],
-                WindowActivity::NoSnapshot
-                | WindowActivity::FollowerDown
-                | WindowActivity::FollowerReceivesSnapshot => {
+                MeasuredActivity::LeaderTakesSnapshot => {
+                    &["snapshot", "take", "--timeout", "120s", "--node", &leader_id]
+                }
+                MeasuredActivity::AllTakeSnapshots => &["snapshot", "take", "--timeout", "120s"],
+                MeasuredActivity::NoSnapshot
+                | MeasuredActivity::FollowerDown
+                | MeasuredActivity::FollowerReceivesSnapshot => {
                     std::thread::sleep(std::time::Duration::from_millis(20));
                     continue;
                 }
@@ -127,15 +129,15 @@ impl Load {
 fn writes_continue_while_snapshots_are_taken_and_sent() {
     let mut load = Load::prepare();
     for round in 1..=env_number("DRAVE_LOAD_ROUNDS", 1) {
-        load.measure_window(round, WindowActivity::NoSnapshot);
-        assert!(load.measure_window(round, WindowActivity::LeaderTakesSnapshot) > 0);
-        load.measure_window(round, WindowActivity::NoSnapshot);
-        assert!(load.measure_window(round, WindowActivity::AllTakeSnapshots) > 0);
+        load.measure_window(round, MeasuredActivity::NoSnapshot);
+        assert!(load.measure_window(round, MeasuredActivity::LeaderTakesSnapshot) > 0);
+        load.measure_window(round, MeasuredActivity::NoSnapshot);
+        assert!(load.measure_window(round, MeasuredActivity::AllTakeSnapshots) > 0);
 
         let follower = (load.cluster.wait_for_leader() + 1) % 3;
         let last_before = load.cluster.status(follower).unwrap().last;
         load.cluster.kill(follower);
-        load.measure_window(round, WindowActivity::FollowerDown);
+        load.measure_window(round, MeasuredActivity::FollowerDown);
         let output = load.cluster.run(&["snapshot", "take", "--timeout", "120s"]);
         assert_eq!(output.out.matches(" ok ").count(), 2, "{output:?}");
         for n in (0..3).filter(|n| *n != follower) {
@@ -148,7 +150,7 @@ fn writes_continue_while_snapshots_are_taken_and_sent() {
             || load.leader_status().filter(|leader| leader.log.shipped_bytes > shipped_before).map(|_| ());
         wait_until("the leader sends a snapshot", snapshot_is_sent, || load.cluster.logs());
         let progress_before = load.snapshot_progress(follower);
-        load.measure_window(round, WindowActivity::FollowerReceivesSnapshot);
+        load.measure_window(round, MeasuredActivity::FollowerReceivesSnapshot);
         eprintln!(
             "round {round}: the follower had (received, total) snapshot bytes {progress_before:?} before the window \
              and {:?} after it",

@@ -101,7 +101,7 @@ impl Sessions {
         assert_eq!(
             self.listings.len(),
             self.sessions.len(),
-            "each open session is listed once by its use: a session that is not listed would never expire"
+            "each open session is listed exactly once, in the order of last use: a session that is not listed would never expire"
         );
         assert!(
             !self.sessions.is_empty() || self.charged_bytes == 0,

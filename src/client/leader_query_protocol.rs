@@ -12,7 +12,8 @@ use crate::wire::hello::{Hello, Welcome};
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 
-/// The first pause after a reply that names the silent node as the leader. The pause doubles with each such reply.
+/// The first pause after a reply that names as the leader the node that this client finds silent. The pause doubles
+/// with each such reply.
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause before the query is sent again.
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(400);
@@ -37,9 +38,9 @@ pub struct LeaderQueryProtocol {
     output: BytesMut,
     input: BytesMut,
     reader: FrameReader,
-    /// The deadline of the node's welcome.
+    /// The time after which this client gives up on a node that has sent no welcome.
     welcome_deadline: Time,
-    /// When to send the query again, after a reply that named the silent node as the leader.
+    /// When to send the query again, after a reply that named as the leader the node that this client finds silent.
     retry_at: Option<Time>,
     /// The pause before the next query if the node names the silent node again.
     retry_pause: Duration,
@@ -68,7 +69,7 @@ impl LeaderQueryProtocol {
         if self.node.is_none() { Some(self.welcome_deadline) } else { self.retry_at }
     }
 
-    /// Schedules another query. Called if the node named the silent node as the leader.
+    /// Schedules another query. Called if the node named as the leader the node that this client finds silent.
     pub fn schedule_retry(&mut self, now: Time) {
         self.retry_at = Some(now + self.retry_pause);
         self.retry_pause = (self.retry_pause * 2).min(RETRY_PAUSE_MAX);

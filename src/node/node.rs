@@ -199,7 +199,7 @@ impl Node {
             Event::Journal(report) => self.handle_journal_report(now, report),
             Event::DiskSpace { low } => {
                 self.disk_space.set_low(low);
-                // The core avoids transfers to nodes without disk space; here it learns whether this node has space.
+                // The core transfers leadership to no node without disk space; here it learns whether this node has space.
                 self.raft.set_low_space(low);
                 if !low {
                     self.compaction.record_disk_has_room();

@@ -22,7 +22,7 @@ pub enum LinkEvent {
 
 impl LinkEvent {
     /// Whether the event happens at the node's end of the connection.
-    pub(super) fn is_at_node(&self) -> bool {
+    pub(super) fn is_at_node_end(&self) -> bool {
         matches!(self, LinkEvent::ClientBytes(..) | LinkEvent::EndReachesNode)
     }
 }

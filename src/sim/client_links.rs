@@ -55,10 +55,10 @@ impl World {
     fn schedule_on_link(&mut self, number: u64, event: LinkEvent) {
         let when = self.now + self.network.delay(&mut self.rng);
         let Some(link) = self.client_links.by_number.get_mut(&number) else { return };
-        let last_arrival = &mut link.last_arrival_times[usize::from(!event.is_at_node())];
+        let last_arrival = &mut link.last_arrival_times[usize::from(!event.is_at_node_end())];
         let when = when.max(*last_arrival);
         *last_arrival = when;
-        let at = event.is_at_node().then_some(link.node);
+        let at = event.is_at_node_end().then_some(link.node);
         self.schedule_at(when, SimEvent::ClientLink { at, link: number, event });
     }
 

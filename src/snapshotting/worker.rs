@@ -16,7 +16,7 @@ use std::io::ErrorKind;
 /// The number of bytes of a snapshot that are read back in one [`Job::VerifySnapshot`].
 const VERIFY_JOB_BYTES: u64 = 1 << 20;
 
-/// A job for the [`SnapshotWorker`].
+/// What the [`SnapshotWorker`] can be told to do with snapshot files.
 #[derive(Debug)]
 pub enum Job {
     /// Begin to write a snapshot file with this header.

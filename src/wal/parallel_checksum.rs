@@ -84,19 +84,19 @@ pub fn verified_prefix_end(bytes: &Bytes, salt_crc: u32) -> u64 {
 }
 
 impl PrefixVerifier<'_> {
-    /// The offset up to which the frames of the nth segment are intact. While another thread verifies that segment,
-    /// this thread verifies later ones.
-    pub fn verified_prefix_end(&self, nth: usize) -> u64 {
-        while nth < self.segments.len() {
-            if let Some(end) = self.lock_prefixes().prefix_ends[nth] {
+    /// The offset up to which the frames of the segment at a position of `segments` are intact. While another thread
+    /// verifies that segment, this thread verifies later ones.
+    pub fn verified_prefix_end(&self, segment_position: usize) -> u64 {
+        while segment_position < self.segments.len() {
+            if let Some(end) = self.lock_prefixes().prefix_ends[segment_position] {
                 return end;
             }
-            // No other segment is left to verify, and another thread is verifying the nth segment. To verify that
-            // segment here too would take longer than to wait.
+            // No other segment is left to verify, and another thread is verifying this one. To verify it here too would
+            // take longer than to wait.
             if !self.verify_next() {
-                let is_unverified = |prefixes: &mut VerifiedPrefixes| prefixes.prefix_ends[nth].is_none();
+                let is_unverified = |prefixes: &mut VerifiedPrefixes| prefixes.prefix_ends[segment_position].is_none();
                 let prefixes = self.prefix_verified.wait_while(self.lock_prefixes(), is_unverified);
-                return prefixes.unwrap_or_else(PoisonError::into_inner).prefix_ends[nth].unwrap_or(0);
+                return prefixes.unwrap_or_else(PoisonError::into_inner).prefix_ends[segment_position].unwrap_or(0);
             }
         }
         0

@@ -86,8 +86,8 @@ impl SpareOrder {
         }
     }
 
-    /// Creates a file with a new name, since an order may be executed twice. An existing file is not reused: the
-    /// journal may be about to use it.
+    /// Creates a file with a new name, since the same order for a spare may be executed twice. An existing file is not
+    /// reused: the journal may be about to use it.
     ///
     /// The number of attempts is limited, because the log thread calls this too, when no spare is ready.
     fn create<D: Disk>(&self, disk: &D) -> Result<(String, D::File)> {

@@ -34,7 +34,7 @@ pub const SLOT_DISTANCE_BYTES: usize = 512;
 pub const SLOT_COUNT: usize = 4;
 /// The size of a slot's contents in bytes.
 pub const SLOT_BYTES: usize = 64;
-/// The size in bytes of a slot's checksum, number, turn and disk id, before its fields.
+/// The size in bytes of a slot's checksum, number, write number and disk id, before its fields.
 const SLOT_HEADER_BYTES: usize = 24;
 
 const _: () = {
@@ -72,9 +72,9 @@ pub struct SyncMarker {
     pub hard_state: Option<HardState>,
     /// The offset up to which the log was synced, at least.
     pub log_offset: Option<LogOffset>,
-    // The turn of the newer slot of each pair: hard state, then log offset. The next write of a pair has the next turn
-    // and goes into the other slot.
-    pair_turns: [u64; 2],
+    // The write number of the newer slot of each pair: hard state, then log offset. The next write of a pair has the
+    // next write number and goes into the other slot.
+    pair_write_numbers: [u64; 2],
     /// The id of the current boot of the kernel; 0 if unknown.
     boot_id: u64,
     /// How many of the two slots with a hard state are good, and how many were never written.
@@ -106,8 +106,8 @@ impl SyncMarker {
     /// The hard state, if it is certain that no later one was written: both slots are good, or only one was ever
     /// written. If one slot is damaged, it may be the newer one.
     pub fn certain_hard_state(&self) -> Option<HardState> {
-        let is_certain =
-            self.hard_state_slot_counts == (2, 0) || (self.hard_state_slot_counts == (1, 1) && self.pair_turns[0] == 1);
+        let is_certain = self.hard_state_slot_counts == (2, 0)
+            || (self.hard_state_slot_counts == (1, 1) && self.pair_write_numbers[0] == 1);
         self.hard_state.filter(|_| is_certain)
     }
 
@@ -122,9 +122,11 @@ impl SyncMarker {
                 continue;
             };
             marker.hard_state_slot_counts.1 += u8::from(slot < 2 && bytes.iter().all(|byte| *byte == 0));
-            let Some((turn, mut fields)) = decode_slot(Bytes::copy_from_slice(bytes), slot, disk) else { continue };
+            let Some((write_number, mut fields)) = decode_slot(Bytes::copy_from_slice(bytes), slot, disk) else {
+                continue;
+            };
             // Turns only grow, so the greater one was written last. Turn 0 was never written.
-            let is_newer = turn > marker.pair_turns[slot / 2];
+            let is_newer = write_number > marker.pair_write_numbers[slot / 2];
             // If the fields are invalid although the checksum is right, the slot is skipped: the other slot may be
             // good.
             if slot < 2 {
@@ -135,7 +137,7 @@ impl SyncMarker {
                 let Ok(log_offset) = read_log_offset(&mut fields) else { continue };
                 marker.log_offset = if is_newer { Some(log_offset) } else { marker.log_offset };
             }
-            marker.pair_turns[slot / 2] = marker.pair_turns[slot / 2].max(turn);
+            marker.pair_write_numbers[slot / 2] = marker.pair_write_numbers[slot / 2].max(write_number);
         }
         marker
     }
@@ -146,12 +148,12 @@ impl SyncMarker {
 pub struct SyncMarkerFile<F> {
     file: F,
     disk: DiskId,
-    pair_turns: [u64; 2],
+    pair_write_numbers: [u64; 2],
 }
 
 impl<F: DiskFile> SyncMarkerFile<F> {
-    /// Opens the file in a directory, or creates the file. `marker` is the content of an existing file: the turns
-    /// continue from those in `marker`.
+    /// Opens the file in a directory, or creates the file. `marker` is the content of an existing file: the write
+    /// numbers continue from those in `marker`.
     ///
     /// A new file gets its name only when its size is durable. The file is never extended afterwards: the sync of a
     /// slot changes no metadata, and on most file systems the write of a slot succeeds on a full disk.
@@ -166,7 +168,7 @@ impl<F: DiskFile> SyncMarkerFile<F> {
             disk.sync_names().map_err(to_fault("sync the directory of", FILE_NAME))?;
         }
         let file = disk.open(FILE_NAME).map_err(to_fault("open", FILE_NAME))?;
-        Ok(SyncMarkerFile { file, disk: id, pair_turns: marker.pair_turns })
+        Ok(SyncMarkerFile { file, disk: id, pair_write_numbers: marker.pair_write_numbers })
     }
 
     /// Writes the hard state, durably.
@@ -200,19 +202,19 @@ impl<F: DiskFile> SyncMarkerFile<F> {
     /// |---|---|---|
     /// | 0 | 4 | CRC-32 of the rest |
     /// | 4 | 4 | number of the slot |
-    /// | 8 | 8 | turn: the higher of a pair is the newer |
+    /// | 8 | 8 | write number: the higher of a pair is the newer |
     /// | 16 | 8 | disk id |
     /// | 24 | 40 | fields, zeros after them |
     ///
-    /// The turn is counted before the write. A failed write uses up its turn, but the journal is poisoned then.
+    /// The number is counted up before the write. A failed write uses up its number, but the journal is poisoned then.
     fn write_slot(&mut self, pair: usize, fields: &[u8]) -> Result<()> {
-        self.pair_turns[pair] += 1;
-        let turn = self.pair_turns[pair];
-        // The slot alternates: the slot of the turn before is the only good one during this write.
-        let slot = pair * 2 + (turn % 2) as usize;
+        self.pair_write_numbers[pair] += 1;
+        let write_number = self.pair_write_numbers[pair];
+        // The slot alternates: the slot of the write number before is the only good one during this write.
+        let slot = pair * 2 + (write_number % 2) as usize;
         let mut bytes = [0; SLOT_BYTES];
         bytes[4..8].copy_from_slice(&(slot as u32).to_le_bytes());
-        bytes[8..16].copy_from_slice(&turn.to_le_bytes());
+        bytes[8..16].copy_from_slice(&write_number.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.disk.0.to_le_bytes());
         bytes[SLOT_HEADER_BYTES..SLOT_HEADER_BYTES + fields.len()].copy_from_slice(fields);
         let checksum = crc32fast::hash(&bytes[4..]);
@@ -221,14 +223,14 @@ impl<F: DiskFile> SyncMarkerFile<F> {
     }
 }
 
-/// Returns the turn of a slot and a reader of its fields; `None` if the slot is not good.
+/// Returns the write number of a slot and a reader of its fields; `None` if the slot is not good.
 fn decode_slot(bytes: Bytes, slot: usize, disk: DiskId) -> Option<(u64, Reader)> {
     let computed = crc32fast::hash(&bytes[4..]);
     let mut reader = Reader::new(bytes);
     let is_good = reader.u32() == Ok(computed) && reader.u32() == Ok(slot as u32);
-    let turn = reader.u64().ok()?;
+    let write_number = reader.u64().ok()?;
     let is_same_disk = reader.u64() == Ok(disk.0);
-    (is_good && is_same_disk).then_some((turn, reader))
+    (is_good && is_same_disk).then_some((write_number, reader))
 }
 
 fn read_log_offset(fields: &mut Reader) -> codec::Result<LogOffset> {

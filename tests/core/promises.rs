@@ -207,7 +207,7 @@ fn first_violation(rule: PromiseRule, node_count: usize, runs: u64) -> Option<(u
 }
 
 #[test]
-fn promised_position_preserves_committed_entries() {
+fn committed_entries_survive_older_disk_copies_by_promised_positions() {
     for node_count in [3, 5] {
         assert_eq!(first_violation(PromiseRule::Complete, node_count, 10_000), None, "{node_count} nodes");
     }

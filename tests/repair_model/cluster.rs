@@ -36,7 +36,7 @@ pub enum Clause {
     /// A node campaigns only if its own log reaches its promised position.
     CampaignNeedsPromise,
     /// Whether a log reaches a promised position is decided by term first, then by index.
-    PromiseComparesTerm,
+    PositionsCompareByTermFirst,
     /// If the copy of the vote in the log is damaged, a restart restores the vote from the copy in the sync marker.
     VoteFromMarker,
     /// A node that lost both copies of its vote stops for good.
@@ -59,7 +59,7 @@ impl Clause {
         Clause::UnknownEndCoversTerm,
         Clause::VoteNeedsPromise,
         Clause::CampaignNeedsPromise,
-        Clause::PromiseComparesTerm,
+        Clause::PositionsCompareByTermFirst,
         Clause::VoteFromMarker,
         Clause::StopWithoutVote,
         Clause::AcknowledgeReadable,
@@ -75,7 +75,7 @@ impl Clause {
         use Step::{Append, Campaign, Propose, Vote, Win};
         match self {
             // Node 0 appends an entry that only node 0 has. Node 1 then leads the next term, and replaces this entry.
-            Clause::PromiseComparesTerm => {
+            Clause::PositionsCompareByTermFirst => {
                 &[Campaign(0), Vote(1, 0), Win(0), Propose(0), Campaign(1), Vote(2, 1), Win(1), Append(1, 0)]
             }
             // Nodes 0 and 1 have the same two entries, so that each copy can be damaged at another index.

@@ -69,7 +69,7 @@ fn last_acknowledged_position(before: &Node, first_lost_index: u8, broken_clause
 /// Whether a log that ends at `last` reaches the promised position.
 pub fn reaches(last: Position, promised_position: Position, broken_clause: Option<Clause>) -> bool {
     match broken_clause {
-        Some(Clause::PromiseComparesTerm) => last.1 >= promised_position.1,
+        Some(Clause::PositionsCompareByTermFirst) => last.1 >= promised_position.1,
         _ => last >= promised_position,
     }
 }

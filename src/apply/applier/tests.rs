@@ -267,12 +267,12 @@ fn mutants_change_outcomes_or_digest() {
         let outcomes = execute_two_and_repeat_one(&mut applier);
         (outcomes, applier.machine().count, applier.digest())
     };
-    let mut unbroken_applier = Applier::new(Counter::default());
-    let outcomes = execute_two_and_repeat_one(&mut unbroken_applier);
+    let mut uninterrupted_applier = Applier::new(Counter::default());
+    let outcomes = execute_two_and_repeat_one(&mut uninterrupted_applier);
     assert_eq!(apply_with_mutant(Mutant::ApplyTwice).1, 3);
     assert_ne!(apply_with_mutant(Mutant::ForgetAnswers).0, outcomes);
-    assert_ne!(apply_with_mutant(Mutant::MachineKnowsNode).2, unbroken_applier.digest());
-    assert_eq!(apply_with_mutant(Mutant::VoteTwice), (outcomes, 2, unbroken_applier.digest()));
+    assert_ne!(apply_with_mutant(Mutant::MachineKnowsNode).2, uninterrupted_applier.digest());
+    assert_eq!(apply_with_mutant(Mutant::VoteTwice), (outcomes, 2, uninterrupted_applier.digest()));
 }
 
 /// Executes commands in an ordered session: each has a sequence number and the first outstanding number. Returns the

@@ -16,7 +16,7 @@ pub fn readiness_checks(status: &Status) -> [(&'static str, Option<String>); 5] 
     let lagging = (lag > LAG_ENTRIES_MAX).then(|| format!("{lag} entries are to be applied"));
     let oldest_unsynced_ms = status.disk.oldest_unsynced_ms;
     let disk_problem = match status.low_space {
-        true => Some("it has too little room".to_owned()),
+        true => Some("it has too little free space".to_owned()),
         false => (oldest_unsynced_ms > UNSYNCED_MS_MAX)
             .then(|| format!("a write has not been synced for {oldest_unsynced_ms} ms")),
     };
@@ -113,7 +113,7 @@ mod tests {
             (Status { role: RoleName::Outside, ..healthy() }, "member: it belongs to no cluster"),
             (Status { applied: 9_999, ..healthy() }, "applied: 10001 entries are to be applied"),
             (Status { goal: 30_001, ..healthy() }, "applied: 10001 entries are to be applied"),
-            (Status { low_space: true, ..healthy() }, "disk: it has too little room"),
+            (Status { low_space: true, ..healthy() }, "disk: it has too little free space"),
             (Status { disk: unsynced, ..healthy() }, "disk: a write has not been synced for 1001 ms"),
         ] {
             assert_eq!(readiness(&status, false), (false, format!("[-] {problem}\nnot ready\n")));

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn node_topics_are_parsed_from_the_path() {
+    fn path_selects_the_report_about_the_node() {
         for (target, route) in [
             ("/", Route::Local(LocalRoute::Page)),
             ("/livez", Route::Local(LocalRoute::Live)),

@@ -116,7 +116,10 @@ impl Node {
             // read again.
             self.raft.compact(upto);
             let log_start = self.raft.log().base().index;
-            assert_eq!(log_start, upto, "the core's log begins after the index that is released");
+            assert_eq!(
+                log_start, upto,
+                "the log files are released only up to the index up to which the core has released its log"
+            );
             self.view.release(upto);
             actions.push(Action::CompactJournal(self.raft.log().base()));
         }

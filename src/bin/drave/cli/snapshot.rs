@@ -53,7 +53,7 @@ pub fn take(args: &TakeSnapshot) -> Result<(), CliError> {
         match &result {
             _ if cluster.prints_json() => outln!("{}", to_json(*node, endpoint, &result, ms_since(began))),
             Ok((position, bytes)) => outln!("n{node} ok {position} · {}", ByteSize(*bytes).display().iec()),
-            Err(error) => outln!("n{node} no {error}"),
+            Err(error) => outln!("n{node} failed: {error}"),
         }
         results.push((*node, endpoint, result));
     }

@@ -366,7 +366,7 @@ fn check_versions(statuses: &[&Status]) -> Finding {
     versions.dedup();
     match versions[..] {
         [version] if version.contains("debug") => {
-            new_finding(Level::Warn, "version", format!("{version}: several times slower"))
+            new_finding(Level::Warn, "version", format!("{version}: several times slower than a release build"))
         }
         [version] => new_finding(Level::Pass, "version", version),
         _ => new_finding(Level::Warn, "version", format!("{} · run one version on all nodes", versions.join(", "))),

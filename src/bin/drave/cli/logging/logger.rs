@@ -165,7 +165,7 @@ impl Logger {
         let node = self.node;
         let log_change = || match new_level {
             Some(level) => log::info!(node; "the log level is {} from here on", level.as_str().to_lowercase()),
-            None => log::info!(node; "the log level is as at the start from here on"),
+            None => log::info!(node; "from here on, the log level is that of the start"),
         };
         // The line is logged at the more verbose of the two levels: otherwise a log that becomes quiet here
         // would not show the reason.
