@@ -127,11 +127,11 @@ fn faulty_disks_on_a_minority_lose_nothing() {
     assert!(disk_full_starts > 0, "no process started on a full disk");
 }
 
-/// Disks are damaged during membership changes. A machine that does not start because of a damaged disk gets another
-/// disk, is removed, and is added again.
+/// Disks are damaged during membership changes. In one half of the worlds, nodes repair their journals. In the other
+/// half, and if a node cannot repair itself, the machine gets another disk, is removed, and is added again.
 #[test]
-fn damaged_disks_are_replaced_during_membership_changes() {
-    let mut replaced_disks = 0;
+fn damaged_disks_are_repaired_or_replaced_during_membership_changes() {
+    let (mut replaced_disks, mut repairs) = (0, 0);
     for seed in 0..60 {
         let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed % 2);
@@ -145,12 +145,15 @@ fn damaged_disks_are_replaced_during_membership_changes() {
             1 => FaultWeights { rot_running: 6, misdirect: 6, ..crashes },
             _ => FaultWeights { rot: 6, rot_snapshot: 6, ..crashes },
         };
+        scenario.repairs_journals = seed % 2 == 0;
         accelerate_faults(&mut scenario, (3, Duration::from_millis(30)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         replaced_disks += outcome.replaced_disks;
+        repairs += outcome.repairs;
     }
-    println!("{replaced_disks} disks were replaced");
-    assert!(replaced_disks > 30, "only {replaced_disks} damaged disks were replaced");
+    println!("{replaced_disks} disks were replaced, {repairs} journals repaired");
+    assert!(replaced_disks > 10, "only {replaced_disks} damaged disks were replaced");
+    assert!(repairs > 10, "only {repairs} damaged journals were repaired");
 }
 
 /// A node runs in turn on two copies of its directory, as when an original machine is started again after its restored

@@ -236,7 +236,7 @@ impl World {
                 self.checks.end_false_sync(at);
             }
             (true, Crash::Power) => self.checks.record_power_loss(at),
-            (true, Crash::Kill) => {}
+            (true, Crash::Kill | Crash::Reboot) => {}
         }
     }
 

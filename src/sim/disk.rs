@@ -18,13 +18,15 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 /// The size of a sector in bytes. A sector is written as a whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
 
-/// How a process ends: the process alone is killed, or the whole machine loses power.
+/// How a process ends: alone, or with its machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Crash {
     /// The process is killed, but the kernel survives: programs see the same data, and unsynced data stays unsynced.
     Kill,
     /// The machine loses power: any unsynced data may be lost.
     Power,
+    /// The machine restarts in order: the kernel writes all data first.
+    Reboot,
 }
 
 /// The modifying operation at which the disk stops working.
@@ -76,8 +78,6 @@ struct DiskState {
     misdirection_seed: Option<u64>,
     /// The disk on which this directory lies.
     volume: Arc<Mutex<Volume>>,
-    /// The requested size of the latest write, in bytes.
-    last_write_bytes: usize,
     /// Whether every modifying operation fails until the next crash.
     broken: bool,
 }
@@ -161,10 +161,13 @@ impl SimDisk {
         state.next_sync_fails = false;
         (state.next_sync_lies, state.misdirection_seed) = (false, None);
         state.broken = false;
-        if how == Crash::Power {
-            state.boot_number += 1;
-            state.has_lied = false;
-            state.lose_unsynced_data(rng);
+        if how == Crash::Kill {
+            return;
+        }
+        (state.boot_number, state.has_lied) = (state.boot_number + 1, false);
+        match how {
+            Crash::Reboot => state.write_unsynced_data(),
+            _ => state.lose_unsynced_data(rng),
         }
     }
 
@@ -181,11 +184,6 @@ impl SimDisk {
     /// The number of modifying operations so far.
     pub fn operation_count(&self) -> u64 {
         self.lock().operation_count
-    }
-
-    /// The requested size of the latest write, in bytes.
-    pub fn last_write_bytes(&self) -> usize {
-        self.lock().last_write_bytes
     }
 
     /// Makes the modifying operation `number`, from 0 on, fail. A failed write writes half its bytes, a sync nothing.
@@ -363,6 +361,12 @@ impl DiskState {
     }
 
     /// Loses a random subset of the unsynced sectors and name changes.
+    fn write_unsynced_data(&mut self) {
+        self.files_by_id.values_mut().for_each(FileState::write_unsynced_data);
+        self.unsynced_names.clear();
+        self.durable_names = self.names.clone();
+    }
+
     fn lose_unsynced_data(&mut self, rng: &mut impl Rng) {
         // One random number for the whole crash decides how likely each change is to survive, so that crashes that lose
         // everything and crashes that lose one sector are both common.
@@ -523,7 +527,6 @@ impl DiskFile for SimFile {
         let mut state = self.lock()?;
         let number = state.operation_count;
         let write_limit = state.begin_operation()?;
-        state.last_write_bytes = bytes.len();
         let (written, outcome) = match write_limit {
             Some(written) => (written.min(bytes.len()), Err(io::Error::other("the disk has stopped"))),
             None if state.failing_operation == Some(number) => {

@@ -154,7 +154,8 @@ impl Checks {
 
     /// Checks the contents with which a node restarts after a repair of its journal (`docs/repair.md`): term and vote
     /// are those that were synced, or newer; every entry is from the log of a leader; and the log or the promised
-    /// position reaches the end of everything that was reported as synced, unless the disk has reported that falsely.
+    /// position reaches the end of everything that was reported as synced, and what was promised before. A promise that
+    /// names an index names one that the node has written.
     pub fn check_repaired_image(&mut self, node: NodeId, recovered_image: DiskImage) -> Result<()> {
         let recovered_image = self.with_discarded_entries(node, recovered_image)?;
         let history = &self.histories[&node];
@@ -179,8 +180,15 @@ impl Checks {
         }
         let (synced_end, log_end) = (history.durable_image.last_position(), recovered_image.last_position());
         let reached_position = log_end.max(hard_state.promised_position);
-        let may_lack_writes = history.false_sync.as_ref().is_some_and(|false_sync| false_sync.power_lost);
-        if reached_position < synced_end && !may_lack_writes {
+        let synced_end = synced_end.max(history.durable_image.hard_state.promised_position);
+        let written_end = synced_end.max(history.written_image.last_position());
+        if hard_state.promised_position.index != Index(u64::MAX) && hard_state.promised_position > written_end {
+            return Err(format!(
+                "{node} promises {}, but wrote only up to {written_end}",
+                hard_state.promised_position
+            ));
+        }
+        if reached_position < synced_end {
             return Err(format!(
                 "{node} repairs its journal up to {log_end} and promises {}, but {synced_end} was synced",
                 hard_state.promised_position

@@ -5,6 +5,7 @@ use super::event::SimEvent;
 use super::host::{Host, Process};
 use super::linked_client::LinkedClient;
 use super::world::World;
+use crate::consensus::Raft;
 use crate::consensus::quorum::decides;
 use crate::types::{Index, Member, NodeId, PendingRole, Term, Time};
 use std::time::Duration;
@@ -58,22 +59,21 @@ impl World {
 
     /// Whether some voters are lost for good, and the running nodes cannot elect a leader without them.
     ///
-    /// A voter is lost if its machine refuses to start, or if it has lost entries that no other running node holds: it
-    /// votes only for logs that reach the position that it has promised. A running voter does not count either if no
-    /// leader has ever recorded its disk id: it may have lost its disk and have received its data again.
+    /// A voter is lost if its machine refuses to start, or if it has lost entries and may vote for no running node. A node
+    /// may vote only for logs that reach the position that it has promised, and only if its own log names its disk: it may
+    /// have lost its disk and have received its data again. A candidate counts only voters whose disks its log names.
     pub(super) fn has_lost_quorum(&self) -> bool {
         let latest_membership = self.checks.configurations.latest_committed();
         let processes = || self.hosts.values().filter_map(|host| host.process.as_ref());
-        let is_disk_recorded = |id: NodeId| {
-            let records_disk = |process: &Process| {
-                process.node.membership().members.get(&id).is_some_and(|member| member.disk.is_some())
-            };
-            processes().any(records_disk)
-        };
         let process = |id: NodeId| self.hosts.get(&id).and_then(|host| host.process.as_ref());
+        let names_disk = |log_owner: &Process, id: NodeId| {
+            self.hosts.get(&id).is_some_and(|host| log_owner.node.membership().disk(id) == Some(host.disk_id))
+        };
         let may_vote_for = |voter: &Process, candidate: &Process| {
-            let (voter, log_end) = (voter.node.raft(), candidate.node.raft().log().last());
-            is_disk_recorded(voter.id()) && voter.log().last().max(voter.promised_position()) <= log_end
+            let (id, raft, log_end) = (voter.node.raft().id(), voter.node.raft(), candidate.node.raft().log().last());
+            names_disk(voter, id)
+                && names_disk(candidate, id)
+                && raft.log().last().max(raft.promised_position()) <= log_end
         };
         // By its own configuration, which may be newer than the latest committed one.
         let can_be_elected = |candidate: &Process| {
@@ -82,9 +82,11 @@ impl World {
                 && may_vote_for(candidate, candidate)
                 && decides(membership, |id| process(id).is_some_and(|voter| may_vote_for(voter, candidate)))
         };
+        let has_lost_entries = |raft: &Raft| raft.promised_position() > raft.log().last();
         let is_lost_voter = |(id, host): (&NodeId, &Host)| {
-            let votes_for_none =
-                |voter: &Process| is_disk_recorded(*id) && !processes().any(|candidate| may_vote_for(voter, candidate));
+            let votes_for_none = |voter: &Process| {
+                has_lost_entries(voter.node.raft()) && !processes().any(|candidate| may_vote_for(voter, candidate))
+            };
             latest_membership.is_voter(*id) && (host.refused_start || host.process.as_ref().is_some_and(votes_for_none))
         };
         self.hosts.iter().any(is_lost_voter) && !processes().any(can_be_elected)

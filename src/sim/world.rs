@@ -320,8 +320,8 @@ impl World {
         let host = self.host(at);
         let was_up = host.process.take().is_some();
         // After damage to the last batch and then a power loss, recovery would find what looks like a batch that the
-        // power loss has torn (wal-format.md). The process of a damaged machine is therefore only killed.
-        let how = if host.has_damaged_file { Crash::Kill } else { how };
+        // power loss has torn (wal-format.md). A damaged machine therefore writes all data before it restarts.
+        let how = if host.has_damaged_file && how == Crash::Power { Crash::Reboot } else { how };
         host.disk.crash(&mut rng, how);
         host.snapshot_disk.crash(&mut rng, how);
         host.identity_disk.crash(&mut rng, how);
@@ -329,7 +329,7 @@ impl World {
         self.progress.mark_unhealthy_until(at, self.now);
         self.trace_line(|| format!("{at} crashes: {how:?}"));
         self.end_links(at, how == Crash::Power);
-        if was_up && how == Crash::Kill {
+        if was_up && how != Crash::Power {
             self.close_peer_connections(at);
         }
     }

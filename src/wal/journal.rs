@@ -281,7 +281,11 @@ impl<D: Disk> Journal<D> {
         );
         self.dirty = true;
         self.last_appended = write.id;
-        // Base, then hard state, then entries: recovery applies records in file order, and a base removes all entries.
+        // Recovery applies records in file order. The hard state comes first: a rotation may make it durable alone, and a
+        // log without its entries must not be durable without the promise for them. A base removes all entries.
+        if let Some(hard_state) = &write.hard_state {
+            self.append_hard_state(hard_state)?;
+        }
         if let Some(base) = &write.base {
             let mut body = Vec::new();
             format::encode_base(&mut body, base);
@@ -291,9 +295,6 @@ impl<D: Disk> Journal<D> {
             self.segment.sparse_index.clear();
             // No entry of an older segment belongs to the log any more, whatever its index (§7).
             self.mark_entries_replaced_from(Index::ZERO);
-        }
-        if let Some(hard_state) = &write.hard_state {
-            self.append_hard_state(hard_state)?;
         }
         for entry in &write.entries {
             assert!(

@@ -29,7 +29,7 @@ use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode};
 use super::recover::{self, FIRST_FRAME_OFFSET, RecoveredLog, Replay};
 use super::repair::{RepairedJournal, set_damage_aside};
-use super::report::{Fault, Report, Result};
+use super::report::{Fault, Report, Result, TORN_TAIL_ADVICE};
 use super::segment::{Segment, SparseIndex};
 use super::spare::{SpareOrder, TMP_SUFFIX};
 use super::sync_marker::{self, SyncMarker, SyncMarkerFile, to_fault};
@@ -113,7 +113,12 @@ impl<D: Disk> Journal<D> {
     ) -> Result<(Journal<D>, RecoveredLog)> {
         let repairs_damage = options.repairs_damage;
         match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
-            Err(fault @ Fault::Corrupt { .. }) if repairs_damage => {
+            Err(Fault::Corrupt { advice, .. }) if repairs_damage && advice != TORN_TAIL_ADVICE => {
+                // Another read may succeed: a device may fail for a moment.
+                let fault = match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
+                    Err(fault @ Fault::Corrupt { .. }) => fault,
+                    outcome => return outcome,
+                };
                 let directory = JournalDirectory::read(&disk, &options)?;
                 let repaired_journal =
                     set_damage_aside(&disk, &options, &directory.segment_numbers, &directory.marker, fault)?;

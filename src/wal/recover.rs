@@ -35,11 +35,11 @@ use super::load::{self, SegmentFile};
 use super::log_summary::{LogSummary, RecordEffect};
 use super::options::{Options, ReadMode, TailPolicy};
 use super::parallel_checksum::{PrefixVerifier, verify_ahead};
-use super::report::{DAMAGE_ADVICE, Fault, Result, SealedSegment};
+use super::report::{DAMAGE_ADVICE, Fault, Result, SealedSegment, TORN_TAIL_ADVICE};
 use super::scan::{Scan, ScanItem, last_nonzero};
 use super::segment::SparseIndex;
 use super::sync_marker::{LogOffset, SyncMarker};
-use super::tail::{LogBreak, SegmentContext, TailVerdict, classify};
+use super::tail::{LogBreak, REFUSED_TORN_TAIL, SegmentContext, TailVerdict, classify};
 use super::view::View;
 use crate::codec::{self, Reader};
 use crate::disk::Meter;
@@ -375,12 +375,13 @@ impl Replay<'_> {
                 let highest_later_index = log_break.highest_later_index;
                 let highest_index = evidence_offset
                     .map_or(highest_later_index, |synced| highest_later_index.max(synced.last_position.index));
-                Err(self.corrupt_fault(
+                let fault = self.corrupt_fault(
                     context.segment_number,
                     log_break.first_bad_offset,
                     format!("{description}; {evidence}"),
                     highest_index,
-                ))
+                );
+                Err(if evidence == REFUSED_TORN_TAIL { fault.with_advice(TORN_TAIL_ADVICE) } else { fault })
             }
             // `Corrupt` only with the mutant that cuts off damage like a torn tail.
             TailVerdict::Torn | TailVerdict::Corrupt(_) if !log_break.is_clean() => {

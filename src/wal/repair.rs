@@ -20,7 +20,7 @@
 //! ahead of it, and repairs it in the same way: the marker still has the promised position.
 
 use super::batches::{BatchReader, ReaderState};
-use super::format::{self, BatchHeader, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name};
+use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name};
 use super::journal::Journal;
 use super::load::{SegmentFile, load_segments};
 use super::log_summary::{LogSummary, RecordEffect};
@@ -72,20 +72,8 @@ struct RecordEvidence {
     highest_position: Position,
     /// The newest term and vote of any record, and the highest promised position.
     hard_state: HardState,
-    /// The members by the last record that names them.
-    membership: Option<Membership>,
-    /// Segment and offset of the last record that names a position, if no damage follows it: the end of the log is
-    /// known if that record is behind all damage.
-    end_record: Option<(u64, u64)>,
-}
-
-/// The last batch of a segment, as far as its intact frames show it.
-#[derive(Default)]
-struct LastBatch {
-    /// The header, and the number of intact frames after it.
-    header: Option<(BatchHeader, u32)>,
-    /// The checksum and the kind of the last frame after the header.
-    last_frame: Option<(u32, RecordKind)>,
+    /// The newest membership that a record names, with the index of its entry; `None` if no record names one.
+    membership: Option<(Index, Membership)>,
 }
 
 /// Sets the damaged part of a journal aside, so that the next start finds an intact one.
@@ -114,24 +102,24 @@ pub fn set_damage_aside<D: Disk>(
         .map_or(evidence.hard_state, |summary| newest_hard_state(evidence.hard_state, summary.hard_state));
     let hard_state =
         marker.certain_hard_state().map(|marker_hard_state| newest_hard_state(marker_hard_state, log_hard_state));
-    // A repair that was interrupted has checked the members, and may have set aside the records that name them.
+    // Without another voter, no node has the lost entries, and the operator decides about the remaining ones. If no record
+    // shows the members, a repair that was interrupted has checked them.
     let continues_repair = hard_state.is_some_and(|hard_state| hard_state.promised_position > last_readable_position);
-    let members = readable_log.summary.as_ref().map(current_membership).or(evidence.membership.as_ref());
-    // Without another member, no node has the lost entries, and the operator decides about the remaining ones. The
-    // operator decides too if no record shows the members.
-    if !continues_repair && members.is_none_or(|members| !has_other_members(members, options.node)) {
+    let may_be_repaired = match &evidence.membership {
+        Some((_, members)) => has_other_voters(members, options.node),
+        None => continues_repair,
+    };
+    if !may_be_repaired {
         return Err(Fault::Corrupt { file, offset, description, lost, advice: super::report::DAMAGE_ADVICE });
     }
     let Some(hard_state) = hard_state else {
         return Err(Fault::Corrupt { file, offset, description, lost, advice: VOTE_LOST });
     };
-    if !continues_repair {
-        // The node has received again all entries that an earlier repair set aside, so those files are not needed.
-        remove_damaged_files(disk)?;
-    }
-    let promised_position = promised_position(&files, &readable_log, &evidence, marker, hard_state);
+    let promised_position = promised_position(&evidence, marker, hard_state);
     let hard_state = HardState { promised_position, ..hard_state };
     let mut marker_file = SyncMarkerFile::open(disk, options.disk, marker)?;
+    // Twice, so that both slots hold it: until the log does, no other copy exists.
+    marker_file.write_hard_state(&hard_state)?;
     marker_file.write_hard_state(&hard_state)?;
     let last_segment = replace_segments(disk, options, &files, &readable_log)?;
     let (segment, offset_now) = last_segment.unwrap_or_default();
@@ -156,7 +144,7 @@ impl<D: Disk> Journal<D> {
     /// the log restarts after `base`, and the promised position reaches its former end, in one durable step. Returns the
     /// new hard state; `None` without any change if the journal is not to be repaired, or has no other member.
     pub fn give_up_log(&mut self, base: &SnapshotPoint) -> Result<Option<HardState>> {
-        if !self.options.repairs_damage || !has_other_members(current_membership(&self.summary), self.options.node) {
+        if !self.options.repairs_damage || !has_other_voters(current_membership(&self.summary), self.options.node) {
             return Ok(None);
         }
         let hard_state = self.summary.hard_state;
@@ -229,56 +217,32 @@ impl ReadableLog {
 impl RecordEvidence {
     /// Reads all good frames of all files, wherever they are.
     fn collect(files: &[SegmentFile], options: &Options) -> RecordEvidence {
-        let mut evidence = RecordEvidence {
-            highest_position: Position::ZERO,
-            hard_state: HardState::default(),
-            membership: None,
-            end_record: None,
-        };
+        let mut evidence =
+            RecordEvidence { highest_position: Position::ZERO, hard_state: HardState::default(), membership: None };
         for file in files {
-            evidence.read_segment(file, options);
+            let Ok(bytes) = file.readable_bytes() else { continue };
+            for item in Scan::new(bytes, format::salt(options.disk, file.number), None) {
+                if let ScanItem::Frame(frame) = item {
+                    evidence.add(&frame);
+                }
+            }
         }
         evidence
     }
 
-    fn read_segment(&mut self, file: &SegmentFile, options: &Options) {
-        let Ok(bytes) = file.readable_bytes() else {
-            self.end_record = None;
-            return;
-        };
-        let mut last_batch = LastBatch::default();
-        for item in Scan::new(bytes.clone(), format::salt(options.disk, file.number), None) {
-            match item {
-                ScanItem::Frame(frame) => {
-                    last_batch.add(&frame);
-                    if self.add(&frame) > Position::ZERO {
-                        self.end_record = Some((file.number, frame.offset));
-                    }
-                }
-                // Zeros up to the end of the file are the clean end of the log.
-                ScanItem::Gap { at, next_good_offset: None, .. } if last_nonzero(&bytes, at).is_none() => {}
-                ScanItem::Gap { .. } => self.end_record = None,
-            }
-        }
-        if !last_batch.is_final() {
-            self.end_record = None;
-        }
-    }
-
-    /// Adds what an intact record shows, and returns the position that the log had reached with it;
-    /// [`Position::ZERO`] if the record names none.
-    fn add(&mut self, frame: &Frame) -> Position {
+    /// Adds what an intact record shows.
+    fn add(&mut self, frame: &Frame) {
         let position = match frame.kind {
             RecordKind::Entry => codec::read_entry(&mut Reader::new(frame.body.clone())).ok().map(|entry| {
                 if let Payload::Membership(membership) = entry.payload {
-                    self.membership = Some(*membership);
+                    self.add_membership(entry.position.index, *membership);
                 }
                 entry.position
             }),
             RecordKind::Seal => Seal::decode(&frame.body).map(|seal| seal.last_position).ok(),
             RecordKind::Batch => frame.batch_header().map(|batch| Position::new(batch.index_range.1, batch.last_term)),
             RecordKind::Open => Opening::decode(&frame.body).ok().map(|opening| {
-                self.membership = Some(opening.configuration.1);
+                self.add_membership(opening.configuration.0, opening.configuration.1);
                 self.hard_state = newest_hard_state(self.hard_state, opening.hard_state);
                 opening.last_position
             }),
@@ -287,55 +251,34 @@ impl RecordEvidence {
                     .map_or(self.hard_state, |hard_state| newest_hard_state(self.hard_state, hard_state));
                 None
             }
-            _ => None,
-        };
-        let position = position.unwrap_or_default();
-        self.highest_position = self.highest_position.max(position);
-        position
-    }
-}
-
-impl LastBatch {
-    fn add(&mut self, frame: &Frame) {
-        match (frame.batch_header(), &mut self.header) {
-            (Some(header), _) => (self.header, self.last_frame) = (Some((header, 0)), None),
-            (None, Some((_, frame_count))) => {
-                *frame_count += 1;
-                self.last_frame = Some((frame.checksum, frame.kind));
+            RecordKind::Base | RecordKind::Release => {
+                if let Ok(base) = format::decode_base(&frame.body) {
+                    self.add_membership(base.configured, base.membership);
+                }
+                None
             }
-            (None, None) => {}
-        }
+        };
+        self.highest_position = self.highest_position.max(position.unwrap_or_default());
     }
 
-    /// Whether the batch is intact, and neither another piece nor another segment must follow it.
-    fn is_final(&self) -> bool {
-        let Some((header, frame_count)) = self.header else { return false };
-        let ends_well =
-            self.last_frame.is_none_or(|(checksum, kind)| checksum == header.last_checksum && kind != RecordKind::Seal);
-        frame_count == header.frame_count && ends_well && !header.has_more_pieces
+    fn add_membership(&mut self, index: Index, membership: Membership) {
+        if self.membership.as_ref().is_none_or(|(known_index, _)| *known_index <= index) {
+            self.membership = Some((index, membership));
+        }
     }
 }
 
 /// The highest position that the node may have acknowledged.
 ///
-/// A marker of the current boot names that position. An older marker may be behind. Then a record behind all damage
-/// shows it: positions only ascend in the order of the records. Without such a record, the result is the highest index
-/// in the node's term: no acknowledged entry is of a later term.
-fn promised_position(
-    files: &[SegmentFile],
-    readable_log: &ReadableLog,
-    evidence: &RecordEvidence,
-    marker: &SyncMarker,
-    hard_state: HardState,
-) -> Position {
+/// A marker of the current boot names that position. An older marker may be behind, and then nothing proves where the
+/// log ended: a write that was lost leaves no trace behind the records of earlier batches. So the result is after every
+/// index of the node's term; no acknowledged entry is of a later term.
+fn promised_position(evidence: &RecordEvidence, marker: &SyncMarker, hard_state: HardState) -> Position {
     let marker_position = marker.log_offset.map_or(Position::ZERO, |end| end.last_position);
     let highest_position = evidence.highest_position.max(marker_position).max(hard_state.promised_position);
-    let last_file = files.last().map_or(0, |file| file.number);
-    let may_lack_segment = marker.log_offset.is_some_and(|end| end.segment > last_file);
-    let is_end_known = evidence.end_record.is_some_and(|record| Some(record) >= readable_log.end) && !may_lack_segment;
-    match marker.is_of_this_boot() || is_end_known {
+    match marker.is_of_this_boot() {
         true => highest_position,
-        false => Position::new(Index(u64::MAX), hard_state.term),
+        false => highest_position.max(Position::new(Index(u64::MAX), hard_state.term)),
     }
 }
 
@@ -354,6 +297,10 @@ fn replace_segments<D: Disk>(
     files: &[SegmentFile],
     readable_log: &ReadableLog,
 ) -> Result<Option<(u64, u64)>> {
+    if is_only_short(files, readable_log) {
+        return Ok(readable_log.end);
+    }
+    remove_damaged_files(disk)?;
     let continued_segment = match readable_log.end {
         // Another segment must follow a seal.
         Some((number, _)) if readable_log.is_sealed => Some((number + 1, FIRST_FRAME_OFFSET)),
@@ -390,6 +337,16 @@ fn replace_segments<D: Disk>(
     }
     sync_names(disk)?;
     Ok(continued_segment)
+}
+
+/// Whether no byte of the log is damaged: only the sync marker shows that more had been written, as after a repair that
+/// was interrupted.
+fn is_only_short(files: &[SegmentFile], readable_log: &ReadableLog) -> bool {
+    let (Some((number, end)), Some(last_file)) = (readable_log.end, files.last()) else { return false };
+    last_file.number == number
+        && !readable_log.is_sealed
+        && matches!(last_file.media_error(), Ok(None))
+        && last_file.readable_bytes().is_ok_and(|bytes| last_nonzero(&bytes, end).is_none())
 }
 
 fn sync_names<D: Disk>(disk: &D) -> Result<()> {
@@ -432,6 +389,6 @@ fn current_membership(summary: &LogSummary) -> &Membership {
     summary.configurations.last().map_or(&summary.base.membership, |(_, membership)| membership)
 }
 
-fn has_other_members(membership: &Membership, node: NodeId) -> bool {
-    membership.ids().any(|id| id != node)
+fn has_other_voters(membership: &Membership, node: NodeId) -> bool {
+    membership.all_voters().any(|id| id != node)
 }

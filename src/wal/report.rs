@@ -106,7 +106,24 @@ directory: drave member remove ID, then drave member add ID=HOST:PORT, then drav
 Never start an empty or older directory without these steps: it could vote twice in a term, and acknowledged writes \
 could be lost. If the other nodes are no majority: drave recover. Nothing was changed.";
 
+/// The advice to the operator when the options forbid to cut a torn tail. Such a log is not repaired: after a power loss
+/// of a whole site, every node may have a torn tail, and none could vote for another one.
+pub const TORN_TAIL_ADVICE: &str = "Every power loss leaves such a batch, which was never acknowledged: after one, start \
+the node with --on-torn-tail cut. Otherwise this disk may have lost data that it had acknowledged: leave the node down, \
+and replace it by an empty directory: drave member remove ID, then drave member add ID=HOST:PORT, then drave serve \
+--join with an empty --data. Nothing was changed.";
+
 impl Fault {
+    /// The same damage, with other advice for the operator.
+    pub(super) fn with_advice(self, advice: &'static str) -> Fault {
+        match self {
+            Fault::Corrupt { file, offset, description, lost, .. } => {
+                Fault::Corrupt { file, offset, description, lost, advice }
+            }
+            other => other,
+        }
+    }
+
     /// The exit code: 5 for damaged data, 74 for I/O, 78 for configuration.
     pub fn exit_code(&self) -> i32 {
         match self {

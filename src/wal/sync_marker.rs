@@ -77,8 +77,8 @@ pub struct SyncMarker {
     pair_write_numbers: [u64; 2],
     /// The id of the current boot of the kernel; 0 if unknown.
     boot_id: u64,
-    /// How many of the two slots with a hard state are good, and how many were never written.
-    hard_state_slot_counts: (u8, u8),
+    /// How many of the two slots of each pair are good.
+    good_slot_counts: [u8; 2],
 }
 
 impl SyncMarker {
@@ -91,11 +91,12 @@ impl SyncMarker {
 
     /// Whether `log_offset` was written in the current boot of the kernel. Then everything ever acknowledged is before
     /// that offset: it is written after a sync has returned and before anything is acknowledged because of that sync,
-    /// and the page cache keeps it when the process dies.
+    /// and the page cache keeps it when the process dies. If one of the two slots is damaged, it may be the newer one.
     ///
     /// Id 0 stands for an unknown boot. Two unknown boots must not count as the same one.
     pub fn is_of_this_boot(&self) -> bool {
-        self.log_offset.is_some_and(|synced| synced.boot_id == self.boot_id && self.boot_id != 0)
+        self.good_slot_counts[1] == 2
+            && self.log_offset.is_some_and(|synced| synced.boot_id == self.boot_id && self.boot_id != 0)
     }
 
     /// The id of the current boot, as given to [`SyncMarker::with_boot_id`].
@@ -103,12 +104,10 @@ impl SyncMarker {
         self.boot_id
     }
 
-    /// The hard state, if it is certain that no later one was written: both slots are good, or only one was ever
-    /// written. If one slot is damaged, it may be the newer one.
+    /// The hard state, if it is certain that no later one was written: both slots are good. If one slot is damaged, it may
+    /// be the newer one.
     pub fn certain_hard_state(&self) -> Option<HardState> {
-        let is_certain = self.hard_state_slot_counts == (2, 0)
-            || (self.hard_state_slot_counts == (1, 1) && self.pair_write_numbers[0] == 1);
-        self.hard_state.filter(|_| is_certain)
+        self.hard_state.filter(|_| self.good_slot_counts[0] == 2)
     }
 
     /// Decodes the file: the newer good slot of each pair. `disk` is the id of the file's data directory.
@@ -121,22 +120,21 @@ impl SyncMarker {
             let Some(bytes) = file.get(slot * SLOT_DISTANCE_BYTES..slot * SLOT_DISTANCE_BYTES + SLOT_BYTES) else {
                 continue;
             };
-            marker.hard_state_slot_counts.1 += u8::from(slot < 2 && bytes.iter().all(|byte| *byte == 0));
             let Some((write_number, mut fields)) = decode_slot(Bytes::copy_from_slice(bytes), slot, disk) else {
                 continue;
             };
-            // Turns only grow, so the greater one was written last. Turn 0 was never written.
+            // Write numbers only grow, so the slot with the greater one was written last. Number 0 was never written.
             let is_newer = write_number > marker.pair_write_numbers[slot / 2];
             // If the fields are invalid although the checksum is right, the slot is skipped: the other slot may be
             // good.
             if slot < 2 {
                 let Ok(hard_state) = codec::read_hard_state(&mut fields) else { continue };
-                marker.hard_state_slot_counts.0 += 1;
                 marker.hard_state = if is_newer { Some(hard_state) } else { marker.hard_state };
             } else {
                 let Ok(log_offset) = read_log_offset(&mut fields) else { continue };
                 marker.log_offset = if is_newer { Some(log_offset) } else { marker.log_offset };
             }
+            marker.good_slot_counts[slot / 2] += 1;
             marker.pair_write_numbers[slot / 2] = marker.pair_write_numbers[slot / 2].max(write_number);
         }
         marker
@@ -207,7 +205,16 @@ impl<F: DiskFile> SyncMarkerFile<F> {
     /// | 24 | 40 | fields, zeros after them |
     ///
     /// The number is counted up before the write. A failed write uses up its number, but the journal is poisoned then.
+    ///
+    /// The first record of a pair is written to both slots: a slot without a record could not be told from a zeroed one.
     fn write_slot(&mut self, pair: usize, fields: &[u8]) -> Result<()> {
+        if self.pair_write_numbers[pair] == 0 {
+            self.write_next_slot(pair, fields)?;
+        }
+        self.write_next_slot(pair, fields)
+    }
+
+    fn write_next_slot(&mut self, pair: usize, fields: &[u8]) -> Result<()> {
         self.pair_write_numbers[pair] += 1;
         let write_number = self.pair_write_numbers[pair];
         // The slot alternates: the slot of the write number before is the only good one during this write.

@@ -91,6 +91,9 @@ pub struct SegmentContext {
     pub refuses_torn_tail: bool,
 }
 
+/// The reason of [`TailVerdict::Corrupt`] if only the options forbid to cut a torn tail.
+pub const REFUSED_TORN_TAIL: &str = "it may have been synced, and --on-torn-tail is refuse";
+
 /// The verdict on the end of a segment's log.
 ///
 /// The text of [`TailVerdict::Corrupt`] is shown to the operator, who has to replace a disk because of it and should
@@ -199,7 +202,7 @@ pub fn classify(log_break: &LogBreak, context: &SegmentContext) -> TailVerdict {
     } else if context.predecessors_released && log_break.cut_offset == SEGMENT_HEADER_BYTES as u64 {
         TailVerdict::Corrupt("this segment has no predecessor, so its beginning was synced")
     } else if is_torn && context.refuses_torn_tail {
-        TailVerdict::Corrupt("it may have been synced, and --on-torn-tail is refuse")
+        TailVerdict::Corrupt(REFUSED_TORN_TAIL)
     } else if is_torn {
         TailVerdict::Torn
     } else {

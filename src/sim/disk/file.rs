@@ -29,6 +29,14 @@ impl FileState {
         from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES)
     }
 
+    /// Makes all data durable, except what the kernel takes for written already.
+    pub(super) fn write_unsynced_data(&mut self) {
+        self.unsynced_sectors.clear();
+        self.durable_size = self.bytes.len();
+        let lost_sectors: Vec<usize> = self.falsely_clean_sectors.keys().copied().collect();
+        self.revert_sectors(&lost_sectors);
+    }
+
     /// The bytes of a sector as programs see them, with zeros behind the end of the file.
     fn copy_sector(&self, sector: usize) -> Box<[u8; SECTOR_BYTES]> {
         let mut sector_bytes = Box::new([0; SECTOR_BYTES]);
