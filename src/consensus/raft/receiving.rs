@@ -34,6 +34,10 @@ impl Raft {
             self.me.forfeit_vote();
         }
         self.me.promise_lost_position(position);
+        // It may have become a candidate, or a leader of nodes that lack the same entries, before it learned the claim.
+        if !matches!(self.role, Role::Follower(_)) && !self.me.promotable() {
+            self.step_down(now, StepDownReason::OlderCopy);
+        }
     }
 
     /// Records that a peer, which dialed this node by its id and address, holds another log. Returns whether this node
