@@ -45,8 +45,8 @@ member add ID=HOST:PORT, then drave serve --join with an empty --data.";
 /// The journal that a repair leaves.
 #[derive(Debug)]
 pub struct RepairedJournal {
-    /// The number of the segment that the journal continues; `None` if nothing of the log was readable_log, and no segment
-    /// is left.
+    /// The number of the segment that the journal continues; `None` if nothing of the log was readable, and no segment is
+    /// left.
     pub last_segment: Option<u64>,
     /// The number for the next new segment: above every segment number that is in use or in the sync marker.
     pub next_segment: u64,
@@ -102,8 +102,8 @@ pub fn set_damage_aside<D: Disk>(
         .map_or(evidence.hard_state, |summary| newest_hard_state(evidence.hard_state, summary.hard_state));
     let hard_state =
         marker.certain_hard_state().map(|marker_hard_state| newest_hard_state(marker_hard_state, log_hard_state));
-    // Without another voter, no node has the lost entries, and the operator decides about the remaining ones. If no record
-    // shows the members, a repair that was interrupted has checked them.
+    // Without another voter, no node has the lost entries, and the operator decides about the remaining ones. If no
+    // record shows the members, a repair that was interrupted has checked them.
     let continues_repair = hard_state.is_some_and(|hard_state| hard_state.promised_position > last_readable_position);
     let may_be_repaired = match &evidence.membership {
         Some((_, members)) => has_other_voters(members, options.node),
@@ -141,8 +141,9 @@ pub fn set_damage_aside<D: Disk>(
 
 impl<D: Disk> Journal<D> {
     /// Gives up an intact log whose entries cannot be applied, because the snapshot before them is damaged or missing:
-    /// the log restarts after `base`, and the promised position reaches its former end, in one durable step. Returns the
-    /// new hard state; `None` without any change if the journal is not to be repaired, or has no other member.
+    /// the promised position reaches the end of the log, and then the log restarts after `base`. Both are durable on
+    /// return. Returns the new hard state; `None` without any change if the journal is not to be repaired, or has no
+    /// other voter.
     pub fn give_up_log(&mut self, base: &SnapshotPoint) -> Result<Option<HardState>> {
         if !self.options.repairs_damage || !has_other_voters(current_membership(&self.summary), self.options.node) {
             return Ok(None);
@@ -290,7 +291,7 @@ fn newest_hard_state(one: HardState, other: HardState) -> HardState {
 }
 
 /// Replaces the damaged segment by its readable part and sets it and all later segments aside. Returns the segment that
-/// the journal continues and the offset of its end; `None` if nothing was readable_log.
+/// the journal continues and the offset of its end; `None` if nothing was readable.
 fn replace_segments<D: Disk>(
     disk: &D,
     options: &Options,

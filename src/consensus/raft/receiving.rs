@@ -34,7 +34,8 @@ impl Raft {
             self.me.forfeit_vote();
         }
         self.me.promise_lost_position(position);
-        // It may have become a candidate, or a leader of nodes that lack the same entries, before it learned the claim.
+        // Before it learned the claim, this node may have become a candidate, or a leader of nodes that lack the same
+        // entries.
         if !matches!(self.role, Role::Follower(_)) && !self.me.promotable() {
             self.step_down(now, StepDownReason::OlderCopy);
         }
