@@ -136,9 +136,9 @@ pub struct Node {
     pub promised_position: Position,
     /// The terms of the intact entries after the first damage, from index 1 on; 0 where there is none.
     pub salvaged_terms: [u8; LOG_LENGTH_MAX],
-    /// Whether a leader has changed the log since the damage was found. The log and the salvaged entries may then
-    /// belong to different histories.
-    pub log_changed: bool,
+    /// Whether the salvaged entry at each index, from 1 on, may not follow the entry before it: the latter was damaged,
+    /// or was salvaged from another damage.
+    pub begins_fragment: [bool; LOG_LENGTH_MAX],
     /// The terms of the entries that were lost, from index 1 on; 0 where none was. Only the checks read this field, to
     /// decide whether another node has a copy.
     pub lost_terms: [u8; LOG_LENGTH_MAX],
@@ -157,7 +157,7 @@ impl Node {
             non_entry_damage: NonEntryDamage::default(),
             promised_position: ZERO_POSITION,
             salvaged_terms: [0; LOG_LENGTH_MAX],
-            log_changed: false,
+            begins_fragment: [false; LOG_LENGTH_MAX],
             lost_terms: [0; LOG_LENGTH_MAX],
         }
     }

@@ -35,8 +35,12 @@ pub fn recover(before: &Node, broken_clause: Option<Clause>) -> Vec<Node> {
     for index in first_lost_index..=before.len {
         let at = index as usize - 1;
         let is_intact = !before.is_damaged[at];
+        node.begins_fragment[at] = is_intact && (at == 0 || before.is_damaged[at - 1]);
         node.salvaged_terms[at] = if is_intact && !breaks(Clause::KeepSalvage) { before.log[at] } else { 0 };
         node.lost_terms[at] = if is_intact { 0 } else { before.log[at] };
+    }
+    if let Some(begins_fragment) = node.begins_fragment.get_mut(before.len as usize) {
+        *begins_fragment = true;
     }
     node.truncate(first_lost_index - 1);
     let node_without_promise = node;
@@ -77,92 +81,93 @@ pub fn reaches(last: Position, promised_position: Position, broken_clause: Optio
 /// Once the log reaches the promised position, clears this position and the salvaged entries.
 pub fn clear_reached_promise(node: &mut Node, broken_clause: Option<Clause>) {
     if node.promised_position != ZERO_POSITION && reaches(node.last_position(), node.promised_position, broken_clause) {
-        (node.promised_position, node.salvaged_terms, node.lost_terms, node.log_changed) =
-            (ZERO_POSITION, [0; LOG_LENGTH_MAX], [0; LOG_LENGTH_MAX], false);
+        (node.promised_position, node.salvaged_terms, node.lost_terms, node.begins_fragment) =
+            (ZERO_POSITION, [0; LOG_LENGTH_MAX], [0; LOG_LENGTH_MAX], [false; LOG_LENGTH_MAX]);
     }
 }
 
-/// The positions of one log that a node knows, including positions whose entries it cannot read.
-struct KnownHistory {
-    /// The term at each index from 1 on, 0 where the term is not known.
-    terms: [u8; LOG_LENGTH_MAX],
-    /// Whether the node can read the entry at each index from 1 on.
-    is_readable: [bool; LOG_LENGTH_MAX],
+/// Consecutive entries of one log: the log of a node, or salvaged entries without damage between them.
+struct Fragment {
+    /// The position before the first entry. Before salvaged entries it has the term of the first one, because the leader
+    /// of that term wrote both: a log that ends there continues with the fragment.
+    before: Position,
+    /// The terms of the entries.
+    terms: Vec<u8>,
 }
 
-impl KnownHistory {
-    /// The histories that a node knows. A node that found damage also knows the positions of its salvaged entries and
-    /// its promised position. These belong to the same history as the log, until a leader changes the log.
-    fn of(node: &Node) -> Vec<KnownHistory> {
-        let is_readable_in_log = |at: usize| at < node.len as usize && !node.is_damaged[at];
-        let log = KnownHistory { terms: node.log, is_readable: std::array::from_fn(is_readable_in_log) };
-        if node.promised_position == ZERO_POSITION {
-            return vec![log];
+impl Fragment {
+    /// The fragments that a node can read: its log up to the first damaged entry, then the salvaged entries.
+    fn all_of(node: &Node) -> Vec<Fragment> {
+        let log = (0..node.len as usize).take_while(|at| !node.is_damaged[*at]).map(|at| node.log[at]).collect();
+        let mut fragments = vec![Fragment { before: ZERO_POSITION, terms: log }];
+        let mut follows_salvaged_entry = false;
+        for (at, term) in node.salvaged_terms.into_iter().enumerate() {
+            match fragments.last_mut() {
+                _ if term == 0 => {}
+                Some(fragment) if follows_salvaged_entry && !node.begins_fragment[at] => fragment.terms.push(term),
+                _ => fragments.push(Fragment { before: (term, at as u8), terms: vec![term] }),
+            }
+            follows_salvaged_entry = term != 0;
         }
-        let mut salvaged_history =
-            KnownHistory { terms: node.salvaged_terms, is_readable: node.salvaged_terms.map(|term| term != 0) };
-        if let Some(end) = salvaged_history.terms.get_mut(node.promised_position.1 as usize - 1) {
-            *end = node.promised_position.0;
-        }
-        if node.log_changed {
-            return vec![log, salvaged_history];
-        }
-        for at in 0..node.len as usize {
-            (salvaged_history.terms[at], salvaged_history.is_readable[at]) = (log.terms[at], log.is_readable[at]);
-        }
-        vec![salvaged_history]
+        fragments
     }
 
-    /// The terms of the requested entries, from the first requested entry to the last one before an unreadable entry.
-    /// `None` if this history may differ from that of the requester.
+    fn holds(&self, position: Position) -> bool {
+        position == self.before
+            || (position.1 > self.before.1
+                && self.terms.get((position.1 - self.before.1) as usize - 1) == Some(&position.0))
+    }
+
+    /// The last index at or below that of `known` at which this fragment has an entry of the same term.
+    fn last_index_of_same_term(&self, known: Position) -> Option<u8> {
+        let positions = self.terms.iter().zip(self.before.1 + 1..);
+        positions.filter(|(term, index)| **term == known.0 && *index <= known.1).map(|(_, index)| index).last()
+    }
+
+    /// The entries after an index, up to and including `upto`.
+    fn terms_between(&self, after: u8, upto: u8) -> Vec<u8> {
+        let upto = (upto - self.before.1).min(self.terms.len() as u8);
+        self.terms.get((after - self.before.1) as usize..upto as usize).unwrap_or_default().to_vec()
+    }
+
+    /// The entries of this fragment that the requester has lost; empty if it has none for the requester.
     ///
     /// An entry belongs to the requester's former log if it is at or before a position of this log (Log Matching,
-    /// §5.3). Such positions are `until`, and earlier positions of the same term: the leader of this term appended
-    /// them all, and never removes an entry of its own (Leader Append-Only, §5.3).
-    fn answer(&self, request: &RepairRequest, broken_clause: Option<Clause>) -> Option<Vec<u8>> {
-        let RepairRequest { after, until, .. } = *request;
-        let shared_index = (1..=until.1).rev().find(|index| self.terms[*index as usize - 1] == until.0).unwrap_or(0);
-        let shares_after_position = !request.log_changed || after.1 == 0 || self.terms[after.1 as usize - 1] == after.0;
-        let shares_position = shared_index > 0 && shares_after_position;
-        let upto = match broken_clause {
-            Some(Clause::AnswerSharesPosition) => request.last_requested,
-            _ => request.last_requested.min(shared_index),
-        };
-        let requested_range = after.1 as usize..upto as usize;
-        let readable_terms = requested_range.take_while(|at| self.is_readable[*at]).map(|at| self.terms[at]).collect();
-        (shares_position || broken_clause == Some(Clause::AnswerSharesPosition)).then_some(readable_terms)
+    /// §5.3). Such positions are the known ones, and earlier positions of the same terms: the leader of a term appended
+    /// all of its entries, and never removes one of its own (Leader Append-Only, §5.3). The requester's present log must
+    /// be a part of this fragment too: a leader may have changed it since the damage.
+    fn answer(&self, request: &RepairRequest, broken_clause: Option<Clause>) -> Vec<u8> {
+        let after = request.after;
+        if broken_clause == Some(Clause::AnswerSharesPosition) && after.1 >= self.before.1 {
+            return self.terms_between(after.1, self.before.1 + self.terms.len() as u8);
+        }
+        let shared_index = request.known.iter().filter_map(|known| self.last_index_of_same_term(*known)).max();
+        match shared_index {
+            Some(upto) if self.holds(after) && upto > after.1 => self.terms_between(after.1, upto),
+            _ => Vec::new(),
+        }
     }
 }
 
-/// A node's request to its peers for the entries of its first damaged range.
-#[derive(Clone, Copy)]
+/// A node's request to its peers for the entries after its log.
 struct RepairRequest {
-    /// The last position before the damaged range.
+    /// The last position of the log.
     after: Position,
-    /// The first position after the damaged range that the node knows: that of a salvaged entry, or the promised
-    /// position.
-    until: Position,
-    /// The last requested index: the one before `until`, or that of `until` if the node has no salvaged entry.
-    last_requested: u8,
-    /// Whether a leader has changed the log since the damage was found. Then `after` and `until` may belong to
-    /// different histories.
-    log_changed: bool,
+    /// Later positions that the log held before the damage: salvaged entries, and the promised position.
+    known: Vec<Position>,
 }
 
 impl RepairRequest {
-    /// The request of a node; `None` if the node lacks no entry, or does not know how many entries it lacks.
+    /// The request of a node; `None` if the node lacks no entry.
     fn of(node: &Node, broken_clause: Option<Clause>) -> Option<RepairRequest> {
-        if reaches(node.last_position(), node.promised_position, broken_clause) {
+        let after = node.last_position();
+        if reaches(after, node.promised_position, broken_clause) {
             return None;
         }
-        let first_salvaged_index =
-            (node.len + 1..=LOG_LENGTH_MAX as u8).find(|index| node.salvaged_terms[*index as usize - 1] != 0);
-        let (until, last_requested) = match first_salvaged_index {
-            Some(index) => ((node.salvaged_terms[index as usize - 1], index), index - 1),
-            None if node.promised_position.1 == UNKNOWN_END => return None,
-            None => (node.promised_position, node.promised_position.1),
-        };
-        Some(RepairRequest { after: node.last_position(), until, last_requested, log_changed: node.log_changed })
+        let salvaged = node.salvaged_terms.into_iter().zip(1..).filter(|(term, _)| *term != 0);
+        let promised = Some(node.promised_position).filter(|position| position.1 != UNKNOWN_END);
+        let known = salvaged.chain(promised).filter(|known| known.1 > after.1 && known.0 >= after.0).collect();
+        Some(RepairRequest { after, known })
     }
 }
 
@@ -176,21 +181,25 @@ pub fn repair_log(nodes: &mut [Node; NODE_COUNT], asker: usize, peer: usize, bro
     else {
         return false;
     };
-    let histories = KnownHistory::of(&nodes[peer]);
-    let answers = histories.iter().filter_map(|history| history.answer(&request, broken_clause));
-    let Some(missing_terms) = answers.max_by_key(Vec::len) else { return false };
+    let answers = Fragment::all_of(&nodes[peer]).into_iter().map(|fragment| fragment.answer(&request, broken_clause));
+    let missing_terms = answers.max_by_key(Vec::len).unwrap_or_default();
     let node = &mut nodes[asker];
     let len_before = node.len;
-    missing_terms.into_iter().for_each(|term| node.push(term));
-    // The salvaged entries after the damaged range follow, up to the next damaged range.
-    while node.len >= request.last_requested
-        && (node.len as usize) < LOG_LENGTH_MAX
-        && node.salvaged_terms[node.len as usize] != 0
-    {
-        node.push(node.salvaged_terms[node.len as usize]);
-    }
+    // An answer whose terms descend is no log.
+    let terms_ascend = missing_terms.is_sorted() && missing_terms.first() >= Some(&node.last_position().0);
+    missing_terms.into_iter().filter(|_| terms_ascend).for_each(|term| node.push(term));
+    append_following_salvage(node);
     clear_reached_promise(node, broken_clause);
     node.len > len_before
+}
+
+/// Appends the salvaged entries that follow the log of a node.
+fn append_following_salvage(node: &mut Node) {
+    let last = node.last_position();
+    let following_terms = Fragment::all_of(node).into_iter().skip(1).filter(|fragment| fragment.holds(last));
+    let longest =
+        following_terms.map(|fragment| fragment.terms_between(last.1, LOG_LENGTH_MAX as u8)).max_by_key(Vec::len);
+    longest.unwrap_or_default().into_iter().for_each(|term| node.push(term));
 }
 
 /// The outcome for a cluster that suffers no further damage.
@@ -226,19 +235,29 @@ pub fn outcome_without_damage(mut nodes: [Node; NODE_COUNT], broken_clause: Opti
             .count();
         reaches(last_position, candidate.promised_position, broken_clause) && vote_count > NODE_COUNT / 2
     });
-    // A lost entry is recoverable if a copy is left and the entry has the term of `until`. If the terms differ, a peer
-    // that lacks the entry at `until` cannot know which entries precede it.
+    // A lost entry is recoverable if a copy is left and the node knows a later position of its term. Otherwise a peer
+    // cannot know whether the entry precedes the positions that the node knows.
     let has_copy_left = |term: u8, index: u8| nodes.iter().any(|node| node.has_copy(term, index));
-    let knows_term =
-        |node: &Node, term: u8| RepairRequest::of(node, broken_clause).is_none_or(|request| request.until.0 == term);
+    let knows_term = |node: &Node, term: u8| {
+        RepairRequest::of(node, broken_clause).is_none_or(|request| request.known.iter().any(|known| known.0 == term))
+    };
     let has_unrecoverable_entry = |node: &Node| {
         (1..)
             .zip(node.lost_terms)
             .any(|(index, term)| term != 0 && !(has_copy_left(term, index) && knows_term(node, term)))
     };
+    // No record of a salvaged entry names the entry before it. If that one was damaged and is of an earlier term, nothing
+    // shows which log the salvaged entries continue.
+    let hides_term_change = |node: &Node| {
+        (1..LOG_LENGTH_MAX).any(|at| {
+            let term_before = if at <= node.len as usize { node.log[at - 1] } else { node.lost_terms[at - 1] };
+            node.salvaged_terms[at] != 0 && node.begins_fragment[at] && term_before != node.salvaged_terms[at]
+        })
+    };
     match () {
         () if can_elect => Outcome::ElectsLeader,
         () if nodes.iter().any(has_unrecoverable_entry) => Outcome::NeedsOperator,
+        () if nodes.iter().any(hides_term_change) => Outcome::NeedsOperator,
         () => Outcome::Stuck,
     }
 }

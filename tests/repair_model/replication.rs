@@ -238,7 +238,6 @@ fn append(
     if matched_index < leader_node.len {
         node.truncate(matched_index);
         node.push(leader_node.log[matched_index as usize]);
-        node.log_changed = node.promised_position != ZERO_POSITION;
         acknowledged_index += 1;
     }
     clear_reached_promise(node, broken_clause);
