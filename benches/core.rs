@@ -39,6 +39,7 @@ impl ThreeCores {
                 configurations: Vec::new(),
                 time: ClusterTime(0),
                 applied_index: Index::ZERO,
+                kept_fragments: Vec::new(),
             };
             Raft::new(Replica::recover(node_id(n), Options::default(), recovered, n), now)
         };

@@ -55,6 +55,7 @@ impl SingleNodeLog {
             configurations: opened.configurations,
             time: opened.last_time,
             applied_index: Index::ZERO,
+            kept_fragments: Vec::new(),
         };
         let replica = Replica::recover(NodeId::new(1).unwrap(), RaftOptions::default(), recovered, 7);
         let raft = Raft::new(replica, Time::ZERO);

@@ -11,6 +11,8 @@ pub const ENTRY_OVERHEAD_BYTES_MAX: u64 = 64;
 pub const APPEND_BYTES_MAX: u64 = 2 << 20;
 /// The most entries in one AppendEntries message.
 pub const APPEND_ENTRIES_MAX: usize = 16 << 10;
+/// The most positions in one request for lost entries: one for each of the latest terms of the requester's log.
+pub const KNOWN_POSITIONS_MAX: usize = 16;
 /// The most bytes that a frame adds to its payload: the frame's header, and the other fields of the message.
 pub const FRAME_OVERHEAD_BYTES_MAX: u64 = 1 << 10;
 /// The largest frame on a native connection, in bytes. A longer one closes the connection: its length is not trusted.

@@ -153,6 +153,7 @@ impl Follower {
             configurations: Vec::new(),
             time: ClusterTime(0),
             applied_index: Index(applied),
+            kept_fragments: Vec::new(),
         };
         let options = Options { mutants, ..Options::default() };
         let now = Time::ZERO + Duration::from_secs(1);

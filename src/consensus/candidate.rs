@@ -234,6 +234,8 @@ impl Candidate {
             | Message::LostAcknowledged { .. }
             | Message::LostAcknowledgedResponse { .. }
             | Message::RecordedClaim { .. }
+            | Message::RequestLostEntries { .. }
+            | Message::LostEntries { .. }
             | Message::Heartbeat { .. }
             | Message::HeartbeatResponse { .. }
             | Message::Committed { .. }

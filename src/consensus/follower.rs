@@ -20,7 +20,7 @@ use super::next::NextRole;
 use super::note::{CampaignReason, Note};
 use super::replica::Replica;
 use super::rules::{election, replication};
-use crate::types::{Entry, Index, NodeId, Position, Time, Vote};
+use crate::types::{Entry, Index, LogId, NodeId, Position, Time, Vote};
 
 /// The state of a node that follows a leader, or waits for one.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Follower {
     acked_index: Index,
     /// Whether an append or an installed snapshot still has to be acknowledged, at least in part.
     ack_due: bool,
+    /// Whether lost entries were appended without a leader, and are not durable yet.
+    awaits_lost_entries: bool,
 }
 
 impl Follower {
@@ -52,6 +54,7 @@ impl Follower {
             campaign_reason: CampaignReason::Timeout,
             acked_index: Index::ZERO,
             ack_due: false,
+            awaits_lost_entries: false,
         }
     }
 
@@ -102,6 +105,7 @@ impl Follower {
         // The leader is dropped even if this node may not campaign: clients must not wait for a dead leader.
         self.leader = None;
         if !me.promotable() {
+            me.request_lost_entries();
             return NextRole::Stay;
         }
         NextRole::Campaign(election::first_vote_kind(me.options.mutants), self.campaign_reason)
@@ -190,7 +194,13 @@ impl Follower {
                 // its message until it receives the answer.
                 me.send_when_durable(from, Message::LostAcknowledgedResponse { upto });
             }
-            Message::TimeoutNow | Message::ReadIndexRequest { .. } | Message::RecordedClaim { .. } => {}
+            Message::LostEntries { after, entries } => {
+                self.append_lost_entries(me, after, entries, envelope.origin.log);
+            }
+            Message::TimeoutNow
+            | Message::ReadIndexRequest { .. }
+            | Message::RequestLostEntries { .. }
+            | Message::RecordedClaim { .. } => {}
             // Answers to requests that this node sent in another role.
             Message::RequestVoteResponse { .. }
             | Message::AppendResponse { .. }
@@ -200,6 +210,26 @@ impl Follower {
             | Message::LostAcknowledgedResponse { .. }
             | Message::ReadIndexResponse { .. }
             | Message::StaleTerm => {}
+        }
+        NextRole::Stay
+    }
+
+    /// Appends entries that this node has lost, if no leader sends them ([`Replica::append_lost_entries`]). The next ones
+    /// are requested once these are durable, so that not all of them are in memory at once.
+    pub fn append_lost_entries(&mut self, me: &mut Replica, after: Position, entries: Vec<Entry>, log: Option<LogId>) {
+        if self.leader.is_none() {
+            self.awaits_lost_entries |= me.append_lost_entries(after, entries, log);
+        }
+    }
+
+    /// Handles the report that writes are durable: requests the next lost entries, if the last ones were appended and
+    /// are durable. If none are missing any more, this node campaigns at the end of its election timeout.
+    pub fn handle_persisted(&mut self, me: &mut Replica) -> NextRole {
+        if self.awaits_lost_entries && me.log.durable() == me.log.last().index {
+            self.awaits_lost_entries = false;
+            if self.leader.is_none() {
+                me.request_lost_entries();
+            }
         }
         NextRole::Stay
     }

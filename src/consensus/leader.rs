@@ -412,6 +412,8 @@ impl Leader {
             | Message::TimeoutNow
             | Message::LostAcknowledged { .. }
             | Message::RecordedClaim { .. }
+            | Message::RequestLostEntries { .. }
+            | Message::LostEntries { .. }
             | Message::ReadIndexResponse { .. }
             | Message::StaleTerm => {}
         }

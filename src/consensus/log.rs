@@ -118,6 +118,14 @@ impl Log {
         found_position
     }
 
+    /// The last position of each term of the log, ascending.
+    pub fn term_ends(&self) -> impl DoubleEndedIterator<Item = Position> + '_ {
+        self.term_runs.iter().enumerate().map(|(nth, (_, term))| {
+            let end = self.term_runs.get(nth + 1).map_or(self.last_index(), |(first, _)| first.prev());
+            Position::new(end, *term)
+        })
+    }
+
     /// The size in bytes of the entries above index `after`, up to and including `upto`.
     ///
     /// The result is a difference of two sums, and costs the same for one entry and for a million: this function runs

@@ -124,6 +124,24 @@ pub enum Message {
         /// The position in the message that is answered.
         upto: Position,
     },
+    /// Requests entries that the sender acknowledged and lost, from any peer: the sender knows no leader.
+    ///
+    /// The sender's log once held each of the `known` positions, so that the peer can tell whether its own log is the
+    /// same one up to there ([`crate::consensus::rules::lost_entries`]).
+    RequestLostEntries {
+        /// The last position of the sender's log: the first requested entry is the one after it.
+        after: Position,
+        /// Later positions that the sender's log held before the damage; at most
+        /// [`crate::limits::KNOWN_POSITIONS_MAX`].
+        known: Vec<Position>,
+    },
+    /// Answers [`Message::RequestLostEntries`]. The entries are of the log that the receiver had before the damage.
+    LostEntries {
+        /// The position in the request.
+        after: Position,
+        /// Consecutive entries, the first right after `after`; at least one.
+        entries: Vec<Entry>,
+    },
     /// Informs the receiver of the highest term and position that the receiver's disk has claimed in messages to the
     /// sender. A receiver whose disk holds less runs on an older copy of its directory, and adopts that term and
     /// position. This is the first message on every new connection.
@@ -228,6 +246,8 @@ impl Message {
             | Message::InstallSnapshotResponse { .. }
             | Message::LostAcknowledgedResponse { .. }
             | Message::RecordedClaim { .. }
+            | Message::RequestLostEntries { .. }
+            | Message::LostEntries { .. }
             | Message::ReadIndexRequest { .. }
             | Message::StaleTerm => false,
         }
@@ -242,6 +262,7 @@ impl Message {
             | Message::AppendRejected { .. }
             | Message::HeartbeatResponse { .. }
             | Message::InstallSnapshotResponse { .. }
+            | Message::LostEntries { .. }
             | Message::LostAcknowledgedResponse { .. } => true,
             Message::RequestVote { .. }
             | Message::AppendEntries { .. }
@@ -252,6 +273,7 @@ impl Message {
             | Message::ReadIndexResponse { .. }
             | Message::LostAcknowledged { .. }
             | Message::RecordedClaim { .. }
+            | Message::RequestLostEntries { .. }
             | Message::ReadIndexRequest { .. }
             | Message::StaleTerm => false,
         }
@@ -269,6 +291,7 @@ impl Message {
             | Message::LostAcknowledged { .. }
             | Message::LostAcknowledgedResponse { .. }
             | Message::RecordedClaim { .. }
+            | Message::RequestLostEntries { .. }
             | Message::Heartbeat { .. }
             | Message::HeartbeatResponse { .. }
             | Message::Committed { .. }
@@ -277,7 +300,7 @@ impl Message {
             | Message::ReadIndexRequest { .. }
             | Message::ReadIndexResponse { .. }
             | Message::StaleTerm => true,
-            Message::InstallSnapshot(_) => false,
+            Message::InstallSnapshot(_) | Message::LostEntries { .. } => false,
         }
     }
 }

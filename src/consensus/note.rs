@@ -246,6 +246,15 @@ pub enum Note {
         /// The last index that the follower had acknowledged.
         upto: Index,
     },
+    /// This node has appended entries that it had lost, without a leader.
+    LostEntriesAppended {
+        /// The end of the log before.
+        after: Position,
+        /// The end of the log now.
+        end: Position,
+        /// The position up to which this node acknowledged entries.
+        promised: Position,
+    },
     /// A peer sent a message that no correct peer sends. The message was dropped.
     InvalidMessage {
         /// The sender of the message.
@@ -275,7 +284,7 @@ impl Note {
             | Note::TransferTimedOut { .. }
             | Note::ChangeAborted { .. } => Level::Warn,
             Note::LossDetected { .. } | Note::LostAcknowledged { .. } | Note::FoundingVetoed { .. } => Level::Warn,
-            Note::FoundingWaits { .. } => Level::Info,
+            Note::FoundingWaits { .. } | Note::LostEntriesAppended { .. } => Level::Info,
             Note::Campaigns { kind: VoteKind::Vote | VoteKind::Transfer, .. } => Level::Info,
             Note::Campaigns { .. } | Note::VoteAnswered { .. } | Note::PeerRejected { .. } => Level::Debug,
         }
@@ -301,6 +310,12 @@ impl Note {
                 "{holder} holds log {log}, and this directory is empty: this node begins no log. Restore the directory \
                  that this node had; or, if it is lost, run at a node of that log: drave member remove ID, and: drave \
                  member add ID=HOST:PORT, and start this one with --join"
+            ),
+            Note::LostEntriesAppended { after, end, promised } => write!(
+                f,
+                "got lost entries {} to {} back without a leader; its log must reach {promised}",
+                after.index.next(),
+                end.index
             ),
             Note::LossDetected { log_end, acknowledged } => write!(
                 f,
@@ -376,6 +391,7 @@ impl fmt::Display for Note {
             | Note::FoundingWaits { .. }
             | Note::FoundingVetoed { .. }
             | Note::LossDetected { .. }
+            | Note::LostEntriesAppended { .. }
             | Note::LostAcknowledged { .. } => self.fmt_identity_or_loss(f),
             Note::InvalidMessage { peer, error } => write!(f, "{peer} sent an invalid message: {error}"),
         }

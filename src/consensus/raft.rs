@@ -130,6 +130,10 @@ impl Raft {
         if let Message::ReadIndexResponse { number, index } = envelope.message {
             return self.follower_reads.handle_response(envelope.from, number, index, &mut self.confirmed_reads);
         }
+        if let Message::RequestLostEntries { after, known } = &envelope.message {
+            // The answer does not depend on this node's role: a candidate and a leader hold entries too.
+            return self.me.answer_lost_entries(&envelope, *after, known);
+        }
         // The leader's claim is recorded after the role has handled the message: then the commit index includes what
         // the leader has just reported.
         let leader_and_disk =
@@ -153,7 +157,8 @@ impl Raft {
         self.me.handle_persisted(upto);
         let next_role = match &mut self.role {
             Role::Candidate(candidate) => candidate.handle_persisted(&self.me),
-            Role::Follower(_) | Role::Leader(_) => NextRole::Stay,
+            Role::Follower(follower) => follower.handle_persisted(&mut self.me),
+            Role::Leader(_) => NextRole::Stay,
         };
         self.apply_next_role(now, next_role);
     }

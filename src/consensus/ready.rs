@@ -15,6 +15,8 @@ pub struct Ready {
     pub messages: Vec<Envelope>,
     /// Appends to send, without their payloads.
     pub appends: Vec<EntriesToSend>,
+    /// Entries that other nodes, or this node itself, have lost, without their payloads.
+    pub lost_entries: Vec<LostEntriesToSend>,
     /// Followers that need compacted entries: the driver starts to send each a snapshot.
     pub snapshot_targets: Vec<NodeId>,
     /// Received chunks of a snapshot that covers entries beyond the commit index, each with its sender, the leader of
@@ -49,4 +51,18 @@ pub struct EntriesToSend {
     pub commit: Index,
     /// The number of the probe if the append is a probe; otherwise zero.
     pub probe_number: u64,
+}
+
+/// Lost entries that leave the core as a range of indexes; the driver fills in the entries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LostEntriesToSend {
+    /// The node that receives the entries. If it is this node itself, the driver reads the entries from the damaged
+    /// files and reports them by [`super::Raft::append_kept_entries`].
+    pub to: NodeId,
+    /// The position right before the entries.
+    pub after: Position,
+    /// The index of the last entry.
+    pub upto: Index,
+    /// The fragment of the kept entries that holds the range; `None` if this node's log holds it.
+    pub fragment: Option<usize>,
 }

@@ -15,6 +15,7 @@
 
 mod identity;
 mod invariants;
+mod lost_entries;
 
 use super::claims::PeerClaims;
 use super::clock::{Clock, LeaderTime};
@@ -26,7 +27,7 @@ use super::log::Log;
 use super::message::{Envelope, Message, Origin, Round, SnapshotChunk, VoteKind};
 use super::note::Note;
 use super::options::Options;
-use super::ready::Ready;
+use super::ready::{LostEntriesToSend, Ready};
 use super::rules::election::{self, VoteWeight};
 use super::rules::{membership, replication};
 use crate::codec;
@@ -34,6 +35,7 @@ use crate::types::{
     ClusterTime, DiskId, Entry, HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Time,
     Vote, Write, WriteId,
 };
+pub use lost_entries::{KeptEntries, KeptFragment};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
@@ -59,6 +61,8 @@ pub struct RecoveredState {
     pub time: ClusterTime,
     /// The last index that a snapshot of this node covers. The entries up to it are committed.
     pub applied_index: Index,
+    /// Intact entries after damage to the log, as long as the log does not reach the promised position.
+    pub kept_fragments: Vec<KeptFragment>,
 }
 
 /// A write that the journal has not yet reported durable.
@@ -140,6 +144,10 @@ pub struct Replica {
     /// The writes that are not durable yet, in order.
     issued_writes: VecDeque<IssuedWrite>,
     gate: DurabilityGate,
+    /// Intact entries that are on the disk and not in the log, because entries before them were lost.
+    kept: KeptEntries,
+    /// Lost entries to send, until the next `ready`.
+    lost_entries_to_send: Vec<LostEntriesToSend>,
     /// Messages that wait for no write, until the next `ready`.
     ready_messages: Vec<Envelope>,
     // The only source of randomness. The driver seeds it, so that the simulator can repeat a run.
@@ -195,6 +203,8 @@ impl Replica {
             vote_write: WriteId::ZERO,
             issued_writes: VecDeque::new(),
             gate: DurabilityGate::default(),
+            kept: KeptEntries::new(recovered.kept_fragments),
+            lost_entries_to_send: Vec::new(),
             ready_messages: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),
         }
@@ -543,6 +553,7 @@ impl Replica {
             self.next_write = self.next_write.next();
         }
         ready.messages.append(&mut self.ready_messages);
+        ready.lost_entries.append(&mut self.lost_entries_to_send);
         ready.notes.append(&mut self.notes);
         ready.snapshot_chunks.append(&mut self.snapshot_chunks);
         ready.commit = self.log.commit();

@@ -40,6 +40,7 @@ use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::apply::Report as ApplierReport;
 use crate::consensus::Raft;
 use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time, WriteId};
+use crate::wal::kept::KeptEntries;
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
 use bytes::Bytes;
@@ -59,6 +60,8 @@ pub struct Node {
     /// The payloads of the log, which the core does not keep. The view begins and ends where the core's log does, once
     /// `turn` has handed the core's write to the journal.
     view: View,
+    /// Intact entries of a damaged log, until the log reaches the promised position.
+    kept_entries: KeptEntries,
     prefetch: Prefetch,
     options: Options,
     /// Measurements only: no decision depends on them.
@@ -118,9 +121,9 @@ pub struct NodeStart {
 }
 
 impl Node {
-    /// Creates a node around the consensus core `raft`, which reads its log through `view`. Nothing is applied beyond
-    /// the base of the log.
-    pub fn new(raft: Raft, view: View, options: Options, node_start: NodeStart) -> Node {
+    /// Creates a node around the consensus core `raft`, which reads its log through `view`, and lost entries from the
+    /// kept ones. Nothing is applied beyond the base of the log.
+    pub fn new(raft: Raft, (view, kept_entries): (View, KeptEntries), options: Options, node_start: NodeStart) -> Node {
         // The disk id belongs to the core, which decides whose votes and copies count.
         let NodeStart { now, applied, snapshot, random, prefetch, disk: _ } = node_start;
         let snapshot_index = snapshot.as_ref().map_or(Index::ZERO, |snapshot| snapshot.position.index);
@@ -129,6 +132,7 @@ impl Node {
         Node {
             raft,
             view,
+            kept_entries,
             prefetch,
             stats: Stats::default(),
             proposals: Proposals::default(),

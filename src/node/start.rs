@@ -8,7 +8,7 @@ use super::node::{Node, NodeStart};
 use super::options::Options;
 use crate::consensus::replica::{RecoveredState, Replica};
 use crate::consensus::{Options as RaftOptions, Raft};
-use crate::types::NodeId;
+use crate::types::{NodeId, Position};
 use crate::wal;
 
 /// Creates a node from its recovered state: a follower without a leader, which knows no entry to be committed beyond
@@ -26,6 +26,10 @@ pub fn start(
 ) -> Node {
     // The core gets each entry's term and its size in bytes; the payloads stay in the view.
     let entries = recovered.entries.iter().map(|head| (head.term, u64::from(head.bytes))).collect();
+    let to_fragment = |(before, summaries): (Position, &[wal::EntrySummary])| {
+        (before, summaries.iter().map(|summary| (summary.term, u64::from(summary.bytes))).collect())
+    };
+    let kept_fragments = recovered.kept_entries.summaries().map(to_fragment).collect();
     let raft_state = RecoveredState {
         disk: node_start.disk,
         hard_state: recovered.hard_state,
@@ -34,7 +38,8 @@ pub fn start(
         configurations: recovered.configurations,
         time: recovered.last_time,
         applied_index: node_start.applied.upto,
+        kept_fragments,
     };
     let replica = Replica::recover(id, raft_options, raft_state, node_start.random);
-    Node::new(Raft::new(replica, node_start.now), recovered.view, options, node_start)
+    Node::new(Raft::new(replica, node_start.now), (recovered.view, recovered.kept_entries), options, node_start)
 }

@@ -173,6 +173,8 @@ mutants! {
     /// A node votes and campaigns without regard to its promised position, up to which it acknowledged entries that it
     /// lost.
     ForgetPromised = "forget-promised",
+    /// A node answers a request for lost entries from its log although nothing shows that the requester had the same log.
+    AnswerWithAnyEntries = "answer-with-any-entries",
     /// A follower that lost acknowledged entries is sent entries again before it has persisted its promised position.
     FeedBeforePromise = "feed-before-promise",
     /// A leader does not notice that a follower has lost acknowledged entries.

@@ -107,20 +107,22 @@ fn copy_error(error: &std::io::Error) -> std::io::Error {
 /// Loads all segments. The last one is copied into memory: the journal will append to its file, and a mapping
 /// would change under its readers. The others are mapped.
 pub fn load_segments<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<SegmentFile>> {
-    let map_segment = |number: u64| {
-        let name = file_name(number);
-        let bytes = disk.map(&name).map_err(to_fault("map", &name))?;
-        // The reader runs later and on any thread, so it opens the file itself.
-        let disk = disk.clone();
-        let reader: FileReader = Box::new(move || read_through(&disk.open(&name)?, |_| {}));
-        Ok(SegmentFile { number, bytes, reader: Mutex::new(Some(reader)), read_outcome: OnceLock::new() })
-    };
     let Some((last, older)) = numbers.split_last() else { return Ok(Vec::new()) };
     // A mapping reads no page. So all files are mapped here, and the threads read them later.
-    let mut files = older.iter().map(|number| map_segment(*number)).collect::<Result<Vec<_>>>()?;
+    let mut files =
+        older.iter().map(|number| map_file(disk, *number, &file_name(*number))).collect::<Result<Vec<_>>>()?;
     let (bytes, media_error) = copy_file(disk, &file_name(*last))?;
     files.push(SegmentFile { read_outcome: OnceLock::from(Ok(media_error)), ..SegmentFile::in_memory(*last, bytes) });
     Ok(files)
+}
+
+/// Maps the file `name` of segment `number`. Its bytes are read when they are first needed.
+pub fn map_file<D: Disk>(disk: &D, number: u64, name: &str) -> Result<SegmentFile> {
+    let bytes = disk.map(name).map_err(to_fault("map", name))?;
+    // The reader runs later and on any thread, so it opens the file itself.
+    let (disk, name) = (disk.clone(), name.to_owned());
+    let reader: FileReader = Box::new(move || read_through(&disk.open(&name)?, |_| {}));
+    Ok(SegmentFile { number, bytes, reader: Mutex::new(Some(reader)), read_outcome: OnceLock::new() })
 }
 
 /// Reads a whole small file. A media error is reported as damage.

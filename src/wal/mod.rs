@@ -104,6 +104,7 @@ pub mod identity;
 pub mod inspect;
 mod invariants;
 pub mod journal;
+pub mod kept;
 pub mod load;
 pub mod log_summary;
 pub mod open;

@@ -24,6 +24,7 @@
 
 use super::format::{self, RecordKind, file_name, file_number};
 use super::journal::{Journal, OlderSegment, activate_segment, opening_body_bytes, segment_header, track_mapping};
+use super::kept::KeptEntries;
 use super::load::{load_segments, read_whole_file};
 use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode};
@@ -111,23 +112,36 @@ impl<D: Disk> Journal<D> {
         founding: Option<&SnapshotPoint>,
         read_mode: ReadMode<'_>,
     ) -> Result<(Journal<D>, RecoveredLog)> {
-        let repairs_damage = options.repairs_damage;
-        match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
-            Err(Fault::Corrupt { advice, .. }) if repairs_damage && advice != TORN_TAIL_ADVICE => {
-                // Another read may succeed: a device may fail for a moment.
-                let fault = match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
-                    Err(fault @ Fault::Corrupt { .. }) => fault,
-                    outcome => return outcome,
-                };
-                let directory = JournalDirectory::read(&disk, &options)?;
-                let repaired_journal =
-                    set_damage_aside(&disk, &options, &directory.segment_numbers, &directory.marker, fault)?;
-                let (journal, recovered) =
-                    Journal::open_intact(disk, options, founding, read_mode, Some(&repaired_journal))?;
-                Ok((journal, RecoveredLog { repair_note: Some(repaired_journal.note), ..recovered }))
-            }
-            outcome => outcome,
+        let (own_disk, is_repairable) = (options.disk, options.repairs_damage);
+        let (journal, mut recovered) =
+            match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
+                Err(Fault::Corrupt { advice, .. }) if is_repairable && advice != TORN_TAIL_ADVICE => {
+                    Journal::open_damaged(disk.clone(), options, founding, read_mode)?
+                }
+                outcome => outcome?,
+            };
+        if recovered.hard_state.promised_position > journal.summary.last_position {
+            let names = disk.list().map_err(to_fault("list", "the journal"))?;
+            recovered.kept_entries = KeptEntries::load(&disk, own_disk, &names)?;
         }
+        Ok((journal, recovered))
+    }
+
+    /// Opens a journal that was found damaged: repairs it, unless another read succeeds. A device may fail for a moment.
+    fn open_damaged(
+        disk: D,
+        options: Options,
+        founding: Option<&SnapshotPoint>,
+        read_mode: ReadMode<'_>,
+    ) -> Result<(Journal<D>, RecoveredLog)> {
+        let fault = match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
+            Err(fault @ Fault::Corrupt { .. }) => fault,
+            outcome => return outcome,
+        };
+        let directory = JournalDirectory::read(&disk, &options)?;
+        let repaired_journal = set_damage_aside(&disk, &options, &directory.segment_numbers, &directory.marker, fault)?;
+        let (journal, recovered) = Journal::open_intact(disk, options, founding, read_mode, Some(&repaired_journal))?;
+        Ok((journal, RecoveredLog { repair_note: Some(repaired_journal.note), ..recovered }))
     }
 
     /// Opens a journal without damage, or one that was just repaired.
@@ -290,6 +304,7 @@ impl<D: Disk> Journal<D> {
             view,
             operator_notes: replay.operator_notes,
             repair_note: None,
+            kept_entries: KeptEntries::default(),
         };
         Ok((journal, recovered))
     }
@@ -346,6 +361,7 @@ impl<D: Disk> Journal<D> {
             view,
             operator_notes: Vec::new(),
             repair_note: None,
+            kept_entries: KeptEntries::default(),
         };
         Ok((journal, recovered))
     }

@@ -31,6 +31,7 @@
 
 use super::batches::{BatchReader, ReaderState};
 use super::format::{EntryMetadata, Frame, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
+use super::kept::KeptEntries;
 use super::load::{self, SegmentFile};
 use super::log_summary::{LogSummary, RecordEffect};
 use super::options::{Options, ReadMode, TailPolicy};
@@ -81,6 +82,8 @@ pub struct RecoveredLog {
     /// A note for the operator if the journal was damaged and has been repaired ([`super::repair`]): acknowledged
     /// entries may be missing.
     pub repair_note: Option<String>,
+    /// The intact entries of damaged files; none if the log reaches the promised position.
+    pub kept_entries: KeptEntries,
 }
 
 /// A segment that was read and validated.

@@ -20,7 +20,7 @@
 //! ahead of it, and repairs it in the same way: the marker still has the promised position.
 
 use super::batches::{BatchReader, ReaderState};
-use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name};
+use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name, file_number};
 use super::journal::Journal;
 use super::load::{SegmentFile, load_segments};
 use super::log_summary::{LogSummary, RecordEffect};
@@ -36,6 +36,10 @@ use bytes::Bytes;
 
 /// The suffix of a segment that a repair has set aside.
 pub const DAMAGED_SUFFIX: &str = ".damaged";
+
+/// At most this many files that repairs have set aside are kept for a repair that has not ended. Further ones would fill
+/// the disk, and other nodes most likely have their entries.
+const DAMAGED_FILES_MAX: usize = 64;
 
 /// The advice to the operator if the vote may be among the damaged records.
 const VOTE_LOST: &str = "This node's vote may be lost too, so that it cannot repair itself from the other nodes: it \
@@ -115,6 +119,10 @@ pub fn set_damage_aside<D: Disk>(
     let Some(hard_state) = hard_state else {
         return Err(Fault::Corrupt { file, offset, description, lost, advice: VOTE_LOST });
     };
+    // Files of an earlier repair are still needed if that repair has not ended, or was interrupted.
+    if hard_state.promised_position <= last_readable_position || damaged_names(disk)?.len() > DAMAGED_FILES_MAX {
+        remove_damaged_files(disk)?;
+    }
     let promised_position = promised_position(&evidence, marker, hard_state);
     let hard_state = HardState { promised_position, ..hard_state };
     let mut marker_file = SyncMarkerFile::open(disk, options.disk, marker)?;
@@ -301,7 +309,6 @@ fn replace_segments<D: Disk>(
     if is_only_short(files, readable_log) {
         return Ok(readable_log.end);
     }
-    remove_damaged_files(disk)?;
     let continued_segment = match readable_log.end {
         // Another segment must follow a seal.
         Some((number, _)) if readable_log.is_sealed => Some((number + 1, FIRST_FRAME_OFFSET)),
@@ -369,11 +376,22 @@ fn set_segment_aside<D: Disk>(disk: &D, number: u64) -> Result<()> {
     disk.rename(&name, &damaged_name).map_err(to_fault("rename", &name))
 }
 
-/// Removes the files that earlier repairs have set aside, so that the files of one repair at most occupy disk space.
-fn remove_damaged_files<D: Disk>(disk: &D) -> Result<()> {
+/// The number of the segment from which a repair has made the file `name`; `None` for any other file.
+pub fn damaged_segment_number(name: &str) -> Option<u64> {
+    let (segment_name, _) = name.split_once(DAMAGED_SUFFIX)?;
+    file_number(segment_name)
+}
+
+/// The names of the files that repairs have set aside.
+fn damaged_names<D: Disk>(disk: &D) -> Result<Vec<String>> {
     let names = disk.list().map_err(to_fault("list", "the journal"))?;
-    for name in names.iter().filter(|name| name.contains(DAMAGED_SUFFIX)) {
-        disk.remove(name).map_err(to_fault("remove", name))?;
+    Ok(names.into_iter().filter(|name| damaged_segment_number(name).is_some()).collect())
+}
+
+/// Removes the files that earlier repairs have set aside, so that they do not accumulate.
+fn remove_damaged_files<D: Disk>(disk: &D) -> Result<()> {
+    for name in damaged_names(disk)? {
+        disk.remove(&name).map_err(to_fault("remove", &name))?;
     }
     sync_names(disk)
 }

@@ -64,7 +64,7 @@ pub struct View {
 /// The live range shrinks at its end when a later write replaces entries. The file keeps the replaced entries, since a
 /// sealed segment is never written to.
 #[derive(Clone, Debug)]
-struct MappedSegment {
+pub(super) struct MappedSegment {
     sealed: SealedSegment,
     // Computed once: the checksum of each frame needs it.
     salt_crc: u32,
@@ -401,11 +401,17 @@ impl MappedSegment {
         }
     }
 
+    /// A segment whose header may be damaged, and whose salt is known otherwise. It holds at least one entry.
+    pub(super) fn with_salt(sealed: SealedSegment, salt: u64) -> MappedSegment {
+        let live_range = (*sealed.index_range.start(), *sealed.index_range.end());
+        MappedSegment { salt_crc: salt_crc(salt), sealed, live_range }
+    }
+
     /// Visits the entries of a range in order until the visitor returns `false`. Returns `true` if it never did.
     ///
     /// The read begins at the last indexed entry at or before `from`. Each frame's header is checked here, and the
     /// body's checksum by `codec::read_entry`.
-    fn visit_entries(&self, from: Index, to: Index, visit: &mut dyn FnMut(Entry) -> bool) -> Result<bool> {
+    pub(super) fn visit_entries(&self, from: Index, to: Index, visit: &mut dyn FnMut(Entry) -> bool) -> Result<bool> {
         let sparse_index = &self.sealed.sparse_index;
         // The place in `sparse_index` of the last indexed entry at or before `from`.
         let mut sparse_position = sparse_index.partition_point(|(index, _)| *index <= from).saturating_sub(1);

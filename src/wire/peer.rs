@@ -11,7 +11,7 @@ use crate::codec::{BufMutExt, ENTRY_HEADER, Malformed, Reader, entry_size, put_e
 use crate::consensus::clock::LeaderTime;
 use crate::consensus::disk_room::DiskRoom;
 use crate::consensus::message::{Envelope, Message, Origin, Round, SnapshotChunk, VoteKind};
-use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES};
+use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES, KNOWN_POSITIONS_MAX};
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Position, Term};
 use bytes::{BufMut, BytesMut};
 
@@ -53,6 +53,11 @@ const MESSAGE_READ_INDEX_RESPONSE: u8 = 14;
 const MESSAGE_LOST_ACKNOWLEDGED: u8 = 15;
 const MESSAGE_LOST_ACK_RESPONSE: u8 = 16;
 const MESSAGE_RECORDED_CLAIM: u8 = 17;
+const MESSAGE_REQUEST_LOST_ENTRIES: u8 = 18;
+const MESSAGE_LOST_ENTRIES: u8 = 19;
+
+/// The size of an encoded position.
+const POSITION_BYTES: usize = 16;
 
 const VOTE_KIND_PRE_VOTE: u8 = 0;
 const VOTE_KIND_VOTE: u8 = 1;
@@ -85,7 +90,10 @@ impl PeerFrame {
         match self {
             PeerFrame::Raft(envelope) => {
                 96 + match &envelope.message {
-                    Message::AppendEntries { entries, .. } => entries.iter().map(entry_size).sum(),
+                    Message::AppendEntries { entries, .. } | Message::LostEntries { entries, .. } => {
+                        entries.iter().map(entry_size).sum()
+                    }
+                    Message::RequestLostEntries { known, .. } => known.len() * POSITION_BYTES,
                     Message::InstallSnapshot(chunk) => chunk.bytes.len(),
                     _ => 0,
                 }
@@ -167,6 +175,15 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             put_kind_and_position(out, MESSAGE_RECORDED_CLAIM, *position);
             out.put_u64_le(term.0);
         }
+        Message::RequestLostEntries { after, known } => {
+            put_kind_and_position(out, MESSAGE_REQUEST_LOST_ENTRIES, *after);
+            out.put_u8(known.len() as u8);
+            known.iter().for_each(|position| out.put_position(*position));
+        }
+        Message::LostEntries { after, entries } => {
+            put_kind_and_position(out, MESSAGE_LOST_ENTRIES, *after);
+            put_entries(out, entries);
+        }
         Message::Heartbeat { commit, round, time } => {
             out.put_u8(MESSAGE_HEARTBEAT);
             out.put_u64_le(commit.0);
@@ -209,6 +226,11 @@ fn put_append_entries(out: &mut BytesMut, (prev, commit, probe_number): (Positio
     out.put_position(prev);
     out.put_u64_le(commit.0);
     out.put_u64_le(probe_number);
+    put_entries(out, entries);
+}
+
+/// Appends the number of entries (4 bytes), then the entries.
+fn put_entries(out: &mut BytesMut, entries: &[Entry]) {
     out.put_u32_le(entries.len() as u32);
     entries.iter().for_each(|entry| put_entry(out, entry));
 }
@@ -282,6 +304,11 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         MESSAGE_RECORDED_CLAIM => {
             Message::RecordedClaim { position: read_position(reader)?, term: Term(check_wire_number(reader.u64()?)?) }
         }
+        MESSAGE_REQUEST_LOST_ENTRIES => read_request_lost_entries(reader)?,
+        MESSAGE_LOST_ENTRIES => {
+            let after = read_position(reader)?;
+            Message::LostEntries { after, entries: read_entries(reader, after, term)? }
+        }
         MESSAGE_LOST_ACK_RESPONSE => Message::LostAcknowledgedResponse { upto: read_position(reader)? },
         MESSAGE_HEARTBEAT => {
             let (commit, round) = (read_index(reader)?, Round(reader.u64()?));
@@ -324,14 +351,30 @@ fn read_append_entries(reader: &mut Reader, term: Term) -> Result<Message, Malfo
     let prev = read_position(reader)?;
     let commit = read_index(reader)?;
     let probe_number = reader.u64()?;
+    let entries = read_entries(reader, prev, term)?;
+    Ok(Message::AppendEntries { prev, commit, probe_number, entries })
+}
+
+fn read_request_lost_entries(reader: &mut Reader) -> Result<Message, Malformed> {
+    let after = read_position(reader)?;
+    let known_count = usize::from(reader.u8()?);
+    if known_count > KNOWN_POSITIONS_MAX {
+        return Err(Malformed("too many known positions in a request for lost entries"));
+    }
+    let known = (0..known_count).map(|_| read_position(reader)).collect::<Result<_, _>>()?;
+    Ok(Message::RequestLostEntries { after, known })
+}
+
+/// Reads entries that follow `after` without a gap, of terms up to `term`; they are the rest of the frame.
+fn read_entries(reader: &mut Reader, after: Position, term: Term) -> Result<Vec<Entry>, Malformed> {
     let entry_count = reader.u32()? as usize;
     if entry_count > APPEND_ENTRIES_MAX {
-        return Err(Malformed("too many entries in one AppendEntries"));
+        return Err(Malformed("too many entries in one message"));
     }
     // The announced count may be wrong: memory is reserved for no more entries than the received bytes can contain.
     let mut entries: Vec<Entry> = Vec::with_capacity(entry_count.min(reader.remaining() / ENTRY_HEADER));
     let mut reader = Reader::new(copy_if_small(reader.rest()));
-    let mut last_position = prev;
+    let mut last_position = after;
     for _ in 0..entry_count {
         let entry = read_entry(&mut reader)?;
         let position = entry.position;
@@ -342,7 +385,7 @@ fn read_append_entries(reader: &mut Reader, term: Term) -> Result<Message, Malfo
         entries.push(entry);
     }
     reader.check_end()?;
-    Ok(Message::AppendEntries { prev, commit, probe_number, entries })
+    Ok(entries)
 }
 
 fn read_snapshot_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
@@ -433,8 +476,10 @@ mod tests {
             Message::TimeoutNow,
             Message::ReadIndexRequest { number: 7 },
             Message::ReadIndexResponse { number: 7, index: Index(9) },
-            append((3, 1), entries),
+            append((3, 1), entries.clone()),
             append((3, 1), vec![]),
+            Message::RequestLostEntries { after: last, known: vec![last, Position::new(Index(9), Term(2))] },
+            Message::LostEntries { after: Position::new(Index(3), Term(1)), entries },
             Message::AppendResponse { matched: Index(9) },
             Message::AppendRejected { index: Index(9), hint: last, probe_number: 6 },
             Message::LostAcknowledged { upto: last },
@@ -520,12 +565,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_input_does_not_panic(sample in 0..19usize, bytes: Vec<u8>) {
+        fn garbage_input_does_not_panic(sample in 0..21usize, bytes: Vec<u8>) {
             let _any_result = read(sample_frames()[sample].kind(), bytes.into());
         }
 
         #[test]
-        fn frame_with_changed_byte_is_rejected_or_round_trips(sample in 0..19usize, at: prop::sample::Index, byte: u8) {
+        fn frame_with_changed_byte_is_rejected_or_round_trips(sample in 0..21usize, at: prop::sample::Index, byte: u8) {
             let frame = &sample_frames()[sample];
             let mut bytes = content(frame).to_vec();
             let at = at.index(bytes.len());

@@ -148,6 +148,7 @@ impl Cluster {
             configurations: log.iter().filter_map(configuration).collect(),
             time: ClusterTime(0),
             applied_index: Index::ZERO,
+            kept_fragments: Vec::new(),
         };
         let replica = Replica::recover(node, self.options.clone(), recovered, seed);
         host.log = log;

@@ -67,9 +67,16 @@ impl TestNode {
         (entries, configurations): LogContents,
         mutants: Mutants,
     ) -> TestNode {
-        let (time, applied_index) = (ClusterTime(0), Index::ZERO);
-        let recovered =
-            RecoveredState { disk: Some(own_disk), hard_state, base, entries, configurations, time, applied_index };
+        let recovered = RecoveredState {
+            disk: Some(own_disk),
+            hard_state,
+            base,
+            entries,
+            configurations,
+            time: ClusterTime(0),
+            applied_index: Index::ZERO,
+            kept_fragments: Vec::new(),
+        };
         let now = Time::ZERO + ms(1000);
         let raft = Raft::new(Replica::recover(id(1), options_with_mutants(mutants), recovered, 7), now);
         TestNode { raft, now, sent_since_receive: Vec::new(), all_sent_messages: Vec::new(), appends: Vec::new() }

@@ -113,6 +113,33 @@ fn flipped_bit_is_repaired() {
     }
 }
 
+/// After a flipped bit, the damaged files still show every entry but those of the damaged record.
+#[test]
+fn intact_entries_after_the_damage_are_kept() {
+    let script = [Step::Write { term: 1, from: 1, to: 30, bytes: 40 }, Step::Sync];
+    let (disk, ledger) = disk_after(&script, Crash::Kill);
+    let mut kept_count = 0;
+    for name in journal_files(&disk).into_iter().filter(|name| name.ends_with(".wal")) {
+        let bytes = disk.read_file(&name).unwrap();
+        let written_end = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64;
+        for offset in (64..written_end).step_by(8) {
+            let disk = disk.fork();
+            disk.flip_bit(&name, offset, 0);
+            let (_, recovered) = Journal::open(disk, repair_options(), Some(&founding())).unwrap();
+            let mut known_indexes: Vec<u64> = (1..=recovered.entries.len() as u64).collect();
+            for (before, summaries) in recovered.kept_entries.summaries() {
+                known_indexes.extend((before.index.0 + 1..).take(summaries.len()));
+            }
+            known_indexes.sort_unstable();
+            known_indexes.dedup();
+            let last_index = ledger.last_index();
+            assert!(known_indexes.len() as u64 + 1 >= last_index, "{name} byte {offset}: only {known_indexes:?}");
+            kept_count += usize::from(recovered.kept_entries.summaries().count() > 0);
+        }
+    }
+    assert!(kept_count > 10, "{kept_count}");
+}
+
 #[test]
 fn zeroed_or_unreadable_sector_or_missing_segment_is_repaired() {
     for ((script_name, script), crash) in scripts_and_crashes() {

@@ -5,6 +5,7 @@ use drave::codec;
 use drave::disk::Disk;
 use drave::sim::disk::{Crash, SimDisk};
 use drave::types::*;
+use drave::wal::kept::KeptEntries;
 use drave::wal::{Journal, Options, RecoveredLog};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -186,9 +187,42 @@ impl Ledger {
             Position::new(Index(recovered.base.position.index.0 + recovered.entries.len() as u64), entry.term)
         });
         match recovered_end.max(promised) >= last {
-            true => Ok(()),
+            true => self.check_kept(&recovered.kept_entries),
             false => Err(format!("the log ends at {recovered_end} and promises {promised}, and {last} was durable")),
         }
+    }
+
+    /// Checks the kept entries: each fragment is a part of one log, as it was at some time.
+    fn check_kept(&self, kept_entries: &KeptEntries) -> Result<(), String> {
+        for (nth, (before, summaries)) in kept_entries.summaries().enumerate() {
+            let range = before.index.next()..=Index(before.index.0 + summaries.len() as u64);
+            let read_entries = kept_entries.entries(nth, range.clone()).map_err(|fault| fault.to_string())?;
+            let read_terms: Vec<Term> = read_entries.iter().map(|entry| entry.position.term).collect();
+            if read_terms != summaries.iter().map(|summary| summary.term).collect::<Vec<_>>() {
+                return Err(format!("the kept entries {range:?} have the terms {read_terms:?}"));
+            }
+            let last_entry = read_entries.last().ok_or_else(|| "a fragment without entries".to_owned())?;
+            let ends_with_fragment = |change: &RequestedChange| match change {
+                RequestedChange::Entry(entry) => entry == last_entry,
+                RequestedChange::HardState(_) | RequestedChange::Base(_) => false,
+            };
+            let holds_fragment = |change_count: usize| {
+                let log = self.expected_log(change_count);
+                let position_before = match log.entries.get(&before.index.0) {
+                    Some(entry) => entry.position,
+                    None => log.base,
+                };
+                let names_other_term = before.index == position_before.index && before != position_before;
+                let is_unknown = before.term == read_entries[0].position.term;
+                (!names_other_term || is_unknown)
+                    && read_entries.iter().all(|entry| log.entries.get(&entry.position.index.0) == Some(entry))
+            };
+            let changes = (1..).zip(&self.changes);
+            if !changes.into_iter().any(|(count, change)| ends_with_fragment(change) && holds_fragment(count)) {
+                return Err(format!("the kept entries {range:?} were never a part of one log"));
+            }
+        }
+        Ok(())
     }
 
     fn compare_with_log(&self, log: &ExpectedLog, recovered: &RecoveredLog) -> Result<(), String> {

@@ -10,7 +10,7 @@ use crate::consensus::message::{Envelope, Message, VoteKind};
 use crate::consensus::note::{Note, StepDownReason};
 use crate::consensus::role::Role;
 use crate::consensus::rules::{election, membership};
-use crate::types::{LogId, NodeId, Position, Term, Time};
+use crate::types::{Entry, LogId, NodeId, Position, Term, Time};
 
 impl Raft {
     /// Handles the term and position that a peer has received from this node's disk. If the disk holds less, the disk
@@ -82,11 +82,14 @@ impl Raft {
                 // cut off would stay in its old term until its own timeout.
                 | Message::InstallSnapshot(_) => self.me.send(envelope.from, Message::StaleTerm),
                 Message::RequestVoteResponse { .. } => return election::stale_vote_counts(self.me.options.mutants),
-                Message::LostAcknowledged { .. } => self.me.send(envelope.from, Message::StaleTerm),
+                Message::LostAcknowledged { .. } | Message::RequestLostEntries { .. } => {
+                    self.me.send(envelope.from, Message::StaleTerm)
+                }
                 Message::AppendResponse { .. }
                 | Message::AppendRejected { .. }
                 | Message::LostAcknowledgedResponse { .. }
                 | Message::RecordedClaim { .. }
+                | Message::LostEntries { .. }
                 | Message::HeartbeatResponse { .. }
                 | Message::InstallSnapshotResponse { .. }
                 | Message::TimeoutNow
@@ -124,6 +127,15 @@ impl Raft {
             self.me.advance_term(envelope.term);
         }
         true
+    }
+
+    /// Reports kept entries that the core has requested ([`crate::consensus::ready::LostEntriesToSend::fragment`]).
+    pub fn append_kept_entries(&mut self, after: Position, entries: Vec<Entry>) {
+        let log = self.membership().agreed_log_id();
+        if let Role::Follower(follower) = &mut self.role {
+            follower.append_lost_entries(&mut self.me, after, entries, log);
+        }
+        self.check_invariants();
     }
 
     /// Whether this node is, or is in contact with, a leader. A leader steps down by `check_quorum`, not because

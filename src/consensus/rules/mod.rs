@@ -8,5 +8,6 @@
 //! returns whether the action is performed, and the caller performs it.
 
 pub mod election;
+pub mod lost_entries;
 pub mod membership;
 pub mod replication;

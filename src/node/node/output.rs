@@ -8,6 +8,7 @@
 //!   Ready.write     ──▶ view, journal               before anything below reads the view
 //!   Ready.messages  ──▶ peers                       the core holds back messages that need a durable write
 //!   Ready.appends   ──▶ view.entries ──▶ peers      a leader's entries, before its own sync
+//!   Ready.lost_entries ──▶ view or kept entries ──▶ peers, or back into the core
 //!   Ready.commit    ──▶ view.entries ──▶ applier    one batch at a time
 //!   Ready.confirmed_reads ──▶ the table of reads    a read index is known; the entries up to it may not be here yet
 //!   Ready.snapshot_targets, .snapshot_reports ──▶ snapshot sender   .snapshot_chunks ──▶ the driver's file
@@ -16,7 +17,7 @@
 use super::Node;
 use crate::consensus::message::{Envelope, Message, VoteKind};
 use crate::consensus::note::Note;
-use crate::consensus::ready::{EntriesToSend, Ready};
+use crate::consensus::ready::{EntriesToSend, LostEntriesToSend, Ready};
 use crate::node::event::Action;
 use crate::types::{Index, Time};
 
@@ -45,6 +46,9 @@ impl Node {
             if let Some(envelope) = self.build_append(to_send) {
                 actions.push(Action::Send(envelope));
             }
+        }
+        for lost_entries in ready.lost_entries {
+            self.send_lost_entries(now, lost_entries, actions);
         }
         for (read, index) in ready.confirmed_reads {
             self.linearizable_reads.confirm(read, index);
@@ -109,6 +113,31 @@ impl Node {
                 self.fault = Some(fault);
                 None
             }
+        }
+    }
+
+    /// Sends entries that another node has lost, or appends kept entries that this node itself has lost.
+    ///
+    /// An entry that cannot be read back stops the node, as in an append: the next start finds the damage.
+    fn send_lost_entries(&mut self, now: Time, lost_entries: LostEntriesToSend, actions: &mut Vec<Action>) {
+        let LostEntriesToSend { to, after, upto, fragment } = lost_entries;
+        let range = after.index.next()..=upto;
+        let entries = match fragment {
+            Some(fragment) => self.kept_entries.entries(fragment, range),
+            None => self.view.entries(range, u64::MAX),
+        };
+        match entries {
+            Ok(entries) if to == self.raft.id() => {
+                self.raft.append_kept_entries(after, entries);
+                // The core requests further entries only once these are durable, so this call is not repeated.
+                let ready = self.raft.ready(now);
+                self.emit_actions(now, ready, actions);
+            }
+            Ok(entries) => {
+                let message = Message::LostEntries { after, entries };
+                actions.push(Action::Send(self.raft.envelope(to, self.raft.term(), message)));
+            }
+            Err(fault) => self.fault = Some(fault),
         }
     }
 

@@ -1,0 +1,174 @@
+//! Kept entries: intact entries in the files that a repair has set aside ([`super::repair`]).
+//!
+//! They are not in the log, because entries before them were lost. While the log does not reach the promised position,
+//! this node uses them to get its log back, and answers other nodes from them (`docs/repair.md`, clauses 5 and 6).
+
+use super::format::{self, Frame, Opening, RecordKind};
+use super::load::map_file;
+use super::recover::EntrySummary;
+use super::repair::damaged_segment_number;
+use super::report::{Result, SealedSegment};
+use super::scan::{Scan, ScanItem};
+use super::segment::SparseIndex;
+use super::view::MappedSegment;
+use crate::codec::{self, Reader};
+use crate::disk::Disk;
+use crate::types::{DiskId, Entry, Index, Position};
+use bytes::Bytes;
+use std::ops::RangeInclusive;
+
+/// The intact entries of the damaged files, as fragments of a former log.
+#[derive(Debug, Default)]
+pub struct KeptEntries {
+    fragments: Vec<Fragment>,
+}
+
+/// Entries of one damaged file, appended one after the other, without damage between them.
+#[derive(Debug)]
+struct Fragment {
+    /// The position before the first entry.
+    before: Position,
+    mapped: MappedSegment,
+    entries: Vec<EntrySummary>,
+}
+
+impl KeptEntries {
+    /// Reads the damaged files of a journal.
+    pub fn load<D: Disk>(disk: &D, own_disk: DiskId, names: &[String]) -> Result<KeptEntries> {
+        let mut fragments = Vec::new();
+        for name in names {
+            if let Some(number) = damaged_segment_number(name) {
+                let file = map_file(disk, number, name)?;
+                // Bytes behind an unreadable sector are not used.
+                let bytes = file.readable_bytes()?;
+                fragments.append(&mut FragmentReader::new(number, bytes, own_disk).read());
+            }
+        }
+        Ok(KeptEntries { fragments })
+    }
+
+    /// The position before each fragment, and a summary of each of its entries. Where no record names that position, it
+    /// has the term of the first entry: the leader of that term wrote both.
+    pub fn summaries(&self) -> impl Iterator<Item = (Position, &[EntrySummary])> {
+        self.fragments.iter().map(|fragment| (fragment.before, &fragment.entries[..]))
+    }
+
+    /// The entries of a range of one fragment. An error if the file can no longer be read.
+    pub fn entries(&self, fragment: usize, range: RangeInclusive<Index>) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        if let Some(fragment) = self.fragments.get(fragment) {
+            fragment.mapped.visit_entries(*range.start(), *range.end(), &mut |entry| {
+                entries.push(entry);
+                true
+            })?;
+        }
+        Ok(entries)
+    }
+}
+
+/// Reads the fragments of one damaged file.
+struct FragmentReader {
+    segment: u64,
+    bytes: Bytes,
+    salt: u64,
+    fragments: Vec<Fragment>,
+    /// The fragment that the next entry may continue; `None` right after damage.
+    open: Option<OpenFragment>,
+}
+
+/// A fragment whose entries are being read; it may have none yet.
+struct OpenFragment {
+    before: Position,
+    sparse_index: SparseIndex,
+    entries: Vec<EntrySummary>,
+}
+
+impl FragmentReader {
+    fn new(segment: u64, bytes: Bytes, own_disk: DiskId) -> FragmentReader {
+        let salt = format::salt(own_disk, segment);
+        FragmentReader { segment, bytes, salt, fragments: Vec::new(), open: None }
+    }
+
+    fn read(mut self) -> Vec<Fragment> {
+        for item in Scan::new(self.bytes.clone(), self.salt, None) {
+            match item {
+                ScanItem::Frame(frame) => self.add_frame(&frame),
+                ScanItem::Gap { .. } => self.close(),
+            }
+        }
+        self.close();
+        self.fragments
+    }
+
+    fn add_frame(&mut self, frame: &Frame) {
+        match frame.kind {
+            RecordKind::Entry => match codec::read_entry(&mut Reader::new(frame.body.clone())) {
+                Ok(entry) => self.add_entry(entry.position, frame),
+                Err(_) => self.close(),
+            },
+            // Both records name the position before the next entry.
+            RecordKind::Open => self.begin(Opening::decode(&frame.body).ok().map(|opening| opening.last_position)),
+            RecordKind::Base => self.begin(format::decode_base(&frame.body).ok().map(|base| base.position)),
+            RecordKind::Batch | RecordKind::HardState | RecordKind::Release | RecordKind::Seal => {}
+        }
+    }
+
+    fn add_entry(&mut self, position: Position, frame: &Frame) {
+        let open = self.open.get_or_insert_with(|| OpenFragment::new(before_in_same_term(position)));
+        if !open.is_followed_by(position) {
+            // The entry replaces others of this fragment, and continues those before them.
+            let before = open.position(position.index.prev()).filter(|before| before.term <= position.term);
+            self.begin(Some(before.unwrap_or(before_in_same_term(position))));
+        }
+        if let Some(open) = &mut self.open {
+            open.sparse_index.add_entry(position.index, frame.offset);
+            open.entries.push(EntrySummary { term: position.term, bytes: frame.body.len() as u32 });
+        }
+    }
+
+    fn begin(&mut self, before: Option<Position>) {
+        self.close();
+        self.open = before.map(OpenFragment::new);
+    }
+
+    fn close(&mut self) {
+        let Some(open) = self.open.take().filter(|open| !open.entries.is_empty()) else { return };
+        let sealed = SealedSegment {
+            segment: self.segment,
+            index_range: open.before.index.next()..=open.last().index,
+            sparse_index: open.sparse_index.to_shared_entries(),
+            bytes: self.bytes.clone(),
+        };
+        let mapped = MappedSegment::with_salt(sealed, self.salt);
+        self.fragments.push(Fragment { before: open.before, mapped, entries: open.entries });
+    }
+}
+
+impl OpenFragment {
+    fn new(before: Position) -> OpenFragment {
+        OpenFragment { before, sparse_index: SparseIndex::default(), entries: Vec::new() }
+    }
+
+    fn last(&self) -> Position {
+        let term = self.entries.last().map_or(self.before.term, |entry| entry.term);
+        Position::new(Index(self.before.index.0 + self.entries.len() as u64), term)
+    }
+
+    fn is_followed_by(&self, position: Position) -> bool {
+        position.index == self.last().index.next() && position.term >= self.last().term
+    }
+
+    /// The position at an index of this fragment, or before it.
+    fn position(&self, index: Index) -> Option<Position> {
+        let entries_before = index.0.checked_sub(self.before.index.0)? as usize;
+        match entries_before.checked_sub(1) {
+            None => Some(self.before),
+            Some(at) => self.entries.get(at).map(|entry| Position::new(index, entry.term)),
+        }
+    }
+}
+
+/// The position before an entry whose predecessor is not known.
+fn before_in_same_term(position: Position) -> Position {
+    Position::new(position.index.prev(), position.term)
+}
