@@ -106,6 +106,18 @@ fn tune_scenario(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.read_percent = 10;
             scenario.load.think_time_max = Duration::from_millis(10);
         }
+        Mutant::AnswerWithAnyEntries => {
+            // The violation needs damaged nodes without a leader, and logs that differ.
+            scenario.nodes = 3;
+            (scenario.repairs_journals, scenario.slow_disk) = (true, None);
+            scenario.damage_pairs_only();
+            (scenario.fault_weights.kill, scenario.fault_weights.partition) = (10, 20);
+            scenario.node.snapshot_log_bytes = u64::MAX;
+            scenario.fault_interval = Duration::from_millis(200);
+            scenario.load.clients = 4;
+            scenario.load.read_percent = 10;
+            scenario.load.think_time_max = Duration::from_millis(10);
+        }
         Mutant::ReadNamesLaterEntry => {
             // The violation is noticed by clients with connections, which check the applied index in the reply to a
             // read.

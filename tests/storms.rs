@@ -156,6 +156,27 @@ fn damaged_disks_are_repaired_or_replaced_during_membership_changes() {
     assert!(repairs > 10, "only {repairs} damaged journals were repaired");
 }
 
+/// Two of three nodes are damaged at once, in different entries. Often the third one lacks their last entries, so that
+/// they must get them from each other without a leader.
+#[test]
+fn two_damaged_nodes_lose_nothing_and_wait_for_nobody() {
+    let (mut pair_damages, mut leaderless_appends) = (0, 0);
+    for seed in 0..30 {
+        let mut scenario = Scenario::draw_without_operator(seed, Duration::from_secs(10));
+        (scenario.nodes, scenario.repairs_journals, scenario.slow_disk) = (3, true, None);
+        scenario.damage_pairs_only();
+        (scenario.fault_weights.kill, scenario.fault_weights.partition) = (10, 10);
+        scenario.node.snapshot_log_bytes = u64::MAX;
+        accelerate_faults(&mut scenario, (3, Duration::from_millis(30)));
+        let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
+        pair_damages += outcome.pair_damages;
+        leaderless_appends += outcome.leaderless_appends;
+    }
+    println!("{pair_damages} times two logs were damaged, {leaderless_appends} appends without a leader");
+    assert!(pair_damages > 30, "two logs were damaged only {pair_damages} times");
+    assert!(leaderless_appends > 30, "lost entries were appended without a leader only {leaderless_appends} times");
+}
+
 /// A node runs in turn on two copies of its directory, as when an original machine is started again after its restored
 /// backup.
 #[test]

@@ -58,10 +58,12 @@ enum FaultKind {
     Misdirect,
     /// The next sync of a log falsely reports success.
     FalseSync,
+    /// The logs of two machines are damaged in different entries, and both processes restart.
+    RotPair,
 }
 
 /// Each kind of fault with its weight: how likely it is to be drawn, relative to the other kinds.
-fn weighted_faults(fault_weights: &FaultWeights) -> [(FaultKind, u32); 19] {
+fn weighted_faults(fault_weights: &FaultWeights) -> [(FaultKind, u32); 20] {
     [
         (FaultKind::Power, fault_weights.power),
         (FaultKind::Kill, fault_weights.kill),
@@ -82,6 +84,7 @@ fn weighted_faults(fault_weights: &FaultWeights) -> [(FaultKind, u32); 19] {
         (FaultKind::RotRunning, fault_weights.rot_running),
         (FaultKind::Misdirect, fault_weights.misdirect),
         (FaultKind::FalseSync, fault_weights.false_sync),
+        (FaultKind::RotPair, fault_weights.rot_pair),
     ]
 }
 
@@ -204,6 +207,7 @@ impl World {
             FaultKind::RotRunning => self.damage_file_beneath_process(at),
             FaultKind::Misdirect => self.misdirect_write(at),
             FaultKind::FalseSync => self.inject_false_sync(at),
+            FaultKind::RotPair => self.damage_pair(at),
         }
         Ok(())
     }

@@ -43,6 +43,7 @@ mod operator_actions;
 #[doc(hidden)]
 pub mod operator_profile;
 mod order;
+mod pair_damage;
 mod peer_connection;
 mod peer_links;
 mod pipelined_connection;

@@ -38,6 +38,10 @@ pub struct WorldReport {
     pub lost_writes: u64,
     /// How many damaged journals were repaired at a start.
     pub repairs: u64,
+    /// How often the logs of two machines were damaged at once.
+    pub pair_damages: u64,
+    /// How often a node got lost entries back without a leader.
+    pub leaderless_appends: u64,
     /// How often a disk that an older copy had replaced was swapped back in.
     pub disk_swaps: u64,
     /// How often a machine whose damaged disk kept it from starting was given another disk.
@@ -71,6 +75,8 @@ impl WorldReport {
             disk_full_starts,
             lost_writes,
             repairs,
+            pair_damages,
+            leaderless_appends,
             disk_swaps,
             replaced_disks,
             unchecked_keys,
@@ -80,7 +86,9 @@ impl WorldReport {
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged_count} times \
              one was found damaged · {pipelined_commands} pipelined · {progress_windows} progress windows checked \
              · {disk_full_starts} starts on a full disk · {lost_writes} writes lost by a disk \
-             · {repairs} journals repaired · {disk_swaps} times a replaced disk was swapped back in · {replaced_disks} damaged disks replaced \
+             · {repairs} journals repaired · {pair_damages} times two logs damaged at once \
+             · {leaderless_appends} times lost entries appended without a leader \
+             · {disk_swaps} times a replaced disk was swapped back in · {replaced_disks} damaged disks replaced \
              · {unchecked_keys} keys not checked{early_end_text}{}",
             if self.lost_quorum { " · no leader: too many voters are lost for good" } else { "" }
         )
@@ -154,6 +162,8 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
             disk_full_starts: world.disk_full_starts,
             lost_writes: world.lost_writes,
             repairs: world.repairs,
+            pair_damages: world.pair_damages,
+            leaderless_appends: world.leaderless_appends,
             disk_swaps: world.disk_swaps,
             replaced_disks: world.replaced_disks,
             snapshots: world.snapshots.counts,

@@ -51,6 +51,8 @@ pub struct FaultWeights {
     pub misdirect: u32,
     /// Weight of the fault that a sync of the log is falsely reported as done.
     pub false_sync: u32,
+    /// Weight of the fault that the logs of two machines are damaged at once, in different entries.
+    pub rot_pair: u32,
 }
 
 /// The largest number of machines in a world.
@@ -242,7 +244,20 @@ impl Scenario {
         self.load.mixed_task_percent = [0, 30, 60][rng.random_range(0..3)];
         let mut rng = rng_for(0x7265_7061_6972);
         self.repairs_journals = rng.random_range(0..4) > 0;
+        let mut rng = rng_for(0x726f_745f_7061_6972);
+        if self.nodes == 3 && self.repairs_journals && rng.random_range(0..3) == 0 {
+            self.damage_pairs_only();
+        }
         self
+    }
+
+    /// Makes damage to two disks at once the only fault by which data is lost, so that the two nodes can always get
+    /// their entries from each other. After a power loss, no node knows exactly where its damaged log ended.
+    pub fn damage_pairs_only(&mut self) {
+        let FaultWeights { kill, pause, partition, one_way, reset, stall, clock_jump, .. } = self.fault_weights;
+        let kept_weights =
+            FaultWeights { kill, pause, partition, one_way, reset, stall, clock_jump, ..Default::default() };
+        self.fault_weights = FaultWeights { rot_pair: 8, ..kept_weights };
     }
 
     /// Adds an operator and spare machines.
@@ -251,6 +266,8 @@ impl Scenario {
         self.spare_machines =
             if self.nodes < MACHINES_MAX { rng.random_range(1..=MACHINES_MAX - self.nodes) } else { 0 };
         self.operator = OperatorProfile::draw(&mut rng, self.nodes);
+        // A change of members may need a voter that is damaged.
+        self.fault_weights.rot_pair = 0;
         let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x6461_6d61_6765_6421);
         if self.nodes >= 3 && rng.random_range(0..3) == 0 {
             // Forced changes and lost disks together can leave a cluster that nothing repairs.
@@ -367,6 +384,7 @@ fn draw_fault_weights(rng: &mut SmallRng, nodes: u64) -> FaultWeights {
         rot_running: 0,
         misdirect: 0,
         false_sync: 0,
+        rot_pair: 0,
     };
     if nodes < 3 {
         // In a cluster of one or two nodes, the loss of one disk already loses a majority.

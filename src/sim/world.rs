@@ -80,6 +80,10 @@ pub struct World {
     pub(super) lost_writes: u64,
     /// How many damaged journals were repaired at a start.
     pub(super) repairs: u64,
+    /// How often the logs of two machines were damaged at once.
+    pub(super) pair_damages: u64,
+    /// How often a node got lost entries back without a leader.
+    pub(super) leaderless_appends: u64,
     /// How often a disk that an older copy had replaced was swapped back in.
     pub(super) disk_swaps: u64,
     /// How often a machine whose damaged disk kept it from starting was given another disk.
@@ -126,6 +130,8 @@ impl World {
             disk_full_starts: 0,
             lost_writes: 0,
             repairs: 0,
+            pair_damages: 0,
+            leaderless_appends: 0,
             disk_swaps: 0,
             replaced_disks: 0,
             snapshots: Snapshots::default(),
@@ -484,6 +490,7 @@ impl World {
             }
             Action::Note(note) => {
                 self.trace_line(|| format!("{at} {note}"));
+                self.leaderless_appends += u64::from(matches!(note, Note::LostEntriesAppended { .. }));
                 if let Note::InvalidMessage { peer, error } = note {
                     return Err(format!("{at} received an invalid message from {peer}: {error}"));
                 }
