@@ -123,6 +123,40 @@ fn writes_on_damaged_node_survive_while_leader_is_away() {
     cluster.expect_no_deaths();
 }
 
+/// Of three nodes, two have the last writes, and both are damaged, at different places. The third node lags behind, so
+/// that it cannot help: each of the two has entries that the other one lost, some of them after its own damage.
+#[test]
+fn two_damaged_nodes_get_their_entries_from_each_other() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    let (follower, lagging) = ((leader + 1) % 3, (leader + 2) % 3);
+    let mut client = cluster.client();
+    (1..=50).for_each(|value| assert_eq!(increment(&mut client, "counter"), Some(value)));
+    cluster.stop(lagging);
+    (51..=500).for_each(|value| assert_eq!(increment(&mut client, "counter"), Some(value)));
+    cluster.kill(leader);
+    cluster.kill(follower);
+    let (path, last) = newest_written_segment(&cluster.data_dir(follower));
+    flip_bit(&path, last * 2 / 5);
+    flip_bit(&path, last * 4 / 5);
+    let (path, last) = newest_written_segment(&cluster.data_dir(leader));
+    flip_bit(&path, last * 3 / 5);
+    for node in [follower, leader, lagging] {
+        cluster.spawn(node);
+    }
+    let are_repaired = || (repair_count(&cluster) == 2).then_some(());
+    wait_until("both nodes repair their journals", are_repaired, || cluster.logs());
+    cluster.wait_for_leader();
+    assert_eq!(increment(&mut client, "counter"), Some(501), "{}", cluster.logs());
+    assert!(cluster.logs().contains("back without a leader"), "{}", cluster.logs());
+    cluster.wait_for_convergence();
+    for node in [follower, leader] {
+        let is_whole = || cluster.status(node).filter(|status| status.promised.is_empty());
+        wait_until("the node holds what it has promised", is_whole, || cluster.logs());
+    }
+    cluster.expect_no_deaths();
+}
+
 /// A running leader finds damage in an old segment when a follower needs its entries. It stops, and is repaired at its
 /// next start.
 #[test]
