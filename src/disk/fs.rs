@@ -18,6 +18,10 @@ use std::sync::Arc;
 /// The largest write of zeros, in bytes.
 const ZERO_WRITE_BYTES_MAX: usize = 1 << 20;
 
+/// The alignment in bytes of reads that bypass the page cache, in the file and in memory: a multiple of the block size of
+/// every disk in use.
+const DIRECT_READ_ALIGNMENT: usize = 4096;
+
 /// File mode: only the owner may read the data, whatever the umask allows.
 const FILE_MODE: u32 = 0o600;
 /// Directory mode: only the owner may list the directory or open a file in it.
@@ -146,7 +150,7 @@ impl FsDisk {
     }
 
     fn wrap_file(&self, file: File) -> FsFile {
-        FsFile { file, sync_mode: self.sync_mode }
+        FsFile { file, sync_mode: self.sync_mode, bypasses_cache: false }
     }
 }
 
@@ -174,6 +178,20 @@ impl Disk for FsDisk {
 
     fn open(&self, name: &str) -> io::Result<FsFile> {
         Ok(self.wrap_file(OpenOptions::new().read(true).write(true).open(self.directory.join(name))?))
+    }
+
+    fn open_uncached(&self, name: &str) -> io::Result<FsFile> {
+        let path = self.directory.join(name);
+        match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path) {
+            Ok(file) => Ok(FsFile { bypasses_cache: true, ..self.wrap_file(file) }),
+            // The file system has no such reads. Then the file's pages are dropped, and its reads fill the cache again.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                let file = self.open_to_read(name)?;
+                file.drop_cache()?;
+                Ok(file)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn map(&self, name: &str) -> io::Result<Bytes> {
@@ -223,6 +241,41 @@ impl Disk for FsDisk {
 pub struct FsFile {
     file: File,
     sync_mode: SyncMode,
+    /// Whether the file was opened for reads that bypass the page cache, and must be aligned.
+    bypasses_cache: bool,
+}
+
+impl FsFile {
+    /// Reads into `buffer` from `offset` until the buffer is full or the file ends.
+    fn fill_from(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut read_bytes = 0;
+        while read_bytes < buffer.len() {
+            match self.file.read_at(&mut buffer[read_bytes..], offset + read_bytes as u64) {
+                Ok(0) => break,
+                Ok(n) => read_bytes += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            // Only the end of the file is not aligned, and a direct read cannot begin there.
+            if self.bypasses_cache && !read_bytes.is_multiple_of(DIRECT_READ_ALIGNMENT) {
+                break;
+            }
+        }
+        Ok(read_bytes)
+    }
+
+    /// Reads around the page cache: whole blocks, into aligned memory, from which the requested bytes are copied.
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let skipped_bytes = (offset % DIRECT_READ_ALIGNMENT as u64) as usize;
+        let block_bytes = (skipped_bytes + buffer.len()).next_multiple_of(DIRECT_READ_ALIGNMENT);
+        let mut memory = vec![0; block_bytes + DIRECT_READ_ALIGNMENT];
+        let memory_start = memory.as_ptr().align_offset(DIRECT_READ_ALIGNMENT);
+        let blocks = &mut memory[memory_start..memory_start + block_bytes];
+        let read_bytes = self.fill_from(blocks, offset - skipped_bytes as u64)?;
+        let copied_bytes = read_bytes.saturating_sub(skipped_bytes).min(buffer.len());
+        buffer[..copied_bytes].copy_from_slice(&blocks[skipped_bytes..skipped_bytes + copied_bytes]);
+        Ok(copied_bytes)
+    }
 }
 
 impl DiskFile for FsFile {
@@ -235,16 +288,7 @@ impl DiskFile for FsFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut read_bytes = 0;
-        while read_bytes < buffer.len() {
-            match self.file.read_at(&mut buffer[read_bytes..], offset + read_bytes as u64) {
-                Ok(0) => break,
-                Ok(n) => read_bytes += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(read_bytes)
+        if self.bypasses_cache { self.read_direct(offset, buffer) } else { self.fill_from(buffer, offset) }
     }
 
     fn reserve(&mut self, size: u64) -> io::Result<()> {

@@ -19,6 +19,11 @@ pub trait Disk: Clone + Send + 'static {
     fn create(&self, name: &str) -> io::Result<Self::File>;
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Self::File>;
+    /// Opens a file for reading from the disk, around the page cache if possible: a page in the cache was good when it was
+    /// read, whatever the disk holds now. The reads leave the cache as it is.
+    fn open_uncached(&self, name: &str) -> io::Result<Self::File> {
+        self.open(name)
+    }
     /// Maps a whole file that will not be written to again, without a copy.
     fn map(&self, name: &str) -> io::Result<Bytes>;
     /// Renames a file, replacing any file that has the new name.
