@@ -110,6 +110,8 @@ pub mod node;
 #[doc(hidden)]
 pub mod pipeline;
 #[doc(hidden)]
+pub mod scrub;
+#[doc(hidden)]
 pub mod secure;
 #[doc(hidden)]
 pub mod server;

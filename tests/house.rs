@@ -20,7 +20,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("wire", &["types", "limits", "codec", "api", "consensus"]),
     ("client", &["types", "limits", "wire", "api", "secure"]),
     ("snapshotting", &["types", "limits", "codec", "disk", "machine", "wal", "snapshot", "apply"]),
-    ("node", &["types", "limits", "api", "consensus", "wal", "apply"]),
+    ("scrub", &["types", "disk", "wal", "snapshot"]),
+    ("node", &["types", "limits", "api", "consensus", "wal", "apply", "scrub"]),
     ("pipeline", &["types", "limits", "api"]),
     ("admission", &["types", "limits", "consensus", "wire"]),
     ("gateway", &["types", "limits", "codec", "api", "machine", "pipeline", "wire"]),
@@ -56,6 +57,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "wal",
             "snapshot",
             "snapshotting",
+            "scrub",
         ],
     ),
     (
@@ -77,6 +79,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "pipeline",
             "snapshot",
             "snapshotting",
+            "scrub",
         ],
     ),
     ("inspect", &["types", "limits", "codec", "api", "disk", "machine", "wal", "snapshot"]),
@@ -101,6 +104,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "consensus",
             "snapshot",
             "snapshotting",
+            "scrub",
         ],
     ),
 ];

@@ -65,6 +65,11 @@ impl<D: Disk> Store<D> {
         Store { mutants, ..self }
     }
 
+    /// The directory that holds the snapshots.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
     fn file_names(&self) -> Result<Vec<String>> {
         self.disk.list().map_err(to_fault("list", DIRECTORY_NAME))
     }
