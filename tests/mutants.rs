@@ -65,6 +65,20 @@ fn tune_scenario(mutant: Mutant, scenario: &mut Scenario) {
             scenario.node.chunk_bytes = 400;
             scenario.load.clients = 4;
         }
+        Mutant::KeepDamagedLog | Mutant::MendBeforeSnapshot => {
+            // The violation needs damage in the log of running nodes that check their files, and no snapshot that is due
+            // for another reason.
+            scenario.nodes = 3;
+            scenario.fault_weights = FaultWeights { rot_running: 20, kill: 1, ..FaultWeights::default() };
+            scenario.fault_interval = Duration::from_millis(300);
+            scenario.segment_bytes = 8 << 10;
+            scenario.node.scrub_interval = Some(Duration::from_millis(500));
+            (scenario.node.snapshot_log_bytes, scenario.node.trailing_bytes) = (u64::MAX, 5000);
+            scenario.node.snapshot_max_age = Duration::from_secs(3600);
+            scenario.load.clients = 4;
+            scenario.load.read_percent = 10;
+            scenario.load.think_time_max = Duration::from_millis(10);
+        }
         Mutant::SkipSnapshotVerify | Mutant::ResendDamagedSnapshot => {
             // The violation needs compacted logs and nodes that are down, as for `IgnoreSnapshots`, and also flipped
             // bits in snapshots that are written, received or published.

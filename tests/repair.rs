@@ -156,31 +156,3 @@ fn two_damaged_nodes_get_their_entries_from_each_other() {
     }
     cluster.expect_no_deaths();
 }
-
-/// A running leader finds damage in an old segment when a follower needs its entries. It stops, and is repaired at its
-/// next start.
-#[test]
-fn damage_found_by_running_leader_is_repaired_at_next_start() {
-    let mut cluster = Cluster::start(3);
-    let leader = cluster.wait_for_leader();
-    let lagging = (leader + 1) % 3;
-    let mut client = cluster.client();
-    assert_eq!(increment(&mut client, "counter"), Some(1));
-    cluster.stop(lagging);
-    // More than one segment of 4 MiB.
-    let value = vec![7; 64 << 10];
-    for n in 0..100 {
-        let key = format!("key{n}");
-        client.execute(&Command::Append { key: key.as_bytes(), tail: &value }.encode()).unwrap();
-    }
-    flip_bit(&cluster.data_dir(leader).join("wal/0000000001.wal"), 2 << 20);
-    cluster.spawn(lagging);
-    assert_eq!(cluster.wait_for_exit(leader), Some(75), "{}", cluster.logs());
-    assert!(cluster.logs().contains("start the node again"), "{}", cluster.logs());
-    cluster.spawn(leader);
-    let is_repaired = || (repair_count(&cluster) > 0).then_some(());
-    wait_until("the node repairs its journal", is_repaired, || cluster.logs());
-    assert_eq!(increment(&mut client, "counter"), Some(2), "{}", cluster.logs());
-    cluster.wait_for_convergence();
-    cluster.expect_no_deaths();
-}

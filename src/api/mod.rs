@@ -16,4 +16,6 @@ pub use log_level::{LogLevel, LogLevelInForce, LogLevelRequest};
 pub use op::{Op, Outcome};
 pub use peer_status::PeerStatus;
 pub use request::{Consistency, Refusal, Reply, Request};
-pub use status::{DiskStatus, LogStatus, MemberStatus, RoleName, StageStatus, Status, TimingStatus};
+pub use status::{
+    DiskStatus, LogStatus, MemberStatus, RoleName, ScrubFinding, ScrubStatus, StageStatus, Status, TimingStatus,
+};

@@ -57,6 +57,9 @@ pub enum Request {
     },
     /// Reads or changes the level of this node's log.
     LogLevel(LogLevelRequest),
+    /// Begins to check all files of this node. The reply is its status at once: the pass has ended when
+    /// [`ScrubStatus::ended`](super::ScrubStatus::ended) reaches the [`pass`](super::ScrubStatus::pass) of the reply.
+    Scrub,
 }
 
 /// A node's reply to a [`Request`].

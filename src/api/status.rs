@@ -124,6 +124,43 @@ pub struct Status {
     /// Counters and histograms since the process started.
     #[serde(default)]
     pub figures: Counters,
+    /// The passes that check this node's files, and the damage that was found while the process ran.
+    #[serde(default)]
+    pub scrub: ScrubStatus,
+}
+
+/// The passes that check a node's files. All numbers count from the start of the process, which has checked all files.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// The number of the pass that is running or requested; otherwise of the last one, or 0.
+    pub pass: u64,
+    /// The number of the last pass that has ended; 0 before the first.
+    pub ended: u64,
+    /// Milliseconds since the last pass ended; `None` before the first.
+    pub ended_ago_ms: Option<u64>,
+    /// The bytes to check in the running pass; `None` if none is running.
+    pub total_bytes: Option<u64>,
+    /// The bytes checked in the running pass.
+    pub pass_bytes: u64,
+    /// Bytes checked.
+    pub checked_bytes: u64,
+    /// Damaged files found.
+    pub found: u64,
+    /// Damaged files that were mended: a snapshot has replaced them.
+    pub mended: u64,
+    /// The last index of the damaged part of the log that is not mended yet; 0 if there is none.
+    pub damaged_upto: u64,
+    /// The latest damaged files, oldest first.
+    pub findings: Vec<ScrubFinding>,
+}
+
+/// A damaged file that a node found while it ran.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ScrubFinding {
+    /// File, offset, what is wrong, and the affected entries, in words.
+    pub text: String,
+    /// Whether the file is mended: a snapshot has replaced it.
+    pub mended: bool,
 }
 
 /// A node's timeouts, in milliseconds.

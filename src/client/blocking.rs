@@ -97,6 +97,15 @@ impl Client {
         }
     }
 
+    /// Makes one node check all its files. Returns the node's status at once: the pass has ended when its status reports
+    /// that the pass with this number, or a later one, has ended.
+    pub fn scrub(&self, endpoint: &str) -> Result<Status, ClientError> {
+        match self.call_node(endpoint, &Request::Scrub)? {
+            Reply::Status(status) => Ok(*status),
+            _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
+        }
+    }
+
     /// Makes one node take a snapshot, and waits until the snapshot is durable. Returns the position of the last entry
     /// in the snapshot, and the size of the snapshot in bytes.
     pub fn snapshot(&self, endpoint: &str) -> Result<(Position, u64), ClientError> {

@@ -476,9 +476,9 @@ impl Leader {
                     continue;
                 }
                 if progress.state != ProgressState::Snapshot
-                    && replication::needs_snapshot(progress.next, me.log.base().index, me.options.mutants)
+                    && replication::needs_snapshot(progress.next, me.snapshot_needed_upto(), me.options.mutants)
                 {
-                    // The entry before the next one to send is compacted (§7).
+                    // The entry before the next one to send is compacted (§7), or it is damaged on this disk.
                     progress.start_snapshot();
                     me.notes.push(Note::SendsSnapshot { peer: *peer });
                     ready.snapshot_targets.push(*peer);

@@ -16,6 +16,7 @@
 //! replaced, and all transitions of Figure 4 are in one function (`become_next_role`).
 
 mod receiving;
+mod snapshots;
 
 use super::candidate::Candidate;
 use super::disk_room::DiskRoom;
@@ -26,14 +27,14 @@ use super::leader::Leader;
 use super::message::{Envelope, Message, VoteKind};
 use super::next::NextRole;
 use super::note::{Note, StepDownReason};
-use super::progress::{Progress, ProgressState};
+use super::progress::Progress;
 use super::reads::ReadId;
 use super::ready::Ready;
 use super::replica::Replica;
 use super::role::Role;
 use crate::api::{Refusal, RoleName};
 use crate::types::{
-    Change, ClusterTime, DiskId, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Time, Vote, WriteId,
+    Change, ClusterTime, DiskId, Index, Membership, NodeId, Payload, Position, Term, Time, Vote, WriteId,
 };
 use bytes::Bytes;
 use std::time::Duration;
@@ -174,43 +175,6 @@ impl Raft {
             Role::Leader(leader) => leader.handle_lost_link(peer),
         }
         self.check_invariants();
-    }
-
-    /// Compacts the log up to `upto`. The caller must hold a durable snapshot that covers `upto`.
-    ///
-    /// If the log were compacted first, a crash before the snapshot is durable would lose the state.
-    pub fn compact(&mut self, upto: Index) {
-        self.me.compact(upto);
-        self.check_invariants();
-    }
-
-    /// Installs a leader's snapshot that is durable and that the state machine has restored. The snapshot replaces the
-    /// log, unless the log already holds the position of the snapshot (Figure 13). The snapshot is acknowledged once
-    /// the journal has recorded the new base.
-    ///
-    /// The state machine is restored before this call, so that the log never starts after entries that the machine
-    /// lacks.
-    pub fn install_snapshot(&mut self, now: Time, base: SnapshotPoint, time: ClusterTime) {
-        self.me.install_snapshot(base, time);
-        if let Role::Follower(follower) = &mut self.role {
-            follower.handle_installed_snapshot();
-        }
-        self.apply_next_role(now, NextRole::Stay);
-    }
-
-    /// Acknowledges the first `received_bytes` bytes of the leader's snapshot, or reports that it is complete and
-    /// `damaged`.
-    ///
-    /// Sent only if `to` is the leader of this term: an earlier leader would drop the response by its term.
-    pub fn ack_chunk(&mut self, to: NodeId, snapshot: Position, received_bytes: u64, damaged: bool) {
-        if self.leader() == Some(to) && to != self.me.id {
-            self.me.send(to, Message::InstallSnapshotResponse { snapshot, received_bytes, damaged });
-        }
-    }
-
-    /// Whether this node leads and is sending a snapshot to that follower.
-    pub fn is_sending_snapshot(&self, peer: NodeId) -> bool {
-        self.progress().any(|(id, progress)| id == peer && progress.state == ProgressState::Snapshot)
     }
 
     /// The configuration in force at `index`, with the index of its own entry; `None` if it is compacted.

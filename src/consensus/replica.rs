@@ -90,6 +90,8 @@ pub struct Replica {
     pub options: Options,
     /// The log: the term and the size of each entry.
     pub log: Log,
+    /// The last index that this node cannot send because entries up to there are damaged on its disk; zero if none is.
+    pub unreadable_upto: Index,
     /// The configurations of the log; the latest is in force.
     pub configs: Configs,
     /// The index up to which this node's log matches that of this term's leader, as the leader's appends have proved.
@@ -178,6 +180,7 @@ impl Replica {
             id,
             options,
             log,
+            unreadable_upto: Index::ZERO,
             configs,
             matched_prefix: Index::ZERO,
             leader_commit: Index::ZERO,
@@ -406,6 +409,11 @@ impl Replica {
         for issued in &mut self.issued_writes {
             issued.log_end = issued.log_end.min(from.prev());
         }
+    }
+
+    /// The last index that a follower can get only with a snapshot: its entry is compacted, or damaged.
+    pub fn snapshot_needed_upto(&self) -> Index {
+        self.log.base().index.max(self.unreadable_upto)
     }
 
     /// Compacts the log and its configurations: a snapshot covers everything up to `upto`.

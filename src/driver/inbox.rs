@@ -4,6 +4,7 @@ use super::leadership::{Leadership, LeadershipCell};
 use crate::api::{Reply, Request};
 use crate::net::credentials::Credentials;
 use crate::net::waker::Waker;
+use crate::scrub::ScrubReport;
 use crate::snapshotting::JobResult;
 use crate::wal::report as wal;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -16,6 +17,8 @@ pub enum LoopMessage {
     Journal(wal::Report),
     /// From the snapshot thread: the result of a job, or the fault that ends the thread.
     Snapshot(wal::Result<JobResult>),
+    /// From the thread that checks this node's files: a report of the running pass.
+    Scrub(ScrubReport),
     /// From the thread that watches the disk: free space has become too low, or sufficient again.
     DiskSpace {
         /// Whether free space is too low.

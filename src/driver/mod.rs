@@ -14,3 +14,4 @@ pub mod log_control;
 pub mod machine_runner;
 pub mod reactor;
 pub mod replaying;
+pub mod scrub_queue;

@@ -10,6 +10,7 @@ use super::leadership::Leadership;
 use super::log_control::{self, LogControl};
 use super::machine_runner::MachineRunner;
 use super::replaying::{ReplayEvent, ReplayProgress};
+use super::scrub_queue::ScrubQueue;
 use crate::api::figures::Buckets;
 use crate::api::{Refusal, Reply, Request, Status};
 use crate::consensus::note::{Level, Note};
@@ -91,6 +92,7 @@ pub struct Reactor<M> {
     id: NodeId,
     machine: MachineRunner<M>,
     journal_tasks: Sender<Task>,
+    scrub_queue: ScrubQueue,
     inbox: Inbox,
     options: Options,
     busy_poll: BusyPoll,
@@ -142,13 +144,13 @@ impl Clock {
 }
 
 impl<M: StateMachine> Reactor<M> {
-    /// Creates the event loop of a node. `journal_tasks` is the queue of the log thread, which sends its reports to
-    /// `inbox`.
+    /// Creates the event loop of a node. `journal_tasks` is the queue of the log thread, and `scrub_queue` that of the
+    /// thread that checks files; both send their reports to `inbox`.
     pub fn new(
         net: Net,
         node: Node,
         machine: MachineRunner<M>,
-        journal_tasks: Sender<Task>,
+        (journal_tasks, scrub_queue): (Sender<Task>, ScrubQueue),
         inbox: Inbox,
         options: Options,
         clock: Clock,
@@ -161,6 +163,7 @@ impl<M: StateMachine> Reactor<M> {
             node,
             machine,
             journal_tasks,
+            scrub_queue,
             inbox,
             busy_poll: BusyPoll::new(options.busy_poll),
             options,
@@ -277,6 +280,7 @@ impl<M: StateMachine> Reactor<M> {
                         self.handle(now, event);
                     }
                 }
+                LoopMessage::Scrub(report) => self.handle(now, Event::Scrub(report)),
                 LoopMessage::DiskSpace { low } => {
                     self.log_disk_space(low);
                     self.handle(now, Event::DiskSpace { low });
@@ -342,7 +346,7 @@ impl<M: StateMachine> Reactor<M> {
     fn execute_actions(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<(), ReactorError> {
         let mut writes = Vec::new();
         let mut apply_batches = Vec::new();
-        let mut journal_release_upto = None;
+        let mut journal_release = None;
         for action in actions.drain(..) {
             match action {
                 Action::Send(envelope) => self.net.send(envelope),
@@ -350,6 +354,12 @@ impl<M: StateMachine> Reactor<M> {
                 Action::Reply { to, id, reply } => self.reply(now, to, id, reply),
                 Action::Write(write) => writes.push(write),
                 Action::Note(note) => self.handle_note(now, &note),
+                Action::Warn(line) => log::warn!(node = self.id.get(); "{line}"),
+                Action::Scrub(order) => {
+                    if !self.scrub_queue.order(order) {
+                        return Err(ReactorError::ThreadEnded("scrub"));
+                    }
+                }
                 Action::Stop(fault) => return Err(fault.into()),
                 Action::Apply(entries) => apply_batches.push(entries),
                 Action::Query { ticket, query, time } => self.machine.push_query(ticket, query, time),
@@ -368,7 +378,9 @@ impl<M: StateMachine> Reactor<M> {
                         return Err(ReactorError::ThreadEnded("snapshot"));
                     }
                 }
-                Action::CompactJournal(upto) => journal_release_upto = Some(upto),
+                Action::CompactJournal { upto, reuses_files } => {
+                    journal_release = Some(Task::Release { upto, reuses_files });
+                }
             }
         }
         if !writes.is_empty() {
@@ -377,8 +389,8 @@ impl<M: StateMachine> Reactor<M> {
                 self.journal_tasks.send(Task::Write(write)).map_err(|_| ReactorError::ThreadEnded("log"))?;
             }
         }
-        if let Some(upto) = journal_release_upto {
-            self.journal_tasks.send(Task::Release(upto)).map_err(|_| ReactorError::ThreadEnded("log"))?;
+        if let Some(release) = journal_release {
+            self.journal_tasks.send(release).map_err(|_| ReactorError::ThreadEnded("log"))?;
         }
         for entries in apply_batches {
             self.apply_entries(now, &entries);

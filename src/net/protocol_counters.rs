@@ -84,7 +84,8 @@ impl ProtocolCounters {
             | Request::ReadSnapshot { .. }
             | Request::Change { .. }
             | Request::Transfer { .. }
-            | Request::LogLevel(_) => {}
+            | Request::LogLevel(_)
+            | Request::Scrub => {}
         }
     }
 

@@ -12,6 +12,9 @@
 //! only copy of these entries on this node. A snapshot that was never read back would be found unreadable only when it
 //! is needed.
 //!
+//! Damage in a part of the log that is applied is mended in the same way. The state in memory is an intact copy of these
+//! entries: a snapshot of it is due at once, and then the damaged part is discarded, with everything before it.
+//!
 //! Each node decides for itself when to take a snapshot (§7): a snapshot holds committed entries only, so nodes need
 //! not agree on it. If the leader took it for all of them, it would have to send the whole state to each.
 
@@ -36,6 +39,8 @@ pub struct CompactionPolicy {
     /// Whether the newest snapshot's file was found damaged: it is no longer sent, and another snapshot is due. It
     /// still counts as the newest: the log behind it is gone, and the state in it is applied here.
     newest_is_damaged: bool,
+    /// The last index of the damaged part of the log, until that part is discarded; `None` if no damage is known.
+    damaged_log_upto: Option<Index>,
     /// When the newest snapshot was taken or received, or when this node started.
     newest_since: Time,
     /// Whether a snapshot is being taken: its action is under way, and the event that ends it has not come yet.
@@ -64,6 +69,7 @@ impl CompactionPolicy {
         CompactionPolicy {
             newest,
             newest_is_damaged: false,
+            damaged_log_upto: None,
             newest_since: now,
             taking_snapshot: false,
             no_space_retry_at: Time::ZERO,
@@ -91,6 +97,31 @@ impl CompactionPolicy {
     /// it, nothing changes.
     pub fn mark_damaged(&mut self, snapshot: Position) {
         self.newest_is_damaged |= self.newest.as_ref().is_some_and(|newest| newest.position == snapshot);
+    }
+
+    /// The newest snapshot, if a follower can continue after it. None can if the log is damaged behind it: the follower
+    /// would need a damaged entry next.
+    pub fn snapshot_for_followers(&self) -> Option<&DurableSnapshot> {
+        self.sendable_snapshot().filter(|newest| self.damaged_log_upto.is_none_or(|upto| newest.position.index >= upto))
+    }
+
+    /// Records that the log is damaged at or before `upto`: the log is discarded up to `upto`, whatever else it is kept
+    /// for, as soon as a snapshot covers it.
+    pub fn mark_log_damaged(&mut self, upto: Index) {
+        self.damaged_log_upto = self.damaged_log_upto.max(Some(upto));
+        self.log_release_pending = true;
+    }
+
+    /// The last index of the damaged part of the log, until that part is discarded; `None` if no damage is known.
+    pub fn damaged_log_upto(&self) -> Option<Index> {
+        self.damaged_log_upto
+    }
+
+    /// Whether a snapshot is due because the newest one is damaged, or because the log is damaged and the newest one does
+    /// not cover the damage. A snapshot that would not cover all of the damage yet is not due.
+    fn is_due_by_damage(&self, applied: Index) -> bool {
+        self.newest_is_damaged
+            || self.damaged_log_upto.is_some_and(|upto| self.snapshot_index() < upto && upto <= applied)
     }
 
     /// The last index that a durable snapshot holds.
@@ -154,7 +185,7 @@ impl CompactionPolicy {
     /// Whether to take a snapshot now. It is due when a caller waits for one; when the log has grown by the configured
     /// size and by the size of the state (otherwise most of the bytes written would be snapshots); when there is too
     /// little disk space (`low_space`) and a snapshot would free some; or when the last one is old. It is not due when
-    /// the last one already holds everything applied, unless its file is damaged.
+    /// the last one already holds everything applied, unless its file is damaged. Damage in the log makes one due too.
     ///
     /// A caller that waits overrides the delay after a lack of space, but not the one after a damaged snapshot: an
     /// operator may have freed space, while a disk that just returned other bytes than were written may do so again. A
@@ -166,7 +197,7 @@ impl CompactionPolicy {
         if self.taking_snapshot || now < self.damaged_retry_at {
             return false;
         }
-        if self.newest_is_damaged {
+        if self.is_due_by_damage(applied) {
             return now >= self.no_space_retry_at;
         }
         if applied <= self.snapshot_index() {
@@ -196,7 +227,7 @@ impl CompactionPolicy {
         if self.taking_snapshot || applied == Index::ZERO {
             return Time::NEVER;
         }
-        if self.newest_is_damaged {
+        if self.is_due_by_damage(applied) {
             return self.no_space_retry_at.max(self.damaged_retry_at);
         }
         if applied <= self.snapshot_index() || is_due_by_count {
@@ -270,6 +301,8 @@ impl CompactionPolicy {
     /// sent the next snapshot, and so on: under load it would never catch up. Without the limit in bytes, one slow
     /// follower would fill every leader's disk.
     ///
+    /// A damaged part of the log is not kept for anyone: it is discarded as soon as the snapshot covers it.
+    ///
     /// The durable index is a limit too: a node may apply and freeze entries that a quorum holds before they are
     /// durable on its own disk, and a journal cannot discard entries that it has not written.
     pub fn release(
@@ -297,10 +330,26 @@ impl CompactionPolicy {
             // index. Neither is reported here.
             self.log_release_pending = true;
         }
-        let upto = log.index_within_bytes(limit, options.trailing_bytes);
+        let mended_upto = self.take_mended(log, options);
+        let upto = log.index_within_bytes(limit, options.trailing_bytes).max(mended_upto.unwrap_or(Index::ZERO));
         let is_covered = mutant_release_upto.is_some() || upto <= self.snapshot_index() || upto == log.base().index;
         assert!(is_covered, "the log keeps every entry that no durable snapshot holds (§7)");
-        (upto > log.base().index).then_some(upto)
+        // Damage before the base is in a file that holds no entry of the log. A release up to the base removes the file.
+        (upto > log.base().index || mended_upto.is_some()).then_some(upto)
+    }
+
+    /// The end of the damaged part of the log, if an intact snapshot covers it: that part is mended by its release. If
+    /// damage is left, the next call of [`CompactionPolicy::release`] checks again.
+    fn take_mended(&mut self, log: &Log, options: &Options) -> Option<Index> {
+        let upto = self.damaged_log_upto?.max(log.base().index);
+        let covered_upto = self.snapshot_index().min(log.durable()).min(log.commit());
+        let is_covered = upto == log.base().index || (upto <= covered_upto && !self.newest_is_damaged);
+        let mends = is_covered && !options.mutants.breaks(Mutant::KeepDamagedLog);
+        if mends {
+            self.damaged_log_upto = None;
+        }
+        self.log_release_pending |= !mends;
+        mends.then_some(upto)
     }
 
     /// Panics if an invariant of this policy is violated.
@@ -325,6 +374,7 @@ impl CompactionPolicy {
             _ if self.taking_snapshot && breaks(Mutant::CompactBeforeSnapshot) => Some(applied),
             _ if breaks(Mutant::CompactBeforeApply) => Some(log.commit()),
             upto if upto > Index::ZERO && breaks(Mutant::CompactOneTooMany) => Some(upto.next()),
+            upto if breaks(Mutant::MendBeforeSnapshot) => self.damaged_log_upto.filter(|damaged| *damaged > upto),
             _ => None,
         }
     }
@@ -449,6 +499,51 @@ mod tests {
         assert!(!is_due(&policy, Time::ZERO));
         policy.record_taken(Time::ZERO, Some(snapshot), &options);
         assert!(!is_due(&policy, Time::ZERO) && policy.sendable_snapshot().is_some());
+    }
+
+    #[test]
+    fn damaged_log_is_discarded_once_a_snapshot_covers_it() {
+        let options = Options { trailing_bytes: 1 << 30, ..Options::default() };
+        let (mut log, mut policy) = log_and_policy(50, 40);
+        let is_due = |policy: &CompactionPolicy, applied| policy.is_due(Time::ZERO, &log, applied, false, &options);
+        assert!(!is_due(&policy, Index(50)) && policy.release(&log, Index(50), None, &options).is_none());
+        policy.mark_log_damaged(Index(45));
+        policy.mark_log_damaged(Index(30));
+        assert!(!is_due(&policy, Index(44)), "a snapshot would not cover the damage");
+        assert!(is_due(&policy, Index(45)) && policy.deadline(Index(45), &options) == Time::ZERO);
+        assert!(policy.snapshot_for_followers().is_none(), "no follower could continue after this snapshot");
+        assert!(policy.sendable_snapshot().is_some(), "a client may still read it");
+        assert_eq!(policy.release(&log, Index(50), None, &options), None, "no snapshot covers the damage");
+        policy.begin_snapshot();
+        let taken = DurableSnapshot { position: Position::new(Index(48), Term(1)), bytes: Bytes::new() };
+        policy.record_taken(Time::ZERO, Some(taken), &options);
+        assert!(!is_due(&policy, Index(50)) && policy.snapshot_for_followers().is_some());
+        assert_eq!(policy.release(&log, Index(50), Some(Index(10)), &options), Some(Index(45)));
+        assert_eq!(policy.damaged_log_upto(), None);
+        log.compact(Index(45));
+        assert_eq!(policy.release(&log, Index(50), None, &options), None, "the other entries are kept as before");
+    }
+
+    #[test]
+    fn damaged_log_is_kept_behind_a_damaged_snapshot() {
+        let options = Options { trailing_bytes: 1 << 30, ..Options::default() };
+        let (log, mut policy) = log_and_policy(50, 40);
+        policy.mark_log_damaged(Index(30));
+        policy.mark_damaged(policy.newest().expect("a durable snapshot").position);
+        assert_eq!(policy.release(&log, Index(50), None, &options), None);
+        let taken = DurableSnapshot { position: Position::new(Index(50), Term(1)), bytes: Bytes::new() };
+        policy.adopt_snapshot(Time::ZERO, taken);
+        assert_eq!(policy.release(&log, Index(50), None, &options), Some(Index(30)));
+    }
+
+    #[test]
+    fn damage_before_the_log_is_mended_by_a_release_up_to_its_base() {
+        let options = Options { trailing_bytes: 0, ..Options::default() };
+        let (mut log, mut policy) = log_and_policy(50, 40);
+        log.compact(Index(40));
+        policy.mark_log_damaged(Index(20));
+        assert_eq!(policy.release(&log, Index(50), None, &options), Some(Index(40)));
+        assert_eq!(policy.release(&log, Index(50), None, &options), None);
     }
 
     #[test]

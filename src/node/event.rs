@@ -8,9 +8,10 @@
 //!   Query            ─▶ Queried
 //!   TakeSnapshot     ─▶ SnapshotTaken or SnapshotDamaged
 //!   InspectSnapshot  ─▶ SnapshotInspected
+//!   Scrub            ─▶ Scrub …
 //!   StoreChunk       ─▶ ChunkStored …, Restored
 //!   Forward          ─▶ ForwardAnswered, ForwardNotSent, AnswersLost or PeerLost
-//!   Send, Reply, CompactJournal, Note: no event
+//!   Send, Reply, CompactJournal, Note, Warn: no event
 //! ```
 //!
 //! There is no event for a failed write or a failed sync. The journal stops the process then: the contents of the disk
@@ -20,6 +21,7 @@ use crate::api::{Reply, Request};
 use crate::apply;
 use crate::consensus::message::{Envelope, SnapshotChunk};
 use crate::consensus::note::Note;
+use crate::scrub::{ScrubOrder, ScrubReport};
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Membership, NodeId, Position, SnapshotPoint, Write};
 use crate::wal::report as wal;
 use bytes::Bytes;
@@ -121,6 +123,8 @@ pub enum Event {
         /// Whether the file was read completely and without damage.
         undamaged: bool,
     },
+    /// A report of the pass of [`Action::Scrub`].
+    Scrub(ScrubReport),
     /// A chunk of the leader's snapshot was written to a file.
     ChunkStored {
         /// The leader that sent the chunk.
@@ -209,8 +213,15 @@ pub enum Action {
         /// How many damaged snapshots in a row that follower has received.
         damaged_count: u32,
     },
+    /// Check this node's files in the background, and report with [`Event::Scrub`]. The order replaces an earlier one.
+    Scrub(ScrubOrder),
     /// The journal may discard everything up to this position.
-    CompactJournal(Position),
+    CompactJournal {
+        /// The position up to which the log is discarded.
+        upto: Position,
+        /// Whether the journal may reuse the files: not if one of them is damaged.
+        reuses_files: bool,
+    },
     /// Query the machine, after everything submitted before; [`Event::Queried`] brings the answer.
     Query {
         /// This node's ticket for the query, which the answer repeats.
@@ -222,6 +233,8 @@ pub enum Action {
     },
     /// Log this note for the operator.
     Note(Note),
+    /// Log this line for the operator, as a warning.
+    Warn(String),
     /// Stop the process with this fault: a node that went on could break a guarantee.
     Stop(wal::Fault),
 }

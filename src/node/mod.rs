@@ -33,6 +33,7 @@ pub mod node;
 pub mod options;
 pub mod prefetch;
 pub mod requests;
+pub mod scrub_schedule;
 pub mod snapshot_reads;
 pub mod snapshot_sender;
 pub mod space;

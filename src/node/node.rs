@@ -14,9 +14,10 @@
 //! entry is one that no later leader can contradict *and* whose result is known.
 //!
 //! This file handles requests. `leadership` reacts to a change of leader, `snapshots` takes and restores snapshots,
-//! `queries` submits queries, `output` turns the core's output into actions, and `invariants` checks invariants that
-//! concern several of these parts.
+//! `damage` mends damaged files, `queries` submits queries, `output` turns the core's output into actions, and
+//! `invariants` checks invariants that concern several of these parts.
 
+mod damage;
 mod invariants;
 mod leadership;
 mod output;
@@ -32,6 +33,7 @@ use super::expiry_ticker::ExpiryTicker;
 use super::options::Options;
 use super::prefetch::Prefetch;
 use super::requests::{ClientRequest, ForwardedRequests, LinearizableReads, ParkedRequests, Proposals};
+use super::scrub_schedule::ScrubSchedule;
 use super::snapshot_reads::SnapshotReads;
 use super::snapshot_sender::SnapshotSender;
 use super::space::{self, DiskSpace};
@@ -85,6 +87,7 @@ pub struct Node {
     compaction: CompactionPolicy,
     snapshot_sender: SnapshotSender,
     snapshot_reads: SnapshotReads,
+    scrub_schedule: ScrubSchedule,
     disk_space: DiskSpace,
     admin_waiters: AdminWaiters,
     expiry_ticker: ExpiryTicker,
@@ -96,6 +99,8 @@ pub struct Node {
     /// hundred events cost the driver one pass over its connections.
     replies: Vec<(Caller, u64, Reply)>,
     forward_actions: Vec<Action>,
+    /// Lines for the operator, to be logged at the next call of `turn`.
+    warnings: Vec<String>,
     /// A failure that stops the process, to be returned as the last action of the next `turn`. A later failure may
     /// replace it: either one stops the process.
     fault: Option<Fault>,
@@ -130,6 +135,10 @@ impl Node {
         assert_eq!(snapshot_index, applied.upto, "a machine starts in the state of its newest snapshot (§7)");
         let last_forward_id = if options.mutants.breaks(Mutant::ReuseNumbers) { 0 } else { random };
         Node {
+            compaction: CompactionPolicy::new(now, snapshot),
+            snapshot_sender: SnapshotSender::new(&options),
+            snapshot_reads: SnapshotReads::new(&options),
+            scrub_schedule: ScrubSchedule::new(now, raft.id(), options.scrub_interval),
             raft,
             view,
             kept_entries,
@@ -142,9 +151,6 @@ impl Node {
             queries: ApplierQueries::default(),
             submitted_to_apply: applied.upto,
             applier_report: applied,
-            compaction: CompactionPolicy::new(now, snapshot),
-            snapshot_sender: SnapshotSender::new(&options),
-            snapshot_reads: SnapshotReads::new(&options),
             options,
             disk_space: DiskSpace::default(),
             admin_waiters: AdminWaiters::default(),
@@ -155,6 +161,7 @@ impl Node {
             handled_leader: None,
             replies: Vec::new(),
             forward_actions: Vec::new(),
+            warnings: Vec::new(),
             fault: None,
         }
     }
@@ -215,13 +222,11 @@ impl Node {
             Event::Stopping => drop(self.raft.transfer(now, None)),
             Event::Applied(report) => self.record_applied(now, report),
             Event::SnapshotTaken(snapshot) => self.handle_snapshot_taken(now, snapshot),
-            Event::SnapshotDamaged => {
-                self.stats.record_snapshot_ended(now, false);
-                self.compaction.record_damaged(now, &self.options);
-            }
+            Event::SnapshotDamaged => self.handle_snapshot_damaged(now),
             Event::SnapshotInspected { snapshot, undamaged } => {
                 self.handle_snapshot_inspected(now, snapshot, undamaged)
             }
+            Event::Scrub(report) => self.handle_scrub_report(now, report),
             Event::ChunkStored { from, snapshot, next, damaged } => self.raft.ack_chunk(from, snapshot, next, damaged),
             Event::Restored { snapshot, base, time, report } => {
                 self.handle_snapshot_restored(now, snapshot, base, time, report)
@@ -270,9 +275,11 @@ impl Node {
     fn handle_request(&mut self, now: Time, client_request: ClientRequest) {
         match &client_request.request {
             // The status is answered always and at once: it shows an operator why nothing else is answered.
-            Request::Status => {
-                let status = Box::new(self.status(now));
-                self.replies.push((client_request.from, client_request.id, Reply::Status(status)));
+            Request::Status => self.reply_with_status(now, &client_request),
+            // Each node checks its own files, and the status tells how far the pass is.
+            Request::Scrub => {
+                self.scrub_schedule.request();
+                self.reply_with_status(now, &client_request);
             }
             // This node has applied no entry yet, because there was no leader: a snapshot would be empty.
             Request::Snapshot if self.applied() == Index::ZERO => self.refuse(client_request, Refusal::NoLeader),
@@ -312,13 +319,7 @@ impl Node {
             // No client is told of success before a quorum has the entry on disk.
             Request::Propose { op } if self.raft.leads() => {
                 let op = op.clone();
-                match self.raft.propose(now, op) {
-                    Ok(position) => {
-                        self.stats.record_proposal(now);
-                        self.proposals.push(position, client_request.from, client_request.id);
-                    }
-                    Err(refusal) => self.refuse(client_request, refusal),
-                }
+                self.propose(now, client_request, op);
             }
             // A read is not refused as busy while there is no leader: the limit is for reads that make progress.
             Request::Query { .. } if self.raft.leader().is_none() => self.forward_or_redirect(client_request),
@@ -337,6 +338,23 @@ impl Node {
                 self.forward_or_redirect(client_request)
             }
         }
+    }
+
+    /// Appends a command to the log. This node is the leader.
+    fn propose(&mut self, now: Time, client_request: ClientRequest, op: Bytes) {
+        match self.raft.propose(now, op) {
+            Ok(position) => {
+                self.stats.record_proposal(now);
+                self.proposals.push(position, client_request.from, client_request.id);
+            }
+            Err(refusal) => self.refuse(client_request, refusal),
+        }
+    }
+
+    /// Answers a request with the status of this node.
+    fn reply_with_status(&mut self, now: Time, client_request: &ClientRequest) {
+        let status = Box::new(self.status(now));
+        self.replies.push((client_request.from, client_request.id, Reply::Status(status)));
     }
 
     /// Whether this node leads a log that is not yet confirmed as this cluster's log. Commands are parked until it is:
@@ -525,6 +543,7 @@ impl Node {
         // Called before more entries are submitted to the applier: a snapshot holds the applied state, and names the
         // members as of the same index.
         self.maintain_snapshots(now, actions);
+        self.maintain_files(now, actions);
         self.submit_entries(now, actions);
         // Called after the entries are submitted: a query behind them sees them, and a read waits for nothing else.
         self.submit_queries(now, actions);
@@ -551,7 +570,8 @@ impl Node {
         let snapshot_applied_upto = if self.applying_since.is_none() { self.applier_report.upto } else { Index::ZERO };
         let snapshot_deadline =
             self.snapshot_sender.deadline().min(self.compaction.deadline(snapshot_applied_upto, &self.options));
-        let snapshot_deadline = snapshot_deadline.min(self.snapshot_reads.deadline());
+        let snapshot_deadline =
+            snapshot_deadline.min(self.snapshot_reads.deadline()).min(self.scrub_schedule.deadline());
         self.raft
             .deadline()
             .min(self.parked_requests.deadline())

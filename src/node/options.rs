@@ -55,6 +55,9 @@ pub struct Options {
     pub chunk_bytes: usize,
     /// How long a snapshot is held after a client last read from it, though a newer one has replaced it.
     pub snapshot_read_hold: Duration,
+    /// The time between two passes that check all files of this node; `None` if passes begin on request only. A disk may
+    /// damage what nobody reads, and a second damage elsewhere may be the one too many.
+    pub scrub_interval: Option<Duration>,
     /// The most bytes of entries per batch for the applier, which bounds for how long a batch blocks the event loop.
     /// The state's digest is computed once per batch, so batches of single entries would be slow.
     pub apply_batch_bytes_max: u64,
@@ -85,6 +88,7 @@ impl Default for Options {
             log_hold_time: Duration::from_secs(60),
             chunk_bytes: limits::CHUNK_BYTES,
             snapshot_read_hold: Duration::from_secs(30),
+            scrub_interval: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             apply_batch_bytes_max: 256 << 10,
             frees_space: |_| false,
             mutants: Mutants::NONE,

@@ -69,7 +69,7 @@ impl ClientRequest {
             Request::Propose { op } => op.len() as u64,
             Request::Query { query, .. } => query.len() as u64,
             Request::Status | Request::Snapshot | Request::ReadSnapshot { .. } => 0,
-            Request::Transfer { .. } | Request::LogLevel(_) => 0,
+            Request::Transfer { .. } | Request::LogLevel(_) | Request::Scrub => 0,
             Request::Change { .. } => ADDRESS_BYTES_MAX as u64,
         }
     }
@@ -565,7 +565,8 @@ pub fn query_of(request: Request) -> Option<Bytes> {
         | Request::ReadSnapshot { .. }
         | Request::Change { .. }
         | Request::Transfer { .. }
-        | Request::LogLevel(_) => None,
+        | Request::LogLevel(_)
+        | Request::Scrub => None,
     }
 }
 

@@ -5,9 +5,11 @@ use super::error::ServerError;
 use super::handle::Handle;
 use super::listeners::Listeners;
 use super::reloading::{CredentialReloader, log_validity};
+use super::scrub_thread::spawn_scrub_thread;
 use super::start_progress::{REPORT_INTERVAL, StartProgress};
 use super::workers::{spawn_log_thread, spawn_snapshot_thread, spawn_space_watch};
 use crate::config::Config;
+use crate::disk::FsDisk;
 use crate::disk::fs::DirectoryLock;
 use crate::driver::deferred_drop::DeferredDrop;
 use crate::driver::inbox::inbox;
@@ -16,7 +18,9 @@ use crate::driver::reactor::{Clock, Options, Reactor, ReactorError};
 use crate::gateway::http::gateway as http;
 use crate::gateway::redis::gateway as redis;
 use crate::machine::state_machine::StateMachine;
-use crate::net::sockets::{EXTERNAL_SOURCE_TOKEN, Net};
+use crate::net::sockets::{EXTERNAL_SOURCE_TOKEN, Identity, Net};
+use crate::scrub::pass::ScrubSource;
+use crate::snapshot::Store;
 use crate::snapshotting::SnapshotWorker;
 use crate::types::{ClusterId, Membership};
 use crate::wal::{self, SpaceMonitor};
@@ -91,6 +95,7 @@ impl<M: StateMachine> Server<M> {
             net.set_default_listen_address(listen_address);
         }
         let (sender, inbox) = inbox(net.waker().clone());
+        let scrub_queue = spawn_scrub_thread(scrub_source(&wal_disk, &store, &identity), sender.clone())?;
         let (writes, log_thread) = spawn_log_thread(journal, wal_disk, sender.clone(), config.log_busy_poll)?;
         let space_watch = spawn_space_watch(SpaceMonitor::new(reserve.clone(), config.segment_bytes), sender.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
@@ -98,13 +103,10 @@ impl<M: StateMachine> Server<M> {
             CredentialReloader::start(config.credentials, config.net.keys.clone(), sender.clone(), config.id.get())?;
         log_validity(config.id.get(), config.net.keys.as_ref(), log::Level::Info);
         let address = net.address();
-        for (clients, gateway_address) in &gateways {
-            log::info!(node = config.id.get(); "listens for {clients} at {gateway_address}");
-        }
         let snapshot_jobs = spawn_snapshot_thread(SnapshotWorker::new(store, reserve), sender.clone())?;
         let machine = MachineRunner::new(applier, (identity.cluster, identity.node), snapshot_jobs, deferred_drop);
         let options = Options { in_memory, file_system, ..config.reactor };
-        let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
+        let reactor = Reactor::new(net, node, machine, (writes, scrub_queue), inbox, options, clock);
         Ok(Server {
             reactor,
             log_thread,
@@ -217,7 +219,16 @@ fn open_gateways(
     if let Some(listener) = http {
         gateways.push(("HTTP clients", net.open_http(listener, http::Options { password: password.clone() })?));
     }
+    for (clients, gateway_address) in &gateways {
+        log::info!(node = config.id.get(); "listens for {clients} at {gateway_address}");
+    }
     Ok(gateways)
+}
+
+/// The files that the scrub thread checks.
+fn scrub_source(wal_disk: &FsDisk, store: &Store<FsDisk>, identity: &Identity) -> ScrubSource<FsDisk> {
+    let (log_disk, snapshot_disk) = (wal_disk.clone(), store.disk().clone());
+    ScrubSource { log_disk, snapshot_disk, cluster: identity.cluster, disk: identity.disk }
 }
 
 fn watch_signals(net: &Net) -> io::Result<Signals> {

@@ -95,17 +95,17 @@ impl<D: Disk> LogThread<D> {
     fn run(&mut self) -> Result<()> {
         while let Some(task) = self.next_task()? {
             self.order_spares();
-            let mut release_upto = None;
-            let mut batch_bytes = self.add_to_batch(task, &mut release_upto)?;
+            let mut release = None;
+            let mut batch_bytes = self.add_to_batch(task, &mut release)?;
             while batch_bytes < BATCH_BYTES_MAX
                 && let Ok(task) = self.try_next_task()
             {
-                batch_bytes += self.add_to_batch(task, &mut release_upto)?;
+                batch_bytes += self.add_to_batch(task, &mut release)?;
             }
             self.sync()?;
-            if let Some(upto) = release_upto {
-                self.await_room(&Task::Release(upto))?;
-                self.journal.release(upto)?;
+            if let Some((upto, reuses_files)) = release {
+                self.await_room(&Task::Release { upto, reuses_files })?;
+                self.journal.release_and_reuse(upto, reuses_files)?;
             }
         }
         self.journal.confirm_sync()
@@ -147,10 +147,12 @@ impl<D: Disk> LogThread<D> {
         while let Ok(task) = self.tasks.try_recv() {
             match task {
                 // Releasing old segments needs some disk space itself. If there is none, this release is skipped: the
-                // next one covers its segments too.
-                Task::Release(upto) if self.journal.reserve_room(&task).is_ok() => self.journal.release(upto)?,
-                Task::Release(_) => {}
-                Task::Write(_) => self.waiting_tasks.push_back(task),
+                // next one covers its segments too. A release of damaged files waits instead: the next one may be far off.
+                Task::Release { upto, reuses_files } if self.journal.reserve_room(&task).is_ok() => {
+                    self.journal.release_and_reuse(upto, reuses_files)?;
+                }
+                Task::Release { reuses_files: true, .. } => {}
+                Task::Release { .. } | Task::Write(_) => self.waiting_tasks.push_back(task),
             }
         }
         Ok(())
@@ -158,9 +160,10 @@ impl<D: Disk> LogThread<D> {
 
     /// Appends a write to the batch, or records a release, which waits until the batch is synced. Returns the size of
     /// the write.
-    fn add_to_batch(&mut self, task: Task, release_upto: &mut Option<Position>) -> Result<usize> {
-        if let Task::Release(upto) = task {
-            *release_upto = Some(upto);
+    fn add_to_batch(&mut self, task: Task, release: &mut Option<(Position, bool)>) -> Result<usize> {
+        if let Task::Release { upto, reuses_files } = task {
+            // The files of an earlier release are released together with these.
+            *release = Some((upto, reuses_files && release.is_none_or(|(_, reuses_files)| reuses_files)));
             return Ok(0);
         }
         self.await_room(&task)?;

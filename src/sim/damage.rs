@@ -129,7 +129,9 @@ impl World {
         files.extend(snapshots.map(|name| (snapshot_disk.clone(), name)));
         let (disk, name) = files.swap_remove(self.rng.random_range(0..files.len()));
         if self.damage_file(at, &disk, &name) {
-            self.host(at).has_damaged_file = true;
+            let host = self.host(at);
+            host.has_damaged_file = true;
+            host.damaged_segment = Some(name.clone()).filter(|name| name.ends_with(".wal"));
             if let Some(position) = file_position(&name) {
                 self.snapshots.record_damage(at, position.index);
             }
@@ -253,7 +255,7 @@ impl World {
         }
         self.repairs += 1;
         let host = self.host(at);
-        (host.has_damaged_file, host.may_sync_falsely) = (false, false);
+        (host.has_damaged_file, host.may_sync_falsely, host.damaged_segment) = (false, false, None);
         Ok(())
     }
 

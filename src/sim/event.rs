@@ -34,6 +34,8 @@ pub(super) enum SimEvent {
     SpaceCheck { at: NodeId, incarnation: u64 },
     /// The snapshot worker is ready for the next chunk of the snapshot that is being taken.
     SnapshotStep { at: NodeId, incarnation: u64 },
+    /// The pass over a machine's files is ready for the next file, unless another pass has replaced it.
+    ScrubStep { at: NodeId, incarnation: u64, pass: u64 },
     /// A snapshot from another node was received completely, and the state machine restores it.
     SnapshotRestore { at: NodeId, incarnation: u64, snapshot: Box<Snapshot> },
     /// An event is delivered to a node, such as the completion of a background job.
@@ -70,6 +72,7 @@ impl SimEvent {
             | SimEvent::ApplierInputDone { at, incarnation }
             | SimEvent::SpaceCheck { at, incarnation }
             | SimEvent::SnapshotStep { at, incarnation }
+            | SimEvent::ScrubStep { at, incarnation, .. }
             | SimEvent::SnapshotRestore { at, incarnation, .. }
             | SimEvent::NodeEvent { at, incarnation, .. }
             | SimEvent::Deadline { at, incarnation, .. }
@@ -98,6 +101,7 @@ impl SimEvent {
             | SimEvent::ApplierInputDone { at, .. }
             | SimEvent::SpaceCheck { at, .. }
             | SimEvent::SnapshotStep { at, .. }
+            | SimEvent::ScrubStep { at, .. }
             | SimEvent::SnapshotRestore { at, .. }
             | SimEvent::NodeEvent { at, .. }
             | SimEvent::NodeTurn { at, .. }

@@ -13,6 +13,8 @@ use crate::machine::{KIND, Kv};
 use crate::node::node::NodeStart;
 use crate::node::prefetch::Prefetch;
 use crate::node::{self, DurableSnapshot, Node};
+use crate::scrub::ScrubPass;
+use crate::scrub::pass::Unthrottled;
 use crate::snapshot::{Snapshot, Store};
 use crate::snapshotting::{SnapshotRestore, SnapshotWorker, reconcile_with_log, to_node_fault};
 use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position, Run, SnapshotPoint, Time, Write};
@@ -126,10 +128,13 @@ pub struct Process {
     pub space_monitor: SpaceMonitor<SimDisk>,
     /// The worker that writes and reads the snapshot files.
     pub snapshot_worker: SnapshotWorker<SimDisk>,
+    /// The pass over the machine's files, if one was ordered.
+    pub scrub_pass: Option<ScrubPass<SimDisk, Unthrottled>>,
     /// Whether a snapshot is being taken.
     pub taking_snapshot: bool,
-    /// The position up to which the journal may discard its entries, once there is disk space to record the discarding.
-    pub releasable_upto: Option<Position>,
+    /// The position up to which the journal may discard its entries, once there is disk space to record the discarding,
+    /// and whether the journal may reuse the files.
+    pub pending_release: Option<(Position, bool)>,
     /// Writes that are not appended to the journal yet: a sync is in progress, or there is no space.
     pub queued_writes: Vec<Write>,
     /// Whether a sync is in progress.
@@ -179,6 +184,8 @@ pub struct Host {
     /// Whether a file of the machine's journal, or its identity file, was damaged: the machine may refuse to start for
     /// good.
     pub has_damaged_file: bool,
+    /// The damaged segment, if it was damaged beneath the running process, and no other file was.
+    pub damaged_segment: Option<String>,
     /// Whether the disk will falsely report a sync as done, or has falsely reported one since the last power loss.
     pub may_sync_falsely: bool,
     /// Whether the machine's last process refused to start because of damage to its files.
@@ -210,6 +217,7 @@ impl Host {
             paused_until: Time::ZERO,
             sync_stall: Duration::ZERO,
             has_damaged_file: false,
+            damaged_segment: None,
             may_sync_falsely: false,
             refused_start: false,
             disk_copy: None,
@@ -225,7 +233,7 @@ impl Host {
         self.snapshot_disk = self.disk.sibling_directory();
         self.identity_disk = SimDisk::new();
         self.disk_id = DiskId(self.disk_id.0 + 1000);
-        self.disk_copy = None;
+        (self.disk_copy, self.damaged_segment) = (None, None);
         (self.has_damaged_file, self.may_sync_falsely, self.refused_start) = (false, false, false);
         self.was_wiped = true;
         self.awaiting_removal = true;
@@ -338,8 +346,9 @@ impl Host {
             applier_inputs: ApplierInputQueue::default(),
             space_monitor: SpaceMonitor::new(ballast.clone(), scenario.segment_bytes),
             snapshot_worker: SnapshotWorker::new(store, ballast),
+            scrub_pass: None,
             taking_snapshot: false,
-            releasable_upto: None,
+            pending_release: None,
             queued_writes: Vec::new(),
             syncing: false,
             preparing_spare_segment: false,

@@ -24,14 +24,14 @@ const SLOW_SYNC_EXTRA_MICROS: std::ops::RangeInclusive<u64> = 20_000..=200_000;
 /// How many syncs, counted over all machines, there are between two comparisons of a disk with its journal's reports.
 const SYNCS_PER_DISK_CHECK: u64 = 64;
 
-/// Discards the log up to `releasable_upto` if a position is set, and appends the queued writes to the journal, both as
+/// Discards the log as `pending_release` says, if it is set, and appends the queued writes to the journal, both as
 /// far as there is disk space. Returns the number of appended writes.
 fn append_queued_writes(process: &mut Process) -> wal::Result<usize> {
-    if let Some(upto) = process.releasable_upto
-        && make_space_for(&mut process.journal, &Task::Release(upto))?
+    if let Some((upto, reuses_files)) = process.pending_release
+        && make_space_for(&mut process.journal, &Task::Release { upto, reuses_files })?
     {
-        process.releasable_upto = None;
-        process.journal.release(upto)?;
+        process.pending_release = None;
+        process.journal.release_and_reuse(upto, reuses_files)?;
     }
     for (nth, write) in process.queued_writes.iter().enumerate() {
         if !make_space_for(&mut process.journal, &Task::Write(write.clone()))? {

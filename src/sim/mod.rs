@@ -57,6 +57,7 @@ mod rest;
 pub mod run;
 #[doc(hidden)]
 pub mod scenario;
+mod scrubs;
 mod snapshot_jobs;
 mod snapshots;
 mod tasks;

@@ -125,7 +125,10 @@ impl World {
         let machines_run_or_refuse = self.hosts.values().all(|host| host.process.is_some() || host.refused_start);
         let all_entries_are_applied =
             first_state.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed_len() as u64));
+        // A node that checks its files regularly mends all damage that it can find while it runs.
+        let files_are_mended = self.scenario.node.scrub_interval.is_none() || self.hosts.values().all(Host::is_mended);
         machines_run_or_refuse
+            && files_are_mended
             && states_are_equal
             && all_entries_are_applied
             && logs_are_compacted

@@ -42,6 +42,10 @@ pub struct WorldReport {
     pub pair_damages: u64,
     /// How often a node got lost entries back without a leader.
     pub leaderless_appends: u64,
+    /// How often a node found one of its files damaged when it checked them.
+    pub scrub_findings: u64,
+    /// How many damaged segments were replaced by a snapshot, or released, while the process ran.
+    pub mended_segments: u64,
     /// How often a disk that an older copy had replaced was swapped back in.
     pub disk_swaps: u64,
     /// How often a machine whose damaged disk kept it from starting was given another disk.
@@ -77,6 +81,8 @@ impl WorldReport {
             repairs,
             pair_damages,
             leaderless_appends,
+            scrub_findings,
+            mended_segments,
             disk_swaps,
             replaced_disks,
             unchecked_keys,
@@ -88,6 +94,7 @@ impl WorldReport {
              · {disk_full_starts} starts on a full disk · {lost_writes} writes lost by a disk \
              · {repairs} journals repaired · {pair_damages} times two logs damaged at once \
              · {leaderless_appends} times lost entries appended without a leader \
+             · {scrub_findings} files found damaged by a check, {mended_segments} segments mended \
              · {disk_swaps} times a replaced disk was swapped back in · {replaced_disks} damaged disks replaced \
              · {unchecked_keys} keys not checked{early_end_text}{}",
             if self.lost_quorum { " · no leader: too many voters are lost for good" } else { "" }
@@ -164,6 +171,8 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
             repairs: world.repairs,
             pair_damages: world.pair_damages,
             leaderless_appends: world.leaderless_appends,
+            scrub_findings: world.scrub_findings,
+            mended_segments: world.mended_segments,
             disk_swaps: world.disk_swaps,
             replaced_disks: world.replaced_disks,
             snapshots: world.snapshots.counts,

@@ -244,6 +244,11 @@ impl Scenario {
         self.load.mixed_task_percent = [0, 30, 60][rng.random_range(0..3)];
         let mut rng = rng_for(0x7265_7061_6972);
         self.repairs_journals = rng.random_range(0..4) > 0;
+        let mut rng = rng_for(0x7363_7275_6262_6564);
+        self.node.scrub_interval = [None, Some(500), Some(3000)][rng.random_range(0..3)].map(Duration::from_millis);
+        if self.nodes >= 3 && self.node.scrub_interval.is_some() {
+            self.fault_weights.rot_running = self.fault_weights.rot_running.max(rng.random_range(0..=6));
+        }
         let mut rng = rng_for(0x726f_745f_7061_6972);
         if self.nodes == 3 && self.repairs_journals && rng.random_range(0..3) == 0 {
             self.damage_pairs_only();
@@ -328,6 +333,7 @@ impl Scenario {
                 trailing_bytes: [0, 500, 5000][rng.random_range(0..3)],
                 log_hold_bytes: [0, 5000, 1 << 30][rng.random_range(0..3)],
                 log_hold_time: Duration::from_secs(2),
+                scrub_interval: None,
                 ..node::Options::default()
             },
             sessions: sessions::Options {

@@ -112,13 +112,15 @@ impl World {
     }
 
     /// Checks that the log may be discarded up to `upto`, and lets the log thread discard it at its next write.
-    pub(super) fn compact_log(&mut self, at: NodeId, upto: Position) -> checks::Result<()> {
+    pub(super) fn compact_log(&mut self, at: NodeId, upto: Position, reuses_files: bool) -> checks::Result<()> {
         let intact_index = self.hosts[&at].durable_snapshot_index()?;
         // A snapshot that was damaged after the node had verified it still permits compaction.
         let snapshot_index = intact_index.max(self.snapshots.damaged_index(at));
         self.checks.check_compaction(at, upto.index, snapshot_index)?;
         if let Some(process) = &mut self.host(at).process {
-            process.releasable_upto = Some(upto);
+            // The files of an earlier release that still waits are released together with these.
+            let reuses_files = reuses_files && process.pending_release.is_none_or(|(_, reuses_files)| reuses_files);
+            process.pending_release = Some((upto, reuses_files));
         }
         Ok(())
     }

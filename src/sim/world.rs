@@ -84,6 +84,10 @@ pub struct World {
     pub(super) pair_damages: u64,
     /// How often a node got lost entries back without a leader.
     pub(super) leaderless_appends: u64,
+    /// How often a node found one of its files damaged when it checked them.
+    pub(super) scrub_findings: u64,
+    /// How many segments that were damaged beneath a running process were gone at the end of a check.
+    pub(super) mended_segments: u64,
     /// How often a disk that an older copy had replaced was swapped back in.
     pub(super) disk_swaps: u64,
     /// How often a machine whose damaged disk kept it from starting was given another disk.
@@ -132,6 +136,8 @@ impl World {
             repairs: 0,
             pair_damages: 0,
             leaderless_appends: 0,
+            scrub_findings: 0,
+            mended_segments: 0,
             disk_swaps: 0,
             replaced_disks: 0,
             snapshots: Snapshots::default(),
@@ -241,6 +247,7 @@ impl World {
             SimEvent::ApplierInputDone { at, .. } => self.handle_next_applier_inputs(at),
             SimEvent::SpaceCheck { at, .. } => self.check_free_space(at),
             SimEvent::SnapshotStep { at, .. } => self.continue_snapshot(at),
+            SimEvent::ScrubStep { at, pass, .. } => self.continue_scrub(at, pass),
             SimEvent::SnapshotRestore { at, snapshot, .. } => self.restore_snapshot(at, *snapshot),
             SimEvent::NodeEvent { at, event, .. } => self.deliver_event(at, *event),
             SimEvent::Deadline { at, when, .. } => self.handle_deadline(at, when),
@@ -483,7 +490,7 @@ impl World {
             Action::InspectSnapshot { follower, snapshot, damaged_count } => {
                 self.run_snapshot_job(at, Job::InspectSnapshot { follower, snapshot, damaged_count })?;
             }
-            Action::CompactJournal(upto) => self.compact_log(at, upto)?,
+            Action::CompactJournal { upto, reuses_files } => self.compact_log(at, upto, reuses_files)?,
             Action::Apply(entries) => return self.submit_input(at, ApplierInput::Entries(entries)),
             Action::Query { ticket, query, time } => {
                 return self.submit_input(at, ApplierInput::Query(ticket, query, time));
@@ -495,6 +502,8 @@ impl World {
                     return Err(format!("{at} received an invalid message from {peer}: {error}"));
                 }
             }
+            Action::Warn(line) => self.trace_line(|| format!("{at} warns: {line}")),
+            Action::Scrub(order) => self.begin_scrub(at, order),
             Action::Stop(fault) => self.stop_process(at, &fault),
         }
         Ok(false)

@@ -111,6 +111,10 @@ mutants! {
     SnapshotByCount = "snapshot-by-count",
     /// The log is never compacted.
     ReleaseNothing = "release-nothing",
+    /// A part of the log that was found damaged is kept like any other, although a snapshot covers it.
+    KeepDamagedLog = "keep-damaged-log",
+    /// A part of the log that was found damaged is discarded before a snapshot covers it.
+    MendBeforeSnapshot = "mend-before-snapshot",
     /// Compaction does not wait for a snapshot that is being sent.
     CompactUnderShip = "compact-under-ship",
     /// The log is kept for a follower that never responds again.

@@ -22,7 +22,7 @@ use super::task::Task;
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
 use crate::limits::ENTRY_BYTES_MAX;
-use crate::types::{HardState, Index, Mutant, Mutants, Payload, Position, SnapshotPoint, Write, WriteId};
+use crate::types::{HardState, Index, Mutant, Mutants, Payload, SnapshotPoint, Write, WriteId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -31,7 +31,7 @@ use std::sync::{Arc, Weak};
 /// the spare in the background. A late spare costs little: the journal then makes the file itself.
 const SPARE_ORDER_PERCENT: u64 = 50;
 /// Maximum number of spares, recycled segments included.
-const SPARES_MAX: usize = 2;
+pub(super) const SPARES_MAX: usize = 2;
 
 /// The journal of one node.
 ///
@@ -200,7 +200,7 @@ impl<D: Disk> Journal<D> {
         self.check_usable()?;
         let bytes = match task {
             Task::Write(write) => frames_size(write),
-            Task::Release(_) => format::frame_size(opening_body_bytes(&self.summary)),
+            Task::Release { .. } => format::frame_size(opening_body_bytes(&self.summary)),
         };
         // Each piece of a batch has a header of its own.
         let piece_count = bytes / self.options.batch_bytes + 1;
@@ -230,16 +230,6 @@ impl<D: Disk> Journal<D> {
         self.reserve = Some(reserve);
     }
 
-    /// Releases the log up to a position: removes or recycles whole segments, oldest first.
-    ///
-    /// A part of a segment is never removed: files that begin in the middle would need a second format. So the log on
-    /// the disk begins up to a segment before its base, and recovery skips the entries before the base.
-    pub fn release(&mut self, upto: Position) -> Result<()> {
-        self.check_usable()?;
-        let outcome = self.release_segments(upto);
-        self.poison_on_error(outcome)
-    }
-
     /// Restarts the log after `base`, durably, because a snapshot holds everything before it. Also sets term and vote
     /// if `hard_state` is given.
     ///
@@ -257,7 +247,7 @@ impl<D: Disk> Journal<D> {
         self.options.mutants
     }
 
-    fn check_usable(&self) -> Result<()> {
+    pub(super) fn check_usable(&self) -> Result<()> {
         if !self.poisoned {
             return Ok(());
         }
@@ -267,7 +257,7 @@ impl<D: Disk> Journal<D> {
 
     /// Poisons the journal if `outcome` is an error, and checks the invariants otherwise. Each public call that writes
     /// ends with this function, so that no write fails halfway unnoticed.
-    fn poison_on_error<T>(&mut self, outcome: Result<T>) -> Result<T> {
+    pub(super) fn poison_on_error<T>(&mut self, outcome: Result<T>) -> Result<T> {
         self.poisoned |= outcome.is_err();
         self.check_invariants();
         outcome
@@ -431,7 +421,7 @@ impl<D: Disk> Journal<D> {
         self.sync_marker.write_offset(&LogOffset { boot_id: self.boot_id, segment, offset, last_position })
     }
 
-    fn ensure_room(&mut self, body_bytes: usize) -> Result<()> {
+    pub(super) fn ensure_room(&mut self, body_bytes: usize) -> Result<()> {
         if self.segment.fits(body_bytes) { Ok(()) } else { self.rotate_segment(body_bytes) }
     }
 
@@ -502,51 +492,6 @@ impl<D: Disk> Journal<D> {
         let sealed = SealedSegment { segment: number, index_range: first..=last, sparse_index, bytes };
         self.next_report.sealed_segments.push(sealed);
         Ok(())
-    }
-
-    fn release_segments(&mut self, upto: Position) -> Result<()> {
-        // `take_while` and not `filter`: a gap in the numbers would look like lost segments at the next start, even if
-        // the segment in the middle holds no live entry.
-        let released_count = self.older_segments.iter().take_while(|older| older.last_live_index <= upto.index).count();
-        if released_count == 0 || upto.index > self.summary.last_position.index {
-            return Ok(());
-        }
-        if upto.index > self.summary.base.position.index {
-            // The release record must be durable before any file is removed, so that the remaining segments are known
-            // to be complete.
-            let base = self.summary.base_at(upto);
-            let mut body = Vec::new();
-            format::encode_base(&mut body, &base);
-            self.ensure_room(body.len())?;
-            self.segment.add_frame(RecordKind::Release, self.batch_number, |out| out.extend_from_slice(&body));
-            self.summary.release(base);
-            self.dirty = true;
-        }
-        if self.dirty {
-            self.sync_and_record()?;
-        }
-        // One sync covers all removals, so a power loss may undo some of them. Recovery therefore accepts a gap in the
-        // segment numbers if the base is after the gap.
-        for older in self.older_segments.drain(..released_count).collect::<Vec<_>>() {
-            let name = file_name(older.number);
-            assert!(
-                older.last_live_index <= self.summary.base.position.index,
-                "a segment is removed only if a snapshot holds all of its live entries (§7)"
-            );
-            // A file with readers must not be written to.
-            let is_reusable = older.mapping_readers.strong_count() == 0 && older.bytes == self.options.segment_bytes;
-            // A recycled file needs no zeros: its blocks were written, so a sync of new bytes in it changes no
-            // metadata. Its old records fail the checksum, which is salted with the number of the segment.
-            if is_reusable && self.spares.len() < SPARES_MAX {
-                let spare_name = format!("recycled-{:010}{TMP_SUFFIX}", older.number);
-                self.disk.rename(&name, &spare_name).map_err(to_fault("rename", &name))?;
-                let file = self.disk.open(&spare_name).map_err(to_fault("open", &spare_name))?;
-                self.spares.push_back(Spare::recycled(spare_name, file, older.bytes));
-            } else {
-                self.disk.remove(&name).map_err(to_fault("remove", &name))?;
-            }
-        }
-        self.disk.sync_names().map_err(to_fault("sync the directory of", &file_name(self.segment.number)))
     }
 }
 

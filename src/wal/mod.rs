@@ -70,7 +70,7 @@
 //! |---|---|
 //! | `format` | bytes of segments, frames and records, as in `wal-format.md` |
 //! | `segment` | the buffer of the next batch |
-//! | `journal`, `invariants` | the writer, and the invariants that it checks after each call |
+//! | `journal`, `release`, `invariants` | the writer, and the invariants that it checks after each call |
 //! | `log_summary` | the state that a new segment inherits, the same for writer and recovery |
 //! | `scan`, `batches`, `tail` | frames, batches, and the verdict on the end, for recovery and tools |
 //! | `load`, `parallel_checksum`, `recover`, `open` | the steps of a start, in this order |
@@ -82,9 +82,9 @@
 //!
 //! # What the journal does not do
 //!
-//! The journal does not repair. A damaged segment stops the node: only the other members still have its entries, and a
-//! journal that cut out damage by itself could drop acknowledged entries. The journal does not retry: see [`Journal`].
-//! It does not compress or encrypt, so that every record can be read with a hex editor and `wal-format.md`. It stores
+//! The journal does not mend. Damage that a start finds is repaired with the help of the other members ([`repair`]). For
+//! damage in a segment that is sealed and applied, the node has the state: it takes a snapshot and releases the segment
+//! (`node/node/damage.rs`). The journal does not retry: see [`Journal`]. It does not compress or encrypt, so that every record can be read with a hex editor and `wal-format.md`. It stores
 //! no commit index: the logs of a majority determine the committed entries, so the index is volatile in Raft (Figure
 //! 2).
 //!
@@ -95,6 +95,7 @@
 //! | no space for the next segment | writes nothing; the caller may retry | waits, steps down, serves no writes |
 //! | a failed write or sync | rejects every further call | stops; the next start reads what is on the disk |
 //! | a sealed segment that cannot be read back | nothing: [`View::add_sealed`] returns the error | stops |
+//! | damage in a sealed segment, found later | nothing: [`View::entries`] returns the error | releases the segment behind a snapshot |
 //! | damage that a start finds | changes nothing | does not start |
 
 pub mod ballast;
@@ -111,6 +112,7 @@ pub mod open;
 pub mod options;
 pub mod parallel_checksum;
 pub mod recover;
+mod release;
 pub mod repair;
 pub mod report;
 pub mod scan;

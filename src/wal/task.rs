@@ -10,5 +10,10 @@ pub enum Task {
     /// Append a write, and make it durable with the next sync.
     Write(Write),
     /// Release the log up to a position, which a durable snapshot covers.
-    Release(Position),
+    Release {
+        /// The position up to which the log is discarded.
+        upto: Position,
+        /// Whether the files of released segments may be reused: not if one of them is damaged.
+        reuses_files: bool,
+    },
 }

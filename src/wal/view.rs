@@ -57,6 +57,8 @@ pub struct View {
     first_index_in_memory: Index,
     memory: VecDeque<Entry>,
     evictable_count: usize,
+    // The number of the newest sealed segment, with or without live entries; 0 before the first.
+    sealed_upto: u64,
 }
 
 /// A mapped segment, and the range of its entries that still belongs to the log.
@@ -80,6 +82,7 @@ impl View {
             first_index_in_memory: released_upto.next(),
             memory: VecDeque::new(),
             evictable_count: 0,
+            sealed_upto: 0,
         }
     }
 
@@ -157,6 +160,7 @@ impl View {
     /// The segment is read here for the first time since it was written. A lost or misdirected write is detected while
     /// the entries are still in memory.
     pub fn add_sealed(&mut self, sealed: SealedSegment) -> Result<()> {
+        self.sealed_upto = self.sealed_upto.max(sealed.segment);
         let Some(mapped) = MappedSegment::new(sealed)? else { return Ok(()) };
         // `None`: all entries of the segment were replaced meanwhile, and memory has the new ones. Recovery still needs
         // the file, but readers do not.
@@ -186,6 +190,7 @@ impl View {
     /// Unlike [`View::add_sealed`], this function compares nothing with memory: recovery has already compared all
     /// segments with each other.
     pub fn add_recovered(&mut self, sealed: SealedSegment, live_range: (Index, Index)) -> Result<()> {
+        self.sealed_upto = self.sealed_upto.max(sealed.segment);
         if let Some(mapped) = MappedSegment::new(sealed)?
             && live_range.0 <= live_range.1
         {
@@ -374,6 +379,23 @@ impl View {
             n => Index(self.first_index_in_memory.0 + n as u64 - 1),
         };
         (first <= last).then_some(first..=last)
+    }
+
+    /// The number of the newest sealed segment that this view was given; 0 if there was none. That segment and all earlier
+    /// ones never change again.
+    pub fn sealed_upto(&self) -> u64 {
+        self.sealed_upto
+    }
+
+    /// The last index that a release must cover so that the journal discards the sealed segment with this number, and all
+    /// segments before it.
+    ///
+    /// A segment without live entries counts like the live entries before it: the journal discards the oldest segments
+    /// first, and never one in the middle.
+    pub fn last_index_through(&self, segment: u64) -> Index {
+        let mapped_count = self.mapped_segments.partition_point(|mapped| mapped.sealed.segment <= segment);
+        let last_live_index = mapped_count.checked_sub(1).map(|last| self.mapped_segments[last].live_range.1);
+        last_live_index.unwrap_or(Index::ZERO).max(self.released_upto)
     }
 
     /// The number of entries in memory.

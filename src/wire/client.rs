@@ -36,6 +36,7 @@ const REQUEST_CHANGE: u8 = 5;
 const REQUEST_TRANSFER: u8 = 6;
 const REQUEST_READ_SNAPSHOT: u8 = 7;
 const REQUEST_LOG_LEVEL: u8 = 8;
+const REQUEST_SCRUB: u8 = 9;
 
 const CONSISTENCY_LINEARIZABLE: u8 = 0;
 const CONSISTENCY_LOCAL: u8 = 1;
@@ -130,7 +131,7 @@ pub(super) fn request_size(request: &Request) -> usize {
     match request {
         Request::Propose { op } => 1 + op.len(),
         Request::Query { query, .. } => 2 + query.len(),
-        Request::Status | Request::Snapshot => 1,
+        Request::Status | Request::Snapshot | Request::Scrub => 1,
         Request::LogLevel(_) => 2,
         Request::ReadSnapshot { .. } => 25,
         Request::Change { change, .. } => 2 + change_size(change),
@@ -156,6 +157,7 @@ pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
         }
         Request::Status => out.put_u8(REQUEST_STATUS),
         Request::Snapshot => out.put_u8(REQUEST_SNAPSHOT),
+        Request::Scrub => out.put_u8(REQUEST_SCRUB),
         Request::ReadSnapshot { snapshot, offset } => {
             out.put_u8(REQUEST_READ_SNAPSHOT);
             out.put_position(*snapshot);
@@ -196,6 +198,7 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
         }
         REQUEST_STATUS => Ok(Request::Status),
         REQUEST_SNAPSHOT => Ok(Request::Snapshot),
+        REQUEST_SCRUB => Ok(Request::Scrub),
         REQUEST_READ_SNAPSHOT => Ok(Request::ReadSnapshot { snapshot: reader.position()?, offset: reader.u64()? }),
         REQUEST_CHANGE => {
             let force = reader.bool()?;
@@ -416,7 +419,7 @@ mod tests {
     use crate::api::figures::{Buckets, Counters};
     use crate::api::{
         DiskStatus, LogLevel, LogLevelInForce, LogLevelRequest, LogStatus, MemberStatus, PeerStatus, RoleName,
-        StageStatus, TimingStatus,
+        ScrubStatus, StageStatus, TimingStatus,
     };
     use crate::types::{Change, NodeId, Position};
     use bytes::Bytes;
@@ -446,6 +449,7 @@ mod tests {
             Request::Transfer { to: None },
             Request::Transfer { to: NodeId::new(2) },
             Request::LogLevel(LogLevelRequest::Read),
+            Request::Scrub,
         ]
     }
 
@@ -486,6 +490,7 @@ mod tests {
             machine: "kv 1".to_owned(),
             authority_expires: None,
             figures: Counters { round_trip_ns: [(2, Buckets::of_durations())].into(), ..Counters::default() },
+            scrub: ScrubStatus { pass: 3, ended: 2, total_bytes: Some(9), ..ScrubStatus::default() },
         }
     }
 

@@ -158,6 +158,29 @@ fn configuration_rolls_back_to_that_of_the_snapshot() {
     assert_eq!(*cluster.raft(leader).membership(), committed_configuration);
 }
 
+/// A leader sends none of its damaged entries: a follower that needs one gets a snapshot. Other followers get the entries
+/// after the damage as before.
+#[test]
+fn follower_that_needs_a_damaged_entry_gets_a_snapshot() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.run(ms(50));
+    let [lagging, other] = [0, 1].map(|n| cluster.ids().into_iter().filter(|node| *node != leader).nth(n).unwrap());
+    cluster.isolate(lagging);
+    let last = (0..5).map(|_| cluster.propose(leader, "damaged")).last().unwrap();
+    cluster.run_until("the entries are committed", |c| c.raft(leader).log().commit() >= last.index);
+    cluster.raft_mut(leader).stop_reading_up_to(last.index.prev());
+    let entries_sent = cluster.entries_sent[&lagging];
+    cluster.heal();
+    let state_of = |c: &Cluster, node| {
+        c.raft(leader).progress().find(|(id, _)| *id == node).map(|(_, progress)| progress.state_name())
+    };
+    cluster.run_until("the follower is sent a snapshot", |c| state_of(c, lagging) == Some("snapshot"));
+    let next = cluster.propose(leader, "intact");
+    cluster.run_until("the next entry is committed", |c| c.raft(leader).log().commit() >= next.index);
+    assert_eq!((state_of(&cluster, other), cluster.entries_sent[&lagging]), (Some("stream"), entries_sent));
+}
+
 /// Right after an election a leader has received messages only from the voters that elected it. It chooses none of the
 /// other nodes as transfer target.
 #[test]

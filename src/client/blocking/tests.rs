@@ -96,7 +96,8 @@ impl Cluster {
             | Request::ReadSnapshot { .. }
             | Request::Change { .. }
             | Request::Transfer { .. }
-            | Request::LogLevel(_) => Reply::Unknown,
+            | Request::LogLevel(_)
+            | Request::Scrub => Reply::Unknown,
         }
     }
 }

@@ -59,7 +59,7 @@ pub fn leadership(status: &Status) -> (bool, Option<&str>) {
 mod tests {
     use super::*;
     use crate::api::figures::Counters;
-    use crate::api::{DiskStatus, LogStatus, MemberStatus, StageStatus};
+    use crate::api::{DiskStatus, LogStatus, MemberStatus, ScrubStatus, StageStatus};
 
     /// A healthy follower of node 2.
     fn healthy() -> Status {
@@ -99,6 +99,7 @@ mod tests {
             authority_expires: None,
             timer_ms: 0,
             figures: Counters::default(),
+            scrub: ScrubStatus::default(),
         }
     }
 

@@ -65,9 +65,9 @@ impl Node {
                 let matched = self.raft.progress().find(|(id, _)| *id == peer).map_or(Index::ZERO, |(_, p)| p.matched);
                 self.snapshot_sender.begin_transfer(now, peer, &newest, matched);
             }
-            // The newest snapshot's file was found damaged. The transfer is created all the same, and waits for the
-            // next snapshot.
-            if self.compaction.sendable_snapshot().is_none() {
+            // The newest snapshot's file was found damaged, or the log is damaged behind it. The transfer is created all
+            // the same, and waits for the next snapshot.
+            if self.compaction.snapshot_for_followers().is_none() {
                 self.snapshot_sender.record_inspected(now, newest.position, false);
             }
         }
@@ -93,8 +93,8 @@ impl Node {
     }
 
     /// The AppendEntries message that `to_send` describes, with its entries. The core knows positions only: it names a
-    /// range, and the view has the bytes. An entry that cannot be read back stops the node, since a leader that leaves
-    /// a follower without it would do so at each attempt.
+    /// range, and the view has the bytes. An append with an entry that cannot be read back is dropped, like a message that
+    /// is lost: the follower gets a snapshot instead, if the entry is committed (`damage.rs`).
     fn build_append(&mut self, to_send: EntriesToSend) -> Option<Envelope> {
         let EntriesToSend { to, term, prev, upto, commit, probe_number } = to_send;
         let range = prev.index.next()..=upto;
@@ -108,9 +108,7 @@ impl Node {
                 Some(self.raft.envelope(to, term, Message::AppendEntries { prev, commit, probe_number, entries }))
             }
             Err(fault) => {
-                // `turn` returns the fault as its last action, `Action::Stop`. The other appends that it returns are
-                // still valid.
-                self.fault = Some(fault);
+                self.handle_unreadable_entries(fault);
                 None
             }
         }

@@ -33,6 +33,12 @@ impl Node {
         self.answer_snapshot_waiters();
     }
 
+    /// Handles the end of an attempt to take a snapshot that was damaged when it was read back.
+    pub(super) fn handle_snapshot_damaged(&mut self, now: Time) {
+        self.stats.record_snapshot_ended(now, false);
+        self.compaction.record_damaged(now, &self.options);
+    }
+
     /// Handles the result of verifying a snapshot file of this node that a follower received damaged. A damaged file is
     /// no longer sent to any follower or client. If the file is undamaged, the damage happened in transit or at the
     /// follower, and the file is sent again.
@@ -94,7 +100,16 @@ impl Node {
     /// The voter ordinal is set in each call, because it depends on the membership in force, which any event may have
     /// changed.
     pub(super) fn maintain_snapshots(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.snapshot_sender.send_due_chunks(now, &self.raft, self.compaction.sendable_snapshot(), actions);
+        if let Some(newest) = self.compaction.snapshot_for_followers() {
+            // Without a snapshot, no transfer could begin when the core found that a follower needs one: the log is
+            // damaged from its beginning on.
+            for (peer, progress) in self.raft.progress() {
+                if self.raft.is_sending_snapshot(peer) && self.snapshot_sender.progress(peer).is_none() {
+                    self.snapshot_sender.begin_transfer(now, peer, newest, progress.matched);
+                }
+            }
+        }
+        self.snapshot_sender.send_due_chunks(now, &self.raft, self.compaction.snapshot_for_followers(), actions);
         let (id, voters) = (self.raft.id(), self.raft.membership());
         let voter_ordinal = voters.all_voters().take_while(|voter| *voter < id).count();
         self.compaction.set_voter_ordinal(voter_ordinal as u64, voters.all_voters().count() as u64);
@@ -109,6 +124,7 @@ impl Node {
             self.stats.record_snapshot_started(now);
             actions.push(Action::TakeSnapshot { configured, membership });
         }
+        let was_damaged = self.compaction.damaged_log_upto().is_some();
         if let Some(upto) =
             self.compaction.release(log, applied, self.snapshot_sender.oldest_snapshot(now), &self.options)
         {
@@ -121,7 +137,8 @@ impl Node {
                 "the log files are released only up to the index up to which the core has released its log"
             );
             self.view.release(upto);
-            actions.push(Action::CompactJournal(self.raft.log().base()));
+            let reuses_files = !was_damaged || self.compaction.damaged_log_upto().is_some();
+            actions.push(Action::CompactJournal { upto: self.raft.log().base(), reuses_files });
         }
     }
 }

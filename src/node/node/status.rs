@@ -7,7 +7,7 @@
 
 use super::Node;
 use crate::api::figures::Counters;
-use crate::api::{LogStatus, MemberStatus, PeerStatus, Status, TimingStatus};
+use crate::api::{LogStatus, MemberStatus, PeerStatus, ScrubFinding, ScrubStatus, Status, TimingStatus};
 use crate::consensus::Raft;
 use crate::consensus::progress::Progress;
 use crate::node::event::DurableSnapshot;
@@ -96,6 +96,24 @@ impl Node {
             authority_expires: None,
             timer_ms: self.raft.deadline().since(now).as_millis() as u64,
             figures: self.counters(),
+            scrub: self.scrub_status(now),
+        }
+    }
+
+    fn scrub_status(&self, now: Time) -> ScrubStatus {
+        let figures = self.scrub_schedule.figures(now);
+        let findings = self.scrub_schedule.findings();
+        ScrubStatus {
+            pass: figures.pass,
+            ended: figures.ended,
+            ended_ago_ms: figures.ended_ago.map(|ago| ago.as_millis() as u64),
+            total_bytes: figures.running.map(|(total, _)| total),
+            pass_bytes: figures.running.map_or(0, |(_, checked)| checked),
+            checked_bytes: figures.checked_bytes,
+            found: figures.found,
+            mended: figures.mended,
+            damaged_upto: self.damaged_log_upto().0,
+            findings: findings.map(|one| ScrubFinding { text: one.text.clone(), mended: one.mended }).collect(),
         }
     }
 
