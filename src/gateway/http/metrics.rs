@@ -68,6 +68,7 @@ impl Collector for StatusCollector {
         write_state(status, self.key_counts, &mut out)?;
         write_disk(status, &mut out)?;
         write_snapshots(status, &mut out)?;
+        write_scrub(status, &mut out)?;
         write_peers(status, &mut out)?;
         write_process(status, &mut out)?;
         write_gateways(status, &mut out)
@@ -163,6 +164,22 @@ fn write_snapshots(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result 
     let sent_help = "Bytes of snapshots sent to followers, those sent again counted again.";
     out.counter("snapshot_sent_bytes", sent_help, log.shipped_bytes)?;
     out.counter("snapshot_received_bytes", "Bytes of snapshots received from leaders.", log.received_bytes)
+}
+
+fn write_scrub(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
+    let scrub = &status.scrub;
+    if let Some(ms) = scrub.ended_ago_ms {
+        let help = "Time since this node last checked all its files for damage.";
+        out.gauge("scrub_age_seconds", help, ms as f64 / 1000.0)?;
+    }
+    out.counter("scrub_passes", "How often this node has begun to check all its files.", scrub.pass)?;
+    out.counter("scrub_bytes", "Bytes of files checked for damage.", scrub.checked_bytes)?;
+    let found_help = "Files found damaged while the node ran.";
+    out.counter("damaged_files_found", found_help, scrub.found)?;
+    let mended_help = "Damaged files that were replaced by a snapshot while the node ran.";
+    out.counter("damaged_files_mended", mended_help, scrub.mended)?;
+    let pending = scrub.findings.iter().filter(|finding| !finding.mended).count();
+    out.gauge("damaged_files", "Damaged files that are not replaced yet.", pending as i64)
 }
 
 fn write_peers(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {

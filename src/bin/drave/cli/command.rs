@@ -13,6 +13,7 @@ use super::manual::{self, Completions, Man};
 use super::member::{self, Member, Transfer};
 use super::recover::{self, Recover};
 use super::restore::{self, Restore};
+use super::scrub::{self, Scrub};
 use super::serve::{self, Serve};
 use super::sim::{self, Sim};
 use super::snapshot::{self, ListSnapshots, TakeSnapshot};
@@ -68,6 +69,9 @@ pub fn build_command() -> Command {
         .subcommand(Recover::augment_args(
             Command::new("recover").about("Makes a new cluster of one node when a majority is lost for good"),
         ))
+        .subcommand(Scrub::augment_args(
+            Command::new("scrub").about("Makes running nodes check all their files for damage now"),
+        ))
         .subcommand(snapshot_command())
         .subcommand(Restore::augment_args(Command::new("restore").about("Founds a new cluster from a saved snapshot")))
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
@@ -115,6 +119,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Some(("diff", matches)) => diff::run(&Diff::from_arg_matches(matches)?),
         Some(("check", matches)) => check::run(&Check::from_arg_matches(matches)?),
         Some(("recover", matches)) => recover::run(&Recover::from_arg_matches(matches)?),
+        Some(("scrub", matches)) => scrub::run(&Scrub::from_arg_matches(matches)?),
         Some(("snapshot", matches)) => run_snapshot_command(matches),
         Some(("restore", matches)) => restore::run(&Restore::from_arg_matches(matches)?),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),

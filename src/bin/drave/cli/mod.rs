@@ -20,6 +20,7 @@ pub mod open_files;
 pub mod recover;
 pub mod restore;
 pub mod saved_snapshot;
+pub mod scrub;
 pub mod serve;
 pub mod settings;
 pub mod sim;

@@ -102,6 +102,9 @@ pub struct Serve {
     /// How much of the log before a snapshot to keep, for followers that lag a little
     #[arg(long, env = "DRAVE_TRAILING_BYTES", default_value = "16MiB", value_name = "SIZE", value_parser = parse_size)]
     trailing_bytes: ByteSize,
+    /// The time between two checks of all files for damage; off for checks by `drave scrub` only
+    #[arg(long, env = "DRAVE_SCRUB_INTERVAL", default_value = "7d", value_name = "DURATION|off")]
+    scrub_interval: ScrubInterval,
     /// How long a stopping node may take to finish the work in progress
     #[arg(long = "grace", env = "DRAVE_GRACE", default_value = "5s")]
     #[arg(value_name = "GRACE", value_parser = humantime::parse_duration)]
@@ -157,6 +160,23 @@ pub struct Peers(pub BTreeMap<NodeId, String>);
 /// A range of durations: the minimum and the maximum, both inclusive.
 #[derive(Clone, Copy, Debug)]
 struct DurationRange(Duration, Duration);
+
+/// The time between two checks of all files; `None` for `off`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct ScrubInterval(Option<Duration>);
+
+impl FromStr for ScrubInterval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ScrubInterval, String> {
+        match humantime::parse_duration(text) {
+            _ if text == "off" => Ok(ScrubInterval(None)),
+            Ok(Duration::ZERO) => Err("the interval is a duration such as 7d, or off".to_owned()),
+            Ok(interval) => Ok(ScrubInterval(Some(interval))),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
 
 /// Parses a node's id: a number from 1.
 pub fn parse_node_id(text: &str) -> Result<NodeId, String> {
@@ -348,6 +368,7 @@ fn build_config(serve: &Serve, node: NodeId, data: &Path) -> Config {
     config.node.op_bytes_max = serve.max_entry.as_u64();
     config.node.snapshot_log_bytes = serve.snapshot_log_bytes.as_u64();
     config.node.snapshot_max_age = serve.snapshot_max_age;
+    config.node.scrub_interval = serve.scrub_interval.0;
     config.node.trailing_bytes = serve.trailing_bytes.as_u64();
     config.reactor.stop_grace_period = serve.shutdown_grace;
     config.reactor.busy_poll = serve.busy_poll;
@@ -386,6 +407,13 @@ mod tests {
         assert_eq!(peers.describe_differences(&membership("1=a:1,2=b:1")), None);
         let differences = peers.describe_differences(&membership("1=a:2,3=c:1")).unwrap();
         assert_eq!(differences, "n1 is reached at a:2, not a:1, n2 is not a member, n3 is a member too");
+    }
+
+    #[test]
+    fn scrub_interval_is_a_duration_or_off() {
+        let parse = |text: &str| text.parse::<ScrubInterval>().map(|ScrubInterval(interval)| interval);
+        assert_eq!((parse("off"), parse("90s")), (Ok(None), Ok(Some(Duration::from_secs(90)))));
+        assert!(parse("0s").is_err() && parse("never").is_err());
     }
 
     #[test]

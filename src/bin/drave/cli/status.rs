@@ -122,6 +122,12 @@ fn print_tables(results: &[EndpointStatus]) {
             status.promised
         );
     }
+    let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
+    for (status, finding) in statuses.flat_map(|status| status.scrub.findings.iter().map(move |one| (status, one))) {
+        if !finding.mended {
+            outln!("n{} replaces a damaged file by a snapshot: {}", status.node, finding.text);
+        }
+    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
     statuses.filter_map(|status| certificate_warning(status, now)).for_each(|line| outln!("{line}"));
