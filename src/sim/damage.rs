@@ -11,6 +11,7 @@ use super::world::World;
 use crate::disk::Disk;
 use crate::snapshot::format::file_position;
 use crate::types::{Membership, NodeId, PendingRole};
+use crate::wal::format::file_number;
 use crate::wal::{identity, sync_marker};
 use rand::RngExt;
 
@@ -127,6 +128,14 @@ impl World {
         let snapshots =
             snapshot_disk.list().unwrap_or_default().into_iter().filter(|name| file_position(name).is_some());
         files.extend(snapshots.map(|name| (snapshot_disk.clone(), name)));
+        // Damage that a check can find is more likely in worlds in which nodes check their files.
+        if self.scenario.node.scrub_interval.is_some() && self.rng.random() {
+            let sealed_upto = self.hosts[&at].process.as_ref().map_or(0, |process| process.node.sealed_upto());
+            let is_sealed = |name: &str| file_number(name).is_some_and(|number| number <= sealed_upto);
+            if files.iter().any(|(_, name)| is_sealed(name)) {
+                files.retain(|(_, name)| is_sealed(name));
+            }
+        }
         let (disk, name) = files.swap_remove(self.rng.random_range(0..files.len()));
         if self.damage_file(at, &disk, &name) {
             let host = self.host(at);

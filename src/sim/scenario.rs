@@ -248,6 +248,8 @@ impl Scenario {
         self.node.scrub_interval = [None, Some(500), Some(3000)][rng.random_range(0..3)].map(Duration::from_millis);
         if self.nodes >= 3 && self.node.scrub_interval.is_some() {
             self.fault_weights.rot_running = self.fault_weights.rot_running.max(rng.random_range(0..=6));
+            // With larger segments, few are sealed in a short run.
+            self.segment_bytes = if rng.random() { 8 << 10 } else { self.segment_bytes };
         }
         let mut rng = rng_for(0x726f_745f_7061_6972);
         if self.nodes == 3 && self.repairs_journals && rng.random_range(0..3) == 0 {
