@@ -79,12 +79,15 @@
 //! | `spare`, `ballast` | the file of the next segment, and disk space that is kept for a full disk |
 //! | `view` | reads, on the reactor, without a system call |
 //! | `identity` | the owner of a data directory |
+//! | `repair`, `log_start` | the shorter log that a damaged journal leaves, and where it begins |
 //!
 //! # What the journal does not do
 //!
-//! The journal does not mend. Damage that a start finds is repaired with the help of the other members ([`repair`]). For
-//! damage in a segment that is sealed and applied, the node has the state: it takes a snapshot and releases the segment
-//! (`node/node/damage.rs`). The journal does not retry: see [`Journal`]. It does not compress or encrypt, so that every record can be read with a hex editor and `wal-format.md`. It stores
+//! The journal restores no entry: a repair only shortens a damaged log, and records durably how far the log had reached
+//! ([`repair`]). The lost entries come from the other members. For damage in a segment that is sealed and applied, the
+//! node has the state: it takes a snapshot and releases the segment (`node/node/damage.rs`). The journal does not retry:
+//! see [`Journal`]. It does not compress or encrypt, so that every record can be read with a hex editor and
+//! `wal-format.md`. It stores
 //! no commit index: the logs of a majority determine the committed entries, so the index is volatile in Raft (Figure
 //! 2).
 //!
@@ -96,7 +99,7 @@
 //! | a failed write or sync | rejects every further call | stops; the next start reads what is on the disk |
 //! | a sealed segment that cannot be read back | nothing: [`View::add_sealed`] returns the error | stops |
 //! | damage in a sealed segment, found later | nothing: [`View::entries`] returns the error | releases the segment behind a snapshot |
-//! | damage that a start finds | changes nothing | does not start |
+//! | damage that a start finds | is repaired if other voters exist; otherwise changes nothing | starts without the lost entries, or does not start |
 
 pub mod ballast;
 pub mod batches;
@@ -107,6 +110,7 @@ mod invariants;
 pub mod journal;
 pub mod kept;
 pub mod load;
+mod log_start;
 pub mod log_summary;
 pub mod open;
 pub mod options;

@@ -9,7 +9,7 @@
 //!
 //! ```text
 //!   1  the promised position, in the sync marker, synced      from here on no start can forget it
-//!   2  a copy of the readable part of the damaged segment     as `.tmp`, synced
+//!   2  a copy of the readable part of the damaged segment     as `.tmp`, synced; with a release record if needed
 //!   3  the damaged segment gets the suffix `.damaged`, and the name is synced
 //!   4  the copy gets the segment's name
 //!   5  later segments get the suffix `.damaged`; the names are synced
@@ -23,7 +23,8 @@ use super::batches::{BatchReader, ReaderState};
 use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name, file_number};
 use super::journal::Journal;
 use super::load::{SegmentFile, load_segments};
-use super::log_summary::{LogSummary, RecordEffect};
+use super::log_start::{AppendedRelease, KnownBases, ReadPositions};
+use super::log_summary::LogSummary;
 use super::options::Options;
 use super::recover::FIRST_FRAME_OFFSET;
 use super::report::{Fault, Result};
@@ -68,6 +69,8 @@ struct ReadableLog {
     is_sealed: bool,
     /// The state after the last readable batch.
     summary: Option<LogSummary>,
+    /// The release to append, if the log's own release record is after the damage.
+    release: Option<AppendedRelease>,
 }
 
 /// What the remaining records of a damaged journal show.
@@ -78,6 +81,8 @@ struct RecordEvidence {
     hard_state: HardState,
     /// The newest membership that a record names, with the index of its entry; `None` if no record names one.
     membership: Option<(Index, Membership)>,
+    /// The positions at which the log began at some time.
+    bases: KnownBases,
 }
 
 /// Sets the damaged part of a journal aside, so that the next start finds an intact one.
@@ -95,8 +100,8 @@ pub fn set_damage_aside<D: Disk>(
 ) -> Result<RepairedJournal> {
     let Fault::Corrupt { file, offset, description, lost, .. } = fault else { return Err(fault) };
     let files = load_segments(disk, numbers)?;
-    let readable_log = ReadableLog::find(&files, options)?;
     let evidence = RecordEvidence::collect(&files, options);
+    let readable_log = ReadableLog::find(&files, options, &evidence.bases)?;
     let last_readable_position = readable_log.summary.as_ref().map_or(Position::ZERO, |summary| summary.last_position);
     // Term and vote are on the disk twice. The copy in the log may be among the damaged records, and the marker may
     // have missed a write that the log has.
@@ -168,37 +173,28 @@ impl ReadableLog {
     /// Reads the newest run of consecutive segments that has every entry after its base, up to its first damage.
     ///
     /// A run before a gap is as good as the last one: it is the log at an earlier time.
-    fn find(files: &[SegmentFile], options: &Options) -> Result<ReadableLog> {
+    fn find(files: &[SegmentFile], options: &Options, bases: &KnownBases) -> Result<ReadableLog> {
         let mut runs: Vec<&[SegmentFile]> = files.chunk_by(|one, next| one.number + 1 == next.number).collect();
         while let Some(run) = runs.pop() {
-            if let Some(readable_log) = ReadableLog::read(run, options)? {
+            if let Some(readable_log) = ReadableLog::read(run, options, bases)? {
                 return Ok(readable_log);
             }
         }
-        Ok(ReadableLog { end: None, is_sealed: false, summary: None })
+        Ok(ReadableLog { end: None, is_sealed: false, summary: None, release: None })
     }
 
     /// Reads a run of segments. Returns `None` if no entry can be read, or entries between the base and the first one
     /// are missing.
-    fn read(run: &[SegmentFile], options: &Options) -> Result<Option<ReadableLog>> {
-        let mut readable_log = ReadableLog { end: None, is_sealed: false, summary: None };
+    fn read(run: &[SegmentFile], options: &Options, bases: &KnownBases) -> Result<Option<ReadableLog>> {
+        let mut readable_log = ReadableLog { end: None, is_sealed: false, summary: None, release: None };
         let mut state = ReaderState::before_segment(run.first().map_or(0, |file| file.number));
-        let mut first_known_index = Index::ZERO;
+        let mut positions = ReadPositions::default();
         for file in run {
             let bytes = file.readable_bytes()?;
             let Some(header) = own_header(&bytes, file.number, options) else { break };
             let mut reader = BatchReader::new(bytes, header.salt(), state.clone(), 0);
             let mut is_sealed = false;
-            let on_applied = |_: &Frame, effect| match effect {
-                RecordEffect::LogBegan(last) | RecordEffect::LogRestarted(last) => {
-                    first_known_index = last.index.next()
-                }
-                RecordEffect::EntryAppended(metadata) => {
-                    first_known_index = first_known_index.min(metadata.position.index)
-                }
-                RecordEffect::SummaryOnly => {}
-            };
-            let mut on_applied = on_applied;
+            let mut on_applied = |_: &Frame, effect| positions.apply(effect);
             while let Ok(batch) = reader.read_batch(&mut on_applied) {
                 readable_log.end = Some((file.number, reader.offset()));
                 is_sealed = batch.frames.last().is_some_and(|frame| frame.kind == RecordKind::Seal);
@@ -214,20 +210,30 @@ impl ReadableLog {
                 break;
             }
         }
-        readable_log.summary = state.log;
-        let is_complete = readable_log
-            .summary
-            .as_ref()
-            .is_some_and(|summary| summary.base.position.index.next() >= first_known_index);
-        Ok(Some(readable_log).filter(|readable_log| is_complete && readable_log.end.is_some()))
+        let Some(summary) = state.log.filter(|_| readable_log.end.is_some()) else { return Ok(None) };
+        if summary.base.position.index.next() < positions.first_index() {
+            let Some(base) = positions.latest_base(bases) else { return Ok(None) };
+            let (batch_number, last_checksum) = (state.next_batch_number, state.last_checksum);
+            readable_log.release = Some(AppendedRelease {
+                base: base.clone(),
+                batch_number: batch_number.unwrap_or_default(),
+                last_checksum: last_checksum.unwrap_or_default(),
+            });
+        }
+        readable_log.summary = Some(summary);
+        Ok(Some(readable_log))
     }
 }
 
 impl RecordEvidence {
     /// Reads all good frames of all files, wherever they are.
     fn collect(files: &[SegmentFile], options: &Options) -> RecordEvidence {
-        let mut evidence =
-            RecordEvidence { highest_position: Position::ZERO, hard_state: HardState::default(), membership: None };
+        let mut evidence = RecordEvidence {
+            highest_position: Position::ZERO,
+            hard_state: HardState::default(),
+            membership: None,
+            bases: KnownBases::new(),
+        };
         for file in files {
             let Ok(bytes) = file.readable_bytes() else { continue };
             for item in Scan::new(bytes, format::salt(options.disk, file.number), None) {
@@ -253,6 +259,7 @@ impl RecordEvidence {
             RecordKind::Open => Opening::decode(&frame.body).ok().map(|opening| {
                 self.add_membership(opening.configuration.0, opening.configuration.1);
                 self.hard_state = newest_hard_state(self.hard_state, opening.hard_state);
+                self.bases.insert(opening.base.position, opening.base);
                 opening.last_position
             }),
             RecordKind::HardState => {
@@ -262,7 +269,8 @@ impl RecordEvidence {
             }
             RecordKind::Base | RecordKind::Release => {
                 if let Ok(base) = format::decode_base(&frame.body) {
-                    self.add_membership(base.configured, base.membership);
+                    self.add_membership(base.configured, base.membership.clone());
+                    self.bases.insert(base.position, base);
                 }
                 None
             }
@@ -306,10 +314,10 @@ fn replace_segments<D: Disk>(
     files: &[SegmentFile],
     readable_log: &ReadableLog,
 ) -> Result<Option<(u64, u64)>> {
-    if is_only_short(files, readable_log) {
+    if readable_log.release.is_none() && is_only_short(files, readable_log) {
         return Ok(readable_log.end);
     }
-    let continued_segment = match readable_log.end {
+    let mut continued_segment = match readable_log.end {
         // Another segment must follow a seal.
         Some((number, _)) if readable_log.is_sealed => Some((number + 1, FIRST_FRAME_OFFSET)),
         end => end,
@@ -322,6 +330,12 @@ fn replace_segments<D: Disk>(
             Some(bytes) if end > FIRST_FRAME_OFFSET => bytes.slice(..bytes.len().min(end as usize)),
             _ => Bytes::copy_from_slice(&header.encode()),
         };
+        let bytes = match (&readable_log.release, &readable_log.summary) {
+            (Some(release), Some(summary)) => release.append_to(&bytes, &header, end, summary),
+            _ => bytes,
+        };
+        let end = end.max(bytes.len() as u64);
+        continued_segment = Some((number, end));
         let size = file.map_or(0, SegmentFile::size).max(options.segment_bytes).max(end);
         let (name, tmp) = (file_name(number), format!("{}.tmp", file_name(number)));
         if disk.list().map_err(to_fault("list", "the journal"))?.contains(&tmp) {

@@ -242,3 +242,41 @@ fn journal_of_only_member_is_not_repaired() {
     assert!(matches!(opened, Err(Fault::Corrupt { .. })));
     assert_eq!(disk.read_file("0000000001.wal"), bytes_before, "nothing was changed");
 }
+
+/// After a compaction, the only record of where the log begins is after the damage. The entries before the damage are
+/// kept all the same.
+#[test]
+fn readable_entries_are_kept_if_the_release_record_is_lost() {
+    let write = |from, to| Step::Write { term: 1, from, to, bytes: 150 };
+    for (release_upto, damaged_index, crash) in [25, 26, 27]
+        .into_iter()
+        .flat_map(|upto| [29, 30].map(|damaged| (upto, damaged)))
+        .flat_map(|(upto, damaged)| [Crash::Kill, Crash::Power].map(|crash| (upto, damaged, crash)))
+    {
+        let script = [write(1, 28), Step::Sync, write(29, 30), Step::Sync, Step::Release(release_upto), write(31, 50)];
+        let (disk, ledger) = disk_after(&script, crash);
+        let (name, offset) = offset_of_entry(&disk, damaged_index);
+        disk.flip_bit(&name, offset, 2);
+        let opened = Journal::open(disk.fork(), repair_options(), None).unwrap();
+        let case = format!("released up to {release_upto}, {damaged_index} is damaged, {crash:?}");
+        ledger.check_repaired(&opened.1).unwrap_or_else(|why| panic!("{case}: {why}"));
+        let base_index = opened.1.base.position.index.0;
+        // The batch of the damaged entry begins with entry 29.
+        assert_eq!((base_index, opened.1.entries.len() as u64), (release_upto, 28 - release_upto), "{case}");
+        let mut counts = OutcomeCounts::default();
+        open_damaged(&disk, &ledger, &mut counts).unwrap_or_else(|why| panic!("{case}: {why}"));
+        assert_eq!(counts.repaired_count, 1, "{case}");
+    }
+}
+
+/// The segment file and the offset of an entry's payload.
+fn offset_of_entry(disk: &SimDisk, index: u64) -> (String, u64) {
+    let payload = format!("{index}@1 ").into_bytes();
+    let offset_in = |name: &String| {
+        let bytes = disk.read_file(name).unwrap();
+        let found = bytes.windows(payload.len() + 1).position(|window| window.ends_with(&payload) && window[0] == 0);
+        Some((name.clone(), found? as u64 + 1))
+    };
+    let segments = file_names(disk).into_iter().filter(|name| name.ends_with(".wal"));
+    segments.collect::<Vec<_>>().iter().find_map(offset_in).unwrap()
+}
