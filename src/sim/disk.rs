@@ -6,6 +6,7 @@
 //! changes. A killed process loses nothing, but its unsynced data stays unsynced.
 
 mod file;
+mod unreadable;
 
 use crate::disk::{Disk, DiskFile};
 use bytes::Bytes;
@@ -246,13 +247,6 @@ impl SimDisk {
                 durable_bytes[within] ^= 1 << bit;
             }
         }
-    }
-
-    /// Makes the sector that contains the byte `offset` of a file unreadable until the sector is written.
-    pub fn lose_sector(&self, name: &str, offset: u64) {
-        let mut state = self.lock();
-        let (id, sector) = (state.names[name], offset as usize / SECTOR_BYTES);
-        state.files_by_id.entry(id).and_modify(|file| _ = file.unreadable_sectors.insert(sector));
     }
 
     /// The contents of a file as programs see them; `None` if there is no such file.
@@ -550,14 +544,12 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let state = self.lock()?;
-        let FileState { bytes, unreadable_sectors, .. } = &state.files_by_id[&self.id];
-        let from = (offset as usize).min(bytes.len());
-        let n = buffer.len().min(bytes.len() - from);
-        if n > 0 && unreadable_sectors.range(from / SECTOR_BYTES..(from + n).div_ceil(SECTOR_BYTES)).next().is_some() {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        buffer[..n].copy_from_slice(&bytes[from..from + n]);
+        let mut state = self.lock()?;
+        let Some(file) = state.files_by_id.get_mut(&self.id) else { return Ok(0) };
+        let from = (offset as usize).min(file.bytes.len());
+        let n = buffer.len().min(file.bytes.len() - from);
+        file.check_readable(from..from + n)?;
+        buffer[..n].copy_from_slice(&file.bytes[from..from + n]);
         Ok(n)
     }
 

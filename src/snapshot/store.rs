@@ -155,7 +155,13 @@ impl<D: Disk> Store<D> {
     pub fn find_newest(&self, meter: &Meter) -> Result<NewestSnapshot> {
         let mut newer_faults = Vec::new();
         for position in self.published_positions()?.into_iter().rev() {
-            match self.verify(position, meter) {
+            // Another read may succeed: a device may fail for a moment, and a caller may give up the log behind a damaged
+            // snapshot.
+            let outcome = match self.verify(position, meter) {
+                Err(Fault::Damaged { .. }) => self.read_uncached(position),
+                outcome => outcome,
+            };
+            match outcome {
                 Ok(snapshot) => {
                     newer_faults.extend(self.set_aside_faults_newer_than(Some(position))?);
                     return Ok(NewestSnapshot { snapshot: Some(snapshot), newer_faults });

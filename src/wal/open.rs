@@ -25,7 +25,7 @@
 use super::format::{self, RecordKind, file_name, file_number};
 use super::journal::{Journal, OlderSegment, activate_segment, opening_body_bytes, segment_header, track_mapping};
 use super::kept::KeptEntries;
-use super::load::{load_segments, read_whole_file};
+use super::load::load_segments;
 use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode};
 use super::recover::{self, FIRST_FRAME_OFFSET, RecoveredLog, Replay};
@@ -383,7 +383,7 @@ impl JournalDirectory {
         let boot_id = disk.boot_id().map_err(to_fault("read the boot id for", "the journal"))?;
         let file_names = disk.list().map_err(to_fault("list", "the journal"))?;
         let marker = match file_names.iter().any(|name| name == sync_marker::FILE_NAME) {
-            true => SyncMarker::read(&read_whole_file(disk, sync_marker::FILE_NAME)?, options.disk),
+            true => SyncMarker::read(&sync_marker::read_slots(disk)?.bytes, options.disk),
             false => SyncMarker::default(),
         }
         .with_boot_id(boot_id);

@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | a killed process | durable | of the last sync: the page cache survives; *everything* acknowledged is before it |
 //! | a power loss | durable | of some earlier sync: the bytes before it were synced, the later ones perhaps |
-//! | a lost file, or a bad slot | unknown | unknown: only the log itself is evidence |
+//! | a lost file, or a bad or unreadable slot | unknown | unknown: only the log itself is evidence |
 //!
 //! The log records a sync only in the header of its next batch, and no batch follows the last one. So only the marker
 //! distinguishes a torn write from a lost one at the end of the log.
@@ -22,6 +22,7 @@
 
 use super::report::{Fault, Result};
 use crate::codec::{self, BufMutExt, Reader};
+use crate::disk::unreadable::is_media_error;
 use crate::disk::{Disk, DiskFile, is_too_many_open_files};
 use crate::types::{DiskId, HardState, Position};
 use bytes::{BufMut, Bytes};
@@ -155,12 +156,24 @@ impl<F: DiskFile> SyncMarkerFile<F> {
     ///
     /// A new file gets its name only when its size is durable. The file is never extended afterwards: the sync of a
     /// slot changes no metadata, and on most file systems the write of a slot succeeds on a full disk.
+    ///
+    /// A file with an unreadable slot is replaced by a copy in which that slot has zeros: a write of 64 bytes to an
+    /// unreadable sector may fail too, because the kernel reads the rest of the page first.
     pub fn open<D: Disk<File = F>>(disk: &D, id: DiskId, marker: &SyncMarker) -> Result<SyncMarkerFile<F>> {
-        let exists = disk.list().map_err(to_fault("list", FILE_NAME))?.iter().any(|name| name == FILE_NAME);
-        if !exists {
+        let names = disk.list().map_err(to_fault("list", FILE_NAME))?;
+        let exists = names.iter().any(|name| name == FILE_NAME);
+        let slots = if exists { read_slots(disk)? } else { MarkerSlots::default() };
+        if !exists || slots.unreadable_count > 0 {
             let tmp_name = format!("{FILE_NAME}.tmp");
+            if names.contains(&tmp_name) {
+                // The file is left from an interrupted attempt.
+                disk.remove(&tmp_name).map_err(to_fault("remove", FILE_NAME))?;
+            }
             let mut file = disk.create(&tmp_name).map_err(to_fault("create", FILE_NAME))?;
             file.allocate((SLOT_DISTANCE_BYTES * SLOT_COUNT) as u64).map_err(to_fault("allocate", FILE_NAME))?;
+            if exists {
+                file.write_at(0, &slots.bytes).map_err(to_fault("write", FILE_NAME))?;
+            }
             file.sync_all().map_err(to_fault("sync", FILE_NAME))?;
             disk.rename(&tmp_name, FILE_NAME).map_err(to_fault("rename", FILE_NAME))?;
             disk.sync_names().map_err(to_fault("sync the directory of", FILE_NAME))?;
@@ -228,6 +241,36 @@ impl<F: DiskFile> SyncMarkerFile<F> {
         bytes[..4].copy_from_slice(&checksum.to_le_bytes());
         self.file.write_at((slot * SLOT_DISTANCE_BYTES) as u64, &bytes).map_err(to_fault("write", FILE_NAME))
     }
+}
+
+/// The bytes of all slots of the file.
+#[derive(Default)]
+pub struct MarkerSlots {
+    /// The slots at their offsets. An unreadable or missing slot has zeros, so that it counts as a bad one.
+    pub bytes: Bytes,
+    /// The number of slots that the disk cannot read.
+    pub unreadable_count: u32,
+}
+
+/// Reads the slots of the existing file, each with a read of its own: an unreadable sector makes only its slot a bad
+/// one. A read that fails is repeated, because a device may fail for a moment.
+pub fn read_slots<D: Disk>(disk: &D) -> Result<MarkerSlots> {
+    let file = disk.open(FILE_NAME).map_err(to_fault("open", FILE_NAME))?;
+    let mut bytes = vec![0; SLOT_DISTANCE_BYTES * SLOT_COUNT];
+    let mut unreadable_count = 0;
+    for (number, slot) in bytes.chunks_mut(SLOT_DISTANCE_BYTES).enumerate() {
+        let (offset, slot_bytes) = ((number * SLOT_DISTANCE_BYTES) as u64, &mut slot[..SLOT_BYTES]);
+        let first_read = file.read_at(offset, slot_bytes);
+        match first_read.or_else(|_| file.read_at(offset, slot_bytes)) {
+            Ok(_) => {}
+            Err(error) if is_media_error(&error) => {
+                slot_bytes.fill(0);
+                unreadable_count += 1;
+            }
+            Err(error) => return Err(to_fault("read", FILE_NAME)(error)),
+        }
+    }
+    Ok(MarkerSlots { bytes: bytes.into(), unreadable_count })
 }
 
 /// Returns the write number of a slot and a reader of its fields; `None` if the slot is not good.

@@ -217,12 +217,17 @@ fn node_stops_if_the_vote_may_be_lost() {
     let (disk, ledger) = disk_after(&scripts()[0].1, Crash::Kill);
     let mut counts = OutcomeCounts::default();
     for slot in [0, 512] {
-        let disk = disk.fork();
-        disk.flip_bit("synced", slot + 20, 1);
-        disk.flip_bit("0000000001.wal", 700, 1);
-        open_damaged(&disk, &ledger, &mut counts).unwrap();
+        for is_unreadable in [false, true] {
+            let disk = disk.fork();
+            match is_unreadable {
+                true => disk.lose_sector("synced", slot),
+                false => disk.flip_bit("synced", slot + 20, 1),
+            }
+            disk.flip_bit("0000000001.wal", 700, 1);
+            open_damaged(&disk, &ledger, &mut counts).unwrap();
+        }
     }
-    assert_eq!((counts.vote_lost_count, counts.repaired_count), (2, 0));
+    assert_eq!((counts.vote_lost_count, counts.repaired_count), (4, 0));
 }
 
 /// A record is damaged, and no other node has the entries.
@@ -279,4 +284,44 @@ fn offset_of_entry(disk: &SimDisk, index: u64) -> (String, u64) {
     };
     let segments = file_names(disk).into_iter().filter(|name| name.ends_with(".wal"));
     segments.collect::<Vec<_>>().iter().find_map(offset_in).unwrap()
+}
+
+/// A device that fails a read for a moment: nothing is repaired, and nothing is changed.
+#[test]
+fn read_error_that_passes_changes_nothing() {
+    for ((script_name, script), crash) in scripts_and_crashes() {
+        let (undamaged, ledger) = disk_after(&script, crash);
+        for name in journal_files(&undamaged) {
+            for sector in (0..undamaged.read_file(&name).unwrap().len() as u64).step_by(512) {
+                let disk = undamaged.fork();
+                disk.fail_next_read(&name, sector);
+                let case = format!("{script_name}, {crash:?}: {name} sector at {sector}");
+                let opened = Journal::open(disk.clone(), repair_options(), None);
+                let (_, recovered) = opened.unwrap_or_else(|fault| panic!("{case}: {fault}"));
+                assert_eq!(recovered.repair_note, None, "{case}");
+                ledger.clone().check(&recovered).unwrap_or_else(|why| panic!("{case}: {why}"));
+            }
+        }
+    }
+}
+
+/// Unreadable slots of the sync marker count as bad ones. The file is replaced by a readable one, in which a slot that
+/// was lost still proves nothing.
+#[test]
+fn unreadable_slots_of_sync_marker_do_not_stop_a_start() {
+    for ((script_name, script), crash) in scripts_and_crashes() {
+        let (undamaged, ledger) = disk_after(&script, crash);
+        for lost_slots in 1..16 {
+            let disk = undamaged.fork();
+            (0..4).filter(|slot| lost_slots >> slot & 1 == 1).for_each(|slot| disk.lose_sector("synced", slot * 512));
+            let case = format!("{script_name}, {crash:?}: slots {lost_slots:04b}");
+            let options = Options { torn_tail: TailPolicy::Cut, ..repair_options() };
+            let opened = Journal::open(disk.clone(), options, None);
+            let (_, recovered) = opened.unwrap_or_else(|fault| panic!("{case}: {fault}"));
+            assert_eq!(recovered.repair_note, None, "{case}");
+            ledger.clone().check(&recovered).unwrap_or_else(|why| panic!("{case}: {why}"));
+            let mut slots = [0; 2048];
+            assert_eq!(disk.open("synced").unwrap().read_at(0, &mut slots).unwrap(), 2048, "{case}");
+        }
+    }
 }

@@ -41,6 +41,16 @@ fn flipped_bit_is_always_detected() {
     }
 }
 
+/// A device that fails a read for a moment: the snapshot is intact, and the log behind it must not be given up.
+#[test]
+fn read_error_that_passes_is_no_damage() {
+    for sector in (0..snapshot_file(12, 60).len() as u64).step_by(512) {
+        let (disk, ledger) = disk_with_damage(|disk, name| disk.fail_next_read(name, sector));
+        let (_, found) = find_newest(&disk).unwrap();
+        assert_eq!(ledger.check(&found), Ok(12), "sector at {sector}");
+    }
+}
+
 #[test]
 fn truncated_or_extended_file_is_detected() {
     let size = snapshot_file(12, 60).len() as u64;

@@ -21,6 +21,8 @@ pub(super) struct FileState {
     pub(super) falsely_clean_sectors: BTreeMap<usize, Box<[u8; SECTOR_BYTES]>>,
     /// Sectors that are unreadable until they are written.
     pub(super) unreadable_sectors: BTreeSet<usize>,
+    /// Sectors whose next read fails. Later reads succeed.
+    pub(super) sectors_failing_once: BTreeSet<usize>,
 }
 
 impl FileState {
