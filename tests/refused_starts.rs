@@ -248,14 +248,15 @@ fn missing_identity_is_reported_and_rebuilt_from_the_log() {
     assert_eq!(cluster.stop(0), Some(0));
     let (identity, moved_identity) = (cluster.data_dir(0).join("identity"), cluster.directory.path().join("away"));
     std::fs::rename(&identity, &moved_identity).unwrap();
-    expect_refusal(&run(&mut cluster.serve_command(0)), 5, "the file is missing, and");
+    expect_refusal(&run(cluster.serve_command(0).arg("--no-repair")), 5, "the file is missing, and");
     assert!(!identity.exists(), "nothing was changed");
     // A start with `--join` does not write a new identity file either.
-    let mut join = support::drave_command(&["serve", "--id", "1", "--join", &cluster.addresses[0], "--data"]);
+    let join_arguments = ["serve", "--no-repair", "--id", "1", "--join", &cluster.addresses[0], "--data"];
+    let mut join = support::drave_command(&join_arguments);
     expect_refusal(&run(join.arg(cluster.data_dir(0))), 5, "the file is missing, and");
     assert!(!identity.exists(), "nothing was changed");
     std::os::unix::fs::symlink(cluster.directory.path().join("nowhere"), &identity).unwrap();
-    expect_refusal(&run(&mut cluster.serve_command(0)), 5, "the file is missing, and");
+    expect_refusal(&run(cluster.serve_command(0).arg("--no-repair")), 5, "the file is missing, and");
     std::fs::remove_file(&identity).unwrap();
     let recover_output = run(support::drave_command(&["recover", "--identity"]).arg(cluster.data_dir(0)));
     assert_eq!(recover_output.code, Some(0), "{recover_output:?}");
@@ -277,7 +278,7 @@ fn damage_report_names_the_directory() {
     assert_eq!(cluster.run(&["put", "k", "v"]).code, Some(0));
     cluster.kill(0);
     std::fs::write(cluster.data_dir(0).join("identity"), b"nothing that is one").unwrap();
-    let output = run(&mut cluster.serve_command(0));
+    let output = run(cluster.serve_command(0).arg("--no-repair"));
     assert_eq!(output.code, Some(5), "{output:?}");
     assert!(output.err.contains(&format!("error: in {}: ", cluster.data_dir(0).display())), "{output:?}");
 }

@@ -156,3 +156,48 @@ fn two_damaged_nodes_get_their_entries_from_each_other() {
     }
     cluster.expect_no_deaths();
 }
+
+/// The identity file of a node is lost or damaged. The node restores it from the headers of its segments.
+#[test]
+fn identity_is_restored_from_the_segments() {
+    let mut cluster = Cluster::start(3);
+    cluster.wait_for_leader();
+    let mut client = cluster.client();
+    assert_eq!(increment(&mut client, "counter"), Some(1));
+    cluster.wait_for_convergence();
+    let data = cluster.data_dir(1);
+    let identity = data.join("identity");
+    let ids = |bytes: &[u8]| bytes[16..40].to_vec();
+    let ids_before = ids(&std::fs::read(&identity).unwrap());
+    let damages: [&dyn Fn(); 3] = [&|| flip_bit(&identity, 20), &|| std::fs::write(&identity, b"").unwrap(), &|| {
+        std::fs::remove_file(&identity).unwrap()
+    }];
+    for (nth, damage) in damages.iter().enumerate() {
+        cluster.kill(1);
+        damage();
+        let refusal = run(cluster.serve_command(1).arg("--no-repair"));
+        assert_eq!(refusal.code, Some(5), "{refusal:?}");
+        // The directory belongs to node 2, whatever the file says.
+        let mut foreign = support::drave_command(&["serve", "--id", "1", "--peers", "1=127.0.0.1:1", "--data"]);
+        let refusal = run(foreign.arg(&data));
+        assert!(refusal.code == Some(78) && refusal.err.contains("belongs to node 2"), "{refusal:?}");
+        cluster.spawn(1);
+        let restored = || (cluster.logs().matches("is restored from the headers").count() > nth).then_some(());
+        wait_until("the identity is restored", restored, || cluster.logs());
+        assert_eq!(increment(&mut client, "counter"), Some(nth as i64 + 2));
+        cluster.wait_for_convergence();
+        assert_eq!(ids(&std::fs::read(&identity).unwrap()), ids_before);
+    }
+    // With the sync marker, nothing but the headers would name the disk.
+    cluster.kill(1);
+    std::fs::remove_file(&identity).unwrap();
+    std::fs::rename(data.join("wal/synced"), data.join("away")).unwrap();
+    let refusal = run(&mut cluster.serve_command(1));
+    assert!(refusal.code == Some(5) && refusal.err.contains("does not confirm disk"), "{refusal:?}");
+    assert!(!identity.exists(), "nothing was changed");
+    std::fs::rename(data.join("away"), data.join("wal/synced")).unwrap();
+    cluster.spawn(1);
+    cluster.wait_for_convergence();
+    assert!(!cluster.logs().contains("is an older copy"), "{}", cluster.logs());
+    cluster.expect_no_deaths();
+}

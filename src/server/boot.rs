@@ -22,11 +22,15 @@ use crate::snapshotting::{SnapshotRestore, reconcile_with_log, to_node_fault};
 use crate::types::Run;
 use crate::types::{DiskId, Index, Membership, Position, SnapshotPoint, Time};
 use crate::wal::identity::{FILE_NAME, Identity as Owner, short_cluster_id};
+use crate::wal::identity_recovery::{
+    RestoredIdentity, restore_identity, uncertain_identity_fault, write_restored_identity,
+};
 use crate::wal::sync_marker::to_fault;
 use crate::wal::{self, Ballast, Fault, Journal, ReadMode, RecoveredLog};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 /// The maximum number of threads that read the log and verify checksums: more would only wait for memory or the disk.
 const READER_THREADS_MAX: usize = 4;
@@ -61,7 +65,11 @@ pub fn check_first_start(config: &Config) -> wal::Result<()> {
     if config.data.join(FILE_NAME).exists() || is_replacement_pending(&config.data) {
         return Ok(());
     }
-    check_unused(&config.data)?;
+    match check_unused(&config.data) {
+        // The identity is missing in a directory that is in use, and may be restored.
+        Err(Fault::Corrupt { .. }) if config.repair => return Ok(()),
+        outcome => outcome?,
+    }
     if config.join.is_none() && config.peers.is_empty() {
         return Err(Fault::Foreign(format!(
             "{} is empty: name the founding members with --peers, or a member of an existing cluster with --join. \
@@ -108,8 +116,8 @@ pub fn recover_directory(
         }
         result => result?,
     };
-    let DirectoryContents { owner, wal_disk, journal, recovered_log, store, snapshot } = contents;
-    if let Some(note) = &recovered_log.repair_note {
+    let DirectoryContents { owner, identity_note, wal_disk, journal, recovered_log, store, snapshot } = contents;
+    for note in identity_note.iter().chain(&recovered_log.repair_note) {
         log::warn!(node = config.id.get(); "{note}");
     }
     for note in &recovered_log.operator_notes {
@@ -178,6 +186,8 @@ fn latest_membership(recovered_log: &RecoveredLog) -> &Membership {
 /// The contents of a data directory, read and checked.
 struct DirectoryContents {
     owner: Owner,
+    /// The note to the operator about a restored identity.
+    identity_note: Option<String>,
     wal_disk: FsDisk,
     journal: Journal<FsDisk>,
     recovered_log: RecoveredLog,
@@ -199,7 +209,7 @@ fn read_directory(
              recover {path} --accept-data-loss. Nothing was changed."
         )));
     }
-    let owner = read_or_create_identity(config, data_disk, path)?;
+    let (owner, identity_damage) = read_or_create_identity(config, data_disk, path)?;
     let wal_disk = open_disk(&config.data.join("wal"), sync_mode(config))?;
     let mut wal_options = wal::Options::new(owner.node, owner.cluster, owner.disk);
     wal_options.segment_bytes = config.segment_bytes;
@@ -211,6 +221,12 @@ fn read_directory(
     let founding_point = (!owner.journal_created).then_some(&founding_point);
     let store = Store::open(open_disk(&config.data.join("snapshots"), sync_mode(config))?, owner.cluster)
         .map_err(to_node_fault)?;
+    let foreign_snapshot = match &identity_damage {
+        Some(_) => store.find_foreign_snapshot().map_err(to_node_fault)?,
+        None => None,
+    };
+    let contradiction = foreign_snapshot.map(|name| format!("{name} belongs to another cluster than the segments"));
+    let identity_damage = reject_uncertain_identity(identity_damage, contradiction)?;
     let read_mode = ReadMode { thread_count: reader_threads(), meter: &progress.begin_stage("log read") };
     let (mut journal, mut recovered_log) =
         Journal::open_with(wal_disk.clone(), wal_options, founding_point, read_mode)?;
@@ -223,11 +239,20 @@ fn read_directory(
     if log_id.is_some() || recovered_log.hard_state.promised_position == Position::ZERO {
         owner.check_log(path, log_id)?;
     }
+    // Only the lost file could tell a lost log from one that never began.
+    let has_no_log = log_id.is_none() && recovered_log.hard_state.promised_position == Position::ZERO;
+    let identity_damage =
+        reject_uncertain_identity(identity_damage, has_no_log.then(|| "the log is empty".to_owned()))?;
+    let identity_note = identity_damage.map(|damage| restored_identity_note(&damage, &owner, path));
+    if identity_note.is_some() {
+        write_restored_identity(data_disk, &owner)?;
+    }
     let owner_with_journal = Owner { journal_created: true, ..owner };
     if owner_with_journal != owner {
         owner_with_journal.write(data_disk)?;
     }
-    Ok(DirectoryContents { owner: owner_with_journal, wal_disk, journal, recovered_log, store, snapshot })
+    let owner = owner_with_journal;
+    Ok(DirectoryContents { owner, identity_note, wal_disk, journal, recovered_log, store, snapshot })
 }
 
 /// The number of threads that read the log: one per processor, at most `READER_THREADS_MAX`.
@@ -257,13 +282,57 @@ fn check_cluster(config: &Config, owner: &Owner, recovered_log: &RecoveredLog, p
     )))
 }
 
-/// Reads the directory's identity, or creates it in an unused directory.
-fn read_or_create_identity(config: &Config, data_disk: &FsDisk, path: &str) -> wal::Result<Owner> {
-    if let Some(owner) = Owner::read(data_disk)? {
-        // The founding peers are in the journal; the configured ones are only addresses to dial.
-        owner.check_owner(path, config.id)?;
-        return Ok(owner);
+/// Reads the directory's identity, or creates it in an unused directory. A missing or damaged identity of a directory
+/// that is in use is restored in memory, and its damage is returned too.
+fn read_or_create_identity(config: &Config, data_disk: &FsDisk, path: &str) -> wal::Result<(Owner, Option<Fault>)> {
+    // Another read may succeed: a device may fail for a moment.
+    let damage = match Owner::read(data_disk).or_else(|_| Owner::read(data_disk)) {
+        Ok(Some(owner)) => {
+            // The founding peers are in the journal; the configured ones are only addresses to dial.
+            owner.check_owner(path, config.id)?;
+            return Ok((owner, None));
+        }
+        Ok(None) => match check_unused(&config.data) {
+            Ok(()) => return Ok((create_identity(config, data_disk)?, None)),
+            Err(missing) => missing,
+        },
+        Err(damage) => damage,
+    };
+    if !config.repair || !matches!(damage, Fault::Corrupt { .. }) {
+        return Err(damage);
     }
+    let journal = open_disk(&config.data.join("wal"), sync_mode(config))?;
+    // No directory was started once a millisecond since 1970, or is restored twice within one.
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    match restore_identity(data_disk, &journal, since_1970.as_millis() as u64)? {
+        RestoredIdentity::Certain(owner) => {
+            owner.check_owner(path, config.id)?;
+            Ok((owner, Some(damage)))
+        }
+        RestoredIdentity::Uncertain(reason) => Err(uncertain_identity_fault(damage, &reason)),
+    }
+}
+
+/// Fails if the identity was restored because of `damage`, and `contradiction` names a reason against that.
+fn reject_uncertain_identity(damage: Option<Fault>, contradiction: Option<String>) -> wal::Result<Option<Fault>> {
+    match (damage, contradiction) {
+        (Some(damage), Some(reason)) => Err(uncertain_identity_fault(damage, &reason)),
+        (damage, _) => Ok(damage),
+    }
+}
+
+/// The note to the operator about a restored identity.
+fn restored_identity_note(damage: &Fault, owner: &Owner, path: &str) -> String {
+    let cause = match damage {
+        Fault::Corrupt { file, offset, description, .. } => format!("{file}: byte {offset}: {description}"),
+        other => other.to_string(),
+    };
+    let (owner_text, disk) = (owner.describe_owner(path), owner.disk);
+    format!("{cause}. The file is restored from the headers of the segments: {owner_text}, disk {disk}")
+}
+
+/// Creates the identity of an unused directory.
+fn create_identity(config: &Config, data_disk: &FsDisk) -> wal::Result<Owner> {
     check_first_start(config)?;
     let (cluster, disk) = match &config.join {
         Some(joined) => (joined.cluster, joined.disk),

@@ -19,6 +19,9 @@ use crate::snapshot::{Snapshot, Store};
 use crate::snapshotting::{SnapshotRestore, SnapshotWorker, reconcile_with_log, to_node_fault};
 use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position, Run, SnapshotPoint, Time, Write};
 use crate::wal::identity::Identity as Owner;
+use crate::wal::identity_recovery::{
+    RestoredIdentity, restore_identity, uncertain_identity_fault, write_restored_identity,
+};
 use crate::wal::{self, Ballast, Fault, Journal, SpaceMonitor};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
@@ -268,11 +271,24 @@ impl Host {
         Journal::open(disk, options, Some(&base).filter(|_| !is_founded))
     }
 
-    /// Reads the identity file of the directory. If there is none, writes one that names this machine's node.
-    fn claim_directory(&self) -> Result<Owner, Fault> {
-        if let Some(owner) = Owner::read(&self.identity_disk)? {
-            owner.check_owner("the directory", self.id)?;
-            return Ok(owner);
+    /// Reads the identity file of the directory. If there is none, writes one that names this machine's node. With
+    /// `repairs` a damaged identity is restored in memory. Also returns whether that was done.
+    fn claim_directory(&self, repairs: bool) -> Result<(Owner, bool), Fault> {
+        match Owner::read(&self.identity_disk) {
+            Ok(Some(owner)) => {
+                owner.check_owner("the directory", self.id)?;
+                return Ok((owner, false));
+            }
+            Err(damage @ Fault::Corrupt { .. }) if repairs => {
+                return match restore_identity(&self.identity_disk, &self.disk, u64::from(u32::MAX))? {
+                    RestoredIdentity::Certain(owner) => {
+                        owner.check_owner("the directory", self.id).map(|()| (owner, true))
+                    }
+                    RestoredIdentity::Uncertain(reason) => Err(uncertain_identity_fault(damage, &reason)),
+                };
+            }
+            Ok(None) => {}
+            Err(fault) => return Err(fault),
         }
         let owner = Owner {
             node: self.id,
@@ -283,13 +299,13 @@ impl Host {
             starts: 0,
         };
         owner.write(&self.identity_disk)?;
-        Ok(owner)
+        Ok((owner, false))
     }
 
     /// Opens the identity file, the journal and the snapshots, and creates those that are missing. After a failure for
     /// lack of disk space, the call may be repeated.
     fn open_directory(&self, scenario: &Scenario, ballast: &Ballast<SimDisk>) -> Result<DirectoryContents, Fault> {
-        let owner = self.claim_directory()?;
+        let (owner, is_restored) = self.claim_directory(scenario.repairs_journals)?;
         let (mut journal, mut recovered) =
             self.open_journal(scenario, self.disk.clone(), (owner.journal_created, scenario.repairs_journals))?;
         journal.set_reserve(ballast.clone());
@@ -297,6 +313,9 @@ impl Host {
             Store::open(self.snapshot_disk.clone(), CLUSTER_ID).map_err(to_node_fault)?.with_mutants(scenario.mutants);
         let newest_snapshot = store.newest().map_err(to_node_fault)?;
         let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest_snapshot)?;
+        if is_restored {
+            write_restored_identity(&self.identity_disk, &owner)?;
+        }
         if !owner.journal_created {
             Owner { journal_created: true, ..owner }.write(&self.identity_disk)?;
         }

@@ -7,7 +7,7 @@ use super::format::{Header, PART_SUFFIX, UNFINISHED_SUFFIX, file_name, file_posi
 use super::incoming::IncomingSnapshot;
 use super::report::{ADVICE_PUBLISHED, Fault, Result, to_damage_fault, to_fault};
 use super::snapshot::Snapshot;
-use super::verify::read_back;
+use super::verify::{read_back, read_header};
 use super::writer::Writer;
 use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Mutants, Position};
@@ -144,6 +144,19 @@ impl<D: Disk> Store<D> {
         let description = || "it was found damaged earlier, and set aside".to_owned();
         let fault = |file| Fault::Damaged { file, offset: 0, description: description(), advice: ADVICE_PUBLISHED };
         Ok(self.file_names()?.into_iter().filter(is_newer).map(fault).collect())
+    }
+
+    /// The name of a published snapshot whose header names another cluster than the store's; `None` if there is none.
+    pub fn find_foreign_snapshot(&self) -> Result<Option<String>> {
+        for position in self.published_positions()? {
+            let name = file_name(position);
+            let file = self.disk.open(&name).map_err(to_fault("open", &name))?;
+            let header = read_header(&file).map_err(to_fault("read", &name))?;
+            if header.is_ok_and(|(header, _)| header.cluster != self.cluster) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// Finds the newest intact snapshot.

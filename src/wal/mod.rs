@@ -78,7 +78,7 @@
 //! | `sync_marker` | evidence of syncs, outside of the log |
 //! | `spare`, `ballast` | the file of the next segment, and disk space that is kept for a full disk |
 //! | `view` | reads, on the reactor, without a system call |
-//! | `identity` | the owner of a data directory |
+//! | `identity`, `identity_recovery` | the owner of a data directory, and how a lost identity file is restored |
 //! | `repair`, `log_start` | the shorter log that a damaged journal leaves, and where it begins |
 //!
 //! # What the journal does not do
@@ -105,6 +105,7 @@ pub mod ballast;
 pub mod batches;
 pub mod format;
 pub mod identity;
+pub mod identity_recovery;
 pub mod inspect;
 mod invariants;
 pub mod journal;

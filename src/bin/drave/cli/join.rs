@@ -11,6 +11,7 @@ use drave::server::boot::check_unused;
 use drave::server::listeners::Listeners;
 use drave::types::address::check_address;
 use drave::types::{Change, ClusterId, DiskId, NodeId, PendingRole};
+use drave::wal::Fault;
 use drave::wal::identity::{Identity, short_cluster_id};
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -36,13 +37,18 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
         );
         CliError { message, code: 78 }
     })?;
-    let identity = Identity::read(&directory).map_err(ServerError::from)?;
-    match &identity {
-        Some(identity) => {
-            identity.check_owner(&config.data.display().to_string(), config.id).map_err(ServerError::from)?
+    let identity = match Identity::read(&directory) {
+        Ok(Some(identity)) => {
+            identity.check_owner(&config.data.display().to_string(), config.id).map_err(ServerError::from)?;
+            Some(identity)
         }
-        None => check_unused(&config.data).map_err(ServerError::from)?,
-    }
+        read => match read.and_then(|_missing| check_unused(&config.data)) {
+            Ok(()) => None,
+            // The directory is in use. The start restores its identity, or refuses.
+            Err(Fault::Corrupt { .. }) if config.repair => return Ok(()),
+            Err(fault) => return Err(ServerError::from(fault).into()),
+        },
+    };
     let is_directory_in_use = identity.is_some_and(|identity| identity.journal_created);
     let status_result =
         find_cluster(config, endpoints, if is_directory_in_use { REFRESH_TIMEOUT } else { FIND_MEMBER_TIMEOUT });
