@@ -114,12 +114,30 @@ fn writes_on_damaged_node_survive_while_leader_is_away() {
     let makes_promise = || cluster.status(follower).filter(|status| !status.promised.is_empty());
     let status = wait_until("the follower reports its promised position", makes_promise, || cluster.logs());
     assert_eq!(status.leader, None, "{}", cluster.logs());
+    let repair = status.repair.unwrap();
+    assert!(path.ends_with(&repair.file) && repair.offset > 0 && !repair.lost.is_empty(), "{repair:?}");
+    let address = cluster.addresses[follower].clone();
+    let status_text = run(&mut support::drave_command(&["status", "--endpoints", &address])).out;
+    assert!(status_text.contains("is in repair for") && status_text.contains(&repair.file), "{status_text}");
+    // The counter was higher before: an older state must not be shown.
+    let local_read = ["get", "counter", "--consistency", "local", "--timeout", "1s", "--endpoints", &address];
+    let output = run(&mut support::drave_command(&local_read));
+    assert!(output.code != Some(0) && output.out.is_empty() && output.err.contains("leader"), "{output:?}");
+    // After another start the node still knows what it lacks, but not which file was damaged.
+    cluster.kill(follower);
+    cluster.spawn(follower);
+    let makes_promise = || cluster.status(follower).filter(|status| !status.promised.is_empty());
+    let status = wait_until("the follower reports its repair again", makes_promise, || cluster.logs());
+    assert_eq!(status.repair.map(|repair| repair.file), Some(String::new()));
     cluster.spawn(leader);
     cluster.wait_for_leader();
     assert_eq!(increment(&mut client, "counter"), Some(201), "{}", cluster.logs());
     cluster.wait_for_convergence();
     let is_whole = || cluster.status(follower).filter(|status| status.promised.is_empty());
     wait_until("the follower holds what it has promised", is_whole, || cluster.logs());
+    assert!(cluster.logs().contains("repair finished: the log reaches "), "{}", cluster.logs());
+    let output = run(&mut support::drave_command(&local_read));
+    assert_eq!((output.code, &output.out[..]), (Some(0), "201"), "{output:?}");
     cluster.expect_no_deaths();
 }
 

@@ -17,5 +17,6 @@ pub use op::{Op, Outcome};
 pub use peer_status::PeerStatus;
 pub use request::{Consistency, Refusal, Reply, Request};
 pub use status::{
-    DiskStatus, LogStatus, MemberStatus, RoleName, ScrubFinding, ScrubStatus, StageStatus, Status, TimingStatus,
+    DiskStatus, LogStatus, MemberStatus, RepairStatus, RoleName, ScrubFinding, ScrubStatus, StageStatus, Status,
+    TimingStatus,
 };

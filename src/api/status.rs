@@ -106,6 +106,9 @@ pub struct Status {
     /// The position that this node acknowledged and no longer holds, as `index@term`; empty if there is none.
     #[serde(default)]
     pub promised: String,
+    /// The repair that is under way: the log ends before `promised`. `None` if the log is whole.
+    #[serde(default)]
+    pub repair: Option<RepairStatus>,
     /// The part of the log that this node keeps, and the snapshot that covers the rest.
     #[serde(default)]
     pub log: LogStatus,
@@ -188,6 +191,27 @@ pub struct MemberStatus {
     /// The role that the leader will give the member without a further command, in words; empty if the role does not
     /// change.
     pub prospect: String,
+}
+
+/// The repair of a node whose log lacks entries that it acknowledged. The node votes only for logs that have them,
+/// does not campaign, and answers no local reads.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RepairStatus {
+    /// The damaged file; empty if it is not known any more, because the process was started again during the repair, or
+    /// if the directory is an older copy.
+    pub file: String,
+    /// The offset of the first damaged byte in the file.
+    pub offset: u64,
+    /// What is wrong with the file, in words.
+    pub damage: String,
+    /// The indexes of the damaged entries, in words.
+    pub lost: String,
+    /// Number of entries received since this process saw the repair begin.
+    pub received: u64,
+    /// Number of entries up to the promised position; `None` if the end of the lost log is not known.
+    pub missing: Option<u64>,
+    /// Milliseconds since this process saw the repair begin.
+    pub age_ms: u64,
 }
 
 /// The part of the log that a node keeps.

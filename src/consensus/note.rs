@@ -255,6 +255,17 @@ pub enum Note {
         /// The position up to which this node acknowledged entries.
         promised: Position,
     },
+    /// The log of this node reaches its promised position again.
+    RepairFinished {
+        /// The end of this node's log.
+        last: Position,
+        /// The number of entries received since the repair began.
+        entry_count: u64,
+        /// The leader, which sent the last of them.
+        from: Option<NodeId>,
+        /// The duration of the repair.
+        duration: Duration,
+    },
     /// A peer sent a message that no correct peer sends. The message was dropped.
     InvalidMessage {
         /// The sender of the message.
@@ -278,7 +289,10 @@ impl Note {
             | Note::FollowerSilent { .. }
             | Note::DiskStalled { .. }
             | Note::InvalidMessage { .. } => Level::Warn,
-            Note::FollowerRecovered { .. } | Note::TransferStarted { .. } | Note::MemberRemoved { .. } => Level::Info,
+            Note::FollowerRecovered { .. }
+            | Note::TransferStarted { .. }
+            | Note::MemberRemoved { .. }
+            | Note::RepairFinished { .. } => Level::Info,
             Note::NotMember { log_is_behind: true, .. } => Level::Info,
             Note::NotMember { log_is_behind: false, .. }
             | Note::TransferTimedOut { .. }
@@ -393,6 +407,14 @@ impl fmt::Display for Note {
             | Note::LossDetected { .. }
             | Note::LostEntriesAppended { .. }
             | Note::LostAcknowledged { .. } => self.fmt_identity_or_loss(f),
+            Note::RepairFinished { last, entry_count, from, duration } => {
+                let seconds = duration.as_secs_f64();
+                write!(
+                    f,
+                    "repair finished: the log reaches {last} again, after {seconds:.1} s; {entry_count} entries"
+                )?;
+                from.map_or(Ok(()), |leader| write!(f, " from {leader}"))
+            }
             Note::InvalidMessage { peer, error } => write!(f, "{peer} sent an invalid message: {error}"),
         }
     }

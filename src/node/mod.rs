@@ -32,6 +32,7 @@ mod expiry_ticker;
 pub mod node;
 pub mod options;
 pub mod prefetch;
+pub mod repair_progress;
 pub mod requests;
 pub mod scrub_schedule;
 pub mod snapshot_reads;

@@ -32,6 +32,7 @@ use super::event::{Action, Caller, DurableSnapshot, Event};
 use super::expiry_ticker::ExpiryTicker;
 use super::options::Options;
 use super::prefetch::Prefetch;
+use super::repair_progress::RepairProgress;
 use super::requests::{ClientRequest, ForwardedRequests, LinearizableReads, ParkedRequests, Proposals};
 use super::scrub_schedule::ScrubSchedule;
 use super::snapshot_reads::SnapshotReads;
@@ -43,7 +44,7 @@ use crate::apply::Report as ApplierReport;
 use crate::consensus::Raft;
 use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time, WriteId};
 use crate::wal::kept::KeptEntries;
-use crate::wal::report::{Fault, Report};
+use crate::wal::report::{Fault, RepairedDamage, Report};
 use crate::wal::view::View;
 use bytes::Bytes;
 
@@ -89,6 +90,8 @@ pub struct Node {
     snapshot_reads: SnapshotReads,
     scrub_schedule: ScrubSchedule,
     disk_space: DiskSpace,
+    /// The repair that is under way, if the log lacks entries that this node acknowledged.
+    repair: RepairProgress,
     admin_waiters: AdminWaiters,
     expiry_ticker: ExpiryTicker,
     /// The term that this node led at the last call of `handle_leadership_change`, if it led.
@@ -153,6 +156,7 @@ impl Node {
             applier_report: applied,
             options,
             disk_space: DiskSpace::default(),
+            repair: RepairProgress::default(),
             admin_waiters: AdminWaiters::default(),
             expiry_ticker: ExpiryTicker::new(),
             applying_since: None,
@@ -164,6 +168,11 @@ impl Node {
             warnings: Vec::new(),
             fault: None,
         }
+    }
+
+    /// The same node, which reports the damage that its start has repaired.
+    pub fn with_repaired_damage(self, damage: Option<RepairedDamage>) -> Node {
+        Node { repair: RepairProgress::new(damage), ..self }
     }
 
     /// Handles an event. Nothing is sent before [`Node::turn`].
@@ -299,11 +308,7 @@ impl Node {
                 let (bytes, limit) = (client_request.bytes(), self.options.op_bytes_max);
                 self.refuse(client_request, Refusal::TooLarge { bytes, limit });
             }
-            Request::Query { consistency: Consistency::Local, .. } if self.is_read_limit_reached() => {
-                self.refuse(client_request, Refusal::Busy);
-            }
-            // A local read is answered without a leader too, also on a partitioned node.
-            Request::Query { consistency: Consistency::Local, .. } => self.queries.push_local(client_request),
+            Request::Query { consistency: Consistency::Local, .. } => self.handle_local_read(client_request),
             // During a leadership transfer the leader accepts no such request. It is parked until there is another
             // leader, or until the transfer fails.
             Request::Propose { .. } | Request::Query { .. } | Request::Change { .. }
@@ -397,6 +402,19 @@ impl Node {
         if let Err(refused) = result {
             let (client_request, refusal) = *refused;
             self.refuse(client_request, refusal);
+        }
+    }
+
+    /// Handles a local read, which is answered without a leader too, also on a partitioned node.
+    fn handle_local_read(&mut self, client_request: ClientRequest) {
+        if self.is_read_limit_reached() {
+            self.refuse(client_request, Refusal::Busy);
+        } else if self.lacks_promised() {
+            // A node in repair may have shown a client what it has lost.
+            let refusal = self.raft.not_leader();
+            self.refuse(client_request, refusal);
+        } else {
+            self.queries.push_local(client_request);
         }
     }
 
@@ -540,6 +558,8 @@ impl Node {
         // Called after the ticker, so that the write of this turn includes the tick.
         let ready = self.raft.ready(now);
         self.emit_actions(now, ready, actions);
+        let (promised, last) = (self.raft.promised_position(), self.raft.log().last());
+        actions.extend(self.repair.update(now, promised, last, self.raft.leader()).map(Action::Note));
         // Called before more entries are submitted to the applier: a snapshot holds the applied state, and names the
         // members as of the same index.
         self.maintain_snapshots(now, actions);

@@ -42,4 +42,5 @@ pub fn start(
     };
     let replica = Replica::recover(id, raft_options, raft_state, node_start.random);
     Node::new(Raft::new(replica, node_start.now), (recovered.view, recovered.kept_entries), options, node_start)
+        .with_repaired_damage(recovered.repaired_damage)
 }

@@ -36,6 +36,7 @@ pub fn reconcile_with_log<D: Disk>(
             SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: Membership::default() };
         let base = snapshot.as_ref().map_or(founding, |snapshot| base_after_snapshot(snapshot.header()));
         let Some(hard_state) = journal.give_up_log(&base)? else { return Err(fault) };
+        recovered.repaired_damage = fault.damage();
         recovered.repair_note = Some(describe_repair(&fault, hard_state.promised_position));
         recovered.hard_state = hard_state;
         restart_recovered_log(recovered, base);

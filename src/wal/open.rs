@@ -141,7 +141,8 @@ impl<D: Disk> Journal<D> {
         let directory = JournalDirectory::read(&disk, &options)?;
         let repaired_journal = set_damage_aside(&disk, &options, &directory.segment_numbers, &directory.marker, fault)?;
         let (journal, recovered) = Journal::open_intact(disk, options, founding, read_mode, Some(&repaired_journal))?;
-        Ok((journal, RecoveredLog { repair_note: Some(repaired_journal.note), ..recovered }))
+        let RepairedJournal { note, damage, .. } = repaired_journal;
+        Ok((journal, RecoveredLog { repair_note: Some(note), repaired_damage: Some(damage), ..recovered }))
     }
 
     /// Opens a journal without damage, or one that was just repaired.
@@ -305,6 +306,7 @@ impl<D: Disk> Journal<D> {
             operator_notes: replay.operator_notes,
             repair_note: None,
             kept_entries: KeptEntries::default(),
+            repaired_damage: None,
         };
         Ok((journal, recovered))
     }
@@ -362,6 +364,7 @@ impl<D: Disk> Journal<D> {
             operator_notes: Vec::new(),
             repair_note: None,
             kept_entries: KeptEntries::default(),
+            repaired_damage: None,
         };
         Ok((journal, recovered))
     }

@@ -36,7 +36,7 @@ use super::load::{self, SegmentFile};
 use super::log_summary::{LogSummary, RecordEffect};
 use super::options::{Options, ReadMode, TailPolicy};
 use super::parallel_checksum::{PrefixVerifier, verify_ahead};
-use super::report::{DAMAGE_ADVICE, Fault, Result, SealedSegment, TORN_TAIL_ADVICE};
+use super::report::{DAMAGE_ADVICE, Fault, RepairedDamage, Result, SealedSegment, TORN_TAIL_ADVICE};
 use super::scan::{Scan, ScanItem, last_nonzero};
 use super::segment::SparseIndex;
 use super::sync_marker::{LogOffset, SyncMarker};
@@ -84,6 +84,8 @@ pub struct RecoveredLog {
     pub repair_note: Option<String>,
     /// The intact entries of damaged files; none if the log reaches the promised position.
     pub kept_entries: KeptEntries,
+    /// The damage that was repaired; `None` if there was none.
+    pub repaired_damage: Option<RepairedDamage>,
 }
 
 /// A segment that was read and validated.

@@ -27,7 +27,7 @@ use super::log_start::{AppendedRelease, KnownBases, ReadPositions};
 use super::log_summary::LogSummary;
 use super::options::Options;
 use super::recover::FIRST_FRAME_OFFSET;
-use super::report::{Fault, Result};
+use super::report::{Fault, RepairedDamage, Result};
 use super::scan::{Scan, ScanItem, last_nonzero};
 use super::sync_marker::{LogOffset, SyncMarker, SyncMarkerFile, to_fault};
 use crate::codec::{self, Reader};
@@ -59,6 +59,8 @@ pub struct RepairedJournal {
     pub hard_state: HardState,
     /// The note to the operator about the damage and the repair.
     pub note: String,
+    /// The damage, for the node's status.
+    pub damage: RepairedDamage,
 }
 
 /// What can be read of a damaged log, from its beginning on.
@@ -149,7 +151,9 @@ pub fn set_damage_aside<D: Disk>(
     );
     let next_segment =
         numbers.iter().copied().max().unwrap_or(0).max(marker.log_offset.map_or(0, |end| end.segment)) + 1;
-    Ok(RepairedJournal { last_segment: last_segment.map(|(number, _)| number), next_segment, hard_state, note })
+    let last_segment = last_segment.map(|(number, _)| number);
+    let damage = RepairedDamage { file, offset, description, lost };
+    Ok(RepairedJournal { last_segment, next_segment, hard_state, note, damage })
 }
 
 impl<D: Disk> Journal<D> {

@@ -99,6 +99,19 @@ pub enum Fault {
     Foreign(String),
 }
 
+/// The damage that a start has repaired, for the node's status.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RepairedDamage {
+    /// The name of the damaged or missing file.
+    pub file: String,
+    /// The offset of the first bad byte in the file; 0 if the file is missing.
+    pub offset: u64,
+    /// What is wrong with the file, in words.
+    pub description: String,
+    /// The affected entries, in words.
+    pub lost: String,
+}
+
 /// The advice to the operator when the log is damaged.
 pub const DAMAGE_ADVICE: &str = "This disk has lost data that it had acknowledged. Leave the node down: the other \
 nodes continue while they are a majority. Restore a copy made since this node last ran; or replace it by an empty \
@@ -122,6 +135,13 @@ impl Fault {
             }
             other => other,
         }
+    }
+
+    /// The damage that the fault describes; `None` for a fault of another kind.
+    pub fn damage(&self) -> Option<RepairedDamage> {
+        let Fault::Corrupt { file, offset, description, lost, .. } = self else { return None };
+        let (file, description, lost) = (file.clone(), description.clone(), lost.clone());
+        Some(RepairedDamage { file, offset: *offset, description, lost })
     }
 
     /// The exit code: 5 for damaged data, 74 for I/O, 78 for configuration.

@@ -418,8 +418,8 @@ mod tests {
     use super::*;
     use crate::api::figures::{Buckets, Counters};
     use crate::api::{
-        DiskStatus, LogLevel, LogLevelInForce, LogLevelRequest, LogStatus, MemberStatus, PeerStatus, RoleName,
-        ScrubStatus, StageStatus, TimingStatus,
+        DiskStatus, LogLevel, LogLevelInForce, LogLevelRequest, LogStatus, MemberStatus, PeerStatus, RepairStatus,
+        RoleName, ScrubStatus, StageStatus, TimingStatus,
     };
     use crate::types::{Change, NodeId, Position};
     use bytes::Bytes;
@@ -457,6 +457,7 @@ mod tests {
         Status {
             log_id: "6f2c".into(),
             promised: "812@3".into(),
+            repair: Some(RepairStatus { file: "0000000001.wal".into(), missing: Some(3), ..RepairStatus::default() }),
             node: 1,
             cluster: "6f2c91aa0d77be21".into(),
             role: RoleName::Leader,

@@ -66,6 +66,7 @@ mod tests {
         Status {
             log_id: String::new(),
             promised: String::new(),
+            repair: None,
             node: 1,
             cluster: String::new(),
             role: RoleName::Follower,

@@ -90,6 +90,12 @@ fn write_cluster(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
         let help = "On a leader: voters heard within the longest election timeout, itself among them.";
         out.gauge("voters_heard", help, heard_count as i64)?;
     }
+    let repair_help = "Whether this node is in repair: its log lacks entries that it acknowledged.";
+    out.gauge("repair", repair_help, i64::from(status.repair.is_some()))?;
+    // Without the end of the lost log, the number is not known.
+    if let Some(missing) = status.repair.as_ref().map_or(Some(0), |repair| repair.missing) {
+        out.gauge("repair_missing_entries", "Acknowledged entries that the log of this node lacks.", missing as i64)?;
+    }
     out.gauge("sessions", "Sessions that are open.", status.sessions as i64)
 }
 

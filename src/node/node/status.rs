@@ -90,6 +90,7 @@ impl Node {
             hands_over: self.raft.transfer_target().map_or(0, NodeId::get),
             log_id: self.membership().agreed_log_id().map(|log| log.to_string()).unwrap_or_default(),
             promised: self.promised_text(),
+            repair: self.repair.status(now, self.raft.promised_position(), log.last()),
             log: self.log_status(now),
             certificate_expires: None,
             machine: String::new(),
@@ -120,9 +121,12 @@ impl Node {
     /// The last position that this node acknowledged, while its log lacks it; empty otherwise. Until the log reaches it
     /// again, the node votes only for candidates that hold it (docs/voters.md, rule 13).
     fn promised_text(&self) -> String {
-        let promised = self.raft.promised_position();
-        let lacks_promised = promised > self.raft.log().last();
-        if lacks_promised { promised.to_string() } else { String::new() }
+        if self.lacks_promised() { self.raft.promised_position().to_string() } else { String::new() }
+    }
+
+    /// Whether the log ends before the promised position.
+    pub(super) fn lacks_promised(&self) -> bool {
+        self.raft.promised_position() > self.raft.log().last()
     }
 
     /// The heartbeat interval and the election timeouts, so that a reader can judge the other times of the status.

@@ -113,15 +113,8 @@ fn print_tables(results: &[EndpointStatus]) {
     let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
     let disk_rows: Vec<_> = statuses.map(|status| disk_row(status, leader)).collect();
     format_table(&DISK_COLUMNS, &disk_rows).iter().for_each(|line| outln!("{line}"));
-    for status in
-        results.iter().filter_map(|result| result.status.as_ref().ok()).filter(|status| !status.promised.is_empty())
-    {
-        outln!(
-            "n{} has lost acknowledged entries up to {}: it votes for no candidate with less, and does not campaign",
-            status.node,
-            status.promised
-        );
-    }
+    let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
+    statuses.filter_map(repair_line).for_each(|line| outln!("{line}"));
     let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
     for (status, finding) in statuses.flat_map(|status| status.scrub.findings.iter().map(move |one| (status, one))) {
         if !finding.mended {
@@ -137,6 +130,25 @@ fn print_tables(results: &[EndpointStatus]) {
         }
         None => outln!("no node that answers leads"),
     }
+}
+
+/// A line about a node in repair; `None` if its log is whole.
+fn repair_line(status: &Status) -> Option<String> {
+    let repair = status.repair.as_ref()?;
+    let damage = match &repair.file[..] {
+        "" => String::new(),
+        file => format!("{file}: byte {}: {}; lost entries: {} · ", repair.offset, repair.damage, repair.lost),
+    };
+    let missing = repair.missing.map_or(String::new(), |missing| format!(", {missing} missing"));
+    Some(format!(
+        "n{} is in repair for {:.0} s: {damage}it acknowledged all up to {} and holds all up to {} ({} received{missing}): \
+         it votes for no candidate with less, does not campaign, and answers no local read",
+        status.node,
+        repair.age_ms as f64 / 1000.0,
+        status.promised,
+        status.last,
+        repair.received
+    ))
 }
 
 /// A line about a node's certificate that expires within two weeks; `None` if it is valid for longer. `now` is the time

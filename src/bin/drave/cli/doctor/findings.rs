@@ -166,6 +166,10 @@ fn check_node(node: &NodeReport, status: &Status, out: &mut Vec<Finding>) {
         () => new_finding(Level::Pass, subject("fsync"), latencies),
     });
     out.push(check_file_system(subject("file system"), &status.file_system));
+    if status.repair.is_some() {
+        let text = format!("its log lacks entries up to {} · the leader sends them", status.promised);
+        out.push(new_finding(Level::Warn, subject("repair"), text));
+    }
     let (is_low, lacks_snapshot_space) = (status.low_space, status.log.lacks_room);
     out.push(match (is_low, lacks_snapshot_space) {
         (true, _) => {
