@@ -175,6 +175,47 @@ fn two_damaged_nodes_get_their_entries_from_each_other() {
     cluster.expect_no_deaths();
 }
 
+/// The tools list the files that a repair has set aside, and print the records before and after the damage.
+#[test]
+fn tools_describe_files_set_aside() {
+    let mut cluster = Cluster::start(3);
+    cluster.wait_for_leader();
+    let mut client = cluster.client();
+    (1..=100).for_each(|value| assert_eq!(increment(&mut client, "counter"), Some(value)));
+    cluster.wait_for_convergence();
+    let data = cluster.data_dir(1);
+    let tool_output = |arguments: &[&str], path: &Path| run(support::drave_command(arguments).arg(path));
+    let before = [tool_output(&["check"], &data), tool_output(&["dump"], &data)];
+    assert!(before.iter().all(|output| output.code == Some(0) && !output.out.contains("set aside")), "{before:?}");
+    cluster.kill(1);
+    let (path, last) = newest_written_segment(&data);
+    flip_bit(&path, last / 2);
+    cluster.spawn(1);
+    let is_repaired = || (repair_count(&cluster) > 0).then_some(());
+    wait_until("the node repairs its journal", is_repaired, || cluster.logs());
+    cluster.wait_for_convergence();
+    for command in ["check", "dump", "diff"] {
+        let mut call = support::drave_command(&[command]);
+        call.arg(&data);
+        if command == "diff" {
+            call.arg(cluster.data_dir(0));
+        }
+        let output = run(&mut call);
+        let line =
+            output.out.lines().find(|line| line.contains("wal/0000000001.wal.damaged was set aside by a repair"));
+        let line = line.unwrap_or_else(|| panic!("{command}: {output:?}"));
+        assert!(line.starts_with('#') && line.contains("segment 1, readable entries 1@1 to "), "{line}");
+        assert!(output.code == Some(0) || command == "diff", "{command}: {output:?}");
+    }
+    let output = tool_output(&["dump"], &data.join("wal/0000000001.wal.damaged"));
+    assert_eq!(output.code, Some(5), "{output:?}");
+    let lines: Vec<&str> = output.out.lines().collect();
+    let damage = lines.iter().position(|line| line.starts_with('!')).unwrap_or_else(|| panic!("{output:?}"));
+    let is_entry = |line: &&str| line.contains("  cmd ") || line.contains("incr");
+    assert!(lines[..damage].iter().any(is_entry) && lines[damage..].iter().any(is_entry), "{output:?}");
+    cluster.expect_no_deaths();
+}
+
 /// The identity file of a node is lost or damaged. The node restores it from the headers of its segments.
 #[test]
 fn identity_is_restored_from_the_segments() {

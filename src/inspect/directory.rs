@@ -4,6 +4,7 @@ use super::files::{JournalFiles, Segment, read};
 use super::record::describe_record;
 use super::record_text::{RecordText, Style};
 use super::replay::Replay;
+use super::set_aside::{SetAsideFile, find_set_aside_files};
 use super::snapshots::snapshots_at;
 use super::violation::Rule;
 use super::walk::{Damage, SegmentWalk, Visitor};
@@ -55,6 +56,8 @@ pub struct Directory {
     pub damage: Vec<String>,
     /// The number of torn batches, which were being written when the node stopped: normal after a crash.
     pub torn_batches: u64,
+    /// The files that a repair has set aside.
+    pub set_aside_files: Vec<SetAsideFile>,
 }
 
 /// The visitor that replays the segments of a directory.
@@ -104,8 +107,12 @@ impl Directory {
         visitor.replay_batch();
         let ReplayVisitor { mut replay, owner, mut damage, torn_batches, .. } = visitor;
         damage.append(&mut replay.malformed_records);
-        let mut directory =
-            Directory { path: path.to_owned(), name, owner, replay, snapshots: Vec::new(), damage, torn_batches };
+        let set_aside_files = match path.is_dir() {
+            true => find_set_aside_files(path, files.find_disk_id())?,
+            false => Vec::new(),
+        };
+        let (path, snapshots) = (path.to_owned(), Vec::new());
+        let mut directory = Directory { path, name, owner, replay, snapshots, damage, torn_batches, set_aside_files };
         directory.check_identity();
         directory.read_snapshots()?;
         Ok((directory, walk.segment_released()))

@@ -5,6 +5,7 @@ use crate::types::DiskId;
 use crate::wal::batches::ReaderState;
 use crate::wal::format::{self, SegmentHeader};
 use crate::wal::inspect::{Finding, Inspection};
+use crate::wal::repair::damaged_segment_number;
 use crate::wal::scan::{Scan, ScanItem};
 use crate::wal::sync_marker::{self, LogOffset, SyncMarker};
 use crate::wal::tail::SegmentContext;
@@ -48,7 +49,7 @@ impl JournalFiles {
         let marker = read(&directory.join(sync_marker::FILE_NAME))?;
         let segments = match path.is_file() {
             true => {
-                vec![segment_at(path.to_owned()).with_context(|| format!("{}: not a segment's name", path.display()))?]
+                vec![single_segment_at(path).with_context(|| format!("{}: not a segment's name", path.display()))?]
             }
             false => fill_listing_gaps(directory, list_segments(directory)?),
         };
@@ -90,6 +91,13 @@ impl JournalFiles {
 fn segment_at(path: PathBuf) -> Option<Segment> {
     let name = path.file_name()?.to_str()?.to_owned();
     Some(Segment { number: format::file_number(&name)?, name, path })
+}
+
+/// The segment file at that path, also if a repair has set it aside.
+fn single_segment_at(path: &Path) -> Option<Segment> {
+    let name = path.file_name()?.to_str()?.to_owned();
+    let number = format::file_number(&name).or_else(|| damaged_segment_number(&name))?;
+    Some(Segment { number, name, path: path.to_owned() })
 }
 
 fn list_segments(directory: &Path) -> anyhow::Result<Vec<Segment>> {

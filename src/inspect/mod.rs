@@ -15,6 +15,7 @@ pub mod record;
 pub mod record_kv;
 pub mod record_text;
 pub mod replay;
+pub mod set_aside;
 pub mod snapshots;
 pub mod violation;
 pub mod walk;

@@ -1,6 +1,6 @@
 //! `drave check`: checks that stored logs keep Raft's guarantees.
 
-use super::diff::{directory_to_json, read_directories, summarize_directory};
+use super::diff::{directory_to_json, print_set_aside_files, read_directories, summarize_directory};
 use crate::output::outln;
 use crate::remote::cluster::Output;
 use crate::remote::failure::CliError;
@@ -72,6 +72,7 @@ fn print_report(directories: &[Directory], violations: &Violations, damage_count
         for damage in &directory.damage {
             outln!("! {:<name_width$}  DAMAGED  {damage}", directory.name);
         }
+        print_set_aside_files(directory, name_width);
     }
     for rule in Rule::ALL {
         let rule_violations: Vec<_> = violations.listed.iter().filter(|violation| violation.rule == rule).collect();

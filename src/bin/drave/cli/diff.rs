@@ -291,6 +291,7 @@ fn print_comparison(directories: &[Directory], comparison: &Comparison, style: S
     let name_width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
     for directory in directories {
         outln!("# {:<name_width$}  {}", directory.name, summarize_directory(directory));
+        print_set_aside_files(directory, name_width);
         for damage in &directory.damage {
             outln!("! {:<name_width$}  {damage}", directory.name);
         }
@@ -334,10 +335,18 @@ pub fn summarize_directory(directory: &Directory) -> String {
     format!("{owner_text} · {entries_text} · {hard_state_text}{snapshot_text}{torn_tail_text}")
 }
 
-/// The owner, log, hard state, newest snapshot and damage of a directory as JSON.
+/// Prints a line for each file of a directory that a repair has set aside.
+pub fn print_set_aside_files(directory: &Directory, name_width: usize) {
+    for file in &directory.set_aside_files {
+        outln!("# {:<name_width$}  {file}", directory.name);
+    }
+}
+
+/// The owner, log, hard state, newest snapshot and damage of a directory as JSON; and the files that a repair has set
+/// aside, if there are any.
 pub fn directory_to_json(directory: &Directory) -> Value {
     let (log, hard) = (&directory.replay.log, directory.replay.hard_state);
-    json!({
+    let mut value = json!({
         "path": directory.name,
         "node": directory.owner.map(|owner| owner.node.get()),
         "cluster": directory.owner.map(|owner| short_cluster_id(owner.cluster)),
@@ -349,7 +358,11 @@ pub fn directory_to_json(directory: &Directory) -> Value {
         "snapshot": directory.snapshots.last().map(|snapshot| snapshot.position.index.0),
         "torn": directory.torn_batches,
         "damage": directory.damage,
-    })
+    });
+    if !directory.set_aside_files.is_empty() {
+        value["set_aside"] = directory.set_aside_files.iter().map(ToString::to_string).collect();
+    }
+    value
 }
 
 fn comparison_to_json(directories: &[Directory], comparison: &Comparison, style: Style, code: i32) -> Value {

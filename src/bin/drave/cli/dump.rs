@@ -8,6 +8,7 @@ use bytes::Bytes;
 use drave::inspect::files::{JournalFiles, Segment, is_seal, read};
 use drave::inspect::record::describe_record;
 use drave::inspect::record_text::{Fields, RecordText, Style};
+use drave::inspect::set_aside::find_set_aside_files;
 use drave::inspect::snapshots::SNAPSHOT_EXTENSION;
 use drave::inspect::walk::{Damage, SegmentWalk, Visitor};
 use drave::types::Index;
@@ -142,8 +143,26 @@ impl DumpPrinter<'_> {
             anyhow::bail!("{}: no segments here (files named 0000000001.wal)", path.display());
         }
         let journal_end = SegmentWalk::default().walk(path, &files, self)?;
+        if !is_file {
+            self.print_set_aside_files(path, &files)?;
+        }
         if self.args.follow && self.out.flush().is_ok() {
             self.follow_records(&files, journal_end)?;
+        }
+        Ok(())
+    }
+
+    /// Prints a line for each file that a repair has set aside.
+    fn print_set_aside_files(&mut self, path: &Path, files: &JournalFiles) -> io::Result<()> {
+        for file in find_set_aside_files(path, files.find_disk_id())? {
+            match self.args.output {
+                DumpFormat::Text => writeln!(self.out, "# {file}")?,
+                DumpFormat::Jsonl => self.print_json(&json!({
+                    "k": "set_aside", "file": file.name, "segment": file.segment_number,
+                    "first": file.readable_entries.map(|(first, _)| first.index.0),
+                    "last": file.readable_entries.map(|(_, last)| last.index.0),
+                }))?,
+            }
         }
         Ok(())
     }
