@@ -1,5 +1,8 @@
-//! Files of killed nodes are damaged in every way, one node at a time, while clients write: each node starts again, and
-//! no acknowledged write is lost.
+//! Files of killed nodes are damaged in every way, while clients write: each node starts again, and no acknowledged write
+//! is lost. In some rounds a second node is damaged at the same time, but not its log or snapshots.
+//!
+//! Unreadable sectors are not among the damages, because no file system makes one without the rights of root: the journal
+//! tests and the simulator have them.
 //!
 //! `scripts/damages.sh` runs this test with many rounds (`DRAVE_DAMAGE_ROUNDS`).
 
@@ -29,25 +32,30 @@ enum Damage {
     MisdirectedSector,
     TruncatedFile,
     MissingFile,
+    /// A sector has the contents from before the last writes: the disk has lost a write.
+    LostWrite,
 }
 
 /// Every kind of file in a data directory, with the damages that are tried on it.
 const KINDS: [(&str, &[Damage]); 4] = {
-    use Damage::{Burst, FlippedBit, MisdirectedSector, MissingFile, TruncatedFile, ZeroedSector};
+    use Damage::{Burst, FlippedBit, LostWrite, MisdirectedSector, MissingFile, TruncatedFile, ZeroedSector};
     [
-        ("wal", &[FlippedBit, Burst, ZeroedSector, MisdirectedSector, TruncatedFile, MissingFile]),
+        ("wal", &[FlippedBit, Burst, ZeroedSector, MisdirectedSector, TruncatedFile, MissingFile, LostWrite]),
         ("snapshots", &[FlippedBit, Burst, ZeroedSector, MisdirectedSector, TruncatedFile, MissingFile]),
-        ("wal/synced", &[FlippedBit, ZeroedSector, TruncatedFile, MissingFile]),
+        ("wal/synced", &[FlippedBit, ZeroedSector, TruncatedFile, MissingFile, LostWrite]),
         ("identity", &[FlippedBit, ZeroedSector, TruncatedFile, MissingFile]),
     ]
 };
+
+/// The kinds of files, among [`KINDS`], that are damaged on a second node at the same time.
+const KINDS_OF_SECOND_NODE: std::ops::Range<usize> = 2..4;
 
 /// What followed from a damage.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Outcome {
     /// The node started and noticed nothing: the bytes meant nothing, or another file holds them too.
     Harmless,
-    /// The node started, and logged a repair or another snapshot than the newest.
+    /// The node started, and logged a repair, a restored identity, or another snapshot than the newest.
     Repaired,
     /// The node did not start, and starts once the file is back: nothing was changed.
     Refused,
@@ -61,7 +69,16 @@ fn files_of(data: &Path, kind: &str) -> Vec<PathBuf> {
     }
     let entries = std::fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
     let is_data = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wal" || extension == "snap");
-    entries.filter(is_data).filter(|path| written_len(&std::fs::read(path).unwrap()) > 0).collect()
+    let is_written = |path: &PathBuf| std::fs::read(path).is_ok_and(|bytes| written_len(&bytes) > 0);
+    entries.filter(is_data).filter(is_written).collect()
+}
+
+/// The contents of the segments and sync markers of all nodes, while they run.
+fn read_journal_files(cluster: &Cluster) -> BTreeMap<PathBuf, Vec<u8>> {
+    let data_directories = (0..3).map(|node| cluster.data_dir(node));
+    let paths = data_directories.flat_map(|data| ["wal", "wal/synced"].map(|kind| files_of(&data, kind)));
+    // A running node may have released a segment meanwhile.
+    paths.flatten().filter_map(|path| Some((path.clone(), std::fs::read(&path).ok()?))).collect()
 }
 
 /// The number of bytes up to the last one that is not zero.
@@ -69,8 +86,9 @@ fn written_len(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
-/// Damages a file, and returns its former contents.
-fn damage_file(path: &Path, damage: Damage, rng: &mut StdRng) -> Vec<u8> {
+/// Damages a file, and returns its former contents. `earlier` has the contents of the file before the last writes; it is
+/// empty if the file is newer.
+fn damage_file(path: &Path, damage: Damage, earlier: &[u8], rng: &mut StdRng) -> Vec<u8> {
     let original = std::fs::read(path).unwrap();
     let mut bytes = original.clone();
     let written = written_len(&bytes);
@@ -95,6 +113,15 @@ fn damage_file(path: &Path, damage: Damage, rng: &mut StdRng) -> Vec<u8> {
             std::fs::remove_file(path).unwrap();
             return original;
         }
+        Damage::LostWrite => {
+            let sectors = bytes.chunks_mut(SECTOR_BYTES).zip(earlier.chunks(SECTOR_BYTES));
+            let mut changed: Vec<_> =
+                sectors.filter(|(now, before)| now != before && now.len() == before.len()).collect();
+            if !changed.is_empty() {
+                let (now, before) = changed.swap_remove(rng.random_range(0..changed.len()));
+                now.copy_from_slice(before);
+            }
+        }
     }
     std::fs::write(path, bytes).unwrap();
     original
@@ -103,9 +130,12 @@ fn damage_file(path: &Path, damage: Damage, rng: &mut StdRng) -> Vec<u8> {
 /// Starts a node on its damaged directory, and waits until it has caught up or has refused to start. In the latter case
 /// the file is brought back first.
 fn start_damaged(cluster: &mut Cluster, node: usize, path: &Path, original: &[u8]) -> Outcome {
-    let is_repair = |line: &str| line.contains("votes only for") || line.contains("this node starts from an older");
-    let repairs = |cluster: &Cluster| cluster.logs().lines().filter(|line| is_repair(line)).count();
-    let repairs_before = repairs(cluster);
+    let is_repair = |line: &str| {
+        ["votes only for", "this node starts from an older", "is restored from"].iter().any(|text| line.contains(text))
+    };
+    let node_log =
+        |cluster: &Cluster| std::fs::read_to_string(cluster.data_dir(node).with_extension("log")).unwrap_or_default();
+    let lines_before = node_log(cluster).lines().count();
     cluster.spawn(node);
     let committed = cluster.status(cluster.wait_for_leader()).map_or(1, |status| status.commit);
     let has_caught_up = |cluster: &Cluster| cluster.status(node).is_some_and(|status| status.applied >= committed);
@@ -118,8 +148,11 @@ fn start_damaged(cluster: &mut Cluster, node: usize, path: &Path, original: &[u8
         },
         || shared.borrow().logs(),
     );
+    let log = node_log(cluster);
+    let is_explanation = |line: &&str| is_repair(line) || (exit_code.is_some() && line.contains("error: "));
+    log.lines().skip(lines_before).filter(is_explanation).for_each(|line| eprintln!("    {line}"));
     match exit_code {
-        None if repairs(cluster) > repairs_before => Outcome::Repaired,
+        None if log.lines().skip(lines_before).any(is_repair) => Outcome::Repaired,
         None => Outcome::Harmless,
         Some(code) => {
             assert!([5, 78].contains(&code), "exit code {code}\n{}", cluster.logs());
@@ -175,22 +208,38 @@ fn damaged_files_of_one_node_lose_nothing() {
         let rounds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..rounds {
                 let before = acknowledged.load(Ordering::Relaxed);
+                let earlier_files = read_journal_files(&cluster);
                 let has_grown = || (acknowledged.load(Ordering::Relaxed) > before + 100).then_some(());
                 wait_until("100 more writes", has_grown, || cluster.logs());
                 let node = rng.random_range(0..3);
-                let (kind, damages) = KINDS[rng.random_range(0..KINDS.len())];
-                let damage = damages[rng.random_range(0..damages.len())];
-                cluster.kill(node);
-                let files = files_of(&cluster.data_dir(node), kind);
-                if files.is_empty() {
-                    cluster.spawn(node);
-                    continue;
+                let mut kinds_by_node = vec![(node, rng.random_range(0..KINDS.len()))];
+                if rng.random_range(0..4) == 0 {
+                    let second_node = (node + rng.random_range(1..3)) % 3;
+                    // Damaged later and started first: its log is whole, and makes a quorum with the third node.
+                    kinds_by_node.push((second_node, rng.random_range(KINDS_OF_SECOND_NODE)));
                 }
-                let path = &files[rng.random_range(0..files.len())];
-                let original = damage_file(path, damage, &mut rng);
-                let outcome = start_damaged(&mut cluster, node, path, &original);
-                eprintln!("n{}: {kind}, {damage:?}: {outcome:?}", node + 1);
-                *counts.entry((kind, damage)).or_default().entry(outcome).or_default() += 1;
+                kinds_by_node.iter().for_each(|(node, _)| cluster.kill(*node));
+                let mut damaged_files = Vec::new();
+                for (node, kind) in kinds_by_node {
+                    let (kind, damages) = KINDS[kind];
+                    let damage = damages[rng.random_range(0..damages.len())];
+                    let files = files_of(&cluster.data_dir(node), kind);
+                    let path = files.get(rng.random_range(0..files.len().max(1))).cloned();
+                    let original = path.as_ref().map(|path| {
+                        let earlier = earlier_files.get(path).map_or(&[][..], |bytes| &bytes[..]);
+                        damage_file(path, damage, earlier, &mut rng)
+                    });
+                    damaged_files.push((node, kind, damage, path.zip(original)));
+                }
+                for (node, kind, damage, damaged_file) in damaged_files.into_iter().rev() {
+                    let Some((path, original)) = damaged_file else {
+                        cluster.spawn(node);
+                        continue;
+                    };
+                    let outcome = start_damaged(&mut cluster, node, &path, &original);
+                    eprintln!("n{}: {kind}, {damage:?}: {outcome:?}", node + 1);
+                    *counts.entry((kind, damage)).or_default().entry(outcome).or_default() += 1;
+                }
             }
         }));
         stop.store(true, Ordering::Relaxed);
