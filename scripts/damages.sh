@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Damages files of killed nodes in every way, one node at a time, while clients write, round after round. Prints how often
+# Damages files of killed nodes in every way, while clients write, round after round. Prints how often
 # the damage meant nothing, was repaired, or kept the node from starting.
 set -euo pipefail
 cd "$(dirname "$0")/.."
