@@ -194,13 +194,9 @@ impl Follower {
                 // its message until it receives the answer.
                 me.send_when_durable(from, Message::LostAcknowledgedResponse { upto });
             }
-            Message::LostEntries { after, entries } => {
-                self.append_lost_entries(me, after, entries, envelope.origin.log);
-            }
-            Message::TimeoutNow
-            | Message::ReadIndexRequest { .. }
-            | Message::RequestLostEntries { .. }
-            | Message::RecordedClaim { .. } => {}
+            Message::TimeoutNow | Message::ReadIndexRequest { .. } => {}
+            // Handled before, in whatever role.
+            Message::RequestLostEntries { .. } | Message::LostEntries { .. } | Message::RecordedClaim { .. } => {}
             // Answers to requests that this node sent in another role.
             Message::RequestVoteResponse { .. }
             | Message::AppendResponse { .. }

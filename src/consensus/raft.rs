@@ -131,9 +131,8 @@ impl Raft {
         if let Message::ReadIndexResponse { number, index } = envelope.message {
             return self.follower_reads.handle_response(envelope.from, number, index, &mut self.confirmed_reads);
         }
-        if let Message::RequestLostEntries { after, known } = &envelope.message {
-            // The answer does not depend on this node's role: a candidate and a leader hold entries too.
-            return self.me.answer_lost_entries(&envelope, *after, known);
+        if matches!(envelope.message, Message::RequestLostEntries { .. } | Message::LostEntries { .. }) {
+            return self.handle_lost_entries(envelope);
         }
         // The leader's claim is recorded after the role has handled the message: then the commit index includes what
         // the leader has just reported.

@@ -5,7 +5,7 @@ use crate::types::DiskId;
 use crate::wal::batches::ReaderState;
 use crate::wal::format::{self, SegmentHeader};
 use crate::wal::inspect::{Finding, Inspection};
-use crate::wal::repair::damaged_segment_number;
+use crate::wal::kept_entries::damaged_segment_number;
 use crate::wal::scan::{Scan, ScanItem};
 use crate::wal::sync_marker::{self, LogOffset, SyncMarker};
 use crate::wal::tail::SegmentContext;

@@ -4,7 +4,7 @@ use super::files::read;
 use crate::types::{DiskId, Index, Position};
 use crate::wal::format::{self, EntryMetadata, RecordKind, SegmentHeader};
 use crate::wal::identity_recovery::DAMAGED_NAME;
-use crate::wal::repair::{DAMAGED_SUFFIX, damaged_segment_number};
+use crate::wal::kept_entries::{DAMAGED_SUFFIX, damaged_segment_number};
 use crate::wal::scan::{Scan, ScanItem};
 use std::fmt;
 use std::io;

@@ -43,7 +43,7 @@ use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::apply::Report as ApplierReport;
 use crate::consensus::Raft;
 use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time, WriteId};
-use crate::wal::kept::KeptEntries;
+use crate::wal::kept_entries::KeptEntries;
 use crate::wal::report::{Fault, RepairedDamage, Report};
 use crate::wal::view::View;
 use bytes::Bytes;
@@ -575,28 +575,6 @@ impl Node {
         }
         actions.extend(self.fault.take().map(Action::Stop));
         self.check_invariants();
-    }
-
-    /// When `turn` next has work to do. Earlier calls are harmless. A later one is not: nothing else wakes a node to
-    /// which no event happens, so a deadline that is left out here never wakes it.
-    pub fn deadline(&self) -> Time {
-        // Committed entries that the last batch did not include are due now, and no event announces them.
-        let has_unsubmitted_entries =
-            self.applying_since.is_none() && self.submitted_to_apply < self.raft.log().commit();
-        if has_unsubmitted_entries || !self.replies.is_empty() || !self.forward_actions.is_empty() {
-            return Time::ZERO;
-        }
-        // No snapshot is taken while a batch is being applied: the applier's report wakes the node.
-        let snapshot_applied_upto = if self.applying_since.is_none() { self.applier_report.upto } else { Index::ZERO };
-        let snapshot_deadline =
-            self.snapshot_sender.deadline().min(self.compaction.deadline(snapshot_applied_upto, &self.options));
-        let snapshot_deadline =
-            snapshot_deadline.min(self.snapshot_reads.deadline()).min(self.scrub_schedule.deadline());
-        self.raft
-            .deadline()
-            .min(self.parked_requests.deadline())
-            .min(snapshot_deadline)
-            .min(self.expiry_ticker.deadline())
     }
 }
 

@@ -24,13 +24,13 @@
 
 use super::format::{self, RecordKind, file_name, file_number};
 use super::journal::{Journal, OlderSegment, activate_segment, opening_body_bytes, segment_header, track_mapping};
-use super::kept::KeptEntries;
+use super::kept_entries::KeptEntries;
 use super::load::load_segments;
 use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode};
 use super::recover::{self, FIRST_FRAME_OFFSET, RecoveredLog, Replay};
 use super::repair::{RepairedJournal, set_damage_aside};
-use super::report::{Fault, Report, Result, TORN_TAIL_ADVICE};
+use super::report::{EntrySummary, Fault, Report, Result, TORN_TAIL_ADVICE};
 use super::segment::{Segment, SparseIndex};
 use super::spare::{SpareOrder, TMP_SUFFIX};
 use super::sync_marker::{self, SyncMarker, SyncMarkerFile, to_fault};
@@ -187,7 +187,7 @@ impl<D: Disk> Journal<D> {
         options: Options,
         boot_id: u64,
         mut replay: Replay<'_>,
-        entries: Vec<recover::EntrySummary>,
+        entries: Vec<EntrySummary>,
         names: &[String],
         (marker, repaired_hard_state): (SyncMarker, Option<HardState>),
     ) -> Result<(Journal<D>, RecoveredLog)> {

@@ -31,12 +31,12 @@
 
 use super::batches::{BatchReader, ReaderState};
 use super::format::{EntryMetadata, Frame, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
-use super::kept::KeptEntries;
+use super::kept_entries::KeptEntries;
 use super::load::{self, SegmentFile};
 use super::log_summary::{LogSummary, RecordEffect};
 use super::options::{Options, ReadMode, TailPolicy};
 use super::parallel_checksum::{PrefixVerifier, verify_ahead};
-use super::report::{DAMAGE_ADVICE, Fault, RepairedDamage, Result, SealedSegment, TORN_TAIL_ADVICE};
+use super::report::{DAMAGE_ADVICE, EntrySummary, Fault, RepairedDamage, Result, SealedSegment, TORN_TAIL_ADVICE};
 use super::scan::{Scan, ScanItem, last_nonzero};
 use super::segment::SparseIndex;
 use super::sync_marker::{LogOffset, SyncMarker};
@@ -44,20 +44,8 @@ use super::tail::{LogBreak, REFUSED_TORN_TAIL, SegmentContext, TailVerdict, clas
 use super::view::View;
 use crate::codec::{self, Reader};
 use crate::disk::Meter;
-use crate::types::{ClusterTime, HardState, Index, Membership, Mutant, SnapshotPoint, Term};
+use crate::types::{ClusterTime, HardState, Index, Membership, Mutant, SnapshotPoint};
 use bytes::Bytes;
-
-/// The term and size of an entry, for consensus.
-///
-/// Consensus needs only terms, and sizes to count bytes in flight. Payloads stay in the mapped files, so that a start
-/// does not need memory for the whole log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EntrySummary {
-    /// The term of the entry; its index follows from its place in [`RecoveredLog::entries`].
-    pub term: Term,
-    /// The size of the entry in bytes, as `codec` encodes it.
-    pub bytes: u32,
-}
 
 /// The contents of a journal when it was opened.
 ///

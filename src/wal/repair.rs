@@ -20,8 +20,9 @@
 //! ahead of it, and repairs it in the same way: the marker still has the promised position.
 
 use super::batches::{BatchReader, ReaderState};
-use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name, file_number};
+use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name};
 use super::journal::Journal;
+use super::kept_entries::{DAMAGED_SUFFIX, damaged_segment_number};
 use super::load::{SegmentFile, load_segments};
 use super::log_start::{AppendedRelease, KnownBases, ReadPositions};
 use super::log_summary::LogSummary;
@@ -34,9 +35,6 @@ use crate::codec::{self, Reader};
 use crate::disk::{Disk, DiskFile};
 use crate::types::{HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint};
 use bytes::Bytes;
-
-/// The suffix of a segment that a repair has set aside.
-pub const DAMAGED_SUFFIX: &str = ".damaged";
 
 /// At most this many files that repairs have set aside are kept for a repair that has not ended. Further ones would fill
 /// the disk, and other nodes most likely have their entries.
@@ -392,12 +390,6 @@ fn set_segment_aside<D: Disk>(disk: &D, number: u64) -> Result<()> {
         damaged_name = format!("{name}{DAMAGED_SUFFIX}-{nth}");
     }
     disk.rename(&name, &damaged_name).map_err(to_fault("rename", &name))
-}
-
-/// The number of the segment from which a repair has made the file `name`; `None` for any other file.
-pub fn damaged_segment_number(name: &str) -> Option<u64> {
-    let (segment_name, _) = name.split_once(DAMAGED_SUFFIX)?;
-    file_number(segment_name)
 }
 
 /// The names of the files that repairs have set aside.

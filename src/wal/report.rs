@@ -1,6 +1,6 @@
 //! The journal's reports to the node, and the faults that stop it.
 
-use crate::types::{Index, WriteId};
+use crate::types::{Index, Term, WriteId};
 use bytes::Bytes;
 use std::io;
 use std::ops::RangeInclusive;
@@ -55,6 +55,18 @@ pub struct SealedSegment {
     pub sparse_index: Arc<[(Index, u64)]>,
     /// The mapped bytes of the file.
     pub bytes: Bytes,
+}
+
+/// The term and size of an entry, for consensus.
+///
+/// Consensus needs only terms, and sizes to count bytes in flight. Payloads stay in the mapped files, so that a start
+/// does not need memory for the whole log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntrySummary {
+    /// The term of the entry; its index follows from its place in [`super::recover::RecoveredLog::entries`].
+    pub term: Term,
+    /// The size of the entry in bytes, as `codec` encodes it.
+    pub bytes: u32,
 }
 
 /// A fault that needs the operator. The node stops, because it could lose acknowledged writes if it continued.

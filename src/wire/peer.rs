@@ -171,19 +171,9 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
         }
         Message::LostAcknowledged { upto } => put_kind_and_position(out, MESSAGE_LOST_ACKNOWLEDGED, *upto),
         Message::LostAcknowledgedResponse { upto } => put_kind_and_position(out, MESSAGE_LOST_ACK_RESPONSE, *upto),
-        Message::RecordedClaim { term, position } => {
-            put_kind_and_position(out, MESSAGE_RECORDED_CLAIM, *position);
-            out.put_u64_le(term.0);
-        }
-        Message::RequestLostEntries { after, known } => {
-            put_kind_and_position(out, MESSAGE_REQUEST_LOST_ENTRIES, *after);
-            out.put_u8(known.len() as u8);
-            known.iter().for_each(|position| out.put_position(*position));
-        }
-        Message::LostEntries { after, entries } => {
-            put_kind_and_position(out, MESSAGE_LOST_ENTRIES, *after);
-            put_entries(out, entries);
-        }
+        Message::RecordedClaim { term, position } => put_recorded_claim(out, *term, *position),
+        Message::RequestLostEntries { after, known } => put_request_lost_entries(out, *after, known),
+        Message::LostEntries { after, entries } => put_lost_entries(out, *after, entries),
         Message::Heartbeat { commit, round, time } => {
             out.put_u8(MESSAGE_HEARTBEAT);
             out.put_u64_le(commit.0);
@@ -238,6 +228,23 @@ fn put_entries(out: &mut BytesMut, entries: &[Entry]) {
 fn put_kind_and_position(out: &mut BytesMut, kind: u8, position: Position) {
     out.put_u8(kind);
     out.put_position(position);
+}
+
+fn put_recorded_claim(out: &mut BytesMut, term: Term, position: Position) {
+    put_kind_and_position(out, MESSAGE_RECORDED_CLAIM, position);
+    out.put_u64_le(term.0);
+}
+
+/// `after`, the number of known positions (1 byte), and these.
+fn put_request_lost_entries(out: &mut BytesMut, after: Position, known: &[Position]) {
+    put_kind_and_position(out, MESSAGE_REQUEST_LOST_ENTRIES, after);
+    out.put_u8(known.len() as u8);
+    known.iter().for_each(|position| out.put_position(*position));
+}
+
+fn put_lost_entries(out: &mut BytesMut, after: Position, entries: &[Entry]) {
+    put_kind_and_position(out, MESSAGE_LOST_ENTRIES, after);
+    put_entries(out, entries);
 }
 
 fn put_snapshot_chunk(out: &mut BytesMut, chunk: &SnapshotChunk) {

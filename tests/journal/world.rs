@@ -5,7 +5,7 @@ use drave::codec;
 use drave::disk::Disk;
 use drave::sim::disk::{Crash, SimDisk};
 use drave::types::*;
-use drave::wal::kept::KeptEntries;
+use drave::wal::kept_entries::KeptEntries;
 use drave::wal::{Journal, Options, RecoveredLog};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -129,6 +129,23 @@ impl Raft {
         true
     }
 
+    /// Handles a request for entries that a peer has lost, or the answer to one of this node.
+    ///
+    /// Nodes in all roles answer: a candidate and a leader hold entries too. Only a follower has requested some.
+    pub(super) fn handle_lost_entries(&mut self, envelope: Envelope) {
+        let Envelope { from, origin, message, .. } = envelope;
+        match (&mut self.role, message) {
+            (_, Message::RequestLostEntries { after, known }) => {
+                self.me.answer_lost_entries(from, origin.log, after, &known);
+            }
+            (Role::Follower(follower), Message::LostEntries { after, entries }) => {
+                follower.append_lost_entries(&mut self.me, after, entries, origin.log);
+            }
+            _ => {}
+        }
+        self.check_invariants();
+    }
+
     /// Reports kept entries that the core has requested ([`crate::consensus::ready::LostEntriesToSend::fragment`]).
     pub fn append_kept_entries(&mut self, after: Position, entries: Vec<Entry>) {
         let log = self.membership().agreed_log_id();

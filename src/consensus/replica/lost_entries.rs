@@ -13,12 +13,12 @@
 
 use super::Replica;
 use crate::consensus::log::Log;
-use crate::consensus::message::{Envelope, Message};
+use crate::consensus::message::Message;
 use crate::consensus::note::Note;
 use crate::consensus::ready::LostEntriesToSend;
 use crate::consensus::rules::{election, lost_entries};
 use crate::limits::KNOWN_POSITIONS_MAX;
-use crate::types::{Entry, Index, LogId, Position, Term};
+use crate::types::{Entry, Index, LogId, NodeId, Position, Term};
 
 /// Consecutive intact entries of a damaged log, which the journal found after the damage: the position before the first
 /// entry, and term and size in bytes of each one. If no record names that position, it has the term of the first entry:
@@ -99,9 +99,9 @@ impl Replica {
 
     /// Answers a peer that has lost entries, from this node's log or its kept entries, if one of them has the next entry
     /// of the peer's log. The peer repeats its request, so it needs no answer otherwise.
-    pub fn answer_lost_entries(&mut self, envelope: &Envelope, after: Position, known: &[Position]) {
+    pub fn answer_lost_entries(&mut self, to: NodeId, log: Option<LogId>, after: Position, known: &[Position]) {
         let own_log = self.configs.current().agreed_log_id();
-        if own_log.is_none() || envelope.origin.log != own_log || !self.term_is_durable() {
+        if own_log.is_none() || log != own_log || !self.term_is_durable() {
             return;
         }
         let histories = std::iter::once((None, &self.log))
@@ -111,7 +111,7 @@ impl Replica {
             Some((fragment, shared_end.min(self.lost_entries_end(log, after.index))))
         });
         if let Some((fragment, upto)) = answer {
-            self.lost_entries_to_send.push(LostEntriesToSend { to: envelope.from, after, upto, fragment });
+            self.lost_entries_to_send.push(LostEntriesToSend { to, after, upto, fragment });
         }
     }
 

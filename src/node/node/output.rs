@@ -166,4 +166,26 @@ impl Node {
             Err(fault) => self.fault = Some(fault),
         }
     }
+
+    /// When `turn` next has work to do. Earlier calls are harmless. A later one is not: nothing else wakes a node to
+    /// which no event happens, so a deadline that is left out here never wakes it.
+    pub fn deadline(&self) -> Time {
+        // Committed entries that the last batch did not include are due now, and no event announces them.
+        let has_unsubmitted_entries =
+            self.applying_since.is_none() && self.submitted_to_apply < self.raft.log().commit();
+        if has_unsubmitted_entries || !self.replies.is_empty() || !self.forward_actions.is_empty() {
+            return Time::ZERO;
+        }
+        // No snapshot is taken while a batch is being applied: the applier's report wakes the node.
+        let snapshot_applied_upto = if self.applying_since.is_none() { self.applier_report.upto } else { Index::ZERO };
+        let snapshot_deadline =
+            self.snapshot_sender.deadline().min(self.compaction.deadline(snapshot_applied_upto, &self.options));
+        let snapshot_deadline =
+            snapshot_deadline.min(self.snapshot_reads.deadline()).min(self.scrub_schedule.deadline());
+        self.raft
+            .deadline()
+            .min(self.parked_requests.deadline())
+            .min(snapshot_deadline)
+            .min(self.expiry_ticker.deadline())
+    }
 }

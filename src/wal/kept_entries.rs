@@ -3,11 +3,9 @@
 //! They are not in the log, because entries before them were lost. While the log does not reach the promised position,
 //! this node uses them to get its log back, and answers other nodes from them (`docs/repair.md`, clauses 5 and 6).
 
-use super::format::{self, Frame, Opening, RecordKind};
+use super::format::{self, Frame, Opening, RecordKind, file_number};
 use super::load::map_file;
-use super::recover::EntrySummary;
-use super::repair::damaged_segment_number;
-use super::report::{Result, SealedSegment};
+use super::report::{EntrySummary, Result, SealedSegment};
 use super::scan::{Scan, ScanItem};
 use super::segment::SparseIndex;
 use super::view::MappedSegment;
@@ -16,6 +14,15 @@ use crate::disk::Disk;
 use crate::types::{DiskId, Entry, Index, Position};
 use bytes::Bytes;
 use std::ops::RangeInclusive;
+
+/// The suffix of a segment that a repair has set aside.
+pub const DAMAGED_SUFFIX: &str = ".damaged";
+
+/// The number of the segment from which a repair has made the file `name`; `None` for any other file.
+pub fn damaged_segment_number(name: &str) -> Option<u64> {
+    let (segment_name, _) = name.split_once(DAMAGED_SUFFIX)?;
+    file_number(segment_name)
+}
 
 /// The intact entries of the damaged files, as fragments of a former log.
 #[derive(Debug, Default)]
