@@ -6,7 +6,7 @@ use crate::cluster::{command, id, ms};
 use drave::api::Refusal;
 use drave::consensus::clock::LeaderTime;
 use drave::consensus::message::{Envelope, Message, Origin, Round, VoteKind};
-use drave::consensus::ready::EntriesToSend;
+use drave::consensus::ready::{EntriesToSend, LostEntriesToSend};
 use drave::consensus::replica::{RecoveredState, Replica};
 use drave::consensus::{Options, Raft};
 use drave::types::*;
@@ -35,6 +35,7 @@ struct TestNode {
     /// All messages that the core has sent, until a test clears the list.
     all_sent_messages: Vec<Envelope>,
     appends: Vec<EntriesToSend>,
+    lost_entries: Vec<LostEntriesToSend>,
 }
 
 impl TestNode {
@@ -79,7 +80,14 @@ impl TestNode {
         };
         let now = Time::ZERO + ms(1000);
         let raft = Raft::new(Replica::recover(id(1), options_with_mutants(mutants), recovered, 7), now);
-        TestNode { raft, now, sent_since_receive: Vec::new(), all_sent_messages: Vec::new(), appends: Vec::new() }
+        TestNode {
+            raft,
+            now,
+            sent_since_receive: Vec::new(),
+            all_sent_messages: Vec::new(),
+            appends: Vec::new(),
+            lost_entries: Vec::new(),
+        }
     }
 
     /// Collects the output of the core, with a disk that syncs at once.
@@ -89,6 +97,7 @@ impl TestNode {
             self.all_sent_messages.extend(ready.messages.iter().cloned());
             self.sent_since_receive.extend(ready.messages);
             self.appends.extend(ready.appends);
+            self.lost_entries.extend(ready.lost_entries);
             match ready.write {
                 Some(write) => self.raft.handle_persisted(self.now, write.id),
                 None => return,
@@ -428,11 +437,58 @@ fn promised_position_decides_votes_and_campaigns() {
     check_rule(Mutant::ForgetPromised, |mutants| {
         let mut node = TestNode::with_log(disk(1), hard_state, 30, mutants);
         node.run(ms(2000));
-        node.sent_since_receive.is_empty()
+        let is_request = |envelope: &Envelope| matches!(envelope.message, Message::RequestLostEntries { .. });
+        node.sent_since_receive.iter().all(is_request)
     });
     let mut node = TestNode::with_log(disk(1), hard_state, 30, Mutants::NONE);
     node.receive(2, 5, request_vote(position(50, 1)));
     assert!(node.has_granted());
+}
+
+/// Lost entries of term 1, after the first `after` entries of the log.
+fn lost_entries(after: u64, upto: u64) -> Message {
+    let entry = |index| drave::codec::entry(position(index, 1), ClusterTime(0), Payload::Noop);
+    Message::LostEntries { after: position(after, 1), entries: (after + 1..=upto).map(entry).collect() }
+}
+
+#[test]
+fn lost_entries_are_requested_and_appended_only_without_a_leader() {
+    let hard_state = HardState { promised_position: position(33, 1), ..HardState::default() };
+    let last_index = |node: &TestNode| node.raft.log().last().index.0;
+    let mut node = TestNode::with_log(disk(1), hard_state, 30, Mutants::NONE);
+    node.run(ms(2000));
+    let request = Message::RequestLostEntries { after: position(30, 1), known: vec![position(33, 1)] };
+    for peer in [2, 3] {
+        let is_request = |envelope: &Envelope| envelope.to == id(peer) && envelope.message == request;
+        assert!(node.all_sent_messages.iter().any(is_request), "{:?}", node.all_sent_messages);
+    }
+    node.receive_from(2, disk(2), None, 1, lost_entries(30, 33));
+    assert_eq!(last_index(&node), 30, "a peer without an agreed log");
+    node.receive(2, 1, lost_entries(29, 33));
+    assert_eq!(last_index(&node), 30, "the answer to an earlier request");
+    node.receive(2, 1, Message::Heartbeat { commit: Index(0), round: Round(1), time: ClusterTime(0) });
+    node.receive(3, 1, lost_entries(30, 33));
+    assert_eq!(last_index(&node), 30, "a leader sends the entries itself");
+    node.run(ms(2000));
+    node.receive(3, 1, lost_entries(30, 32));
+    let next_request = Message::RequestLostEntries { after: position(32, 1), known: vec![position(33, 1)] };
+    assert!(node.sent_since_receive.iter().any(|envelope| envelope.message == next_request));
+    node.receive(3, 1, lost_entries(32, 33));
+    assert_eq!((last_index(&node), node.sent_since_receive.len()), (33, 0));
+    node.run(ms(2000));
+    assert!(node.sent_since_receive.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { .. })));
+}
+
+#[test]
+fn node_answers_only_with_entries_of_the_same_log() {
+    let upto = |known: Position, mutants| {
+        let mut node = TestNode::with_log(disk(1), HardState::default(), 30, mutants);
+        node.receive(2, 1, Message::RequestLostEntries { after: position(10, 1), known: vec![known] });
+        node.lost_entries.first().map(|answer| answer.upto.0)
+    };
+    assert_eq!(upto(position(20, 1), Mutants::NONE), Some(20));
+    assert_eq!(upto(position(40, 1), Mutants::NONE), Some(30));
+    check_rule(Mutant::AnswerWithAnyEntries, |mutants| upto(position(20, 2), mutants).is_none());
 }
 
 #[test]
