@@ -59,6 +59,8 @@ pub struct LostEntriesToSend {
     /// The node that receives the entries. If it is this node itself, the driver reads the entries from the damaged
     /// files and reports them by [`super::Raft::append_kept_entries`].
     pub to: NodeId,
+    /// The term in which this node answers, which is durable.
+    pub term: Term,
     /// The position right before the entries.
     pub after: Position,
     /// The index of the last entry.

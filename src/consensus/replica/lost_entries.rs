@@ -65,7 +65,8 @@ impl Replica {
             self.kept.fragments.iter().position(|fragment| fragment.holds(after) && fragment.last() != after);
         if let Some(fragment) = following_fragment {
             let upto = self.lost_entries_end(&self.kept.fragments[fragment], after.index);
-            self.lost_entries_to_send.push(LostEntriesToSend { to: self.id, after, upto, fragment: Some(fragment) });
+            let (to, term) = (self.id, self.term());
+            self.lost_entries_to_send.push(LostEntriesToSend { to, term, after, upto, fragment: Some(fragment) });
             return;
         }
         let known = self.known_positions(after);
@@ -111,7 +112,8 @@ impl Replica {
             Some((fragment, shared_end.min(self.lost_entries_end(log, after.index))))
         });
         if let Some((fragment, upto)) = answer {
-            self.lost_entries_to_send.push(LostEntriesToSend { to, after, upto, fragment });
+            let term = self.term();
+            self.lost_entries_to_send.push(LostEntriesToSend { to, term, after, upto, fragment });
         }
     }
 

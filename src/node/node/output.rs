@@ -118,7 +118,7 @@ impl Node {
     ///
     /// An entry that cannot be read back stops the node, as in an append: the next start finds the damage.
     fn send_lost_entries(&mut self, now: Time, lost_entries: LostEntriesToSend, actions: &mut Vec<Action>) {
-        let LostEntriesToSend { to, after, upto, fragment } = lost_entries;
+        let LostEntriesToSend { to, term, after, upto, fragment } = lost_entries;
         let range = after.index.next()..=upto;
         let entries = match fragment {
             Some(fragment) => self.kept_entries.entries(fragment, range),
@@ -133,7 +133,7 @@ impl Node {
             }
             Ok(entries) => {
                 let message = Message::LostEntries { after, entries };
-                actions.push(Action::Send(self.raft.envelope(to, self.raft.term(), message)));
+                actions.push(Action::Send(self.raft.envelope(to, term, message)));
             }
             Err(fault) => self.fault = Some(fault),
         }
