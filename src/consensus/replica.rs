@@ -148,6 +148,9 @@ pub struct Replica {
     gate: DurabilityGate,
     /// Intact entries that are on the disk and not in the log, because entries before them were lost.
     kept: KeptEntries,
+    /// The latest request of each peer for entries that it has lost, until the next `ready`: the end of the peer's log,
+    /// and positions that it held.
+    lost_entries_requests: BTreeMap<NodeId, (Position, Vec<Position>)>,
     /// Lost entries to send, until the next `ready`.
     lost_entries_to_send: Vec<LostEntriesToSend>,
     /// Messages that wait for no write, until the next `ready`.
@@ -207,6 +210,7 @@ impl Replica {
             issued_writes: VecDeque::new(),
             gate: DurabilityGate::default(),
             kept: KeptEntries::new(recovered.kept_fragments),
+            lost_entries_requests: BTreeMap::new(),
             lost_entries_to_send: Vec::new(),
             ready_messages: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),
@@ -561,6 +565,7 @@ impl Replica {
             self.next_write = self.next_write.next();
         }
         ready.messages.append(&mut self.ready_messages);
+        self.answer_lost_entries_requests();
         ready.lost_entries.append(&mut self.lost_entries_to_send);
         ready.notes.append(&mut self.notes);
         ready.snapshot_chunks.append(&mut self.snapshot_chunks);

@@ -136,7 +136,7 @@ impl Raft {
         let Envelope { from, origin, message, .. } = envelope;
         match (&mut self.role, message) {
             (_, Message::RequestLostEntries { after, known }) => {
-                self.me.answer_lost_entries(from, origin.log, after, &known);
+                self.me.record_lost_entries_request(from, origin.log, after, known);
             }
             (Role::Follower(follower), Message::LostEntries { after, entries }) => {
                 follower.append_lost_entries(&mut self.me, after, entries, origin.log);

@@ -17,7 +17,7 @@ use crate::consensus::message::Message;
 use crate::consensus::note::Note;
 use crate::consensus::ready::LostEntriesToSend;
 use crate::consensus::rules::{election, lost_entries};
-use crate::limits::KNOWN_POSITIONS_MAX;
+use crate::limits::{KNOWN_POSITIONS_MAX, MEMBERS_MAX};
 use crate::types::{Entry, Index, LogId, NodeId, Position, Term};
 
 /// Consecutive intact entries of a damaged log, which the journal found after the damage: the position before the first
@@ -98,22 +98,41 @@ impl Replica {
         log.append_end(after, self.options.append_bytes_max, self.options.append_entries_max)
     }
 
-    /// Answers a peer that has lost entries, from this node's log or its kept entries, if one of them has the next entry
-    /// of the peer's log. The peer repeats its request, so it needs no answer otherwise.
-    pub fn answer_lost_entries(&mut self, to: NodeId, log: Option<LogId>, after: Position, known: &[Position]) {
+    /// Records a peer's request for entries that it has lost; `log` is the id of the peer's log. Only the latest request
+    /// of each peer is answered, and those of at most [`MEMBERS_MAX`] peers.
+    pub fn record_lost_entries_request(
+        &mut self,
+        peer: NodeId,
+        log: Option<LogId>,
+        after: Position,
+        known: Vec<Position>,
+    ) {
         let own_log = self.configs.current().agreed_log_id();
-        if own_log.is_none() || log != own_log || !self.term_is_durable() {
-            return;
+        let has_room = self.lost_entries_requests.len() < MEMBERS_MAX;
+        if own_log.is_some() && log == own_log && (has_room || self.lost_entries_requests.contains_key(&peer)) {
+            self.lost_entries_requests.insert(peer, (after, known));
         }
-        let histories = std::iter::once((None, &self.log))
-            .chain(self.kept.fragments.iter().enumerate().map(|(fragment, log)| (Some(fragment), log)));
-        let answer = histories.into_iter().find_map(|(fragment, log)| {
-            let shared_end = lost_entries::shared_end(log, after, known, self.options.mutants)?;
-            Some((fragment, shared_end.min(self.lost_entries_end(log, after.index))))
-        });
-        if let Some((fragment, upto)) = answer {
-            let term = self.term();
-            self.lost_entries_to_send.push(LostEntriesToSend { to, term, after, upto, fragment });
+    }
+
+    /// Answers the recorded requests from this node's log or its kept entries, if one of them has the next entry of the
+    /// peer's log. A peer repeats its request, so it needs no answer otherwise.
+    ///
+    /// Called with the state that the driver will read the entries from: a leader may have replaced entries since the
+    /// request arrived.
+    pub(super) fn answer_lost_entries_requests(&mut self) {
+        let (term, is_term_durable) = (self.term(), self.term_is_durable());
+        for (to, (after, known)) in std::mem::take(&mut self.lost_entries_requests) {
+            let is_readable = after.index >= self.unreadable_upto;
+            let histories = std::iter::once((None, &self.log))
+                .filter(|_| is_readable)
+                .chain(self.kept.fragments.iter().enumerate().map(|(fragment, log)| (Some(fragment), log)));
+            let answer = histories.into_iter().find_map(|(fragment, log)| {
+                let shared_end = lost_entries::shared_end(log, after, &known, self.options.mutants)?;
+                Some((fragment, shared_end.min(self.lost_entries_end(log, after.index))))
+            });
+            if let Some((fragment, upto)) = answer.filter(|_| is_term_durable) {
+                self.lost_entries_to_send.push(LostEntriesToSend { to, term, after, upto, fragment });
+            }
         }
     }
 

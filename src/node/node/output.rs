@@ -116,7 +116,8 @@ impl Node {
 
     /// Sends entries that another node has lost, or appends kept entries that this node itself has lost.
     ///
-    /// An entry that cannot be read back stops the node, as in an append: the next start finds the damage.
+    /// If this node's log cannot be read, the request is dropped (`damage.rs`). If a damaged file can be read no longer, the
+    /// node stops, and its next start finds what is left.
     fn send_lost_entries(&mut self, now: Time, lost_entries: LostEntriesToSend, actions: &mut Vec<Action>) {
         let LostEntriesToSend { to, term, after, upto, fragment } = lost_entries;
         let range = after.index.next()..=upto;
@@ -135,6 +136,7 @@ impl Node {
                 let message = Message::LostEntries { after, entries };
                 actions.push(Action::Send(self.raft.envelope(to, term, message)));
             }
+            Err(fault) if fragment.is_none() => self.handle_unreadable_entries(fault),
             Err(fault) => self.fault = Some(fault),
         }
     }
