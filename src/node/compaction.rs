@@ -342,8 +342,9 @@ impl CompactionPolicy {
     /// damage is left, the next call of [`CompactionPolicy::release`] checks again.
     fn take_mended(&mut self, log: &Log, options: &Options) -> Option<Index> {
         let upto = self.damaged_log_upto?.max(log.base().index);
-        let covered_upto = self.snapshot_index().min(log.durable()).min(log.commit());
-        let is_covered = upto == log.base().index || (upto <= covered_upto && !self.newest_is_damaged);
+        let is_in_snapshot = upto <= self.snapshot_index().min(log.commit()) && !self.newest_is_damaged;
+        // The base of a snapshot that was just installed is not durable yet.
+        let is_covered = upto <= log.durable() && (upto == log.base().index || is_in_snapshot);
         let mends = is_covered && !options.mutants.breaks(Mutant::KeepDamagedLog);
         if mends {
             self.damaged_log_upto = None;
