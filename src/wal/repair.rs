@@ -36,10 +36,6 @@ use crate::disk::{Disk, DiskFile};
 use crate::types::{HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint};
 use bytes::Bytes;
 
-/// At most this many files that repairs have set aside are kept for a repair that has not ended. Further ones would fill
-/// the disk, and other nodes most likely have their entries.
-const DAMAGED_FILES_MAX: usize = 64;
-
 /// The advice to the operator if the vote may be among the damaged records.
 const VOTE_LOST: &str = "This node's vote may be lost too, so that it cannot repair itself from the other nodes: it \
 could vote twice in a term. Leave it down, and replace it by an empty directory: drave member remove ID, then drave \
@@ -125,7 +121,7 @@ pub fn set_damage_aside<D: Disk>(
         return Err(Fault::Corrupt { file, offset, description, lost, advice: VOTE_LOST });
     };
     // Files of an earlier repair are still needed if that repair has not ended, or was interrupted.
-    if hard_state.promised_position <= last_readable_position || damaged_names(disk)?.len() > DAMAGED_FILES_MAX {
+    if hard_state.promised_position <= last_readable_position {
         remove_damaged_files(disk)?;
     }
     let promised_position = promised_position(&evidence, marker, hard_state);

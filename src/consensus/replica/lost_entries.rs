@@ -145,7 +145,7 @@ impl Replica {
         if !is_own_log || after != self.log.last() || !self.lacks_promised_entries() {
             return false;
         }
-        let term_max = self.promised_position().term;
+        let term_max = self.promised_position().term.min(self.term());
         for entry in entries {
             let last = self.log.last();
             let Position { index, term } = entry.position;
