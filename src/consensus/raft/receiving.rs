@@ -146,6 +146,11 @@ impl Raft {
         self.check_invariants();
     }
 
+    /// Reports that a fragment of the kept entries can be read no longer.
+    pub fn discard_kept_fragment(&mut self, fragment: usize) {
+        self.me.discard_kept_fragment(fragment);
+    }
+
     /// Reports kept entries that the core has requested ([`crate::consensus::ready::LostEntriesToSend::fragment`]).
     pub fn append_kept_entries(&mut self, after: Position, entries: Vec<Entry>) {
         let log = self.membership().agreed_log_id();

@@ -61,9 +61,10 @@ impl Replica {
             return;
         }
         let after = self.log.last();
-        let following_fragment =
-            self.kept.fragments.iter().position(|fragment| fragment.holds(after) && fragment.last() != after);
-        if let Some(fragment) = following_fragment {
+        // Of several, the one that reaches furthest: the entries of the others were replaced.
+        let following_fragments = (0..).zip(&self.kept.fragments);
+        let following_fragments = following_fragments.filter(|(_, log)| log.holds(after) && log.last() != after);
+        if let Some((fragment, _)) = following_fragments.max_by_key(|(_, log)| log.last()) {
             let upto = self.lost_entries_end(&self.kept.fragments[fragment], after.index);
             let (to, term) = (self.id, self.term());
             self.lost_entries_to_send.push(LostEntriesToSend { to, term, after, upto, fragment: Some(fragment) });
@@ -133,6 +134,13 @@ impl Replica {
             if let Some((fragment, upto)) = answer.filter(|_| is_term_durable) {
                 self.lost_entries_to_send.push(LostEntriesToSend { to, term, after, upto, fragment });
             }
+        }
+    }
+
+    /// Forgets a fragment of the kept entries: its file can be read no longer.
+    pub fn discard_kept_fragment(&mut self, fragment: usize) {
+        if let Some(log) = self.kept.fragments.get_mut(fragment) {
+            *log = Log::new(Position::ZERO);
         }
     }
 

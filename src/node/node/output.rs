@@ -20,6 +20,7 @@ use crate::consensus::note::Note;
 use crate::consensus::ready::{EntriesToSend, LostEntriesToSend, Ready};
 use crate::node::event::Action;
 use crate::types::{Index, Time};
+use crate::wal::Fault;
 
 impl Node {
     /// Converts the consensus core's output into actions.
@@ -116,8 +117,8 @@ impl Node {
 
     /// Sends entries that another node has lost, or appends kept entries that this node itself has lost.
     ///
-    /// If this node's log cannot be read, the request is dropped (`damage.rs`). If a damaged file can be read no longer, the
-    /// node stops, and its next start finds what is left.
+    /// If the entries cannot be read, the request is dropped: the other node repeats it, and asks others too. Damage in this
+    /// node's log is handled as in an append (`damage.rs`). A file that was set aside is no part of the log.
     fn send_lost_entries(&mut self, now: Time, lost_entries: LostEntriesToSend, actions: &mut Vec<Action>) {
         let LostEntriesToSend { to, term, after, upto, fragment } = lost_entries;
         let range = after.index.next()..=upto;
@@ -125,19 +126,27 @@ impl Node {
             Some(fragment) => self.kept_entries.entries(fragment, range),
             None => self.view.entries(range, u64::MAX),
         };
-        match entries {
-            Ok(entries) if to == self.raft.id() => {
+        match (entries, fragment) {
+            (Ok(entries), _) if to == self.raft.id() => {
                 self.raft.append_kept_entries(after, entries);
                 // The core requests further entries only once these are durable, so this call is not repeated.
                 let ready = self.raft.ready(now);
                 self.emit_actions(now, ready, actions);
             }
-            Ok(entries) => {
+            (Ok(entries), _) => {
                 let message = Message::LostEntries { after, entries };
                 actions.push(Action::Send(self.raft.envelope(to, term, message)));
             }
-            Err(fault) if fragment.is_none() => self.handle_unreadable_entries(fault),
-            Err(fault) => self.fault = Some(fault),
+            (Err(fault), Some(fragment)) => {
+                self.raft.discard_kept_fragment(fragment);
+                self.warnings.push(match fault {
+                    Fault::Corrupt { file, offset, description, .. } => format!(
+                        "the part of {file} that a repair has set aside is not used any more: byte {offset}: {description}"
+                    ),
+                    fault => format!("a file that a repair has set aside is not used any more: {fault}"),
+                });
+            }
+            (Err(fault), None) => self.handle_unreadable_entries(fault),
         }
     }
 
