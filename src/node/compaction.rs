@@ -318,7 +318,9 @@ impl CompactionPolicy {
         {
             return None;
         }
-        let mut limit = mutant_release_upto.unwrap_or(self.snapshot_index()).min(log.durable()).min(log.commit());
+        // Behind a damaged snapshot, the log is the only intact copy on this disk.
+        let covered_upto = if self.newest_is_damaged { log.base().index } else { self.snapshot_index() };
+        let mut limit = mutant_release_upto.unwrap_or(covered_upto).min(log.durable()).min(log.commit());
         let is_within_hold = |being_sent: &Index| log.bytes(*being_sent, log.last().index) <= options.log_hold_bytes;
         if let Some(being_sent) = being_sent.filter(is_within_hold)
             && !options.mutants.breaks(Mutant::CompactUnderShip)
@@ -326,8 +328,8 @@ impl CompactionPolicy {
             limit = limit.min(being_sent);
         }
         if limit < self.snapshot_index() {
-            // The limit is temporary: the transfer of the older snapshot ends, or the disk catches up with the commit
-            // index. Neither is reported here.
+            // The limit is temporary: the transfer of the older snapshot ends, the disk catches up with the commit
+            // index, or another snapshot replaces the damaged one. The first two are not reported here.
             self.log_release_pending = true;
         }
         let mended_upto = self.take_mended(log, options);
@@ -535,6 +537,24 @@ mod tests {
         let taken = DurableSnapshot { position: Position::new(Index(50), Term(1)), bytes: Bytes::new() };
         policy.adopt_snapshot(Time::ZERO, taken);
         assert_eq!(policy.release(&log, Index(50), None, &options), Some(Index(30)));
+    }
+
+    #[test]
+    fn log_is_not_released_behind_a_snapshot_found_damaged() {
+        let options = Options { trailing_bytes: 0, ..Options::default() };
+        let (log, mut policy) = log_and_policy(50, 40);
+        assert_eq!(
+            policy.release(&log, Index(50), Some(Index(10)), &options),
+            Some(Index(10)),
+            "a transfer is under way"
+        );
+        policy.mark_damaged(policy.newest().expect("a durable snapshot").position);
+        assert_eq!(policy.release(&log, Index(50), None, &options), None);
+        policy.adopt_snapshot(
+            Time::ZERO,
+            DurableSnapshot { position: Position::new(Index(40), Term(1)), bytes: Bytes::new() },
+        );
+        assert_eq!(policy.release(&log, Index(50), None, &options), Some(Index(40)));
     }
 
     #[test]

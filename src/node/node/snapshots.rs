@@ -137,8 +137,8 @@ impl Node {
                 "the log files are released only up to the index up to which the core has released its log"
             );
             self.view.release(upto);
-            let reuses_files = !was_damaged || self.compaction.damaged_log_upto().is_some();
-            actions.push(Action::CompactJournal { upto: self.raft.log().base(), reuses_files });
+            // Any of these files may be the damaged one.
+            actions.push(Action::CompactJournal { upto: self.raft.log().base(), reuses_files: !was_damaged });
         }
     }
 }
