@@ -2,7 +2,7 @@
 //!
 //! A failed read of a mapping cannot be handled as an error: the kernel sends SIGBUS, and the process ends without a
 //! message. So every mapping is registered in a table, and a signal handler looks up the address there: it writes one
-//! line with file and offset, and ends the process with exit code 5 (damaged data). A SIGBUS at any other address goes
+//! line with file and offset, and ends the process with exit code 5 (damaged data), or the one that was set. A SIGBUS at any other address goes
 //! to the handler that was installed before, or to the default action.
 
 use memmap2::Mmap;
@@ -14,10 +14,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
-/// The exit code for damaged data.
-const EXIT_DAMAGED: c_int = 5;
+/// The exit code of the signal handler ([`set_exit_code`]); at first that for damaged data.
+static EXIT_CODE: AtomicI32 = AtomicI32::new(5);
 /// Maximum number of registered mappings: enough for 256 GiB in segments of 64 MiB. A further mapping is not
 /// registered: a SIGBUS in that mapping has the default action.
 const MAPPING_SLOT_COUNT: usize = 4096;
@@ -108,6 +108,12 @@ fn register_mapping(range: std::ops::Range<usize>, path: &Path) -> Option<usize>
     Some(slot_number)
 }
 
+/// Sets the exit code of a process that meets an unreadable page of a mapped file: a process that another start mends
+/// should be started again.
+pub fn set_exit_code(code: c_int) {
+    EXIT_CODE.store(code, Ordering::Relaxed);
+}
+
 /// The action for SIGBUS that [`install_handler`] replaced.
 static PREVIOUS_ACTION: OnceLock<libc::sigaction> = OnceLock::new();
 
@@ -150,7 +156,7 @@ extern "C" fn handle_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: 
     call_previous_action(signal, info, context);
 }
 
-/// Writes the message to standard error and ends the process with [`EXIT_DAMAGED`].
+/// Writes the message to standard error and ends the process with [`EXIT_CODE`].
 fn exit_with_message(path: &[u8], offset: usize) -> ! {
     let mut line = MessageLine { bytes: [0; MESSAGE_BYTES_MAX], used_bytes: 0 };
     line.push_bytes(b"error: ");
@@ -168,7 +174,7 @@ fn exit_with_message(path: &[u8], offset: usize) -> ! {
         if libc::poll(&mut stderr_poll, 1, MESSAGE_WAIT_MS) > 0 {
             let _ignored = libc::write(2, line.bytes.as_ptr().cast(), line.used_bytes);
         }
-        libc::_exit(EXIT_DAMAGED)
+        libc::_exit(EXIT_CODE.load(Ordering::Relaxed))
     }
 }
 
@@ -254,23 +260,28 @@ mod tests {
     fn unreadable_mapped_page_ends_process_with_message_and_exit_code() {
         if std::env::var_os(CHILD_ENV_VARIABLE).is_some() {
             let disk = FsDisk::open_existing(&std::env::current_dir().unwrap()).unwrap();
+            if std::env::var(CHILD_ENV_VARIABLE).is_ok_and(|value| value == "repair") {
+                super::set_exit_code(75);
+            }
             let (other, bytes) = (disk.map("other").unwrap(), disk.map("0000000001.wal").unwrap());
             std::fs::File::options().write(true).open("0000000001.wal").unwrap().set_len(8192).unwrap();
             println!("{} {}", other[3], bytes[8191]);
             println!("{}", bytes[20_000]);
             unreachable!("reading the missing page raises SIGBUS");
         }
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("0000000001.wal"), vec![7; 40_000]).unwrap();
-        std::fs::write(directory.path().join("other"), b"fine").unwrap();
-        let output =
-            run_in_child("unreadable_mapped_page_ends_process_with_message_and_exit_code", "read", directory.path());
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(5), "{stderr}");
-        let path = directory.path().canonicalize().unwrap().join("0000000001.wal");
-        let line = format!("error: {}: byte 16384: the disk cannot read it", path.display());
-        assert!(stderr.lines().any(|printed| printed.starts_with(&line)), "{stderr}");
-        assert_eq!(stderr.matches("SIGBUS").count(), 1, "{stderr}");
+        for (child, exit_code) in [("read", 5), ("repair", 75)] {
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::write(directory.path().join("0000000001.wal"), vec![7; 40_000]).unwrap();
+            std::fs::write(directory.path().join("other"), b"fine").unwrap();
+            let test = "unreadable_mapped_page_ends_process_with_message_and_exit_code";
+            let output = run_in_child(test, child, directory.path());
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(exit_code), "{stderr}");
+            let path = directory.path().canonicalize().unwrap().join("0000000001.wal");
+            let line = format!("error: {}: byte 16384: the disk cannot read it", path.display());
+            assert!(stderr.lines().any(|printed| printed.starts_with(&line)), "{stderr}");
+            assert_eq!(stderr.matches("SIGBUS").count(), 1, "{stderr}");
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::start_progress::StartProgress;
 use crate::apply::Applier;
 use crate::config::Config;
 use crate::consensus;
-use crate::disk::FsDisk;
 use crate::disk::fs::{DirectoryLock, SyncMode};
+use crate::disk::{FsDisk, sigbus};
 use crate::driver::deferred_drop::DeferredDrop;
 use crate::driver::machine_runner::durable_snapshot;
 use crate::machine::state_machine::StateMachine;
@@ -215,6 +215,8 @@ fn read_directory(
     wal_options.segment_bytes = config.segment_bytes;
     wal_options.torn_tail = config.torn_tail;
     wal_options.repairs_damage = config.repair;
+    // An unreadable page ends the process, and its next start reads all files before they are mapped.
+    sigbus::set_exit_code(if config.repair { 75 } else { 5 });
     let founding_point =
         SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: config.founding_membership() };
     // Once the node is founded, a missing journal is lost and must not be created anew: this node may have voted.
