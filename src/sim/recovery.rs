@@ -4,7 +4,7 @@
 use super::checks::Checks;
 use super::node_history::{DiskClaims, DiskImage, EntryStamp, FalseSync, NodeHistory};
 use super::violation::Result;
-use crate::types::{HardState, Index, NodeId, Position, Term, Write};
+use crate::types::{HardState, Index, NodeId, Position, Term, Vote, Write};
 
 /// Whether `found_image` equals `image` with some prefix of `writes` applied in order. `base` is the index after which
 /// the log on the disk begins.
@@ -165,6 +165,8 @@ impl Checks {
         let keeps_written_state = |written_state: HardState| {
             (hard_state.term, hard_state.vote) == (written_state.term, written_state.vote)
                 || (hard_state.term > written_state.term && hard_state.vote.is_none())
+                // An entry proves a term of which both copies are lost.
+                || (hard_state.term >= written_state.term && hard_state.vote == Some(Vote::new(node, None)))
         };
         if !unsynced_states.chain([history.durable_image.hard_state]).any(keeps_written_state) {
             let synced_state = history.durable_image.hard_state;

@@ -33,7 +33,7 @@ use super::scan::{Scan, ScanItem, last_nonzero};
 use super::sync_marker::{LogOffset, SyncMarker, SyncMarkerFile, to_fault};
 use crate::codec::{self, Reader};
 use crate::disk::{Disk, DiskFile};
-use crate::types::{HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint};
+use crate::types::{HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Vote};
 use bytes::Bytes;
 
 /// The advice to the operator if the vote may be among the damaged records.
@@ -120,6 +120,7 @@ pub fn set_damage_aside<D: Disk>(
     let Some(hard_state) = hard_state else {
         return Err(Fault::Corrupt { file, offset, description, lost, advice: VOTE_LOST });
     };
+    let hard_state = with_proven_term(hard_state, evidence.highest_position.term, options.node);
     // Files of an earlier repair are still needed if that repair has not ended, or was interrupted.
     if hard_state.promised_position <= last_readable_position {
         remove_damaged_files(disk)?;
@@ -294,6 +295,15 @@ fn promised_position(evidence: &RecordEvidence, marker: &SyncMarker, hard_state:
     match marker.is_of_this_boot() {
         true => highest_position,
         false => highest_position.max(Position::new(Index(u64::MAX), hard_state.term)),
+    }
+}
+
+/// The hard state, or a later term that an entry proves. Then both copies of that term are lost, and the node may have
+/// voted in it: its vote is used up, for a candidate that does not exist.
+fn with_proven_term(hard_state: HardState, proven_term: Term, node: NodeId) -> HardState {
+    match proven_term > hard_state.term {
+        true => HardState { term: proven_term, vote: Some(Vote::new(node, None)), ..hard_state },
+        false => hard_state,
     }
 }
 

@@ -4,7 +4,7 @@ use super::matrix::scripts;
 use super::world::*;
 use drave::disk::{Disk, DiskFile};
 use drave::sim::disk::{Crash, DiskStop, SimDisk};
-use drave::types::{HardState, Index, Position, Write, WriteId};
+use drave::types::{HardState, Index, NodeId, Position, Term, Vote, Write, WriteId};
 use drave::wal::{Fault, Journal, Options, TailPolicy};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -228,6 +228,39 @@ fn node_stops_if_the_vote_may_be_lost() {
         }
     }
     assert_eq!((counts.vote_lost_count, counts.repaired_count), (4, 0));
+}
+
+/// Two damages at once: the last write of the sync marker was lost, and a record of the log is damaged. If that record
+/// holds the latest vote, entries of its term prove that a vote may be lost.
+#[test]
+fn term_that_an_entry_proves_uses_up_the_vote() {
+    let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+    let (mut journal, recovered) = Journal::open(disk.clone(), options(), Some(&founding())).unwrap();
+    let mut view = recovered.view;
+    let steps =
+        [Step::Vote { term: 1, vote: 1 }, Step::Sync, Step::Write { term: 1, from: 1, to: 3, bytes: 40 }, Step::Sync];
+    run_steps(&disk, &mut journal, &mut view, &steps, &mut ledger).unwrap();
+    let old_marker = disk.read_file("synced").unwrap();
+    let steps =
+        [Step::Vote { term: 2, vote: 3 }, Step::Sync, Step::Write { term: 2, from: 4, to: 9, bytes: 40 }, Step::Sync];
+    run_steps(&disk, &mut journal, &mut view, &steps, &mut ledger).unwrap();
+    drop(journal);
+    disk.open("synced").unwrap().write_at(0, &old_marker).unwrap();
+    let (mut kept_count, mut used_up_count) = (0, 0);
+    for offset in (64..1500).step_by(4) {
+        let disk = disk.fork();
+        disk.flip_bit("0000000001.wal", offset, 0);
+        let Ok((_, recovered)) = Journal::open(disk, repair_options(), Some(&founding())) else { continue };
+        assert_eq!(recovered.hard_state.term, Term(2), "byte {offset}");
+        match recovered.hard_state.vote {
+            Some(vote) if vote == Vote::new(NodeId::new(1).unwrap(), None) => used_up_count += 1,
+            vote => {
+                assert_eq!(vote.map(|vote| vote.node.get()), Some(3), "byte {offset}");
+                kept_count += 1;
+            }
+        }
+    }
+    assert!(kept_count > 10 && used_up_count > 0, "{kept_count} and {used_up_count}");
 }
 
 /// A record is damaged, and no other node has the entries.
