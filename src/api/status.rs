@@ -145,6 +145,8 @@ pub struct ScrubStatus {
     pub total_bytes: Option<u64>,
     /// The bytes checked in the running pass.
     pub pass_bytes: u64,
+    /// How many files the last pass could not check; the node's log says why.
+    pub unchecked_files: u64,
     /// Bytes checked.
     pub checked_bytes: u64,
     /// Damaged files found.

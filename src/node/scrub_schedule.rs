@@ -30,6 +30,8 @@ pub struct ScrubSchedule {
     last_ordered: u64,
     last_ended: u64,
     ended_at: Option<Time>,
+    /// How many files the last pass could not check.
+    unchecked_files: u64,
     checked_bytes: u64,
     found_count: u64,
     mended_count: u64,
@@ -66,9 +68,11 @@ pub struct ScrubFigures {
     pub ended_ago: Option<Duration>,
     /// The bytes of the running pass: to check, and checked so far.
     pub running: Option<(u64, u64)>,
+    /// How many files the last pass could not check.
+    pub unchecked_files: u64,
     /// Bytes checked since the process started.
     pub checked_bytes: u64,
-    /// Damaged files found since the process started, and how many of them are mended.
+    /// Damaged files found since the process started.
     pub found: u64,
     /// How many of the damaged files are mended.
     pub mended: u64,
@@ -86,6 +90,7 @@ impl ScrubSchedule {
             last_ordered: 0,
             last_ended: 0,
             ended_at: None,
+            unchecked_files: 0,
             checked_bytes: 0,
             found_count: 0,
             mended_count: 0,
@@ -122,8 +127,9 @@ impl ScrubSchedule {
                 self.checked_bytes += bytes;
                 self.running_pass(pass).into_iter().for_each(|running| running.checked_bytes += bytes);
             }
-            ScrubReport::PassEnded { pass } => {
+            ScrubReport::PassEnded { pass, unchecked_files } => {
                 if self.running_pass(pass).is_some() {
+                    self.unchecked_files = unchecked_files;
                     (self.running, self.last_ended, self.ended_at) = (None, pass, Some(now));
                     self.due_at = self.interval.map_or(Time::NEVER, |interval| now + interval);
                 }
@@ -168,6 +174,7 @@ impl ScrubSchedule {
             ended: self.last_ended,
             ended_ago: self.ended_at.map(|ended_at| now.since(ended_at)),
             running: self.running.map(|pass| (pass.total_bytes, pass.checked_bytes)),
+            unchecked_files: self.unchecked_files,
             checked_bytes: self.checked_bytes,
             found: self.found_count,
             mended: self.mended_count,
@@ -195,7 +202,7 @@ mod tests {
     }
 
     fn end_pass(schedule: &mut ScrubSchedule, now: Time, pass: u64) {
-        schedule.record(now, &ScrubReport::PassEnded { pass });
+        schedule.record(now, &ScrubReport::PassEnded { pass, unchecked_files: 0 });
     }
 
     #[test]

@@ -37,13 +37,15 @@ pub struct ScrubPass<D, T> {
     files: Option<VecDeque<ScrubbedFile>>,
     /// The state of the log at the end of the last segment, and that segment's number.
     state: (u64, ReaderState),
+    unchecked_files: u64,
     has_ended: bool,
 }
 
 impl<D: Disk, T: Throttle> ScrubPass<D, T> {
     /// Begins a pass. Reads nothing yet.
     pub fn new(source: ScrubSource<D>, order: ScrubOrder, throttle: T) -> ScrubPass<D, T> {
-        ScrubPass { source, order, throttle, files: None, state: (0, ReaderState::default()), has_ended: false }
+        let state = (0, ReaderState::default());
+        ScrubPass { source, order, throttle, files: None, state, unchecked_files: 0, has_ended: false }
     }
 
     /// The number of the pass.
@@ -72,18 +74,15 @@ impl<D: Disk, T: Throttle> ScrubPass<D, T> {
         }
     }
 
-    /// Checks a file. Returns its size in bytes and the first damage.
+    /// Checks a file. Returns its size in bytes and the first damage. Damage counts only if a second read finds it too: a
+    /// device may fail for a moment, and a snapshot at the same position may replace a damaged one while that is read.
     fn check_file(&mut self, file: ScrubbedFile) -> io::Result<(u64, Option<ScrubDamage>)> {
         match file {
             ScrubbedFile::Segment(number) => self.check_segment(number),
-            ScrubbedFile::Snapshot(position) => {
-                // A snapshot at the same position may replace a damaged one while that is read. So damage counts only
-                // if the file that has the name afterwards is damaged.
-                match self.check_snapshot(position)? {
-                    (_, Some(_)) => self.check_snapshot(position),
-                    intact => Ok(intact),
-                }
-            }
+            ScrubbedFile::Snapshot(position) => match self.check_snapshot(position)? {
+                (_, Some(_)) => self.check_snapshot(position),
+                intact => Ok(intact),
+            },
         }
     }
 
@@ -93,13 +92,28 @@ impl<D: Disk, T: Throttle> ScrubPass<D, T> {
         let (last_number, state) = std::mem::take(&mut self.state);
         // The oldest segment is compared with nothing, and neither is one that follows a removed or damaged one.
         let state_before = if last_number + 1 == number { state } else { ReaderState::before_segment(number) };
-        let (damage, state_after) = check_segment(&opened_file, (number, self.source.disk), state_before)?;
+        let ids = (number, self.source.disk);
+        let (mut damage, mut state_after) = check_segment(&opened_file, ids, state_before.clone())?;
+        if damage.is_some() {
+            let reopened_file = ThrottledFile::new(self.source.log_disk.open_uncached(&name)?, self.throttle.clone());
+            (damage, state_after) = check_segment(&reopened_file, ids, state_before)?;
+        }
         if damage.is_some() {
             // The file may have been recycled while it was read. Then its name is gone, and it is not used again.
             self.source.log_disk.open(&name)?;
         }
         self.state = (number, state_after);
         Ok((opened_file.size()?, damage))
+    }
+
+    /// The damage of a file that is missing: only a snapshot that no newer one has replaced. A segment is released
+    /// before its file is removed.
+    fn missing_file_damage(&self, file: ScrubbedFile) -> Option<ScrubDamage> {
+        let ScrubbedFile::Snapshot(position) = file else { return None };
+        let names = self.source.snapshot_disk.list().ok()?;
+        let is_replaced = names.iter().filter_map(|name| snapshot_format::file_position(name)).any(|it| it >= position);
+        let description = "the file is missing".to_owned();
+        (!is_replaced).then_some(ScrubDamage { offset: 0, description, first_index: None })
     }
 
     fn check_snapshot(&self, position: Position) -> io::Result<(u64, Option<ScrubDamage>)> {
@@ -119,6 +133,7 @@ impl<D: Disk, T: Throttle> Iterator for ScrubPass<D, T> {
         if self.files.is_none() {
             let (files, total_bytes) = self.list_files().unwrap_or_else(|error| {
                 log::warn!("cannot list the files to check: {error}; the next pass tries again");
+                self.unchecked_files += 1;
                 (VecDeque::new(), 0)
             });
             self.files = Some(files);
@@ -128,15 +143,22 @@ impl<D: Disk, T: Throttle> Iterator for ScrubPass<D, T> {
             match self.check_file(file) {
                 Ok((bytes, damage)) => return Some(ScrubReport::FileChecked { pass, file, bytes, damage }),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => self.has_ended = true,
-                // The file was released, or a newer snapshot has replaced it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => log::warn!("cannot check {file}: {error}; the next pass tries again"),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if let damage @ Some(_) = self.missing_file_damage(file) {
+                        return Some(ScrubReport::FileChecked { pass, file, bytes: 0, damage });
+                    }
+                }
+                Err(error) => {
+                    log::warn!("cannot check {file}: {error}; the next pass tries again");
+                    self.unchecked_files += 1;
+                }
             }
             if self.has_ended {
                 return None;
             }
         }
-        (!std::mem::replace(&mut self.has_ended, true)).then_some(ScrubReport::PassEnded { pass })
+        (!std::mem::replace(&mut self.has_ended, true))
+            .then_some(ScrubReport::PassEnded { pass, unchecked_files: self.unchecked_files })
     }
 }
 

@@ -78,9 +78,11 @@ pub enum ScrubReport {
         /// The first damage in the file; `None` if the file is intact, or was removed while it was read.
         damage: Option<ScrubDamage>,
     },
-    /// The pass has checked all files.
+    /// The pass has ended.
     PassEnded {
         /// The number of the pass.
         pass: u64,
+        /// How many files it could not check: they could not be opened, for example.
+        unchecked_files: u64,
     },
 }

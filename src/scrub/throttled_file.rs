@@ -37,6 +37,9 @@ pub struct ThrottledFile<F, T> {
 struct Window {
     offset: u64,
     bytes: Vec<u8>,
+    /// The offset of the last window with an unreadable part. It is not read as a whole again: a disk may take seconds for
+    /// each attempt, and the log has to wait meanwhile.
+    unreadable_offset: Option<u64>,
 }
 
 impl<F: DiskFile, T: Throttle> ThrottledFile<F, T> {
@@ -51,7 +54,19 @@ impl<F: DiskFile, T: Throttle> ThrottledFile<F, T> {
         window.offset = offset;
         let outcome = self.file.read_at(offset, &mut window.bytes);
         window.bytes.truncate(*outcome.as_ref().unwrap_or(&0));
-        outcome.and_then(|read| self.throttle.pause(read as u64))
+        if outcome.as_ref().is_err_and(is_media_error) {
+            window.unreadable_offset = Some(offset);
+        }
+        // A failed read has occupied the disk as well.
+        self.throttle.pause(*outcome.as_ref().unwrap_or(&(WINDOW_BYTES as usize)) as u64)?;
+        outcome.map(drop)
+    }
+
+    /// Reads only what was requested, from a window with an unreadable part.
+    fn read_part(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let outcome = self.file.read_at(offset, buffer);
+        self.throttle.pause(buffer.len() as u64)?;
+        outcome
     }
 }
 
@@ -66,15 +81,22 @@ impl<F: DiskFile, T: Throttle> DiskFile for ThrottledFile<F, T> {
         while read_bytes < buffer.len() {
             let at = offset + read_bytes as u64;
             let window_offset = at - at % WINDOW_BYTES;
-            if window.bytes.is_empty() || window.offset != window_offset {
+            let is_unreadable = |window: &Window| window.unreadable_offset == Some(window_offset);
+            if !is_unreadable(&window) && (window.bytes.is_empty() || window.offset != window_offset) {
                 match self.fill_window(&mut window, window_offset) {
-                    // Only a part of the window is unreadable, perhaps not the part that was requested.
-                    Err(error) if is_media_error(&error) => {
-                        let read = self.file.read_at(at, &mut buffer[read_bytes..])?;
-                        return Ok(read_bytes + read);
-                    }
+                    Err(error) if is_media_error(&error) => {}
                     outcome => outcome?,
                 }
+            }
+            if is_unreadable(&window) {
+                // Perhaps not the part that was requested.
+                let part_end = buffer.len().min(read_bytes + (window_offset + WINDOW_BYTES - at) as usize);
+                let read = self.read_part(at, &mut buffer[read_bytes..part_end])?;
+                read_bytes += read;
+                if read == 0 {
+                    break;
+                }
+                continue;
             }
             let Some(available) = window.bytes.get((at - window_offset) as usize..).filter(|rest| !rest.is_empty())
             else {

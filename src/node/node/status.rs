@@ -110,6 +110,7 @@ impl Node {
             ended_ago_ms: figures.ended_ago.map(|ago| ago.as_millis() as u64),
             total_bytes: figures.running.map(|(total, _)| total),
             pass_bytes: figures.running.map_or(0, |(_, checked)| checked),
+            unchecked_files: figures.unchecked_files,
             checked_bytes: figures.checked_bytes,
             found: figures.found,
             mended: figures.mended,

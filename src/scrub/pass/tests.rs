@@ -61,7 +61,7 @@ fn scrub<D: Disk>(log_disk: &D, snapshot_disk: &D, sealed_upto: u64) -> Vec<Scru
 
 /// The damaged files of a pass with the offsets of the damage. The pass must have ended.
 fn find_damage(reports: &[ScrubReport]) -> Vec<(ScrubbedFile, u64)> {
-    assert_eq!(reports.last(), Some(&ScrubReport::PassEnded { pass: 5 }));
+    assert_eq!(reports.last(), Some(&ScrubReport::PassEnded { pass: 5, unchecked_files: 0 }));
     let damage = |report: &ScrubReport| match report {
         ScrubReport::FileChecked { file, damage: Some(damage), .. } => Some((*file, damage.offset)),
         _ => None,
@@ -119,7 +119,8 @@ fn segment_that_is_being_written_and_removed_files_are_not_checked() {
     let (log_disk, snapshot_disk) = (SimDisk::new(), SimDisk::new());
     let (mut journal, sealed_upto) = write_log(&log_disk);
     log_disk.flip_bit(&file_name(sealed_upto + 1), 100, 0);
-    assert_eq!(find_damage(&scrub(&log_disk, &snapshot_disk, sealed_upto)), [], "there is no snapshot");
+    write_snapshot(&snapshot_disk);
+    assert_eq!(find_damage(&scrub(&log_disk, &snapshot_disk, sealed_upto)), []);
     // The pass has listed segment 2 when the log is released.
     log_disk.flip_bit(&file_name(2), 100, 0);
     let source = ScrubSource { log_disk: log_disk.clone(), snapshot_disk, cluster: CLUSTER, disk: DISK };
@@ -129,6 +130,54 @@ fn segment_that_is_being_written_and_removed_files_are_not_checked() {
     journal.release(SNAPSHOT).unwrap();
     assert!(!log_disk.list().unwrap().contains(&file_name(2)));
     assert_eq!(find_damage(&pass.collect::<Vec<_>>()), []);
+}
+
+#[test]
+fn missing_snapshot_is_damage_unless_a_newer_one_has_replaced_it() {
+    let (log_disk, snapshot_disk) = (SimDisk::new(), SimDisk::new());
+    let (_journal, sealed_upto) = write_log(&log_disk);
+    let damage = find_damage(&scrub(&log_disk, &snapshot_disk, sealed_upto));
+    assert_eq!(damage, [(ScrubbedFile::Snapshot(SNAPSHOT), 0)]);
+    snapshot_disk.create(&snapshot_format::file_name(Position::new(Index(30), Term(1)))).unwrap();
+    assert_eq!(find_damage(&scrub(&log_disk, &snapshot_disk, sealed_upto)), []);
+}
+
+#[test]
+fn file_that_cannot_be_opened_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = |name: &str| FsDisk::open_or_create(&directory.path().join(name), SyncMode::Executed).unwrap();
+    let (log_disk, snapshot_disk) = (disk("wal"), disk("snapshots"));
+    let (_journal, sealed_upto) = write_log(&log_disk);
+    std::fs::create_dir(directory.path().join("snapshots").join(snapshot_format::file_name(SNAPSHOT))).unwrap();
+    let reports = scrub(&log_disk, &snapshot_disk, sealed_upto);
+    assert_eq!(reports.last(), Some(&ScrubReport::PassEnded { pass: 5, unchecked_files: 1 }));
+}
+
+/// Counts the bytes of all reads.
+#[derive(Clone, Default)]
+struct ReadCounter(std::sync::Arc<std::sync::atomic::AtomicU64>);
+
+impl Throttle for ReadCounter {
+    fn pause(&self, read_bytes: u64) -> io::Result<()> {
+        self.0.fetch_add(read_bytes, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A disk may try for seconds to read a bad sector, and the log waits meanwhile.
+#[test]
+fn part_of_a_file_with_an_unreadable_sector_is_not_read_again_and_again() {
+    let disk = SimDisk::new();
+    let size = 3 << 20;
+    disk.create("file").unwrap().write_at(0, &vec![7; size]).unwrap();
+    disk.lose_sector("file", 1_500_000);
+    let counter = ReadCounter::default();
+    let file = ThrottledFile::new(disk.open("file").unwrap(), counter.clone());
+    let mut buffer = [0; 4096];
+    let failed_count = (0..size).step_by(4096).filter(|at| file.read_at(*at as u64, &mut buffer).is_err()).count();
+    assert_eq!(failed_count, 1);
+    let read_bytes = counter.0.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((size as u64..=size as u64 + (1 << 20)).contains(&read_bytes), "{read_bytes}");
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct Scrub {
 /// What a node's pass has found.
 struct PassResult {
     checked_bytes: u64,
+    /// How many files could not be checked.
+    unchecked_files: u64,
     /// The damaged files of this pass, and earlier ones that are not mended yet.
     findings: Vec<ScrubFinding>,
 }
@@ -60,7 +62,7 @@ pub fn run(args: &Scrub) -> Result<(), CliError> {
         }
     }
     if damaged_count > 0 {
-        let message = format!("{damaged_count} damaged files; no acknowledged write is lost");
+        let message = format!("damaged files: {damaged_count}");
         let advice = "the nodes replace them by snapshots of their state · check the disks · see: drave status";
         return Err(CliError { message: format!("{message}\n  {advice}"), code: 5 });
     }
@@ -84,7 +86,15 @@ fn scrub_node(cluster: &ClusterArgs, node: u64, endpoint: &str) -> Result<PassRe
     loop {
         std::thread::sleep(POLL_INTERVAL);
         match client.status(endpoint) {
-            Ok(status) if status.scrub.ended >= before.pass => return Ok(pass_result(&before, status.scrub)),
+            Ok(status) if status.scrub.ended >= before.pass => {
+                let result = pass_result(&before, status.scrub);
+                return match result.unchecked_files {
+                    1.. if result.findings.is_empty() => {
+                        Err(format!("{} files could not be read; see its log", result.unchecked_files))
+                    }
+                    _ => Ok(result),
+                };
+            }
             Ok(status) if status.scrub.pass < before.pass => {
                 return Err("the node was started again during the check; see its log".to_owned());
             }
@@ -104,6 +114,7 @@ fn pass_result(before: &ScrubStatus, after: ScrubStatus) -> PassResult {
     let old_count = after.findings.len().saturating_sub(new_count);
     let is_reported = |(nth, finding): &(usize, ScrubFinding)| *nth >= old_count || !finding.mended;
     PassResult {
+        unchecked_files: after.unchecked_files,
         checked_bytes: after.checked_bytes.saturating_sub(before.checked_bytes),
         findings: after.findings.into_iter().enumerate().filter(is_reported).map(|(_, finding)| finding).collect(),
     }
