@@ -118,7 +118,7 @@ fn writes_on_damaged_node_survive_while_leader_is_away() {
     assert!(path.ends_with(&repair.file) && repair.offset > 0 && !repair.lost.is_empty(), "{repair:?}");
     let address = cluster.addresses[follower].clone();
     let status_text = run(&mut support::drave_command(&["status", "--endpoints", &address])).out;
-    assert!(status_text.contains("is in repair for") && status_text.contains(&repair.file), "{status_text}");
+    assert!(status_text.contains("has been in repair for") && status_text.contains(&repair.file), "{status_text}");
     // The counter was higher before: an older state must not be shown.
     let local_read = ["get", "counter", "--consistency", "local", "--timeout", "1s", "--endpoints", &address];
     let output = run(&mut support::drave_command(&local_read));

@@ -126,9 +126,13 @@ fn treatment(finding: &ScrubFinding) -> &'static str {
 
 fn print_result(node: u64, pass: &PassResult) {
     let bytes = ByteSize(pass.checked_bytes).display().iec();
+    let unchecked = match pass.unchecked_files {
+        0 => String::new(),
+        count => format!(" · {count} files could not be read"),
+    };
     match pass.findings.len() {
         0 => outln!("n{node} ok · {bytes} checked"),
-        count => outln!("n{node} {count} damaged · {bytes} checked"),
+        count => outln!("n{node} {count} damaged · {bytes} checked{unchecked}"),
     }
     pass.findings.iter().for_each(|finding| outln!("  {} · {}", finding.text, treatment(finding)));
 }
@@ -137,7 +141,7 @@ fn to_json(node: u64, endpoint: &str, result: &Result<PassResult, String>, ms: f
     match result {
         Ok(pass) => json!({
             "ok": pass.findings.is_empty(), "node": node, "endpoint": endpoint, "bytes": pass.checked_bytes,
-            "damaged": pass.findings, "ms": ms,
+            "damaged": pass.findings, "unchecked": pass.unchecked_files, "ms": ms,
         }),
         Err(error) => json!({ "ok": false, "node": node, "endpoint": endpoint, "error": error, "ms": ms }),
     }

@@ -141,7 +141,7 @@ fn repair_line(status: &Status) -> Option<String> {
     };
     let missing = repair.missing.map_or(String::new(), |missing| format!(", {missing} missing"));
     Some(format!(
-        "n{} is in repair for {:.0} s: {damage}it acknowledged all up to {} and holds all up to {} ({} received{missing}): \
+        "n{} has been in repair for {:.0} s: {damage}it acknowledged all up to {} and holds all up to {} ({} received{missing}): \
          it votes for no candidate with less, does not campaign, and answers no local read",
         status.node,
         repair.age_ms as f64 / 1000.0,
