@@ -20,7 +20,7 @@ use super::next::NextRole;
 use super::note::{CampaignReason, Note};
 use super::replica::Replica;
 use super::rules::{election, replication};
-use crate::types::{Entry, Index, LogId, NodeId, Position, Time, Vote};
+use crate::types::{Entry, Index, NodeId, Position, Time, Vote};
 
 /// The state of a node that follows a leader, or waits for one.
 #[derive(Clone, Debug)]
@@ -212,9 +212,9 @@ impl Follower {
 
     /// Appends entries that this node has lost, if no leader sends them ([`Replica::append_lost_entries`]). The next ones
     /// are requested once these are durable, so that not all of them are in memory at once.
-    pub fn append_lost_entries(&mut self, me: &mut Replica, after: Position, entries: Vec<Entry>, log: Option<LogId>) {
+    pub fn append_lost_entries(&mut self, me: &mut Replica, after: Position, entries: Vec<Entry>) {
         if self.leader.is_none() {
-            self.awaits_lost_entries |= me.append_lost_entries(after, entries, log);
+            self.awaits_lost_entries |= me.append_lost_entries(after, entries);
         }
     }
 

@@ -479,6 +479,23 @@ fn lost_entries_are_requested_and_appended_only_without_a_leader() {
     assert!(node.sent_since_receive.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { .. })));
 }
 
+/// The damage may hide the entry that names the id of the log (seed 948).
+#[test]
+fn kept_entries_are_appended_also_if_the_log_does_not_name_its_id() {
+    let hard_state = HardState { term: Term(1), promised_position: position(33, 1), ..HardState::default() };
+    let membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
+    let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
+    let mut node = TestNode::start(disk(1), hard_state, base, (vec![(Term(1), 50); 2], Vec::new()), Mutants::NONE);
+    node.receive_from(2, disk(2), None, 1, lost_entries(2, 33));
+    assert_eq!(node.raft.log().last(), position(2, 1), "entries of a peer's log, which may be another one");
+    node.run(ms(2000));
+    let is_request = |envelope: &Envelope| matches!(envelope.message, Message::RequestLostEntries { .. });
+    assert!(!node.all_sent_messages.iter().any(is_request), "the peers' logs may be other ones");
+    let Message::LostEntries { after, entries } = lost_entries(2, 33) else { unreachable!() };
+    node.raft.append_kept_entries(after, entries);
+    assert_eq!(node.raft.log().last(), position(33, 1));
+}
+
 #[test]
 fn node_answers_only_with_entries_of_the_same_log() {
     let upto = |known: Position, mutants| {

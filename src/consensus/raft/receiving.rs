@@ -138,8 +138,8 @@ impl Raft {
             (_, Message::RequestLostEntries { after, known }) => {
                 self.me.record_lost_entries_request(from, origin.log, after, known);
             }
-            (Role::Follower(follower), Message::LostEntries { after, entries }) => {
-                follower.append_lost_entries(&mut self.me, after, entries, origin.log);
+            (Role::Follower(follower), Message::LostEntries { after, entries }) if self.me.is_own_log(origin.log) => {
+                follower.append_lost_entries(&mut self.me, after, entries);
             }
             _ => {}
         }
@@ -153,9 +153,8 @@ impl Raft {
 
     /// Reports kept entries that the core has requested ([`crate::consensus::ready::LostEntriesToSend::fragment`]).
     pub fn append_kept_entries(&mut self, after: Position, entries: Vec<Entry>) {
-        let log = self.membership().agreed_log_id();
         if let Role::Follower(follower) = &mut self.role {
-            follower.append_lost_entries(&mut self.me, after, entries, log);
+            follower.append_lost_entries(&mut self.me, after, entries);
         }
         self.check_invariants();
     }

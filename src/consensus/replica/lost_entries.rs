@@ -55,9 +55,10 @@ impl Replica {
     /// Gets lost entries without a leader: appends kept entries that follow the log, or asks all other members for the
     /// entries before them.
     ///
-    /// Positions of two logs cannot be compared, so nothing happens while this node does not know the id of its log.
+    /// Positions of two logs cannot be compared, so nobody is asked while this node does not know the id of its log. The
+    /// kept entries are those of its own log in any case, and may hold the entry that names the id.
     pub fn request_lost_entries(&mut self) {
-        if !self.lacks_promised_entries() || self.configs.current().agreed_log_id().is_none() {
+        if !self.lacks_promised_entries() {
             return;
         }
         let after = self.log.last();
@@ -71,7 +72,7 @@ impl Replica {
             return;
         }
         let known = self.known_positions(after);
-        if known.is_empty() {
+        if known.is_empty() || self.configs.current().agreed_log_id().is_none() {
             return;
         }
         let peers: Vec<_> = self.configs.current().ids().filter(|peer| *peer != self.id).collect();
@@ -99,6 +100,11 @@ impl Replica {
         log.append_end(after, self.options.append_bytes_max, self.options.append_entries_max)
     }
 
+    /// Whether `log`, which a peer names as its log, is the log of this node. Positions of two logs cannot be compared.
+    pub fn is_own_log(&self, log: Option<LogId>) -> bool {
+        log.is_some() && log == self.configs.current().agreed_log_id()
+    }
+
     /// Records a peer's request for entries that it has lost; `log` is the id of the peer's log. Only the latest request
     /// of each peer is answered, and those of at most [`MEMBERS_MAX`] peers.
     pub fn record_lost_entries_request(
@@ -108,9 +114,8 @@ impl Replica {
         after: Position,
         known: Vec<Position>,
     ) {
-        let own_log = self.configs.current().agreed_log_id();
         let has_room = self.lost_entries_requests.len() < MEMBERS_MAX;
-        if own_log.is_some() && log == own_log && (has_room || self.lost_entries_requests.contains_key(&peer)) {
+        if self.is_own_log(log) && (has_room || self.lost_entries_requests.contains_key(&peer)) {
             self.lost_entries_requests.insert(peer, (after, known));
         }
     }
@@ -144,13 +149,12 @@ impl Replica {
         }
     }
 
-    /// Appends lost entries after `after`, from a peer or from this node's kept entries. Returns whether the log has
-    /// grown.
+    /// Appends lost entries after `after`, from a peer with the same log ([`Replica::is_own_log`]) or from this node's
+    /// kept entries. Returns whether the log has grown.
     ///
     /// A late answer, which does not begin at the end of the log, changes nothing.
-    pub fn append_lost_entries(&mut self, after: Position, entries: Vec<Entry>, log: Option<LogId>) -> bool {
-        let is_own_log = log.is_some() && log == self.configs.current().agreed_log_id();
-        if !is_own_log || after != self.log.last() || !self.lacks_promised_entries() {
+    pub fn append_lost_entries(&mut self, after: Position, entries: Vec<Entry>) -> bool {
+        if after != self.log.last() || !self.lacks_promised_entries() {
             return false;
         }
         let term_max = self.promised_position().term.min(self.term());
