@@ -188,6 +188,7 @@ fn state_cell(row: &NodeRow) -> String {
 fn state_of_answering_node(row: &NodeRow, status: &Status) -> String {
     let text = match row.peer {
         _ if status.repair.is_some() => "in repair",
+        _ if status.scrub.findings.iter().any(|finding| !finding.mended) => "mends a file",
         _ if status.low_space => "low disk space",
         Some(peer) if peer.stage == "snapshot" => "gets a snapshot",
         _ if status.log.taking => "takes a snapshot",

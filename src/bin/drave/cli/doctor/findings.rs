@@ -170,6 +170,7 @@ fn check_node(node: &NodeReport, status: &Status, out: &mut Vec<Finding>) {
         let text = format!("its log lacks entries up to {} · the leader sends them", status.promised);
         out.push(new_finding(Level::Warn, subject("repair"), text));
     }
+    check_damaged_files(status, out);
     let (is_low, lacks_snapshot_space) = (status.low_space, status.log.lacks_room);
     out.push(match (is_low, lacks_snapshot_space) {
         (true, _) => {
@@ -180,6 +181,19 @@ fn check_node(node: &NodeReport, status: &Status, out: &mut Vec<Finding>) {
         }
         (false, false) => new_finding(Level::Pass, subject("room"), "enough"),
     });
+}
+
+/// Warns of damaged files that the node found while it ran: also of mended ones, because such a disk damages others.
+fn check_damaged_files(status: &Status, out: &mut Vec<Finding>) {
+    let scrub = &status.scrub;
+    if scrub.found == 0 {
+        return;
+    }
+    let unmended_texts = scrub.findings.iter().filter(|finding| !finding.mended).map(|finding| &finding.text);
+    let mending_text =
+        unmended_texts.map(|text| format!(" · being replaced by a snapshot: {text}")).collect::<String>();
+    let text = format!("{} files found damaged since its start{mending_text} · check the disk", scrub.found);
+    out.push(new_finding(Level::Warn, format!("n{} files", status.node), text));
 }
 
 /// Checks that the file system of this name keeps synced data through a power loss.

@@ -76,6 +76,8 @@ fn each_problem_causes_its_own_finding_only() {
         problems(|nodes| status_mut(&mut nodes[2]).log.lacks_room = true),
         single_finding(Level::Warn, "n3 room")
     );
+    let found_damage = |nodes: &mut Vec<NodeReport>| status_mut(&mut nodes[1]).scrub.found = 1;
+    assert_eq!(problems(found_damage), single_finding(Level::Warn, "n2 files"), "also if the file is mended");
     assert_eq!(problems(|nodes| status_mut(&mut nodes[2]).digest = "8".into()), single_finding(Level::Fail, "states"));
     assert_eq!(
         problems(|nodes| status_mut(&mut nodes[2]).version = "0.2.0 (release)".into()),
