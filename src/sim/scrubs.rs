@@ -54,9 +54,13 @@ impl World {
 
     /// Ends the damage of a machine whose only damaged file is a segment, once a power loss could not bring that file
     /// back: from then on the machine is checked like any other.
+    ///
+    /// If nobody had read the damaged file before it was released, the journal may have recycled it. A sector of it that
+    /// cannot be read is then one of the new segment, until the log is written there.
     fn record_mended_segment(&mut self, at: NodeId) {
         let Some(segment) = self.hosts[&at].damaged_segment.clone() else { return };
-        let is_gone = |disk: &SimDisk| disk.list().is_ok_and(|names| !names.contains(&segment));
+        let is_gone =
+            |disk: &SimDisk| disk.list().is_ok_and(|names| !names.contains(&segment)) && !disk.has_unreadable_sector();
         if is_gone(&self.hosts[&at].disk) && is_gone(&self.hosts[&at].disk.durable_copy()) {
             self.trace_line(|| format!("{at} has mended {segment}"));
             self.mended_segments += 1;

@@ -17,6 +17,12 @@ impl SimDisk {
         self.with_file(name, |file| file.sectors_failing_once.insert(offset as usize / SECTOR_BYTES));
     }
 
+    /// Whether a file of the directory has a sector that cannot be read.
+    pub(in crate::sim) fn has_unreadable_sector(&self) -> bool {
+        let state = self.lock();
+        state.names.values().any(|id| !state.files_by_id[id].unreadable_sectors.is_empty())
+    }
+
     fn with_file(&self, name: &str, change: impl FnOnce(&mut FileState) -> bool) {
         let mut state = self.lock();
         let id = state.names[name];
