@@ -15,12 +15,12 @@
 //! truncation had replaced the durable ones.
 
 use super::clock::LeaderTime;
-use super::message::{Envelope, Message, VoteKind};
+use super::message::{Envelope, Message, Round, VoteKind};
 use super::next::NextRole;
 use super::note::{CampaignReason, Note};
 use super::replica::Replica;
 use super::rules::{election, replication};
-use crate::types::{Entry, Index, NodeId, Position, Time, Vote};
+use crate::types::{ClusterTime, Entry, Index, NodeId, Position, Time, Vote};
 
 /// The state of a node that follows a leader, or waits for one.
 #[derive(Clone, Debug)]
@@ -153,15 +153,7 @@ impl Follower {
             }
             Message::Heartbeat { commit, round, time } => {
                 self.recognize_leader(me, now, from);
-                // A heartbeat carries the time even if the leader has appended nothing for an hour, so that the next
-                // leader does not start an hour behind.
-                if replication::heartbeat_sets_time(me.options.mutants) {
-                    me.clock.observe_leader_time(LeaderTime { term: me.term(), time });
-                }
-                commit_to(me, commit);
-                // The response relies on the durable term only, and waits for no other write: a slow disk must not look
-                // like a partition.
-                me.send(from, Message::HeartbeatResponse { round, matched_prefix: me.matched_prefix, room: me.room });
+                handle_heartbeat(me, from, commit, round, time);
             }
             Message::Committed { upto } => {
                 self.recognize_leader(me, now, from);
@@ -298,6 +290,19 @@ impl Follower {
             self.ack_due = matched < verified_index;
         }
     }
+}
+
+/// Learns commit index and time from the leader's heartbeat, and responds to it.
+fn handle_heartbeat(me: &mut Replica, leader: NodeId, commit: Index, round: Round, time: ClusterTime) {
+    // A heartbeat carries the time even if the leader has appended nothing for an hour, so that the next leader does not
+    // start an hour behind.
+    if replication::heartbeat_sets_time(me.options.mutants) {
+        me.clock.observe_leader_time(LeaderTime { term: me.term(), time });
+    }
+    commit_to(me, commit);
+    // The response relies on the durable term only, and waits for no other write: a slow disk must not look like a
+    // partition.
+    me.send(leader, Message::HeartbeatResponse { round, matched_prefix: me.matched_prefix, room: me.room });
 }
 
 /// Commits up to the leader's commit index, but no further than the log is known to match the leader's.

@@ -22,7 +22,8 @@ mod members;
 mod transfer;
 
 use self::appends::{
-    handle_heartbeat_response, handle_lost_entries, handle_rejection, learn_disk_from_ack, send_entries,
+    begin_with_other_disk, handle_heartbeat_response, handle_lost_entries, handle_rejection, learn_disk_from_ack,
+    send_entries,
 };
 use self::transfer::LeaderTransfer;
 use super::message::{Envelope, Message, Round};
@@ -356,15 +357,8 @@ impl Leader {
             return NextRole::Stay;
         }
         let Some(progress) = self.progress.get_mut(&peer) else { return NextRole::Stay };
-        // A message of another disk arrives here only if the configuration names no disk for the peer yet. The progress
-        // then starts from zero: the acknowledgments of the old disk prove nothing about the new disk.
         if envelope.message.counts_for_quorum() && progress.disk != envelope.origin.disk {
-            // An earlier disk under the same node id acknowledged entries that the new disk does not hold.
-            if progress.disk.is_some() {
-                *progress = Progress::new(now, me.log.last().index.next());
-            }
-            progress.disk = envelope.origin.disk;
-            progress.copy_counts_from = me.copy_counts_from(peer, progress.disk);
+            begin_with_other_disk(me, now, (peer, envelope.origin.disk), progress);
         }
         // These fields are set after the check of the disk, because that check may replace `progress`.
         (progress.last_contact, progress.responded_this_term) = (now, true);

@@ -65,6 +65,7 @@
 
 mod change;
 pub mod client;
+mod entries;
 pub mod error;
 pub mod frame;
 pub mod hello;
@@ -72,6 +73,7 @@ pub mod http;
 mod log_level;
 pub mod peer;
 pub mod reason;
+mod refusal;
 pub mod resp;
 
 pub use error::WireError;

@@ -4,14 +4,15 @@
 //! an AppendEntries are consecutive and follow `prev`. The consensus module checks everything else.
 
 use super::client::{put_reply, put_request, read_reply, read_request, reply_size, request_size};
+use super::entries::{put_entries, read_entries};
 use super::error::WireError;
-use super::frame::{Frame, FrameKind, copy_if_small, put_frame};
+use super::frame::{Frame, FrameKind, put_frame};
 use crate::api::{Reply, Request};
-use crate::codec::{BufMutExt, ENTRY_HEADER, Malformed, Reader, entry_size, put_entry, read_entry};
+use crate::codec::{BufMutExt, Malformed, Reader, entry_size};
 use crate::consensus::clock::LeaderTime;
 use crate::consensus::disk_room::DiskRoom;
 use crate::consensus::message::{Envelope, Message, Origin, Round, SnapshotChunk, VoteKind};
-use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES, KNOWN_POSITIONS_MAX};
+use crate::limits::{CHUNK_BYTES, KNOWN_POSITIONS_MAX};
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Position, Term};
 use bytes::{BufMut, BytesMut};
 
@@ -219,12 +220,6 @@ fn put_append_entries(out: &mut BytesMut, (prev, commit, probe_number): (Positio
     put_entries(out, entries);
 }
 
-/// Appends the number of entries (4 bytes), then the entries.
-fn put_entries(out: &mut BytesMut, entries: &[Entry]) {
-    out.put_u32_le(entries.len() as u32);
-    entries.iter().for_each(|entry| put_entry(out, entry));
-}
-
 fn put_kind_and_position(out: &mut BytesMut, kind: u8, position: Position) {
     out.put_u8(kind);
     out.put_position(position);
@@ -372,29 +367,6 @@ fn read_request_lost_entries(reader: &mut Reader) -> Result<Message, Malformed> 
     Ok(Message::RequestLostEntries { after, known })
 }
 
-/// Reads entries that follow `after` without a gap, of terms up to `term`; they are the rest of the frame.
-fn read_entries(reader: &mut Reader, after: Position, term: Term) -> Result<Vec<Entry>, Malformed> {
-    let entry_count = reader.u32()? as usize;
-    if entry_count > APPEND_ENTRIES_MAX {
-        return Err(Malformed("too many entries in one message"));
-    }
-    // The announced count may be wrong: memory is reserved for no more entries than the received bytes can contain.
-    let mut entries: Vec<Entry> = Vec::with_capacity(entry_count.min(reader.remaining() / ENTRY_HEADER));
-    let mut reader = Reader::new(copy_if_small(reader.rest()));
-    let mut last_position = after;
-    for _ in 0..entry_count {
-        let entry = read_entry(&mut reader)?;
-        let position = entry.position;
-        if position.index != last_position.index.next() || position.term < last_position.term || position.term > term {
-            return Err(Malformed("entries are not consecutive"));
-        }
-        last_position = position;
-        entries.push(entry);
-    }
-    reader.check_end()?;
-    Ok(entries)
-}
-
 fn read_snapshot_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
     let snapshot = read_position(reader)?;
     let (total, offset) = (check_wire_number(reader.u64()?)?, check_wire_number(reader.u64()?)?);
@@ -425,6 +397,7 @@ mod tests {
     use super::super::frame::FrameReader;
     use super::*;
     use crate::codec;
+    use crate::limits::APPEND_ENTRIES_MAX;
     use crate::types::{ClusterTime, Membership, NodeId, Payload};
     use bytes::Bytes;
     use proptest::prelude::*;

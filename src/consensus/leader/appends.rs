@@ -21,13 +21,30 @@ use crate::consensus::progress::{Progress, ProgressState};
 use crate::consensus::ready::{EntriesToSend, Ready};
 use crate::consensus::replica::Replica;
 use crate::consensus::rules::replication;
-use crate::types::{Index, NodeId, Position, Time};
+use crate::types::{DiskId, Index, NodeId, Position, Time};
 
 /// The most bytes of entries that a probe carries: if the logs do not match at its position, the entries are useless.
 ///
 /// A probe may carry a few entries: after an ordinary election the logs match, and the first probe then serves as the
 /// first append.
 const PROBE_BYTES_MAX: u64 = 64 << 10;
+
+/// Begins the progress of a peer whose message comes from another disk than the messages before it. Such a message
+/// arrives only if the configuration names no disk for the peer yet. The progress then starts from zero: the
+/// acknowledgments of the old disk prove nothing about the new disk.
+pub(super) fn begin_with_other_disk(
+    me: &Replica,
+    now: Time,
+    (peer, disk): (NodeId, Option<DiskId>),
+    progress: &mut Progress,
+) {
+    // An earlier disk under the same node id acknowledged entries that the new disk does not hold.
+    if progress.disk.is_some() {
+        *progress = Progress::new(now, me.log.last().index.next());
+    }
+    progress.disk = disk;
+    progress.copy_counts_from = me.copy_counts_from(peer, disk);
+}
 
 /// Learns the disk of a member for which the configuration names no disk yet, once that disk has acknowledged the entry
 /// with the configuration. The connection may have been opened before the peer became a member: then the disk id in the
