@@ -8,6 +8,7 @@ use drave::consensus::message::{Envelope, Message, Origin};
 use drave::types::*;
 use drave::wire::client::{put_request_frame, read_request_frame};
 use drave::wire::frame::FrameReader;
+use drave::wire::hello::VERSION_MAX;
 use drave::wire::peer::PeerFrame;
 use std::hint::black_box;
 
@@ -78,18 +79,20 @@ fn bench_append_entries_codec(c: &mut Criterion) {
     let message = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe_number: 0, entries };
     let frame = PeerFrame::Raft(Envelope { from, to, term: Term(1), origin: Origin::default(), message });
     let mut out = BytesMut::new();
-    frame.put(&mut out);
+    frame.put(VERSION_MAX, &mut out);
     let encoded = out.clone();
     group.bench_function("put", |b| {
         b.iter(|| {
             out.clear();
-            black_box(&frame).put(&mut out);
+            black_box(&frame).put(VERSION_MAX, &mut out);
         });
     });
     group.bench_function("read", |b| {
         b.iter_batched(
             || encoded.clone(),
-            |mut input| PeerFrame::read(FrameReader::default().next(&mut input).unwrap().unwrap()).unwrap(),
+            |mut input| {
+                PeerFrame::read(FrameReader::default().next(&mut input).unwrap().unwrap(), VERSION_MAX).unwrap()
+            },
             criterion::BatchSize::SmallInput,
         );
     });

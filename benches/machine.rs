@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const KEY_COUNT: u64 = 1_000_000;
 /// The size of a value in bytes: a million keys have a gigabyte of values.
 const VALUE_BYTES: usize = 1024;
-const APPLY_CONTEXT: Context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
+const APPLY_CONTEXT: Context = Context { index: Index(1), term: Term(1), time: ClusterTime(0), feature_level: 1 };
 
 fn key(number: u64) -> [u8; 16] {
     let mut key = *b"key-000000000000";

@@ -7,7 +7,8 @@
 use crate::consensus::message::Origin;
 use crate::consensus::peer_class::{LocalView, PeerClass, PeerIdentity, PeerRejection, classify_peer};
 use crate::limits::MEMBERS_MAX;
-use crate::types::{ClusterId, DiskId, LogId, Member, Membership, NodeId, Position, Run, Time};
+use crate::types::versions::PEER_PROTOCOL_MIN;
+use crate::types::{ClusterId, DiskId, LogId, Member, Membership, NodeId, Position, Run, Time, Versions};
 use crate::wire::hello::{CallerKind, Hello, PeerLogState, Welcome};
 use crate::wire::reason::HelloRejection;
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub struct HelloContext {
 pub enum WelcomeError {
     /// The node at the peer's address has another node id, or belongs to another cluster.
     WrongNode,
+    /// The peer chose a version of the protocol that this node did not offer.
+    WrongVersion,
     /// The peer has another disk than the one recorded for its node id.
     DiskChanged,
     /// The peer belongs to another log, or leads or campaigns without this node's log.
@@ -57,6 +60,8 @@ pub struct Admission {
     identity: Identity,
     /// The kind of this node's state machine; empty if peers may have any kind.
     machine_kind: &'static str,
+    /// The versions that this node supports.
+    versions: Versions,
     members: Membership,
     /// Whether this node has no configuration yet. Then `members` are only addresses at which the node looks for a
     /// configuration.
@@ -83,6 +88,7 @@ impl Admission {
         Admission {
             identity,
             machine_kind: "",
+            versions: Versions::CURRENT,
             members: Membership::default(),
             no_configuration: true,
             configuration_position: Position::ZERO,
@@ -97,6 +103,16 @@ impl Admission {
     /// Sets the kind of this node's state machine: peers with another kind are rejected.
     pub fn with_machine_kind(self, machine_kind: &'static str) -> Admission {
         Admission { machine_kind, ..self }
+    }
+
+    /// Sets the versions that this node supports and announces to its peers.
+    pub fn with_versions(self, versions: Versions) -> Admission {
+        Admission { versions, ..self }
+    }
+
+    /// The versions that this node supports.
+    pub fn versions(&self) -> Versions {
+        self.versions
     }
 
     /// The identity that this node presents to its peers.
@@ -186,6 +202,7 @@ impl Admission {
             .with_address(address)
             .with_log_state(self.log_state())
             .with_machine_kind(self.machine_kind)
+            .with_versions(self.versions)
     }
 
     /// The Welcome with which this node answers a Hello that it accepts.
@@ -201,7 +218,7 @@ impl Admission {
 
     /// Decides whether a caller is admitted. Returns the protocol version to use, or the reason for the rejection.
     pub fn check_hello(&self, hello: &Hello, context: HelloContext) -> Result<u16, HelloRejection> {
-        let version = hello.common_version().ok_or(HelloRejection::Version)?;
+        let version = hello.common_version(self.versions.protocol_max).ok_or(HelloRejection::Version)?;
         if hello.cluster.is_some_and(|cluster| cluster != self.identity.cluster) {
             return Err(HelloRejection::Cluster);
         }
@@ -223,7 +240,7 @@ impl Admission {
                 Err(HelloRejection::NotMember)
             }
             CallerKind::Peer { .. } if hello.cluster.is_none() => Err(HelloRejection::Cluster),
-            CallerKind::Peer { node, disk, run, log_state } => match self.classify_by_disk(node, disk, log_state) {
+            CallerKind::Peer { node, disk, run, log_state, .. } => match self.classify_by_disk(node, disk, log_state) {
                 PeerClass::Rejected(PeerRejection::OtherDisk { .. }) => Err(HelloRejection::UnknownDisk),
                 PeerClass::Rejected(PeerRejection::OtherLog { .. } | PeerRejection::LacksLog) => {
                     Err(HelloRejection::Log)
@@ -268,7 +285,7 @@ impl Admission {
     /// Records a peer that was admitted with `hello`. Returns the peer's disk if its messages count for quorums from
     /// now on, and whether the peer is outside the configuration, so that this node has to dial it now.
     pub fn admit(&mut self, hello: &Hello) -> (Option<DiskId>, bool) {
-        let CallerKind::Peer { node, disk, run, log_state } = hello.caller else { return (None, false) };
+        let CallerKind::Peer { node, disk, run, log_state, .. } = hello.caller else { return (None, false) };
         self.inbound_run_ids.insert(node, run.id);
         let recorded_disk = self.record_disk(node, disk, log_state);
         let is_unconfigured = !self.is_current_or_former_member(node);
@@ -290,6 +307,9 @@ impl Admission {
     pub fn handle_welcome(&mut self, peer: NodeId, welcome: &Welcome) -> Result<Option<DiskId>, WelcomeError> {
         if welcome.node != peer || welcome.cluster != self.identity.cluster {
             return Err(WelcomeError::WrongNode);
+        }
+        if !(PEER_PROTOCOL_MIN..=self.versions.protocol_max).contains(&welcome.version) {
+            return Err(WelcomeError::WrongVersion);
         }
         match self.classify_by_disk(peer, welcome.disk, welcome.log_state) {
             PeerClass::Accepted | PeerClass::LeaderOnly => Ok(self.record_disk(peer, welcome.disk, welcome.log_state)),
@@ -357,9 +377,9 @@ mod tests {
             n1.check_hello(&n2_with_new_disk.build_hello(id(1), ""), HelloContext::default()),
             Err(HelloRejection::UnknownDisk)
         );
-        assert_eq!(n1.handle_welcome(id(2), &n2_with_new_disk.build_welcome(4)), Err(WelcomeError::DiskChanged));
-        assert_eq!(n1.handle_welcome(id(2), &n2.build_welcome(4)), Ok(Some(DiskId(2))));
-        assert_eq!(n1.handle_welcome(id(3), &n2.build_welcome(4)), Err(WelcomeError::WrongNode));
+        assert_eq!(n1.handle_welcome(id(2), &n2_with_new_disk.build_welcome(8)), Err(WelcomeError::DiskChanged));
+        assert_eq!(n1.handle_welcome(id(2), &n2.build_welcome(8)), Ok(Some(DiskId(2))));
+        assert_eq!(n1.handle_welcome(id(3), &n2.build_welcome(8)), Err(WelcomeError::WrongNode));
     }
 
     /// Simulator seed 2199025001226 with `--members`: a joining node that became leader rejected a learner's disk for

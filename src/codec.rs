@@ -214,6 +214,11 @@ pub fn put_entry(out: &mut impl BufMut, entry: &Entry) {
     out.put_slice(&encoded);
 }
 
+/// The kind of the entry at which the reader is; `None` if there are too few bytes. The checksum is not verified.
+pub fn next_entry_kind(from: &Reader) -> Option<u8> {
+    from.bytes.get(7).copied()
+}
+
 /// Reads an entry and verifies its checksum.
 pub fn read_entry(from: &mut Reader) -> Result<Entry> {
     let stored_checksum = from.u32()?;

@@ -8,7 +8,7 @@ use crate::limits::ENTRY_BYTES_MAX;
 use crate::net::credentials::CredentialFiles;
 use crate::types::address::check_address;
 use crate::types::digest::hash;
-use crate::types::{ClusterId, DiskId, Membership, NodeId};
+use crate::types::{ClusterId, DiskId, Membership, NodeId, Versions};
 use crate::wal::TailPolicy;
 use crate::{consensus, net, node};
 use std::collections::BTreeMap;
@@ -54,6 +54,8 @@ pub struct Config {
     /// Whether SIGTERM and SIGINT stop the node, and SIGHUP makes it read its credentials again. An embedding program
     /// may handle these signals itself.
     pub signals: bool,
+    /// The versions that the node supports and announces to its peers: those of the program, except in tests.
+    pub versions: Versions,
     /// The options of the Raft core: election timeouts, the heartbeat interval, and the limits of an append.
     pub consensus: consensus::Options,
     /// The options of the node: limits of requests in progress, and when snapshots are taken.
@@ -122,6 +124,7 @@ impl Config {
             repair: true,
             reserve_bytes: RESERVE_BYTES_DEFAULT,
             signals: false,
+            versions: Versions::CURRENT,
             consensus: consensus::Options::default(),
             node: node::Options::default(),
             net: net::Options::default(),
@@ -133,6 +136,11 @@ impl Config {
             log_busy_poll: reactor.busy_poll,
             reactor,
         }
+    }
+
+    /// The options of the sockets, for a node with that kind of state machine.
+    pub fn net_options(&self, machine_kind: &'static str) -> net::Options {
+        net::Options { machine_kind, versions: self.versions, ..self.net.clone() }
     }
 
     /// The size of the reserve that the node creates, in bytes; 0 for none. It is at least a segment's size, because a

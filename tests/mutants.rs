@@ -139,6 +139,13 @@ fn tune_scenario(mutant: Mutant, scenario: &mut Scenario) {
             (scenario.load.call_clients, scenario.load.mux_clients) = (2, 1);
             scenario.load.read_percent = 60;
         }
+        Mutant::RaiseUnannounced | Mutant::SendUnnegotiated | Mutant::WriteUnknownLevel => {
+            // The violation needs machines of two versions, whose connections are ordered.
+            scenario.nodes = 3;
+            scenario.mixes_versions = true;
+            scenario.network.link_kind = LinkKind::Stream;
+            scenario.network.loss_percent = 0;
+        }
         Mutant::ExecuteEarly | Mutant::StoreOutOfOrder | Mutant::ExecuteGivenUp => {
             // The violation needs connections whose requests are lost at each change of leader, and clients with a
             // short timeout.

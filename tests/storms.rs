@@ -53,7 +53,8 @@ fn ten_simulated_hours_of_faults_lose_nothing() {
     let simulated_hours = simulated_ms.into_inner() as f64 / 3_600_000.0;
     let (changes, unchecked_keys) = (changes.into_inner(), unchecked_keys.into_inner());
     println!("{} worlds, {simulated_hours:.1} hours, {changes} configurations committed", end_seed - first_seed);
-    let repeat_hint = "repeat: cargo run --release -- sim --seed N --duration 10s --trace from=0s";
+    let repeat_hint =
+        "repeat: cargo run --release --features mutants,next-version -- sim --seed N --duration 10s --trace from=0s";
     assert!(violations.is_empty(), "{} failed:\n{}\n{repeat_hint}", violations.len(), violations.join("\n"));
     assert!(
         unchecked_keys * 100 <= end_seed - first_seed,

@@ -179,6 +179,7 @@ impl Refusal {
             }
             Refusal::SnapshotGone => "snapshot_gone",
             Refusal::NotSupported => "not_offered",
+            Refusal::NotEnabled { .. } => "not_enabled",
             Refusal::TransferTimedOut { .. } => "transfer",
         }
     }

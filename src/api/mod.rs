@@ -11,6 +11,7 @@ mod op;
 mod peer_status;
 mod request;
 mod status;
+mod version_status;
 
 pub use log_level::{LogLevel, LogLevelInForce, LogLevelRequest};
 pub use op::{Op, Outcome};
@@ -20,3 +21,4 @@ pub use status::{
     DiskStatus, LogStatus, MemberStatus, RepairStatus, RoleName, ScrubFinding, ScrubStatus, StageStatus, Status,
     TimingStatus,
 };
+pub use version_status::{MemberVersions, UpgradeStatus, VersionStatus};

@@ -186,6 +186,15 @@ pub enum Refusal {
     /// The process that runs the node does not support the request.
     #[error("the process that runs this node does not support this request")]
     NotSupported,
+    /// The request needs a later feature level than the cluster has. Raise it when every node runs a program that knows
+    /// the level.
+    #[error("this needs feature level {needed}, and the cluster has level {level}: see drave upgrade")]
+    NotEnabled {
+        /// The feature level that the request needs.
+        needed: u16,
+        /// The feature level of the cluster.
+        level: u16,
+    },
     /// The target did not take over in time: the current leader keeps leading.
     #[error("{to} did not take over in time; the leader keeps leading")]
     TransferTimedOut {

@@ -2,6 +2,7 @@
 
 use super::figures::Counters;
 use super::peer_status::PeerStatus;
+use super::version_status::VersionStatus;
 use serde::{Deserialize, Serialize};
 
 /// The role of a node in its cluster.
@@ -92,6 +93,9 @@ pub struct Status {
     pub stages: StageStatus,
     /// The build: version and profile.
     pub version: String,
+    /// The versions that this node's program supports, and those of the cluster.
+    #[serde(default)]
+    pub versions: VersionStatus,
     /// Elections this node has started since its process started, by reason.
     pub elections: std::collections::BTreeMap<String, u64>,
     /// The members of the configuration in force.

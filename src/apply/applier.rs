@@ -38,6 +38,8 @@ pub struct Applier<M> {
     applied_position: Position,
     /// The cluster time of the last applied entry; zero before the first.
     applied_time: ClusterTime,
+    /// The feature level of the last applied configuration.
+    feature_level: u16,
     /// The digest of machine and sessions as of `applied_position`.
     digest: u64,
     /// The safety rules that are broken on purpose: none, outside tests.
@@ -62,6 +64,7 @@ impl<M: StateMachine> Applier<M> {
             session_options: options,
             applied_position: Position::ZERO,
             applied_time: ClusterTime::default(),
+            feature_level: 1,
             digest: 0,
             mutants: Mutants::NONE,
             digest_salt: 0,
@@ -116,6 +119,9 @@ impl<M: StateMachine> Applier<M> {
         let next_index = self.applied_position.index.next();
         assert_eq!(entry.position.index, next_index, "entries are applied in order, each once (§5.3)");
         (self.applied_position, self.applied_time) = (entry.position, entry.time);
+        if let Payload::Membership(membership) = &entry.payload {
+            self.feature_level = membership.feature_level;
+        }
         self.sessions.expire_idle(entry.time);
         self.machine.advance(self.machine_time());
     }
@@ -158,7 +164,7 @@ impl<M: StateMachine> Applier<M> {
         command: &[u8],
     ) -> Outcome {
         let Position { index, term } = entry.position;
-        let context = Context { index, term, time: self.machine_time() };
+        let context = Context { index, term, time: self.machine_time(), feature_level: self.feature_level };
         let first_answer = match self.sessions.lookup(index, entry.time, session, seq, first_outstanding) {
             CommandState::New => None,
             CommandState::Executed(answer) => Some(answer),
@@ -235,6 +241,7 @@ impl<M: StateMachine> Applier<M> {
             time: self.applied_time,
             digest: self.digest,
             sessions: self.sessions.count(),
+            feature_level: self.feature_level,
         }
     }
 
@@ -280,6 +287,7 @@ impl<M: StateMachine> Applier<M> {
     /// Completes a restore: sets position and time, and checks sessions and digest against `header`.
     pub(super) fn finish_restore(&mut self, header: &StateHeader) -> Result<(), Malformed> {
         (self.applied_position, self.applied_time) = (header.position, header.time);
+        self.feature_level = header.feature_level;
         if self.mutants.breaks(Mutant::AdvanceTimeBeforeDigest) {
             self.machine.advance(self.machine_time());
         }

@@ -14,6 +14,8 @@ pub struct StateHeader {
     pub digest: u64,
     /// Number of open sessions, which the restored state must have.
     pub sessions: u64,
+    /// The feature level of the cluster at `position`.
+    pub feature_level: u16,
 }
 
 /// A chunk of a serialized frozen state. All chunks of the sessions come before those of the machine.

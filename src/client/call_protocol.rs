@@ -463,8 +463,10 @@ impl CallProtocol {
                 self.connection = None;
                 self.schedule_attempt(now);
             }
-            // A node with a higher size limit may have accepted an earlier attempt.
-            Refusal::TooLarge { .. } | Refusal::Malformed if self.call.outcome_uncertain => {
+            // A node with a higher size limit, or a later leader, may have accepted an earlier attempt.
+            Refusal::TooLarge { .. } | Refusal::Malformed | Refusal::NotEnabled { .. }
+                if self.call.outcome_uncertain =>
+            {
                 return Err(self.fail_with_refusal(now, refusal));
             }
             Refusal::TooLarge { .. }
@@ -473,6 +475,7 @@ impl CallProtocol {
             | Refusal::UnsafeChange { .. }
             | Refusal::SnapshotGone
             | Refusal::NotSupported
+            | Refusal::NotEnabled { .. }
             | Refusal::TransferTimedOut { .. } => return Err(ClientError::Rejected(refusal)),
         }
         self.call.failures.refusal = Some(refusal);

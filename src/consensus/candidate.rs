@@ -245,6 +245,8 @@ impl Candidate {
             | Message::ReadIndexRequest { .. }
             | Message::ReadIndexResponse { .. }
             | Message::StaleTerm => NextRole::Stay,
+            #[cfg(feature = "next-version")]
+            Message::NextVersionNotice => NextRole::Stay,
         }
     }
 }

@@ -187,6 +187,8 @@ impl Follower {
                 me.send_when_durable(from, Message::LostAcknowledgedResponse { upto });
             }
             Message::TimeoutNow | Message::ReadIndexRequest { .. } => {}
+            #[cfg(feature = "next-version")]
+            Message::NextVersionNotice => {}
             // Handled before, in whatever role.
             Message::RequestLostEntries { .. } | Message::LostEntries { .. } | Message::RecordedClaim { .. } => {}
             // Answers to requests that this node sent in another role.

@@ -17,6 +17,7 @@
 //! so that all acknowledgments and proposals of one batch share one append, one commit message and one round of reads.
 
 mod appends;
+mod feature_level;
 mod invariants;
 mod members;
 mod transfer;
@@ -410,6 +411,8 @@ impl Leader {
             | Message::LostEntries { .. }
             | Message::ReadIndexResponse { .. }
             | Message::StaleTerm => {}
+            #[cfg(feature = "next-version")]
+            Message::NextVersionNotice => {}
         }
         NextRole::Stay
     }
@@ -525,6 +528,10 @@ impl Leader {
                 me.send(*peer, Message::LostAcknowledged { upto });
             }
             me.send(*peer, Message::Heartbeat { commit, round, time });
+            #[cfg(feature = "next-version")]
+            if me.options.versions == crate::types::Versions::NEXT {
+                me.send(*peer, Message::NextVersionNotice);
+            }
         }
     }
 

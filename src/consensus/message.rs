@@ -190,6 +190,9 @@ pub enum Message {
     },
     /// Makes the receiver campaign at once: the leader transfers the leadership to it (thesis §3.10).
     TimeoutNow,
+    /// A message of the next version of the protocol, which only tests send: a leader sends it with each heartbeat.
+    #[cfg(feature = "next-version")]
+    NextVersionNotice,
     /// Requests a read index from the leader: the index up to which the follower must have applied the log before it
     /// serves reads (thesis §6.4).
     ReadIndexRequest {
@@ -238,6 +241,8 @@ impl Message {
             | Message::TimeoutNow
             | Message::ReadIndexResponse { .. }
             | Message::LostAcknowledged { .. } => true,
+            #[cfg(feature = "next-version")]
+            Message::NextVersionNotice => true,
             Message::RequestVote { .. }
             | Message::RequestVoteResponse { .. }
             | Message::AppendResponse { .. }
@@ -276,6 +281,8 @@ impl Message {
             | Message::RequestLostEntries { .. }
             | Message::ReadIndexRequest { .. }
             | Message::StaleTerm => false,
+            #[cfg(feature = "next-version")]
+            Message::NextVersionNotice => false,
         }
     }
 
@@ -301,6 +308,8 @@ impl Message {
             | Message::ReadIndexResponse { .. }
             | Message::StaleTerm => true,
             Message::InstallSnapshot(_) | Message::LostEntries { .. } => false,
+            #[cfg(feature = "next-version")]
+            Message::NextVersionNotice => false,
         }
     }
 }

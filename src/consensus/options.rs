@@ -1,7 +1,7 @@
 //! The options of the consensus core: timeouts, limits and the reserved disk space.
 
 use crate::limits;
-use crate::types::Mutants;
+use crate::types::{Mutants, Versions};
 use std::time::Duration;
 
 /// The options of the consensus core. All nodes of a cluster should have the same timeouts.
@@ -48,6 +48,8 @@ pub struct Options {
     /// How long the only founder of a cluster waits before it accepts commands. If this node was a member of an
     /// existing log, other members of that log have this time to dial it.
     pub sole_founder_wait: Duration,
+    /// The versions that this node's program supports.
+    pub versions: Versions,
     /// The safety rules that a test breaks on purpose; none outside tests.
     pub mutants: Mutants,
 }
@@ -70,6 +72,7 @@ impl Default for Options {
             founding_wait: Duration::from_secs(5),
             force_founding: false,
             sole_founder_wait: Duration::from_millis(600),
+            versions: Versions::CURRENT,
             mutants: Mutants::NONE,
         }
     }

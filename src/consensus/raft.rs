@@ -17,6 +17,7 @@
 
 mod receiving;
 mod snapshots;
+mod versions;
 
 use super::candidate::Candidate;
 use super::disk_room::DiskRoom;

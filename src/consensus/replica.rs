@@ -33,7 +33,7 @@ use super::rules::{membership, replication};
 use crate::codec;
 use crate::types::{
     ClusterTime, DiskId, Entry, HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Time,
-    Vote, Write, WriteId,
+    Versions, Vote, Write, WriteId,
 };
 pub use lost_entries::{KeptEntries, KeptFragment};
 use rand::rngs::SmallRng;
@@ -123,6 +123,8 @@ pub struct Replica {
     pub founding: Founding,
     /// The disk ids of this node and of the peers that presented theirs.
     known_disks: BTreeMap<NodeId, DiskId>,
+    /// The versions that each member announced when it last connected.
+    announced_versions: BTreeMap<NodeId, Versions>,
     /// The claims of each peer about its disk, since this process started.
     claims: PeerClaims,
     /// The term at the start of the process.
@@ -196,6 +198,7 @@ impl Replica {
             room: DiskRoom::AMPLE,
             is_founder,
             founding: Founding::default(),
+            announced_versions: BTreeMap::new(),
             claims: PeerClaims::default(),
             recovered_term: recovered.hard_state.term,
             known_disks: recovered.disk.map(|disk| (id, disk)).into_iter().collect(),

@@ -284,7 +284,9 @@ mod request;
 mod response;
 
 pub(super) use cursor::{Pair, put_pair, read_pair};
-pub(super) use request::read_key;
+#[cfg(feature = "next-version")]
+pub use request::COMMAND_KIND_PUT_LEVEL_2;
+pub(super) use request::{needed_level, read_key};
 pub(super) use response::{ANSWER_KIND_PAIRS, ANSWER_KIND_VALUE, AnswerList, put_optional_blob};
 
 #[cfg(test)]

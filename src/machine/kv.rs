@@ -409,11 +409,19 @@ impl StateMachine for Kv {
         KIND
     }
 
-    fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
+    fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
+        // An older program on another node does not know the command.
+        if Kv::needed_level(command) > context.feature_level {
+            return Answer::Malformed.encode();
+        }
         match Command::decode(command) {
             Ok(command) => self.execute(&command).encode(),
             Err(_) => Answer::Malformed.encode(),
         }
+    }
+
+    fn needed_level(command: &[u8]) -> u16 {
+        commands::needed_level(command)
     }
 
     fn frees_space(command: &[u8]) -> bool {

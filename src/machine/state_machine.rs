@@ -16,6 +16,9 @@ pub struct Context {
     /// The time of the entry that holds the command, by the cluster's clock: the time of the last call of
     /// [`StateMachine::advance`].
     pub time: ClusterTime,
+    /// The feature level of the cluster at this entry. A command of a later level must be treated as one that the machine
+    /// does not know: an older program on another node does not know it.
+    pub feature_level: u16,
 }
 
 /// A deterministic state machine: the same commands in the same order yield the same state and the same answers on
@@ -67,6 +70,15 @@ pub trait StateMachine: Send + 'static {
         Self: Sized,
     {
         false
+    }
+
+    /// The feature level that a command needs. The leader refuses a command of a later level than the cluster's, and calls
+    /// this before it appends the command, so the result depends on the command alone.
+    fn needed_level(_command: &[u8]) -> u16
+    where
+        Self: Sized,
+    {
+        1
     }
 
     /// Answers a query and changes nothing. The limit on answers in [`StateMachine::apply`] applies here too.

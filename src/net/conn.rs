@@ -36,6 +36,8 @@ pub struct Conn {
     pub token: Token,
     /// What the connection is used for, and by which peer or client.
     pub role: Role,
+    /// The version of the protocol that the handshake has agreed on; 0 before.
+    pub version: u16,
     /// The current phase. It moves forward only, through [`Conn::close_after_output`] and [`Conn::drain`].
     phase: ConnPhase,
     /// Output that the socket has not accepted yet.
@@ -97,6 +99,7 @@ impl Conn {
             stream,
             token,
             role,
+            version: 0,
             phase: ConnPhase::Open,
             output: OutputLanes::default(),
             unanswered_requests: 0,
@@ -225,7 +228,7 @@ impl Conn {
             // The timeout is for one frame. A new one starts if the next frame is incomplete.
             self.timeout_started_at = None;
         }
-        role::decode_frame(self.role, frame).map(Some)
+        role::decode_frame(self.role, self.version, frame).map(Some)
     }
 
     /// The unprocessed input of a gateway connection. An empty buffer keeps no memory allocated.

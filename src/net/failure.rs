@@ -80,6 +80,9 @@ impl ConnectionFailure {
                     needs_operator,
                 )
             }
+            WireError::NoCommonVersion { .. } => {
+                ConnectionFailure::new(HelloRejection::Version.label(), error.to_string(), true)
+            }
             WireError::Malformed(description) => ConnectionFailure::new("rejected", description.to_string(), true),
             _ if encrypted => {
                 ConnectionFailure::new("protocol", format!("the bytes received are not valid: {error}"), true)

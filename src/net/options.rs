@@ -2,6 +2,7 @@
 
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::secure::Keys;
+use crate::types::Versions;
 use std::time::Duration;
 
 /// Limits and timeouts of a node's connections.
@@ -48,6 +49,8 @@ pub struct Options {
     pub peer_unsent_bytes_max: u32,
     /// The name of this node's state machine, compared with that of each peer; empty for no comparison.
     pub machine_kind: &'static str,
+    /// The versions that this node supports and announces to its peers.
+    pub versions: Versions,
     /// The TLS certificates. If set, every connection is encrypted, and each peer must present a certificate.
     pub keys: Option<Keys>,
     /// Maximum bytes read from one connection before other connections are served.
@@ -74,6 +77,7 @@ impl Default for Options {
             peer_output_bytes_max: 16 << 20,
             peer_unsent_bytes_max: 128 << 10,
             machine_kind: "",
+            versions: Versions::CURRENT,
             keys: None,
             read_budget_bytes: 1 << 20,
         }

@@ -37,15 +37,15 @@ pub enum DecodedFrame {
     Request(NumberedRequest),
 }
 
-/// Decodes a frame. A kind of frame that the role may not receive is an error, after which the connection is closed.
-pub fn decode_frame(role: Role, frame: Frame) -> Result<DecodedFrame, WireError> {
+/// Decodes a frame, on a connection of a peer by the version of the protocol that the handshake has agreed on. A kind of frame that the role may not receive is an error, after which the connection is closed.
+pub fn decode_frame(role: Role, version: u16, frame: Frame) -> Result<DecodedFrame, WireError> {
     match (role, frame.kind) {
         (Role::Handshaking, FrameKind::Hello) => Ok(DecodedFrame::Hello(Hello::read(frame)?)),
         (Role::Connecting(_), FrameKind::Welcome | FrameKind::Refused) => {
             Ok(DecodedFrame::Welcome(Welcome::read(frame)?))
         }
         (Role::InboundPeer(_), FrameKind::Raft | FrameKind::Forward | FrameKind::Answer) => {
-            Ok(DecodedFrame::Peer(PeerFrame::read(frame)?))
+            Ok(DecodedFrame::Peer(PeerFrame::read(frame, version)?))
         }
         (Role::Client(_), FrameKind::Request) => Ok(DecodedFrame::Request(read_request_frame(frame)?)),
         (_, kind) => Err(WireError::UnexpectedFrameKind(kind as u8)),

@@ -90,7 +90,7 @@ impl Net {
         let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER_TOKEN)?);
         let listener = Listener::register(poll.registry(), LISTENER_TOKEN, listener)?;
         Ok(Net {
-            membership: MembershipView::new(me, options.machine_kind, addresses),
+            membership: MembershipView::new(me, (options.machine_kind, options.versions), addresses),
             peer_links: PeerLinks::new(me.node, &options, waker.clone()),
             connections: Connections::new(options.clients_memory_bytes_max),
             options,

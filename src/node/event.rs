@@ -22,7 +22,9 @@ use crate::apply;
 use crate::consensus::message::{Envelope, SnapshotChunk};
 use crate::consensus::note::Note;
 use crate::scrub::{ScrubOrder, ScrubReport};
-use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Membership, NodeId, Position, SnapshotPoint, Write};
+use crate::types::{
+    ClusterTime, DiskId, Entry, Index, LogId, Membership, NodeId, Position, SnapshotPoint, Versions, Write,
+};
 use crate::wal::report as wal;
 use bytes::Bytes;
 
@@ -61,6 +63,13 @@ pub enum Event {
         peer: NodeId,
         /// The id of the peer's disk.
         disk: DiskId,
+    },
+    /// A peer has connected to this node, and announced the versions that its program supports.
+    PeerVersionsLearned {
+        /// The peer, whose connection was accepted.
+        peer: NodeId,
+        /// The versions that its program supports.
+        versions: Versions,
     },
     /// A peer that knows this node by its id and address holds another log than this node, or this node holds no log.
     PeerLogDiffers {

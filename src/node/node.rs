@@ -24,6 +24,7 @@ mod output;
 mod queries;
 mod snapshots;
 mod status;
+mod versions;
 
 use super::admin_waiters::AdminWaiters;
 use super::applier_queries::ApplierQueries;
@@ -39,7 +40,7 @@ use super::snapshot_reads::SnapshotReads;
 use super::snapshot_sender::SnapshotSender;
 use super::space::{self, DiskSpace};
 use super::stats::Stats;
-use crate::api::{Consistency, Refusal, Reply, Request};
+use crate::api::{Consistency, Op, Refusal, Reply, Request};
 use crate::apply::Report as ApplierReport;
 use crate::consensus::Raft;
 use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time, WriteId};
@@ -205,10 +206,9 @@ impl Node {
             Event::ForwardAnswered { from, id, reply } => self.handle_forward_answer(now, from, id, reply),
             // The request had no effect. A retry at once would find the same link, as full or as broken.
             Event::ForwardNotSent { to, id } => {
-                self.forwarded_requests
-                    .take_answered(to, id)
-                    .into_iter()
-                    .for_each(|client_request| self.refuse(client_request, Refusal::Busy));
+                if let Some(client_request) = self.forwarded_requests.take_answered(to, id) {
+                    self.refuse(client_request, Refusal::Busy);
+                }
             }
             // The peer is running, and may still lead: the core need not know that the connection was replaced.
             Event::AnswersLost(peer) => {
@@ -225,6 +225,7 @@ impl Node {
                     self.compaction.record_disk_has_room();
                 }
             }
+            Event::PeerVersionsLearned { peer, versions } => self.raft.learn_versions(peer, versions),
             Event::PeerDiskLearned { peer, disk } => self.raft.learn_disk_id(peer, disk),
             Event::PeerLogDiffers { peer, log } => self.handle_differing_log(peer, log),
             // Without a possible transfer target the other nodes detect the loss of the leader by themselves.
@@ -321,7 +322,6 @@ impl Node {
             Request::Propose { op } if self.raft.leads() && !self.has_room_for_command(now, op) => {
                 self.refuse(client_request, Refusal::NoSpace);
             }
-            // No client is told of success before a quorum has the entry on disk.
             Request::Propose { op } if self.raft.leads() => {
                 let op = op.clone();
                 self.propose(now, client_request, op);
@@ -345,17 +345,6 @@ impl Node {
         }
     }
 
-    /// Appends a command to the log. This node is the leader.
-    fn propose(&mut self, now: Time, client_request: ClientRequest, op: Bytes) {
-        match self.raft.propose(now, op) {
-            Ok(position) => {
-                self.stats.record_proposal(now);
-                self.proposals.push(position, client_request.from, client_request.id);
-            }
-            Err(refusal) => self.refuse(client_request, refusal),
-        }
-    }
-
     /// Answers a request with the status of this node.
     fn reply_with_status(&mut self, now: Time, client_request: &ClientRequest) {
         let status = Box::new(self.status(now));
@@ -375,6 +364,34 @@ impl Node {
         let fits_disks = |frees_space| self.raft.has_room_for(now, op.len() as u64, frees_space);
         (!self.disk_space.is_low() && fits_disks(false))
             || (space::op_frees_room(op, self.options.frees_space) && fits_disks(true))
+    }
+
+    /// Proposes an operation, which the caller's answer waits for. This node is the leader.
+    fn propose(&mut self, now: Time, client_request: ClientRequest, op: Bytes) {
+        // Before a command of a later level is in the log, every member's program has to know it.
+        let needed = self.needed_level(&op);
+        let outcome = match (needed > self.raft.feature_level(), self.membership().feature_level) {
+            (false, _) => self.raft.propose(now, op),
+            (true, level) if needed > level => Err(Refusal::NotEnabled { needed, level }),
+            // The level may be committed in a moment, or is, and this new leader does not know it yet.
+            (true, _) => Err(Refusal::Busy),
+        };
+        match outcome {
+            // No client is told of success before a quorum has the entry on disk.
+            Ok(position) => {
+                self.stats.record_proposal(now);
+                self.proposals.push(position, client_request.from, client_request.id);
+            }
+            Err(refusal) => self.refuse(client_request, refusal),
+        }
+    }
+
+    /// The feature level that an operation needs; 1 if it is no command.
+    fn needed_level(&self, op: &[u8]) -> u16 {
+        match Op::read(op) {
+            Ok(Op::Execute { command, .. }) => (self.options.needed_level)(command),
+            _ => 1,
+        }
     }
 
     /// Starts a membership change or a leadership transfer. This node is the leader.

@@ -64,6 +64,9 @@ pub struct Options {
     /// Whether an encoded command only frees space, as the state machine defines it. Such commands are accepted on a
     /// full disk.
     pub frees_space: fn(&[u8]) -> bool,
+    /// The feature level that an encoded command needs, as the state machine defines it. A command of a later level than
+    /// the cluster's is refused.
+    pub needed_level: fn(&[u8]) -> u16,
     /// The safety rules that are broken on purpose: none, outside tests.
     pub mutants: Mutants,
 }
@@ -91,6 +94,7 @@ impl Default for Options {
             scrub_interval: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             apply_batch_bytes_max: 256 << 10,
             frees_space: |_| false,
+            needed_level: |_| 1,
             mutants: Mutants::NONE,
         }
     }

@@ -17,6 +17,7 @@ use crate::machine::state_machine::StateMachine;
 use crate::net::sockets::Identity;
 use crate::node::node::{Node, NodeStart};
 use crate::node::start::start;
+use crate::snapshot::store::check_known_formats;
 use crate::snapshot::{Snapshot, Store};
 use crate::snapshotting::{SnapshotRestore, reconcile_with_log, to_node_fault};
 use crate::types::Run;
@@ -106,9 +107,6 @@ pub fn recover_directory(
     let path = config.data.display().to_string();
     let lock = existing_lock.map_or_else(|| lock_directory(config, &data_disk), Ok)?;
     let reserve = Ballast::new(data_disk.clone(), config.effective_reserve_bytes());
-    if config.effective_reserve_bytes() == 0 {
-        reserve.remove_for_log()?;
-    }
     let contents = match read_directory(config, &data_disk, &path, &reserve, progress) {
         Err(Fault::Full { file }) if reserve.remove_for_log()? => {
             log::warn!(node = config.id.get(); "no space left for {file}: the reserve is freed for it");
@@ -116,6 +114,10 @@ pub fn recover_directory(
         }
         result => result?,
     };
+    // Not before the directory was read: a refused start changes nothing.
+    if config.effective_reserve_bytes() == 0 {
+        reserve.remove_for_log()?;
+    }
     let DirectoryContents { owner, identity_note, wal_disk, journal, recovered_log, store, snapshot } = contents;
     for note in identity_note.iter().chain(&recovered_log.repair_note) {
         log::warn!(node = config.id.get(); "{note}");
@@ -215,16 +217,19 @@ fn read_directory(
     wal_options.segment_bytes = config.segment_bytes;
     wal_options.torn_tail = config.torn_tail;
     wal_options.repairs_damage = config.repair;
+    wal_options.feature_level_max = config.versions.feature_level_max;
     // An unreadable page ends the process, and its next start reads all files before they are mapped.
     sigbus::set_exit_code(if config.repair { 75 } else { 5 });
     let founding_point =
         SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: config.founding_membership() };
     // Once the node is founded, a missing journal is lost and must not be created anew: this node may have voted.
     let founding_point = (!owner.journal_created).then_some(&founding_point);
-    let store = Store::open(open_disk(&config.data.join("snapshots"), sync_mode(config))?, owner.cluster)
-        .map_err(to_node_fault)?;
+    let snapshot_disk = open_disk(&config.data.join("snapshots"), sync_mode(config))?;
+    check_known_formats(&snapshot_disk, config.versions.feature_level_max).map_err(to_node_fault)?;
     let foreign_snapshot = match &identity_damage {
-        Some(_) => store.find_foreign_snapshot().map_err(to_node_fault)?,
+        Some(_) => Store::open(snapshot_disk.clone(), owner.cluster)
+            .and_then(|store| store.find_foreign_snapshot())
+            .map_err(to_node_fault)?,
         None => None,
     };
     let contradiction = foreign_snapshot.map(|name| format!("{name} belongs to another cluster than the segments"));
@@ -233,6 +238,10 @@ fn read_directory(
     let (mut journal, mut recovered_log) =
         Journal::open_with(wal_disk.clone(), wal_options, founding_point, read_mode)?;
     journal.set_reserve(reserve.clone());
+    // Only now: it removes unfinished snapshots, and a refused start changes nothing.
+    let store = Store::open(snapshot_disk, owner.cluster)
+        .map_err(to_node_fault)?
+        .with_feature_level_max(config.versions.feature_level_max);
     let newest_snapshot = store.find_newest(&progress.begin_stage("snapshot checked")).map_err(to_node_fault)?;
     let snapshot = reconcile_with_log(&mut journal, &mut recovered_log, newest_snapshot)?;
     check_cluster(config, &owner, &recovered_log, path)?;
@@ -389,9 +398,10 @@ pub fn build_node<M: StateMachine>(
     let node_start = NodeStart { now, disk: Some(identity.disk), applied, snapshot: newest, random, prefetch };
     options.cluster = identity.cluster;
     options.frees_space = M::frees_space;
+    options.needed_level = M::needed_level;
     options.fsync = config.fsync;
     // Without a configured reserve, the node still keeps space for one more segment.
     let reserve_bytes = config.effective_reserve_bytes().max(config.segment_bytes);
-    let consensus_options = consensus::Options { reserve_bytes, ..config.consensus.clone() };
+    let consensus_options = consensus::Options { reserve_bytes, versions: config.versions, ..config.consensus.clone() };
     Ok((start(identity.node, recovered_log, consensus_options, options, node_start), applier))
 }

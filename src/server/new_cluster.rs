@@ -14,7 +14,9 @@ use crate::snapshot::Store;
 use crate::snapshotting::restore::{chunk_of, snapshot_header};
 use crate::snapshotting::start::base_after_snapshot;
 use crate::snapshotting::to_node_fault;
-use crate::types::{ClusterId, DiskId, HardState, Index, LogId, Member, Membership, NodeId, Position, Write, WriteId};
+use crate::types::{
+    ClusterId, DiskId, HardState, Index, LogId, Member, Membership, NodeId, Position, Versions, Write, WriteId,
+};
 use crate::wal::identity::{FILE_NAME as IDENTITY, Identity};
 use crate::wal::sync_marker::to_fault;
 use crate::wal::{self, Journal};
@@ -91,7 +93,10 @@ pub fn write_new_cluster<M: StateMachine>(
     applier.end_snapshot();
     writer.finish().map_err(to_node_fault)?;
 
-    let options = wal::Options::new(first.node, cluster, disk);
+    let options = wal::Options {
+        feature_level_max: Versions::COMPILED.feature_level_max,
+        ..wal::Options::new(first.node, cluster, disk)
+    };
     let mut journal =
         Journal::open(open_disk(&directory.join("wal"))?, options, Some(&base_after_snapshot(&header)))?.0;
     let hard_state = Some(HardState { term: position.term, vote: None, promised_position: Position::ZERO });

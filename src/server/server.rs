@@ -88,8 +88,7 @@ impl<M: StateMachine> Server<M> {
         if let Some(summary) = progress.end() {
             log::info!(node = config.id.get(); "{summary}; {entry_count} entries are in the log");
         }
-        let net_options = crate::net::options::Options { machine_kind, ..config.net.clone() };
-        let mut net = Net::open(identity, native, config.peers.clone(), net_options)?;
+        let mut net = Net::open(identity, native, config.peers.clone(), config.net_options(machine_kind))?;
         let gateways = open_gateways(&config, &mut net, redis, http)?;
         if config.listen.is_none() {
             net.set_default_listen_address(listen_address);

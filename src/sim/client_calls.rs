@@ -5,6 +5,7 @@ use super::clients::RequestAttempt;
 use super::event::SimEvent;
 use super::linked_client::FIRST_LINKED_CLIENT;
 use super::operator::OPERATOR_CLIENT;
+use super::upgrades::UPGRADE_CLIENT;
 use super::world::World;
 use crate::node::{Caller, Event};
 use crate::types::{NodeId, Time};
@@ -25,6 +26,9 @@ impl World {
     pub(super) fn receive_reply(&mut self, client: u64, bytes: Bytes) -> checks::Result<()> {
         let (id, reply) = read_reply_frame(decode_frame(bytes)?)
             .map_err(|error| format!("the reply frame of a node cannot be decoded: {error}"))?;
+        if client == UPGRADE_CLIENT {
+            return Ok(());
+        }
         if client == OPERATOR_CLIENT {
             return self.answer_operator(id, reply);
         }

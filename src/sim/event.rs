@@ -50,6 +50,8 @@ pub(super) enum SimEvent {
     FaultInjection,
     /// The operator decides on its next action.
     OperatorTurn,
+    /// A machine is restarted with another version, or the feature level is raised.
+    UpgradeTurn,
     /// A process ends that has received the signal to shut down.
     ProcessEnd { at: NodeId, incarnation: u64 },
     /// A node handles the events that it has received since it last ran, and sends and writes the results.
@@ -84,7 +86,8 @@ impl SimEvent {
             SimEvent::ProcessStart { .. }
             | SimEvent::ClientWakeup { .. }
             | SimEvent::FaultInjection
-            | SimEvent::OperatorTurn => None,
+            | SimEvent::OperatorTurn
+            | SimEvent::UpgradeTurn => None,
         }
     }
 
@@ -109,7 +112,8 @@ impl SimEvent {
             | SimEvent::Deadline { at, .. } => Some(*at),
             SimEvent::ClientLink { at, .. } => *at,
             SimEvent::ProcessStart { .. } | SimEvent::ClientReply { .. } | SimEvent::ClientWakeup { .. } => None,
-            SimEvent::FaultInjection | SimEvent::OperatorTurn | SimEvent::ProcessEnd { .. } => None,
+            SimEvent::FaultInjection | SimEvent::OperatorTurn | SimEvent::UpgradeTurn => None,
+            SimEvent::ProcessEnd { .. } => None,
         }
     }
 }

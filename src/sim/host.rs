@@ -7,6 +7,7 @@ use super::peer_connection::{InboundConnection, OutboundConnection};
 use super::scenario::Scenario;
 use crate::admission::{Admission, Identity};
 use crate::apply::Applier;
+use crate::consensus;
 use crate::disk::Meter;
 use crate::machine::state_machine::StateMachine;
 use crate::machine::{KIND, Kv};
@@ -15,9 +16,10 @@ use crate::node::prefetch::Prefetch;
 use crate::node::{self, DurableSnapshot, Node};
 use crate::scrub::ScrubPass;
 use crate::scrub::pass::Unthrottled;
+use crate::snapshot::store::check_known_formats;
 use crate::snapshot::{Snapshot, Store};
 use crate::snapshotting::{SnapshotRestore, SnapshotWorker, reconcile_with_log, to_node_fault};
-use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position, Run, SnapshotPoint, Time, Write};
+use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position, Run, SnapshotPoint, Time, Versions, Write};
 use crate::wal::identity::Identity as Owner;
 use crate::wal::identity_recovery::{
     RestoredIdentity, restore_identity, uncertain_identity_fault, write_restored_identity,
@@ -184,6 +186,10 @@ pub struct Host {
     pub paused_until: Time,
     /// The additional time that the next sync takes; zero if there is none.
     pub sync_stall: Duration,
+    /// The versions of the program that the machine runs, or has run last.
+    pub versions: Versions,
+    /// Whether the machine has met a feature level that only the next version knows.
+    pub needs_next_version: bool,
     /// Whether a file of the machine's journal, or its identity file, was damaged: the machine may refuse to start for
     /// good.
     pub has_damaged_file: bool,
@@ -219,6 +225,8 @@ impl Host {
             incarnation: 0,
             paused_until: Time::ZERO,
             sync_stall: Duration::ZERO,
+            versions: Versions::CURRENT,
+            needs_next_version: false,
             has_damaged_file: false,
             damaged_segment: None,
             may_sync_falsely: false,
@@ -249,16 +257,18 @@ impl Host {
 
     /// The log, term and vote that recovery would find if the power failed now and no unsynced write survived.
     pub fn durable_image(&self, scenario: &Scenario) -> Result<DiskImage, Fault> {
-        read_disk_image(&self.open_journal(scenario, self.disk.durable_copy(), (false, false))?.1)
+        read_disk_image(&self.open_journal(scenario, self.disk.durable_copy(), (false, false), Versions::COMPILED)?.1)
     }
 
     /// Opens the journal, or creates the journal if there is none. With `is_founded` a missing journal is an error,
     /// since this directory once had one. With `repairs` a damaged journal is repaired.
+    /// `versions` are those of the program that opens it.
     fn open_journal(
         &self,
         scenario: &Scenario,
         disk: SimDisk,
         (is_founded, repairs): (bool, bool),
+        versions: Versions,
     ) -> Result<(Journal<SimDisk>, wal::RecoveredLog), Fault> {
         let membership = if self.is_founder { scenario.founding_membership() } else { Membership::default() };
         let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
@@ -266,6 +276,7 @@ impl Host {
             segment_bytes: scenario.segment_bytes,
             mutants: scenario.mutants,
             repairs_damage: repairs,
+            feature_level_max: versions.feature_level_max,
             ..wal::Options::new(self.id, CLUSTER_ID, self.disk_id)
         };
         Journal::open(disk, options, Some(&base).filter(|_| !is_founded))
@@ -302,15 +313,26 @@ impl Host {
         Ok((owner, false))
     }
 
+    /// Whether the machine runs the next version, where versions are mixed.
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.versions == Versions::COMPILED
+    }
+
     /// Opens the identity file, the journal and the snapshots, and creates those that are missing. After a failure for
     /// lack of disk space, the call may be repeated.
     fn open_directory(&self, scenario: &Scenario, ballast: &Ballast<SimDisk>) -> Result<DirectoryContents, Fault> {
         let (owner, is_restored) = self.claim_directory(scenario.repairs_journals)?;
-        let (mut journal, mut recovered) =
-            self.open_journal(scenario, self.disk.clone(), (owner.journal_created, scenario.repairs_journals))?;
+        check_known_formats(&self.snapshot_disk, self.versions.feature_level_max).map_err(to_node_fault)?;
+        let (mut journal, mut recovered) = self.open_journal(
+            scenario,
+            self.disk.clone(),
+            (owner.journal_created, scenario.repairs_journals),
+            self.versions,
+        )?;
         journal.set_reserve(ballast.clone());
         let store =
             Store::open(self.snapshot_disk.clone(), CLUSTER_ID).map_err(to_node_fault)?.with_mutants(scenario.mutants);
+        let store = store.with_feature_level_max(self.versions.feature_level_max);
         let newest_snapshot = store.newest().map_err(to_node_fault)?;
         let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest_snapshot)?;
         if is_restored {
@@ -336,11 +358,12 @@ impl Host {
             repair_note: recovered.repair_note.clone(),
             has_no_members: recovered.configurations.is_empty() && recovered.base.membership.members.is_empty(),
         };
-        let raft_options = scenario.raft_options(self.id);
+        let raft_options = consensus::Options { versions: self.versions, ..scenario.raft_options(self.id) };
         let options = node::Options {
             mutants: scenario.mutants,
             cluster: CLUSTER_ID,
             frees_space: Kv::frees_space,
+            needed_level: Kv::needed_level,
             ..scenario.node.clone()
         };
         let mut applier = Applier::with_options(Kv::new(), scenario.sessions).with_mutants(scenario.mutants, self.id);
@@ -379,7 +402,8 @@ impl Host {
                 disk: self.disk_id,
                 run: Run { id: seed, starts: self.incarnation + 1 },
             })
-            .with_machine_kind(KIND),
+            .with_machine_kind(KIND)
+            .with_versions(self.versions),
             outbound_connections: BTreeMap::new(),
             inbound_connections: BTreeMap::new(),
             linked_membership: Membership::default(),

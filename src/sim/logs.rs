@@ -4,6 +4,7 @@ use super::checks;
 use super::disk::SimDisk;
 use super::event::SimEvent;
 use super::host::Process;
+use super::upgrades::highest_level;
 use super::world::World;
 use crate::node::Event;
 use crate::types::digest::hash_numbers;
@@ -66,6 +67,8 @@ impl World {
         let raft = process.node.raft();
         let leading_term = raft.leads().then(|| raft.term());
         self.checks.record_write(at, &write, leading_term)?;
+        self.check_raised_level(at, &write)?;
+        let Some(process) = &mut self.hosts.get_mut(&at).expect("every node has a host").process else { return Ok(()) };
         let hash = hash_write(self.hash, &write);
         process.queued_writes.push(write);
         self.hash = hash;
@@ -89,6 +92,7 @@ impl World {
         if process.syncing {
             return Ok(());
         }
+        let highest_level = highest_level(&process.queued_writes);
         match append_queued_writes(process) {
             Ok(0) => {}
             Ok(_) => {
@@ -99,6 +103,7 @@ impl World {
                 }
                 let sync_time = sync_time + stall;
                 self.schedule_after(sync_time, SimEvent::SyncDone { at, incarnation });
+                self.check_written_level(at, highest_level)?;
             }
             Err(fault) => self.stop_process(at, &fault),
         }

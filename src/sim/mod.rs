@@ -61,6 +61,7 @@ mod scrubs;
 mod snapshot_jobs;
 mod snapshots;
 mod tasks;
+mod upgrades;
 mod values;
 #[doc(hidden)]
 pub mod violation;

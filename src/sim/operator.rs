@@ -230,7 +230,7 @@ impl ClusterView {
         let removes_a_voter = match change {
             Change::Remove(_) | Change::SetVoters(_) => true,
             Change::Add { pending_role, .. } => matches!(pending_role, PendingRole::Replace(_)),
-            Change::Promote(_) | Change::SetAddress { .. } | Change::Abort => false,
+            Change::Promote(_) | Change::SetAddress { .. } | Change::RaiseFeatureLevel(_) | Change::Abort => false,
         };
         !removes_a_voter || !self.machines.values().any(|machine| machine.is_damaged)
     }

@@ -18,8 +18,9 @@ pub enum LinkState {
     Down(Time),
     /// The peer was dialed and has not answered yet. The fields are the generation of the link and the time of dialing.
     Dialed(u64, Time),
-    /// The connection is up. The field is the generation of the link.
-    Up(u64),
+    /// The connection is up. The fields are the generation of the link, and the version of the protocol that the
+    /// handshake has agreed on.
+    Up(u64, u16),
 }
 
 impl OutboundConnection {
@@ -31,7 +32,7 @@ impl OutboundConnection {
     /// The generation of the link that the connection uses; `None` if it is down.
     pub(super) fn generation(&self) -> Option<u64> {
         match self.state {
-            LinkState::Dialed(generation, _) | LinkState::Up(generation) => Some(generation),
+            LinkState::Dialed(generation, _) | LinkState::Up(generation, _) => Some(generation),
             LinkState::Down(_) => None,
         }
     }
@@ -44,6 +45,10 @@ pub struct InboundConnection {
     pub generation: u64,
     /// The disk id with which the peer identified itself.
     pub disk: DiskId,
+    /// The version of the protocol that the handshake has agreed on.
+    pub version: u16,
+    /// The highest feature level that the peer's program knows.
+    pub feature_level_max: u16,
 }
 
 /// An end of a connection between two nodes: at the node that dialed, or at the node that was dialed.

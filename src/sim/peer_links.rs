@@ -9,9 +9,9 @@ use super::peer_connection::{ConnectionEnd, InboundConnection, LinkState, Outbou
 use super::world::World;
 use crate::admission::HelloContext;
 use crate::node::{Caller, Event};
-use crate::types::{DiskId, Membership, Mutant, NodeId};
+use crate::types::{DiskId, Membership, Mutant, NodeId, Versions};
 use crate::wire::frame::{Frame, FrameKind, FrameReader};
-use crate::wire::hello::{CallerKind, Hello, VERSION_MAX, Welcome};
+use crate::wire::hello::{CallerKind, Hello, Welcome};
 use crate::wire::peer::PeerFrame;
 use crate::wire::reason::HelloRejection;
 use bytes::{Bytes, BytesMut};
@@ -68,7 +68,7 @@ impl World {
                 let link = process.outbound_connections.get(&peer).filter(|link| link.generation() == Some(generation));
                 let Some(state) = link.map(|link| link.state) else { return Ok(()) };
                 self.schedule_redial(at, peer);
-                matches!(state, LinkState::Up(_))
+                matches!(state, LinkState::Up(..))
             }
             ConnectionEnd::Inbound => {
                 // A peer that has dialed again has abandoned its earlier connection.
@@ -154,12 +154,20 @@ impl World {
     /// Sends a frame to a peer. Without a connection the frame is lost; if it is a forwarded request, the sending node
     /// is notified.
     pub(super) fn send_frame(&mut self, from: NodeId, to: NodeId, frame: &PeerFrame) -> checks::Result<()> {
-        let mut bytes = BytesMut::with_capacity(frame.size());
-        frame.put(&mut bytes);
-        self.fold_into_hash(&bytes);
         let link = self.hosts[&from].process.as_ref().and_then(|process| process.outbound_connections.get(&to));
         let state = link.map(|link| link.state);
-        let Some(LinkState::Up(_)) = state else {
+        let connection_version = match state {
+            Some(LinkState::Up(_, version)) => Some(version),
+            _ => None,
+        };
+        let version =
+            frame.version_on(connection_version.unwrap_or(Versions::COMPILED.protocol_max), self.scenario.mutants);
+        let mut bytes = BytesMut::with_capacity(frame.size());
+        if let Some(version) = version {
+            frame.put(version, &mut bytes);
+        }
+        self.fold_into_hash(&bytes);
+        if connection_version.is_none() || version.is_none() {
             match frame {
                 PeerFrame::Forward { id, .. } => self.schedule_node_event(from, Event::ForwardNotSent { to, id: *id }),
                 PeerFrame::Answer { .. } if matches!(state, Some(LinkState::Dialed(..))) => {
@@ -171,7 +179,7 @@ impl World {
                 PeerFrame::Answer { .. } | PeerFrame::Raft(_) => {}
             }
             return Ok(());
-        };
+        }
         if self.network.must_redial(from, to) {
             self.reset_connections(from, to);
             return Ok(());
@@ -224,6 +232,8 @@ impl World {
                 continue;
             }
             let Some(process) = &self.hosts[&to].process else { return Ok(()) };
+            // A datagram may come from an earlier connection, of an earlier version: only the present one is checked.
+            let version = process.inbound_connections.get(&from).map_or(0, |inbound| inbound.version);
             let is_accepted = |inbound: &InboundConnection| match link_kind {
                 LinkKind::Stream => inbound.generation == generation,
                 // Datagrams are not tied to a connection: one from an earlier connection may arrive late.
@@ -233,14 +243,14 @@ impl World {
                 self.send_reset(from, to, generation);
                 return Ok(());
             }
-            self.handle_frame(to, from, frame)?;
+            self.handle_frame(to, from, version, frame)?;
         }
         Ok(())
     }
 
-    /// Handles a frame on an accepted connection.
-    fn handle_frame(&mut self, to: NodeId, from: NodeId, frame: Frame) -> checks::Result<()> {
-        let event = match PeerFrame::read(frame).map_err(|error| decode_error(to, from, error))? {
+    /// Handles a frame on an accepted connection of that version of the protocol.
+    fn handle_frame(&mut self, to: NodeId, from: NodeId, version: u16, frame: Frame) -> checks::Result<()> {
+        let event = match PeerFrame::read(frame, version).map_err(|error| decode_error(to, from, error))? {
             PeerFrame::Raft(envelope) => {
                 self.checks.record_learned_claims(to, &envelope.message);
                 Event::Peer(envelope)
@@ -267,8 +277,11 @@ impl World {
     /// Accepts or rejects a peer that has dialed this node, and sends the answer to the peer.
     fn handle_hello(&mut self, at: NodeId, from: NodeId, generation: u64, hello: &Hello) -> checks::Result<()> {
         let checks_disk_id = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
+        let local_time = self.hosts[&at].clock.local_time(self.now);
         let is_from_earlier_link = generation != self.network.generation(from, at);
-        let (Some(process), CallerKind::Peer { disk, .. }) = (&mut self.host(at).process, hello.caller) else {
+        let (Some(process), CallerKind::Peer { disk, feature_level_max, .. }) =
+            (&mut self.host(at).process, hello.caller)
+        else {
             return Ok(());
         };
         if is_from_earlier_link
@@ -277,7 +290,9 @@ impl World {
             return Ok(()); // a duplicate hello, or a hello of an earlier connection
         }
         let verdict = match process.admission.check_hello(hello, HelloContext::default()) {
-            Err(HelloRejection::UnknownDisk | HelloRejection::Log) if !checks_disk_id => Ok(VERSION_MAX),
+            Err(HelloRejection::UnknownDisk | HelloRejection::Log) if !checks_disk_id => {
+                hello.common_version(process.admission.versions().protocol_max).ok_or(HelloRejection::Version)
+            }
             verdict => verdict,
         };
         let differing_log = process.admission.differing_log(hello);
@@ -287,8 +302,13 @@ impl World {
         match verdict {
             Ok(version) => {
                 process.admission.build_welcome(version).put(&mut answer);
-                process.inbound_connections.insert(from, InboundConnection { generation, disk });
+                process
+                    .inbound_connections
+                    .insert(from, InboundConnection { generation, disk, version, feature_level_max });
                 let (learned_disk_id, is_unconfigured) = process.admission.admit(hello);
+                if let Some(versions) = hello.versions() {
+                    process.node.handle(local_time, Event::PeerVersionsLearned { peer: from, versions });
+                }
                 events.push(Event::AnswersLost(from));
                 events.extend(learned_disk_id.map(|disk| Event::PeerDiskLearned { peer: from, disk }));
                 if is_unconfigured {
@@ -296,7 +316,7 @@ impl World {
                 }
                 self.dial_now(at, from);
             }
-            Err(reason) => reason.put(&mut answer),
+            Err(reason) => reason.put(hello, process.admission.versions().protocol_max, &mut answer),
         }
         self.trace_line(|| format!("{at} is dialed by {from}: {verdict:?}"));
         if !self.network.is_cut(at, from) {
@@ -343,17 +363,20 @@ impl World {
         let frame = frame
             .map_err(|error| decode_error(at, peer, error))?
             .ok_or("the welcome frame of a dialed peer is incomplete")?;
-        let learned_disk_id = match Welcome::read(frame).map(|welcome| process.admission.handle_welcome(peer, &welcome))
-        {
-            Ok(Ok(learned_disk_id)) => learned_disk_id,
-            Ok(Err(_)) if !checks_disk_id => None,
-            Ok(Err(_)) | Err(_) => {
+        let accepted =
+            Welcome::read(frame).map(|welcome| (process.admission.handle_welcome(peer, &welcome), welcome.version));
+        let (learned_disk_id, version) = match accepted {
+            Ok((Ok(learned_disk_id), version)) => (learned_disk_id, version),
+            Ok((Err(_), version)) if !checks_disk_id => (None, version),
+            Ok((Err(_), _)) | Err(_) => {
                 self.close_outbound_connection(at, peer);
                 self.schedule_redial(at, peer);
                 return Ok(());
             }
         };
-        process.outbound_connections.insert(peer, OutboundConnection { state: LinkState::Up(generation), failures: 0 });
+        process
+            .outbound_connections
+            .insert(peer, OutboundConnection { state: LinkState::Up(generation, version), failures: 0 });
         learned_disk_id.map_or(Ok(()), |disk| self.deliver_event(at, Event::PeerDiskLearned { peer, disk }))
     }
 
@@ -396,7 +419,7 @@ impl World {
             process.admission.handle_disconnect(peer);
         }
         if inbound_connection.is_some()
-            || outbound_connection.is_some_and(|link| matches!(link.state, LinkState::Up(_)))
+            || outbound_connection.is_some_and(|link| matches!(link.state, LinkState::Up(..)))
         {
             process.node.handle(local_time, Event::PeerLost(peer));
             let incarnation = self.hosts[&at].incarnation;

@@ -134,6 +134,7 @@ impl World {
             && logs_are_compacted
             && self.has_leader()
             && self.members_are_settled()
+            && self.upgrade_is_finished()
             && self.clients.values().all(Client::is_done)
             && self.linked_clients.values().all(LinkedClient::is_done)
             && self.pipelines_are_done()

@@ -34,6 +34,10 @@ pub struct WorldReport {
     pub progress_windows: u64,
     /// How many starts failed for lack of disk space.
     pub disk_full_starts: u64,
+    /// How many times a machine has refused a feature level that its version does not know.
+    pub refused_levels: u64,
+    /// How many configurations of a raised feature level leaders have written.
+    pub raised_levels: u64,
     /// How often a machine came back without data that its disk had reported as synced.
     pub lost_writes: u64,
     /// How many damaged journals were repaired at a start.
@@ -77,6 +81,8 @@ impl WorldReport {
             pipelined_commands,
             progress_windows,
             disk_full_starts,
+            raised_levels,
+            refused_levels,
             lost_writes,
             repairs,
             pair_damages,
@@ -92,6 +98,7 @@ impl WorldReport {
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged_count} times \
              one was found damaged · {pipelined_commands} pipelined · {progress_windows} progress windows checked \
              · {disk_full_starts} starts on a full disk · {lost_writes} writes lost by a disk \
+             · {raised_levels} times the feature level was raised, {refused_levels} times refused \
              · {repairs} journals repaired · {pair_damages} times two logs damaged at once \
              · {leaderless_appends} times lost entries appended without a leader \
              · {scrub_findings} files found damaged by a check, {mended_segments} segments mended \
@@ -167,6 +174,8 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
             pipelined_commands: world.pipelines.order_checks.executed_append_count(),
             progress_windows: world.progress.windows_checked(),
             disk_full_starts: world.disk_full_starts,
+            refused_levels: world.refused_levels,
+            raised_levels: world.raised_levels,
             lost_writes: world.lost_writes,
             repairs: world.repairs,
             pair_damages: world.pair_damages,

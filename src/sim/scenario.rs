@@ -7,7 +7,7 @@ use crate::apply::sessions;
 use crate::consensus;
 use crate::limits::{CHUNK_BYTES, SESSION_IDLE_MS_MAX, SESSIONS_MAX};
 use crate::node;
-use crate::types::{Membership, Mutants, NodeId};
+use crate::types::{Membership, Mutants, NodeId, Versions};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;
@@ -134,6 +134,9 @@ pub struct Scenario {
     /// The percentage of events after which the node does not send and write its results at once, but together with
     /// those of later events. A real node also handles all events of a wake-up before it does so.
     pub batching_percent: u32,
+    /// Whether machines run two versions of the program, and the feature level is raised. Has no effect with datagrams:
+    /// one may arrive after its receiver was restarted with an older version.
+    pub mixes_versions: bool,
     /// How many pipelined connections each node has.
     pub pipelines: usize,
     /// The number of events after which the run stops while faults are injected; `None` for no limit.
@@ -347,6 +350,7 @@ impl Scenario {
             window_bytes: [4 << 10, 64 << 10, 8 << 20][rng.random_range(0..3)],
             append_bytes: [512, 4 << 10, 1 << 20][rng.random_range(0..3)],
             batching_percent: 0,
+            mixes_versions: false,
             pipelines: 0,
             step_limit: None,
             mutants: Mutants::NONE,
@@ -363,10 +367,17 @@ impl Scenario {
         scenario.batching_percent = [0, 30, 60, 90][later_rng.random_range(0..4)];
         scenario.pipelines = [0, 0, 1, 2][later_rng.random_range(0..4)];
         scenario.fault_weights.rot_snapshot = if nodes < 3 { 0 } else { [0, 0, 0, 6][later_rng.random_range(0..4)] };
+        scenario.mixes_versions = draw_mixes_versions(seed);
         // With the smallest value, every snapshot is sent in many chunks.
         scenario.node.chunk_bytes = [SENT_CHUNK_BYTES_MIN, 3000, CHUNK_BYTES][rng.random_range(0..3)];
         scenario
     }
+}
+
+/// Draws whether machines run two versions, in a build that has two.
+fn draw_mixes_versions(seed: u64) -> bool {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x7570_6772_6164_6573);
+    Versions::COMPILED != Versions::CURRENT && rng.random_range(0..3) == 0
 }
 
 fn draw_fault_weights(rng: &mut SmallRng, nodes: u64) -> FaultWeights {

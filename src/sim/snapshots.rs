@@ -14,7 +14,7 @@ use crate::snapshot::format::file_name;
 use crate::snapshot::{Header, Snapshot, Store};
 use crate::snapshotting::restore::snapshot_header;
 use crate::snapshotting::{Job, JobResult, SnapshotRestore};
-use crate::types::{ClusterTime, Index, Membership, NodeId, Position, SnapshotPoint};
+use crate::types::{ClusterTime, Index, Membership, NodeId, Position, SnapshotPoint, Versions};
 use crate::wal;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -153,7 +153,8 @@ impl Snapshots {
 impl Host {
     /// The index of the newest intact snapshot that would be left if the power failed now.
     pub(super) fn durable_snapshot_index(&self) -> Result<Option<Index>> {
-        let store = Store::open(self.snapshot_disk.durable_copy(), CLUSTER_ID);
+        let store = Store::open(self.snapshot_disk.durable_copy(), CLUSTER_ID)
+            .map(|store| store.with_feature_level_max(Versions::COMPILED.feature_level_max));
         let newest_snapshot =
             store.and_then(|store| store.newest()).map_err(|fault| format!("{}: {fault}", self.id))?;
         Ok(newest_snapshot.snapshot.map(|snapshot| snapshot.header().position.index))

@@ -76,6 +76,12 @@ pub struct World {
     pub(super) syncs: u64,
     /// How many starts failed for lack of disk space.
     pub(super) disk_full_starts: u64,
+    /// How many times the upgrade has asked a leader to raise the feature level.
+    pub(super) upgrade_requests: u64,
+    /// How many configurations of a raised feature level leaders have written.
+    pub(super) raised_levels: u64,
+    /// How many times a machine has refused a feature level that its version does not know.
+    pub(super) refused_levels: u64,
     /// How many starts recovered less than the disk had reported as synced.
     pub(super) lost_writes: u64,
     /// How many damaged journals were repaired at a start.
@@ -132,6 +138,9 @@ impl World {
             faults: 0,
             syncs: 0,
             disk_full_starts: 0,
+            upgrade_requests: 0,
+            raised_levels: 0,
+            refused_levels: 0,
             lost_writes: 0,
             repairs: 0,
             pair_damages: 0,
@@ -162,6 +171,9 @@ impl World {
         world.schedule_after(world.scenario.fault_interval, SimEvent::FaultInjection);
         if world.scenario.operator.interval.is_some() {
             world.schedule_after(Duration::from_millis(500), SimEvent::OperatorTurn);
+        }
+        if world.mixes_versions() {
+            world.schedule_after(Duration::from_millis(300), SimEvent::UpgradeTurn);
         }
         world
     }
@@ -259,6 +271,7 @@ impl World {
             SimEvent::ClientWakeup { .. } => Ok(()),
             SimEvent::FaultInjection => self.inject_random_fault(),
             SimEvent::OperatorTurn => self.run_operator(),
+            SimEvent::UpgradeTurn => self.run_upgrade_turn(),
             SimEvent::ProcessEnd { at, .. } => self.end_process(at),
             SimEvent::NodeTurn { at, .. } => self.run_node(at),
             SimEvent::PipelineTurn { at, connection, adds_requests, .. } => {
@@ -279,11 +292,12 @@ impl World {
     /// Starts a machine's process, unless a process is running or the machine has refused to start.
     fn start_process(&mut self, at: NodeId) -> checks::Result<()> {
         let (scenario, now, seed) = (self.scenario.clone(), self.now, self.rng.random());
-        let host = self.host(at);
-        if host.process.is_some() || host.refused_start {
+        if self.hosts[&at].process.is_some() || self.hosts[&at].refused_start {
             return Ok(());
         }
-        match host.boot(&scenario, now, seed) {
+        self.draw_versions(at);
+        let image_before = self.image_before_start(at);
+        match self.host(at).boot(&scenario, now, seed) {
             Ok(StartResult { image, repair_note, has_no_members }) => {
                 if let Some(note) = &repair_note {
                     self.trace_line(|| format!("{at} repairs its journal: {note}"));
@@ -299,6 +313,10 @@ impl World {
                 self.run_node(at)?;
                 self.open_pipelines(at);
                 self.check_free_space(at)
+            }
+            Err(Fault::Foreign(what)) => {
+                self.trace_line(|| format!("{at} does not start: {what}"));
+                self.handle_version_refusal(at, &what, image_before)
             }
             Err(fault) => self.handle_failed_start(at, fault),
         }
@@ -350,6 +368,10 @@ impl World {
     /// Stops a process because of a disk fault, and starts it again within two seconds.
     pub(super) fn stop_process(&mut self, at: NodeId, fault: &Fault) {
         self.trace_line(|| format!("{at} stops: {fault}"));
+        if matches!(fault, Fault::Foreign(_)) && self.may_meet_unknown_level(at) {
+            self.refused_levels += 1;
+            self.host(at).needs_next_version = true;
+        }
         let how = if self.hosts[&at].disk_has_stopped() { Crash::Power } else { Crash::Kill };
         self.crash(at, how);
         let delay = Duration::from_millis(self.rng.random_range(50..2000));

@@ -10,9 +10,13 @@ use crate::types::{ClusterId, ClusterTime, Index, Membership, NodeId, Position, 
 use bytes::{BufMut, Bytes};
 use std::fmt;
 
+/// The newest version of the format that is compiled in: that of the next version, in tests of an upgrade.
+const COMPILED_VERSION_MAX: u32 = if cfg!(feature = "next-version") { FORMAT_VERSION + 1 } else { FORMAT_VERSION };
+
 /// The first bytes of every snapshot.
 pub const MAGIC: [u8; 8] = *b"drave-sn";
-/// The version of the snapshot format; a file with any other version is rejected.
+/// The version of the snapshot format; a file with any other version is rejected. The header keeps its first 16 bytes,
+/// its greatest length and its checksum in later versions, so that a later version can be told from damage.
 pub const FORMAT_VERSION: u32 = 2;
 /// The size of a header's fields before the members, in bytes.
 pub const FIXED_HEADER_BYTES: usize = 80;
@@ -79,6 +83,8 @@ pub enum FlawKind {
     Truncated,
     /// The disk cannot read the bytes at the flaw's offset.
     Unreadable,
+    /// The header is intact and has this version, which this program does not know.
+    UnknownVersion(u32),
     /// The bytes are intact, but cannot be valid here. The text says why.
     Invalid(&'static str),
 }
@@ -89,6 +95,9 @@ impl fmt::Display for Flaw {
             FlawKind::ChecksumMismatch { stored, computed } => write!(f, "stored {stored:08x} computed {computed:08x}"),
             FlawKind::Truncated => f.write_str("the file ends here"),
             FlawKind::Unreadable => f.write_str("the disk cannot read it"),
+            FlawKind::UnknownVersion(version) => {
+                write!(f, "format {version}, and this program knows format {FORMAT_VERSION}")
+            }
             FlawKind::Invalid(description) => f.write_str(description),
         }
     }
@@ -99,7 +108,7 @@ impl Header {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         out.put_slice(&MAGIC);
-        out.put_u32_le(FORMAT_VERSION);
+        out.put_u32_le(version_for_level(self.membership.feature_level));
         out.put_u32_le(0);
         out.put_u64_le(self.cluster.0);
         out.put_u64_le(self.node.get());
@@ -123,12 +132,6 @@ impl Header {
         if start[..8] != MAGIC {
             return Err(Flaw { at: 0, kind: FlawKind::Invalid("not a snapshot: it does not begin with `drave-sn`") });
         }
-        if read_u32(&start[8..]) != FORMAT_VERSION {
-            return Err(Flaw {
-                at: 8,
-                kind: FlawKind::Invalid("a version of the format that this program does not know"),
-            });
-        }
         match read_u32(&start[12..]) as usize {
             length if (FIXED_HEADER_BYTES + 8..=HEADER_BYTES_MAX).contains(&length) => Ok(length),
             _ => Err(Flaw { at: 12, kind: FlawKind::Invalid("no header is that long") }),
@@ -144,6 +147,11 @@ impl Header {
         let (stored, computed) = (read_u32(&bytes[length - 4..]), crc32fast::hash(&bytes[..length - 4]));
         if stored != computed {
             return Err(Flaw { at: 0, kind: FlawKind::ChecksumMismatch { stored, computed } });
+        }
+        // The checksum is verified before: a flipped bit in the version is damage.
+        let version = read_u32(&bytes[8..]);
+        if !(FORMAT_VERSION..=COMPILED_VERSION_MAX).contains(&version) {
+            return Err(Flaw { at: 8, kind: FlawKind::UnknownVersion(version) });
         }
         let decoded_header = Header::decode_fields(bytes.slice(16..length - 4));
         let header =
@@ -346,6 +354,11 @@ pub fn file_position(name: &str) -> Option<Position> {
     let parse_hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
     let position = Position::new(Index(parse_hex(index)?), Term(parse_hex(term)?));
     (file_name(position) == name).then_some(position)
+}
+
+/// The version in which a snapshot is written: a later one only if the feature level of its configuration allows it.
+fn version_for_level(feature_level: u16) -> u32 {
+    if cfg!(feature = "next-version") && feature_level > 1 { COMPILED_VERSION_MAX } else { FORMAT_VERSION }
 }
 
 fn read_u32(bytes: &[u8]) -> u32 {

@@ -3,7 +3,7 @@
 use super::format::{Flaw, FlawKind, PART_SUFFIX, SYNC_INTERVAL_BYTES, file_name};
 use super::report::{ADVICE_INCOMING, Fault, Result, to_damage_fault, to_fault};
 use super::snapshot::Snapshot;
-use super::verify::{read_back, read_chunk, read_header};
+use super::verify::{check_feature_level, read_back, read_chunk, read_header};
 use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Position};
 use std::io::ErrorKind;
@@ -16,6 +16,7 @@ pub struct IncomingSnapshot<D: Disk> {
     published_name: String,
     part_name: String,
     cluster: ClusterId,
+    feature_level_max: u16,
     position: Position,
     total_bytes: u64,
     received_bytes: u64,
@@ -28,7 +29,7 @@ impl<D: Disk> IncomingSnapshot<D> {
     /// before.
     pub(super) fn open(
         disk: D,
-        cluster: ClusterId,
+        (cluster, feature_level_max): (ClusterId, u16),
         position: Position,
         total_bytes: u64,
     ) -> Result<IncomingSnapshot<D>> {
@@ -60,6 +61,7 @@ impl<D: Disk> IncomingSnapshot<D> {
             published_name,
             part_name,
             cluster,
+            feature_level_max,
             position,
             total_bytes,
             received_bytes,
@@ -105,12 +107,12 @@ impl<D: Disk> IncomingSnapshot<D> {
     }
 
     /// Verifies the whole file, makes it durable and publishes it. To be called when [`IncomingSnapshot::is_complete`].
-    /// A damaged file is removed.
+    /// A damaged file is removed, and a file of a later version too.
     pub fn finish(mut self) -> Result<Snapshot> {
         self.sync()?;
         let snapshot = match self.verify_file() {
             Ok(snapshot) => snapshot,
-            Err(fault @ Fault::Damaged { .. }) => {
+            Err(fault @ (Fault::Damaged { .. } | Fault::Newer(_))) => {
                 self.abandon()?;
                 return Err(fault);
             }
@@ -135,6 +137,7 @@ impl<D: Disk> IncomingSnapshot<D> {
         let outcome = read_back(&self.file, &self.published_name, self.cluster, &Meter::default())
             .map_err(to_fault("read", &self.part_name))?;
         let (header, chain) = outcome.map_err(damage_fault)?;
+        check_feature_level(&self.published_name, &header, self.feature_level_max)?;
         let bytes = self.disk.map(&self.part_name).map_err(to_fault("map", &self.part_name))?;
         Ok(Snapshot::new(self.published_name.clone(), header, bytes, chain))
     }

@@ -1,6 +1,6 @@
 //! The faults that keep a snapshot from being read, written or received, and the advice for each.
 
-use super::format::Flaw;
+use super::format::{FORMAT_VERSION, Flaw, FlawKind};
 use crate::disk::is_too_many_open_files;
 use std::io;
 
@@ -20,6 +20,9 @@ pub enum Fault {
         /// What the operator should do, or what this node does by itself.
         advice: &'static str,
     },
+    /// The snapshot is intact, and a later version of this program has written it; the text says which.
+    #[error("{0}")]
+    Newer(String),
     /// The disk failed. It is unknown which bytes reached it, and a retry would not show it.
     #[error("{action} {file}: {source}; it is unknown which bytes reached the disk, so this node must stop")]
     Io {
@@ -60,11 +63,20 @@ pub const ADVICE_WRITTEN: &str = "This snapshot is not used, the log is kept, an
 pub const ADVICE_SAVED: &str = "This snapshot is unusable: use an older one, or save another";
 
 impl Fault {
-    /// The exit code: 5 for damaged data, 74 for I/O.
+    /// The fault of a snapshot in a format that this program does not know; `subject` names it, with its version.
+    pub(super) fn unknown_format(subject: &str, known: u32) -> Fault {
+        Fault::Newer(format!(
+            "{subject}, and this program knows up to {known}: a newer drave wrote it. Start the newer program; nothing \
+             was changed."
+        ))
+    }
+
+    /// The exit code: 5 for damaged data, 74 for I/O, 78 for a later version.
     pub fn exit_code(&self) -> i32 {
         match self {
             Fault::Damaged { .. } => 5,
             Fault::Io { .. } | Fault::Full { .. } => 74,
+            Fault::Newer(_) => 78,
         }
     }
 }
@@ -80,8 +92,13 @@ pub(super) fn to_fault(action: &'static str, file: &str) -> impl FnOnce(io::Erro
     }
 }
 
-/// Returns a conversion of flaws of `file` to [`Fault::Damaged`] with `advice`.
+/// Returns a conversion of flaws of `file` to [`Fault::Damaged`] with `advice`; a later version is [`Fault::Newer`].
 pub(super) fn to_damage_fault(file: &str, advice: &'static str) -> impl Fn(Flaw) -> Fault + Send + use<> {
     let file = file.to_owned();
-    move |flaw| Fault::Damaged { file: file.clone(), offset: flaw.at, description: flaw.to_string(), advice }
+    move |flaw| match flaw.kind {
+        FlawKind::UnknownVersion(version) if version > FORMAT_VERSION => {
+            Fault::unknown_format(&format!("{file} has format {version}"), FORMAT_VERSION)
+        }
+        _ => Fault::Damaged { file: file.clone(), offset: flaw.at, description: flaw.to_string(), advice },
+    }
 }

@@ -2,8 +2,9 @@
 
 use super::format::{ChecksumChain, Chunk, ChunkKind, Chunks, Header};
 use super::report::{ADVICE_PUBLISHED, ADVICE_SAVED, Result, to_damage_fault, to_fault};
-use super::verify::verify_snapshot_file;
+use super::verify::{check_feature_level, verify_snapshot_file};
 use crate::disk::{DiskFile, Meter};
+use crate::types::Versions;
 use bytes::Bytes;
 
 /// A verified snapshot, with its mapped file. Clones share the mapping.
@@ -26,11 +27,12 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// [`super::Fault::Damaged`], with the first wrong byte; [`super::Fault::Io`].
+    /// [`super::Fault::Damaged`], with the first wrong byte; [`super::Fault::Newer`]; [`super::Fault::Io`].
     pub fn read(name: &str, file: &impl DiskFile, bytes: Bytes, meter: &Meter) -> Result<Snapshot> {
         meter.add_total(bytes.len() as u64);
         let outcome = verify_snapshot_file(file, meter).map_err(to_fault("read", name))?;
         let (header, chain) = outcome.map_err(to_damage_fault(name, ADVICE_SAVED))?;
+        check_feature_level(name, &header, Versions::COMPILED.feature_level_max)?;
         Ok(Snapshot::new(name.to_owned(), header, bytes, chain))
     }
 

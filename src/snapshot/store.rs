@@ -7,9 +7,10 @@ use super::format::{Header, PART_SUFFIX, UNFINISHED_SUFFIX, file_name, file_posi
 use super::incoming::IncomingSnapshot;
 use super::report::{ADVICE_PUBLISHED, Fault, Result, to_damage_fault, to_fault};
 use super::snapshot::Snapshot;
-use super::verify::{read_back, read_header};
+use super::verify::{check_feature_level, read_back, read_header};
 use super::writer::Writer;
 use crate::disk::{Disk, DiskFile, Meter};
+use crate::types::feature_level::FEATURE_LEVEL_MAX;
 use crate::types::{ClusterId, Mutants, Position};
 
 /// The name of the directory in error messages.
@@ -22,6 +23,8 @@ const DAMAGED_SUFFIX: &str = ".damaged";
 pub struct Store<D> {
     disk: D,
     cluster: ClusterId,
+    /// The highest feature level that the program knows. A snapshot of a higher level is refused.
+    feature_level_max: u16,
     mutants: Mutants,
 }
 
@@ -52,12 +55,17 @@ impl<D: Disk> Store<D> {
     /// Opens the directory, which must have no other writer. Removes partly written files, and syncs the names, because
     /// a killed process may have left them unsynced.
     pub fn open(disk: D, cluster: ClusterId) -> Result<Store<D>> {
-        let store = Store { disk, cluster, mutants: Mutants::NONE };
+        let store = Store { disk, cluster, feature_level_max: FEATURE_LEVEL_MAX, mutants: Mutants::NONE };
         for name in store.file_names()?.into_iter().filter(|name| name.ends_with(UNFINISHED_SUFFIX)) {
             store.remove(&name)?;
         }
         store.disk.sync_names().map_err(to_fault("sync the directory", DIRECTORY_NAME))?;
         Ok(store)
+    }
+
+    /// The same store, of a program that knows feature levels up to `level`.
+    pub fn with_feature_level_max(self, level: u16) -> Store<D> {
+        Store { feature_level_max: level, ..self }
     }
 
     /// The same store, with rules that a test breaks on purpose.
@@ -113,6 +121,7 @@ impl<D: Disk> Store<D> {
         meter.add_total(file.size().map_err(to_fault("measure", &name))?);
         let outcome = read_back(&file, &name, self.cluster, meter).map_err(to_fault("read", &name))?;
         let (header, chain) = outcome.map_err(to_damage_fault(&name, ADVICE_PUBLISHED))?;
+        check_feature_level(&name, &header, self.feature_level_max)?;
         let bytes = self.disk.map(&name).map_err(to_fault("map", &name))?;
         Ok(Snapshot::new(name, header, bytes, chain))
     }
@@ -200,7 +209,7 @@ impl<D: Disk> Store<D> {
         for name in self.file_names()?.into_iter().filter(|name| name.ends_with(PART_SUFFIX) && *name != part_name) {
             self.remove(&name)?;
         }
-        IncomingSnapshot::open(self.disk.clone(), self.cluster, position, total_bytes)
+        IncomingSnapshot::open(self.disk.clone(), (self.cluster, self.feature_level_max), position, total_bytes)
     }
 
     /// The number of bytes by which the free disk space is too small for [`Store::open_incoming`]; 0 if the space is
@@ -238,6 +247,23 @@ impl<D: Disk> Store<D> {
         self.disk.sync_names().map_err(to_fault("sync the directory", DIRECTORY_NAME))?;
         Ok(outdated_names)
     }
+}
+
+/// Refuses published snapshots of a later format or feature level in a directory, before anything is changed: to an
+/// older program they look damaged. Reads the headers only. A damaged header is no error here.
+pub fn check_known_formats<D: Disk>(disk: &D, feature_level_max: u16) -> Result<()> {
+    let names = disk.list().map_err(to_fault("list", DIRECTORY_NAME))?;
+    for name in names.into_iter().filter(|name| file_position(name).is_some()) {
+        let file = disk.open(&name).map_err(to_fault("open", &name))?;
+        match read_header(&file).map_err(to_fault("read", &name))? {
+            Ok((header, _)) => check_feature_level(&name, &header, feature_level_max)?,
+            Err(flaw) => match to_damage_fault(&name, ADVICE_PUBLISHED)(flaw) {
+                newer @ Fault::Newer(_) => return Err(newer),
+                _damaged => {}
+            },
+        }
+    }
+    Ok(())
 }
 
 /// Whether a file is useless because the snapshot at `keep` exists: an older snapshot, or a part of one.

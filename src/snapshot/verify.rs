@@ -4,6 +4,7 @@
 //! not end the process by SIGBUS.
 
 use super::format::{CHUNK_HEADER_BYTES, ChecksumChain, Flaw, FlawKind, Header, file_name};
+use super::report::Fault;
 use crate::disk::unreadable::is_media_error;
 use crate::disk::{DiskFile, Meter};
 use crate::types::ClusterId;
@@ -100,6 +101,16 @@ fn verify_chunks(
             Ok(false) => meter.add_read(verifier.progress().map_or(0, |(_, chain)| chain.at) - offset_before),
             Err(flaw) => return Ok(Err(flaw)),
         }
+    }
+}
+
+/// Refuses a snapshot of a feature level above `level_max`: it may hold a state that this program cannot read.
+pub fn check_feature_level(name: &str, header: &Header, level_max: u16) -> Result<(), Fault> {
+    match header.membership.feature_level {
+        level if level > level_max => {
+            Err(Fault::unknown_format(&format!("snapshot {name} has feature level {level}"), u32::from(level_max)))
+        }
+        _ => Ok(()),
     }
 }
 

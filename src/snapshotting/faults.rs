@@ -8,6 +8,7 @@ use crate::wal;
 pub fn to_node_fault(fault: snapshot::Fault) -> wal::Fault {
     match fault {
         snapshot::Fault::Damaged { file, offset, description, .. } => damage_fault(&file, offset, &description),
+        snapshot::Fault::Newer(description) => wal::Fault::Foreign(description),
         snapshot::Fault::Io { action, file, source } => wal::Fault::Io { action, file, source },
         snapshot::Fault::Full { file } => wal::Fault::Full { file },
     }

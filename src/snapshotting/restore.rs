@@ -50,8 +50,7 @@ impl<M: StateMachine> SnapshotRestore<M> {
     /// Returns the applier in the restored state, the snapshot, and the base of the log after it. To be called when
     /// [`SnapshotRestore::step`] has returned `false`.
     pub fn finish(self) -> Result<(Applier<M>, Snapshot, SnapshotPoint)> {
-        let Header { position, time, digest, sessions, .. } = *self.snapshot.header();
-        let state_header = StateHeader { position, time, digest, sessions };
+        let state_header = state_header(self.snapshot.header());
         let applier = self
             .applier_restore
             .finish(&state_header)
@@ -70,6 +69,12 @@ impl<M: StateMachine> SnapshotRestore<M> {
     }
 }
 
+/// The header of the state in a snapshot.
+pub fn state_header(header: &Header) -> StateHeader {
+    let Header { position, time, digest, sessions, .. } = *header;
+    StateHeader { position, time, digest, sessions, feature_level: header.membership.feature_level }
+}
+
 /// The header for the snapshot of a state that has just been frozen.
 pub fn snapshot_header(
     cluster: ClusterId,
@@ -78,7 +83,7 @@ pub fn snapshot_header(
     configuration_index: Index,
     membership: Membership,
 ) -> Header {
-    let StateHeader { position, time, digest, sessions } = *state_header;
+    let StateHeader { position, time, digest, sessions, feature_level: _ } = *state_header;
     Header { cluster, node, position, configuration_index, time, digest, sessions, membership }
 }
 

@@ -33,6 +33,8 @@ pub enum Change {
         /// The `host:port` from now on. It must differ from the present one.
         address: String,
     },
+    /// Raises the feature level of the cluster. The level is never lowered again.
+    RaiseFeatureLevel(u16),
     /// Reverts the change in progress, unless it is committed.
     Abort,
 }
@@ -70,6 +72,9 @@ pub enum InvalidChange {
     /// Other nodes cannot dial the address.
     #[error("that address cannot be dialed: {0}")]
     UndialableAddress(#[from] AddressError),
+    /// The cluster has this feature level, which is the requested one or a higher one.
+    #[error("the cluster has feature level {0} already")]
+    LevelReached(u16),
     /// The change in progress is already being reverted.
     #[error("the change in progress is already being reverted")]
     AlreadyReverting,
@@ -110,6 +115,10 @@ impl Membership {
             Change::Promote(id) if self.is_voter(*id) => return Err(InvalidChange::AlreadyVoter(*id)),
             Change::Promote(id) => return self.enter_joint(self.voters.iter().copied().chain([*id]).collect()),
             Change::SetVoters(ids) => return self.enter_joint(ids.clone()),
+            Change::RaiseFeatureLevel(level) if *level <= self.feature_level => {
+                return Err(InvalidChange::LevelReached(self.feature_level));
+            }
+            Change::RaiseFeatureLevel(level) => next.feature_level = *level,
             Change::Abort => return Err(InvalidChange::NoChangeInProgress),
         }
         Ok(next)
@@ -266,6 +275,7 @@ mod tests {
         assert_eq!(error_of(Change::SetVoters(ids(&[1, 2, 3]))), InvalidChange::NoEffect);
         assert_eq!(error_of(Change::SetAddress { id: id(3), address: "h:3".into() }), InvalidChange::NoEffect);
         assert_eq!(error_of(Change::Abort), InvalidChange::NoChangeInProgress);
+        assert_eq!(error_of(Change::RaiseFeatureLevel(1)), InvalidChange::LevelReached(1));
         assert_eq!(membership_of(&[1]).after_change(&Change::Remove(id(1))), Err(InvalidChange::NoVoters));
         let membership_with_replacement = three_voters.after_change(&add(4, PendingRole::Unchanged)).unwrap();
         assert_eq!(

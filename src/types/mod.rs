@@ -7,10 +7,12 @@ pub mod address;
 pub mod change;
 pub mod digest;
 pub mod entry;
+pub mod feature_level;
 pub mod ids;
 pub mod membership;
 pub mod mutant;
 pub mod time;
+pub mod versions;
 
 pub use change::{Change, InvalidChange};
 pub use entry::{Entry, HardState, Payload, SnapshotPoint, Vote, Write};
@@ -18,3 +20,4 @@ pub use ids::{ClusterId, DiskId, Index, LogId, NodeId, Position, Run, SessionId,
 pub use membership::{Member, Membership, PendingRole};
 pub use mutant::{Mutant, Mutants};
 pub use time::{ClusterTime, Time};
+pub use versions::Versions;

@@ -206,6 +206,12 @@ mutants! {
     ResendDamagedSnapshot = "resend-damaged-snapshot",
     /// A restored machine's time advances before its digest is compared.
     AdvanceTimeBeforeDigest = "advance-time-before-digest",
+    /// A leader raises the feature level although a member does not announce that level.
+    RaiseUnannounced = "raise-unannounced",
+    /// A message of a later version of the protocol is sent on a connection of an earlier version.
+    SendUnnegotiated = "send-unnegotiated",
+    /// A node writes a configuration of a feature level that its program does not know.
+    WriteUnknownLevel = "write-unknown-level",
 }
 
 impl fmt::Display for Mutant {

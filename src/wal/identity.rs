@@ -138,7 +138,8 @@ impl Identity {
     /// | 56 | 4 | zero |
     /// | 60 | 4 | CRC-32 of all bytes before |
     ///
-    /// Format 1 has no log id and no number of starts, and its checksum is at 44.
+    /// Format 1 has no log id and no number of starts, and its checksum is at 44. Magic, format, size and checksum stay
+    /// the same in later formats, so that this program can tell a later format from damage.
     ///
     /// The file is smaller than a sector, so that it is written as a whole or not at all.
     pub fn encode(&self) -> Vec<u8> {
@@ -178,10 +179,7 @@ impl Identity {
             return Err(damage_fault("it does not match its checksum"));
         }
         if ![FORMAT_VERSION_1, FORMAT_VERSION].contains(&format) {
-            return Err(Fault::Foreign(format!(
-                "{FILE_NAME} has format {format}, but this program reads up to format {FORMAT_VERSION}. Nothing was \
-                 changed."
-            )));
+            return Err(Fault::unknown_format(&format!("{FILE_NAME} has format {format}"), FORMAT_VERSION));
         }
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| fields[at + i]));
         let Some(node) = Reader::new(bytes.slice(16..24)).optional_node_id().ok().flatten() else {

@@ -269,8 +269,8 @@ impl<D: Disk> Journal<D> {
             write.hard_state.is_some() || write.base.is_some() || !write.entries.is_empty(),
             "no write is empty: it would use up a batch number, and the next start would miss that batch"
         );
-        self.dirty = true;
-        self.last_appended = write.id;
+        super::newer_format::check_write(write, &self.options)?;
+        (self.dirty, self.last_appended) = (true, write.id);
         // Recovery applies records in file order. The hard state comes first: a rotation may make it durable alone, and a
         // log without its entries must not be durable without the promise for them. A base removes all entries.
         if let Some(hard_state) = &write.hard_state {

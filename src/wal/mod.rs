@@ -74,6 +74,7 @@
 //! | `log_summary` | the state that a new segment inherits, the same for writer and recovery |
 //! | `scan`, `batches`, `tail` | frames, batches, and the verdict on the end, for recovery and tools |
 //! | `load`, `parallel_checksum`, `recover`, `open` | the steps of a start, in this order |
+//! | `newer_format` | refuses files and records of a later version, before any repair |
 //! | `inspect` | the reader of `dump`, `diff` and `check`, which continues after damage |
 //! | `sync_marker` | evidence of syncs, outside of the log |
 //! | `spare`, `ballast` | the file of the next segment, and disk space that is kept for a full disk |
@@ -113,6 +114,7 @@ pub mod kept_entries;
 pub mod load;
 mod log_start;
 pub mod log_summary;
+mod newer_format;
 pub mod open;
 pub mod options;
 pub mod parallel_checksum;

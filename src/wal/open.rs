@@ -27,6 +27,7 @@ use super::journal::{Journal, OlderSegment, activate_segment, opening_body_bytes
 use super::kept_entries::KeptEntries;
 use super::load::load_segments;
 use super::log_summary::LogSummary;
+use super::newer_format;
 use super::options::{Options, ReadMode};
 use super::recover::{self, FIRST_FRAME_OFFSET, RecoveredLog, Replay};
 use super::repair::{RepairedJournal, set_damage_aside};
@@ -112,11 +113,11 @@ impl<D: Disk> Journal<D> {
         founding: Option<&SnapshotPoint>,
         read_mode: ReadMode<'_>,
     ) -> Result<(Journal<D>, RecoveredLog)> {
-        let (own_disk, is_repairable) = (options.disk, options.repairs_damage);
+        let own_disk = options.disk;
         let (journal, mut recovered) =
             match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
-                Err(Fault::Corrupt { advice, .. }) if is_repairable && advice != TORN_TAIL_ADVICE => {
-                    Journal::open_damaged(disk.clone(), options, founding, read_mode)?
+                Err(fault @ Fault::Corrupt { .. }) => {
+                    Journal::open_damaged(disk.clone(), options, founding, read_mode, fault)?
                 }
                 outcome => outcome?,
             };
@@ -127,18 +128,25 @@ impl<D: Disk> Journal<D> {
         Ok((journal, recovered))
     }
 
-    /// Opens a journal that was found damaged: repairs it, unless another read succeeds. A device may fail for a moment.
+    /// Opens a journal that was found damaged: repairs it, if that is asked for, unless another read succeeds. A device
+    /// may fail for a moment.
     fn open_damaged(
         disk: D,
         options: Options,
         founding: Option<&SnapshotPoint>,
         read_mode: ReadMode<'_>,
+        fault: Fault,
     ) -> Result<(Journal<D>, RecoveredLog)> {
+        // To this program, a record of a later version looks like damage.
+        let directory = JournalDirectory::read(&disk, &options)?;
+        newer_format::check_segments(&load_segments(&disk, &directory.segment_numbers)?, &options)?;
+        if !options.repairs_damage || matches!(fault, Fault::Corrupt { advice: TORN_TAIL_ADVICE, .. }) {
+            return Err(fault);
+        }
         let fault = match Journal::open_intact(disk.clone(), options.clone(), founding, read_mode, None) {
             Err(fault @ Fault::Corrupt { .. }) => fault,
             outcome => return outcome,
         };
-        let directory = JournalDirectory::read(&disk, &options)?;
         let repaired_journal = set_damage_aside(&disk, &options, &directory.segment_numbers, &directory.marker, fault)?;
         let (journal, recovered) = Journal::open_intact(disk, options, founding, read_mode, Some(&repaired_journal))?;
         let RepairedJournal { note, damage, .. } = repaired_journal;
@@ -174,6 +182,9 @@ impl<D: Disk> Journal<D> {
         }
         // The last check, before the first change to the disk: if a segment is missing, nothing may be changed.
         let entries = replay.take_entries()?;
+        if let Some(summary) = &replay.summary {
+            newer_format::check_feature_level(summary, &options)?;
+        }
         let repaired_hard_state = repaired.map(|repaired| repaired.hard_state);
         Journal::resume(disk, options, boot_id, replay, entries, &file_names, (marker, repaired_hard_state))
     }
@@ -386,7 +397,11 @@ impl JournalDirectory {
         let boot_id = disk.boot_id().map_err(to_fault("read the boot id for", "the journal"))?;
         let file_names = disk.list().map_err(to_fault("list", "the journal"))?;
         let marker = match file_names.iter().any(|name| name == sync_marker::FILE_NAME) {
-            true => SyncMarker::read(&sync_marker::read_slots(disk)?.bytes, options.disk),
+            true => {
+                let slots = sync_marker::read_slots(disk)?.bytes;
+                newer_format::check_sync_marker(&slots, options.disk)?;
+                SyncMarker::read(&slots, options.disk)
+            }
             false => SyncMarker::default(),
         }
         .with_boot_id(boot_id);

@@ -1,6 +1,7 @@
 //! The options of a journal.
 
 use crate::disk::Meter;
+use crate::types::feature_level::FEATURE_LEVEL_MAX;
 use crate::types::{ClusterId, DiskId, Mutants, NodeId};
 use std::num::NonZeroUsize;
 
@@ -25,6 +26,8 @@ pub struct Options {
     /// Whether damage is set aside at a start, so that the node gets what it lost from the other nodes
     /// ([`super::repair`]). Otherwise damage is a fault.
     pub repairs_damage: bool,
+    /// The highest feature level that the program knows. A log of a higher level is refused.
+    pub feature_level_max: u16,
     /// The rules that a test breaks on purpose; none in production.
     pub mutants: Mutants,
 }
@@ -68,6 +71,7 @@ impl Options {
             batch_bytes: Options::BATCH_BYTES,
             torn_tail: TailPolicy::Cut,
             repairs_damage: false,
+            feature_level_max: FEATURE_LEVEL_MAX,
             mutants: Mutants::NONE,
         }
     }

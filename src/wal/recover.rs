@@ -34,6 +34,7 @@ use super::format::{EntryMetadata, Frame, RecordKind, SEGMENT_HEADER_BYTES, Segm
 use super::kept_entries::KeptEntries;
 use super::load::{self, SegmentFile};
 use super::log_summary::{LogSummary, RecordEffect};
+use super::newer_format;
 use super::options::{Options, ReadMode, TailPolicy};
 use super::parallel_checksum::{PrefixVerifier, verify_ahead};
 use super::report::{DAMAGE_ADVICE, EntrySummary, Fault, RepairedDamage, Result, SealedSegment, TORN_TAIL_ADVICE};
@@ -284,6 +285,7 @@ impl Replay<'_> {
         let header = match SegmentHeader::decode(bytes) {
             Ok(header) => header,
             Err(malformed) if malformed.0.starts_with("a version") => {
+                newer_format::check_header(number, bytes)?;
                 return Err(Fault::Foreign(format!("{}: {}. Nothing was changed.", file_name(number), malformed.0)));
             }
             Err(malformed) => return Err(self.corrupt_fault(number, 0, malformed.0.to_owned(), Index::ZERO)),

@@ -139,6 +139,19 @@ and replace it by an empty directory: drave member remove ID, then drave member 
 --join with an empty --data. Nothing was changed.";
 
 impl Fault {
+    /// The fault of a file or record in a format that this program does not know; `subject` names it, with its version.
+    pub fn unknown_format(subject: &str, known: u32) -> Fault {
+        Fault::Foreign(format!(
+            "{subject}, and this program knows up to {known}: a newer drave wrote it. Start the newer program; nothing \
+             was changed."
+        ))
+    }
+
+    /// The fault of a log whose feature level this program does not know.
+    pub fn unknown_feature_level(level: u16, known: u16) -> Fault {
+        Fault::unknown_format(&format!("the log has feature level {level}"), u32::from(known))
+    }
+
     /// The same damage, with other advice for the operator.
     pub(super) fn with_advice(self, advice: &'static str) -> Fault {
         match self {

@@ -29,6 +29,8 @@ use bytes::{BufMut, Bytes};
 
 /// The name of the sync marker's file.
 pub const FILE_NAME: &str = "synced";
+/// The version of the slots' format.
+pub const FORMAT_VERSION: u16 = 0;
 /// The distance between slots in bytes, so large that no sector holds two.
 pub const SLOT_DISTANCE_BYTES: usize = 512;
 /// The number of slots: hard state at 0 and 1, log offset at 2 and 3.
@@ -121,7 +123,7 @@ impl SyncMarker {
             let Some(bytes) = file.get(slot * SLOT_DISTANCE_BYTES..slot * SLOT_DISTANCE_BYTES + SLOT_BYTES) else {
                 continue;
             };
-            let Some((write_number, mut fields)) = decode_slot(Bytes::copy_from_slice(bytes), slot, disk) else {
+            let Some((write_number, mut fields)) = decode_slot(Bytes::copy_from_slice(bytes), slot as u32, disk) else {
                 continue;
             };
             // Write numbers only grow, so the slot with the greater one was written last. Number 0 was never written.
@@ -139,6 +141,17 @@ impl SyncMarker {
             marker.pair_write_numbers[slot / 2] = marker.pair_write_numbers[slot / 2].max(write_number);
         }
         marker
+    }
+
+    /// The version of a slot that a later version of this program has written; `None` if there is no such slot. Such a
+    /// marker must not be read as a missing one: it may hold a vote.
+    pub fn newer_version(file: &Bytes, disk: DiskId) -> Option<u16> {
+        file.chunks(SLOT_DISTANCE_BYTES).take(SLOT_COUNT).enumerate().find_map(|(slot, bytes)| {
+            let bytes = Bytes::copy_from_slice(bytes.get(..SLOT_BYTES)?);
+            let version = u16::from_le_bytes([bytes[6], bytes[7]]);
+            let number = slot as u32 | u32::from(version) << 16;
+            decode_slot(bytes, number, disk).map(|_| version).filter(|version| *version > FORMAT_VERSION)
+        })
     }
 }
 
@@ -212,7 +225,8 @@ impl<F: DiskFile> SyncMarkerFile<F> {
     /// | at | size | field |
     /// |---|---|---|
     /// | 0 | 4 | CRC-32 of the rest |
-    /// | 4 | 4 | number of the slot |
+    /// | 4 | 2 | number of the slot |
+    /// | 6 | 2 | version of the format, 0 |
     /// | 8 | 8 | write number: the higher of a pair is the newer |
     /// | 16 | 8 | disk id |
     /// | 24 | 40 | fields, zeros after them |
@@ -273,11 +287,12 @@ pub fn read_slots<D: Disk>(disk: &D) -> Result<MarkerSlots> {
     Ok(MarkerSlots { bytes: bytes.into(), unreadable_count })
 }
 
-/// Returns the write number of a slot and a reader of its fields; `None` if the slot is not good.
-fn decode_slot(bytes: Bytes, slot: usize, disk: DiskId) -> Option<(u64, Reader)> {
+/// Returns the write number of a slot and a reader of its fields; `None` if the slot is not good. `number` is the number
+/// of the slot, with the version of the format in its upper half.
+fn decode_slot(bytes: Bytes, number: u32, disk: DiskId) -> Option<(u64, Reader)> {
     let computed = crc32fast::hash(&bytes[4..]);
     let mut reader = Reader::new(bytes);
-    let is_good = reader.u32() == Ok(computed) && reader.u32() == Ok(slot as u32);
+    let is_good = reader.u32() == Ok(computed) && reader.u32() == Ok(number);
     let write_number = reader.u64().ok()?;
     let is_same_disk = reader.u64() == Ok(disk.0);
     (is_good && is_same_disk).then_some((write_number, reader))

@@ -12,6 +12,7 @@ const CHANGE_PROMOTE: u8 = 3;
 const CHANGE_SET_VOTERS: u8 = 4;
 const CHANGE_SET_ADDRESS: u8 = 5;
 const CHANGE_ABORT: u8 = 6;
+const CHANGE_RAISE_FEATURE_LEVEL: u8 = 7;
 
 const PENDING_ROLE_UNCHANGED: u8 = 0;
 const PENDING_ROLE_PROMOTE: u8 = 1;
@@ -22,11 +23,11 @@ pub(super) fn change_size(change: &Change) -> usize {
     match change {
         Change::Add { .. } | Change::SetAddress { .. } => 32 + ADDRESS_BYTES_MAX,
         Change::SetVoters(ids) => 8 + 8 * ids.len(),
-        Change::Remove(_) | Change::Promote(_) | Change::Abort => 16,
+        Change::Remove(_) | Change::Promote(_) | Change::RaiseFeatureLevel(_) | Change::Abort => 16,
     }
 }
 
-/// Appends the kind of change (1 byte), then its fields in order: ids (8 bytes each), the pending role (1 byte) with
+/// Appends the kind of change (1 byte), then its fields in order: the feature level (2 bytes), ids (8 bytes each), the pending role (1 byte) with
 /// the id of the replaced member (8 bytes, 0 if there is none), the disk id (8 bytes, 0 if unknown), and the address
 /// after its length.
 pub(super) fn put_change(out: &mut BytesMut, change: &Change) {
@@ -62,6 +63,10 @@ pub(super) fn put_change(out: &mut BytesMut, change: &Change) {
             out.put_optional_node_id(Some(*id));
             out.put_blob(address.as_bytes());
         }
+        Change::RaiseFeatureLevel(level) => {
+            out.put_u8(CHANGE_RAISE_FEATURE_LEVEL);
+            out.put_u16_le(*level);
+        }
         Change::Abort => out.put_u8(CHANGE_ABORT),
     }
 }
@@ -89,6 +94,7 @@ pub(super) fn read_change(reader: &mut Reader) -> Result<Change, Malformed> {
             Change::SetVoters((0..voter_count).map(|_| reader.node_id()).collect::<Result<BTreeSet<_>, _>>()?)
         }
         CHANGE_SET_ADDRESS => Change::SetAddress { id: reader.node_id()?, address: reader.string(ADDRESS_BYTES_MAX)? },
+        CHANGE_RAISE_FEATURE_LEVEL => Change::RaiseFeatureLevel(reader.u16()?),
         CHANGE_ABORT => Change::Abort,
         _ => return Err(Malformed("unknown membership change")),
     })
@@ -113,6 +119,7 @@ mod tests {
             Change::Promote(id(4)),
             Change::SetVoters([id(1), id(4)].into()),
             Change::SetAddress { id: id(1), address: "elsewhere:1".into() },
+            Change::RaiseFeatureLevel(2),
             Change::Abort,
         ]
     }

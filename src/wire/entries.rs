@@ -1,7 +1,7 @@
 //! The encoding of consecutive log entries in messages between nodes.
 
 use super::frame::copy_if_small;
-use crate::codec::{ENTRY_HEADER, Malformed, Reader, put_entry, read_entry};
+use crate::codec::{ENTRY_HEADER, ENTRY_KIND_MAX, Malformed, Reader, next_entry_kind, put_entry, read_entry};
 use crate::limits::APPEND_ENTRIES_MAX;
 use crate::types::{Entry, Position, Term};
 use bytes::{BufMut, BytesMut};
@@ -23,6 +23,11 @@ pub(super) fn read_entries(reader: &mut Reader, after: Position, term: Term) -> 
     let mut reader = Reader::new(copy_if_small(reader.rest()));
     let mut last_position = after;
     for _ in 0..entry_count {
+        // An entry of a later feature level follows the configuration that raises the level. This node stops at that
+        // configuration, in words, if it receives the entries before the unknown one.
+        if !entries.is_empty() && next_entry_kind(&reader).is_some_and(|kind| kind > ENTRY_KIND_MAX) {
+            return Ok(entries);
+        }
         let entry = read_entry(&mut reader)?;
         let position = entry.position;
         if position.index != last_position.index.next() || position.term < last_position.term || position.term > term {

@@ -2,6 +2,8 @@
 
 use super::reason::HelloRejection;
 use crate::codec::Malformed;
+use crate::types::Versions;
+use crate::types::versions::PEER_PROTOCOL_MIN;
 
 /// A violation of the protocol by the other side, or its rejection of the connection. Only this connection closes.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -26,7 +28,25 @@ pub enum WireError {
     /// The content of a frame cannot be decoded.
     #[error("malformed: {0}")]
     Malformed(#[from] Malformed),
+    /// The other side rejected the connection, because it supports only these versions of the protocol.
+    #[error("refused: {}", version_mismatch_text(*.min, *.max))]
+    NoCommonVersion {
+        /// The oldest version that the other side accepts.
+        min: u16,
+        /// The newest version that the other side supports.
+        max: u16,
+    },
     /// The other side rejected the connection.
     #[error("refused: {0}")]
     Refused(HelloRejection),
+}
+
+/// Describes the versions of a node that has no common version with this program, with advice.
+fn version_mismatch_text(min: u16, max: u16) -> String {
+    let own_max = Versions::CURRENT.protocol_max;
+    let older_side = if min > own_max { "this program" } else { "it" };
+    format!(
+        "the other side supports versions {min} to {max} of the protocol, and this program {PEER_PROTOCOL_MIN} to \
+         {own_max}: {older_side} is older: upgrade it"
+    )
 }

@@ -1,20 +1,23 @@
 //! The handshake of a connection: both sides agree on a version, and name their node, cluster and state machine.
+//!
+//! A connection uses the highest version that both sides support, and keeps it. Nodes of two versions can therefore run in
+//! one cluster, and a cluster is upgraded node by node. The frames of the handshake itself are the same in all versions,
+//! up to fields that a later version appends: a node ignores appended fields in the hello of a caller that supports a
+//! later version than the node itself.
 
 use super::error::WireError;
 use super::frame::{Frame, FrameKind, put_frame};
 use super::reason::HelloRejection;
 use crate::codec::{BufMutExt, Malformed, Reader};
 use crate::limits::{ADDRESS_BYTES_MAX, MACHINE_KIND_BYTES_MAX};
-use crate::types::{ClusterId, DiskId, LogId, NodeId, Position, Run};
+use crate::types::versions::PEER_PROTOCOL_MIN;
+use crate::types::{ClusterId, DiskId, LogId, NodeId, Position, Run, Versions};
 use bytes::{BufMut, BytesMut};
 
 /// The oldest protocol version that a client may use.
 pub const CLIENT_VERSION_MIN: u16 = 7;
-/// The oldest version that nodes may use with each other: from version 8 on, a vote carries the time that the voter
-/// last received from a leader.
-pub const PEER_VERSION_MIN: u16 = 8;
-/// The newest supported protocol version.
-pub const VERSION_MAX: u16 = 8;
+/// The newest protocol version that this program supports.
+pub const VERSION_MAX: u16 = Versions::CURRENT.protocol_max;
 
 const HELLO_MAGIC: [u8; 6] = *b"drave\n";
 
@@ -39,6 +42,7 @@ const HELLO_MAGIC: [u8; 6] = *b"drave\n";
 /// | 88 | … | the peer's address, after its length (4); empty for a client |
 /// | … | … | the address of the peer's Redis gateway, after its length (4); empty if it has none |
 /// | … | … | the state machine's kind, after its length (4); empty turns the check off |
+/// | … | 2 | of a peer only: the highest feature level that its program knows |
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// The oldest version that the caller supports.
@@ -94,6 +98,8 @@ pub enum CallerKind {
         run: Run,
         /// The id of the node's log, and the position of its configuration.
         log_state: PeerLogState,
+        /// The highest feature level that the node's program knows.
+        feature_level_max: u16,
     },
     /// A client, which sends commands and queries.
     Client,
@@ -139,10 +145,11 @@ impl Hello {
 
     /// The hello of a node that dials the node `target`, with the versions supported between nodes.
     pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: Run, target: NodeId) -> Hello {
-        let caller = CallerKind::Peer { node, disk, run, log_state: PeerLogState::default() };
+        let Versions { protocol_max, feature_level_max } = Versions::CURRENT;
+        let caller = CallerKind::Peer { node, disk, run, log_state: PeerLogState::default(), feature_level_max };
         Hello {
-            version_min: PEER_VERSION_MIN,
-            version_max: VERSION_MAX,
+            version_min: PEER_PROTOCOL_MIN,
+            version_max: protocol_max,
             cluster: Some(cluster),
             caller,
             target: Some(target),
@@ -156,6 +163,24 @@ impl Hello {
     pub fn with_log_state(mut self, state: PeerLogState) -> Hello {
         if let CallerKind::Peer { log_state, .. } = &mut self.caller {
             *log_state = state;
+        }
+        self
+    }
+
+    /// The newest versions that a peer supports; `None` for a client.
+    pub fn versions(&self) -> Option<Versions> {
+        match self.caller {
+            CallerKind::Peer { feature_level_max, .. } => {
+                Some(Versions { protocol_max: self.version_max, feature_level_max })
+            }
+            CallerKind::Client | CallerKind::Operator => None,
+        }
+    }
+
+    /// Sets the newest versions that the peer supports.
+    pub fn with_versions(mut self, versions: Versions) -> Hello {
+        if let CallerKind::Peer { feature_level_max, .. } = &mut self.caller {
+            (self.version_max, *feature_level_max) = (versions.protocol_max, versions.feature_level_max);
         }
         self
     }
@@ -175,12 +200,28 @@ impl Hello {
         Hello { redis_address: redis_address.unwrap_or_default(), ..self }
     }
 
-    /// The newest version that both sides support, if there is one.
-    pub fn common_version(&self) -> Option<u16> {
-        let newest_common = self.version_max.min(VERSION_MAX);
-        let oldest_allowed =
-            if matches!(self.caller, CallerKind::Peer { .. }) { PEER_VERSION_MIN } else { CLIENT_VERSION_MIN };
-        (newest_common >= self.version_min && newest_common >= oldest_allowed).then_some(newest_common)
+    /// The newest version that the caller and a node with versions up to `protocol_max` support, if there is one.
+    pub fn common_version(&self, protocol_max: u16) -> Option<u16> {
+        let newest_common = self.version_max.min(protocol_max);
+        (newest_common >= self.version_min && newest_common >= self.oldest_allowed_version()).then_some(newest_common)
+    }
+
+    /// The oldest version that a node accepts from this kind of caller.
+    fn oldest_allowed_version(&self) -> u16 {
+        if matches!(self.caller, CallerKind::Peer { .. }) { PEER_PROTOCOL_MIN } else { CLIENT_VERSION_MIN }
+    }
+
+    /// Describes why the caller and a node with versions up to `protocol_max` have no common version, with advice.
+    pub fn describe_version_mismatch(&self, protocol_max: u16) -> String {
+        let node_min = self.oldest_allowed_version();
+        let advice = match self.version_max < node_min {
+            true => "it is older: start it with a program of a later version",
+            false => "this node is older: upgrade it",
+        };
+        format!(
+            "it supports versions {} to {} of the protocol, and this node {node_min} to {protocol_max}: {advice}",
+            self.version_min, self.version_max
+        )
     }
 
     /// Appends the hello as a frame, in the layout described at [`Hello`].
@@ -190,7 +231,7 @@ impl Hello {
             out.put_u16_le(self.version_min);
             out.put_u16_le(self.version_max);
             let (role, node, disk, run, log_state) = match self.caller {
-                CallerKind::Peer { node, disk, run, log_state } => (1, Some(node), disk.0, run, log_state),
+                CallerKind::Peer { node, disk, run, log_state, .. } => (1, Some(node), disk.0, run, log_state),
                 CallerKind::Client => (2, None, 0, Run::default(), PeerLogState::default()),
                 CallerKind::Operator => (3, None, 0, Run::default(), PeerLogState::default()),
             };
@@ -207,10 +248,14 @@ impl Hello {
             out.put_blob(self.address.as_bytes());
             out.put_blob(self.redis_address.as_bytes());
             out.put_blob(self.machine_kind.as_bytes());
+            if let CallerKind::Peer { feature_level_max, .. } = self.caller {
+                out.put_u16_le(feature_level_max);
+            }
         });
     }
 
-    /// Decodes a hello from a frame. Other magic bytes, nonzero reserved fields and trailing bytes are errors.
+    /// Decodes a hello from a frame. Other magic bytes and nonzero reserved fields are errors, and so are trailing bytes,
+    /// unless the caller supports a later version than this program.
     pub fn read(frame: Frame) -> Result<Hello, WireError> {
         let mut reader = expect_content(frame, FrameKind::Hello)?;
         if reader.bytes(HELLO_MAGIC.len())? != HELLO_MAGIC[..] {
@@ -229,12 +274,15 @@ impl Hello {
         let redis_address = reader.string(ADDRESS_BYTES_MAX)?;
         let machine_kind = reader.string(MACHINE_KIND_BYTES_MAX)?;
         let caller = match (role, node) {
-            (1, Some(node)) => CallerKind::Peer { node, disk, run, log_state },
+            (1, Some(node)) => CallerKind::Peer { node, disk, run, log_state, feature_level_max: reader.u16()? },
             (2, None) => CallerKind::Client,
             (3, None) => CallerKind::Operator,
             _ => return Err(Malformed("the caller is neither peer nor client").into()),
         };
-        reader.check_end()?;
+        // A later version may have appended fields, which mean nothing to this one.
+        if version_max <= VERSION_MAX {
+            reader.check_end()?;
+        }
         Ok(Hello { version_min, version_max, cluster, caller, target, machine_kind, address, redis_address })
     }
 }
@@ -256,7 +304,11 @@ impl Welcome {
     pub fn read(frame: Frame) -> Result<Welcome, WireError> {
         if frame.kind == FrameKind::Refused {
             let mut reader = Reader::new(frame.content);
-            return Err(WireError::Refused(HelloRejection::from_byte(reader.u8()?)?));
+            let reason = HelloRejection::from_byte(reader.u8()?)?;
+            return Err(match (reason, reader.u16(), reader.u16()) {
+                (HelloRejection::Version, Ok(min), Ok(max)) => WireError::NoCommonVersion { min, max },
+                _ => WireError::Refused(reason),
+            });
         }
         let mut reader = expect_content(frame, FrameKind::Welcome)?;
         let version = reader.u16()?;
@@ -264,7 +316,7 @@ impl Welcome {
         let (node, disk) = (reader.node_id()?, DiskId(reader.u64()?));
         let log_state = PeerLogState::read(&mut reader)?;
         reader.check_end()?;
-        if !(CLIENT_VERSION_MIN..=VERSION_MAX).contains(&version) {
+        if !(CLIENT_VERSION_MIN..=Versions::COMPILED.protocol_max).contains(&version) {
             return Err(WireError::Refused(HelloRejection::Version));
         }
         Ok(Welcome { version, cluster, node, disk, log_state })
@@ -272,9 +324,16 @@ impl Welcome {
 }
 
 impl HelloRejection {
-    /// Appends the reason as a frame.
-    pub fn put(self, out: &mut BytesMut) {
-        put_frame(out, FrameKind::Refused, |out| out.put_u8(self as u8));
+    /// Appends the reason for the rejection of `hello` as a frame: its byte; and if there is no common version, the oldest
+    /// and the newest version that this node accepts from such a caller (2 bytes each).
+    pub fn put(self, hello: &Hello, protocol_max: u16, out: &mut BytesMut) {
+        put_frame(out, FrameKind::Refused, |out| {
+            out.put_u8(self as u8);
+            if self == HelloRejection::Version {
+                out.put_u16_le(hello.oldest_allowed_version());
+                out.put_u16_le(protocol_max);
+            }
+        });
     }
 }
 
@@ -314,9 +373,44 @@ mod tests {
         }
         let welcome = Welcome { version: VERSION_MAX, cluster: ClusterId(9), node: id(2), disk: DiskId(5), log_state };
         assert_eq!(Welcome::read(encode_frame(|out| welcome.put(out))), Ok(welcome));
-        for byte in 1..=11 {
+        for byte in 2..=12 {
             let reason = HelloRejection::from_byte(byte).unwrap();
-            assert_eq!(Welcome::read(encode_frame(|out| reason.put(out))), Err(WireError::Refused(reason)));
+            let frame = encode_frame(|out| reason.put(&Hello::client(), VERSION_MAX, out));
+            assert_eq!(Welcome::read(frame), Err(WireError::Refused(reason)));
+        }
+        let rejection = encode_frame(|out| HelloRejection::Version.put(&Hello::client(), 12, out));
+        assert_eq!(Welcome::read(rejection), Err(WireError::NoCommonVersion { min: CLIENT_VERSION_MIN, max: 12 }));
+    }
+
+    #[test]
+    fn version_mismatch_names_both_versions_and_the_older_side() {
+        let text_of = |version_min, version_max, protocol_max| {
+            Hello { version_min, version_max, ..Hello::peer(ClusterId(9), id(1), DiskId(7), Run::default(), id(2)) }
+                .describe_version_mismatch(protocol_max)
+        };
+        assert_eq!(
+            text_of(6, 7, 8),
+            "it supports versions 6 to 7 of the protocol, and this node 8 to 8: it is older: start it with a program of \
+             a later version"
+        );
+        assert!(
+            text_of(11, 12, 9)
+                .ends_with("11 to 12 of the protocol, and this node 8 to 9: this node is older: upgrade it")
+        );
+        let text = WireError::NoCommonVersion { min: 11, max: 12 }.to_string();
+        assert!(text.contains("versions 11 to 12") && text.ends_with("this program is older: upgrade it"), "{text}");
+        let text = WireError::NoCommonVersion { min: 1, max: 2 }.to_string();
+        assert!(text.ends_with("it is older: upgrade it"), "{text}");
+    }
+
+    #[test]
+    fn fields_appended_by_a_later_version_are_ignored() {
+        let peer = Hello::peer(ClusterId(9), id(1), DiskId(7), Run::default(), id(2));
+        let later = peer.clone().with_versions(Versions { protocol_max: VERSION_MAX + 1, feature_level_max: 7 });
+        for (hello, is_accepted) in [(later, true), (peer, false)] {
+            let content = [&encode_frame(|out| hello.put(out)).content[..], b"more"].concat();
+            let decoded = Hello::read(Frame { kind: FrameKind::Hello, content: content.into() });
+            assert_eq!(decoded.ok(), Some(hello).filter(|_| is_accepted));
         }
     }
 
@@ -341,8 +435,9 @@ mod tests {
 
     #[test]
     fn highest_common_version_is_negotiated() {
-        let negotiated_version =
-            |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.common_version();
+        let negotiated_version = |version_min, version_max| {
+            Hello { version_min, version_max, ..Hello::client() }.common_version(VERSION_MAX)
+        };
         assert_eq!(negotiated_version(1, VERSION_MAX + 1), Some(VERSION_MAX));
         assert_eq!(negotiated_version(VERSION_MAX + 1, VERSION_MAX + 2), None);
         assert_eq!(negotiated_version(CLIENT_VERSION_MIN, CLIENT_VERSION_MIN), Some(CLIENT_VERSION_MIN));

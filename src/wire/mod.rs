@@ -72,6 +72,7 @@ pub mod hello;
 pub mod http;
 mod log_level;
 pub mod peer;
+mod peer_version;
 pub mod reason;
 mod refusal;
 pub mod resp;

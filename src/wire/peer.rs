@@ -59,6 +59,8 @@ const MESSAGE_LOST_ENTRIES: u8 = 19;
 
 /// The size of an encoded position.
 const POSITION_BYTES: usize = 16;
+#[cfg(feature = "next-version")]
+const MESSAGE_NEXT_VERSION_NOTICE: u8 = 255;
 
 const VOTE_KIND_PRE_VOTE: u8 = 0;
 const VOTE_KIND_VOTE: u8 = 1;
@@ -104,13 +106,15 @@ impl PeerFrame {
         }
     }
 
-    /// Appends the frame, in pieces if it is long.
-    pub fn put(&self, out: &mut BytesMut) {
-        put_frame(out, self.kind(), |out| self.put_content(out));
+    /// Appends the frame as in that version of the protocol, in pieces if it is long.
+    pub fn put(&self, version: u16, out: &mut BytesMut) {
+        put_frame(out, self.kind(), |out| self.put_content(version, out));
     }
 
-    /// Appends the content of the frame, without a header.
-    pub fn put_content(&self, out: &mut BytesMut) {
+    /// Appends the content of the frame as in that version of the protocol, without a header. A field of a later version
+    /// is left out.
+    pub fn put_content(&self, version: u16, out: &mut BytesMut) {
+        debug_assert!(self.exists_in(version), "a frame is sent only on connections of a version that has it");
         match self {
             PeerFrame::Raft(envelope) => put_envelope(out, envelope),
             PeerFrame::Forward { id, request } => {
@@ -124,8 +128,8 @@ impl PeerFrame {
         }
     }
 
-    /// Decodes a frame. The payloads of entries are slices of the frame, or of a copy if the entries are short.
-    pub fn read(frame: Frame) -> Result<PeerFrame, WireError> {
+    /// Decodes a frame of a connection of that version. A kind of message of a later version is an error. The payloads of entries are slices of the frame, or of a copy if the entries are short.
+    pub fn read(frame: Frame, version: u16) -> Result<PeerFrame, WireError> {
         let mut reader = Reader::new(frame.content);
         let decoded = match frame.kind {
             FrameKind::Raft => PeerFrame::Raft(read_envelope(&mut reader)?),
@@ -136,6 +140,9 @@ impl PeerFrame {
             }
         };
         reader.check_end()?;
+        if !decoded.exists_in(version) {
+            return Err(Malformed("a message of a later version of the protocol than the connection's").into());
+        }
         Ok(decoded)
     }
 }
@@ -187,10 +194,7 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u64_le(matched_prefix.0);
             put_disk_room(out, room);
         }
-        Message::Committed { upto } => {
-            out.put_u8(MESSAGE_COMMITTED);
-            out.put_u64_le(upto.0);
-        }
+        Message::Committed { upto } => put_kind_and_number(out, MESSAGE_COMMITTED, upto.0),
         Message::InstallSnapshot(chunk) => put_snapshot_chunk(out, chunk),
         Message::InstallSnapshotResponse { snapshot, received_bytes, damaged } => {
             out.put_u8(MESSAGE_INSTALL_SNAPSHOT_RESPONSE);
@@ -199,16 +203,15 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u8(u8::from(*damaged));
         }
         Message::TimeoutNow => out.put_u8(MESSAGE_TIMEOUT_NOW),
-        Message::ReadIndexRequest { number } => {
-            out.put_u8(MESSAGE_READ_INDEX_REQUEST);
-            out.put_u64_le(*number);
-        }
+        Message::ReadIndexRequest { number } => put_kind_and_number(out, MESSAGE_READ_INDEX_REQUEST, *number),
         Message::ReadIndexResponse { number, index } => {
             out.put_u8(MESSAGE_READ_INDEX_RESPONSE);
             out.put_u64_le(*number);
             out.put_u64_le(index.0);
         }
         Message::StaleTerm => out.put_u8(MESSAGE_STALE_TERM),
+        #[cfg(feature = "next-version")]
+        Message::NextVersionNotice => out.put_u8(MESSAGE_NEXT_VERSION_NOTICE),
     }
 }
 
@@ -218,6 +221,11 @@ fn put_append_entries(out: &mut BytesMut, (prev, commit, probe_number): (Positio
     out.put_u64_le(commit.0);
     out.put_u64_le(probe_number);
     put_entries(out, entries);
+}
+
+fn put_kind_and_number(out: &mut BytesMut, kind: u8, number: u64) {
+    out.put_u8(kind);
+    out.put_u64_le(number);
 }
 
 fn put_kind_and_position(out: &mut BytesMut, kind: u8, position: Position) {
@@ -331,6 +339,8 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         MESSAGE_READ_INDEX_REQUEST => Message::ReadIndexRequest { number: reader.u64()? },
         MESSAGE_READ_INDEX_RESPONSE => Message::ReadIndexResponse { number: reader.u64()?, index: read_index(reader)? },
         MESSAGE_STALE_TERM => Message::StaleTerm,
+        #[cfg(feature = "next-version")]
+        MESSAGE_NEXT_VERSION_NOTICE => Message::NextVersionNotice,
         _ => return Err(Malformed("unknown message")),
     };
     Ok(Envelope { from, to, term, origin: Origin { disk, log }, message })
@@ -395,6 +405,7 @@ fn check_wire_number(number: u64) -> Result<u64, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::super::frame::FrameReader;
+    use super::super::hello::VERSION_MAX;
     use super::*;
     use crate::codec;
     use crate::limits::APPEND_ENTRIES_MAX;
@@ -426,13 +437,13 @@ mod tests {
 
     fn content(frame: &PeerFrame) -> Bytes {
         let mut out = BytesMut::new();
-        frame.put_content(&mut out);
+        frame.put_content(VERSION_MAX, &mut out);
         assert!(out.len() <= frame.size());
         out.freeze()
     }
 
     fn read(kind: FrameKind, content: Bytes) -> Result<PeerFrame, WireError> {
-        PeerFrame::read(Frame { kind, content })
+        PeerFrame::read(Frame { kind, content }, VERSION_MAX)
     }
 
     fn sample_frames() -> Vec<PeerFrame> {
@@ -492,12 +503,12 @@ mod tests {
     fn peer_frame_round_trips_and_truncated_one_is_rejected() {
         for frame in sample_frames() {
             let mut out = BytesMut::new();
-            frame.put(&mut out);
+            frame.put(VERSION_MAX, &mut out);
             let encoded = FrameReader::default().next(&mut out).unwrap().unwrap();
             for cut in 0..encoded.content.len() {
                 assert!(read(encoded.kind, encoded.content.slice(..cut)).is_err(), "cut at {cut}: {frame:?}");
             }
-            assert_eq!(PeerFrame::read(encoded), Ok(frame));
+            assert_eq!(PeerFrame::read(encoded, VERSION_MAX), Ok(frame));
         }
     }
 

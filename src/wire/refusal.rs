@@ -20,6 +20,7 @@ const REFUSAL_TRANSFER_TIMED_OUT: u8 = 11;
 const REFUSAL_NOT_MEMBER: u8 = 12;
 const REFUSAL_SNAPSHOT_GONE: u8 = 13;
 const REFUSAL_NOT_OFFERED: u8 = 14;
+const REFUSAL_NOT_ENABLED: u8 = 15;
 
 /// The maximum length of a refusal's reason in bytes.
 const REASON_BYTES_MAX: usize = 4096;
@@ -45,6 +46,11 @@ pub(super) fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
         Refusal::NoSpace => out.put_u8(REFUSAL_NO_SPACE),
         Refusal::SnapshotGone => out.put_u8(REFUSAL_SNAPSHOT_GONE),
         Refusal::NotSupported => out.put_u8(REFUSAL_NOT_OFFERED),
+        Refusal::NotEnabled { needed, level } => {
+            out.put_u8(REFUSAL_NOT_ENABLED);
+            out.put_u16_le(*needed);
+            out.put_u16_le(*level);
+        }
         Refusal::ChangeInProgress { since } => {
             out.put_u8(REFUSAL_CHANGING);
             out.put_u64_le(since.0);
@@ -87,6 +93,7 @@ pub(super) fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
         REFUSAL_NO_SPACE => Refusal::NoSpace,
         REFUSAL_SNAPSHOT_GONE => Refusal::SnapshotGone,
         REFUSAL_NOT_OFFERED => Refusal::NotSupported,
+        REFUSAL_NOT_ENABLED => Refusal::NotEnabled { needed: reader.u16()?, level: reader.u16()? },
         REFUSAL_CHANGING => Refusal::ChangeInProgress { since: Index(reader.u64()?) },
         REFUSAL_INVALID_CHANGE => Refusal::InvalidChange { why: reader.string(REASON_BYTES_MAX)? },
         REFUSAL_UNSAFE_CHANGE => Refusal::UnsafeChange { why: reader.string(REASON_BYTES_MAX)? },

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod faults;
+mod feature_levels;
 mod members;
 mod paper;
 mod promises;

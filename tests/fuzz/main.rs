@@ -14,7 +14,7 @@ mod world;
 use bytes::BytesMut;
 use drave::sim::disk::SimDisk;
 use drave::types::{ClusterId, DiskId, NodeId, Run};
-use drave::wire::hello::{Hello, PeerLogState, Welcome};
+use drave::wire::hello::{Hello, PeerLogState, VERSION_MAX, Welcome};
 use drave::wire::peer::PeerFrame;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -52,7 +52,7 @@ fn handshake_frames() -> Vec<Vec<u8>> {
         .put(&mut frames[0]);
     Hello::client().with_machine_kind("kv 1").put(&mut frames[1]);
     Welcome { version: 8, cluster, node, disk, log_state: PeerLogState::default() }.put(&mut frames[2]);
-    PeerFrame::Forward { id: 3, request: drave::api::Request::Status }.put(&mut frames[3]);
+    PeerFrame::Forward { id: 3, request: drave::api::Request::Status }.put(VERSION_MAX, &mut frames[3]);
     frames.into_iter().map(|frame| frame.to_vec()).collect()
 }
 

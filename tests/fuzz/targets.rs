@@ -31,7 +31,7 @@ use drave::wal::{Journal, Options, RecoveredLog};
 use drave::wire::WireError;
 use drave::wire::client::{put_reply_frame, put_request_frame, read_reply_frame, read_request_frame};
 use drave::wire::frame::{Frame, FrameKind, FrameReader};
-use drave::wire::hello::{Hello, Welcome};
+use drave::wire::hello::{Hello, VERSION_MAX, Welcome};
 use drave::wire::http::{self, ResponseOptions};
 use drave::wire::peer::PeerFrame;
 use drave::wire::resp::{self, CommandLimits, OversizedPart};
@@ -88,7 +88,11 @@ fn check_round_trip(frame: Frame) {
             assert_round_trip(frame, read_reply_frame, |(id, reply), out| put_reply_frame(out, *id, reply))
         }
         FrameKind::Raft | FrameKind::Forward | FrameKind::Answer => {
-            assert_round_trip(frame, PeerFrame::read, |frame, out| frame.put(out));
+            assert_round_trip(
+                frame,
+                |frame| PeerFrame::read(frame, VERSION_MAX),
+                |frame, out| frame.put(VERSION_MAX, out),
+            );
         }
     }
 }

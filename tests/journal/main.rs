@@ -5,6 +5,7 @@ mod document;
 mod inspection;
 mod matrix;
 mod mutants;
+mod newer_format;
 mod properties;
 mod repair;
 mod world;

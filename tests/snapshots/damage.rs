@@ -4,6 +4,7 @@ use super::world::*;
 use drave::disk::{Disk, DiskFile};
 use drave::sim::disk::SimDisk;
 use drave::snapshot::format::file_name;
+use drave::snapshot::store::check_known_formats;
 use drave::snapshot::{Fault, Store};
 use drave::types::ClusterId;
 
@@ -48,6 +49,49 @@ fn read_error_that_passes_is_no_damage() {
         let (disk, ledger) = disk_with_damage(|disk, name| disk.fail_next_read(name, sector));
         let (_, found) = find_newest(&disk).unwrap();
         assert_eq!(ledger.check(&found), Ok(12), "sector at {sector}");
+    }
+}
+
+/// The file of a snapshot with a header of a later version, intact by its checksum.
+fn with_later_version(file: &[u8]) -> Vec<u8> {
+    let header_length = u32::from_le_bytes(file[12..16].try_into().unwrap()) as usize;
+    let mut file = file.to_vec();
+    file[8..12].copy_from_slice(&9u32.to_le_bytes());
+    let checksum = crc32fast::hash(&file[..header_length - 4]);
+    file[header_length - 4..header_length].copy_from_slice(&checksum.to_le_bytes());
+    file
+}
+
+/// An older program must not take a later format for damage: the node would give up its log and set the file aside.
+#[test]
+fn snapshot_of_a_later_version_is_refused_and_not_damage() {
+    let (disk, _) = disk_with_damage(|disk, name| {
+        let file = with_later_version(&disk.read_file(name).unwrap());
+        disk.open(name).unwrap().write_at(0, &file).unwrap();
+    });
+    let fault = check_known_formats(&disk, 1).unwrap_err();
+    assert_eq!(fault.exit_code(), 78);
+    for text in [find_newest(&disk).unwrap_err(), fault.to_string()] {
+        assert!(text.contains("has format 9, and this program knows up to 2: a newer drave wrote it"), "{text}");
+    }
+    let store = Store::open(SimDisk::new(), CLUSTER).unwrap();
+    let file = with_later_version(&snapshot_file(12, 60));
+    assert!(matches!(receive(&store, 12, &file, file.len()), Err(Fault::Newer(_))));
+}
+
+#[test]
+fn snapshot_of_an_unknown_feature_level_is_refused() {
+    let (disk, _) = disk_with_damage(|_, _| {});
+    check_known_formats(&disk, 1).unwrap();
+    let store = Store::open(disk.clone(), CLUSTER).unwrap().with_feature_level_max(0);
+    let file = snapshot_file(13, 60);
+    let faults = [
+        check_known_formats(&disk, 0).unwrap_err(),
+        store.newest().unwrap_err(),
+        receive(&store, 13, &file, file.len()).unwrap_err(),
+    ];
+    for fault in faults {
+        assert!(matches!(&fault, Fault::Newer(why) if why.contains("has feature level 1")), "{fault}");
     }
 }
 

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use drave::api::Op;
-use drave::apply::{Applier, Piece, StateHeader};
+use drave::apply::{Applier, Piece};
 use drave::codec;
 use drave::limits::CHUNK_BYTES;
 use drave::machine::{Command, Kv};
 use drave::sim::disk::SimDisk;
 use drave::snapshot::format::{self, Chunks};
 use drave::snapshot::{ChunkKind, Header, Store};
+use drave::snapshotting::restore::state_header;
 use drave::types::*;
 
 const WAL_FORMAT_PAGE: &str = include_str!("../../wal-format.md");
@@ -127,8 +128,7 @@ fn documented_dump_restores_documented_state() {
             ChunkKind::End => {}
         }
     }
-    let Header { position, time, digest, sessions, .. } = header;
-    let restored = applier_restore.finish(&StateHeader { position, time, digest, sessions }).unwrap();
+    let restored = applier_restore.finish(&state_header(&header)).unwrap();
     assert_eq!(restored.machine().get(b"x"), Some(&b"1"[..]));
     assert_eq!(restored.digest(), documented_state().digest());
 }

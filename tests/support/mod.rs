@@ -5,6 +5,7 @@
 use drave::api::{RoleName, Status};
 use drave::client::{Client, Options};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -177,6 +178,8 @@ pub struct Cluster {
     pub http_addresses: Vec<String>,
     /// The first `founder_count` nodes found the cluster with `--peers`; the other nodes join it with `--join`.
     pub founder_count: usize,
+    /// The nodes that run the next version of the program, from their next start on.
+    pub next_version_nodes: BTreeSet<usize>,
     /// The process of each node; `None` while the node is not running.
     processes: Vec<Option<ChildGuard>>,
 }
@@ -199,6 +202,7 @@ impl Cluster {
             redis_addresses: Vec::new(),
             http_addresses: Vec::new(),
             founder_count: nodes.into(),
+            next_version_nodes: BTreeSet::new(),
             processes: (0..nodes).map(|_| None).collect(),
         }
     }
@@ -232,6 +236,9 @@ impl Cluster {
         command.args(["--resp", self.redis_addresses.get(n).map_or("off", String::as_str)]);
         command.args(["--http", self.http_addresses.get(n).map_or("off", String::as_str)]);
         command.args(&self.extra_args).arg("--data").arg(self.data_dir(n));
+        if self.next_version_nodes.contains(&n) {
+            command.env("DRAVE_NEXT_VERSION", "1");
+        }
         command
     }
 

@@ -172,7 +172,12 @@ impl Model {
                 Outcome::Closed
             }
             Ok(Op::Execute { session, seq, first_outstanding, command }) => {
-                let context = Context { index: entry.position.index, term: entry.position.term, time: entry.time };
+                let context = Context {
+                    index: entry.position.index,
+                    term: entry.position.term,
+                    time: entry.time,
+                    feature_level: 1,
+                };
                 let Some(state) = self.sessions.get_mut(&session.0) else { return Some(Outcome::SessionExpired) };
                 (state.last_used, state.last_used_time) = (index, now);
                 let first_outstanding = state.first_outstanding.max(first_outstanding);

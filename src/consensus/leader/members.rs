@@ -48,6 +48,7 @@ impl Leader {
         self.check_no_change_pending(me)?;
         let next_membership = me.configs.current().after_change(change).map_err(invalid_change)?;
         self.check_disks_are_named(me, &next_membership)?;
+        self.check_feature_level(me, now, &next_membership)?;
         if !force {
             self.check_change_is_safe(me, now, change, &next_membership)?;
         }

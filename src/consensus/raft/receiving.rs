@@ -97,6 +97,8 @@ impl Raft {
                 | Message::ReadIndexResponse { .. }
                 // The remaining messages of an old term need no answer.
                 | Message::StaleTerm => {}
+                #[cfg(feature = "next-version")]
+                Message::NextVersionNotice => {}
             }
             return false;
         }

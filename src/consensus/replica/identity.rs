@@ -20,7 +20,7 @@ use crate::consensus::note::Note;
 use crate::consensus::peer_class::{LocalView, PeerClass, PeerIdentity, classify_peer};
 use crate::consensus::rules::election::{self, VoteWeight};
 use crate::consensus::rules::membership;
-use crate::types::{DiskId, Index, Membership, Mutant, NodeId, Position, Vote};
+use crate::types::{DiskId, Index, Membership, Mutant, NodeId, Position, Versions, Vote};
 
 impl Replica {
     /// The id of this node's disk; `None` where disks have no ids, as in some tests.
@@ -104,6 +104,22 @@ impl Replica {
     /// The disk that the peer presented last; `None` if none is known.
     pub fn presented_disk(&self, peer: NodeId) -> Option<DiskId> {
         self.known_disks.get(&peer).copied()
+    }
+
+    /// Records the versions that a member announced on a new connection. They hold until the member connects again, with
+    /// the same program or another one.
+    pub fn record_versions(&mut self, peer: NodeId, versions: Versions) {
+        let members = &self.configs.current().members;
+        self.announced_versions.retain(|known, _| members.contains_key(known));
+        if members.contains_key(&peer) {
+            self.announced_versions.insert(peer, versions);
+        }
+    }
+
+    /// The versions that a member announced when it last connected, or those of this node itself; `None` if the member
+    /// has not connected since this process started.
+    pub fn announced_versions(&self, id: NodeId) -> Option<Versions> {
+        if id == self.id { Some(self.options.versions) } else { self.announced_versions.get(&id).copied() }
     }
 
     /// The index from which that node's copy on that disk counts: the entry that names the disk. `None` if the

@@ -55,6 +55,12 @@ pub fn configuration_to_append(next: Membership, mutants: Mutants) -> Membership
     if mutants.breaks(Mutant::ChangeWithoutJoint) { next.leave_joint() } else { next }
 }
 
+/// Whether a leader may raise the feature level: only if every member announces the level. A member that does not know
+/// the level stops at the entry that raises it.
+pub fn may_raise_feature_level(all_members_announce: bool, mutants: Mutants) -> bool {
+    all_members_announce || mutants.breaks(Mutant::RaiseUnannounced)
+}
+
 /// Whether a change whose new voters do not respond is reverted. No entry could commit without the new voters, not even
 /// another change.
 pub fn reverts_stuck_change(mutants: Mutants) -> bool {

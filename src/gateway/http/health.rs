@@ -91,6 +91,7 @@ mod tests {
             uptime_ms: 0,
             stages: StageStatus::default(),
             version: String::new(),
+            versions: Default::default(),
             elections: Default::default(),
             members: vec![MemberStatus { node: 2, address: "b:2".into(), ..MemberStatus::default() }],
             hands_over: 0,

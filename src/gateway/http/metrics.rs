@@ -67,6 +67,7 @@ impl Collector for StatusCollector {
         write_proposals(status, &mut out)?;
         write_state(status, self.key_counts, &mut out)?;
         write_disk(status, &mut out)?;
+        write_versions(status, &mut out)?;
         write_snapshots(status, &mut out)?;
         write_scrub(status, &mut out)?;
         write_peers(status, &mut out)?;
@@ -152,6 +153,15 @@ fn write_disk(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
         out.gauge("disk_room_bytes", help, room)?;
     }
     out.gauge("disk_low_space", "Whether the disk has too little free space.", i64::from(status.low_space))
+}
+
+fn write_versions(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {
+    let versions = &status.versions;
+    let protocol_help = "The newest version of the protocol that this node's program supports.";
+    out.gauge("protocol_version_max", protocol_help, i64::from(versions.protocol_max))?;
+    out.gauge("feature_level", "The feature level of the cluster.", i64::from(versions.feature_level))?;
+    let level_help = "The highest feature level that this node's program knows.";
+    out.gauge("feature_level_max", level_help, i64::from(versions.feature_level_max))
 }
 
 fn write_snapshots(status: &Status, out: &mut MetricsWriter<'_>) -> fmt::Result {

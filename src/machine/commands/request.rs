@@ -19,6 +19,9 @@ const COMMAND_KIND_PERSIST: u8 = 9;
 const COMMAND_KIND_DEL_KEYS: u8 = 10;
 const COMMAND_KIND_PUT_ALL: u8 = 11;
 pub(super) const COMMAND_KIND_BLOCK: u8 = 12;
+/// A put of feature level 2, which no released program knows.
+#[cfg(feature = "next-version")]
+pub const COMMAND_KIND_PUT_LEVEL_2: u8 = 250;
 
 // The kinds of an encoded query: its first byte.
 const QUERY_KIND_GET: u8 = 1;
@@ -46,6 +49,16 @@ pub fn read_key(command: &[u8]) -> Option<&[u8]> {
     match cursor.u8() {
         Ok(COMMAND_KIND_BATCH | COMMAND_KIND_DEL_KEYS | COMMAND_KIND_PUT_ALL | COMMAND_KIND_BLOCK) | Err(_) => None,
         Ok(_) => cursor.key().ok(),
+    }
+}
+
+/// The feature level that an encoded command needs, by its kind. A command that this program does not know needs level 1:
+/// every node answers that it is malformed.
+pub fn needed_level(command: &[u8]) -> u16 {
+    match command.first() {
+        #[cfg(feature = "next-version")]
+        Some(&COMMAND_KIND_PUT_LEVEL_2) => 2,
+        _ => 1,
     }
 }
 
@@ -134,6 +147,8 @@ impl<'a> Command<'a> {
         let command = match cursor.u8()? {
             COMMAND_KIND_BATCH => Command::Batch(cursor.list(|cursor| Command::read_single(cursor.u8()?, cursor))?),
             COMMAND_KIND_BLOCK => Command::Block(cursor.list(CommandOrQuery::read)?),
+            #[cfg(feature = "next-version")]
+            COMMAND_KIND_PUT_LEVEL_2 => Command::Put { key: cursor.key()?, value: cursor.blob()? },
             kind => Command::read_single(kind, &mut cursor)?,
         };
         cursor.end()?;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 fn apply(kv: &mut Kv, now: u64, command: &Command<'_>) -> Answer {
     kv.advance(ClusterTime(now));
-    let context = Context { index: Index(1), term: Term(1), time: ClusterTime(now) };
+    let context = Context { index: Index(1), term: Term(1), time: ClusterTime(now), feature_level: 1 };
     Answer::decode(kv.apply(&context, &command.encode())).unwrap()
 }
 

@@ -7,7 +7,7 @@ use crate::types::{ClusterTime, Index, Term};
 use proptest::prelude::*;
 
 fn apply(kv: &mut Kv, command: &Command<'_>) -> Answer {
-    let context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
+    let context = Context { index: Index(1), term: Term(1), time: ClusterTime(0), feature_level: 1 };
     Answer::decode(kv.apply(&context, &command.encode())).unwrap()
 }
 
@@ -26,7 +26,7 @@ fn time_to_live_is_counted_from_the_query_time() {
     let expiration = Expiration::Until(Deadline::InMs(500));
     let command =
         Command::Set { key: b"k", value: b"v", only_if: SetCondition::Always, expiration, returns_previous: false };
-    kv.apply(&Context { index: Index(1), term: Term(1), time: ClusterTime(1000) }, &command.encode());
+    kv.apply(&Context { index: Index(1), term: Term(1), time: ClusterTime(1000), feature_level: 1 }, &command.encode());
     let time_to_live =
         |time| Answer::decode(kv.query(ClusterTime(time), &Query::TimeToLive { key: b"k" }.encode())).unwrap();
     let time_to_live_answers = [900, 1000, 1200, 1499, 1600].map(time_to_live);
@@ -119,7 +119,7 @@ fn scan_never_exceeds_the_maximum_answer_size() {
 
 #[test]
 fn malformed_command_gets_a_malformed_answer() {
-    let context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
+    let context = Context { index: Index(1), term: Term(1), time: ClusterTime(0), feature_level: 1 };
     let mut kv = Kv::new();
     assert_eq!(Answer::decode(kv.apply(&context, b"")), Ok(Answer::Malformed));
     assert_eq!(Answer::decode(kv.query(ClusterTime(0), &[99])), Ok(Answer::Malformed));

@@ -39,7 +39,11 @@ impl Net {
             self.events.push(Event::PeerLogDiffers { peer, log });
         }
         if let (Err(reason), CallerKind::Peer { node, .. }) = (verdict, hello.caller) {
-            self.peer_links.log_rejected_peer(now, self.connections.get(token), node, reason);
+            let reason_text = match reason {
+                HelloRejection::Version => hello.describe_version_mismatch(self.options.versions.protocol_max),
+                _ => reason.to_string(),
+            };
+            self.peer_links.log_rejected_peer(now, self.connections.get(token), node, (reason, &reason_text));
         }
         if let (Err(HelloRejection::TooManyConnections), CallerKind::Client | CallerKind::Operator) =
             (verdict, hello.caller)
@@ -51,18 +55,20 @@ impl Net {
         let version = match verdict {
             Ok(version) => version,
             Err(reason) => {
-                reason.put(conn.output.ready_buffer());
+                reason.put(hello, self.options.versions.protocol_max, conn.output.ready_buffer());
                 conn.close_after_output();
                 return;
             }
         };
         self.membership.build_welcome(version).put(conn.output.ready_buffer());
+        conn.version = version;
         match hello.caller {
             CallerKind::Client | CallerKind::Operator => {
                 conn.become_client(hello.caller == CallerKind::Operator);
                 self.protocol_counters.count_accepted_client(ClientProtocol::Native);
             }
             CallerKind::Peer { node: peer, disk, run, .. } => {
+                self.events.extend(hello.versions().map(|versions| Event::PeerVersionsLearned { peer, versions }));
                 conn.become_inbound_peer(peer);
                 let _best_effort = stream::tune_inbound_peer(conn.stream.socket());
                 if let Some(replaced) = self.peer_links.set_inbound_connection(peer, token) {
@@ -141,7 +147,7 @@ impl Net {
         let learned_disk = self.membership.check_welcome(now, peer, welcome)?;
         self.report_disk(peer, learned_disk);
         if let Some(mut conn) = self.connections.get_mut(token) {
-            conn.role = Role::OutboundPeer(peer);
+            (conn.role, conn.version) = (Role::OutboundPeer(peer), welcome.version);
         }
         self.peer_links.record_accepted(peer, token);
         Ok(())

@@ -4,7 +4,7 @@ use crate::admission::{Admission, HelloContext, Identity, WelcomeError};
 use crate::codec::Malformed;
 use crate::net::listen_address::ListenAddressCheck;
 use crate::net::peer_warnings::PeerWarnings;
-use crate::types::{DiskId, LogId, Membership, NodeId, Position, Run, Time};
+use crate::types::{DiskId, LogId, Membership, NodeId, Position, Run, Time, Versions};
 use crate::wire::hello::{CallerKind, Hello, Welcome};
 use crate::wire::reason::HelloRejection;
 use std::collections::BTreeMap;
@@ -22,15 +22,16 @@ pub struct MembershipView {
 }
 
 impl MembershipView {
-    /// Creates the view of a node that knows no members yet. `machine_kind` is the name of its state machine.
+    /// Creates the view of a node that knows no members yet. `machine_kind` is the name of its state machine,
+    /// and `versions` are those that it announces to its peers.
     pub fn new(
         me: Identity,
-        machine_kind: &'static str,
+        (machine_kind, versions): (&'static str, Versions),
         configured_addresses: BTreeMap<NodeId, String>,
     ) -> MembershipView {
         MembershipView {
             me,
-            admission: Admission::new(me).with_machine_kind(machine_kind),
+            admission: Admission::new(me).with_machine_kind(machine_kind).with_versions(versions),
             configured_addresses,
             peer_warnings: PeerWarnings::default(),
             address_check: ListenAddressCheck::default(),
@@ -154,6 +155,7 @@ impl MembershipView {
     pub fn check_welcome(&mut self, now: Time, peer: NodeId, welcome: &Welcome) -> Result<Option<DiskId>, Malformed> {
         self.admission.handle_welcome(peer, welcome).map_err(|error| match error {
             WelcomeError::WrongNode => Malformed("another node than the one dialed"),
+            WelcomeError::WrongVersion => Malformed("a version of the protocol that this node did not offer"),
             WelcomeError::DiskChanged => {
                 self.warn_of_unexpected_disk(now, peer, welcome.disk);
                 Malformed("a node with another disk than before")

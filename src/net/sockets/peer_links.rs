@@ -209,9 +209,15 @@ impl PeerLinks {
         }
     }
 
-    /// Logs that the hello of a peer was rejected. Rejections because of the disk, the log or a second process have log
+    /// Logs that the hello of a peer was rejected, with the reason in words. Rejections because of the disk, the log or a second process have log
     /// lines of their own, with advice.
-    pub fn log_rejected_peer(&mut self, now: Time, conn: Option<&Conn>, peer: NodeId, reason: HelloRejection) {
+    pub fn log_rejected_peer(
+        &mut self,
+        now: Time,
+        conn: Option<&Conn>,
+        peer: NodeId,
+        (reason, text): (HelloRejection, &str),
+    ) {
         if matches!(
             reason,
             HelloRejection::UnknownDisk | HelloRejection::CopiedDisk | HelloRejection::Log | HelloRejection::Stopping
@@ -219,7 +225,7 @@ impl PeerLinks {
             return;
         }
         let host = host_of(conn);
-        self.log_inbound_warning(now, &format!("the connection from {peer} at {host} was rejected: {reason}"));
+        self.log_inbound_warning(now, &format!("the connection from {peer} at {host} was rejected: {text}"));
     }
 
     /// Whether anything was received from a peer recently, and a description of the peer with the problem of its

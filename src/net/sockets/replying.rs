@@ -8,7 +8,7 @@ use crate::net::conn::Conn;
 use crate::net::links::OutboundLink;
 use crate::net::role::Role;
 use crate::node::event::{Caller, Event};
-use crate::types::{NodeId, Time};
+use crate::types::{Mutants, NodeId, Time};
 use crate::wire::client::{STATUS_UPDATE_ID, put_reply, reply_frame_size};
 use crate::wire::frame::FrameKind;
 use crate::wire::peer::PeerFrame;
@@ -16,7 +16,8 @@ use bytes::{BufMut, BytesMut};
 use mio::Token;
 
 impl Net {
-    /// Sends a Raft message to a peer. The message is dropped if the link is down or too much output waits on it.
+    /// Sends a Raft message to a peer. The message is dropped if the link is down, if too much output waits on it, or if
+    /// the message is of a later version of the protocol than the link.
     pub fn send(&mut self, envelope: Envelope) {
         let urgent = envelope.message.is_urgent();
         let (to, frame) = (envelope.to, PeerFrame::Raft(envelope));
@@ -24,13 +25,14 @@ impl Net {
         else {
             return;
         };
+        let Some(version) = frame.version_on(conn.version, Mutants::NONE) else { return };
         if conn.output.pending_bytes() > self.options.peer_output_bytes_max {
             return;
         }
         if urgent {
-            conn.output.push_urgent_frame(FrameKind::Raft, |out| frame.put_content(out));
+            conn.output.push_urgent_frame(FrameKind::Raft, |out| frame.put_content(version, out));
         } else {
-            conn.output.push_frame(FrameKind::Raft, frame.size(), |out| frame.put_content(out));
+            conn.output.push_frame(FrameKind::Raft, frame.size(), |out| frame.put_content(version, out));
         }
         conn.schedule_write();
     }
@@ -93,16 +95,18 @@ impl Net {
         }
     }
 
-    /// Sends a frame to a peer, in order. Returns false if the link is down or too much output waits on it.
+    /// Sends a frame to a peer, in order. Returns false if the link is down, if too much output waits on it, or if the
+    /// frame is of a later version of the protocol than the link.
     fn send_frame(&mut self, to: NodeId, frame: &PeerFrame) -> bool {
         let Some(mut conn) = self.peer_links.outbound_connection(to).and_then(|token| self.connections.get_mut(token))
         else {
             return false;
         };
+        let Some(version) = frame.version_on(conn.version, Mutants::NONE) else { return false };
         if conn.output.pending_bytes() > self.options.peer_output_bytes_max {
             return false;
         }
-        conn.output.push_frame(frame.kind(), frame.size(), |out| frame.put_content(out));
+        conn.output.push_frame(frame.kind(), frame.size(), |out| frame.put_content(version, out));
         conn.schedule_write();
         true
     }

@@ -85,6 +85,7 @@ impl Node {
             uptime_ms: 0,
             stages: self.stats.stage_status(),
             version: String::new(),
+            versions: self.version_status(now),
             elections: self.stats.elections.clone(),
             members: self.member_statuses(),
             hands_over: self.raft.transfer_target().map_or(0, NodeId::get),

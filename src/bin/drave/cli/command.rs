@@ -21,6 +21,7 @@ use super::snapshot_inspect::{self, InspectSnapshot};
 use super::snapshot_save::{self, SaveSnapshot};
 use super::status::{self, ShowStatus};
 use super::top::{self, Top};
+use super::upgrade::{self, Upgrade};
 use crate::loadgen::args::Bench;
 use crate::loadgen::bench;
 use crate::remote::failure::CliError;
@@ -59,6 +60,9 @@ pub fn build_command() -> Command {
             Command::new("member").about("Lists the members of the cluster, and changes them"),
         ))
         .subcommand(Transfer::augment_args(Command::new("transfer").about("Transfers leadership to another node")))
+        .subcommand(Upgrade::augment_args(
+            Command::new("upgrade").about("Finishes an upgrade: enables the features of the newer program"),
+        ))
         .subcommand(SetLevel::augment_args(
             Command::new("log-level").about("Prints or changes the log level of running nodes"),
         ))
@@ -114,6 +118,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Some(("bench", matches)) => bench::run(&Bench::from_arg_matches(matches)?),
         Some(("dump", matches)) => dump::run(Dump::from_arg_matches(matches)?),
         Some(("member", matches)) => member::run(&Member::from_arg_matches(matches)?),
+        Some(("upgrade", matches)) => upgrade::run(&Upgrade::from_arg_matches(matches)?),
         Some(("transfer", matches)) => member::transfer(&Transfer::from_arg_matches(matches)?),
         Some(("log-level", matches)) => log_level::run(&SetLevel::from_arg_matches(matches)?),
         Some(("diff", matches)) => diff::run(&Diff::from_arg_matches(matches)?),

@@ -116,7 +116,9 @@ impl DumpPrinter<'_> {
                     FlawKind::ChecksumMismatch { stored, computed } => {
                         (Some(format!("{stored:08x}")), Some(format!("{computed:08x}")))
                     }
-                    FlawKind::Truncated | FlawKind::Unreadable | FlawKind::Invalid(_) => (None, None),
+                    FlawKind::Truncated | FlawKind::Unreadable | FlawKind::UnknownVersion(_) | FlawKind::Invalid(_) => {
+                        (None, None)
+                    }
                 };
                 self.print_json(&json!({
                     "k": "bad", "file": file.name, "off": at, "len": len, "stored": stored, "computed": computed,

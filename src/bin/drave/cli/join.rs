@@ -61,6 +61,13 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
     if is_directory_in_use {
         return Ok(());
     }
+    let (level, known_level) = (status.versions.feature_level, config.versions.feature_level_max);
+    if level > known_level {
+        return reject_join(
+            format!("the cluster has feature level {level}, and this program knows up to {known_level}"),
+            "start the newer program, as the other nodes run it · nothing was changed",
+        );
+    }
     let cluster_number = u64::from_str_radix(&status.cluster, 16)
         .map_err(|_| CliError { message: format!("{:?} is not a cluster id", status.cluster), code: 70 })?;
     let cluster = ClusterId(cluster_number);

@@ -208,7 +208,8 @@ fn execute_change(cluster: &ClusterArgs, change: &Change, force: bool, message: 
     Ok(())
 }
 
-fn print_change(cluster: &ClusterArgs, position: Position, ms: f64, message: &str) {
+/// Prints a change that was made, and how long it took.
+pub(super) fn print_change(cluster: &ClusterArgs, position: Position, ms: f64, message: &str) {
     if cluster.prints_json() {
         outln!(
             "{}",
@@ -220,7 +221,7 @@ fn print_change(cluster: &ClusterArgs, position: Position, ms: f64, message: &st
 }
 
 /// The error of a membership change, with advice.
-fn explain_change_error(cluster: &ClusterArgs, error: ClientError) -> CliError {
+pub(super) fn explain_change_error(cluster: &ClusterArgs, error: ClientError) -> CliError {
     let advice = match &error {
         ClientError::Rejected(Refusal::UnsafeChange { .. }) => "nothing was changed · --force overrides this",
         ClientError::Rejected(_) => "nothing was changed · see: drave member list",

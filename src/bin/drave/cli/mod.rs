@@ -29,3 +29,4 @@ pub mod snapshot_inspect;
 pub mod snapshot_save;
 pub mod status;
 pub mod top;
+pub mod upgrade;

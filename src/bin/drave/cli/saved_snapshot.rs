@@ -1,10 +1,11 @@
 //! Reads, verifies and restores a snapshot file outside any data directory, as `snapshot save` writes it.
 
 use crate::remote::failure::CliError;
-use drave::apply::{Applier, Piece, StateHeader};
+use drave::apply::{Applier, Piece};
 use drave::disk::{Disk, DiskFile, FsDisk, Meter};
 use drave::machine::Kv;
-use drave::snapshot::{ChunkKind, Fault, Header, Snapshot};
+use drave::snapshot::{ChunkKind, Fault, Snapshot};
+use drave::snapshotting::restore::state_header;
 use std::io;
 use std::path::Path;
 
@@ -63,8 +64,8 @@ pub fn restore_state(snapshot: &Snapshot) -> Result<Option<Applier<Kv>>, CliErro
             return Ok(None);
         }
     }
-    let Header { position, time, digest, sessions, .. } = *snapshot.header();
-    restore.finish(&StateHeader { position, time, digest, sessions }).map(Some).map_err(|_| {
+    let digest = snapshot.header().digest;
+    restore.finish(&state_header(snapshot.header())).map(Some).map_err(|_| {
         let message = format!(
             "{} is damaged: its state does not match the digest {digest:016x}\n  use an older one, or save another",
             snapshot.name()

@@ -351,6 +351,10 @@ fn set_tls_keys(config: &mut Config, tls: &Tls) -> Result<(), CliError> {
 fn build_config(serve: &Serve, node: NodeId, data: &Path) -> Config {
     let mut config = Config::new(node, serve.peers.clone().map(|peers| peers.0).unwrap_or_default(), data);
     config.listen.clone_from(&serve.listen);
+    #[cfg(feature = "next-version")]
+    if std::env::var_os("DRAVE_NEXT_VERSION").is_some() {
+        config.versions = drave::types::Versions::NEXT;
+    }
     config.cluster.clone_from(&serve.cluster_name);
     config.consensus.election_min = serve.election_timeout.0;
     config.consensus.election_max = serve.election_timeout.1;

@@ -10,6 +10,14 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// The command that simulates the same worlds. The features decide which worlds there are: with `next-version`, machines
+/// of two versions in some.
+const SIMULATE: &str = if cfg!(feature = "next-version") {
+    "cargo run --release --features mutants,next-version -- sim"
+} else {
+    "cargo run --release -- sim"
+};
+
 /// Runs clusters in a simulator, by seed: the real node, while messages are lost and disks fail, with Raft's invariants
 /// checked after every step. A seed that fails repeats bit for bit.
 #[derive(Args, Clone, Debug)]
@@ -75,7 +83,7 @@ impl Sim {
     fn repeat_command(&self, violation: &Violation) -> String {
         let from = (violation.at.0 / 1_000_000_000).saturating_sub(1);
         let seconds = self.duration.as_secs_f64();
-        let mut command = format!("cargo run --release -- sim --seed {} --duration {seconds}s", violation.seed);
+        let mut command = format!("{SIMULATE} --seed {} --duration {seconds}s", violation.seed);
         if let Some(step_limit) = self.step_limit {
             command.push_str(&format!(" --steps {step_limit}"));
         }

@@ -1,6 +1,7 @@
 //! `drave status`: the status of every node, and the leader's view of each node.
 
 use super::columns::{Column, format_table, number_column, text_column};
+use super::upgrade::version_lines;
 use crate::output::{out, outln};
 use crate::remote::cluster::ClusterArgs;
 use crate::remote::failure::CliError;
@@ -121,6 +122,8 @@ fn print_tables(results: &[EndpointStatus]) {
             outln!("n{} replaces a damaged file by a snapshot: {}", status.node, finding.text);
         }
     }
+    let statuses: Vec<&Status> = results.iter().filter_map(|result| result.status.as_ref().ok()).collect();
+    version_lines(&statuses, leader).into_iter().for_each(|line| outln!("{line}"));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let statuses = results.iter().filter_map(|result| result.status.as_ref().ok());
     statuses.filter_map(|status| certificate_warning(status, now)).for_each(|line| outln!("{line}"));

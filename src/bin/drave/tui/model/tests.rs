@@ -35,6 +35,7 @@ pub fn status(node: u64, role: RoleName, term: u64, commit: u64) -> Status {
         uptime_ms: 1000,
         stages: StageStatus::default(),
         version: String::new(),
+        versions: Default::default(),
         elections: std::collections::BTreeMap::new(),
         members: (1..=3).map(member).collect(),
         hands_over: 0,

@@ -1,0 +1,177 @@
+//! Upgrades of the simulated cluster: machines restart with the present or the next version of the program, in both
+//! directions, and at some moment the feature level is raised. Only in a build with the feature `next-version`.
+//!
+//! After the level is raised, a machine that starts with the present version on a log of the new level must refuse to
+//! start and change nothing, and a node that was away must stop at the configuration that raises the level. The machine
+//! then starts with the next version, as an operator would do.
+
+use super::checks;
+use super::disk::{Crash, SimDisk};
+use super::event::SimEvent;
+use super::host::Host;
+use super::network::LinkKind;
+use super::world::World;
+use crate::api::Request;
+use crate::disk::Disk;
+use crate::node::{Caller, Event};
+use crate::types::{Change, Membership, NodeId, Payload, Versions, Write};
+use rand::RngExt;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The number under which nodes know the caller that raises the feature level. Nothing waits for its replies.
+pub(super) const UPGRADE_CLIENT: u64 = u64::MAX >> 32;
+
+/// The contents of all files of a machine's directory, by directory and name.
+pub(super) type DirectoryImage = BTreeMap<(usize, String), Vec<u8>>;
+
+impl World {
+    /// Restarts a random machine with another version, or asks the leader to raise the feature level; schedules the next
+    /// turn.
+    pub(super) fn run_upgrade_turn(&mut self) -> checks::Result<()> {
+        let interval = Duration::from_millis(self.rng.random_range(100..800));
+        self.schedule_after(interval, SimEvent::UpgradeTurn);
+        if self.rng.random_range(0..3) == 0 {
+            return self.request_next_level();
+        }
+        // After the faults only the upgrade goes on, so that the cluster reaches one version and comes to rest.
+        let may_restart = |host: &&Host| host.process.is_some() && !(self.faults_over && host.is_upgraded());
+        let ids: Vec<NodeId> = self.hosts.values().filter(may_restart).map(|host| host.id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let at = ids[self.rng.random_range(0..ids.len())];
+        self.trace_line(|| format!("{at} is restarted with another version"));
+        self.crash(at, Crash::Kill);
+        let delay = Duration::from_millis(self.rng.random_range(1..300));
+        self.schedule_after(delay, SimEvent::ProcessStart { at });
+        Ok(())
+    }
+
+    /// Asks the leader to raise the feature level. It refuses unless every member announces the level.
+    fn request_next_level(&mut self) -> checks::Result<()> {
+        let leader =
+            self.hosts.values().find(|host| host.process.as_ref().is_some_and(|process| process.node.raft().leads()));
+        let Some(at) = leader.map(|host| host.id) else { return Ok(()) };
+        self.upgrade_requests += 1;
+        let change = Change::RaiseFeatureLevel(Versions::COMPILED.feature_level_max);
+        let request = Request::Change { change, force: false };
+        let from = Caller::Client(UPGRADE_CLIENT);
+        self.deliver_event(at, Event::Request { from, id: self.upgrade_requests, forward: false, request })
+    }
+
+    /// Whether machines run two versions.
+    pub(super) fn mixes_versions(&self) -> bool {
+        self.scenario.mixes_versions && self.network.link_kind() == LinkKind::Stream
+    }
+
+    /// Whether all running machines have the next version and, if every member runs, its feature level is raised.
+    pub(super) fn upgrade_is_finished(&self) -> bool {
+        let membership = self.checks.configurations.latest_committed();
+        let all_members_run = membership.ids().all(|id| self.hosts.get(&id).is_some_and(|host| host.process.is_some()));
+        let level_is_raised = membership.feature_level >= Versions::COMPILED.feature_level_max;
+        !self.mixes_versions()
+            || (self.hosts.values().all(|host| host.process.is_none() || host.is_upgraded())
+                && (level_is_raised || !all_members_run))
+    }
+
+    /// Draws the version with which a machine starts. A machine that has met the next level starts with the next version.
+    pub(super) fn draw_versions(&mut self, at: NodeId) {
+        if !self.mixes_versions() {
+            return;
+        }
+        let starts_next = self.hosts[&at].needs_next_version || self.faults_over || self.rng.random_range(0..100) < 60;
+        self.host(at).versions = if starts_next { Versions::COMPILED } else { Versions::CURRENT };
+    }
+
+    /// The files of a machine before it starts with the present version, where versions are mixed.
+    pub(super) fn image_before_start(&self, at: NodeId) -> Option<DirectoryImage> {
+        let is_present_version = self.hosts[&at].versions != Versions::COMPILED;
+        (self.mixes_versions() && is_present_version).then(|| self.directory_image(at))
+    }
+
+    fn directory_image(&self, at: NodeId) -> DirectoryImage {
+        let host = &self.hosts[&at];
+        let directories: [&SimDisk; 3] = [&host.disk, &host.snapshot_disk, &host.identity_disk];
+        let files = directories.into_iter().enumerate().flat_map(|(nth, disk)| {
+            let names = disk.list().unwrap_or_default();
+            names.into_iter().filter_map(move |name| Some(((nth, name.clone()), disk.read_file(&name)?)))
+        });
+        files.collect()
+    }
+
+    /// Handles a refusal because of a later version. It is right only if the machine runs the present version where the
+    /// level was raised, and it must leave the files as they were, `before` the start. The machine starts again with the
+    /// next version.
+    pub(super) fn handle_version_refusal(
+        &mut self,
+        at: NodeId,
+        what: &str,
+        before: Option<DirectoryImage>,
+    ) -> checks::Result<()> {
+        if !self.may_meet_unknown_level(at) {
+            return Err(format!("{at} rejects its own directory: {what}"));
+        }
+        if before.is_some_and(|before| before != self.directory_image(at)) {
+            return Err(format!("{at} changes its directory although it refuses it: {what}"));
+        }
+        self.refused_levels += 1;
+        self.host(at).needs_next_version = true;
+        self.schedule_after(Duration::from_millis(100), SimEvent::ProcessStart { at });
+        Ok(())
+    }
+
+    /// Whether a machine runs the present version while the cluster may have the next feature level.
+    pub(super) fn may_meet_unknown_level(&self, at: NodeId) -> bool {
+        self.mixes_versions() && self.raised_levels > 0 && self.hosts[&at].versions != Versions::COMPILED
+    }
+
+    /// Checks a leader that raises the feature level: every member that is connected to it runs a version that knows the
+    /// level.
+    pub(super) fn check_raised_level(&mut self, at: NodeId, write: &Write) -> checks::Result<()> {
+        let Some(process) = self.hosts[&at].process.as_ref().filter(|process| process.node.raft().leads()) else {
+            return Ok(());
+        };
+        let raised = write.entries.iter().filter_map(raised_configuration).next();
+        let Some(membership) = raised.filter(|_| self.mixes_versions()) else { return Ok(()) };
+        let level = membership.feature_level;
+        if process.node.raft().feature_level() >= level {
+            return Ok(());
+        }
+        for id in membership.ids().filter(|id| *id != at) {
+            let announced = process.inbound_connections.get(&id).map(|inbound| inbound.feature_level_max);
+            if announced.is_some_and(|announced| announced < level) {
+                return Err(format!("{at} raises the feature level to {level}, which {id} does not know"));
+            }
+        }
+        self.raised_levels += 1;
+        Ok(())
+    }
+
+    /// Checks that a node writes no configuration of a feature level that its version does not know. Called after its
+    /// journal has accepted the writes.
+    pub(super) fn check_written_level(&self, at: NodeId, level: u16) -> checks::Result<()> {
+        match self.hosts[&at].versions.feature_level_max {
+            known if level > known => {
+                Err(format!("{at} writes a configuration of level {level}, and knows up to {known}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The highest feature level of a configuration in these writes; 0 if they have none.
+pub(super) fn highest_level(writes: &[Write]) -> u16 {
+    let entries = writes.iter().flat_map(|write| &write.entries);
+    let levels = entries.filter_map(raised_configuration).map(|membership| membership.feature_level);
+    let bases = writes.iter().filter_map(|write| write.base.as_ref()).map(|base| base.membership.feature_level);
+    levels.chain(bases).max().unwrap_or_default()
+}
+
+/// The membership in an entry of a feature level above the first.
+fn raised_configuration(entry: &crate::types::Entry) -> Option<&Membership> {
+    match &entry.payload {
+        Payload::Membership(membership) if membership.feature_level > 1 => Some(membership),
+        _ => None,
+    }
+}
