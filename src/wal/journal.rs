@@ -360,13 +360,21 @@ impl<D: Disk> Journal<D> {
     ///
     /// An open batch is closed even if the buffer is empty: without its last piece, recovery would take the number of
     /// the next batch for a gap.
+    ///
+    /// The seal may extend the file. A start takes over a file of any size: one that was cut, or one whose last record is
+    /// the release that a repair has appended, may have no room for the seal.
     fn sync_segment(&mut self) -> Result<()> {
         if self.segment.buffered_bytes() > 0 || self.batch_open {
             self.write_batch(false)?;
         }
+        let extends_file = self.segment.written_end > self.segment.capacity();
         if !self.options.mutants.breaks(Mutant::SkipSync) {
-            let outcome = match self.segment_file.sync() {
-                Err(_) if self.options.mutants.breaks(Mutant::RetryFailedSync) => self.segment_file.sync(),
+            let sync = |file: &mut D::File| match extends_file {
+                false => file.sync(),
+                true => file.sync_all(),
+            };
+            let outcome = match sync(&mut self.segment_file) {
+                Err(_) if self.options.mutants.breaks(Mutant::RetryFailedSync) => sync(&mut self.segment_file),
                 outcome => outcome,
             };
             outcome.map_err(to_fault("sync", &file_name(self.segment.number)))?;

@@ -356,3 +356,27 @@ fn parallel_recovery_reports_first_damaged_segment() {
         }
     }
 }
+
+/// A start takes over a file that was cut right after its last record, or one in which a repair has used the last bytes.
+/// The seal then extends the file, and the new size must be durable before anything in the next segment is (seed
+/// 3000003528).
+#[test]
+fn segment_without_room_for_its_seal_survives_a_power_loss() {
+    let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+    let write = |from, to| Step::Write { term: 1, from, to, bytes: 150 };
+    let (mut journal, recovered) = Journal::open(disk.clone(), options(), Some(&founding())).unwrap();
+    let mut view = recovered.view;
+    run_steps(&disk, &mut journal, &mut view, &[write(1, 3), Step::Sync], &mut ledger).unwrap();
+    disk.crash(&mut rng(), Crash::Kill);
+    let name = "0000000001.wal";
+    let bytes = disk.read_file(name).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let mut file = disk.open(name).unwrap();
+    file.truncate(end.next_multiple_of(8) as u64).unwrap();
+    file.sync_all().unwrap();
+    let (mut journal, recovered) = Journal::open(disk.clone(), options(), None).unwrap();
+    let mut view = recovered.view;
+    run_steps(&disk, &mut journal, &mut view, &[write(4, 4), Step::Sync], &mut ledger).unwrap();
+    let (_, recovered) = Journal::open(disk.durable_copy(), options(), None).unwrap();
+    ledger.check(&recovered).unwrap();
+}
