@@ -10,7 +10,7 @@ use crate::consensus::message::{Envelope, Message, Origin, Round};
 use crate::types::{ClusterId, ClusterTime, DiskId, Entry, Index, Payload, Position, Run, Term};
 use crate::wire::client::{put_request_frame, read_reply_frame};
 use crate::wire::frame::FrameReader;
-use crate::wire::hello::{Hello, Welcome};
+use crate::wire::hello::{CLIENT_VERSION_MIN, Hello, VERSION_MAX, Welcome};
 use crate::wire::reason::HelloRejection;
 use bytes::{Bytes, BytesMut};
 use std::io::{Read, Write};
@@ -203,10 +203,14 @@ fn replaced_connection_reports_no_lost_peer() {
     let inbound_connections: Vec<_> =
         nodes[0].net.connections.iter().filter(|conn| conn.role == Role::InboundPeer(id(2))).collect();
     assert!(matches!(inbound_connections[..], [conn] if conn.token == inbound), "{inbound_connections:?}");
-    // The only events are `AnswersLost` and `PeerDiskLearned` for the peer.
-    let is_expected =
-        |event: &Event| matches!(event, Event::AnswersLost(n) | Event::PeerDiskLearned { peer: n, .. } if *n == id(2));
-    assert!(nodes[0].events.len() == 2 && nodes[0].events.iter().all(is_expected), "{:?}", nodes[0].events);
+    // No `PeerLost` among the events.
+    let is_expected = |event: &Event| match event {
+        Event::AnswersLost(peer) | Event::PeerDiskLearned { peer, .. } | Event::PeerVersionsLearned { peer, .. } => {
+            *peer == id(2)
+        }
+        _ => false,
+    };
+    assert!(nodes[0].events.len() == 3 && nodes[0].events.iter().all(is_expected), "{:?}", nodes[0].events);
     // The replaced link is dialed again, and replaces the new connection in turn.
     pump_until(&mut nodes, "links come up again", |nodes| {
         are_linked(nodes) && nodes[0].net.peer_links.inbound_connection(id(2)).unwrap() != inbound
@@ -358,7 +362,7 @@ fn rejected_handshake_states_the_reason() {
     assert_eq!(handshake(peer_hello(9, 1, 1)).0, rejected_with(HelloRejection::SameNodeId));
     assert_eq!(
         handshake(Hello { version_min: 9, version_max: 10, ..Hello::client() }).0,
-        rejected_with(HelloRejection::Version)
+        Err(WireError::NoCommonVersion { min: CLIENT_VERSION_MIN, max: VERSION_MAX })
     );
     let (first, _connected) = handshake(Hello::client());
     assert_eq!(first.unwrap().node, id(1));
