@@ -250,7 +250,7 @@ fn commands_in_tables_exist() {
         for words in text.split('`').filter_map(|span| span.strip_prefix("drave ")) {
             let words: Vec<&str> = words.split_whitespace().map(|word| word.trim_matches(['[', ']'])).collect();
             let is_name = |word: &&&str| word.starts_with(|first: char| first.is_ascii_lowercase());
-            let subcommand_words = if matches!(words[0], "member" | "snapshot") { 2 } else { 1 };
+            let subcommand_words = if matches!(words[0], "member" | "snapshot" | "upgrade") { 2 } else { 1 };
             let mut help_args: Vec<&str> = words.iter().take(subcommand_words).take_while(is_name).copied().collect();
             help_args.push("--help");
             let output = run(&mut drave_command(&help_args));

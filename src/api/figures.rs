@@ -163,6 +163,11 @@ impl RequestError {
 }
 
 impl Refusal {
+    /// Whether the refusal is about the command itself: another attempt would be refused too.
+    pub fn rejects_command(&self) -> bool {
+        matches!(self, Refusal::TooLarge { .. } | Refusal::Malformed | Refusal::NotEnabled { .. })
+    }
+
     /// The value of the label `reason` in metrics.
     pub fn name(&self) -> &'static str {
         match self {

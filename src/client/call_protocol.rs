@@ -464,9 +464,7 @@ impl CallProtocol {
                 self.schedule_attempt(now);
             }
             // A node with a higher size limit, or a later leader, may have accepted an earlier attempt.
-            Refusal::TooLarge { .. } | Refusal::Malformed | Refusal::NotEnabled { .. }
-                if self.call.outcome_uncertain =>
-            {
+            rejection if self.call.outcome_uncertain && rejection.rejects_command() => {
                 return Err(self.fail_with_refusal(now, refusal));
             }
             Refusal::TooLarge { .. }

@@ -531,10 +531,13 @@ impl MuxProtocol {
             Reply::Done { outcome: Outcome::SessionExpired, .. } => {
                 return self.handle_expired_session(now, completions);
             }
-            // A node with a higher size limit may have accepted an earlier attempt.
-            Reply::Refused(Refusal::TooLarge { .. } | Refusal::Malformed) if may_be_in_log => RequestResult::Unknown,
-            Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed)) => {
-                RequestResult::Refused(refusal)
+            // A node with a higher size limit, or a later leader, may have accepted an earlier attempt.
+            Reply::Refused(refusal) if refusal.rejects_command() => {
+                if may_be_in_log {
+                    RequestResult::Unknown
+                } else {
+                    RequestResult::Refused(refusal)
+                }
             }
             // An earlier command must be sent again first.
             Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.retry_later(now, key, 2),

@@ -123,7 +123,7 @@ pub struct Replica {
     pub founding: Founding,
     /// The disk ids of this node and of the peers that presented theirs.
     known_disks: BTreeMap<NodeId, DiskId>,
-    /// The versions that each member announced when it last connected.
+    /// The versions that each connected member announced.
     announced_versions: BTreeMap<NodeId, Versions>,
     /// The claims of each peer about its disk, since this process started.
     claims: PeerClaims,

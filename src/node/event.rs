@@ -71,6 +71,8 @@ pub enum Event {
         /// The versions that its program supports.
         versions: Versions,
     },
+    /// The connection on which a peer announced its versions has ended: the peer may come back with another program.
+    PeerInboundClosed(NodeId),
     /// A peer that knows this node by its id and address holds another log than this node, or this node holds no log.
     PeerLogDiffers {
         /// The peer, whose log differs from this node's.

@@ -40,7 +40,7 @@ use super::snapshot_reads::SnapshotReads;
 use super::snapshot_sender::SnapshotSender;
 use super::space::{self, DiskSpace};
 use super::stats::Stats;
-use crate::api::{Consistency, Op, Refusal, Reply, Request};
+use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::apply::Report as ApplierReport;
 use crate::consensus::Raft;
 use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time, WriteId};
@@ -226,6 +226,7 @@ impl Node {
                 }
             }
             Event::PeerVersionsLearned { peer, versions } => self.raft.learn_versions(peer, versions),
+            Event::PeerInboundClosed(peer) => self.raft.forget_versions(peer),
             Event::PeerDiskLearned { peer, disk } => self.raft.learn_disk_id(peer, disk),
             Event::PeerLogDiffers { peer, log } => self.handle_differing_log(peer, log),
             // Without a possible transfer target the other nodes detect the loss of the leader by themselves.
@@ -368,29 +369,13 @@ impl Node {
 
     /// Proposes an operation, which the caller's answer waits for. This node is the leader.
     fn propose(&mut self, now: Time, client_request: ClientRequest, op: Bytes) {
-        // Before a command of a later level is in the log, every member's program has to know it.
-        let needed = self.needed_level(&op);
-        let outcome = match (needed > self.raft.feature_level(), self.membership().feature_level) {
-            (false, _) => self.raft.propose(now, op),
-            (true, level) if needed > level => Err(Refusal::NotEnabled { needed, level }),
-            // The level may be committed in a moment, or is, and this new leader does not know it yet.
-            (true, _) => Err(Refusal::Busy),
-        };
-        match outcome {
+        match self.check_enabled(&op).and_then(|()| self.raft.propose(now, op)) {
             // No client is told of success before a quorum has the entry on disk.
             Ok(position) => {
                 self.stats.record_proposal(now);
                 self.proposals.push(position, client_request.from, client_request.id);
             }
             Err(refusal) => self.refuse(client_request, refusal),
-        }
-    }
-
-    /// The feature level that an operation needs; 1 if it is no command.
-    fn needed_level(&self, op: &[u8]) -> u16 {
-        match Op::read(op) {
-            Ok(Op::Execute { command, .. }) => (self.options.needed_level)(command),
-            _ => 1,
         }
     }
 
@@ -574,7 +559,9 @@ impl Node {
         );
         // Called after the ticker, so that the write of this turn includes the tick.
         let ready = self.raft.ready(now);
-        self.emit_actions(now, ready, actions);
+        if let Err(fault) = self.emit_actions(now, ready, actions) {
+            return actions.push(Action::Stop(fault));
+        }
         let (promised, last) = (self.raft.promised_position(), self.raft.log().last());
         actions.extend(self.repair.update(now, promised, last, self.raft.leader()).map(Action::Note));
         // Called before more entries are submitted to the applier: a snapshot holds the applied state, and names the

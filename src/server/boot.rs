@@ -17,7 +17,7 @@ use crate::machine::state_machine::StateMachine;
 use crate::net::sockets::Identity;
 use crate::node::node::{Node, NodeStart};
 use crate::node::start::start;
-use crate::snapshot::store::check_known_formats;
+use crate::snapshot::store::{check_known_formats, find_foreign_snapshot};
 use crate::snapshot::{Snapshot, Store};
 use crate::snapshotting::{SnapshotRestore, reconcile_with_log, to_node_fault};
 use crate::types::Run;
@@ -227,9 +227,7 @@ fn read_directory(
     let snapshot_disk = open_disk(&config.data.join("snapshots"), sync_mode(config))?;
     check_known_formats(&snapshot_disk, config.versions.feature_level_max).map_err(to_node_fault)?;
     let foreign_snapshot = match &identity_damage {
-        Some(_) => Store::open(snapshot_disk.clone(), owner.cluster)
-            .and_then(|store| store.find_foreign_snapshot())
-            .map_err(to_node_fault)?,
+        Some(_) => find_foreign_snapshot(&snapshot_disk, owner.cluster).map_err(to_node_fault)?,
         None => None,
     };
     let contradiction = foreign_snapshot.map(|name| format!("{name} belongs to another cluster than the segments"));

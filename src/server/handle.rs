@@ -1,6 +1,6 @@
 //! Requests to a node from inside its own process, and its shutdown.
 
-use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
+use crate::api::{Consistency, Op, Outcome, Reply, Request};
 use crate::client::{ClientError, CommandResult, FailedAttempts, QueryResult, deadline};
 use crate::driver::inbox::{InboxSender, LoopMessage};
 use crate::driver::leadership::Leadership;
@@ -164,8 +164,14 @@ impl Session {
             }
             match self.handle.try_ask(request.clone(), time_left) {
                 Ok(Reply::Done { position, outcome }) => return Ok((position, outcome)),
-                Ok(Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed))) => {
-                    return Err(ClientError::Rejected(refusal));
+                // An earlier attempt may have been accepted by a later leader.
+                Ok(Reply::Refused(refusal)) if refusal.rejects_command() => {
+                    attempts.refusal = Some(refusal.clone());
+                    return Err(if maybe_executed {
+                        ClientError::Unknown(attempts)
+                    } else {
+                        ClientError::Rejected(refusal)
+                    });
                 }
                 Ok(Reply::Refused(refusal)) => attempts.refusal = Some(refusal),
                 Ok(Reply::Unknown) => maybe_executed = true,

@@ -79,6 +79,7 @@ impl World {
                 if process.admission.handle_disconnect(peer) {
                     self.update_outbound_connections(at);
                 }
+                self.deliver_event(at, Event::PeerInboundClosed(peer))?;
                 true
             }
         };
@@ -417,6 +418,7 @@ impl World {
         let outbound_connection = process.outbound_connections.remove(&peer);
         if inbound_connection.is_some() {
             process.admission.handle_disconnect(peer);
+            process.node.handle(local_time, Event::PeerInboundClosed(peer));
         }
         if inbound_connection.is_some()
             || outbound_connection.is_some_and(|link| matches!(link.state, LinkState::Up(..)))

@@ -57,7 +57,30 @@ impl World {
         let change = Change::RaiseFeatureLevel(Versions::COMPILED.feature_level_max);
         let request = Request::Change { change, force: false };
         let from = Caller::Client(UPGRADE_CLIENT);
-        self.deliver_event(at, Event::Request { from, id: self.upgrade_requests, forward: false, request })
+        let level_before = self.proposed_level(at);
+        let unannounced = self.member_without_next_level(at);
+        self.deliver_event(at, Event::Request { from, id: self.upgrade_requests, forward: false, request })?;
+        match unannounced {
+            Some(id) if self.proposed_level(at) > level_before => {
+                Err(format!("{at} raises the feature level, although {id} does not announce it"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The feature level of the latest configuration in a node's log, committed or not.
+    fn proposed_level(&self, at: NodeId) -> u16 {
+        self.hosts[&at].process.as_ref().map_or(0, |process| process.node.membership().feature_level)
+    }
+
+    /// A member of a node's cluster that has no connection to the node on which it announced the next level.
+    fn member_without_next_level(&self, at: NodeId) -> Option<NodeId> {
+        let process = self.hosts[&at].process.as_ref()?;
+        let announces = |id: &NodeId| {
+            let level = process.inbound_connections.get(id).map(|inbound| inbound.feature_level_max);
+            *id == at || level.is_some_and(|level| level >= Versions::COMPILED.feature_level_max)
+        };
+        process.node.membership().ids().find(|id| !announces(id))
     }
 
     /// Whether machines run two versions.
@@ -126,26 +149,14 @@ impl World {
         self.mixes_versions() && self.raised_levels > 0 && self.hosts[&at].versions != Versions::COMPILED
     }
 
-    /// Checks a leader that raises the feature level: every member that is connected to it runs a version that knows the
-    /// level.
-    pub(super) fn check_raised_level(&mut self, at: NodeId, write: &Write) -> checks::Result<()> {
+    /// Counts a write in which a leader raises the feature level.
+    pub(super) fn count_raised_level(&mut self, at: NodeId, write: &Write) {
         let Some(process) = self.hosts[&at].process.as_ref().filter(|process| process.node.raft().leads()) else {
-            return Ok(());
+            return;
         };
         let raised = write.entries.iter().filter_map(raised_configuration).next();
-        let Some(membership) = raised.filter(|_| self.mixes_versions()) else { return Ok(()) };
-        let level = membership.feature_level;
-        if process.node.raft().feature_level() >= level {
-            return Ok(());
-        }
-        for id in membership.ids().filter(|id| *id != at) {
-            let announced = process.inbound_connections.get(&id).map(|inbound| inbound.feature_level_max);
-            if announced.is_some_and(|announced| announced < level) {
-                return Err(format!("{at} raises the feature level to {level}, which {id} does not know"));
-            }
-        }
-        self.raised_levels += 1;
-        Ok(())
+        let is_raised = raised.is_some_and(|membership| process.node.raft().feature_level() < membership.feature_level);
+        self.raised_levels += u64::from(is_raised && self.mixes_versions());
     }
 
     /// Checks that a node writes no configuration of a feature level that its version does not know. Called after its

@@ -155,19 +155,6 @@ impl<D: Disk> Store<D> {
         Ok(self.file_names()?.into_iter().filter(is_newer).map(fault).collect())
     }
 
-    /// The name of a published snapshot whose header names another cluster than the store's; `None` if there is none.
-    pub fn find_foreign_snapshot(&self) -> Result<Option<String>> {
-        for position in self.published_positions()? {
-            let name = file_name(position);
-            let file = self.disk.open(&name).map_err(to_fault("open", &name))?;
-            let header = read_header(&file).map_err(to_fault("read", &name))?;
-            if header.is_ok_and(|(header, _)| header.cluster != self.cluster) {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
-    }
-
     /// Finds the newest intact snapshot.
     pub fn newest(&self) -> Result<NewestSnapshot> {
         self.find_newest(&Meter::default())
@@ -264,6 +251,20 @@ pub fn check_known_formats<D: Disk>(disk: &D, feature_level_max: u16) -> Result<
         }
     }
     Ok(())
+}
+
+/// The name of a published snapshot in a directory whose header names another cluster; `None` if there is none. Changes
+/// nothing, as opposed to [`Store::open`].
+pub fn find_foreign_snapshot<D: Disk>(disk: &D, cluster: ClusterId) -> Result<Option<String>> {
+    let names = disk.list().map_err(to_fault("list", DIRECTORY_NAME))?;
+    for name in names.into_iter().filter(|name| file_position(name).is_some()) {
+        let file = disk.open(&name).map_err(to_fault("open", &name))?;
+        let header = read_header(&file).map_err(to_fault("read", &name))?;
+        if header.is_ok_and(|(header, _)| header.cluster != cluster) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a file is useless because the snapshot at `keep` exists: an older snapshot, or a part of one.

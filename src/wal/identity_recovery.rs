@@ -16,6 +16,7 @@
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader, file_name, file_number};
 use super::identity::{FILE_NAME, FORMAT_VERSION, Identity, MAGIC};
+use super::newer_format::check_sync_marker;
 use super::report::{Fault, Result};
 use super::sync_marker::{self, SyncMarker, to_fault};
 use crate::disk::unreadable::is_media_error;
@@ -43,7 +44,7 @@ pub enum RestoredIdentity {
 ///
 /// # Errors
 ///
-/// [`Fault::Foreign`] if a segment has a format of a newer program, and [`Fault::Io`].
+/// [`Fault::Foreign`] if a segment or the sync marker has a format of a newer program, and [`Fault::Io`].
 pub fn restore_identity<D: Disk>(root: &D, journal: &D, starts_bound: u64) -> Result<RestoredIdentity> {
     let uncertain = |reason: String| Ok(RestoredIdentity::Uncertain(reason));
     if has_unknown_format(root)? {
@@ -129,7 +130,9 @@ fn marker_names<D: Disk>(journal: &D, names: &[String], disk: DiskId) -> Result<
     if !names.iter().any(|name| name == sync_marker::FILE_NAME) {
         return Ok(false);
     }
-    let marker = SyncMarker::read(&sync_marker::read_slots(journal)?.bytes, disk);
+    let slots = sync_marker::read_slots(journal)?.bytes;
+    check_sync_marker(&slots, disk)?;
+    let marker = SyncMarker::read(&slots, disk);
     Ok(marker.hard_state.is_some() || marker.log_offset.is_some())
 }
 

@@ -13,6 +13,7 @@
 use super::ballast::Ballast;
 use super::format::{self, BATCH_FRAME_BYTES, BatchHeader, RECYCLED_FLAG, RecordKind, Seal, SegmentHeader, file_name};
 use super::log_summary::LogSummary;
+use super::newer_format::check_write;
 use super::options::Options;
 use super::report::{Fault, Report, Result, SealedSegment};
 use super::segment::Segment;
@@ -269,7 +270,7 @@ impl<D: Disk> Journal<D> {
             write.hard_state.is_some() || write.base.is_some() || !write.entries.is_empty(),
             "no write is empty: it would use up a batch number, and the next start would miss that batch"
         );
-        super::newer_format::check_write(write, &self.options)?;
+        check_write(write, self.options.feature_level_max, self.options.mutants)?;
         (self.dirty, self.last_appended) = (true, write.id);
         // Recovery applies records in file order. The hard state comes first: a rotation may make it durable alone, and a
         // log without its entries must not be durable without the promise for them. A base removes all entries.

@@ -114,7 +114,7 @@ pub mod kept_entries;
 pub mod load;
 mod log_start;
 pub mod log_summary;
-mod newer_format;
+pub mod newer_format;
 pub mod open;
 pub mod options;
 pub mod parallel_checksum;

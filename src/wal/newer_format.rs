@@ -5,8 +5,9 @@
 //! are searched for later formats. Each one must be intact by its checksum: a flipped bit in a version is damage.
 //!
 //! For this search to work, later versions keep these rules: the header of a segment keeps its size, its magic, the place
-//! of its version and its checksum; a frame keeps its header, and the checksum that begins its body; and an encoded
-//! membership begins with the feature level.
+//! of its version and its checksum; a frame keeps its header, and the checksum that begins its body; an encoded
+//! membership begins with the feature level; and what precedes the membership in a base, a release or an opening keeps
+//! its size. Bytes behind a sector that cannot be read are not searched.
 
 use super::format::{
     self, FRAME_ALIGNMENT, FRAME_HEADER_BYTES, Frame, MAGIC, Opening, RecordKind, SEGMENT_HEADER_BYTES, file_name,
@@ -18,12 +19,19 @@ use super::options::Options;
 use super::report::{Fault, Result};
 use super::scan::{Scan, ScanItem};
 use super::sync_marker::{self, SyncMarker};
-use crate::codec::{ENTRY_HEADER, ENTRY_KIND_MAX};
-use crate::types::{DiskId, Membership, Mutant, Payload, Write};
+use crate::codec::{ENTRY_HEADER, ENTRY_KIND_MAX, HARD_STATE_BYTES};
+use crate::types::{DiskId, Mutant, Mutants, Payload, Write};
 use bytes::Bytes;
 
 /// The kind of a log entry that holds a membership.
 const MEMBERSHIP_ENTRY_KIND: u8 = 1;
+
+/// The offset of the base in the body of a base or release record: after checksum and reserved field.
+const BASE_OFFSET: usize = 8;
+/// The offset of the base in the body of an opening: after hard state, last position and time too.
+const OPENING_BASE_OFFSET: usize = BASE_OFFSET + HARD_STATE_BYTES + 16 + 8;
+/// The offset of the membership in a base: after its position and the index of its configuration.
+const MEMBERSHIP_OFFSET: usize = 16 + 8;
 
 /// Refuses segments of a later format, records and entries of an unknown kind, and configurations of an unknown feature
 /// level, wherever they are in the files. Unreadable bytes are skipped.
@@ -79,23 +87,23 @@ pub fn check_feature_level(summary: &LogSummary, options: &Options) -> Result<()
         .try_for_each(|membership| check_level(membership.feature_level, options.feature_level_max))
 }
 
-/// Refuses a write with a configuration of an unknown feature level, before any byte of the write is in the log. Such a
-/// node was away when the cluster raised its level, or has just joined.
-pub fn check_write(write: &Write, options: &Options) -> Result<()> {
-    if options.mutants.breaks(Mutant::WriteUnknownLevel) {
+/// Refuses a write with a configuration of a feature level above `level_max`, which this program does not know. Such a
+/// node was away when the cluster raised its level, or has just joined. The node calls this before anything that depends
+/// on the write leaves it, and the journal before any byte of the write is in the log.
+pub fn check_write(write: &Write, level_max: u16, mutants: Mutants) -> Result<()> {
+    if mutants.breaks(Mutant::WriteUnknownLevel) {
         return Ok(());
     }
     if let Some(base) = &write.base {
-        check_level(base.membership.feature_level, options.feature_level_max)?;
+        check_level(base.membership.feature_level, level_max)?;
     }
     write.entries.iter().try_for_each(|entry| match &entry.payload {
-        Payload::Membership(membership) => check_level(membership.feature_level, options.feature_level_max),
+        Payload::Membership(membership) => check_level(membership.feature_level, level_max),
         Payload::Noop | Payload::Opaque(_) => Ok(()),
     })
 }
 
 fn check_record(number: u64, frame: &Frame, level_max: u16) -> Result<()> {
-    let check_membership = |membership: &Membership| check_level(membership.feature_level, level_max);
     match frame.kind {
         RecordKind::Entry => {
             let Some((header, payload)) = frame.body.split_first_chunk::<ENTRY_HEADER>() else { return Ok(()) };
@@ -109,14 +117,21 @@ fn check_record(number: u64, frame: &Frame, level_max: u16) -> Result<()> {
                 None => Ok(()),
             }
         }
-        RecordKind::Open => Opening::decode(&frame.body).map_or(Ok(()), |opening| {
-            check_membership(&opening.configuration.1).and_then(|()| check_membership(&opening.base.membership))
-        }),
-        RecordKind::Base | RecordKind::Release => {
-            format::decode_base(&frame.body).map_or(Ok(()), |base| check_membership(&base.membership))
+        RecordKind::Open => {
+            check_level(read_base_level(&frame.body, OPENING_BASE_OFFSET), level_max)?;
+            Opening::decode(&frame.body)
+                .map_or(Ok(()), |opening| check_level(opening.configuration.1.feature_level, level_max))
         }
+        RecordKind::Base | RecordKind::Release => check_level(read_base_level(&frame.body, BASE_OFFSET), level_max),
         RecordKind::Batch | RecordKind::HardState | RecordKind::Seal => Ok(()),
     }
+}
+
+/// The feature level of the base at an offset of a body; 0 if the body is too short. It is read where it is, because a
+/// later version may have appended fields to a membership.
+fn read_base_level(body: &[u8], base_offset: usize) -> u16 {
+    let level = body.get(base_offset + MEMBERSHIP_OFFSET..).and_then(<[u8]>::first_chunk::<2>);
+    level.copied().map_or(0, u16::from_le_bytes)
 }
 
 fn check_level(level: u16, level_max: u16) -> Result<()> {

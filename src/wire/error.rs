@@ -3,7 +3,6 @@
 use super::reason::HelloRejection;
 use crate::codec::Malformed;
 use crate::types::Versions;
-use crate::types::versions::PEER_PROTOCOL_MIN;
 
 /// A violation of the protocol by the other side, or its rejection of the connection. Only this connection closes.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -46,7 +45,7 @@ fn version_mismatch_text(min: u16, max: u16) -> String {
     let own_max = Versions::CURRENT.protocol_max;
     let older_side = if min > own_max { "this program" } else { "it" };
     format!(
-        "the other side supports versions {min} to {max} of the protocol, and this program {PEER_PROTOCOL_MIN} to \
-         {own_max}: {older_side} is older: upgrade it"
+        "the other side supports versions {min} to {max} of the protocol, and this program up to {own_max}: {older_side} \
+         is older: upgrade it"
     )
 }

@@ -62,6 +62,19 @@ fn silent_member_holds_the_raise_back() {
     assert!(why.ends_with(&format!("yet: {} does not answer", followers[0])), "{why}");
 }
 
+/// It may come back with the present version.
+#[test]
+fn disconnected_member_holds_the_raise_back() {
+    let (mut cluster, leader) = cluster_of_next_version(3);
+    let followers = followers(&cluster, leader);
+    followers.iter().for_each(|node| cluster.raft_mut(leader).learn_versions(*node, NEXT));
+    cluster.raft_mut(leader).forget_versions(followers[0]);
+    let why = refusal(&mut cluster, leader, 2);
+    assert!(why.ends_with(&format!("yet: {} has not announced its versions yet", followers[0])), "{why}");
+    cluster.raft_mut(leader).learn_versions(followers[0], NEXT);
+    cluster.change_membership(leader, Change::RaiseFeatureLevel(2)).unwrap();
+}
+
 /// Learners count too: the node would stop at the entry that raises the level.
 #[test]
 fn learner_of_the_present_version_holds_the_raise_back() {

@@ -141,6 +141,23 @@ fn record_and_entry_of_an_unknown_kind_are_refused() {
     }
 }
 
+/// The membership of a later feature level may have fields that this program cannot decode: only the level is read.
+#[test]
+fn base_of_an_unknown_feature_level_is_refused_although_it_cannot_be_decoded() {
+    let undamaged = disk_with_segments();
+    let names = segments(&undamaged);
+    let (opening_level_at, member_count_at) = (8 + 40 + 16 + 8 + 24, 8 + 40 + 16 + 8 + 26);
+    for name in [&names[1], &names[names.len() - 1]] {
+        let opening = last_record(&undamaged, name, RecordKind::Open);
+        let mut body = opening.body.to_vec();
+        body[opening_level_at..opening_level_at + 2].copy_from_slice(&2u16.to_le_bytes());
+        body[member_count_at..member_count_at + 2].copy_from_slice(&99u16.to_le_bytes());
+        let disk = undamaged.fork();
+        overwrite_record(&disk, name, &opening, RecordKind::Open as u8, &body);
+        assert_refused(&disk, "the log has feature level 2, and this program knows up to 1");
+    }
+}
+
 #[test]
 fn sync_marker_of_a_later_version_is_refused() {
     let disk = disk_with_segments();

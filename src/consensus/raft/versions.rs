@@ -10,7 +10,12 @@ impl Raft {
         self.me.record_versions(peer, versions);
     }
 
-    /// The versions that a member announced when it last connected; `None` if they are not known.
+    /// Forgets the versions of a peer whose connection has ended: it may come back with another program.
+    pub fn forget_versions(&mut self, peer: NodeId) {
+        self.me.forget_versions(peer);
+    }
+
+    /// The versions that a member announced on its present connection; `None` if it has none.
     pub fn announced_versions(&self, id: NodeId) -> Option<Versions> {
         self.me.announced_versions(id)
     }

@@ -106,8 +106,7 @@ impl Replica {
         self.known_disks.get(&peer).copied()
     }
 
-    /// Records the versions that a member announced on a new connection. They hold until the member connects again, with
-    /// the same program or another one.
+    /// Records the versions that a member announced on a new connection. They hold as long as the connection.
     pub fn record_versions(&mut self, peer: NodeId, versions: Versions) {
         let members = &self.configs.current().members;
         self.announced_versions.retain(|known, _| members.contains_key(known));
@@ -116,8 +115,13 @@ impl Replica {
         }
     }
 
-    /// The versions that a member announced when it last connected, or those of this node itself; `None` if the member
-    /// has not connected since this process started.
+    /// Forgets the versions of a peer whose connection has ended.
+    pub fn forget_versions(&mut self, peer: NodeId) {
+        self.announced_versions.remove(&peer);
+    }
+
+    /// The versions that a member announced on its present connection, or those of this node itself; `None` if the member
+    /// is not connected.
     pub fn announced_versions(&self, id: NodeId) -> Option<Versions> {
         if id == self.id { Some(self.options.versions) } else { self.announced_versions.get(&id).copied() }
     }

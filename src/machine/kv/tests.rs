@@ -37,6 +37,20 @@ fn time_to_live_is_counted_from_the_query_time() {
     );
 }
 
+/// Every node must answer a command of a later level in the same way, whatever its program knows.
+#[cfg(feature = "next-version")]
+#[test]
+fn command_of_a_later_feature_level_is_malformed_until_the_level_is_raised() {
+    let mut command = put(b"k", b"v").encode().to_vec();
+    command[0] = super::commands::COMMAND_KIND_PUT_LEVEL_2;
+    for (feature_level, answer, value) in [(1, Answer::Malformed, None), (2, Answer::Done, Some(&b"v"[..]))] {
+        let context = Context { index: Index(1), term: Term(1), time: ClusterTime(0), feature_level };
+        let mut kv = Kv::new();
+        assert_eq!(Answer::decode(kv.apply(&context, &command)), Ok(answer), "level {feature_level}");
+        assert_eq!(kv.get(b"k"), value, "level {feature_level}");
+    }
+}
+
 #[test]
 fn failed_compare_and_swap_returns_the_actual_value() {
     let mut kv = Kv::new();

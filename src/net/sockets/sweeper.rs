@@ -84,7 +84,7 @@ impl Net {
             }
             Role::InboundPeer(peer) => {
                 if self.peer_links.record_inbound_closed(peer, token) {
-                    self.events.push(Event::PeerLost(peer));
+                    self.events.extend([Event::PeerLost(peer), Event::PeerInboundClosed(peer)]);
                     if self.membership.record_disconnected(peer) {
                         self.update_links(now);
                     }

@@ -21,6 +21,7 @@ use crate::consensus::ready::{EntriesToSend, LostEntriesToSend, Ready};
 use crate::node::event::Action;
 use crate::types::{Index, Time};
 use crate::wal::Fault;
+use crate::wal::newer_format::check_write;
 
 impl Node {
     /// Converts the consensus core's output into actions.
@@ -28,7 +29,15 @@ impl Node {
     /// Messages may leave before the write: the core holds back each message about state that must be durable first.
     /// Entries may leave before the write too, so that the leader's sync and the followers' run at the same time
     /// (thesis §10.2.1).
-    pub(super) fn emit_actions(&mut self, now: Time, ready: Ready, actions: &mut Vec<Action>) {
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Foreign`] if the write has a configuration that this program does not know. Then nothing of it, and no
+    /// message that may depend on it, leaves this node, which must stop.
+    pub(super) fn emit_actions(&mut self, now: Time, ready: Ready, actions: &mut Vec<Action>) -> Result<(), Fault> {
+        if let Some(write) = &ready.write {
+            check_write(write, self.raft.options().versions.feature_level_max, self.options.mutants)?;
+        }
         self.stats.record_commit(now, ready.commit);
         if let Some(write) = ready.write {
             if let (Some(entry), true) = (write.entries.last(), self.led_term.is_some()) {
@@ -49,7 +58,7 @@ impl Node {
             }
         }
         for lost_entries in ready.lost_entries {
-            self.send_lost_entries(now, lost_entries, actions);
+            self.send_lost_entries(now, lost_entries, actions)?;
         }
         for (read, index) in ready.confirmed_reads {
             self.linearizable_reads.confirm(read, index);
@@ -91,6 +100,7 @@ impl Node {
             }
             actions.push(Action::Note(note));
         }
+        Ok(())
     }
 
     /// The AppendEntries message that `to_send` describes, with its entries. The core knows positions only: it names a
@@ -119,7 +129,12 @@ impl Node {
     ///
     /// If the entries cannot be read, the request is dropped: the other node repeats it, and asks others too. Damage in this
     /// node's log is handled as in an append (`damage.rs`). A file that was set aside is no part of the log.
-    fn send_lost_entries(&mut self, now: Time, lost_entries: LostEntriesToSend, actions: &mut Vec<Action>) {
+    fn send_lost_entries(
+        &mut self,
+        now: Time,
+        lost_entries: LostEntriesToSend,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Fault> {
         let LostEntriesToSend { to, term, after, upto, fragment } = lost_entries;
         let range = after.index.next()..=upto;
         let entries = match fragment {
@@ -131,7 +146,7 @@ impl Node {
                 self.raft.append_kept_entries(after, entries);
                 // The core requests further entries only once these are durable, so this call is not repeated.
                 let ready = self.raft.ready(now);
-                self.emit_actions(now, ready, actions);
+                self.emit_actions(now, ready, actions)?;
             }
             (Ok(entries), _) => {
                 let message = Message::LostEntries { after, entries };
@@ -148,6 +163,7 @@ impl Node {
             }
             (Err(fault), None) => self.handle_unreadable_entries(fault),
         }
+        Ok(())
     }
 
     /// Submits committed entries to the applier, one batch at a time.
