@@ -428,7 +428,10 @@ impl World {
             for action in writes {
                 needs_another_turn |= self.execute_action(at, action)?;
             }
-            self.check_commit_state(at)?;
+            // A node that stops has not executed the write of this turn.
+            if !other_actions.iter().any(|action| matches!(action, Action::Stop(Fault::Foreign(_)))) {
+                self.check_commit_state(at)?;
+            }
             for action in other_actions {
                 needs_another_turn |= self.execute_action(at, action)?;
             }
