@@ -15,6 +15,7 @@ use crate::api::Request;
 use crate::disk::Disk;
 use crate::node::{Caller, Event};
 use crate::types::{Change, Membership, NodeId, Payload, Versions, Write};
+use crate::wal::Fault;
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -142,6 +143,14 @@ impl World {
         self.host(at).needs_next_version = true;
         self.schedule_after(Duration::from_millis(100), SimEvent::ProcessStart { at });
         Ok(())
+    }
+
+    /// Records that a process stops because of a feature level that only the next version knows.
+    pub(super) fn record_refused_level(&mut self, at: NodeId, fault: &Fault) {
+        if matches!(fault, Fault::Foreign(_)) && self.may_meet_unknown_level(at) {
+            self.refused_levels += 1;
+            self.host(at).needs_next_version = true;
+        }
     }
 
     /// Whether a machine runs the present version while the cluster may have the next feature level.

@@ -368,10 +368,7 @@ impl World {
     /// Stops a process because of a disk fault, and starts it again within two seconds.
     pub(super) fn stop_process(&mut self, at: NodeId, fault: &Fault) {
         self.trace_line(|| format!("{at} stops: {fault}"));
-        if matches!(fault, Fault::Foreign(_)) && self.may_meet_unknown_level(at) {
-            self.refused_levels += 1;
-            self.host(at).needs_next_version = true;
-        }
+        self.record_refused_level(at, fault);
         let how = if self.hosts[&at].disk_has_stopped() { Crash::Power } else { Crash::Kill };
         self.crash(at, how);
         let delay = Duration::from_millis(self.rng.random_range(50..2000));
@@ -428,8 +425,8 @@ impl World {
             for action in writes {
                 needs_another_turn |= self.execute_action(at, action)?;
             }
-            // A node that stops has not executed the write of this turn.
-            if !other_actions.iter().any(|action| matches!(action, Action::Stop(Fault::Foreign(_)))) {
+            let refuses_write = other_actions.iter().any(|action| matches!(action, Action::Stop(Fault::Foreign(_))));
+            if !refuses_write {
                 self.check_commit_state(at)?;
             }
             for action in other_actions {
