@@ -11,7 +11,7 @@
 //! term: then both logs are equal up to it (Log Matching, §5.3), and the readable log lacks nothing after it. No entry
 //! after the damage is counted.
 
-use super::format::{self, BatchHeader, RecordKind, SegmentHeader};
+use super::format::{self, BatchHeader, EntryMetadata, Frame, RecordKind, SegmentHeader};
 use super::log_summary::{LogSummary, RecordEffect};
 use super::recover::FIRST_FRAME_OFFSET;
 use super::segment::{Segment, SparseIndex};
@@ -30,13 +30,16 @@ pub struct ReadPositions {
     terms: Vec<Term>,
 }
 
-/// The release that a repair appends to a log whose own release record is after the damage.
-pub struct AppendedRelease {
-    /// The position after which the log begins, and the configuration there.
-    pub base: SnapshotPoint,
-    /// The number of the batch that holds the release record.
+/// The batch that a repair appends to the readable batches of a log.
+pub struct AppendedBatch {
+    /// The records of the damaged batch that are before the damage, without the batch header.
+    pub frames: Vec<Frame>,
+    /// The position after which the log begins, and the configuration there, if the log's own release record is after the
+    /// damage.
+    pub released_base: Option<SnapshotPoint>,
+    /// The number of the batch.
     pub batch_number: u64,
-    /// The checksum of the last readable frame.
+    /// The checksum of the last frame of the readable batches.
     pub last_checksum: u32,
 }
 
@@ -78,15 +81,32 @@ impl ReadPositions {
     }
 }
 
-impl AppendedRelease {
-    /// Appends the release to the readable bytes of a segment, whose records end at offset `end`. A segment without any
-    /// record gets its opening record first. Returns the bytes up to the new end.
+impl AppendedBatch {
+    /// Whether there is nothing to append.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.released_base.is_none()
+    }
+
+    /// Appends the batch to the readable bytes of a segment, whose records end at offset `end`. A segment without any
+    /// record gets its opening record first, for the log of `summary`. Returns the bytes up to the new end.
     pub fn append_to(&self, bytes: &Bytes, header: &SegmentHeader, end: u64, summary: &LogSummary) -> Bytes {
         let mut segment = Segment::new(header, u64::MAX, end, self.last_checksum, SparseIndex::default());
-        if end == FIRST_FRAME_OFFSET {
+        let begins_with_opening = self.frames.first().is_some_and(|frame| frame.kind == RecordKind::Open);
+        if end == FIRST_FRAME_OFFSET && !begins_with_opening {
             segment.add_frame(RecordKind::Open, self.batch_number, |out| summary.opening().encode(out));
         }
-        segment.add_frame(RecordKind::Release, self.batch_number, |out| format::encode_base(out, &self.base));
+        for frame in &self.frames {
+            let add_body = |out: &mut Vec<u8>| out.extend_from_slice(&frame.body);
+            match EntryMetadata::decode(&frame.body) {
+                Ok(entry) if frame.kind == RecordKind::Entry => {
+                    segment.add_entry(self.batch_number, entry.position, add_body);
+                }
+                _ => _ = segment.add_frame(frame.kind, self.batch_number, add_body),
+            }
+        }
+        if let Some(base) = &self.released_base {
+            segment.add_frame(RecordKind::Release, self.batch_number, |out| format::encode_base(out, base));
+        }
         // All earlier segments were synced before this one was begun.
         let synced_end = (header.number, FIRST_FRAME_OFFSET);
         let batch = BatchHeader { number: self.batch_number, synced_end, ..BatchHeader::default() };
@@ -102,7 +122,6 @@ impl AppendedRelease {
 mod tests {
     use super::*;
     use crate::types::{ClusterTime, Membership};
-    use crate::wal::format::EntryMetadata;
 
     fn entry(index: u64, term: u64) -> RecordEffect {
         let position = Position::new(Index(index), Term(term));

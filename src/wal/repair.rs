@@ -1,7 +1,7 @@
 //! Repair: turns a damaged journal into a shorter, intact one that keeps the node's promises.
 //!
 //! The rule and its proof are in `docs/repair.md`; `tests/repair_model` checks it. The journal keeps its readable
-//! beginning. The position up to which the node may have acknowledged entries becomes its promised position
+//! beginning: all records before the damage, also those of a batch that is damaged further on. The position up to which the node may have acknowledged entries becomes its promised position
 //! ([`HardState::promised_position`]): the node votes and campaigns as if its log still reached it, and a leader sends
 //! the missing entries again.
 //!
@@ -19,12 +19,12 @@
 //! After a crash between any two steps, the next start finds damage again, or a shorter log beside a marker that is
 //! ahead of it, and repairs it in the same way: the marker still has the promised position.
 
-use super::batches::{BatchReader, ReaderState};
+use super::batches::{BatchReader, BrokenBatch, ReaderState};
 use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_name};
 use super::journal::Journal;
 use super::kept_entries::{DAMAGED_SUFFIX, damaged_segment_number};
 use super::load::{SegmentFile, load_segments};
-use super::log_start::{AppendedRelease, KnownBases, ReadPositions};
+use super::log_start::{AppendedBatch, KnownBases, ReadPositions};
 use super::log_summary::LogSummary;
 use super::options::Options;
 use super::recover::FIRST_FRAME_OFFSET;
@@ -65,8 +65,8 @@ struct ReadableLog {
     is_sealed: bool,
     /// The state after the last readable batch.
     summary: Option<LogSummary>,
-    /// The release to append, if the log's own release record is after the damage.
-    release: Option<AppendedRelease>,
+    /// The batch to append after `end`, if one is needed.
+    appended_batch: Option<AppendedBatch>,
 }
 
 /// What the remaining records of a damaged journal show.
@@ -179,13 +179,14 @@ impl ReadableLog {
                 return Ok(readable_log);
             }
         }
-        Ok(ReadableLog { end: None, is_sealed: false, summary: None, release: None })
+        Ok(ReadableLog { end: None, is_sealed: false, summary: None, appended_batch: None })
     }
 
     /// Reads a run of segments. Returns `None` if no entry can be read, or entries between the base and the first one
     /// are missing.
     fn read(run: &[SegmentFile], options: &Options, bases: &KnownBases) -> Result<Option<ReadableLog>> {
-        let mut readable_log = ReadableLog { end: None, is_sealed: false, summary: None, release: None };
+        let mut readable_log = ReadableLog { end: None, is_sealed: false, summary: None, appended_batch: None };
+        let mut broken_batch = None;
         let mut state = ReaderState::before_segment(run.first().map_or(0, |file| file.number));
         let mut positions = ReadPositions::default();
         for file in run {
@@ -194,11 +195,16 @@ impl ReadableLog {
             let mut reader = BatchReader::new(bytes, header.salt(), state.clone(), 0);
             let mut is_sealed = false;
             let mut on_applied = |_: &Frame, effect| positions.apply(effect);
-            while let Ok(batch) = reader.read_batch(&mut on_applied) {
-                readable_log.end = Some((file.number, reader.offset()));
-                is_sealed = batch.frames.last().is_some_and(|frame| frame.kind == RecordKind::Seal);
-                if is_sealed {
-                    break;
+            while !is_sealed {
+                match reader.read_batch(&mut on_applied) {
+                    Ok(batch) => {
+                        readable_log.end = Some((file.number, reader.offset()));
+                        is_sealed = batch.frames.last().is_some_and(|frame| frame.kind == RecordKind::Seal);
+                    }
+                    Err(broken) => {
+                        broken_batch = Some(broken);
+                        break;
+                    }
                 }
             }
             state = reader.into_state();
@@ -209,19 +215,45 @@ impl ReadableLog {
                 break;
             }
         }
-        let Some(summary) = state.log.filter(|_| readable_log.end.is_some()) else { return Ok(None) };
+        let ReaderState { next_batch_number, last_checksum, mut log } = state;
+        if log.is_none() || readable_log.end.is_none() {
+            return Ok(None);
+        }
+        let frames = broken_batch.map_or(Vec::new(), |broken| apply_intact_frames(*broken, &mut log, &mut positions));
+        let Some(summary) = log else { return Ok(None) };
+        let mut released_base = None;
         if summary.base.position.index.next() < positions.first_index() {
             let Some(base) = positions.latest_base(bases) else { return Ok(None) };
-            let (batch_number, last_checksum) = (state.next_batch_number, state.last_checksum);
-            readable_log.release = Some(AppendedRelease {
-                base: base.clone(),
-                batch_number: batch_number.unwrap_or_default(),
-                last_checksum: last_checksum.unwrap_or_default(),
-            });
+            released_base = Some(base.clone());
         }
+        let (batch_number, last_checksum) = (next_batch_number.unwrap_or_default(), last_checksum.unwrap_or_default());
+        let appended_batch = AppendedBatch { frames, released_base, batch_number, last_checksum };
+        readable_log.appended_batch = Some(appended_batch).filter(|batch| !batch.is_empty());
         readable_log.summary = Some(summary);
         Ok(Some(readable_log))
     }
+}
+
+/// Applies the records of a damaged batch before the damage to the log, and returns their frames. They are written again
+/// as a batch of their own.
+///
+/// A batch can be large, and can replace entries: without these records, the readable log could end with entries that had
+/// been replaced, and its end would not show which log it was (`docs/repair.md`, clause 6). If the frames are intact and
+/// do not match their header, they may be those of an older batch, and none is used.
+fn apply_intact_frames(broken: BrokenBatch, log: &mut Option<LogSummary>, positions: &mut ReadPositions) -> Vec<Frame> {
+    let mut intact_frames = Vec::new();
+    if broken.log_break.frames_intact {
+        return intact_frames;
+    }
+    // The first frame is that of the batch header.
+    for frame in broken.frames.into_iter().skip(1) {
+        // A seal promises that another segment follows.
+        let effect = if frame.kind == RecordKind::Seal { None } else { LogSummary::apply(log, &frame).ok() };
+        let Some(effect) = effect else { break };
+        positions.apply(effect);
+        intact_frames.push(frame);
+    }
+    intact_frames
 }
 
 impl RecordEvidence {
@@ -322,7 +354,7 @@ fn replace_segments<D: Disk>(
     files: &[SegmentFile],
     readable_log: &ReadableLog,
 ) -> Result<Option<(u64, u64)>> {
-    if readable_log.release.is_none() && is_only_short(files, readable_log) {
+    if readable_log.appended_batch.is_none() && is_only_short(files, readable_log) {
         return Ok(readable_log.end);
     }
     let mut continued_segment = match readable_log.end {
@@ -338,8 +370,8 @@ fn replace_segments<D: Disk>(
             Some(bytes) if end > FIRST_FRAME_OFFSET => bytes.slice(..bytes.len().min(end as usize)),
             _ => Bytes::copy_from_slice(&header.encode()),
         };
-        let bytes = match (&readable_log.release, &readable_log.summary) {
-            (Some(release), Some(summary)) => release.append_to(&bytes, &header, end, summary),
+        let bytes = match (&readable_log.appended_batch, &readable_log.summary) {
+            (Some(batch), Some(summary)) => batch.append_to(&bytes, &header, end, summary),
             _ => bytes,
         };
         let end = end.max(bytes.len() as u64);

@@ -140,6 +140,34 @@ fn intact_entries_after_the_damage_are_kept() {
     assert!(kept_count > 10, "{kept_count}");
 }
 
+/// The log ends before the first damaged entry, not before its batch: a batch may replace entries, and they must not come
+/// back.
+#[test]
+fn entries_before_the_damage_are_kept_within_a_batch() {
+    let write = |term, from, to| Step::Write { term, from, to, bytes: 150 };
+    let script = [write(1, 1, 10), Step::Sync, write(2, 6, 14), Step::Sync, write(2, 15, 40), Step::Sync];
+    for crash in [Crash::Kill, Crash::Power] {
+        let (disk, ledger) = disk_after(&script, crash);
+        for damaged_index in 6..=14 {
+            let (name, offset) = offset_of_entry(&disk, damaged_index, 2);
+            let disk = disk.fork();
+            disk.flip_bit(&name, offset, 2);
+            let (_, recovered) = Journal::open(disk.fork(), repair_options(), None).unwrap();
+            ledger.check_repaired(&recovered).unwrap_or_else(|why| panic!("{damaged_index}, {crash:?}: {why}"));
+            let terms: Vec<Term> = recovered.entries.iter().map(|entry| entry.term).collect();
+            // If the first entry of the batch is damaged, nothing shows that it had replaced others.
+            let expected_terms: Vec<u64> = match damaged_index {
+                6 => vec![1; 10],
+                index => (1..index).map(|index| if index < 6 { 1 } else { 2 }).collect(),
+            };
+            assert_eq!(terms, expected_terms.into_iter().map(Term).collect::<Vec<_>>(), "{damaged_index}, {crash:?}");
+            let mut counts = OutcomeCounts::default();
+            open_damaged(&disk, &ledger, &mut counts).unwrap_or_else(|why| panic!("{damaged_index}: {why}"));
+            assert_eq!(counts.repaired_count, 1, "{damaged_index}, {crash:?}");
+        }
+    }
+}
+
 #[test]
 fn zeroed_or_unreadable_sector_or_missing_segment_is_repaired() {
     for ((script_name, script), crash) in scripts_and_crashes() {
@@ -293,14 +321,14 @@ fn readable_entries_are_kept_if_the_release_record_is_lost() {
     {
         let script = [write(1, 28), Step::Sync, write(29, 30), Step::Sync, Step::Release(release_upto), write(31, 50)];
         let (disk, ledger) = disk_after(&script, crash);
-        let (name, offset) = offset_of_entry(&disk, damaged_index);
+        let (name, offset) = offset_of_entry(&disk, damaged_index, 1);
         disk.flip_bit(&name, offset, 2);
         let opened = Journal::open(disk.fork(), repair_options(), None).unwrap();
         let case = format!("released up to {release_upto}, {damaged_index} is damaged, {crash:?}");
         ledger.check_repaired(&opened.1).unwrap_or_else(|why| panic!("{case}: {why}"));
         let base_index = opened.1.base.position.index.0;
-        // The batch of the damaged entry begins with entry 29.
-        assert_eq!((base_index, opened.1.entries.len() as u64), (release_upto, 28 - release_upto), "{case}");
+        let readable_count = damaged_index - 1 - release_upto;
+        assert_eq!((base_index, opened.1.entries.len() as u64), (release_upto, readable_count), "{case}");
         let mut counts = OutcomeCounts::default();
         open_damaged(&disk, &ledger, &mut counts).unwrap_or_else(|why| panic!("{case}: {why}"));
         assert_eq!(counts.repaired_count, 1, "{case}");
@@ -308,8 +336,8 @@ fn readable_entries_are_kept_if_the_release_record_is_lost() {
 }
 
 /// The segment file and the offset of an entry's payload.
-fn offset_of_entry(disk: &SimDisk, index: u64) -> (String, u64) {
-    let payload = format!("{index}@1 ").into_bytes();
+fn offset_of_entry(disk: &SimDisk, index: u64, term: u64) -> (String, u64) {
+    let payload = format!("{index}@{term} ").into_bytes();
     let offset_in = |name: &String| {
         let bytes = disk.read_file(name).unwrap();
         let found = bytes.windows(payload.len() + 1).position(|window| window.ends_with(&payload) && window[0] == 0);
