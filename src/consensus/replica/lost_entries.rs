@@ -66,7 +66,9 @@ impl Replica {
         let following_fragments = (0..).zip(&self.kept.fragments);
         let following_fragments = following_fragments.filter(|(_, log)| log.holds(after) && log.last() != after);
         if let Some((fragment, _)) = following_fragments.max_by_key(|(_, log)| log.last()) {
-            let upto = self.lost_entries_end(&self.kept.fragments[fragment], after.index);
+            let log = &self.kept.fragments[fragment];
+            let upto = lost_entries::end_before_replaced(log, &self.kept.fragments, after.index)
+                .min(self.lost_entries_end(log, after.index));
             let (to, term) = (self.id, self.term());
             self.lost_entries_to_send.push(LostEntriesToSend { to, term, after, upto, fragment: Some(fragment) });
             return;

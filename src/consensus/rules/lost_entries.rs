@@ -24,6 +24,17 @@ pub fn shared_end(log: &Log, after: Position, known: &[Position], mutants: Mutan
     shared_positions.max().filter(|end| log.holds(after) && *end > after.index)
 }
 
+/// The last index of a fragment's entries after `after` that no other fragment of the same damaged log has replaced.
+///
+/// A fragment that begins within this one, and ends later, was written by a later leader: its records replaced the rest of
+/// this one. With the rest, the log would end where that fragment does not continue it.
+pub fn end_before_replaced(fragment: &Log, fragments: &[Log], after: Index) -> Index {
+    let replaces_rest =
+        |other: &&Log| other.last() > fragment.last() && other.base().index > after && fragment.holds(other.base());
+    let replaced_from = fragments.iter().filter(replaces_rest).map(|other| other.base().index).min();
+    replaced_from.unwrap_or(fragment.last().index)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +68,18 @@ mod tests {
         assert_eq!(end((0, 0), &[(6, 4)]), Some(6));
         assert_eq!(end((3, 1), &[(6, 4)]), None, "the requester's log has another entry 3");
         assert_eq!(end((5, 2), &[(5, 2)]), None, "there is no further entry");
+    }
+
+    #[test]
+    fn entries_of_a_fragment_end_where_a_later_one_replaced_them() {
+        let fragments =
+            [log(position(2, 1), &[1, 1, 2, 2, 2]), log(position(5, 2), &[3, 3]), log(position(9, 4), &[4])];
+        let end = |fragment: usize, after| end_before_replaced(&fragments[fragment], &fragments, Index(after)).0;
+        assert_eq!(end(0, 2), 5, "the second fragment continues 5@2");
+        assert_eq!(end(0, 5), 7, "the log is beyond that position");
+        assert_eq!((end(1, 5), end(2, 9)), (7, 10));
+        let other_term = [log(position(2, 1), &[1, 1, 2, 2, 2]), log(position(5, 3), &[3, 3])];
+        assert_eq!(end_before_replaced(&other_term[0], &other_term, Index(2)).0, 7, "5@3 is another entry than 5@2");
     }
 
     #[test]
