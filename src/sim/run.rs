@@ -268,12 +268,17 @@ fn check_rest(world: &mut World) -> Result<(), String> {
 }
 
 /// Whether there was a leader at any check within the time that is given to elect one. The last check alone would not
-/// be enough: the operator may have removed the leader shortly before it.
+/// be enough: the operator may have removed the leader shortly before it. While nodes get lost entries back, the
+/// time begins anew: no leader can be elected before the last of them.
 fn find_leader(world: &mut World) -> Result<bool, String> {
     let mut has_found_leader = false;
-    for _ in 0..LEADER_CHECKS {
+    let mut checks_left = LEADER_CHECKS;
+    while checks_left > 0 {
+        let appends_before = world.leaderless_appends;
         advance(world, (world.scenario.progress_limit() + STARTUP_TIME) / LEADER_CHECKS)?;
         has_found_leader |= world.has_leader();
+        let gets_entries_back = !has_found_leader && world.leaderless_appends > appends_before;
+        checks_left = if gets_entries_back { LEADER_CHECKS } else { checks_left - 1 };
     }
     Ok(has_found_leader)
 }
