@@ -341,7 +341,10 @@ impl CallProtocol {
 
     /// Reports a failed dial: no node has the request.
     pub fn dial_failed(&mut self, now: Time, endpoint: &str, error: &str) {
-        self.call.failures.last_error = Some(format!("{endpoint}: {error}"));
+        // An attempt that the call's deadline has cut short says less than the one before it.
+        if now < self.call.deadline || self.call.failures.last_error.is_none() {
+            self.call.failures.last_error = Some(format!("{endpoint}: {error}"));
+        }
         self.schedule_attempt(now);
     }
 

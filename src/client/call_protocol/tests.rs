@@ -113,6 +113,28 @@ fn expired_session_is_replaced_unless_command_is_in_doubt() {
 }
 
 #[test]
+fn error_of_an_attempt_that_the_deadline_cut_short_hides_no_earlier_one() {
+    let (mut now, deadline) = (Time::ZERO, Time::ZERO + Options::default().timeout);
+    let mut protocol = protocol(&["n1:1"]);
+    protocol.start_command(now, Bytes::new());
+    let error = loop {
+        match protocol.next_step(now) {
+            CallStep::Pause { until } => now = until,
+            CallStep::Dial { endpoint, until } if until < deadline => {
+                protocol.dial_failed(now, &endpoint, "refused: another state machine");
+            }
+            CallStep::Dial { endpoint, until } => {
+                now = until;
+                protocol.dial_failed(now, &endpoint, "no welcome in time");
+            }
+            CallStep::Done(Err(error)) => break error,
+            step => panic!("the node was not reached: {step:?}"),
+        }
+    };
+    assert_eq!(error.to_string(), "n1:1: refused: another state machine");
+}
+
+#[test]
 fn outcome_at_timeout_is_unknown_only_if_a_request_was_sent() {
     let mut now = Time::ZERO;
     let mut unreachable_protocol = protocol(&["n1:1"]);
