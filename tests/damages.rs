@@ -1,9 +1,6 @@
 //! Files of killed nodes are damaged in every way, while clients write: each node starts again, and no acknowledged write
 //! is lost. In some rounds a second node is damaged at the same time, but not its log or snapshots.
 //!
-//! Unreadable sectors are not among the damages, because no file system makes one without the rights of root: the journal
-//! tests and the simulator have them.
-//!
 //! `scripts/damages.sh` runs this test with many rounds (`DRAVE_DAMAGE_ROUNDS`).
 
 use drave::client::Client;
@@ -12,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use support::{Cluster, wait_until};
@@ -20,6 +18,8 @@ mod support;
 
 /// The size of a disk's sector in bytes.
 const SECTOR_BYTES: usize = 512;
+/// The size of a page in bytes: the system reads whole pages from the disk.
+const PAGE_BYTES: usize = 4096;
 
 /// How a file is damaged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -34,16 +34,35 @@ enum Damage {
     MissingFile,
     /// A sector has the contents from before the last writes: the disk has lost a write.
     LostWrite,
+    /// Reads of a page fail with `EIO`.
+    UnreadablePage,
 }
 
 /// Every kind of file in a data directory, with the damages that are tried on it.
 const KINDS: [(&str, &[Damage]); 4] = {
-    use Damage::{Burst, FlippedBit, LostWrite, MisdirectedSector, MissingFile, TruncatedFile, ZeroedSector};
+    use Damage::{
+        Burst, FlippedBit, LostWrite, MisdirectedSector, MissingFile, TruncatedFile, UnreadablePage, ZeroedSector,
+    };
     [
-        ("wal", &[FlippedBit, Burst, ZeroedSector, MisdirectedSector, TruncatedFile, MissingFile, LostWrite]),
-        ("snapshots", &[FlippedBit, Burst, ZeroedSector, MisdirectedSector, TruncatedFile, MissingFile]),
-        ("wal/synced", &[FlippedBit, ZeroedSector, TruncatedFile, MissingFile, LostWrite]),
-        ("identity", &[FlippedBit, ZeroedSector, TruncatedFile, MissingFile]),
+        (
+            "wal",
+            &[
+                FlippedBit,
+                Burst,
+                ZeroedSector,
+                MisdirectedSector,
+                TruncatedFile,
+                MissingFile,
+                LostWrite,
+                UnreadablePage,
+            ],
+        ),
+        (
+            "snapshots",
+            &[FlippedBit, Burst, ZeroedSector, MisdirectedSector, TruncatedFile, MissingFile, UnreadablePage],
+        ),
+        ("wal/synced", &[FlippedBit, ZeroedSector, TruncatedFile, MissingFile, LostWrite, UnreadablePage]),
+        ("identity", &[FlippedBit, ZeroedSector, TruncatedFile, MissingFile, UnreadablePage]),
     ]
 };
 
@@ -86,13 +105,27 @@ fn written_len(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
-/// Damages a file, and returns its former contents. `earlier` has the contents of the file before the last writes; it is
-/// empty if the file is newer.
-fn damage_file(path: &Path, damage: Damage, earlier: &[u8], rng: &mut StdRng) -> Vec<u8> {
+/// A file that was damaged while its node did not run.
+struct DamagedFile {
+    path: PathBuf,
+    /// The contents of the file before.
+    original: Vec<u8>,
+    /// The offset of the page that cannot be read; `None` for another damage.
+    unreadable_page: Option<usize>,
+}
+
+/// Damages a file within a part of its written bytes, in percent. `earlier` has the contents of the file before the last
+/// writes; it is empty if the file is newer.
+fn damage_file(path: &Path, damage: Damage, part: Range<usize>, earlier: &[u8], rng: &mut StdRng) -> DamagedFile {
     let original = std::fs::read(path).unwrap();
     let mut bytes = original.clone();
     let written = written_len(&bytes);
-    let at = rng.random_range(0..written);
+    let at =
+        rng.random_range(written * part.start / 100..(written * part.end / 100).max(written * part.start / 100 + 1));
+    let damaged_file = |original| {
+        let unreadable_page = (damage == Damage::UnreadablePage).then_some(at / PAGE_BYTES * PAGE_BYTES);
+        DamagedFile { path: path.to_owned(), original, unreadable_page }
+    };
     let sector = at / SECTOR_BYTES * SECTOR_BYTES;
     let sector_end = (sector + SECTOR_BYTES).min(bytes.len());
     match damage {
@@ -111,8 +144,9 @@ fn damage_file(path: &Path, damage: Damage, earlier: &[u8], rng: &mut StdRng) ->
         Damage::TruncatedFile => bytes.truncate(at),
         Damage::MissingFile => {
             std::fs::remove_file(path).unwrap();
-            return original;
+            return damaged_file(original);
         }
+        Damage::UnreadablePage => return damaged_file(original),
         Damage::LostWrite => {
             let sectors = bytes.chunks_mut(SECTOR_BYTES).zip(earlier.chunks(SECTOR_BYTES));
             let mut changed: Vec<_> =
@@ -124,19 +158,29 @@ fn damage_file(path: &Path, damage: Damage, earlier: &[u8], rng: &mut StdRng) ->
         }
     }
     std::fs::write(path, bytes).unwrap();
-    original
+    damaged_file(original)
+}
+
+/// Starts a node on its damaged directory.
+fn spawn_with_damage(cluster: &mut Cluster, node: usize, damaged_file: &DamagedFile) {
+    if let Some(offset) = damaged_file.unreadable_page {
+        cluster.unreadable_pages.insert(node, (damaged_file.path.clone(), offset));
+    }
+    cluster.spawn(node);
+    // The next start has another disk.
+    cluster.unreadable_pages.remove(&node);
 }
 
 /// Starts a node on its damaged directory, and waits until it has caught up or has refused to start. In the latter case
 /// the file is brought back first.
-fn start_damaged(cluster: &mut Cluster, node: usize, path: &Path, original: &[u8]) -> Outcome {
+fn start_damaged(cluster: &mut Cluster, node: usize, damaged_file: &DamagedFile) -> Outcome {
     let is_repair = |line: &str| {
         ["votes only for", "this node starts from an older", "is restored from"].iter().any(|text| line.contains(text))
     };
     let node_log =
         |cluster: &Cluster| std::fs::read_to_string(cluster.data_dir(node).with_extension("log")).unwrap_or_default();
     let lines_before = node_log(cluster).lines().count();
-    cluster.spawn(node);
+    spawn_with_damage(cluster, node, damaged_file);
     let committed = cluster.status(cluster.wait_for_leader()).map_or(1, |status| status.commit);
     let has_caught_up = |cluster: &Cluster| cluster.status(node).is_some_and(|status| status.applied >= committed);
     let shared = RefCell::new(&mut *cluster);
@@ -156,7 +200,7 @@ fn start_damaged(cluster: &mut Cluster, node: usize, path: &Path, original: &[u8
         None => Outcome::Harmless,
         Some(code) => {
             assert!([5, 78].contains(&code), "exit code {code}\n{}", cluster.logs());
-            std::fs::write(path, original).unwrap();
+            std::fs::write(&damaged_file.path, &damaged_file.original).unwrap();
             cluster.wait_for_exit(node);
             cluster.spawn(node);
             let has_caught_up = || has_caught_up(cluster).then_some(());
@@ -225,18 +269,18 @@ fn damaged_files_of_one_node_lose_nothing() {
                     let damage = damages[rng.random_range(0..damages.len())];
                     let files = files_of(&cluster.data_dir(node), kind);
                     let path = files.get(rng.random_range(0..files.len().max(1))).cloned();
-                    let original = path.as_ref().map(|path| {
-                        let earlier = earlier_files.get(path).map_or(&[][..], |bytes| &bytes[..]);
-                        damage_file(path, damage, earlier, &mut rng)
+                    let damaged_file = path.map(|path| {
+                        let earlier = earlier_files.get(&path).map_or(&[][..], |bytes| &bytes[..]);
+                        damage_file(&path, damage, 0..100, earlier, &mut rng)
                     });
-                    damaged_files.push((node, kind, damage, path.zip(original)));
+                    damaged_files.push((node, kind, damage, damaged_file));
                 }
                 for (node, kind, damage, damaged_file) in damaged_files.into_iter().rev() {
-                    let Some((path, original)) = damaged_file else {
+                    let Some(damaged_file) = damaged_file else {
                         cluster.spawn(node);
                         continue;
                     };
-                    let outcome = start_damaged(&mut cluster, node, &path, &original);
+                    let outcome = start_damaged(&mut cluster, node, &damaged_file);
                     eprintln!("n{}: {kind}, {damage:?}: {outcome:?}", node + 1);
                     *counts.entry((kind, damage)).or_default().entry(outcome).or_default() += 1;
                 }

@@ -5,12 +5,13 @@
 use drave::api::{RoleName, Status};
 use drave::client::{Client, Options};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -180,6 +181,8 @@ pub struct Cluster {
     pub founder_count: usize,
     /// The nodes that run the next version of the program, from their next start on.
     pub next_version_nodes: BTreeSet<usize>,
+    /// A page of a file that the disk of a node cannot read, from the node's next start on: the file, and the offset.
+    pub unreadable_pages: BTreeMap<usize, (PathBuf, usize)>,
     /// The process of each node; `None` while the node is not running.
     processes: Vec<Option<ChildGuard>>,
 }
@@ -203,6 +206,7 @@ impl Cluster {
             http_addresses: Vec::new(),
             founder_count: nodes.into(),
             next_version_nodes: BTreeSet::new(),
+            unreadable_pages: BTreeMap::new(),
             processes: (0..nodes).map(|_| None).collect(),
         }
     }
@@ -238,6 +242,10 @@ impl Cluster {
         command.args(&self.extra_args).arg("--data").arg(self.data_dir(n));
         if self.next_version_nodes.contains(&n) {
             command.env("DRAVE_NEXT_VERSION", "1");
+        }
+        if let Some((file, offset)) = self.unreadable_pages.get(&n) {
+            command.env("LD_PRELOAD", unreadable_page_library());
+            command.env("UNREADABLE_PAGE", format!("{}@{offset}", file.display()));
         }
         command
     }
@@ -350,6 +358,20 @@ impl Cluster {
         let read_log = |n| std::fs::read_to_string(self.data_dir(n).with_extension("log")).unwrap_or_default();
         (0..self.len()).map(read_log).collect()
     }
+}
+
+/// The library that makes a page unreadable for a process, built when it is needed first.
+fn unreadable_page_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("unreadable-page-{}.so", std::process::id()));
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/unreadable_page.rs");
+        let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let mut command = Command::new(compiler);
+        command.args(["--edition", "2024", "--crate-type", "cdylib", "-o"]).arg(&library).arg(source);
+        assert!(command.status().unwrap().success(), "{source} is compiled");
+        library
+    })
 }
 
 /// Starts a cluster with Redis gateways and with `args` for every node, and waits for a leader. Returns the addresses
