@@ -3,13 +3,14 @@
 //! They are not in the log, because entries before them were lost. While the log does not reach the promised position,
 //! this node uses them to get its log back, and answers other nodes from them (`docs/repair.md`, clauses 5 and 6).
 
-use super::format::{self, Frame, Opening, RecordKind, file_number};
+use super::format::{self, EntryMetadata, Frame, Opening, RecordKind, file_number};
 use super::load::map_file;
+use super::log_start::ReadPositions;
+use super::log_summary::RecordEffect;
 use super::report::{EntrySummary, Result, SealedSegment};
 use super::scan::{Scan, ScanItem};
 use super::segment::SparseIndex;
 use super::view::MappedSegment;
-use crate::codec::{self, Reader};
 use crate::disk::Disk;
 use crate::types::{DiskId, Entry, Index, Position};
 use bytes::Bytes;
@@ -42,14 +43,18 @@ struct Fragment {
 impl KeptEntries {
     /// Reads the damaged files of a journal.
     pub fn load<D: Disk>(disk: &D, own_disk: DiskId, names: &[String]) -> Result<KeptEntries> {
+        let mut files: Vec<(u64, &String)> =
+            names.iter().filter_map(|name| Some((damaged_segment_number(name)?, name))).collect();
+        files.sort();
         let mut fragments = Vec::new();
-        for name in names {
-            if let Some(number) = damaged_segment_number(name) {
-                let file = map_file(disk, number, name)?;
-                // Bytes behind an unreadable sector are not used.
-                let bytes = file.readable_bytes()?;
-                fragments.append(&mut FragmentReader::new(number, bytes, own_disk).read());
-            }
+        let mut positions = None;
+        for (number, name) in files {
+            let file = map_file(disk, number, name)?;
+            // Bytes behind an unreadable sector are not used.
+            let bytes = file.readable_bytes()?;
+            let (mut read_fragments, last_positions) = FragmentReader::new(number, bytes, own_disk, positions).read();
+            fragments.append(&mut read_fragments);
+            positions = last_positions;
         }
         Ok(KeptEntries { fragments })
     }
@@ -81,6 +86,9 @@ struct FragmentReader {
     fragments: Vec<Fragment>,
     /// The fragment that the next entry may continue; `None` right after damage.
     open: Option<OpenFragment>,
+    /// The entries since the last damage that were not replaced up to here, those of closed fragments and earlier files
+    /// included; `None` right after damage.
+    positions: Option<ReadPositions>,
 }
 
 /// A fragment whose entries are being read; it may have none yet.
@@ -91,51 +99,71 @@ struct OpenFragment {
 }
 
 impl FragmentReader {
-    fn new(segment: u64, bytes: Bytes, own_disk: DiskId) -> FragmentReader {
+    /// A reader of a file after another one, at whose end the log had these positions.
+    fn new(segment: u64, bytes: Bytes, own_disk: DiskId, positions: Option<ReadPositions>) -> FragmentReader {
         let salt = format::salt(own_disk, segment);
-        FragmentReader { segment, bytes, salt, fragments: Vec::new(), open: None }
+        FragmentReader { segment, bytes, salt, fragments: Vec::new(), open: None, positions }
     }
 
-    fn read(mut self) -> Vec<Fragment> {
+    /// The fragments, and the positions at the end of the file.
+    fn read(mut self) -> (Vec<Fragment>, Option<ReadPositions>) {
         for item in Scan::new(self.bytes.clone(), self.salt, None) {
             match item {
+                // The next file continues the log. Bytes of an earlier use of this file may follow.
+                ScanItem::Frame(frame) if frame.kind == RecordKind::Seal => break,
                 ScanItem::Frame(frame) => self.add_frame(&frame),
-                ScanItem::Gap { .. } => self.close(),
+                ScanItem::Gap { .. } => self.end_at_damage(),
             }
         }
         self.close();
-        self.fragments
+        (self.fragments, self.positions)
     }
 
     fn add_frame(&mut self, frame: &Frame) {
         match frame.kind {
-            RecordKind::Entry => match codec::read_entry(&mut Reader::new(frame.body.clone())) {
-                Ok(entry) => self.add_entry(entry.position, frame),
-                Err(_) => self.close(),
+            RecordKind::Entry => match EntryMetadata::decode(&frame.body) {
+                Ok(entry) => self.add_entry(entry, frame),
+                Err(_) => self.end_at_damage(),
             },
             // Both records name the position before the next entry.
-            RecordKind::Open => self.begin(Opening::decode(&frame.body).ok().map(|opening| opening.last_position)),
-            RecordKind::Base => self.begin(format::decode_base(&frame.body).ok().map(|base| base.position)),
+            RecordKind::Open => self.begin_log(Opening::decode(&frame.body).ok().map(|opening| opening.last_position)),
+            RecordKind::Base => self.begin_log(format::decode_base(&frame.body).ok().map(|base| base.position)),
             RecordKind::Batch | RecordKind::HardState | RecordKind::Release | RecordKind::Seal => {}
         }
     }
 
-    fn add_entry(&mut self, position: Position, frame: &Frame) {
-        let open = self.open.get_or_insert_with(|| OpenFragment::new(before_in_same_term(position)));
-        if !open.is_followed_by(position) {
-            // The entry replaces others of this fragment, and continues those before them.
-            let before = open.position(position.index.prev()).filter(|before| before.term <= position.term);
-            self.begin(Some(before.unwrap_or(before_in_same_term(position))));
+    fn add_entry(&mut self, entry: EntryMetadata, frame: &Frame) {
+        let position = entry.position;
+        if self.open.as_ref().is_none_or(|open| !open.is_followed_by(position)) {
+            // The entry is the first one after damage, or replaces others and continues those before them.
+            let known = self.positions.as_ref().and_then(|positions| positions.position(position.index.prev()));
+            let known = known.filter(|before| before.term <= position.term);
+            if known.is_none() {
+                self.positions = Some(ReadPositions::after(before_in_same_term(position)));
+            }
+            self.close();
+            self.open = Some(OpenFragment::new(known.unwrap_or(before_in_same_term(position))));
         }
-        if let Some(open) = &mut self.open {
+        if let (Some(open), Some(positions)) = (&mut self.open, &mut self.positions) {
+            positions.apply(RecordEffect::EntryAppended(entry));
             open.sparse_index.add_entry(position.index, frame.offset);
             open.entries.push(EntrySummary { term: position.term, bytes: frame.body.len() as u32 });
         }
     }
 
-    fn begin(&mut self, before: Option<Position>) {
+    /// Begins a fragment at a record that names the position before the next entry. If the log so far ends there, it goes
+    /// on.
+    fn begin_log(&mut self, before: Option<Position>) {
         self.close();
         self.open = before.map(OpenFragment::new);
+        if self.positions.as_ref().map(ReadPositions::last) != before {
+            self.positions = before.map(ReadPositions::after);
+        }
+    }
+
+    fn end_at_damage(&mut self) {
+        self.close();
+        self.positions = None;
     }
 
     fn close(&mut self) {
@@ -163,15 +191,6 @@ impl OpenFragment {
 
     fn is_followed_by(&self, position: Position) -> bool {
         position.index == self.last().index.next() && position.term >= self.last().term
-    }
-
-    /// The position at an index of this fragment, or before it.
-    fn position(&self, index: Index) -> Option<Position> {
-        let entries_before = index.0.checked_sub(self.before.index.0)? as usize;
-        match entries_before.checked_sub(1) {
-            None => Some(self.before),
-            Some(at) => self.entries.get(at).map(|entry| Position::new(index, entry.term)),
-        }
     }
 }
 

@@ -63,6 +63,26 @@ impl ReadPositions {
         }
     }
 
+    /// No entries yet, after that position.
+    pub fn after(before_first: Position) -> ReadPositions {
+        ReadPositions { before_first, terms: Vec::new() }
+    }
+
+    /// The position of an entry that was read and not replaced, or the one before the first; `None` if it is not known.
+    pub fn position(&self, index: Index) -> Option<Position> {
+        match index.0.checked_sub(self.first_index().0) {
+            Some(nth) => self.terms.get(nth as usize).map(|term| Position::new(index, *term)),
+            None => Some(self.before_first)
+                .filter(|before| before.index == index && (before.term != Term::ZERO || index == Index::ZERO)),
+        }
+    }
+
+    /// The last position.
+    pub fn last(&self) -> Position {
+        let last_index = Index(self.before_first.index.0 + self.terms.len() as u64);
+        self.terms.last().map_or(self.before_first, |term| Position::new(last_index, *term))
+    }
+
     /// The index of the first entry.
     pub fn first_index(&self) -> Index {
         self.before_first.index.next()

@@ -168,6 +168,26 @@ fn entries_before_the_damage_are_kept_within_a_batch() {
     }
 }
 
+/// A fragment that replaces others names the position that it continues, however often that part was replaced before.
+#[test]
+fn kept_entries_continue_the_position_that_was_not_replaced() {
+    let write = |term, from, to| Step::Write { term, from, to, bytes: 40 };
+    let replacements = [write(2, 20, 24), Step::Sync, write(3, 22, 23), Step::Sync, write(4, 18, 20), Step::Sync];
+    let script: Vec<Step> =
+        [write(1, 1, 4), Step::Sync, write(1, 5, 21), Step::Sync].into_iter().chain(replacements).collect();
+    let (disk, ledger) = disk_after(&script, Crash::Kill);
+    let (name, offset) = offset_of_entry(&disk, 6, 1);
+    disk.flip_bit(&name, offset, 2);
+    let (_, recovered) = Journal::open(disk, repair_options(), None).unwrap();
+    ledger.check_repaired(&recovered).unwrap();
+    assert_eq!(recovered.entries.len(), 5);
+    let fragments: Vec<(String, usize)> =
+        recovered.kept_entries.summaries().map(|(before, entries)| (before.to_string(), entries.len())).collect();
+    // In several segments: each begins a fragment.
+    let expected = [("0@0", 5), ("6@1", 6), ("12@1", 9), ("19@1", 4), ("23@2", 1), ("21@2", 2), ("17@1", 3)];
+    assert_eq!(fragments, expected.map(|(before, count)| (before.to_owned(), count)));
+}
+
 #[test]
 fn zeroed_or_unreadable_sector_or_missing_segment_is_repaired() {
     for ((script_name, script), crash) in scripts_and_crashes() {
