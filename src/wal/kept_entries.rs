@@ -5,8 +5,8 @@
 
 use super::format::{self, EntryMetadata, Frame, Opening, RecordKind, file_number};
 use super::load::map_file;
-use super::log_start::ReadPositions;
 use super::log_summary::RecordEffect;
+use super::read_positions::ReadPositions;
 use super::report::{EntrySummary, Result, SealedSegment};
 use super::scan::{Scan, ScanItem};
 use super::segment::SparseIndex;

@@ -12,23 +12,16 @@
 //! after the damage is counted.
 
 use super::format::{self, BatchHeader, EntryMetadata, Frame, RecordKind, SegmentHeader};
-use super::log_summary::{LogSummary, RecordEffect};
+use super::log_summary::LogSummary;
+use super::read_positions::ReadPositions;
 use super::recover::FIRST_FRAME_OFFSET;
 use super::segment::{Segment, SparseIndex};
-use crate::types::{Index, Position, SnapshotPoint, Term};
+use crate::types::{Position, SnapshotPoint};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// The bases that the records of a journal name, by position.
 pub type KnownBases = BTreeMap<Position, SnapshotPoint>;
-
-/// The positions of the entries that were read, as a log of consecutive indexes.
-#[derive(Default)]
-pub struct ReadPositions {
-    /// The position before the first entry. Its term is 0 if it is not known.
-    before_first: Position,
-    terms: Vec<Term>,
-}
 
 /// The batch that a repair appends to the readable batches of a log.
 pub struct AppendedBatch {
@@ -43,62 +36,10 @@ pub struct AppendedBatch {
     pub last_checksum: u32,
 }
 
-impl ReadPositions {
-    /// Applies the effect of the next record.
-    pub fn apply(&mut self, effect: RecordEffect) {
-        match effect {
-            RecordEffect::SummaryOnly => {}
-            RecordEffect::LogBegan(last) | RecordEffect::LogRestarted(last) => {
-                *self = ReadPositions { before_first: last, terms: Vec::new() };
-            }
-            RecordEffect::EntryAppended(metadata) => {
-                let Position { index, term } = metadata.position;
-                if index < self.first_index() {
-                    let before_first = Position::new(index.prev(), Term::ZERO);
-                    *self = ReadPositions { before_first, terms: Vec::new() };
-                }
-                self.terms.truncate((index.0 - self.first_index().0) as usize);
-                self.terms.push(term);
-            }
-        }
-    }
-
-    /// No entries yet, after that position.
-    pub fn after(before_first: Position) -> ReadPositions {
-        ReadPositions { before_first, terms: Vec::new() }
-    }
-
-    /// The position of an entry that was read and not replaced, or the one before the first; `None` if it is not known.
-    pub fn position(&self, index: Index) -> Option<Position> {
-        match index.0.checked_sub(self.first_index().0) {
-            Some(nth) => self.terms.get(nth as usize).map(|term| Position::new(index, *term)),
-            None => Some(self.before_first)
-                .filter(|before| before.index == index && (before.term != Term::ZERO || index == Index::ZERO)),
-        }
-    }
-
-    /// The last position.
-    pub fn last(&self) -> Position {
-        let last_index = Index(self.before_first.index.0 + self.terms.len() as u64);
-        self.terms.last().map_or(self.before_first, |term| Position::new(last_index, *term))
-    }
-
-    /// The index of the first entry.
-    pub fn first_index(&self) -> Index {
-        self.before_first.index.next()
-    }
-
-    /// The latest of the bases that the log could begin after: the log holds the entry there, or the one after it.
-    pub fn latest_base<'a>(&self, bases: &'a KnownBases) -> Option<&'a SnapshotPoint> {
-        bases.values().filter(|base| self.holds(base.position)).max_by_key(|base| base.position.index)
-    }
-
-    fn holds(&self, position: Position) -> bool {
-        match position.index.0.checked_sub(self.first_index().0) {
-            Some(nth) => self.terms.get(nth as usize) == Some(&position.term),
-            None => position == self.before_first,
-        }
-    }
+/// The latest of the bases that the log with these positions could begin after: the log holds the entry there, or the one
+/// after it.
+pub fn latest_base<'a>(positions: &ReadPositions, bases: &'a KnownBases) -> Option<&'a SnapshotPoint> {
+    bases.values().filter(|base| positions.holds(base.position)).max_by_key(|base| base.position.index)
 }
 
 impl AppendedBatch {
@@ -141,7 +82,8 @@ impl AppendedBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ClusterTime, Membership};
+    use crate::types::{ClusterTime, Index, Membership, Term};
+    use crate::wal::log_summary::RecordEffect;
 
     fn entry(index: u64, term: u64) -> RecordEffect {
         let position = Position::new(Index(index), Term(term));
@@ -162,7 +104,7 @@ mod tests {
         positions.apply(RecordEffect::LogBegan(Position::new(Index(7), Term(2))));
         [(8, 2), (9, 2), (10, 3)].into_iter().for_each(|(index, term)| positions.apply(entry(index, term)));
         let latest_index =
-            |known: &[(u64, u64)]| positions.latest_base(&bases(known)).map(|base| base.position.index.0);
+            |known: &[(u64, u64)]| latest_base(&positions, &bases(known)).map(|base| base.position.index.0);
         assert_eq!(latest_index(&[(8, 2), (9, 2)]), Some(9));
         assert_eq!(latest_index(&[(7, 2)]), Some(7), "the first entry follows it");
         assert_eq!(latest_index(&[(7, 1), (6, 2)]), None, "before the first entry");
@@ -177,7 +119,7 @@ mod tests {
         positions.apply(entry(8, 2));
         positions.apply(entry(6, 3));
         assert_eq!(positions.first_index(), Index(6));
-        assert!(positions.latest_base(&bases(&[(5, 2), (7, 2), (8, 2)])).is_none());
-        assert!(positions.latest_base(&bases(&[(6, 3)])).is_some());
+        assert!(latest_base(&positions, &bases(&[(5, 2), (7, 2), (8, 2)])).is_none());
+        assert!(latest_base(&positions, &bases(&[(6, 3)])).is_some());
     }
 }

@@ -80,7 +80,7 @@
 //! | `spare`, `ballast` | the file of the next segment, and disk space that is kept for a full disk |
 //! | `view` | reads, on the reactor, without a system call |
 //! | `identity`, `identity_recovery` | the owner of a data directory, and how a lost identity file is restored |
-//! | `repair`, `log_start` | the shorter log that a damaged journal leaves, and where it begins |
+//! | `repair`, `log_start`, `read_positions` | the shorter log that a damaged journal leaves, and where it begins |
 //!
 //! # What the journal does not do
 //!
@@ -118,6 +118,7 @@ pub mod newer_format;
 pub mod open;
 pub mod options;
 pub mod parallel_checksum;
+mod read_positions;
 pub mod recover;
 mod release;
 pub mod repair;

@@ -24,9 +24,10 @@ use super::format::{self, Frame, Opening, RecordKind, Seal, SegmentHeader, file_
 use super::journal::Journal;
 use super::kept_entries::{DAMAGED_SUFFIX, damaged_segment_number};
 use super::load::{SegmentFile, load_segments};
-use super::log_start::{AppendedBatch, KnownBases, ReadPositions};
+use super::log_start::{AppendedBatch, KnownBases, latest_base};
 use super::log_summary::LogSummary;
 use super::options::Options;
+use super::read_positions::ReadPositions;
 use super::recover::FIRST_FRAME_OFFSET;
 use super::report::{Fault, RepairedDamage, Result};
 use super::scan::{Scan, ScanItem, last_nonzero};
@@ -223,7 +224,7 @@ impl ReadableLog {
         let Some(summary) = log else { return Ok(None) };
         let mut released_base = None;
         if summary.base.position.index.next() < positions.first_index() {
-            let Some(base) = positions.latest_base(bases) else { return Ok(None) };
+            let Some(base) = latest_base(&positions, bases) else { return Ok(None) };
             released_base = Some(base.clone());
         }
         let (batch_number, last_checksum) = (next_batch_number.unwrap_or_default(), last_checksum.unwrap_or_default());
